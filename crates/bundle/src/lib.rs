@@ -1,0 +1,1 @@
+//! Authoring: object.toml and governance.cedar into a bundle; templates.

@@ -1,0 +1,2 @@
+//! suijuris: the one program people run.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The gate: a reverse proxy that forwards only what a permit lets through.

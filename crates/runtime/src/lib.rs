@@ -1,0 +1,1 @@
+//! suijuris-init: the object's runtime inside its machine.

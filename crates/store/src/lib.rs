@@ -1,0 +1,1 @@
+//! The object on disk: lineage segments, checkpoint, recovery.

@@ -1,0 +1,1 @@
+//! Test equipment: simulated clock, faulty disk.

@@ -1,0 +1,1 @@
+//! Drivers that start, stop, suspend and resume machines. Knows nothing of objects.
