@@ -1,1 +1,12 @@
-//! The pure heart: ids, codec, lineage, memory, governance programs, lifecycle. No I/O, no clock, no randomness.
+//! The pure heart of an object: ids, codec, memory, lineage, governance programs, decisions, lifecycle.
+//!
+//! No I/O, no clock, no randomness: time, keys and bytes are arguments, effects are return values. Every shell
+//! (runtime, door, command line) performs what this crate decides, and so all of them decide alike.
+
+pub mod codec;
+pub mod governance;
+pub mod id;
+pub mod memory;
+pub mod time;
+
+pub use id::{BlobId, BundleId, ObjectId, RecordId};

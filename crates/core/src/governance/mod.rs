@@ -1,0 +1,1 @@
+//! Rules: what a proposal is judged by.

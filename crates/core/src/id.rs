@@ -1,0 +1,232 @@
+//! Identities: digests of the bytes that define a thing, written as CIDv1.
+//!
+//! Every id is SHA-256 over canonical bytes. As text it is base32 lower case, 59 characters, which is a valid DNS
+//! label; in DAG-CBOR it is a link (tag 42). One newtype per kind, so that an object's id is never taken for a
+//! record's. Not here: what the bytes are (see `lineage` and `manifest`).
+
+use std::fmt;
+use std::str::FromStr;
+
+use ipld_core::cid::{Cid, multihash::Multihash};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+
+const SHA2_256: u64 = 0x12;
+const DAG_CBOR: u64 = 0x71;
+const RAW: u64 = 0x55;
+
+/// A SHA-256 digest, 32 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The digest of several byte strings, one after the other, without joining them first.
+    #[must_use]
+    pub fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut hasher = Sha256::new();
+        for part in parts {
+            hasher.update(part);
+        }
+        Self(hasher.finalize().into())
+    }
+
+    /// The digest as lower-case hexadecimal, 64 characters.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        use fmt::Write as _;
+        self.0.iter().fold(String::with_capacity(64), |mut out, byte| {
+            let _ = write!(out, "{byte:02x}");
+            out
+        })
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.hex())
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.serialize_str(&self.hex())
+        } else {
+            serde_bytes::Bytes::new(&self.0).serialize(serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = serde_bytes::ByteArray::<32>::deserialize(deserializer)?;
+        Ok(Self(bytes.into_array()))
+    }
+}
+
+/// Why a text or link is not an id of the wanted kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not a CID at all.
+    #[error("not a content identifier: expected 59 characters that start with `b`")]
+    NotACid,
+    /// A CID of another version, codec or hash function.
+    #[error("a content identifier of another kind: expected CIDv1, {0}, sha2-256")]
+    OtherKind(&'static str),
+    /// The right CID, written in another base or letter case.
+    #[error("not in canonical form: ids are written in lower-case base32")]
+    NotCanonical,
+}
+
+fn to_cid(codec: u64, digest: &Digest) -> Option<Cid> {
+    Multihash::<64>::wrap(SHA2_256, &digest.0)
+        .ok()
+        .map(|hash| Cid::new_v1(codec, hash))
+}
+
+fn from_cid(codec: u64, codec_name: &'static str, cid: &Cid) -> Result<Digest, Error> {
+    let right =
+        cid.version() == ipld_core::cid::Version::V1 && cid.codec() == codec && cid.hash().code() == SHA2_256;
+    let digest = <[u8; 32]>::try_from(cid.hash().digest());
+    match (right, digest) {
+        (true, Ok(digest)) => Ok(Digest(digest)),
+        _ => Err(Error::OtherKind(codec_name)),
+    }
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $codec:ident, $codec_name:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Digest);
+
+        impl $name {
+            /// The id of `bytes`.
+            #[must_use]
+            pub fn of(bytes: &[u8]) -> Self {
+                Self(Digest::of(bytes))
+            }
+
+            /// The bare digest.
+            #[must_use]
+            pub const fn digest(&self) -> &Digest {
+                &self.0
+            }
+
+            /// The id whose digest is `digest`; for decoders and tests.
+            #[must_use]
+            pub const fn from_digest(digest: Digest) -> Self {
+                Self(digest)
+            }
+
+            /// The last eight characters: enough to tell ids apart on a screen, never to address by.
+            #[must_use]
+            pub fn short(&self) -> String {
+                let text = self.to_string();
+                text.get(text.len().saturating_sub(8)..).unwrap_or_default().to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                to_cid($codec, &self.0).map_or(Err(fmt::Error), |cid| fmt::Display::fmt(&cid, f))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+
+            fn from_str(text: &str) -> Result<Self, Error> {
+                let cid = Cid::try_from(text).map_err(|_| Error::NotACid)?;
+                let id = Self(from_cid($codec, $codec_name, &cid)?);
+                if id.to_string() == text { Ok(id) } else { Err(Error::NotCanonical) }
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    return serializer.collect_str(self);
+                }
+                to_cid($codec, &self.0)
+                    .ok_or_else(|| serde::ser::Error::custom("digest does not fit a content identifier"))?
+                    .serialize(serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    let text = String::deserialize(deserializer)?;
+                    return text.parse().map_err(serde::de::Error::custom);
+                }
+                let cid = Cid::deserialize(deserializer)?;
+                from_cid($codec, $codec_name, &cid).map(Self).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+id!(
+    /// Identity of an object: the CID of its inception record.
+    ObjectId, DAG_CBOR, "dag-cbor"
+);
+id!(
+    /// Identity of a bundle: the CID of its manifest.
+    BundleId, DAG_CBOR, "dag-cbor"
+);
+id!(
+    /// Identity of one lineage record as stored.
+    RecordId, DAG_CBOR, "dag-cbor"
+);
+id!(
+    /// Identity of opaque bytes: governance text, decision program.
+    BlobId, RAW, "raw"
+);
+
+impl From<RecordId> for ObjectId {
+    /// The object that an inception record of this id founds.
+    fn from(inception: RecordId) -> Self {
+        Self(inception.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_a_dns_label_of_59_characters_and_reads_back() {
+        let id = ObjectId::of(b"hello");
+        let text = id.to_string();
+        assert_eq!(text.len(), 59);
+        assert!(text.starts_with("bafyrei"), "{text}");
+        assert_eq!(text.parse::<ObjectId>().unwrap(), id);
+    }
+
+    #[test]
+    fn other_codecs_and_other_spellings_are_refused() {
+        let blob = BlobId::of(b"hello").to_string();
+        assert_eq!(blob.parse::<ObjectId>(), Err(Error::OtherKind("dag-cbor")));
+        assert_eq!("nonsense".parse::<ObjectId>(), Err(Error::NotACid));
+        let upper = ObjectId::of(b"hello").to_string().to_uppercase();
+        assert_eq!(upper.parse::<ObjectId>(), Err(Error::NotCanonical));
+    }
+
+    #[test]
+    fn one_changed_bit_is_another_id() {
+        assert_ne!(ObjectId::of(b"hello"), ObjectId::of(b"hellp"));
+    }
+}

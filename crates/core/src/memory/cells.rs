@@ -1,0 +1,380 @@
+//! What the fields hold now, and the one way to change them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::schema::{Field, Name, Schema};
+use super::tree::{self, Proof, Root, Tree};
+use super::value::Value;
+use crate::time::{Now, Quality, Span, Timestamp};
+
+/// One field's content.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cell {
+    /// Absent if nothing was written and there is no default.
+    pub value: Option<Value>,
+    /// When it was last written; absent if never (a default is not a write).
+    pub as_of: Option<Timestamp>,
+}
+
+/// What a write does to a field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Write {
+    /// Replaces the value.
+    Set(Value),
+    /// Adds the items of a set, list or map; the value is of the field's own type.
+    Append(Value),
+    /// Removes the value.
+    Unset,
+}
+
+/// Writes by field; all or none take effect.
+pub type Change = BTreeMap<Name, Write>;
+
+/// Whether a field was written recently enough, and why not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Freshness {
+    /// Written within `fresh_for`.
+    Fresh,
+    /// Written longer ago than `fresh_for`.
+    Stale,
+    /// Never written.
+    NeverWritten,
+    /// Written, but the clock is known to be wrong.
+    ClockUnknown,
+}
+
+impl Freshness {
+    /// The word used in verdicts and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Stale => "stale",
+            Self::NeverWritten => "never_written",
+            Self::ClockUnknown => "clock_unknown",
+        }
+    }
+}
+
+/// Why a change was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// No such field.
+    #[error("there is no field `{0}`; `suijuris show` lists the fields")]
+    UnknownField(Name),
+    /// Of another type, or out of bounds.
+    #[error("field `{field}` is {expected}, the value is {found} or out of bounds")]
+    WrongType {
+        /// Field written.
+        field: Name,
+        /// Its type.
+        expected: &'static str,
+        /// Type of the value.
+        found: &'static str,
+    },
+    /// Larger than `max_bytes`.
+    #[error("field `{field}` holds at most {max} bytes, the value has {len}")]
+    TooLarge {
+        /// Field written.
+        field: Name,
+        /// Size found, bytes.
+        len: usize,
+        /// Size allowed, bytes.
+        max: usize,
+    },
+    /// Replacing or removing what may only be added to.
+    #[error("field `{0}` is append-only: it can be added to, not replaced or removed")]
+    AppendOnly(Name),
+    /// Adding to a field that has no items.
+    #[error("field `{0}` is not a set, list or map: set it instead of appending")]
+    NotACollection(Name),
+    /// A secret in clear, or a commitment for a field that is no secret.
+    #[error("field `{0}`: a secret is written as a commitment, and only a secret is")]
+    Secret(Name),
+    /// A change that writes nothing.
+    #[error("the change names no field")]
+    Empty,
+}
+
+/// A memory: schema, content, and the tree that commits to it.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    schema: Arc<Schema>,
+    cells: Vec<Cell>,
+    tree: Tree,
+}
+
+fn leaf_of(name: &Name, cell: &Cell) -> crate::id::Digest {
+    tree::leaf(name.as_str(), cell.as_of, cell.value.as_ref())
+}
+
+impl Memory {
+    /// The memory of a new object: defaults, nothing written.
+    #[must_use]
+    pub fn new(schema: Arc<Schema>) -> Self {
+        let cells = schema
+            .iter()
+            .map(|(_, field)| Cell {
+                value: field.default.clone(),
+                as_of: None,
+            })
+            .collect();
+        Self::with_cells(schema, cells)
+    }
+
+    fn with_cells(schema: Arc<Schema>, cells: Vec<Cell>) -> Self {
+        let leaves: Vec<_> = schema
+            .iter()
+            .zip(&cells)
+            .map(|((name, _), cell)| leaf_of(name, cell))
+            .collect();
+        Self {
+            tree: Tree::new(&leaves),
+            schema,
+            cells,
+        }
+    }
+
+    /// The memory that a checkpoint stored: cells by name. Fields that the checkpoint lacks hold their default;
+    /// the caller compares the root with the recorded one, so that a wrong checkpoint cannot pass.
+    #[must_use]
+    pub fn restore(schema: Arc<Schema>, mut stored: BTreeMap<Name, Cell>) -> Self {
+        let cells = schema
+            .iter()
+            .map(|(name, field)| {
+                stored.remove(name).unwrap_or_else(|| Cell {
+                    value: field.default.clone(),
+                    as_of: None,
+                })
+            })
+            .collect();
+        Self::with_cells(schema, cells)
+    }
+
+    /// This memory under an amended schema: fields of the same name and type keep what they hold, new ones get
+    /// their default, fields that are gone are dropped.
+    #[must_use]
+    pub fn amended(&self, schema: Arc<Schema>) -> Self {
+        let kept = |(name, field): (&Name, &Field)| {
+            let fits = |value: &Value| {
+                field.kind.holds(value) || (field.secret && matches!(value, Value::Commitment(_)))
+            };
+            self.cell(name.as_str())
+                .filter(|cell| cell.value.as_ref().is_none_or(fits))
+                .filter(|cell| cell.value.is_some() || field.default.is_none())
+                .cloned()
+                .unwrap_or_else(|| Cell {
+                    value: field.default.clone(),
+                    as_of: None,
+                })
+        };
+        let cells = schema.iter().map(kept).collect();
+        Self::with_cells(schema, cells)
+    }
+
+    /// The schema.
+    #[must_use]
+    pub const fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// The commitment to everything this memory holds.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        self.tree.root()
+    }
+
+    /// The cell of field `name`.
+    #[must_use]
+    pub fn cell(&self, name: &str) -> Option<&Cell> {
+        self.schema
+            .position(name)
+            .and_then(|position| self.cells.get(position))
+    }
+
+    /// The cell at `position` in name order.
+    #[must_use]
+    pub fn cell_at(&self, position: usize) -> Option<&Cell> {
+        self.cells.get(position)
+    }
+
+    /// The value of field `name`.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&Value> {
+        self.cell(name).and_then(|cell| cell.value.as_ref())
+    }
+
+    /// All fields in name order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Field, &Cell)> {
+        self.schema
+            .iter()
+            .zip(&self.cells)
+            .map(|((name, field), cell)| (name, field, cell))
+    }
+
+    /// Whether `change` could be made, without making it.
+    ///
+    /// # Errors
+    /// The first [`Refused`] in field order.
+    pub fn check(&self, change: &Change) -> Result<(), Refused> {
+        if change.is_empty() {
+            return Err(Refused::Empty);
+        }
+        change
+            .iter()
+            .try_for_each(|(name, write)| self.written(name, write).map(drop))
+    }
+
+    /// Makes all of `change`, or nothing.
+    ///
+    /// # Errors
+    /// The first [`Refused`] in field order.
+    pub fn apply(&mut self, change: &Change, at: Timestamp) -> Result<(), Refused> {
+        if change.is_empty() {
+            return Err(Refused::Empty);
+        }
+        let written: Vec<_> = change
+            .iter()
+            .map(|(name, write)| self.written(name, write))
+            .collect::<Result<_, _>>()?;
+        for ((position, value), name) in written.into_iter().zip(change.keys()) {
+            let cell = Cell {
+                value,
+                as_of: Some(at),
+            };
+            self.tree.set(position, leaf_of(name, &cell));
+            if let Some(place) = self.cells.get_mut(position) {
+                *place = cell;
+            }
+        }
+        Ok(())
+    }
+
+    /// What `write` would leave in field `name`, with the field's position.
+    fn written(&self, name: &Name, write: &Write) -> Result<(usize, Option<Value>), Refused> {
+        let unknown = || Refused::UnknownField(name.clone());
+        let position = self.schema.position(name.as_str()).ok_or_else(unknown)?;
+        let (_, field) = self.schema.at(position).ok_or_else(unknown)?;
+        let old = self.cells.get(position).and_then(|cell| cell.value.as_ref());
+        let written_before = self.cells.get(position).is_some_and(|cell| cell.as_of.is_some());
+        let value = match write {
+            Write::Unset if field.append_only => return Err(Refused::AppendOnly(name.clone())),
+            Write::Unset => None,
+            Write::Set(_) if field.append_only && written_before => {
+                return Err(Refused::AppendOnly(name.clone()));
+            }
+            Write::Set(value) => Some(value.clone()),
+            Write::Append(value) => Some(appended(name, field, old, value)?),
+        };
+        if let Some(value) = &value {
+            check_value(name, field, value)?;
+        }
+        Ok((position, value))
+    }
+
+    /// Whether field `name` is fresh at `now`; a field without `fresh_for` is fresh once written.
+    #[must_use]
+    pub fn freshness(&self, name: &str, now: Now) -> Option<Freshness> {
+        let position = self.schema.position(name)?;
+        self.freshness_at(position, now)
+    }
+
+    /// As [`Memory::freshness`], by position in name order.
+    #[must_use]
+    pub fn freshness_at(&self, position: usize, now: Now) -> Option<Freshness> {
+        let (_, field) = self.schema.at(position)?;
+        let as_of = self.cells.get(position)?.as_of;
+        Some(match (as_of, field.fresh_for) {
+            (None, _) => Freshness::NeverWritten,
+            (Some(_), None) => Freshness::Fresh,
+            (Some(_), Some(_)) if now.quality == Quality::Unknown => Freshness::ClockUnknown,
+            (Some(at), Some(span)) if now.at.since(at) <= span => Freshness::Fresh,
+            _ => Freshness::Stale,
+        })
+    }
+
+    /// The next instant at which some fresh field stops being fresh; `remain` is decided again then.
+    #[must_use]
+    pub fn next_deadline(&self, now: Now) -> Option<Timestamp> {
+        let deadline = |(_, field, cell): (&Name, &Field, &Cell)| {
+            let last_fresh = cell.as_of?.saturating_add(field.fresh_for?);
+            Some(last_fresh.saturating_add(Span(1))).filter(|deadline| *deadline > now.at)
+        };
+        self.iter().filter_map(deadline).min()
+    }
+
+    /// A proof of what field `name` holds under [`Memory::root`].
+    #[must_use]
+    pub fn prove(&self, name: &str) -> Option<Proof> {
+        let position = self.schema.position(name)?;
+        let cell = self.cells.get(position)?;
+        Some(Proof {
+            name: name.to_owned(),
+            as_of: cell.as_of,
+            value: cell.value.clone(),
+            position: u32::try_from(position).ok()?,
+            count: u32::try_from(self.schema.len()).ok()?,
+            path: self.tree.path(position)?,
+        })
+    }
+}
+
+fn check_value(name: &Name, field: &Field, value: &Value) -> Result<(), Refused> {
+    if field.secret != matches!(value, Value::Commitment(_)) {
+        return Err(Refused::Secret(name.clone()));
+    }
+    if field.secret {
+        return Ok(());
+    }
+    if !field.kind.holds(value) {
+        let (expected, found) = (field.kind.name(), value.kind_name());
+        return Err(Refused::WrongType {
+            field: name.clone(),
+            expected,
+            found,
+        });
+    }
+    let (len, max) = (value.size(), field.limit_bytes());
+    if len > max {
+        return Err(Refused::TooLarge {
+            field: name.clone(),
+            len,
+            max,
+        });
+    }
+    Ok(())
+}
+
+fn appended(name: &Name, field: &Field, old: Option<&Value>, more: &Value) -> Result<Value, Refused> {
+    let wrong = || Refused::WrongType {
+        field: name.clone(),
+        expected: field.kind.name(),
+        found: more.kind_name(),
+    };
+    match (old, more) {
+        (_, Value::Set(_) | Value::List(_) | Value::Map(_)) if !field.kind.holds(more) => Err(wrong()),
+        (None, Value::Set(_) | Value::List(_) | Value::Map(_)) => Ok(more.clone()),
+        (Some(Value::Set(old)), Value::Set(more)) => Ok(Value::Set(old.union(more).cloned().collect())),
+        (Some(Value::List(old)), Value::List(more)) => {
+            Ok(Value::List(old.iter().chain(more).cloned().collect()))
+        }
+        (Some(Value::Map(old)), Value::Map(more)) => {
+            if field.append_only && more.keys().any(|key| old.contains_key(key)) {
+                return Err(Refused::AppendOnly(name.clone()));
+            }
+            Ok(Value::Map(
+                old.iter()
+                    .chain(more)
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect(),
+            ))
+        }
+        _ => Err(Refused::NotACollection(name.clone())),
+    }
+}

@@ -1,0 +1,163 @@
+//! The Merkle tree over memory: one root for all fields, proofs for single ones.
+//!
+//! A complete binary tree in one array. Leaf `i` stands for the `i`-th field in name order; a write changes
+//! `log2(n)` nodes. Bytes: `spec/memory-root.md`.
+
+use serde::{Deserialize, Serialize};
+
+use super::value::Value;
+use crate::codec;
+use crate::id::Digest;
+use crate::time::Timestamp;
+
+const LEAF: &[u8] = &[0];
+const NODE: &[u8] = &[1];
+const PADDING: &[u8] = &[2];
+const ROOT: &[u8] = &[3];
+
+/// Commitment to all of a memory: names, values, times of writing.
+pub type Root = Digest;
+
+/// The hash that stands for one field.
+#[must_use]
+pub fn leaf(name: &str, as_of: Option<Timestamp>, value: Option<&Value>) -> Digest {
+    let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
+    let (written, at) = as_of.map_or((0u8, 0), |at| (1, at.0));
+    let (present, encoded) = match value.map(codec::encode) {
+        Some(Ok(bytes)) => (1u8, bytes),
+        _ => (0, Vec::new()),
+    };
+    let value = Digest::of(&encoded);
+    Digest::of_parts(&[
+        LEAF,
+        &[length],
+        name.as_bytes(),
+        &[written],
+        &at.to_be_bytes(),
+        &[present],
+        &value.0,
+    ])
+}
+
+fn node(left: &Digest, right: &Digest) -> Digest {
+    Digest::of_parts(&[NODE, &left.0, &right.0])
+}
+
+fn root(count: usize, top: &Digest) -> Root {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    Digest::of_parts(&[ROOT, &count.to_be_bytes(), &top.0])
+}
+
+/// The tree of one memory; `nodes[1]` is the top, `nodes[width + i]` leaf `i`.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    count: usize,
+    width: usize,
+    nodes: Vec<Digest>,
+}
+
+impl Tree {
+    /// The tree over these leaves.
+    #[must_use]
+    pub fn new(leaves: &[Digest]) -> Self {
+        let width = leaves.len().next_power_of_two();
+        let mut nodes = vec![Digest::of(PADDING); 2 * width];
+        for (place, leaf) in nodes.iter_mut().skip(width).zip(leaves) {
+            *place = *leaf;
+        }
+        let mut tree = Self {
+            count: leaves.len(),
+            width,
+            nodes,
+        };
+        for index in (1..width).rev() {
+            tree.join(index);
+        }
+        tree
+    }
+
+    fn join(&mut self, index: usize) {
+        if let (Some(left), Some(right)) = (self.nodes.get(2 * index), self.nodes.get(2 * index + 1)) {
+            let joined = node(left, right);
+            if let Some(place) = self.nodes.get_mut(index) {
+                *place = joined;
+            }
+        }
+    }
+
+    /// Replaces leaf `position`; nothing happens beyond the last field.
+    pub fn set(&mut self, position: usize, leaf: Digest) {
+        if position >= self.count {
+            return;
+        }
+        let mut index = self.width + position;
+        if let Some(place) = self.nodes.get_mut(index) {
+            *place = leaf;
+        }
+        while index > 1 {
+            index /= 2;
+            self.join(index);
+        }
+    }
+
+    /// The root.
+    #[must_use]
+    pub fn root(&self) -> Root {
+        let top = self.nodes.get(1).copied().unwrap_or_else(|| Digest::of(PADDING));
+        root(self.count, &top)
+    }
+
+    /// The hashes beside the path from leaf `position` to the top, lowest first.
+    #[must_use]
+    pub fn path(&self, position: usize) -> Option<Vec<Digest>> {
+        if position >= self.count {
+            return None;
+        }
+        let mut index = self.width + position;
+        let mut path = Vec::new();
+        while index > 1 {
+            path.push(self.nodes.get(index ^ 1).copied()?);
+            index /= 2;
+        }
+        Some(path)
+    }
+}
+
+/// Shows what one field held under a root, without showing any other field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proof {
+    /// Name of the field.
+    pub name: String,
+    /// When it was last written; absent if never.
+    pub as_of: Option<Timestamp>,
+    /// What it held; absent if nothing.
+    pub value: Option<Value>,
+    /// Position in name order.
+    pub position: u32,
+    /// Number of fields.
+    pub count: u32,
+    /// Hashes beside the path, lowest first.
+    pub path: Vec<Digest>,
+}
+
+impl Proof {
+    /// Whether this field stood so under `expected`.
+    #[must_use]
+    pub fn holds(&self, expected: &Root) -> bool {
+        let height = self.count.next_power_of_two().trailing_zeros();
+        if self.position >= self.count || u32::try_from(self.path.len()) != Ok(height) {
+            return false;
+        }
+        let start = (self.position, leaf(&self.name, self.as_of, self.value.as_ref()));
+        let (_, top) = self.path.iter().fold(start, |(index, hash), sibling| {
+            let joined = if index % 2 == 0 {
+                node(&hash, sibling)
+            } else {
+                node(sibling, &hash)
+            };
+            (index / 2, joined)
+        });
+        usize::try_from(self.count).is_ok_and(|count| root(count, &top) == *expected)
+    }
+}
