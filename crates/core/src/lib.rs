@@ -6,7 +6,9 @@
 pub mod codec;
 pub mod governance;
 pub mod id;
+pub mod key;
 pub mod memory;
 pub mod time;
+pub mod trigger;
 
 pub use id::{BlobId, BundleId, ObjectId, RecordId};
