@@ -175,7 +175,11 @@ mod tests {
         assert!(key.public().verifies(Domain::Record, b"abc", &signature));
         assert!(!key.public().verifies(Domain::Checkpoint, b"abc", &signature));
         assert!(!key.public().verifies(Domain::Record, b"abd", &signature));
-        assert!(!SecretKey::from_seed(&[2; 32]).public().verifies(Domain::Record, b"abc", &signature));
+        assert!(
+            !SecretKey::from_seed(&[2; 32])
+                .public()
+                .verifies(Domain::Record, b"abc", &signature)
+        );
     }
 
     // proves B10

@@ -6,7 +6,10 @@
 pub mod codec;
 pub mod governance;
 pub mod id;
+pub mod inputs;
 pub mod key;
+pub mod lineage;
+pub mod manifest;
 pub mod memory;
 pub mod time;
 pub mod trigger;

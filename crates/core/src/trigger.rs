@@ -71,7 +71,11 @@ pub struct Triggers {
 
 impl Default for Triggers {
     fn default() -> Self {
-        Self { request: true, topics: Default::default(), timers: BTreeMap::new() }
+        Self {
+            request: true,
+            topics: Default::default(),
+            timers: BTreeMap::new(),
+        }
     }
 }
 
@@ -121,7 +125,10 @@ impl Schedule {
 }
 
 fn check_cron(expression: &str, zone: &str) -> Result<cronexpr::Crontab, ScheduleError> {
-    let wrong = |why: String| ScheduleError::Cron { expression: expression.to_owned(), why };
+    let wrong = |why: String| ScheduleError::Cron {
+        expression: expression.to_owned(),
+        why,
+    };
     if expression.len() > 256 || expression.split_whitespace().count() != 5 {
         return Err(wrong("five fields are needed".to_owned()));
     }
@@ -139,7 +146,9 @@ impl Checked {
             Inner::At(due) => Some(*due).filter(|due| *due > instant),
             Inner::Every(span) => {
                 let periods = instant.since(born).0.max(0).div_euclid(span.0).checked_add(1)?;
-                periods.checked_mul(span.0).map(|passed| born.saturating_add(Span(passed)))
+                periods
+                    .checked_mul(span.0)
+                    .map(|passed| born.saturating_add(Span(passed)))
             }
             Inner::Cron(crontab) => {
                 let from = jiff::Timestamp::from_millisecond(instant.0).ok()?;
@@ -166,7 +175,13 @@ pub const ON_TIME: Span = Span(60_000);
 
 /// What is due at `now`, where `done` is the latest occurrence dealt with (or the birth of the object).
 #[must_use]
-pub fn due(schedule: &Checked, missed: Missed, done: Timestamp, born: Timestamp, now: Timestamp) -> Option<Due> {
+pub fn due(
+    schedule: &Checked,
+    missed: Missed,
+    done: Timestamp,
+    born: Timestamp,
+    now: Timestamp,
+) -> Option<Due> {
     let mut all = Vec::new();
     let mut count = 0u64;
     let mut last = done;
@@ -178,11 +193,11 @@ pub fn due(schedule: &Checked, missed: Missed, done: Timestamp, born: Timestamp,
         }
         all.push(next);
         // An interval of a second missed for a year is 31 million steps: jump to the end, counting by division.
-        if all.len() == MAX_CATCH_UP {
-            if let Some((jump, skipped)) = jump(schedule, last, born, now) {
-                last = jump;
-                count = count.saturating_add(skipped);
-            }
+        if all.len() == MAX_CATCH_UP
+            && let Some((jump, skipped)) = jump(schedule, last, born, now)
+        {
+            last = jump;
+            count = count.saturating_add(skipped);
         }
     }
     let latest = *all.last()?;
@@ -193,7 +208,11 @@ pub fn due(schedule: &Checked, missed: Missed, done: Timestamp, born: Timestamp,
         Missed::Skip => Vec::new(),
     };
     let fired = u64::try_from(fire.len()).unwrap_or(u64::MAX);
-    Some(Due { missed: count.saturating_sub(fired), up_to: latest, fire })
+    Some(Due {
+        missed: count.saturating_sub(fired),
+        up_to: latest,
+        fire,
+    })
 }
 
 /// For an interval, the occurrence [`MAX_CATCH_UP`] before the last one due, and how many lie between. A cron
@@ -231,7 +250,11 @@ mod tests {
     }
 
     fn cron(expression: &str, zone: &str) -> Result<Checked, ScheduleError> {
-        Schedule::Cron { expression: expression.into(), zone: zone.into() }.check()
+        Schedule::Cron {
+            expression: expression.into(),
+            zone: zone.into(),
+        }
+        .check()
     }
 
     // proves D2
@@ -239,8 +262,14 @@ mod tests {
     fn cron_follows_the_civil_time_of_its_zone_across_a_change_of_clocks() {
         let nine = cron("0 9 * * *", "Europe/Berlin").unwrap();
         let born = at("2026-01-01T00:00:00Z");
-        assert_eq!(nine.next_after(at("2026-03-28T12:00:00Z"), born), Some(at("2026-03-29T07:00:00Z")));
-        assert_eq!(nine.next_after(at("2026-03-27T12:00:00Z"), born), Some(at("2026-03-28T08:00:00Z")));
+        assert_eq!(
+            nine.next_after(at("2026-03-28T12:00:00Z"), born),
+            Some(at("2026-03-29T07:00:00Z"))
+        );
+        assert_eq!(
+            nine.next_after(at("2026-03-27T12:00:00Z"), born),
+            Some(at("2026-03-28T08:00:00Z"))
+        );
     }
 
     // proves D2
@@ -249,9 +278,23 @@ mod tests {
         let hourly = Schedule::Every(Span(HOUR)).check().unwrap();
         let (born, now) = (Timestamp(0), Timestamp(3 * HOUR + 10 * 60_000));
         let run = |missed| due(&hourly, missed, born, born, now).unwrap();
-        assert_eq!(run(Missed::Once), Due { fire: vec![Timestamp(3 * HOUR)], missed: 2, up_to: Timestamp(3 * HOUR) });
+        assert_eq!(
+            run(Missed::Once),
+            Due {
+                fire: vec![Timestamp(3 * HOUR)],
+                missed: 2,
+                up_to: Timestamp(3 * HOUR)
+            }
+        );
         assert_eq!(run(Missed::All).fire.len(), 3);
-        assert_eq!(run(Missed::Skip), Due { fire: vec![], missed: 3, up_to: Timestamp(3 * HOUR) });
+        assert_eq!(
+            run(Missed::Skip),
+            Due {
+                fire: vec![],
+                missed: 3,
+                up_to: Timestamp(3 * HOUR)
+            }
+        );
     }
 
     // proves D2
@@ -259,9 +302,30 @@ mod tests {
     fn a_clock_that_steps_back_never_fires_an_occurrence_twice() {
         let hourly = Schedule::Every(Span(HOUR)).check().unwrap();
         let first = due(&hourly, Missed::Once, Timestamp(0), Timestamp(0), Timestamp(HOUR)).unwrap();
-        assert_eq!(due(&hourly, Missed::Once, first.up_to, Timestamp(0), Timestamp(HOUR / 2)), None);
-        assert_eq!(due(&hourly, Missed::Once, first.up_to, Timestamp(0), Timestamp(HOUR)), None);
-        assert!(due(&hourly, Missed::Once, first.up_to, Timestamp(0), Timestamp(2 * HOUR)).is_some());
+        assert_eq!(
+            due(
+                &hourly,
+                Missed::Once,
+                first.up_to,
+                Timestamp(0),
+                Timestamp(HOUR / 2)
+            ),
+            None
+        );
+        assert_eq!(
+            due(&hourly, Missed::Once, first.up_to, Timestamp(0), Timestamp(HOUR)),
+            None
+        );
+        assert!(
+            due(
+                &hourly,
+                Missed::Once,
+                first.up_to,
+                Timestamp(0),
+                Timestamp(2 * HOUR)
+            )
+            .is_some()
+        );
     }
 
     #[test]
@@ -276,17 +340,32 @@ mod tests {
     #[test]
     fn an_instant_fires_once() {
         let once = Schedule::At(Timestamp(5)).check().unwrap();
-        assert_eq!(due(&once, Missed::Once, Timestamp(0), Timestamp(0), Timestamp(4)), None);
+        assert_eq!(
+            due(&once, Missed::Once, Timestamp(0), Timestamp(0), Timestamp(4)),
+            None
+        );
         assert!(due(&once, Missed::Once, Timestamp(0), Timestamp(0), Timestamp(9)).is_some());
-        assert_eq!(due(&once, Missed::Once, Timestamp(5), Timestamp(0), Timestamp(9)), None);
+        assert_eq!(
+            due(&once, Missed::Once, Timestamp(5), Timestamp(0), Timestamp(9)),
+            None
+        );
     }
 
     #[test]
     fn what_is_no_schedule_is_refused_with_the_part_that_is_wrong() {
         assert!(matches!(cron("0 9 * *", "UTC"), Err(ScheduleError::Cron { .. })));
-        assert!(matches!(cron("61 9 * * *", "UTC"), Err(ScheduleError::Cron { .. })));
-        assert!(matches!(cron("0 9 * * *", "Mars/Base"), Err(ScheduleError::Zone(_))));
+        assert!(matches!(
+            cron("61 9 * * *", "UTC"),
+            Err(ScheduleError::Cron { .. })
+        ));
+        assert!(matches!(
+            cron("0 9 * * *", "Mars/Base"),
+            Err(ScheduleError::Zone(_))
+        ));
         assert!(matches!(cron("0 9 * * *", "UTC x"), Err(ScheduleError::Zone(_))));
-        assert!(matches!(Schedule::Every(Span(10)).check(), Err(ScheduleError::TooShort(_))));
+        assert!(matches!(
+            Schedule::Every(Span(10)).check(),
+            Err(ScheduleError::TooShort(_))
+        ));
     }
 }

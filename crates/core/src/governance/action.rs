@@ -1,0 +1,134 @@
+//! What may be proposed, and by what sort of principal.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not one of a list of words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is not one of {expected}")]
+pub struct WordError {
+    found: String,
+    expected: String,
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$word_doc:meta])* $word:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$word_doc])* #[serde(rename = $text)] $word,)* }
+
+        impl $name {
+            /// Every word, in order.
+            pub const ALL: &[Self] = &[$(Self::$word,)*];
+
+            /// The word used in rules, records and JSON.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$word => $text,)* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = WordError;
+
+            fn from_str(text: &str) -> Result<Self, WordError> {
+                Self::ALL.iter().copied().find(|word| word.as_str() == text).ok_or_else(|| WordError {
+                    found: text.to_owned(),
+                    expected: Self::ALL.iter().map(|word| word.as_str()).collect::<Vec<_>>().join(", "),
+                })
+            }
+        }
+    };
+}
+
+words! {
+    /// A transition or access that somebody proposes and the rules judge.
+    Action {
+        /// Become active.
+        Wake = "wake",
+        /// Stay active.
+        Remain = "remain",
+        /// Let one request or connection through to the workload.
+        Admit = "admit",
+        /// Become dormant because somebody asks.
+        Sleep = "sleep",
+        /// Continue on another host.
+        Migrate = "migrate",
+        /// Beget a child object.
+        Fork = "fork",
+        /// Write memory.
+        Mutate = "mutate",
+        /// Change the bundle.
+        Amend = "amend",
+        /// End for good.
+        Terminate = "terminate",
+        /// Read a memory field.
+        Read = "read",
+    }
+}
+
+words! {
+    /// The sort of a principal; the name of its entity type in rules.
+    PrincipalKind {
+        /// Whoever sent a request, known by a verified token or not at all.
+        Caller = "Caller",
+        /// The host and its scheduler.
+        Host = "Host",
+        /// A timer that the bundle declares.
+        Timer = "Timer",
+        /// Another object.
+        Peer = "Peer",
+        /// The keys named at inception.
+        Controller = "Controller",
+        /// The program inside the machine.
+        Workload = "Workload",
+    }
+}
+
+words! {
+    /// What made somebody propose.
+    TriggerKind {
+        /// A request arrived.
+        Request = "request",
+        /// A message arrived.
+        Message = "message",
+        /// A timer fell due.
+        Timer = "timer",
+        /// A memory field changed from outside.
+        Memory = "memory",
+        /// A person or program asked for it.
+        Manual = "manual",
+        /// The machine was started by its host.
+        Boot = "boot",
+    }
+}
+
+words! {
+    /// The protocol of a request or connection.
+    Protocol {
+        /// HTTP/1.0 and HTTP/1.1.
+        Http1 = "http/1.1",
+        /// HTTP/2.
+        Http2 = "http/2",
+        /// A WebSocket upgrade.
+        Websocket = "websocket",
+        /// A raw connection.
+        Tcp = "tcp",
+    }
+}
+
+impl Action {
+    /// Whether rules may speak of this action by this sort of principal: requests come from callers alone.
+    #[must_use]
+    pub const fn applies_to(self, principal: PrincipalKind) -> bool {
+        !matches!(self, Self::Admit) || matches!(principal, PrincipalKind::Caller)
+    }
+}

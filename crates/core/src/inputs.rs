@@ -1,0 +1,216 @@
+//! Facts from outside, owned: what a shell saw when it asked for a decision, in the form that lineage keeps.
+//!
+//! Together with the state before the record they are everything a decision looks at, so that it can be made again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::governance::{Protocol, TriggerKind};
+use crate::id::ObjectId;
+use crate::key::PublicKey;
+use crate::memory::{Name, Value};
+use crate::time::{Now, Quality, Span, Timestamp};
+
+/// Who proposes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Principal {
+    /// Somebody at the gate.
+    Caller(Box<Caller>),
+    /// The host or the platform.
+    Host,
+    /// A timer of the bundle.
+    Timer,
+    /// Another object.
+    Peer(ObjectId),
+    /// An owner, with the keys that were shown.
+    Controller(Vec<PublicKey>),
+    /// The program inside.
+    Workload,
+}
+
+impl Principal {
+    /// The word used in records, events and JSON.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Caller(_) => "caller",
+            Self::Host => "host",
+            Self::Timer => "timer",
+            Self::Peer(_) => "peer",
+            Self::Controller(_) => "controller",
+            Self::Workload => "workload",
+        }
+    }
+}
+
+/// What a caller's verified token says; all empty for an anonymous caller.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Caller {
+    /// A token was shown and verified.
+    pub authenticated: bool,
+    /// `sub`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// `iss`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// `aud`.
+    #[serde(default)]
+    pub audience: BTreeSet<String>,
+    /// `scope`, split at spaces.
+    #[serde(default)]
+    pub scopes: BTreeSet<String>,
+    /// Declared claims, typed.
+    #[serde(default)]
+    pub claims: BTreeMap<Name, Value>,
+}
+
+/// Where the machine runs; empty where unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// Region code.
+    pub region: String,
+    /// `process`, `fly`, `qemu`, ….
+    pub provider: String,
+    /// Class of machine.
+    pub class: String,
+    /// Host or machine id; never identity.
+    pub id: String,
+}
+
+/// What proposes a wake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trigger {
+    /// Its sort.
+    pub kind: TriggerKind,
+    /// Timer, for `timer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Topic, for `message`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Field, for `memory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// Occurrences of the timer that came due and do not fire.
+    #[serde(default)]
+    pub missed: u64,
+}
+
+/// The request that asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// Method; empty for a raw connection.
+    pub method: String,
+    /// Path without query.
+    pub path: String,
+    /// Query without `?`; empty where there is none.
+    pub query: String,
+    /// Host asked for.
+    pub host: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Address of the peer.
+    pub peer_ip: IpAddr,
+    /// Length that the request declares, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_length: Option<u64>,
+    /// Declared headers that the request has.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// How busy the object is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activity {
+    /// Time since the activation began.
+    pub active: Span,
+    /// Time since the last traffic, or since the activation began.
+    pub idle: Span,
+    /// Connections open.
+    pub connections: u64,
+    /// Requests in flight.
+    pub in_flight: u64,
+}
+
+/// Everything from outside that one decision looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inputs {
+    /// The time it was decided with.
+    pub now: Now,
+    /// Who proposed.
+    pub principal: Principal,
+    /// Where.
+    pub host: Host,
+    /// What proposed a wake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<Trigger>,
+    /// The request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Request>,
+    /// How busy the object was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activity: Option<Activity>,
+    /// Names of the holds in force.
+    #[serde(default)]
+    pub holds: BTreeSet<String>,
+    /// Messages not yet taken.
+    #[serde(default)]
+    pub pending: u64,
+    /// Fields to be written (mutate) or read (read).
+    #[serde(default)]
+    pub fields: BTreeSet<String>,
+}
+
+impl Trigger {
+    /// A bare trigger of this sort.
+    #[must_use]
+    pub const fn new(kind: TriggerKind) -> Self {
+        Self {
+            kind,
+            name: None,
+            topic: None,
+            field: None,
+            missed: 0,
+        }
+    }
+}
+
+impl Inputs {
+    /// Bare facts: a time and who asks.
+    #[must_use]
+    pub fn new(now: Now, principal: Principal) -> Self {
+        Self {
+            now,
+            principal,
+            host: Host::default(),
+            trigger: None,
+            request: None,
+            activity: None,
+            holds: BTreeSet::new(),
+            pending: 0,
+            fields: BTreeSet::new(),
+        }
+    }
+
+    /// Facts of a test or of something that nobody timed: the epoch, unknown quality.
+    #[must_use]
+    pub fn timeless(principal: Principal) -> Self {
+        Self::new(
+            Now {
+                at: Timestamp(0),
+                quality: Quality::Unknown,
+            },
+            principal,
+        )
+    }
+}

@@ -1,0 +1,22 @@
+//! The chain of records: an object's tamper-evident history, and the state that is its fold.
+//!
+//! [`Record`] is one link, [`State`] the fold of all so far. A record enters a state by [`State::apply`] (it was read)
+//! or [`State::extend`] (it is being made); both run the same checks, one function for each invariant, so that
+//! recovery and first writing cannot differ. Bytes: `spec/records.md`. Not here: files (store), who may (decide).
+
+mod approval;
+mod body;
+mod checkpoint;
+mod checks;
+mod record;
+mod state;
+
+pub use approval::{Approval, Statement};
+pub use body::{
+    Amended, Arrived, Body, Count, Decision, Departed, Dormant, Fired, Forked, Inception, Invariant, Mutated,
+    Outcome, Parent, Quarantined, Refused, Resumed, Seal, Terminated, Unsealed, Woke,
+};
+pub use checkpoint::{Checkpoint, Unusable};
+pub use checks::{Broken, Fault};
+pub use record::{MAX_BYTES, Record, Stored, VERSION};
+pub use state::{Bundles, Head, Phase, State};

@@ -1,0 +1,378 @@
+//! The fold of a chain.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::body::{Body, Fired, Inception};
+use super::checks::{self, Broken, Fault};
+use super::record::{Record, Stored, VERSION};
+use crate::id::{BundleId, Digest, ObjectId, RecordId};
+use crate::key::{PublicKey, SecretKey};
+use crate::memory::{Memory, Schema};
+use crate::time::Timestamp;
+
+/// Where a state finds the memory schema of a bundle.
+pub trait Bundles {
+    /// The schema of bundle `id`, if it is at hand.
+    fn schema(&self, id: &BundleId) -> Option<Arc<Schema>>;
+}
+
+impl<F: Fn(&BundleId) -> Option<Arc<Schema>>> Bundles for F {
+    fn schema(&self, id: &BundleId) -> Option<Arc<Schema>> {
+        self(id)
+    }
+}
+
+/// Phase of life, as lineage knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Asleep, or not yet woken.
+    Dormant,
+    /// An activation has begun and not ended; after a crash nobody may be running.
+    Active,
+    /// Left for another host.
+    Departed,
+    /// Shut away until its controllers decide.
+    Quarantined,
+    /// At its end.
+    Terminated,
+}
+
+impl Phase {
+    /// The word used in messages and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dormant => "dormant",
+            Self::Active => "active",
+            Self::Departed => "departed",
+            Self::Quarantined => "quarantined",
+            Self::Terminated => "terminated",
+        }
+    }
+}
+
+/// Everything a chain yields but memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// The object.
+    pub object: ObjectId,
+    /// Name for people.
+    pub name: String,
+    /// The last record.
+    pub record: RecordId,
+    /// Its position.
+    pub seq: u64,
+    /// Activations so far.
+    pub epoch: u64,
+    /// Time of the last record.
+    pub at: Timestamp,
+    /// Phase of life.
+    pub phase: Phase,
+    /// Rules in force.
+    pub bundle: BundleId,
+    /// Owners.
+    pub controllers: Vec<PublicKey>,
+    /// How many of them must sign.
+    pub threshold: u32,
+    /// Commitment to the next epoch's key.
+    pub next: Digest,
+    /// Key of the running epoch.
+    pub key: Option<PublicKey>,
+    /// Position of the last signed record.
+    pub sealed: u64,
+    /// The last activation ended without the object's own act.
+    pub unsealed: bool,
+    /// Time of inception.
+    pub born: Timestamp,
+    /// Time of the last `woke` or `resumed`.
+    pub last_woke: Option<Timestamp>,
+    /// Time of the last `dormant`.
+    pub last_dormant: Option<Timestamp>,
+    /// Refusals recorded so far, counted ones included.
+    pub refused: u64,
+    /// Latest occurrence dealt with, by timer.
+    pub fired: Fired,
+}
+
+impl Head {
+    pub(super) fn born(record: &Record, id: RecordId, body: &Inception) -> Self {
+        Self {
+            object: id.into(),
+            name: body.name.clone(),
+            record: id,
+            seq: 0,
+            epoch: 0,
+            at: record.at,
+            phase: Phase::Dormant,
+            bundle: record.bundle,
+            controllers: body.controllers.clone(),
+            threshold: body.threshold,
+            next: body.next,
+            key: None,
+            sealed: 0,
+            unsealed: false,
+            born: record.at,
+            last_woke: None,
+            last_dormant: None,
+            refused: 0,
+            fired: Fired::new(),
+        }
+    }
+
+    fn check(&self, record: &Record) -> Result<(), Fault> {
+        checks::version(record)?;
+        checks::object(record, self)?;
+        checks::seq(record, self)?;
+        checks::prev(record, self)?;
+        checks::epoch(record, self)?;
+        checks::time(record, self)?;
+        checks::phase(&record.body, self.phase)?;
+        checks::bundle(record, self)?;
+        checks::key(record, self)?;
+        checks::approvals(record, self)
+    }
+
+    fn advance(&mut self, id: RecordId, record: &Record) {
+        self.record = id;
+        self.seq = record.seq;
+        self.epoch = record.epoch;
+        self.at = record.at;
+        self.bundle = record.bundle;
+        if record.sig.is_some() {
+            self.sealed = record.seq;
+        }
+        if let Some(fired) = record.body.fired() {
+            self.fired
+                .extend(fired.iter().map(|(name, at)| (name.clone(), *at)));
+        }
+        match &record.body {
+            Body::Woke(body) => self.activate(record, body.next),
+            Body::Resumed(body) => self.activate(record, body.next),
+            Body::Dormant(_) => {
+                self.end(Phase::Dormant);
+                self.unsealed = false;
+                self.last_dormant = Some(record.at);
+            }
+            Body::Unsealed(_) => {
+                self.end(Phase::Dormant);
+                self.unsealed = true;
+            }
+            Body::Departed(_) => self.end(Phase::Departed),
+            Body::Arrived(_) => self.end(Phase::Dormant),
+            Body::Quarantined(_) => self.end(Phase::Quarantined),
+            Body::Terminated(_) => self.end(Phase::Terminated),
+            Body::Refused(body) => self.refused = self.refused.saturating_add(body.times),
+            Body::Inception(_) | Body::Mutated(_) | Body::Seal(_) | Body::Forked(_) | Body::Amended(_) => {}
+        }
+    }
+
+    fn activate(&mut self, record: &Record, next: Digest) {
+        self.phase = Phase::Active;
+        self.key = record.key;
+        self.next = next;
+        self.last_woke = Some(record.at);
+    }
+
+    fn end(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.key = None;
+    }
+
+    /// Content of an approval to amend the rules in force to `to`.
+    #[must_use]
+    pub fn amendment(&self, to: &BundleId) -> Digest {
+        checks::amendment(&self.bundle, to)
+    }
+
+    /// Records since the last signed one.
+    #[must_use]
+    pub const fn uncovered(&self) -> u64 {
+        self.seq.saturating_sub(self.sealed)
+    }
+}
+
+/// A verified chain: its head and its memory.
+#[derive(Debug, Clone)]
+pub struct State {
+    head: Head,
+    memory: Memory,
+}
+
+impl State {
+    /// Founds an object: makes the inception record, signed by the key of the first epoch.
+    ///
+    /// # Errors
+    /// [`Broken`] where the inception is not sound (controllers, threshold, commitment to `signer`).
+    pub fn found(
+        body: Inception,
+        at: Timestamp,
+        bundle: BundleId,
+        schema: Arc<Schema>,
+        signer: &SecretKey,
+    ) -> Result<(Self, Stored), Broken> {
+        let memory = Memory::new(schema);
+        let record = Record {
+            v: VERSION,
+            object: None,
+            seq: 0,
+            prev: None,
+            epoch: 0,
+            at,
+            body: Body::Inception(Box::new(body)),
+            memory: memory.root(),
+            bundle,
+            key: None,
+            sig: None,
+        };
+        let broken = |fault| Broken { seq: 0, fault };
+        let stored = record.store(Some(signer)).map_err(|error| broken(error.into()))?;
+        let head = checks::inception(&stored.record, stored.id).map_err(broken)?;
+        Ok((Self { head, memory }, stored))
+    }
+
+    /// Begins the fold with a read inception record.
+    ///
+    /// # Errors
+    /// [`Broken`] with the first check that fails.
+    pub fn begin(first: &Stored, bundles: &impl Bundles) -> Result<Self, Broken> {
+        let record = &first.record;
+        let begin = || {
+            checks::version(record)?;
+            let head = checks::inception(record, first.id)?;
+            checks::signature(record)?;
+            let schema = bundles
+                .schema(&record.bundle)
+                .ok_or(Fault::NoBundle(record.bundle))?;
+            let memory = Memory::new(schema);
+            if memory.root() == record.memory {
+                Ok(Self { head, memory })
+            } else {
+                Err(Fault::Memory)
+            }
+        };
+        begin().map_err(|fault| Broken {
+            seq: record.seq,
+            fault,
+        })
+    }
+
+    /// The state that a checkpoint stored; the caller has verified it.
+    pub(super) const fn restored(head: Head, memory: Memory) -> Self {
+        Self { head, memory }
+    }
+
+    /// The head.
+    #[must_use]
+    pub const fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Memory.
+    #[must_use]
+    pub const fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Takes one read record into the fold.
+    ///
+    /// # Errors
+    /// [`Broken`] with the first check that fails. The state is then of no further use: drop it.
+    pub fn apply(&mut self, next: &Stored, bundles: &impl Bundles) -> Result<(), Broken> {
+        let record = &next.record;
+        self.try_apply(next, bundles).map_err(|fault| Broken {
+            seq: record.seq,
+            fault,
+        })
+    }
+
+    fn try_apply(&mut self, next: &Stored, bundles: &impl Bundles) -> Result<(), Fault> {
+        self.head.check(&next.record)?;
+        checks::signature(&next.record)?;
+        self.change_memory(&next.record.body, &next.record.bundle, next.record.at, bundles)?;
+        if self.memory.root() != next.record.memory {
+            return Err(Fault::Memory);
+        }
+        self.head.advance(next.id, &next.record);
+        Ok(())
+    }
+
+    fn change_memory(
+        &mut self,
+        body: &Body,
+        bundle: &BundleId,
+        at: Timestamp,
+        bundles: &impl Bundles,
+    ) -> Result<(), Fault> {
+        match body {
+            Body::Mutated(mutated) => self.memory.apply(&mutated.change, at).map_err(Fault::Change),
+            Body::Amended(_) => {
+                let schema = bundles.schema(bundle).ok_or(Fault::NoBundle(*bundle))?;
+                self.memory = self.memory.amended(schema);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the next record and takes it into the fold: `bundle` only for an amendment, otherwise the rules in
+    /// force. A record without signer must be one that a later signed record covers.
+    ///
+    /// # Errors
+    /// [`Broken`] with the first check that fails; the state is then unchanged.
+    pub fn extend(
+        &mut self,
+        body: Body,
+        at: Timestamp,
+        bundle: Option<BundleId>,
+        signer: Option<&SecretKey>,
+        bundles: &impl Bundles,
+    ) -> Result<Stored, Broken> {
+        let seq = self.head.seq.saturating_add(1);
+        self.try_extend(body, at, bundle, signer, bundles)
+            .map_err(|fault| Broken { seq, fault })
+    }
+
+    fn try_extend(
+        &mut self,
+        body: Body,
+        at: Timestamp,
+        bundle: Option<BundleId>,
+        signer: Option<&SecretKey>,
+        bundles: &impl Bundles,
+    ) -> Result<Stored, Fault> {
+        let begins = matches!(body, Body::Woke(_) | Body::Resumed(_));
+        let mut record = Record {
+            v: VERSION,
+            object: Some(self.head.object),
+            seq: self.head.seq.saturating_add(1),
+            prev: Some(self.head.record),
+            epoch: self.head.epoch.saturating_add(u64::from(begins)),
+            at: at.max(self.head.at),
+            body,
+            memory: self.memory.root(),
+            bundle: bundle.unwrap_or(self.head.bundle),
+            key: signer.map(SecretKey::public),
+            sig: None,
+        };
+        self.head.check(&record)?;
+        let before = matches!(record.body, Body::Amended(_)).then(|| self.memory.clone());
+        self.change_memory(&record.body, &record.bundle, record.at, bundles)?;
+        record.memory = self.memory.root();
+        match record.store(signer) {
+            Ok(stored) => {
+                self.head.advance(stored.id, &stored.record);
+                Ok(stored)
+            }
+            Err(error) => {
+                if let Some(memory) = before {
+                    self.memory = memory;
+                }
+                Err(error.into())
+            }
+        }
+    }
+}

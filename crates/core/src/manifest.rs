@@ -1,0 +1,379 @@
+//! The bundle manifest: an object's definition, immutable and content-addressed.
+//!
+//! The manifest names everything else in the bundle by digest (governance text, decision program), so that its CID,
+//! the `BundleId`, stands for the whole. Authoring (`object.toml`) is in the bundle crate; this is what machines read.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+use crate::id::{BlobId, BundleId, Digest};
+use crate::memory::{Kind, Name, Schema};
+use crate::time::Span;
+use crate::trigger::{ScheduleError, Triggers};
+
+/// Version of the manifest's format.
+pub const VERSION: u32 = 1;
+
+/// Size of an encoded manifest at most, bytes.
+pub const MAX_BYTES: usize = 1 << 20;
+
+/// What runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workload {
+    /// Digest of the OCI image that the command lives in; absent for a command of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Digest>,
+    /// Program and arguments; `{port}` and `{data}` are replaced when it is spawned.
+    pub argv: Vec<String>,
+    /// Environment in addition to `PATH`, `HOME`, `PORT`, `SUIJURIS_AGENT_SOCKET`, `SUIJURIS_DATA`, `SUIJURIS_OBJECT`.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Working directory; the object's data directory where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// User to run as; the machine's own where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// TCP port on loopback that the workload listens on; `0`: the runtime picks a free one and says it by `{port}`.
+    pub port: u16,
+    /// How the runtime knows that the workload can serve.
+    pub ready: Ready,
+    /// Time from spawn to ready at most.
+    pub ready_within: Span,
+    /// Signal that asks the workload to stop, by number.
+    pub stop_signal: i32,
+    /// Time from that signal to SIGKILL.
+    pub stop_within: Span,
+    /// Network of the machine.
+    pub network: Network,
+}
+
+/// How the runtime knows that the workload can serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Ready {
+    /// The port accepts a connection.
+    Tcp,
+    /// A GET of this path is answered with a status below 500.
+    Http(String),
+    /// The workload says so over the agent socket.
+    Agent,
+    /// As soon as it runs: a workload that serves nobody.
+    Spawned,
+}
+
+/// What the machine's network reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// A network of its own with nothing but loopback: nobody reaches the workload but the gate, and it reaches nobody.
+    Private,
+    /// The host's network: the workload can call out; its port is on loopback, where other local users can reach it.
+    Host,
+}
+
+/// What the gate speaks to the workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1.1 to the workload; HTTP/1.1, HTTP/2 and WebSocket from outside. Every request is decided.
+    Http,
+    /// HTTP/2 without TLS to the workload. Every request is decided.
+    H2c,
+    /// Bytes. Every connection is decided.
+    Tcp,
+    /// The connection itself is handed to the workload over a Unix socket; every connection is decided.
+    Handover,
+}
+
+/// The gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Request headers that rules may look at, lower case.
+    #[serde(default)]
+    pub headers: Vec<String>,
+    /// Requests held at most while the object wakes.
+    pub max_held: u32,
+    /// How long a request is held at most.
+    pub hold: Span,
+    /// Connections open at most.
+    pub max_connections: u32,
+    /// How long requests in flight may take when the object goes to sleep.
+    pub drain: Span,
+    /// How long a refused machine stays to answer the burst that woke it.
+    pub linger: Span,
+}
+
+/// A key that callers' tokens are verified against.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallerKey {
+    /// Key id of the token header; where absent the key is tried for every token of its algorithm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kid: Option<String>,
+    /// Algorithm: a token of another is refused whatever its header says.
+    pub algorithm: Algorithm,
+    /// Public key in PEM (SPKI).
+    pub pem: String,
+    /// Issuer that the token must name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// Audience that the token must name; the object's id where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+}
+
+/// Signature algorithms of caller tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+    /// ECDSA on P-256 with SHA-256.
+    #[serde(rename = "ES256")]
+    Es256,
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    #[serde(rename = "RS256")]
+    Rs256,
+}
+
+/// What becomes of the machine while the object sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SleepMode {
+    /// It stops; nothing of it is left in RAM.
+    Stop,
+    /// It is frozen with its RAM.
+    Suspend,
+}
+
+/// How much the object relies on a witness outside of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Witness {
+    /// Asked where there is one.
+    Optional,
+    /// No wake without one.
+    Required,
+}
+
+/// The manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`VERSION`].
+    pub v: u32,
+    /// Name for people: a DNS label.
+    pub name: String,
+    /// What runs.
+    pub workload: Workload,
+    /// The gate.
+    pub gate: Gate,
+    /// Memory fields.
+    pub memory: Schema,
+    /// Digest of the Cedar text.
+    pub governance: BlobId,
+    /// Digest of the decision program that the text compiles to.
+    pub program: BlobId,
+    /// What proposes a wake.
+    pub triggers: Triggers,
+    /// Keys that callers' tokens are verified against.
+    #[serde(default)]
+    pub callers: Vec<CallerKey>,
+    /// Claims of callers' tokens that rules may look at.
+    #[serde(default)]
+    pub claims: BTreeMap<Name, Kind>,
+    /// What becomes of the machine while the object sleeps.
+    pub sleep: SleepMode,
+    /// How much the object relies on a witness.
+    pub witness: Witness,
+    /// A signed record follows each mutation after this time at the latest; zero signs each mutation.
+    pub seal_within: Span,
+}
+
+/// Why a manifest is not one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not the canonical bytes of a manifest.
+    #[error("the bundle manifest cannot be read; build the bundle again")]
+    Encoding(#[from] codec::Error),
+    /// Of a later format.
+    #[error(
+        "the bundle manifest has version {0}, this program reads version {VERSION}; use a newer suijuris"
+    )]
+    Version(u32),
+    /// A part out of bounds.
+    #[error("{part}: {why}")]
+    Part {
+        /// Which part, as `object.toml` names it.
+        part: &'static str,
+        /// What is wrong and what is right.
+        why: String,
+    },
+    /// A timer that cannot be used.
+    #[error("timer `{0}`")]
+    Timer(Name, #[source] ScheduleError),
+}
+
+impl Manifest {
+    /// The canonical bytes.
+    ///
+    /// # Errors
+    /// As [`codec::encode`].
+    pub fn encode(&self) -> Result<Vec<u8>, codec::Error> {
+        codec::encode(self)
+    }
+
+    /// Reads a manifest and checks every part; the id is that of the bytes.
+    ///
+    /// # Errors
+    /// The first [`Error`] found.
+    pub fn decode(bytes: &[u8]) -> Result<(BundleId, Self), Error> {
+        let manifest: Self = codec::decode(bytes, MAX_BYTES)?;
+        if manifest.v != VERSION {
+            return Err(Error::Version(manifest.v));
+        }
+        match manifest.faults().into_iter().next() {
+            Some(fault) => Err(fault),
+            None => Ok((BundleId::of(bytes), manifest)),
+        }
+    }
+
+    /// Everything that is wrong with this manifest; `check` shows all at once.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Error> {
+        let mut faults = Vec::new();
+        let mut part = |ok: bool, part, why: &str| {
+            if !ok {
+                faults.push(Error::Part {
+                    part,
+                    why: why.to_owned(),
+                });
+            }
+        };
+        let within = |span: Span, most: i64| (1..=most).contains(&span.0);
+        part(
+            is_label(&self.name),
+            "name",
+            "use 1 to 63 lower-case letters, digits and hyphens, a letter first",
+        );
+        let program = self
+            .workload
+            .argv
+            .first()
+            .is_some_and(|program| !program.is_empty());
+        part(program, "workload.command", "name the program to run");
+        let plain = self
+            .workload
+            .argv
+            .iter()
+            .all(|arg| !arg.contains('\0') && arg.len() <= 65_536);
+        part(
+            plain && self.workload.argv.len() <= 256,
+            "workload.command",
+            "at most 256 arguments, none with a NUL",
+        );
+        let env_name = |name: &String| !name.is_empty() && !name.contains(['=', '\0']) && name.len() <= 256;
+        let env_ok = self
+            .workload
+            .env
+            .iter()
+            .all(|(k, v)| env_name(k) && !v.contains('\0') && v.len() <= 65_536);
+        part(
+            env_ok && self.workload.env.len() <= 256,
+            "workload.env",
+            "names without `=`, values without NUL",
+        );
+        part(
+            within(self.workload.ready_within, 3_600_000),
+            "workload.ready_within",
+            "between 1ms and 1h",
+        );
+        part(
+            within(self.workload.stop_within, 300_000),
+            "workload.stop_within",
+            "between 1ms and 5m",
+        );
+        part(
+            (1..=64).contains(&self.workload.stop_signal),
+            "workload.stop_signal",
+            "a signal from 1 to 64",
+        );
+        part(
+            (1..=65_536).contains(&self.gate.max_connections),
+            "gate.max_connections",
+            "between 1 and 65536",
+        );
+        part(self.gate.max_held <= 65_536, "gate.max_held", "at most 65536");
+        part(
+            within(self.gate.hold, 600_000),
+            "gate.hold",
+            "between 1ms and 10m",
+        );
+        part(
+            within(self.gate.drain, 300_000),
+            "gate.drain",
+            "between 1ms and 5m",
+        );
+        part(
+            (0..=60_000).contains(&self.gate.linger.0),
+            "gate.linger",
+            "at most 1m",
+        );
+        part(
+            self.gate.headers.len() <= 64,
+            "gate.headers",
+            "at most 64 headers",
+        );
+        let lower = |name: &String| id_is_header(name);
+        part(
+            self.gate.headers.iter().all(lower),
+            "gate.headers",
+            "lower-case header names such as `x-tenant`",
+        );
+        part(self.callers.len() <= 64, "callers.keys", "at most 64 keys");
+        part(self.claims.len() <= 64, "callers.claims", "at most 64 claims");
+        part(
+            (0..=60_000).contains(&self.seal_within.0),
+            "lineage.seal_within",
+            "at most 1m",
+        );
+        part(self.triggers.timers.len() <= 256, "timers", "at most 256 timers");
+        let topic = |topic: &String| !topic.is_empty() && topic.len() <= 255;
+        part(
+            self.triggers.topics.iter().all(topic),
+            "triggers.messages",
+            "topics of 1 to 255 characters",
+        );
+        for (name, timer) in &self.triggers.timers {
+            if let Err(error) = timer.schedule.check() {
+                faults.push(Error::Timer(name.clone(), error));
+            }
+        }
+        faults
+    }
+}
+
+/// Whether `name` is a DNS label that starts with a letter.
+#[must_use]
+pub fn is_label(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    name.len() <= 63
+        && name.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
+        && name.bytes().all(inner)
+        && !name.ends_with('-')
+}
+
+fn id_is_header(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 128
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b))
+}
