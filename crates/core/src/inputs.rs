@@ -141,6 +141,54 @@ pub struct Activity {
     pub in_flight: u64,
 }
 
+/// What the shell found about things that rules cannot override.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standing {
+    /// What the witness says.
+    #[serde(default, skip_serializing_if = "Witnessed::is_absent")]
+    pub witness: Witnessed,
+    /// The machine cannot run the workload.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incapable: bool,
+    /// What became of the workload, where that ends the activation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadEnd>,
+}
+
+/// How a workload ends an activation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkloadEnd {
+    /// It could not be started, or ended or timed out before it was ready.
+    Failed,
+    /// It ended after it had been ready.
+    Gone,
+}
+
+/// What the witness says of this copy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Witnessed {
+    /// There is none, and none is required.
+    #[default]
+    Absent,
+    /// There is none that answers, and one is required.
+    Missing,
+    /// This copy holds the newest history.
+    Agrees,
+    /// The witness knows a newer history.
+    Newer,
+    /// Another copy is live.
+    Twin,
+}
+
+impl Witnessed {
+    fn is_absent(&self) -> bool {
+        *self == Self::Absent
+    }
+}
+
 /// Everything from outside that one decision looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -151,6 +199,9 @@ pub struct Inputs {
     pub principal: Principal,
     /// Where.
     pub host: Host,
+    /// What no rule can override.
+    #[serde(default)]
+    pub standing: Standing,
     /// What proposed a wake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<Trigger>,
@@ -169,6 +220,12 @@ pub struct Inputs {
     /// Fields to be written (mutate) or read (read).
     #[serde(default)]
     pub fields: BTreeSet<String>,
+    /// Where to (migrate).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Host>,
+    /// Scope of the child (fork).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
 }
 
 impl Trigger {
@@ -193,12 +250,15 @@ impl Inputs {
             now,
             principal,
             host: Host::default(),
+            standing: Standing::default(),
             trigger: None,
             request: None,
             activity: None,
             holds: BTreeSet::new(),
             pending: 0,
             fields: BTreeSet::new(),
+            to: None,
+            scope: None,
         }
     }
 

@@ -92,11 +92,6 @@ pub enum Outcome {
     Permit,
     /// No: the rules refused, or an invariant did that no rule can override.
     Refuse(Option<Invariant>),
-    /// Not yet.
-    Defer {
-        /// When to ask again.
-        until: Timestamp,
-    },
 }
 
 /// What no rule can override.
@@ -123,6 +118,10 @@ pub enum Invariant {
     RolledBack,
     /// The witness knows another live copy.
     Twin,
+    /// The workload could not be started, or did not become ready.
+    WorkloadFailed,
+    /// The workload ended: there is nothing left to stay awake for.
+    WorkloadGone,
 }
 
 impl Invariant {
@@ -140,6 +139,8 @@ impl Invariant {
             Self::NoWitness => "no_witness",
             Self::RolledBack => "rolled_back",
             Self::Twin => "twin",
+            Self::WorkloadFailed => "workload_failed",
+            Self::WorkloadGone => "workload_gone",
         }
     }
 }
