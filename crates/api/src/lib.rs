@@ -1,8 +1,14 @@
-//! Wire types shared across process edges: refusals at the HTTP edge, the agent socket, events.
+//! Wire types shared across process edges: refusals at the HTTP edge, events, the agent socket, the channel between
+//! a vehicle's owner and the runtime in its machine.
 //!
-//! Types and their JSON only; no sockets. Servers live in the shells (runtime, cli), so that a client
-//! can depend on this crate alone.
+//! Types and their JSON, and the one thin client that both ends of the channel share. Servers live in the shells.
 
+pub mod agent;
+pub mod channel;
+pub mod control;
+pub mod event;
 pub mod problem;
+mod sys;
 
+pub use event::Event;
 pub use problem::Problem;

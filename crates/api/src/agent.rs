@@ -1,0 +1,125 @@
+//! The agent socket: what a workload can ask of the object it runs in. HTTP/1.1 and JSON over a Unix socket.
+//!
+//! The committed schema is `docs/agent-socket.md` with `docs/agent-socket.schema.json`, made from these types.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// `GET /v1/object`: who am I.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Identity.
+    pub object: String,
+    /// Name.
+    pub name: String,
+    /// `waking`, `active`, `resuming` or `draining`.
+    pub phase: String,
+    /// Activation.
+    pub epoch: u64,
+    /// Records.
+    pub seq: u64,
+    /// Last durable record.
+    pub head: String,
+    /// Rules in force.
+    pub bundle: String,
+    /// Memory root, hexadecimal.
+    pub memory_root: String,
+    /// Holds in force, with the time they have left in milliseconds.
+    pub holds: BTreeMap<String, u64>,
+}
+
+/// One field of `GET /v1/memory`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Field {
+    /// What it holds; absent if nothing, `"<secret>"` for a secret in listings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
+    /// Type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// When it was last written, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<String>,
+    /// `fresh`, `stale`, `never_written` or `clock_unknown`.
+    pub freshness: String,
+}
+
+/// `GET /v1/memory`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Root over all fields, hexadecimal.
+    pub root: String,
+    /// Position of the record it stands at.
+    pub seq: u64,
+    /// Fields by name.
+    pub fields: BTreeMap<String, Field>,
+}
+
+/// `PATCH /v1/memory`: writes that take effect together or not at all.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Patch {
+    /// New values by field.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, Value>,
+    /// Items to add to sets, lists and maps.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub append: BTreeMap<String, Value>,
+    /// Fields to empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unset: Vec<String>,
+    /// Values that the fields must hold for the patch to be made; `null`: nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub expect: BTreeMap<String, Value>,
+    /// Root that memory must have for the patch to be made, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect_root: Option<String>,
+}
+
+/// Answer to a patch: it is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patched {
+    /// Position of the record.
+    pub seq: u64,
+    /// Root after it, hexadecimal.
+    pub root: String,
+}
+
+/// `PUT /v1/holds/NAME`: stay awake, at most this long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// Length, as in `30s`; at most `1h`. Put it again to prolong it.
+    #[serde(rename = "for")]
+    pub length: String,
+}
+
+/// `POST /v1/token`: an identity token for somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// Who it is for.
+    pub audience: String,
+    /// Length, as in `5m`; at most `1h`.
+    #[serde(rename = "for")]
+    pub length: String,
+}
+
+/// Answer to a token request.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// A JWT signed by the epoch's key (EdDSA).
+    pub token: String,
+    /// When it expires, RFC 3339.
+    pub expires: String,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token")
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,94 @@
+//! Messages between whoever owns a machine (`up`) and the runtime in it, and between the command line and `up`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::Patch;
+use crate::event::{Stamped, Verdict};
+
+/// To the runtime.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToRuntime {
+    /// A connection accepted while the object slept. The message carries its descriptor, and behind the JSON the
+    /// bytes already read from it.
+    Connection,
+    /// Somebody asks the object to sleep.
+    Sleep {
+        /// Names the request; the reply repeats it.
+        id: u64,
+        /// Who: `controller` or `host`.
+        by: String,
+    },
+    /// An owner writes memory.
+    Patch {
+        /// Names the request.
+        id: u64,
+        /// The writes.
+        patch: Patch,
+    },
+}
+
+/// From the runtime.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromRuntime {
+    /// Something happened.
+    Event(Stamped),
+    /// A request was answered.
+    Reply {
+        /// The request.
+        id: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// The runtime leaves; its machine can be stopped or frozen.
+    Leaving {
+        /// `stop`, `suspend`, `refused`, `host_stop` or `failed`.
+        how: String,
+    },
+}
+
+/// From the command line to `up`: one JSON line each.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToUp {
+    /// Wake the object.
+    Wake,
+    /// Put it to sleep.
+    Sleep,
+    /// Write memory.
+    Patch(Patch),
+    /// How is it?
+    Status,
+}
+
+/// Answer to a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Decided, and done if permitted.
+    Verdict(Verdict),
+    /// Memory was written; it is durable.
+    Patched {
+        /// Position of the record.
+        seq: u64,
+        /// Root after it, hexadecimal.
+        root: String,
+    },
+    /// How it is.
+    Status {
+        /// `dormant`, `waking`, `active`, `draining` or `suspended`.
+        phase: String,
+        /// Process id of `up`.
+        pid: u32,
+        /// Where callers reach the object.
+        url: String,
+    },
+    /// It could not be done.
+    Error {
+        /// Stable code with a page in `docs/errors`.
+        code: String,
+        /// What, and what to do.
+        message: String,
+    },
+}
