@@ -1,8 +1,5 @@
 //! What may be proposed, and by what sort of principal.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
 /// Why a text is not one of a list of words.
@@ -11,6 +8,15 @@ use serde::{Deserialize, Serialize};
 pub struct WordError {
     found: String,
     expected: String,
+}
+
+impl WordError {
+    pub(super) fn new(found: &str, words: impl Iterator<Item = &'static str>) -> Self {
+        Self {
+            found: found.to_owned(),
+            expected: words.collect::<Vec<_>>().join(", "),
+        }
+    }
 }
 
 macro_rules! words {
@@ -30,24 +36,24 @@ macro_rules! words {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
 
-        impl FromStr for $name {
-            type Err = WordError;
+        impl std::str::FromStr for $name {
+            type Err = $crate::governance::WordError;
 
-            fn from_str(text: &str) -> Result<Self, WordError> {
-                Self::ALL.iter().copied().find(|word| word.as_str() == text).ok_or_else(|| WordError {
-                    found: text.to_owned(),
-                    expected: Self::ALL.iter().map(|word| word.as_str()).collect::<Vec<_>>().join(", "),
-                })
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let found = Self::ALL.iter().copied().find(|word| word.as_str() == text);
+                found.ok_or_else(|| $crate::governance::WordError::new(text, Self::ALL.iter().map(|word| word.as_str())))
             }
         }
     };
 }
+
+pub(super) use words;
 
 words! {
     /// A transition or access that somebody proposes and the rules judge.

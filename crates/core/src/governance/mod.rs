@@ -2,11 +2,18 @@
 //!
 //! Rules are written in Cedar and compiled when the bundle is built (crate `suijuris-policy`); no Cedar runs here. A
 //! [`Program`] is typed, total, allocation-free and fails closed: an error, a missing fact or an overflow refuses.
-//! [`crate`]'s deciding module adds the invariants that no rule can override.
+//! The invariants that no rule can override are checked by the caller, before.
 
 mod action;
+mod eval;
 mod facts;
 mod judgement;
+mod node;
+mod operand;
+mod program;
+mod slot;
+mod steps;
+mod verify;
 mod vocabulary;
 
 pub use action::{Action, PrincipalKind, Protocol, TriggerKind, WordError};
@@ -14,4 +21,11 @@ pub use facts::{Activity, Caller, Facts, Holds, Host, Lineage, Object, Principal
 pub use judgement::{
     Erred, Explanation, Fault, Judgement, MAX_RULES, NearMiss, NotFresh, Outcome, Reason, RuleSet,
 };
+pub use node::{
+    Attribute, Body, Clause, Const, Effect, Group, IpTest, Listing, Node, NodeId, Rule, TextSpan,
+};
+pub use operand::{EntityKind, Net};
+pub use program::Program;
+pub use slot::Slot;
+pub use verify::{MAX_BYTES, ProgramError};
 pub use vocabulary::{MAX_WORDS, Vocabulary, VocabularyError};
