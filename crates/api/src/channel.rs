@@ -47,7 +47,7 @@ impl Channel {
     /// # Errors
     /// Outside of a tokio runtime, or when the socket cannot be registered.
     pub fn new(end: OwnedFd) -> io::Result<Self> {
-        AsyncFd::register(end).map(Self).map_err(Into::into)
+        sys::watch(end).map(Self)
     }
 
     /// Sends one packet. Cancellation safe: sent whole or not at all.

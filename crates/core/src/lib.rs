@@ -3,11 +3,14 @@
 //! No I/O, no clock, no randomness: time, keys and bytes are arguments, effects are return values. Every shell
 //! (runtime, door, command line) performs what this crate decides, and so all of them decide alike.
 
+pub mod bundle;
 pub mod codec;
+pub mod decide;
 pub mod governance;
 pub mod id;
 pub mod inputs;
 pub mod key;
+pub mod lifecycle;
 pub mod lineage;
 pub mod manifest;
 pub mod memory;

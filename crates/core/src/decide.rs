@@ -1,0 +1,379 @@
+//! One answer to every proposal: invariants first, then the rules the object carries.
+//!
+//! [`decide`] is pure, total and deterministic: the same state, program and inputs give the same bytes, so that a
+//! recorded decision can be made again ([`replay`]). Only here a [`Permit`] is made; gate and lifecycle cannot move
+//! without one. Requests at the gate take [`admit`], the same decision without the words.
+
+use std::net::IpAddr;
+
+use crate::governance::{self, Action, Explanation, Facts, Judgement, Program, Reason, Vocabulary};
+use crate::id::{BundleId, ObjectId};
+use crate::inputs::{Inputs, Principal, Standing, Witnessed, WorkloadEnd};
+use crate::lineage::{Decision, Head, Invariant, Outcome, Phase, State};
+use crate::memory::Memory;
+
+/// The rules of one bundle, as decisions use them.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The bundle.
+    pub bundle: BundleId,
+    /// Its compiled rules.
+    pub program: Program,
+    /// Its words.
+    pub vocabulary: Vocabulary,
+}
+
+/// What a decision is about: the object as it stands, and the rules it carries.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// Head of the verified chain.
+    pub head: &'a Head,
+    /// Memory of the verified chain.
+    pub memory: &'a Memory,
+    /// The compiled rules.
+    pub program: &'a Program,
+    /// The words that its claims and headers are found by.
+    pub vocabulary: &'a Vocabulary,
+    /// The bundle that both belong to.
+    pub bundle: BundleId,
+}
+
+impl<'a> View<'a> {
+    /// The view of a state under the rules of a bundle.
+    #[must_use]
+    pub const fn new(state: &'a State, rules: &'a Rules) -> Self {
+        let Rules {
+            bundle,
+            program,
+            vocabulary,
+        } = rules;
+        Self {
+            head: state.head(),
+            memory: state.memory(),
+            program,
+            vocabulary,
+            bundle: *bundle,
+        }
+    }
+}
+
+/// Proof of a positive verdict. Only [`decide`] and [`admit`] make one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Permit(Action);
+
+impl Permit {
+    /// What is permitted.
+    #[must_use]
+    pub const fn action(&self) -> Action {
+        self.0
+    }
+}
+
+/// The answer to a proposal, with the decision to record.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Yes.
+    Permit(Permit, Box<Decision>),
+    /// No.
+    Refuse(Box<Decision>),
+}
+
+impl Verdict {
+    /// The decision, whatever the answer.
+    #[must_use]
+    pub fn decision(&self) -> &Decision {
+        match self {
+            Self::Permit(_, decision) | Self::Refuse(decision) => decision,
+        }
+    }
+}
+
+/// Answers a proposal to take `action` on `target`.
+#[must_use]
+pub fn decide(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) -> Verdict {
+    let decision = judge(view, action, target, inputs);
+    match decision.outcome {
+        Outcome::Permit => Verdict::Permit(Permit(action), Box::new(decision)),
+        _ => Verdict::Refuse(Box::new(decision)),
+    }
+}
+
+/// Makes a recorded decision again, from the state before its record.
+#[must_use]
+pub fn replay(view: View<'_>, recorded: &Decision) -> Decision {
+    judge(view, recorded.action, view.head.object, recorded.inputs.clone())
+}
+
+fn judge(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) -> Decision {
+    let broken = invariant(view, action, target, &inputs.standing);
+    let explanation = broken.is_none().then(|| {
+        with_facts(view, &inputs, |facts| {
+            let judgement = view.program.judge(action, facts);
+            explain(view.program, &judgement)
+        })
+    });
+    let permitted = explanation
+        .as_ref()
+        .is_some_and(|e| e.outcome == governance::Outcome::Permit);
+    let outcome = if permitted {
+        Outcome::Permit
+    } else {
+        Outcome::Refuse(broken)
+    };
+    Decision {
+        action,
+        outcome,
+        explanation,
+        inputs,
+    }
+}
+
+fn explain(program: &Program, judgement: &Judgement) -> Explanation {
+    let rules = judgement.deciding.iter().filter_map(|index| program.rule(index));
+    let retry_after = rules.clone().filter_map(|rule| rule.retry_after).max();
+    let reasons = rules
+        .map(|rule| Reason {
+            rule: rule.id.clone(),
+            reason: rule.reason.clone(),
+        })
+        .collect();
+    let (erred, not_fresh, near_misses) = (vec![], vec![], vec![]);
+    Explanation {
+        outcome: judgement.outcome,
+        reasons,
+        retry_after,
+        erred,
+        not_fresh,
+        near_misses,
+    }
+}
+
+/// Decides one request or connection at the gate: the permit, or the judgement that refuses. No allocation.
+///
+/// # Errors
+/// The [`Judgement`], for [`explain`]ing it; or the invariant that forbids any admission.
+pub fn admit(view: View<'_>, facts: &Facts<'_>) -> Result<Permit, Refused> {
+    if let Some(broken) = wrong_phase(view.head.phase, Action::Admit) {
+        return Err(Refused::Invariant(broken));
+    }
+    let judgement = view.program.judge(Action::Admit, facts);
+    match judgement.outcome {
+        governance::Outcome::Permit => Ok(Permit(Action::Admit)),
+        governance::Outcome::Refuse => Err(Refused::Rules(judgement)),
+    }
+}
+
+/// Why a request is not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// By an invariant.
+    Invariant(Invariant),
+    /// By the rules.
+    Rules(Judgement),
+}
+
+/// The first invariant that does not hold.
+fn invariant(view: View<'_>, action: Action, target: ObjectId, standing: &Standing) -> Option<Invariant> {
+    wrong_identity(view, target)
+        .or_else(|| wrong_phase(view.head.phase, action))
+        .or_else(|| witness(standing.witness).filter(|_| action == Action::Wake))
+        .or_else(|| standing.incapable.then_some(Invariant::Incapable))
+        .or_else(|| workload(standing.workload).filter(|_| action == Action::Remain))
+}
+
+fn wrong_identity(view: View<'_>, target: ObjectId) -> Option<Invariant> {
+    if target != view.head.object {
+        Some(Invariant::WrongObject)
+    } else if view.bundle != view.head.bundle {
+        Some(Invariant::WrongBundle)
+    } else {
+        None
+    }
+}
+
+fn wrong_phase(phase: Phase, action: Action) -> Option<Invariant> {
+    let ends = matches!(action, Action::Terminate | Action::Read);
+    match (phase, action) {
+        (Phase::Terminated, Action::Read) => None,
+        (Phase::Terminated, _) => Some(Invariant::Terminated),
+        (Phase::Quarantined, _) if !ends => Some(Invariant::Quarantined),
+        (Phase::Departed, _) if !ends => Some(Invariant::Departed),
+        (Phase::Dormant, Action::Remain | Action::Admit | Action::Sleep) => Some(Invariant::WrongPhase),
+        (Phase::Active, Action::Migrate) => Some(Invariant::WrongPhase),
+        _ => None,
+    }
+}
+
+const fn witness(witnessed: Witnessed) -> Option<Invariant> {
+    match witnessed {
+        Witnessed::Absent | Witnessed::Agrees => None,
+        Witnessed::Missing => Some(Invariant::NoWitness),
+        Witnessed::Newer => Some(Invariant::RolledBack),
+        Witnessed::Twin => Some(Invariant::Twin),
+    }
+}
+
+const fn workload(end: Option<WorkloadEnd>) -> Option<Invariant> {
+    match end {
+        None => None,
+        Some(WorkloadEnd::Failed) => Some(Invariant::WorkloadFailed),
+        Some(WorkloadEnd::Gone) => Some(Invariant::WorkloadGone),
+    }
+}
+
+/// What lineage offers to rules.
+fn lineage_facts(head: &Head) -> governance::Lineage {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    governance::Lineage {
+        length: number(head.seq.saturating_add(1)),
+        epoch: number(head.epoch),
+        unsealed: head.unsealed,
+        born: head.born,
+        last_woke: head.last_woke,
+        last_dormant: head.last_dormant,
+        refused: number(head.refused),
+    }
+}
+
+/// Borrows recorded inputs and the view as the facts that rules look at.
+fn with_facts<R>(view: View<'_>, inputs: &Inputs, run: impl FnOnce(&Facts<'_>) -> R) -> R {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let id = view.head.object.to_string();
+    let object = governance::Object {
+        id: &id,
+        name: &view.head.name,
+        memory: view.memory,
+        lineage: lineage_facts(view.head),
+    };
+    let words = Words::of(&inputs.principal);
+    let texts: [Vec<&str>; 3] =
+        [&words.audience, &words.scopes, &words.keys].map(|list| list.iter().map(String::as_str).collect());
+    let [audience, scopes, keys] = &texts;
+    let claims = claims(view.vocabulary, &inputs.principal);
+    let principal = principal(&inputs.principal, &words, audience, scopes, keys, &claims);
+    let host = host(&inputs.host);
+    let holds: Vec<&str> = inputs.holds.iter().map(String::as_str).collect();
+    let fields: Vec<&str> = inputs.fields.iter().map(String::as_str).collect();
+    let headers = headers(view.vocabulary, inputs);
+    let mut facts = Facts::new(principal, object, inputs.now, host);
+    facts.holds = governance::Holds { names: &holds };
+    facts.messages = number(inputs.pending);
+    facts.trigger = inputs.trigger.as_ref().map(|trigger| governance::Trigger {
+        kind: trigger.kind,
+        name: trigger.name.as_deref(),
+        topic: trigger.topic.as_deref(),
+        field: trigger.field.as_deref(),
+        missed: number(trigger.missed),
+    });
+    facts.request = inputs.request.as_ref().map(|request| governance::Request {
+        protocol: request.protocol,
+        peer_ip: canonical(request.peer_ip),
+        method: &request.method,
+        path: &request.path,
+        query: &request.query,
+        host: &request.host,
+        content_length: request.content_length.map(number),
+        headers: &headers,
+    });
+    facts.activity = inputs.activity.map(|activity| governance::Activity {
+        active: activity.active,
+        idle: activity.idle,
+        connections: number(activity.connections),
+        in_flight: number(activity.in_flight),
+    });
+    facts.fields = &fields;
+    facts.field = fields.first().copied();
+    facts.target = inputs.to.as_ref().map(self::host);
+    facts.scope = inputs.scope.as_deref();
+    run(&facts)
+}
+
+/// IPv4 mapped into IPv6 is IPv4, so that one rule holds for both kinds of socket.
+const fn canonical(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+fn host(host: &crate::inputs::Host) -> governance::Host<'_> {
+    governance::Host {
+        region: &host.region,
+        provider: &host.provider,
+        class: &host.class,
+        id: &host.id,
+    }
+}
+
+/// Texts of a principal that facts borrow.
+#[derive(Default)]
+struct Words {
+    audience: Vec<String>,
+    scopes: Vec<String>,
+    keys: Vec<String>,
+    peer: String,
+}
+
+impl Words {
+    fn of(principal: &Principal) -> Self {
+        match principal {
+            Principal::Caller(caller) => Self {
+                audience: caller.audience.iter().cloned().collect(),
+                scopes: caller.scopes.iter().cloned().collect(),
+                ..Self::default()
+            },
+            Principal::Controller(keys) => Self {
+                keys: keys.iter().map(ToString::to_string).collect(),
+                ..Self::default()
+            },
+            Principal::Peer(id) => Self {
+                peer: id.to_string(),
+                ..Self::default()
+            },
+            Principal::Host | Principal::Timer | Principal::Workload => Self::default(),
+        }
+    }
+}
+
+fn principal<'a>(
+    principal: &'a Principal,
+    words: &'a Words,
+    audience: &'a [&'a str],
+    scopes: &'a [&'a str],
+    keys: &'a [&'a str],
+    claims: &'a [Option<crate::memory::Value>],
+) -> governance::Principal<'a> {
+    match principal {
+        Principal::Caller(caller) => governance::Principal::Caller(governance::Caller {
+            authenticated: caller.authenticated,
+            subject: caller.subject.as_deref(),
+            issuer: caller.issuer.as_deref(),
+            audience,
+            scopes,
+            claims,
+        }),
+        Principal::Host => governance::Principal::Host,
+        Principal::Timer => governance::Principal::Timer,
+        Principal::Peer(_) => governance::Principal::Peer(&words.peer),
+        Principal::Controller(_) => governance::Principal::Controller(keys),
+        Principal::Workload => governance::Principal::Workload,
+    }
+}
+
+/// A caller's claims by their position in the vocabulary.
+fn claims(vocabulary: &Vocabulary, principal: &Principal) -> Vec<Option<crate::memory::Value>> {
+    match principal {
+        Principal::Caller(caller) => vocabulary
+            .claims
+            .keys()
+            .map(|name| caller.claims.get(name).cloned())
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A request's headers by their position in the vocabulary.
+fn headers<'a>(vocabulary: &Vocabulary, inputs: &'a Inputs) -> Vec<Option<&'a str>> {
+    let Some(request) = &inputs.request else {
+        return Vec::new();
+    };
+    let value = |name: &String| request.headers.get(name).map(String::as_str);
+    vocabulary.headers.iter().map(value).collect()
+}
