@@ -129,14 +129,17 @@ fn judge(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) -> De
 }
 
 fn explain(program: &Program, judgement: &Judgement) -> Explanation {
-    let rules = judgement.deciding.iter().filter_map(|index| program.rule(index));
-    let retry_after = rules.clone().filter_map(|rule| rule.retry_after).max();
-    let reasons = rules
-        .map(|rule| Reason {
-            rule: rule.id.clone(),
-            reason: rule.reason.clone(),
-        })
+    let rules: Vec<_> = judgement
+        .deciding
+        .iter()
+        .filter_map(|index| program.rule(index))
         .collect();
+    let retry_after = rules.iter().filter_map(|rule| rule.retry_after).max();
+    let reason = |rule: &&governance::Rule| Reason {
+        rule: rule.id.clone(),
+        reason: rule.reason.clone(),
+    };
+    let reasons = rules.iter().map(reason).collect();
     let (erred, not_fresh, near_misses) = (vec![], vec![], vec![]);
     Explanation {
         outcome: judgement.outcome,
