@@ -170,6 +170,45 @@ pub struct Due {
     pub up_to: Timestamp,
 }
 
+/// Timers of a bundle, checked and ready to be asked.
+#[derive(Debug, Clone, Default)]
+pub struct Timers(Vec<(Name, Checked, Missed)>);
+
+/// What the timers of an object want now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Timers with occurrences that came due, by name.
+    pub due: Vec<(Name, Due)>,
+    /// The next instant at which one comes due.
+    pub next: Option<Timestamp>,
+}
+
+impl Timers {
+    /// Checks all schedules.
+    ///
+    /// # Errors
+    /// The first schedule that cannot be used; a decoded manifest has none.
+    pub fn new(timers: &BTreeMap<Name, Timer>) -> Result<Self, ScheduleError> {
+        let check = |(name, timer): (&Name, &Timer)| Ok((name.clone(), timer.schedule.check()?, timer.missed));
+        timers.iter().map(check).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// What is due at `now` and what comes next, for an object born at `born` that has dealt with `fired`.
+    #[must_use]
+    pub fn pending(&self, fired: &BTreeMap<Name, Timestamp>, born: Timestamp, now: Timestamp) -> Pending {
+        let mut pending = Pending::default();
+        for (name, schedule, missed) in &self.0 {
+            let done = fired.get(name).copied().unwrap_or(born);
+            if let Some(due) = due(schedule, *missed, done, born, now) {
+                pending.due.push((name.clone(), due));
+            }
+            let next = schedule.next_after(now.max(done), born);
+            pending.next = [pending.next, next].into_iter().flatten().min();
+        }
+        pending
+    }
+}
+
 /// How late an occurrence may be and still count as on time under [`Missed::Skip`].
 pub const ON_TIME: Span = Span(60_000);
 

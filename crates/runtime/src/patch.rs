@@ -1,0 +1,166 @@
+//! From the JSON of a memory patch to the change that lineage records.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeSeed as _;
+use suijuris_api::agent::Patch;
+use suijuris_core::memory::{Change, Field, Memory, Name, NameError, Refused, Value, Write};
+
+/// Why a patch was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not a field name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Not a value of the field's type.
+    #[error("field `{field}`: {why}")]
+    Value {
+        /// The field.
+        field: Name,
+        /// What was expected.
+        why: String,
+    },
+    /// Memory refuses the change.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Named twice in one patch.
+    #[error("field `{0}` is written twice in one patch")]
+    Twice(Name),
+    /// A field does not hold what was expected: somebody else wrote first.
+    #[error("field `{0}` does not hold what the patch expects: read it again")]
+    Conflict(Name),
+    /// Memory as a whole is another.
+    #[error("memory has changed since it was read: read it again")]
+    RootConflict,
+}
+
+impl Error {
+    /// HTTP status and code.
+    #[must_use]
+    pub const fn status(&self) -> (u16, &'static str) {
+        match self {
+            Self::Conflict(_) | Self::RootConflict => (409, "memory_conflict"),
+            _ => (422, "memory_refused"),
+        }
+    }
+}
+
+/// A change and the secrets that it commits to.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// What lineage records; secrets stand in it as values still, to be replaced by their commitments.
+    pub change: Change,
+    /// Fields whose value is a secret.
+    pub secrets: BTreeMap<Name, Value>,
+}
+
+/// Reads `patch` by the types of `memory`, and checks what it expects.
+///
+/// # Errors
+/// [`Error`] names the field and what was expected.
+pub fn parse(patch: &Patch, memory: &Memory) -> Result<Parsed, Error> {
+    if patch.expect_root.as_ref().is_some_and(|root| *root != memory.root().hex()) {
+        return Err(Error::RootConflict);
+    }
+    for (name, expected) in &patch.expect {
+        expect(name, expected, memory)?;
+    }
+    let mut parsed = Parsed::default();
+    for (name, json) in &patch.set {
+        let (name, field) = lookup(name, memory)?;
+        let value = value(&name, field, json)?;
+        if field.secret {
+            parsed.secrets.insert(name, value);
+        } else {
+            add(&mut parsed.change, name, Write::Set(value))?;
+        }
+    }
+    for (name, json) in &patch.append {
+        let (name, field) = lookup(name, memory)?;
+        let value = value(&name, field, json)?;
+        add(&mut parsed.change, name, Write::Append(value))?;
+    }
+    for name in &patch.unset {
+        let (name, _) = lookup(name, memory)?;
+        add(&mut parsed.change, name, Write::Unset)?;
+    }
+    if let Some(twice) = parsed.secrets.keys().find(|name| parsed.change.contains_key(*name)) {
+        return Err(Error::Twice(twice.clone()));
+    }
+    if parsed.secrets.is_empty() {
+        memory.check(&parsed.change)?;
+    }
+    Ok(parsed)
+}
+
+fn lookup<'m>(name: &str, memory: &'m Memory) -> Result<(Name, &'m Field), Error> {
+    let name = Name::new(name)?;
+    match memory.schema().field(name.as_str()) {
+        Some(field) => Ok((name, field)),
+        None => Err(Refused::UnknownField(name).into()),
+    }
+}
+
+fn value(name: &Name, field: &Field, json: &serde_json::Value) -> Result<Value, Error> {
+    let wrong = |error: serde_json::Error| Error::Value { field: name.clone(), why: error.to_string() };
+    field.kind.deserialize(json).map_err(wrong)
+}
+
+fn add(change: &mut Change, name: Name, write: Write) -> Result<(), Error> {
+    match change.insert(name.clone(), write) {
+        None => Ok(()),
+        Some(_) => Err(Error::Twice(name)),
+    }
+}
+
+fn expect(name: &str, expected: &serde_json::Value, memory: &Memory) -> Result<(), Error> {
+    let (name, field) = lookup(name, memory)?;
+    let expected = match expected {
+        serde_json::Value::Null => None,
+        json => Some(value(&name, field, json)?),
+    };
+    if memory.value(name.as_str()) == expected.as_ref() { Ok(()) } else { Err(Error::Conflict(name)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use suijuris_core::memory::{Kind, Schema};
+
+    use super::*;
+
+    fn memory() -> Memory {
+        let fields = [
+            ("budget", Field { default: Some(Value::Int(7)), ..Field::new(Kind::INT) }),
+            ("jobs", Field::new(Kind::Set(Box::new(Kind::String)))),
+            ("token", Field { secret: true, ..Field::new(Kind::String) }),
+        ];
+        let fields: BTreeMap<_, _> = fields.into_iter().map(|(n, f)| (Name::new(n).unwrap(), f)).collect();
+        Memory::new(Arc::new(Schema::try_from(fields).unwrap()))
+    }
+
+    fn run(patch: serde_json::Value) -> Result<Parsed, Error> {
+        parse(&serde_json::from_value(patch).unwrap(), &memory())
+    }
+
+    #[test]
+    fn a_patch_becomes_typed_writes() {
+        let parsed = run(json!({"set": {"budget": 5}, "append": {"jobs": ["a"]}, "expect": {"budget": 7, "jobs": null}}));
+        assert_eq!(parsed.unwrap().change.len(), 2);
+        let secret = run(json!({"set": {"token": "x"}})).unwrap();
+        assert_eq!((secret.change.len(), secret.secrets.len()), (0, 1));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_its_field() {
+        let code = |patch| run(patch).unwrap_err().status();
+        assert_eq!(code(json!({"set": {"budget": "five"}})), (422, "memory_refused"));
+        assert_eq!(code(json!({"set": {"nothing": 5}})), (422, "memory_refused"));
+        assert_eq!(code(json!({"set": {"budget": 5}, "unset": ["budget"]})), (422, "memory_refused"));
+        assert_eq!(code(json!({"set": {"budget": 5}, "expect": {"budget": 8}})), (409, "memory_conflict"));
+        assert_eq!(code(json!({"set": {"budget": 5}, "expect_root": "00"})), (409, "memory_conflict"));
+        assert_eq!(code(json!({})), (422, "memory_refused"));
+    }
+}
