@@ -1,1 +1,3 @@
-//! Test equipment: simulated clock, faulty disk.
+//! Test equipment: simulated clock, faulty disk, bench tables.
+
+pub mod bench;

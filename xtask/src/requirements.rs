@@ -1,0 +1,103 @@
+//! The rows of the requirements, with the level each asks for, and which of them this repository claims to meet.
+
+/// One requirement row.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// `A1` … `G6`.
+    pub(crate) id: &'static str,
+    /// Where the proof must run: U unit or property test, L real processes and sockets, B booted machine, F Fly surface.
+    pub(crate) level: &'static str,
+    /// What is required, in short.
+    pub(crate) what: &'static str,
+    /// Whether a missing proof is an error.
+    pub(crate) claimed: bool,
+}
+
+const fn claimed(id: &'static str, level: &'static str, what: &'static str) -> Row {
+    Row {
+        id,
+        level,
+        what,
+        claimed: true,
+    }
+}
+
+const fn later(id: &'static str, level: &'static str, what: &'static str) -> Row {
+    Row {
+        id,
+        level,
+        what,
+        claimed: false,
+    }
+}
+
+/// All rows, in order.
+#[rustfmt::skip]
+pub(crate) const ROWS: &[Row] = &[
+    claimed("A1", "U", "every action is decided from rules the object carries"),
+    claimed("A2", "L", "a wake is a proposal; nothing can force it"),
+    claimed("A3", "L", "whether to remain is evaluated again and again"),
+    claimed("A4", "L", "dormancy is the object's own, durable act"),
+    claimed("A5", "L", "sleep follows governed state, not traffic"),
+    claimed("A6", "UL", "a broken lineage is never active"),
+    claimed("A7", "U", "stale memory refuses activation"),
+    claimed("A8", "U", "conditions range over memory, lineage, identity, host, request"),
+    claimed("A9", "U", "wake and remain are separate rules"),
+    claimed("A10", "UL", "no path changes lifecycle without a decision"),
+    claimed("A11", "U", "every decision is reproducible from its record"),
+    claimed("A12", "L", "a host's stop or kill never changes object state"),
+    claimed("B1", "U", "memory is typed"),
+    claimed("B2", "U", "acknowledged writes survive kill and power loss"),
+    claimed("B3", "U", "identity is a digest of the definition"),
+    later("B4", "LBF", "identity survives moving"),
+    later("B5", "U", "export and import keep every bit"),
+    later("B6", "L", "rollback, twin and truncation are refused with a witness"),
+    later("B7", "UL", "an authorised fork is a child with its own id"),
+    claimed("B8", "L", "anyone can verify a lineage offline"),
+    claimed("B9", "UL", "amending is governed and signed; the id stays"),
+    claimed("B10", "U", "no secret stands in clear in lineage or bundle"),
+    claimed("C1", "L", "boot order; a bad bundle runs nothing"),
+    claimed("C2", "L", "all inbound traffic crosses the gate"),
+    claimed("C3", "L", "a refused request causes zero workload bytes"),
+    claimed("C4", "L", "refusals are useful"),
+    claimed("C5", "L", "unmodified workloads run; aware ones use the agent socket"),
+    later("C6", "LB", "resume runs the wake checks again"),
+    claimed("C7", "LB", "duties of PID 1"),
+    claimed("C8", "LB", "works with every platform call missing"),
+    later("C9", "bench", "cheap"),
+    later("D1", "L", "a declared message wakes, once"),
+    claimed("D2", "UL", "time wakes: instant, interval, cron with zone"),
+    claimed("D3", "UL", "memory wakes: only fields declared sensitive"),
+    claimed("D4", "L", "a request wakes, decided before a machine starts"),
+    later("D5", "L", "the door refuses without starting anything"),
+    claimed("D6", "L", "looking never wakes"),
+    later("E1", "L", "wraps an OCI image without rewriting it"),
+    later("E2", "F", "image and volume snapshot give the same object"),
+    later("E3", "F", "stops and suspends itself over the platform socket"),
+    later("E4", "F", "the platform's auto-stop keeps working underneath"),
+    later("E5", "F", "drain and migration, better with cooperation"),
+    later("E6", "F", "answers fly-replay for another scope"),
+    later("E7", "F", "serves a replay only for the resident identity"),
+    later("E8", "F", "identity travels opaquely"),
+    later("E9", "BL", "region, class, caller and rate rules"),
+    later("E10", "B", "same disk on bare Firecracker or QEMU, same object"),
+    later("F1", "F", "the Machines API"),
+    later("F2", "L", "operations of the host survive kill -9"),
+    later("F3", "L", "the host's proxy"),
+    later("F4", "L", "copy-on-write volumes"),
+    later("F5", "LB", "process, QEMU and Firecracker drivers"),
+    later("F6", "L", "images from layouts, tarballs, registries"),
+    later("F7", "L", "a fleet over etcd"),
+    later("F8", "L", "scoped tokens"),
+    claimed("G1", "L", "up: a running object in one command"),
+    claimed("G2", "L", "the commands, with --json and exit codes"),
+    later("G3", "L", "web console"),
+    later("G4", "L", "metrics, traces, logs, health"),
+    later("G5", "L", "clients for Python and TypeScript, MCP server"),
+    later("G6", "L", "systemd unit, container image, docs"),
+];
+
+/// The row called `id`.
+pub(crate) fn row(id: &str) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.id == id)
+}

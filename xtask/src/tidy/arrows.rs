@@ -1,0 +1,143 @@
+//! Which of our crates may depend on which. One table; everything it does not allow is banned, for the reason it gives.
+
+use super::{Finding, manifest_of};
+use crate::workspace::{Crate, Dependency};
+
+const RULE: &str = "arrow";
+
+/// Who may depend on a crate of ours.
+struct Arrow {
+    from: &'static str,
+    /// `["*"]` allows any.
+    to: &'static [&'static str],
+    /// What its tests and examples may use beyond `to` and testkit.
+    tests: &'static [&'static str],
+    /// Why it may not depend on anything else of ours.
+    why: &'static str,
+}
+
+#[rustfmt::skip]
+const ARROWS: &[Arrow] = &[
+    Arrow { from: "core", to: &[], tests: &[],
+        why: "core is pure: every crate rests on it, and it rests on none of ours" },
+    Arrow { from: "policy", to: &["core"], tests: &[],
+        why: "policy is a compiler from rules to core's decision programs; it runs at build time and knows no shell" },
+    Arrow { from: "store", to: &["core"], tests: &[],
+        why: "store keeps core's records on disk; it neither decides nor serves" },
+    Arrow { from: "bundle", to: &["core", "policy"], tests: &[],
+        why: "bundle is authoring; it needs the types and the compiler, and nothing that runs objects" },
+    Arrow { from: "depot", to: &["core"], tests: &[],
+        why: "depot keeps heads and messages; it takes no part in what they mean" },
+    Arrow { from: "api", to: &["core"], tests: &[],
+        why: "api is wire types and thin clients, so that a client can depend on it alone" },
+    Arrow { from: "gate", to: &["api"], tests: &[],
+        why: "the gate is generic over the permit, so that it cannot make one: it must not know core" },
+    Arrow { from: "runtime", to: &["core", "store", "gate", "depot", "api"], tests: &["policy", "bundle"],
+        why: "the runtime runs inside the machine: no Cedar (policy, bundle), and it must not know its vehicle or host" },
+    Arrow { from: "door", to: &["core", "gate", "depot", "api"], tests: &["policy", "bundle"],
+        why: "the door decides with the object's compiled rules only; it wakes machines through api" },
+    Arrow { from: "vehicle", to: &["api"], tests: &[],
+        why: "the vehicle knows nothing of objects: a volume is opaque bytes to it" },
+    Arrow { from: "host", to: &["api", "vehicle"], tests: &[],
+        why: "the host knows nothing of objects: it is a vehicle daemon" },
+    Arrow { from: "cli", to: &["*"], tests: &["*"],
+        why: "the user-facing program may embed everything" },
+    Arrow { from: "testkit", to: &["core"], tests: &[],
+        why: "testkit is reached by the tests of every crate, so it may not reach back" },
+    Arrow { from: "xtask", to: &[], tests: &[],
+        why: "xtask must build while the product does not" },
+];
+
+/// Checks every dependency between crates of ours.
+pub(super) fn check(crates: &[Crate]) -> Vec<Finding> {
+    crates.iter().flat_map(check_crate).collect()
+}
+
+fn check_crate(found: &Crate) -> Vec<Finding> {
+    let manifest = manifest_of(&found.name);
+    let Some(arrow) = ARROWS.iter().find(|arrow| arrow.from == found.name) else {
+        let advice = format!(
+            "crate `{}` has no arrows: add it to the table in tidy/arrows.rs, with the reason",
+            found.name
+        );
+        return vec![Finding::error(&manifest, 0, RULE, advice)];
+    };
+    let ban = |kind: &str, to: &Dependency| {
+        Finding::error(
+            &manifest,
+            0,
+            RULE,
+            format!("{} {kind} `{}`: {}", found.name, to.name, arrow.why),
+        )
+    };
+    let ours = |list: &[Dependency]| list.iter().filter(|to| to.ours).cloned().collect::<Vec<_>>();
+    let normal = ours(&found.normal)
+        .into_iter()
+        .filter(|to| !allows(arrow.to, &to.name) || is_test_only(arrow, &to.name));
+    let dev = ours(&found.dev)
+        .into_iter()
+        .filter(|to| to.name != "testkit" && !allows(arrow.to, &to.name) && !allows(arrow.tests, &to.name));
+    normal
+        .map(|to| ban("may not depend on", &to))
+        .chain(dev.map(|to| ban("may not, even in tests, depend on", &to)))
+        .collect()
+}
+
+fn allows(list: &[&str], name: &str) -> bool {
+    list.contains(&"*") || list.contains(&name)
+}
+
+/// Testkit never reaches the product. `cli bench` may not either: benches are examples.
+fn is_test_only(arrow: &Arrow, name: &str) -> bool {
+    name == "testkit" && arrow.from != "testkit"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{fixture, rules};
+    use super::*;
+
+    #[test]
+    fn the_arrows_of_the_design_are_allowed() {
+        let crates = [
+            fixture("core", &["+serde"], &["testkit", "+proptest"]),
+            fixture(
+                "runtime",
+                &["core", "store", "gate", "depot", "api"],
+                &["bundle", "testkit"],
+            ),
+            fixture(
+                "cli",
+                &["core", "vehicle", "door", "policy"],
+                &["runtime", "testkit"],
+            ),
+        ];
+        assert_eq!(check(&crates), []);
+    }
+
+    #[test]
+    fn each_ban_is_caught_and_says_why() {
+        let banned = [
+            fixture("core", &["store"], &[]),
+            fixture("gate", &["core"], &[]),
+            fixture("vehicle", &["core"], &[]),
+            fixture("vehicle", &["api"], &["bundle"]),
+            fixture("host", &["depot"], &[]),
+            fixture("runtime", &["policy"], &[]),
+            fixture("runtime", &["vehicle"], &[]),
+            fixture("door", &["bundle"], &[]),
+            fixture("cli", &["testkit"], &[]),
+            fixture("surprise", &[], &[]),
+        ];
+        for found in banned {
+            let findings = check(std::slice::from_ref(&found));
+            assert_eq!(rules(&findings), [RULE], "{found:?}");
+        }
+        let findings = check(&[fixture("vehicle", &["core"], &[])]);
+        assert!(
+            findings
+                .iter()
+                .any(|finding| finding.advice.contains("opaque bytes"))
+        );
+    }
+}

@@ -1,0 +1,164 @@
+//! Dependency budgets: what the crates that run inside a machine may take from outside, and how much the runtime drags in.
+
+use anyhow::{Context, Result};
+use xshell::Shell;
+
+use super::{Finding, manifest_of};
+use crate::workspace::{Crate, cargo};
+
+const RULE: &str = "budget";
+
+/// Crates linked into the runtime, ours included and procedural macros not. Each is code that runs inside every machine with the
+/// object's keys in reach; a larger number wants a reason in the commit that raises it.
+const RUNTIME_CRATES_MAX: usize = 140;
+
+/// What the runtime must never link: Cedar is a build-time tool, and TLS stacks are not needed where the gate listens inside.
+const RUNTIME_BANS: &[(&str, &str)] = &[
+    (
+        "cedar-policy",
+        "Cedar is a build-time tool: the runtime evaluates compiled decision programs",
+    ),
+    (
+        "cedar-policy-core",
+        "Cedar is a build-time tool: the runtime evaluates compiled decision programs",
+    ),
+    ("openssl", "the static runtime links no C library but libc"),
+    ("aws-lc-sys", "the static runtime links no C library but libc"),
+    (
+        "ring",
+        "one implementation of each primitive: those core already uses",
+    ),
+    (
+        "rustls",
+        "the runtime ends no TLS: the vehicle's proxy or the door does",
+    ),
+    ("reqwest", "the runtime speaks to sockets of its own machine only"),
+];
+
+/// Direct dependencies from outside that a crate may have.
+struct Budget {
+    name: &'static str,
+    allowed: &'static [&'static str],
+    why: &'static str,
+}
+
+#[rustfmt::skip]
+const BUDGETS: &[Budget] = &[
+    Budget { name: "core", why: "core has no I/O, no clock and no randomness: only encodings, digests, signatures and civil time",
+        allowed: &["serde", "serde_bytes", "serde_ipld_dagcbor", "serde_json", "ipld-core", "sha2", "ed25519-dalek", "base64",
+            "zeroize", "thiserror", "jiff", "cronexpr"] },
+    Budget { name: "store", why: "durability is files and system calls",
+        allowed: &["serde", "serde_bytes", "serde_ipld_dagcbor", "ipld-core", "sha2", "ed25519-dalek", "zeroize", "getrandom", "thiserror",
+            "libc", "nix"] },
+    Budget { name: "gate", why: "a proxy that must be read in one sitting: hyper's parts, tokio and system calls",
+        allowed: &["bytes", "http", "http-body-util", "httparse", "hyper", "hyper-util", "libc", "nix", "serde", "serde_json",
+            "thiserror", "tokio"] },
+    Budget { name: "runtime", why: "it runs inside every machine with the object's keys in reach",
+        allowed: &["base64", "bytes", "ed25519-dalek", "getrandom", "http", "http-body-util", "httparse", "hyper", "hyper-util", "ipld-core",
+            "jiff", "jsonwebtoken", "libc", "nix", "serde", "serde_bytes", "serde_ipld_dagcbor", "serde_json", "sha2", "thiserror", "tokio",
+            "toml", "zeroize"] },
+];
+
+/// Checks direct dependencies against the budgets.
+pub(super) fn check(crates: &[Crate]) -> Vec<Finding> {
+    let over = |budget: &Budget, found: &Crate| {
+        let manifest = manifest_of(budget.name);
+        let names = found
+            .normal
+            .iter()
+            .filter(|to| !to.ours && !budget.allowed.contains(&to.name.as_str()));
+        let advice = |name: &str| {
+            format!(
+                "`{name}` is outside the budget of {} ({}): do without, or add it in tidy/budgets.rs and say why",
+                budget.name, budget.why
+            )
+        };
+        names
+            .map(|to| Finding::error(&manifest, 0, RULE, advice(&to.name)))
+            .collect::<Vec<_>>()
+    };
+    BUDGETS
+        .iter()
+        .flat_map(|budget| {
+            crates
+                .iter()
+                .filter(|found| found.name == budget.name)
+                .flat_map(move |found| over(budget, found))
+        })
+        .collect()
+}
+
+/// Names of all crates linked into the runtime on Linux, as cargo resolves features for it alone.
+pub(super) fn runtime_tree(shell: &Shell) -> Result<Vec<String>> {
+    let arguments = "tree --package suijuris-runtime --edges normal,no-proc-macro --target x86_64-unknown-linux-gnu --prefix none --format {p}";
+    let tree = cargo(shell, &arguments.split(' ').collect::<Vec<_>>())
+        .quiet()
+        .read()
+        .context("cargo tree of the runtime failed")?;
+    let mut names: Vec<String> = tree
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// Checks number and names of what the runtime links.
+pub(super) fn check_runtime_tree(names: &[String]) -> Vec<Finding> {
+    let manifest = manifest_of("runtime");
+    let banned = RUNTIME_BANS
+        .iter()
+        .filter(|(ban, _)| names.iter().any(|name| name == ban));
+    let mut findings: Vec<Finding> = banned
+        .map(|(ban, why)| {
+            Finding::error(
+                &manifest,
+                0,
+                RULE,
+                format!("the runtime links `{ban}`: {why}; see cargo tree -i {ban}"),
+            )
+        })
+        .collect();
+    if names.len() > RUNTIME_CRATES_MAX {
+        let advice = format!(
+            "the runtime links {} crates, its budget is {RUNTIME_CRATES_MAX}: see cargo tree",
+            names.len()
+        );
+        findings.push(Finding::error(&manifest, 0, RULE, advice));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{fixture, rules};
+    use super::*;
+
+    #[test]
+    fn a_dependency_outside_the_budget_is_caught_and_tests_are_free() {
+        let crates = [
+            fixture("core", &["+serde"], &["+proptest"]),
+            fixture("cli", &["+miette"], &[]),
+        ];
+        assert_eq!(check(&crates), []);
+        assert_eq!(rules(&check(&[fixture("core", &["+tokio"], &[])])), [RULE]);
+        assert_eq!(rules(&check(&[fixture("gate", &["+reqwest"], &[])])), [RULE]);
+    }
+
+    #[test]
+    fn cedar_in_the_runtime_is_caught_however_it_came() {
+        let names = ["tokio", "cedar-policy", "suijuris-core"].map(str::to_owned);
+        assert_eq!(rules(&check_runtime_tree(&names)), [RULE]);
+    }
+
+    #[test]
+    fn too_many_crates_in_the_runtime_are_caught() {
+        let names: Vec<String> = (0..=RUNTIME_CRATES_MAX)
+            .map(|number| format!("crate{number}"))
+            .collect();
+        assert_eq!(rules(&check_runtime_tree(&names)), [RULE]);
+    }
+}

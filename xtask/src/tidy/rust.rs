@@ -1,0 +1,147 @@
+//! Rust files: header, length, where `unsafe` may stand, no test switched off, nothing left for later.
+
+use super::Finding;
+use crate::source::{Source, words};
+use crate::tree::File;
+
+/// A longer file wants another look; lines without tests.
+const LOOK_LINES: usize = 400;
+/// A longer file is refused; lines without tests.
+const MAX_LINES: usize = 800;
+
+/// Checks every `.rs` file.
+pub(super) fn check(files: &[File]) -> Vec<Finding> {
+    let rust = files.iter().filter_map(|file| Some((file, file.rust.as_ref()?)));
+    rust.flat_map(|(file, source)| {
+        let mut findings: Vec<Finding> = header(file).into_iter().chain(length(file, source)).collect();
+        findings.extend(unsafe_code(file, source));
+        findings.extend(ignored_tests(file, source));
+        findings.extend(unfinished(file, source));
+        findings
+    })
+    .collect()
+}
+
+fn header(file: &File) -> Option<Finding> {
+    let advice = "begin the file with `//!`: purpose, what it is not, who calls it";
+    (!file.text.starts_with("//! ")).then(|| Finding::error(&file.path, 1, "header", advice))
+}
+
+fn length(file: &File, source: &Source) -> Option<Finding> {
+    let lines = source.production().lines().count();
+    if file.is_test() || lines <= LOOK_LINES {
+        return None;
+    }
+    let advice = format!(
+        "{lines} lines without tests, over {LOOK_LINES}: look where it parts; over {MAX_LINES} is refused"
+    );
+    let grave = lines > MAX_LINES;
+    Some(Finding {
+        grave,
+        ..Finding::error(&file.path, 0, "length", advice)
+    })
+}
+
+fn unsafe_code(file: &File, source: &Source) -> Vec<Finding> {
+    if file.name() == "sys.rs" {
+        return Vec::new();
+    }
+    let advice = "`unsafe` outside sys.rs: move it there behind a safe function";
+    words(&source.code, "unsafe")
+        .map(|at| Finding::error(&file.path, source.line(at), "unsafe", advice))
+        .collect()
+}
+
+fn ignored_tests(file: &File, source: &Source) -> Vec<Finding> {
+    let advice = "a test that does not run proves nothing: make it run or take it out";
+    let attributes = source.code.match_indices("#[ignore").map(|(at, _)| at);
+    let doc_tests = source.comments.match_indices("```ignore").map(|(at, _)| at);
+    attributes
+        .chain(doc_tests)
+        .map(|at| Finding::error(&file.path, source.line(at), "ignored-test", advice))
+        .collect()
+}
+
+fn unfinished(file: &File, source: &Source) -> Vec<Finding> {
+    let advice = "finish it, or leave it out cleanly";
+    ["todo!", "unimplemented!"]
+        .into_iter()
+        .flat_map(|name| source.code.match_indices(name))
+        .map(|(at, _)| Finding::error(&file.path, source.line(at), "unfinished", advice))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rules;
+    use super::*;
+
+    fn check_at(path: &str, text: &str) -> Vec<&'static str> {
+        rules(&check(&[File::new(path, text)]))
+    }
+
+    fn check_text(text: &str) -> Vec<&'static str> {
+        check_at("crates/x/src/lib.rs", &format!("//! Purpose.\n{text}"))
+    }
+
+    #[test]
+    fn a_missing_header_is_caught() {
+        assert_eq!(check_at("a.rs", "fn a() {}\n"), ["header"]);
+        assert_eq!(check_at("a.rs", ""), ["header"]);
+        assert_eq!(check_at("a.py", "x = 1\n"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn long_files_are_caught_and_tests_do_not_count() {
+        let lines = |number: usize| "fn a() {}\n".repeat(number);
+        assert_eq!(check_text(&lines(LOOK_LINES - 1)), Vec::<&str>::new());
+        let grave = |number| {
+            check(&[File::new("a.rs", &format!("//! A.\n{}", lines(number)))])
+                .iter()
+                .any(|finding| finding.grave)
+        };
+        assert_eq!(check_text(&lines(LOOK_LINES)), ["length"]);
+        assert!(!grave(MAX_LINES - 1) && grave(MAX_LINES));
+        assert_eq!(
+            check_text(&format!("#[cfg(test)]\nmod tests {{\n{}}}\n", lines(900))),
+            Vec::<&str>::new()
+        );
+        assert_eq!(
+            check_at("crates/x/tests/t.rs", &format!("//! T.\n{}", lines(900))),
+            Vec::<&str>::new()
+        );
+    }
+
+    #[test]
+    fn unsafe_code_is_caught_outside_sys() {
+        assert_eq!(check_text("fn a() { unsafe { b() } }\n"), ["unsafe"]);
+        assert_eq!(
+            check_at("crates/x/src/sys.rs", "//! Calls.\nfn a() { unsafe { b() } }\n"),
+            Vec::<&str>::new()
+        );
+        assert_eq!(
+            check_text("#![deny(unsafe_op_in_unsafe_fn)] // unsafe\n"),
+            Vec::<&str>::new()
+        );
+    }
+
+    #[test]
+    fn ignored_tests_are_caught() {
+        assert_eq!(
+            check_text("#[test]\n#[ignore = \"slow\"]\nfn a() {}\n"),
+            ["ignored-test"]
+        );
+        assert_eq!(
+            check_text("/// ```ignore\n/// a();\n/// ```\nfn a() {}\n"),
+            ["ignored-test"]
+        );
+    }
+
+    #[test]
+    fn unfinished_code_is_caught() {
+        assert_eq!(
+            check_text("fn a() { todo!() }\nfn b() { unimplemented!(\"x\") }\n"),
+            ["unfinished", "unfinished"]
+        );
+    }
+}
