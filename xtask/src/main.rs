@@ -13,7 +13,8 @@ mod tidy;
 mod tree;
 mod workspace;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Repository tasks.
@@ -38,12 +39,17 @@ enum Task {
     Init,
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    let result = match Arguments::parse().task {
         Task::Ci(arguments) => ci::run(&arguments),
         Task::Tidy => tidy::run(),
         Task::Proofs(arguments) => proofs::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Init => init::run(),
+    };
+    if let Err(error) = result {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
     }
+    ExitCode::SUCCESS
 }

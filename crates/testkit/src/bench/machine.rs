@@ -10,7 +10,7 @@ use serde::Serialize;
 pub struct Machine {
     /// Model name of the first CPU.
     pub cpu: String,
-    /// CPUs that this process may use.
+    /// CPUs of the machine.
     pub cpus: usize,
     /// Memory of the machine, MiB.
     pub memory_mib: u64,
@@ -22,7 +22,6 @@ impl Machine {
     /// Reads the facts from `/proc`.
     #[must_use]
     pub fn read() -> Self {
-        let cpus = super::allowed_cpus().map_or(0, |cpus| cpus.len());
         let memory = field(
             &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
             "MemTotal",
