@@ -34,10 +34,10 @@ struct Step {
 #[rustfmt::skip]
 fn steps(metadata: &Metadata) -> Vec<Step> {
     let mut steps = vec![
-        Step { name: "fmt", about: "the code is formatted", run: |shell| run_cargo(shell, "fmt --all --check") },
+        Step { name: "fmt", about: "the code is formatted", run: |shell| run_cargo(shell, "fmt --all --check -- --color never") },
         Step { name: "tidy", about: "repository rules hold", run: |_| tidy::run() },
         Step { name: "proofs", about: "each claimed requirement has a test", run: |_| proofs::run(&proofs::Arguments::default()) },
-        Step { name: "clippy", about: "no lint fires", run: |shell| run_cargo(shell, "clippy --workspace --all-targets -- -D warnings") },
+        Step { name: "clippy", about: "no lint fires", run: |shell| run_cargo(shell, "clippy --workspace --all-targets --keep-going -- -D warnings") },
         Step { name: "doc", about: "the documentation builds without a warning", run: doc },
         Step { name: "build", about: "tests, examples and programs build", run: |shell| run_cargo(shell, "test --workspace --no-run") },
         Step { name: "test", about: "the tests pass, those in the documentation too", run: |shell| run_cargo(shell, "test --workspace --no-fail-fast") },
@@ -53,7 +53,7 @@ fn run_cargo(shell: &Shell, arguments: &str) -> Result<()> {
 }
 
 fn doc(shell: &Shell) -> Result<()> {
-    Ok(cargo(shell, &["doc", "--no-deps", "--workspace"])
+    Ok(cargo(shell, &["doc", "--no-deps", "--workspace", "--keep-going"])
         .env("RUSTDOCFLAGS", "-D warnings")
         .run()?)
 }

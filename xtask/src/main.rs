@@ -33,7 +33,7 @@ enum Task {
     Tidy,
     /// Print requirement rows with the tests that prove them; fail where a claimed row has none
     Proofs(proofs::Arguments),
-    /// Run bench programs in release mode; results also go to target/bench/<name>.json
+    /// Run bench programs in release mode; results also go to target/bench
     Bench(bench::Arguments),
     /// Build the static runtime suijuris-init and put it beside the released suijuris
     Init,

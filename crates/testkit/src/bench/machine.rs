@@ -27,10 +27,12 @@ impl Machine {
             "MemTotal",
         );
         let memory_kib: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
-        let cpu = field(
-            &fs::read_to_string("/proc/cpuinfo").unwrap_or_default(),
-            "model name",
-        );
+        let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpu = field(&processors, "model name");
+        let cpus = processors
+            .lines()
+            .filter(|line| line.starts_with("processor"))
+            .count();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")
             .unwrap_or_default()
             .trim()
