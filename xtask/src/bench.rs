@@ -9,7 +9,7 @@
 //! needs = ["valgrind"]
 //! ```
 //!
-//! `needs` names programs without which it cannot run. The program measures and prints with `suijuris_testkit::bench`, which also writes
+//! `needs` names programs without which it cannot run; `suijuris` and `suijuris-init` among them are built first. The program measures and prints with `suijuris_testkit::bench`, which also writes
 //! the results to the file that this module names.
 
 use std::collections::BTreeMap;
@@ -21,6 +21,7 @@ use cargo_metadata::{Metadata, TargetKind};
 use serde::Deserialize;
 use xshell::{Shell, cmd};
 
+use crate::init;
 use crate::workspace::{cargo, has_target, metadata, shell};
 
 /// Which benches to run, and how long.
@@ -70,13 +71,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     let shell = shell()?;
+    build_own(&shell, &benches)?;
     let path = search_path(&target)?;
     let (ready, lacking): (Vec<&Bench>, Vec<&Bench>) =
         benches.iter().partition(|bench| missing(bench, &path).is_empty());
     for bench in &lacking {
         let missing = missing(bench, &path).join(" ");
         eprintln!(
-            "skipped: {} needs {missing}; run `tools/setup --bench` (suijuris-init: `cargo xtask init`)",
+            "skipped: {} needs {missing}; run `sh tools/setup --bench`",
             bench.name
         );
     }
@@ -133,6 +135,22 @@ fn select(benches: Vec<Bench>, names: &[String]) -> Result<Vec<Bench>> {
         .into_iter()
         .filter(|bench| names.is_empty() || names.contains(&bench.name))
         .collect())
+}
+
+/// Builds those of our own programs that a bench needs.
+fn build_own(shell: &Shell, benches: &[Bench]) -> Result<()> {
+    let needed = |program: &str| {
+        benches
+            .iter()
+            .any(|bench| bench.entry.needs.iter().any(|need| need == program))
+    };
+    if needed("suijuris") {
+        cargo(shell, &["build", "--release", "--package", "suijuris-cli"]).run()?;
+    }
+    if needed("suijuris-init") {
+        init::run()?;
+    }
+    Ok(())
 }
 
 /// Where peers live: the user's path, Debian's daemons, Envoy's virtual environment, our own programs.

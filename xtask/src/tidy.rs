@@ -63,8 +63,7 @@ impl fmt::Display for Finding {
 
 /// Checks every rule; fails if one finding is an error.
 pub(crate) fn run() -> Result<()> {
-    let files = tree::read(&workspace::root())?;
-    let crates: Vec<Crate> = workspace::metadata()?.packages.iter().map(Crate::from).collect();
+    let (files, crates) = read()?;
     let mut findings = check(&files, &crates);
     findings.extend(budgets::check_runtime_tree(&budgets::runtime_tree(
         &workspace::shell()?,
@@ -84,6 +83,11 @@ pub(crate) fn run() -> Result<()> {
         bail!("{errors} rules are broken");
     }
     Ok(())
+}
+
+fn read() -> Result<(Vec<File>, Vec<Crate>)> {
+    let crates = workspace::metadata()?.packages.iter().map(Crate::from).collect();
+    Ok((tree::read(&workspace::root())?, crates))
 }
 
 fn check(files: &[File], crates: &[Crate]) -> Vec<Finding> {
@@ -124,5 +128,27 @@ fn fixture(name: &str, normal: &[&str], dev: &[&str]) -> Crate {
         name: name.to_owned(),
         normal: of(normal),
         dev: of(dev),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_repository_is_tidy() {
+        let (files, crates) = read().unwrap();
+        let errors: Vec<String> = check(&files, &crates)
+            .iter()
+            .filter(|finding| finding.grave)
+            .map(Finding::to_string)
+            .collect();
+        assert!(errors.is_empty(), "{}", errors.join("\n"));
+    }
+
+    #[test]
+    fn a_finding_reads_like_a_compiler_message() {
+        let finding = Finding::warning("a.rs", 3, "length", "split it");
+        assert_eq!(finding.to_string(), "a.rs:3: warning[length]: split it");
     }
 }

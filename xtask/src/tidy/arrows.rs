@@ -4,6 +4,7 @@ use super::{Finding, manifest_of};
 use crate::workspace::{Crate, Dependency};
 
 const RULE: &str = "arrow";
+const TESTKIT: &str = "testkit";
 
 /// Who may depend on a crate of ours.
 struct Arrow {
@@ -70,26 +71,33 @@ fn check_crate(found: &Crate) -> Vec<Finding> {
             format!("{} {kind} `{}`: {}", found.name, to.name, arrow.why),
         )
     };
-    let ours = |list: &[Dependency]| list.iter().filter(|to| to.ours).cloned().collect::<Vec<_>>();
-    let normal = ours(&found.normal)
-        .into_iter()
-        .filter(|to| !allows(arrow.to, &to.name) || is_test_only(arrow, &to.name));
-    let dev = ours(&found.dev)
-        .into_iter()
-        .filter(|to| to.name != "testkit" && !allows(arrow.to, &to.name) && !allows(arrow.tests, &to.name));
-    normal
-        .map(|to| ban("may not depend on", &to))
-        .chain(dev.map(|to| ban("may not, even in tests, depend on", &to)))
+    let product = found
+        .normal
+        .iter()
+        .filter(|to| to.ours && !arrow.allows(&to.name));
+    let tests = found
+        .dev
+        .iter()
+        .filter(|to| to.ours && !arrow.allows_in_tests(&to.name));
+    let product = product.map(|to| ban("may not depend on", to));
+    product
+        .chain(tests.map(|to| ban("may not, even in tests, depend on", to)))
         .collect()
 }
 
-fn allows(list: &[&str], name: &str) -> bool {
-    list.contains(&"*") || list.contains(&name)
+impl Arrow {
+    /// Testkit never reaches the product, not even where any crate is allowed.
+    fn allows(&self, name: &str) -> bool {
+        name != TESTKIT && matches(self.to, name)
+    }
+
+    fn allows_in_tests(&self, name: &str) -> bool {
+        name == TESTKIT || matches(self.to, name) || matches(self.tests, name)
+    }
 }
 
-/// Testkit never reaches the product. `cli bench` may not either: benches are examples.
-fn is_test_only(arrow: &Arrow, name: &str) -> bool {
-    name == "testkit" && arrow.from != "testkit"
+fn matches(list: &[&str], name: &str) -> bool {
+    list.contains(&"*") || list.contains(&name)
 }
 
 #[cfg(test)]

@@ -12,14 +12,14 @@ const MAX_LINES: usize = 800;
 /// Checks every `.rs` file.
 pub(super) fn check(files: &[File]) -> Vec<Finding> {
     let rust = files.iter().filter_map(|file| Some((file, file.rust.as_ref()?)));
-    rust.flat_map(|(file, source)| {
+    let each = rust.flat_map(|(file, source)| {
         let mut findings: Vec<Finding> = header(file).into_iter().chain(length(file, source)).collect();
         findings.extend(unsafe_code(file, source));
         findings.extend(ignored_tests(file, source));
         findings.extend(unfinished(file, source));
         findings
-    })
-    .collect()
+    });
+    each.chain(second_sys(files)).collect()
 }
 
 fn header(file: &File) -> Option<Finding> {
@@ -49,6 +49,20 @@ fn unsafe_code(file: &File, source: &Source) -> Vec<Finding> {
     let advice = "`unsafe` outside sys.rs: move it there behind a safe function";
     words(&source.code, "unsafe")
         .map(|at| Finding::error(&file.path, source.line(at), "unsafe", advice))
+        .collect()
+}
+
+/// A crate has one place for `unsafe`, so that its reader has one file to check.
+fn second_sys(files: &[File]) -> Vec<Finding> {
+    let crate_of = |file: &File| file.path.split("/src/").next().map(str::to_owned);
+    let sys: Vec<&File> = files.iter().filter(|file| file.name() == "sys.rs").collect();
+    let pairs = sys
+        .iter()
+        .zip(sys.iter().skip(1))
+        .filter(|(first, second)| crate_of(first) == crate_of(second));
+    let advice = |first: &File| format!("the crate already has {}: one sys.rs per crate", first.path);
+    pairs
+        .map(|(first, second)| Finding::error(&second.path, 0, "unsafe", advice(first)))
         .collect()
 }
 
@@ -122,6 +136,22 @@ mod tests {
         assert_eq!(
             check_text("#![deny(unsafe_op_in_unsafe_fn)] // unsafe\n"),
             Vec::<&str>::new()
+        );
+    }
+
+    #[test]
+    fn a_second_sys_in_a_crate_is_caught() {
+        let sys = |path: &str| File::new(path, "//! Calls.\n");
+        assert_eq!(
+            check(&[sys("crates/a/src/sys.rs"), sys("crates/b/src/sys.rs")]),
+            []
+        );
+        assert_eq!(
+            rules(&check(&[
+                sys("crates/a/src/net/sys.rs"),
+                sys("crates/a/src/sys.rs")
+            ])),
+            ["unsafe"]
         );
     }
 
