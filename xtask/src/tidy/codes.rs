@@ -11,47 +11,51 @@ use crate::tree::File;
 
 const RULE: &str = "error-page";
 const PAGES: &str = "docs/errors/";
+const UNTRACED: &str =
+    "the code is neither a literal nor from a CODE_ or CODES constant of this file: its page cannot be found";
+const UNUSED: &str = "no source gives this code: take the page out, or correct its name";
 
 /// Checks that each code has a page and each page a code.
 pub(super) fn check(files: &[File]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut codes = BTreeMap::new();
-    for file in files
-        .iter()
-        .filter(|file| file.path.starts_with("crates/") && file.path.contains("/src/") && !file.is_test())
-    {
-        let Some(source) = &file.rust else { continue };
-        let (found, loose) = collect(source);
-        for (code, line) in found {
-            codes.entry(code).or_insert((file.path.clone(), line));
+    for (file, source) in files.iter().filter_map(product) {
+        let at = |at: usize, advice: String| Finding::error(&file.path, source.line(at), RULE, advice);
+        let (calls, untraced) = calls(source);
+        findings.extend(untraced.into_iter().map(|start| at(start, UNTRACED.to_owned())));
+        for (start, code) in calls.into_iter().chain(constants(source)) {
+            if !is_code(code) {
+                findings.push(at(
+                    start,
+                    format!("code `{code}`: write codes as lowercase words joined by `_`"),
+                ));
+            } else if !codes.contains_key(code) {
+                codes.insert(
+                    code,
+                    at(
+                        start,
+                        format!("code `{code}` has no page: write {PAGES}{code}.md"),
+                    ),
+                );
+            }
         }
-        let advice = "the code is neither a literal nor from a CODE_ or CODES constant of this file: tidy cannot find its page";
-        findings.extend(
-            loose
-                .into_iter()
-                .map(|line| Finding::error(&file.path, line, RULE, advice)),
-        );
     }
     let pages: Vec<&str> = files.iter().filter_map(page).collect();
-    let lacking = codes.iter().filter(|(code, _)| !pages.contains(&code.as_str()));
-    findings.extend(lacking.map(|(code, (path, line))| {
-        Finding::error(
-            path,
-            *line,
-            RULE,
-            format!("code `{code}` has no page: write {PAGES}{code}.md"),
-        )
-    }));
     let unused = pages.iter().filter(|page| !codes.contains_key(**page));
-    findings.extend(unused.map(|page| {
-        Finding::error(
-            &format!("{PAGES}{page}.md"),
-            0,
-            RULE,
-            "no source gives this code: take the page out, or correct its name",
-        )
-    }));
+    findings.extend(unused.map(|page| Finding::error(&format!("{PAGES}{page}.md"), 0, RULE, UNUSED)));
+    findings.extend(
+        codes
+            .into_iter()
+            .filter(|(code, _)| !pages.contains(code))
+            .map(|(_, lacking)| lacking),
+    );
     findings
+}
+
+/// Sources of the product: tests make up codes freely.
+fn product(file: &File) -> Option<(&File, &Source)> {
+    let inside = file.path.starts_with("crates/") && file.path.contains("/src/") && !file.is_test();
+    file.rust.as_ref().filter(|_| inside).map(|source| (file, source))
 }
 
 /// The code that a file is the page of.
@@ -62,43 +66,41 @@ fn page(file: &File) -> Option<&str> {
         .filter(|page| *page != "README")
 }
 
-/// Codes with their lines, and lines of `Problem::new` whose code cannot be found.
-fn collect(source: &Source) -> (Vec<(String, usize)>, Vec<usize>) {
+/// Codes that calls of `Problem::new` give as literals, and positions of calls whose code cannot be traced to a constant.
+fn calls(source: &Source) -> (Vec<(usize, &str)>, Vec<usize>) {
     let code = source.production();
-    let mut found: Vec<(usize, &str)> = Vec::new();
-    let mut loose = Vec::new();
     let has_table = code.contains("const CODES");
+    let (mut found, mut untraced) = (Vec::new(), Vec::new());
     for (at, _) in code.match_indices("Problem::new(") {
-        match second_argument(code, at).map(|start| (start, source.literal(start))) {
-            Some((start, Some(literal))) => found.push((start, literal)),
-            Some((start, None)) if has_table || names_constant(code, start) => {}
-            _ => loose.push(source.line(at)),
+        let argument = second_argument(code, at);
+        match argument.and_then(|start| Some((start, source.literal(start)?))) {
+            Some(literal) => found.push(literal),
+            None if has_table || argument.is_some_and(|start| names_constant(code, start)) => {}
+            None => untraced.push(at),
         }
     }
-    for (at, _) in code.match_indices("const CODE") {
-        let item = code
-            .get(at..)
-            .and_then(|rest| rest.split_once(';'))
-            .map_or("", |(item, _)| item);
-        // `[T; N]` holds a semicolon of its own: a table ends at the `;` after its closing bracket.
-        let item = if item.contains('[') { table(code, at) } else { item };
-        let literals = item
-            .match_indices('"')
-            .filter_map(|(offset, _)| Some((at + offset, source.literal(at + offset)?)));
-        found.extend(literals.filter(|(_, literal)| is_code(literal)));
-    }
-    (
-        found
-            .into_iter()
-            .map(|(at, literal)| (literal.to_owned(), source.line(at)))
-            .collect(),
-        loose,
-    )
+    (found, untraced)
 }
 
-fn table(code: &str, at: usize) -> &str {
-    let rest = code.get(at..).unwrap_or_default();
-    rest.split_once("];").map_or(rest, |(table, _)| table)
+/// Codes in `const CODE_…` and `const CODES…`: every literal that does not read like a title.
+fn constants(source: &Source) -> impl Iterator<Item = (usize, &str)> {
+    let code = source.production();
+    let literals = code.match_indices("const CODE").flat_map(move |(at, _)| {
+        let item = constant(code.get(at..).unwrap_or_default());
+        item.match_indices('"')
+            .filter_map(move |(offset, _)| Some((at + offset, source.literal(at + offset)?)))
+    });
+    literals.filter(|(_, literal)| {
+        literal.starts_with(|letter: char| letter.is_lowercase()) && !literal.contains(' ')
+    })
+}
+
+/// The item that `code` begins with. A `;` may stand in its type (`[T; N]`), so a table ends with its bracket.
+fn constant(code: &str) -> &str {
+    let is_table = code.split('=').next().is_some_and(|head| head.contains('['));
+    code.split(if is_table { "];" } else { ";" })
+        .next()
+        .unwrap_or(code)
 }
 
 /// Byte position of the second argument of the call at `at`.
@@ -126,15 +128,12 @@ fn names_constant(code: &str, at: usize) -> bool {
         .is_some_and(|name| name.starts_with("CODE_"))
 }
 
-/// Lowercase words joined by hyphens.
+/// Lowercase words joined by `_`.
 fn is_code(literal: &str) -> bool {
-    let word = |part: &str| {
-        !part.is_empty()
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-    };
-    literal.split('-').all(word)
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    literal
+        .split('_')
+        .all(|word| !word.is_empty() && word.bytes().all(letter))
 }
 
 #[cfg(test)]
@@ -158,17 +157,32 @@ mod tests {
     #[test]
     fn every_form_of_a_code_is_found() {
         let source = "fn a() { Problem::new(\n    403,\n    \"refused\", \"Refused\"); Problem::new(s, codes::CODE_GONE, t) }\n\
-                      const CODE_GONE: &str = \"gone-away\";\n\
+                      const CODE_GONE: &str = \"gone_away\";\n\
                       pub const CODES: [(u16, &str, &str); 1] = [(409, \"twin\", \"A twin\")];\n\
                       // Problem::new(1, \"comment\", \"\")\n\
                       #[cfg(test)]\nmod tests {\n    fn t() { Problem::new(1, \"test\", \"\") }\n}\n";
-        assert_eq!(check_with(source, &["refused", "gone-away", "twin"]), []);
+        assert_eq!(check_with(source, &["refused", "gone_away", "twin"]), []);
         assert_eq!(check_with(source, &[]).len(), 3);
     }
 
     #[test]
     fn a_page_without_a_code_is_caught() {
         assert_eq!(rules(&check_with("", &["stale"])), [RULE]);
+    }
+
+    #[test]
+    fn a_code_in_another_form_is_caught() {
+        assert_eq!(
+            rules(&check_with(
+                "fn a() { Problem::new(400, \"bad-request\", \"\") }",
+                &[]
+            )),
+            [RULE]
+        );
+        assert_eq!(
+            rules(&check_with("const CODES: &[&str] = &[\"badRequest\"];", &[])),
+            [RULE]
+        );
     }
 
     #[test]

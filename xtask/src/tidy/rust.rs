@@ -8,12 +8,15 @@ use crate::tree::File;
 const LOOK_LINES: usize = 400;
 /// A longer file is refused; lines without tests.
 const MAX_LINES: usize = 800;
+/// A longer function wants another look.
+const LOOK_FUNCTION_LINES: usize = 70;
 
 /// Checks every `.rs` file.
 pub(super) fn check(files: &[File]) -> Vec<Finding> {
     let rust = files.iter().filter_map(|file| Some((file, file.rust.as_ref()?)));
     let each = rust.flat_map(|(file, source)| {
         let mut findings: Vec<Finding> = header(file).into_iter().chain(length(file, source)).collect();
+        findings.extend(long_functions(file, source));
         findings.extend(unsafe_code(file, source));
         findings.extend(ignored_tests(file, source));
         findings.extend(unfinished(file, source));
@@ -40,6 +43,39 @@ fn length(file: &File, source: &Source) -> Option<Finding> {
         grave,
         ..Finding::error(&file.path, 0, "length", advice)
     })
+}
+
+fn long_functions(file: &File, source: &Source) -> Vec<Finding> {
+    let code = source.production();
+    let lines = |at: usize| body(code.get(at..).unwrap_or_default()).matches('\n').count();
+    let long = words(code, "fn")
+        .map(|at| (at, lines(at)))
+        .filter(|(_, lines)| *lines > LOOK_FUNCTION_LINES);
+    let advice =
+        |lines| format!("a function of {lines} lines, over {LOOK_FUNCTION_LINES}: look where it parts");
+    long.map(|(at, lines)| Finding::warning(&file.path, source.line(at), "length", advice(lines)))
+        .collect()
+}
+
+/// From `fn` to the brace that closes its body; empty for a declaration or a function type.
+fn body(code: &str) -> &str {
+    if code.starts_with("fn(") {
+        return "";
+    }
+    let (mut braces, mut brackets) = (0_usize, 0_usize);
+    for (at, letter) in code.char_indices() {
+        match letter {
+            '(' | '[' => brackets += 1,
+            ')' | ']' if brackets == 0 => return "",
+            ')' | ']' => brackets -= 1,
+            ';' if braces == 0 && brackets == 0 => return "",
+            '{' => braces += 1,
+            '}' if braces <= 1 => return code.get(..at).unwrap_or_default(),
+            '}' => braces -= 1,
+            _ => {}
+        }
+    }
+    ""
 }
 
 fn unsafe_code(file: &File, source: &Source) -> Vec<Finding> {
@@ -124,6 +160,23 @@ mod tests {
             check_at("crates/x/tests/t.rs", &format!("//! T.\n{}", lines(900))),
             Vec::<&str>::new()
         );
+    }
+
+    #[test]
+    fn long_functions_are_noted() {
+        let function = |lines: usize| {
+            format!(
+                "fn a(x: [u8; 4]) {{\n{}}}\n",
+                "    if x { b({}) }\n".repeat(lines)
+            )
+        };
+        assert_eq!(check_text(&function(LOOK_FUNCTION_LINES - 1)), Vec::<&str>::new());
+        assert_eq!(check_text(&function(LOOK_FUNCTION_LINES)), ["length"]);
+        let types = format!(
+            "struct S {{ a: fn(u8), b: fn() }}\ntrait T {{ fn a(); }}\n{}",
+            "const X: u8 = 1;\n".repeat(90)
+        );
+        assert_eq!(check_text(&types), Vec::<&str>::new());
     }
 
     #[test]
