@@ -101,3 +101,24 @@ pub(crate) const ROWS: &[Row] = &[
 pub(crate) fn row(id: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.id == id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_claims_are_those_of_the_foundation() {
+        let claimed: Vec<&str> = ROWS.iter().filter(|row| row.claimed).map(|row| row.id).collect();
+        let expected = "A1 A2 A3 A4 A5 A6 A7 A8 A9 A10 A11 A12 B1 B2 B3 B8 B9 B10 \
+                        C1 C2 C3 C4 C5 C7 C8 D2 D3 D4 D6 G1 G2";
+        assert_eq!(claimed.join(" "), expected);
+    }
+
+    #[test]
+    fn a_row_stands_once() {
+        assert!(
+            ROWS.iter()
+                .all(|row| ROWS.iter().filter(|other| other.id == row.id).count() == 1)
+        );
+    }
+}

@@ -1,4 +1,4 @@
-//! The repository's own text files: everything git does not ignore, read once, so that rules are functions of text.
+//! The repository's own files: everything git does not ignore, read once, so that rules are functions of text.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +10,12 @@ use crate::source::Source;
 /// Larger files are data, not text that people write; bytes.
 const TEXT_LIMIT_BYTES: u64 = 1 << 20;
 
-/// One text file.
+/// One file.
 #[derive(Debug, Clone)]
 pub(crate) struct File {
     /// Path from the workspace's folder, with `/`.
     pub(crate) path: String,
-    /// Whole content.
+    /// Whole content; empty where it is no text.
     pub(crate) text: String,
     /// The same content split into code, literals and comments, where it is Rust.
     pub(crate) rust: Option<Source>,
@@ -43,7 +43,7 @@ impl File {
     }
 }
 
-/// Every text file under `root`, in path order.
+/// Every file under `root`, in path order.
 pub(crate) fn read(root: &Path) -> Result<Vec<File>> {
     let ignored = fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
     let ignored: Vec<&str> = ignored
@@ -68,16 +68,21 @@ fn walk(folder: &Path, prefix: &str, ignored: &[&str], files: &mut Vec<File>) ->
         }
         if kind.is_dir() {
             walk(&entry.path(), &format!("{path}/"), ignored, files)?;
-        } else if kind.is_file() && entry.metadata()?.len() <= TEXT_LIMIT_BYTES {
-            // What is not UTF-8 is not text.
-            files.extend(
-                fs::read_to_string(entry.path())
-                    .ok()
-                    .map(|text| File::new(&path, &text)),
-            );
+        } else if kind.is_file() {
+            files.push(File::new(&path, &text(&entry)?));
         }
     }
     Ok(())
+}
+
+/// Content of a text file; nothing of what is too large or not UTF-8, but links may lead there.
+fn text(entry: &fs::DirEntry) -> Result<String> {
+    let is_text = entry.metadata()?.len() <= TEXT_LIMIT_BYTES;
+    Ok(if is_text {
+        fs::read_to_string(entry.path()).unwrap_or_default()
+    } else {
+        String::new()
+    })
 }
 
 /// The forms of `.gitignore` lines in use here: `/path`, `name/`, `*.ending`.
