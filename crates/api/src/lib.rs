@@ -9,6 +9,7 @@ pub mod control;
 pub mod event;
 pub mod problem;
 mod sys;
+pub mod verdict;
 
 pub use event::Event;
 pub use problem::Problem;

@@ -1,0 +1,139 @@
+//! Decisions in the words of the wire: what an event, a problem document and the log say of one and the same decision.
+
+use suijuris_core::governance::{Action, Explanation};
+use suijuris_core::lineage::{Decision, Invariant, Outcome};
+use suijuris_core::time::Span;
+
+use crate::Problem;
+use crate::event::Verdict;
+use crate::problem::Rule;
+
+/// The decision, as events and `--json` show it; `place` is `door` or `runtime`.
+#[must_use]
+pub fn verdict(decision: &Decision, place: &str) -> Verdict {
+    let (outcome, invariant) = match decision.outcome {
+        Outcome::Permit => ("permit", None),
+        Outcome::Refuse(invariant) => ("refuse", invariant),
+    };
+    Verdict {
+        action: decision.action.to_string(),
+        outcome: outcome.to_owned(),
+        rules: rules(decision).into_iter().map(|rule| rule.id).collect(),
+        reasons: reasons(decision),
+        invariant: invariant.map(|invariant| invariant.as_str().to_owned()),
+        retry_after: retry_after_s(decision.explanation.as_ref()),
+        place: place.to_owned(),
+    }
+}
+
+/// Rules that decided or could not be evaluated.
+#[must_use]
+pub fn rules(decision: &Decision) -> Vec<Rule> {
+    let Some(explanation) = &decision.explanation else { return Vec::new() };
+    let deciding = explanation.reasons.iter().map(|reason| Rule {
+        id: reason.rule.clone(),
+        reason: reason.reason.clone().unwrap_or_default(),
+    });
+    let erred = explanation
+        .erred
+        .iter()
+        .map(|erred| Rule { id: erred.rule.clone(), reason: format!("could not be evaluated: {}", erred.fault) });
+    deciding.chain(erred).collect()
+}
+
+/// Everything that explains the answer, in sentences without a full stop.
+#[must_use]
+pub fn reasons(decision: &Decision) -> Vec<String> {
+    let mut reasons: Vec<String> = match decision.outcome {
+        Outcome::Refuse(Some(invariant)) => vec![sentence(invariant).to_owned()],
+        _ => Vec::new(),
+    };
+    reasons.extend(rules(decision).into_iter().map(|rule| rule.reason).filter(|reason| !reason.is_empty()));
+    if decision.outcome == Outcome::Permit {
+        return reasons;
+    }
+    if let Some(explanation) = &decision.explanation {
+        let stale = |not: &suijuris_core::governance::NotFresh| {
+            format!("memory.{} is not fresh: {}", not.field, not.freshness.as_str().replace('_', " "))
+        };
+        reasons.extend(explanation.not_fresh.iter().map(stale));
+        if explanation.reasons.is_empty() && explanation.erred.is_empty() {
+            reasons.push(nothing_permits(decision.action.as_str(), explanation));
+        }
+    }
+    reasons
+}
+
+fn nothing_permits(action: &str, explanation: &Explanation) -> String {
+    match explanation.near_misses.first() {
+        Some(near) => format!("no rule permits {action}: `{}` would, but not `{}`", near.rule, near.condition),
+        None => format!("no rule permits {action}"),
+    }
+}
+
+/// What an invariant means, and what to do.
+#[must_use]
+pub const fn sentence(invariant: Invariant) -> &'static str {
+    match invariant {
+        Invariant::WrongObject => "another object is meant: ask for the one that lives here, or go where it lives",
+        Invariant::WrongBundle => "the rules at hand are not the ones in force: build the bundle again or amend",
+        Invariant::Quarantined => "the object is quarantined until its controllers decide",
+        Invariant::Terminated => "the object has been terminated",
+        Invariant::Departed => "the object has left for another host",
+        Invariant::WrongPhase => "not possible in this phase of life",
+        Invariant::Incapable => "this machine cannot run the workload",
+        Invariant::NoWitness => "a witness is required and none answers",
+        Invariant::RolledBack => "rolled back: the witness knows a newer history",
+        Invariant::Twin => "twin: the witness knows another live copy",
+        Invariant::WorkloadFailed => "the workload could not be started or did not become ready",
+        Invariant::WorkloadGone => "the workload ended: there is nothing left to stay awake for",
+    }
+}
+
+/// Codes of invariants, each with a page under `docs/errors`.
+const CODES: [(Invariant, &str); 11] = [
+    (Invariant::WrongBundle, "wrong_bundle"),
+    (Invariant::Quarantined, "quarantined"),
+    (Invariant::Terminated, "terminated"),
+    (Invariant::Departed, "departed"),
+    (Invariant::WrongPhase, "wrong_phase"),
+    (Invariant::Incapable, "incapable"),
+    (Invariant::NoWitness, "no_witness"),
+    (Invariant::RolledBack, "rolled_back"),
+    (Invariant::Twin, "twin"),
+    (Invariant::WorkloadFailed, "workload_failed"),
+    (Invariant::WorkloadGone, "workload_gone"),
+];
+
+fn code(invariant: Invariant) -> &'static str {
+    CODES.iter().find(|(of, _)| *of == invariant).map_or(invariant.as_str(), |(_, code)| code)
+}
+
+/// Seconds until asking again may help, rounded up.
+#[must_use]
+pub fn retry_after_s(explanation: Option<&Explanation>) -> Option<u64> {
+    let Span(ms) = explanation?.retry_after?;
+    u64::try_from(ms).ok().map(|ms| ms.div_ceil(1_000))
+}
+
+/// The refusal as an HTTP caller reads it. A refused `wake` is 503: the service is not available now; a refused
+/// request is 403; one for another object 421 (RFC 9110 §15.5.20).
+#[must_use]
+pub fn problem(decision: &Decision, object: &str) -> Problem {
+    let mut problem = match (decision.outcome.clone(), decision.action) {
+        (Outcome::Refuse(Some(Invariant::WrongObject)), _) => {
+            Problem::new(421, "wrong_object", "Another object lives here")
+        }
+        (Outcome::Refuse(Some(invariant)), _) => Problem::new(503, code(invariant), "The object cannot serve"),
+        (_, Action::Wake) => Problem::new(503, "wake_refused", "The object refuses to wake"),
+        (_, Action::Admit) => Problem::new(403, "admit_refused", "The object refuses this request"),
+        (_, Action::Remain) => Problem::new(503, "remain_refused", "The object is going to sleep"),
+        _ => Problem::new(403, "refused", "The object refuses"),
+    };
+    problem.detail = reasons(decision).join("; ");
+    object.clone_into(&mut problem.object);
+    problem.action = decision.action.to_string();
+    problem.rules = rules(decision);
+    problem.retry_after = retry_after_s(decision.explanation.as_ref());
+    problem
+}
