@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::governance::{self, Action, Explanation, Facts, Judgement, Program, Reason, Vocabulary};
+use crate::governance::{self, Action, Explanation, Facts, Judgement, Program, Reason, RuleSet, Vocabulary};
 use crate::id::{BundleId, ObjectId};
 use crate::inputs::{Inputs, Principal, Standing, Witnessed, WorkloadEnd};
 use crate::lineage::{Decision, Head, Invariant, Outcome, Phase, State};
@@ -98,6 +98,13 @@ pub fn decide(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) 
     }
 }
 
+/// The answer to a proposal for the resident object itself, in words, without a permit: for refusals, `why` and
+/// `what-if`.
+#[must_use]
+pub fn consider(view: View<'_>, action: Action, inputs: Inputs) -> Decision {
+    judge(view, action, view.head.object, inputs)
+}
+
 /// Makes a recorded decision again, from the state before its record.
 #[must_use]
 pub fn replay(view: View<'_>, recorded: &Decision) -> Decision {
@@ -151,17 +158,18 @@ fn explain(program: &Program, judgement: &Judgement) -> Explanation {
     }
 }
 
-/// Decides one request or connection at the gate: the permit, or the judgement that refuses. No allocation.
+/// Decides one request or connection at the gate: the permit and the rules that gave it, or the judgement that
+/// refuses. No allocation.
 ///
 /// # Errors
 /// The [`Judgement`], for [`explain`]ing it; or the invariant that forbids any admission.
-pub fn admit(view: View<'_>, facts: &Facts<'_>) -> Result<Permit, Refused> {
+pub fn admit(view: View<'_>, facts: &Facts<'_>) -> Result<(Permit, RuleSet), Refused> {
     if let Some(broken) = wrong_phase(view.head.phase, Action::Admit) {
         return Err(Refused::Invariant(broken));
     }
     let judgement = view.program.judge(Action::Admit, facts);
     match judgement.outcome {
-        governance::Outcome::Permit => Ok(Permit(Action::Admit)),
+        governance::Outcome::Permit => Ok((Permit(Action::Admit), judgement.deciding)),
         governance::Outcome::Refuse => Err(Refused::Rules(judgement)),
     }
 }
@@ -225,7 +233,8 @@ const fn workload(end: Option<WorkloadEnd>) -> Option<Invariant> {
 }
 
 /// What lineage offers to rules.
-fn lineage_facts(head: &Head) -> governance::Lineage {
+#[must_use]
+pub fn lineage_facts(head: &Head) -> governance::Lineage {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     governance::Lineage {
         length: number(head.seq.saturating_add(1)),
@@ -296,7 +305,9 @@ const fn canonical(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
 }
 
-fn host(host: &crate::inputs::Host) -> governance::Host<'_> {
+/// A host as rules see it.
+#[must_use]
+pub fn host(host: &crate::inputs::Host) -> governance::Host<'_> {
     governance::Host {
         region: &host.region,
         provider: &host.provider,

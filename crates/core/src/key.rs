@@ -19,7 +19,8 @@ pub enum Domain {
     Checkpoint,
     /// A controller's approval of a proposal.
     Approval,
-    /// An identity token that the agent socket hands out.
+    /// An identity token that the agent socket hands out: a plain JWS, so without prefix of ours. Its signing input
+    /// begins with base64 of `{"`, which is the beginning of no other domain.
     IdentityToken,
 }
 
@@ -29,7 +30,7 @@ impl Domain {
             Self::Record => b"suijuris/v1/record\0",
             Self::Checkpoint => b"suijuris/v1/checkpoint\0",
             Self::Approval => b"suijuris/v1/approval\0",
-            Self::IdentityToken => b"suijuris/v1/identity-token\0",
+            Self::IdentityToken => b"",
         }
     }
 

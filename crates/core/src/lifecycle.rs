@@ -7,7 +7,7 @@
 //!     │  └─── workload failed ─┘       clock jumped  ▼ │ wake permitted again                │ drained,
 //!     │                                            Resuming                                  │ workload gone
 //!     └───────────────────────────────────────── Settling ◀──────────────────────────────────┘
-//!                   dormancy is durable
+//!                   dormancy is durable; a machine that is frozen, not stopped, keeps its workload
 //! ```
 //! [`Lifecycle::on`] takes an event and returns the next state and the effects that a shell performs, in order. What
 //! needs a decision carries the [`Permit`] of it, so that no path changes state without one; the two exceptions are
@@ -61,6 +61,8 @@ pub enum Effect {
     StopWorkload,
     /// Tell those who listen on the agent socket.
     Tell(Notice),
+    /// Ask for the machine to be frozen; what follows is [`Event::Thawed`].
+    Freeze,
     /// Decide `wake` again, for the machine that was suspended.
     DecideAgain,
     /// Leave: the machine is no longer needed, in this way.
@@ -98,8 +100,6 @@ pub enum Notice {
 pub enum Leave {
     /// Dormant: stop the machine.
     Stop,
-    /// Dormant: freeze the machine.
-    Suspend,
     /// Refused: stop after the linger.
     Refused,
     /// The host asked.
@@ -129,13 +129,20 @@ enum State {
     /// The workload starts.
     Starting,
     Active,
-    /// Suspended and running again; nothing is forwarded until it is decided.
-    Resuming,
+    /// Suspended and running again; nothing is forwarded until it is decided. Lineage says dormant where the object
+    /// had announced it, and active where nobody had asked it.
+    Resuming {
+        announced: bool,
+    },
     /// `resumed` is being made durable.
     Reviving,
     Draining(Ending),
-    /// `dormant` is being made durable.
-    Settling,
+    /// `dormant` is being made durable; whether the workload lives on, frozen.
+    Settling {
+        frozen: bool,
+    },
+    /// Dormant in a machine that is frozen.
+    Suspended,
     /// A seal is being made durable because the host stops the machine.
     Sealing,
     /// The runtime has nothing more to do.
@@ -155,6 +162,8 @@ pub enum Phase {
     Resuming,
     /// Ending.
     Draining,
+    /// Dormant in a frozen machine.
+    Suspended,
     /// Ended.
     Left,
 }
@@ -176,8 +185,9 @@ impl Lifecycle {
             State::Dormant => Phase::Dormant,
             State::Committing | State::Starting => Phase::Waking,
             State::Active => Phase::Active,
-            State::Resuming | State::Reviving => Phase::Resuming,
-            State::Draining(_) | State::Settling | State::Sealing => Phase::Draining,
+            State::Resuming { .. } | State::Reviving => Phase::Resuming,
+            State::Draining(_) | State::Settling { .. } | State::Sealing => Phase::Draining,
+            State::Suspended => Phase::Suspended,
             State::Left => Phase::Left,
         }
     }
@@ -193,13 +203,13 @@ impl Lifecycle {
                 State::Active => drain(decision, None),
                 other => (other, vec![]),
             },
-            Event::Durable => durable(self.state, sleep),
+            Event::Durable => durable(self.state),
             Event::Ready => match self.state {
                 State::Starting => (State::Active, vec![Effect::OpenGate]),
                 other => (other, vec![]),
             },
             Event::WorkloadEnded(how, decision) => workload_ended(self.state, how, decision),
-            Event::Drained => drained(self.state),
+            Event::Drained => drained(self.state, sleep),
             Event::Thawed => thawed(self.state),
             Event::HostStops => host_stops(self.state),
         };
@@ -210,7 +220,9 @@ impl Lifecycle {
 fn permitted(state: State, permit: &Permit, decision: Box<Decision>) -> (State, Vec<Effect>) {
     match (state, permit.action()) {
         (State::Dormant, Action::Wake) => (State::Committing, vec![Effect::Commit(Commit::Woke(decision))]),
-        (State::Resuming, Action::Wake) => (State::Reviving, vec![Effect::Commit(Commit::Resumed(decision))]),
+        (State::Resuming { .. }, Action::Wake) => {
+            (State::Reviving, vec![Effect::Commit(Commit::Resumed(decision))])
+        }
         (State::Active, Action::Sleep) => drain(decision, None),
         (other, _) => (other, vec![]),
     }
@@ -230,7 +242,20 @@ fn wake_refused(state: State, decision: Box<Decision>) -> (State, Vec<Effect>) {
             )
         }
         // The workload holds the state of before the pause: it may not see another byte, so nothing is drained.
-        State::Resuming => {
+        State::Resuming { announced: true } => {
+            let refuse = Effect::RefuseGate(decision.clone());
+            let commit = Effect::Commit(Commit::Refused(decision));
+            (
+                State::Left,
+                vec![
+                    refuse,
+                    Effect::StopWorkload,
+                    commit,
+                    Effect::Leave(Leave::Refused),
+                ],
+            )
+        }
+        State::Resuming { announced: false } => {
             let refuse = Effect::RefuseGate(decision.clone());
             let ending = Ending {
                 decision,
@@ -255,7 +280,7 @@ fn drain(decision: Box<Decision>, workload: Option<String>) -> (State, Vec<Effec
     )
 }
 
-fn durable(state: State, sleep: SleepMode) -> (State, Vec<Effect>) {
+fn durable(state: State) -> (State, Vec<Effect>) {
     match state {
         State::Committing => (
             State::Starting,
@@ -265,13 +290,8 @@ fn durable(state: State, sleep: SleepMode) -> (State, Vec<Effect>) {
             State::Active,
             vec![Effect::Tell(Notice::Resumed), Effect::OpenGate],
         ),
-        State::Settling => {
-            let leave = match sleep {
-                SleepMode::Stop => Leave::Stop,
-                SleepMode::Suspend => Leave::Suspend,
-            };
-            (State::Left, vec![Effect::Leave(leave)])
-        }
+        State::Settling { frozen: true } => (State::Suspended, vec![Effect::HoldGate, Effect::Freeze]),
+        State::Settling { frozen: false } => (State::Left, vec![Effect::Leave(Leave::Stop)]),
         State::Sealing => (State::Left, vec![Effect::Leave(Leave::HostStop)]),
         other => (other, vec![]),
     }
@@ -279,7 +299,7 @@ fn durable(state: State, sleep: SleepMode) -> (State, Vec<Effect>) {
 
 fn settle(decision: Box<Decision>, how: String) -> (State, Vec<Effect>) {
     (
-        State::Settling,
+        State::Settling { frozen: false },
         vec![Effect::Commit(Commit::Dormant(decision, how))],
     )
 }
@@ -291,7 +311,7 @@ fn workload_ended(state: State, how: String, decision: Box<Decision>) -> (State,
             effects.insert(0, Effect::RefuseGate(decision));
             (state, effects)
         }
-        State::Active | State::Resuming | State::Reviving => drain(decision, Some(how)),
+        State::Active | State::Resuming { announced: false } | State::Reviving => drain(decision, Some(how)),
         State::Draining(ending) if ending.drained => settle(ending.decision, how),
         State::Draining(ending) => (
             State::Draining(Ending {
@@ -301,12 +321,23 @@ fn workload_ended(state: State, how: String, decision: Box<Decision>) -> (State,
             vec![],
         ),
         State::Sealing => (State::Sealing, vec![Effect::Commit(Commit::Seal)]),
+        State::Suspended | State::Resuming { announced: true } => {
+            (State::Left, vec![Effect::Leave(Leave::Stop)])
+        }
         other => (other, vec![]),
     }
 }
 
-fn drained(state: State) -> (State, Vec<Effect>) {
+fn drained(state: State, sleep: SleepMode) -> (State, Vec<Effect>) {
     match state {
+        State::Draining(Ending {
+            decision,
+            workload: None,
+            drained: false,
+        }) if sleep == SleepMode::Suspend => {
+            let commit = Effect::Commit(Commit::Dormant(decision, "suspended".to_owned()));
+            (State::Settling { frozen: true }, vec![commit])
+        }
         State::Draining(Ending {
             decision,
             workload: Some(how),
@@ -324,16 +355,25 @@ fn drained(state: State) -> (State, Vec<Effect>) {
 }
 
 fn thawed(state: State) -> (State, Vec<Effect>) {
-    match state {
-        State::Active | State::Resuming => (State::Resuming, vec![Effect::HoldGate, Effect::DecideAgain]),
-        other => (other, vec![]),
-    }
+    let announced = match state {
+        State::Active => false,
+        State::Suspended => true,
+        other => return (other, vec![]),
+    };
+    (
+        State::Resuming { announced },
+        vec![Effect::HoldGate, Effect::DecideAgain],
+    )
 }
 
 fn host_stops(state: State) -> (State, Vec<Effect>) {
     match state {
         State::Dormant => (State::Left, vec![Effect::Leave(Leave::HostStop)]),
-        State::Starting | State::Active | State::Resuming => (
+        State::Suspended => (
+            State::Left,
+            vec![Effect::StopWorkload, Effect::Leave(Leave::HostStop)],
+        ),
+        State::Starting | State::Active | State::Resuming { .. } => (
             State::Sealing,
             vec![
                 Effect::Tell(Notice::Draining),

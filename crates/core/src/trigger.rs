@@ -189,7 +189,8 @@ impl Timers {
     /// # Errors
     /// The first schedule that cannot be used; a decoded manifest has none.
     pub fn new(timers: &BTreeMap<Name, Timer>) -> Result<Self, ScheduleError> {
-        let check = |(name, timer): (&Name, &Timer)| Ok((name.clone(), timer.schedule.check()?, timer.missed));
+        let check =
+            |(name, timer): (&Name, &Timer)| Ok((name.clone(), timer.schedule.check()?, timer.missed));
         timers.iter().map(check).collect::<Result<_, _>>().map(Self)
     }
 

@@ -1,1 +1,0 @@
-//! Decides for sleeping objects.

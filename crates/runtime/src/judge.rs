@@ -1,0 +1,229 @@
+//! The gate's judge: every request and connection is decided by the rules the object carries.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use suijuris_api::{Problem, verdict};
+use suijuris_core::decide::{self, Permit, Refused};
+use suijuris_core::governance::{Action, Facts, Principal as PrincipalFacts, Protocol, Request as RequestFacts};
+use suijuris_core::inputs::{Caller, Principal, Request};
+use suijuris_gate::{Admission, Forwarding, Judge, Refusal, RequestHead, Version};
+
+use crate::resident::Resident;
+
+/// Header by which a request may name the object it wants, and by which the workload learns which it is in.
+const OBJECT_HEADER: &str = "x-suijuris-object";
+/// Header by which the workload learns the verified subject.
+const CALLER_HEADER: &str = "x-suijuris-caller";
+/// Header by which the workload learns the activation.
+const EPOCH_HEADER: &str = "x-suijuris-epoch";
+
+/// Decides for the gate. Before there is a resident object it holds; after a refused wake it refuses.
+#[derive(Debug, Default)]
+pub struct GateJudge {
+    resident: RefCell<Option<Rc<Resident>>>,
+    refusing: RefCell<Option<Problem>>,
+}
+
+impl GateJudge {
+    /// From now on decides by this object's rules.
+    pub fn install(&self, resident: Rc<Resident>) {
+        *self.resident.borrow_mut() = Some(resident);
+    }
+
+    /// From now on refuses everything with this answer.
+    pub fn refuse(&self, problem: Problem) {
+        *self.refusing.borrow_mut() = Some(problem);
+    }
+
+    fn preset(&self) -> Option<Admission<Permit>> {
+        let problem = self.refusing.borrow().clone()?;
+        Some(Admission::Refuse(Box::new(Refusal { problem })))
+    }
+}
+
+impl Judge for GateJudge {
+    type Permit = Permit;
+
+    fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<Permit> {
+        if let Some(refusal) = self.preset() {
+            return refusal;
+        }
+        match &*self.resident.borrow() {
+            Some(resident) if !resident.jumped() => admit(resident, head, out),
+            _ => Admission::Hold,
+        }
+    }
+
+    fn connect(&self, peer: SocketAddr) -> Admission<Permit> {
+        if let Some(refusal) = self.preset() {
+            return refusal;
+        }
+        match &*self.resident.borrow() {
+            Some(resident) if !resident.jumped() => connect(resident, peer),
+            _ => Admission::Hold,
+        }
+    }
+}
+
+fn refuse(problem: Problem) -> Admission<Permit> {
+    Admission::Refuse(Box::new(Refusal { problem }))
+}
+
+fn admit(resident: &Resident, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<Permit> {
+    if let Some(problem) = wrong_object(resident, head) {
+        return refuse(problem);
+    }
+    let caller = match caller(resident, head) {
+        Ok(caller) => caller,
+        Err(problem) => return refuse(problem),
+    };
+    let request = Asked::of(resident, head);
+    let forwarded = push_identity(resident, &caller, out);
+    match judge(resident, &caller, &request) {
+        Ok(permit) if forwarded => Admission::Forward(permit),
+        Ok(_) => refuse(Problem::new(500, "identity_header", "The identity headers cannot be written")),
+        Err(_refused) => refuse(explain(resident, caller, request.to_inputs(resident))),
+    }
+}
+
+fn connect(resident: &Resident, peer: SocketAddr) -> Admission<Permit> {
+    let (caller, request) = (Rc::new(Caller::default()), Asked::connection(resident, peer));
+    match judge(resident, &caller, &request) {
+        Ok(permit) => Admission::Forward(permit),
+        Err(_refused) => refuse(explain(resident, caller, request.to_inputs(resident))),
+    }
+}
+
+/// A request may say which object it is for; the one that lives here answers no other name.
+fn wrong_object(resident: &Resident, head: &RequestHead<'_>) -> Option<Problem> {
+    let asked = head.header(OBJECT_HEADER)?;
+    (asked != resident.id().as_bytes()).then(|| {
+        let problem = Problem::new(421, "wrong_object", "Another object lives here");
+        problem.with_detail(format!("`{}` lives here", resident.id()))
+    })
+}
+
+fn caller(resident: &Resident, head: &RequestHead<'_>) -> Result<Rc<Caller>, Problem> {
+    let Some(header) = head.header("authorization") else { return Ok(resident.anonymous()) };
+    resident.verify_caller(header).map_err(|why| {
+        Problem::new(401, "invalid_token", "The caller's token is not valid").with_detail(why)
+    })
+}
+
+fn push_identity(resident: &Resident, caller: &Caller, out: &mut Forwarding) -> bool {
+    let subject = caller.subject.as_deref().map_or(Ok(()), |subject| out.push(CALLER_HEADER, subject));
+    out.push(OBJECT_HEADER, resident.id()).is_ok()
+        && resident.with_epoch_text(|epoch| out.push(EPOCH_HEADER, epoch)).is_ok()
+        && subject.is_ok()
+}
+
+/// What rules may look at of one request, borrowed from its head.
+struct Asked<'a> {
+    protocol: Protocol,
+    peer: SocketAddr,
+    method: &'a str,
+    path: &'a str,
+    query: &'a str,
+    host: &'a str,
+    content_length: Option<i64>,
+    headers: Vec<Option<&'a str>>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(resident: &Resident, head: &RequestHead<'a>) -> Self {
+        let protocol = match (head.upgrade, head.version) {
+            (Some(upgrade), _) if upgrade.eq_ignore_ascii_case("websocket") => Protocol::Websocket,
+            (_, Version::Http2) => Protocol::Http2,
+            _ => Protocol::Http1,
+        };
+        let value = |name: &String| head.header(name).and_then(|value| std::str::from_utf8(value).ok());
+        Self {
+            protocol,
+            peer: head.peer,
+            method: head.method,
+            path: head.path,
+            query: head.query.unwrap_or_default(),
+            host: head.host.unwrap_or_default(),
+            content_length: head.content_length.map(|length| i64::try_from(length).unwrap_or(i64::MAX)),
+            headers: resident.bundle().rules.vocabulary.headers.iter().map(value).collect(),
+        }
+    }
+
+    fn connection(resident: &Resident, peer: SocketAddr) -> Self {
+        Self {
+            protocol: Protocol::Tcp,
+            peer,
+            method: "",
+            path: "",
+            query: "",
+            host: "",
+            content_length: None,
+            headers: vec![None; resident.bundle().rules.vocabulary.headers.len()],
+        }
+    }
+
+    fn facts(&self) -> RequestFacts<'_> {
+        RequestFacts {
+            protocol: self.protocol,
+            peer_ip: self.peer.ip().to_canonical(),
+            method: self.method,
+            path: self.path,
+            query: self.query,
+            host: self.host,
+            content_length: self.content_length,
+            headers: &self.headers,
+        }
+    }
+
+    fn to_inputs(&self, resident: &Resident) -> Request {
+        let names = resident.bundle().rules.vocabulary.headers.iter();
+        let headers = names.zip(&self.headers).filter_map(|(name, value)| Some((name.clone(), (*value)?.to_owned())));
+        Request {
+            method: self.method.to_owned(),
+            path: self.path.to_owned(),
+            query: self.query.to_owned(),
+            host: self.host.to_owned(),
+            protocol: self.protocol,
+            peer_ip: self.peer.ip().to_canonical(),
+            content_length: self.content_length.and_then(|length| u64::try_from(length).ok()),
+            headers: headers.collect(),
+        }
+    }
+}
+
+fn judge(resident: &Resident, caller: &Rc<Caller>, request: &Asked<'_>) -> Result<Permit, Refused> {
+    let answer = resident.with_object(|view, object| {
+        let audience: Vec<&str> = caller.audience.iter().map(String::as_str).collect();
+        let scopes: Vec<&str> = caller.scopes.iter().map(String::as_str).collect();
+        let claims: Vec<_> = view.vocabulary.claims.keys().map(|name| caller.claims.get(name).cloned()).collect();
+        let principal = PrincipalFacts::Caller(suijuris_core::governance::Caller {
+            authenticated: caller.authenticated,
+            subject: caller.subject.as_deref(),
+            issuer: caller.issuer.as_deref(),
+            audience: &audience,
+            scopes: &scopes,
+            claims: &claims,
+        });
+        let mut facts = Facts::new(principal, object, resident.now(), resident.host_facts());
+        let names = resident.hold_names();
+        let holds: Vec<&str> = names.iter().map(String::as_str).collect();
+        facts.holds = suijuris_core::governance::Holds { names: &holds };
+        facts.request = Some(request.facts());
+        decide::admit(view, &facts)
+    });
+    resident.count_admission(&answer);
+    answer.map(|(permit, _)| permit)
+}
+
+/// The same decision in words, for the answer and the record.
+fn explain(resident: &Resident, caller: Rc<Caller>, request: Request) -> Problem {
+    let principal = Principal::Caller(Box::new(Rc::unwrap_or_clone(caller)));
+    let mut inputs = resident.inputs(principal);
+    inputs.request = Some(request);
+    let decision = resident.consider(Action::Admit, inputs);
+    let problem = verdict::problem(&decision, resident.id());
+    resident.refused_at_gate(decision);
+    problem
+}

@@ -1,0 +1,324 @@
+//! Performs what the lifecycle decides: the runtime's one loop.
+//!
+//! Tasks say events, the lifecycle answers with effects, and the shell performs them in order. It decides nothing.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use suijuris_api::{Event as Report, verdict};
+use suijuris_core::decide::Verdict;
+use suijuris_core::governance::{Action, TriggerKind};
+use suijuris_core::inputs::{Inputs, Principal, Trigger, WorkloadEnd};
+use suijuris_core::lifecycle::{Commit, Effect, Event, Leave, Lifecycle, Notice};
+use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Refused, Resumed, Seal, Woke};
+use suijuris_core::time::Span;
+use suijuris_gate::{Control, Phase as GatePhase};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::judge::GateJudge;
+use crate::ledger::{self, Sign};
+use crate::report::chain;
+use crate::resident::Resident;
+use crate::workload::{Ended, NotReady, Placement, Running, Workload};
+
+/// How the runtime ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Dormant: the machine is to be stopped.
+    Dormant,
+    /// The wake was refused.
+    Refused,
+    /// The host stopped the machine.
+    HostStopped,
+    /// Something broke; nothing was acknowledged after it.
+    Broken,
+}
+
+/// The loop and what it works on.
+pub struct Shell {
+    resident: Rc<Resident>,
+    judge: Rc<GateJudge>,
+    gate: Control,
+    placement: Placement,
+    events: mpsc::Receiver<Event>,
+    fired: Fired,
+    workload: Option<Rc<Running>>,
+    tasks: JoinSet<()>,
+    left: Option<Leave>,
+}
+
+impl Shell {
+    /// A shell for a resident object.
+    #[must_use]
+    pub fn new(
+        resident: Rc<Resident>,
+        judge: Rc<GateJudge>,
+        gate: Control,
+        placement: Placement,
+        events: mpsc::Receiver<Event>,
+        fired: Fired,
+    ) -> Self {
+        let (workload, tasks, left) = (None, JoinSet::new(), None);
+        Self { resident, judge, gate, placement, events, fired, workload, tasks, left }
+    }
+
+    /// Runs one life, from the first decision to the end.
+    pub async fn run(mut self, inputs: Inputs) -> Left {
+        let mut lifecycle = Lifecycle::dormant(self.resident.bundle().manifest.sleep);
+        let mut next = Some(self.decide_wake(inputs));
+        while self.left.is_none() {
+            let event = match next.take() {
+                Some(event) => event,
+                None => match self.events.recv().await {
+                    Some(event) => event,
+                    None => return Left::Broken,
+                },
+            };
+            let (after, effects) = lifecycle.on(event);
+            lifecycle = after;
+            self.resident.enter(lifecycle.phase());
+            for effect in effects {
+                match self.perform(effect).await {
+                    Ok(Some(event)) => next = Some(event),
+                    Ok(None) => {}
+                    Err(error) => return self.break_down(&error).await,
+                }
+            }
+        }
+        match self.left {
+            Some(Leave::Stop) => Left::Dormant,
+            Some(Leave::Refused) => self.linger().await,
+            Some(Leave::HostStop) | None => Left::HostStopped,
+        }
+    }
+
+    async fn perform(&mut self, effect: Effect) -> Result<Option<Event>, ledger::Error> {
+        match effect {
+            Effect::Commit(commit) => {
+                self.commit(commit).await?;
+                return Ok(Some(Event::Durable));
+            }
+            Effect::SpawnWorkload => return Ok(self.spawn()),
+            Effect::OpenGate => {
+                self.resident.reports().event(Report::Boot { step: "serve".to_owned() });
+                self.gate.set(GatePhase::Open);
+            }
+            Effect::HoldGate => self.gate.set(GatePhase::Holding),
+            Effect::RefuseGate(decision) => {
+                self.judge.refuse(verdict::problem(&decision, self.resident.id()));
+                self.gate.set(GatePhase::Open);
+                self.gate.ask_again();
+            }
+            Effect::DrainGate => self.drain(),
+            Effect::StopWorkload => return Ok(self.stop_workload()),
+            Effect::Tell(notice) => self.tell(notice),
+            Effect::Freeze => self.resident.reports().leaving("suspend"),
+            Effect::DecideAgain => return Ok(Some(self.decide_again())),
+            Effect::Leave(leave) => self.left = Some(leave),
+        }
+        Ok(None)
+    }
+
+    // Deciding.
+
+    fn decide_wake(&self, inputs: Inputs) -> Event {
+        self.resident.reports().event(Report::Boot { step: "decide".to_owned() });
+        match self.resident.decide(Action::Wake, inputs) {
+            Verdict::Permit(permit, decision) => {
+                self.say_verdict(&decision);
+                Event::Permitted(permit, decision)
+            }
+            Verdict::Refuse(decision) => {
+                self.say_verdict(&decision);
+                Event::WakeRefused(decision)
+            }
+        }
+    }
+
+    fn decide_again(&self) -> Event {
+        let mut inputs = self.resident.inputs(Principal::Host);
+        inputs.trigger = Some(Trigger::new(TriggerKind::Boot));
+        self.decide_wake(inputs)
+    }
+
+    fn say_verdict(&self, decision: &Decision) {
+        self.resident.reports().event(Report::Verdict(verdict::verdict(decision, "runtime")));
+    }
+
+    /// The decision that ends an activation because of its workload.
+    fn workload_decision(&self, end: WorkloadEnd) -> Box<Decision> {
+        let mut inputs = self.resident.busy_inputs(Principal::Host);
+        inputs.standing.workload = Some(end);
+        Box::new(self.resident.consider(Action::Remain, inputs))
+    }
+
+    // Committing.
+
+    async fn commit(&mut self, commit: Commit) -> Result<(), ledger::Error> {
+        let resident = self.resident.clone();
+        let (ledger, at) = (resident.ledger(), resident.now().at);
+        match commit {
+            Commit::Woke(decision) => {
+                resident.reports().event(Report::Boot { step: "commit".to_owned() });
+                let fired = std::mem::take(&mut self.fired);
+                let done = ledger.begin(at, |next| Body::Woke(Box::new(Woke { decision: *decision, next, fired }))).await?;
+                resident.reports().event(Report::Woke { epoch: done.epoch, seq: done.seq });
+            }
+            Commit::Resumed(decision) => {
+                let (paused, fired) = (resident.paused(), Fired::new());
+                let body = |next| Body::Resumed(Box::new(Resumed { decision: *decision, next, paused, fired }));
+                let done = ledger.begin(at, body).await?;
+                resident.reports().event(Report::Resumed { epoch: done.epoch, seq: done.seq, paused_ms: paused.0 });
+            }
+            Commit::Refused(decision) => {
+                let fired = std::mem::take(&mut self.fired);
+                let refused = Refused { decision: *decision, times: 1, window: Span(0), at: "runtime".to_owned(), fired };
+                self.say_refused(&refused);
+                ledger.commit(Body::Refused(Box::new(refused)), at, Sign::Waiting).await?;
+            }
+            Commit::Dormant(decision, workload) => {
+                self.record_refusals(true).await?;
+                let reason = verdict::reasons(&decision).join("; ");
+                let suspend = resident.bundle().manifest.sleep == suijuris_core::manifest::SleepMode::Suspend;
+                let admitted = resident.take_admitted();
+                let body = Dormant { decision: *decision, workload, admitted, suspend };
+                let done = ledger.commit(Body::Dormant(Box::new(body)), at, Sign::Epoch).await?;
+                resident.reports().event(Report::Dormant { seq: done.seq, reason });
+            }
+            Commit::Seal => {
+                let body = Seal { fired: Fired::new(), admitted: resident.take_admitted() };
+                ledger.commit(Body::Seal(body), at, Sign::Epoch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn record_refusals(&self, all: bool) -> Result<(), ledger::Error> {
+        for refused in self.resident.take_refusals(all) {
+            self.say_refused(&refused);
+            let at = self.resident.now().at;
+            self.resident.ledger().commit(Body::Refused(Box::new(refused)), at, Sign::Epoch).await?;
+        }
+        Ok(())
+    }
+
+    fn say_refused(&self, refused: &Refused) {
+        self.resident.reports().event(crate::remain::refused_event(refused));
+    }
+
+    // The workload.
+
+    fn spawn(&mut self) -> Option<Event> {
+        let resident = self.resident.clone();
+        resident.reports().event(Report::Boot { step: "spawn".to_owned() });
+        let manifest = &resident.bundle().manifest.workload;
+        match Workload::spawn(manifest, &self.placement) {
+            Ok(running) => {
+                let running = Rc::new(running);
+                self.workload = Some(running.clone());
+                let pid = Some(running.pid());
+                let state = "spawned".to_owned();
+                resident.reports().event(Report::Workload { state, pid, how: String::new(), took_ms: None });
+                self.tasks.spawn_local(watch(resident, running));
+                None
+            }
+            Err(error) => {
+                resident.reports().error("workload_failed", &error);
+                Some(Event::WorkloadEnded(chain(&error), self.workload_decision(WorkloadEnd::Failed)))
+            }
+        }
+    }
+
+    fn stop_workload(&mut self) -> Option<Event> {
+        match &self.workload {
+            Some(running) => {
+                let (running, within) = (running.clone(), self.resident.bundle().manifest.workload.stop_within);
+                let signal = self.resident.bundle().manifest.workload.stop_signal;
+                self.tasks.spawn_local(async move { running.stop(signal, duration(within)).await });
+                None
+            }
+            None => Some(Event::WorkloadEnded("none".to_owned(), self.workload_decision(WorkloadEnd::Gone))),
+        }
+    }
+
+    fn drain(&mut self) {
+        self.gate.set(GatePhase::Draining);
+        let resident = self.resident.clone();
+        let within = duration(resident.bundle().manifest.gate.drain);
+        self.tasks.spawn_local(async move {
+            let _ = tokio::time::timeout(within, resident.traffic().quiet()).await;
+            resident.say(Event::Drained);
+        });
+    }
+
+    fn tell(&self, notice: Notice) {
+        let name = match notice {
+            Notice::Woke => "woke",
+            Notice::Resumed => "resumed",
+            Notice::Draining => "draining",
+        };
+        self.resident.notice_feed().send(name, &self.resident.status());
+    }
+
+    // Leaving.
+
+    /// Answers the burst that woke a refusing object, then ends.
+    async fn linger(&self) -> Left {
+        let linger = duration(self.resident.bundle().manifest.gate.linger);
+        let quiet = self.resident.traffic().quiet();
+        let _ = tokio::time::timeout(Duration::from_secs(5), quiet).await;
+        tokio::time::sleep(linger).await;
+        Left::Refused
+    }
+
+    /// The disk failed: nothing may be acknowledged any more, so nothing is served any more.
+    async fn break_down(&mut self, error: &ledger::Error) -> Left {
+        self.resident.reports().error(error.code(), error);
+        self.gate.set(GatePhase::Closed);
+        if let Some(running) = &self.workload {
+            running.stop(libc_sigterm(), duration(self.resident.bundle().manifest.workload.stop_within)).await;
+        }
+        Left::Broken
+    }
+}
+
+const fn libc_sigterm() -> i32 {
+    15
+}
+
+/// A span of a checked manifest as a duration.
+fn duration(span: Span) -> Duration {
+    Duration::from_millis(u64::try_from(span.0).unwrap_or(0))
+}
+
+/// Waits until the workload is ready, then until it ends, and says both.
+async fn watch(resident: Rc<Resident>, running: Rc<Running>) {
+    let manifest = resident.bundle().manifest.workload.clone();
+    let report = |state: &str, how: String, took: Duration| {
+        let (state, pid) = (state.to_owned(), Some(running.pid()));
+        let took_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        resident.reports().event(Report::Workload { state, pid, how, took_ms });
+    };
+    let began = std::time::Instant::now();
+    let ready = running.ready(&manifest.ready, duration(manifest.ready_within), resident.workload_ready()).await;
+    let end = match ready {
+        Ok(()) => {
+            report("ready", String::new(), began.elapsed());
+            resident.say(Event::Ready);
+            WorkloadEnd::Gone
+        }
+        Err(NotReady::Exited(_)) => WorkloadEnd::Failed,
+        Err(NotReady::TimedOut) => {
+            let timeout = NotReady::TimedOut;
+            resident.reports().error("workload_failed", &timeout);
+            running.stop(manifest.stop_signal, duration(manifest.stop_within)).await;
+            WorkloadEnd::Failed
+        }
+    };
+    let Ended { how } = running.ended().await;
+    report("exited", how.clone(), began.elapsed());
+    let mut inputs = resident.busy_inputs(Principal::Host);
+    inputs.standing.workload = Some(end);
+    resident.say(Event::WorkloadEnded(how, Box::new(resident.consider(Action::Remain, inputs))));
+}

@@ -1,0 +1,27 @@
+//! State in the words of the wire.
+
+use suijuris_api::agent;
+use suijuris_core::lineage::State;
+use suijuris_core::memory::{Cell, Field, Plain, Value};
+use suijuris_core::time::Now;
+
+/// Memory at `now`, secrets veiled.
+#[must_use]
+pub fn memory(state: &State, now: Now) -> agent::Memory {
+    let memory = state.memory();
+    let fields = memory.iter().map(|(name, field, cell)| {
+        let freshness = memory.freshness(name.as_str(), now).map_or("", |freshness| freshness.as_str());
+        (name.to_string(), shown(field, cell, freshness))
+    });
+    agent::Memory { root: memory.root().hex(), seq: state.head().seq, fields: fields.collect() }
+}
+
+fn shown(field: &Field, cell: &Cell, freshness: &str) -> agent::Field {
+    let value = |value: &Value| serde_json::to_value(Plain(value)).unwrap_or_default();
+    agent::Field {
+        value: cell.value.as_ref().map(value),
+        kind: field.kind.name().to_owned(),
+        as_of: cell.as_of.map(|at| at.to_string()),
+        freshness: freshness.to_owned(),
+    }
+}
