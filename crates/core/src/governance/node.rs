@@ -130,8 +130,22 @@ pub enum Node {
 }
 
 impl Node {
+    /// Whether the operator itself can err, its operands aside.
+    #[must_use]
+    pub const fn can_err(&self) -> bool {
+        matches!(
+            self,
+            Self::Fail(_)
+                | Self::Add(..)
+                | Self::Subtract(..)
+                | Self::Multiply(..)
+                | Self::Negate(_)
+                | Self::StartOfDay(_)
+        )
+    }
+
     /// The operands, in evaluation order.
-    pub(super) fn operands(&self, mut each: impl FnMut(NodeId)) {
+    pub fn operands(&self, mut each: impl FnMut(NodeId)) {
         match self {
             Self::Const(_) | Self::Fail(_) | Self::Slot(_) | Self::Has(_) => {}
             Self::Not(a)

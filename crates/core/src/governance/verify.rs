@@ -250,15 +250,7 @@ fn verify_groups(listing: &Listing) -> Result<(), ProgramError> {
 pub(super) fn fallible(nodes: &[Node]) -> Vec<bool> {
     let mut fallible: Vec<bool> = Vec::with_capacity(nodes.len());
     for node in nodes {
-        let mut can_err = matches!(
-            node,
-            Node::Fail(_)
-                | Node::Add(..)
-                | Node::Subtract(..)
-                | Node::Multiply(..)
-                | Node::Negate(_)
-                | Node::StartOfDay(_)
-        );
+        let mut can_err = node.can_err();
         node.operands(|id| {
             can_err |= usize::try_from(id)
                 .ok()
