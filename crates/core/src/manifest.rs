@@ -26,7 +26,8 @@ pub struct Workload {
     /// Digest of the OCI image that the command lives in; absent for a command of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Digest>,
-    /// Program and arguments; `{port}` and `{data}` are replaced when it is spawned.
+    /// Program and arguments. When it is spawned, `{port}` is replaced by the port, `{data}` by the object's data
+    /// directory, `{object}` by the directory of `object.toml`; so in `env` and `cwd`.
     pub argv: Vec<String>,
     /// Environment in addition to `PATH`, `HOME`, `PORT`, `SUIJURIS_AGENT_SOCKET`, `SUIJURIS_DATA`, `SUIJURIS_OBJECT`.
     #[serde(default)]
@@ -348,7 +349,7 @@ impl Manifest {
         let topic = |topic: &String| !topic.is_empty() && topic.len() <= 255;
         part(
             self.triggers.topics.iter().all(topic),
-            "triggers.messages",
+            "messages.topics",
             "topics of 1 to 255 characters",
         );
         for (name, timer) in &self.triggers.timers {
