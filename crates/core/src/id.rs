@@ -65,8 +65,38 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            let text = String::deserialize(deserializer)?;
+            return text.parse().map_err(serde::de::Error::custom);
+        }
         let bytes = serde_bytes::ByteArray::<32>::deserialize(deserializer)?;
         Ok(Self(bytes.into_array()))
+    }
+}
+
+/// A text that is not 64 lower-case hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected 64 lower-case hexadecimal digits")]
+pub struct NotADigest;
+
+impl FromStr for Digest {
+    type Err = NotADigest;
+
+    fn from_str(text: &str) -> Result<Self, NotADigest> {
+        let digit = |byte: u8| {
+            char::from(byte)
+                .to_digit(16)
+                .filter(|_| !byte.is_ascii_uppercase())
+        };
+        let pair = |pair: &[u8]| match pair {
+            [high, low] => u8::try_from(digit(*high)? << 4 | digit(*low)?).ok(),
+            _ => None,
+        };
+        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
+        bytes
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(Self)
+            .ok_or(NotADigest)
     }
 }
 
@@ -223,6 +253,17 @@ mod tests {
         assert_eq!("nonsense".parse::<ObjectId>(), Err(Error::NotACid));
         let upper = ObjectId::of(b"hello").to_string().to_uppercase();
         assert_eq!(upper.parse::<ObjectId>(), Err(Error::NotCanonical));
+    }
+
+    #[test]
+    fn a_digest_reads_back_from_its_text() {
+        let digest = Digest::of(b"hello");
+        assert_eq!(digest.hex().parse(), Ok(digest));
+        let json = serde_json::to_string(&digest).unwrap();
+        assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
+        for text in ["", "ab", &"AB".repeat(32), &"0".repeat(63), &"ab".repeat(33)] {
+            assert_eq!(text.parse::<Digest>(), Err(NotADigest), "{text}");
+        }
     }
 
     #[test]
