@@ -9,7 +9,7 @@ use super::checks::{self, Broken, Fault};
 use super::record::{Record, Stored, VERSION};
 use crate::id::{BundleId, Digest, ObjectId, RecordId};
 use crate::key::{PublicKey, SecretKey};
-use crate::memory::{Memory, Schema};
+use crate::memory::{Cell, Memory, Schema};
 use crate::time::Timestamp;
 
 /// Where a state finds the memory schema of a bundle.
@@ -195,6 +195,13 @@ impl Head {
     }
 }
 
+/// What a record replaced in memory, so that a record which turns out too long leaves nothing behind.
+enum Before {
+    Same,
+    Cells(Vec<(usize, Cell)>),
+    All(Box<Memory>),
+}
+
 /// A verified chain: its head and its memory.
 #[derive(Debug, Clone)]
 pub struct State {
@@ -306,15 +313,20 @@ impl State {
         bundle: &BundleId,
         at: Timestamp,
         bundles: &impl Bundles,
-    ) -> Result<(), Fault> {
+    ) -> Result<Before, Fault> {
         match body {
-            Body::Mutated(mutated) => self.memory.apply(&mutated.change, at).map_err(Fault::Change),
+            Body::Mutated(mutated) => self
+                .memory
+                .replace(&mutated.change, at)
+                .map(Before::Cells)
+                .map_err(Fault::Change),
             Body::Amended(_) => {
                 let schema = bundles.schema(bundle).ok_or(Fault::NoBundle(*bundle))?;
-                self.memory = self.memory.amended(schema);
-                Ok(())
+                let amended = self.memory.amended(schema);
+                let before = std::mem::replace(&mut self.memory, amended);
+                Ok(Before::All(Box::new(before)))
             }
-            _ => Ok(()),
+            _ => Ok(Before::Same),
         }
     }
 
@@ -359,8 +371,7 @@ impl State {
             sig: None,
         };
         self.head.check(&record)?;
-        let before = matches!(record.body, Body::Amended(_)).then(|| self.memory.clone());
-        self.change_memory(&record.body, &record.bundle, record.at, bundles)?;
+        let before = self.change_memory(&record.body, &record.bundle, record.at, bundles)?;
         record.memory = self.memory.root();
         match record.store(signer) {
             Ok(stored) => {
@@ -368,8 +379,10 @@ impl State {
                 Ok(stored)
             }
             Err(error) => {
-                if let Some(memory) = before {
-                    self.memory = memory;
+                match before {
+                    Before::Same => {}
+                    Before::Cells(cells) => self.memory.put_back(cells),
+                    Before::All(memory) => self.memory = *memory,
                 }
                 Err(error.into())
             }

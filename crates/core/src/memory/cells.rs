@@ -236,6 +236,11 @@ impl Memory {
     /// # Errors
     /// The first [`Refused`] in field order.
     pub fn apply(&mut self, change: &Change, at: Timestamp) -> Result<(), Refused> {
+        self.replace(change, at).map(drop)
+    }
+
+    /// As [`Memory::apply`], and yields what the changed cells held, for [`Memory::put_back`].
+    pub(crate) fn replace(&mut self, change: &Change, at: Timestamp) -> Result<Vec<(usize, Cell)>, Refused> {
         if change.is_empty() {
             return Err(Refused::Empty);
         }
@@ -243,17 +248,28 @@ impl Memory {
             .iter()
             .map(|(name, write)| self.written(name, write))
             .collect::<Result<_, _>>()?;
-        for ((position, value), name) in written.into_iter().zip(change.keys()) {
-            let cell = Cell {
-                value,
-                as_of: Some(at),
-            };
-            self.tree.set(position, leaf_of(name, &cell));
-            if let Some(place) = self.cells.get_mut(position) {
-                *place = cell;
-            }
+        let as_of = Some(at);
+        Ok(written
+            .into_iter()
+            .map(|(position, value)| (position, self.swap(position, Cell { value, as_of })))
+            .collect())
+    }
+
+    /// Undoes a change that [`Memory::replace`] made.
+    pub(crate) fn put_back(&mut self, before: Vec<(usize, Cell)>) {
+        for (position, cell) in before {
+            self.swap(position, cell);
         }
-        Ok(())
+    }
+
+    fn swap(&mut self, position: usize, cell: Cell) -> Cell {
+        if let Some((name, _)) = self.schema.at(position) {
+            self.tree.set(position, leaf_of(name, &cell));
+        }
+        self.cells
+            .get_mut(position)
+            .map(|place| std::mem::replace(place, cell))
+            .unwrap_or_default()
     }
 
     /// What `write` would leave in field `name`, with the field's position.
