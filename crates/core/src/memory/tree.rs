@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::schema::MAX_FIELDS;
 use super::value::Value;
 use crate::codec;
 use crate::id::Digest;
@@ -145,8 +146,12 @@ impl Proof {
     /// Whether this field stood so under `expected`.
     #[must_use]
     pub fn holds(&self, expected: &Root) -> bool {
+        let possible = usize::try_from(self.count).is_ok_and(|count| count <= MAX_FIELDS);
+        if !possible || self.position >= self.count {
+            return false;
+        }
         let height = self.count.next_power_of_two().trailing_zeros();
-        if self.position >= self.count || u32::try_from(self.path.len()) != Ok(height) {
+        if u32::try_from(self.path.len()) != Ok(height) {
             return false;
         }
         let start = (self.position, leaf(&self.name, self.as_of, self.value.as_ref()));
