@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::schema::{Field, Name, Schema};
+use super::schema::{Field, Kind, Name, Schema};
 use super::tree::{self, Proof, Root, Tree};
 use super::value::Value;
 use crate::time::{Now, Quality, Span, Timestamp};
@@ -158,12 +158,14 @@ impl Memory {
     }
 
     /// This memory under an amended schema: fields of the same name and type keep what they hold, new ones get
-    /// their default, fields that are gone are dropped.
+    /// their default, fields that are gone are dropped. A field that becomes a secret, or ceases to be one, starts
+    /// anew: a secret never holds clear values, nor a clear field commitments.
     #[must_use]
     pub fn amended(&self, schema: Arc<Schema>) -> Self {
         let kept = |(name, field): (&Name, &Field)| {
             let fits = |value: &Value| {
-                field.kind.holds(value) || (field.secret && matches!(value, Value::Commitment(_)))
+                let secret = matches!(value, Value::Commitment(_));
+                secret == field.secret && (secret || field.kind.holds(value))
             };
             self.cell(name.as_str())
                 .filter(|cell| cell.value.as_ref().is_none_or(fits))
@@ -374,7 +376,10 @@ fn appended(name: &Name, field: &Field, old: Option<&Value>, more: &Value) -> Re
         found: more.kind_name(),
     };
     match (old, more) {
-        (_, Value::Set(_) | Value::List(_) | Value::Map(_)) if !field.kind.holds(more) => Err(wrong()),
+        _ if !matches!(field.kind, Kind::Set(_) | Kind::List(_) | Kind::Map(_)) => {
+            Err(Refused::NotACollection(name.clone()))
+        }
+        _ if !field.kind.holds(more) => Err(wrong()),
         (None, Value::Set(_) | Value::List(_) | Value::Map(_)) => Ok(more.clone()),
         (Some(Value::Set(old)), Value::Set(more)) => Ok(Value::Set(old.union(more).cloned().collect())),
         (Some(Value::List(old)), Value::List(more)) => {
