@@ -9,8 +9,8 @@ use crate::governance::Action;
 use crate::id::{Digest, ObjectId};
 use crate::key::{Domain, PublicKey, SecretKey, Signature};
 
-/// What a controller signs. `content` binds the approval to one use: for `amend` the digest of both bundle ids, for
-/// `fork` the child's id, for `terminate` and an overriding `wake` the head it was given for.
+/// What a controller signs. `content` binds the approval to one use: for `amend` it is [`super::Head::amendment`], for
+/// `fork` the digest of the child's id, for `terminate` that of the object's own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statement {

@@ -72,6 +72,9 @@ impl Checkpoint {
 
     /// Reads and verifies a checkpoint: the state, and where the record after it stands.
     ///
+    /// This says that whoever holds the key which the head commits to made the checkpoint. That this is the object, the
+    /// caller knows by its own key: [`Head::next`] of the state must be its commitment. Without that key fold the chain.
+    ///
     /// # Errors
     /// [`Unusable`]; a checkpoint is only a short cut, so the caller then folds the whole chain.
     pub fn open(bytes: &[u8], bundles: &impl Bundles) -> Result<(State, u64), Unusable> {

@@ -194,7 +194,7 @@ pub(super) fn signature(record: &Record) -> Check {
 pub(super) fn approvals(record: &Record, head: &Head) -> Check {
     match &record.body {
         Body::Amended(body) => {
-            let content = amendment(&body.from, &record.bundle);
+            let content = amendment(&head.ruled_since, &record.bundle);
             approved(head, Action::Amend, content, &body.approvals)
         }
         Body::Forked(body) => approved(head, Action::Fork, *body.child.digest(), &body.approvals),
@@ -203,9 +203,10 @@ pub(super) fn approvals(record: &Record, head: &Head) -> Check {
     }
 }
 
-/// Content of an approval to amend: both bundles, so that it cannot be replayed from another state.
-pub(super) fn amendment(from: &BundleId, to: &BundleId) -> Digest {
-    Digest::of_parts(&[&from.digest().0, &to.digest().0])
+/// Content of an approval to amend: the record that put the present rules in force, and the new rules. It is spent by
+/// the amendment it allows, and cannot be replayed when the same rules come back into force later.
+pub(super) fn amendment(ruled_since: &RecordId, to: &BundleId) -> Digest {
+    Digest::of_parts(&[&ruled_since.digest().0, &to.digest().0])
 }
 
 fn approved(head: &Head, action: Action, content: Digest, approvals: &[Approval]) -> Check {

@@ -74,6 +74,8 @@ pub struct Head {
     pub phase: Phase,
     /// Rules in force.
     pub bundle: BundleId,
+    /// The record that put them in force: the inception, or the last `amended`.
+    pub ruled_since: RecordId,
     /// Owners.
     pub controllers: Vec<PublicKey>,
     /// How many of them must sign.
@@ -109,6 +111,7 @@ impl Head {
             at: record.at,
             phase: Phase::Dormant,
             bundle: record.bundle,
+            ruled_since: id,
             controllers: body.controllers.clone(),
             threshold: body.threshold,
             next: body.next,
@@ -166,7 +169,8 @@ impl Head {
             Body::Quarantined(_) => self.end(Phase::Quarantined),
             Body::Terminated(_) => self.end(Phase::Terminated),
             Body::Refused(body) => self.refused = self.refused.saturating_add(body.times),
-            Body::Inception(_) | Body::Mutated(_) | Body::Seal(_) | Body::Forked(_) | Body::Amended(_) => {}
+            Body::Amended(_) => self.ruled_since = id,
+            Body::Inception(_) | Body::Mutated(_) | Body::Seal(_) | Body::Forked(_) => {}
         }
     }
 
@@ -185,7 +189,7 @@ impl Head {
     /// Content of an approval to amend the rules in force to `to`.
     #[must_use]
     pub fn amendment(&self, to: &BundleId) -> Digest {
-        checks::amendment(&self.bundle, to)
+        checks::amendment(&self.ruled_since, to)
     }
 
     /// Records since the last signed one.
