@@ -1,0 +1,238 @@
+//! The bundle manifest: its bytes are its id, and what is out of bounds is named.
+
+use std::collections::BTreeMap;
+
+use suijuris_core::codec;
+use suijuris_core::id::{BlobId, BundleId};
+use suijuris_core::manifest::{
+    Algorithm, CallerKey, Error, Gate, Manifest, Network, Protocol, Ready, SleepMode, Witness, Workload,
+};
+use suijuris_core::memory::Kind;
+use suijuris_core::time::{Span, Timestamp};
+use suijuris_core::trigger::{Missed, Schedule, Timer, Triggers};
+
+use crate::lives::{name, rich_schema};
+
+/// A manifest that uses every part.
+pub(crate) fn manifest() -> Manifest {
+    let cron = Schedule::Cron {
+        expression: "0 9 * * MON-FRI".into(),
+        zone: "Europe/Berlin".into(),
+    };
+    Manifest {
+        v: 1,
+        name: "hello".into(),
+        workload: Workload {
+            image: None,
+            argv: ["python3", "-m", "http.server", "{port}"]
+                .map(str::to_owned)
+                .to_vec(),
+            env: BTreeMap::from([("LANG".into(), "C.UTF-8".into())]),
+            cwd: None,
+            user: Some("nobody".into()),
+            port: 0,
+            ready: Ready::Http("/".into()),
+            ready_within: Span(10_000),
+            stop_signal: 15,
+            stop_within: Span(5_000),
+            network: Network::Private,
+        },
+        gate: Gate {
+            protocol: Protocol::Http,
+            headers: vec!["x-tenant".into()],
+            max_held: 64,
+            hold: Span(10_000),
+            max_connections: 1_024,
+            drain: Span(5_000),
+            linger: Span(250),
+        },
+        memory: rich_schema(),
+        governance: BlobId::of(b"permit(principal, action, resource);"),
+        program: BlobId::of(b"program"),
+        triggers: Triggers {
+            request: true,
+            topics: ["orders".to_owned()].into(),
+            timers: [
+                (
+                    name("launch"),
+                    Timer {
+                        schedule: Schedule::At(Timestamp(1_795_420_800_000)),
+                        missed: Missed::Skip,
+                    },
+                ),
+                (
+                    name("morning"),
+                    Timer {
+                        schedule: cron,
+                        missed: Missed::Once,
+                    },
+                ),
+                (
+                    name("tick"),
+                    Timer {
+                        schedule: Schedule::Every(Span(60_000)),
+                        missed: Missed::All,
+                    },
+                ),
+            ]
+            .into(),
+        },
+        callers: vec![CallerKey {
+            kid: Some("k1".into()),
+            algorithm: Algorithm::EdDsa,
+            pem: "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n".into(),
+            issuer: Some("https://issuer.example".into()),
+            audience: None,
+        }],
+        claims: [(name("tenant"), Kind::String)].into(),
+        sleep: SleepMode::Stop,
+        witness: Witness::Optional,
+        seal_within: Span(1_000),
+    }
+}
+
+#[test]
+fn a_manifest_reads_back_under_the_id_of_its_bytes() {
+    let bytes = manifest().encode().unwrap();
+    let (id, read) = Manifest::decode(&bytes).unwrap();
+    assert_eq!((id, read), (BundleId::of(&bytes), manifest()));
+}
+
+// proves B3
+#[test]
+fn one_changed_byte_is_another_bundle_or_none() {
+    let bytes = manifest().encode().unwrap();
+    let id = BundleId::of(&bytes);
+    for index in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[index] ^= 1 << (index % 8);
+        if let Ok((other, read)) = Manifest::decode(&changed) {
+            assert_ne!(other, id);
+            assert_ne!(read, manifest());
+        }
+    }
+}
+
+#[test]
+fn unknown_keys_floats_and_later_versions_are_refused() {
+    // One key more in the map at `at`, before its first key: one letter sorts before `hold`.
+    let whole = manifest().encode().unwrap();
+    let insert = |at: &[u8], key: &str, value: &[u8]| {
+        let place = whole.windows(at.len()).position(|window| window == at).unwrap();
+        let mut bytes = whole.clone();
+        bytes[place] += 1;
+        let text = [
+            &[0x60 | u8::try_from(key.len()).unwrap()][..],
+            key.as_bytes(),
+            value,
+        ]
+        .concat();
+        bytes.splice(place + 1..place + 1, text);
+        bytes
+    };
+    let gate = b"\xa7\x64hold";
+    assert!(matches!(
+        Manifest::decode(&insert(gate, "a", &[0])),
+        Err(Error::Encoding(_))
+    ));
+    assert!(matches!(
+        Manifest::decode(&insert(gate, "a", &[0xf9, 0x3c, 0])),
+        Err(Error::Encoding(_))
+    ));
+    let later = Manifest { v: 2, ..manifest() }.encode().unwrap();
+    assert!(matches!(Manifest::decode(&later), Err(Error::Version(2))));
+    let long = vec![0; suijuris_core::manifest::MAX_BYTES + 1];
+    assert!(matches!(
+        Manifest::decode(&long),
+        Err(Error::Encoding(codec::Error::TooLong { .. }))
+    ));
+}
+
+/// What `alter` breaks, as `object.toml` names it.
+type Case = (&'static str, fn(&mut Manifest));
+
+const FAULTS: &[Case] = &[
+    ("name", |m| m.name = String::new()),
+    ("name", |m| m.name = "Hello".into()),
+    ("name", |m| m.name = "1st".into()),
+    ("name", |m| m.name = "a-".into()),
+    ("name", |m| m.name = "a".repeat(64)),
+    ("workload.command", |m| m.workload.argv.clear()),
+    ("workload.command", |m| m.workload.argv[0].clear()),
+    ("workload.command", |m| m.workload.argv.push("a\0b".into())),
+    ("workload.command", |m| m.workload.argv = vec!["a".into(); 257]),
+    ("workload.env", |m| {
+        m.workload.env.insert("A=B".into(), String::new());
+    }),
+    ("workload.env", |m| {
+        m.workload.env.insert(String::new(), String::new());
+    }),
+    ("workload.env", |m| {
+        m.workload.env.insert("A".into(), "\0".into());
+    }),
+    ("workload.ready_within", |m| m.workload.ready_within = Span(0)),
+    ("workload.ready_within", |m| {
+        m.workload.ready_within = Span(3_600_001);
+    }),
+    ("workload.stop_within", |m| m.workload.stop_within = Span(-1)),
+    ("workload.stop_signal", |m| m.workload.stop_signal = 0),
+    ("workload.stop_signal", |m| m.workload.stop_signal = 65),
+    ("gate.max_connections", |m| m.gate.max_connections = 0),
+    ("gate.max_held", |m| m.gate.max_held = 65_537),
+    ("gate.hold", |m| m.gate.hold = Span(600_001)),
+    ("gate.drain", |m| m.gate.drain = Span(0)),
+    ("gate.linger", |m| m.gate.linger = Span(60_001)),
+    ("gate.headers", |m| m.gate.headers = vec!["a".into(); 65]),
+    ("gate.headers", |m| m.gate.headers = vec!["X-Tenant".into()]),
+    ("callers.keys", |m| m.callers = vec![m.callers[0].clone(); 65]),
+    ("lineage.seal_within", |m| m.seal_within = Span(-1)),
+    ("triggers.messages", |m| {
+        m.triggers.topics.insert(String::new());
+    }),
+];
+
+#[test]
+fn each_part_out_of_bounds_is_named() {
+    assert_eq!(manifest().faults().len(), 0);
+    for (expected, alter) in FAULTS {
+        let mut manifest = manifest();
+        alter(&mut manifest);
+        let faults = manifest.faults();
+        let named = matches!(&faults[..], [Error::Part { part, .. }] if part == expected);
+        assert!(named, "{expected}: {faults:?}");
+        assert!(
+            Manifest::decode(&manifest.encode().unwrap()).is_err(),
+            "{expected}"
+        );
+    }
+}
+
+#[test]
+fn a_timer_that_cannot_be_used_is_named() {
+    let cron = |expression: &str, zone: &str| Schedule::Cron {
+        expression: expression.into(),
+        zone: zone.into(),
+    };
+    for schedule in [
+        cron("* * *", "UTC"),
+        cron("0 9 * * *", "Mars/Base"),
+        Schedule::Every(Span(999)),
+    ] {
+        let mut manifest = manifest();
+        let timer = Timer {
+            schedule,
+            missed: Missed::Once,
+        };
+        manifest.triggers.timers.insert(name("bad"), timer);
+        assert!(matches!(&manifest.faults()[..], [Error::Timer(timer, _)] if timer.as_str() == "bad"));
+    }
+}
+
+#[test]
+fn everything_wrong_is_said_at_once() {
+    let mut manifest = manifest();
+    for (_, alter) in [FAULTS[0], FAULTS[5], FAULTS[19]] {
+        alter(&mut manifest);
+    }
+    assert_eq!(manifest.faults().len(), 3);
+}
