@@ -1,1 +1,83 @@
 //! The gate: a reverse proxy that forwards only what a permit lets through.
+//!
+//! It stands in front of one workload inside a machine and knows no rules: it asks a [`Judge`], and every way to the
+//! workload wants to see the [`Judge::Permit`] that only a judge can make. A refused request costs the workload
+//! nothing, not even a connection.
+//!
+//! | module | duty |
+//! |---|---|
+//! | [`head`], [`chunked`] | what of HTTP/1.x is understood at all, shared with the door |
+//! | [`refusal`] | problem documents as responses |
+//! | [`probe`] | the first request on an HTTP/2 connection, before a byte is answered: for the door |
+//! | `http1`, `http2`, `tunnel`, `handover` | one connection each |
+//! | `gate`, [`control`], [`traffic`], [`limits`] | accepting, phases, counters, bounds |
+//!
+//! Everything runs on one thread and inside [`Gate::serve`]: dropping that future closes every connection. No TLS,
+//! no rules, no retries but one on a connection that the workload had closed.
+
+pub mod chunked;
+pub mod control;
+pub mod head;
+pub mod limits;
+pub mod probe;
+pub mod refusal;
+pub mod traffic;
+
+mod buffer;
+mod forward;
+mod gate;
+mod handover;
+mod http1;
+mod http2;
+mod response;
+mod stream;
+mod sys;
+mod tunnel;
+mod upstream;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+pub use control::{Control, Phase};
+pub use forward::{BadField, Forwarding, RESERVED_PREFIX};
+pub use gate::{Gate, HandedOver, Protocol, ServeError};
+pub use head::{RequestHead, Version};
+pub use limits::Limits;
+pub use refusal::Refusal;
+pub use traffic::Traffic;
+pub use upstream::Upstream;
+
+/// Decides what may pass. Called on the gate's thread for each request; must answer in microseconds and never block.
+pub trait Judge: 'static {
+    /// Proof of a positive verdict. The gate can neither make nor copy one, and drops it when what it allowed ended.
+    type Permit: 'static;
+
+    /// One HTTP request, upgrades included. `out` takes the header fields that the workload shall see in addition.
+    fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<Self::Permit>;
+
+    /// One raw TCP connection, before anything of it is read.
+    fn connect(&self, peer: SocketAddr) -> Admission<Self::Permit>;
+}
+
+impl<J: Judge> Judge for Rc<J> {
+    type Permit = J::Permit;
+
+    fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<Self::Permit> {
+        J::admit(self, head, out)
+    }
+
+    fn connect(&self, peer: SocketAddr) -> Admission<Self::Permit> {
+        J::connect(self, peer)
+    }
+}
+
+/// A judge's answer.
+#[derive(Debug)]
+pub enum Admission<P> {
+    /// Goes to the workload.
+    Forward(P),
+    /// No verdict yet: asked again after [`Control::ask_again`] or a change of phase, bounded by [`Limits::hold_ms`].
+    Hold,
+    /// Goes back.
+    Refuse(Box<Refusal>),
+}

@@ -1,0 +1,260 @@
+//! The head that goes to the workload: the client's, cleaned, with what the judge and the gate add.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+
+use crate::chunked::is_token;
+use crate::head::{Fields, Framing, RequestHead, Version, Wire, list};
+use crate::response;
+
+/// Prefix of the header fields that only the gate may set.
+pub const RESERVED_PREFIX: &str = "x-suijuris-";
+
+/// Header fields that the judge adds to an admitted request. The buffer is reused.
+#[derive(Debug, Default)]
+pub struct Forwarding {
+    lines: String,
+}
+
+/// A field that cannot stand in a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a header field has characters that HTTP does not allow: escape the value, or leave the field out")]
+pub struct BadField;
+
+impl Forwarding {
+    /// Adds `name: value`.
+    ///
+    /// # Errors
+    /// [`BadField`] if the name is no token or the value has a control character; nothing is added then.
+    pub fn push(&mut self, name: &str, value: &str) -> Result<(), BadField> {
+        if name.is_empty() || !name.bytes().all(is_token) || value.bytes().any(|byte| byte.is_ascii_control())
+        {
+            return Err(BadField);
+        }
+        self.lines.reserve(name.len() + value.len() + 4);
+        for part in [name, ": ", value, "\r\n"] {
+            self.lines.push_str(part);
+        }
+        Ok(())
+    }
+
+    /// The fields pushed so far.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.lines.lines().filter_map(|line| line.split_once(": "))
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.lines.clear();
+    }
+}
+
+/// What every request of one connection gets; rendered once.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) ip: String,
+}
+
+impl Origin {
+    pub(crate) fn new(peer: SocketAddr) -> Self {
+        Self {
+            ip: peer.ip().to_canonical().to_string(),
+        }
+    }
+
+    /// The element for `Forwarded` (RFC 7239 §4); IPv6 is bracketed and quoted.
+    pub(crate) fn forwarded(&self) -> String {
+        if self.ip.contains(':') {
+            format!("for=\"[{}]\";proto=http", self.ip)
+        } else {
+            format!("for={};proto=http", self.ip)
+        }
+    }
+}
+
+/// Whether a client's field stays behind whatever its value: hop-by-hop (RFC 9110 §7.6.1), reserved, or rewritten.
+pub(crate) fn stays_behind(name: &str) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    let known = match name.len() {
+        2 => is("te"),
+        7 => is("upgrade") || is("trailer"),
+        10 => is("connection") || is("keep-alive"),
+        14 => is("content-length") || is("http2-settings"),
+        15 => is("x-forwarded-for"),
+        16 => is("proxy-connection"),
+        17 => is("transfer-encoding"),
+        _ => false,
+    };
+    known || is_reserved(name)
+}
+
+/// Workloads behind CGI-like interfaces read `_` as `-`, so both spellings are reserved.
+fn is_reserved(name: &str) -> bool {
+    let starts = |byte: u8| byte.eq_ignore_ascii_case(&b'x');
+    name.bytes().next().is_some_and(starts)
+        && name.len() >= RESERVED_PREFIX.len()
+        && name
+            .bytes()
+            .zip(RESERVED_PREFIX.bytes())
+            .all(|(have, want)| have.eq_ignore_ascii_case(&want) || (have == b'_' && want == b'-'))
+}
+
+/// Appends the head for the workload to `out`.
+///
+/// HTTP/1.0 requests go as HTTP/1.0, so that the workload does not answer in chunks the client cannot read.
+pub(crate) fn compose(
+    head: &RequestHead<'_>,
+    wire: &Wire,
+    added: &Forwarding,
+    origin: &Origin,
+    out: &mut Vec<u8>,
+) {
+    request_line(head, wire, out);
+    let Fields::Http1(fields) = head.fields else {
+        return;
+    };
+    let nominated = Nominated(if wire.nominates { fields } else { &[] });
+    let (mut forwarded_for, mut proto, mut forwarded) = (false, false, false);
+    for field in fields {
+        match field.name.len() {
+            4 if field.name.eq_ignore_ascii_case("host") => continue,
+            9 if field.name.eq_ignore_ascii_case("forwarded") => forwarded = true,
+            15 if field.name.eq_ignore_ascii_case("x-forwarded-for") => forwarded_for = true,
+            17 if field.name.eq_ignore_ascii_case("x-forwarded-proto") => proto = true,
+            _ => {}
+        }
+        if !stays_behind(field.name) && !nominated.names(field.name) {
+            response::line(field.name.as_bytes(), field.value, out);
+        }
+    }
+    framing(head, wire, out);
+    if forwarded_for {
+        out.extend_from_slice(b"x-forwarded-for: ");
+        for field in fields
+            .iter()
+            .filter(|field| field.name.eq_ignore_ascii_case("x-forwarded-for"))
+        {
+            out.extend_from_slice(field.value);
+            out.extend_from_slice(b", ");
+        }
+        response::parts(&[origin.ip.as_bytes(), b"\r\n"], out);
+    } else {
+        response::parts(&[b"x-forwarded-for: ", origin.ip.as_bytes(), b"\r\n"], out);
+    }
+    if !proto {
+        out.extend_from_slice(b"x-forwarded-proto: http\r\n");
+    }
+    if forwarded {
+        response::line(b"forwarded", origin.forwarded().as_bytes(), out);
+    }
+    response::parts(&[b"via: 1.1 suijuris\r\n", added.lines.as_bytes(), b"\r\n"], out);
+}
+
+fn request_line(head: &RequestHead<'_>, wire: &Wire, out: &mut Vec<u8>) {
+    response::parts(&[head.method.as_bytes(), b" ", head.path.as_bytes()], out);
+    if let Some(query) = head.query {
+        response::parts(&[b"?", query.as_bytes()], out);
+    }
+    let version: &[u8] = if wire.version == Version::Http10 {
+        b" HTTP/1.0\r\nhost: "
+    } else {
+        b" HTTP/1.1\r\nhost: "
+    };
+    response::parts(&[version, head.host.as_bytes(), b"\r\n"], out);
+}
+
+fn framing(head: &RequestHead<'_>, wire: &Wire, out: &mut Vec<u8>) {
+    match (wire.body, head.content_length) {
+        (Framing::Chunked, _) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        (_, Some(length)) => {
+            // Writing to a Vec cannot fail.
+            let _infallible = write!(out, "content-length: {length}\r\n");
+        }
+        (_, None) => {}
+    }
+    if let Some(protocol) = head.upgrade {
+        response::line(b"upgrade", protocol.as_bytes(), out);
+        out.extend_from_slice(b"connection: upgrade\r\n");
+    }
+}
+
+/// Fields that `Connection` says must not travel further.
+struct Nominated<'a>(&'a [httparse::Header<'a>]);
+
+impl Nominated<'_> {
+    fn names(&self, name: &str) -> bool {
+        let connection = self
+            .0
+            .iter()
+            .filter(|field| field.name.eq_ignore_ascii_case("connection"));
+        connection
+            .flat_map(|field| list(field.value))
+            .any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::{parse, slots};
+    use crate::limits::Limits;
+    use proptest::prelude::*;
+
+    fn composed(head: &str, added: &Forwarding) -> Option<String> {
+        let peer = "127.0.0.1:1".parse().unwrap();
+        let mut slots = slots();
+        let (head, wire) = parse(head.as_bytes(), peer, &Limits::default(), &mut slots).ok()??;
+        let mut out = Vec::new();
+        compose(&head, &wire, added, &Origin::new(peer), &mut out);
+        Some(String::from_utf8_lossy(&out).into_owned())
+    }
+
+    #[test]
+    fn hop_by_hop_and_reserved_fields_stay_behind() {
+        let mut added = Forwarding::default();
+        added.push("x-suijuris-object", "me").unwrap();
+        let out = composed(
+            "GET /a?b HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nTE: gzip\r\n\
+             X-Suijuris-Object: forged\r\nX_Suijuris_object: forged\r\nX-Forwarded-For: 1.2.3.4\r\nX-Other: yes\r\n\r\n",
+            &added,
+        )
+        .unwrap();
+        assert_eq!(
+            out,
+            "GET /a?b HTTP/1.1\r\nhost: h\r\nX-Other: yes\r\nx-forwarded-for: 1.2.3.4, 127.0.0.1\r\n\
+             x-forwarded-proto: http\r\nvia: 1.1 suijuris\r\nx-suijuris-object: me\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_judge_cannot_break_the_head() {
+        let mut added = Forwarding::default();
+        assert_eq!(added.push("a", "b\r\nc: d"), Err(BadField));
+        assert_eq!(added.push("a b", "c"), Err(BadField));
+        assert_eq!(added.iter().count(), 0);
+    }
+
+    proptest! {
+        /// What goes to the workload is read there as we read it here.
+        #[test]
+        fn forwarded_heads_parse_identically(
+            method in "(GET|POST|OPTIONS|x!)", path in "/[a-z%/]{0,9}(\\?[a-z=]{0,5})?", host in "[a-z]{1,5}(:[0-9]{1,2})?",
+            absolute in any::<bool>(),
+            length in proptest::option::of(0u32..99),
+            fields in proptest::collection::vec("(a|x-b|Keep-Alive|Forwarded|X-Forwarded-For|Connection): [!-~ ]{0,12}", 0..6),
+        ) {
+            let target = if absolute { format!("http://{host}{path}") } else { path };
+            let length = length.map_or(String::new(), |length| format!("Content-Length: {length}\r\n"));
+            let fields = fields.iter().map(|field| format!("{field}\r\n")).collect::<String>();
+            let sent = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{length}{fields}\r\n");
+            if let Some(out) = composed(&sent, &Forwarding::default()) {
+                let peer = "127.0.0.1:1".parse().unwrap();
+                let (mut ours, mut theirs) = (slots(), slots());
+                let (a, wire_a) = parse(sent.as_bytes(), peer, &Limits::default(), &mut ours).unwrap().unwrap();
+                let (b, wire_b) = parse(out.as_bytes(), peer, &Limits::default(), &mut theirs).unwrap().unwrap();
+                prop_assert_eq!((a.method, a.path, a.query, a.host, a.content_length), (b.method, b.path, b.query, b.host, b.content_length));
+                prop_assert_eq!(wire_a.body, wire_b.body);
+                prop_assert_eq!(wire_b.head_len, out.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! Accepting connections and what they share.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::buffer::Buffers;
+use crate::control::{Control, Elapsed, Phase, Timer};
+use crate::forward::Forwarding;
+use crate::head::{HTTP2_PREFACE, RequestHead};
+use crate::http1::{self, End};
+use crate::limits::{LINGER_BYTES, Limits};
+use crate::refusal::{self, Refusal};
+use crate::stream::Stream;
+use crate::traffic::{Open, Traffic};
+use crate::upstream::{Pool, Upstream};
+use crate::{Admission, Judge, handover, http2, tunnel};
+
+/// Free buffers kept for connections that become active: a burst of this many allocates nothing.
+const SPARE_BUFFERS: usize = 64;
+/// Pause after `accept` failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the workload speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.x; clients may speak HTTP/1.x or cleartext HTTP/2.
+    Http,
+    /// Cleartext HTTP/2 with prior knowledge (gRPC); clients must speak it too.
+    H2c,
+    /// Any byte stream, decided at connect.
+    Tcp,
+    /// Any byte stream; the workload gets the client's socket itself. See `docs` of [`Gate::new`].
+    Handover,
+}
+
+/// A connection accepted elsewhere, with what was read from it.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// The connection; blocking mode does not matter.
+    pub stream: std::net::TcpStream,
+    /// Bytes read before, in order; at most [`Limits::head_bytes`] for HTTP/1.x.
+    pub prefix: Vec<u8>,
+}
+
+/// Why serving could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The listener is unusable.
+    #[error("the gate's listener cannot be used: pass a bound, listening TCP socket")]
+    Listener(#[source] io::Error),
+    /// Connections can be handed over through a Unix socket only.
+    #[error("handover needs the path of a unix socket, not a TCP address, as upstream")]
+    Handover,
+}
+
+/// A gate in front of one workload.
+#[derive(Debug)]
+pub struct Gate<J> {
+    shared: Rc<Shared<J>>,
+    keeps_backlog: bool,
+}
+
+/// What all connections of a gate share.
+#[derive(Debug)]
+pub(crate) struct Shared<J> {
+    judge: J,
+    pub(crate) protocol: Protocol,
+    pub(crate) limits: Limits,
+    pub(crate) control: Control,
+    pub(crate) traffic: Rc<Traffic>,
+    pub(crate) pool: Pool,
+    pub(crate) clients: http2::Clients,
+    pub(crate) handover: handover::Channel,
+    spare: RefCell<Vec<Buffers>>,
+}
+
+impl<J: Judge> Gate<J> {
+    /// A gate that asks `judge` and forwards to `upstream`.
+    ///
+    /// With [`Protocol::Handover`] each admitted connection is sent to the workload as a descriptor (`SCM_RIGHTS`) in
+    /// one message over a `SOCK_SEQPACKET` Unix socket at `upstream`; the message's bytes are the client's address, a
+    /// line feed, and what was read before. The gate keeps a second descriptor, to cut with: a workload must
+    /// therefore `shutdown` a connection, not only close it.
+    #[must_use]
+    pub fn new(judge: J, upstream: Upstream, protocol: Protocol, limits: Limits, control: Control) -> Self {
+        let shared = Shared {
+            judge,
+            protocol,
+            control: control.clone(),
+            traffic: Rc::default(),
+            clients: http2::Clients::default(),
+            handover: handover::Channel::new(&upstream),
+            pool: Pool::new(upstream, &limits, control),
+            limits,
+            spare: RefCell::default(),
+        };
+        Self {
+            shared: Rc::new(shared),
+            keeps_backlog: false,
+        }
+    }
+
+    /// While draining, leaves new connections in the listener's backlog, for a process that accepts from the same
+    /// socket next. Without it they are accepted and refused.
+    #[must_use]
+    pub fn keeping_backlog(mut self) -> Self {
+        self.keeps_backlog = true;
+        self
+    }
+
+    /// The gate's counters.
+    #[must_use]
+    pub fn traffic(&self) -> Rc<Traffic> {
+        Rc::clone(&self.shared.traffic)
+    }
+
+    /// Serves until the phase is [`Phase::Closed`]. Needs a current-thread runtime with I/O and time.
+    ///
+    /// Cancel safe: dropping the future closes every connection.
+    ///
+    /// # Errors
+    /// [`ServeError`] before the first connection; later ones concern one connection and end there.
+    pub async fn serve(
+        &self,
+        listener: std::net::TcpListener,
+        handed_over: mpsc::Receiver<HandedOver>,
+    ) -> Result<(), ServeError> {
+        listener.set_nonblocking(true).map_err(ServeError::Listener)?;
+        let listener = TcpListener::from_std(listener).map_err(ServeError::Listener)?;
+        if self.shared.protocol == Protocol::Handover && !self.shared.handover.has_path() {
+            return Err(ServeError::Handover);
+        }
+        let server = Server {
+            gate: Rc::clone(&self.shared),
+            keeps_backlog: self.keeps_backlog,
+            connections: JoinSet::new(),
+            cuts: self.shared.control.cuts(),
+        };
+        LocalSet::new().run_until(server.run(listener, handed_over)).await;
+        Ok(())
+    }
+}
+
+/// The accept loop and the connections it owns.
+struct Server<J> {
+    gate: Rc<Shared<J>>,
+    keeps_backlog: bool,
+    connections: JoinSet<()>,
+    cuts: u64,
+}
+
+impl<J: Judge> Server<J> {
+    async fn run(mut self, listener: TcpListener, mut handed_over: mpsc::Receiver<HandedOver>) {
+        let control = self.gate.control.clone();
+        let timer = control.timer();
+        let mut background = JoinSet::new();
+        background.spawn_local(control.clone().sweep());
+        background.spawn_local(keep_house(Rc::clone(&self.gate)));
+        let mut round = control.round();
+        self.on_change(Phase::Holding, &timer);
+        while control.phase() != Phase::Closed {
+            let phase = control.phase();
+            let accepts = phase < Phase::Draining || !self.keeps_backlog;
+            tokio::select! {
+                (stream, peer) = accept(&listener), if accepts => self.open(stream, peer, Vec::new()),
+                Some(handed) = handed_over.recv() => self.take_over(handed),
+                Some(_ended) = self.connections.join_next() => {}
+                changed = changed(&control, round, &timer) => {
+                    match changed {
+                        Ok(()) => self.on_change(phase, &timer),
+                        Err(Elapsed) => self.end_drain(&timer),
+                    }
+                    round = control.round();
+                }
+            }
+            if self.cuts != control.cuts() {
+                self.cuts = control.cuts();
+                self.cut();
+            }
+        }
+        self.cut();
+        while self.connections.join_next().await.is_some() {}
+    }
+
+    fn on_change(&mut self, before: Phase, timer: &Timer) {
+        match self.gate.control.phase() {
+            Phase::Draining if before < Phase::Draining => timer.arm(self.gate.limits.drain_ms),
+            Phase::Draining | Phase::Closed => {}
+            Phase::Holding | Phase::Open => timer.arm(u64::MAX),
+        }
+    }
+
+    /// What did not finish in time is cut.
+    fn end_drain(&mut self, timer: &Timer) {
+        timer.arm(u64::MAX);
+        self.cut();
+    }
+
+    fn cut(&mut self) {
+        self.connections.abort_all();
+        self.gate.pool.clear();
+        self.gate.clients.clear();
+    }
+
+    fn take_over(&mut self, handed: HandedOver) {
+        // One that is gone meanwhile is nobody's loss.
+        let Ok(peer) = handed.stream.peer_addr() else {
+            return;
+        };
+        if handed.stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(handed.stream)
+        {
+            self.open(stream, peer, handed.prefix);
+        }
+    }
+
+    fn open(&mut self, stream: TcpStream, peer: SocketAddr, prefix: Vec<u8>) {
+        let traffic = &self.gate.traffic;
+        if traffic.connections() >= self.gate.limits.max_connections {
+            traffic.count_refused();
+            return turn_away(&stream, self.gate.protocol);
+        }
+        // Only latency is lost where it cannot be set.
+        let _slower = stream.set_nodelay(true);
+        let open = traffic.connection();
+        self.connections
+            .spawn_local(connection(Rc::clone(&self.gate), stream, peer, prefix, open));
+    }
+}
+
+/// Cleans up what no connection would come by to clean.
+async fn keep_house<J: Judge>(gate: Rc<Shared<J>>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        gate.pool.expire();
+        gate.clients.expire();
+    }
+}
+
+async fn changed(control: &Control, round: u64, timer: &Timer) -> Result<(), Elapsed> {
+    let cuts = control.cuts();
+    timer
+        .until(|_| ready_if(control.round() != round || control.cuts() != cuts))
+        .await
+}
+
+fn ready_if(condition: bool) -> std::task::Poll<()> {
+    if condition {
+        std::task::Poll::Ready(())
+    } else {
+        std::task::Poll::Pending
+    }
+}
+
+/// The next connection; out of descriptors, it waits for some to be closed.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
+}
+
+/// One connection too many: answered from here, without a task.
+fn turn_away(stream: &TcpStream, protocol: Protocol) {
+    if matches!(protocol, Protocol::Http | Protocol::H2c) {
+        // Best effort: reading what has come keeps the close from becoming a reset.
+        let _read = stream.try_read(&mut [0; 4096]);
+        let _written = stream.try_write(&refusal::render_http1(&Refusal::too_many_connections(), false));
+    }
+}
+
+async fn connection<J: Judge>(
+    gate: Rc<Shared<J>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    prefix: Vec<u8>,
+    _open: Open,
+) {
+    if gate.protocol == Protocol::Handover {
+        return handover::serve(&gate, stream, peer, &prefix).await;
+    }
+    let mut guard = Guard(Some(Stream::Tcp(stream)));
+    let Some(stream) = guard.0.as_mut() else { return };
+    let end = if gate.protocol == Protocol::Tcp {
+        if tunnel::serve(&gate, stream, peer, &prefix).await {
+            End::Close
+        } else {
+            End::Reset
+        }
+    } else if prefix.starts_with(HTTP2_PREFACE) {
+        End::Http2(prefix.into())
+    } else {
+        Box::pin(http1::serve(&gate, stream, peer, &prefix)).await
+    };
+    match end {
+        End::Reset => return,
+        End::Close => {}
+        End::Linger => {
+            let timer = gate.control.timer();
+            tunnel::linger(stream, &timer, gate.limits.linger_ms, LINGER_BYTES).await;
+        }
+        End::Http2(read) => {
+            if let Some(stream) = guard.0.take() {
+                http2::serve(&gate, stream, peer, read).await;
+            }
+        }
+    }
+    guard.0 = None;
+}
+
+/// Resets a connection that is dropped in the middle of something, so that its end cannot be taken for a whole.
+struct Guard(Option<Stream>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.0 {
+            stream.reset_on_close();
+        }
+    }
+}
+
+impl<J: Judge> Shared<J> {
+    /// The verdict on a request, as far as the phase lets one be asked for.
+    pub(crate) fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<J::Permit> {
+        self.by_phase(|| self.judge.admit(head, out))
+    }
+
+    /// The verdict on a raw connection.
+    pub(crate) fn connect(&self, peer: SocketAddr) -> Admission<J::Permit> {
+        self.by_phase(|| self.judge.connect(peer))
+    }
+
+    fn by_phase(&self, ask: impl FnOnce() -> Admission<J::Permit>) -> Admission<J::Permit> {
+        match self.control.phase() {
+            Phase::Holding => Admission::Hold,
+            Phase::Open => ask(),
+            Phase::Draining | Phase::Closed => Admission::Refuse(Box::new(Refusal::draining())),
+        }
+    }
+
+    /// Waits until asking again makes sense. The bound in time starts with the first wait of a request.
+    pub(crate) async fn hold(&self, held: &mut Option<Open>, timer: &Timer) -> Result<(), Box<Refusal>> {
+        if held.is_none() {
+            if self.traffic.held() >= self.limits.max_held {
+                return Err(Box::new(Refusal::held_full()));
+            }
+            *held = Some(self.traffic.hold());
+            timer.arm(self.limits.hold_ms);
+        }
+        let round = self.control.round();
+        let asked = timer.until(|_| ready_if(self.control.round() != round)).await;
+        asked.map_err(|Elapsed| Box::new(Refusal::hold_timeout()))
+    }
+}
+
+impl<J> Shared<J> {
+    pub(crate) fn buffers(&self) -> Buffers {
+        self.spare.borrow_mut().pop().unwrap_or_else(Buffers::new)
+    }
+
+    pub(crate) fn recycle(&self, mut buffers: Buffers) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_BUFFERS {
+            buffers.clear();
+            spare.push(buffers);
+        }
+    }
+}

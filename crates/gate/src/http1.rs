@@ -1,0 +1,653 @@
+//! HTTP/1.x connections: one request after the other, each judged on its own.
+//!
+//! ```text
+//! idle ─▶ head ─▶ judged ─┬─▶ forwarded ─┬─▶ idle | end
+//!                 ▲  │    └─▶ refused ───┘
+//!                 └──┘ hold              └─▶ tunnel (101)
+//! ```
+//! The common request costs one read and one write on each side: head and first body bytes leave together, buffers
+//! are reused, and no timer, task or allocation is made for it.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use crate::buffer::{Buffer, Buffers};
+use crate::control::{Phase, Timer};
+use crate::forward::{self, Forwarding, Origin};
+use crate::gate::Shared;
+use crate::head::{self, Framing, HTTP2_PREFACE, Reject, Version, Wire};
+use crate::refusal::{self, Refusal};
+use crate::response::{self, Answer, Body};
+use crate::stream::{ReadHalf, Stream, WriteHalf};
+use crate::upstream::Lease;
+use crate::{Admission, Judge, tunnel};
+
+/// Up to this much of a response body is copied behind its head, so that one plain write sends both.
+const COPY_BYTES: usize = 4 * 1024;
+/// Interim responses to one request; a workload that sends more is broken.
+const INTERIM: u32 = 32;
+
+/// How a connection ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Both sides know that nothing follows.
+    Close,
+    /// A response was cut short: the client must see a broken connection.
+    Reset,
+    /// An answer was sent while the client may still be sending.
+    Linger,
+    /// The client speaks HTTP/2; these bytes were read.
+    Http2(bytes::Bytes),
+}
+
+/// What follows one request.
+enum Next {
+    Again,
+    End(End),
+}
+
+/// What is to be done about the bytes read so far.
+enum Considered<P> {
+    Incomplete,
+    Http2,
+    Bad(Reject),
+    Hold,
+    Refuse(Box<Refusal>, Wire),
+    Forward(P, Wire),
+}
+
+/// Why an exchange with the workload did not end with a complete response.
+#[derive(Debug)]
+enum Broken {
+    /// The workload closed before the first byte.
+    Stale,
+    /// The workload's bytes are no response.
+    Bad(&'static str),
+    Timeout,
+    /// The response had begun.
+    Cut,
+    /// The client left, or takes no bytes.
+    Client,
+    /// The request body turned out to be malformed.
+    Request(Reject),
+}
+
+/// A complete response.
+#[derive(Debug)]
+struct Delivered {
+    answer: Answer,
+    kept_alive: bool,
+}
+
+/// Serves one connection until it ends; `prefix` was read from it before.
+pub(crate) async fn serve<J: Judge>(
+    gate: &Rc<Shared<J>>,
+    stream: &mut Stream,
+    peer: SocketAddr,
+    prefix: &[u8],
+) -> End {
+    let (read, write) = stream.split();
+    let mut session = Session {
+        gate,
+        peer,
+        origin: Origin::new(peer),
+        read,
+        write,
+        inward: gate.control.timer(),
+        outward: gate.control.timer(),
+        forwarding: Forwarding::default(),
+        first: true,
+    };
+    session.run(prefix).await
+}
+
+/// One connection.
+struct Session<'s, J> {
+    gate: &'s Rc<Shared<J>>,
+    peer: SocketAddr,
+    origin: Origin,
+    read: ReadHalf<'s>,
+    write: WriteHalf<'s>,
+    /// Bounds reading from the client and writing to the workload.
+    inward: Timer,
+    /// Bounds reading from the workload and writing to the client.
+    outward: Timer,
+    forwarding: Forwarding,
+    first: bool,
+}
+
+impl<J: Judge> Session<'_, J> {
+    async fn run(&mut self, prefix: &[u8]) -> End {
+        let mut buffers = self.gate.buffers();
+        if buffers.input.append(prefix) < prefix.len() {
+            return End::Close;
+        }
+        loop {
+            if buffers.input.is_empty() {
+                self.gate.recycle(buffers);
+                if !self.wait_for_request().await {
+                    return End::Close;
+                }
+                buffers = self.gate.buffers();
+            }
+            match self.turn(&mut buffers).await {
+                Next::Again => self.first = false,
+                Next::End(end) => {
+                    self.gate.recycle(buffers);
+                    return end;
+                }
+            }
+        }
+    }
+
+    /// Waits without holding buffers. False: nothing more will come, or is wanted.
+    async fn wait_for_request(&mut self) -> bool {
+        let (control, first, read) = (&self.gate.control, self.first, &self.read);
+        let ready = self.inward.within(self.gate.limits.idle_ms, |cx| {
+            if !first && control.phase() >= Phase::Draining {
+                return Poll::Ready(false);
+            }
+            read.poll_ready(cx).map(|ready| ready.is_ok())
+        });
+        ready.await.unwrap_or(false)
+    }
+
+    /// One request, from its first byte to the last of its response.
+    async fn turn(&mut self, buffers: &mut Buffers) -> Next {
+        self.inward.arm(self.gate.limits.head_ms);
+        let mut held = None;
+        loop {
+            match self.consider(buffers) {
+                Considered::Incomplete => {
+                    if let Err(next) = self.read_head(buffers).await {
+                        return next;
+                    }
+                }
+                Considered::Http2 => {
+                    return Next::End(End::Http2(bytes::Bytes::copy_from_slice(buffers.input.filled())));
+                }
+                Considered::Bad(reject) => return self.refuse(buffers, &reject.into(), None).await,
+                Considered::Refuse(refusal, wire) => {
+                    return self.refuse(buffers, &refusal, Some(&wire)).await;
+                }
+                Considered::Forward(permit, wire) => {
+                    drop(held);
+                    return self.exchange(buffers, permit, wire).await;
+                }
+                Considered::Hold => {
+                    if let Err(refusal) = self.gate.hold(&mut held, &self.inward).await {
+                        return self.refuse(buffers, &refusal, None).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads until a head may be complete, by the deadline set when its first byte came.
+    async fn read_head(&mut self, buffers: &mut Buffers) -> Result<(), Next> {
+        let (read, input) = (&mut self.read, &mut buffers.input);
+        loop {
+            let before = input.filled().len();
+            match self.inward.until(|cx| input.poll_fill(read, cx)).await {
+                Ok(Ok(1..)) => {}
+                Ok(_) => return Err(Next::End(End::Close)),
+                Err(_) => break,
+            }
+            // Only a line's end can complete a head: a byte-wise sender must not make us parse for each byte.
+            let fresh = input.filled().get(before..).unwrap_or_default();
+            if fresh.contains(&b'\n') || input.is_full() {
+                return Ok(());
+            }
+        }
+        let late = Refusal::of(408, "request_timeout", "send the request head in one go");
+        Err(self.refuse(buffers, &late, None).await)
+    }
+
+    /// Parses and judges what was read. On a permit, the head for the workload is composed.
+    fn consider(&mut self, buffers: &mut Buffers) -> Considered<J::Permit> {
+        let bytes = buffers.input.filled();
+        if self.first && head::starts_http2(bytes) {
+            return if bytes.len() < HTTP2_PREFACE.len() {
+                Considered::Incomplete
+            } else {
+                Considered::Http2
+            };
+        }
+        let mut slots = head::slots();
+        let (head, wire) = match head::parse(bytes, self.peer, &self.gate.limits, &mut slots) {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => return Considered::Incomplete,
+            Err(reject) => return Considered::Bad(reject),
+        };
+        // Nothing is forwarded of a request whose body is already seen to be malformed.
+        let early = bytes.get(wire.head_len..).unwrap_or_default();
+        if let Err(error) = Body::new(wire.body).feed(early) {
+            return Considered::Bad(error.into());
+        }
+        self.forwarding.clear();
+        match self.gate.admit(&head, &mut self.forwarding) {
+            Admission::Hold => Considered::Hold,
+            Admission::Refuse(refusal) => Considered::Refuse(refusal, wire),
+            Admission::Forward(permit) => {
+                buffers.request.clear();
+                forward::compose(&head, &wire, &self.forwarding, &self.origin, &mut buffers.request);
+                Considered::Forward(permit, wire)
+            }
+        }
+    }
+
+    /// Answers with `refusal`. The connection goes on if the request is known to its end and that end is here.
+    async fn refuse(&mut self, buffers: &mut Buffers, refusal: &Refusal, wire: Option<&Wire>) -> Next {
+        self.gate.traffic.count_refused();
+        self.answer(buffers, refusal, wire).await
+    }
+
+    async fn answer(&mut self, buffers: &mut Buffers, refusal: &Refusal, wire: Option<&Wire>) -> Next {
+        let again = self.gate.control.phase() <= Phase::Open
+            && wire.is_some_and(|wire| wire.keep_alive && wire.version == Version::Http11)
+            && wire.is_some_and(|wire| skip_request(&mut buffers.input, wire));
+        buffers.reply.clear();
+        let is_head = wire.is_some_and(|wire| wire.is_head);
+        refusal::render_into(refusal, again, is_head, &mut buffers.reply);
+        let bound_ms = self.gate.limits.body_idle_ms;
+        match self
+            .write
+            .write_all(&buffers.reply, &self.outward, bound_ms)
+            .await
+        {
+            Ok(()) if again => Next::Again,
+            Ok(()) => Next::End(End::Linger),
+            Err(_) => Next::End(End::Close),
+        }
+    }
+
+    /// Forwards one admitted request and its response. The permit is held until both have ended.
+    async fn exchange(&mut self, buffers: &mut Buffers, permit: J::Permit, wire: Wire) -> Next {
+        let _admitted = self.gate.traffic.admitted();
+        buffers.input.consume(wire.head_len);
+        let mut body = Body::new(wire.body);
+        let sent = Cell::new(false);
+        if !wire.expects {
+            match first_part(&mut body, buffers) {
+                Ok(done) => sent.set(done),
+                Err(reject) => return self.answer(buffers, &reject.into(), None).await,
+            }
+        }
+        let mut lease = self.gate.pool.lease(&permit).await;
+        loop {
+            let mut connected = match lease {
+                Ok(connected) => connected,
+                Err(error) => {
+                    return self
+                        .give_up(buffers, &Refusal::upstream_unreachable(&error), &sent)
+                        .await;
+                }
+            };
+            let started = Cell::new(false);
+            let outcome = self
+                .attempt(buffers, &mut connected, &wire, &mut body, &sent, &started)
+                .await;
+            match outcome {
+                Ok(delivered) => return self.conclude(buffers, connected, &delivered, sent.get()).await,
+                Err(Broken::Stale) if connected.reused && wire.idempotent && wire.body == Framing::Empty => {
+                    lease = self.gate.pool.connect(&permit).await;
+                }
+                Err(broken) => return self.explain(buffers, broken, started.get(), &sent).await,
+            }
+        }
+    }
+
+    /// Sends the request and relays the response, both directions at once.
+    async fn attempt(
+        &mut self,
+        buffers: &mut Buffers,
+        lease: &mut Lease,
+        wire: &Wire,
+        body: &mut Body,
+        sent: &Cell<bool>,
+        started: &Cell<bool>,
+    ) -> Result<Delivered, Broken> {
+        let Buffers {
+            input,
+            request,
+            answer,
+            reply,
+        } = buffers;
+        let (mut from, mut to) = lease.stream.split();
+        let limits = &self.gate.limits;
+        to.write_all(request, &self.inward, limits.body_idle_ms)
+            .await
+            .map_err(|_| Broken::Stale)?;
+        self.gate.traffic.count_in(request.len());
+        answer.clear();
+        reply.clear();
+        let go_on = Cell::new(!wire.expects);
+        let sending = Sending {
+            gate: self.gate,
+            read: &mut self.read,
+            input,
+            timer: &self.inward,
+        };
+        let mut sending = pin!(sending.run(&mut to, body, sent, &go_on));
+        let receiving = Receiving {
+            gate: self.gate,
+            wire,
+            from: &mut from,
+            answer,
+            reply,
+            write: &mut self.write,
+            timer: &self.outward,
+            sent,
+            go_on: &go_on,
+            started,
+        };
+        let mut receiving = pin!(receiving.run());
+        poll_fn(|cx| match receiving.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(outcome),
+            Poll::Pending => sending.as_mut().poll(cx).map(Err),
+        })
+        .await
+    }
+
+    /// After a complete response: tunnel, next request, or end.
+    async fn conclude(
+        &mut self,
+        buffers: &mut Buffers,
+        mut lease: Lease,
+        delivered: &Delivered,
+        sent: bool,
+    ) -> Next {
+        if delivered.answer.status == 101 {
+            let (from, to) = lease.stream.split();
+            let ends = tunnel::Ends {
+                client: (&mut self.read, &mut self.write),
+                workload: (from, to),
+            };
+            let timers = (&self.inward, &self.outward);
+            let whole = tunnel::run(self.gate, ends, (&mut buffers.input, &mut buffers.answer), timers).await;
+            return Next::End(if whole { End::Close } else { End::Reset });
+        }
+        if delivered.answer.reusable && sent && buffers.answer.is_empty() {
+            self.gate.pool.give_back(lease.stream);
+        }
+        match (delivered.kept_alive, sent) {
+            (true, true) => Next::Again,
+            (_, true) => Next::End(End::Close),
+            (_, false) => Next::End(End::Linger),
+        }
+    }
+
+    /// After a failed exchange: an answer if none has begun, else a visible cut.
+    async fn explain(
+        &mut self,
+        buffers: &mut Buffers,
+        broken: Broken,
+        started: bool,
+        sent: &Cell<bool>,
+    ) -> Next {
+        let refusal = match broken {
+            _ if started => return Next::End(End::Reset),
+            Broken::Client | Broken::Cut => return Next::End(End::Reset),
+            Broken::Stale => Refusal::upstream_failed("the workload closed the connection without an answer"),
+            Broken::Bad(detail) => Refusal::upstream_failed(detail),
+            Broken::Timeout => Refusal::upstream_timeout(),
+            Broken::Request(reject) => return self.refuse(buffers, &reject.into(), None).await,
+        };
+        self.give_up(buffers, &refusal, sent).await
+    }
+
+    /// Answers for a workload that did not. The head was consumed, so the connection ends.
+    async fn give_up(&mut self, buffers: &mut Buffers, refusal: &Refusal, sent: &Cell<bool>) -> Next {
+        match self.answer(buffers, refusal, None).await {
+            Next::End(End::Linger) if sent.get() && buffers.input.is_empty() => Next::End(End::Close),
+            next => next,
+        }
+    }
+}
+
+/// Consumes a refused request if all of it is here.
+fn skip_request(input: &mut Buffer, wire: &Wire) -> bool {
+    let bytes = input.filled().get(wire.head_len..).unwrap_or_default();
+    match Body::new(wire.body).feed(bytes) {
+        Ok(fed) if fed.done => {
+            input.consume(wire.head_len + fed.used);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Appends what is here of the body to the composed head. True: that was all of it.
+fn first_part(body: &mut Body, buffers: &mut Buffers) -> Result<bool, Reject> {
+    let fed = body.feed(buffers.input.filled())?;
+    buffers
+        .request
+        .extend_from_slice(buffers.input.filled().get(..fed.forward).unwrap_or_default());
+    if fed.done {
+        buffers.request.extend_from_slice(body.tail());
+    }
+    buffers.input.consume(fed.used);
+    Ok(fed.done)
+}
+
+/// The request's direction.
+struct Sending<'x, 's, J> {
+    gate: &'x Shared<J>,
+    read: &'x mut ReadHalf<'s>,
+    input: &'x mut Buffer,
+    timer: &'x Timer,
+}
+
+impl<J: Judge> Sending<'_, '_, J> {
+    /// Streams the rest of the body, then watches the client. Ends only when the exchange must end.
+    async fn run(
+        mut self,
+        to: &mut WriteHalf<'_>,
+        body: &mut Body,
+        sent: &Cell<bool>,
+        go_on: &Cell<bool>,
+    ) -> Broken {
+        if !sent.get() {
+            self.wait_to_continue(go_on).await;
+            match self.body(to, body).await {
+                Ok(true) => sent.set(true),
+                // The workload takes no more; what it answers decides.
+                Ok(false) => return std::future::pending().await,
+                Err(broken) => return broken,
+            }
+        }
+        self.watch().await
+    }
+
+    /// `Expect: 100-continue`: the body waits for the workload's word, within reason.
+    async fn wait_to_continue(&mut self, go_on: &Cell<bool>) {
+        let told = |_: &mut Context<'_>| {
+            if go_on.get() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        };
+        // Either way the body goes.
+        let _told = self.timer.within(self.gate.limits.expect_ms, told).await;
+    }
+
+    /// False: the workload stopped reading.
+    async fn body(&mut self, to: &mut WriteHalf<'_>, body: &mut Body) -> Result<bool, Broken> {
+        let bound_ms = self.gate.limits.body_idle_ms;
+        loop {
+            let fed = body
+                .feed(self.input.filled())
+                .map_err(|error| Broken::Request(error.into()))?;
+            let tail = if fed.done { body.tail() } else { b"" };
+            let part = self.input.filled().get(..fed.forward).unwrap_or_default();
+            if (!part.is_empty() || !tail.is_empty())
+                && to.write_both(part, tail, self.timer, bound_ms).await.is_err()
+            {
+                return Ok(false);
+            }
+            self.gate.traffic.count_in(fed.forward + tail.len());
+            self.input.consume(fed.used);
+            if fed.done {
+                return Ok(true);
+            }
+            let (read, input) = (&mut *self.read, &mut *self.input);
+            match self.timer.within(bound_ms, |cx| input.poll_fill(read, cx)).await {
+                Ok(Ok(1..)) => {}
+                _ => return Err(Broken::Client),
+            }
+        }
+    }
+
+    /// Keeps what the client sends ahead, and notices when it leaves.
+    async fn watch(&mut self) -> Broken {
+        let (read, input) = (&mut *self.read, &mut *self.input);
+        loop {
+            if input.is_full() {
+                return std::future::pending().await;
+            }
+            match poll_fn(|cx| input.poll_fill(read, cx)).await {
+                Ok(1..) => {}
+                Ok(0) => break,
+                Err(_) => return Broken::Client,
+            }
+        }
+        let _elapsed = self
+            .timer
+            .within(self.gate.limits.half_closed_ms, |_| Poll::<()>::Pending)
+            .await;
+        Broken::Client
+    }
+}
+
+/// The response's direction.
+struct Receiving<'x, 's, 'u, J> {
+    gate: &'x Shared<J>,
+    wire: &'x Wire,
+    from: &'x mut ReadHalf<'u>,
+    answer: &'x mut Buffer,
+    reply: &'x mut Vec<u8>,
+    write: &'x mut WriteHalf<'s>,
+    timer: &'x Timer,
+    sent: &'x Cell<bool>,
+    go_on: &'x Cell<bool>,
+    started: &'x Cell<bool>,
+}
+
+impl<J: Judge> Receiving<'_, '_, '_, J> {
+    async fn run(mut self) -> Result<Delivered, Broken> {
+        let (answer, kept_alive) = self.head().await?;
+        self.started.set(true);
+        self.answer.consume(answer.head_len);
+        if answer.status == 101 {
+            self.flush(0, b"").await?;
+        } else {
+            self.body(answer.body).await?;
+        }
+        Ok(Delivered {
+            answer,
+            kept_alive: kept_alive && answer.body != Framing::Close,
+        })
+    }
+
+    /// The final head, rendered into `reply`; interim ones are passed on at once.
+    async fn head(&mut self) -> Result<(Answer, bool), Broken> {
+        let mut interim = 0;
+        loop {
+            if self.answer.is_empty() {
+                self.read_head(interim == 0).await?;
+            }
+            // A request whose body is still under way when its answer comes cannot be followed by another.
+            let keep_alive =
+                self.wire.keep_alive && self.sent.get() && self.gate.control.phase() <= Phase::Open;
+            match response::relay(self.answer.filled(), self.wire, keep_alive, self.reply) {
+                Ok(Some(answer)) if answer.is_interim() && interim < INTERIM => {
+                    interim += 1;
+                    self.answer.consume(answer.head_len);
+                    self.flush(0, b"").await?;
+                    self.go_on.set(true);
+                }
+                Ok(Some(answer)) if answer.is_interim() => {
+                    return Err(Broken::Bad("too many interim responses"));
+                }
+                Ok(Some(answer)) => return Ok((answer, keep_alive)),
+                Ok(None) => self.read_head(false).await?,
+                Err(_) => return Err(Broken::Bad("the workload's response is malformed or ambiguous")),
+            }
+        }
+    }
+
+    async fn read_head(&mut self, first: bool) -> Result<(), Broken> {
+        let (from, answer) = (&mut *self.from, &mut *self.answer);
+        loop {
+            match self
+                .timer
+                .within(self.gate.limits.response_ms, |cx| answer.poll_fill(from, cx))
+                .await
+            {
+                Ok(Ok(1..)) => return Ok(()),
+                Ok(_) if first => return Err(Broken::Stale),
+                Ok(_) => {
+                    return Err(Broken::Bad(
+                        "the workload closed the connection within a response head",
+                    ));
+                }
+                // The bound counts from the request's end.
+                Err(_) if !self.sent.get() => {}
+                Err(_) => return Err(Broken::Timeout),
+            }
+        }
+    }
+
+    async fn body(&mut self, framing: Framing) -> Result<(), Broken> {
+        let mut body = Body::new(framing);
+        loop {
+            let fed = body.feed(self.answer.filled()).map_err(|_| Broken::Cut)?;
+            self.flush(fed.forward, if fed.done { body.tail() } else { b"" })
+                .await?;
+            self.answer.consume(fed.used);
+            if fed.done {
+                return Ok(());
+            }
+            let (from, answer) = (&mut *self.from, &mut *self.answer);
+            match self
+                .timer
+                .within(self.gate.limits.body_idle_ms, |cx| answer.poll_fill(from, cx))
+                .await
+            {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(0)) if framing == Framing::Close => return Ok(()),
+                _ => return Err(Broken::Cut),
+            }
+        }
+    }
+
+    /// Sends the rendered head, if any, the first `bytes` of what was read, and `tail`.
+    async fn flush(&mut self, bytes: usize, tail: &[u8]) -> Result<(), Broken> {
+        let bound_ms = self.gate.limits.body_idle_ms;
+        let part = self.answer.filled().get(..bytes).unwrap_or_default();
+        self.gate
+            .traffic
+            .count_out(self.reply.len() + part.len() + tail.len());
+        let written = if part.len() <= COPY_BYTES {
+            response::parts(&[part, tail], self.reply);
+            self.write.write_all(self.reply, self.timer, bound_ms).await
+        } else {
+            let head = self
+                .write
+                .write_both(self.reply, part, self.timer, bound_ms)
+                .await;
+            if head.is_ok() {
+                self.write.write_all(tail, self.timer, bound_ms).await
+            } else {
+                head
+            }
+        };
+        self.reply.clear();
+        written.map_err(|_| Broken::Client)
+    }
+}

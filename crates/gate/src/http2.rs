@@ -1,0 +1,611 @@
+//! Cleartext HTTP/2 (prior knowledge) through hyper: each stream is judged like a request of HTTP/1.1.
+//!
+//! The workload speaks HTTP/1.1 or, with [`Protocol::H2c`], HTTP/2. hyper bounds frames and resets; this module
+//! bounds heads, idle connections and silent streams.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http_body_util::{Either, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::{http1 as client1, http2 as client2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::JoinSet;
+
+use crate::control::{Elapsed, Phase, Timer};
+use crate::forward::{Forwarding, Origin, stays_behind};
+use crate::gate::{Protocol, Shared};
+use crate::head::{Fields, Reject, RequestHead, Version};
+use crate::refusal::{self, Refusal};
+use crate::stream::{Prefixed, Stream};
+use crate::traffic::Admitted;
+use crate::{Admission, Judge};
+
+/// A peer that does not answer a ping for this long is gone.
+const PING: Duration = Duration::from_secs(20);
+/// Unused HTTP/1.1 connections kept for HTTP/2 clients.
+const IDLE_CLIENTS: usize = 64;
+
+/// The response given to hyper's server.
+type Answer<P> = http::Response<Either<Full<Bytes>, Relayed<P>>>;
+
+/// Runs hyper's inner tasks; they end with the last clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tasks(Rc<RefCell<JoinSet<()>>>);
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        let mut tasks = self.0.borrow_mut();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn_local(task);
+    }
+}
+
+/// What one connection's streams have in common.
+#[derive(Debug, Default)]
+struct Activity {
+    open: Cell<usize>,
+    seen: Cell<u64>,
+    moved_ms: Cell<u64>,
+}
+
+/// Serves one connection, whose first bytes were read before.
+pub(crate) async fn serve<J: Judge>(gate: &Rc<Shared<J>>, stream: Stream, peer: SocketAddr, read: Bytes) {
+    let activity = Rc::new(Activity::default());
+    let timer = gate.control.timer();
+    activity.moved_ms.set(gate.control.now_ms());
+    let origin = Rc::new(Origin::new(peer));
+    let streams = (Rc::clone(gate), Rc::clone(&activity));
+    let service = service_fn(move |request| {
+        let ((gate, activity), origin) = (streams.clone(), Rc::clone(&origin));
+        async move { Ok::<_, Infallible>(handle(gate, activity, origin, peer, request).await) }
+    });
+    let limits = &gate.limits;
+    let connection = hyper::server::conn::http2::Builder::new(Tasks::default())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.h2_streams)
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
+        .serve_connection(TokioIo::new(Prefixed::new(read, stream)), service);
+    let mut connection = pin!(connection);
+    let mut leaving = false;
+    timer.arm(limits.idle_ms);
+    loop {
+        let drains = || !leaving && gate.control.phase() >= Phase::Draining && activity.seen.get() > 0;
+        let waited = timer.until(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(true),
+            Poll::Pending if drains() => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        });
+        match waited.await {
+            Ok(true) => return,
+            Err(Elapsed) if leaving || !is_alive(gate, &activity) => return,
+            Err(Elapsed) if activity.open.get() > 0 => timer.arm(limits.idle_ms),
+            Ok(false) | Err(Elapsed) => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+                timer.arm(limits.drain_ms);
+            }
+        }
+    }
+}
+
+/// False: streams are open and none has moved for longer than any of them may be silent.
+fn is_alive<J>(gate: &Shared<J>, activity: &Activity) -> bool {
+    let silent_ms = gate.control.now_ms().saturating_sub(activity.moved_ms.get());
+    activity.open.get() == 0 || silent_ms <= gate.limits.response_ms.max(gate.limits.body_idle_ms)
+}
+
+/// Counts one stream of a connection until it drops.
+struct OpenStream(Rc<Activity>);
+
+impl OpenStream {
+    fn new(activity: &Rc<Activity>) -> Self {
+        activity.open.set(activity.open.get() + 1);
+        activity.seen.set(activity.seen.get() + 1);
+        Self(Rc::clone(activity))
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+    }
+}
+
+async fn handle<J: Judge>(
+    gate: Rc<Shared<J>>,
+    activity: Rc<Activity>,
+    origin: Rc<Origin>,
+    peer: SocketAddr,
+    request: http::Request<Incoming>,
+) -> Answer<J::Permit> {
+    let stream = OpenStream::new(&activity);
+    activity.moved_ms.set(gate.control.now_ms());
+    let timer = gate.control.timer();
+    let (parts, body) = request.into_parts();
+    let mut added = Forwarding::default();
+    let answered = match verdict(&gate, &parts, peer, &mut added, &timer).await {
+        Err(refusal) => {
+            gate.traffic.count_refused();
+            Err(refusal)
+        }
+        Ok(permit) => {
+            let admitted = gate.traffic.admitted();
+            let body = Sent {
+                inner: body,
+                count: count_in(&gate, &activity),
+            };
+            let head = outbound(&gate, &parts, &added, &origin);
+            let sent = send(&gate, &permit, http::Request::from_parts(head, body), &timer).await;
+            sent.map(|response| {
+                relay(
+                    &gate,
+                    response,
+                    Held {
+                        _permit: permit,
+                        _admitted: admitted,
+                        _stream: stream,
+                    },
+                    timer,
+                    &activity,
+                )
+            })
+        }
+    };
+    answered.unwrap_or_else(|refusal| refusal::response(&refusal).map(|body| Either::Left(Full::new(body))))
+}
+
+/// The judge's word on one stream, waiting while it is held.
+async fn verdict<J: Judge>(
+    gate: &Rc<Shared<J>>,
+    parts: &http::request::Parts,
+    peer: SocketAddr,
+    added: &mut Forwarding,
+    timer: &Timer,
+) -> Result<J::Permit, Box<Refusal>> {
+    let head = head(parts, peer, gate.limits.headers).map_err(|reject| Box::new(reject.into()))?;
+    let mut held = None;
+    loop {
+        added.clear();
+        match gate.admit(&head, added) {
+            Admission::Forward(permit) => return Ok(permit),
+            Admission::Refuse(refusal) => return Err(refusal),
+            Admission::Hold => gate.hold(&mut held, timer).await?,
+        }
+    }
+}
+
+/// The request as the judge sees it; hyper has refused malformed ones before.
+pub(crate) fn head(
+    parts: &http::request::Parts,
+    peer: SocketAddr,
+    max_headers: usize,
+) -> Result<RequestHead<'_>, Reject> {
+    if parts.headers.len() > max_headers {
+        let detail = "the request has too many header fields";
+        return Err(Reject {
+            status: 431,
+            code: "head_too_large",
+            detail,
+        });
+    }
+    if parts.method == http::Method::CONNECT {
+        return Err(Reject {
+            status: 501,
+            code: "not_implemented",
+            detail: "this is no forward proxy",
+        });
+    }
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    let host = host(authority, &parts.headers)?;
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("/", http::uri::PathAndQuery::as_str);
+    Ok(RequestHead {
+        method: parts.method.as_str(),
+        target,
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        host,
+        version: Version::Http2,
+        peer,
+        upgrade: None,
+        content_length: parts
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|v| crate::head::length(v.as_bytes())),
+        fields: Fields::Http2(&parts.headers),
+    })
+}
+
+fn host<'a>(authority: Option<&'a str>, headers: &'a HeaderMap) -> Result<&'a str, Reject> {
+    let bad = |detail| Reject {
+        status: 400,
+        code: "bad_request",
+        detail,
+    };
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts
+        .next()
+        .map(|host| host.to_str().map_err(|_| bad("Host is not a host and port")))
+        .transpose()?;
+    match (authority, host, hosts.next()) {
+        (_, _, Some(_)) => Err(bad("Host appears more than once")),
+        (Some(authority), _, _) if authority.contains('@') => Err(bad("the authority names a user")),
+        (Some(authority), Some(host), _) if !authority.eq_ignore_ascii_case(host) => {
+            Err(bad("Host and :authority name different hosts"))
+        }
+        (Some(name), _, _) | (None, Some(name), _) => Ok(name),
+        (None, None, _) => Err(bad(":authority is missing")),
+    }
+}
+
+/// The head for the workload.
+fn outbound<J>(
+    gate: &Shared<J>,
+    parts: &http::request::Parts,
+    added: &Forwarding,
+    origin: &Origin,
+) -> http::request::Parts {
+    let (mut head, ()) = http::Request::new(()).into_parts();
+    head.method = parts.method.clone();
+    let authority = host(
+        parts.uri.authority().map(http::uri::Authority::as_str),
+        &parts.headers,
+    )
+    .unwrap_or_default();
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("/", http::uri::PathAndQuery::as_str);
+    let h2c = gate.protocol == Protocol::H2c;
+    let uri = if h2c {
+        format!("http://{authority}{target}").parse()
+    } else {
+        target.parse()
+    };
+    // Both parts were part of a valid address.
+    head.uri = uri.unwrap_or_default();
+    fields(parts, added, origin, &mut head.headers);
+    if h2c {
+        if parts.headers.get(header::TE).is_some_and(|te| te == "trailers") {
+            head.headers
+                .insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    } else if let Ok(host) = HeaderValue::from_str(authority) {
+        head.headers.insert(header::HOST, host);
+    }
+    head
+}
+
+fn fields(parts: &http::request::Parts, added: &Forwarding, origin: &Origin, out: &mut HeaderMap) {
+    out.reserve(parts.headers.len() + 4);
+    for (name, value) in &parts.headers {
+        if name == header::CONTENT_LENGTH
+            || !(stays_behind(name.as_str()) || name == header::HOST || name == header::EXPECT)
+        {
+            out.append(name.clone(), value.clone());
+        }
+    }
+    let before = parts
+        .headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let chain = before.chain([origin.ip.as_str()]).collect::<Vec<_>>().join(", ");
+    let mut add = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            out.append(name, value);
+        }
+    };
+    add(HeaderName::from_static("x-forwarded-for"), &chain);
+    if !parts.headers.contains_key("x-forwarded-proto") {
+        add(HeaderName::from_static("x-forwarded-proto"), "http");
+    }
+    if parts.headers.contains_key(header::FORWARDED) {
+        add(header::FORWARDED, &origin.forwarded());
+    }
+    add(header::VIA, "2.0 suijuris");
+    for (name, value) in added.iter() {
+        if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+            add(name, value);
+        }
+    }
+}
+
+/// The response, on its way to the client.
+fn relay<J: Judge>(
+    gate: &Rc<Shared<J>>,
+    response: http::Response<Incoming>,
+    held: Held<J::Permit>,
+    timer: Timer,
+    activity: &Rc<Activity>,
+) -> Answer<J::Permit> {
+    let (mut head, inner) = response.into_parts();
+    for name in [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::TRAILER,
+    ] {
+        head.headers.remove(name);
+    }
+    head.headers.remove("keep-alive");
+    head.headers.remove("proxy-connection");
+    head.version = http::Version::HTTP_2;
+    let idle_ms = gate.limits.body_idle_ms;
+    timer.arm(idle_ms);
+    let body = Relayed {
+        inner,
+        timer,
+        idle_ms,
+        count: count_out(gate, activity),
+        _held: held,
+    };
+    http::Response::from_parts(head, Either::Right(body))
+}
+
+/// Lives as long as the response's body.
+struct Held<P> {
+    _permit: P,
+    _admitted: Admitted,
+    _stream: OpenStream,
+}
+
+type Count = Box<dyn Fn(usize)>;
+
+fn count_in<J: Judge>(gate: &Rc<Shared<J>>, activity: &Rc<Activity>) -> Count {
+    let (gate, activity) = (Rc::clone(gate), Rc::clone(activity));
+    Box::new(move |bytes| {
+        gate.traffic.count_in(bytes);
+        activity.moved_ms.set(gate.control.now_ms());
+    })
+}
+
+fn count_out<J: Judge>(gate: &Rc<Shared<J>>, activity: &Rc<Activity>) -> Count {
+    let (gate, activity) = (Rc::clone(gate), Rc::clone(activity));
+    Box::new(move |bytes| {
+        gate.traffic.count_out(bytes);
+        activity.moved_ms.set(gate.control.now_ms());
+    })
+}
+
+/// A request body on its way to the workload.
+struct Sent {
+    inner: Incoming,
+    count: Count,
+}
+
+impl Body for Sent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            (self.count)(frame.data_ref().map_or(0, Bytes::len));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A response body on its way to the client; an error resets the stream, so a cut is never a clean end.
+pub(crate) struct Relayed<P> {
+    inner: Incoming,
+    timer: Timer,
+    idle_ms: u64,
+    count: Count,
+    _held: Held<P>,
+}
+
+impl<P> Unpin for Relayed<P> {}
+
+impl<P> Body for Relayed<P> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                if let Some(Ok(frame)) = &frame {
+                    (self.count)(frame.data_ref().map_or(0, Bytes::len));
+                }
+                self.timer.arm(self.idle_ms);
+                Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other)))
+            }
+            Poll::Pending => self
+                .timer
+                .poll_due(cx)
+                .map(|Elapsed| Some(Err(io::ErrorKind::TimedOut.into()))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// hyper's connections to the workload.
+#[derive(Default)]
+pub(crate) struct Clients {
+    http1: RefCell<Vec<client1::SendRequest<Sent>>>,
+    http2: RefCell<Option<client2::SendRequest<Sent>>>,
+    tasks: Tasks,
+}
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clients")
+            .field("http1", &self.http1.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Clients {
+    /// Closes everything.
+    pub(crate) fn clear(&self) {
+        self.http1.borrow_mut().clear();
+        self.http2.take();
+        self.tasks.0.borrow_mut().abort_all();
+    }
+
+    /// Forgets connections that have ended.
+    pub(crate) fn expire(&self) {
+        self.http1.borrow_mut().retain(|client| !client.is_closed());
+        while self.tasks.0.borrow_mut().try_join_next().is_some() {}
+    }
+
+    fn spawn(&self, connection: impl Future<Output = ()> + 'static) {
+        hyper::rt::Executor::execute(&self.tasks, connection);
+    }
+
+    fn idle(&self) -> Option<client1::SendRequest<Sent>> {
+        let mut clients = self.http1.borrow_mut();
+        clients.retain(|client| !client.is_closed());
+        let ready = clients.iter().rposition(client1::SendRequest::is_ready)?;
+        Some(clients.swap_remove(ready))
+    }
+
+    fn keep(&self, client: client1::SendRequest<Sent>) {
+        let mut clients = self.http1.borrow_mut();
+        if clients.len() < IDLE_CLIENTS {
+            clients.push(client);
+        }
+    }
+}
+
+/// Sends one admitted request and waits for the response's head.
+async fn send<J: Judge>(
+    gate: &Shared<J>,
+    permit: &J::Permit,
+    request: http::Request<Sent>,
+    timer: &Timer,
+) -> Result<http::Response<Incoming>, Box<Refusal>> {
+    let mut sending = pin!(async {
+        match gate.protocol {
+            Protocol::H2c => send2(gate, permit, request).await,
+            _ => send1(gate, permit, request).await,
+        }
+    });
+    let response = timer
+        .within(gate.limits.response_ms, |cx| sending.as_mut().poll(cx))
+        .await;
+    response.unwrap_or_else(|Elapsed| Err(Box::new(Refusal::upstream_timeout())))
+}
+
+async fn send1<J: Judge>(
+    gate: &Shared<J>,
+    permit: &J::Permit,
+    mut request: http::Request<Sent>,
+) -> Result<http::Response<Incoming>, Box<Refusal>> {
+    if let Some(mut client) = gate.clients.idle() {
+        match client.try_send_request(request).await {
+            Ok(response) => {
+                gate.clients.keep(client);
+                return Ok(response);
+            }
+            // Closed before the request left: it goes on a new connection, once.
+            Err(mut error) => match error.take_message() {
+                Some(unsent) => request = unsent,
+                None => return Err(failed(&error.into_error())),
+            },
+        }
+    }
+    let stream = gate
+        .pool
+        .connect(permit)
+        .await
+        .map_err(|error| Box::new(Refusal::upstream_unreachable(&error)))?
+        .stream;
+    let (mut client, connection) = client1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| failed(&e))?;
+    gate.clients.spawn(async move {
+        // The request's own future reports what goes wrong.
+        let _reported = connection.await;
+    });
+    let response = client
+        .send_request(request)
+        .await
+        .map_err(|error| failed(&error))?;
+    gate.clients.keep(client);
+    Ok(response)
+}
+
+async fn send2<J: Judge>(
+    gate: &Shared<J>,
+    permit: &J::Permit,
+    request: http::Request<Sent>,
+) -> Result<http::Response<Incoming>, Box<Refusal>> {
+    let known = gate
+        .clients
+        .http2
+        .borrow()
+        .as_ref()
+        .filter(|client| !client.is_closed())
+        .cloned();
+    let mut client = match known {
+        Some(client) => client,
+        None => connect2(gate, permit).await?,
+    };
+    client.ready().await.map_err(|error| failed(&error))?;
+    client.send_request(request).await.map_err(|error| failed(&error))
+}
+
+async fn connect2<J: Judge>(
+    gate: &Shared<J>,
+    permit: &J::Permit,
+) -> Result<client2::SendRequest<Sent>, Box<Refusal>> {
+    let stream = gate
+        .pool
+        .connect(permit)
+        .await
+        .map_err(|error| Box::new(Refusal::upstream_unreachable(&error)))?
+        .stream;
+    let handshake = client2::Builder::new(gate.clients.tasks.clone())
+        .timer(TokioTimer::new())
+        .handshake(TokioIo::new(stream));
+    let (client, connection) = handshake.await.map_err(|error| failed(&error))?;
+    gate.clients.spawn(async move {
+        // The requests' own futures report what goes wrong.
+        let _reported = connection.await;
+    });
+    *gate.clients.http2.borrow_mut() = Some(client.clone());
+    Ok(client)
+}
+
+fn failed(error: &hyper::Error) -> Box<Refusal> {
+    Box::new(Refusal::upstream_failed(&format!(
+        "the workload did not answer properly: {error}"
+    )))
+}

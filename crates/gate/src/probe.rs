@@ -1,0 +1,1 @@
+//! The first request on an HTTP/2 connection.

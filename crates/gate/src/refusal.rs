@@ -1,0 +1,167 @@
+//! Refusals as HTTP answers: one problem document, whoever gives it.
+
+use std::io::Write as _;
+
+use suijuris_api::problem::{MEDIA_TYPE, Problem};
+
+use crate::head::Reject;
+
+/// Every code the gate answers with on its own, and its title; each has a page `docs/errors/<code>.md`.
+pub const CODES: &[(&str, &str)] = &[
+    ("bad_request", "The request cannot be understood safely"),
+    ("request_timeout", "The request took too long to arrive"),
+    ("target_too_long", "The request line is too long"),
+    ("expectation_failed", "The expectation cannot be met"),
+    ("head_too_large", "The request head is too large"),
+    (
+        "not_implemented",
+        "The request asks for something the gate does not do",
+    ),
+    ("upstream_failed", "The workload gave no valid answer"),
+    ("upstream_unreachable", "The workload does not accept connections"),
+    ("upstream_timeout", "The workload did not answer in time"),
+    ("held_full", "Too many requests wait for the object"),
+    ("hold_timeout", "The object gave no verdict in time"),
+    ("draining", "The object is going to sleep"),
+    ("too_many_connections", "Too many connections are open"),
+    ("http_version", "The HTTP version is not served"),
+];
+
+/// A negative answer, ready to be rendered.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// What the caller reads; its `retry_after` becomes the header of that name.
+    pub problem: Problem,
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self { problem }
+    }
+}
+
+impl From<Reject> for Refusal {
+    fn from(reject: Reject) -> Self {
+        Self::of(reject.status, reject.code, reject.detail)
+    }
+}
+
+impl Refusal {
+    pub(crate) fn of(status: u16, code: &str, detail: &str) -> Self {
+        let title = CODES
+            .iter()
+            .find(|(known, _)| *known == code)
+            .map_or(code, |(_, title)| title);
+        Problem::new(status, code, title).with_detail(detail).into()
+    }
+
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.problem.retry_after = Some(seconds);
+        self
+    }
+
+    pub(crate) fn upstream_failed(detail: &str) -> Self {
+        Self::of(502, "upstream_failed", detail)
+    }
+
+    pub(crate) fn upstream_timeout() -> Self {
+        Self::of(504, "upstream_timeout", "no response began within the bound")
+    }
+
+    pub(crate) fn upstream_unreachable(cause: &std::io::Error) -> Self {
+        Self::of(
+            503,
+            "upstream_unreachable",
+            &format!("connecting to the workload failed: {cause}"),
+        )
+        .retry_after(1)
+    }
+
+    pub(crate) fn held_full() -> Self {
+        Self::of(503, "held_full", "retry when the object has decided").retry_after(1)
+    }
+
+    pub(crate) fn hold_timeout() -> Self {
+        Self::of(
+            503,
+            "hold_timeout",
+            "retry later, or ask the object's owner what keeps it",
+        )
+        .retry_after(5)
+    }
+
+    pub(crate) fn draining() -> Self {
+        Self::of(503, "draining", "retry to wake it again").retry_after(1)
+    }
+
+    pub(crate) fn too_many_connections() -> Self {
+        Self::of(503, "too_many_connections", "retry later or reuse connections").retry_after(1)
+    }
+
+    /// The problem document as JSON.
+    #[must_use]
+    pub fn body(&self) -> Vec<u8> {
+        // Strings and numbers only: serialising them cannot fail.
+        serde_json::to_vec(&self.problem).unwrap_or_default()
+    }
+
+    /// HTTP status; one outside 400..=599 would be no refusal and becomes 500.
+    #[must_use]
+    pub fn status(&self) -> http::StatusCode {
+        http::StatusCode::from_u16(self.problem.status)
+            .ok()
+            .filter(|status| status.is_client_error() || status.is_server_error())
+            .unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+/// The whole HTTP/1.1 response; without `keep_alive` it announces the close.
+#[must_use]
+pub fn render_http1(refusal: &Refusal, keep_alive: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512);
+    render_into(refusal, keep_alive, false, &mut out);
+    out
+}
+
+/// Appends the response to `out`; to a HEAD request without the body it describes.
+pub(crate) fn render_into(refusal: &Refusal, keep_alive: bool, is_head: bool, out: &mut Vec<u8>) {
+    let (status, body) = (refusal.status(), refusal.body());
+    let reason = status.canonical_reason().unwrap_or_default();
+    // Writing to a Vec cannot fail.
+    let _infallible = write!(
+        out,
+        "HTTP/1.1 {} {reason}\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {}\r\ncache-control: no-store\r\n",
+        status.as_u16(),
+        body.len()
+    );
+    if let Some(seconds) = refusal.problem.retry_after {
+        let _infallible = write!(out, "retry-after: {seconds}\r\n");
+    }
+    out.extend_from_slice(if keep_alive {
+        b"\r\n"
+    } else {
+        b"connection: close\r\n\r\n"
+    });
+    if !is_head {
+        out.extend_from_slice(&body);
+    }
+}
+
+/// The refusal as a response of the `http` crate, for HTTP/2.
+pub(crate) fn response(refusal: &Refusal) -> http::Response<bytes::Bytes> {
+    let mut response = http::Response::new(bytes::Bytes::from(refusal.body()));
+    *response.status_mut() = refusal.status();
+    let headers = response.headers_mut();
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static(MEDIA_TYPE),
+    );
+    headers.insert(
+        http::header::CACHE_CONTROL,
+        http::HeaderValue::from_static("no-store"),
+    );
+    if let Some(seconds) = refusal.problem.retry_after {
+        headers.insert(http::header::RETRY_AFTER, seconds.into());
+    }
+    response
+}

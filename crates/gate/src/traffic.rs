@@ -1,0 +1,179 @@
+//! Counters of one gate, which the runtime reads for its `remain` rule.
+//!
+//! Cells, not atomics: gate and reader share a thread.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+/// What passes and passed through one gate.
+#[derive(Debug)]
+pub struct Traffic {
+    connections: Cell<usize>,
+    in_flight: Cell<usize>,
+    held: Cell<usize>,
+    requests: Cell<u64>,
+    refused: Cell<u64>,
+    bytes_in: Cell<u64>,
+    bytes_out: Cell<u64>,
+    last_activity: Cell<Instant>,
+    ended: Notify,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self {
+            connections: Cell::default(),
+            in_flight: Cell::default(),
+            held: Cell::default(),
+            requests: Cell::default(),
+            refused: Cell::default(),
+            bytes_in: Cell::default(),
+            bytes_out: Cell::default(),
+            last_activity: Cell::new(Instant::now()),
+            ended: Notify::new(),
+        }
+    }
+}
+
+impl Traffic {
+    /// Client connections open now, handed-over ones included.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// Admitted requests, tunnels and handed-over connections that have not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// Requests and connections that wait for a verdict.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.get()
+    }
+
+    /// Requests and raw connections admitted so far.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// Requests and connections refused so far, unparseable ones included.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.get()
+    }
+
+    /// Bytes sent to the workload so far.
+    #[must_use]
+    pub fn bytes_in(&self) -> u64 {
+        self.bytes_in.get()
+    }
+
+    /// Bytes the workload sent to clients so far.
+    #[must_use]
+    pub fn bytes_out(&self) -> u64 {
+        self.bytes_out.get()
+    }
+
+    /// When something admitted last began, ended or moved bytes through a tunnel. Monotonic.
+    #[must_use]
+    pub fn last_activity(&self) -> Instant {
+        self.last_activity.get()
+    }
+
+    pub(crate) fn touch(&self) {
+        self.last_activity.set(Instant::now());
+    }
+
+    pub(crate) fn count_refused(&self) {
+        self.refused.set(self.refused.get() + 1);
+    }
+
+    pub(crate) fn count_in(&self, bytes: usize) {
+        self.bytes_in.set(self.bytes_in.get() + bytes as u64);
+    }
+
+    pub(crate) fn count_out(&self, bytes: usize) {
+        self.bytes_out.set(self.bytes_out.get() + bytes as u64);
+    }
+
+    /// Counts one connection until the guard drops.
+    pub(crate) fn connection(self: &Rc<Self>) -> Open {
+        Open::new(self, |traffic| &traffic.connections)
+    }
+
+    /// Counts one waiting request until the guard drops.
+    pub(crate) fn hold(self: &Rc<Self>) -> Open {
+        Open::new(self, |traffic| &traffic.held)
+    }
+
+    /// Counts one admitted request, tunnel or connection until the guard drops.
+    pub(crate) fn admitted(self: &Rc<Self>) -> Admitted {
+        self.requests.set(self.requests.get() + 1);
+        self.touch();
+        Admitted {
+            _open: Open::new(self, |traffic| &traffic.in_flight),
+            _ended: Ended(Rc::clone(self)),
+        }
+    }
+
+    /// Waits until nothing admitted is in flight. Cancel safe.
+    pub async fn quiet(&self) {
+        while self.in_flight() > 0 {
+            let ended = self.ended.notified();
+            if self.in_flight() > 0 {
+                ended.await;
+            }
+        }
+    }
+}
+
+/// One more in a gauge while it lives.
+#[derive(Debug)]
+pub(crate) struct Open {
+    traffic: Rc<Traffic>,
+    gauge: fn(&Traffic) -> &Cell<usize>,
+}
+
+impl Open {
+    fn new(traffic: &Rc<Traffic>, gauge: fn(&Traffic) -> &Cell<usize>) -> Self {
+        gauge(traffic).set(gauge(traffic).get() + 1);
+        Self {
+            traffic: Rc::clone(traffic),
+            gauge,
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let gauge = (self.gauge)(&self.traffic);
+        gauge.set(gauge.get() - 1);
+    }
+}
+
+/// One more in flight while it lives; its end is activity.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    /// Dropped first, so that who waits for quiet sees the new count.
+    _open: Open,
+    _ended: Ended,
+}
+
+#[derive(Debug)]
+struct Ended(Rc<Traffic>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.touch();
+        if self.0.in_flight() == 0 {
+            self.0.ended.notify_waiters();
+        }
+    }
+}
