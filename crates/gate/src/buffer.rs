@@ -1,7 +1,10 @@
 //! The reused buffers of a connection. An idle connection holds none; they wait in the gate's free list.
 
+use std::cell::RefCell;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
@@ -11,8 +14,13 @@ use crate::limits::HEAD_BYTES;
 /// Room for what the workload sends at once: two reads of a large loopback segment.
 const ANSWER_BYTES: usize = 64 * 1024;
 
+/// Up to this much of a response body is copied behind its head, so that one plain write sends both.
+pub(crate) const COPY_BYTES: usize = 4 * 1024;
+/// Free buffers kept of each kind: a burst of this many allocates nothing.
+const SPARE: usize = 64;
+
 /// A fixed array with a filled window.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Buffer {
     data: Box<[u8]>,
     start: usize,
@@ -89,33 +97,105 @@ impl Buffer {
     }
 }
 
-/// What one active connection needs.
-#[derive(Debug)]
-pub(crate) struct Buffers {
+/// The client's side of one active connection.
+#[derive(Debug, Default)]
+pub(crate) struct Inbound {
     /// From the client.
     pub(crate) input: Buffer,
     /// The head for the workload, with the first part of the body.
     pub(crate) request: Vec<u8>,
+}
+
+/// The workload's side; held only while a response is under way, so that all of them share warm memory.
+#[derive(Debug, Default)]
+pub(crate) struct Outbound {
     /// From the workload.
     pub(crate) answer: Buffer,
     /// The head for the client, with the first part of the body.
     pub(crate) reply: Vec<u8>,
 }
 
-impl Buffers {
-    pub(crate) fn new() -> Self {
+/// Something the free list keeps.
+pub(crate) trait Spare: Default {
+    fn fresh() -> Self;
+    fn clear(&mut self);
+}
+
+impl Spare for Inbound {
+    fn fresh() -> Self {
         Self {
             input: Buffer::new(HEAD_BYTES),
             request: Vec::with_capacity(1024),
-            answer: Buffer::new(ANSWER_BYTES),
-            reply: Vec::with_capacity(1024),
         }
     }
 
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         self.input.clear();
         self.request.clear();
+    }
+}
+
+impl Spare for Outbound {
+    fn fresh() -> Self {
+        Self {
+            answer: Buffer::new(ANSWER_BYTES),
+            reply: Vec::with_capacity(COPY_BYTES),
+        }
+    }
+
+    fn clear(&mut self) {
         self.answer.clear();
         self.reply.clear();
+    }
+}
+
+/// Buffers that nobody uses at present, the warmest last.
+#[derive(Debug)]
+pub(crate) struct FreeList<T>(Rc<RefCell<Vec<T>>>);
+
+impl<T> Default for FreeList<T> {
+    fn default() -> Self {
+        Self(Rc::default())
+    }
+}
+
+impl<T: Spare> FreeList<T> {
+    pub(crate) fn loan(&self) -> Loan<T> {
+        let value = self.0.borrow_mut().pop().unwrap_or_else(T::fresh);
+        Loan {
+            value,
+            home: Rc::clone(&self.0),
+        }
+    }
+}
+
+/// Goes back to its free list when dropped.
+#[derive(Debug)]
+pub(crate) struct Loan<T: Spare> {
+    value: T,
+    home: Rc<RefCell<Vec<T>>>,
+}
+
+impl<T: Spare> Deref for Loan<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: Spare> DerefMut for Loan<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T: Spare> Drop for Loan<T> {
+    fn drop(&mut self) {
+        let mut home = self.home.borrow_mut();
+        if home.len() < SPARE {
+            self.value.clear();
+            home.push(std::mem::take(&mut self.value));
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! Accepting connections and what they share.
 
-use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::buffer::Buffers;
+use crate::buffer::{FreeList, Inbound, Outbound};
 use crate::control::{Control, Elapsed, Phase, Timer};
 use crate::forward::Forwarding;
 use crate::head::{HTTP2_PREFACE, RequestHead};
@@ -22,8 +21,6 @@ use crate::traffic::{Open, Traffic};
 use crate::upstream::{Pool, Upstream};
 use crate::{Admission, Judge, handover, http2, tunnel};
 
-/// Free buffers kept for connections that become active: a burst of this many allocates nothing.
-const SPARE_BUFFERS: usize = 64;
 /// Pause after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -78,7 +75,8 @@ pub(crate) struct Shared<J> {
     pub(crate) pool: Pool,
     pub(crate) clients: http2::Clients,
     pub(crate) handover: handover::Channel,
-    spare: RefCell<Vec<Buffers>>,
+    pub(crate) inbound: FreeList<Inbound>,
+    pub(crate) outbound: FreeList<Outbound>,
 }
 
 impl<J: Judge> Gate<J> {
@@ -99,7 +97,8 @@ impl<J: Judge> Gate<J> {
             handover: handover::Channel::new(&upstream),
             pool: Pool::new(upstream, &limits, control),
             limits,
-            spare: RefCell::default(),
+            inbound: FreeList::default(),
+            outbound: FreeList::default(),
         };
         Self {
             shared: Rc::new(shared),
@@ -368,19 +367,5 @@ impl<J: Judge> Shared<J> {
         let round = self.control.round();
         let asked = timer.until(|_| ready_if(self.control.round() != round)).await;
         asked.map_err(|Elapsed| Box::new(Refusal::hold_timeout()))
-    }
-}
-
-impl<J> Shared<J> {
-    pub(crate) fn buffers(&self) -> Buffers {
-        self.spare.borrow_mut().pop().unwrap_or_else(Buffers::new)
-    }
-
-    pub(crate) fn recycle(&self, mut buffers: Buffers) {
-        let mut spare = self.spare.borrow_mut();
-        if spare.len() < SPARE_BUFFERS {
-            buffers.clear();
-            spare.push(buffers);
-        }
     }
 }

@@ -13,12 +13,12 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use crate::buffer::{Buffer, Buffers};
+use crate::buffer::{Buffer, COPY_BYTES, Inbound, Loan, Outbound};
 use crate::control::{Phase, Timer};
 use crate::forward::{self, Forwarding, Origin};
-use crate::gate::Shared;
+use crate::gate::{Protocol, Shared};
 use crate::head::{self, Framing, HTTP2_PREFACE, Reject, Version, Wire};
 use crate::refusal::{self, Refusal};
 use crate::response::{self, Answer, Body};
@@ -26,8 +26,6 @@ use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::upstream::Lease;
 use crate::{Admission, Judge, tunnel};
 
-/// Up to this much of a response body is copied behind its head, so that one plain write sends both.
-const COPY_BYTES: usize = 4 * 1024;
 /// Interim responses to one request; a workload that sends more is broken.
 const INTERIM: u32 = 32;
 
@@ -76,9 +74,10 @@ enum Broken {
     Request(Reject),
 }
 
-/// A complete response.
+/// A complete response, and what came behind it.
 #[derive(Debug)]
 struct Delivered {
+    outbound: Loan<Outbound>,
     answer: Answer,
     kept_alive: bool,
 }
@@ -122,42 +121,45 @@ struct Session<'s, J> {
 
 impl<J: Judge> Session<'_, J> {
     async fn run(&mut self, prefix: &[u8]) -> End {
-        let mut buffers = self.gate.buffers();
-        if buffers.input.append(prefix) < prefix.len() {
+        let mut inbound = self.gate.inbound.loan();
+        if inbound.input.append(prefix) < prefix.len() {
             return End::Close;
         }
         loop {
-            if buffers.input.is_empty() {
-                self.gate.recycle(buffers);
-                if !self.wait_for_request().await {
-                    return End::Close;
+            if inbound.input.is_empty() {
+                drop(inbound);
+                match self.wait_for_request().await {
+                    Some(begun) => inbound = begun,
+                    None => return End::Close,
                 }
-                buffers = self.gate.buffers();
             }
-            match self.turn(&mut buffers).await {
+            match self.turn(&mut inbound).await {
                 Next::Again => self.first = false,
-                Next::End(end) => {
-                    self.gate.recycle(buffers);
-                    return end;
-                }
+                Next::End(end) => return end,
             }
         }
     }
 
-    /// Waits without holding buffers. False: nothing more will come, or is wanted.
-    async fn wait_for_request(&mut self) -> bool {
-        let (control, first, read) = (&self.gate.control, self.first, &self.read);
-        let ready = self.inward.within(self.gate.limits.idle_ms, |cx| {
-            if !first && control.phase() >= Phase::Draining {
-                return Poll::Ready(false);
+    /// Waits, without holding buffers, for the first bytes. None: nothing more will come, or is wanted.
+    async fn wait_for_request(&mut self) -> Option<Loan<Inbound>> {
+        let (gate, first, read) = (self.gate, self.first, &mut self.read);
+        let begun = self.inward.within(gate.limits.idle_ms, |cx| {
+            if !first && gate.control.phase() >= Phase::Draining {
+                return Poll::Ready(None);
             }
-            read.poll_ready(cx).map(|ready| ready.is_ok())
+            if ready!(read.poll_ready(cx)).is_err() {
+                return Poll::Ready(None);
+            }
+            // Readiness may be stale; only a byte counts.
+            let mut inbound = gate.inbound.loan();
+            let filled = ready!(inbound.input.poll_fill(read, cx));
+            Poll::Ready(matches!(filled, Ok(1..)).then_some(inbound))
         });
-        ready.await.unwrap_or(false)
+        begun.await.ok().flatten()
     }
 
     /// One request, from its first byte to the last of its response.
-    async fn turn(&mut self, buffers: &mut Buffers) -> Next {
+    async fn turn(&mut self, buffers: &mut Inbound) -> Next {
         self.inward.arm(self.gate.limits.head_ms);
         let mut held = None;
         loop {
@@ -188,7 +190,7 @@ impl<J: Judge> Session<'_, J> {
     }
 
     /// Reads until a head may be complete, by the deadline set when its first byte came.
-    async fn read_head(&mut self, buffers: &mut Buffers) -> Result<(), Next> {
+    async fn read_head(&mut self, buffers: &mut Inbound) -> Result<(), Next> {
         let (read, input) = (&mut self.read, &mut buffers.input);
         loop {
             let before = input.filled().len();
@@ -208,7 +210,7 @@ impl<J: Judge> Session<'_, J> {
     }
 
     /// Parses and judges what was read. On a permit, the head for the workload is composed.
-    fn consider(&mut self, buffers: &mut Buffers) -> Considered<J::Permit> {
+    fn consider(&mut self, buffers: &mut Inbound) -> Considered<J::Permit> {
         let bytes = buffers.input.filled();
         if self.first && head::starts_http2(bytes) {
             return if bytes.len() < HTTP2_PREFACE.len() {
@@ -223,6 +225,14 @@ impl<J: Judge> Session<'_, J> {
             Ok(None) => return Considered::Incomplete,
             Err(reject) => return Considered::Bad(reject),
         };
+        if self.gate.protocol == Protocol::H2c {
+            let detail = "this object speaks HTTP/2 only, with prior knowledge";
+            return Considered::Bad(Reject {
+                status: 505,
+                code: "http_version",
+                detail,
+            });
+        }
         // Nothing is forwarded of a request whose body is already seen to be malformed.
         let early = bytes.get(wire.head_len..).unwrap_or_default();
         if let Err(error) = Body::new(wire.body).feed(early) {
@@ -241,22 +251,22 @@ impl<J: Judge> Session<'_, J> {
     }
 
     /// Answers with `refusal`. The connection goes on if the request is known to its end and that end is here.
-    async fn refuse(&mut self, buffers: &mut Buffers, refusal: &Refusal, wire: Option<&Wire>) -> Next {
+    async fn refuse(&mut self, buffers: &mut Inbound, refusal: &Refusal, wire: Option<&Wire>) -> Next {
         self.gate.traffic.count_refused();
         self.answer(buffers, refusal, wire).await
     }
 
-    async fn answer(&mut self, buffers: &mut Buffers, refusal: &Refusal, wire: Option<&Wire>) -> Next {
+    async fn answer(&mut self, buffers: &mut Inbound, refusal: &Refusal, wire: Option<&Wire>) -> Next {
         let again = self.gate.control.phase() <= Phase::Open
             && wire.is_some_and(|wire| wire.keep_alive && wire.version == Version::Http11)
             && wire.is_some_and(|wire| skip_request(&mut buffers.input, wire));
-        buffers.reply.clear();
+        let mut outbound = self.gate.outbound.loan();
         let is_head = wire.is_some_and(|wire| wire.is_head);
-        refusal::render_into(refusal, again, is_head, &mut buffers.reply);
+        refusal::render_into(refusal, again, is_head, &mut outbound.reply);
         let bound_ms = self.gate.limits.body_idle_ms;
         match self
             .write
-            .write_all(&buffers.reply, &self.outward, bound_ms)
+            .write_all(&outbound.reply, &self.outward, bound_ms)
             .await
         {
             Ok(()) if again => Next::Again,
@@ -266,7 +276,7 @@ impl<J: Judge> Session<'_, J> {
     }
 
     /// Forwards one admitted request and its response. The permit is held until both have ended.
-    async fn exchange(&mut self, buffers: &mut Buffers, permit: J::Permit, wire: Wire) -> Next {
+    async fn exchange(&mut self, buffers: &mut Inbound, permit: J::Permit, wire: Wire) -> Next {
         let _admitted = self.gate.traffic.admitted();
         buffers.input.consume(wire.head_len);
         let mut body = Body::new(wire.body);
@@ -292,7 +302,7 @@ impl<J: Judge> Session<'_, J> {
                 .attempt(buffers, &mut connected, &wire, &mut body, &sent, &started)
                 .await;
             match outcome {
-                Ok(delivered) => return self.conclude(buffers, connected, &delivered, sent.get()).await,
+                Ok(delivered) => return self.conclude(buffers, connected, delivered, sent.get()).await,
                 Err(Broken::Stale) if connected.reused && wire.idempotent && wire.body == Framing::Empty => {
                     lease = self.gate.pool.connect(&permit).await;
                 }
@@ -304,27 +314,20 @@ impl<J: Judge> Session<'_, J> {
     /// Sends the request and relays the response, both directions at once.
     async fn attempt(
         &mut self,
-        buffers: &mut Buffers,
+        buffers: &mut Inbound,
         lease: &mut Lease,
         wire: &Wire,
         body: &mut Body,
         sent: &Cell<bool>,
         started: &Cell<bool>,
     ) -> Result<Delivered, Broken> {
-        let Buffers {
-            input,
-            request,
-            answer,
-            reply,
-        } = buffers;
+        let Inbound { input, request } = buffers;
         let (mut from, mut to) = lease.stream.split();
         let limits = &self.gate.limits;
         to.write_all(request, &self.inward, limits.body_idle_ms)
             .await
             .map_err(|_| Broken::Stale)?;
         self.gate.traffic.count_in(request.len());
-        answer.clear();
-        reply.clear();
         let go_on = Cell::new(!wire.expects);
         let sending = Sending {
             gate: self.gate,
@@ -337,8 +340,6 @@ impl<J: Judge> Session<'_, J> {
             gate: self.gate,
             wire,
             from: &mut from,
-            answer,
-            reply,
             write: &mut self.write,
             timer: &self.outward,
             sent,
@@ -356,9 +357,9 @@ impl<J: Judge> Session<'_, J> {
     /// After a complete response: tunnel, next request, or end.
     async fn conclude(
         &mut self,
-        buffers: &mut Buffers,
+        buffers: &mut Inbound,
         mut lease: Lease,
-        delivered: &Delivered,
+        mut delivered: Delivered,
         sent: bool,
     ) -> Next {
         if delivered.answer.status == 101 {
@@ -368,10 +369,16 @@ impl<J: Judge> Session<'_, J> {
                 workload: (from, to),
             };
             let timers = (&self.inward, &self.outward);
-            let whole = tunnel::run(self.gate, ends, (&mut buffers.input, &mut buffers.answer), timers).await;
+            let whole = tunnel::run(
+                self.gate,
+                ends,
+                (&mut buffers.input, &mut delivered.outbound.answer),
+                timers,
+            )
+            .await;
             return Next::End(if whole { End::Close } else { End::Reset });
         }
-        if delivered.answer.reusable && sent && buffers.answer.is_empty() {
+        if delivered.answer.reusable && sent && delivered.outbound.answer.is_empty() {
             self.gate.pool.give_back(lease.stream);
         }
         match (delivered.kept_alive, sent) {
@@ -384,7 +391,7 @@ impl<J: Judge> Session<'_, J> {
     /// After a failed exchange: an answer if none has begun, else a visible cut.
     async fn explain(
         &mut self,
-        buffers: &mut Buffers,
+        buffers: &mut Inbound,
         broken: Broken,
         started: bool,
         sent: &Cell<bool>,
@@ -401,7 +408,7 @@ impl<J: Judge> Session<'_, J> {
     }
 
     /// Answers for a workload that did not. The head was consumed, so the connection ends.
-    async fn give_up(&mut self, buffers: &mut Buffers, refusal: &Refusal, sent: &Cell<bool>) -> Next {
+    async fn give_up(&mut self, buffers: &mut Inbound, refusal: &Refusal, sent: &Cell<bool>) -> Next {
         match self.answer(buffers, refusal, None).await {
             Next::End(End::Linger) if sent.get() && buffers.input.is_empty() => Next::End(End::Close),
             next => next,
@@ -422,7 +429,7 @@ fn skip_request(input: &mut Buffer, wire: &Wire) -> bool {
 }
 
 /// Appends what is here of the body to the composed head. True: that was all of it.
-fn first_part(body: &mut Body, buffers: &mut Buffers) -> Result<bool, Reject> {
+fn first_part(body: &mut Body, buffers: &mut Inbound) -> Result<bool, Reject> {
     let fed = body.feed(buffers.input.filled())?;
     buffers
         .request
@@ -529,8 +536,6 @@ struct Receiving<'x, 's, 'u, J> {
     gate: &'x Shared<J>,
     wire: &'x Wire,
     from: &'x mut ReadHalf<'u>,
-    answer: &'x mut Buffer,
-    reply: &'x mut Vec<u8>,
     write: &'x mut WriteHalf<'s>,
     timer: &'x Timer,
     sent: &'x Cell<bool>,
@@ -540,49 +545,68 @@ struct Receiving<'x, 's, 'u, J> {
 
 impl<J: Judge> Receiving<'_, '_, '_, J> {
     async fn run(mut self) -> Result<Delivered, Broken> {
-        let (answer, kept_alive) = self.head().await?;
+        self.wait().await?;
+        let mut outbound = self.gate.outbound.loan();
+        let (answer, kept_alive) = self.head(&mut outbound).await?;
         self.started.set(true);
-        self.answer.consume(answer.head_len);
+        outbound.answer.consume(answer.head_len);
         if answer.status == 101 {
-            self.flush(0, b"").await?;
+            self.flush(&mut outbound, 0, b"").await?;
         } else {
-            self.body(answer.body).await?;
+            self.body(&mut outbound, answer.body).await?;
         }
         Ok(Delivered {
+            outbound,
             answer,
             kept_alive: kept_alive && answer.body != Framing::Close,
         })
     }
 
+    /// Waits for the workload without holding buffers.
+    async fn wait(&mut self) -> Result<(), Broken> {
+        loop {
+            match self
+                .timer
+                .within(self.gate.limits.response_ms, |cx| self.from.poll_ready(cx))
+                .await
+            {
+                Ok(_) => return Ok(()),
+                // The bound counts from the request's end.
+                Err(_) if !self.sent.get() => {}
+                Err(_) => return Err(Broken::Timeout),
+            }
+        }
+    }
+
     /// The final head, rendered into `reply`; interim ones are passed on at once.
-    async fn head(&mut self) -> Result<(Answer, bool), Broken> {
+    async fn head(&mut self, out: &mut Outbound) -> Result<(Answer, bool), Broken> {
         let mut interim = 0;
         loop {
-            if self.answer.is_empty() {
-                self.read_head(interim == 0).await?;
+            if out.answer.is_empty() {
+                self.read_head(out, interim == 0).await?;
             }
             // A request whose body is still under way when its answer comes cannot be followed by another.
             let keep_alive =
                 self.wire.keep_alive && self.sent.get() && self.gate.control.phase() <= Phase::Open;
-            match response::relay(self.answer.filled(), self.wire, keep_alive, self.reply) {
+            match response::relay(out.answer.filled(), self.wire, keep_alive, &mut out.reply) {
                 Ok(Some(answer)) if answer.is_interim() && interim < INTERIM => {
                     interim += 1;
-                    self.answer.consume(answer.head_len);
-                    self.flush(0, b"").await?;
+                    out.answer.consume(answer.head_len);
+                    self.flush(out, 0, b"").await?;
                     self.go_on.set(true);
                 }
                 Ok(Some(answer)) if answer.is_interim() => {
                     return Err(Broken::Bad("too many interim responses"));
                 }
                 Ok(Some(answer)) => return Ok((answer, keep_alive)),
-                Ok(None) => self.read_head(false).await?,
+                Ok(None) => self.read_head(out, false).await?,
                 Err(_) => return Err(Broken::Bad("the workload's response is malformed or ambiguous")),
             }
         }
     }
 
-    async fn read_head(&mut self, first: bool) -> Result<(), Broken> {
-        let (from, answer) = (&mut *self.from, &mut *self.answer);
+    async fn read_head(&mut self, out: &mut Outbound, first: bool) -> Result<(), Broken> {
+        let (from, answer) = (&mut *self.from, &mut out.answer);
         loop {
             match self
                 .timer
@@ -603,17 +627,17 @@ impl<J: Judge> Receiving<'_, '_, '_, J> {
         }
     }
 
-    async fn body(&mut self, framing: Framing) -> Result<(), Broken> {
+    async fn body(&mut self, out: &mut Outbound, framing: Framing) -> Result<(), Broken> {
         let mut body = Body::new(framing);
         loop {
-            let fed = body.feed(self.answer.filled()).map_err(|_| Broken::Cut)?;
-            self.flush(fed.forward, if fed.done { body.tail() } else { b"" })
+            let fed = body.feed(out.answer.filled()).map_err(|_| Broken::Cut)?;
+            self.flush(out, fed.forward, if fed.done { body.tail() } else { b"" })
                 .await?;
-            self.answer.consume(fed.used);
+            out.answer.consume(fed.used);
             if fed.done {
                 return Ok(());
             }
-            let (from, answer) = (&mut *self.from, &mut *self.answer);
+            let (from, answer) = (&mut *self.from, &mut out.answer);
             match self
                 .timer
                 .within(self.gate.limits.body_idle_ms, |cx| answer.poll_fill(from, cx))
@@ -627,19 +651,19 @@ impl<J: Judge> Receiving<'_, '_, '_, J> {
     }
 
     /// Sends the rendered head, if any, the first `bytes` of what was read, and `tail`.
-    async fn flush(&mut self, bytes: usize, tail: &[u8]) -> Result<(), Broken> {
+    async fn flush(&mut self, out: &mut Outbound, bytes: usize, tail: &[u8]) -> Result<(), Broken> {
         let bound_ms = self.gate.limits.body_idle_ms;
-        let part = self.answer.filled().get(..bytes).unwrap_or_default();
+        let part = out.answer.filled().get(..bytes).unwrap_or_default();
         self.gate
             .traffic
-            .count_out(self.reply.len() + part.len() + tail.len());
+            .count_out(out.reply.len() + part.len() + tail.len());
         let written = if part.len() <= COPY_BYTES {
-            response::parts(&[part, tail], self.reply);
-            self.write.write_all(self.reply, self.timer, bound_ms).await
+            response::parts(&[part, tail], &mut out.reply);
+            self.write.write_all(&out.reply, self.timer, bound_ms).await
         } else {
             let head = self
                 .write
-                .write_both(self.reply, part, self.timer, bound_ms)
+                .write_both(&out.reply, part, self.timer, bound_ms)
                 .await;
             if head.is_ok() {
                 self.write.write_all(tail, self.timer, bound_ms).await
@@ -647,7 +671,7 @@ impl<J: Judge> Receiving<'_, '_, '_, J> {
                 head
             }
         };
-        self.reply.clear();
+        out.reply.clear();
         written.map_err(|_| Broken::Client)
     }
 }

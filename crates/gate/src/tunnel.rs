@@ -107,21 +107,19 @@ pub(crate) async fn serve<J: Judge>(
         return false;
     };
     let (mut read, mut write) = stream.split();
-    let mut buffers = gate.buffers();
+    let (mut inbound, mut outbound) = (gate.inbound.loan(), gate.outbound.loan());
     let ends = Ends {
         client: (&mut read, &mut write),
         workload: lease.stream.split(),
     };
-    let whole = buffers.input.append(prefix) == prefix.len()
+    inbound.input.append(prefix) == prefix.len()
         && run(
             gate,
             ends,
-            (&mut buffers.input, &mut buffers.answer),
+            (&mut inbound.input, &mut outbound.answer),
             (&inward, &outward),
         )
-        .await;
-    gate.recycle(buffers);
-    whole
+        .await
 }
 
 /// The verdict on a raw connection, waiting while it is held. The connection is not read meanwhile.

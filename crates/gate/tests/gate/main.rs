@@ -1,0 +1,17 @@
+//! The gate over real sockets: what clients get, and what the workload never sees.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod bounds;
+mod forwarding;
+mod handover;
+mod http2;
+mod refused;
+mod rig;
+mod smuggling;
+mod sys;
+mod tunnels;

@@ -1,0 +1,207 @@
+//! Requests that two readers could understand differently: refused, and the workload is not even connected to.
+
+use crate::rig::{Client, Rig, Workload};
+
+const OVERSIZE: usize = 17 * 1024;
+
+/// (status, request). Each is sent in one go and, apart from that, byte by byte.
+fn shapes() -> Vec<(u16, String)> {
+    let get = |fields: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+    let post = |fields: &str, body: &str| format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n{body}");
+    let chunked = |body: &str| post("Transfer-Encoding: chunked\r\n", body);
+    vec![
+        // Lengths.
+        (
+            400,
+            post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
+        ),
+        (
+            400,
+            post("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", "0\r\n\r\n"),
+        ),
+        (400, post("Content-Length: 3\r\nContent-Length: 4\r\n", "abcd")),
+        (400, post("Content-Length: 3\r\nContent-Length: 3\r\n", "abc")),
+        (400, post("Content-Length: 3, 3\r\n", "abc")),
+        (400, post("Content-Length: +3\r\n", "abc")),
+        (400, post("Content-Length: -3\r\n", "abc")),
+        (400, post("Content-Length: 0x3\r\n", "abc")),
+        (400, post("Content-Length: 3 3\r\n", "abc")),
+        (400, post("Content-Length: three\r\n", "abc")),
+        (400, post("Content-Length:\r\n", "")),
+        (400, post("Content-Length: 18446744073709551616\r\n", "abc")),
+        // Codings.
+        (501, post("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n")),
+        (400, post("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n")),
+        (400, post("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n")),
+        (400, post("Transfer-Encoding: identity\r\n", "")),
+        (400, post("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n")),
+        (400, post("Transfer-Encoding: \"chunked\"\r\n", "0\r\n\r\n")),
+        (400, post("Transfer-Encoding:\u{b}chunked\r\n", "0\r\n\r\n")),
+        (
+            400,
+            post(
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                "0\r\n\r\n",
+            ),
+        ),
+        (
+            400,
+            post(
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n",
+                "0\r\n\r\n",
+            ),
+        ),
+        (400, post("Transfer-Encoding : chunked\r\n", "0\r\n\r\n")),
+        (400, post("Transfer-Encoding\t: chunked\r\n", "0\r\n\r\n")),
+        (400, post("X: y\r\n Transfer-Encoding: chunked\r\n", "0\r\n\r\n")),
+        (400, post("X: y\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n")),
+        (400, post("X: y\rTransfer-Encoding: chunked\r\n", "0\r\n\r\n")),
+        (
+            400,
+            "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+        ),
+        // Chunks.
+        (400, chunked("3 \r\nabc\r\n0\r\n\r\n")),
+        (400, chunked("0x3\r\nabc\r\n0\r\n\r\n")),
+        (400, chunked("-1\r\nabc\r\n0\r\n\r\n")),
+        (400, chunked("3\nabc\r\n0\r\n\r\n")),
+        (400, chunked("3\r\nabcde\r\n0\r\n\r\n")),
+        (400, chunked("3\r\nabc0\r\n\r\n")),
+        (400, chunked("3;\nabc\r\n0\r\n\r\n")),
+        (400, chunked("3;a=\0\r\nabc\r\n0\r\n\r\n")),
+        (400, chunked("fffffffffffffffff\r\nabc")),
+        (400, chunked("g\r\nabc")),
+        (
+            400,
+            chunked(&format!("3;{}\r\nabc\r\n0\r\n\r\n", "x".repeat(400))),
+        ),
+        (400, chunked("0\r\nHost : x\r\n\r\n")),
+        (400, chunked("0\r\n x\r\n\r\n")),
+        // Lines and fields.
+        (400, "GET / HTTP/1.1\nHost: h\n\n".into()),
+        (400, "GET / HTTP/1.1\r\nHost: h\n\r\n".into()),
+        (400, get("X: a\r\n b\r\n")),
+        (400, get("X: a\r\n\tb\r\n")),
+        (400, get("X : a\r\n")),
+        (400, get(": a\r\n")),
+        (400, get("X\r\n")),
+        (400, get("X: a\0b\r\n")),
+        (400, get("X\0: b\r\n")),
+        (400, get("X: a\rb\r\n")),
+        (400, get("X(: a\r\n")),
+        // Host and target.
+        (400, "GET / HTTP/1.1\r\n\r\n".into()),
+        (400, get("Host: h\r\n")),
+        (400, get("Host: other\r\n")),
+        (400, "GET / HTTP/1.1\r\nHost: a,b\r\n\r\n".into()),
+        (400, "GET / HTTP/1.1\r\nHost: a b\r\n\r\n".into()),
+        (400, "GET / HTTP/1.1\r\nHost: user@h\r\n\r\n".into()),
+        (400, "GET / HTTP/1.1\r\nHost: h/x\r\n\r\n".into()),
+        (400, "GET http://other/ HTTP/1.1\r\nHost: h\r\n\r\n".into()),
+        (400, "GET ftp://h/ HTTP/1.1\r\nHost: h\r\n\r\n".into()),
+        (400, "GET http:///x HTTP/1.1\r\nHost: h\r\n\r\n".into()),
+        (400, "GET x HTTP/1.1\r\nHost: h\r\n\r\n".into()),
+        (400, "GET * HTTP/1.1\r\nHost: h\r\n\r\n".into()),
+        (400, "GET /a#b HTTP/1.1\r\nHost: h\r\n\r\n".into()),
+        (400, "GET /\u{e9} HTTP/1.1\r\nHost: h\r\n\r\n".into()),
+        (400, "GET  / HTTP/1.1\r\nHost: h\r\n\r\n".into()),
+        (505, "GET / x HTTP/1.1\r\nHost: h\r\n\r\n".into()),
+        (505, "G T / HTTP/1.1\r\nHost: h\r\n\r\n".into()),
+        (501, "CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n".into()),
+        // Connection and expectation.
+        (
+            400,
+            post(
+                "Connection: close, Content-Length\r\nContent-Length: 3\r\n",
+                "abc",
+            ),
+        ),
+        (
+            400,
+            post(
+                "Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n",
+                "0\r\n\r\n",
+            ),
+        ),
+        (400, get("Connection: Host\r\n")),
+        (417, post("Expect: tea\r\nContent-Length: 3\r\n", "abc")),
+        // Versions and sizes.
+        (505, "GET / HTTP/2.0\r\nHost: h\r\n\r\n".into()),
+        (505, "GET / HTTP/1.2\r\nHost: h\r\n\r\n".into()),
+        (505, "GET / HTTP/0.9\r\nHost: h\r\n\r\n".into()),
+        (
+            414,
+            format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(OVERSIZE)),
+        ),
+        (431, get(&format!("X: {}\r\n", "a".repeat(OVERSIZE)))),
+        (431, get(&"X: y\r\n".repeat(101))),
+    ]
+}
+
+// proves C3
+#[test]
+fn ambiguous_requests_are_refused_and_cost_the_workload_nothing() {
+    let workload = Workload::echo();
+    let rig = Rig::http(&workload);
+    let shapes = shapes();
+    assert!(shapes.len() >= 40);
+    for (status, request) in &shapes {
+        let mut client = rig.client();
+        client.send(request.as_bytes());
+        let reply = client.reply();
+        assert_eq!(reply.status(), *status, "{request:.200?} gave {reply:?}");
+        assert!(
+            reply.head.contains("connection: close\r\n"),
+            "{request:.200?} gave {reply:?}"
+        );
+        assert_eq!(reply.problem().status, *status);
+        client.finish();
+        assert!(client.rest().is_empty(), "{request:.200?}");
+    }
+    assert_eq!(workload.touched(), (0, 0));
+}
+
+// proves C3
+#[test]
+fn heads_that_arrive_byte_by_byte_are_refused_alike() {
+    let workload = Workload::echo();
+    let rig = Rig::http(&workload);
+    for (status, request) in shapes().iter().filter(|(_, request)| request.len() < 120) {
+        // A malformed chunk behind a complete head is another matter: the head has been forwarded then.
+        if request.contains("Transfer-Encoding: chunked\r\n\r\n")
+            && *status == 400
+            && !request.contains("HTTP/1.0")
+        {
+            continue;
+        }
+        let reply = drip(rig.client(), request);
+        assert_eq!(reply, *status, "{request:?}");
+    }
+    assert_eq!(workload.touched(), (0, 0));
+}
+
+fn drip(mut client: Client, request: &str) -> u16 {
+    use std::io::Write;
+    for byte in request.as_bytes() {
+        // The gate answers as soon as it knows, and then stops reading.
+        if client.stream.write_all(&[*byte]).is_err() {
+            break;
+        }
+    }
+    client.reply().status()
+}
+
+#[test]
+fn a_malformed_chunk_after_the_head_cuts_the_request() {
+    let workload = Workload::start(|conn| {
+        assert!(conn.head().is_some());
+        assert!(conn.until(b"0\r\n\r\n").is_none(), "the body must not end");
+    });
+    let rig = Rig::http(&workload);
+    let mut client = rig.client();
+    client.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    rig.wait(|traffic| traffic.in_flight() == 1);
+    client.send(b"3 \r\nabc\r\n0\r\n\r\n");
+    assert_eq!(client.reply().status(), 400);
+    assert!(client.rest().is_empty());
+}
