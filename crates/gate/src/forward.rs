@@ -72,10 +72,13 @@ impl Origin {
 }
 
 /// Whether a client's field stays behind whatever its value: hop-by-hop (RFC 9110 §7.6.1), reserved, or rewritten.
+///
+/// Workloads behind CGI-like interfaces read `_` as `-`, so both spellings stay.
 pub(crate) fn stays_behind(name: &str) -> bool {
-    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    let is = |other: &str| name.len() == other.len() && resembles(name, other);
     let known = match name.len() {
         2 => is("te"),
+        4 => is("host"),
         7 => is("upgrade") || is("trailer"),
         10 => is("connection") || is("keep-alive"),
         14 => is("content-length") || is("http2-settings"),
@@ -84,18 +87,15 @@ pub(crate) fn stays_behind(name: &str) -> bool {
         17 => is("transfer-encoding"),
         _ => false,
     };
-    known || is_reserved(name)
+    known || (name.len() >= RESERVED_PREFIX.len() && resembles(name, RESERVED_PREFIX))
 }
 
-/// Workloads behind CGI-like interfaces read `_` as `-`, so both spellings are reserved.
-fn is_reserved(name: &str) -> bool {
-    let starts = |byte: u8| byte.eq_ignore_ascii_case(&b'x');
-    name.bytes().next().is_some_and(starts)
-        && name.len() >= RESERVED_PREFIX.len()
-        && name
-            .bytes()
-            .zip(RESERVED_PREFIX.bytes())
-            .all(|(have, want)| have.eq_ignore_ascii_case(&want) || (have == b'_' && want == b'-'))
+/// Whether `name` starts like `other`, in any case and with either dash.
+fn resembles(name: &str, other: &str) -> bool {
+    let same = |have: u8, want: u8| have.eq_ignore_ascii_case(&want) || (have == b'_' && want == b'-');
+    name.bytes()
+        .zip(other.bytes())
+        .all(|(have, want)| same(have, want))
 }
 
 /// Appends the head for the workload to `out`.
@@ -114,15 +114,14 @@ pub(crate) fn compose(
     };
     let nominated = Nominated(if wire.nominates { fields } else { &[] });
     let (mut forwarded_for, mut proto, mut forwarded) = (false, false, false);
-    for field in fields {
+    for field in fields.iter().filter(|field| !nominated.names(field.name)) {
         match field.name.len() {
-            4 if field.name.eq_ignore_ascii_case("host") => continue,
             9 if field.name.eq_ignore_ascii_case("forwarded") => forwarded = true,
             15 if field.name.eq_ignore_ascii_case("x-forwarded-for") => forwarded_for = true,
             17 if field.name.eq_ignore_ascii_case("x-forwarded-proto") => proto = true,
             _ => {}
         }
-        if !stays_behind(field.name) && !nominated.names(field.name) {
+        if !stays_behind(field.name) {
             response::line(field.name.as_bytes(), field.value, out);
         }
     }
@@ -214,7 +213,7 @@ mod tests {
         added.push("x-suijuris-object", "me").unwrap();
         let out = composed(
             "GET /a?b HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nTE: gzip\r\n\
-             X-Suijuris-Object: forged\r\nX_Suijuris_object: forged\r\nX-Forwarded-For: 1.2.3.4\r\nX-Other: yes\r\n\r\n",
+             X-Suijuris-Object: forged\r\nX_Suijuris_object: forged\r\nContent_Length: 7\r\nX-Forwarded-For: 1.2.3.4\r\nX-Other: yes\r\n\r\n",
             &added,
         )
         .unwrap();

@@ -40,7 +40,7 @@ pub enum Protocol {
 /// A connection accepted elsewhere, with what was read from it.
 #[derive(Debug)]
 pub struct HandedOver {
-    /// The connection; blocking mode does not matter.
+    /// The connection, in blocking mode or not.
     pub stream: std::net::TcpStream,
     /// Bytes read before, in order; at most [`Limits::head_bytes`] for HTTP/1.x.
     pub prefix: Vec<u8>,
@@ -55,6 +55,9 @@ pub enum ServeError {
     /// Connections can be handed over through a Unix socket only.
     #[error("handover needs the path of a unix socket, not a TCP address, as upstream")]
     Handover,
+    /// No descriptor is left to watch handed-over connections with.
+    #[error("handed-over connections cannot be watched: raise the limit of open files")]
+    Watch(#[source] io::Error),
 }
 
 /// A gate in front of one workload.
@@ -122,6 +125,8 @@ impl<J: Judge> Gate<J> {
 
     /// Serves until the phase is [`Phase::Closed`]. Needs a current-thread runtime with I/O and time.
     ///
+    /// `listener` is put into non-blocking mode, for every process that shares it.
+    ///
     /// Cancel safe: dropping the future closes every connection.
     ///
     /// # Errors
@@ -133,8 +138,14 @@ impl<J: Judge> Gate<J> {
     ) -> Result<(), ServeError> {
         listener.set_nonblocking(true).map_err(ServeError::Listener)?;
         let listener = TcpListener::from_std(listener).map_err(ServeError::Listener)?;
-        if self.shared.protocol == Protocol::Handover && !self.shared.handover.has_path() {
-            return Err(ServeError::Handover);
+        let mut watch = None;
+        if self.shared.protocol == Protocol::Handover {
+            let watching = self
+                .shared
+                .handover
+                .has_path()
+                .then(|| self.shared.handover.watch());
+            watch = Some(watching.ok_or(ServeError::Handover)?.map_err(ServeError::Watch)?);
         }
         let server = Server {
             gate: Rc::clone(&self.shared),
@@ -142,7 +153,9 @@ impl<J: Judge> Gate<J> {
             connections: JoinSet::new(),
             cuts: self.shared.control.cuts(),
         };
-        LocalSet::new().run_until(server.run(listener, handed_over)).await;
+        LocalSet::new()
+            .run_until(server.run(listener, handed_over, watch))
+            .await;
         Ok(())
     }
 }
@@ -156,12 +169,18 @@ struct Server<J> {
 }
 
 impl<J: Judge> Server<J> {
-    async fn run(mut self, listener: TcpListener, mut handed_over: mpsc::Receiver<HandedOver>) {
+    async fn run(
+        mut self,
+        listener: TcpListener,
+        mut handed_over: mpsc::Receiver<HandedOver>,
+        watch: Option<impl Future<Output = ()> + 'static>,
+    ) {
         let control = self.gate.control.clone();
         let timer = control.timer();
         let mut background = JoinSet::new();
         background.spawn_local(control.clone().sweep());
         background.spawn_local(keep_house(Rc::clone(&self.gate)));
+        watch.map(|watch| background.spawn_local(watch));
         let mut round = control.round();
         self.on_change(Phase::Holding, &timer);
         while control.phase() != Phase::Closed {

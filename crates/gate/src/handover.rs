@@ -6,12 +6,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -23,7 +24,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 
 use crate::Judge;
-use crate::control::Control;
+use crate::control::Timer;
 use crate::gate::Shared;
 use crate::upstream::Upstream;
 use crate::{sys, tunnel};
@@ -98,13 +99,16 @@ impl Channel {
         Ok(socket)
     }
 
-    fn watch(&self) -> io::Result<Rc<Watch>> {
-        if let Some(watch) = self.watch.borrow().as_ref() {
-            return Ok(Rc::clone(watch));
-        }
+    /// Starts watching; the future returned must be polled for as long as connections are served.
+    pub(crate) fn watch(&self) -> io::Result<impl Future<Output = ()> + use<>> {
         let watch = Rc::new(Watch::new()?);
         *self.watch.borrow_mut() = Some(Rc::clone(&watch));
-        Ok(watch)
+        Ok(async move { watch.run().await })
+    }
+
+    fn watched<'s>(&self, stream: &'s std::net::TcpStream) -> io::Result<Watched<'s>> {
+        let watch = self.watch.borrow().clone().ok_or(io::ErrorKind::NotConnected)?;
+        watch.add(stream)
     }
 }
 
@@ -129,12 +133,9 @@ pub(crate) async fn serve<J: Judge>(
     };
     let message = [peer.to_string().as_bytes(), b"\n", prefix].concat();
     if gate.handover.send(&cut.0, &message).await.is_ok()
-        && let Ok(watch) = gate.handover.watch()
-        && let Ok(watched) = watch.add(&cut.0)
+        && let Ok(watched) = gate.handover.watched(&cut.0)
     {
-        watched
-            .ended(&gate.control, &timer, gate.limits.half_closed_ms)
-            .await;
+        watched.ended(&timer, gate.limits.half_closed_ms).await;
     }
 }
 
@@ -156,13 +157,20 @@ enum Ended {
     Both,
 }
 
+/// One connection's state and who waits for it to change.
+#[derive(Debug)]
+struct Entry {
+    ended: Ended,
+    waker: Option<Waker>,
+}
+
 /// An epoll of its own that asks for hang-ups only, so that data passing by wakes nobody.
 #[derive(Debug)]
 struct Watch {
     epoll: Epoll,
     readable: AsyncFd<OwnedFd>,
     next: Cell<u64>,
-    states: RefCell<HashMap<u64, Ended>>,
+    entries: RefCell<HashMap<u64, Entry>>,
 }
 
 impl Watch {
@@ -174,43 +182,50 @@ impl Watch {
             epoll,
             readable,
             next: Cell::new(0),
-            states: RefCell::default(),
+            entries: RefCell::default(),
         })
     }
 
-    fn add<'s>(self: &Rc<Self>, stream: &'s std::net::TcpStream) -> io::Result<Watched<'s>> {
+    async fn run(&self) {
+        while let Ok(mut ready) = self.readable.readable().await {
+            if !self.look() {
+                ready.clear_ready();
+            }
+        }
+    }
+
+    fn add<'s>(self: Rc<Self>, stream: &'s std::net::TcpStream) -> io::Result<Watched<'s>> {
         let id = self.next.get();
         self.next.set(id + 1);
         self.epoll.add(
             stream.as_fd(),
             EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET, id),
         )?;
-        self.states.borrow_mut().insert(id, Ended::Not);
+        self.entries.borrow_mut().insert(
+            id,
+            Entry {
+                ended: Ended::Not,
+                waker: None,
+            },
+        );
         Ok(Watched {
-            watch: Rc::clone(self),
+            watch: self,
             id,
             stream,
         })
     }
 
-    /// Takes over what the epoll has to say. True: there was news, perhaps for another connection.
+    /// Takes over what the epoll has to say. False: nothing.
     fn look(&self) -> bool {
         let mut events = [EpollEvent::empty(); EVENTS];
-        let mut news = false;
-        loop {
-            let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => continue,
-                Err(_) => 0,
-            };
-            for event in events.iter().take(count) {
-                self.note(*event);
-            }
-            news |= count > 0;
-            if count < EVENTS {
-                return news;
-            }
+        let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
+            Err(Errno::EINTR) => return true,
+            waited => waited.unwrap_or(0),
+        };
+        for event in events.iter().take(count) {
+            self.note(*event);
         }
+        count > 0
     }
 
     fn note(&self, event: EpollEvent) {
@@ -218,19 +233,21 @@ impl Watch {
             .events()
             .intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
         let ended = if both { Ended::Both } else { Ended::ClientDone };
-        if let Some(state) = self.states.borrow_mut().get_mut(&event.data()) {
-            *state = (*state).max(ended);
+        if let Some(entry) = self.entries.borrow_mut().get_mut(&event.data()) {
+            entry.ended = entry.ended.max(ended);
+            if let Some(waker) = entry.waker.take() {
+                waker.wake();
+            }
         }
     }
 
-    fn poll_news(&self, cx: &mut std::task::Context<'_>, control: &Control) {
-        while let Poll::Ready(Ok(mut ready)) = self.readable.poll_read_ready(cx) {
-            if self.look() {
-                // One waker is kept per descriptor: whoever was woken tells the others.
-                control.ask_again();
-            } else {
-                ready.clear_ready();
+    fn poll_ended(&self, id: u64, until: Ended, cx: &Context<'_>) -> Poll<()> {
+        match self.entries.borrow_mut().get_mut(&id) {
+            Some(entry) if entry.ended < until => {
+                entry.waker = Some(cx.waker().clone());
+                Poll::Pending
             }
+            _ => Poll::Ready(()),
         }
     }
 }
@@ -243,33 +260,21 @@ struct Watched<'s> {
 }
 
 impl Watched<'_> {
-    async fn ended(&self, control: &Control, timer: &crate::control::Timer, half_closed_ms: u64) {
-        timer.arm(u64::MAX);
-        let mut until = Ended::ClientDone;
-        while until <= Ended::Both {
-            let reached = timer.until(|cx| {
-                self.watch.poll_news(cx, control);
-                let state = self.watch.states.borrow().get(&self.id).copied();
-                if state.is_none_or(|state| state >= until) {
-                    Poll::Ready(state)
-                } else {
-                    Poll::Pending
-                }
-            });
-            match reached.await {
-                Ok(Some(Ended::ClientDone)) => {
-                    until = Ended::Both;
-                    timer.arm(half_closed_ms);
-                }
-                _ => return,
-            }
-        }
+    /// Waits until both sides ended, or the client did and its time for reading is over.
+    async fn ended(&self, timer: &Timer, half_closed_ms: u64) {
+        poll_fn(|cx| self.watch.poll_ended(self.id, Ended::ClientDone, cx)).await;
+        // Elapsed or ended: either way it is over.
+        let _over = timer
+            .within(half_closed_ms, |cx| {
+                self.watch.poll_ended(self.id, Ended::Both, cx)
+            })
+            .await;
     }
 }
 
 impl Drop for Watched<'_> {
     fn drop(&mut self) {
-        self.watch.states.borrow_mut().remove(&self.id);
+        self.watch.entries.borrow_mut().remove(&self.id);
         // Fails only if it is not there.
         let _removed = self.watch.epoll.delete(self.stream.as_fd());
     }

@@ -21,13 +21,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::JoinSet;
 
-use crate::control::{Elapsed, Phase, Timer};
+use crate::control::{Control, Elapsed, Phase, Timer};
 use crate::forward::{Forwarding, Origin, stays_behind};
 use crate::gate::{Protocol, Shared};
 use crate::head::{Fields, Reject, RequestHead, Version};
 use crate::refusal::{self, Refusal};
 use crate::stream::{Prefixed, Stream};
-use crate::traffic::Admitted;
+use crate::traffic::{Admitted, Traffic};
 use crate::{Admission, Judge};
 
 /// A peer that does not answer a ping for this long is gone.
@@ -141,26 +141,19 @@ async fn handle<J: Judge>(
             Err(refusal)
         }
         Ok(permit) => {
-            let admitted = gate.traffic.admitted();
+            let held = Held {
+                permit,
+                _admitted: gate.traffic.admitted(),
+                _stream: stream,
+            };
+            let meter = Meter::new(&gate, &activity);
             let body = Sent {
                 inner: body,
-                count: count_in(&gate, &activity),
+                meter: meter.clone(),
             };
-            let head = outbound(&gate, &parts, &added, &origin);
-            let sent = send(&gate, &permit, http::Request::from_parts(head, body), &timer).await;
-            sent.map(|response| {
-                relay(
-                    &gate,
-                    response,
-                    Held {
-                        _permit: permit,
-                        _admitted: admitted,
-                        _stream: stream,
-                    },
-                    timer,
-                    &activity,
-                )
-            })
+            let request = http::Request::from_parts(outbound(&gate, &parts, &added, &origin), body);
+            let sent = send(&gate, &held.permit, request, &timer, &meter).await;
+            sent.map(|response| relay(&gate, response, held, timer, meter))
         }
     };
     answered.unwrap_or_else(|refusal| refusal::response(&refusal).map(|body| Either::Left(Full::new(body))))
@@ -279,6 +272,9 @@ fn outbound<J>(
     // Both parts were part of a valid address.
     head.uri = uri.unwrap_or_default();
     fields(parts, added, origin, &mut head.headers);
+    if !h2c {
+        join_cookies(&mut head.headers);
+    }
     if h2c {
         if parts.headers.get(header::TE).is_some_and(|te| te == "trailers") {
             head.headers
@@ -293,9 +289,7 @@ fn outbound<J>(
 fn fields(parts: &http::request::Parts, added: &Forwarding, origin: &Origin, out: &mut HeaderMap) {
     out.reserve(parts.headers.len() + 4);
     for (name, value) in &parts.headers {
-        if name == header::CONTENT_LENGTH
-            || !(stays_behind(name.as_str()) || name == header::HOST || name == header::EXPECT)
-        {
+        if name == header::CONTENT_LENGTH || !(stays_behind(name.as_str()) || name == header::EXPECT) {
             out.append(name.clone(), value.clone());
         }
     }
@@ -325,13 +319,27 @@ fn fields(parts: &http::request::Parts, added: &Forwarding, origin: &Origin, out
     }
 }
 
+/// HTTP/2 may split cookies, HTTP/1.1 may not (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<_> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// The response, on its way to the client.
 fn relay<J: Judge>(
     gate: &Rc<Shared<J>>,
     response: http::Response<Incoming>,
     held: Held<J::Permit>,
     timer: Timer,
-    activity: &Rc<Activity>,
+    meter: Meter,
 ) -> Answer<J::Permit> {
     let (mut head, inner) = response.into_parts();
     for name in [
@@ -351,7 +359,7 @@ fn relay<J: Judge>(
         inner,
         timer,
         idle_ms,
-        count: count_out(gate, activity),
+        meter,
         _held: held,
     };
     http::Response::from_parts(head, Either::Right(body))
@@ -359,33 +367,45 @@ fn relay<J: Judge>(
 
 /// Lives as long as the response's body.
 struct Held<P> {
-    _permit: P,
+    permit: P,
     _admitted: Admitted,
     _stream: OpenStream,
 }
 
-type Count = Box<dyn Fn(usize)>;
-
-fn count_in<J: Judge>(gate: &Rc<Shared<J>>, activity: &Rc<Activity>) -> Count {
-    let (gate, activity) = (Rc::clone(gate), Rc::clone(activity));
-    Box::new(move |bytes| {
-        gate.traffic.count_in(bytes);
-        activity.moved_ms.set(gate.control.now_ms());
-    })
+/// Counts the bytes of one stream and remembers when it last moved.
+#[derive(Clone)]
+struct Meter {
+    traffic: Rc<Traffic>,
+    control: Control,
+    activity: Rc<Activity>,
+    moved_ms: Rc<Cell<u64>>,
 }
 
-fn count_out<J: Judge>(gate: &Rc<Shared<J>>, activity: &Rc<Activity>) -> Count {
-    let (gate, activity) = (Rc::clone(gate), Rc::clone(activity));
-    Box::new(move |bytes| {
-        gate.traffic.count_out(bytes);
-        activity.moved_ms.set(gate.control.now_ms());
-    })
+impl Meter {
+    fn new<J>(gate: &Shared<J>, activity: &Rc<Activity>) -> Self {
+        Self {
+            traffic: Rc::clone(&gate.traffic),
+            control: gate.control.clone(),
+            activity: Rc::clone(activity),
+            moved_ms: Rc::new(Cell::new(gate.control.now_ms())),
+        }
+    }
+
+    fn note(&self, frame: &Frame<Bytes>, count: fn(&Traffic, usize)) {
+        count(&self.traffic, frame.data_ref().map_or(0, Bytes::len));
+        self.moved_ms.set(self.control.now_ms());
+        self.activity.moved_ms.set(self.control.now_ms());
+    }
+
+    fn silent_ms(&self) -> u64 {
+        self.control.now_ms().saturating_sub(self.moved_ms.get())
+    }
 }
 
 /// A request body on its way to the workload.
 struct Sent {
     inner: Incoming,
-    count: Count,
+    meter: Meter,
 }
 
 impl Body for Sent {
@@ -398,7 +418,7 @@ impl Body for Sent {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
         if let Some(Ok(frame)) = &frame {
-            (self.count)(frame.data_ref().map_or(0, Bytes::len));
+            self.meter.note(frame, Traffic::count_in);
         }
         Poll::Ready(frame)
     }
@@ -417,7 +437,7 @@ pub(crate) struct Relayed<P> {
     inner: Incoming,
     timer: Timer,
     idle_ms: u64,
-    count: Count,
+    meter: Meter,
     _held: Held<P>,
 }
 
@@ -434,7 +454,7 @@ impl<P> Body for Relayed<P> {
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(frame) => {
                 if let Some(Ok(frame)) = &frame {
-                    (self.count)(frame.data_ref().map_or(0, Bytes::len));
+                    self.meter.note(frame, Traffic::count_out);
                 }
                 self.timer.arm(self.idle_ms);
                 Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other)))
@@ -510,6 +530,7 @@ async fn send<J: Judge>(
     permit: &J::Permit,
     request: http::Request<Sent>,
     timer: &Timer,
+    meter: &Meter,
 ) -> Result<http::Response<Incoming>, Box<Refusal>> {
     let mut sending = pin!(async {
         match gate.protocol {
@@ -517,10 +538,15 @@ async fn send<J: Judge>(
             _ => send1(gate, permit, request).await,
         }
     });
-    let response = timer
-        .within(gate.limits.response_ms, |cx| sending.as_mut().poll(cx))
-        .await;
-    response.unwrap_or_else(|Elapsed| Err(Box::new(Refusal::upstream_timeout())))
+    let bound_ms = gate.limits.response_ms;
+    loop {
+        match timer.within(bound_ms, |cx| sending.as_mut().poll(cx)).await {
+            Ok(response) => return response,
+            // The bound counts from the request's end.
+            Err(Elapsed) if meter.silent_ms() < bound_ms => {}
+            Err(Elapsed) => return Err(Box::new(Refusal::upstream_timeout())),
+        }
+    }
 }
 
 async fn send1<J: Judge>(

@@ -151,6 +151,9 @@ fn the_workload_sees_a_clean_http1_request() {
         .insert("x-suijuris-object", "forged".parse().unwrap());
     sent.headers_mut()
         .insert("x-forwarded-for", "1.2.3.4".parse().unwrap());
+    for cookie in ["a=1", "b=2"] {
+        sent.headers_mut().append("cookie", cookie.parse().unwrap());
+    }
     let seen = ask(rig.addr, sent).body.to_lowercase();
     assert!(
         seen.starts_with("post /a?b=c http/1.1\r\n") && seen.ends_with("\r\n\r\nhello"),
@@ -161,6 +164,7 @@ fn the_workload_sees_a_clean_http1_request() {
         "x-forwarded-for: 1.2.3.4, 127.0.0.1",
         "x-suijuris-object: me",
         "via: 2.0 suijuris",
+        "cookie: a=1; b=2",
     ] {
         assert!(seen.contains(&format!("\r\n{line}\r\n")), "{line} in {seen}");
     }

@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 
-use suijuris_gate::{HandedOver, Limits, Phase, Protocol, Upstream};
+use suijuris_gate::{Gate, HandedOver, Limits, Phase, Protocol, Upstream};
 
 use crate::rig::{Client, Plan, Rig, Workload, get};
 
@@ -235,4 +235,24 @@ fn a_connection_handed_over_goes_on_where_it_was() {
     rig.handing.blocking_send(HandedOver { stream, prefix }).unwrap();
     client.send(rest);
     assert!(client.reply().body.contains("GET /handed HTTP/1.1"));
+}
+
+#[test]
+fn a_draining_gate_can_leave_connections_to_the_next_process() {
+    let workload = Workload::echo();
+    let upstream = Upstream::Tcp(workload.addr);
+    let plan = Plan {
+        upstream,
+        protocol: Protocol::Http,
+        limits: Limits::default(),
+        phase: Phase::Open,
+    };
+    let (rig, shared) = Rig::launch(plan, Gate::keeping_backlog);
+    assert_eq!(rig.client().ask(&get("/")).status(), 200);
+    rig.set(Phase::Draining);
+    let client = rig.client();
+    drop(rig);
+    shared.set_nonblocking(false).unwrap();
+    let (_, peer) = shared.accept().unwrap();
+    assert_eq!(peer, client.stream.local_addr().unwrap());
 }

@@ -24,7 +24,7 @@ pub(crate) struct Script {
     pub(crate) asked: AtomicUsize,
 }
 
-struct Scripted(Arc<Script>);
+pub(crate) struct Scripted(Arc<Script>);
 
 impl Judge for Scripted {
     type Permit = ();
@@ -208,8 +208,17 @@ impl Rig {
     }
 
     pub(crate) fn start(plan: Plan) -> Self {
+        Self::launch(plan, |gate| gate).0
+    }
+
+    /// The gate as `adjust` makes it, and its listener as another process would share it.
+    pub(crate) fn launch(
+        plan: Plan,
+        adjust: impl FnOnce(Gate<Scripted>) -> Gate<Scripted> + Send + 'static,
+    ) -> (Self, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
+        let shared = listener.try_clone().unwrap();
         let script = Arc::new(Script {
             released: AtomicBool::new(false),
             refuses_connections: AtomicBool::new(false),
@@ -220,7 +229,13 @@ impl Rig {
         let judge = Scripted(Arc::clone(&script));
         let thread = thread::spawn(move || {
             let control = Control::new(plan.phase);
-            let gate = Gate::new(judge, plan.upstream, plan.protocol, plan.limits, control.clone());
+            let gate = adjust(Gate::new(
+                judge,
+                plan.upstream,
+                plan.protocol,
+                plan.limits,
+                control.clone(),
+            ));
             let traffic = gate.traffic();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -238,13 +253,16 @@ impl Rig {
                 }
             });
         });
-        Self {
-            addr,
-            script,
-            handing,
-            orders,
-            thread: Some(thread),
-        }
+        (
+            Self {
+                addr,
+                script,
+                handing,
+                orders,
+                thread: Some(thread),
+            },
+            shared,
+        )
     }
 
     /// Runs `order` on the gate's thread.
