@@ -1,0 +1,87 @@
+//! Suspends and resumes all processes of a machine, by the best means that the host gives.
+//!
+//! Each step returns at once; the machine's handle repeats and waits.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use super::cgroup::Leaf;
+use super::tree::{self, Process};
+
+/// How one machine is suspended.
+#[derive(Debug)]
+pub(super) enum Freezer {
+    /// By its control group: no process notices.
+    Cgroup(Leaf),
+    /// By SIGSTOP to every process below the shim: parents inside see their children stop.
+    Signals { shim: u32, held: Mutex<HashSet<Process>> },
+}
+
+impl Freezer {
+    /// By control group where there is one, else by signals to what is below `shim`.
+    pub(super) fn new(leaf: Option<Leaf>, shim: u32) -> Self {
+        leaf.map_or_else(|| Self::Signals { shim, held: Mutex::default() }, Self::Cgroup)
+    }
+
+    /// One step towards standing still; whether nothing moves any more.
+    pub(super) fn freeze(&self) -> io::Result<bool> {
+        match self {
+            Self::Cgroup(leaf) => {
+                leaf.freeze(true)?;
+                leaf.is_frozen()
+            }
+            Self::Signals { shim, held } => {
+                let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                stop_below(*shim, &mut held)
+            }
+        }
+    }
+
+    /// One step towards running again; whether everything does.
+    pub(super) fn thaw(&self) -> io::Result<bool> {
+        match self {
+            Self::Cgroup(leaf) => {
+                leaf.freeze(false)?;
+                Ok(!leaf.is_frozen()?)
+            }
+            Self::Signals { held, .. } => {
+                let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                for process in held.drain() {
+                    process.signal(libc::SIGCONT)?;
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// Kills what a vanished shim left; whether nothing is left. Without a control group nobody knows.
+    pub(super) fn clear(&self) -> bool {
+        match self {
+            Self::Cgroup(leaf) => clear(leaf),
+            Self::Signals { .. } => true,
+        }
+    }
+}
+
+/// Kills the members of `leaf` and removes it; whether that is done.
+pub(super) fn clear(leaf: &Leaf) -> bool {
+    leaf.remove().unwrap_or(true) || {
+        let _ = leaf.kill();
+        false
+    }
+}
+
+/// Stops every process that still moves, remembering which, as those that stood already must not be resumed.
+/// A stopped process cannot fork, so a walk that meets only standing ones has seen all.
+fn stop_below(shim: u32, held: &mut HashSet<Process>) -> io::Result<bool> {
+    let mut still = true;
+    for process in tree::below(shim) {
+        if !process.stands_still() {
+            still = false;
+            process.signal(libc::SIGSTOP)?;
+            held.insert(process);
+        }
+    }
+    Ok(still)
+}

@@ -1,0 +1,135 @@
+//! From a fresh fork to the machine's first program: runs in the child that is to become it.
+//!
+//! The shim is single-threaded, so this is ordinary code; whatever fails is a [`Fault`] which the shim
+//! passes on to the caller.
+
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Gid, Uid};
+
+use super::mounts;
+use super::wire::{Fault, Namespaces, Request, Step};
+use crate::sys;
+
+/// What the child needs from the time before the fork.
+pub(super) struct Birth {
+    /// Member list of the version 1 control group to enter.
+    pub(super) members: Option<File>,
+    /// Files that go with the machine, in the order of the request's numbers.
+    pub(super) files: Vec<OwnedFd>,
+    /// The user and group of the caller, which a new user namespace hides until they are mapped.
+    pub(super) user: Uid,
+    /// See `user`.
+    pub(super) group: Gid,
+}
+
+/// Becomes the machine's first program, or ends. `pipe` is read by the shim alone: it carries the [`Fault`],
+/// or closes with the exec.
+pub(super) fn enter(request: &Request, birth: Birth, pipe: BorrowedFd<'_>) -> ! {
+    // Above all the numbers that the machine's files get, so that it cannot be hit by one of them.
+    let above = request.numbers.iter().copied().max().unwrap_or(2).max(2) + 1;
+    let fault = match sys::copy_above(pipe, above) {
+        Ok(pipe) => {
+            let Err(fault) = become_first(request, birth, pipe.as_fd(), above);
+            report(pipe.as_fd(), &fault);
+            sys::exit_now(EXIT_FAULT)
+        }
+        Err(error) => Fault::new(Step::Files, above.to_string(), &error),
+    };
+    report(pipe, &fault);
+    sys::exit_now(EXIT_FAULT)
+}
+
+fn become_first(request: &Request, mut birth: Birth, pipe: BorrowedFd<'_>, above: i32) -> Result<Infallible, Fault> {
+    if let Some(members) = &mut birth.members {
+        members.write_all(b"0").map_err(|error| Fault::new(Step::Cgroup, "", &error))?;
+    }
+    leash(pipe)?;
+    if let Some(namespaces) = request.namespaces {
+        move_in(namespaces, request, &birth)?;
+    }
+    nix::unistd::chdir(request.cwd.as_c_str())
+        .map_err(|errno| Fault::new(Step::Cwd, text(&request.cwd), &errno.into()))?;
+    sys::default_signals();
+    let session = SigSet::empty().thread_set_mask().and_then(|()| nix::unistd::setsid());
+    session.map_err(|errno| Fault::new(Step::Leash, "", &errno.into()))?;
+    let Some(exe) = &request.exe else { sys::exit_now(0) };
+    place_files(&birth.files, &request.numbers, above)?;
+    match nix::unistd::execve(exe, &request.argv, &request.env) {
+        Err(errno) => Err(Fault::new(Step::Exec, text(exe), &errno.into())),
+        Ok(never) => match never {},
+    }
+}
+
+/// Dies with the shim, also when it died before this took effect.
+fn leash(pipe: BorrowedFd<'_>) -> Result<(), Fault> {
+    let fault = |error: io::Error| Fault::new(Step::Leash, "", &error);
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| fault(errno.into()))?;
+    // Nobody else has the other end: an event on it means that the shim is gone.
+    let alone = sys::poll(&[pipe], 0).map_err(fault)?;
+    if alone.contains(&true) { Err(fault(io::Error::from_raw_os_error(libc::EPIPE))) } else { Ok(()) }
+}
+
+fn move_in(namespaces: Namespaces, request: &Request, birth: &Birth) -> Result<(), Fault> {
+    if namespaces.user {
+        map_users(birth)?;
+    }
+    mounts::assemble(&request.mounts)?;
+    if namespaces.network {
+        sys::loopback_up().map_err(|error| Fault::new(Step::Loopback, "", &error))?;
+    }
+    Ok(())
+}
+
+/// The caller keeps its own number inside, not 0: files stay its own, programs that refuse to run as root
+/// run, and the machine keeps no privilege over its namespaces after exec.
+fn map_users(birth: &Birth) -> Result<(), Fault> {
+    let (user, group) = (birth.user, birth.group);
+    let maps = [
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/uid_map", format!("{user} {user} 1")),
+        ("/proc/self/gid_map", format!("{group} {group} 1")),
+    ];
+    for (path, map) in maps {
+        fs::write(path, map).map_err(|error| Fault::new(Step::Users, path, &error))?;
+    }
+    Ok(())
+}
+
+/// Gives `files` their numbers and marks all others for closing.
+fn place_files(files: &[OwnedFd], numbers: &[i32], above: i32) -> Result<(), Fault> {
+    let fault = |number: i32| move |error: io::Error| Fault::new(Step::Files, number.to_string(), &error);
+    // Sources first go above all targets, so that placing one never closes another.
+    let copy = |file: &OwnedFd| sys::copy_above(file.as_fd(), above).map_err(fault(above));
+    let sources = files.iter().map(copy).collect::<Result<Vec<_>, _>>()?;
+    let null = sys::null().map_err(fault(0))?;
+    sys::close_from_on_exec(3).map_err(fault(3))?;
+    sys::place(null.as_fd(), 0).map_err(fault(0))?;
+    for (source, &number) in sources.iter().zip(numbers) {
+        sys::place(source.as_fd(), number).map_err(fault(number))?;
+    }
+    // What these own may be other files by now; exec closes the copies.
+    mem::forget((null, sources));
+    Ok(())
+}
+
+/// Exit code of a child that never became the machine; seen by the shim alone.
+const EXIT_FAULT: i32 = 127;
+
+fn report(pipe: BorrowedFd<'_>, fault: &Fault) {
+    // When even this fails the shim still sees the pipe close and the process end.
+    if let Ok(bytes) = super::wire::encode(fault) {
+        let _ = nix::unistd::write(pipe, &bytes);
+    }
+}
+
+fn text(path: &CString) -> String {
+    OsStr::from_bytes(path.as_bytes()).to_string_lossy().into_owned()
+}

@@ -1,0 +1,132 @@
+//! Puts the file system of a machine together, from inside its fresh mount namespace.
+//!
+//! The host's tree as it is, then the mounts that were asked for, then a `/proc` of the machine's own
+//! processes. Runs in the single-threaded child just before exec.
+
+use std::collections::HashSet;
+use std::ffi::{CStr, CString, OsStr};
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+
+use super::wire::{Fault, MountOrder, Step};
+use crate::sys;
+
+const TMPFS_FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
+
+/// Mounts all of `orders`, then `/proc`.
+pub(super) fn assemble(orders: &[MountOrder]) -> Result<(), Fault> {
+    // A slave, not private: what the host unmounts also goes here, so that no machine keeps a disk busy.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .map_err(|errno| Fault::new(Step::Mounts, "/", &errno.into()))?;
+    let mut mimicked = HashSet::new();
+    for order in orders {
+        let subject = || path(order.target()).display().to_string();
+        perform(order, &mut mimicked).map_err(|error| Fault::new(Step::Mounts, subject(), &error))?;
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
+        .map_err(|errno| Fault::new(Step::Proc, "", &errno.into()))
+}
+
+impl MountOrder {
+    fn target(&self) -> &CStr {
+        match self {
+            Self::Bind { to, .. } | Self::Tmpfs { to, .. } => to,
+        }
+    }
+}
+
+fn path(text: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(text.to_bytes()))
+}
+
+fn perform(order: &MountOrder, mimicked: &mut HashSet<PathBuf>) -> io::Result<()> {
+    match order {
+        MountOrder::Bind { from, to, read_only } => {
+            let directory = fs::metadata(path(from))?.is_dir();
+            provide(path(to), directory, mimicked)?;
+            bind(path(from), path(to))?;
+            if *read_only { sys::mount_read_only(to) } else { Ok(()) }
+        }
+        MountOrder::Tmpfs { to, size_bytes } => {
+            provide(path(to), true, mimicked)?;
+            tmpfs(path(to), Some(*size_bytes))
+        }
+    }
+}
+
+fn bind(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(mount(Some(from), to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?)
+}
+
+fn tmpfs(to: &Path, size_bytes: Option<u64>) -> io::Result<()> {
+    let size = size_bytes.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+    let options = format!("mode=0755{size}");
+    Ok(mount(Some("tmpfs"), to, Some("tmpfs"), TMPFS_FLAGS, Some(options.as_str()))?)
+}
+
+/// Sees to it that `target` exists, without making anything that the host would see.
+fn provide(target: &Path, directory: bool, mimicked: &mut HashSet<PathBuf>) -> io::Result<()> {
+    if target.try_exists()? {
+        return Ok(());
+    }
+    let ground = target.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    if ground == Path::new("/") {
+        return Err(io::ErrorKind::NotFound.into()).map_err(|_: io::Error| io::Error::from_raw_os_error(libc::ENOENT));
+    }
+    if !mimicked.iter().any(|seen| ground.starts_with(seen)) {
+        mimic(ground)?;
+        mimicked.insert(ground.to_owned());
+    }
+    match target.parent() {
+        _ if directory => fs::create_dir_all(target),
+        Some(parent) => fs::create_dir_all(parent).and_then(|()| fs::write(target, "")),
+        None => Ok(()),
+    }
+}
+
+/// Covers directory `ground` by one in memory with the same entries, to which new ones can be added.
+fn mimic(ground: &Path) -> io::Result<()> {
+    let old = fs::File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(ground)?;
+    let below = PathBuf::from(format!("/proc/self/fd/{}", old.as_raw_fd()));
+    tmpfs(ground, None)?;
+    for entry in fs::read_dir(&below)? {
+        let name = entry?.file_name();
+        match copy_entry(&below.join(&name), &ground.join(&name)) {
+            // Gone since the directory was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn copy_entry(from: &Path, to: &Path) -> io::Result<()> {
+    let kind = fs::symlink_metadata(from)?.file_type();
+    if kind.is_symlink() {
+        return symlink(fs::read_link(from)?, to);
+    }
+    if kind.is_dir() {
+        fs::create_dir(to)?;
+    } else {
+        fs::write(to, "")?;
+    }
+    bind(from, to)
+}
+
+/// Keeps `CString` paths comparable in tests and callers alike.
+pub(super) fn order(mount: &crate::Mount) -> Result<MountOrder, std::ffi::NulError> {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    Ok(match mount {
+        crate::Mount::Bind { from, to, read_only } => {
+            MountOrder::Bind { from: text(from)?, to: text(to)?, read_only: *read_only }
+        }
+        crate::Mount::Tmpfs { to, size_bytes } => MountOrder::Tmpfs { to: text(to)?, size_bytes: *size_bytes },
+    })
+}

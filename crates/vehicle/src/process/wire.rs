@@ -1,0 +1,295 @@
+//! What caller and shim say to each other over their socket pair, one message a packet.
+//!
+//! The caller opens with [`Order::Run`], whose bulk ([`Request`], JSON) lies in a file in memory that
+//! travels with it, ahead of the files for the machine. The shim answers with [`Report`]s. The end of
+//! the connection is a message too: whoever is left cleans up.
+
+use std::ffi::CString;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Exit;
+
+/// Most bytes of a [`Request`]: the kernel's own limit on arguments and environment, in JSON's wider form.
+const REQUEST_BYTES: u64 = 8 << 20;
+/// Most bytes of an [`Order`] or a [`Report`].
+pub(super) const MESSAGE_BYTES: usize = 16 << 10;
+
+/// What the shim is to run. Strings are as the kernel takes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Request {
+    /// The first program; none to only try the way there.
+    pub(super) exe: Option<CString>,
+    pub(super) argv: Vec<CString>,
+    /// `NAME=value`.
+    pub(super) env: Vec<CString>,
+    pub(super) cwd: CString,
+    /// Numbers for the files that came along, in their order.
+    pub(super) numbers: Vec<i32>,
+    pub(super) namespaces: Option<Namespaces>,
+    pub(super) mounts: Vec<MountOrder>,
+    pub(super) cgroup: Option<super::cgroup::Leaf>,
+}
+
+/// Which namespaces a machine gets beside those for processes, mounts, names and System V objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Namespaces {
+    /// Users: what makes the others possible without privilege.
+    pub(super) user: bool,
+    pub(super) network: bool,
+}
+
+/// [`crate::Mount`] as the kernel takes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub(super) enum MountOrder {
+    Bind { from: CString, to: CString, read_only: bool },
+    Tmpfs { to: CString, size_bytes: u64 },
+}
+
+/// Caller to shim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Order {
+    /// Run the [`Request`] in the first file that comes along.
+    Run,
+    /// Kill whatever runs in the machine.
+    Kill,
+}
+
+/// Shim to caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Report {
+    /// The first program has been executed; a descriptor of its process comes along.
+    Started { pid: u32 },
+    /// It could not be; nothing is left.
+    Failed(Fault),
+    /// The machine has ended; nothing is left.
+    Exited(Exit),
+}
+
+/// A step on the way to a running machine that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// What was being done.
+    pub step: Step,
+    /// To what: a path, a number; empty where the step says it all.
+    pub subject: String,
+    /// The kernel's answer.
+    pub errno: i32,
+}
+
+/// Steps on the way to a running machine, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The shim reads what it is to run.
+    Request,
+    /// The control group for suspending is entered.
+    Cgroup,
+    /// The namespaces are made.
+    Namespaces,
+    /// The machine is tied to the life of its supervisor.
+    Leash,
+    /// The caller's user and group are mapped into the machine.
+    Users,
+    /// The file system of the machine is put together.
+    Mounts,
+    /// The process file system is mounted.
+    Proc,
+    /// The loopback interface is brought up.
+    Loopback,
+    /// The working directory is entered.
+    Cwd,
+    /// Open files get their numbers.
+    Files,
+    /// The first program is executed.
+    Exec,
+}
+
+impl Fault {
+    /// `step` on `subject` failed with `error`.
+    pub(super) fn new(step: Step, subject: impl Into<String>, error: &io::Error) -> Self {
+        Self { step, subject: subject.into(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+    }
+
+    /// The kernel's answer as an error.
+    #[must_use]
+    pub fn cause(&self) -> io::Error {
+        io::Error::from_raw_os_error(self.errno)
+    }
+
+    /// What to do about it; empty where the fault speaks for itself.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match (self.step, self.errno) {
+            (Step::Namespaces, libc::ENOSPC) => "raise `sysctl user.max_user_namespaces` and its siblings",
+            (Step::Namespaces, libc::EINVAL | libc::ENOSYS) => "this kernel was built without namespaces",
+            (Step::Namespaces | Step::Users | Step::Mounts | Step::Proc | Step::Loopback, libc::EPERM | libc::EACCES) => {
+                refusal_hint(self.step)
+            }
+            (Step::Cgroup, _) => "run under a delegated control group (systemd: Delegate=yes)",
+            (Step::Exec, libc::ENOENT) if Path::new(&self.subject).exists() => {
+                "the program exists, but the interpreter or loader that it names does not"
+            }
+            (Step::Exec, libc::ENOENT) => "there is no such program; give an absolute path that exists in the machine",
+            (Step::Exec, libc::EACCES) => "the file is not executable, or lies on a file system mounted noexec",
+            (Step::Exec, libc::ENOEXEC) => "the file is no program for this processor; scripts need a first line `#!…`",
+            (Step::Cwd, libc::ENOENT) => "the working directory does not exist in the machine",
+            (Step::Mounts, libc::ENOENT) => "the source, or the parent of the target, does not exist",
+            (Step::Files, libc::EBADF | libc::EMFILE) => "raise the limit on open files (`ulimit -n`)",
+            _ => "",
+        }
+    }
+}
+
+/// Which of the usual locks on user namespaces is shut on this host.
+fn refusal_hint(step: Step) -> &'static str {
+    let is = |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
+    if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
+        "AppArmor restricts user namespaces: `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or a profile with `userns,`"
+    } else if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        "`sysctl kernel.unprivileged_userns_clone=1` allows them"
+    } else if is("/proc/sys/user/max_user_namespaces", "0") {
+        "`sysctl user.max_user_namespaces=10000` allows them"
+    } else if step == Step::Proc {
+        "a container hides parts of /proc; run it with an unmasked /proc (podman: --security-opt unmask=ALL)"
+    } else {
+        "a seccomp filter or security module of the surrounding container refuses; run it with fewer restrictions"
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Request => "cannot read the machine's specification",
+            Self::Cgroup => "cannot use the control group",
+            Self::Namespaces => "cannot make namespaces",
+            Self::Leash => "cannot tie the machine to its supervisor",
+            Self::Users => "cannot map users",
+            Self::Mounts => "cannot mount",
+            Self::Proc => "cannot mount /proc",
+            Self::Loopback => "cannot bring the loopback interface up",
+            Self::Cwd => "cannot enter directory",
+            Self::Files => "cannot pass on open file",
+            Self::Exec => "cannot execute",
+        })
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.step)?;
+        if !self.subject.is_empty() {
+            write!(f, " {}", self.subject)?;
+        }
+        match self.hint() {
+            "" => Ok(()),
+            hint => write!(f, " ({hint})"),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl Request {
+    /// The request as a file in memory, ready to be read from its start.
+    pub(super) fn seal(&self) -> io::Result<OwnedFd> {
+        let mut file = File::from(memfd_create(c"machine", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.rewind()?;
+        Ok(file.into())
+    }
+
+    /// Reads what [`Self::seal`] wrote, refusing what is too long.
+    pub(super) fn open(file: OwnedFd) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        File::from(file).take(REQUEST_BYTES + 1).read_to_end(&mut bytes)?;
+        Self::parse(&bytes)
+    }
+
+    fn parse(bytes: &[u8]) -> io::Result<Self> {
+        if bytes.len() as u64 > REQUEST_BYTES {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        }
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+/// One message as bytes.
+pub(super) fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    Ok(serde_json::to_vec(message)?)
+}
+
+/// One message from bytes.
+pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> io::Result<T> {
+    Ok(serde_json::from_slice(bytes)?)
+}
+
+/// Body for fuzzing: whatever the bytes, each decoder answers, and what it accepts survives a round trip.
+#[cfg(test)]
+fn fuzz(bytes: &[u8]) {
+    if let Ok(request) = Request::parse(bytes) {
+        assert_eq!(Request::open(request.seal().unwrap()).unwrap(), request);
+    }
+    if let Ok(report) = decode::<Report>(bytes) {
+        assert_eq!(decode::<Report>(&encode(&report).unwrap()).unwrap(), report);
+    }
+    let _ = decode::<Order>(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn request() -> Request {
+        Request {
+            exe: Some(c"/bin/true".to_owned()),
+            argv: vec![c"\xff".to_owned(), c"".to_owned()],
+            env: vec![c"A=b=c".to_owned()],
+            cwd: c"/".to_owned(),
+            numbers: vec![3, 9],
+            namespaces: Some(Namespaces { user: true, network: false }),
+            mounts: vec![MountOrder::Tmpfs { to: c"/run".to_owned(), size_bytes: 1 }],
+            cgroup: None,
+        }
+    }
+
+    #[test]
+    fn requests_survive_the_file() {
+        assert_eq!(Request::open(request().seal().unwrap()).unwrap(), request());
+    }
+
+    #[test]
+    fn an_oversize_request_is_refused() {
+        let mut large = request();
+        large.argv = vec![CString::new(vec![b'x'; 4 << 20]).unwrap()];
+        assert!(Request::open(large.seal().unwrap()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn decoders_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+            fuzz(&bytes);
+        }
+
+        #[test]
+        fn damaged_requests_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut bytes = serde_json::to_vec(&request()).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            fuzz(&bytes);
+        }
+    }
+}

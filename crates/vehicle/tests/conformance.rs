@@ -1,0 +1,502 @@
+//! One suite for every way of running a machine as processes: each isolation with each way to suspend, as
+//! root and without privilege, as far as this host has them.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests")]
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use suijuris_vehicle::process::{Freezing, Isolation, Machine, Process, Shim, StartError, Step, Want};
+use suijuris_vehicle::{Driver, Exit, Mount, Network, Output, Signal, Spec, State};
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+
+/// Guards against hanging; nothing is expected to take long.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// An id of nobody in particular.
+const NOBODY: u32 = 65534;
+
+/// A driver under test with a directory for its machines' files.
+struct Stage {
+    driver: Process,
+    dir: TempDir,
+    actor: PathBuf,
+}
+
+impl Stage {
+    /// None where this host has no such thing; why is printed.
+    async fn new(want: Want) -> Option<Self> {
+        let actor = env::var_os("ACTOR").map_or_else(|| env!("CARGO_BIN_EXE_vehicle-actor").into(), PathBuf::from);
+        let shim = Shim { exe: actor.clone(), args: vec!["__shim".into()] };
+        match Process::detect(shim, want).await {
+            Ok(driver) => Some(Self { driver, dir: TempDir::new().unwrap(), actor }),
+            Err(StartError::Unavailable(why)) => {
+                eprintln!("not on this host: {why}");
+                assert_ne!(want.isolation, Some(Isolation::Plain).filter(|_| want.freezing == Some(Freezing::Signals)));
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn isolation(&self) -> Isolation {
+        self.driver.describe().isolation
+    }
+
+    fn is_namespaced(&self) -> bool {
+        self.isolation() != Isolation::Plain
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn spec(&self, part: &[&str]) -> Spec {
+        let mut spec = Spec::new("test", &self.actor);
+        spec.argv.extend(part.iter().map(OsString::from));
+        spec
+    }
+
+    async fn start(&self, part: &[&str]) -> Machine {
+        self.driver.start(self.spec(part)).await.unwrap()
+    }
+
+    /// Starts `part` with a file of this name as its last argument.
+    async fn start_with(&self, part: &str, file: &str) -> (Machine, PathBuf) {
+        let path = self.path(file);
+        (self.start(&[part, path.to_str().unwrap()]).await, path)
+    }
+
+    async fn output(&self, mut spec: Spec) -> String {
+        spec.stdout = Output::Pipe;
+        let mut machine = self.driver.start(spec).await.unwrap();
+        let mut text = String::new();
+        machine.take_stdout().unwrap().read_to_string(&mut text).await.unwrap();
+        assert_eq!(machine.wait().await, Exit::Code(0));
+        text
+    }
+}
+
+/// Waits until `holds`, or fails saying what did not come true.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let limit = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < limit, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
+}
+
+fn grows(path: &Path) {
+    let before = size(path);
+    eventually(&format!("{} grows", path.display()), || size(path) > before);
+}
+
+/// Whether no process holds the lock that each counting one takes.
+fn is_deserted(path: &Path) -> bool {
+    File::open(path).unwrap().try_lock().is_ok()
+}
+
+fn family_files(path: &Path) -> [PathBuf; 3] {
+    [path.to_owned(), path.with_extension("child"), path.with_extension("daemon")]
+}
+
+async fn conformance(want: Want) {
+    let Some(stage) = Stage::new(want).await else { return };
+    eprintln!("{}", stage.driver.describe());
+    exits_are_passed_on(&stage).await;
+    nothing_is_inherited(&stage).await;
+    files_arrive_at_their_numbers(&stage).await;
+    failures_name_the_step(&stage).await;
+    stopping(&stage).await;
+    suspending(&stage).await;
+    nobody_is_left_behind(&stage).await;
+    a_killed_shim_takes_the_machine_along(&stage).await;
+    callers_do_not_disturb_each_other(&stage, want).await;
+    for farewell in ["", "suspend"] {
+        a_killed_caller_leaves_nothing(&stage, farewell);
+    }
+    if stage.is_namespaced() {
+        a_private_network_is_private(&stage).await;
+        mounts_are_seen_inside_alone(&stage).await;
+    } else {
+        what_needs_namespaces_is_refused(&stage).await;
+    }
+}
+
+async fn exits_are_passed_on(stage: &Stage) {
+    let machine = stage.start(&["exit", "42"]).await;
+    assert_eq!(machine.wait().await, Exit::Code(42));
+    assert_eq!(machine.wait().await, Exit::Code(42), "waiting again gives the same");
+    assert_eq!(machine.state(), State::Exited(Exit::Code(42)));
+    assert!(machine.signal(Signal::TERM).is_err());
+    assert!(machine.suspend().await.is_err());
+    assert_eq!(machine.kill().await, Exit::Code(42));
+    // Process 1 of a namespace is immune to its own signals.
+    if !stage.is_namespaced() {
+        assert_eq!(stage.start(&["die", "SIGABRT"]).await.wait().await, Exit::Signal(6));
+    }
+}
+
+async fn nothing_is_inherited(stage: &Stage) {
+    let mut spec = stage.spec(&["look"]);
+    spec.env.insert("ONLY".into(), "this=one".into());
+    spec.cwd = stage.dir.path().to_owned();
+    let seen = stage.output(spec).await;
+    let lines = |kind: &str| seen.lines().filter(|line| line.starts_with(kind)).collect::<Vec<_>>();
+    assert_eq!(lines("env "), ["env ONLY=this=one"]);
+    assert_eq!(lines("cwd "), [format!("cwd {}", stage.dir.path().display())]);
+    assert_eq!(lines("uid "), [format!("uid {}", nix::unistd::geteuid())], "files stay the caller's");
+    assert_eq!(lines("fd ").len(), 3, "{seen}");
+    assert!(seen.contains("fd 0 /dev/null"), "{seen}");
+    assert!(seen.contains("SigBlk:\t0000000000000000"), "{seen}");
+    // The language's own runtime ignores SIGPIPE, which is bit 12.
+    assert!(seen.contains("SigIgn:\t0000000000001000"), "{seen}");
+    assert_eq!(seen.contains("pid 1\n"), stage.is_namespaced(), "{seen}");
+}
+
+async fn files_arrive_at_their_numbers(stage: &Stage) {
+    let mut spec = stage.spec(&["look"]);
+    let open = |name: &str| OwnedFd::from(File::create(stage.path(name)).unwrap());
+    let (three, nine, high) = (open("three"), open("nine"), open("high"));
+    spec.inherit = vec![(nine, 9), (three, 3), (high, 1023)];
+    let seen = stage.output(spec).await;
+    for (number, name) in [(3, "three"), (9, "nine"), (1023, "high")] {
+        let line = format!("fd {number} {}\n", stage.path(name).display());
+        assert!(seen.contains(&line), "{line} is not in {seen}");
+    }
+    assert_eq!(seen.lines().filter(|line| line.starts_with("fd ")).count(), 6, "{seen}");
+
+    let mut twice = stage.spec(&["look"]);
+    twice.inherit = vec![(open("a"), 4), (open("b"), 4)];
+    assert!(matches!(stage.driver.start(twice).await, Err(StartError::Spec(_))));
+}
+
+async fn failures_name_the_step(stage: &Stage) {
+    let text = stage.path("text");
+    fs::write(&text, "no program").unwrap();
+    let script = stage.path("script");
+    fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    for (exe, errno, hint) in [
+        (Path::new("/no/such/program"), 2, "no such program"),
+        (&text, 13, "not executable"),
+        (&script, 2, "interpreter"),
+    ] {
+        let error = stage.driver.start(Spec::new("test", exe)).await.unwrap_err();
+        let StartError::Step { fault, .. } = &error else { panic!("{error}") };
+        assert_eq!((fault.step, fault.errno), (Step::Exec, errno));
+        let told = error.to_string();
+        assert!(told.contains(hint) && told.contains(exe.to_str().unwrap()), "{told}");
+    }
+    let mut lost = stage.spec(&["exit", "0"]);
+    lost.cwd = "/no/such/directory".into();
+    let error = stage.driver.start(lost).await.unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "cannot enter directory /no/such/directory (the working directory does not exist in the machine)"
+    );
+    let relative = stage.driver.start(Spec::new("test", "true")).await;
+    assert!(matches!(relative, Err(StartError::Spec(_))));
+}
+
+async fn stopping(stage: &Stage) {
+    let (obedient, ready) = stage.start_with("obedient", "obedient").await;
+    eventually("it is ready", || ready.exists());
+    assert_eq!(obedient.stop(Signal::TERM, PATIENCE).await, Exit::Code(7));
+
+    let (stubborn, file) = stage.start_with("stubborn", "stubborn").await;
+    grows(&file);
+    assert_eq!(stubborn.stop(Signal::TERM, Duration::from_millis(50)).await, Exit::Signal(9));
+    assert!(is_deserted(&file));
+
+    let (suspended, file) = stage.start_with("stubborn", "suspended").await;
+    grows(&file);
+    suspended.suspend().await.unwrap();
+    assert_eq!(suspended.kill().await, Exit::Signal(9));
+    assert!(is_deserted(&file));
+
+    let (asleep, ready) = stage.start_with("obedient", "asleep").await;
+    eventually("it is ready", || ready.exists());
+    asleep.suspend().await.unwrap();
+    assert_eq!(asleep.stop(Signal::TERM, PATIENCE).await, Exit::Code(7), "a suspended machine can obey");
+}
+
+async fn suspending(stage: &Stage) {
+    let (machine, file) = stage.start_with("family", "family").await;
+    let files = family_files(&file);
+    for round in 0..3 {
+        files.iter().for_each(|file| grows(file));
+        machine.suspend().await.unwrap();
+        machine.suspend().await.unwrap();
+        assert_eq!(machine.state(), State::Suspended);
+        let sizes = files.each_ref().map(|file| size(file));
+        std::thread::sleep(Duration::from_millis(30));
+        assert_eq!(files.each_ref().map(|file| size(file)), sizes, "round {round}: something still runs");
+        machine.resume().await.unwrap();
+        machine.resume().await.unwrap();
+        assert_eq!(machine.state(), State::Running);
+    }
+    files.iter().for_each(|file| grows(file));
+    machine.kill().await;
+    assert!(files.iter().all(|file| is_deserted(file)));
+}
+
+async fn nobody_is_left_behind(stage: &Stage) {
+    let file = stage.path("left");
+    let machine = stage.start(&["family", file.to_str().unwrap(), "leave"]).await;
+    assert_eq!(machine.wait().await, Exit::Code(5));
+    for file in [file.with_extension("child"), file.with_extension("daemon")] {
+        assert!(!file.exists() || is_deserted(&file), "the machine ends with its first program");
+    }
+    let (dropped, file) = stage.start_with("family", "dropped").await;
+    let files = family_files(&file);
+    files.iter().for_each(|file| grows(file));
+    drop(dropped);
+    eventually("a dropped machine ends", || files.iter().all(|file| is_deserted(file)));
+}
+
+async fn a_killed_shim_takes_the_machine_along(stage: &Stage) {
+    let (machine, file) = stage.start_with("family", "orphan").await;
+    let files = family_files(&file);
+    files.iter().for_each(|file| grows(file));
+    kill_parent_of(machine.pid());
+    assert_eq!(machine.wait().await, Exit::Lost);
+    assert!(is_deserted(&file), "the first program dies with the shim");
+    let everything = stage.is_namespaced() || stage.driver.describe().freezing != Freezing::Signals;
+    if everything {
+        assert!(files.iter().all(|file| is_deserted(file)));
+    } else {
+        // The documented residue: end it, as the driver could not.
+        files.iter().for_each(|file| kill_holders(file));
+    }
+}
+
+fn kill_parent_of(pid: u32) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
+    kill(parent.parse().unwrap());
+}
+
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+/// Kills the processes that have `path` as an argument.
+fn kill_holders(path: &Path) {
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line.split(|&byte| byte == 0).any(|arg| arg == path.as_os_str().as_encoded_bytes()) {
+            kill(pid);
+        }
+    }
+}
+
+async fn callers_do_not_disturb_each_other(stage: &Stage, want: Want) {
+    let other = Stage::new(want).await.unwrap();
+    let (ours, our_file) = stage.start_with("family", "ours").await;
+    let (theirs, their_file) = other.start_with("family", "theirs").await;
+    let _third = Stage::new(want).await.unwrap();
+    grows(&our_file);
+    grows(&their_file);
+    ours.suspend().await.unwrap();
+    grows(&their_file);
+    theirs.kill().await;
+    ours.resume().await.unwrap();
+    grows(&our_file);
+    ours.kill().await;
+}
+
+/// The caller is a process of its own here, ended by SIGKILL while its machine runs or sleeps.
+fn a_killed_caller_leaves_nothing(stage: &Stage, farewell: &str) {
+    let file = stage.path(&format!("caller{farewell}"));
+    let (mut caller, pid) = spawn_caller(stage, &file, farewell);
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    let files = family_files(&file);
+    eventually("all processes are gone", || files.iter().all(|file| is_deserted(file)));
+    eventually("the first program is buried", || !Path::new(&format!("/proc/{pid}")).exists());
+    eventually("its control group is gone", || control_groups_of(caller.id()).is_empty());
+}
+
+fn spawn_caller(stage: &Stage, file: &Path, farewell: &str) -> (Child, u32) {
+    let Description { isolation, freezing } = Description::of(stage);
+    let mut command = Command::new(&stage.actor);
+    command.args(["caller", &isolation, &freezing]).arg(file);
+    let mut caller = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(caller.stdout.take().unwrap()).lines();
+    let pid = lines.next().unwrap().unwrap().parse().unwrap();
+    family_files(file).iter().for_each(|file| grows(file));
+    writeln!(caller.stdin.as_mut().unwrap(), "{farewell}").unwrap();
+    if !farewell.is_empty() {
+        assert_eq!(lines.next().unwrap().unwrap(), "suspended");
+    }
+    (caller, pid)
+}
+
+/// The driver's choices as the actor's arguments name them.
+struct Description {
+    isolation: String,
+    freezing: String,
+}
+
+impl Description {
+    fn of(stage: &Stage) -> Self {
+        let description = stage.driver.describe();
+        Self { isolation: format!("{:?}", description.isolation), freezing: format!("{:?}", description.freezing) }
+    }
+}
+
+fn control_groups_of(pid: u32) -> Vec<PathBuf> {
+    let mine = |entry: &fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        name.starts_with("suijuris-") && name.split('-').nth(2) == Some(&pid.to_string())
+    };
+    let mut found = Vec::new();
+    let mut next = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = next.pop() {
+        let below = fs::read_dir(dir).into_iter().flatten().flatten();
+        for entry in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            if mine(&entry) {
+                found.push(entry.path());
+            }
+            next.push(entry.path());
+        }
+    }
+    found
+}
+
+async fn a_private_network_is_private(stage: &Stage) {
+    let outside = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = outside.local_addr().unwrap().port().to_string();
+    for (network, code) in [(Network::Private, 1), (Network::Host, 0)] {
+        let mut spec = stage.spec(&["dial", &port]);
+        spec.network = network;
+        let machine = stage.driver.start(spec).await.unwrap();
+        assert_eq!(machine.wait().await, Exit::Code(code), "{network:?}");
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let there = listener.local_addr().unwrap();
+    let mut spec = stage.spec(&["answer", "5"]);
+    spec.network = Network::Private;
+    spec.inherit = vec![(listener.into(), 5)];
+    let machine = stage.driver.start(spec).await.unwrap();
+    let mut greeting = String::new();
+    TcpStream::connect(there).unwrap().read_to_string(&mut greeting).unwrap();
+    assert_eq!(greeting, "hello", "a listener from outside works inside");
+    assert_eq!(machine.wait().await, Exit::Code(0));
+}
+
+async fn mounts_are_seen_inside_alone(stage: &Stage) {
+    let source = stage.path("source");
+    fs::create_dir(&source).unwrap();
+    let missing = Path::new("/run/suijuris-conformance/deep");
+    let bind = |read_only| Mount::Bind { from: source.clone(), to: missing.into(), read_only };
+    for (mount, code, arrives) in [
+        (bind(true), 99, false),
+        (Mount::Tmpfs { to: missing.into(), size_bytes: 1 << 20 }, 0, false),
+        (bind(false), 0, true),
+    ] {
+        let mut spec = stage.spec(&["write", "/run/suijuris-conformance/deep/file"]);
+        spec.mounts = vec![mount.clone()];
+        spec.stderr = Output::Null;
+        let machine = stage.driver.start(spec).await.unwrap();
+        assert_eq!(machine.wait().await, Exit::Code(code), "{mount:?}");
+        assert_eq!(source.join("file").exists(), arrives, "{mount:?}");
+    }
+    assert!(!Path::new("/run/suijuris-conformance").exists(), "nothing is made on the host");
+    assert_eq!(fs::metadata(source.join("file")).unwrap().uid(), nix::unistd::geteuid().as_raw());
+}
+
+async fn what_needs_namespaces_is_refused(stage: &Stage) {
+    let mut private = stage.spec(&["exit", "0"]);
+    private.network = Network::Private;
+    let mut mounted = stage.spec(&["exit", "0"]);
+    mounted.mounts = vec![Mount::Tmpfs { to: "/run".into(), size_bytes: 1 }];
+    for spec in [private, mounted] {
+        let error = stage.driver.start(spec).await.unwrap_err();
+        assert!(matches!(&error, StartError::Spec(why) if why.contains("need")), "{error}");
+    }
+}
+
+/// Runs the suite for one isolation with every way to suspend.
+fn conforms(isolation: Isolation) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for freezing in [Freezing::CgroupV2, Freezing::CgroupV1, Freezing::Signals] {
+        let want = Want { isolation: Some(isolation), freezing: Some(freezing) };
+        runtime.block_on(conformance(want));
+    }
+}
+
+// proves F5
+#[test]
+fn plain_machines_conform() {
+    conforms(Isolation::Plain);
+}
+
+// proves F5
+#[test]
+fn namespaced_machines_conform() {
+    conforms(Isolation::Namespaces);
+}
+
+// proves F5
+#[test]
+fn machines_in_user_namespaces_conform() {
+    conforms(Isolation::UserNamespaces);
+}
+
+/// As root the suite runs again as nobody; otherwise the others have run without privilege already.
+// proves F5
+#[test]
+fn machines_conform_without_root() {
+    const INNER: &str = "CONFORMANCE_INNER";
+    if env::var_os(INNER).is_some() {
+        conforms(Isolation::UserNamespaces);
+        return conforms(Isolation::Plain);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    // Build directories may be closed to others.
+    let open = TempDir::new().unwrap();
+    fs::set_permissions(open.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let (suite, actor) = (open.path().join("suite"), open.path().join("actor"));
+    fs::copy(env::current_exe().unwrap(), &suite).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_vehicle-actor"), &actor).unwrap();
+    let mut command = Command::new(&suite);
+    command.args(["--exact", "machines_conform_without_root", "--nocapture"]).current_dir("/");
+    command.env(INNER, "1").env("ACTOR", &actor).uid(NOBODY).gid(NOBODY);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_program_that_is_no_shim_is_told_apart() {
+    for (exe, expected) in [("/bin/true", "does /bin/true call shim::main?"), ("/no/shim", "cannot execute /no/shim")] {
+        let shim = Shim { exe: exe.into(), args: Vec::new() };
+        let error = Process::detect(shim, Want::default()).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn left_to_itself_the_driver_picks_what_works() {
+    let stage = Stage::new(Want::default()).await.unwrap();
+    assert_eq!(stage.start(&["exit", "3"]).await.wait().await, Exit::Code(3));
+    let description = stage.driver.describe().to_string();
+    assert!(description.contains("suspended by"), "{description}");
+}
