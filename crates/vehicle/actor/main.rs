@@ -60,14 +60,19 @@ fn look() -> Play {
         writeln!(out, "env {name}={value}")?;
     }
     // Listed before any is looked at; the listing's own descriptor is gone by then.
-    let numbers = fs::read_dir("/proc/self/fd")?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>, std::io::Error>>()?;
+    let numbers = fs::read_dir("/proc/self/fd")?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect::<Result<Vec<_>, std::io::Error>>()?;
     for number in numbers {
         if let Ok(target) = fs::read_link(Path::new("/proc/self/fd").join(&number)) {
             writeln!(out, "fd {} {}", number.display(), target.display())?;
         }
     }
     let status = fs::read_to_string("/proc/self/status")?;
-    for line in status.lines().filter(|line| line.starts_with("Sig") && !line.starts_with("SigQ")) {
+    for line in status
+        .lines()
+        .filter(|line| line.starts_with("Sig") && !line.starts_with("SigQ"))
+    {
         writeln!(out, "{line}")?;
     }
     Ok(0)
@@ -104,8 +109,14 @@ fn obedient(file: &Path) -> Play {
 /// A first program with a child in its own session and an orphaned daemon, each counting in a file of its own.
 fn family(file: &Path, rest: &[&str]) -> Play {
     let me = env::current_exe()?;
-    Command::new(&me).arg("daemon").arg(file.with_extension("daemon")).status()?;
-    let _child = Command::new(&me).arg("stubborn").arg(file.with_extension("child")).spawn()?;
+    Command::new(&me)
+        .arg("daemon")
+        .arg(file.with_extension("daemon"))
+        .status()?;
+    let _child = Command::new(&me)
+        .arg("stubborn")
+        .arg(file.with_extension("child"))
+        .spawn()?;
     match rest {
         // Leaves the others behind.
         ["leave"] => Ok(5),
@@ -115,13 +126,17 @@ fn family(file: &Path, rest: &[&str]) -> Play {
 
 fn daemon(file: &str) -> Play {
     nix::unistd::setsid()?;
-    let _orphan = Command::new(env::current_exe()?).args(["stubborn", file]).spawn()?;
+    let _orphan = Command::new(env::current_exe()?)
+        .args(["stubborn", file])
+        .spawn()?;
     Ok(0)
 }
 
 fn dial(port: &str) -> Play {
     let there = SocketAddr::from(([127, 0, 0, 1], port.parse()?));
-    Ok(u8::from(TcpStream::connect_timeout(&there, Duration::from_secs(5)).is_err()))
+    Ok(u8::from(
+        TcpStream::connect_timeout(&there, Duration::from_secs(5)).is_err(),
+    ))
 }
 
 /// Accepts one connection on the inherited listener and greets.
@@ -144,7 +159,10 @@ async fn caller(isolation: &str, freezing: &str, file: &Path) -> Play {
         "CgroupV1" => Freezing::CgroupV1,
         _ => Freezing::Signals,
     };
-    let want = Want { isolation: Some(isolation), freezing: Some(freezing) };
+    let want = Want {
+        isolation: Some(isolation),
+        freezing: Some(freezing),
+    };
     let driver = Process::detect(Shim::itself("__shim"), want).await?;
     let exe = env::current_exe()?;
     let mut spec = Spec::new("family", &exe);

@@ -34,8 +34,8 @@ use tokio::process::{Child, Command};
 use crate::machine::{Network, Output, Spec};
 use crate::{Driver, sys};
 use cgroup::{Base, Leaf, Version};
-pub use handle::{FreezeError, Machine, SignalError};
 use handle::Channel;
+pub use handle::{FreezeError, Machine, SignalError};
 pub use wire::{Fault, Step};
 use wire::{Namespaces, Order, Report, Request};
 
@@ -60,7 +60,10 @@ pub struct Shim {
 impl Shim {
     /// The running program itself, with one argument.
     pub fn itself(arg: impl Into<OsString>) -> Self {
-        Self { exe: PathBuf::from("/proc/self/exe"), args: vec![arg.into()] }
+        Self {
+            exe: PathBuf::from("/proc/self/exe"),
+            args: vec![arg.into()],
+        }
     }
 }
 
@@ -187,7 +190,10 @@ impl Process {
                             return Ok(trial.settled(shortfalls));
                         }
                         Err(StartError::Step { fault, source }) if fault.step != Step::Cgroup => {
-                            shortfalls.push(Shortfall { wanted: isolation.to_string(), why: reason(&fault, &source) });
+                            shortfalls.push(Shortfall {
+                                wanted: isolation.to_string(),
+                                why: reason(&fault, &source),
+                            });
                             break;
                         }
                         Err(StartError::Step { fault, source }) => reason(&fault, &source),
@@ -195,7 +201,10 @@ impl Process {
                     },
                     Err(error) => error.to_string(),
                 };
-                freezing_shortfalls.push(Shortfall { wanted: freezing.to_string(), why: refused });
+                freezing_shortfalls.push(Shortfall {
+                    wanted: freezing.to_string(),
+                    why: refused,
+                });
             }
             // Only a caller that insists gets here: signals alone need nothing.
             if want.freezing.is_some() {
@@ -214,8 +223,17 @@ impl Process {
             Freezing::CgroupV1 => Some(Base::own(Version::V1)?),
             Freezing::Signals => None,
         };
-        let description = Description { isolation, freezing, shortfalls: Vec::new() };
-        Ok(Self { shim, base, description, next: AtomicU64::new(0) })
+        let description = Description {
+            isolation,
+            freezing,
+            shortfalls: Vec::new(),
+        };
+        Ok(Self {
+            shim,
+            base,
+            description,
+            next: AtomicU64::new(0),
+        })
     }
 
     fn settled(mut self, shortfalls: Vec<Shortfall>) -> Self {
@@ -230,7 +248,10 @@ impl Process {
 
     /// Goes all the way to a machine but for the exec.
     async fn probe(&self) -> Result<(), StartError> {
-        let spec = Spec { network: self.best_network(), ..Spec::new("probe", "/") };
+        let spec = Spec {
+            network: self.best_network(),
+            ..Spec::new("probe", "/")
+        };
         let mut plan = self.plan(spec)?;
         plan.request.exe = None;
         if let Some(leaf) = &plan.request.cgroup {
@@ -241,7 +262,11 @@ impl Process {
     }
 
     fn best_network(&self) -> Network {
-        if self.description.isolation == Isolation::Plain { Network::Host } else { Network::Private }
+        if self.description.isolation == Isolation::Plain {
+            Network::Host
+        } else {
+            Network::Private
+        }
     }
 
     fn plan(&self, spec: Spec) -> Result<Plan, StartError> {
@@ -258,17 +283,38 @@ impl Process {
         };
         let mut request = Request {
             exe: Some(CString::new(spec.exe.as_os_str().as_bytes()).map_err(nul)?),
-            argv: spec.argv.iter().map(|arg| CString::new(arg.as_bytes())).collect::<Result<_, _>>().map_err(nul)?,
-            env: spec.env.into_iter().map(variable).collect::<Result<_, _>>().map_err(nul)?,
+            argv: spec
+                .argv
+                .iter()
+                .map(|arg| CString::new(arg.as_bytes()))
+                .collect::<Result<_, _>>()
+                .map_err(nul)?,
+            env: spec
+                .env
+                .into_iter()
+                .map(variable)
+                .collect::<Result<_, _>>()
+                .map_err(nul)?,
             cwd: CString::new(spec.cwd.as_os_str().as_bytes()).map_err(nul)?,
             numbers,
             namespaces,
-            mounts: spec.mounts.iter().map(mounts::order).collect::<Result<_, _>>().map_err(nul)?,
+            mounts: spec
+                .mounts
+                .iter()
+                .map(mounts::order)
+                .collect::<Result<_, _>>()
+                .map_err(nul)?,
             cgroup: None,
         };
         let leaf = self.base.as_ref().map(|base| base.leaf(&id)).transpose();
         request.cgroup = leaf.map_err(|error| step(Fault::new(Step::Cgroup, "", &error)))?;
-        Ok(Plan { id, request, files, stdout: spec.stdout, stderr: spec.stderr })
+        Ok(Plan {
+            id,
+            request,
+            files,
+            stdout: spec.stdout,
+            stderr: spec.stderr,
+        })
     }
 
     async fn launch(&self, plan: Plan) -> Result<Machine, StartError> {
@@ -282,11 +328,20 @@ impl Process {
     }
 
     async fn launch_in(&self, plan: Plan) -> Result<Machine, StartError> {
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-            .map_err(io::Error::from)?;
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .map_err(io::Error::from)?;
         let child = self.spawn(theirs, plan.stdout, plan.stderr)?;
         let request = plan.request.seal()?;
-        let fds: Vec<BorrowedFd<'_>> = [&request].into_iter().chain(&plan.files).map(AsFd::as_fd).collect();
+        let fds: Vec<BorrowedFd<'_>> = [&request]
+            .into_iter()
+            .chain(&plan.files)
+            .map(AsFd::as_fd)
+            .collect();
         match sys::send(ours.as_fd(), &wire::encode(&Order::Run)?, &fds) {
             // Already gone: told below, from its silence.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
@@ -295,13 +350,22 @@ impl Process {
         drop(plan.files);
         let channel = Channel::new(ours)?;
         let answer = tokio::time::timeout(START_LIMIT, channel.receive()).await;
-        let answer = answer.map_err(|_| StartError::Slow { limit_s: START_LIMIT.as_secs() })??;
+        let answer = answer.map_err(|_| StartError::Slow {
+            limit_s: START_LIMIT.as_secs(),
+        })??;
         match answer {
-            Some((Report::Started { pid }, Some(pidfd))) => {
-                Ok(Machine::new(plan.id, pid, pidfd, channel, child, plan.request.cgroup)?)
-            }
+            Some((Report::Started { pid }, Some(pidfd))) => Ok(Machine::new(
+                plan.id,
+                pid,
+                pidfd,
+                channel,
+                child,
+                plan.request.cgroup,
+            )?),
             Some((Report::Failed(fault), _)) => Err(step(fault)),
-            _ => Err(StartError::Silent { shim: self.shim.exe.display().to_string() }),
+            _ => Err(StartError::Silent {
+                shim: self.shim.exe.display().to_string(),
+            }),
         }
     }
 
@@ -309,9 +373,10 @@ impl Process {
         let mut command = Command::new(&self.shim.exe);
         command.args(&self.shim.args).env_clear().current_dir("/");
         command.stdin(channel).stdout(stdio(stdout)).stderr(stdio(stderr));
-        command
-            .spawn()
-            .map_err(|source| StartError::Shim { shim: self.shim.exe.display().to_string(), source })
+        command.spawn().map_err(|source| StartError::Shim {
+            shim: self.shim.exe.display().to_string(),
+            source,
+        })
     }
 }
 
@@ -356,7 +421,11 @@ fn try_freezing(leaf: &Leaf) -> io::Result<()> {
     leaf.freeze(true)?;
     let frozen = leaf.is_frozen()?;
     leaf.freeze(false)?;
-    if frozen { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)) }
+    if frozen {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
 }
 
 fn step(fault: Fault) -> StartError {
@@ -384,20 +453,32 @@ fn check(spec: &Spec, isolation: Isolation) -> Result<(), String> {
         return Err(format!("name {:?} is not 1 to 64 of a-z, 0-9 and -", spec.name));
     }
     let targets = spec.mounts.iter().flat_map(mount_paths);
-    for path in [spec.exe.as_path(), spec.cwd.as_path()].into_iter().chain(targets) {
+    for path in [spec.exe.as_path(), spec.cwd.as_path()]
+        .into_iter()
+        .chain(targets)
+    {
         if !path.is_absolute() {
             return Err(format!("path {} is not absolute", path.display()));
         }
     }
-    if let Some(name) = spec.env.keys().find(|name| name.is_empty() || name.as_bytes().contains(&b'=')) {
+    if let Some(name) = spec
+        .env
+        .keys()
+        .find(|name| name.is_empty() || name.as_bytes().contains(&b'='))
+    {
         return Err(format!("environment variable {name:?} is empty or contains `=`"));
     }
     check_files(&spec.inherit)?;
     if spec.mounts.len() > MOST_MOUNTS {
-        return Err(format!("{} mounts are more than {MOST_MOUNTS}", spec.mounts.len()));
+        return Err(format!(
+            "{} mounts are more than {MOST_MOUNTS}",
+            spec.mounts.len()
+        ));
     }
     if isolation == Isolation::Plain && spec.network == Network::Private {
-        return Err("a private network needs namespaces, which are off; see the driver's description".to_owned());
+        return Err(
+            "a private network needs namespaces, which are off; see the driver's description".to_owned(),
+        );
     }
     if isolation == Isolation::Plain && !spec.mounts.is_empty() {
         return Err("mounts need namespaces, which are off; see the driver's description".to_owned());
@@ -407,12 +488,17 @@ fn check(spec: &Spec, isolation: Isolation) -> Result<(), String> {
 
 fn check_files(files: &[(OwnedFd, i32)]) -> Result<(), String> {
     if files.len() > MOST_FILES {
-        return Err(format!("{} inherited files are more than {MOST_FILES}", files.len()));
+        return Err(format!(
+            "{} inherited files are more than {MOST_FILES}",
+            files.len()
+        ));
     }
     let mut seen = BTreeSet::new();
     for &(_, number) in files {
         if !(3..=HIGHEST_FILE).contains(&number) || !seen.insert(number) {
-            return Err(format!("inherited file number {number} is taken, or not within 3 to {HIGHEST_FILE}"));
+            return Err(format!(
+                "inherited file number {number} is taken, or not within 3 to {HIGHEST_FILE}"
+            ));
         }
     }
     Ok(())
@@ -454,6 +540,8 @@ impl fmt::Display for Shortfall {
 impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, suspended by {}", self.isolation, self.freezing)?;
-        self.shortfalls.iter().try_for_each(|shortfall| write!(f, "; no {shortfall}"))
+        self.shortfalls
+            .iter()
+            .try_for_each(|shortfall| write!(f, "; no {shortfall}"))
     }
 }

@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socket,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socket,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -25,7 +26,11 @@ pub(crate) enum Fork {
 }
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// Forks with namespace `flags` (`CLONE_NEW*`), the child being born in `cgroup` where one is given.
@@ -45,13 +50,17 @@ pub(crate) fn fork(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Re
     }
     // SAFETY: args and pidfd outlive the call; without CLONE_VM the child has its own copy of the memory
     // and, the caller being single-threaded, may go on as after fork(2).
-    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) })?;
+    let pid =
+        check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) })?;
     if pid == 0 {
         return Ok(Fork::Child);
     }
     // SAFETY: with CLONE_PIDFD a successful clone3 stored a new descriptor that nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Fork::Parent { pid: u32::try_from(pid).map_err(io::Error::other)?, pidfd })
+    Ok(Fork::Parent {
+        pid: u32::try_from(pid).map_err(io::Error::other)?,
+        pidfd,
+    })
 }
 
 /// `CLONE_INTO_CGROUP` of `linux/sched.h`; libc declares it as an int that it does not fit.
@@ -106,7 +115,12 @@ pub(crate) fn take_stdin() -> OwnedFd {
 
 /// Makes the mount at `path`, and those below it, refuse writes.
 pub(crate) fn mount_read_only(path: &CStr) -> io::Result<()> {
-    let attributes = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: 0, user_ns: 0 };
+    let attributes = MountAttributes {
+        set: libc::MOUNT_ATTR_RDONLY,
+        clear: 0,
+        propagation: 0,
+        user_ns: 0,
+    };
     // SAFETY: path and attributes outlive the call, and the length given is that of the structure.
     check(unsafe {
         libc::syscall(
@@ -132,7 +146,12 @@ struct MountAttributes {
 
 /// Brings the loopback interface of the current network namespace up.
 pub(crate) fn loopback_up() -> io::Result<()> {
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     // SAFETY: ifreq is plain integers and unions of them, for which zero is valid.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
@@ -149,9 +168,22 @@ const IFF_UP_RUNNING: libc::c_short = 0x1 | 0x40;
 
 /// Gives every signal its default effect again; exec would keep the ignored ones ignored.
 pub(crate) fn default_signals() {
+    // `struct sigaction` of the kernel, whose zero is SIG_DFL without flags. The C library would refuse to
+    // touch the two signals that it uses itself, which a caller's parent may have left ignored.
+    let default = [0_u64; 4];
+    let (no_old, mask_bytes) = (std::ptr::null::<u64>(), size_of::<u64>());
     for number in 1..=64 {
-        // SAFETY: SIG_DFL installs no code; numbers that cannot be changed are refused without effect.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+        // SAFETY: default outlives the call and is at least as long as the kernel's structure; no code is
+        // installed; numbers that cannot be changed are refused without effect.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                &raw const default,
+                no_old,
+                mask_bytes,
+            )
+        };
     }
 }
 
@@ -165,7 +197,11 @@ pub(crate) fn exit_now(code: i32) -> ! {
 pub(crate) fn send(to: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
-    let control = if raw.is_empty() { rights.get(1..).unwrap_or_default() } else { &rights };
+    let control = if raw.is_empty() {
+        rights.get(1..).unwrap_or_default()
+    } else {
+        &rights
+    };
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
     sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(bytes)], control, flags, None)?;
     Ok(())
@@ -178,22 +214,34 @@ pub(crate) fn receive(from: BorrowedFd<'_>, limit: usize) -> io::Result<Option<(
     let mut fds = Vec::new();
     let (length, cut) = {
         let mut parts = [IoSliceMut::new(&mut bytes)];
-        let message =
-            match recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC) {
-                // The peer left without having read everything.
-                Err(Errno::ECONNRESET) => return Ok(None),
-                message => message?,
-            };
+        let message = match recvmsg::<()>(
+            from.as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        ) {
+            // The peer left without having read everything.
+            Err(Errno::ECONNRESET) => return Ok(None),
+            message => message?,
+        };
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(raw) = control {
                 // SAFETY: the kernel just installed these descriptors for this message, and nobody else owns them.
                 fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
             }
         }
-        (message.bytes, message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC))
+        (
+            message.bytes,
+            message
+                .flags
+                .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC),
+        )
     };
     if cut {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is longer than it may be"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a message is longer than it may be",
+        ));
     }
     bytes.truncate(length);
     Ok((length > 0).then_some((bytes, fds)))
@@ -209,13 +257,20 @@ pub(crate) fn copy_above(file: BorrowedFd<'_>, least: RawFd) -> io::Result<Owned
 
 /// An empty file that nothing can be read from and whose writes vanish.
 pub(crate) fn null() -> io::Result<OwnedFd> {
-    File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from)
+    File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map(OwnedFd::from)
 }
 
 /// Waits until `fds` have something to read or their peer is gone, at most `limit_ms` (-1: no limit).
 pub(crate) fn poll(fds: &[BorrowedFd<'_>], limit_ms: i32) -> io::Result<Vec<bool>> {
     use nix::poll::{PollFd, PollFlags, PollTimeout};
-    let mut asked: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+    let mut asked: Vec<PollFd<'_>> = fds
+        .iter()
+        .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
+        .collect();
     let limit = PollTimeout::try_from(limit_ms).map_err(io::Error::other)?;
     match nix::poll::poll(&mut asked, limit) {
         Ok(_) => Ok(asked.iter().map(|fd| fd.any().unwrap_or(true)).collect()),

@@ -35,13 +35,24 @@ struct Stage {
 impl Stage {
     /// None where this host has no such thing; why is printed.
     async fn new(want: Want) -> Option<Self> {
-        let actor = env::var_os("ACTOR").map_or_else(|| env!("CARGO_BIN_EXE_vehicle-actor").into(), PathBuf::from);
-        let shim = Shim { exe: actor.clone(), args: vec!["__shim".into()] };
+        let actor =
+            env::var_os("ACTOR").map_or_else(|| env!("CARGO_BIN_EXE_vehicle-actor").into(), PathBuf::from);
+        let shim = Shim {
+            exe: actor.clone(),
+            args: vec!["__shim".into()],
+        };
         match Process::detect(shim, want).await {
-            Ok(driver) => Some(Self { driver, dir: TempDir::new().unwrap(), actor }),
+            Ok(driver) => Some(Self {
+                driver,
+                dir: TempDir::new().unwrap(),
+                actor,
+            }),
             Err(StartError::Unavailable(why)) => {
                 eprintln!("not on this host: {why}");
-                assert_ne!(want.isolation, Some(Isolation::Plain).filter(|_| want.freezing == Some(Freezing::Signals)));
+                assert_ne!(
+                    want.isolation,
+                    Some(Isolation::Plain).filter(|_| want.freezing == Some(Freezing::Signals))
+                );
                 None
             }
             Err(error) => panic!("{error}"),
@@ -80,7 +91,12 @@ impl Stage {
         spec.stdout = Output::Pipe;
         let mut machine = self.driver.start(spec).await.unwrap();
         let mut text = String::new();
-        machine.take_stdout().unwrap().read_to_string(&mut text).await.unwrap();
+        machine
+            .take_stdout()
+            .unwrap()
+            .read_to_string(&mut text)
+            .await
+            .unwrap();
         assert_eq!(machine.wait().await, Exit::Code(0));
         text
     }
@@ -110,11 +126,17 @@ fn is_deserted(path: &Path) -> bool {
 }
 
 fn family_files(path: &Path) -> [PathBuf; 3] {
-    [path.to_owned(), path.with_extension("child"), path.with_extension("daemon")]
+    [
+        path.to_owned(),
+        path.with_extension("child"),
+        path.with_extension("daemon"),
+    ]
 }
 
 async fn conformance(want: Want) {
-    let Some(stage) = Stage::new(want).await else { return };
+    let Some(stage) = Stage::new(want).await else {
+        return;
+    };
     eprintln!("{}", stage.driver.describe());
     exits_are_passed_on(&stage).await;
     nothing_is_inherited(&stage).await;
@@ -139,14 +161,21 @@ async fn conformance(want: Want) {
 async fn exits_are_passed_on(stage: &Stage) {
     let machine = stage.start(&["exit", "42"]).await;
     assert_eq!(machine.wait().await, Exit::Code(42));
-    assert_eq!(machine.wait().await, Exit::Code(42), "waiting again gives the same");
+    assert_eq!(
+        machine.wait().await,
+        Exit::Code(42),
+        "waiting again gives the same"
+    );
     assert_eq!(machine.state(), State::Exited(Exit::Code(42)));
     assert!(machine.signal(Signal::TERM).is_err());
     assert!(machine.suspend().await.is_err());
     assert_eq!(machine.kill().await, Exit::Code(42));
     // Process 1 of a namespace is immune to its own signals.
     if !stage.is_namespaced() {
-        assert_eq!(stage.start(&["die", "SIGABRT"]).await.wait().await, Exit::Signal(6));
+        assert_eq!(
+            stage.start(&["die", "SIGABRT"]).await.wait().await,
+            Exit::Signal(6)
+        );
     }
 }
 
@@ -155,10 +184,18 @@ async fn nothing_is_inherited(stage: &Stage) {
     spec.env.insert("ONLY".into(), "this=one".into());
     spec.cwd = stage.dir.path().to_owned();
     let seen = stage.output(spec).await;
-    let lines = |kind: &str| seen.lines().filter(|line| line.starts_with(kind)).collect::<Vec<_>>();
+    let lines = |kind: &str| {
+        seen.lines()
+            .filter(|line| line.starts_with(kind))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(lines("env "), ["env ONLY=this=one"]);
     assert_eq!(lines("cwd "), [format!("cwd {}", stage.dir.path().display())]);
-    assert_eq!(lines("uid "), [format!("uid {}", nix::unistd::geteuid())], "files stay the caller's");
+    assert_eq!(
+        lines("uid "),
+        [format!("uid {}", nix::unistd::geteuid())],
+        "files stay the caller's"
+    );
     assert_eq!(lines("fd ").len(), 3, "{seen}");
     assert!(seen.contains("fd 0 /dev/null"), "{seen}");
     assert!(seen.contains("SigBlk:\t0000000000000000"), "{seen}");
@@ -177,11 +214,18 @@ async fn files_arrive_at_their_numbers(stage: &Stage) {
         let line = format!("fd {number} {}\n", stage.path(name).display());
         assert!(seen.contains(&line), "{line} is not in {seen}");
     }
-    assert_eq!(seen.lines().filter(|line| line.starts_with("fd ")).count(), 6, "{seen}");
+    assert_eq!(
+        seen.lines().filter(|line| line.starts_with("fd ")).count(),
+        6,
+        "{seen}"
+    );
 
     let mut twice = stage.spec(&["look"]);
     twice.inherit = vec![(open("a"), 4), (open("b"), 4)];
-    assert!(matches!(stage.driver.start(twice).await, Err(StartError::Spec(_))));
+    assert!(matches!(
+        stage.driver.start(twice).await,
+        Err(StartError::Spec(_))
+    ));
 }
 
 async fn failures_name_the_step(stage: &Stage) {
@@ -196,10 +240,15 @@ async fn failures_name_the_step(stage: &Stage) {
         (&script, 2, "interpreter"),
     ] {
         let error = stage.driver.start(Spec::new("test", exe)).await.unwrap_err();
-        let StartError::Step { fault, .. } = &error else { panic!("{error}") };
+        let StartError::Step { fault, .. } = &error else {
+            panic!("{error}")
+        };
         assert_eq!((fault.step, fault.errno), (Step::Exec, errno));
         let told = error.to_string();
-        assert!(told.contains(hint) && told.contains(exe.to_str().unwrap()), "{told}");
+        assert!(
+            told.contains(hint) && told.contains(exe.to_str().unwrap()),
+            "{told}"
+        );
     }
     let mut lost = stage.spec(&["exit", "0"]);
     lost.cwd = "/no/such/directory".into();
@@ -219,7 +268,10 @@ async fn stopping(stage: &Stage) {
 
     let (stubborn, file) = stage.start_with("stubborn", "stubborn").await;
     grows(&file);
-    assert_eq!(stubborn.stop(Signal::TERM, Duration::from_millis(50)).await, Exit::Signal(9));
+    assert_eq!(
+        stubborn.stop(Signal::TERM, Duration::from_millis(50)).await,
+        Exit::Signal(9)
+    );
     assert!(is_deserted(&file));
 
     let (suspended, file) = stage.start_with("stubborn", "suspended").await;
@@ -231,7 +283,11 @@ async fn stopping(stage: &Stage) {
     let (asleep, ready) = stage.start_with("obedient", "asleep").await;
     eventually("it is ready", || ready.exists());
     asleep.suspend().await.unwrap();
-    assert_eq!(asleep.stop(Signal::TERM, PATIENCE).await, Exit::Code(7), "a suspended machine can obey");
+    assert_eq!(
+        asleep.stop(Signal::TERM, PATIENCE).await,
+        Exit::Code(7),
+        "a suspended machine can obey"
+    );
 }
 
 async fn suspending(stage: &Stage) {
@@ -244,7 +300,11 @@ async fn suspending(stage: &Stage) {
         assert_eq!(machine.state(), State::Suspended);
         let sizes = files.each_ref().map(|file| size(file));
         std::thread::sleep(Duration::from_millis(30));
-        assert_eq!(files.each_ref().map(|file| size(file)), sizes, "round {round}: something still runs");
+        assert_eq!(
+            files.each_ref().map(|file| size(file)),
+            sizes,
+            "round {round}: something still runs"
+        );
         machine.resume().await.unwrap();
         machine.resume().await.unwrap();
         assert_eq!(machine.state(), State::Running);
@@ -259,13 +319,18 @@ async fn nobody_is_left_behind(stage: &Stage) {
     let machine = stage.start(&["family", file.to_str().unwrap(), "leave"]).await;
     assert_eq!(machine.wait().await, Exit::Code(5));
     for file in [file.with_extension("child"), file.with_extension("daemon")] {
-        assert!(!file.exists() || is_deserted(&file), "the machine ends with its first program");
+        assert!(
+            !file.exists() || is_deserted(&file),
+            "the machine ends with its first program"
+        );
     }
     let (dropped, file) = stage.start_with("family", "dropped").await;
     let files = family_files(&file);
     files.iter().for_each(|file| grows(file));
     drop(dropped);
-    eventually("a dropped machine ends", || files.iter().all(|file| is_deserted(file)));
+    eventually("a dropped machine ends", || {
+        files.iter().all(|file| is_deserted(file))
+    });
 }
 
 async fn a_killed_shim_takes_the_machine_along(stage: &Stage) {
@@ -286,7 +351,11 @@ async fn a_killed_shim_takes_the_machine_along(stage: &Stage) {
 
 fn kill_parent_of(pid: u32) {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim();
+    let parent = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .unwrap()
+        .trim();
     kill(parent.parse().unwrap());
 }
 
@@ -297,9 +366,14 @@ fn kill(pid: i32) {
 /// Kills the processes that have `path` as an argument.
 fn kill_holders(path: &Path) {
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if line.split(|&byte| byte == 0).any(|arg| arg == path.as_os_str().as_encoded_bytes()) {
+        if line
+            .split(|&byte| byte == 0)
+            .any(|arg| arg == path.as_os_str().as_encoded_bytes())
+        {
             kill(pid);
         }
     }
@@ -327,16 +401,26 @@ fn a_killed_caller_leaves_nothing(stage: &Stage, farewell: &str) {
     caller.kill().unwrap();
     caller.wait().unwrap();
     let files = family_files(&file);
-    eventually("all processes are gone", || files.iter().all(|file| is_deserted(file)));
-    eventually("the first program is buried", || !Path::new(&format!("/proc/{pid}")).exists());
-    eventually("its control group is gone", || control_groups_of(caller.id()).is_empty());
+    eventually("all processes are gone", || {
+        files.iter().all(|file| is_deserted(file))
+    });
+    eventually("the first program is buried", || {
+        !Path::new(&format!("/proc/{pid}")).exists()
+    });
+    eventually("its control group is gone", || {
+        control_groups_of(caller.id()).is_empty()
+    });
 }
 
 fn spawn_caller(stage: &Stage, file: &Path, farewell: &str) -> (Child, u32) {
     let Description { isolation, freezing } = Description::of(stage);
     let mut command = Command::new(&stage.actor);
     command.args(["caller", &isolation, &freezing]).arg(file);
-    let mut caller = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut caller = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(caller.stdout.take().unwrap()).lines();
     let pid = lines.next().unwrap().unwrap().parse().unwrap();
     family_files(file).iter().for_each(|file| grows(file));
@@ -356,7 +440,10 @@ struct Description {
 impl Description {
     fn of(stage: &Stage) -> Self {
         let description = stage.driver.describe();
-        Self { isolation: format!("{:?}", description.isolation), freezing: format!("{:?}", description.freezing) }
+        Self {
+            isolation: format!("{:?}", description.isolation),
+            freezing: format!("{:?}", description.freezing),
+        }
     }
 }
 
@@ -395,7 +482,10 @@ async fn a_private_network_is_private(stage: &Stage) {
     spec.inherit = vec![(listener.into(), 5)];
     let machine = stage.driver.start(spec).await.unwrap();
     let mut greeting = String::new();
-    TcpStream::connect(there).unwrap().read_to_string(&mut greeting).unwrap();
+    TcpStream::connect(there)
+        .unwrap()
+        .read_to_string(&mut greeting)
+        .unwrap();
     assert_eq!(greeting, "hello", "a listener from outside works inside");
     assert_eq!(machine.wait().await, Exit::Code(0));
 }
@@ -404,10 +494,21 @@ async fn mounts_are_seen_inside_alone(stage: &Stage) {
     let source = stage.path("source");
     fs::create_dir(&source).unwrap();
     let missing = Path::new("/run/suijuris-conformance/deep");
-    let bind = |read_only| Mount::Bind { from: source.clone(), to: missing.into(), read_only };
+    let bind = |read_only| Mount::Bind {
+        from: source.clone(),
+        to: missing.into(),
+        read_only,
+    };
     for (mount, code, arrives) in [
         (bind(true), 99, false),
-        (Mount::Tmpfs { to: missing.into(), size_bytes: 1 << 20 }, 0, false),
+        (
+            Mount::Tmpfs {
+                to: missing.into(),
+                size_bytes: 1 << 20,
+            },
+            0,
+            false,
+        ),
         (bind(false), 0, true),
     ] {
         let mut spec = stage.spec(&["write", "/run/suijuris-conformance/deep/file"]);
@@ -417,26 +518,44 @@ async fn mounts_are_seen_inside_alone(stage: &Stage) {
         assert_eq!(machine.wait().await, Exit::Code(code), "{mount:?}");
         assert_eq!(source.join("file").exists(), arrives, "{mount:?}");
     }
-    assert!(!Path::new("/run/suijuris-conformance").exists(), "nothing is made on the host");
-    assert_eq!(fs::metadata(source.join("file")).unwrap().uid(), nix::unistd::geteuid().as_raw());
+    assert!(
+        !Path::new("/run/suijuris-conformance").exists(),
+        "nothing is made on the host"
+    );
+    assert_eq!(
+        fs::metadata(source.join("file")).unwrap().uid(),
+        nix::unistd::geteuid().as_raw()
+    );
 }
 
 async fn what_needs_namespaces_is_refused(stage: &Stage) {
     let mut private = stage.spec(&["exit", "0"]);
     private.network = Network::Private;
     let mut mounted = stage.spec(&["exit", "0"]);
-    mounted.mounts = vec![Mount::Tmpfs { to: "/run".into(), size_bytes: 1 }];
+    mounted.mounts = vec![Mount::Tmpfs {
+        to: "/run".into(),
+        size_bytes: 1,
+    }];
     for spec in [private, mounted] {
         let error = stage.driver.start(spec).await.unwrap_err();
-        assert!(matches!(&error, StartError::Spec(why) if why.contains("need")), "{error}");
+        assert!(
+            matches!(&error, StartError::Spec(why) if why.contains("need")),
+            "{error}"
+        );
     }
 }
 
 /// Runs the suite for one isolation with every way to suspend.
 fn conforms(isolation: Isolation) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     for freezing in [Freezing::CgroupV2, Freezing::CgroupV1, Freezing::Signals] {
-        let want = Want { isolation: Some(isolation), freezing: Some(freezing) };
+        let want = Want {
+            isolation: Some(isolation),
+            freezing: Some(freezing),
+        };
         runtime.block_on(conformance(want));
     }
 }
@@ -478,17 +597,36 @@ fn machines_conform_without_root() {
     fs::copy(env::current_exe().unwrap(), &suite).unwrap();
     fs::copy(env!("CARGO_BIN_EXE_vehicle-actor"), &actor).unwrap();
     let mut command = Command::new(&suite);
-    command.args(["--exact", "machines_conform_without_root", "--nocapture"]).current_dir("/");
-    command.env(INNER, "1").env("ACTOR", &actor).uid(NOBODY).gid(NOBODY);
+    command
+        .args(["--exact", "machines_conform_without_root", "--nocapture"])
+        .current_dir("/");
+    command
+        .env(INNER, "1")
+        .env("ACTOR", &actor)
+        .uid(NOBODY)
+        .gid(NOBODY);
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[tokio::test]
 async fn a_program_that_is_no_shim_is_told_apart() {
-    for (exe, expected) in [("/bin/true", "does /bin/true call shim::main?"), ("/no/shim", "cannot execute /no/shim")] {
-        let shim = Shim { exe: exe.into(), args: Vec::new() };
-        let error = Process::detect(shim, Want::default()).await.unwrap_err().to_string();
+    for (exe, expected) in [
+        ("/bin/true", "does /bin/true call shim::main?"),
+        ("/no/shim", "cannot execute /no/shim"),
+    ] {
+        let shim = Shim {
+            exe: exe.into(),
+            args: Vec::new(),
+        };
+        let error = Process::detect(shim, Want::default())
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(expected), "{error}");
     }
 }

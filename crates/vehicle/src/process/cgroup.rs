@@ -47,22 +47,37 @@ impl Base {
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
         let dir = group(version, &groups).and_then(|group| directory(version, group, &mounts));
         let missing = || io::Error::new(io::ErrorKind::NotFound, "not mounted here");
-        Ok(Self { version, dir: dir.ok_or_else(missing)? })
+        Ok(Self {
+            version,
+            dir: dir.ok_or_else(missing)?,
+        })
     }
 
     /// Makes the group for machine `name` of this process.
     pub(super) fn leaf(&self, name: &str) -> io::Result<Leaf> {
         let dir = self.dir.join(format!("{PREFIX}{}-{name}", Owner::me()?.text()));
         fs::create_dir(&dir)?;
-        Ok(Leaf { version: self.version, dir })
+        Ok(Leaf {
+            version: self.version,
+            dir,
+        })
     }
 
     /// The groups here whose makers are gone.
     pub(super) fn stale(&self) -> Vec<Leaf> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         entries
-            .filter(|entry| entry.file_name().to_str().and_then(Owner::parse).is_some_and(|owner| owner.is_gone()))
-            .map(|entry| Leaf { version: self.version, dir: entry.path() })
+            .filter(|entry| {
+                entry
+                    .file_name()
+                    .to_str()
+                    .and_then(Owner::parse)
+                    .is_some_and(|owner| owner.is_gone())
+            })
+            .map(|entry| Leaf {
+                version: self.version,
+                dir: entry.path(),
+            })
             .collect()
     }
 }
@@ -79,7 +94,10 @@ impl Leaf {
     /// Its member list, to which a process writes itself (version 1).
     pub(super) fn members(&self) -> io::Result<Option<fs::File>> {
         match self.version {
-            Version::V1 => fs::File::options().write(true).open(self.dir.join("cgroup.procs")).map(Some),
+            Version::V1 => fs::File::options()
+                .write(true)
+                .open(self.dir.join("cgroup.procs"))
+                .map(Some),
             Version::V2 => Ok(None),
         }
     }
@@ -87,7 +105,10 @@ impl Leaf {
     /// Asks the kernel to freeze or thaw all members.
     pub(super) fn freeze(&self, frozen: bool) -> io::Result<()> {
         match self.version {
-            Version::V1 => fs::write(self.dir.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" }),
+            Version::V1 => fs::write(
+                self.dir.join("freezer.state"),
+                if frozen { "FROZEN" } else { "THAWED" },
+            ),
             Version::V2 => fs::write(self.dir.join("cgroup.freeze"), if frozen { "1" } else { "0" }),
         }
     }
@@ -96,9 +117,9 @@ impl Leaf {
     pub(super) fn is_frozen(&self) -> io::Result<bool> {
         match self.version {
             Version::V1 => Ok(fs::read_to_string(self.dir.join("freezer.state"))?.trim() == "FROZEN"),
-            Version::V2 => {
-                Ok(fs::read_to_string(self.dir.join("cgroup.events"))?.lines().any(|line| line == "frozen 1"))
-            }
+            Version::V2 => Ok(fs::read_to_string(self.dir.join("cgroup.events"))?
+                .lines()
+                .any(|line| line == "frozen 1")),
         }
     }
 
@@ -141,17 +162,26 @@ struct Owner {
 impl Owner {
     fn me() -> io::Result<Self> {
         let process = Process::of(std::process::id()).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { namespace: fs::metadata("/proc/self/ns/pid")?.ino(), process })
+        Ok(Self {
+            namespace: fs::metadata("/proc/self/ns/pid")?.ino(),
+            process,
+        })
     }
 
     fn text(&self) -> String {
-        format!("{:x}-{}-{}", self.namespace, self.process.pid, self.process.started)
+        format!(
+            "{:x}-{}-{}",
+            self.namespace, self.process.pid, self.process.started
+        )
     }
 
     fn parse(name: &str) -> Option<Self> {
         let mut parts = name.strip_prefix(PREFIX)?.splitn(4, '-');
         let namespace = u64::from_str_radix(parts.next()?, 16).ok()?;
-        let process = Process { pid: parts.next()?.parse().ok()?, started: parts.next()?.parse().ok()? };
+        let process = Process {
+            pid: parts.next()?.parse().ok()?,
+            started: parts.next()?.parse().ok()?,
+        };
         parts.next().map(|_| Self { namespace, process })
     }
 
@@ -217,9 +247,18 @@ mod tests {
         let name = format!("{PREFIX}{}-web-1", me.text());
         assert_eq!(Owner::parse(&name), Some(Owner::me().unwrap()));
         assert!(!me.is_gone());
-        let later = Process { started: me.process.started + 1, ..me.process };
+        let later = Process {
+            started: me.process.started + 1,
+            ..me.process
+        };
         assert!(Owner { process: later, ..me }.is_gone());
-        assert!(!Owner { process: later, namespace: me.namespace + 1 }.is_gone());
+        assert!(
+            !Owner {
+                process: later,
+                namespace: me.namespace + 1
+            }
+            .is_gone()
+        );
         assert_eq!(Owner::parse("suijuris-x"), None);
     }
 }

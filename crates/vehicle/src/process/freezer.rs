@@ -15,13 +15,22 @@ pub(super) enum Freezer {
     /// By its control group: no process notices.
     Cgroup(Leaf),
     /// By SIGSTOP to every process below the shim: parents inside see their children stop.
-    Signals { shim: u32, held: Mutex<HashSet<Process>> },
+    Signals {
+        shim: u32,
+        held: Mutex<HashSet<Process>>,
+    },
 }
 
 impl Freezer {
     /// By control group where there is one, else by signals to what is below `shim`.
     pub(super) fn new(leaf: Option<Leaf>, shim: u32) -> Self {
-        leaf.map_or_else(|| Self::Signals { shim, held: Mutex::default() }, Self::Cgroup)
+        leaf.map_or_else(
+            || Self::Signals {
+                shim,
+                held: Mutex::default(),
+            },
+            Self::Cgroup,
+        )
     }
 
     /// One step towards standing still; whether nothing moves any more.

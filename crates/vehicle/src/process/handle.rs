@@ -47,7 +47,9 @@ pub enum FreezeError {
     #[error("the machine has ended: {0}")]
     Ended(Exit),
     /// A process stuck in the kernel held it up; the machine runs on.
-    #[error("the machine did not come to rest within {limit_s} s; a process waits for a disk or a network file system")]
+    #[error(
+        "the machine did not come to rest within {limit_s} s; a process waits for a disk or a network file system"
+    )]
     Slow {
         /// The time given, in seconds.
         limit_s: u64,
@@ -71,7 +73,9 @@ impl Channel {
     /// The next report and the descriptor that came along; `None` when the shim is gone. Cancel safe.
     pub(super) async fn receive(&self) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
         let read = |socket: &OwnedFd| sys::receive(socket.as_fd(), MESSAGE_BYTES);
-        let Some((bytes, fds)) = self.0.async_io(Interest::READABLE, read).await? else { return Ok(None) };
+        let Some((bytes, fds)) = self.0.async_io(Interest::READABLE, read).await? else {
+            return Ok(None);
+        };
         Ok(Some((wire::decode(&bytes)?, fds.into_iter().next())))
     }
 
@@ -124,12 +128,27 @@ impl Machine {
         let shim = sys::pidfd_open(shim_pid)?;
         let pidfd = sys::watch_readable(pidfd)?;
         let exit = watch::Sender::new(None);
-        let shared = Arc::new(Shared { channel, pidfd, freezer: Freezer::new(leaf, shim_pid), exit });
+        let shared = Arc::new(Shared {
+            channel,
+            pidfd,
+            freezer: Freezer::new(leaf, shim_pid),
+            exit,
+        });
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let mut task = JoinSet::new();
         task.spawn(hear_end(Arc::clone(&shared), child));
         let (suspended, changing) = (AtomicBool::new(false), Mutex::default());
-        Ok(Self { id, pid, shim, shared, suspended, changing, stdout, stderr, _task: task })
+        Ok(Self {
+            id,
+            pid,
+            shim,
+            shared,
+            suspended,
+            changing,
+            stdout,
+            stderr,
+            _task: task,
+        })
     }
 
     /// Its name and a number, unique within the driver.
@@ -260,7 +279,9 @@ impl Machine {
             match step(&self.shared.freezer) {
                 Ok(true) => return Ok(()),
                 Ok(false) if Instant::now() > limit => {
-                    return Err(FreezeError::Slow { limit_s: FREEZE_LIMIT.as_secs() });
+                    return Err(FreezeError::Slow {
+                        limit_s: FREEZE_LIMIT.as_secs(),
+                    });
                 }
                 Ok(false) => sleep(PAUSE).await,
                 // The group goes when the machine ends, which the task is about to hear.

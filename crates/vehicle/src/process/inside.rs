@@ -47,9 +47,16 @@ pub(super) fn enter(request: &Request, birth: Birth, pipe: BorrowedFd<'_>) -> ! 
     sys::exit_now(EXIT_FAULT)
 }
 
-fn become_first(request: &Request, mut birth: Birth, pipe: BorrowedFd<'_>, above: i32) -> Result<Infallible, Fault> {
+fn become_first(
+    request: &Request,
+    mut birth: Birth,
+    pipe: BorrowedFd<'_>,
+    above: i32,
+) -> Result<Infallible, Fault> {
     if let Some(members) = &mut birth.members {
-        members.write_all(b"0").map_err(|error| Fault::new(Step::Cgroup, "", &error))?;
+        members
+            .write_all(b"0")
+            .map_err(|error| Fault::new(Step::Cgroup, "", &error))?;
     }
     leash(pipe)?;
     if let Some(namespaces) = request.namespaces {
@@ -58,7 +65,9 @@ fn become_first(request: &Request, mut birth: Birth, pipe: BorrowedFd<'_>, above
     nix::unistd::chdir(request.cwd.as_c_str())
         .map_err(|errno| Fault::new(Step::Cwd, text(&request.cwd), &errno.into()))?;
     sys::default_signals();
-    let session = SigSet::empty().thread_set_mask().and_then(|()| nix::unistd::setsid());
+    let session = SigSet::empty()
+        .thread_set_mask()
+        .and_then(|()| nix::unistd::setsid());
     session.map_err(|errno| Fault::new(Step::Leash, "", &errno.into()))?;
     let Some(exe) = &request.exe else { sys::exit_now(0) };
     place_files(&birth.files, &request.numbers, above)?;
@@ -74,7 +83,11 @@ fn leash(pipe: BorrowedFd<'_>) -> Result<(), Fault> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| fault(errno.into()))?;
     // Nobody else has the other end: an event on it means that the shim is gone.
     let alone = sys::poll(&[pipe], 0).map_err(fault)?;
-    if alone.contains(&true) { Err(fault(io::Error::from_raw_os_error(libc::EPIPE))) } else { Ok(()) }
+    if alone.contains(&true) {
+        Err(fault(io::Error::from_raw_os_error(libc::EPIPE)))
+    } else {
+        Ok(())
+    }
 }
 
 fn move_in(namespaces: Namespaces, request: &Request, birth: &Birth) -> Result<(), Fault> {

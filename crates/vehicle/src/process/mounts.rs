@@ -22,8 +22,14 @@ const TMPFS_FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 /// Mounts all of `orders`, then `/proc`.
 pub(super) fn assemble(orders: &[MountOrder]) -> Result<(), Fault> {
     // A slave, not private: what the host unmounts also goes here, so that no machine keeps a disk busy.
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
-        .map_err(|errno| Fault::new(Step::Mounts, "/", &errno.into()))?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_SLAVE,
+        None::<&str>,
+    )
+    .map_err(|errno| Fault::new(Step::Mounts, "/", &errno.into()))?;
     let mut mimicked = HashSet::new();
     for order in orders {
         let subject = || path(order.target()).display().to_string();
@@ -52,7 +58,11 @@ fn perform(order: &MountOrder, mimicked: &mut HashSet<PathBuf>) -> io::Result<()
             let directory = fs::metadata(path(from))?.is_dir();
             provide(path(to), directory, mimicked)?;
             bind(path(from), path(to))?;
-            if *read_only { sys::mount_read_only(to) } else { Ok(()) }
+            if *read_only {
+                sys::mount_read_only(to)
+            } else {
+                Ok(())
+            }
         }
         MountOrder::Tmpfs { to, size_bytes } => {
             provide(path(to), true, mimicked)?;
@@ -62,13 +72,27 @@ fn perform(order: &MountOrder, mimicked: &mut HashSet<PathBuf>) -> io::Result<()
 }
 
 fn bind(from: &Path, to: &Path) -> io::Result<()> {
-    Ok(mount(Some(from), to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?)
+    Ok(mount(
+        Some(from),
+        to,
+        None::<&str>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&str>,
+    )?)
 }
 
 fn tmpfs(to: &Path, size_bytes: Option<u64>) -> io::Result<()> {
-    let size = size_bytes.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+    let size = size_bytes
+        .map(|bytes| format!(",size={bytes}"))
+        .unwrap_or_default();
     let options = format!("mode=0755{size}");
-    Ok(mount(Some("tmpfs"), to, Some("tmpfs"), TMPFS_FLAGS, Some(options.as_str()))?)
+    Ok(mount(
+        Some("tmpfs"),
+        to,
+        Some("tmpfs"),
+        TMPFS_FLAGS,
+        Some(options.as_str()),
+    )?)
 }
 
 /// Sees to it that `target` exists, without making anything that the host would see.
@@ -76,9 +100,14 @@ fn provide(target: &Path, directory: bool, mimicked: &mut HashSet<PathBuf>) -> i
     if target.try_exists()? {
         return Ok(());
     }
-    let ground = target.ancestors().skip(1).find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    let ground = target
+        .ancestors()
+        .skip(1)
+        .find(|path| path.is_dir())
+        .unwrap_or(Path::new("/"));
     if ground == Path::new("/") {
-        return Err(io::ErrorKind::NotFound.into()).map_err(|_: io::Error| io::Error::from_raw_os_error(libc::ENOENT));
+        return Err(io::ErrorKind::NotFound.into())
+            .map_err(|_: io::Error| io::Error::from_raw_os_error(libc::ENOENT));
     }
     if !mimicked.iter().any(|seen| ground.starts_with(seen)) {
         mimic(ground)?;
@@ -93,7 +122,10 @@ fn provide(target: &Path, directory: bool, mimicked: &mut HashSet<PathBuf>) -> i
 
 /// Covers directory `ground` by one in memory with the same entries, to which new ones can be added.
 fn mimic(ground: &Path) -> io::Result<()> {
-    let old = fs::File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(ground)?;
+    let old = fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(ground)?;
     let below = PathBuf::from(format!("/proc/self/fd/{}", old.as_raw_fd()));
     tmpfs(ground, None)?;
     for entry in fs::read_dir(&below)? {
@@ -124,9 +156,14 @@ fn copy_entry(from: &Path, to: &Path) -> io::Result<()> {
 pub(super) fn order(mount: &crate::Mount) -> Result<MountOrder, std::ffi::NulError> {
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
     Ok(match mount {
-        crate::Mount::Bind { from, to, read_only } => {
-            MountOrder::Bind { from: text(from)?, to: text(to)?, read_only: *read_only }
-        }
-        crate::Mount::Tmpfs { to, size_bytes } => MountOrder::Tmpfs { to: text(to)?, size_bytes: *size_bytes },
+        crate::Mount::Bind { from, to, read_only } => MountOrder::Bind {
+            from: text(from)?,
+            to: text(to)?,
+            read_only: *read_only,
+        },
+        crate::Mount::Tmpfs { to, size_bytes } => MountOrder::Tmpfs {
+            to: text(to)?,
+            size_bytes: *size_bytes,
+        },
     })
 }

@@ -53,12 +53,31 @@ fn serve() -> io::Result<()> {
     nix::unistd::setsid()?;
     nix::sys::prctl::set_child_subreaper(true)?;
     SigSet::all().thread_set_mask()?;
-    let watched = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
-    let signals = SignalFd::with_flags(&watched.into_iter().collect(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let Some((bytes, files)) = sys::receive(channel.as_fd(), MESSAGE_BYTES)? else { return Ok(()) };
-    let Order::Run = wire::decode(&bytes)? else { return Ok(()) };
+    let watched = [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ];
+    let signals = SignalFd::with_flags(
+        &watched.into_iter().collect(),
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )?;
+    let Some((bytes, files)) = sys::receive(channel.as_fd(), MESSAGE_BYTES)? else {
+        return Ok(());
+    };
+    let Order::Run = wire::decode(&bytes)? else {
+        return Ok(());
+    };
     match launch(files) {
-        Ok(machine) => Supervisor { channel, signals, machine, exit: None }.run(),
+        Ok(machine) => Supervisor {
+            channel,
+            signals,
+            machine,
+            exit: None,
+        }
+        .run(),
         Err(fault) => tell(channel.as_fd(), &Report::Failed(fault), &[]),
     }
 }
@@ -80,12 +99,31 @@ struct Machine {
 fn launch(files: Vec<OwnedFd>) -> Result<Machine, Fault> {
     let unreadable = |error: io::Error| Fault::new(Step::Request, "", &error);
     let mut files = files.into_iter();
-    let request = files.next().ok_or_else(|| unreadable(io::ErrorKind::UnexpectedEof.into()))?;
+    let request = files
+        .next()
+        .ok_or_else(|| unreadable(io::ErrorKind::UnexpectedEof.into()))?;
     let request = Request::open(request).map_err(unreadable)?;
     let closed = |error: io::Error| Fault::new(Step::Cgroup, "", &error);
-    let members = request.cgroup.as_ref().map(Leaf::members).transpose().map_err(closed)?.flatten();
-    let home = request.cgroup.as_ref().map(Leaf::birthplace).transpose().map_err(closed)?.flatten();
-    let birth = Birth { members, files: files.collect(), user: Uid::effective(), group: Gid::effective() };
+    let members = request
+        .cgroup
+        .as_ref()
+        .map(Leaf::members)
+        .transpose()
+        .map_err(closed)?
+        .flatten();
+    let home = request
+        .cgroup
+        .as_ref()
+        .map(Leaf::birthplace)
+        .transpose()
+        .map_err(closed)?
+        .flatten();
+    let birth = Birth {
+        members,
+        files: files.collect(),
+        user: Uid::effective(),
+        group: Gid::effective(),
+    };
     let (reader, writer) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| unreadable(errno.into()))?;
     match sys::fork(flags(&request), home.as_ref().map(AsFd::as_fd)) {
@@ -95,10 +133,22 @@ fn launch(files: Vec<OwnedFd>) -> Result<Machine, Fault> {
         }
         Ok(sys::Fork::Parent { pid, pidfd }) => {
             let namespaced = request.namespaces.is_some();
-            Ok(Machine { pid, pidfd, birth: Some(reader), namespaced, leaf: request.cgroup })
+            Ok(Machine {
+                pid,
+                pidfd,
+                birth: Some(reader),
+                namespaced,
+                leaf: request.cgroup,
+            })
         }
         // Only version 2 groups take part in the fork, and only they answer with these.
-        Err(error) if home.is_some() && matches!(error.raw_os_error(), Some(libc::EACCES | libc::EBUSY | libc::EOPNOTSUPP)) => {
+        Err(error)
+            if home.is_some()
+                && matches!(
+                    error.raw_os_error(),
+                    Some(libc::EACCES | libc::EBUSY | libc::EOPNOTSUPP)
+                ) =>
+        {
             Err(closed(error))
         }
         Err(error) => Err(Fault::new(Step::Namespaces, "", &error)),
@@ -106,7 +156,9 @@ fn launch(files: Vec<OwnedFd>) -> Result<Machine, Fault> {
 }
 
 fn flags(request: &Request) -> libc::c_int {
-    let Some(namespaces) = request.namespaces else { return 0 };
+    let Some(namespaces) = request.namespaces else {
+        return 0;
+    };
     let always = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     let users = if namespaces.user { libc::CLONE_NEWUSER } else { 0 };
     let network = if namespaces.network { libc::CLONE_NEWNET } else { 0 };
@@ -129,7 +181,11 @@ impl Supervisor {
         }
         self.extinguish();
         // No one may be left to hear it.
-        let _ = tell(self.channel.as_fd(), &Report::Exited(self.exit.unwrap_or(Exit::Lost)), &[]);
+        let _ = tell(
+            self.channel.as_fd(),
+            &Report::Exited(self.exit.unwrap_or(Exit::Lost)),
+            &[],
+        );
         Ok(())
     }
 
@@ -154,11 +210,15 @@ impl Supervisor {
 
     /// The pipe of the newborn has something to say, or closed because it was executed.
     fn born(&mut self) -> io::Result<()> {
-        let Some(pipe) = self.machine.birth.take() else { return Ok(()) };
+        let Some(pipe) = self.machine.birth.take() else {
+            return Ok(());
+        };
         let mut bytes = [0; 4096];
         let length = nix::unistd::read(&pipe, &mut bytes)?;
         if length == 0 {
-            let report = Report::Started { pid: self.machine.pid };
+            let report = Report::Started {
+                pid: self.machine.pid,
+            };
             // A caller that is gone is noticed in the next turn.
             let _ = tell(self.channel.as_fd(), &report, &[self.machine.pidfd.as_fd()]);
             return Ok(());
@@ -218,7 +278,12 @@ impl Supervisor {
         let mut pause_ms = 1;
         loop {
             let alone = self.reap();
-            let clean = alone && self.machine.leaf.as_ref().is_none_or(|leaf| leaf.remove().unwrap_or(true));
+            let clean = alone
+                && self
+                    .machine
+                    .leaf
+                    .as_ref()
+                    .is_none_or(|leaf| leaf.remove().unwrap_or(true));
             if clean || Instant::now() > limit {
                 return;
             }

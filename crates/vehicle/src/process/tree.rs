@@ -28,7 +28,10 @@ struct Stat {
 impl Process {
     /// The process of this number, if there is one.
     pub(super) fn of(pid: u32) -> Option<Self> {
-        Some(Self { pid, started: stat(&format!("/proc/{pid}/stat"))?.started })
+        Some(Self {
+            pid,
+            started: stat(&format!("/proc/{pid}/stat"))?.started,
+        })
     }
 
     /// Whether it still exists, a zombie included.
@@ -38,7 +41,9 @@ impl Process {
 
     /// Sends it signal `number`; that it is gone already is no error.
     pub(super) fn signal(self, number: i32) -> io::Result<()> {
-        let Ok(pidfd) = sys::pidfd_open(self.pid) else { return Ok(()) };
+        let Ok(pidfd) = sys::pidfd_open(self.pid) else {
+            return Ok(());
+        };
         // The descriptor names whoever has the number now; only a match afterwards proves that it is ours.
         if !self.exists() {
             return Ok(());
@@ -51,7 +56,9 @@ impl Process {
 
     /// Whether no thread of it runs or can run before a signal: all are stopped or ended.
     pub(super) fn stands_still(self) -> bool {
-        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return true };
+        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.pid)) else {
+            return true;
+        };
         tasks
             .flatten()
             .filter_map(|task| stat(&task.path().join("stat").to_string_lossy()))
@@ -63,7 +70,10 @@ impl Process {
 pub(super) fn below(root: u32) -> Vec<Process> {
     let mut children: HashMap<u32, Vec<Process>> = HashMap::new();
     for (pid, stat) in processes() {
-        children.entry(stat.parent).or_default().push(Process { pid, started: stat.started });
+        children.entry(stat.parent).or_default().push(Process {
+            pid,
+            started: stat.started,
+        });
     }
     let mut found = Vec::new();
     let mut next = vec![root];
@@ -97,7 +107,11 @@ fn parse(line: &[u8]) -> Option<Stat> {
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
     let started = fields.nth(17)?.parse().ok()?;
-    Some(Stat { state, parent, started })
+    Some(Stat {
+        state,
+        parent,
+        started,
+    })
 }
 
 #[cfg(test)]
@@ -108,14 +122,27 @@ mod tests {
     #[test]
     fn hostile_command_names_do_not_confuse_the_parser() {
         let line = b"7 (a) R 1 (\xff) S 3 7 7 0 -1 0 0 0 0 0 1 2 3 4 20 0 1 0 99 5 6";
-        assert_eq!(parse(line), Some(Stat { state: 'S', parent: 3, started: 99 }));
+        assert_eq!(
+            parse(line),
+            Some(Stat {
+                state: 'S',
+                parent: 3,
+                started: 99
+            })
+        );
     }
 
     #[test]
     fn a_process_of_another_time_is_another_process() {
         let me = Process::of(std::process::id()).unwrap();
         assert!(me.exists());
-        assert!(!Process { started: me.started + 1, ..me }.exists());
+        assert!(
+            !Process {
+                started: me.started + 1,
+                ..me
+            }
+            .exists()
+        );
     }
 
     proptest! {

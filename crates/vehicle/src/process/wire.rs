@@ -51,8 +51,15 @@ pub(super) struct Namespaces {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub(super) enum MountOrder {
-    Bind { from: CString, to: CString, read_only: bool },
-    Tmpfs { to: CString, size_bytes: u64 },
+    Bind {
+        from: CString,
+        to: CString,
+        read_only: bool,
+    },
+    Tmpfs {
+        to: CString,
+        size_bytes: u64,
+    },
 }
 
 /// Caller to shim.
@@ -120,7 +127,11 @@ pub enum Step {
 impl Fault {
     /// `step` on `subject` failed with `error`.
     pub(super) fn new(step: Step, subject: impl Into<String>, error: &io::Error) -> Self {
-        Self { step, subject: subject.into(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+        Self {
+            step,
+            subject: subject.into(),
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        }
     }
 
     /// The kernel's answer as an error.
@@ -135,16 +146,23 @@ impl Fault {
         match (self.step, self.errno) {
             (Step::Namespaces, libc::ENOSPC) => "raise `sysctl user.max_user_namespaces` and its siblings",
             (Step::Namespaces, libc::EINVAL | libc::ENOSYS) => "this kernel was built without namespaces",
-            (Step::Namespaces | Step::Users | Step::Mounts | Step::Proc | Step::Loopback, libc::EPERM | libc::EACCES) => {
-                refusal_hint(self.step)
-            }
+            (
+                Step::Namespaces | Step::Users | Step::Mounts | Step::Proc | Step::Loopback,
+                libc::EPERM | libc::EACCES,
+            ) => refusal_hint(self.step),
             (Step::Cgroup, _) => "run under a delegated control group (systemd: Delegate=yes)",
             (Step::Exec, libc::ENOENT) if Path::new(&self.subject).exists() => {
                 "the program exists, but the interpreter or loader that it names does not"
             }
-            (Step::Exec, libc::ENOENT) => "there is no such program; give an absolute path that exists in the machine",
-            (Step::Exec, libc::EACCES) => "the file is not executable, or lies on a file system mounted noexec",
-            (Step::Exec, libc::ENOEXEC) => "the file is no program for this processor; scripts need a first line `#!…`",
+            (Step::Exec, libc::ENOENT) => {
+                "there is no such program; give an absolute path that exists in the machine"
+            }
+            (Step::Exec, libc::EACCES) => {
+                "the file is not executable, or lies on a file system mounted noexec"
+            }
+            (Step::Exec, libc::ENOEXEC) => {
+                "the file is no program for this processor; scripts need a first line `#!…`"
+            }
             (Step::Cwd, libc::ENOENT) => "the working directory does not exist in the machine",
             (Step::Mounts, libc::ENOENT) => "the source, or the parent of the target, does not exist",
             (Step::Files, libc::EBADF | libc::EMFILE) => "raise the limit on open files (`ulimit -n`)",
@@ -260,8 +278,14 @@ mod tests {
             env: vec![c"A=b=c".to_owned()],
             cwd: c"/".to_owned(),
             numbers: vec![3, 9],
-            namespaces: Some(Namespaces { user: true, network: false }),
-            mounts: vec![MountOrder::Tmpfs { to: c"/run".to_owned(), size_bytes: 1 }],
+            namespaces: Some(Namespaces {
+                user: true,
+                network: false,
+            }),
+            mounts: vec![MountOrder::Tmpfs {
+                to: c"/run".to_owned(),
+                size_bytes: 1,
+            }],
             cgroup: None,
         }
     }
