@@ -27,8 +27,16 @@ async fn main() {
             };
             for network in networks {
                 let description = driver.describe();
-                let name = format!("{:?} {:?} {network:?}", description.isolation, description.freezing);
+                let name = format!(
+                    "{:?} {:?} {network:?}",
+                    description.isolation, description.freezing
+                );
+                times
+                    .entry(format!("{name} prepared"))
+                    .or_default()
+                    .push(start(driver, network).await);
                 times.entry(name).or_default().push(start(driver, network).await);
+                driver.prepare().unwrap();
             }
         }
     }
@@ -39,8 +47,14 @@ async fn drivers() -> Vec<Process> {
     let mut found = Vec::new();
     for isolation in [Isolation::Plain, Isolation::UserNamespaces, Isolation::Namespaces] {
         for freezing in [Freezing::Signals, Freezing::CgroupV1, Freezing::CgroupV2] {
-            let shim = Shim { exe: env!("CARGO_BIN_EXE_vehicle-actor").into(), args: vec!["__shim".into()] };
-            let want = Want { isolation: Some(isolation), freezing: Some(freezing) };
+            let shim = Shim {
+                exe: env!("CARGO_BIN_EXE_vehicle-actor").into(),
+                args: vec!["__shim".into()],
+            };
+            let want = Want {
+                isolation: Some(isolation),
+                freezing: Some(freezing),
+            };
             found.extend(Process::detect(shim, want).await.ok());
         }
     }
@@ -72,6 +86,6 @@ fn print(times: &mut BTreeMap<String, Vec<Duration>>) {
         let at = |percent: usize| times.get(times.len() * percent / 100).unwrap().as_secs_f64() * 1e6;
         let (median, high) = (at(50), at(95));
         let base = *base.get_or_insert(median);
-        println!("{name:40} {median:9.0} {high:9.0} {:8.1}", median / base);
+        println!("{name:50} {median:9.0} {high:9.0} {:8.1}", median / base);
     }
 }

@@ -25,10 +25,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::Serialize;
+use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 use crate::machine::{Network, Output, Spec};
@@ -41,8 +43,8 @@ use wire::{Namespaces, Order, Report, Request};
 
 /// How long a start may take before it is given up; a slow disk or a busy host, not a normal start.
 const START_LIMIT: Duration = Duration::from_secs(20);
-/// Most files a machine may inherit; one place in the message is the request's.
-const MOST_FILES: usize = sys::MESSAGE_FDS - 1;
+/// Most files a machine may inherit; the message also carries the request and both outputs.
+const MOST_FILES: usize = sys::MESSAGE_FDS - 3;
 /// Most mounts of a machine.
 const MOST_MOUNTS: usize = 256;
 /// Highest number of an inherited file: the usual soft limit on open files.
@@ -169,6 +171,14 @@ pub struct Process {
     base: Option<Base>,
     description: Description,
     next: AtomicU64,
+    spare: Mutex<Option<Waiting>>,
+}
+
+/// A shim that has been executed and waits for its order.
+#[derive(Debug)]
+struct Waiting {
+    socket: OwnedFd,
+    child: Child,
 }
 
 impl Process {
@@ -233,6 +243,7 @@ impl Process {
             base,
             description,
             next: AtomicU64::new(0),
+            spare: Mutex::default(),
         })
     }
 
@@ -271,7 +282,10 @@ impl Process {
 
     fn plan(&self, spec: Spec) -> Result<Plan, StartError> {
         check(&spec, self.description.isolation).map_err(StartError::Spec)?;
-        let (files, numbers): (Vec<_>, Vec<_>) = spec.inherit.into_iter().unzip();
+        let (stdout, out) = output(spec.stdout, io::stdout().as_fd())?;
+        let (stderr, err) = output(spec.stderr, io::stderr().as_fd())?;
+        let (inherited, numbers): (Vec<_>, Vec<_>) = spec.inherit.into_iter().unzip();
+        let files = [stdout, stderr].into_iter().chain(inherited).collect();
         let namespaces = (self.description.isolation != Isolation::Plain).then_some(Namespaces {
             user: self.description.isolation == Isolation::UserNamespaces,
             network: spec.network == Network::Private,
@@ -312,8 +326,7 @@ impl Process {
             id,
             request,
             files,
-            stdout: spec.stdout,
-            stderr: spec.stderr,
+            outputs: [out, err],
         })
     }
 
@@ -328,40 +341,34 @@ impl Process {
     }
 
     async fn launch_in(&self, plan: Plan) -> Result<Machine, StartError> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .map_err(io::Error::from)?;
-        let child = self.spawn(theirs, plan.stdout, plan.stderr)?;
+        let waiting = self.take_spare().map_or_else(|| self.spawn(), Ok)?;
         let request = plan.request.seal()?;
-        let fds: Vec<BorrowedFd<'_>> = [&request]
-            .into_iter()
-            .chain(&plan.files)
-            .map(AsFd::as_fd)
-            .collect();
-        match sys::send(ours.as_fd(), &wire::encode(&Order::Run)?, &fds) {
+        let files = [&request].into_iter().chain(&plan.files);
+        let fds: Vec<BorrowedFd<'_>> = files.map(AsFd::as_fd).collect();
+        match sys::send(waiting.socket.as_fd(), &wire::encode(&Order::Run)?, &fds) {
             // Already gone: told below, from its silence.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             sent => sent?,
         }
         drop(plan.files);
-        let channel = Channel::new(ours)?;
+        let channel = Channel::new(waiting.socket)?;
         let answer = tokio::time::timeout(START_LIMIT, channel.receive()).await;
         let answer = answer.map_err(|_| StartError::Slow {
             limit_s: START_LIMIT.as_secs(),
         })??;
         match answer {
-            Some((Report::Started { pid }, Some(pidfd))) => Ok(Machine::new(
-                plan.id,
-                pid,
-                pidfd,
-                channel,
-                child,
-                plan.request.cgroup,
-            )?),
+            Some((Report::Started { pid }, Some(pidfd))) => {
+                let leaf = plan.request.cgroup;
+                Ok(Machine::new(
+                    plan.id,
+                    pid,
+                    pidfd,
+                    channel,
+                    waiting.child,
+                    leaf,
+                    plan.outputs,
+                )?)
+            }
             Some((Report::Failed(fault), _)) => Err(step(fault)),
             _ => Err(StartError::Silent {
                 shim: self.shim.exe.display().to_string(),
@@ -369,14 +376,46 @@ impl Process {
         }
     }
 
-    fn spawn(&self, channel: OwnedFd, stdout: Output, stderr: Output) -> Result<Child, StartError> {
+    /// Has a shim wait for the next start, which then takes about half the time. It costs a sleeping
+    /// process; call it when a start is likely and time is at hand, as after a machine has ended.
+    ///
+    /// # Errors
+    /// When the shim cannot be executed.
+    pub fn prepare(&self) -> Result<(), StartError> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.as_mut().is_none_or(|waiting| !waiting.is_alive()) {
+            *spare = Some(self.spawn()?);
+        }
+        Ok(())
+    }
+
+    fn take_spare(&self) -> Option<Waiting> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        spare.and_then(|mut waiting| waiting.is_alive().then_some(waiting))
+    }
+
+    fn spawn(&self) -> Result<Waiting, StartError> {
+        let pair = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        );
+        let (socket, theirs) = pair.map_err(io::Error::from)?;
         let mut command = Command::new(&self.shim.exe);
         command.args(&self.shim.args).env_clear().current_dir("/");
-        command.stdin(channel).stdout(stdio(stdout)).stderr(stdio(stderr));
-        command.spawn().map_err(|source| StartError::Shim {
-            shim: self.shim.exe.display().to_string(),
-            source,
-        })
+        command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        let shim = || self.shim.exe.display().to_string();
+        let child = command
+            .spawn()
+            .map_err(|source| StartError::Shim { shim: shim(), source })?;
+        Ok(Waiting { socket, child })
+    }
+}
+
+impl Waiting {
+    fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 }
 
@@ -398,9 +437,10 @@ impl Driver for Process {
 struct Plan {
     id: String,
     request: Request,
+    /// Both outputs, then those that are inherited.
     files: Vec<OwnedFd>,
-    stdout: Output,
-    stderr: Output,
+    /// The other ends of the outputs that are pipes.
+    outputs: [Option<pipe::Receiver>; 2],
 }
 
 fn isolations(want: Want) -> Vec<Isolation> {
@@ -437,13 +477,18 @@ fn reason(fault: &Fault, source: &io::Error) -> String {
     format!("{fault}: {source}")
 }
 
-fn stdio(output: Output) -> Stdio {
-    match output {
-        Output::Inherit => Stdio::inherit(),
-        Output::Null => Stdio::null(),
-        Output::Pipe => Stdio::piped(),
-        Output::Fd(fd) => Stdio::from(fd),
-    }
+/// The machine's end of an output, and the caller's where there is one.
+fn output(output: Output, own: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<pipe::Receiver>)> {
+    Ok(match output {
+        // A caller without output of its own has none to share.
+        Output::Inherit => (own.try_clone_to_owned().or_else(|_| sys::null())?, None),
+        Output::Null => (sys::null()?, None),
+        Output::Fd(fd) => (fd, None),
+        Output::Pipe => {
+            let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+            (writer, Some(pipe::Receiver::from_owned_fd(reader)?))
+        }
+    })
 }
 
 /// What is wrong with a specification, if anything is.

@@ -638,3 +638,29 @@ async fn left_to_itself_the_driver_picks_what_works() {
     let description = stage.driver.describe().to_string();
     assert!(description.contains("suspended by"), "{description}");
 }
+
+#[tokio::test]
+async fn a_prepared_shim_is_used_once_and_replaced_when_dead() {
+    let stage = Stage::new(Want::default()).await.unwrap();
+    for code in 1..4 {
+        stage.driver.prepare().unwrap();
+        stage.driver.prepare().unwrap();
+        let waiting = children();
+        assert_eq!(waiting.len(), 1, "one shim waits");
+        if code == 2 {
+            kill(waiting[0]);
+            eventually("it is dead", || {
+                fs::read_to_string(format!("/proc/{}/stat", waiting[0]))
+                    .is_ok_and(|stat| stat.contains(") Z "))
+            });
+        }
+        let machine = stage.start(&["exit", &code.to_string()]).await;
+        assert_eq!(machine.wait().await, Exit::Code(code));
+    }
+}
+
+/// Children of this thread, and so of this test alone.
+fn children() -> Vec<i32> {
+    let text = fs::read_to_string("/proc/thread-self/children").unwrap();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::process::{Child, ChildStderr, ChildStdout};
+use tokio::net::unix::pipe;
+use tokio::process::Child;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -108,8 +109,8 @@ pub struct Machine {
     suspended: AtomicBool,
     /// Taken while the machine is being suspended or resumed.
     changing: Mutex<()>,
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
+    /// What the machine writes to files 1 and 2, where the caller reads it.
+    outputs: [Option<pipe::Receiver>; 2],
     /// Owns the task that waits for the end.
     _task: JoinSet<()>,
 }
@@ -120,8 +121,9 @@ impl Machine {
         pid: u32,
         pidfd: OwnedFd,
         channel: Channel,
-        mut child: Child,
+        child: Child,
         leaf: Option<Leaf>,
+        outputs: [Option<pipe::Receiver>; 2],
     ) -> io::Result<Self> {
         // The child has not been waited for, so that it still has its number.
         let shim_pid = child.id().ok_or(io::ErrorKind::NotFound)?;
@@ -134,7 +136,6 @@ impl Machine {
             freezer: Freezer::new(leaf, shim_pid),
             exit,
         });
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let mut task = JoinSet::new();
         task.spawn(hear_end(Arc::clone(&shared), child));
         let (suspended, changing) = (AtomicBool::new(false), Mutex::default());
@@ -145,8 +146,7 @@ impl Machine {
             shared,
             suspended,
             changing,
-            stdout,
-            stderr,
+            outputs,
             _task: task,
         })
     }
@@ -164,13 +164,15 @@ impl Machine {
     }
 
     /// Its output, where [`crate::Output::Pipe`] was asked for. Ends when nothing of the machine is left.
-    pub fn take_stdout(&mut self) -> Option<ChildStdout> {
-        self.stdout.take()
+    pub fn take_stdout(&mut self) -> Option<pipe::Receiver> {
+        let [stdout, _] = &mut self.outputs;
+        stdout.take()
     }
 
     /// Its error output, as [`Self::take_stdout`].
-    pub fn take_stderr(&mut self) -> Option<ChildStderr> {
-        self.stderr.take()
+    pub fn take_stderr(&mut self) -> Option<pipe::Receiver> {
+        let [_, stderr] = &mut self.outputs;
+        stderr.take()
     }
 
     /// Where it is now.

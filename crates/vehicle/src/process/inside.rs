@@ -22,7 +22,7 @@ use crate::sys;
 pub(super) struct Birth {
     /// Member list of the version 1 control group to enter.
     pub(super) members: Option<File>,
-    /// Files that go with the machine, in the order of the request's numbers.
+    /// What becomes files 1 and 2, then the others in the order of the request's numbers.
     pub(super) files: Vec<OwnedFd>,
     /// The user and group of the caller, which a new user namespace hides until they are mapped.
     pub(super) user: Uid,
@@ -125,7 +125,10 @@ fn place_files(files: &[OwnedFd], numbers: &[i32], above: i32) -> Result<(), Fau
     let null = sys::null().map_err(fault(0))?;
     sys::close_from_on_exec(3).map_err(fault(3))?;
     sys::place(null.as_fd(), 0).map_err(fault(0))?;
-    for (source, &number) in sources.iter().zip(numbers) {
+    for (source, number) in sources
+        .iter()
+        .zip([1, 2].into_iter().chain(numbers.iter().copied()))
+    {
         sys::place(source.as_fd(), number).map_err(fault(number))?;
     }
     // What these own may be other files by now; exec closes the copies.

@@ -1,7 +1,7 @@
 //! What caller and shim say to each other over their socket pair, one message a packet.
 //!
 //! The caller opens with [`Order::Run`], whose bulk ([`Request`], JSON) lies in a file in memory that
-//! travels with it, ahead of the files for the machine. The shim answers with [`Report`]s. The end of
+//! travels with it, ahead of the machine's two outputs and the files that it inherits. The shim answers with [`Report`]s. The end of
 //! the connection is a message too: whoever is left cleans up.
 
 use std::ffi::CString;
@@ -31,7 +31,7 @@ pub(super) struct Request {
     /// `NAME=value`.
     pub(super) env: Vec<CString>,
     pub(super) cwd: CString,
-    /// Numbers for the files that came along, in their order.
+    /// Numbers for the files to inherit that came along, in their order.
     pub(super) numbers: Vec<i32>,
     pub(super) namespaces: Option<Namespaces>,
     pub(super) mounts: Vec<MountOrder>,
