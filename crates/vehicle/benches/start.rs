@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use suijuris_vehicle::process::{Freezing, Isolation, Process, Shim, Want};
 use suijuris_vehicle::{Driver, Network, Output, Spec};
 
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 100;
 const PROGRAM: &str = "/bin/true";
 
 #[tokio::main(flavor = "current_thread")]
@@ -37,6 +37,8 @@ async fn main() {
                     .push(start(driver, network).await);
                 times.entry(name).or_default().push(start(driver, network).await);
                 driver.prepare().unwrap();
+                // Until the shim has come up, which is what preparing takes out of a start.
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
     }
