@@ -2,53 +2,49 @@
 //!
 //! Each machine is a tree of processes under a [`shim`] of its own, in namespaces where the host allows
 //! (the first program is process 1 in there), plain where it does not. [`Process::detect`] finds out by
-//! trying. Nothing of a machine outlives its handle or its caller, however either ends.
+//! trying. Nothing of a machine outlives its handle or its caller, however either ends. The one gap: where
+//! there are neither namespaces nor control groups, and the shim itself is killed, what the first program
+//! has started lives on.
 //!
 //! A program that embeds this driver calls [`shim::main`] when it is executed with the arguments that it
 //! gave to [`Shim`].
 
 mod cgroup;
+mod detect;
 mod freezer;
 mod handle;
 mod inside;
 mod mounts;
+mod plan;
 pub mod shim;
 mod tree;
 mod wire;
 
-use std::collections::BTreeSet;
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::Serialize;
-use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
-use crate::machine::{Network, Output, Spec};
+use crate::machine::Spec;
 use crate::{Driver, sys};
-use cgroup::{Base, Leaf, Version};
+use cgroup::Base;
 use handle::Channel;
 pub use handle::{FreezeError, Machine, SignalError};
+use plan::Plan;
 pub use wire::{Fault, Step};
-use wire::{Namespaces, Order, Report, Request};
+use wire::{Order, Report};
 
 /// How long a start may take before it is given up; a slow disk or a busy host, not a normal start.
 const START_LIMIT: Duration = Duration::from_secs(20);
-/// Most files a machine may inherit; the message also carries the request and both outputs.
-const MOST_FILES: usize = sys::MESSAGE_FDS - 3;
-/// Most mounts of a machine.
-const MOST_MOUNTS: usize = 256;
-/// Highest number of an inherited file: the usual soft limit on open files.
-const HIGHEST_FILE: i32 = 1023;
 
 /// How to execute the shim.
 #[derive(Debug, Clone)]
@@ -157,8 +153,8 @@ pub enum StartError {
         limit_s: u64,
     },
     /// What the caller insisted on does not work here.
-    #[error("not possible on this host: {0}")]
-    Unavailable(Shortfall),
+    #[error("not possible on this host: {}", list(.0))]
+    Unavailable(Vec<Shortfall>),
     /// The caller's own resources gave out.
     #[error("cannot prepare the machine's start")]
     Io(#[from] io::Error),
@@ -182,152 +178,14 @@ struct Waiting {
 }
 
 impl Process {
-    /// Finds the best that works here by starting a machine that ends at once, and clears what killed
-    /// callers left in control groups.
-    ///
-    /// # Errors
-    /// [`StartError::Unavailable`] when what `want` insists on does not work; others when nothing does.
-    pub async fn detect(shim: Shim, want: Want) -> Result<Self, StartError> {
-        let mut shortfalls = Vec::new();
-        for isolation in isolations(want) {
-            let mut freezing_shortfalls = Vec::new();
-            for freezing in freezings(want) {
-                let trial = Self::unproven(shim.clone(), isolation, freezing);
-                let refused = match trial {
-                    Ok(trial) => match trial.probe().await {
-                        Ok(()) => {
-                            shortfalls.extend(freezing_shortfalls);
-                            return Ok(trial.settled(shortfalls));
-                        }
-                        Err(StartError::Step { fault, source }) if fault.step != Step::Cgroup => {
-                            shortfalls.push(Shortfall {
-                                wanted: isolation.to_string(),
-                                why: reason(&fault, &source),
-                            });
-                            break;
-                        }
-                        Err(StartError::Step { fault, source }) => reason(&fault, &source),
-                        Err(error) => return Err(error),
-                    },
-                    Err(error) => error.to_string(),
-                };
-                freezing_shortfalls.push(Shortfall {
-                    wanted: freezing.to_string(),
-                    why: refused,
-                });
-            }
-            // Only a caller that insists gets here: signals alone need nothing.
-            if want.freezing.is_some() {
-                shortfalls.extend(freezing_shortfalls);
-            }
-        }
-        Err(shortfalls.into_iter().next().map_or_else(
-            || StartError::Spec("nothing was asked for".to_owned()),
-            StartError::Unavailable,
-        ))
-    }
-
-    fn unproven(shim: Shim, isolation: Isolation, freezing: Freezing) -> io::Result<Self> {
-        let base = match freezing {
-            Freezing::CgroupV2 => Some(Base::own(Version::V2)?),
-            Freezing::CgroupV1 => Some(Base::own(Version::V1)?),
-            Freezing::Signals => None,
-        };
-        let description = Description {
-            isolation,
-            freezing,
-            shortfalls: Vec::new(),
-        };
-        Ok(Self {
+    fn new(shim: Shim, base: Option<Base>, description: Description) -> Self {
+        Self {
             shim,
             base,
             description,
             next: AtomicU64::new(0),
             spare: Mutex::default(),
-        })
-    }
-
-    fn settled(mut self, shortfalls: Vec<Shortfall>) -> Self {
-        self.description.shortfalls = shortfalls;
-        let stale = self.base.as_ref().map(Base::stale).unwrap_or_default();
-        for leaf in stale {
-            // What does not die at once is left to the next sweep.
-            let _ = freezer::clear(&leaf) || freezer::clear(&leaf);
         }
-        self
-    }
-
-    /// Goes all the way to a machine but for the exec.
-    async fn probe(&self) -> Result<(), StartError> {
-        let spec = Spec {
-            network: self.best_network(),
-            ..Spec::new("probe", "/")
-        };
-        let mut plan = self.plan(spec)?;
-        plan.request.exe = None;
-        if let Some(leaf) = &plan.request.cgroup {
-            try_freezing(leaf).map_err(|error| step(Fault::new(Step::Cgroup, "", &error)))?;
-        }
-        self.launch(plan).await?.wait().await;
-        Ok(())
-    }
-
-    fn best_network(&self) -> Network {
-        if self.description.isolation == Isolation::Plain {
-            Network::Host
-        } else {
-            Network::Private
-        }
-    }
-
-    fn plan(&self, spec: Spec) -> Result<Plan, StartError> {
-        check(&spec, self.description.isolation).map_err(StartError::Spec)?;
-        let (stdout, out) = output(spec.stdout, io::stdout().as_fd())?;
-        let (stderr, err) = output(spec.stderr, io::stderr().as_fd())?;
-        let (inherited, numbers): (Vec<_>, Vec<_>) = spec.inherit.into_iter().unzip();
-        let files = [stdout, stderr].into_iter().chain(inherited).collect();
-        let namespaces = (self.description.isolation != Isolation::Plain).then_some(Namespaces {
-            user: self.description.isolation == Isolation::UserNamespaces,
-            network: spec.network == Network::Private,
-        });
-        let id = format!("{}-{}", spec.name, self.next.fetch_add(1, Ordering::Relaxed));
-        let nul = |_| StartError::Spec("a path, an argument or a variable contains a zero byte".to_owned());
-        let variable = |(name, value): (OsString, OsString)| {
-            CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
-        };
-        let mut request = Request {
-            exe: Some(CString::new(spec.exe.as_os_str().as_bytes()).map_err(nul)?),
-            argv: spec
-                .argv
-                .iter()
-                .map(|arg| CString::new(arg.as_bytes()))
-                .collect::<Result<_, _>>()
-                .map_err(nul)?,
-            env: spec
-                .env
-                .into_iter()
-                .map(variable)
-                .collect::<Result<_, _>>()
-                .map_err(nul)?,
-            cwd: CString::new(spec.cwd.as_os_str().as_bytes()).map_err(nul)?,
-            numbers,
-            namespaces,
-            mounts: spec
-                .mounts
-                .iter()
-                .map(mounts::order)
-                .collect::<Result<_, _>>()
-                .map_err(nul)?,
-            cgroup: None,
-        };
-        let leaf = self.base.as_ref().map(|base| base.leaf(&id)).transpose();
-        request.cgroup = leaf.map_err(|error| step(Fault::new(Step::Cgroup, "", &error)))?;
-        Ok(Plan {
-            id,
-            request,
-            files,
-            outputs: [out, err],
-        })
     }
 
     async fn launch(&self, plan: Plan) -> Result<Machine, StartError> {
@@ -425,7 +283,7 @@ impl Driver for Process {
     type Description = Description;
 
     async fn start(&self, spec: Spec) -> Result<Machine, StartError> {
-        self.launch(self.plan(spec)?).await
+        self.launch(Plan::new(self, spec)?).await
     }
 
     fn describe(&self) -> &Description {
@@ -433,127 +291,9 @@ impl Driver for Process {
     }
 }
 
-/// A specification that passed all checks.
-struct Plan {
-    id: String,
-    request: Request,
-    /// Both outputs, then those that are inherited.
-    files: Vec<OwnedFd>,
-    /// The other ends of the outputs that are pipes.
-    outputs: [Option<pipe::Receiver>; 2],
-}
-
-fn isolations(want: Want) -> Vec<Isolation> {
-    let root = nix::unistd::Uid::effective().is_root();
-    match want.isolation {
-        Some(isolation) => vec![isolation],
-        None if root => vec![Isolation::Namespaces, Isolation::UserNamespaces, Isolation::Plain],
-        None => vec![Isolation::UserNamespaces, Isolation::Plain],
-    }
-}
-
-fn freezings(want: Want) -> Vec<Freezing> {
-    let all = || vec![Freezing::CgroupV2, Freezing::CgroupV1, Freezing::Signals];
-    want.freezing.map_or_else(all, |freezing| vec![freezing])
-}
-
-fn try_freezing(leaf: &Leaf) -> io::Result<()> {
-    leaf.freeze(true)?;
-    let frozen = leaf.is_frozen()?;
-    leaf.freeze(false)?;
-    if frozen {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
-    }
-}
-
 fn step(fault: Fault) -> StartError {
     let source = fault.cause();
     StartError::Step { fault, source }
-}
-
-fn reason(fault: &Fault, source: &io::Error) -> String {
-    format!("{fault}: {source}")
-}
-
-/// The machine's end of an output, and the caller's where there is one.
-fn output(output: Output, own: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<pipe::Receiver>)> {
-    Ok(match output {
-        // A caller without output of its own has none to share.
-        Output::Inherit => (own.try_clone_to_owned().or_else(|_| sys::null())?, None),
-        Output::Null => (sys::null()?, None),
-        Output::Fd(fd) => (fd, None),
-        Output::Pipe => {
-            let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-            (writer, Some(pipe::Receiver::from_owned_fd(reader)?))
-        }
-    })
-}
-
-/// What is wrong with a specification, if anything is.
-fn check(spec: &Spec, isolation: Isolation) -> Result<(), String> {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if !(1..=64).contains(&spec.name.len()) || !spec.name.bytes().all(allowed) {
-        return Err(format!("name {:?} is not 1 to 64 of a-z, 0-9 and -", spec.name));
-    }
-    let targets = spec.mounts.iter().flat_map(mount_paths);
-    for path in [spec.exe.as_path(), spec.cwd.as_path()]
-        .into_iter()
-        .chain(targets)
-    {
-        if !path.is_absolute() {
-            return Err(format!("path {} is not absolute", path.display()));
-        }
-    }
-    if let Some(name) = spec
-        .env
-        .keys()
-        .find(|name| name.is_empty() || name.as_bytes().contains(&b'='))
-    {
-        return Err(format!("environment variable {name:?} is empty or contains `=`"));
-    }
-    check_files(&spec.inherit)?;
-    if spec.mounts.len() > MOST_MOUNTS {
-        return Err(format!(
-            "{} mounts are more than {MOST_MOUNTS}",
-            spec.mounts.len()
-        ));
-    }
-    if isolation == Isolation::Plain && spec.network == Network::Private {
-        return Err(
-            "a private network needs namespaces, which are off; see the driver's description".to_owned(),
-        );
-    }
-    if isolation == Isolation::Plain && !spec.mounts.is_empty() {
-        return Err("mounts need namespaces, which are off; see the driver's description".to_owned());
-    }
-    Ok(())
-}
-
-fn check_files(files: &[(OwnedFd, i32)]) -> Result<(), String> {
-    if files.len() > MOST_FILES {
-        return Err(format!(
-            "{} inherited files are more than {MOST_FILES}",
-            files.len()
-        ));
-    }
-    let mut seen = BTreeSet::new();
-    for &(_, number) in files {
-        if !(3..=HIGHEST_FILE).contains(&number) || !seen.insert(number) {
-            return Err(format!(
-                "inherited file number {number} is taken, or not within 3 to {HIGHEST_FILE}"
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn mount_paths(mount: &crate::Mount) -> Vec<&Path> {
-    match mount {
-        crate::Mount::Bind { from, to, .. } => vec![from, to],
-        crate::Mount::Tmpfs { to, .. } => vec![to],
-    }
 }
 
 impl fmt::Display for Isolation {
@@ -589,4 +329,12 @@ impl fmt::Display for Description {
             .iter()
             .try_for_each(|shortfall| write!(f, "; no {shortfall}"))
     }
+}
+
+fn list(shortfalls: &[Shortfall]) -> String {
+    shortfalls
+        .iter()
+        .map(Shortfall::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }

@@ -1,7 +1,14 @@
 //! One suite for every way of running a machine as processes: each isolation with each way to suspend, as
 //! root and without privilege, as far as this host has them.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests"
+)]
 
 use std::env;
 use std::ffi::OsString;
@@ -47,8 +54,8 @@ impl Stage {
                 dir: TempDir::new().unwrap(),
                 actor,
             }),
-            Err(StartError::Unavailable(why)) => {
-                eprintln!("not on this host: {why}");
+            Err(error @ StartError::Unavailable(_)) => {
+                eprintln!("{error}");
                 assert_ne!(
                     want.isolation,
                     Some(Isolation::Plain).filter(|_| want.freezing == Some(Freezing::Signals))
@@ -337,7 +344,7 @@ async fn a_killed_shim_takes_the_machine_along(stage: &Stage) {
     let (machine, file) = stage.start_with("family", "orphan").await;
     let files = family_files(&file);
     files.iter().for_each(|file| grows(file));
-    kill_parent_of(machine.pid());
+    kill(parent_of(machine.pid()));
     assert_eq!(machine.wait().await, Exit::Lost);
     assert!(is_deserted(&file), "the first program dies with the shim");
     let everything = stage.is_namespaced() || stage.driver.describe().freezing != Freezing::Signals;
@@ -349,18 +356,18 @@ async fn a_killed_shim_takes_the_machine_along(stage: &Stage) {
     }
 }
 
-fn kill_parent_of(pid: u32) {
+fn parent_of(pid: u32) -> i32 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let parent = status
-        .lines()
-        .find_map(|line| line.strip_prefix("PPid:"))
-        .unwrap()
-        .trim();
-    kill(parent.parse().unwrap());
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    parent.unwrap().trim().parse().unwrap()
 }
 
 fn kill(pid: i32) {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    send(pid, nix::sys::signal::Signal::SIGKILL);
+}
+
+fn send(pid: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
 /// Kills the processes that have `path` as an argument.
@@ -560,57 +567,177 @@ fn conforms(isolation: Isolation) {
     }
 }
 
-// proves F5
 #[test]
 fn plain_machines_conform() {
     conforms(Isolation::Plain);
 }
 
-// proves F5
 #[test]
 fn namespaced_machines_conform() {
     conforms(Isolation::Namespaces);
 }
 
-// proves F5
 #[test]
 fn machines_in_user_namespaces_conform() {
     conforms(Isolation::UserNamespaces);
 }
 
+/// Set for a test that runs itself again under other conditions.
+const INNER: &str = "CONFORMANCE_INNER";
+
+/// This very test again, as `command` prepares it, from a directory that any user may read: build
+/// directories may be closed to others.
+struct Again {
+    open: TempDir,
+    test: &'static str,
+}
+
+impl Again {
+    fn new(test: &'static str) -> Self {
+        let open = TempDir::new().unwrap();
+        fs::set_permissions(open.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        fs::copy(env::current_exe().unwrap(), open.path().join("suite")).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_vehicle-actor"), open.path().join("actor")).unwrap();
+        Self { open, test }
+    }
+
+    /// Runs the copy by way of `around`, as `user`, once `entering` has dealt with its number.
+    fn run(&self, around: &[&str], user: u32, entering: impl FnOnce(u32)) {
+        let suite = self.open.path().join("suite");
+        let line = [
+            around,
+            &[suite.to_str().unwrap(), "--exact", self.test, "--nocapture"],
+        ]
+        .concat();
+        let mut command = Command::new(line[0]);
+        command.args(&line[1..]).current_dir("/").uid(user).gid(user);
+        command
+            .env(INNER, "1")
+            .env("ACTOR", self.open.path().join("actor"));
+        let piped = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = piped.spawn().unwrap();
+        entering(child.id());
+        drop(child.stdin.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// Whether this is the copy; it then has its conditions.
+    fn is_this() -> bool {
+        let inner = env::var_os(INNER).is_some();
+        if inner {
+            std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+        }
+        inner
+    }
+}
+
 /// As root the suite runs again as nobody; otherwise the others have run without privilege already.
-// proves F5
 #[test]
 fn machines_conform_without_root() {
-    const INNER: &str = "CONFORMANCE_INNER";
-    if env::var_os(INNER).is_some() {
+    if Again::is_this() {
         conforms(Isolation::UserNamespaces);
-        return conforms(Isolation::Plain);
+        conforms(Isolation::Plain);
+    } else if nix::unistd::geteuid().is_root() {
+        Again::new("machines_conform_without_root").run(&[], NOBODY, |_| ());
     }
-    if !nix::unistd::geteuid().is_root() {
+}
+
+/// A control group handed over to a user (as systemd's `Delegate=`) is used without privilege.
+#[test]
+fn a_delegated_control_group_is_used_without_root() {
+    if Again::is_this() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let want = Want {
+            freezing: Some(Freezing::CgroupV2),
+            ..Want::default()
+        };
+        let stage = runtime.block_on(Stage::new(want)).expect("version 2 is usable");
+        return runtime.block_on(suspending(&stage));
+    }
+    let Some(group) = delegated_group() else {
+        return eprintln!("not on this host");
+    };
+    let again = Again::new("a_delegated_control_group_is_used_without_root");
+    again.run(&[], NOBODY, |pid| {
+        fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap()
+    });
+    fs::remove_dir(group).unwrap();
+}
+
+/// A new control group that belongs to nobody, where there is version 2 and this is root.
+fn delegated_group() -> Option<PathBuf> {
+    let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+    let root = root.into_iter().find(|root| root.join("cgroup.procs").exists())?;
+    let group = root.join(format!("conformance-{}", std::process::id()));
+    fs::create_dir(&group).ok()?;
+    for file in ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+        std::os::unix::fs::chown(group.join(file), Some(NOBODY), Some(NOBODY)).ok()?;
+    }
+    Some(group)
+}
+
+/// Without namespaces the driver goes on without them, naming the setting that stands against them.
+#[test]
+fn where_namespaces_are_refused_machines_are_plain() {
+    if Again::is_this() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let stage = runtime.block_on(Stage::new(Want::default())).unwrap();
+        let description = stage.driver.describe();
+        assert_eq!(description.isolation, Isolation::Plain);
+        assert!(
+            description
+                .to_string()
+                .contains("sysctl user.max_user_namespaces"),
+            "{description}"
+        );
+        return runtime.block_on(stopping(&stage));
+    }
+    let forbid = r#"echo 0 > /proc/sys/user/max_pid_namespaces && exec "$0" "$@""#;
+    let around = ["unshare", "--user", "--map-root-user", "sh", "-c", forbid];
+    let usable = Command::new(around[0]).args(&around[1..]).arg("true").status();
+    if !usable.is_ok_and(|status| status.success()) {
+        return eprintln!("not on this host");
+    }
+    let user = nix::unistd::geteuid().as_raw();
+    Again::new("where_namespaces_are_refused_machines_are_plain").run(&around, user, |_| ());
+}
+
+/// Where caller and shim are killed at once, control groups let the next caller clear what is left.
+#[tokio::test]
+async fn the_next_caller_clears_what_a_killed_shim_left() {
+    let want = Want {
+        isolation: Some(Isolation::Plain),
+        freezing: Some(Freezing::CgroupV2),
+    };
+    let Some(stage) = Stage::new(want).await else {
         return;
-    }
-    // Build directories may be closed to others.
-    let open = TempDir::new().unwrap();
-    fs::set_permissions(open.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    let (suite, actor) = (open.path().join("suite"), open.path().join("actor"));
-    fs::copy(env::current_exe().unwrap(), &suite).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_vehicle-actor"), &actor).unwrap();
-    let mut command = Command::new(&suite);
-    command
-        .args(["--exact", "machines_conform_without_root", "--nocapture"])
-        .current_dir("/");
-    command
-        .env(INNER, "1")
-        .env("ACTOR", &actor)
-        .uid(NOBODY)
-        .gid(NOBODY);
-    let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    };
+    let file = stage.path("left");
+    let (mut caller, pid) = spawn_caller(&stage, &file, "");
+    let shim = parent_of(pid);
+    // Held, so that it cannot clean up between the two.
+    send(shim, nix::sys::signal::Signal::SIGSTOP);
+    caller.kill().unwrap();
+    kill(shim);
+    caller.wait().unwrap();
+    let next = Stage::new(want).await.unwrap();
+    assert!(family_files(&file).iter().all(|file| is_deserted(file)));
+    assert!(control_groups_of(caller.id()).is_empty());
+    drop(next);
 }
 
 #[tokio::test]

@@ -56,10 +56,9 @@ impl Freezer {
             }
             Self::Signals { held, .. } => {
                 let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-                for process in held.drain() {
-                    process.signal(libc::SIGCONT)?;
-                }
-                Ok(true)
+                // All are tried, whatever one of them answers.
+                let resumed = held.drain().map(|process| process.signal(libc::SIGCONT));
+                resumed.fold(Ok(()), Result::and).map(|()| true)
             }
         }
     }

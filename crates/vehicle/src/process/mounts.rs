@@ -4,7 +4,7 @@
 //! processes. Runs in the single-threaded child just before exec.
 
 use std::collections::HashSet;
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -30,10 +30,10 @@ pub(super) fn assemble(orders: &[MountOrder]) -> Result<(), Fault> {
         None::<&str>,
     )
     .map_err(|errno| Fault::new(Step::Mounts, "/", &errno.into()))?;
-    let mut mimicked = HashSet::new();
+    let mut ours = HashSet::new();
     for order in orders {
         let subject = || path(order.target()).display().to_string();
-        perform(order, &mut mimicked).map_err(|error| Fault::new(Step::Mounts, subject(), &error))?;
+        perform(order, &mut ours).map_err(|error| Fault::new(Step::Mounts, subject(), &error))?;
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
@@ -52,12 +52,13 @@ fn path(text: &CStr) -> &Path {
     Path::new(OsStr::from_bytes(text.to_bytes()))
 }
 
-fn perform(order: &MountOrder, mimicked: &mut HashSet<PathBuf>) -> io::Result<()> {
+fn perform(order: &MountOrder, ours: &mut HashSet<PathBuf>) -> io::Result<()> {
     match order {
         MountOrder::Bind { from, to, read_only } => {
             let directory = fs::metadata(path(from))?.is_dir();
-            provide(path(to), directory, mimicked)?;
+            provide(path(to), directory, ours)?;
             bind(path(from), path(to))?;
+            ours.retain(|seen| !seen.starts_with(path(to)));
             if *read_only {
                 sys::mount_read_only(to)
             } else {
@@ -65,7 +66,8 @@ fn perform(order: &MountOrder, mimicked: &mut HashSet<PathBuf>) -> io::Result<()
             }
         }
         MountOrder::Tmpfs { to, size_bytes } => {
-            provide(path(to), true, mimicked)?;
+            provide(path(to), true, ours)?;
+            ours.insert(path(to).to_owned());
             tmpfs(path(to), Some(*size_bytes))
         }
     }
@@ -95,23 +97,19 @@ fn tmpfs(to: &Path, size_bytes: Option<u64>) -> io::Result<()> {
     )?)
 }
 
-/// Sees to it that `target` exists, without making anything that the host would see.
-fn provide(target: &Path, directory: bool, mimicked: &mut HashSet<PathBuf>) -> io::Result<()> {
+/// Sees to it that `target` exists, without making anything that the host would see: `ours` are the
+/// directories that only this machine has.
+fn provide(target: &Path, directory: bool, ours: &mut HashSet<PathBuf>) -> io::Result<()> {
     if target.try_exists()? {
         return Ok(());
     }
-    let ground = target
-        .ancestors()
-        .skip(1)
-        .find(|path| path.is_dir())
-        .unwrap_or(Path::new("/"));
-    if ground == Path::new("/") {
-        return Err(io::ErrorKind::NotFound.into())
-            .map_err(|_: io::Error| io::Error::from_raw_os_error(libc::ENOENT));
-    }
-    if !mimicked.iter().any(|seen| ground.starts_with(seen)) {
+    let ground = target.ancestors().skip(1).find(|path| path.is_dir());
+    // The root itself cannot be covered: everything hangs on it.
+    let ground = ground.filter(|path| *path != Path::new("/"));
+    let ground = ground.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+    if !ours.contains(ground) {
         mimic(ground)?;
-        mimicked.insert(ground.to_owned());
+        ours.insert(ground.to_owned());
     }
     match target.parent() {
         _ if directory => fs::create_dir_all(target),
@@ -150,20 +148,4 @@ fn copy_entry(from: &Path, to: &Path) -> io::Result<()> {
         fs::write(to, "")?;
     }
     bind(from, to)
-}
-
-/// Keeps `CString` paths comparable in tests and callers alike.
-pub(super) fn order(mount: &crate::Mount) -> Result<MountOrder, std::ffi::NulError> {
-    let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
-    Ok(match mount {
-        crate::Mount::Bind { from, to, read_only } => MountOrder::Bind {
-            from: text(from)?,
-            to: text(to)?,
-            read_only: *read_only,
-        },
-        crate::Mount::Tmpfs { to, size_bytes } => MountOrder::Tmpfs {
-            to: text(to)?,
-            size_bytes: *size_bytes,
-        },
-    })
 }

@@ -4,17 +4,18 @@
 //! travels with it, ahead of the machine's two outputs and the files that it inherits. The shim answers with [`Report`]s. The end of
 //! the connection is a message too: whoever is left cleans up.
 
-use std::ffi::CString;
+use std::ffi::{CString, NulError};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use crate::machine::Exit;
+use crate::machine::{Exit, Mount};
 
 /// Most bytes of a [`Request`]: the kernel's own limit on arguments and environment, in JSON's wider form.
 const REQUEST_BYTES: u64 = 8 << 20;
@@ -47,7 +48,7 @@ pub(super) struct Namespaces {
     pub(super) network: bool,
 }
 
-/// [`crate::Mount`] as the kernel takes it.
+/// [`Mount`] as the kernel takes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub(super) enum MountOrder {
@@ -60,6 +61,25 @@ pub(super) enum MountOrder {
         to: CString,
         size_bytes: u64,
     },
+}
+
+impl TryFrom<&Mount> for MountOrder {
+    type Error = NulError;
+
+    fn try_from(mount: &Mount) -> Result<Self, NulError> {
+        let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+        Ok(match mount {
+            Mount::Bind { from, to, read_only } => Self::Bind {
+                from: text(from)?,
+                to: text(to)?,
+                read_only: *read_only,
+            },
+            Mount::Tmpfs { to, size_bytes } => Self::Tmpfs {
+                to: text(to)?,
+                size_bytes: *size_bytes,
+            },
+        })
+    }
 }
 
 /// Caller to shim.
@@ -164,7 +184,7 @@ impl Fault {
                 "the file is no program for this processor; scripts need a first line `#!…`"
             }
             (Step::Cwd, libc::ENOENT) => "the working directory does not exist in the machine",
-            (Step::Mounts, libc::ENOENT) => "the source, or the parent of the target, does not exist",
+            (Step::Mounts, libc::ENOENT) => "the source does not exist, or the target not even in part",
             (Step::Files, libc::EBADF | libc::EMFILE) => "raise the limit on open files (`ulimit -n`)",
             _ => "",
         }
