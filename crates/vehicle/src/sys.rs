@@ -1,6 +1,6 @@
 //! The system calls that neither `std` nor `nix` offers safely. The only unsafe code of this crate.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem;
@@ -35,9 +35,12 @@ fn check(result: libc::c_long) -> io::Result<libc::c_long> {
 
 /// Forks with namespace `flags` (`CLONE_NEW*`), the child being born in `cgroup` where one is given.
 ///
-/// The caller must be single-threaded: the child goes on with a copy of the caller's memory, in which
-/// the locks of other threads would stay taken for ever.
+/// Refused (`EBUSY`) unless the caller has one thread: the child goes on with a copy of the caller's memory,
+/// in which the locks of other threads would stay taken for ever.
 pub(crate) fn fork(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(Errno::EBUSY.into());
+    }
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain integers, for which zero is valid and means "none".
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
@@ -49,7 +52,7 @@ pub(crate) fn fork(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Re
         args.cgroup = u64::from(directory.as_raw_fd().cast_unsigned());
     }
     // SAFETY: args and pidfd outlive the call; without CLONE_VM the child has its own copy of the memory
-    // and, the caller being single-threaded, may go on as after fork(2).
+    // and, this being the only thread, may go on as after fork(2).
     let pid =
         check(unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) })?;
     if pid == 0 {
@@ -82,35 +85,41 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, number: i32) -> io::Result<()>
     Ok(())
 }
 
-/// Closes every descriptor from `first` on.
+/// Executes `exe` with `files` under their numbers and no other file open, or tells `failed` why not and
+/// ends this process. The sources must lie above all numbers; so must whatever `failed` writes to.
 ///
-/// For the start of a process, before anything in it owns a descriptor of those numbers.
-pub(crate) fn close_from(first: u32) -> io::Result<()> {
-    // SAFETY: no memory is passed; the caller promises that no owner of these descriptors exists yet.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })?;
-    Ok(())
+/// It does not return because files that others own may have been replaced by then.
+pub(crate) fn execute(
+    files: &[(OwnedFd, RawFd)],
+    (exe, argv, env): (&CStr, &[CString], &[CString]),
+    failed: impl FnOnce(Option<RawFd>, io::Error),
+) -> ! {
+    // SAFETY: no memory is passed, and no descriptor is closed before the exec.
+    let marked = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let error = match check(marked) {
+        Err(error) => (None, error),
+        Ok(_) => match files
+            .iter()
+            .try_for_each(|(source, number)| place(source, *number))
+        {
+            Err(error) => error,
+            Ok(()) => match nix::unistd::execve(exe, argv, env) {
+                Err(errno) => (None, errno.into()),
+                Ok(never) => match never {},
+            },
+        },
+    };
+    failed(error.0, error.1);
+    exit_now(1)
 }
 
-/// Marks every descriptor from `first` on to be closed by the next exec.
-pub(crate) fn close_from_on_exec(first: u32) -> io::Result<()> {
-    // SAFETY: no memory is passed, and no descriptor is closed by this call itself.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
-    Ok(())
-}
-
-/// Makes descriptor `number` a copy of `source` that outlives an exec, closing what `number` was.
-///
-/// For the last steps before an exec: what owned `number` must not be used or dropped afterwards.
-pub(crate) fn place(source: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
-    // SAFETY: no memory is passed; the caller promises that the old owner of `number` is never used again.
-    check(unsafe { libc::dup2(source.as_raw_fd(), number) }.into())?;
-    Ok(())
-}
-
-/// Takes over file 0 of this process, which must not have been used before.
-pub(crate) fn take_stdin() -> OwnedFd {
-    // SAFETY: file 0 is open by convention, std holds no owner of it, and the caller takes it once.
-    unsafe { OwnedFd::from_raw_fd(0) }
+/// Makes descriptor `number` a copy of `source` that outlives an exec; on failure says which it was.
+fn place(source: &OwnedFd, number: RawFd) -> Result<(), (Option<RawFd>, io::Error)> {
+    // SAFETY: no memory is passed; the only caller ends the process without using what `number` was.
+    let placed = unsafe { libc::dup2(source.as_raw_fd(), number) };
+    check(placed.into())
+        .map(drop)
+        .map_err(|error| (Some(number), error))
 }
 
 /// Makes the mount at `path`, and those below it, refuse writes.

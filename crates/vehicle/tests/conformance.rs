@@ -3,7 +3,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stderr,
@@ -670,7 +669,7 @@ fn a_delegated_control_group_is_used_without_root() {
     };
     let again = Again::new("a_delegated_control_group_is_used_without_root");
     again.run(&[], NOBODY, |pid| {
-        fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap()
+        fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
     });
     fs::remove_dir(group).unwrap();
 }

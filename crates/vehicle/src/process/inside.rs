@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -70,11 +69,14 @@ fn become_first(
         .and_then(|()| nix::unistd::setsid());
     session.map_err(|errno| Fault::new(Step::Leash, "", &errno.into()))?;
     let Some(exe) = &request.exe else { sys::exit_now(0) };
-    place_files(&birth.files, &request.numbers, above)?;
-    match nix::unistd::execve(exe, &request.argv, &request.env) {
-        Err(errno) => Err(Fault::new(Step::Exec, text(exe), &errno.into())),
-        Ok(never) => match never {},
-    }
+    let files = above_targets(&birth.files, &request.numbers, above)?;
+    sys::execute(&files, (exe, &request.argv, &request.env), |number, error| {
+        let fault = match number {
+            Some(number) => Fault::new(Step::Files, number.to_string(), &error),
+            None => Fault::new(Step::Exec, text(exe), &error),
+        };
+        report(pipe, &fault);
+    })
 }
 
 /// Dies with the shim, also when it died before this took effect.
@@ -116,24 +118,15 @@ fn map_users(birth: &Birth) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Gives `files` their numbers and marks all others for closing.
-fn place_files(files: &[OwnedFd], numbers: &[i32], above: i32) -> Result<(), Fault> {
-    let fault = |number: i32| move |error: io::Error| Fault::new(Step::Files, number.to_string(), &error);
-    // Sources first go above all targets, so that placing one never closes another.
-    let copy = |file: &OwnedFd| sys::copy_above(file.as_fd(), above).map_err(fault(above));
-    let sources = files.iter().map(copy).collect::<Result<Vec<_>, _>>()?;
-    let null = sys::null().map_err(fault(0))?;
-    sys::close_from_on_exec(3).map_err(fault(3))?;
-    sys::place(null.as_fd(), 0).map_err(fault(0))?;
-    for (source, number) in sources
-        .iter()
-        .zip([1, 2].into_iter().chain(numbers.iter().copied()))
-    {
-        sys::place(source.as_fd(), number).map_err(fault(number))?;
-    }
-    // What these own may be other files by now; exec closes the copies.
-    mem::forget((null, sources));
-    Ok(())
+/// Copies of `files` above the numbers they are to get, so that placing one never closes another.
+fn above_targets(files: &[OwnedFd], numbers: &[i32], above: i32) -> Result<Vec<(OwnedFd, i32)>, Fault> {
+    let null = sys::null().map_err(|error| Fault::new(Step::Files, "0", &error))?;
+    let numbers = [0, 1, 2].into_iter().chain(numbers.iter().copied());
+    let place = |(file, number): (&OwnedFd, i32)| match sys::copy_above(file.as_fd(), above) {
+        Ok(copy) => Ok((copy, number)),
+        Err(error) => Err(Fault::new(Step::Files, number.to_string(), &error)),
+    };
+    [&null].into_iter().chain(files).zip(numbers).map(place).collect()
 }
 
 /// Exit code of a child that never became the machine; seen by the shim alone.

@@ -47,8 +47,7 @@ pub fn main() -> ExitCode {
 }
 
 fn serve() -> io::Result<()> {
-    sys::close_from(3)?;
-    let channel = sys::take_stdin();
+    let channel = io::stdin().as_fd().try_clone_to_owned()?;
     // Out of the terminal's reach: Ctrl-C is for the caller, who decides what becomes of the machine.
     nix::unistd::setsid()?;
     nix::sys::prctl::set_child_subreaper(true)?;
