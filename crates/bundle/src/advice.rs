@@ -1,0 +1,299 @@
+//! What only `object.toml` and the rules together show: triggers that no rule lets wake, words that never have a value.
+//!
+//! Works on the compiled program, so that it sees what is decided and not how it is spelt. Never an error: each is a
+//! bundle that runs and likely does less than its author thinks.
+
+use std::ops::Range;
+
+use suijuris_core::governance::{
+    Action, Const, Effect, Listing, Node, NodeId, PrincipalKind, Program, Slot, TriggerKind,
+};
+use suijuris_core::manifest::{Manifest, Protocol};
+use toml::Spanned;
+use toml::de::DeTable;
+
+use crate::fault::{Faults, code};
+use crate::files::DEFINITION;
+use crate::report::Diagnostic;
+use crate::section::locate;
+
+/// Findings about `manifest`, whose text is `definition`, under the rules that compiled to `program`.
+pub(crate) fn of(definition: &str, manifest: &Manifest, program: &Program) -> Vec<Diagnostic> {
+    let Ok(document) = DeTable::parse(definition) else {
+        return Vec::new();
+    };
+    let finder = Finder {
+        document: document.get_ref(),
+        manifest,
+        listing: program.listing(),
+        faults: Faults::new(DEFINITION, definition),
+    };
+    finder.triggers();
+    finder.words();
+    finder.protocol();
+    finder.faults.into_list()
+}
+
+struct Finder<'a> {
+    document: &'a DeTable<'a>,
+    manifest: &'a Manifest,
+    listing: &'a Listing,
+    faults: Faults<'a>,
+}
+
+/// A wake that is proposed: what is known of it before anything else is.
+#[derive(Clone, Copy)]
+struct Proposal<'a> {
+    kind: TriggerKind,
+    /// Who proposes; unknown for messages and memory, which come from callers, peers and owners.
+    principal: Option<PrincipalKind>,
+    name: Option<&'a str>,
+    topic: Option<&'a str>,
+    field: Option<&'a str>,
+}
+
+impl<'a> Proposal<'a> {
+    const fn new(kind: TriggerKind) -> Self {
+        Self {
+            kind,
+            principal: None,
+            name: None,
+            topic: None,
+            field: None,
+        }
+    }
+
+    /// The text that `slot` has in this proposal: outer none where it is not known, inner none where it is absent.
+    fn text(&self, slot: Slot) -> Option<Option<&'a str>> {
+        match slot {
+            Slot::TriggerKind => Some(Some(self.kind.as_str())),
+            Slot::TriggerName => Some(self.name),
+            Slot::TriggerTopic => Some(self.topic),
+            Slot::TriggerField => Some(self.field),
+            _ => None,
+        }
+    }
+}
+
+impl Finder<'_> {
+    fn triggers(&self) {
+        for name in self.manifest.triggers.timers.keys() {
+            let proposal = Proposal {
+                principal: Some(PrincipalKind::Timer),
+                name: Some(name.as_str()),
+                ..Proposal::new(TriggerKind::Timer)
+            };
+            let what = format!("timer `{name}`");
+            self.expect_wake(
+                &proposal,
+                &what,
+                &locate(self.document, &format!("timers.{name}")),
+            );
+        }
+        for topic in &self.manifest.triggers.topics {
+            let proposal = Proposal {
+                topic: Some(topic),
+                ..Proposal::new(TriggerKind::Message)
+            };
+            let place = locate(self.document, "messages.topics");
+            self.expect_wake(&proposal, &format!("a message on `{topic}`"), &place);
+        }
+        for (name, _) in self.manifest.memory.iter().filter(|(_, field)| field.wakes) {
+            let proposal = Proposal {
+                field: Some(name.as_str()),
+                ..Proposal::new(TriggerKind::Memory)
+            };
+            let what = format!("a change of `{name}`");
+            self.expect_wake(
+                &proposal,
+                &what,
+                &locate(self.document, &format!("memory.{name}.wakes")),
+            );
+        }
+    }
+
+    fn expect_wake(&self, proposal: &Proposal<'_>, what: &str, place: &Range<usize>) {
+        if !self.can_wake(proposal) {
+            let kind = proposal.kind;
+            self.faults.warning(
+                code::UNUSED_TRIGGER,
+                place,
+                format!("{what} proposes `wake`, and no rule can ever permit it"),
+                format!(
+                    "add to governance.cedar: permit (principal, action == Action::\"wake\", resource) when {{ context.trigger.kind == \"{kind}\" }};"
+                ),
+            );
+        }
+    }
+
+    /// Whether some permit of `wake` may be satisfied by this proposal, whatever else is the case.
+    fn can_wake(&self, proposal: &Proposal<'_>) -> bool {
+        let known = truths(&self.listing.nodes, proposal);
+        let truth = |id: &NodeId| {
+            known
+                .get(usize::try_from(*id).unwrap_or(usize::MAX))
+                .copied()
+                .flatten()
+        };
+        let groups = self.listing.groups.iter().filter(|group| {
+            group.action == Action::Wake
+                && proposal
+                    .principal
+                    .is_none_or(|principal| principal == group.principal)
+        });
+        let bodies = groups.flat_map(|group| &group.bodies);
+        let mut bodies = bodies.filter_map(|index| self.listing.bodies.get(usize::from(*index)));
+        bodies.any(|body| {
+            let rule = self.listing.rules.get(usize::from(body.rule));
+            rule.is_some_and(|rule| rule.effect == Effect::Permit)
+                && body.clauses.iter().all(|(node, _)| truth(node) != Some(false))
+        })
+    }
+
+    fn reads(&self, wanted: Slot) -> bool {
+        let reads = |node: &Node| matches!(node, Node::Slot(slot) | Node::Has(slot) if *slot == wanted);
+        self.listing.nodes.iter().any(reads)
+    }
+
+    /// Claims and headers that are declared for rules and that no rule reads.
+    fn words(&self) {
+        let help = "leave it out, or use it in a rule";
+        for (index, name) in self.manifest.claims.keys().enumerate() {
+            let read = u16::try_from(index).is_ok_and(|index| self.reads(Slot::Claim(index)));
+            if !read {
+                let place = locate(self.document, &format!("callers.claims.{name}"));
+                let message = format!("no rule reads claim `{name}`");
+                self.faults.warning(code::UNUSED_CLAIM, &place, message, help);
+            }
+        }
+        for (index, name) in self.manifest.gate.headers.iter().enumerate() {
+            let read = u16::try_from(index).is_ok_and(|index| self.reads(Slot::Header(index)));
+            if !read {
+                let place = self.item("gate", "headers", name);
+                let message = format!("no rule reads header `{name}`");
+                self.faults.warning(code::UNUSED_HEADER, &place, message, help);
+            }
+        }
+    }
+
+    /// The place of a text in a list.
+    fn item(&self, table: &str, key: &str, text: &str) -> Range<usize> {
+        let list = self
+            .document
+            .get(table)
+            .and_then(|table| table.get_ref().get(key));
+        let items = list.and_then(|list| list.get_ref().as_array());
+        let mut items = items.into_iter().flat_map(|items| items.iter());
+        let item = items.find(|item| item.get_ref().as_str() == Some(text));
+        item.map_or_else(|| locate(self.document, &format!("{table}.{key}")), Spanned::span)
+    }
+
+    /// Words of HTTP where the gate sees nothing but connections.
+    fn protocol(&self) {
+        if !matches!(self.manifest.gate.protocol, Protocol::Tcp | Protocol::Handover) {
+            return;
+        }
+        let of_http = |slot: Slot| match slot {
+            Slot::Method => Some("request.method"),
+            Slot::Path => Some("request.path"),
+            Slot::Query => Some("request.query"),
+            Slot::RequestHost => Some("request.host"),
+            Slot::ContentLength => Some("request.content_length"),
+            Slot::Header(_) => Some("request.headers"),
+            Slot::Authenticated => Some("principal.authenticated"),
+            Slot::Claim(_) => Some("principal.claims"),
+            _ => None,
+        };
+        let mut words: Vec<_> = self
+            .listing
+            .nodes
+            .iter()
+            .filter_map(|node| match node {
+                Node::Slot(slot) | Node::Has(slot) => of_http(*slot),
+                _ => None,
+            })
+            .collect();
+        words.sort_unstable();
+        words.dedup();
+        for word in words {
+            self.faults.warning(
+                code::NO_REQUEST_WORDS,
+                &locate(self.document, "gate.protocol"),
+                format!("a rule reads `{word}`, which has no value on raw connections"),
+                "use protocol = \"http\", or decide by context.request.peer_ip, memory, host and time",
+            );
+        }
+    }
+}
+
+/// For each expression whether it is true or false in every case of `proposal`; none where it depends on more.
+/// Operands stand before their expressions, so that one pass suffices.
+fn truths(nodes: &[Node], proposal: &Proposal<'_>) -> Vec<Option<bool>> {
+    let mut known: Vec<Option<bool>> = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let of = |id: &NodeId| {
+            known
+                .get(usize::try_from(*id).unwrap_or(usize::MAX))
+                .copied()
+                .flatten()
+        };
+        let truth = match node {
+            Node::Const(Const::Bool(truth)) => Some(*truth),
+            Node::Has(Slot::HasRequest) | Node::Slot(Slot::HasRequest)
+                if proposal.kind != TriggerKind::Request =>
+            {
+                Some(false)
+            }
+            Node::Has(slot) => proposal.text(*slot).map(|text| text.is_some()),
+            Node::Not(a) => of(a).map(|truth| !truth),
+            Node::All(items) => all(items.iter().map(of)),
+            Node::Any(items) => {
+                all(items.iter().map(|item| of(item).map(|truth| !truth))).map(|truth| !truth)
+            }
+            Node::If(a, b, c) => match of(a) {
+                Some(true) => of(b),
+                Some(false) => of(c),
+                None => of(b).filter(|truth| of(c) == Some(*truth)),
+            },
+            Node::Equal(a, b) => {
+                compare(nodes, *a, *b, proposal).or_else(|| compare(nodes, *b, *a, proposal))
+            }
+            Node::Contains(set, item) => contains(nodes, *set, *item, proposal),
+            _ => None,
+        };
+        known.push(truth);
+    }
+    known
+}
+
+/// False if some is false, true if all are true.
+fn all(mut truths: impl Iterator<Item = Option<bool>>) -> Option<bool> {
+    truths
+        .try_fold(Some(true), |sofar, truth| match truth {
+            Some(false) => Err(()),
+            Some(true) => Ok(sofar),
+            None => Ok(None),
+        })
+        .unwrap_or(Some(false))
+}
+
+fn node(nodes: &[Node], id: NodeId) -> Option<&Node> {
+    nodes.get(usize::try_from(id).ok()?)
+}
+
+fn compare(nodes: &[Node], slot: NodeId, constant: NodeId, proposal: &Proposal<'_>) -> Option<bool> {
+    let (Node::Slot(slot), Node::Const(Const::Text(text))) = (node(nodes, slot)?, node(nodes, constant)?)
+    else {
+        return None;
+    };
+    Some(proposal.text(*slot)? == Some(text.as_str()))
+}
+
+fn contains(nodes: &[Node], set: NodeId, item: NodeId, proposal: &Proposal<'_>) -> Option<bool> {
+    let (Node::Const(Const::Set(items)), Node::Slot(slot)) = (node(nodes, set)?, node(nodes, item)?) else {
+        return None;
+    };
+    let text = proposal.text(*slot)?;
+    let is = |item: &Const| matches!(item, Const::Text(have) if Some(have.as_str()) == text);
+    Some(items.iter().any(is))
+}

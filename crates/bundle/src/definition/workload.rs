@@ -1,0 +1,285 @@
+//! `[workload]`: what runs.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use suijuris_core::id::Digest;
+use suijuris_core::manifest::{Network, Ready, Workload};
+use toml::de::DeValue;
+
+use crate::defaults;
+use crate::fault::{Faults, code, nearest};
+use crate::section::{Found, Section, wrong_type};
+
+/// Words in braces that the runtime replaces in arguments, environment and working directory.
+const PLACEHOLDERS: [&str; 3] = ["port", "data", "object"];
+
+/// Signals by name, as Linux numbers them on every architecture we run on.
+const SIGNALS: [(&str, i32); 9] = [
+    ("SIGHUP", 1),
+    ("SIGINT", 2),
+    ("SIGQUIT", 3),
+    ("SIGKILL", 9),
+    ("SIGUSR1", 10),
+    ("SIGUSR2", 12),
+    ("SIGTERM", 15),
+    ("SIGWINCH", 28),
+    ("SIGPWR", 30),
+];
+
+pub(super) fn read(root: &mut Section<'_>) -> Workload {
+    let Some(mut section) = root.section("workload") else {
+        if !root.has("workload") {
+            root.missing(
+                "workload",
+                "add [workload] with command = [\"program\", \"argument\"]",
+            );
+        }
+        return empty();
+    };
+    let image = image(&mut section);
+    let command = section.texts("command").unwrap_or_default();
+    if !section.has("command") {
+        section.missing("command", "write command = [\"program\", \"argument\"]");
+    }
+    let cwd = cwd(&mut section, image.is_some());
+    let texts = Texts {
+        faults: section.faults(),
+        in_image: image.is_some(),
+    };
+    command.iter().for_each(|arg| texts.check(arg.value, &arg.span));
+    if let Some(program) = command.first().filter(|_| cwd.is_none()) {
+        texts.check_program(program);
+    }
+    let workload = Workload {
+        image,
+        argv: command.into_iter().map(|arg| arg.value.to_owned()).collect(),
+        env: env(&mut section, &texts),
+        cwd,
+        user: section.text("user").map(|user| user.value.to_owned()),
+        port: port(&mut section),
+        ready: ready(&mut section),
+        ready_within: section.length("ready_within").unwrap_or(defaults::READY_WITHIN),
+        stop_signal: stop_signal(&mut section),
+        stop_within: section.length("stop_within").unwrap_or(defaults::STOP_WITHIN),
+        network: section
+            .word(
+                "network",
+                &[("private", Network::Private), ("host", Network::Host)],
+            )
+            .unwrap_or(Network::Private),
+    };
+    section.finish();
+    workload
+}
+
+/// Stands in for a workload that the file lacks, so that the rest can be read.
+fn empty() -> Workload {
+    Workload {
+        image: None,
+        argv: vec!["false".to_owned()],
+        env: BTreeMap::new(),
+        cwd: None,
+        user: None,
+        port: 0,
+        ready: Ready::Tcp,
+        ready_within: defaults::READY_WITHIN,
+        stop_signal: defaults::STOP_SIGNAL,
+        stop_within: defaults::STOP_WITHIN,
+        network: Network::Private,
+    }
+}
+
+fn image(section: &mut Section<'_>) -> Option<Digest> {
+    let text = section.text("image")?;
+    let hex = text.value.strip_prefix("sha256:");
+    let digest = hex.and_then(|hex| hex.parse::<Digest>().ok());
+    if digest.is_none() {
+        section.faults().error(
+            code::BAD_VALUE,
+            &text.span,
+            "`workload.image` is not the digest of an image",
+            "write sha256: and 64 lower-case hexadecimal digits: a tag can change, a digest cannot",
+        );
+    }
+    digest
+}
+
+/// A relative directory is one beside `object.toml`.
+fn cwd(section: &mut Section<'_>, in_image: bool) -> Option<String> {
+    let found = section.text("cwd")?;
+    let free = ["/", "{data}", "{object}"]
+        .iter()
+        .any(|start| found.value.starts_with(start));
+    let climbs = found.value.split('/').any(|part| part == "..");
+    if climbs || (in_image && !free) {
+        section.faults().error(
+            code::BAD_VALUE,
+            &found.span,
+            format!("`workload.cwd` cannot be `{}`", found.value),
+            "name a directory beside object.toml without `..`, or an absolute one; in an image, an absolute one",
+        );
+        return None;
+    }
+    Texts {
+        faults: section.faults(),
+        in_image,
+    }
+    .check(found.value, &found.span);
+    let plain = found.value.trim_start_matches("./").trim_end_matches('/');
+    Some(match plain {
+        _ if free => found.value.to_owned(),
+        "" | "." => "{object}".to_owned(),
+        inner => format!("{{object}}/{inner}"),
+    })
+}
+
+fn env(section: &mut Section<'_>, texts: &Texts<'_>) -> BTreeMap<String, String> {
+    let Some((inner, entries)) = section.entries("env") else {
+        return BTreeMap::new();
+    };
+    let mut env = BTreeMap::new();
+    for (name, value) in entries {
+        let Some(text) = value.get_ref().as_str() else {
+            wrong_type(
+                texts.faults,
+                &inner.name_of(name.value),
+                value,
+                "a text in quotes",
+            );
+            continue;
+        };
+        texts.check(text, &value.span());
+        texts.check_secret(&name, text);
+        env.insert(name.value.to_owned(), text.to_owned());
+    }
+    env
+}
+
+fn port(section: &mut Section<'_>) -> u16 {
+    match section.integer::<u16>("port") {
+        Some(Found { value: 0, span }) => {
+            section.faults().error(
+                code::OUT_OF_BOUNDS,
+                &span,
+                "`workload.port` cannot be 0",
+                "leave it out: the runtime picks a free port and says it as {port} and $PORT",
+            );
+            0
+        }
+        found => found.map_or(0, |found| found.value),
+    }
+}
+
+fn ready(section: &mut Section<'_>) -> Ready {
+    const WORDS: [(&str, Ready); 3] = [
+        ("tcp", Ready::Tcp),
+        ("agent", Ready::Agent),
+        ("spawned", Ready::Spawned),
+    ];
+    let Some(text) = section.text("ready") else {
+        return Ready::Tcp;
+    };
+    if let Some(path) = text.value.strip_prefix("http:") {
+        let plain = path.len() <= 1_024 && path.bytes().all(|b| b.is_ascii_graphic());
+        if path.starts_with('/') && plain {
+            return Ready::Http(path.to_owned());
+        }
+        section.faults().error(
+            code::BAD_VALUE,
+            &text.span,
+            "`workload.ready` has no path to ask for",
+            "write it as in http:/healthz",
+        );
+        return Ready::Tcp;
+    }
+    let found = WORDS.iter().find(|(word, _)| *word == text.value);
+    if found.is_none() {
+        section.unknown_word(
+            "ready",
+            &text,
+            ["tcp", "http:/path", "agent", "spawned"].into_iter(),
+        );
+    }
+    found.map_or(Ready::Tcp, |(_, ready)| ready.clone())
+}
+
+fn stop_signal(section: &mut Section<'_>) -> i32 {
+    let number = section
+        .value("stop_signal")
+        .is_some_and(|value| matches!(value.get_ref(), DeValue::Integer(_)));
+    if number {
+        let found = section.integer("stop_signal");
+        return found.map_or(defaults::STOP_SIGNAL, |found| found.value);
+    }
+    section
+        .word("stop_signal", &SIGNALS)
+        .unwrap_or(defaults::STOP_SIGNAL)
+}
+
+/// Checks texts in which the runtime replaces placeholders.
+struct Texts<'f> {
+    faults: &'f Faults<'f>,
+    in_image: bool,
+}
+
+impl Texts<'_> {
+    fn check(&self, text: &str, span: &Range<usize>) {
+        for (start, _) in text.match_indices('{') {
+            let rest = text.get(start + 1..).unwrap_or_default();
+            let Some((word, _)) = rest.split_once('}') else {
+                continue;
+            };
+            if word == "object" && self.in_image {
+                self.faults.error(
+                    code::PLACEHOLDER,
+                    span,
+                    "an image does not see the directory of object.toml",
+                    "put the file into the image, or leave `image` out to run a command of the host",
+                );
+            } else if !PLACEHOLDERS.contains(&word)
+                && word.bytes().all(|b| b.is_ascii_alphabetic())
+                && let Some(near) = nearest(word, PLACEHOLDERS)
+            {
+                let message = format!("`{{{word}}}` is passed on as it stands");
+                self.faults.warning(
+                    code::PLACEHOLDER,
+                    span,
+                    message,
+                    format!("did you mean `{{{near}}}`?"),
+                );
+            }
+        }
+    }
+
+    /// Without `cwd` the workload starts in its data directory, where the author's program is not.
+    fn check_program(&self, program: &Found<&str>) {
+        let relative = program.value.contains('/') && !program.value.starts_with(['/', '{']);
+        if relative && !self.in_image {
+            let plain = program.value.trim_start_matches("./");
+            self.faults.warning(
+                code::PLACEHOLDER,
+                &program.span,
+                format!("`{}` is looked for in the data directory", program.value),
+                format!("write \"{{object}}/{plain}\", or cwd = \".\" to start beside object.toml"),
+            );
+        }
+    }
+
+    fn check_secret(&self, name: &Found<&str>, value: &str) {
+        const WORDS: [&str; 5] = ["SECRET", "PASSWORD", "TOKEN", "API_KEY", "PRIVATE_KEY"];
+        let upper = name.value.to_ascii_uppercase();
+        let named = WORDS.iter().any(|word| upper.ends_with(word));
+        if named && !value.is_empty() && !value.contains('{') && !value.starts_with('/') {
+            self.faults.warning(
+                code::CLEAR_SECRET,
+                &name.span,
+                format!(
+                    "`{}` looks like a secret and would stand in the bundle in clear",
+                    name.value
+                ),
+                "declare a memory field with secret = true and set it with `suijuris memory set`",
+            );
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Collects what is wrong with one file while it is read, under stable codes.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::ops::Range;
+
+use crate::report::{Diagnostic, Label, Severity};
+
+/// The stable words; `docs/object-toml.md` says of each what it means and what to do.
+pub(crate) mod code {
+    macro_rules! codes {
+        ($($name:ident = $text:literal),* $(,)?) => {
+            $(pub(crate) const $name: &str = $text;)*
+            #[cfg(test)]
+            pub(crate) const ALL: &[&str] = &[$($text),*];
+        };
+    }
+    codes! {
+        FILE = "object.file",
+        SYNTAX = "object.syntax",
+        UNKNOWN_KEY = "object.unknown-key",
+        MISSING_KEY = "object.missing-key",
+        WRONG_TYPE = "object.wrong-type",
+        UNKNOWN_WORD = "object.unknown-word",
+        BAD_NAME = "object.bad-name",
+        BAD_VALUE = "object.bad-value",
+        OUT_OF_BOUNDS = "object.out-of-bounds",
+        BAD_TYPE = "object.bad-type",
+        BAD_DEFAULT = "object.bad-default",
+        SECRET_DEFAULT = "object.secret-default",
+        BAD_TIMER = "object.bad-timer",
+        BAD_KEY = "object.bad-key",
+        PRIVATE_KEY = "object.private-key",
+        TWICE = "object.twice",
+        PLACEHOLDER = "object.placeholder",
+        RULES_UNCHECKED = "object.rules-unchecked",
+        CLEAR_SECRET = "object.clear-secret",
+        UNUSED_TRIGGER = "object.unused-trigger",
+        UNUSED_CLAIM = "object.unused-claim",
+        UNUSED_HEADER = "object.unused-header",
+        NO_REQUEST_WORDS = "object.no-request-words",
+    }
+}
+
+/// The faults of one file; shared by its readers.
+pub(crate) struct Faults<'t> {
+    file: &'t str,
+    text: &'t str,
+    list: RefCell<Vec<Diagnostic>>,
+}
+
+impl<'t> Faults<'t> {
+    pub(crate) const fn new(file: &'t str, text: &'t str) -> Self {
+        Self {
+            file,
+            text,
+            list: RefCell::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn error(
+        &self,
+        code: &'static str,
+        span: &Range<usize>,
+        message: impl Display,
+        help: impl Display,
+    ) {
+        self.add(Severity::Error, code, span, &message, &help);
+    }
+
+    pub(crate) fn warning(
+        &self,
+        code: &'static str,
+        span: &Range<usize>,
+        message: impl Display,
+        help: impl Display,
+    ) {
+        self.add(Severity::Warning, code, span, &message, &help);
+    }
+
+    fn add(
+        &self,
+        severity: Severity,
+        code: &'static str,
+        span: &Range<usize>,
+        message: &dyn Display,
+        help: &dyn Display,
+    ) {
+        let help = help.to_string();
+        self.list.borrow_mut().push(Diagnostic {
+            severity,
+            code: code.into(),
+            message: message.to_string(),
+            file: self.file.to_owned(),
+            labels: vec![Label::new(self.text, span)],
+            help: Some(help).filter(|help| !help.is_empty()),
+        });
+    }
+
+    /// Whether an error already stands at, in or around `span`.
+    pub(crate) fn touches(&self, span: &Range<usize>) -> bool {
+        self.list.borrow().iter().any(|diagnostic| {
+            diagnostic.labels.iter().any(|label| {
+                label.start < span.end.max(span.start + 1) && span.start < label.end.max(label.start + 1)
+            })
+        })
+    }
+
+    pub(crate) fn into_list(self) -> Vec<Diagnostic> {
+        self.list.into_inner()
+    }
+}
+
+/// The word of `known` that somebody who wrote `found` most likely meant.
+pub(crate) fn nearest<'k>(found: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    // A long key of a hostile file must not buy quadratic time.
+    if found.len() > 64 {
+        return None;
+    }
+    let likeness = |word: &&str| strsim::jaro_winkler(found, word);
+    let best = known
+        .into_iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(&best) > 0.75).then_some(best)
+}
