@@ -22,7 +22,7 @@
 //! matter: leases are longer. A snapshot taken and restored within it shows by its generation where there is one.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -228,7 +228,7 @@ impl Clock {
         let pulse = std::thread::Builder::new()
             .name("pulse".to_owned())
             .stack_size(64 << 10)
-            .spawn(move || beat(&beaten, generation))?;
+            .spawn(move || beat(&beaten, generation.as_deref()))?;
         Ok(Self {
             shared,
             pulse: Some(pulse),
@@ -300,8 +300,8 @@ fn clock_ns(clock: ClockId) -> u64 {
     })
 }
 
-fn beat(shared: &Shared, generation: Option<PathBuf>) {
-    let read = || generation.as_deref().and_then(read_generation);
+fn beat(shared: &Shared, generation: Option<&Path>) {
+    let read = || generation.and_then(read_generation);
     let mut known = read();
     let mut beats = 0_u64;
     while !shared.over.load(Ordering::Acquire) {
@@ -319,7 +319,7 @@ fn beat(shared: &Shared, generation: Option<PathBuf>) {
     }
 }
 
-fn read_generation(path: &std::path::Path) -> Option<Vec<u8>> {
+fn read_generation(path: &Path) -> Option<Vec<u8>> {
     use io::Read as _;
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).ok()?;

@@ -8,6 +8,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
 use libc::{c_int, c_long, c_uint};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Highest signal number of Linux.
 const LAST_SIGNAL: c_int = 64;
@@ -32,13 +34,15 @@ pub(crate) fn clock_synced() -> Option<bool> {
     (state >= 0).then_some(timex.status & libc::STA_UNSYNC == 0)
 }
 
-/// A descriptor that becomes readable when process `pid` ends (Linux 5.3).
-pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+/// A descriptor that becomes readable when process `pid` ends (Linux 5.3), known to the event loop.
+pub(crate) fn watch_end(pid: i32) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: takes two integers and touches no memory of ours.
     let fd = checked(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and the `AsyncFd` owns it.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// Which children to look at.
@@ -46,6 +50,8 @@ pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 pub(crate) enum Which<'a> {
     /// Any.
     Any,
+    /// The one with this process id.
+    Pid(i32),
     /// This one (Linux 5.4).
     Fd(BorrowedFd<'a>),
 }
@@ -68,6 +74,7 @@ pub(crate) struct Exit {
 pub(crate) fn ended_child(which: Which<'_>, take: bool) -> io::Result<Option<Exit>> {
     let (kind, id) = match which {
         Which::Any => (libc::P_ALL, 0),
+        Which::Pid(pid) => (libc::P_PID, pid),
         Which::Fd(fd) => (libc::P_PIDFD, fd.as_raw_fd()),
     };
     let id = libc::id_t::try_from(id).map_err(io::Error::other)?;

@@ -1,0 +1,19 @@
+//! One unmodified program: spawn it, see when it can serve, see how it ends, stop it.
+//!
+//! [`spawn`] prepares (placeholders, environment, user) and starts, [`Running`] watches and stops; `ready` finds the
+//! listening socket, `family` knows which processes belong to the program. Not here: when a workload may run (the
+//! resident decides), what its output means (the caller forwards it), adopted orphans in general (`pid1`).
+//!
+//! Called by boot and the resident, on the main thread: the kernel kills the program when the thread that started it
+//! ends.
+
+mod ended;
+pub(crate) mod family;
+mod prepare;
+mod ready;
+mod running;
+
+pub use ended::{Ended, How, Stopped};
+pub use prepare::{CONNECTIONS_FD, Output, Placement, SpawnError, free_port, spawn};
+pub use ready::{Listening, NotReady, listening};
+pub use running::Running;
