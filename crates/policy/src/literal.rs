@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use cedar_policy::{Context, Entities, EvalResult, Expression, Request, eval_expression};
+use cedar_policy::{Context, Entities, EntityUid, EvalResult, Expression, Request, eval_expression};
 use suijuris_core::memory::Decimal;
 
 /// Ten-thousandths.
@@ -30,13 +30,8 @@ pub(crate) fn milliseconds(name: &str, text: &str) -> Option<i64> {
         _ => format!("{literal}.toMilliseconds()"),
     };
     let expression: Expression = source.parse().ok()?;
-    let nobody = "Nobody::\"\"".parse().ok()?;
-    let (principal, action, resource) = (
-        std::clone::Clone::clone(&nobody),
-        std::clone::Clone::clone(&nobody),
-        nobody,
-    );
-    let request = Request::new(principal, action, resource, Context::empty(), None).ok()?;
+    let nobody: EntityUid = "Nobody::\"\"".parse().ok()?;
+    let request = Request::new(nobody.clone(), nobody.clone(), nobody, Context::empty(), None).ok()?;
     match eval_expression(&request, &Entities::empty(), &expression) {
         Ok(EvalResult::Long(value)) => Some(value),
         _ => None,
