@@ -3,10 +3,17 @@
 //! `httparse` parses; this module refuses what two readers could understand differently (request smuggling) and
 //! decides the body's framing. The gate and the door both call it, so both refuse the same bytes.
 
+mod fields;
+mod target;
+
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 
 use crate::limits::{HEADERS, Limits};
+
+use self::fields::Found;
+pub(crate) use self::fields::{length, list};
+use self::target::Target;
 
 /// Protocol version of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,148 +272,7 @@ pub(crate) fn has_bare_lf(head: &[u8]) -> bool {
     bare || head.first() == Some(&b'\n')
 }
 
-/// The fields that decide framing and connection, found in one pass.
-#[derive(Default)]
-struct Found<'a> {
-    host: Option<&'a [u8]>,
-    length: Option<u64>,
-    chunked: bool,
-    close: bool,
-    keep_alive: bool,
-    connection_upgrade: bool,
-    nominates: bool,
-    upgrade: Option<&'a [u8]>,
-    expects: bool,
-}
-
-impl<'a> Found<'a> {
-    fn scan(fields: &[httparse::Header<'a>]) -> Result<Self, Reject> {
-        let mut found = Self::default();
-        for field in fields {
-            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-            match field.name.len() {
-                4 if is("host") => found.host(field.value)?,
-                6 if is("expect") => found.expect(field.value)?,
-                7 if is("upgrade") => found.upgrade = Some(field.value),
-                10 if is("connection") => found.connection(field.value)?,
-                14 if is("content-length") => found.length(field.value)?,
-                17 if is("transfer-encoding") => found.coding(field.value)?,
-                _ => {}
-            }
-        }
-        Ok(found)
-    }
-
-    fn host(&mut self, value: &'a [u8]) -> Result<(), Reject> {
-        match self.host.replace(value) {
-            Some(_) => Err(bad("Host appears more than once")),
-            None if value.iter().all(|&byte| is_authority(byte)) => Ok(()),
-            None => Err(bad("Host is not a host and port")),
-        }
-    }
-
-    fn expect(&mut self, value: &[u8]) -> Result<(), Reject> {
-        if !value.eq_ignore_ascii_case(b"100-continue") {
-            let detail = "only 100-continue can be expected";
-            return Err(Reject {
-                status: 417,
-                code: "expectation_failed",
-                detail,
-            });
-        }
-        self.expects = true;
-        Ok(())
-    }
-
-    fn connection(&mut self, value: &[u8]) -> Result<(), Reject> {
-        for option in list(value) {
-            match option {
-                o if o.eq_ignore_ascii_case(b"close") => self.close = true,
-                o if o.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
-                o if o.eq_ignore_ascii_case(b"upgrade") => self.connection_upgrade = true,
-                o if must_travel(o) => return Err(bad("Connection names a field that must not be dropped")),
-                _ => self.nominates = true,
-            }
-        }
-        Ok(())
-    }
-
-    fn length(&mut self, value: &[u8]) -> Result<(), Reject> {
-        if self.length.is_some() {
-            return Err(bad("Content-Length appears more than once"));
-        }
-        self.length = Some(length(value).ok_or(bad("Content-Length is not a number of bytes"))?);
-        Ok(())
-    }
-
-    fn coding(&mut self, value: &[u8]) -> Result<(), Reject> {
-        if self.chunked {
-            return Err(bad("Transfer-Encoding appears more than once"));
-        }
-        if value.eq_ignore_ascii_case(b"chunked") {
-            self.chunked = true;
-            return Ok(());
-        }
-        let last = list(value).last().unwrap_or_default();
-        if last.eq_ignore_ascii_case(b"chunked")
-            && list(value).filter(|c| c.eq_ignore_ascii_case(last)).count() == 1
-        {
-            let detail = "no transfer coding but chunked is supported";
-            return Err(Reject {
-                status: 501,
-                code: "not_implemented",
-                detail,
-            });
-        }
-        Err(bad("the last transfer coding is not chunked"))
-    }
-
-    fn framing(&self, version: Version) -> Result<Framing, Reject> {
-        match (self.length, self.chunked) {
-            (Some(_), true) => Err(bad("Content-Length and Transfer-Encoding contradict each other")),
-            (None, true) if version == Version::Http10 => Err(bad("HTTP/1.0 has no Transfer-Encoding")),
-            (None, true) => Ok(Framing::Chunked),
-            (None | Some(0), false) => Ok(Framing::Empty),
-            (Some(length), false) => Ok(Framing::Length(length)),
-        }
-    }
-}
-
-/// Fields that decide what a request means; a client must not have a proxy drop them.
-fn must_travel(name: &[u8]) -> bool {
-    [
-        "host",
-        "content-length",
-        "transfer-encoding",
-        "authorization",
-        "cookie",
-        "expect",
-    ]
-    .iter()
-    .any(|kept| name.eq_ignore_ascii_case(kept.as_bytes()))
-}
-
-/// Elements of a comma-separated list, empty ones left out.
-pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|&byte| byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|element| !element.is_empty())
-}
-
-/// Digits only; no sign, no list, no overflow.
-pub(crate) fn length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    str::from_utf8(value).ok()?.parse().ok()
-}
-
-/// `uri-host [":" port]` without user information; no comma, which some readers take for a list.
-fn is_authority(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(&byte)
-}
-
+/// The request line.
 struct Line<'a> {
     method: &'a str,
     target: &'a str,
@@ -473,69 +339,6 @@ fn understand<'a>(
 
 fn offers_h2c(upgrade: &str) -> bool {
     list(upgrade.as_bytes()).any(|protocol| protocol.eq_ignore_ascii_case(b"h2c"))
-}
-
-/// The parts of a request target.
-struct Target<'a> {
-    path: &'a str,
-    query: Option<&'a str>,
-    authority: Option<&'a str>,
-}
-
-impl<'a> Target<'a> {
-    fn of(method: &str, target: &'a str) -> Result<Self, Reject> {
-        if method == "CONNECT" {
-            let detail = "this is no forward proxy";
-            return Err(Reject {
-                status: 501,
-                code: "not_implemented",
-                detail,
-            });
-        }
-        if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
-            return Err(bad(
-                "the request target has a character that must be percent-encoded",
-            ));
-        }
-        if target.starts_with('/') {
-            return Ok(Self::origin(target, None));
-        }
-        if target == "*" && method == "OPTIONS" {
-            return Ok(Self {
-                path: target,
-                query: None,
-                authority: None,
-            });
-        }
-        Self::absolute(target).ok_or(bad("the request target is neither a path nor an http address"))
-    }
-
-    fn origin(target: &'a str, authority: Option<&'a str>) -> Self {
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (target, None),
-        };
-        Self {
-            path,
-            query,
-            authority,
-        }
-    }
-
-    fn absolute(target: &'a str) -> Option<Self> {
-        let (scheme, rest) = target.split_once("://")?;
-        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return None;
-        }
-        let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (authority, target) = rest.split_at_checked(end)?;
-        let valid = !authority.is_empty() && authority.bytes().all(is_authority);
-        let mut parts = Self::origin(target, Some(authority));
-        if parts.path.is_empty() {
-            parts.path = "/";
-        }
-        valid.then_some(parts)
-    }
 }
 
 #[cfg(test)]

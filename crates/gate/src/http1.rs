@@ -8,26 +8,27 @@
 //! The common request costs one read and one write on each side: head and first body bytes leave together, buffers
 //! are reused, and no timer, task or allocation is made for it.
 
+mod exchange;
+
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 
-use crate::buffer::{Buffer, COPY_BYTES, Inbound, Loan, Outbound};
+use crate::buffer::{Buffer, Inbound, Loan};
 use crate::control::{Phase, Timer};
 use crate::forward::{self, Forwarding, Origin};
 use crate::gate::{Protocol, Shared};
 use crate::head::{self, Framing, HTTP2_PREFACE, Reject, Version, Wire};
 use crate::refusal::{self, Refusal};
-use crate::response::{self, Answer, Body};
+use crate::response::Body;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::upstream::Lease;
 use crate::{Admission, Judge, tunnel};
 
-/// Interim responses to one request; a workload that sends more is broken.
-const INTERIM: u32 = 32;
+use self::exchange::{Broken, Delivered, Receiving, Sending};
 
 /// How a connection ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,30 +57,6 @@ enum Considered<P> {
     Hold,
     Refuse(Box<Refusal>, Wire),
     Forward(P, Wire),
-}
-
-/// Why an exchange with the workload did not end with a complete response.
-#[derive(Debug)]
-enum Broken {
-    /// The workload closed before the first byte.
-    Stale,
-    /// The workload's bytes are no response.
-    Bad(&'static str),
-    Timeout,
-    /// The response had begun.
-    Cut,
-    /// The client left, or takes no bytes.
-    Client,
-    /// The request body turned out to be malformed.
-    Request(Reject),
-}
-
-/// A complete response, and what came behind it.
-#[derive(Debug)]
-struct Delivered {
-    outbound: Loan<Outbound>,
-    answer: Answer,
-    kept_alive: bool,
 }
 
 /// Serves one connection until it ends; `prefix` was read from it before.
@@ -439,239 +416,4 @@ fn first_part(body: &mut Body, buffers: &mut Inbound) -> Result<bool, Reject> {
     }
     buffers.input.consume(fed.used);
     Ok(fed.done)
-}
-
-/// The request's direction.
-struct Sending<'x, 's, J> {
-    gate: &'x Shared<J>,
-    read: &'x mut ReadHalf<'s>,
-    input: &'x mut Buffer,
-    timer: &'x Timer,
-}
-
-impl<J: Judge> Sending<'_, '_, J> {
-    /// Streams the rest of the body, then watches the client. Ends only when the exchange must end.
-    async fn run(
-        mut self,
-        to: &mut WriteHalf<'_>,
-        body: &mut Body,
-        sent: &Cell<bool>,
-        go_on: &Cell<bool>,
-    ) -> Broken {
-        if !sent.get() {
-            self.wait_to_continue(go_on).await;
-            match self.body(to, body).await {
-                Ok(true) => sent.set(true),
-                // The workload takes no more; what it answers decides.
-                Ok(false) => return std::future::pending().await,
-                Err(broken) => return broken,
-            }
-        }
-        self.watch().await
-    }
-
-    /// `Expect: 100-continue`: the body waits for the workload's word, within reason.
-    async fn wait_to_continue(&mut self, go_on: &Cell<bool>) {
-        let told = |_: &mut Context<'_>| {
-            if go_on.get() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        };
-        // Either way the body goes.
-        let _told = self.timer.within(self.gate.limits.expect_ms, told).await;
-    }
-
-    /// False: the workload stopped reading.
-    async fn body(&mut self, to: &mut WriteHalf<'_>, body: &mut Body) -> Result<bool, Broken> {
-        let bound_ms = self.gate.limits.body_idle_ms;
-        loop {
-            let fed = body
-                .feed(self.input.filled())
-                .map_err(|error| Broken::Request(error.into()))?;
-            let tail = if fed.done { body.tail() } else { b"" };
-            let part = self.input.filled().get(..fed.forward).unwrap_or_default();
-            if (!part.is_empty() || !tail.is_empty())
-                && to.write_both(part, tail, self.timer, bound_ms).await.is_err()
-            {
-                return Ok(false);
-            }
-            self.gate.traffic.count_in(fed.forward + tail.len());
-            self.input.consume(fed.used);
-            if fed.done {
-                return Ok(true);
-            }
-            let (read, input) = (&mut *self.read, &mut *self.input);
-            match self.timer.within(bound_ms, |cx| input.poll_fill(read, cx)).await {
-                Ok(Ok(1..)) => {}
-                _ => return Err(Broken::Client),
-            }
-        }
-    }
-
-    /// Keeps what the client sends ahead, and notices when it leaves.
-    async fn watch(&mut self) -> Broken {
-        let (read, input) = (&mut *self.read, &mut *self.input);
-        loop {
-            if input.is_full() {
-                return std::future::pending().await;
-            }
-            match poll_fn(|cx| input.poll_fill(read, cx)).await {
-                Ok(1..) => {}
-                Ok(0) => break,
-                Err(_) => return Broken::Client,
-            }
-        }
-        let _elapsed = self
-            .timer
-            .within(self.gate.limits.half_closed_ms, |_| Poll::<()>::Pending)
-            .await;
-        Broken::Client
-    }
-}
-
-/// The response's direction.
-struct Receiving<'x, 's, 'u, J> {
-    gate: &'x Shared<J>,
-    wire: &'x Wire,
-    from: &'x mut ReadHalf<'u>,
-    write: &'x mut WriteHalf<'s>,
-    timer: &'x Timer,
-    sent: &'x Cell<bool>,
-    go_on: &'x Cell<bool>,
-    started: &'x Cell<bool>,
-}
-
-impl<J: Judge> Receiving<'_, '_, '_, J> {
-    async fn run(mut self) -> Result<Delivered, Broken> {
-        self.wait().await?;
-        let mut outbound = self.gate.outbound.loan();
-        let (answer, kept_alive) = self.head(&mut outbound).await?;
-        self.started.set(true);
-        outbound.answer.consume(answer.head_len);
-        if answer.status == 101 {
-            self.flush(&mut outbound, 0, b"").await?;
-        } else {
-            self.body(&mut outbound, answer.body).await?;
-        }
-        Ok(Delivered {
-            outbound,
-            answer,
-            kept_alive: kept_alive && answer.body != Framing::Close,
-        })
-    }
-
-    /// Waits for the workload without holding buffers.
-    async fn wait(&mut self) -> Result<(), Broken> {
-        loop {
-            match self
-                .timer
-                .within(self.gate.limits.response_ms, |cx| self.from.poll_ready(cx))
-                .await
-            {
-                Ok(_) => return Ok(()),
-                // The bound counts from the request's end.
-                Err(_) if !self.sent.get() => {}
-                Err(_) => return Err(Broken::Timeout),
-            }
-        }
-    }
-
-    /// The final head, rendered into `reply`; interim ones are passed on at once.
-    async fn head(&mut self, out: &mut Outbound) -> Result<(Answer, bool), Broken> {
-        let mut interim = 0;
-        loop {
-            if out.answer.is_empty() {
-                self.read_head(out, interim == 0).await?;
-            }
-            // A request whose body is still under way when its answer comes cannot be followed by another.
-            let keep_alive =
-                self.wire.keep_alive && self.sent.get() && self.gate.control.phase() <= Phase::Open;
-            match response::relay(out.answer.filled(), self.wire, keep_alive, &mut out.reply) {
-                Ok(Some(answer)) if answer.is_interim() && interim < INTERIM => {
-                    interim += 1;
-                    out.answer.consume(answer.head_len);
-                    self.flush(out, 0, b"").await?;
-                    self.go_on.set(true);
-                }
-                Ok(Some(answer)) if answer.is_interim() => {
-                    return Err(Broken::Bad("too many interim responses"));
-                }
-                Ok(Some(answer)) => return Ok((answer, keep_alive)),
-                Ok(None) => self.read_head(out, false).await?,
-                Err(_) => return Err(Broken::Bad("the workload's response is malformed or ambiguous")),
-            }
-        }
-    }
-
-    async fn read_head(&mut self, out: &mut Outbound, first: bool) -> Result<(), Broken> {
-        let (from, answer) = (&mut *self.from, &mut out.answer);
-        loop {
-            match self
-                .timer
-                .within(self.gate.limits.response_ms, |cx| answer.poll_fill(from, cx))
-                .await
-            {
-                Ok(Ok(1..)) => return Ok(()),
-                Ok(_) if first => return Err(Broken::Stale),
-                Ok(_) => {
-                    return Err(Broken::Bad(
-                        "the workload closed the connection within a response head",
-                    ));
-                }
-                // The bound counts from the request's end.
-                Err(_) if !self.sent.get() => {}
-                Err(_) => return Err(Broken::Timeout),
-            }
-        }
-    }
-
-    async fn body(&mut self, out: &mut Outbound, framing: Framing) -> Result<(), Broken> {
-        let mut body = Body::new(framing);
-        loop {
-            let fed = body.feed(out.answer.filled()).map_err(|_| Broken::Cut)?;
-            self.flush(out, fed.forward, if fed.done { body.tail() } else { b"" })
-                .await?;
-            out.answer.consume(fed.used);
-            if fed.done {
-                return Ok(());
-            }
-            let (from, answer) = (&mut *self.from, &mut out.answer);
-            match self
-                .timer
-                .within(self.gate.limits.body_idle_ms, |cx| answer.poll_fill(from, cx))
-                .await
-            {
-                Ok(Ok(1..)) => {}
-                Ok(Ok(0)) if framing == Framing::Close => return Ok(()),
-                _ => return Err(Broken::Cut),
-            }
-        }
-    }
-
-    /// Sends the rendered head, if any, the first `bytes` of what was read, and `tail`.
-    async fn flush(&mut self, out: &mut Outbound, bytes: usize, tail: &[u8]) -> Result<(), Broken> {
-        let bound_ms = self.gate.limits.body_idle_ms;
-        let part = out.answer.filled().get(..bytes).unwrap_or_default();
-        self.gate
-            .traffic
-            .count_out(out.reply.len() + part.len() + tail.len());
-        let written = if part.len() <= COPY_BYTES {
-            response::parts(&[part, tail], &mut out.reply);
-            self.write.write_all(&out.reply, self.timer, bound_ms).await
-        } else {
-            let head = self
-                .write
-                .write_both(&out.reply, part, self.timer, bound_ms)
-                .await;
-            if head.is_ok() {
-                self.write.write_all(tail, self.timer, bound_ms).await
-            } else {
-                head
-            }
-        };
-        out.reply.clear();
-        written.map_err(|_| Broken::Client)
-    }
 }

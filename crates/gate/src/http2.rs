@@ -3,37 +3,39 @@
 //! The workload speaks HTTP/1.1 or, with [`Protocol::H2c`], HTTP/2. hyper bounds frames and resets; this module
 //! bounds heads, idle connections and silent streams.
 
+mod body;
+mod client;
+
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http_body_util::{Either, Full};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::client::conn::{http1 as client1, http2 as client2};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::JoinSet;
 
-use crate::control::{Control, Elapsed, Phase, Timer};
+use crate::control::{Elapsed, Phase, Timer};
 use crate::forward::{Forwarding, Origin, stays_behind};
 use crate::gate::{Protocol, Shared};
 use crate::head::{Fields, Reject, RequestHead, Version};
 use crate::refusal::{self, Refusal};
 use crate::stream::{Prefixed, Stream};
-use crate::traffic::{Admitted, Traffic};
 use crate::{Admission, Judge};
+
+use self::body::{Held, Meter, Relayed, Sent};
+pub(crate) use self::client::Clients;
+use self::client::send;
 
 /// A peer that does not answer a ping for this long is gone.
 const PING: Duration = Duration::from_secs(20);
-/// Unused HTTP/1.1 connections kept for HTTP/2 clients.
-const IDLE_CLIENTS: usize = 64;
 
 /// The response given to hyper's server.
 type Answer<P> = http::Response<Either<Full<Bytes>, Relayed<P>>>;
@@ -363,275 +365,4 @@ fn relay<J: Judge>(
         _held: held,
     };
     http::Response::from_parts(head, Either::Right(body))
-}
-
-/// Lives as long as the response's body.
-struct Held<P> {
-    permit: P,
-    _admitted: Admitted,
-    _stream: OpenStream,
-}
-
-/// Counts the bytes of one stream and remembers when it last moved.
-#[derive(Clone)]
-struct Meter {
-    traffic: Rc<Traffic>,
-    control: Control,
-    activity: Rc<Activity>,
-    moved_ms: Rc<Cell<u64>>,
-}
-
-impl Meter {
-    fn new<J>(gate: &Shared<J>, activity: &Rc<Activity>) -> Self {
-        Self {
-            traffic: Rc::clone(&gate.traffic),
-            control: gate.control.clone(),
-            activity: Rc::clone(activity),
-            moved_ms: Rc::new(Cell::new(gate.control.now_ms())),
-        }
-    }
-
-    fn note(&self, frame: &Frame<Bytes>, count: fn(&Traffic, usize)) {
-        count(&self.traffic, frame.data_ref().map_or(0, Bytes::len));
-        self.moved_ms.set(self.control.now_ms());
-        self.activity.moved_ms.set(self.control.now_ms());
-    }
-
-    fn silent_ms(&self) -> u64 {
-        self.control.now_ms().saturating_sub(self.moved_ms.get())
-    }
-}
-
-/// A request body on its way to the workload.
-struct Sent {
-    inner: Incoming,
-    meter: Meter,
-}
-
-impl Body for Sent {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            self.meter.note(frame, Traffic::count_in);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-/// A response body on its way to the client; an error resets the stream, so a cut is never a clean end.
-pub(crate) struct Relayed<P> {
-    inner: Incoming,
-    timer: Timer,
-    idle_ms: u64,
-    meter: Meter,
-    _held: Held<P>,
-}
-
-impl<P> Unpin for Relayed<P> {}
-
-impl<P> Body for Relayed<P> {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                if let Some(Ok(frame)) = &frame {
-                    self.meter.note(frame, Traffic::count_out);
-                }
-                self.timer.arm(self.idle_ms);
-                Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other)))
-            }
-            Poll::Pending => self
-                .timer
-                .poll_due(cx)
-                .map(|Elapsed| Some(Err(io::ErrorKind::TimedOut.into()))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-/// hyper's connections to the workload.
-#[derive(Default)]
-pub(crate) struct Clients {
-    http1: RefCell<Vec<client1::SendRequest<Sent>>>,
-    http2: RefCell<Option<client2::SendRequest<Sent>>>,
-    tasks: Tasks,
-}
-
-impl std::fmt::Debug for Clients {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Clients")
-            .field("http1", &self.http1.borrow().len())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Clients {
-    /// Closes everything.
-    pub(crate) fn clear(&self) {
-        self.http1.borrow_mut().clear();
-        self.http2.take();
-        self.tasks.0.borrow_mut().abort_all();
-    }
-
-    /// Forgets connections that have ended.
-    pub(crate) fn expire(&self) {
-        self.http1.borrow_mut().retain(|client| !client.is_closed());
-        while self.tasks.0.borrow_mut().try_join_next().is_some() {}
-    }
-
-    fn spawn(&self, connection: impl Future<Output = ()> + 'static) {
-        hyper::rt::Executor::execute(&self.tasks, connection);
-    }
-
-    fn idle(&self) -> Option<client1::SendRequest<Sent>> {
-        let mut clients = self.http1.borrow_mut();
-        clients.retain(|client| !client.is_closed());
-        let ready = clients.iter().rposition(client1::SendRequest::is_ready)?;
-        Some(clients.swap_remove(ready))
-    }
-
-    fn keep(&self, client: client1::SendRequest<Sent>) {
-        let mut clients = self.http1.borrow_mut();
-        if clients.len() < IDLE_CLIENTS {
-            clients.push(client);
-        }
-    }
-}
-
-/// Sends one admitted request and waits for the response's head.
-async fn send<J: Judge>(
-    gate: &Shared<J>,
-    permit: &J::Permit,
-    request: http::Request<Sent>,
-    timer: &Timer,
-    meter: &Meter,
-) -> Result<http::Response<Incoming>, Box<Refusal>> {
-    let mut sending = pin!(async {
-        match gate.protocol {
-            Protocol::H2c => send2(gate, permit, request).await,
-            _ => send1(gate, permit, request).await,
-        }
-    });
-    let bound_ms = gate.limits.response_ms;
-    loop {
-        match timer.within(bound_ms, |cx| sending.as_mut().poll(cx)).await {
-            Ok(response) => return response,
-            // The bound counts from the request's end.
-            Err(Elapsed) if meter.silent_ms() < bound_ms => {}
-            Err(Elapsed) => return Err(Box::new(Refusal::upstream_timeout())),
-        }
-    }
-}
-
-async fn send1<J: Judge>(
-    gate: &Shared<J>,
-    permit: &J::Permit,
-    mut request: http::Request<Sent>,
-) -> Result<http::Response<Incoming>, Box<Refusal>> {
-    if let Some(mut client) = gate.clients.idle() {
-        match client.try_send_request(request).await {
-            Ok(response) => {
-                gate.clients.keep(client);
-                return Ok(response);
-            }
-            // Closed before the request left: it goes on a new connection, once.
-            Err(mut error) => match error.take_message() {
-                Some(unsent) => request = unsent,
-                None => return Err(failed(&error.into_error())),
-            },
-        }
-    }
-    let stream = gate
-        .pool
-        .connect(permit)
-        .await
-        .map_err(|error| Box::new(Refusal::upstream_unreachable(&error)))?
-        .stream;
-    let (mut client, connection) = client1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| failed(&e))?;
-    gate.clients.spawn(async move {
-        // The request's own future reports what goes wrong.
-        let _reported = connection.await;
-    });
-    let response = client
-        .send_request(request)
-        .await
-        .map_err(|error| failed(&error))?;
-    gate.clients.keep(client);
-    Ok(response)
-}
-
-async fn send2<J: Judge>(
-    gate: &Shared<J>,
-    permit: &J::Permit,
-    request: http::Request<Sent>,
-) -> Result<http::Response<Incoming>, Box<Refusal>> {
-    let known = gate
-        .clients
-        .http2
-        .borrow()
-        .as_ref()
-        .filter(|client| !client.is_closed())
-        .cloned();
-    let mut client = match known {
-        Some(client) => client,
-        None => connect2(gate, permit).await?,
-    };
-    client.ready().await.map_err(|error| failed(&error))?;
-    client.send_request(request).await.map_err(|error| failed(&error))
-}
-
-async fn connect2<J: Judge>(
-    gate: &Shared<J>,
-    permit: &J::Permit,
-) -> Result<client2::SendRequest<Sent>, Box<Refusal>> {
-    let stream = gate
-        .pool
-        .connect(permit)
-        .await
-        .map_err(|error| Box::new(Refusal::upstream_unreachable(&error)))?
-        .stream;
-    let handshake = client2::Builder::new(gate.clients.tasks.clone())
-        .timer(TokioTimer::new())
-        .handshake(TokioIo::new(stream));
-    let (client, connection) = handshake.await.map_err(|error| failed(&error))?;
-    gate.clients.spawn(async move {
-        // The requests' own futures report what goes wrong.
-        let _reported = connection.await;
-    });
-    *gate.clients.http2.borrow_mut() = Some(client.clone());
-    Ok(client)
-}
-
-fn failed(error: &hyper::Error) -> Box<Refusal> {
-    Box::new(Refusal::upstream_failed(&format!(
-        "the workload did not answer properly: {error}"
-    )))
 }
