@@ -18,6 +18,8 @@ const ANSWER_BYTES: usize = 64 * 1024;
 pub(crate) const COPY_BYTES: usize = 4 * 1024;
 /// Free buffers kept of each kind: a burst of this many allocates nothing.
 const SPARE: usize = 64;
+/// Kept while no request is in flight.
+const QUIET: usize = 4;
 
 /// A fixed array with a filled window.
 #[derive(Debug, Default)]
@@ -166,6 +168,11 @@ impl<T: Spare> FreeList<T> {
             value,
             home: Rc::clone(&self.0),
         }
+    }
+
+    /// Frees all but a few.
+    pub(crate) fn trim(&self) {
+        self.0.borrow_mut().truncate(QUIET);
     }
 }
 

@@ -33,7 +33,7 @@ pub enum Protocol {
     H2c,
     /// Any byte stream, decided at connect.
     Tcp,
-    /// Any byte stream; the workload gets the client's socket itself. See `docs` of [`Gate::new`].
+    /// Any byte stream; the workload gets the client's socket itself, as [`Gate::new`] says.
     Handover,
 }
 
@@ -259,6 +259,10 @@ async fn keep_house<J: Judge>(gate: Rc<Shared<J>>) {
         tokio::time::sleep(Duration::from_secs(1)).await;
         gate.pool.expire();
         gate.clients.expire();
+        if gate.traffic.in_flight() == 0 {
+            gate.inbound.trim();
+            gate.outbound.trim();
+        }
     }
 }
 

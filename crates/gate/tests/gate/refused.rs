@@ -256,3 +256,17 @@ fn a_draining_gate_can_leave_connections_to_the_next_process() {
     let (_, peer) = shared.accept().unwrap();
     assert_eq!(peer, client.stream.local_addr().unwrap());
 }
+
+#[test]
+fn a_gate_that_is_dropped_leaves_nothing_open() {
+    let workload = Workload::start(|conn| while conn.fill() {});
+    let rig = Rig::http(&workload);
+    let (mut idle, mut running) = (rig.client(), rig.client());
+    running.send(&get("/"));
+    rig.wait(|traffic| traffic.in_flight() == 1 && traffic.connections() == 2);
+    let addr = rig.addr;
+    drop(rig);
+    assert!(idle.rest().is_empty());
+    assert!(running.is_reset());
+    assert!(TcpStream::connect(addr).is_err());
+}

@@ -4,13 +4,36 @@ use crate::rig::{Client, Rig, Workload};
 
 const OVERSIZE: usize = 17 * 1024;
 
-/// (status, request). Each is sent in one go and, apart from that, byte by byte.
-fn shapes() -> Vec<(u16, String)> {
-    let get = |fields: &str| format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
-    let post = |fields: &str, body: &str| format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n{body}");
-    let chunked = |body: &str| post("Transfer-Encoding: chunked\r\n", body);
+/// A status, and a request that must be answered with it.
+type Shape = (u16, String);
+
+fn get(fields: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n")
+}
+
+fn post(fields: &str, body: &str) -> String {
+    format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n{body}")
+}
+
+fn chunked(body: &str) -> String {
+    post("Transfer-Encoding: chunked\r\n", body)
+}
+
+fn shapes() -> Vec<Shape> {
+    [
+        lengths(),
+        codings(),
+        chunks(),
+        lines(),
+        targets(),
+        connections(),
+        sizes(),
+    ]
+    .concat()
+}
+
+fn lengths() -> Vec<Shape> {
     vec![
-        // Lengths.
         (
             400,
             post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
@@ -29,7 +52,11 @@ fn shapes() -> Vec<(u16, String)> {
         (400, post("Content-Length: three\r\n", "abc")),
         (400, post("Content-Length:\r\n", "")),
         (400, post("Content-Length: 18446744073709551616\r\n", "abc")),
-        // Codings.
+    ]
+}
+
+fn codings() -> Vec<Shape> {
+    vec![
         (501, post("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n")),
         (400, post("Transfer-Encoding: chunked, gzip\r\n", "0\r\n\r\n")),
         (400, post("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n")),
@@ -60,7 +87,11 @@ fn shapes() -> Vec<(u16, String)> {
             400,
             "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(),
         ),
-        // Chunks.
+    ]
+}
+
+fn chunks() -> Vec<Shape> {
+    vec![
         (400, chunked("3 \r\nabc\r\n0\r\n\r\n")),
         (400, chunked("0x3\r\nabc\r\n0\r\n\r\n")),
         (400, chunked("-1\r\nabc\r\n0\r\n\r\n")),
@@ -77,7 +108,11 @@ fn shapes() -> Vec<(u16, String)> {
         ),
         (400, chunked("0\r\nHost : x\r\n\r\n")),
         (400, chunked("0\r\n x\r\n\r\n")),
-        // Lines and fields.
+    ]
+}
+
+fn lines() -> Vec<Shape> {
+    vec![
         (400, "GET / HTTP/1.1\nHost: h\n\n".into()),
         (400, "GET / HTTP/1.1\r\nHost: h\n\r\n".into()),
         (400, get("X: a\r\n b\r\n")),
@@ -89,7 +124,11 @@ fn shapes() -> Vec<(u16, String)> {
         (400, get("X\0: b\r\n")),
         (400, get("X: a\rb\r\n")),
         (400, get("X(: a\r\n")),
-        // Host and target.
+    ]
+}
+
+fn targets() -> Vec<Shape> {
+    vec![
         (400, "GET / HTTP/1.1\r\n\r\n".into()),
         (400, get("Host: h\r\n")),
         (400, get("Host: other\r\n")),
@@ -108,7 +147,11 @@ fn shapes() -> Vec<(u16, String)> {
         (505, "GET / x HTTP/1.1\r\nHost: h\r\n\r\n".into()),
         (505, "G T / HTTP/1.1\r\nHost: h\r\n\r\n".into()),
         (501, "CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n".into()),
-        // Connection and expectation.
+    ]
+}
+
+fn connections() -> Vec<Shape> {
+    vec![
         (
             400,
             post(
@@ -125,7 +168,11 @@ fn shapes() -> Vec<(u16, String)> {
         ),
         (400, get("Connection: Host\r\n")),
         (417, post("Expect: tea\r\nContent-Length: 3\r\n", "abc")),
-        // Versions and sizes.
+    ]
+}
+
+fn sizes() -> Vec<Shape> {
+    vec![
         (505, "GET / HTTP/2.0\r\nHost: h\r\n\r\n".into()),
         (505, "GET / HTTP/1.2\r\nHost: h\r\n\r\n".into()),
         (505, "GET / HTTP/0.9\r\nHost: h\r\n\r\n".into()),
