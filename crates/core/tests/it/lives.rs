@@ -4,7 +4,7 @@
 //! take the place of the object, of a copy of it, or of a stranger.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use proptest::prelude::*;
 use suijuris_core::governance::Action;
@@ -16,8 +16,11 @@ use suijuris_core::lineage::{
     Inception, Mutated, Outcome, Phase, Quarantined, Refused, Resumed, Seal, State, Statement, Stored,
     Terminated, Unsealed, Woke,
 };
+use suijuris_core::manifest::Manifest;
 use suijuris_core::memory::{Change, Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::time::{Span, Timestamp};
+
+use crate::manifest::manifest;
 
 /// The key of `epoch` of the object called `name`.
 pub(crate) fn epoch_key(name: &str, epoch: u64) -> SecretKey {
@@ -150,17 +153,37 @@ pub(crate) fn amended_schema() -> Schema {
     Schema::try_from(fields).unwrap()
 }
 
-/// Bundle `index`: even ones have the rich schema, odd ones the amended.
+/// The bundles of every life: even ones have the rich schema, odd ones the amended.
+pub(crate) fn manifests() -> &'static [(BundleId, Manifest)] {
+    static MANIFESTS: OnceLock<Vec<(BundleId, Manifest)>> = OnceLock::new();
+    let make = |index: usize| {
+        let memory = if index.is_multiple_of(2) {
+            rich_schema()
+        } else {
+            amended_schema()
+        };
+        let manifest = Manifest {
+            name: format!("rules-{index}"),
+            memory,
+            ..manifest()
+        };
+        Manifest::decode(&manifest.encode().unwrap()).unwrap()
+    };
+    MANIFESTS.get_or_init(|| (0..3).map(make).collect())
+}
+
+/// The id of bundle `index`; of one that is not at hand from 3 on.
 pub(crate) fn bundle(index: u8) -> BundleId {
-    BundleId::of(&[index])
+    manifests()
+        .get(usize::from(index))
+        .map_or_else(|| BundleId::of(&[index]), |(id, _)| *id)
 }
 
 pub(crate) fn bundles() -> impl Bundles {
-    let (rich, amended) = (Arc::new(rich_schema()), Arc::new(amended_schema()));
-    move |id: &BundleId| match (0..4).position(|index| bundle(index) == *id) {
-        Some(even) if even.is_multiple_of(2) => Some(Arc::clone(&rich)),
-        Some(_) => Some(Arc::clone(&amended)),
-        None => None,
+    let schemas = [rich_schema(), amended_schema()].map(Arc::new);
+    move |id: &BundleId| {
+        let index = manifests().iter().position(|(known, _)| known == id)?;
+        schemas.get(index % 2).cloned()
     }
 }
 

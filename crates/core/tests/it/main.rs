@@ -15,4 +15,5 @@ mod manifest;
 mod memory;
 mod transitions;
 mod values;
+mod vectors;
 mod writes;

@@ -1,0 +1,389 @@
+//! The golden vectors of `spec/vectors`: each is built anew and must be, byte for byte, what stands there.
+//!
+//! A difference means that the format changed, and with it every id that was ever given out. `SUIJURIS_VECTORS=write`
+//! writes them anew; that is for a new format version only.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Value as Json, json};
+use suijuris_core::codec;
+use suijuris_core::id::{BlobId, BundleId, Digest, ObjectId, RecordId};
+use suijuris_core::key::{Domain, SecretKey};
+use suijuris_core::lineage::{Checkpoint, Fault, Phase, State, Stored};
+use suijuris_core::manifest::Manifest;
+use suijuris_core::memory::tree::{self, Proof};
+use suijuris_core::memory::{Decimal, Kind, Memory, Plain, Value, Write};
+use suijuris_core::time::{Span, Timestamp};
+
+use crate::lives::{
+    KINDS, Life, assert_same, bundle, bundles, change, controller, epoch_key, fault_of, inception, manifests,
+    rich_schema,
+};
+use crate::manifest::manifest;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits = |pair| u8::from_str_radix(pair, 16).unwrap();
+    (0..text.len())
+        .step_by(2)
+        .map(|at| digits(&text[at..at + 2]))
+        .collect()
+}
+
+fn encoded<T: Serialize>(value: &T) -> String {
+    hex(&codec::encode(value).unwrap())
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../spec/vectors")
+        .join(name)
+}
+
+/// The vector as it stands in `spec/vectors`, after comparing it with the one built now.
+fn golden(name: &str, built: &Json) -> Json {
+    if std::env::var("SUIJURIS_VECTORS").as_deref() == Ok("write") {
+        let text = serde_json::to_string_pretty(built).unwrap() + "\n";
+        std::fs::write(path(name), text).unwrap();
+    }
+    let stands: Json = serde_json::from_str(&std::fs::read_to_string(path(name)).unwrap()).unwrap();
+    assert_eq!(
+        &stands, built,
+        "the format is no longer that of spec/vectors/{name}"
+    );
+    stands
+}
+
+fn key(seed: [u8; 32]) -> Json {
+    let key = SecretKey::from_seed(&seed).public();
+    json!({ "seed": hex(&seed), "public": key.to_string(), "commitment": key.commitment().hex() })
+}
+
+// proves B3
+#[test]
+fn ids() {
+    let bytes: [&[u8]; 3] = [b"", b"hello", &[0, 255]];
+    let built: Vec<Json> = bytes
+        .iter()
+        .map(|bytes| {
+            json!({
+                "bytes": hex(bytes),
+                "sha256": Digest::of(bytes).hex(),
+                "dag_cbor": RecordId::of(bytes).to_string(),
+                "raw": BlobId::of(bytes).to_string(),
+                "link": encoded(&RecordId::of(bytes)),
+            })
+        })
+        .collect();
+    let stands = golden("ids.json", &Json::Array(built));
+    let first = stands[0]["dag_cbor"].as_str().unwrap();
+    assert_eq!(first.parse(), Ok(ObjectId::of(b"")));
+}
+
+#[test]
+fn keys() {
+    let secret = SecretKey::from_seed(&[1; 32]);
+    let domains = [
+        ("suijuris/v1/record", Domain::Record),
+        ("suijuris/v1/checkpoint", Domain::Checkpoint),
+        ("suijuris/v1/approval", Domain::Approval),
+        ("suijuris/v1/identity-token", Domain::IdentityToken),
+    ];
+    let signatures: Vec<Json> = domains
+        .iter()
+        .map(|(name, domain)| json!({ "domain": name, "signature": secret.sign(*domain, b"hello").to_string() }))
+        .collect();
+    let built = json!({ "key": key([1; 32]), "bytes": hex(b"hello"), "signatures": signatures });
+    golden("keys.json", &built);
+}
+
+#[test]
+fn values() {
+    let set = |items: [Value; 3]| Value::Set(items.into());
+    let text = |text: &str| Value::String(text.into());
+    let built: Vec<Json> = [
+        Value::Bool(false),
+        Value::Int(-1),
+        Value::Int(i64::MIN),
+        Value::Decimal(Decimal(-125_000)),
+        text("é"),
+        Value::Bytes(vec![0, 255]),
+        Value::Timestamp(Timestamp(1_795_420_800_123)),
+        Value::Duration(Span(-1_500)),
+        Value::Enum("idle".into()),
+        set([Value::Int(24), Value::Int(-1), Value::Int(3)]),
+        set([text("b"), text("aa"), text("a")]),
+        Value::List(vec![text("b"), text("a")]),
+        Value::Map([("b".into(), Value::Int(1)), ("aa".into(), Value::Int(2))].into()),
+        Value::Record([("x".into(), Value::Bool(true))].into()),
+        Value::Commitment(Digest::of(b"salt and secret")),
+    ]
+    .iter()
+    .map(|value| json!({ "type": value.kind_name(), "plain": json!(Plain(value)), "encoding": encoded(value) }))
+    .collect();
+    for vector in golden("values.json", &Json::Array(built)).as_array().unwrap() {
+        let bytes = unhex(vector["encoding"].as_str().unwrap());
+        codec::decode::<Value>(&bytes, 1_000).unwrap();
+    }
+}
+
+#[test]
+fn memory_root() {
+    let mut memory = Memory::new(Arc::new(crate::lives::schema([
+        ("budget", rich_schema().field("budget").unwrap().clone()),
+        ("consent", rich_schema().field("consent").unwrap().clone()),
+        ("note", rich_schema().field("note").unwrap().clone()),
+    ])));
+    let born = memory.root();
+    let writes = change([("consent", Write::Set(Value::Bool(true))), ("note", Write::Unset)]);
+    memory.apply(&writes, Timestamp(1_000)).unwrap();
+    let leaves: Vec<Json> = memory
+        .iter()
+        .map(|(name, _, cell)| {
+            let leaf = tree::leaf(name.as_str(), cell.as_of, cell.value.as_ref());
+            json!({
+                "name": name.as_str(),
+                "as_of": cell.as_of.map(|at| at.0),
+                "value": cell.value.as_ref().map(encoded),
+                "leaf": leaf.hex(),
+            })
+        })
+        .collect();
+    let built = json!({
+        "empty": Memory::new(Arc::default()).root().hex(),
+        "schema": encoded(&**memory.schema()),
+        "born": born.hex(),
+        "leaves": leaves,
+        "root": memory.root().hex(),
+        "proof": encoded(&memory.prove("consent").unwrap()),
+    });
+    let stands = golden("memory-root.json", &built);
+    let proof: Proof = codec::decode(&unhex(stands["proof"].as_str().unwrap()), 10_000).unwrap();
+    assert!(proof.holds(&memory.root()));
+    assert!(!proof.holds(&born));
+}
+
+/// A life with every kind of record: lost writes, amended rules, a child, a journey, the end.
+fn whole_life() -> Life {
+    let mut life = Life::new("life");
+    life.live("woke");
+    let secret = Value::Commitment(Digest::of(b"salt and secret"));
+    let writes = change([
+        ("consent", Write::Set(Value::Bool(true))),
+        ("token", Write::Set(secret)),
+    ]);
+    life.write(writes, false).unwrap();
+    let more = Value::List(vec![Value::String("served".into())]);
+    life.write(change([("journal", Write::Append(more))]), false)
+        .unwrap();
+    for kind in ["seal", "dormant", "refused", "amended", "woke", "mutated"] {
+        life.live(kind);
+    }
+    life.write(
+        change([("title", Write::Set(Value::String("lost?".into())))]),
+        false,
+    )
+    .unwrap();
+    for kind in [
+        "unsealed",
+        "resumed",
+        "forked",
+        "dormant",
+        "departed",
+        "arrived",
+        "quarantined",
+        "terminated",
+    ] {
+        life.live(kind);
+    }
+    life
+}
+
+fn record(stored: &Stored) -> Json {
+    json!({
+        "kind": stored.record.body.kind(),
+        "id": stored.id.to_string(),
+        "memory": stored.record.memory.hex(),
+        "signed": stored.record.sig.is_some(),
+        "bytes": hex(&stored.bytes),
+    })
+}
+
+// proves A6, B3
+#[test]
+fn lineage() {
+    let life = whole_life();
+    let head = life.state.head();
+    let bundles_used = &manifests()[..2];
+    let built = json!({
+        "object": head.object.to_string(),
+        "controllers": (0..3).map(|index| key(*controller(index).seed())).collect::<Vec<_>>(),
+        "epoch_keys": (1..=4).map(|epoch| key(*epoch_key("life", epoch).seed())).collect::<Vec<_>>(),
+        "bundles": bundles_used.iter().map(|(id, manifest)| json!({
+            "id": id.to_string(), "manifest": encoded(manifest),
+        })).collect::<Vec<_>>(),
+        "records": life.chain.iter().map(record).collect::<Vec<_>>(),
+        "head": { "record": head.record.to_string(), "seq": head.seq, "epoch": head.epoch, "phase": head.phase,
+            "bundle": head.bundle.to_string(), "ruled_since": head.ruled_since.to_string(),
+            "unsealed": head.unsealed, "refused": head.refused },
+    });
+    let stands = golden("lineage.json", &built);
+    verify_lineage(&stands, &life.state);
+}
+
+/// Reads the vector as a stranger would: with the manifests it brings, and nothing else.
+fn verify_lineage(vector: &Json, expected: &State) {
+    let text = |json: &Json| json.as_str().unwrap().to_owned();
+    let schemas: Vec<_> = vector["bundles"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|bundle| {
+            let (id, manifest) = Manifest::decode(&unhex(&text(&bundle["manifest"]))).unwrap();
+            assert_eq!(id.to_string(), text(&bundle["id"]));
+            (id, Arc::new(manifest.memory))
+        })
+        .collect();
+    let at_hand = |id: &BundleId| {
+        schemas
+            .iter()
+            .find(|(known, _)| known == id)
+            .map(|(_, s)| Arc::clone(s))
+    };
+    let records = vector["records"].as_array().unwrap();
+    let read = |json: &Json| Stored::decode(unhex(&text(&json["bytes"]))).unwrap();
+    let mut state = State::begin(&read(&records[0]), &at_hand).unwrap();
+    for json in &records[1..] {
+        let stored = read(json);
+        state.apply(&stored, &at_hand).unwrap();
+        assert_eq!(stored.id.to_string(), text(&json["id"]));
+        assert_eq!(state.memory().root().hex(), text(&json["memory"]));
+    }
+    assert_same(&state, expected);
+    let kinds: std::collections::BTreeSet<_> = records.iter().map(|record| text(&record["kind"])).collect();
+    assert_eq!(kinds.len(), KINDS.len() + 1, "every kind occurs");
+}
+
+// proves B3
+#[test]
+fn an_object_is_another_when_any_part_of_its_definition_is() {
+    let id = |body, at, rules: u8, seed: u64| {
+        let schema = Arc::new(rich_schema());
+        let (state, stored) =
+            State::found(body, at, bundle(rules), schema, &epoch_key("life", seed)).unwrap();
+        assert_eq!(ObjectId::from(stored.id), state.head().object);
+        state.head().object
+    };
+    let (born, plain) = (Timestamp(1_000), || inception("life"));
+    let original = id(plain(), born, 0, 1);
+    assert_eq!(original, id(plain(), born, 0, 1));
+    let mut named = plain();
+    named.name = "lifE".into();
+    let mut owned = plain();
+    owned.controllers.swap(0, 1);
+    let mut easier = plain();
+    easier.threshold = 1;
+    let mut salted = plain();
+    salted.nonce[15] ^= 1;
+    let mut keyed = plain();
+    keyed.next = epoch_key("life", 2).public().commitment();
+    for other in [
+        id(named, born, 0, 1),
+        id(owned, born, 0, 1),
+        id(easier, born, 0, 1),
+        id(salted, born, 0, 1),
+        id(keyed, born, 0, 2),
+        id(plain(), Timestamp(1_001), 0, 1),
+        id(plain(), born, 2, 1),
+    ] {
+        assert_ne!(other, original);
+    }
+}
+
+#[test]
+fn checkpoint() {
+    let life = Life::in_phase(Phase::Active);
+    let bytes = Checkpoint::of(&life.state, 4_711, &life.waiting()).unwrap();
+    let built = json!({
+        "inception": hex(&life.chain[0].bytes),
+        "woke": hex(&life.chain[1].bytes),
+        "waiting_key": key(*life.waiting().seed()),
+        "position": 4_711,
+        "checkpoint": hex(&bytes),
+    });
+    let stands = golden("checkpoint.json", &built);
+    let read = unhex(stands["checkpoint"].as_str().unwrap());
+    let (state, position) = Checkpoint::open(&read, &bundles()).unwrap();
+    assert_eq!(position, 4_711);
+    assert_same(&state, &life.state);
+}
+
+#[test]
+fn bundle_manifest() {
+    let bytes = manifest().encode().unwrap();
+    let built = json!({ "id": BundleId::of(&bytes).to_string(), "manifest": hex(&bytes) });
+    let stands = golden("manifest.json", &built);
+    let (id, read) = Manifest::decode(&unhex(stands["manifest"].as_str().unwrap())).unwrap();
+    assert_eq!(id.to_string(), stands["id"].as_str().unwrap());
+    assert_eq!(read, manifest());
+    assert!(
+        read.memory
+            .iter()
+            .any(|(_, field)| matches!(field.kind, Kind::Record(_)))
+    );
+}
+
+/// Bytes that a reader must refuse, with the check that refuses them.
+#[test]
+fn refused_lineages() {
+    let life = whole_life();
+    let seal = life
+        .chain
+        .iter()
+        .position(|stored| stored.record.body.kind() == "seal")
+        .unwrap();
+    let mut altered = life.chain[seal - 1].record.clone();
+    altered.memory.0[0] ^= 1;
+    let altered = altered.store(None).unwrap();
+    let unsigned = life.chain[seal].record.clone().store(None).unwrap();
+    let stranger = life.chain[seal]
+        .record
+        .clone()
+        .store(Some(&SecretKey::from_seed(&[9; 32])))
+        .unwrap();
+    let cases = [
+        ("memory", seal - 1, &altered),
+        ("key: unsigned", seal, &unsigned),
+        ("key", seal, &stranger),
+        ("seq: a record missing", seal, &life.chain[seal + 1]),
+        ("seq: a record twice", seal, &life.chain[seal - 1]),
+    ];
+    let built: Vec<Json> = cases
+        .iter()
+        .map(|(check, after, stored)| {
+            json!({ "check": check, "in_place_of_record": after, "bytes": hex(&stored.bytes) })
+        })
+        .collect();
+    golden("refused.json", &Json::Array(built));
+    for (check, place, stored) in cases {
+        let mut chain: Vec<_> = life.chain[..place]
+            .iter()
+            .map(|stored| stored.bytes.clone())
+            .collect();
+        chain.push(stored.bytes.clone());
+        let fault = fault_of(crate::lives::fold(&chain));
+        let named = match fault {
+            Fault::Memory => check == "memory",
+            Fault::Unsigned("seal") => check == "key: unsigned",
+            Fault::Key => check == "key",
+            Fault::Seq { .. } => check.starts_with("seq"),
+            _ => false,
+        };
+        assert!(named, "{check}: {fault:?}");
+    }
+}
