@@ -40,6 +40,7 @@ use cgroup::Base;
 use handle::Channel;
 pub use handle::{FreezeError, Machine, SignalError};
 use plan::Plan;
+pub use plan::SpecError;
 pub use wire::{Fault, Step};
 use wire::{Order, Report};
 
@@ -123,7 +124,7 @@ pub struct Shortfall {
 pub enum StartError {
     /// The specification cannot be used.
     #[error("the machine's specification is unusable: {0}")]
-    Spec(String),
+    Spec(SpecError),
     /// The shim could not be executed.
     #[error("cannot execute {shim}; is the installation complete?")]
     Shim {
@@ -160,6 +161,12 @@ pub enum StartError {
     Io(#[from] io::Error),
 }
 
+impl From<SpecError> for StartError {
+    fn from(error: SpecError) -> Self {
+        Self::Spec(error)
+    }
+}
+
 /// Starts machines as processes.
 #[derive(Debug)]
 pub struct Process {
@@ -192,7 +199,7 @@ impl Process {
         let leaf = plan.request.cgroup.clone();
         let launched = self.launch_in(plan).await;
         if let (Err(_), Some(leaf)) = (&launched, &leaf) {
-            // The shim removes it where one got that far.
+            // Where no shim got as far as to remove it.
             let _ = leaf.remove();
         }
         launched

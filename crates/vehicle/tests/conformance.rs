@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use suijuris_vehicle::process::{Freezing, Isolation, Machine, Process, Shim, StartError, Step, Want};
+use suijuris_vehicle::process::{
+    Freezing, Isolation, Machine, Process, Shim, SpecError, StartError, Step, Want,
+};
 use suijuris_vehicle::{Driver, Exit, Mount, Network, Output, Signal, Spec, State};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
@@ -545,7 +547,7 @@ async fn what_needs_namespaces_is_refused(stage: &Stage) {
     for spec in [private, mounted] {
         let error = stage.driver.start(spec).await.unwrap_err();
         assert!(
-            matches!(&error, StartError::Spec(why) if why.contains("need")),
+            matches!(&error, StartError::Spec(SpecError::NeedsNamespaces(_))),
             "{error}"
         );
     }
