@@ -17,7 +17,7 @@ use crate::rules;
 pub const MAX_DEFINITION_BYTES: usize = 1 << 20;
 
 /// Size of `governance.cedar` at most, bytes.
-pub const MAX_GOVERNANCE_BYTES: usize = 1 << 20;
+pub const MAX_GOVERNANCE_BYTES: usize = suijuris_policy::MAX_SOURCE_BYTES;
 
 /// Size of a key file at most, bytes; an RSA key of 8,192 bits takes two thousand.
 pub(crate) const MAX_KEY_BYTES: usize = 16_384;

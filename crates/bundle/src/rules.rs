@@ -7,7 +7,7 @@ use crate::files::GOVERNANCE;
 use crate::report::{Diagnostic, Label, Severity};
 
 /// Code of text that is not Cedar.
-const SYNTAX: &str = "rules.syntax";
+const SYNTAX: &str = "rules.parse";
 
 /// Compiled rules with what the compiler has to say of them.
 pub(crate) struct Compiled {
@@ -21,7 +21,7 @@ pub(crate) fn compile(vocabulary: &Vocabulary, source: &str) -> Result<Compiled,
         let convert = |diagnostic| convert(source, diagnostic);
         diagnostics.into_iter().map(convert).collect::<Vec<_>>()
     };
-    match policy::compile(vocabulary, source, GOVERNANCE) {
+    match policy::compile(vocabulary, source) {
         Ok(compiled) => Ok(Compiled {
             findings: converted(compiled.findings),
             program: compiled.program,
