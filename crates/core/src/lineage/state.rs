@@ -294,15 +294,33 @@ impl State {
     /// [`Broken`] with the first check that fails. The state is then of no further use: drop it.
     pub fn apply(&mut self, next: &Stored, bundles: &impl Bundles) -> Result<(), Broken> {
         let record = &next.record;
-        self.try_apply(next, bundles).map_err(|fault| Broken {
+        self.take(next, bundles, checks::signature).map_err(|fault| Broken {
             seq: record.seq,
             fault,
         })
     }
 
-    fn try_apply(&mut self, next: &Stored, bundles: &impl Bundles) -> Result<(), Fault> {
+    /// Takes into the fold a record that this process itself made by [`State::extend`] on another copy of the state:
+    /// all checks but the signature's, which holds by making.
+    ///
+    /// # Errors
+    /// As [`State::apply`].
+    pub fn follow(&mut self, made: &Stored, bundles: &impl Bundles) -> Result<(), Broken> {
+        let record = &made.record;
+        self.take(made, bundles, |_| Ok(())).map_err(|fault| Broken {
+            seq: record.seq,
+            fault,
+        })
+    }
+
+    fn take(
+        &mut self,
+        next: &Stored,
+        bundles: &impl Bundles,
+        signature: impl Fn(&Record) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         self.head.check(&next.record)?;
-        checks::signature(&next.record)?;
+        signature(&next.record)?;
         self.change_memory(&next.record.body, &next.record.bundle, next.record.at, bundles)?;
         if self.memory.root() != next.record.memory {
             return Err(Fault::Memory);
