@@ -1,6 +1,6 @@
 //! The runtime's hand on the gate, and the gate's coarse clock.
 //!
-//! Every connection owns a [`Timer`]. Arming one is a store to a cell: the sweep looks at all of them every
+//! Every connection owns a timer. Arming one is a store to a cell: the sweep looks at all of them every
 //! [`TICK_MS`], so a request costs no timer entry. A change of phase wakes the same timers, so no connection needs
 //! a second wait for it. Single-threaded, like the gate.
 

@@ -9,20 +9,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
+use crate::accept::{accept, turn_away};
 use crate::buffer::{FreeList, Inbound, Outbound};
 use crate::control::{Control, Elapsed, Phase, Timer};
 use crate::forward::Forwarding;
 use crate::head::{HTTP2_PREFACE, RequestHead};
 use crate::http1::{self, End};
 use crate::limits::{LINGER_BYTES, Limits};
-use crate::refusal::{self, Refusal};
+use crate::refusal::Refusal;
 use crate::stream::Stream;
 use crate::traffic::{Open, Traffic};
 use crate::upstream::{Pool, Upstream};
 use crate::{Admission, Judge, handover, http2, tunnel};
-
-/// Pause after `accept` failed for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the workload speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,8 +221,7 @@ impl<J: Judge> Server<J> {
 
     fn cut(&mut self) {
         self.connections.abort_all();
-        self.gate.pool.clear();
-        self.gate.clients.clear();
+        self.gate.close_idle();
     }
 
     fn take_over(&mut self, handed: HandedOver) {
@@ -253,6 +250,12 @@ impl<J: Judge> Server<J> {
     }
 }
 
+impl<J> Drop for Server<J> {
+    fn drop(&mut self) {
+        self.gate.close_idle();
+    }
+}
+
 /// Cleans up what no connection would come by to clean.
 async fn keep_house<J: Judge>(gate: Rc<Shared<J>>) {
     loop {
@@ -278,34 +281,6 @@ fn ready_if(condition: bool) -> std::task::Poll<()> {
         std::task::Poll::Ready(())
     } else {
         std::task::Poll::Pending
-    }
-}
-
-/// The next connection; out of descriptors, it waits for some to be closed.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    loop {
-        match listener.accept().await {
-            Ok(accepted) => return accepted,
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
-    }
-}
-
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset
-    )
-}
-
-/// One connection too many: answered from here, without a task.
-fn turn_away(stream: &TcpStream, protocol: Protocol) {
-    if matches!(protocol, Protocol::Http | Protocol::H2c) {
-        // Best effort: reading what has come keeps the close from becoming a reset.
-        let _read = stream.try_read(&mut [0; 4096]);
-        let _written = stream.try_write(&refusal::render_http1(&Refusal::too_many_connections(), false));
     }
 }
 
@@ -390,5 +365,13 @@ impl<J: Judge> Shared<J> {
         let round = self.control.round();
         let asked = timer.until(|_| ready_if(self.control.round() != round)).await;
         asked.map_err(|Elapsed| Box::new(Refusal::hold_timeout()))
+    }
+}
+
+impl<J> Shared<J> {
+    /// Closes connections to the workload that serve nobody at present, and hyper's.
+    fn close_idle(&self) {
+        self.pool.clear();
+        self.clients.clear();
     }
 }

@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 
-use crate::buffer::{Buffer, Inbound, Loan};
+use crate::buffer::{Inbound, Loan};
 use crate::control::{Phase, Timer};
 use crate::forward::{self, Forwarding, Origin};
 use crate::gate::{Protocol, Shared};
@@ -28,7 +28,7 @@ use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::upstream::Lease;
 use crate::{Admission, Judge, tunnel};
 
-use self::exchange::{Broken, Delivered, Receiving, Sending};
+use self::exchange::{Broken, Delivered, Receiving, Sending, first_part, skip_request};
 
 /// How a connection ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -391,29 +391,4 @@ impl<J: Judge> Session<'_, J> {
             next => next,
         }
     }
-}
-
-/// Consumes a refused request if all of it is here.
-fn skip_request(input: &mut Buffer, wire: &Wire) -> bool {
-    let bytes = input.filled().get(wire.head_len..).unwrap_or_default();
-    match Body::new(wire.body).feed(bytes) {
-        Ok(fed) if fed.done => {
-            input.consume(wire.head_len + fed.used);
-            true
-        }
-        _ => false,
-    }
-}
-
-/// Appends what is here of the body to the composed head. True: that was all of it.
-fn first_part(body: &mut Body, buffers: &mut Inbound) -> Result<bool, Reject> {
-    let fed = body.feed(buffers.input.filled())?;
-    buffers
-        .request
-        .extend_from_slice(buffers.input.filled().get(..fed.forward).unwrap_or_default());
-    if fed.done {
-        buffers.request.extend_from_slice(body.tail());
-    }
-    buffers.input.consume(fed.used);
-    Ok(fed.done)
 }

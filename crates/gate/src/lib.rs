@@ -23,6 +23,7 @@ pub mod probe;
 pub mod refusal;
 pub mod traffic;
 
+mod accept;
 mod buffer;
 mod forward;
 mod gate;

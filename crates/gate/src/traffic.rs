@@ -177,3 +177,24 @@ impl Drop for Ended {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    #[test]
+    fn quiet_comes_when_the_last_admitted_ends() {
+        let traffic = Rc::<Traffic>::default();
+        let (first, second) = (traffic.admitted(), traffic.admitted());
+        let mut quiet = pin!(traffic.quiet());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(quiet.as_mut().poll(&mut cx).is_pending());
+        drop(first);
+        assert!(quiet.as_mut().poll(&mut cx).is_pending());
+        drop(second);
+        assert!(quiet.as_mut().poll(&mut cx).is_ready());
+        assert_eq!((traffic.in_flight(), traffic.requests()), (0, 2));
+    }
+}

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use crate::Judge;
-use crate::buffer::{Buffer, COPY_BYTES, Loan, Outbound};
+use crate::buffer::{Buffer, COPY_BYTES, Inbound, Loan, Outbound};
 use crate::control::{Phase, Timer};
 use crate::gate::Shared;
 use crate::head::{Framing, Reject, Wire};
@@ -39,6 +39,31 @@ pub(super) struct Delivered {
     pub(super) outbound: Loan<Outbound>,
     pub(super) answer: Answer,
     pub(super) kept_alive: bool,
+}
+
+/// Consumes a refused request if all of it is here.
+pub(super) fn skip_request(input: &mut Buffer, wire: &Wire) -> bool {
+    let bytes = input.filled().get(wire.head_len..).unwrap_or_default();
+    match Body::new(wire.body).feed(bytes) {
+        Ok(fed) if fed.done => {
+            input.consume(wire.head_len + fed.used);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Appends what is here of the body to the composed head. True: that was all of it.
+pub(super) fn first_part(body: &mut Body, buffers: &mut Inbound) -> Result<bool, Reject> {
+    let fed = body.feed(buffers.input.filled())?;
+    buffers
+        .request
+        .extend_from_slice(buffers.input.filled().get(..fed.forward).unwrap_or_default());
+    if fed.done {
+        buffers.request.extend_from_slice(body.tail());
+    }
+    buffers.input.consume(fed.used);
+    Ok(fed.done)
 }
 
 /// The request's direction.

@@ -1,0 +1,41 @@
+//! Taking connections from the listener, and turning away those that are too many.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::gate::Protocol;
+use crate::refusal::{self, Refusal};
+
+/// Pause after `accept` failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The next connection; out of descriptors, it waits for some to be closed.
+pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
+}
+
+/// One connection too many: answered from here, without a task.
+pub(crate) fn turn_away(stream: &TcpStream, protocol: Protocol) {
+    if matches!(protocol, Protocol::Http | Protocol::H2c) {
+        // Best effort: reading what has come keeps the close from becoming a reset.
+        let _read = stream.try_read(&mut [0; 4096]);
+        let _written = stream.try_write(&refusal::render_http1(&Refusal::too_many_connections(), false));
+    }
+}
