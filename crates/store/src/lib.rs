@@ -1,1 +1,31 @@
-//! The object on disk: lineage segments, checkpoint, recovery.
+//! The object on disk: lineage segments, checkpoint, waiting key, bundles, secrets; and how they survive a crash.
+//!
+//! [`found`] begins an object in a [`Home`]. One [`Writer`] at a time extends it; any number of [`Reader`]s look.
+//! Bytes and recovery rules: `spec/segments.md`. Not here: what records mean (core), who may write them (the runtime's
+//! decisions), when to seal (the runtime; [`Writer::uncovered`] tells it how much is open).
+//!
+//! The store blocks; a shell with an event loop awaits [`Ticket`]s, which a thread of the store then serves.
+
+mod chain;
+pub mod disk;
+mod founding;
+pub mod frame;
+mod home;
+mod keys;
+mod opening;
+mod queue;
+mod reader;
+pub mod secrets;
+pub mod shelf;
+mod ticket;
+mod writer;
+
+pub use chain::frames_of;
+pub use founding::{FoundError, Founding, found};
+pub use home::{Damage, Home, OpenError, Place};
+pub use opening::Depth;
+pub use reader::{Reader, Verified};
+pub use secrets::Secret;
+pub use shelf::{BundleFiles, Shelf};
+pub use ticket::Ticket;
+pub use writer::{CommitError, Draft, Recovery, Sign, Sizes, StageError, Writer};

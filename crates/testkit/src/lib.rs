@@ -1,3 +1,4 @@
 //! Test equipment: simulated clock, faulty disk, bench tables.
 
 pub mod bench;
+pub mod disk;

@@ -1,0 +1,250 @@
+//! An object's directory: where its files are, who may write, and the faults that its readers and writers share.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use suijuris_core::codec;
+use suijuris_core::id::{BundleId, ObjectId};
+use suijuris_core::lineage::{Broken, Unusable};
+
+use crate::disk::{self, Disk, Lock, Real};
+use crate::frame::HeaderFault;
+use crate::shelf;
+
+/// An object's directory on some disk. Holding one opens nothing.
+#[derive(Debug, Clone)]
+pub struct Home {
+    pub(crate) disk: Arc<dyn Disk>,
+    path: PathBuf,
+}
+
+/// A place in the lineage's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The segment file, by the position of its first record.
+    pub segment: u64,
+    /// Byte in the file.
+    pub offset: u64,
+    /// Position of the record that stands or would stand there.
+    pub seq: u64,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { segment, offset, seq } = self;
+        write!(f, "record {seq} (lineage/{segment:020}.seg, byte {offset})")
+    }
+}
+
+/// What is wrong at a [`Place`].
+#[derive(Debug, thiserror::Error)]
+pub enum Damage {
+    /// The segment's header.
+    #[error("the segment file is not usable")]
+    Header(#[from] HeaderFault),
+    /// The segment of another object.
+    #[error("the segment file belongs to object {0}")]
+    OtherObject(ObjectId),
+    /// The segment's header names another beginning than where the history stands.
+    #[error("the segment file does not continue the history here: one is missing, swapped or cut")]
+    OtherPlace,
+    /// The bytes are not those that were written.
+    #[error("its bytes are damaged")]
+    Altered,
+    /// Something other than zeros behind the last record.
+    #[error("there are bytes behind the end of the records")]
+    Trailing,
+    /// An intact record that does not continue the chain.
+    #[error("it does not fit the history before it")]
+    Broken(#[from] Broken),
+    /// An intact frame whose content is no record.
+    #[error("it is not a record")]
+    Encoding(#[from] codec::Error),
+    /// The history ends before a position that a checkpoint proves.
+    #[error("the history ends here, but a checkpoint proves records up to {0}: the end was cut off")]
+    Cut(u64),
+    /// The checkpoint stands for another history.
+    #[error("the checkpoint is not of this history")]
+    OtherCheckpoint,
+}
+
+/// Why an object cannot be opened. Nothing was changed on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No object is there.
+    #[error("{0} holds no object; found one with `suijuris up`, or name another directory")]
+    NotAnObject(PathBuf),
+    /// A writer is at work.
+    #[error("{path} is in use by {holder}; stop it first, or only read")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// `process <pid>`.
+        holder: String,
+    },
+    /// The history is not sound.
+    #[error("the history is not sound at {place}; restore the directory from a copy, nothing was changed")]
+    Damaged {
+        /// Where.
+        place: Place,
+        /// What.
+        #[source]
+        damage: Damage,
+    },
+    /// The checkpoint file.
+    #[error("the checkpoint cannot be used; move it away to have the whole history read instead")]
+    Checkpoint(#[from] Unusable),
+    /// A bundle that the history names.
+    #[error("bundle {id} cannot be used; put the bundle's own files back")]
+    Bundle {
+        /// The bundle.
+        id: BundleId,
+        /// Why.
+        #[source]
+        source: shelf::Error,
+    },
+    /// Neither waiting key is the one that the history commits to.
+    #[error(
+        "the waiting key is not the one the history commits to: records are missing at the end, or the key file is \
+         another object's; restore both from one copy"
+    )]
+    Key,
+    /// There is no waiting key.
+    #[error("the waiting key is missing: without `next.key` the object cannot continue; restore it from a copy")]
+    NoKey,
+    /// The disk.
+    #[error("cannot {what} {path}")]
+    Disk {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn disk<'a>(what: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Self + 'a {
+        move |source| Self::Disk {
+            what,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+impl Home {
+    /// The directory at `path` of the machine's own disk.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self::on(Arc::new(Real), path)
+    }
+
+    /// The directory at `path` of `disk`.
+    #[must_use]
+    pub fn on(disk: Arc<dyn Disk>, path: impl Into<PathBuf>) -> Self {
+        Self {
+            disk,
+            path: path.into(),
+        }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where sockets of a running object stand.
+    #[must_use]
+    pub fn run_dir(&self) -> PathBuf {
+        self.path.join("run")
+    }
+
+    pub(crate) fn lineage(&self) -> PathBuf {
+        self.path.join("lineage")
+    }
+
+    pub(crate) fn segment(&self, first: u64) -> PathBuf {
+        self.lineage().join(format!("{first:020}.seg"))
+    }
+
+    /// A segment that has no name yet.
+    pub(crate) fn unnamed_segment(&self) -> PathBuf {
+        self.lineage().join("next.tmp")
+    }
+
+    pub(crate) fn checkpoint(&self) -> PathBuf {
+        self.path.join("checkpoint")
+    }
+
+    pub(crate) fn next_key(&self) -> PathBuf {
+        self.path.join("next.key")
+    }
+
+    pub(crate) fn new_key(&self) -> PathBuf {
+        self.path.join("next.key.new")
+    }
+
+    pub(crate) fn bundles(&self) -> PathBuf {
+        self.path.join("bundles")
+    }
+
+    pub(crate) fn secrets(&self) -> PathBuf {
+        self.path.join("secrets")
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    /// Whether the directory holds an object.
+    ///
+    /// # Errors
+    /// [`OpenError::Disk`].
+    pub fn holds_object(&self) -> Result<bool, OpenError> {
+        Ok(!self.segments()?.is_empty())
+    }
+
+    /// Whether a writer is at work.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.disk.is_locked(&self.lock_path()).unwrap_or(false)
+    }
+
+    /// First positions of the segments, in order.
+    pub(crate) fn segments(&self) -> Result<Vec<u64>, OpenError> {
+        let dir = self.lineage();
+        let listed = disk::optional(self.disk.list(&dir)).map_err(OpenError::disk("list", &dir))?;
+        let first = |name: &String| name.strip_suffix(".seg").filter(|digits| digits.len() == 20)?.parse().ok();
+        let mut segments: Vec<u64> = listed.unwrap_or_default().iter().filter_map(first).collect();
+        segments.sort_unstable();
+        Ok(segments)
+    }
+
+    pub(crate) fn locked(&self) -> Result<Held, OpenError> {
+        let path = self.lock_path();
+        let whoami = format!("process {}", std::process::id());
+        // A reader that looks whether somebody writes holds the lock for some microseconds.
+        for _ in 0..20 {
+            match self.disk.lock(&path, &whoami).map_err(OpenError::disk("lock", &path))? {
+                Lock::Held(guard) => return Ok(Held(guard)),
+                Lock::Taken(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
+            }
+        }
+        match self.disk.lock(&path, &whoami).map_err(OpenError::disk("lock", &path))? {
+            Lock::Held(guard) => Ok(Held(guard)),
+            Lock::Taken(holder) => Err(OpenError::Locked {
+                path: self.path.clone(),
+                holder: if holder.is_empty() { "another process".to_owned() } else { holder },
+            }),
+        }
+    }
+}
+
+/// The right to write, until dropped.
+#[derive(Debug)]
+pub(crate) struct Held(#[expect(dead_code, reason = "held for its drop")] Box<dyn std::any::Any + Send + Sync>);

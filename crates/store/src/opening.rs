@@ -1,0 +1,204 @@
+//! From files to a verified state: the fold that readers and writers both begin with.
+
+use suijuris_core::lineage::{Broken, Checkpoint, Fault, State, Stored, Unusable};
+
+use crate::chain::{MAX_FRAME_BYTES, Step, Walk};
+use crate::disk;
+use crate::frame::FRAME_BYTES;
+use crate::home::{Damage, Home, OpenError, Place};
+use crate::shelf::Shelf;
+
+/// Size of a checkpoint file at most, bytes.
+const MAX_CHECKPOINT_BYTES: u64 = 64 << 20;
+/// Bits of a checkpoint's position that hold the byte; the rest hold the size of the frame before it.
+const OFFSET_BITS: u32 = 40;
+
+/// How much of the history is read at opening.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// What came after the checkpoint, and the record it stands on: time does not grow with the history. Damage further
+    /// back is found by the next whole reading.
+    Tail,
+    /// Every record from inception, with every signature; the checkpoint must agree.
+    Whole,
+}
+
+/// A state and where it ends.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) state: State,
+    pub(crate) end: Place,
+    /// Size of the last frame, bytes.
+    pub(crate) last_frame_bytes: u64,
+    /// Records read.
+    pub(crate) read: u64,
+    /// Whether the bytes at the end are those of a group that the writer's death cut short.
+    pub(crate) torn: bool,
+    pub(crate) checkpointed: Option<u64>,
+}
+
+/// The position that a checkpoint carries.
+pub(crate) const fn position(offset: u64, last_frame_bytes: u64) -> u64 {
+    last_frame_bytes << OFFSET_BITS | offset
+}
+
+/// Opens the object in `home`. `live` says that a writer may be at work: then bytes at the end that are no frame yet
+/// are not judged.
+///
+/// # Errors
+/// [`OpenError`].
+pub(crate) fn open(
+    home: &Home,
+    shelf: &Shelf,
+    depth: Depth,
+    live: bool,
+    progress: &mut dyn FnMut(Place),
+) -> Result<Opened, OpenError> {
+    let checkpoint = checkpoint(home, shelf)?;
+    let mut fold = match (&checkpoint, depth) {
+        (Some((state, position)), Depth::Tail) => Fold::behind(home, shelf, state.clone(), *position)?,
+        _ => Fold::new(home, shelf)?,
+    };
+    let expected = checkpoint.as_ref().map(|(state, _)| state);
+    let (end, torn) = fold.run(expected, live, progress)?;
+    if let Some(expected) = expected.filter(|expected| expected.head().seq >= end.seq) {
+        let damage = Damage::Cut(expected.head().seq);
+        return Err(OpenError::Damaged { place: end, damage });
+    }
+    let state = fold.state.ok_or_else(|| OpenError::NotAnObject(home.path().to_owned()))?;
+    Ok(Opened {
+        state,
+        end,
+        last_frame_bytes: fold.last_frame_bytes,
+        read: fold.read,
+        torn,
+        checkpointed: expected.map(|state| state.head().seq),
+    })
+}
+
+fn checkpoint(home: &Home, shelf: &Shelf) -> Result<Option<(State, u64)>, OpenError> {
+    let path = home.checkpoint();
+    let read = disk::optional(disk::read(&*home.disk, &path, MAX_CHECKPOINT_BYTES));
+    let Some(bytes) = read.map_err(OpenError::disk("read", &path))? else {
+        return Ok(None);
+    };
+    let missing = std::cell::Cell::new(None);
+    let bundles = |id: &_| {
+        missing.set(Some(*id));
+        suijuris_core::lineage::Bundles::schema(shelf, id)
+    };
+    match (Checkpoint::open(&bytes, &bundles), missing.get()) {
+        (Ok(opened), _) => Ok(Some(opened)),
+        (Err(Unusable::NoBundle), Some(id)) => Err(no_bundle(shelf, id)),
+        (Err(unusable), _) => Err(unusable.into()),
+    }
+}
+
+fn no_bundle(shelf: &Shelf, id: suijuris_core::id::BundleId) -> OpenError {
+    match shelf.bundle(&id) {
+        Err(source) => OpenError::Bundle { id, source },
+        Ok(_) => OpenError::Checkpoint(Unusable::NoBundle),
+    }
+}
+
+struct Fold<'a> {
+    walk: Walk<'a>,
+    shelf: &'a Shelf,
+    state: Option<State>,
+    last_frame_bytes: u64,
+    read: u64,
+}
+
+impl<'a> Fold<'a> {
+    fn new(home: &'a Home, shelf: &'a Shelf) -> Result<Self, OpenError> {
+        Ok(Self {
+            walk: Walk::from_start(home)?,
+            shelf,
+            state: None,
+            last_frame_bytes: 0,
+            read: 0,
+        })
+    }
+
+    /// Begins behind a checkpoint, once the record it stands on is seen to be there.
+    fn behind(home: &'a Home, shelf: &'a Shelf, state: State, position: u64) -> Result<Self, OpenError> {
+        let head = state.head();
+        let offset = position & ((1 << OFFSET_BITS) - 1);
+        let last_frame_bytes = position >> OFFSET_BITS;
+        let before = offset.saturating_sub(last_frame_bytes.min(MAX_FRAME_BYTES));
+        let mut walk = Walk::from_record(home, head.object, head.seq, before).map_err(|error| match error {
+            OpenError::Damaged { place, damage: Damage::OtherObject(_) } => OpenError::Damaged {
+                place,
+                damage: Damage::OtherCheckpoint,
+            },
+            other => other,
+        })?;
+        match walk.step()? {
+            Step::Record(_, stored) if stored.id == head.record => {}
+            Step::Record(..) => return Err(walk.damaged(Damage::OtherCheckpoint)),
+            Step::End(_) => return Err(walk.damaged(Damage::Cut(head.seq))),
+            Step::Bad(_) => return Err(walk.damaged(Damage::Altered)),
+        }
+        Ok(Self {
+            walk,
+            shelf,
+            state: Some(state),
+            last_frame_bytes,
+            read: 0,
+        })
+    }
+
+    fn run(
+        &mut self,
+        expected: Option<&State>,
+        live: bool,
+        progress: &mut dyn FnMut(Place),
+    ) -> Result<(Place, bool), OpenError> {
+        loop {
+            match self.walk.step()? {
+                Step::Record(place, stored) => {
+                    self.take(&stored, place)?;
+                    self.agree(expected, place)?;
+                    progress(place);
+                }
+                Step::End(place) | Step::Bad(place) if live => return Ok((place, false)),
+                Step::End(place) | Step::Bad(place) => return Ok((place, self.walk.assess()?)),
+            }
+        }
+    }
+
+    fn take(&mut self, stored: &Stored, place: Place) -> Result<(), OpenError> {
+        let taken = match &mut self.state {
+            Some(state) => state.apply(stored, self.shelf),
+            None => State::begin(stored, self.shelf).map(|state| self.state = Some(state)),
+        };
+        self.read += 1;
+        self.last_frame_bytes = (FRAME_BYTES + stored.bytes.len()) as u64;
+        taken.map_err(|broken| self.broken(broken, place))
+    }
+
+    fn broken(&self, broken: Broken, place: Place) -> OpenError {
+        match broken.fault {
+            Fault::NoBundle(id) => no_bundle(self.shelf, id),
+            _ => OpenError::Damaged {
+                place,
+                damage: broken.into(),
+            },
+        }
+    }
+
+    /// The checkpoint must say of its record what the history says.
+    fn agree(&self, expected: Option<&State>, place: Place) -> Result<(), OpenError> {
+        let (Some(expected), Some(state)) = (expected, &self.state) else {
+            return Ok(());
+        };
+        let later = expected.head().object == state.head().object && expected.head().seq != state.head().seq;
+        let same = later
+            || (expected.head() == state.head() && expected.memory().root() == state.memory().root());
+        if same {
+            return Ok(());
+        }
+        let damage = Damage::OtherCheckpoint;
+        Err(OpenError::Damaged { place, damage })
+    }
+}

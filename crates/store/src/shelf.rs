@@ -1,0 +1,137 @@
+//! Bundles that an object's history names: written once, checked against their ids whenever they are read.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use suijuris_core::bundle::{self, Bundle, MAX_GOVERNANCE_BYTES};
+use suijuris_core::id::BundleId;
+use suijuris_core::lineage::Bundles;
+use suijuris_core::manifest;
+use suijuris_core::memory::Schema;
+
+use crate::disk;
+use crate::home::Home;
+
+const MAX_PROGRAM_BYTES: u64 = 16 << 20;
+
+/// A bundle as three files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleFiles {
+    /// Canonical bytes of the manifest.
+    pub manifest: Vec<u8>,
+    /// The Cedar text.
+    pub governance: Vec<u8>,
+    /// Bytes of the decision program.
+    pub program: Vec<u8>,
+}
+
+impl BundleFiles {
+    /// Opens the bundle.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn open(&self) -> Result<Bundle, bundle::Error> {
+        Bundle::open(&self.manifest, self.governance.clone(), &self.program)
+    }
+}
+
+/// Why a bundle cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file is missing or cannot be read or written.
+    #[error("its file `{file}` cannot be used")]
+    Disk {
+        /// Which file.
+        file: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The files are not the bundle.
+    #[error(transparent)]
+    Bundle(#[from] bundle::Error),
+}
+
+/// The bundles of one object; each is read and checked once.
+#[derive(Debug)]
+pub struct Shelf {
+    home: Home,
+    open: Mutex<BTreeMap<BundleId, Arc<Bundle>>>,
+}
+
+impl Shelf {
+    /// The bundles in `home`; reads nothing yet.
+    #[must_use]
+    pub fn of(home: &Home) -> Self {
+        Self {
+            home: home.clone(),
+            open: Mutex::default(),
+        }
+    }
+
+    /// The bundle `id`, checked.
+    ///
+    /// # Errors
+    /// [`Error`] where a file is missing or is not the one that was named.
+    pub fn bundle(&self, id: &BundleId) -> Result<Arc<Bundle>, Error> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bundle) = open.get(id) {
+            return Ok(Arc::clone(bundle));
+        }
+        let files = self.files(id)?;
+        let bundle = Bundle::open_named(*id, &files.manifest, files.governance, &files.program)?;
+        let bundle = Arc::new(bundle);
+        open.insert(*id, Arc::clone(&bundle));
+        Ok(bundle)
+    }
+
+    /// The three files of bundle `id` as they stand.
+    ///
+    /// # Errors
+    /// [`Error::Disk`].
+    pub fn files(&self, id: &BundleId) -> Result<BundleFiles, Error> {
+        let dir = self.home.bundles().join(id.to_string());
+        let read = |file: &'static str, max: u64| {
+            disk::read(&*self.home.disk, &dir.join(file), max).map_err(|source| Error::Disk { file, source })
+        };
+        Ok(BundleFiles {
+            manifest: read("manifest", manifest::MAX_BYTES as u64)?,
+            governance: read("governance.cedar", MAX_GOVERNANCE_BYTES as u64)?,
+            program: read("program", MAX_PROGRAM_BYTES)?,
+        })
+    }
+
+    /// Puts a bundle on the shelf, durably, before a record names it. One that is there is left as it is.
+    ///
+    /// # Errors
+    /// [`Error`] where the files are not a bundle, or cannot be written.
+    pub fn put(&self, files: &BundleFiles) -> Result<Arc<Bundle>, Error> {
+        let bundle = files.open()?;
+        let id = bundle.id();
+        if let Ok(there) = self.bundle(&id) {
+            return Ok(there);
+        }
+        let (disk, shelf) = (&*self.home.disk, self.home.bundles());
+        let dir = shelf.join(id.to_string());
+        let made = |result: io::Result<()>| result.map_err(|source| Error::Disk { file: "bundles", source });
+        made(disk.create_dir(&shelf))?;
+        made(disk.sync_dir(self.home.path()))?;
+        made(disk.create_dir(&dir))?;
+        made(disk.sync_dir(&shelf))?;
+        for (file, bytes) in [
+            ("governance.cedar", &files.governance),
+            ("program", &files.program),
+            ("manifest", &files.manifest),
+        ] {
+            disk::replace(disk, &dir.join(file), bytes).map_err(|source| Error::Disk { file, source })?;
+        }
+        self.bundle(&id)
+    }
+}
+
+impl Bundles for Shelf {
+    fn schema(&self, id: &BundleId) -> Option<Arc<Schema>> {
+        Some(Arc::clone(self.bundle(id).ok()?.schema()))
+    }
+}

@@ -1,0 +1,191 @@
+//! Waiting until a staged record is durable, by blocking or as a future.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use suijuris_core::id::RecordId;
+
+use crate::writer::{CommitError, Shared};
+
+/// How far commits have come. Whoever waits and finds nobody at it commits for all.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    state: Mutex<Durable>,
+    moved: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Durable {
+    /// Positions below this are durable and published.
+    below: u64,
+    poisoned: Option<CommitError>,
+    leading: bool,
+    wanted: bool,
+    closed: bool,
+    wakers: Vec<(u64, Waker)>,
+}
+
+impl Durable {
+    fn answer(&self, seq: u64) -> Option<Result<(), CommitError>> {
+        if seq < self.below {
+            return Some(Ok(()));
+        }
+        self.poisoned.clone().map(Err)
+    }
+}
+
+impl Progress {
+    pub(crate) fn starting(below: u64) -> Self {
+        let state = Durable { below, ..Durable::default() };
+        Self {
+            state: Mutex::new(state),
+            moved: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Durable> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, guard: MutexGuard<'a, Durable>) -> MutexGuard<'a, Durable> {
+        self.moved.wait(guard).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything below `below` is durable and published.
+    pub(crate) fn advance(&self, below: u64) {
+        let mut state = self.lock();
+        state.below = below;
+        self.tell(state);
+    }
+
+    pub(crate) fn poison(&self, error: CommitError) {
+        let mut state = self.lock();
+        state.poisoned.get_or_insert(error);
+        self.tell(state);
+    }
+
+    pub(crate) fn check(&self) -> Result<(), CommitError> {
+        self.lock().poisoned.clone().map_or(Ok(()), Err)
+    }
+
+    /// Ends [`Progress::serve`].
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        self.tell(state);
+    }
+
+    fn tell(&self, mut state: MutexGuard<'_, Durable>) {
+        let (all, below) = (state.poisoned.is_some() || state.closed, state.below);
+        let ready: Vec<_> = state.wakers.extract_if(.., |(seq, _)| all || *seq < below).collect();
+        drop(state);
+        self.moved.notify_all();
+        ready.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    fn lead(&self, mut state: MutexGuard<'_, Durable>, shared: &Shared) {
+        state.leading = true;
+        drop(state);
+        shared.commit();
+        let mut state = self.lock();
+        state.leading = false;
+        drop(state);
+        self.moved.notify_all();
+    }
+
+    fn block(&self, seq: u64, shared: &Shared) -> Result<(), CommitError> {
+        loop {
+            let state = self.lock();
+            if let Some(answer) = state.answer(seq) {
+                return answer;
+            }
+            if state.leading {
+                drop(self.wait(state));
+            } else {
+                self.lead(state, shared);
+            }
+        }
+    }
+
+    fn poll(&self, seq: u64, waker: &Waker) -> Poll<Result<(), CommitError>> {
+        let mut state = self.lock();
+        if let Some(answer) = state.answer(seq) {
+            return Poll::Ready(answer);
+        }
+        match state.wakers.iter_mut().find(|(at, old)| *at == seq && old.will_wake(waker)) {
+            Some(_) => {}
+            None => state.wakers.push((seq, waker.clone())),
+        }
+        state.wanted = true;
+        drop(state);
+        self.moved.notify_all();
+        Poll::Pending
+    }
+
+    /// Commits for those who poll, until closed: the body of the committing thread.
+    pub(crate) fn serve(&self, shared: &Shared) {
+        loop {
+            let mut state = self.lock();
+            if state.closed {
+                return;
+            }
+            if state.leading || !state.wanted {
+                drop(self.wait(state));
+            } else {
+                state.wanted = false;
+                self.lead(state, shared);
+            }
+        }
+    }
+}
+
+/// A staged record on its way to the disk. It gets there whether or not anybody waits, with the next group at the
+/// latest when the writer is closed.
+///
+/// As a future it is cancel safe: dropping it gives up the waiting, not the record.
+#[derive(Debug)]
+#[must_use = "a record is durable only once its ticket says so"]
+pub struct Ticket {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) id: RecordId,
+    pub(crate) seq: u64,
+}
+
+impl Ticket {
+    /// The record.
+    #[must_use]
+    pub const fn id(&self) -> RecordId {
+        self.id
+    }
+
+    /// Its position.
+    #[must_use]
+    pub const fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Blocks until the record is durable and published. The caller commits itself if nobody else is at it, so that
+    /// one alone waits for nobody.
+    ///
+    /// # Errors
+    /// [`CommitError`]: the record may or may not be found at the next opening.
+    pub fn wait(&self) -> Result<(), CommitError> {
+        self.shared.progress.block(self.seq, &self.shared)
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<(), CommitError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.shared.progress.poll(self.seq, context.waker()) {
+            Poll::Pending => match Shared::serve(&self.shared) {
+                Ok(()) => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            },
+            ready @ Poll::Ready(_) => ready,
+        }
+    }
+}

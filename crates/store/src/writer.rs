@@ -1,0 +1,469 @@
+//! The one writer of an object: stage, commit in groups, publish.
+//!
+//! Commit order, the same for a group of one and of many:
+//! 1. *stage*: the record is made on the staged state, which runs every check of the chain; its frame is queued.
+//! 2. *write*: all that is queued goes to the segment with one write, into space that is already allocated and zeroed.
+//! 3. *sync*: one `fdatasync`.
+//! 4. *publish*: the published state follows record by record; watchers are told; a checkpoint is written if due.
+//! 5. *acknowledge*: tickets resolve.
+//!
+//! A wake is durable before step 1 in one thing: the fresh waiting key lies in `next.key.new`. After step 3 it takes the
+//! place of `next.key`. Recovery (`opening`) folds what step 2 left behind by the same checks as step 1.
+//!
+//! A write or sync that fails poisons the writer: what the disk holds is unknown, so nothing is acknowledged any more.
+//! A full disk is found before anything is staged, because space is allocated ahead; the last 64 KiB allocated are kept
+//! for the records with which an object goes to sleep. A new segment gets its name once its first group is durable.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+
+use suijuris_core::codec;
+use suijuris_core::id::{BundleId, Digest, RecordId};
+use suijuris_core::key::SecretKey;
+use suijuris_core::lineage::{self, Body, Broken, Checkpoint, State, Stored};
+use suijuris_core::time::Timestamp;
+
+use crate::disk;
+use crate::home::{Held, Home, OpenError};
+use crate::keys;
+use crate::opening::{self, Depth};
+use crate::queue::{Keys, Queue, Staged, Tail, size_bound};
+use crate::shelf::Shelf;
+use crate::ticket::{Progress, Ticket};
+
+/// Sizes of a store; the defaults are for production, tests make them small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// A segment gets no further record beyond this size, bytes. 64 MiB: a few hundred thousand records, a size that
+    /// copies and verifies in a second.
+    pub segment_bytes: u64,
+    /// Space allocated ahead at once, bytes. 1 MiB: some thousand records for one allocation of a millisecond.
+    pub extent_bytes: u64,
+    /// A checkpoint at least every so many records. 4,096: read again in some ten milliseconds after a crash.
+    pub checkpoint_records: u64,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            extent_bytes: 1 << 20,
+            checkpoint_records: 4_096,
+        }
+    }
+}
+
+/// Staged bytes at most; who stages beyond commits first.
+const MAX_QUEUED_BYTES: usize = 4 << 20;
+
+/// How a record is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// By the key that the chain wants now: the epoch's while the object is active, else the waiting one.
+    Now,
+    /// Not at all: the next signed record covers it.
+    Later,
+}
+
+/// A record to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// What it says.
+    pub body: Body,
+    /// When; a time before the head's is raised to it.
+    pub at: Timestamp,
+    /// The new rules, for an amendment; they must be on the shelf.
+    pub bundle: Option<BundleId>,
+    /// Signature.
+    pub sign: Sign,
+}
+
+/// Why a record is not staged; the staged state is as before.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The record does not continue the chain.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    /// The body is larger than a record may be.
+    #[error("the record would be up to {0} bytes, more than the {max} allowed; write less at once", max = lineage::MAX_BYTES)]
+    TooLarge(usize),
+    /// The body cannot be encoded.
+    #[error("the record cannot be encoded")]
+    Encoding(#[from] codec::Error),
+    /// The disk is full.
+    #[error("the disk is full; free some space, all acknowledged writes are kept")]
+    DiskFull,
+    /// The epoch's key died with the process that held it.
+    #[error("the key of epoch {0} is gone with the process that held it; record `unsealed` first")]
+    NoEpochKey(u64),
+    /// A record that rotates keys.
+    #[error("`woke` and `resumed` change the keys; record them by a wake")]
+    ByWakeOnly,
+    /// A commit failed, now or earlier.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// Why nothing is committed any more; the writer must be opened anew.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the store failed to {what}; nothing is acknowledged any more, open it again to see what the disk holds")]
+pub struct CommitError {
+    pub(crate) what: &'static str,
+    #[source]
+    pub(crate) source: Arc<io::Error>,
+}
+
+impl CommitError {
+    pub(crate) fn new(what: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self {
+            what,
+            source: Arc::new(source),
+        }
+    }
+
+    /// Whether the disk was full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.source.kind() == io::ErrorKind::StorageFull
+    }
+}
+
+/// What opening found and mended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovery {
+    /// Records read.
+    pub read: u64,
+    /// A group that was cut short before anybody was told of it was removed.
+    pub torn: bool,
+    /// A wake was durable, and its waiting key now took its place.
+    pub adopted_key: bool,
+}
+
+/// What the committer alone touches.
+struct Commits {
+    since_checkpoint: u64,
+    end: u64,
+    last_frame_bytes: u64,
+    /// The queue's buffers, to be used again.
+    spare: Queue,
+}
+
+type Watcher = Box<dyn Fn(&[Stored]) + Send + Sync>;
+
+/// What writer and tickets share. Locks are taken in the order of the fields.
+pub(crate) struct Shared {
+    commits: Mutex<Commits>,
+    staged: Mutex<Staged>,
+    published: RwLock<State>,
+    watchers: Mutex<Vec<Watcher>>,
+    pub(crate) progress: Progress,
+    home: Home,
+    shelf: Shelf,
+    sizes: Sizes,
+    thread: OnceLock<Result<(), CommitError>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("home", &self.home).finish_non_exhaustive()
+    }
+}
+
+/// The one writer of an object. Dropping it commits what is staged and writes a checkpoint, as far as the disk lets it;
+/// [`Writer::close`] says whether it did.
+#[derive(Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    _lock: Held,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Writer {
+    /// Takes the lock, reads as deep as asked, removes a torn end, settles the waiting key.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::Locked`] names the process that writes.
+    pub fn open(home: &Home, depth: Depth, sizes: Sizes) -> Result<(Self, Recovery), OpenError> {
+        if !home.holds_object()? {
+            return Err(OpenError::NotAnObject(home.path().to_owned()));
+        }
+        let held = home.locked()?;
+        let shelf = Shelf::of(home);
+        let opened = opening::open(home, &shelf, depth, false, &mut |_| {})?;
+        let (waiting, prepared) = keys::waiting(home, &opened.state.head().next)?;
+        let tail = Tail::mend(home, &opened)?;
+        if prepared {
+            keys::adopt(home).map_err(OpenError::disk("settle", &home.next_key()))?;
+        }
+        let recovery = Recovery {
+            read: opened.read,
+            torn: opened.torn,
+            adopted_key: prepared,
+        };
+        let head = opened.state.head();
+        let commits = Commits {
+            since_checkpoint: opened.checkpointed.map_or(sizes.checkpoint_records, |at| head.seq - at),
+            end: opened.end.offset,
+            last_frame_bytes: opened.last_frame_bytes,
+            spare: Queue::default(),
+        };
+        let shared = Shared {
+            commits: Mutex::new(commits),
+            progress: Progress::starting(opened.end.seq),
+            staged: Mutex::new(Staged::new(opened.state.clone(), Keys::waiting(waiting), tail)),
+            published: RwLock::new(opened.state),
+            watchers: Mutex::default(),
+            home: home.clone(),
+            shelf,
+            sizes,
+            thread: OnceLock::new(),
+        };
+        let writer = Self {
+            shared: Arc::new(shared),
+            _lock: held,
+        };
+        Ok((writer, recovery))
+    }
+
+    /// The state of everything durable. Commits wait while the guard is held: look, copy what is needed, drop it.
+    #[must_use]
+    pub fn published(&self) -> RwLockReadGuard<'_, State> {
+        self.shared.published.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the staged state: everything durable, and what is on its way.
+    pub fn staged<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&lock(&self.shared.staged).state)
+    }
+
+    /// Staged records that no signature covers yet.
+    #[must_use]
+    pub fn uncovered(&self) -> u64 {
+        self.staged(|state| state.head().uncovered())
+    }
+
+    /// The bundles.
+    #[must_use]
+    pub fn shelf(&self) -> &Shelf {
+        &self.shared.shelf
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn home(&self) -> &Home {
+        &self.shared.home
+    }
+
+    /// Calls `watcher` with each group of records once it is published. It runs where the commit runs, so it must be
+    /// quick: send a note, do not work.
+    pub fn watch(&self, watcher: impl Fn(&[Stored]) + Send + Sync + 'static) {
+        lock(&self.shared.watchers).push(Box::new(watcher));
+    }
+
+    /// Makes a record and puts it on its way. `woke` and `resumed` go by [`Writer::wake`].
+    ///
+    /// # Errors
+    /// [`StageError`]; nothing was staged.
+    pub fn stage(&self, draft: Draft) -> Result<Ticket, StageError> {
+        self.stage_with(|_| Ok(draft))
+    }
+
+    /// As [`Writer::stage`], with the draft made from the very state that it will extend.
+    ///
+    /// # Errors
+    /// What `make` says, or [`StageError`]; nothing was staged.
+    pub fn stage_with<E: From<StageError>>(
+        &self,
+        make: impl FnOnce(&State) -> Result<Draft, E>,
+    ) -> Result<Ticket, E> {
+        let shared = &self.shared;
+        shared.progress.check().map_err(StageError::from)?;
+        let mut staged = shared.relieved().map_err(StageError::from)?;
+        let draft = make(&staged.state)?;
+        if matches!(draft.body, Body::Woke(_) | Body::Resumed(_)) {
+            return Err(StageError::ByWakeOnly.into());
+        }
+        shared.make_room(&mut staged, &draft.body)?;
+        staged.extend(draft, &shared.shelf)?;
+        let head = staged.state.head();
+        Ok(Ticket {
+            shared: Arc::clone(shared),
+            id: head.record,
+            seq: head.seq,
+        })
+    }
+
+    /// Begins an activation: records what `make` returns for the commitment to the next epoch's key, which `seed`
+    /// (32 fresh random bytes) yields, and returns once it is durable. The key that waited becomes the epoch's.
+    ///
+    /// # Errors
+    /// What `make` says, or [`StageError`]. After [`StageError::Commit`] the wake may or may not be found at the next
+    /// opening; otherwise nothing happened.
+    pub fn wake<E: From<StageError>>(
+        &self,
+        seed: &[u8; 32],
+        at: Timestamp,
+        make: impl FnOnce(&State, Digest) -> Result<Body, E>,
+    ) -> Result<RecordId, E> {
+        let shared = &self.shared;
+        // Held throughout: the prepared key must not be replaced before the record that commits to it is durable.
+        let mut commits = lock(&shared.commits);
+        shared.commit_all(&mut commits).map_err(StageError::from)?;
+        let fresh = SecretKey::from_seed(seed);
+        let mut staged = lock(&shared.staged);
+        let body = make(&staged.state, fresh.public().commitment())?;
+        shared.make_room(&mut staged, &body)?;
+        keys::prepare(&shared.home, &fresh).map_err(|error| shared.unprepared(error))?;
+        staged.rotate(body, at, fresh, &shared.shelf)?;
+        let id = staged.state.head().record;
+        drop(staged);
+        shared.commit_all(&mut commits).map_err(StageError::from)?;
+        keys::adopt(&shared.home)
+            .map_err(|error| StageError::from(shared.poison(CommitError::new("settle the waiting key")(error))))?;
+        Ok(id)
+    }
+
+    /// Commits everything staged.
+    ///
+    /// # Errors
+    /// [`CommitError`].
+    pub fn flush(&self) -> Result<(), CommitError> {
+        self.shared.commit_all(&mut lock(&self.shared.commits))
+    }
+
+    /// Commits everything staged, writes a checkpoint and gives up the lock.
+    ///
+    /// # Errors
+    /// [`CommitError`]: of the commit, or of the checkpoint alone, without which nothing is lost.
+    pub fn close(self) -> Result<(), CommitError> {
+        self.shared.finish()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Whoever wants to know calls `close`; what was acknowledged is durable either way.
+        let _ = self.shared.finish();
+        self.shared.progress.close();
+    }
+}
+
+impl Shared {
+    /// The staged state, with room in its queue.
+    fn relieved(&self) -> Result<MutexGuard<'_, Staged>, CommitError> {
+        loop {
+            let staged = lock(&self.staged);
+            if staged.queue.len_bytes() < MAX_QUEUED_BYTES {
+                return Ok(staged);
+            }
+            drop(staged);
+            self.commit_all(&mut lock(&self.commits))?;
+        }
+    }
+
+    fn make_room(&self, staged: &mut Staged, body: &Body) -> Result<(), StageError> {
+        let bound = size_bound(body)?;
+        if bound > lineage::MAX_BYTES {
+            return Err(StageError::TooLarge(bound));
+        }
+        match staged.make_room(&self.home, &self.sizes, bound, body) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StageError::DiskFull),
+            Err(error) => Err(self.poison(CommitError::new("allocate space")(error)).into()),
+        }
+    }
+
+    fn unprepared(&self, error: io::Error) -> StageError {
+        if error.kind() == io::ErrorKind::StorageFull {
+            return StageError::DiskFull;
+        }
+        self.poison(CommitError::new("write the waiting key")(error)).into()
+    }
+
+    fn poison(&self, error: CommitError) -> CommitError {
+        self.progress.poison(error.clone());
+        error
+    }
+
+    /// Commits what is queued, for all who wait; they learn the outcome from the progress.
+    pub(crate) fn commit(&self) {
+        let _ = self.commit_all(&mut lock(&self.commits));
+    }
+
+    fn commit_all(&self, commits: &mut Commits) -> Result<(), CommitError> {
+        self.progress.check()?;
+        let mut queue = std::mem::take(&mut commits.spare);
+        std::mem::swap(&mut lock(&self.staged).queue, &mut queue);
+        let Some(last) = queue.records.last() else {
+            commits.spare = queue;
+            return Ok(());
+        };
+        let below = last.record.seq.saturating_add(1);
+        queue.write(&self.home).map_err(|error| self.poison(error))?;
+        commits.end = queue.end();
+        commits.last_frame_bytes = queue.last_frame_bytes();
+        commits.since_checkpoint += queue.records.len() as u64;
+        self.publish(&queue.records)?;
+        let sleeps = queue.records.iter().any(|stored| matches!(stored.record.body, Body::Dormant(_)));
+        if sleeps || commits.since_checkpoint >= self.sizes.checkpoint_records {
+            // Only a short cut: the next group, the closing, or the next opening makes up for a failed one.
+            let _ = self.write_checkpoint(commits);
+        }
+        queue.clear();
+        commits.spare = queue;
+        self.progress.advance(below);
+        Ok(())
+    }
+
+    fn publish(&self, records: &[Stored]) -> Result<(), CommitError> {
+        let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+        for stored in records {
+            published.follow(stored, &self.shelf).map_err(|broken| {
+                self.poison(CommitError::new("publish what it wrote")(io::Error::other(broken)))
+            })?;
+        }
+        drop(published);
+        for watcher in lock(&self.watchers).iter() {
+            watcher(records);
+        }
+        Ok(())
+    }
+
+    fn write_checkpoint(&self, commits: &mut Commits) -> io::Result<()> {
+        let waiting = lock(&self.staged).keys.waiting.clone();
+        let position = opening::position(commits.end, commits.last_frame_bytes);
+        let published = self.published.read().unwrap_or_else(PoisonError::into_inner);
+        if waiting.public().commitment() != published.head().next {
+            return Ok(());
+        }
+        let bytes = Checkpoint::of(&published, position, &waiting).map_err(io::Error::other)?;
+        drop(published);
+        disk::replace(&*self.home.disk, &self.home.checkpoint(), &bytes)?;
+        commits.since_checkpoint = 0;
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<(), CommitError> {
+        let mut commits = lock(&self.commits);
+        self.commit_all(&mut commits)?;
+        if commits.since_checkpoint == 0 {
+            return Ok(());
+        }
+        self.write_checkpoint(&mut commits).map_err(CommitError::new("write the checkpoint"))
+    }
+
+    /// Lets a thread commit for those who poll; started by the first of them.
+    pub(crate) fn serve(this: &Arc<Self>) -> Result<(), CommitError> {
+        let start = || {
+            let shared = Arc::clone(this);
+            let run = move || shared.progress.serve(&shared);
+            let started = std::thread::Builder::new().name("store-commit".to_owned()).spawn(run);
+            started.map(drop).map_err(CommitError::new("start its committing thread"))
+        };
+        this.thread.get_or_init(start).clone()
+    }
+}
