@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::resident::Resident;
 
+pub(crate) use routes::holds_left;
 pub use stream::Feed;
 
 /// Connections open at most; a workload has few.
@@ -42,7 +43,10 @@ pub struct BindError {
 /// [`BindError`] where the directory cannot be written or the path is too long (107 bytes).
 pub fn bind(path: &Path) -> Result<UnixListener, BindError> {
     use std::os::unix::fs::PermissionsExt as _;
-    let error = |source| BindError { path: path.to_owned(), source };
+    let error = |source| BindError {
+        path: path.to_owned(),
+        source,
+    };
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(error)?;
     }
@@ -75,7 +79,10 @@ async fn connection(socket: UnixStream, resident: Rc<Resident>) {
         async move { Ok::<_, std::convert::Infallible>(routes::answer(&resident, request).await) }
     });
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(64 * 1024);
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(64 * 1024);
     // A connection that breaks is the workload's affair; what it asked for is done or not done by then.
     let _ = server.serve_connection(TokioIo::new(socket), service).await;
 }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use suijuris_core::inputs::{Host, Request, Trigger};
 use suijuris_core::governance::TriggerKind;
+use suijuris_core::inputs::{Caller, Host, Request, Trigger};
 use suijuris_core::lineage::Fired;
 
 /// What `--help` says.
@@ -39,6 +39,9 @@ pub struct Launch {
     pub request: Option<Request>,
     /// Who proposes: `caller`, `timer`, `controller` or `host`.
     pub by: String,
+    /// The caller, where a verified one proposes.
+    #[serde(default)]
+    pub caller: Option<Caller>,
     /// Timer occurrences that this wake deals with.
     #[serde(default)]
     pub fired: Fired,
@@ -50,8 +53,18 @@ pub struct Launch {
 impl Default for Launch {
     /// A machine that somebody just started.
     fn default() -> Self {
-        let host = Host { provider: "process".to_owned(), ..Host::default() };
-        Self { trigger: Trigger::new(TriggerKind::Boot), request: None, by: "host".to_owned(), fired: Fired::new(), host }
+        let host = Host {
+            provider: "process".to_owned(),
+            ..Host::default()
+        };
+        Self {
+            trigger: Trigger::new(TriggerKind::Boot),
+            request: None,
+            by: "host".to_owned(),
+            caller: None,
+            fired: Fired::new(),
+            host,
+        }
     }
 }
 
@@ -131,12 +144,17 @@ pub fn parse(
         }
     }
     let data = data.ok_or(UsageError::NoData)?;
-    let address = |text: String| text.parse().map_err(|_| UsageError::Value("--listen", format!("`{text}` is no ADDRESS:PORT")));
+    let address = |text: String| {
+        text.parse()
+            .map_err(|_| UsageError::Value("--listen", format!("`{text}` is no ADDRESS:PORT")))
+    };
     let listen = listen.filter(|_| listen_fd.is_none()).map(address).transpose()?;
     if listen.is_none() && listen_fd.is_none() {
         return Err(UsageError::NoListen);
     }
-    let read = |text: String| serde_json::from_str(&text).map_err(|error| UsageError::Value("--launch", error.to_string()));
+    let read = |text: String| {
+        serde_json::from_str(&text).map_err(|error| UsageError::Value("--launch", error.to_string()))
+    };
     Ok(Asked::Run(Box::new(Config {
         object_dir: object_dir.unwrap_or_else(|| data.clone()),
         agent_socket: agent_socket.unwrap_or_else(|| data.join("run").join("agent.sock")),
@@ -158,7 +176,9 @@ mod tests {
 
     #[test]
     fn arguments_say_how_to_run() {
-        let Ok(Asked::Run(config)) = run(&["--data", "/d", "--listen", "127.0.0.1:0"]) else { panic!("runs") };
+        let Ok(Asked::Run(config)) = run(&["--data", "/d", "--listen", "127.0.0.1:0"]) else {
+            panic!("runs")
+        };
         assert_eq!(config.agent_socket, PathBuf::from("/d/run/agent.sock"));
         assert_eq!(config.launch.trigger.kind, TriggerKind::Boot);
         assert!(matches!(run(&["--help"]), Ok(Asked::Help)));

@@ -63,7 +63,12 @@ impl Holds {
     /// Names in force.
     #[must_use]
     pub fn names(&self, now: Instant) -> BTreeSet<String> {
-        self.0.borrow().iter().filter(|(_, until)| **until > now).map(|(name, _)| name.clone()).collect()
+        self.0
+            .borrow()
+            .iter()
+            .filter(|(_, until)| **until > now)
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// Names in force with the time they have left.
@@ -80,7 +85,12 @@ impl Holds {
     /// When the next one ends.
     #[must_use]
     pub fn next_end(&self, now: Instant) -> Option<Instant> {
-        self.0.borrow().values().filter(|until| **until > now).min().copied()
+        self.0
+            .borrow()
+            .values()
+            .filter(|until| **until > now)
+            .min()
+            .copied()
     }
 }
 
@@ -114,6 +124,10 @@ mod tests {
         }
         assert_eq!(holds.take("more", second, now), Err(Error::TooMany));
         assert_eq!(holds.take("7", second, now), Ok(()), "an old one is prolonged");
-        assert_eq!(holds.take("more", second, now + second), Ok(()), "ended ones make room");
+        assert_eq!(
+            holds.take("more", second, now + second),
+            Ok(()),
+            "ended ones make room"
+        );
     }
 }

@@ -3,10 +3,13 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use suijuris_api::{Problem, verdict};
 use suijuris_core::decide::{self, Permit, Refused};
-use suijuris_core::governance::{Action, Facts, Principal as PrincipalFacts, Protocol, Request as RequestFacts};
+use suijuris_core::governance::{
+    Action, Facts, Principal as PrincipalFacts, Protocol, Request as RequestFacts,
+};
 use suijuris_core::inputs::{Caller, Principal, Request};
 use suijuris_gate::{Admission, Forwarding, Judge, Refusal, RequestHead, Version};
 
@@ -83,13 +86,17 @@ fn admit(resident: &Resident, head: &RequestHead<'_>, out: &mut Forwarding) -> A
     let forwarded = push_identity(resident, &caller, out);
     match judge(resident, &caller, &request) {
         Ok(permit) if forwarded => Admission::Forward(permit),
-        Ok(_) => refuse(Problem::new(500, "identity_header", "The identity headers cannot be written")),
+        Ok(_) => refuse(Problem::new(
+            500,
+            "identity_header",
+            "The identity headers cannot be written",
+        )),
         Err(_refused) => refuse(explain(resident, caller, request.to_inputs(resident))),
     }
 }
 
 fn connect(resident: &Resident, peer: SocketAddr) -> Admission<Permit> {
-    let (caller, request) = (Rc::new(Caller::default()), Asked::connection(resident, peer));
+    let (caller, request) = (resident.anonymous(), Asked::connection(resident, peer));
     match judge(resident, &caller, &request) {
         Ok(permit) => Admission::Forward(permit),
         Err(_refused) => refuse(explain(resident, caller, request.to_inputs(resident))),
@@ -105,17 +112,24 @@ fn wrong_object(resident: &Resident, head: &RequestHead<'_>) -> Option<Problem> 
     })
 }
 
-fn caller(resident: &Resident, head: &RequestHead<'_>) -> Result<Rc<Caller>, Problem> {
-    let Some(header) = head.header("authorization") else { return Ok(resident.anonymous()) };
-    resident.verify_caller(header).map_err(|why| {
-        Problem::new(401, "invalid_token", "The caller's token is not valid").with_detail(why)
-    })
+fn caller(resident: &Resident, head: &RequestHead<'_>) -> Result<Arc<Caller>, Problem> {
+    let Some(header) = head.header("authorization") else {
+        return Ok(resident.anonymous());
+    };
+    resident
+        .verify_caller(header)
+        .map_err(|why| Problem::new(401, "invalid_token", "The caller's token is not valid").with_detail(why))
 }
 
 fn push_identity(resident: &Resident, caller: &Caller, out: &mut Forwarding) -> bool {
-    let subject = caller.subject.as_deref().map_or(Ok(()), |subject| out.push(CALLER_HEADER, subject));
+    let subject = caller
+        .subject
+        .as_deref()
+        .map_or(Ok(()), |subject| out.push(CALLER_HEADER, subject));
     out.push(OBJECT_HEADER, resident.id()).is_ok()
-        && resident.with_epoch_text(|epoch| out.push(EPOCH_HEADER, epoch)).is_ok()
+        && resident
+            .with_epoch_text(|epoch| out.push(EPOCH_HEADER, epoch))
+            .is_ok()
         && subject.is_ok()
 }
 
@@ -138,16 +152,28 @@ impl<'a> Asked<'a> {
             (_, Version::Http2) => Protocol::Http2,
             _ => Protocol::Http1,
         };
-        let value = |name: &String| head.header(name).and_then(|value| std::str::from_utf8(value).ok());
+        let value = |name: &String| {
+            head.header(name)
+                .and_then(|value| std::str::from_utf8(value).ok())
+        };
         Self {
             protocol,
             peer: head.peer,
             method: head.method,
             path: head.path,
             query: head.query.unwrap_or_default(),
-            host: head.host.unwrap_or_default(),
-            content_length: head.content_length.map(|length| i64::try_from(length).unwrap_or(i64::MAX)),
-            headers: resident.bundle().rules.vocabulary.headers.iter().map(value).collect(),
+            host: head.host,
+            content_length: head
+                .content_length
+                .map(|length| i64::try_from(length).unwrap_or(i64::MAX)),
+            headers: resident
+                .bundle()
+                .rules
+                .vocabulary
+                .headers
+                .iter()
+                .map(value)
+                .collect(),
         }
     }
 
@@ -179,7 +205,9 @@ impl<'a> Asked<'a> {
 
     fn to_inputs(&self, resident: &Resident) -> Request {
         let names = resident.bundle().rules.vocabulary.headers.iter();
-        let headers = names.zip(&self.headers).filter_map(|(name, value)| Some((name.clone(), (*value)?.to_owned())));
+        let headers = names
+            .zip(&self.headers)
+            .filter_map(|(name, value)| Some((name.clone(), (*value)?.to_owned())));
         Request {
             method: self.method.to_owned(),
             path: self.path.to_owned(),
@@ -193,11 +221,16 @@ impl<'a> Asked<'a> {
     }
 }
 
-fn judge(resident: &Resident, caller: &Rc<Caller>, request: &Asked<'_>) -> Result<Permit, Refused> {
+fn judge(resident: &Resident, caller: &Arc<Caller>, request: &Asked<'_>) -> Result<Permit, Refused> {
     let answer = resident.with_object(|view, object| {
         let audience: Vec<&str> = caller.audience.iter().map(String::as_str).collect();
         let scopes: Vec<&str> = caller.scopes.iter().map(String::as_str).collect();
-        let claims: Vec<_> = view.vocabulary.claims.keys().map(|name| caller.claims.get(name).cloned()).collect();
+        let claims: Vec<_> = view
+            .vocabulary
+            .claims
+            .keys()
+            .map(|name| caller.claims.get(name).cloned())
+            .collect();
         let principal = PrincipalFacts::Caller(suijuris_core::governance::Caller {
             authenticated: caller.authenticated,
             subject: caller.subject.as_deref(),
@@ -218,8 +251,8 @@ fn judge(resident: &Resident, caller: &Rc<Caller>, request: &Asked<'_>) -> Resul
 }
 
 /// The same decision in words, for the answer and the record.
-fn explain(resident: &Resident, caller: Rc<Caller>, request: Request) -> Problem {
-    let principal = Principal::Caller(Box::new(Rc::unwrap_or_clone(caller)));
+fn explain(resident: &Resident, caller: Arc<Caller>, request: Request) -> Problem {
+    let principal = Principal::Caller(Box::new(Arc::unwrap_or_clone(caller)));
     let mut inputs = resident.inputs(principal);
     inputs.request = Some(request);
     let decision = resident.consider(Action::Admit, inputs);

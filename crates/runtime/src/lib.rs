@@ -1,7 +1,58 @@
 //! suijuris-init: the object's runtime inside its machine.
+//!
+//! One thread. `boot` opens and decides, `shell` performs what the lifecycle (core) says, `resident` is the object,
+//! `judge` answers the gate, `agent` answers the workload, `remain` asks again and again whether to stay. The command
+//! line embeds this crate to run as the runtime where no static `suijuris-init` lies beside it.
 
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+pub mod agent;
+mod boot;
 pub mod callers;
 pub mod clock;
+pub mod config;
+pub mod holds;
+pub mod judge;
+pub mod ledger;
+pub mod patch;
 pub mod pid1;
+pub mod refusals;
+mod remain;
+pub mod report;
+pub mod resident;
+mod shell;
 mod sys;
+pub mod words;
 pub mod workload;
+
+use report::chain;
+
+/// Runs `suijuris-init` with these arguments, without the program's name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let say = |text: &str| {
+        // Nobody to tell when standard output is gone.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        ExitCode::SUCCESS
+    };
+    match config::parse(arguments, |name| std::env::var_os(name)) {
+        Ok(config::Asked::Help) => say(config::HELP),
+        Ok(config::Asked::Version) => say(concat!("suijuris-init ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(config::Asked::Run(config)) => run(*config).unwrap_or_else(|error| complain(&*error, 3)),
+        Err(error) => complain(&error, 2),
+    }
+}
+
+fn run(config: config::Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let local = tokio::task::LocalSet::new();
+    Ok(local.block_on(&tokio, boot::run(config))?)
+}
+
+fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "suijuris-init: {}", chain(error));
+    ExitCode::from(code)
+}

@@ -59,7 +59,11 @@ pub struct Parsed {
 /// # Errors
 /// [`Error`] names the field and what was expected.
 pub fn parse(patch: &Patch, memory: &Memory) -> Result<Parsed, Error> {
-    if patch.expect_root.as_ref().is_some_and(|root| *root != memory.root().hex()) {
+    if patch
+        .expect_root
+        .as_ref()
+        .is_some_and(|root| *root != memory.root().hex())
+    {
         return Err(Error::RootConflict);
     }
     for (name, expected) in &patch.expect {
@@ -84,7 +88,11 @@ pub fn parse(patch: &Patch, memory: &Memory) -> Result<Parsed, Error> {
         let (name, _) = lookup(name, memory)?;
         add(&mut parsed.change, name, Write::Unset)?;
     }
-    if let Some(twice) = parsed.secrets.keys().find(|name| parsed.change.contains_key(*name)) {
+    if let Some(twice) = parsed
+        .secrets
+        .keys()
+        .find(|name| parsed.change.contains_key(*name))
+    {
         return Err(Error::Twice(twice.clone()));
     }
     if parsed.secrets.is_empty() {
@@ -102,7 +110,10 @@ fn lookup<'m>(name: &str, memory: &'m Memory) -> Result<(Name, &'m Field), Error
 }
 
 fn value(name: &Name, field: &Field, json: &serde_json::Value) -> Result<Value, Error> {
-    let wrong = |error: serde_json::Error| Error::Value { field: name.clone(), why: error.to_string() };
+    let wrong = |error: serde_json::Error| Error::Value {
+        field: name.clone(),
+        why: error.to_string(),
+    };
     field.kind.deserialize(json).map_err(wrong)
 }
 
@@ -119,7 +130,11 @@ fn expect(name: &str, expected: &serde_json::Value, memory: &Memory) -> Result<(
         serde_json::Value::Null => None,
         json => Some(value(&name, field, json)?),
     };
-    if memory.value(name.as_str()) == expected.as_ref() { Ok(()) } else { Err(Error::Conflict(name)) }
+    if memory.value(name.as_str()) == expected.as_ref() {
+        Ok(())
+    } else {
+        Err(Error::Conflict(name))
+    }
 }
 
 #[cfg(test)]
@@ -133,11 +148,26 @@ mod tests {
 
     fn memory() -> Memory {
         let fields = [
-            ("budget", Field { default: Some(Value::Int(7)), ..Field::new(Kind::INT) }),
+            (
+                "budget",
+                Field {
+                    default: Some(Value::Int(7)),
+                    ..Field::new(Kind::INT)
+                },
+            ),
             ("jobs", Field::new(Kind::Set(Box::new(Kind::String)))),
-            ("token", Field { secret: true, ..Field::new(Kind::String) }),
+            (
+                "token",
+                Field {
+                    secret: true,
+                    ..Field::new(Kind::String)
+                },
+            ),
         ];
-        let fields: BTreeMap<_, _> = fields.into_iter().map(|(n, f)| (Name::new(n).unwrap(), f)).collect();
+        let fields: BTreeMap<_, _> = fields
+            .into_iter()
+            .map(|(n, f)| (Name::new(n).unwrap(), f))
+            .collect();
         Memory::new(Arc::new(Schema::try_from(fields).unwrap()))
     }
 
@@ -147,7 +177,9 @@ mod tests {
 
     #[test]
     fn a_patch_becomes_typed_writes() {
-        let parsed = run(json!({"set": {"budget": 5}, "append": {"jobs": ["a"]}, "expect": {"budget": 7, "jobs": null}}));
+        let parsed = run(
+            json!({"set": {"budget": 5}, "append": {"jobs": ["a"]}, "expect": {"budget": 7, "jobs": null}}),
+        );
         assert_eq!(parsed.unwrap().change.len(), 2);
         let secret = run(json!({"set": {"token": "x"}})).unwrap();
         assert_eq!((secret.change.len(), secret.secrets.len()), (0, 1));
@@ -158,9 +190,18 @@ mod tests {
         let code = |patch| run(patch).unwrap_err().status();
         assert_eq!(code(json!({"set": {"budget": "five"}})), (422, "memory_refused"));
         assert_eq!(code(json!({"set": {"nothing": 5}})), (422, "memory_refused"));
-        assert_eq!(code(json!({"set": {"budget": 5}, "unset": ["budget"]})), (422, "memory_refused"));
-        assert_eq!(code(json!({"set": {"budget": 5}, "expect": {"budget": 8}})), (409, "memory_conflict"));
-        assert_eq!(code(json!({"set": {"budget": 5}, "expect_root": "00"})), (409, "memory_conflict"));
+        assert_eq!(
+            code(json!({"set": {"budget": 5}, "unset": ["budget"]})),
+            (422, "memory_refused")
+        );
+        assert_eq!(
+            code(json!({"set": {"budget": 5}, "expect": {"budget": 8}})),
+            (409, "memory_conflict")
+        );
+        assert_eq!(
+            code(json!({"set": {"budget": 5}, "expect_root": "00"})),
+            (409, "memory_conflict")
+        );
         assert_eq!(code(json!({})), (422, "memory_refused"));
     }
 }

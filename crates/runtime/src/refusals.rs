@@ -53,7 +53,13 @@ impl Refusals {
         if self.0.len() >= MAX_KINDS && !self.0.contains_key(&key) {
             key = "others".to_owned();
         }
-        let fresh = || Kind { first: decision, opened: at, last: at, times: 0, begun: false };
+        let fresh = || Kind {
+            first: decision,
+            opened: at,
+            last: at,
+            times: 0,
+            begun: false,
+        };
         let entry = self.0.entry(key).or_insert_with(fresh);
         entry.times = entry.times.saturating_add(1);
         entry.last = at;
@@ -92,24 +98,47 @@ mod tests {
 
     fn refused(action: Action) -> Decision {
         let inputs = Inputs::timeless(Principal::Host);
-        Decision { action, outcome: Outcome::Refuse(None), explanation: None, inputs }
+        Decision {
+            action,
+            outcome: Outcome::Refuse(None),
+            explanation: None,
+            inputs,
+        }
     }
 
     #[test]
     fn the_first_is_recorded_at_once_and_a_flood_is_counted() {
         let mut refusals = Refusals::default();
         refusals.add(refused(Action::Admit), Timestamp(0));
-        assert_eq!(refusals.take(Timestamp(0), false).iter().map(|r| r.times).collect::<Vec<_>>(), [1]);
+        assert_eq!(
+            refusals
+                .take(Timestamp(0), false)
+                .iter()
+                .map(|r| r.times)
+                .collect::<Vec<_>>(),
+            [1]
+        );
         for n in 1..=10_000 {
             refusals.add(refused(Action::Admit), Timestamp(n));
             assert!(refusals.take(Timestamp(n), false).is_empty());
         }
         refusals.add(refused(Action::Mutate), Timestamp(10_001));
-        assert_eq!(refusals.take(Timestamp(10_001), false).len(), 1, "another kind is told apart");
+        assert_eq!(
+            refusals.take(Timestamp(10_001), false).len(),
+            1,
+            "another kind is told apart"
+        );
         let counted = refusals.take(Timestamp(WINDOW.0), false);
-        assert_eq!(counted.iter().map(|r| (r.times, r.window)).collect::<Vec<_>>(), [(10_000, Span(10_000))]);
+        assert_eq!(
+            counted.iter().map(|r| (r.times, r.window)).collect::<Vec<_>>(),
+            [(10_000, Span(10_000))]
+        );
         refusals.add(refused(Action::Admit), Timestamp(WINDOW.0 + 1));
-        assert_eq!(refusals.take(Timestamp(WINDOW.0 + 1), false).len(), 1, "a new window begins");
+        assert_eq!(
+            refusals.take(Timestamp(WINDOW.0 + 1), false).len(),
+            1,
+            "a new window begins"
+        );
     }
 
     #[test]
@@ -118,7 +147,10 @@ mod tests {
         for n in 0..5 {
             refusals.add(refused(Action::Admit), Timestamp(n));
         }
-        assert_eq!(refusals.take(Timestamp(5), true).first().map(|r| r.times), Some(5));
+        assert_eq!(
+            refusals.take(Timestamp(5), true).first().map(|r| r.times),
+            Some(5)
+        );
         assert!(refusals.take(Timestamp(6), true).is_empty());
     }
 }

@@ -43,12 +43,19 @@ async fn step(resident: &Resident, timers: &Timers) -> Result<Duration, ledger::
     let next_timer = fire(resident, timers).await?;
     record_refusals(resident).await?;
     let next_seal = seal(resident).await?;
-    if let Verdict::Refuse(decision) = resident.decide(Action::Remain, resident.busy_inputs(Principal::Host)) {
-        resident.reports().event(Report::Verdict(verdict::verdict(&decision, "runtime")));
+    if let Verdict::Refuse(decision) = resident.decide(Action::Remain, resident.busy_inputs(Principal::Host))
+    {
+        resident
+            .reports()
+            .event(Report::Verdict(verdict::verdict(&decision, "runtime")));
         resident.say(Event::RemainRefused(decision));
     }
-    let hold = resident.next_hold_end().map(|end| end.saturating_duration_since(Instant::now()));
-    let fresh = resident.ledger().published(|state| state.memory().next_deadline(resident.now()));
+    let hold = resident
+        .next_hold_end()
+        .map(|end| end.saturating_duration_since(Instant::now()));
+    let fresh = resident
+        .ledger()
+        .published(|state| state.memory().next_deadline(resident.now()));
     let until = |at: suijuris_core::time::Timestamp| {
         Duration::from_millis(u64::try_from(at.since(resident.now().at).0).unwrap_or(0))
     };
@@ -62,11 +69,20 @@ async fn fire(
     timers: &Timers,
 ) -> Result<Option<suijuris_core::time::Timestamp>, ledger::Error> {
     let now = resident.now().at;
-    let pending = resident.ledger().published(|state| timers.pending(&state.head().fired, state.head().born, now));
+    let pending = resident
+        .ledger()
+        .published(|state| timers.pending(&state.head().fired, state.head().born, now));
     if !pending.due.is_empty() {
-        let fired: Fired = pending.due.iter().map(|(name, due)| (name.clone(), due.up_to)).collect();
-        let body = Body::Seal(Seal { fired, admitted: resident.take_admitted() });
-        resident.ledger().commit(body, now, Sign::Epoch).await?;
+        let fired: Fired = pending
+            .due
+            .iter()
+            .map(|(name, due)| (name.clone(), due.up_to))
+            .collect();
+        let body = Body::Seal(Seal {
+            fired,
+            admitted: resident.take_admitted(),
+        });
+        resident.ledger().commit(body, now, Sign::Now).await?;
     }
     for (name, due) in pending.due {
         for at in due.fire {
@@ -83,20 +99,31 @@ async fn record_refusals(resident: &Resident) -> Result<(), ledger::Error> {
     for refused in resident.take_refusals(false) {
         resident.reports().event(refused_event(&refused));
         let at = resident.now().at;
-        resident.ledger().commit(Body::Refused(Box::new(refused)), at, Sign::Epoch).await?;
+        resident
+            .ledger()
+            .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
+            .await?;
     }
     Ok(())
 }
 
 /// Signs what no signature covers yet, once it is old enough; how long until that is.
 async fn seal(resident: &Resident) -> Result<Option<Duration>, ledger::Error> {
-    let Some(age) = resident.ledger().uncovered_for() else { return Ok(None) };
+    let Some(age) = resident.ledger().uncovered_for() else {
+        return Ok(None);
+    };
     let within = Duration::from_millis(u64::try_from(resident.bundle().manifest.seal_within.0).unwrap_or(0));
     if age < within {
         return Ok(Some(within.saturating_sub(age)));
     }
-    let body = Body::Seal(Seal { fired: Fired::new(), admitted: resident.take_admitted() });
-    resident.ledger().commit(body, resident.now().at, Sign::Epoch).await?;
+    let body = Body::Seal(Seal {
+        fired: Fired::new(),
+        admitted: resident.take_admitted(),
+    });
+    resident
+        .ledger()
+        .commit(body, resident.now().at, Sign::Now)
+        .await?;
     Ok(None)
 }
 

@@ -27,13 +27,24 @@ impl Reports {
     #[must_use]
     pub fn to_owner(clock: Rc<Clock>) -> (Self, mpsc::Receiver<FromRuntime>) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        (Self { to: Some(sender), clock, dropped: Rc::default() }, receiver)
+        (
+            Self {
+                to: Some(sender),
+                clock,
+                dropped: Rc::default(),
+            },
+            receiver,
+        )
     }
 
     /// Reports on standard error, for a machine that nobody listens to.
     #[must_use]
     pub fn to_stderr(clock: Rc<Clock>) -> Self {
-        Self { to: None, clock, dropped: Rc::default() }
+        Self {
+            to: None,
+            clock,
+            dropped: Rc::default(),
+        }
     }
 
     /// Reports an event.
@@ -44,7 +55,10 @@ impl Reports {
 
     /// Reports that something is wrong.
     pub fn error(&self, code: &str, error: &dyn std::error::Error) {
-        self.event(Event::Error { code: code.to_owned(), message: chain(error) });
+        self.event(Event::Error {
+            code: code.to_owned(),
+            message: chain(error),
+        });
     }
 
     /// Answers a request of the owner.

@@ -4,7 +4,7 @@
 //! answered that is not durable. What to do next is decided by the lifecycle (`shell`), not here.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,11 +20,11 @@ use suijuris_core::lineage::{Body, Count, Decision, Mutated};
 use suijuris_core::memory::{Change, Plain, Write};
 use suijuris_core::time::{Now, Span};
 use suijuris_gate::Traffic;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::agent::Feed;
 use crate::callers::Callers;
-use crate::clock::{Clock, Sentinel};
+use crate::clock::{Clock, Continuity, ResumeDetector};
 use crate::holds::{self, Holds};
 use crate::ledger::{self, Ledger, Sign};
 use crate::patch;
@@ -41,10 +41,12 @@ pub struct Resident {
     bundle: Arc<Bundle>,
     ledger: Ledger,
     clock: Rc<Clock>,
-    sentinel: Sentinel,
+    detector: RefCell<ResumeDetector>,
+    paused: Cell<Span>,
+    workload_pid: Cell<Option<i32>>,
     host: Host,
     callers: Callers,
-    anonymous: Rc<Caller>,
+    anonymous: Arc<Caller>,
     holds: Holds,
     traffic: Rc<Traffic>,
     active_since: Cell<Instant>,
@@ -56,7 +58,7 @@ pub struct Resident {
     notices: Feed,
     /// Something that `remain` may depend on has changed.
     stirred: Notify,
-    workload_ready: Notify,
+    workload_ready: watch::Sender<bool>,
     events: mpsc::Sender<lifecycle::Event>,
     reports: Reports,
 }
@@ -85,16 +87,27 @@ impl Resident {
     /// The object, not yet awake.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { ledger, bundle, clock, host, callers, traffic, events, reports } = parts;
+        let Parts {
+            ledger,
+            bundle,
+            clock,
+            host,
+            callers,
+            traffic,
+            events,
+            reports,
+        } = parts;
         Self {
             id: ledger.published(|state| state.head().object.to_string()),
-            sentinel: Sentinel::new(clock.reading()),
+            detector: RefCell::new(clock.detector()),
+            paused: Cell::default(),
+            workload_pid: Cell::new(None),
             bundle,
             ledger,
             clock,
             host,
             callers,
-            anonymous: Rc::default(),
+            anonymous: Arc::default(),
             holds: Holds::default(),
             traffic,
             active_since: Cell::new(Instant::now()),
@@ -105,7 +118,7 @@ impl Resident {
             changes: Feed::default(),
             notices: Feed::default(),
             stirred: Notify::new(),
-            workload_ready: Notify::new(),
+            workload_ready: watch::Sender::new(false),
             events,
             reports,
         }
@@ -191,20 +204,21 @@ impl Resident {
     /// Whether the machine was suspended since the last look; the first to notice tells the lifecycle.
     #[must_use]
     pub fn jumped(&self) -> bool {
-        if self.sentinel.check(self.clock.reading()) {
-            if self.phase.get() == Phase::Active {
+        let (_, continuity) = self.clock.check(&mut self.detector.borrow_mut());
+        if let Continuity::Jumped { paused, .. } = continuity {
+            self.paused.set(paused);
+            if matches!(self.phase.get(), Phase::Active | Phase::Suspended) {
                 self.phase.set(Phase::Resuming);
                 self.say(lifecycle::Event::Thawed);
             }
-            return self.phase.get() == Phase::Resuming;
         }
-        self.phase.get() == Phase::Resuming
+        matches!(self.phase.get(), Phase::Resuming | Phase::Suspended)
     }
 
-    /// How long the machine stood still when it was last suspended.
+    /// How long the machine stood still when it was last suspended; negative for a clock that went back.
     #[must_use]
     pub fn paused(&self) -> Span {
-        self.sentinel.paused()
+        self.paused.get()
     }
 
     // Deciding.
@@ -240,14 +254,20 @@ impl Resident {
     #[must_use]
     pub fn decide(&self, action: Action, inputs: Inputs) -> Verdict {
         self.ledger.staged(|state| {
-            decide::decide(View::new(state, &self.bundle.rules), action, state.head().object, inputs)
+            decide::decide(
+                View::new(state, &self.bundle.rules),
+                action,
+                state.head().object,
+                inputs,
+            )
         })
     }
 
     /// As [`Resident::decide`], for the words alone.
     #[must_use]
     pub fn consider(&self, action: Action, inputs: Inputs) -> Decision {
-        self.ledger.staged(|state| decide::consider(View::new(state, &self.bundle.rules), action, inputs))
+        self.ledger
+            .staged(|state| decide::consider(View::new(state, &self.bundle.rules), action, inputs))
     }
 
     /// Runs `run` with the durable object as rules see it, borrowed.
@@ -255,7 +275,15 @@ impl Resident {
         self.ledger.published(|state| {
             let view = View::new(state, &self.bundle.rules);
             let lineage = decide::lineage_facts(view.head);
-            run(view, governance::Object { id: &self.id, name: &view.head.name, memory: view.memory, lineage })
+            run(
+                view,
+                governance::Object {
+                    id: &self.id,
+                    name: &view.head.name,
+                    memory: view.memory,
+                    lineage,
+                },
+            )
         })
     }
 
@@ -267,7 +295,7 @@ impl Resident {
 
     /// A caller without a token.
     #[must_use]
-    pub fn anonymous(&self) -> Rc<Caller> {
+    pub fn anonymous(&self) -> Arc<Caller> {
         self.anonymous.clone()
     }
 
@@ -275,8 +303,14 @@ impl Resident {
     ///
     /// # Errors
     /// Why the token is not valid.
-    pub fn verify_caller(&self, header: &[u8]) -> Result<Rc<Caller>, String> {
-        self.callers.verify(header, self.now()).map_err(|error| error.to_string())
+    pub fn verify_caller(&self, header: &[u8]) -> Result<Arc<Caller>, String> {
+        if self.callers.is_empty() {
+            return Ok(self.anonymous());
+        }
+        let header = std::str::from_utf8(header).map_err(|_| "the header is not text".to_owned())?;
+        self.callers
+            .verify(header, self.now())
+            .map_err(|error| error.to_string())
     }
 
     /// Runs `run` with the epoch as text, for headers.
@@ -302,12 +336,20 @@ impl Resident {
             rules.iter().filter_map(id).collect()
         };
         let admitted = self.admitted.take();
-        admitted.iter().map(|(rules, times)| Count { rules: ids(rules), times: *times }).collect()
+        admitted
+            .iter()
+            .map(|(rules, times)| Count {
+                rules: ids(rules),
+                times: *times,
+            })
+            .collect()
     }
 
     /// Takes note of a refused request; the first of its kind is reported and recorded.
     pub fn refused_at_gate(&self, decision: Decision) {
-        self.refusals.borrow_mut().add(decision, self.clock.reading().wall);
+        self.refusals
+            .borrow_mut()
+            .add(decision, self.clock.reading().wall);
         self.stirred.notify_one();
     }
 
@@ -394,12 +436,32 @@ impl Resident {
 
     /// The workload says that it can serve.
     pub fn workload_says_ready(&self) {
-        self.workload_ready.notify_one();
+        self.workload_ready.send_replace(true);
     }
 
-    /// Resolves when the workload has said that it can serve.
-    pub async fn workload_ready(&self) {
-        self.workload_ready.notified().await;
+    /// Turns true when the workload has said that it can serve.
+    #[must_use]
+    pub fn workload_ready(&self) -> watch::Receiver<bool> {
+        self.workload_ready.subscribe()
+    }
+
+    /// The workload runs as this process.
+    pub fn workload_runs(&self, pid: i32) {
+        self.workload_pid.set(Some(pid));
+    }
+
+    /// Process of the workload.
+    #[must_use]
+    pub fn workload_pid(&self) -> Option<i32> {
+        self.workload_pid.get()
+    }
+
+    /// Passes a signal on that is meant for the workload.
+    pub fn forward_signal(&self, number: i32) {
+        if let Some(pid) = self.workload_pid.get() {
+            // A workload that has just ended needs no signal.
+            let _ = crate::sys::kill(-pid, number);
+        }
     }
 
     /// Writes memory if the rules let `by`; answered when it is durable.
@@ -407,18 +469,34 @@ impl Resident {
     /// # Errors
     /// The problem to answer with: not a fitting change, refused by the rules, or the disk failed.
     pub async fn patch(&self, by: Principal, patch: &Patch) -> Result<Patched, Problem> {
-        let parsed = self.ledger.staged(|state| patch::parse(patch, state.memory())).map_err(|error| {
-            let (status, code) = error.status();
-            memory_problem(status, code, &error)
-        })?;
-        let fields: BTreeSet<String> = parsed.change.keys().chain(parsed.secrets.keys()).map(ToString::to_string).collect();
+        let parsed = self
+            .ledger
+            .staged(|state| patch::parse(patch, state.memory()))
+            .map_err(|error| {
+                let (status, code) = error.status();
+                memory_problem(status, code, &error)
+            })?;
+        let fields: BTreeSet<String> = parsed
+            .change
+            .keys()
+            .chain(parsed.secrets.keys())
+            .map(ToString::to_string)
+            .collect();
         self.may_write(by.clone(), &fields)?;
         let mut change = parsed.change;
         for (name, value) in parsed.secrets {
-            let commitment = self.ledger.keep_secret(&value).map_err(|error| disk_problem(&error))?;
-            change.insert(name, Write::Set(suijuris_core::memory::Value::Commitment(commitment)));
+            let commitment = self
+                .ledger
+                .keep_secret(&value)
+                .map_err(|error| disk_problem(&error))?;
+            change.insert(
+                name,
+                Write::Set(suijuris_core::memory::Value::Commitment(commitment)),
+            );
         }
-        self.mutate(by.as_str(), change, fields).await.map_err(|error| disk_problem(&error))
+        self.mutate(by.as_str(), change, fields)
+            .await
+            .map_err(|error| disk_problem(&error))
     }
 
     fn may_write(&self, by: Principal, fields: &BTreeSet<String>) -> Result<(), Problem> {
@@ -434,16 +512,35 @@ impl Resident {
         }
     }
 
-    async fn mutate(&self, by: &str, change: Change, fields: BTreeSet<String>) -> Result<Patched, ledger::Error> {
-        let body = Body::Mutated(Mutated { by: by.to_owned(), change });
-        let sign = if self.bundle.manifest.seal_within.0 == 0 { Sign::Epoch } else { Sign::Covered };
+    async fn mutate(
+        &self,
+        by: &str,
+        change: Change,
+        fields: BTreeSet<String>,
+    ) -> Result<Patched, ledger::Error> {
+        let body = Body::Mutated(Mutated {
+            by: by.to_owned(),
+            change,
+        });
+        let sign = if self.bundle.manifest.seal_within.0 == 0 {
+            Sign::Now
+        } else {
+            Sign::Later
+        };
         let committed = self.ledger.commit(body, self.now().at, sign).await?;
         let root = self.ledger.published(|state| state.memory().root().hex());
         let fields: Vec<String> = fields.into_iter().collect();
         self.changes.send("memory", &self.memory());
-        self.reports.event(Event::Mutated { fields, by: by.to_owned(), seq: committed.seq });
+        self.reports.event(Event::Mutated {
+            fields,
+            by: by.to_owned(),
+            seq: committed.seq,
+        });
         self.stirred.notify_one();
-        Ok(Patched { seq: committed.seq, root })
+        Ok(Patched {
+            seq: committed.seq,
+            root,
+        })
     }
 
     /// Decides a proposal to sleep and, if permitted, begins it.
@@ -479,8 +576,10 @@ impl Resident {
     /// When the length is out of range, or no epoch runs.
     pub fn identity_token(&self, audience: &str, length: Duration) -> Result<Token, Problem> {
         if audience.is_empty() || audience.len() > 1_024 || length.is_zero() || length > MAX_TOKEN {
-            return Err(Problem::new(422, "bad_token_request", "Not a token that can be given")
-                .with_detail("name an audience of 1 to 1024 characters and a length from 1ms to 1h"));
+            return Err(
+                Problem::new(422, "bad_token_request", "Not a token that can be given")
+                    .with_detail("name an audience of 1 to 1024 characters and a length from 1ms to 1h"),
+            );
         }
         let length = Span(i64::try_from(length.as_millis()).unwrap_or(i64::MAX));
         let (now, expires) = (self.now().at, self.now().at.saturating_add(length));
@@ -491,9 +590,13 @@ impl Resident {
             })
         });
         let token = self.ledger.sign_token(&claims).ok_or_else(|| {
-            Problem::new(409, "no_epoch", "No activation runs").with_detail("ask again once the object is awake")
+            Problem::new(409, "no_epoch", "No activation runs")
+                .with_detail("ask again once the object is awake")
         })?;
-        Ok(Token { token, expires: expires.to_string() })
+        Ok(Token {
+            token,
+            expires: expires.to_string(),
+        })
     }
 }
 
@@ -506,9 +609,10 @@ fn memory_problem(status: u16, code: &'static str, error: &patch::Error) -> Prob
 }
 
 fn disk_problem(error: &dyn std::error::Error) -> Problem {
-    Problem::new(507, "not_durable", "The write could not be made durable; nothing was written")
-        .with_detail(chain(error))
+    Problem::new(
+        507,
+        "not_durable",
+        "The write could not be made durable; nothing was written",
+    )
+    .with_detail(chain(error))
 }
-
-/// Fields by name for a map that keeps order.
-pub type Fields = BTreeMap<String, agent::Field>;

@@ -18,9 +18,10 @@ use tokio::task::JoinSet;
 
 use crate::judge::GateJudge;
 use crate::ledger::{self, Sign};
+use crate::pid1;
 use crate::report::chain;
 use crate::resident::Resident;
-use crate::workload::{Ended, NotReady, Placement, Running, Workload};
+use crate::workload::{self, NotReady, Output, Placement, Running};
 
 /// How the runtime ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +61,17 @@ impl Shell {
         fired: Fired,
     ) -> Self {
         let (workload, tasks, left) = (None, JoinSet::new(), None);
-        Self { resident, judge, gate, placement, events, fired, workload, tasks, left }
+        Self {
+            resident,
+            judge,
+            gate,
+            placement,
+            events,
+            fired,
+            workload,
+            tasks,
+            left,
+        }
     }
 
     /// Runs one life, from the first decision to the end.
@@ -101,7 +112,9 @@ impl Shell {
             }
             Effect::SpawnWorkload => return Ok(self.spawn()),
             Effect::OpenGate => {
-                self.resident.reports().event(Report::Boot { step: "serve".to_owned() });
+                self.resident.reports().event(Report::Boot {
+                    step: "serve".to_owned(),
+                });
                 self.gate.set(GatePhase::Open);
             }
             Effect::HoldGate => self.gate.set(GatePhase::Holding),
@@ -123,7 +136,9 @@ impl Shell {
     // Deciding.
 
     fn decide_wake(&self, inputs: Inputs) -> Event {
-        self.resident.reports().event(Report::Boot { step: "decide".to_owned() });
+        self.resident.reports().event(Report::Boot {
+            step: "decide".to_owned(),
+        });
         match self.resident.decide(Action::Wake, inputs) {
             Verdict::Permit(permit, decision) => {
                 self.say_verdict(&decision);
@@ -143,7 +158,9 @@ impl Shell {
     }
 
     fn say_verdict(&self, decision: &Decision) {
-        self.resident.reports().event(Report::Verdict(verdict::verdict(decision, "runtime")));
+        self.resident
+            .reports()
+            .event(Report::Verdict(verdict::verdict(decision, "runtime")));
     }
 
     /// The decision that ends an activation because of its workload.
@@ -160,35 +177,78 @@ impl Shell {
         let (ledger, at) = (resident.ledger(), resident.now().at);
         match commit {
             Commit::Woke(decision) => {
-                resident.reports().event(Report::Boot { step: "commit".to_owned() });
+                resident.reports().event(Report::Boot {
+                    step: "commit".to_owned(),
+                });
                 let fired = std::mem::take(&mut self.fired);
-                let done = ledger.begin(at, |next| Body::Woke(Box::new(Woke { decision: *decision, next, fired }))).await?;
-                resident.reports().event(Report::Woke { epoch: done.epoch, seq: done.seq });
+                let done = ledger.begin(at, |next| {
+                    Body::Woke(Box::new(Woke {
+                        decision: *decision,
+                        next,
+                        fired,
+                    }))
+                })?;
+                resident.reports().event(Report::Woke {
+                    epoch: done.epoch,
+                    seq: done.seq,
+                });
             }
             Commit::Resumed(decision) => {
                 let (paused, fired) = (resident.paused(), Fired::new());
-                let body = |next| Body::Resumed(Box::new(Resumed { decision: *decision, next, paused, fired }));
-                let done = ledger.begin(at, body).await?;
-                resident.reports().event(Report::Resumed { epoch: done.epoch, seq: done.seq, paused_ms: paused.0 });
+                let body = |next| {
+                    Body::Resumed(Box::new(Resumed {
+                        decision: *decision,
+                        next,
+                        paused,
+                        fired,
+                    }))
+                };
+                let done = ledger.begin(at, body)?;
+                resident.reports().event(Report::Resumed {
+                    epoch: done.epoch,
+                    seq: done.seq,
+                    paused_ms: paused.0,
+                });
             }
             Commit::Refused(decision) => {
                 let fired = std::mem::take(&mut self.fired);
-                let refused = Refused { decision: *decision, times: 1, window: Span(0), at: "runtime".to_owned(), fired };
+                let refused = Refused {
+                    decision: *decision,
+                    times: 1,
+                    window: Span(0),
+                    at: "runtime".to_owned(),
+                    fired,
+                };
                 self.say_refused(&refused);
-                ledger.commit(Body::Refused(Box::new(refused)), at, Sign::Waiting).await?;
+                ledger
+                    .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
+                    .await?;
             }
             Commit::Dormant(decision, workload) => {
                 self.record_refusals(true).await?;
                 let reason = verdict::reasons(&decision).join("; ");
                 let suspend = resident.bundle().manifest.sleep == suijuris_core::manifest::SleepMode::Suspend;
                 let admitted = resident.take_admitted();
-                let body = Dormant { decision: *decision, workload, admitted, suspend };
-                let done = ledger.commit(Body::Dormant(Box::new(body)), at, Sign::Epoch).await?;
-                resident.reports().event(Report::Dormant { seq: done.seq, reason });
+                let body = Dormant {
+                    decision: *decision,
+                    workload,
+                    admitted,
+                    suspend,
+                };
+                let done = ledger
+                    .commit(Body::Dormant(Box::new(body)), at, Sign::Now)
+                    .await?;
+                resident.reports().event(Report::Dormant {
+                    seq: done.seq,
+                    reason,
+                });
             }
             Commit::Seal => {
-                let body = Seal { fired: Fired::new(), admitted: resident.take_admitted() };
-                ledger.commit(Body::Seal(body), at, Sign::Epoch).await?;
+                let body = Seal {
+                    fired: Fired::new(),
+                    admitted: resident.take_admitted(),
+                };
+                ledger.commit(Body::Seal(body), at, Sign::Now).await?;
             }
         }
         Ok(())
@@ -198,34 +258,50 @@ impl Shell {
         for refused in self.resident.take_refusals(all) {
             self.say_refused(&refused);
             let at = self.resident.now().at;
-            self.resident.ledger().commit(Body::Refused(Box::new(refused)), at, Sign::Epoch).await?;
+            self.resident
+                .ledger()
+                .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
+                .await?;
         }
         Ok(())
     }
 
     fn say_refused(&self, refused: &Refused) {
-        self.resident.reports().event(crate::remain::refused_event(refused));
+        self.resident
+            .reports()
+            .event(crate::remain::refused_event(refused));
     }
 
     // The workload.
 
     fn spawn(&mut self) -> Option<Event> {
         let resident = self.resident.clone();
-        resident.reports().event(Report::Boot { step: "spawn".to_owned() });
+        resident.reports().event(Report::Boot {
+            step: "spawn".to_owned(),
+        });
         let manifest = &resident.bundle().manifest.workload;
-        match Workload::spawn(manifest, &self.placement) {
+        match workload::spawn(manifest, &self.placement, Output::inherited()) {
             Ok(running) => {
+                resident.workload_runs(running.pid());
                 let running = Rc::new(running);
                 self.workload = Some(running.clone());
-                let pid = Some(running.pid());
+                let pid = u32::try_from(running.pid()).ok();
                 let state = "spawned".to_owned();
-                resident.reports().event(Report::Workload { state, pid, how: String::new(), took_ms: None });
+                resident.reports().event(Report::Workload {
+                    state,
+                    pid,
+                    how: String::new(),
+                    took_ms: None,
+                });
                 self.tasks.spawn_local(watch(resident, running));
                 None
             }
             Err(error) => {
-                resident.reports().error("workload_failed", &error);
-                Some(Event::WorkloadEnded(chain(&error), self.workload_decision(WorkloadEnd::Failed)))
+                resident.reports().error(CODE_WORKLOAD_FAILED, &error);
+                Some(Event::WorkloadEnded(
+                    chain(&error),
+                    self.workload_decision(WorkloadEnd::Failed),
+                ))
             }
         }
     }
@@ -233,12 +309,20 @@ impl Shell {
     fn stop_workload(&mut self) -> Option<Event> {
         match &self.workload {
             Some(running) => {
-                let (running, within) = (running.clone(), self.resident.bundle().manifest.workload.stop_within);
+                let (running, within) = (
+                    running.clone(),
+                    self.resident.bundle().manifest.workload.stop_within,
+                );
                 let signal = self.resident.bundle().manifest.workload.stop_signal;
-                self.tasks.spawn_local(async move { running.stop(signal, duration(within)).await });
+                self.tasks.spawn_local(async move {
+                    running.stop(signal, within).await;
+                });
                 None
             }
-            None => Some(Event::WorkloadEnded("none".to_owned(), self.workload_decision(WorkloadEnd::Gone))),
+            None => Some(Event::WorkloadEnded(
+                "none".to_owned(),
+                self.workload_decision(WorkloadEnd::Gone),
+            )),
         }
     }
 
@@ -277,14 +361,11 @@ impl Shell {
         self.resident.reports().error(error.code(), error);
         self.gate.set(GatePhase::Closed);
         if let Some(running) = &self.workload {
-            running.stop(libc_sigterm(), duration(self.resident.bundle().manifest.workload.stop_within)).await;
+            let manifest = &self.resident.bundle().manifest.workload;
+            running.stop(manifest.stop_signal, manifest.stop_within).await;
         }
         Left::Broken
     }
-}
-
-const fn libc_sigterm() -> i32 {
-    15
 }
 
 /// A span of a checked manifest as a duration.
@@ -292,33 +373,47 @@ fn duration(span: Span) -> Duration {
     Duration::from_millis(u64::try_from(span.0).unwrap_or(0))
 }
 
+/// The workload could not be started, or did not become ready.
+const CODE_WORKLOAD_FAILED: &str = "workload_failed";
+
 /// Waits until the workload is ready, then until it ends, and says both.
 async fn watch(resident: Rc<Resident>, running: Rc<Running>) {
     let manifest = resident.bundle().manifest.workload.clone();
     let report = |state: &str, how: String, took: Duration| {
-        let (state, pid) = (state.to_owned(), Some(running.pid()));
+        let (state, pid) = (state.to_owned(), u32::try_from(running.pid()).ok());
         let took_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-        resident.reports().event(Report::Workload { state, pid, how, took_ms });
+        resident.reports().event(Report::Workload {
+            state,
+            pid,
+            how,
+            took_ms,
+        });
     };
     let began = std::time::Instant::now();
-    let ready = running.ready(&manifest.ready, duration(manifest.ready_within), resident.workload_ready()).await;
+    let ready = running
+        .ready(&manifest.ready, manifest.ready_within, resident.workload_ready())
+        .await;
     let end = match ready {
-        Ok(()) => {
+        Ok(_listening) => {
             report("ready", String::new(), began.elapsed());
             resident.say(Event::Ready);
             WorkloadEnd::Gone
         }
-        Err(NotReady::Exited(_)) => WorkloadEnd::Failed,
-        Err(NotReady::TimedOut) => {
-            let timeout = NotReady::TimedOut;
-            resident.reports().error("workload_failed", &timeout);
-            running.stop(manifest.stop_signal, duration(manifest.stop_within)).await;
+        Err(not_ready) => {
+            resident.reports().error(CODE_WORKLOAD_FAILED, &not_ready);
+            if let NotReady::TimedOut { .. } = not_ready {
+                running.stop(manifest.stop_signal, manifest.stop_within).await;
+            }
             WorkloadEnd::Failed
         }
     };
-    let Ended { how } = running.ended().await;
+    let how = running.ended().await.to_string();
+    pid1::reap(None);
     report("exited", how.clone(), began.elapsed());
     let mut inputs = resident.busy_inputs(Principal::Host);
     inputs.standing.workload = Some(end);
-    resident.say(Event::WorkloadEnded(how, Box::new(resident.consider(Action::Remain, inputs))));
+    resident.say(Event::WorkloadEnded(
+        how,
+        Box::new(resident.consider(Action::Remain, inputs)),
+    ));
 }

@@ -180,3 +180,11 @@ fn close_others(keep: Option<RawFd>) -> io::Result<()> {
         None => Ok(()),
     }
 }
+
+/// Takes an inherited descriptor over; `None` where the number is not open.
+pub(crate) fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: `fcntl` with `F_SETFD` takes a number, open or not, and touches no memory.
+    let open = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+    // SAFETY: the number is open, was given to this process by whoever started it, and is taken over once, at boot.
+    (number > 2 && open).then(|| unsafe { OwnedFd::from_raw_fd(number) })
+}

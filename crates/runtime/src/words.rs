@@ -10,10 +10,16 @@ use suijuris_core::time::Now;
 pub fn memory(state: &State, now: Now) -> agent::Memory {
     let memory = state.memory();
     let fields = memory.iter().map(|(name, field, cell)| {
-        let freshness = memory.freshness(name.as_str(), now).map_or("", |freshness| freshness.as_str());
+        let freshness = memory
+            .freshness(name.as_str(), now)
+            .map_or("", |freshness| freshness.as_str());
         (name.to_string(), shown(field, cell, freshness))
     });
-    agent::Memory { root: memory.root().hex(), seq: state.head().seq, fields: fields.collect() }
+    agent::Memory {
+        root: memory.root().hex(),
+        seq: state.head().seq,
+        fields: fields.collect(),
+    }
 }
 
 fn shown(field: &Field, cell: &Cell, freshness: &str) -> agent::Field {

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 
 use suijuris_core::codec;
 use suijuris_core::id::{BundleId, Digest, RecordId};
-use suijuris_core::key::SecretKey;
+use suijuris_core::key::{Domain, SecretKey, Signature};
 use suijuris_core::lineage::{self, Body, Broken, Checkpoint, State, Stored};
 use suijuris_core::time::Timestamp;
 
@@ -325,6 +325,12 @@ impl Writer {
         keys::adopt(&shared.home)
             .map_err(|error| StageError::from(shared.poison(CommitError::new("settle the waiting key")(error))))?;
         Ok(id)
+    }
+
+    /// Signs bytes that are no record by the running epoch's key; `None` while no epoch runs.
+    #[must_use]
+    pub fn sign(&self, domain: Domain, bytes: &[u8]) -> Option<Signature> {
+        lock(&self.shared.staged).keys.epoch.as_ref().map(|key| key.sign(domain, bytes))
     }
 
     /// Commits everything staged.

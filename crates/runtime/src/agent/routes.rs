@@ -40,7 +40,10 @@ async fn route(resident: &Resident, request: Request<Incoming>) -> Result<Answer
         (&Method::GET, ["v1", "memory"]) => Ok(json(&resident.memory())),
         (&Method::PATCH, ["v1", "memory"]) => {
             let patch: Patch = read(body).await?;
-            resident.patch(Principal::Workload, &patch).await.map(|patched| json(&patched))
+            resident
+                .patch(Principal::Workload, &patch)
+                .await
+                .map(|patched| json(&patched))
         }
         (&Method::GET, ["v1", "memory", "watch"]) => events(resident, true),
         (&Method::GET, ["v1", "memory", field]) => field_value(resident, field),
@@ -52,12 +55,19 @@ async fn route(resident: &Resident, request: Request<Incoming>) -> Result<Answer
             resident.workload_says_ready();
             Ok(empty(StatusCode::NO_CONTENT))
         }
-        (&Method::POST, ["v1", "sleep"]) => {
-            resident.propose_sleep(Principal::Workload).map(|verdict| json_as(StatusCode::ACCEPTED, &verdict))
-        }
+        (&Method::POST, ["v1", "sleep"]) => resident
+            .propose_sleep(Principal::Workload)
+            .map(|verdict| json_as(StatusCode::ACCEPTED, &verdict)),
         (&Method::POST, ["v1", "token"]) => token(resident, &read(body).await?),
-        _ => Err(Problem::new(404, "no_such_route", "There is no such route on the agent socket")
-            .with_detail(format!("{} {}: docs/agent-socket.md lists the routes", parts.method, parts.uri.path()))),
+        _ => Err(
+            Problem::new(404, "no_such_route", "There is no such route on the agent socket").with_detail(
+                format!(
+                    "{} {}: docs/agent-socket.md lists the routes",
+                    parts.method,
+                    parts.uri.path()
+                ),
+            ),
+        ),
     }
 }
 
@@ -78,20 +88,34 @@ fn field_value(resident: &Resident, name: &str) -> Result<Answer, Problem> {
 fn events(resident: &Resident, memory: bool) -> Result<Answer, Problem> {
     let first = memory.then(|| serde_json::to_string(&resident.memory()).unwrap_or_default());
     let first = first.map(|data| Bytes::from(format!("event: memory\ndata: {data}\n\n")));
-    let feed = if memory { resident.memory_feed() } else { resident.notice_feed() };
+    let feed = if memory {
+        resident.memory_feed()
+    } else {
+        resident.notice_feed()
+    };
     let body = feed.listen(first).ok_or_else(|| {
-        Problem::new(503, "too_many_listeners", "Too many listeners on the agent socket")
-            .with_detail("close streams that are no longer read")
+        Problem::new(
+            503,
+            "too_many_listeners",
+            "Too many listeners on the agent socket",
+        )
+        .with_detail("close streams that are no longer read")
     })?;
     let mut answer = Response::new(body.boxed_unsync());
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     Ok(answer)
 }
 
 fn length(text: &str) -> Result<Duration, Problem> {
     let wrong = |why: String| Problem::new(422, "bad_length", "Not a length of time").with_detail(why);
-    let span: Span = text.parse().map_err(|error: suijuris_core::time::ParseError| wrong(error.to_string()))?;
-    u64::try_from(span.0).map(Duration::from_millis).map_err(|_| wrong(format!("`{text}` is negative")))
+    let span: Span = text
+        .parse()
+        .map_err(|error: suijuris_core::time::ParseError| wrong(error.to_string()))?;
+    u64::try_from(span.0)
+        .map(Duration::from_millis)
+        .map_err(|_| wrong(format!("`{text}` is negative")))
 }
 
 fn hold(resident: &Resident, name: &str, hold: &Hold) -> Result<Answer, Problem> {
@@ -110,16 +134,23 @@ fn release(resident: &Resident, name: &str) -> Result<Answer, Problem> {
 }
 
 fn token(resident: &Resident, request: &TokenRequest) -> Result<Answer, Problem> {
-    resident.identity_token(&request.audience, length(&request.length)?).map(|token| json(&token))
+    resident
+        .identity_token(&request.audience, length(&request.length)?)
+        .map(|token| json(&token))
 }
 
 async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Problem> {
     let bytes = Limited::new(body, MAX_BODY).collect().await.map_err(|_| {
-        Problem::new(413, "body_too_large", "The request body is too large or was cut short")
-            .with_detail(format!("at most {MAX_BODY} bytes"))
+        Problem::new(
+            413,
+            "body_too_large",
+            "The request body is too large or was cut short",
+        )
+        .with_detail(format!("at most {MAX_BODY} bytes"))
     })?;
     serde_json::from_slice(&bytes.to_bytes()).map_err(|error| {
-        Problem::new(400, "bad_json", "The request body is not the JSON of this route").with_detail(error.to_string())
+        Problem::new(400, "bad_json", "The request body is not the JSON of this route")
+            .with_detail(error.to_string())
     })
 }
 
@@ -132,7 +163,9 @@ fn json_as(status: StatusCode, value: &impl Serialize) -> Answer {
     bytes.push(b'\n');
     let mut answer = Response::new(Full::new(Bytes::from(bytes)).boxed_unsync());
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }
 
@@ -148,7 +181,9 @@ fn refusal(problem: &Problem) -> Answer {
     let media = HeaderValue::from_static(suijuris_api::problem::MEDIA_TYPE);
     answer.headers_mut().insert(CONTENT_TYPE, media);
     if let Some(seconds) = problem.retry_after {
-        answer.headers_mut().insert(hyper::header::RETRY_AFTER, HeaderValue::from(seconds));
+        answer
+            .headers_mut()
+            .insert(hyper::header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     answer
 }

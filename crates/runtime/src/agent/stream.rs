@@ -23,9 +23,13 @@ pub struct Feed(Rc<RefCell<Vec<mpsc::Sender<Bytes>>>>);
 impl Feed {
     /// Sends one event; a listener that does not keep up is cut off.
     pub fn send(&self, event: &str, data: &impl serde::Serialize) {
-        let Ok(data) = serde_json::to_string(data) else { return };
+        let Ok(data) = serde_json::to_string(data) else {
+            return;
+        };
         let bytes = Bytes::from(format!("event: {event}\ndata: {data}\n\n"));
-        self.0.borrow_mut().retain(|listener| listener.try_send(bytes.clone()).is_ok());
+        self.0
+            .borrow_mut()
+            .retain(|listener| listener.try_send(bytes.clone()).is_ok());
     }
 
     /// A new listener's body; `None` where there are too many. `first` is sent at once.
@@ -58,6 +62,8 @@ impl Body for Events {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        self.receiver.poll_recv(context).map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
+        self.receiver
+            .poll_recv(context)
+            .map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

@@ -1,0 +1,260 @@
+//! The object on disk, as the runtime uses it: one thread, decisions before records, nothing told before it is durable.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use suijuris_core::bundle::Bundle;
+use suijuris_core::id::Digest;
+use suijuris_core::key::Domain;
+use suijuris_core::lineage::{Body, Phase, State, Unsealed};
+use suijuris_core::memory::Value;
+use suijuris_core::time::{Now, Ratchet, Reading, Timestamp};
+use suijuris_store::{Depth, Draft, Home, OpenError, Secret, Sizes, StageError, Writer, secrets, shelf};
+use zeroize::Zeroizing;
+
+pub use suijuris_store::Sign;
+
+/// Lineages up to this size are verified whole, every signature included, before each wake: some ten milliseconds.
+/// Longer ones are opened from their checkpoint, and verified whole while the object is awake.
+const WHOLE_BYTES: u64 = 1 << 20;
+
+/// A durable record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// Its position.
+    pub seq: u64,
+    /// The epoch it belongs to.
+    pub epoch: u64,
+}
+
+/// Why nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store.
+    #[error("the record was not made durable")]
+    Stage(#[from] StageError),
+    /// A secret.
+    #[error("the secret was not kept")]
+    Secret(#[from] secrets::Error),
+    /// No randomness for a fresh key.
+    #[error("the system gives no randomness for a fresh key")]
+    Random(#[from] getrandom::Error),
+}
+
+impl From<suijuris_store::CommitError> for Error {
+    fn from(error: suijuris_store::CommitError) -> Self {
+        Self::Stage(error.into())
+    }
+}
+
+impl Error {
+    /// Stable code with a page in `docs/errors`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Stage(StageError::DiskFull) => CODE_DISK_FULL,
+            Self::Stage(StageError::Commit(error)) if error.is_disk_full() => CODE_DISK_FULL,
+            _ => CODE_NOT_DURABLE,
+        }
+    }
+}
+
+/// The disk is full.
+pub const CODE_DISK_FULL: &str = "disk_full";
+/// A write could not be made durable.
+pub const CODE_NOT_DURABLE: &str = "not_durable";
+
+/// Why the object cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The store.
+    #[error("the object cannot be opened")]
+    Open(#[from] OpenError),
+    /// The bundle.
+    #[error("the object's bundle cannot be used")]
+    Bundle(#[from] shelf::Error),
+    /// What was found could not be recorded.
+    #[error("what the last activation left behind cannot be recorded")]
+    Record(#[from] Error),
+}
+
+/// The object on disk.
+#[derive(Debug)]
+pub struct Ledger {
+    writer: Writer,
+    ratchet: RefCell<Ratchet>,
+    uncovered_since: Cell<Option<Instant>>,
+}
+
+/// How deep a history is read before a wake.
+fn depth(home: &Home) -> Depth {
+    let lineage = home.path().join("lineage");
+    let files = std::fs::read_dir(lineage).into_iter().flatten().flatten();
+    let mut sizes = files
+        .filter_map(|file| file.metadata().ok())
+        .map(|data| data.len());
+    // Space is allocated ahead in steps of the limit, so that a first segment always has that size.
+    match (sizes.next(), sizes.next()) {
+        (Some(size), None) if size <= WHOLE_BYTES => Depth::Whole,
+        _ => Depth::Tail,
+    }
+}
+
+impl Ledger {
+    /// Opens the object for writing, with the bundle in force.
+    ///
+    /// # Errors
+    /// [`BootError`]: nothing may run.
+    pub fn open(home: &Home) -> Result<(Self, Arc<Bundle>), BootError> {
+        let (writer, _recovery) = Writer::open(home, depth(home), Sizes::default())?;
+        let (id, at) = {
+            let state = writer.published();
+            (state.head().bundle, state.head().at)
+        };
+        let bundle = writer.shelf().bundle(&id)?;
+        let ratchet = RefCell::new(Ratchet::new(at));
+        Ok((
+            Self {
+                writer,
+                ratchet,
+                uncovered_since: Cell::new(None),
+            },
+            bundle,
+        ))
+    }
+
+    /// Looks at everything durable.
+    pub fn published<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.writer.published())
+    }
+
+    /// Looks at everything durable and what is on its way.
+    pub fn staged<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        self.writer.staged(look)
+    }
+
+    /// The time that a decision uses: never behind what is recorded.
+    pub fn now(&self, reading: Reading) -> Now {
+        self.ratchet.borrow_mut().observe(reading)
+    }
+
+    /// Records that the last activation ended without the object's own act, where it did.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn settle_crash(&self, at: Timestamp) -> Result<bool, Error> {
+        let left = self.staged(|state| {
+            let head = state.head();
+            let unsealed = Unsealed {
+                mutations: head.uncovered(),
+                sealed: head.sealed,
+            };
+            (head.phase == Phase::Active).then_some(unsealed)
+        });
+        match left {
+            Some(unsealed) => self
+                .commit(Body::Unsealed(unsealed), at, Sign::Now)
+                .await
+                .map(|_| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Makes a record; returns once it is durable.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn commit(&self, body: Body, at: Timestamp, sign: Sign) -> Result<Committed, Error> {
+        match sign {
+            Sign::Now => self.uncovered_since.set(None),
+            Sign::Later if self.uncovered_since.get().is_none() => {
+                self.uncovered_since.set(Some(Instant::now()))
+            }
+            Sign::Later => {}
+        }
+        let ticket = self.writer.stage(Draft {
+            body,
+            at,
+            bundle: None,
+            sign,
+        })?;
+        let committed = self.staged(|state| Committed {
+            seq: state.head().seq,
+            epoch: state.head().epoch,
+        });
+        ticket.await?;
+        Ok(committed)
+    }
+
+    /// Begins an activation with the body that `make` returns for the commitment to the next key.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn begin(&self, at: Timestamp, make: impl FnOnce(Digest) -> Body) -> Result<Committed, Error> {
+        let mut seed = Zeroizing::new([0; 32]);
+        getrandom::fill(seed.as_mut_slice())?;
+        self.uncovered_since.set(None);
+        self.writer.wake::<Error>(&seed, at, |_, next| Ok(make(next)))?;
+        Ok(self.published(|state| Committed {
+            seq: state.head().seq,
+            epoch: state.head().epoch,
+        }))
+    }
+
+    /// For how long something has been waiting for a signature.
+    #[must_use]
+    pub fn uncovered_for(&self) -> Option<Duration> {
+        self.uncovered_since.get().map(|since| since.elapsed())
+    }
+
+    /// Keeps a secret and returns what stands in memory for it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn keep_secret(&self, value: &Value) -> Result<Digest, Error> {
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt)?;
+        let secret = Secret {
+            salt: Digest(salt),
+            value: value.clone(),
+        };
+        Ok(self.writer.home().keep_secret(&secret)?)
+    }
+
+    /// The value of the secret in field `name`; `None` for what is no secret, or empty.
+    ///
+    /// # Errors
+    /// [`secrets::Error`].
+    pub fn secret(&self, name: &str) -> Result<Option<Value>, secrets::Error> {
+        match self.published(|state| state.memory().value(name).cloned()) {
+            Some(Value::Commitment(commitment)) => self
+                .writer
+                .home()
+                .secret(&commitment)
+                .map(|secret| Some(secret.value)),
+            _ => Ok(None),
+        }
+    }
+
+    /// A JWT over `claims` by the epoch's key; `None` while no epoch runs.
+    #[must_use]
+    pub fn sign_token(&self, claims: &serde_json::Value) -> Option<String> {
+        let key = self.published(|state| state.head().key)?;
+        let header = serde_json::json!({"alg": "EdDSA", "typ": "JWT", "kid": key.to_string()});
+        let part = |json: &serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
+        let signed = format!("{}.{}", part(&header), part(claims));
+        let signature = self.writer.sign(Domain::IdentityToken, signed.as_bytes())?;
+        Some(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.0)))
+    }
+
+    /// Gives up the lock, with everything durable.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn close(self) -> Result<(), Error> {
+        Ok(self.writer.close()?)
+    }
+}
