@@ -186,7 +186,7 @@ const FAULTS: &[Case] = &[
     ("gate.headers", |m| m.gate.headers = vec!["X-Tenant".into()]),
     ("callers.keys", |m| m.callers = vec![m.callers[0].clone(); 65]),
     ("lineage.seal_within", |m| m.seal_within = Span(-1)),
-    ("triggers.messages", |m| {
+    ("messages.topics", |m| {
         m.triggers.topics.insert(String::new());
     }),
 ];

@@ -89,15 +89,16 @@ fn ids() {
 fn keys() {
     let secret = SecretKey::from_seed(&[1; 32]);
     let domains = [
-        ("suijuris/v1/record", Domain::Record),
-        ("suijuris/v1/checkpoint", Domain::Checkpoint),
-        ("suijuris/v1/approval", Domain::Approval),
-        ("suijuris/v1/identity-token", Domain::IdentityToken),
+        ("record", "suijuris/v1/record\0", Domain::Record),
+        ("checkpoint", "suijuris/v1/checkpoint\0", Domain::Checkpoint),
+        ("approval", "suijuris/v1/approval\0", Domain::Approval),
+        ("identity token", "", Domain::IdentityToken),
     ];
-    let signatures: Vec<Json> = domains
-        .iter()
-        .map(|(name, domain)| json!({ "domain": name, "signature": secret.sign(*domain, b"hello").to_string() }))
-        .collect();
+    let signature = |(name, prefix, domain): &(&str, &str, Domain)| {
+        let signature = secret.sign(*domain, b"hello").to_string();
+        json!({ "domain": name, "prefix": hex(prefix.as_bytes()), "signature": signature })
+    };
+    let signatures: Vec<Json> = domains.iter().map(signature).collect();
     let built = json!({ "key": key([1; 32]), "bytes": hex(b"hello"), "signatures": signatures });
     golden("keys.json", &built);
 }
