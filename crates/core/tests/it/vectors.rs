@@ -3,23 +3,30 @@
 //! A difference means that the format changed, and with it every id that was ever given out. `SUIJURIS_VECTORS=write`
 //! writes them anew; that is for a new format version only.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 use suijuris_core::codec;
+use suijuris_core::governance::{
+    self, Action, Erred, Explanation, NearMiss, NotFresh, Protocol, Reason, TriggerKind,
+};
 use suijuris_core::id::{BlobId, BundleId, Digest, ObjectId, RecordId};
+use suijuris_core::inputs::{
+    Activity, Caller, Host, Inputs, Principal, Request, Standing, Trigger, Witnessed, WorkloadEnd,
+};
 use suijuris_core::key::{Domain, SecretKey};
-use suijuris_core::lineage::{Checkpoint, Fault, Phase, State, Stored};
+use suijuris_core::lineage::{Checkpoint, Decision, Fault, Invariant, Outcome, Phase, State, Stored};
 use suijuris_core::manifest::Manifest;
 use suijuris_core::memory::tree::{self, Proof};
-use suijuris_core::memory::{Decimal, Kind, Memory, Plain, Value, Write};
-use suijuris_core::time::{Span, Timestamp};
+use suijuris_core::memory::{Decimal, Freshness, Kind, Memory, Plain, Value, Write};
+use suijuris_core::time::{Now, Quality, Span, Timestamp};
 
 use crate::lives::{
     KINDS, Life, assert_same, bundle, bundles, change, controller, epoch_key, fault_of, inception, manifests,
-    rich_schema,
+    name, rich_schema,
 };
 use crate::manifest::manifest;
 
@@ -336,6 +343,103 @@ fn bundle_manifest() {
         read.memory
             .iter()
             .any(|(_, field)| matches!(field.kind, Kind::Record(_)))
+    );
+}
+
+/// Every fact that inputs can hold, and every part of an explanation.
+fn full_decision() -> Decision {
+    let host = Host {
+        region: "fra".into(),
+        provider: "process".into(),
+        class: "small".into(),
+        id: "m1".into(),
+    };
+    let caller = Caller {
+        authenticated: true,
+        subject: Some("alice".into()),
+        issuer: Some("https://issuer.example".into()),
+        audience: ["hello".to_owned()].into(),
+        scopes: ["read".to_owned(), "write".to_owned()].into(),
+        claims: [(name("tenant"), Value::String("acme".into()))].into(),
+    };
+    let now = Now {
+        at: Timestamp(1_795_420_800_123),
+        quality: Quality::Synced,
+    };
+    let inputs = Inputs {
+        host: host.clone(),
+        standing: Standing {
+            witness: Witnessed::Agrees,
+            incapable: true,
+            workload: Some(WorkloadEnd::Gone),
+        },
+        trigger: Some(Trigger {
+            name: Some("tick".into()),
+            missed: 2,
+            ..Trigger::new(TriggerKind::Timer)
+        }),
+        request: Some(Request {
+            method: "GET".into(),
+            path: "/a".into(),
+            query: "b=c".into(),
+            host: "hello.example".into(),
+            protocol: Protocol::Http1,
+            peer_ip: IpAddr::from([127, 0, 0, 1]),
+            content_length: Some(9),
+            headers: [("x-tenant".into(), "acme".into())].into(),
+        }),
+        activity: Some(Activity {
+            active: Span(9_000),
+            idle: Span(100),
+            connections: 2,
+            in_flight: 1,
+        }),
+        holds: ["working".to_owned()].into(),
+        pending: 3,
+        fields: ["budget".to_owned()].into(),
+        to: Some(host),
+        scope: Some("child".into()),
+        ..Inputs::new(now, Principal::Caller(Box::new(caller)))
+    };
+    let explanation = Explanation {
+        outcome: governance::Outcome::Refuse,
+        reasons: vec![Reason {
+            rule: "office-hours".into(),
+            reason: Some("closed".into()),
+        }],
+        retry_after: Some(Span(60_000)),
+        erred: vec![Erred {
+            rule: "rule2".into(),
+            fault: governance::Fault::Overflow,
+        }],
+        not_fresh: vec![NotFresh {
+            field: "consent".into(),
+            freshness: Freshness::Stale,
+        }],
+        near_misses: vec![NearMiss {
+            rule: "open".into(),
+            condition: "true".into(),
+            held: 1,
+            of: 2,
+        }],
+    };
+    let outcome = Outcome::Refuse(Some(Invariant::RolledBack));
+    Decision {
+        action: Action::Wake,
+        outcome,
+        explanation: Some(explanation),
+        inputs,
+    }
+}
+
+#[test]
+fn decision() {
+    let built = json!({ "decision": encoded(&full_decision()) });
+    let stands = golden("decision.json", &built);
+    let bytes = unhex(stands["decision"].as_str().unwrap());
+    assert_eq!(
+        codec::decode::<Decision>(&bytes, 10_000).unwrap(),
+        full_decision()
     );
 }
 
