@@ -29,15 +29,17 @@ pub fn verdict(decision: &Decision, place: &str) -> Verdict {
 /// Rules that decided or could not be evaluated.
 #[must_use]
 pub fn rules(decision: &Decision) -> Vec<Rule> {
-    let Some(explanation) = &decision.explanation else { return Vec::new() };
+    let Some(explanation) = &decision.explanation else {
+        return Vec::new();
+    };
     let deciding = explanation.reasons.iter().map(|reason| Rule {
         id: reason.rule.clone(),
         reason: reason.reason.clone().unwrap_or_default(),
     });
-    let erred = explanation
-        .erred
-        .iter()
-        .map(|erred| Rule { id: erred.rule.clone(), reason: format!("could not be evaluated: {}", erred.fault) });
+    let erred = explanation.erred.iter().map(|erred| Rule {
+        id: erred.rule.clone(),
+        reason: format!("could not be evaluated: {}", erred.fault),
+    });
     deciding.chain(erred).collect()
 }
 
@@ -48,13 +50,22 @@ pub fn reasons(decision: &Decision) -> Vec<String> {
         Outcome::Refuse(Some(invariant)) => vec![sentence(invariant).to_owned()],
         _ => Vec::new(),
     };
-    reasons.extend(rules(decision).into_iter().map(|rule| rule.reason).filter(|reason| !reason.is_empty()));
+    reasons.extend(
+        rules(decision)
+            .into_iter()
+            .map(|rule| rule.reason)
+            .filter(|reason| !reason.is_empty()),
+    );
     if decision.outcome == Outcome::Permit {
         return reasons;
     }
     if let Some(explanation) = &decision.explanation {
         let stale = |not: &suijuris_core::governance::NotFresh| {
-            format!("memory.{} is not fresh: {}", not.field, not.freshness.as_str().replace('_', " "))
+            format!(
+                "memory.{} is not fresh: {}",
+                not.field,
+                not.freshness.as_str().replace('_', " ")
+            )
         };
         reasons.extend(explanation.not_fresh.iter().map(stale));
         if explanation.reasons.is_empty() && explanation.erred.is_empty() {
@@ -66,7 +77,10 @@ pub fn reasons(decision: &Decision) -> Vec<String> {
 
 fn nothing_permits(action: &str, explanation: &Explanation) -> String {
     match explanation.near_misses.first() {
-        Some(near) => format!("no rule permits {action}: `{}` would, but not `{}`", near.rule, near.condition),
+        Some(near) => format!(
+            "no rule permits {action}: `{}` would, but not `{}`",
+            near.rule, near.condition
+        ),
         None => format!("no rule permits {action}"),
     }
 }
@@ -75,8 +89,12 @@ fn nothing_permits(action: &str, explanation: &Explanation) -> String {
 #[must_use]
 pub const fn sentence(invariant: Invariant) -> &'static str {
     match invariant {
-        Invariant::WrongObject => "another object is meant: ask for the one that lives here, or go where it lives",
-        Invariant::WrongBundle => "the rules at hand are not the ones in force: build the bundle again or amend",
+        Invariant::WrongObject => {
+            "another object is meant: ask for the one that lives here, or go where it lives"
+        }
+        Invariant::WrongBundle => {
+            "the rules at hand are not the ones in force: build the bundle again or amend"
+        }
         Invariant::Quarantined => "the object is quarantined until its controllers decide",
         Invariant::Terminated => "the object has been terminated",
         Invariant::Departed => "the object has left for another host",
@@ -106,7 +124,10 @@ const CODES: [(Invariant, &str); 11] = [
 ];
 
 fn code(invariant: Invariant) -> &'static str {
-    CODES.iter().find(|(of, _)| *of == invariant).map_or(invariant.as_str(), |(_, code)| code)
+    CODES
+        .iter()
+        .find(|(of, _)| *of == invariant)
+        .map_or(invariant.as_str(), |(_, code)| code)
 }
 
 /// Seconds until asking again may help, rounded up.
@@ -124,7 +145,9 @@ pub fn problem(decision: &Decision, object: &str) -> Problem {
         (Outcome::Refuse(Some(Invariant::WrongObject)), _) => {
             Problem::new(421, "wrong_object", "Another object lives here")
         }
-        (Outcome::Refuse(Some(invariant)), _) => Problem::new(503, code(invariant), "The object cannot serve"),
+        (Outcome::Refuse(Some(invariant)), _) => {
+            Problem::new(503, code(invariant), "The object cannot serve")
+        }
         (_, Action::Wake) => Problem::new(503, "wake_refused", "The object refuses to wake"),
         (_, Action::Admit) => Problem::new(403, "admit_refused", "The object refuses this request"),
         (_, Action::Remain) => Problem::new(503, "remain_refused", "The object is going to sleep"),

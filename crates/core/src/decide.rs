@@ -105,6 +105,17 @@ pub fn consider(view: View<'_>, action: Action, inputs: Inputs) -> Decision {
     judge(view, action, view.head.object, inputs)
 }
 
+/// What the rules would say of `action` if the object were awake; for the door, which turns away whoever would not be
+/// admitted before anything is started.
+#[must_use]
+pub fn foresee(view: View<'_>, action: Action, inputs: Inputs) -> Decision {
+    let head = Head {
+        phase: Phase::Active,
+        ..view.head.clone()
+    };
+    judge(View { head: &head, ..view }, action, view.head.object, inputs)
+}
+
 /// Makes a recorded decision again, from the state before its record.
 #[must_use]
 pub fn replay(view: View<'_>, recorded: &Decision) -> Decision {

@@ -148,7 +148,10 @@ async fn live(
     if role == Role::BareMachine {
         for mount in pid1::mount_missing(Path::new("/")) {
             if mount.result.is_err() {
-                reports.event(Report::Error { code: CODE_MOUNT.to_owned(), message: mount.to_string() });
+                reports.event(Report::Error {
+                    code: CODE_MOUNT.to_owned(),
+                    message: mount.to_string(),
+                });
             }
         }
     }

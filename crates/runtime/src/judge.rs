@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use suijuris_api::{Problem, verdict};
 use suijuris_core::decide::{self, Permit, Refused};
+use suijuris_core::governance::Vocabulary;
 use suijuris_core::governance::{
     Action, Facts, Principal as PrincipalFacts, Protocol, Request as RequestFacts,
 };
@@ -82,7 +83,7 @@ fn admit(resident: &Resident, head: &RequestHead<'_>, out: &mut Forwarding) -> A
         Ok(caller) => caller,
         Err(problem) => return refuse(problem),
     };
-    let request = Asked::of(resident, head);
+    let request = Asked::of(&resident.bundle().rules.vocabulary, head);
     let forwarded = push_identity(resident, &caller, out);
     match judge(resident, &caller, &request) {
         Ok(permit) if forwarded => Admission::Forward(permit),
@@ -91,7 +92,11 @@ fn admit(resident: &Resident, head: &RequestHead<'_>, out: &mut Forwarding) -> A
             "identity_header",
             "The identity headers cannot be written",
         )),
-        Err(_refused) => refuse(explain(resident, caller, request.to_inputs(resident))),
+        Err(_refused) => refuse(explain(
+            resident,
+            caller,
+            request.to_inputs(&resident.bundle().rules.vocabulary),
+        )),
     }
 }
 
@@ -99,7 +104,11 @@ fn connect(resident: &Resident, peer: SocketAddr) -> Admission<Permit> {
     let (caller, request) = (resident.anonymous(), Asked::connection(resident, peer));
     match judge(resident, &caller, &request) {
         Ok(permit) => Admission::Forward(permit),
-        Err(_refused) => refuse(explain(resident, caller, request.to_inputs(resident))),
+        Err(_refused) => refuse(explain(
+            resident,
+            caller,
+            request.to_inputs(&resident.bundle().rules.vocabulary),
+        )),
     }
 }
 
@@ -133,6 +142,12 @@ fn push_identity(resident: &Resident, caller: &Caller, out: &mut Forwarding) -> 
         && subject.is_ok()
 }
 
+/// What rules may look at of one request, owned; for the door, which decides while nothing runs.
+#[must_use]
+pub fn request(vocabulary: &Vocabulary, head: &RequestHead<'_>) -> Request {
+    Asked::of(vocabulary, head).to_inputs(vocabulary)
+}
+
 /// What rules may look at of one request, borrowed from its head.
 struct Asked<'a> {
     protocol: Protocol,
@@ -146,7 +161,7 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn of(resident: &Resident, head: &RequestHead<'a>) -> Self {
+    fn of(vocabulary: &Vocabulary, head: &RequestHead<'a>) -> Self {
         let protocol = match (head.upgrade, head.version) {
             (Some(upgrade), _) if upgrade.eq_ignore_ascii_case("websocket") => Protocol::Websocket,
             (_, Version::Http2) => Protocol::Http2,
@@ -166,14 +181,7 @@ impl<'a> Asked<'a> {
             content_length: head
                 .content_length
                 .map(|length| i64::try_from(length).unwrap_or(i64::MAX)),
-            headers: resident
-                .bundle()
-                .rules
-                .vocabulary
-                .headers
-                .iter()
-                .map(value)
-                .collect(),
+            headers: vocabulary.headers.iter().map(value).collect(),
         }
     }
 
@@ -203,8 +211,8 @@ impl<'a> Asked<'a> {
         }
     }
 
-    fn to_inputs(&self, resident: &Resident) -> Request {
-        let names = resident.bundle().rules.vocabulary.headers.iter();
+    fn to_inputs(&self, vocabulary: &Vocabulary) -> Request {
+        let names = vocabulary.headers.iter();
         let headers = names
             .zip(&self.headers)
             .filter_map(|(name, value)| Some((name.clone(), (*value)?.to_owned())));

@@ -27,6 +27,7 @@ mod sys;
 pub mod words;
 pub mod workload;
 
+pub use remain::refused_event;
 use report::chain;
 
 /// Runs `suijuris-init` with these arguments, without the program's name.

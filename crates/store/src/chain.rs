@@ -126,10 +126,16 @@ fn read_frame(window: &mut Window, offset: u64) -> io::Result<Bytes> {
 /// Fuzz body: reads `bytes` as a segment file the way opening does; returns the number of intact records.
 #[must_use]
 pub fn frames_of(bytes: &[u8]) -> usize {
-    let mut at = if Header::decode(bytes).is_ok() { HEADER_BYTES } else { 0 };
+    let mut at = if Header::decode(bytes).is_ok() {
+        HEADER_BYTES
+    } else {
+        0
+    };
     let mut records = 0;
     while let Some(frame) = bytes.get(at..).and_then(Frame::decode) {
-        let record = bytes.get(at + FRAME_BYTES..).and_then(|rest| rest.get(..frame.record_bytes()));
+        let record = bytes
+            .get(at + FRAME_BYTES..)
+            .and_then(|rest| rest.get(..frame.record_bytes()));
         match record {
             Some(record) if !frame.is_end() && frame.fits(RecordId::of(record).digest()) => {
                 records += usize::from(Stored::decode(record.to_vec()).is_ok());
@@ -180,7 +186,11 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// [`OpenError`].
     pub(crate) fn from_segment_of(home: &'a Home, object: ObjectId, seq: u64) -> Result<Self, OpenError> {
-        let first = home.segments()?.into_iter().take_while(|first| *first <= seq).last();
+        let first = home
+            .segments()?
+            .into_iter()
+            .take_while(|first| *first <= seq)
+            .last();
         Self::from_record(home, object, first.unwrap_or_default(), HEADER_BYTES as u64)
     }
 
@@ -295,11 +305,20 @@ impl<'a> Walk<'a> {
 
 fn open_segment(home: &Home, segment: u64, seq: u64) -> Result<(Window, Header), OpenError> {
     let path = home.segment(segment);
-    let file = home.disk.open(&path, How::Read).map_err(OpenError::disk("open", &path))?;
+    let file = home
+        .disk
+        .open(&path, How::Read)
+        .map_err(OpenError::disk("open", &path))?;
     let mut window = Window::new(file);
-    let bytes = window.get(0, HEADER_BYTES).map_err(OpenError::disk("read", &path))?;
+    let bytes = window
+        .get(0, HEADER_BYTES)
+        .map_err(OpenError::disk("read", &path))?;
     let header = Header::decode(bytes).map_err(|fault| OpenError::Damaged {
-        place: Place { segment, offset: 0, seq },
+        place: Place {
+            segment,
+            offset: 0,
+            seq,
+        },
         damage: fault.into(),
     })?;
     Ok((window, header))
@@ -310,7 +329,10 @@ fn proves_durable(bytes: &[u8], seq: u64) -> bool {
     let mut hashed = 0;
     let prefixes = bytes.windows(RECORD_PREFIX.len()).enumerate();
     for (at, _) in prefixes.filter(|(_, window)| *window == RECORD_PREFIX) {
-        let Some(frame) = at.checked_sub(FRAME_BYTES).and_then(|at| Frame::decode(bytes.get(at..)?)) else {
+        let Some(frame) = at
+            .checked_sub(FRAME_BYTES)
+            .and_then(|at| Frame::decode(bytes.get(at..)?))
+        else {
             continue;
         };
         let Some(record) = bytes.get(at..).and_then(|rest| rest.get(..frame.record_bytes())) else {
@@ -324,7 +346,10 @@ fn proves_durable(bytes: &[u8], seq: u64) -> bool {
             continue;
         }
         let durable_before = |stored: &Stored| stored.record.seq.checked_sub(u64::from(frame.group));
-        let proven = Stored::decode(record.to_vec()).ok().as_ref().and_then(durable_before);
+        let proven = Stored::decode(record.to_vec())
+            .ok()
+            .as_ref()
+            .and_then(durable_before);
         if proven.is_some_and(|first_of_group| first_of_group > seq) {
             return true;
         }

@@ -154,7 +154,9 @@ impl Disk for Real {
                 file.write_all(whoami.as_bytes())?;
                 Ok(Lock::Held(Box::new(file)))
             }
-            Err(fs::TryLockError::WouldBlock) => Ok(Lock::Taken(fs::read_to_string(path).unwrap_or_default())),
+            Err(fs::TryLockError::WouldBlock) => {
+                Ok(Lock::Taken(fs::read_to_string(path).unwrap_or_default()))
+            }
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
     }

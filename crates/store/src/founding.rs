@@ -70,7 +70,10 @@ pub enum FoundError {
 pub fn found(home: &Home, founding: Founding) -> Result<ObjectId, FoundError> {
     let failed = |path: PathBuf| move |source| FoundError::Disk { path, source };
     let here = || failed(home.path().to_owned());
-    let parent = home.path().parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = home
+        .path()
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
     home.disk.create_dir(home.path()).map_err(here())?;
     home.disk
         .sync_dir(parent.unwrap_or_else(|| std::path::Path::new(".")))

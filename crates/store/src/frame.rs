@@ -90,7 +90,11 @@ impl Header {
             prev: RecordId::from_digest(Digest(array(bytes, 52)?)),
         };
         let sound = bytes.get(..HEADER_BYTES)? == header.encode();
-        Some(if sound { Ok(header) } else { Err(HeaderFault::Damaged) })
+        Some(if sound {
+            Ok(header)
+        } else {
+            Err(HeaderFault::Damaged)
+        })
     }
 }
 

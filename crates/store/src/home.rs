@@ -111,7 +111,9 @@ pub enum OpenError {
     )]
     Key,
     /// There is no waiting key.
-    #[error("the waiting key is missing: without `next.key` the object cannot continue; restore it from a copy")]
+    #[error(
+        "the waiting key is missing: without `next.key` the object cannot continue; restore it from a copy"
+    )]
     NoKey,
     /// The disk.
     #[error("cannot {what} {path}")]
@@ -219,7 +221,12 @@ impl Home {
     pub(crate) fn segments(&self) -> Result<Vec<u64>, OpenError> {
         let dir = self.lineage();
         let listed = disk::optional(self.disk.list(&dir)).map_err(OpenError::disk("list", &dir))?;
-        let first = |name: &String| name.strip_suffix(".seg").filter(|digits| digits.len() == 20)?.parse().ok();
+        let first = |name: &String| {
+            name.strip_suffix(".seg")
+                .filter(|digits| digits.len() == 20)?
+                .parse()
+                .ok()
+        };
         let mut segments: Vec<u64> = listed.unwrap_or_default().iter().filter_map(first).collect();
         segments.sort_unstable();
         Ok(segments)
@@ -230,16 +237,28 @@ impl Home {
         let whoami = format!("process {}", std::process::id());
         // A reader that looks whether somebody writes holds the lock for some microseconds.
         for _ in 0..20 {
-            match self.disk.lock(&path, &whoami).map_err(OpenError::disk("lock", &path))? {
+            match self
+                .disk
+                .lock(&path, &whoami)
+                .map_err(OpenError::disk("lock", &path))?
+            {
                 Lock::Held(guard) => return Ok(Held(guard)),
                 Lock::Taken(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
             }
         }
-        match self.disk.lock(&path, &whoami).map_err(OpenError::disk("lock", &path))? {
+        match self
+            .disk
+            .lock(&path, &whoami)
+            .map_err(OpenError::disk("lock", &path))?
+        {
             Lock::Held(guard) => Ok(Held(guard)),
             Lock::Taken(holder) => Err(OpenError::Locked {
                 path: self.path.clone(),
-                holder: if holder.is_empty() { "another process".to_owned() } else { holder },
+                holder: if holder.is_empty() {
+                    "another process".to_owned()
+                } else {
+                    holder
+                },
             }),
         }
     }
@@ -247,4 +266,6 @@ impl Home {
 
 /// The right to write, until dropped.
 #[derive(Debug)]
-pub(crate) struct Held(#[expect(dead_code, reason = "held for its drop")] Box<dyn std::any::Any + Send + Sync>);
+pub(crate) struct Held(
+    #[expect(dead_code, reason = "held for its drop")] Box<dyn std::any::Any + Send + Sync>,
+);

@@ -65,7 +65,9 @@ pub(crate) fn open(
         let damage = Damage::Cut(expected.head().seq);
         return Err(OpenError::Damaged { place: end, damage });
     }
-    let state = fold.state.ok_or_else(|| OpenError::NotAnObject(home.path().to_owned()))?;
+    let state = fold
+        .state
+        .ok_or_else(|| OpenError::NotAnObject(home.path().to_owned()))?;
     Ok(Opened {
         state,
         end,
@@ -126,13 +128,17 @@ impl<'a> Fold<'a> {
         let offset = position & ((1 << OFFSET_BITS) - 1);
         let last_frame_bytes = position >> OFFSET_BITS;
         let before = offset.saturating_sub(last_frame_bytes.min(MAX_FRAME_BYTES));
-        let mut walk = Walk::from_record(home, head.object, head.seq, before).map_err(|error| match error {
-            OpenError::Damaged { place, damage: Damage::OtherObject(_) } => OpenError::Damaged {
-                place,
-                damage: Damage::OtherCheckpoint,
-            },
-            other => other,
-        })?;
+        let mut walk =
+            Walk::from_record(home, head.object, head.seq, before).map_err(|error| match error {
+                OpenError::Damaged {
+                    place,
+                    damage: Damage::OtherObject(_),
+                } => OpenError::Damaged {
+                    place,
+                    damage: Damage::OtherCheckpoint,
+                },
+                other => other,
+            })?;
         match walk.step()? {
             Step::Record(_, stored) if stored.id == head.record => {}
             Step::Record(..) => return Err(walk.damaged(Damage::OtherCheckpoint)),
@@ -193,8 +199,8 @@ impl<'a> Fold<'a> {
             return Ok(());
         };
         let later = expected.head().object == state.head().object && expected.head().seq != state.head().seq;
-        let same = later
-            || (expected.head() == state.head() && expected.memory().root() == state.memory().root());
+        let same =
+            later || (expected.head() == state.head() && expected.memory().root() == state.memory().root());
         if same {
             return Ok(());
         }

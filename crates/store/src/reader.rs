@@ -49,7 +49,11 @@ impl Reader {
         Self::open_watched(home, Depth::Whole, progress)
     }
 
-    fn open_watched(home: &Home, depth: Depth, mut progress: impl FnMut(Verified)) -> Result<Self, OpenError> {
+    fn open_watched(
+        home: &Home,
+        depth: Depth,
+        mut progress: impl FnMut(Verified),
+    ) -> Result<Self, OpenError> {
         if !home.holds_object()? {
             return Err(OpenError::NotAnObject(home.path().to_owned()));
         }
@@ -98,7 +102,10 @@ impl Reader {
     ///
     /// # Errors
     /// [`OpenError`], here or as an item.
-    pub fn records(&self, range: Range<u64>) -> Result<impl Iterator<Item = Result<Stored, OpenError>> + '_, OpenError> {
+    pub fn records(
+        &self,
+        range: Range<u64>,
+    ) -> Result<impl Iterator<Item = Result<Stored, OpenError>> + '_, OpenError> {
         let mut walk = Walk::from_segment_of(&self.home, self.state().head().object, range.start)?;
         let end = range.end.min(self.state().head().seq + 1);
         let mut over = false;

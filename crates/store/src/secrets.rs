@@ -36,7 +36,9 @@ pub enum Error {
     #[error("the secret's file cannot be read; set the field again")]
     Encoding(#[from] codec::Error),
     /// Another value than the one committed to.
-    #[error("the secret's file is not the one that memory commits to: it was swapped or altered; set the field again")]
+    #[error(
+        "the secret's file is not the one that memory commits to: it was swapped or altered; set the field again"
+    )]
     Swapped,
 }
 
@@ -80,7 +82,11 @@ impl Home {
     /// # Errors
     /// [`Error`].
     pub fn secret(&self, commitment: &Digest) -> Result<Secret, Error> {
-        let bytes = disk::read(&*self.disk, &self.secrets().join(commitment.hex()), MAX_BYTES as u64)?;
+        let bytes = disk::read(
+            &*self.disk,
+            &self.secrets().join(commitment.hex()),
+            MAX_BYTES as u64,
+        )?;
         if commitment_of(&bytes) != *commitment {
             return Err(Error::Swapped);
         }

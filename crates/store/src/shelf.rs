@@ -114,7 +114,12 @@ impl Shelf {
         }
         let (disk, shelf) = (&*self.home.disk, self.home.bundles());
         let dir = shelf.join(id.to_string());
-        let made = |result: io::Result<()>| result.map_err(|source| Error::Disk { file: "bundles", source });
+        let made = |result: io::Result<()>| {
+            result.map_err(|source| Error::Disk {
+                file: "bundles",
+                source,
+            })
+        };
         made(disk.create_dir(&shelf))?;
         made(disk.sync_dir(self.home.path()))?;
         made(disk.create_dir(&dir))?;

@@ -38,7 +38,10 @@ impl Durable {
 
 impl Progress {
     pub(crate) fn starting(below: u64) -> Self {
-        let state = Durable { below, ..Durable::default() };
+        let state = Durable {
+            below,
+            ..Durable::default()
+        };
         Self {
             state: Mutex::new(state),
             moved: Condvar::new(),
@@ -79,7 +82,10 @@ impl Progress {
 
     fn tell(&self, mut state: MutexGuard<'_, Durable>) {
         let (all, below) = (state.poisoned.is_some() || state.closed, state.below);
-        let ready: Vec<_> = state.wakers.extract_if(.., |(seq, _)| all || *seq < below).collect();
+        let ready: Vec<_> = state
+            .wakers
+            .extract_if(.., |(seq, _)| all || *seq < below)
+            .collect();
         drop(state);
         self.moved.notify_all();
         ready.into_iter().for_each(|(_, waker)| waker.wake());
@@ -114,7 +120,11 @@ impl Progress {
         if let Some(answer) = state.answer(seq) {
             return Poll::Ready(answer);
         }
-        match state.wakers.iter_mut().find(|(at, old)| *at == seq && old.will_wake(waker)) {
+        match state
+            .wakers
+            .iter_mut()
+            .find(|(at, old)| *at == seq && old.will_wake(waker))
+        {
             Some(_) => {}
             None => state.wakers.push((seq, waker.clone())),
         }

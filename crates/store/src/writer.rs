@@ -107,7 +107,9 @@ pub enum StageError {
 
 /// Why nothing is committed any more; the writer must be opened anew.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the store failed to {what}; nothing is acknowledged any more, open it again to see what the disk holds")]
+#[error(
+    "the store failed to {what}; nothing is acknowledged any more, open it again to see what the disk holds"
+)]
 pub struct CommitError {
     pub(crate) what: &'static str,
     #[source]
@@ -166,7 +168,9 @@ pub(crate) struct Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("home", &self.home).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("home", &self.home)
+            .finish_non_exhaustive()
     }
 }
 
@@ -206,7 +210,9 @@ impl Writer {
         };
         let head = opened.state.head();
         let commits = Commits {
-            since_checkpoint: opened.checkpointed.map_or(sizes.checkpoint_records, |at| head.seq - at),
+            since_checkpoint: opened
+                .checkpointed
+                .map_or(sizes.checkpoint_records, |at| head.seq - at),
             end: opened.end.offset,
             last_frame_bytes: opened.last_frame_bytes,
             spare: Queue::default(),
@@ -232,7 +238,10 @@ impl Writer {
     /// The state of everything durable. Commits wait while the guard is held: look, copy what is needed, drop it.
     #[must_use]
     pub fn published(&self) -> RwLockReadGuard<'_, State> {
-        self.shared.published.read().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .published
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the staged state: everything durable, and what is on its way.
@@ -322,15 +331,20 @@ impl Writer {
         let id = staged.state.head().record;
         drop(staged);
         shared.commit_all(&mut commits).map_err(StageError::from)?;
-        keys::adopt(&shared.home)
-            .map_err(|error| StageError::from(shared.poison(CommitError::new("settle the waiting key")(error))))?;
+        keys::adopt(&shared.home).map_err(|error| {
+            StageError::from(shared.poison(CommitError::new("settle the waiting key")(error)))
+        })?;
         Ok(id)
     }
 
     /// Signs bytes that are no record by the running epoch's key; `None` while no epoch runs.
     #[must_use]
     pub fn sign(&self, domain: Domain, bytes: &[u8]) -> Option<Signature> {
-        lock(&self.shared.staged).keys.epoch.as_ref().map(|key| key.sign(domain, bytes))
+        lock(&self.shared.staged)
+            .keys
+            .epoch
+            .as_ref()
+            .map(|key| key.sign(domain, bytes))
     }
 
     /// Commits everything staged.
@@ -387,7 +401,8 @@ impl Shared {
         if error.kind() == io::ErrorKind::StorageFull {
             return StageError::DiskFull;
         }
-        self.poison(CommitError::new("write the waiting key")(error)).into()
+        self.poison(CommitError::new("write the waiting key")(error))
+            .into()
     }
 
     fn poison(&self, error: CommitError) -> CommitError {
@@ -414,7 +429,10 @@ impl Shared {
         commits.last_frame_bytes = queue.last_frame_bytes();
         commits.since_checkpoint += queue.records.len() as u64;
         self.publish(&queue.records)?;
-        let sleeps = queue.records.iter().any(|stored| matches!(stored.record.body, Body::Dormant(_)));
+        let sleeps = queue
+            .records
+            .iter()
+            .any(|stored| matches!(stored.record.body, Body::Dormant(_)));
         if sleeps || commits.since_checkpoint >= self.sizes.checkpoint_records {
             // Only a short cut: the next group, the closing, or the next opening makes up for a failed one.
             let _ = self.write_checkpoint(commits);
@@ -429,7 +447,9 @@ impl Shared {
         let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
         for stored in records {
             published.follow(stored, &self.shelf).map_err(|broken| {
-                self.poison(CommitError::new("publish what it wrote")(io::Error::other(broken)))
+                self.poison(CommitError::new("publish what it wrote")(io::Error::other(
+                    broken,
+                )))
             })?;
         }
         drop(published);
@@ -459,7 +479,8 @@ impl Shared {
         if commits.since_checkpoint == 0 {
             return Ok(());
         }
-        self.write_checkpoint(&mut commits).map_err(CommitError::new("write the checkpoint"))
+        self.write_checkpoint(&mut commits)
+            .map_err(CommitError::new("write the checkpoint"))
     }
 
     /// Lets a thread commit for those who poll; started by the first of them.
@@ -467,8 +488,12 @@ impl Shared {
         let start = || {
             let shared = Arc::clone(this);
             let run = move || shared.progress.serve(&shared);
-            let started = std::thread::Builder::new().name("store-commit".to_owned()).spawn(run);
-            started.map(drop).map_err(CommitError::new("start its committing thread"))
+            let started = std::thread::Builder::new()
+                .name("store-commit".to_owned())
+                .spawn(run);
+            started
+                .map(drop)
+                .map_err(CommitError::new("start its committing thread"))
         };
         this.thread.get_or_init(start).clone()
     }

@@ -134,7 +134,9 @@ impl Disk {
     }
 
     fn inode(&mut self, id: usize) -> io::Result<&mut Inode> {
-        self.inodes.get_mut(id).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.inodes
+            .get_mut(id)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn apply(names: &mut BTreeMap<PathBuf, usize>, naming: &Naming) {
@@ -448,13 +450,19 @@ fn survive(inode: &Inode, loss: Loss, dice: &mut Dice) -> Vec<u8> {
         let torn_at = dice.below(bytes.len() as u64 + 1);
         let mut start = 0;
         while start < bytes.len() {
-            let end = bytes.len().min((at + start) / SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES - at);
+            let end = bytes
+                .len()
+                .min((at + start) / SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES - at);
             let survives = match loss {
                 Loss::Scattered(_) => dice.below(2) == 0,
                 _ => before || (index as u64 == kept && (end as u64) <= torn_at),
             };
             if survives {
-                put(&mut content, at + start, bytes.get(start..end).unwrap_or_default());
+                put(
+                    &mut content,
+                    at + start,
+                    bytes.get(start..end).unwrap_or_default(),
+                );
             }
             start = end;
         }
@@ -474,8 +482,15 @@ mod tests {
         let file = disk.create(path).unwrap();
         disk.write_at(file, b"abc", 0).unwrap();
         disk.sync(file).unwrap();
-        assert_eq!(disk.copy().crash(Loss::All).content(path).as_deref(), Some(&b"abc"[..]));
-        assert_eq!(disk.crash(Loss::All).content(path), None, "its name was not synced");
+        assert_eq!(
+            disk.copy().crash(Loss::All).content(path).as_deref(),
+            Some(&b"abc"[..])
+        );
+        assert_eq!(
+            disk.crash(Loss::All).content(path),
+            None,
+            "its name was not synced"
+        );
     }
 
     #[test]

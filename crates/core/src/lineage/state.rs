@@ -294,10 +294,11 @@ impl State {
     /// [`Broken`] with the first check that fails. The state is then of no further use: drop it.
     pub fn apply(&mut self, next: &Stored, bundles: &impl Bundles) -> Result<(), Broken> {
         let record = &next.record;
-        self.take(next, bundles, checks::signature).map_err(|fault| Broken {
-            seq: record.seq,
-            fault,
-        })
+        self.take(next, bundles, checks::signature)
+            .map_err(|fault| Broken {
+                seq: record.seq,
+                fault,
+            })
     }
 
     /// Takes into the fold a record that this process itself made by [`State::extend`] on another copy of the state:

@@ -1,0 +1,85 @@
+//! `suijuris up`: one object on this machine, from its directory to its port.
+//!
+//! `up` owns what outlives every activation: the listening socket, the timers, the requests that arrive while the
+//! object sleeps. It decides nothing for the object: asleep, it asks the object's own rules at the `door`; awake, the
+//! runtime in the machine has the socket and decides. `house` is the loop, `machine` starts machines, `desk` hears
+//! the other commands, `say` prints.
+
+mod desk;
+mod door;
+mod founding;
+mod house;
+mod machine;
+mod say;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use anyhow::Context as _;
+use suijuris_vehicle::process::{Isolation, Process, Shim, Want};
+
+use crate::place;
+
+/// Arguments of `up`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  suijuris up examples/hello\n  curl http://127.0.0.1:PORT/\n\nCtrl-C puts the object to sleep and ends `up`. Exit codes: 0 asleep, 1 it refused to sleep or to be\namended, 2 usage, 3 broken input or environment."
+)]
+pub struct Args {
+    /// Directory with object.toml and governance.cedar
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Port on loopback; any free one where absent
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// The object's data directory [default: DIR/.suijuris]
+    #[arg(long, value_name = "DATA")]
+    pub data: Option<PathBuf>,
+    /// One JSON event a line on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// Run machines as plain processes, without namespaces
+    #[arg(long)]
+    pub plain: bool,
+}
+
+/// Runs `up` to its end.
+///
+/// # Errors
+/// Whatever keeps it from starting; later trouble is told as events.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&tokio, up(args))
+}
+
+async fn up(args: Args) -> anyhow::Result<ExitCode> {
+    let place = place::locate(Some(&args.dir), args.data.as_deref())?;
+    let say = Rc::new(say::Say::new(args.json));
+    let founded = match founding::prepare(&place, &say)? {
+        founding::Prepared::Ready(founded) => *founded,
+        founding::Prepared::Refused => return Ok(ExitCode::from(1)),
+    };
+    let isolation = args.plain.then_some(Isolation::Plain);
+    let driver = Process::detect(
+        Shim::itself("__shim"),
+        Want {
+            isolation,
+            ..Want::default()
+        },
+    )
+    .await
+    .context("machines cannot be started on this host")?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port.unwrap_or(0)));
+    let listener = std::net::TcpListener::bind(address).with_context(|| {
+        format!("cannot listen on {address}: choose another port with --port, or leave it out for a free one")
+    })?;
+    listener.set_nonblocking(true)?;
+    house::House::new(place, founded, driver, listener, say)?
+        .run()
+        .await
+}

@@ -1,0 +1,195 @@
+//! From a directory to an object that can be woken: build the bundle, found the object or amend it.
+
+use std::fs;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use suijuris_bundle::Built;
+use suijuris_core::bundle::Bundle;
+use suijuris_core::decide::{Verdict, View, decide};
+use suijuris_core::governance::Action;
+use suijuris_core::inputs::{Inputs, Principal};
+use suijuris_core::key::SecretKey;
+use suijuris_core::lineage::{Amended, Body, Phase, Statement, Unsealed};
+use suijuris_core::time::{Ratchet, Reading};
+use suijuris_runtime::clock::Clock;
+use suijuris_store::{BundleFiles, Depth, Draft, Founding, Home, Sign, Sizes, Writer, found};
+use zeroize::Zeroizing;
+
+use super::say::Say;
+use crate::owner;
+use crate::place::Place;
+
+/// An object that can be woken.
+pub(super) struct Founded {
+    pub(super) writer: Writer,
+    pub(super) bundle: Arc<Bundle>,
+    pub(super) clock: Clock,
+}
+
+/// What became of the preparations.
+pub(super) enum Prepared {
+    Ready(Box<Founded>),
+    /// The object refused to be amended; it was said.
+    Refused,
+}
+
+/// Builds, founds where nothing is yet, amends where the definition has changed.
+pub(super) fn prepare(place: &Place, say: &Say) -> anyhow::Result<Prepared> {
+    let clock = Clock::start(None).context("the clock's pulse cannot be started")?;
+    let built = place
+        .object_dir
+        .as_deref()
+        .map(suijuris_bundle::build)
+        .transpose();
+    let built = match built {
+        Ok(built) => built,
+        Err(report) => {
+            say.report(&report);
+            bail!("the definition has errors; `suijuris check` shows them again");
+        }
+    };
+    let home = Home::at(&place.data);
+    if !home.holds_object()? {
+        let Some(built) = &built else {
+            bail!("{} holds no object", place.data.display())
+        };
+        fs::create_dir_all(&place.data).with_context(|| format!("cannot make {}", place.data.display()))?;
+        found_object(&home, built, clock.reading())?;
+    }
+    fs::create_dir_all(place.data.join("volume"))?;
+    fs::create_dir_all(home.run_dir())?;
+    let (writer, _recovery) = Writer::open(&home, Depth::Tail, Sizes::default())?;
+    if let Some(built) = &built {
+        let in_force = writer.published().head().bundle;
+        if built.id != in_force && !amend(&writer, built, clock.reading(), say)? {
+            return Ok(Prepared::Refused);
+        }
+    }
+    let id = writer.published().head().bundle;
+    let bundle = writer.shelf().bundle(&id)?;
+    Ok(Prepared::Ready(Box::new(Founded {
+        writer,
+        bundle,
+        clock,
+    })))
+}
+
+fn files(built: &Built) -> BundleFiles {
+    let files = built.files();
+    BundleFiles {
+        manifest: files.manifest,
+        governance: files.governance.into_bytes(),
+        program: files.program,
+    }
+}
+
+fn found_object(home: &Home, built: &Built, reading: Reading) -> anyhow::Result<()> {
+    let mut seed = Zeroizing::new([0; 32]);
+    let mut nonce = vec![0; 16];
+    getrandom::fill(seed.as_mut_slice()).context("the system gives no randomness")?;
+    getrandom::fill(&mut nonce).context("the system gives no randomness")?;
+    let (controllers, threshold) = match &built.controllers {
+        Some(declared) => (declared.keys.clone(), declared.threshold),
+        None => (vec![owner::owner_key()?.public()], 1),
+    };
+    let founding = Founding {
+        name: built.manifest.name.clone(),
+        controllers,
+        threshold,
+        nonce,
+        parent: None,
+        at: reading.wall,
+        bundle: files(built),
+        seed,
+    };
+    found(home, founding)?;
+    Ok(())
+}
+
+/// Proposes the new definition to the object; whether it took it.
+fn amend(writer: &Writer, built: &Built, reading: Reading, say: &Say) -> anyhow::Result<bool> {
+    settle_crash(writer, reading)?;
+    let key = owner::owner_key()?;
+    let (decision, from) = {
+        let state = writer.published();
+        let bundle = writer.shelf().bundle(&state.head().bundle)?;
+        let now = Ratchet::new(state.head().at).observe(reading);
+        let inputs = Inputs::new(now, Principal::Controller(vec![key.public()]));
+        say.proposal(
+            Action::Amend,
+            "controller",
+            None,
+            &format!("bundle {}", built.id.short()),
+        );
+        let verdict = decide(
+            View::new(&state, &bundle.rules),
+            Action::Amend,
+            state.head().object,
+            inputs,
+        );
+        say.verdict(verdict.decision(), "door");
+        match verdict {
+            Verdict::Permit(_, decision) => (decision, state.head().bundle),
+            Verdict::Refuse(_) => return Ok(false),
+        }
+    };
+    let approvals = vec![statement(writer, built).approve(&key)?];
+    writer.shelf().put(&files(built))?;
+    let body = Body::Amended(Amended {
+        decision: *decision,
+        from,
+        approvals,
+    });
+    let ticket = writer
+        .stage(Draft {
+            body,
+            at: reading.wall,
+            bundle: Some(built.id),
+            sign: Sign::Now,
+        })
+        .with_context(|| approval_hint(&key))?;
+    ticket.wait()?;
+    Ok(true)
+}
+
+fn statement(writer: &Writer, built: &Built) -> Statement {
+    let state = writer.published();
+    let content = state.head().amendment(&built.id);
+    Statement {
+        object: state.head().object,
+        action: Action::Amend,
+        content,
+    }
+}
+
+fn approval_hint(key: &SecretKey) -> String {
+    format!(
+        "the amendment was not recorded; the owner's key here is {}",
+        key.public()
+    )
+}
+
+/// Records that the last activation ended without the object's own act, where it did.
+pub(super) fn settle_crash(writer: &Writer, reading: Reading) -> anyhow::Result<()> {
+    let left = writer.staged(|state| {
+        let head = state.head();
+        let unsealed = Unsealed {
+            mutations: head.uncovered(),
+            sealed: head.sealed,
+        };
+        (head.phase == Phase::Active).then_some(unsealed)
+    });
+    if let Some(unsealed) = left {
+        let body = Body::Unsealed(unsealed);
+        writer
+            .stage(Draft {
+                body,
+                at: reading.wall,
+                bundle: None,
+                sign: Sign::Now,
+            })?
+            .wait()?;
+    }
+    Ok(())
+}

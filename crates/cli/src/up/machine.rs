@@ -1,0 +1,94 @@
+//! The machine of one activation: the runtime as a process of its own, in namespaces where the host allows them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::Context as _;
+use suijuris_api::channel::{self, Channel};
+use suijuris_core::manifest;
+use suijuris_runtime::config::Launch;
+use suijuris_vehicle::Driver as _;
+use suijuris_vehicle::machine::{Network, Output, Spec};
+use suijuris_vehicle::process::{Isolation, Machine, Process};
+
+use crate::place::Place;
+
+/// Number of the listening socket inside the machine.
+const LISTEN_FD: i32 = 3;
+/// Number of the channel inside the machine.
+const CONTROL_FD: i32 = 4;
+
+/// A running machine and the channel to its runtime.
+pub(super) struct Running {
+    pub(super) machine: Machine,
+    pub(super) channel: Rc<Channel>,
+}
+
+/// The program that is the runtime, and its first arguments: a static `suijuris-init` beside this program, or this
+/// program itself.
+fn runtime() -> (PathBuf, Vec<OsString>) {
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|exe| exe.parent().map(|dir| dir.join("suijuris-init")));
+    match beside.filter(|path| path.is_file()) {
+        Some(path) => (path, vec!["suijuris-init".into()]),
+        None => (
+            PathBuf::from("/proc/self/exe"),
+            vec!["suijuris".into(), "__init".into()],
+        ),
+    }
+}
+
+/// Starts a machine for the object of `place`.
+pub(super) async fn start(
+    driver: &Process,
+    place: &Place,
+    listener: &TcpListener,
+    wanted: manifest::Network,
+    launch: &Launch,
+) -> anyhow::Result<Running> {
+    let (ours, theirs) = channel::pair().context("no channel to the machine can be made")?;
+    let (exe, mut argv) = runtime();
+    let object_dir = place.object_dir.as_deref().unwrap_or(&place.data);
+    let argument = |name: &str, path: &Path| [OsString::from(name), path.as_os_str().to_owned()];
+    argv.extend(argument("--data", &place.data));
+    argv.extend(argument("--object", object_dir));
+    argv.extend(argument("--agent-socket", &place.agent_socket()));
+    argv.extend([OsString::from("--listen-fd"), LISTEN_FD.to_string().into()]);
+    argv.extend([OsString::from("--control-fd"), CONTROL_FD.to_string().into()]);
+    argv.extend([OsString::from("--launch"), serde_json::to_string(launch)?.into()]);
+    let private = wanted == manifest::Network::Private && driver.describe().isolation != Isolation::Plain;
+    let spec = Spec {
+        argv,
+        env: environment(),
+        cwd: object_dir.to_owned(),
+        inherit: vec![
+            (OwnedFd::from(listener.try_clone()?), LISTEN_FD),
+            (theirs, CONTROL_FD),
+        ],
+        network: if private { Network::Private } else { Network::Host },
+        stdout: Output::Pipe,
+        stderr: Output::Pipe,
+        ..Spec::new("object", exe)
+    };
+    let machine = driver
+        .start(spec)
+        .await
+        .context("the machine cannot be started")?;
+    Ok(Running {
+        machine,
+        channel: Rc::new(Channel::new(ours)?),
+    })
+}
+
+/// What the runtime sees of the environment; the workload gets less.
+fn environment() -> BTreeMap<OsString, OsString> {
+    let kept = ["PATH", "LANG", "LC_ALL", "TZ", "RUST_BACKTRACE"];
+    kept.iter()
+        .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)))
+        .collect()
+}

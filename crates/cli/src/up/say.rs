@@ -1,0 +1,213 @@
+//! What `up` prints: a live stream for people, or one JSON event a line.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use suijuris_api::event::{Stamped, Verdict};
+use suijuris_api::{Event, verdict};
+use suijuris_bundle::Report;
+use suijuris_core::governance::Action;
+use suijuris_core::lineage::Decision;
+
+/// Prints events.
+#[derive(Debug)]
+pub(super) struct Say {
+    json: bool,
+    colour: bool,
+}
+
+impl Say {
+    pub(super) fn new(json: bool) -> Self {
+        Self {
+            json,
+            colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        }
+    }
+
+    /// Prints an event that happens here and now.
+    pub(super) fn event(&self, event: Event) {
+        let at = jiff::Timestamp::now();
+        self.stamped(&Stamped {
+            at: format!("{at:.3}"),
+            event,
+        });
+    }
+
+    /// Prints an event of the runtime.
+    pub(super) fn stamped(&self, stamped: &Stamped) {
+        let mut out = std::io::stdout().lock();
+        // Nobody to tell when standard output is gone; `up` goes on, since the object does not depend on it.
+        let _ = if self.json {
+            serde_json::to_string(stamped)
+                .map_err(Into::into)
+                .and_then(|line| writeln!(out, "{line}"))
+        } else {
+            match self.line(stamped) {
+                Some(line) => writeln!(out, "{line}"),
+                None => Ok(()),
+            }
+        };
+        let _ = out.flush();
+    }
+
+    pub(super) fn proposal(&self, action: Action, by: &str, trigger: Option<&str>, detail: &str) {
+        self.event(Event::Proposal {
+            action: action.to_string(),
+            by: by.to_owned(),
+            trigger: trigger.map(str::to_owned),
+            detail: detail.to_owned(),
+        });
+    }
+
+    pub(super) fn verdict(&self, decision: &Decision, place: &str) {
+        self.event(Event::Verdict(verdict::verdict(decision, place)));
+    }
+
+    pub(super) fn error(&self, code: &str, message: &str) {
+        self.event(Event::Error {
+            code: code.to_owned(),
+            message: message.to_owned(),
+        });
+    }
+
+    /// Prints what is wrong with a definition.
+    pub(super) fn report(&self, report: &Report) {
+        let style = suijuris_bundle::Style {
+            colour: self.colour && std::io::stderr().is_terminal(),
+            ..suijuris_bundle::Style::PLAIN
+        };
+        let _ = write!(std::io::stderr(), "{}", report.render(style));
+    }
+
+    fn line(&self, stamped: &Stamped) -> Option<String> {
+        let (colour, word, text) = words(&stamped.event)?;
+        let clock = stamped.at.get(11..23).unwrap_or(&stamped.at);
+        Some(if self.colour {
+            format!("\x1b[2m{clock}\x1b[0m  \x1b[{colour}m{word:<10}\x1b[0m {text}")
+        } else {
+            format!("{clock}  {word:<10} {text}")
+        })
+    }
+}
+
+const PLAIN: &str = "0";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+const RED: &str = "31";
+const BLUE: &str = "34";
+const DIM: &str = "2";
+
+/// Colour, word and text of an event; `None` for what people need not see.
+fn words(event: &Event) -> Option<(&'static str, &'static str, String)> {
+    Some(match event {
+        Event::Listening {
+            url,
+            object,
+            name,
+            machine,
+            agent_socket,
+            ..
+        } => {
+            let text = format!(
+                "{url}\n{:>13}object     {name} {object}\n{:>13}machine    {machine}\n{:>13}agent      {agent_socket}\n{:>13}Ctrl-C     puts it to sleep and ends",
+                "", "", "", ""
+            );
+            (BLUE, "listening", text)
+        }
+        Event::Proposal {
+            action,
+            by,
+            trigger,
+            detail,
+        } => {
+            let trigger = trigger
+                .as_deref()
+                .map(|trigger| format!(" for a {trigger}"))
+                .unwrap_or_default();
+            let detail = if detail.is_empty() {
+                String::new()
+            } else {
+                format!(": {detail}")
+            };
+            (PLAIN, "proposal", format!("{action} by {by}{trigger}{detail}"))
+        }
+        Event::Verdict(verdict) => verdict_words(verdict),
+        Event::Woke { epoch, seq } => (GREEN, "woke", format!("epoch {epoch}, record {seq}")),
+        Event::Resumed {
+            epoch,
+            seq,
+            paused_ms,
+        } => (
+            GREEN,
+            "resumed",
+            format!("epoch {epoch}, record {seq}, stood still for {paused_ms} ms"),
+        ),
+        Event::Dormant { seq, reason } => (BLUE, "dormant", format!("record {seq}: {reason}")),
+        Event::Refused {
+            action,
+            reasons,
+            times,
+            ..
+        } => {
+            let times = if *times == 1 {
+                String::new()
+            } else {
+                format!(", {times} times")
+            };
+            (RED, "refused", format!("{action}{times}: {}", reasons.join("; ")))
+        }
+        Event::Mutated { fields, by, seq } => (
+            PLAIN,
+            "memory",
+            format!("{} by {by}, record {seq}", fields.join(", ")),
+        ),
+        Event::Workload {
+            state,
+            pid,
+            how,
+            took_ms,
+        } => {
+            let pid = pid.map(|pid| format!(" pid {pid}")).unwrap_or_default();
+            let took = took_ms.map(|ms| format!(" after {ms} ms")).unwrap_or_default();
+            let how = if how.is_empty() {
+                String::new()
+            } else {
+                format!(": {how}")
+            };
+            (PLAIN, "workload", format!("{state}{pid}{took}{how}"))
+        }
+        Event::Output { line } => (DIM, "  |", line.clone()),
+        Event::Machine { state, detail } => {
+            let detail = if detail.is_empty() {
+                String::new()
+            } else {
+                format!(" ({detail})")
+            };
+            (DIM, "machine", format!("{state}{detail}"))
+        }
+        Event::Boot { .. } => return None,
+        Event::Error { code, message } => (RED, "error", format!("{message} [{code}]")),
+    })
+}
+
+fn verdict_words(verdict: &Verdict) -> (&'static str, &'static str, String) {
+    let (colour, word) = if verdict.outcome == "permit" {
+        (GREEN, "permit")
+    } else {
+        (YELLOW, "refuse")
+    };
+    let rules = if verdict.rules.is_empty() {
+        String::new()
+    } else {
+        format!(" by {}", verdict.rules.join(", "))
+    };
+    let reasons = if verdict.reasons.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", verdict.reasons.join("; "))
+    };
+    (
+        colour,
+        word,
+        format!("{} ({}){rules}{reasons}", verdict.action, verdict.place),
+    )
+}
