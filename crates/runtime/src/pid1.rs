@@ -84,10 +84,13 @@ const MOUNTS: [(&str, &str, MsFlags, Option<&str>); 7] = {
     ]
 };
 
-/// Mounts `/proc`, `/sys`, `/dev`, `/run` and `/tmp` below `root` where nothing is mounted yet. For
-/// [`Role::BareMachine`]; anybody else's machine has been prepared. Says what it tried.
+/// Mounts `/proc`, `/sys`, `/dev`, `/run` and `/tmp` below `root` where nothing is mounted yet, and says what it
+/// tried. On a [`Role::BareMachine`] only: anybody else's machine has been prepared, and its `/tmp` is in use.
 #[must_use]
-pub fn mount_missing(root: &Path) -> Vec<Mount> {
+pub fn mount_missing(role: Role, root: &Path) -> Vec<Mount> {
+    if role != Role::BareMachine {
+        return Vec::new();
+    }
     MOUNTS
         .iter()
         .map(|(kind, place, flags, options)| (root.join(place), *kind, *flags, *options))

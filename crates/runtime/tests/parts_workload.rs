@@ -174,15 +174,15 @@ async fn no_descriptor_leaks_but_the_one_for_connections() {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let mut placement = placement(dir.path());
     placement.connections = Some(OwnedFd::from(theirs));
-    let workload =
-        shell("readlink /proc/$$/fd/* | sort | tr '\\n' ' '; eval \"echo hello >&$SUIJURIS_CONNECTIONS_FD\"");
+    let python = "python3 -c 'import os; os.write(int(os.environ[\"SUIJURIS_CONNECTIONS_FD\"]), b\"hello\")'";
+    let workload = shell(&format!("readlink /proc/$$/fd/* | tr '\\n' ' '; {python}"));
     let text = output_of(&workload, &placement).await;
     assert!(!text.contains("/dev/zero"), "{text}");
     assert_eq!(text.matches("socket:").count(), 1, "{text}");
     drop(placement);
     let mut said = String::new();
     std::io::BufReader::new(ours).read_to_string(&mut said).unwrap();
-    assert_eq!(said, "hello\n");
+    assert_eq!(said, "hello");
 }
 
 #[tokio::test]

@@ -121,14 +121,18 @@ impl Running {
         }
     }
 
-    /// The group in one call, so that nobody slips through a fork; then those who left the group, one by one.
+    /// A live group in one call, so that nobody slips through a fork; all others one by one. Who is forked later is
+    /// not asked: it may be what cleans up.
     fn ask(&self, signal: i32) {
-        let elsewhere = family::outside_group(self.pid);
-        let _ = self.signal(signal);
-        family::signal_each(&elsewhere, signal);
-        // A stopped process takes no other signal.
-        let _ = self.signal(libc::SIGCONT);
-        family::signal_each(&elsewhere, libc::SIGCONT);
+        let singly = match self.poll_ended() {
+            Some(_) => family::others(self.pid),
+            None => family::outside_group(self.pid),
+        };
+        // A stopped process takes no signal until it goes on.
+        for signal in [signal, libc::SIGCONT] {
+            let _ = self.signal(signal);
+            family::signal_each(&singly, signal);
+        }
     }
 
     fn kill_all(&self) {

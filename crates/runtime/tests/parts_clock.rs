@@ -1,0 +1,95 @@
+//! The real clocks and real freezes.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use suijuris_core::time::{Quality, Span};
+use suijuris_runtime::clock::{Clock, Continuity, FREEZE_MS, Why};
+
+const PART: &str = "SUIJURIS_TEST_PART";
+
+#[test]
+fn readings_agree_with_each_other() {
+    let clock = Clock::start(None).unwrap();
+    let mut detector = clock.detector();
+    let first = clock.reading();
+    assert!(first.boot_ns >= first.mono_ns);
+    assert!(first.wall.0 > 1_700_000_000_000 && first.quality > Quality::Unknown);
+    let (second, _) = clock.check(&mut detector);
+    assert!(second.mono_ns >= first.mono_ns);
+}
+
+#[test]
+fn a_new_generation_is_a_restore() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("generation");
+    std::fs::write(&file, "one").unwrap();
+    let clock = Clock::start(Some(file.clone())).unwrap();
+    let mut detector = clock.detector();
+    // Renamed into place, so that no half-written generation is seen.
+    std::fs::write(dir.path().join("new"), "two").unwrap();
+    // The pulse reads the first generation when its thread starts: change it until that was before.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    for number in 0.. {
+        std::fs::write(dir.path().join("new"), number.to_string()).unwrap();
+        std::fs::rename(dir.path().join("new"), &file).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        if let (
+            _,
+            Continuity::Jumped {
+                why: Why::Restored, ..
+            },
+        ) = clock.check(&mut detector)
+        {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no restore was seen");
+    }
+}
+
+/// Not a test of its own: the process that the test below freezes. Does nothing where no part is given.
+#[test]
+fn plays_its_part() {
+    if std::env::var_os(PART).is_none() {
+        return;
+    }
+    let clock = Clock::start(None).unwrap();
+    let mut detector = clock.detector();
+    println!("> up");
+    loop {
+        if let (_, Continuity::Jumped { paused, why }) = clock.check(&mut detector) {
+            println!("> {} {}", why.as_str(), paused.0);
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_frozen_process_knows_on_its_first_look() {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "plays_its_part", "--nocapture", "--quiet"])
+        .env(PART, "frozen")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let mut said = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok)
+        .filter_map(|line| line.split_once("> ").map(|(_, said)| said.to_owned()));
+    assert_eq!(said.next().unwrap(), "up");
+    kill(pid, Signal::SIGSTOP).unwrap();
+    std::thread::sleep(Duration::from_millis(FREEZE_MS + 500));
+    kill(pid, Signal::SIGCONT).unwrap();
+    let told = said.next().unwrap();
+    let (why, paused) = told.split_once(' ').unwrap();
+    assert_eq!(why, "frozen");
+    let least = i64::try_from(FREEZE_MS).unwrap();
+    assert!(Span(paused.parse().unwrap()) > Span(least), "{told}");
+    child.wait().unwrap();
+}
