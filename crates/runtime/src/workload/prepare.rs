@@ -88,7 +88,8 @@ pub enum SpawnError {
         /// What its first line asks for, or the dynamic loader.
         interpreter: String,
     },
-    /// A file that the kernel cannot run.
+    /// A file that the kernel cannot run. With glibc, which hands such a file to `sh`, the shell's error is seen
+    /// instead, as the end of the workload.
     #[error("{0} is neither a program for this machine nor a script that starts with #!")]
     Format(PathBuf),
     /// No such directory.
