@@ -1,5 +1,5 @@
 //! Caller tokens: what is let in, and everything that is not.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -1,5 +1,4 @@
 //! The real clocks and real freezes.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
