@@ -225,10 +225,12 @@ impl Clock {
             .store(clock_ns(ClockId::CLOCK_MONOTONIC), Ordering::Release);
         shared.ask_quality();
         let beaten = Arc::clone(&shared);
+        // Before the thread runs, so that a change from now on is seen.
+        let known = generation.as_deref().and_then(read_generation);
         let pulse = std::thread::Builder::new()
             .name("pulse".to_owned())
             .stack_size(64 << 10)
-            .spawn(move || beat(&beaten, generation.as_deref()))?;
+            .spawn(move || beat(&beaten, generation.as_deref(), known))?;
         Ok(Self {
             shared,
             pulse: Some(pulse),
@@ -300,9 +302,7 @@ fn clock_ns(clock: ClockId) -> u64 {
     })
 }
 
-fn beat(shared: &Shared, generation: Option<&Path>) {
-    let read = || generation.and_then(read_generation);
-    let mut known = read();
+fn beat(shared: &Shared, generation: Option<&Path>, mut known: Option<Vec<u8>>) {
     let mut beats = 0_u64;
     while !shared.over.load(Ordering::Acquire) {
         std::thread::park_timeout(Duration::from_millis(PULSE_MS));
@@ -311,11 +311,11 @@ fn beat(shared: &Shared, generation: Option<&Path>) {
         if beats.is_multiple_of(BEATS_PER_QUALITY) {
             shared.ask_quality();
         }
-        let now = read();
-        if now.is_some() && now != known {
-            known = now;
+        let now = generation.and_then(read_generation);
+        if now.is_some() && known.is_some() && now != known {
             shared.generations.fetch_add(1, Ordering::AcqRel);
         }
+        known = now.or(known);
     }
 }
 

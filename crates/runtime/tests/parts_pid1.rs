@@ -1,6 +1,11 @@
 //! Duties of the first process. Each test plays its part in a process of its own: this test program, started again
 //! with the part in its environment.
-#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "tests"
+)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
