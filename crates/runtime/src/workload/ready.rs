@@ -1,8 +1,8 @@
 //! When a workload can serve.
 //!
 //! A listening socket is found in `/proc/net/tcp` and not by connecting, for a probe would stand in the program's log
-//! as a stray connection. The kernel lists listening sockets first, so that a look costs some 20 µs however many
-//! connections the machine has. Looks come at a fiftieth of the time waited so far, between [`SHORTEST_WAIT`] and
+//! as a stray connection. Reading that table costs milliseconds where the kernel's hash table is large, so that it is
+//! read when the number of sockets in use has changed, and every [`UNCHANGED_WAIT`] besides. Looks at that number come at a fiftieth of the time waited so far, between [`SHORTEST_WAIT`] and
 //! [`LONGEST_WAIT`]: being late costs a workload at most two hundredths of its own start.
 
 use std::io::{self, BufRead};
@@ -24,6 +24,10 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// Time between two looks at most.
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
+
+/// Time between two readings of the table though the number of sockets stays the same: one may have come as another
+/// went.
+const UNCHANGED_WAIT: Duration = Duration::from_millis(250);
 
 /// Time for one answer to the readiness request.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -139,20 +143,41 @@ fn next_wait(since: Instant) -> Duration {
 
 async fn listens(port: u16) -> Listening {
     let since = Instant::now();
+    let mut seen = (None, since);
     loop {
-        let found = match listening(port) {
-            Ok(found) => found,
-            // No /proc: the stray connection is the price.
-            Err(_) => TcpStream::connect(expected(port).upstream)
-                .await
-                .ok()
-                .map(|_| expected(port)),
-        };
-        if let Some(found) = found {
-            return found;
+        let in_use = sockets_in_use();
+        if in_use.is_none() || in_use != seen.0 || seen.1.elapsed() >= UNCHANGED_WAIT {
+            if let Some(found) = look(port).await {
+                return found;
+            }
+            seen = (in_use, Instant::now());
         }
         sleep(next_wait(since)).await;
     }
+}
+
+async fn look(port: u16) -> Option<Listening> {
+    match listening(port) {
+        Ok(found) => found,
+        // No /proc: the stray connection is the price.
+        Err(_) => TcpStream::connect(expected(port).upstream)
+            .await
+            .ok()
+            .map(|_| expected(port)),
+    }
+}
+
+/// The kernel's counts of TCP sockets that listen or are connected, IPv4 and IPv6: cheap to ask.
+fn sockets_in_use() -> Option<(String, Option<String>)> {
+    let count = |path: &str, row: &str| {
+        let text = std::fs::read_to_string(path).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(row))?;
+        line.split_ascii_whitespace().nth(1).map(str::to_owned)
+    };
+    Some((
+        count("/proc/net/sockstat", "TCP:")?,
+        count("/proc/net/sockstat6", "TCP6:"),
+    ))
 }
 
 async fn answers(upstream: SocketAddr, path: &str, note: impl Fn(Missing)) {
