@@ -146,7 +146,7 @@ async fn live(
         })
     };
     if role == Role::BareMachine {
-        for mount in pid1::mount_missing(Path::new("/")) {
+        for mount in pid1::mount_missing(role, Path::new("/")) {
             if mount.result.is_err() {
                 reports.event(Report::Error {
                     code: CODE_MOUNT.to_owned(),
