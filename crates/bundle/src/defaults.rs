@@ -34,3 +34,33 @@ pub const SEAL_WITHIN: Span = Span(1_000);
 
 /// Controllers that must sign where the file does not say: all of them would lock owners out when one key is lost.
 pub const THRESHOLD: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_gives_these_defaults() {
+        let reference = include_str!("../../../docs/object-toml.md");
+        for (key, value) in [
+            ("ready_within", READY_WITHIN.to_string()),
+            ("stop_within", STOP_WITHIN.to_string()),
+            ("max_held", MAX_HELD.to_string()),
+            ("hold", HOLD.to_string()),
+            ("max_connections", MAX_CONNECTIONS.to_string()),
+            ("drain", DRAIN.to_string()),
+            ("linger", LINGER.to_string()),
+            ("zone", format!("\"{ZONE}\"")),
+            ("seal_within", SEAL_WITHIN.to_string()),
+            ("threshold", THRESHOLD.to_string()),
+        ] {
+            let row = reference
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{key}` |")));
+            assert!(
+                row.is_some_and(|row| row.contains(&format!("`{value}`"))),
+                "{key} = {value}: {row:?}"
+            );
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::Range;
 
-use crate::report::{Diagnostic, Label, Severity};
+use crate::report::{Diagnostic, Label, MAX_DIAGNOSTICS, Severity};
 
 /// The stable words; `docs/object-toml.md` says of each what it means and what to do.
 pub(crate) mod code {
@@ -86,8 +86,13 @@ impl<'t> Faults<'t> {
         message: &dyn Display,
         help: &dyn Display,
     ) {
+        let mut list = self.list.borrow_mut();
+        // Each label walks the text: a file of a million faults must not buy a million walks.
+        if list.iter().filter(|had| had.severity == severity).count() >= MAX_DIAGNOSTICS {
+            return;
+        }
         let help = help.to_string();
-        self.list.borrow_mut().push(Diagnostic {
+        list.push(Diagnostic {
             severity,
             code: code.into(),
             message: message.to_string(),
@@ -122,4 +127,24 @@ pub(crate) fn nearest<'k>(found: &str, known: impl IntoIterator<Item = &'k str>)
         .into_iter()
         .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
     (likeness(&best) > 0.75).then_some(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_explains_every_code() {
+        let reference = include_str!("../../../docs/object-toml.md");
+        for code in code::ALL {
+            assert!(reference.contains(&format!("| `{code}` |")), "{code}");
+        }
+    }
+
+    #[test]
+    fn the_word_that_was_meant_is_near_and_a_stranger_is_not() {
+        assert_eq!(nearest("comand", ["command", "cwd", "env"]), Some("command"));
+        assert_eq!(nearest("colour", ["command", "cwd", "env"]), None);
+        assert_eq!(nearest("a", []), None);
+    }
 }

@@ -82,7 +82,7 @@ pub struct Report {
     sources: Vec<(String, String)>,
 }
 
-/// Diagnostics that a report keeps at most; a file of nonsense need not be told off line by line.
+/// Diagnostics of one weight that a file's report keeps at most; nonsense need not be told off line by line.
 pub const MAX_DIAGNOSTICS: usize = 100;
 
 impl Report {
@@ -91,10 +91,9 @@ impl Report {
         self.sources.push((file.into(), text.into()));
     }
 
-    /// Adds diagnostics, up to [`MAX_DIAGNOSTICS`].
+    /// Adds diagnostics.
     pub(crate) fn extend(&mut self, diagnostics: impl IntoIterator<Item = Diagnostic>) {
-        let room = MAX_DIAGNOSTICS.saturating_sub(self.diagnostics.len());
-        self.diagnostics.extend(diagnostics.into_iter().take(room));
+        self.diagnostics.extend(diagnostics);
     }
 
     /// Sorts by file as taken in, then place, so that a report reads from top to bottom.
@@ -146,6 +145,9 @@ impl Report {
             .with_links(false);
         let mut out = String::new();
         for diagnostic in &self.diagnostics {
+            if !out.is_empty() {
+                out.push('\n');
+            }
             let drawn = self.drawable(diagnostic);
             // Drawing fails only where a place lies outside its text; the words must not be lost then.
             if handler.render_report(&mut out, drawn.as_ref()).is_err() {

@@ -1,10 +1,12 @@
 //! The rule compiler of `suijuris-policy`, its diagnostics made those of this crate.
 
+use std::collections::BTreeSet;
+
 use suijuris_core::governance::{Program, Vocabulary};
 use suijuris_policy as policy;
 
 use crate::files::GOVERNANCE;
-use crate::report::{Diagnostic, Label, Severity};
+use crate::report::{Diagnostic, Label, MAX_DIAGNOSTICS, Severity};
 
 /// Code of text that is not Cedar.
 const SYNTAX: &str = "rules.parse";
@@ -18,8 +20,13 @@ pub(crate) struct Compiled {
 /// Compiles `source`; all of its errors otherwise.
 pub(crate) fn compile(vocabulary: &Vocabulary, source: &str) -> Result<Compiled, Vec<Diagnostic>> {
     let converted = |diagnostics: Vec<policy::Diagnostic>| {
+        // Errors come alone, and findings without errors: no error is lost here.
         let convert = |diagnostic| convert(source, diagnostic);
-        diagnostics.into_iter().map(convert).collect::<Vec<_>>()
+        diagnostics
+            .into_iter()
+            .take(MAX_DIAGNOSTICS)
+            .map(convert)
+            .collect::<Vec<_>>()
     };
     match policy::compile(vocabulary, source) {
         Ok(compiled) => Ok(Compiled {

@@ -53,7 +53,9 @@ fn field(mut section: Section<'_>) -> Option<Field> {
     let kind = kind.map(|kind| bounded(&mut section, kind));
     let default = section.value("default");
     let field = kind.map(|kind| Field {
-        default: default.and_then(|value| self::default(&section, &kind, value)),
+        default: default
+            .filter(|_| is_sound(&kind))
+            .and_then(|value| self::default(&section, &kind, value)),
         fresh_for: section.length("fresh_for"),
         wakes: section.flag("wakes").unwrap_or_default(),
         append_only: section.flag("append_only").unwrap_or_default(),
@@ -218,18 +220,48 @@ fn record(faults: &Faults<'_>, path: &str, value: &Spanned<DeValue<'_>>) -> Opti
     whole.then_some(attributes)
 }
 
+/// Whether the type itself is within bounds; else a default is not held against it, which could take long.
+fn is_sound(kind: &Kind) -> bool {
+    let field = Name::new("x").map(|name| BTreeMap::from([(name, Field::new(kind.clone()))]));
+    field.is_ok_and(|field| Schema::try_from(field).is_ok())
+}
+
 fn default(section: &Section<'_>, kind: &Kind, value: &Spanned<DeValue<'_>>) -> Option<Value> {
     match kind.deserialize(instants_as_text(value).into_deserializer()) {
         Ok(value) => Some(value),
         Err(error) => {
-            let span = error.span().unwrap_or_else(|| value.span());
-            let message = format!("`{}` is not a {}", section.name_of("default"), kind.name());
-            section
-                .faults()
-                .error(code::BAD_DEFAULT, &span, message, error.message());
+            let (culprit, kind) = culprit(kind, value);
+            let name = section.name_of("default");
+            let message = format!("`{name}` is not what its type says: {} expected", kind.name());
+            let faults = section.faults();
+            faults.error(code::BAD_DEFAULT, &culprit.span(), message, error.message());
             None
         }
     }
+}
+
+/// The innermost value that is not of its type, with that type.
+fn culprit<'v, 'i>(kind: &'v Kind, value: &'v Spanned<DeValue<'i>>) -> (&'v Spanned<DeValue<'i>>, &'v Kind) {
+    let wrong = |kind: &Kind, value: &Spanned<DeValue<'_>>| {
+        kind.deserialize(instants_as_text(value).into_deserializer())
+            .is_err()
+    };
+    let part = match (kind, value.get_ref()) {
+        (Kind::Set(item) | Kind::List(item), DeValue::Array(items)) => {
+            let found = items.iter().find(|value| wrong(item, value));
+            found.map(|value| (value, &**item))
+        }
+        (Kind::Map(item), DeValue::Table(table)) => {
+            let found = table.values().find(|value| wrong(item, value));
+            found.map(|value| (value, &**item))
+        }
+        (Kind::Record(attributes), DeValue::Table(table)) => table.iter().find_map(|(key, value)| {
+            let kind = attributes.get(key.get_ref().as_ref())?;
+            wrong(kind, value).then_some((value, kind))
+        }),
+        _ => None,
+    };
+    part.map_or((value, kind), |(value, kind)| culprit(kind, value))
 }
 
 /// TOML's own date-times as the texts that [`Kind`] reads.

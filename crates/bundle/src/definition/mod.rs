@@ -10,7 +10,7 @@ mod memory;
 mod timers;
 mod workload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use suijuris_core::BlobId;
@@ -138,11 +138,25 @@ fn timer_path(name: &Name, error: &ScheduleError) -> String {
     format!("timers.{name}.{key}")
 }
 
-fn topics(root: &mut Section<'_>) -> std::collections::BTreeSet<String> {
+/// Topics at most: as many as timers.
+const MAX_TOPICS: usize = 256;
+
+fn topics(root: &mut Section<'_>) -> BTreeSet<String> {
     let Some(mut messages) = root.section("messages") else {
-        return Default::default();
+        return BTreeSet::new();
     };
-    let topics = messages.texts("topics").unwrap_or_default();
+    let mut topics = messages.texts("topics").unwrap_or_default();
+    if let Some(excess) = topics.get(MAX_TOPICS) {
+        let message = format!(
+            "{} topics, where at most {MAX_TOPICS} can wake an object",
+            topics.len()
+        );
+        let help = "use fewer topics, and tell messages apart by their content";
+        messages
+            .faults()
+            .error(code::OUT_OF_BOUNDS, &excess.span, message, help);
+        topics.truncate(MAX_TOPICS);
+    }
     messages.finish();
     topics.into_iter().map(|topic| topic.value.to_owned()).collect()
 }

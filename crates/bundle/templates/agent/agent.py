@@ -48,9 +48,11 @@ def memory():
 def change(fields, expect):
     """Writes `fields` if `expect` still holds; whether it did. The write is durable when this returns."""
     status, answer = ask("PATCH", "/v1/memory", {"set": fields, "expect": expect})
-    if status not in (200, 412):
+    if status == 409 and answer["code"] == "memory_conflict":
+        return False
+    if status != 200:
         raise RuntimeError(f"memory cannot be written: {answer}")
-    return status == 200
+    return True
 
 
 def work(job):
