@@ -20,12 +20,15 @@ pub(crate) struct Compiled {
 /// Compiles `source`; all of its errors otherwise.
 pub(crate) fn compile(vocabulary: &Vocabulary, source: &str) -> Result<Compiled, Vec<Diagnostic>> {
     let converted = |diagnostics: Vec<policy::Diagnostic>| {
-        // Errors come alone, and findings without errors: no error is lost here.
-        let convert = |diagnostic| convert(source, diagnostic);
-        diagnostics
-            .into_iter()
-            .take(MAX_DIAGNOSTICS)
-            .map(convert)
+        // A rule is checked for each action and principal that it applies to; one mistake is told once. Errors come
+        // alone and findings without errors, so that the cut loses no error among advice.
+        let mut told = BTreeSet::new();
+        let first = |diagnostic: &policy::Diagnostic| {
+            let place = diagnostic.labels.first().map(|label| (label.start, label.len));
+            place.is_none() || told.insert((diagnostic.code.clone(), place))
+        };
+        let all = diagnostics.into_iter().filter(first).take(MAX_DIAGNOSTICS);
+        all.map(|diagnostic| convert(source, diagnostic))
             .collect::<Vec<_>>()
     };
     match policy::compile(vocabulary, source) {

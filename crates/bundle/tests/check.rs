@@ -1,5 +1,7 @@
 //! Everything wrong at once, each fault at its place: what `check` tells authors.
 
+#![expect(clippy::panic, clippy::expect_used, reason = "a test ends by panicking")]
+
 use std::path::Path;
 
 use suijuris_bundle::{Built, Diagnostic, MAX_DIAGNOSTICS, Report, Severity, Style, build, build_texts};

@@ -1,5 +1,7 @@
 //! The same definition is the same bytes everywhere, and every part of it counts.
 
+#![expect(clippy::panic, reason = "a test ends by panicking")]
+
 use std::path::Path;
 
 use proptest::prelude::*;

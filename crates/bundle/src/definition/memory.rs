@@ -230,18 +230,18 @@ fn default(section: &Section<'_>, kind: &Kind, value: &Spanned<DeValue<'_>>) -> 
     match kind.deserialize(instants_as_text(value).into_deserializer()) {
         Ok(value) => Some(value),
         Err(error) => {
-            let (culprit, kind) = culprit(kind, value);
-            let name = section.name_of("default");
-            let message = format!("`{name}` is not what its type says: {} expected", kind.name());
-            let faults = section.faults();
-            faults.error(code::BAD_DEFAULT, &culprit.span(), message, error.message());
+            let message = format!("`{}` does not fit its type", section.name_of("default"));
+            let span = culprit(kind, value).span();
+            section
+                .faults()
+                .error(code::BAD_DEFAULT, &span, message, error.message());
             None
         }
     }
 }
 
-/// The innermost value that is not of its type, with that type.
-fn culprit<'v, 'i>(kind: &'v Kind, value: &'v Spanned<DeValue<'i>>) -> (&'v Spanned<DeValue<'i>>, &'v Kind) {
+/// The innermost value that is not of its type.
+fn culprit<'v, 'i>(kind: &Kind, value: &'v Spanned<DeValue<'i>>) -> &'v Spanned<DeValue<'i>> {
     let wrong = |kind: &Kind, value: &Spanned<DeValue<'_>>| {
         kind.deserialize(instants_as_text(value).into_deserializer())
             .is_err()
@@ -261,7 +261,7 @@ fn culprit<'v, 'i>(kind: &'v Kind, value: &'v Spanned<DeValue<'i>>) -> (&'v Span
         }),
         _ => None,
     };
-    part.map_or((value, kind), |(value, kind)| culprit(kind, value))
+    part.map_or(value, |(value, kind)| culprit(kind, value))
 }
 
 /// TOML's own date-times as the texts that [`Kind`] reads.
