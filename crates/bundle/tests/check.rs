@@ -62,293 +62,297 @@ fn check(definition: &str, code: &str, place: &str, says: &str) {
     );
 }
 
+const UNKNOWN: &str = "object.unknown_key";
+const WRONG: &str = "object.wrong_type";
+const VALUE: &str = "object.bad_value";
+const BOUNDS: &str = "object.out_of_bounds";
+const TIMER: &str = "object.bad_timer";
+
+/// What stands behind [`GOOD`]; then code, place and advice of the one error.
+const MISTAKES: &[(&str, &str, &str, &str)] = &[
+    // unknown keys
+    ("comand = 1", UNKNOWN, "comand", "did you mean `command`?"),
+    ("[gaet]", UNKNOWN, "gaet", "did you mean `gate`?"),
+    (
+        "[memory.a]\ntype = \"int\"\nfresh = \"1h\"",
+        UNKNOWN,
+        "fresh",
+        "fresh_for",
+    ),
+    (
+        "[timers.t]\nevery = \"1h\"\nmised = \"all\"",
+        UNKNOWN,
+        "mised",
+        "missed",
+    ),
+    // wrong types
+    ("cwd = 5", WRONG, "5", "a text in quotes"),
+    ("ready_within = 10", WRONG, "10", "a text in quotes"),
+    ("port = \"80\"", WRONG, "\"80\"", "an integer"),
+    ("env = { A = 1 }", WRONG, "1", "workload.env.A"),
+    ("[gate]\nheaders = \"x-a\"", WRONG, "\"x-a\"", "a list of texts"),
+    (
+        "[gate]\nheaders = [\"x-a\", 2]",
+        WRONG,
+        "2",
+        "an item of `gate.headers`",
+    ),
+    ("[gate]\nwakes = \"yes\"", WRONG, "\"yes\"", "true or false"),
+    ("[memory]\na = 5", WRONG, "5", "memory.a"),
+    ("[callers]\nkeys = \"a\"", WRONG, "\"a\"", "[[callers.keys]]"),
+    // words
+    (
+        "network = \"hots\"",
+        "object.unknown_word",
+        "\"hots\"",
+        "did you mean `host`?",
+    ),
+    (
+        "stop_signal = \"TERM\"",
+        "object.unknown_word",
+        "\"TERM\"",
+        "SIGTERM",
+    ),
+    (
+        "ready = \"http\"",
+        "object.unknown_word",
+        "\"http\"",
+        "http:/path",
+    ),
+    (
+        "[gate]\nprotocol = \"https\"",
+        "object.unknown_word",
+        "\"https\"",
+        "did you mean `http`?",
+    ),
+    (
+        "[sleep]\nmode = \"pause\"",
+        "object.unknown_word",
+        "\"pause\"",
+        "stop, suspend",
+    ),
+    (
+        "[lineage]\nwitness = \"require\"",
+        "object.unknown_word",
+        "\"require\"",
+        "required",
+    ),
+    // values
+    ("ready_within = \"soon\"", VALUE, "\"soon\"", "1h30m"),
+    (
+        "ready = \"http:healthz\"",
+        VALUE,
+        "\"http:healthz\"",
+        "http:/healthz",
+    ),
+    ("image = \"python:3\"", VALUE, "\"python:3\"", "a digest cannot"),
+    ("cwd = \"../other\"", VALUE, "\"../other\"", "without `..`"),
+    // bounds
+    ("ready_within = \"2h\"", BOUNDS, "\"2h\"", "between 1ms and 1h"),
+    ("stop_signal = 99", BOUNDS, "99", "from 1 to 64"),
+    ("port = 70000", BOUNDS, "70000", "too large"),
+    ("port = 0", BOUNDS, "0", "picks a free port"),
+    ("[gate]\nmax_connections = 0", BOUNDS, "0", "between 1 and 65536"),
+    ("[gate]\nmax_held = -1", BOUNDS, "-1", "too large or too small"),
+    ("[gate]\nlinger = \"2m\"", BOUNDS, "\"2m\"", "at most 1m"),
+    ("[lineage]\nseal_within = \"1h\"", BOUNDS, "\"1h\"", "at most 1m"),
+    ("[messages]\ntopics = [\"\"]", BOUNDS, "[\"\"]", "1 to 255"),
+    // names
+    (
+        "[memory]\nBudget = \"int\"",
+        "object.bad_name",
+        "Budget",
+        "lower-case",
+    ),
+    (
+        "[timers.Night]\nevery = \"1h\"",
+        "object.bad_name",
+        "Night",
+        "lower-case",
+    ),
+    (
+        "[gate]\nheaders = [\"X-Tenant\"]",
+        "object.bad_name",
+        "\"X-Tenant\"",
+        "x-tenant",
+    ),
+    (
+        "[gate]\nheaders = [\"x-a\", \"x-b\", \"x-a\"]",
+        "object.twice",
+        "\"x-a\"",
+        "stands twice",
+    ),
+    // types and defaults
+    (
+        "[memory]\na = \"integer\"",
+        "object.bad_type",
+        "\"integer\"",
+        "did you mean `int`?",
+    ),
+    (
+        "[memory]\na = \"set\"",
+        "object.bad_type",
+        "\"set\"",
+        "{ set = \"string\" }",
+    ),
+    (
+        "[memory.a]\ntype = { sett = \"int\" }",
+        "object.bad_type",
+        "sett",
+        "did you mean `set`?",
+    ),
+    (
+        "[memory.a]\ntype = { enum = [] }",
+        "object.bad_type",
+        "{ enum = [] }",
+        "at least one symbol",
+    ),
+    (
+        "[memory.a]\ntype = { enum = [\"x\", \"x\"] }",
+        "object.bad_type",
+        "{ enum = [\"x\", \"x\"] }",
+        "listed twice",
+    ),
+    (
+        "[memory.a]\ndefault = 1",
+        "object.missing_key",
+        "[memory.a]",
+        "type = \"int\"",
+    ),
+    (
+        "[memory.a]\ntype = \"int\"\nmin = 5\nmax = 1",
+        BOUNDS,
+        "5",
+        "no integer lies between",
+    ),
+    (
+        "[memory.a]\ntype = \"int\"\ndefault = \"many\"",
+        "object.bad_default",
+        "\"many\"",
+        "int",
+    ),
+    (
+        "[memory.a]\ntype = \"int\"\nmin = 0\ndefault = -1",
+        "object.bad_default",
+        "-1",
+        "from 0",
+    ),
+    (
+        "[memory.a]\ntype = { list = \"string\" }\ndefault = [\"x\", 2]",
+        "object.bad_default",
+        "2",
+        "string",
+    ),
+    (
+        "[memory.a]\ntype = { map = { set = \"int\" } }\ndefault = { b = [true] }",
+        "object.bad_default",
+        "true",
+        "int",
+    ),
+    (
+        "[memory.a]\ntype = { set = \"int\" }\ndefault = [1, \"x\"]",
+        "object.bad_default",
+        "\"x\"",
+        "int",
+    ),
+    (
+        "[memory.a]\ntype = \"timestamp\"\ndefault = 2026-01-01",
+        "object.bad_default",
+        "2026-01-01",
+        "instant",
+    ),
+    (
+        "[memory.a]\ntype = \"string\"\nmax_bytes = 2\ndefault = \"abc\"",
+        "object.bad_default",
+        "\"abc\"",
+        "can hold",
+    ),
+    (
+        "[memory.a]\ntype = \"int\"\nfresh_for = \"0s\"",
+        BOUNDS,
+        "\"0s\"",
+        "longer than nothing",
+    ),
+    (
+        "[memory.a]\ntype = \"bytes\"\nmax_bytes = 0",
+        BOUNDS,
+        "0",
+        "max_bytes",
+    ),
+    // timers
+    (
+        "[timers.t]\ncron = \"61 * * * *\"",
+        TIMER,
+        "\"61 * * * *\"",
+        "five fields",
+    ),
+    (
+        "[timers.t]\ncron = \"0 3 * * *\"\nzone = \"Mars/Base\"",
+        TIMER,
+        "\"Mars/Base\"",
+        "Europe/Berlin",
+    ),
+    (
+        "[timers.t]\nevery = \"10ms\"",
+        TIMER,
+        "\"10ms\"",
+        "a second or longer",
+    ),
+    (
+        "[timers.t]\nevery = \"1h\"\nzone = \"UTC\"",
+        TIMER,
+        "\"UTC\"",
+        "only cron",
+    ),
+    (
+        "[timers.t]\nevery = \"1h\"\ncron = \"0 3 * * *\"",
+        TIMER,
+        "[timers.t]",
+        "one of",
+    ),
+    ("[timers.t]", TIMER, "[timers.t]", "one of"),
+    (
+        "[timers.t]\nat = 2026-12-24T18:00:00",
+        VALUE,
+        "2026-12-24T18:00:00",
+        "offset",
+    ),
+    // keys
+    (
+        "[[callers.keys]]\nalgorithm = \"EdDSA\"",
+        "object.bad_key",
+        "[[callers.keys]]",
+        "exactly one",
+    ),
+    (
+        "[[callers.keys]]\nalgorithm = \"EdDSA\"\npem = \"x\"",
+        "object.bad_key",
+        "\"x\"",
+        "BEGIN PUBLIC KEY",
+    ),
+    (
+        "[[callers.keys]]\nalgorithm = \"EdDSA\"\nfile = \"none.pem\"",
+        "object.file",
+        "\"none.pem\"",
+        "none.pem",
+    ),
+    (
+        "[controllers]\nkeys = []",
+        BOUNDS,
+        "[controllers]",
+        "leave [controllers] out",
+    ),
+    (
+        "[controllers]\nkeys = [\"ab\"]",
+        "object.bad_key",
+        "\"ab\"",
+        "64 lower-case hexadecimal",
+    ),
+];
+
 #[test]
 fn each_mistake_has_its_code_place_and_advice() {
-    let unknown = "object.unknown_key";
-    let wrong = "object.wrong_type";
-    let value = "object.bad_value";
-    let bounds = "object.out_of_bounds";
-    let timer = "object.bad_timer";
-    for (more, code, place, says) in [
-        // unknown keys
-        ("comand = 1", unknown, "comand", "did you mean `command`?"),
-        ("[gaet]", unknown, "gaet", "did you mean `gate`?"),
-        (
-            "[memory.a]\ntype = \"int\"\nfresh = \"1h\"",
-            unknown,
-            "fresh",
-            "fresh_for",
-        ),
-        (
-            "[timers.t]\nevery = \"1h\"\nmised = \"all\"",
-            unknown,
-            "mised",
-            "missed",
-        ),
-        // wrong types
-        ("cwd = 5", wrong, "5", "a text in quotes"),
-        ("ready_within = 10", wrong, "10", "a text in quotes"),
-        ("port = \"80\"", wrong, "\"80\"", "an integer"),
-        ("env = { A = 1 }", wrong, "1", "workload.env.A"),
-        ("[gate]\nheaders = \"x-a\"", wrong, "\"x-a\"", "a list of texts"),
-        (
-            "[gate]\nheaders = [\"x-a\", 2]",
-            wrong,
-            "2",
-            "an item of `gate.headers`",
-        ),
-        ("[gate]\nwakes = \"yes\"", wrong, "\"yes\"", "true or false"),
-        ("[memory]\na = 5", wrong, "5", "memory.a"),
-        ("[callers]\nkeys = \"a\"", wrong, "\"a\"", "[[callers.keys]]"),
-        // words
-        (
-            "network = \"hots\"",
-            "object.unknown_word",
-            "\"hots\"",
-            "did you mean `host`?",
-        ),
-        (
-            "stop_signal = \"TERM\"",
-            "object.unknown_word",
-            "\"TERM\"",
-            "SIGTERM",
-        ),
-        (
-            "ready = \"http\"",
-            "object.unknown_word",
-            "\"http\"",
-            "http:/path",
-        ),
-        (
-            "[gate]\nprotocol = \"https\"",
-            "object.unknown_word",
-            "\"https\"",
-            "did you mean `http`?",
-        ),
-        (
-            "[sleep]\nmode = \"pause\"",
-            "object.unknown_word",
-            "\"pause\"",
-            "stop, suspend",
-        ),
-        (
-            "[lineage]\nwitness = \"require\"",
-            "object.unknown_word",
-            "\"require\"",
-            "required",
-        ),
-        // values
-        ("ready_within = \"soon\"", value, "\"soon\"", "1h30m"),
-        (
-            "ready = \"http:healthz\"",
-            value,
-            "\"http:healthz\"",
-            "http:/healthz",
-        ),
-        ("image = \"python:3\"", value, "\"python:3\"", "a digest cannot"),
-        ("cwd = \"../other\"", value, "\"../other\"", "without `..`"),
-        // bounds
-        ("ready_within = \"2h\"", bounds, "\"2h\"", "between 1ms and 1h"),
-        ("stop_signal = 99", bounds, "99", "from 1 to 64"),
-        ("port = 70000", bounds, "70000", "too large"),
-        ("port = 0", bounds, "0", "picks a free port"),
-        ("[gate]\nmax_connections = 0", bounds, "0", "between 1 and 65536"),
-        ("[gate]\nmax_held = -1", bounds, "-1", "too large or too small"),
-        ("[gate]\nlinger = \"2m\"", bounds, "\"2m\"", "at most 1m"),
-        ("[lineage]\nseal_within = \"1h\"", bounds, "\"1h\"", "at most 1m"),
-        ("[messages]\ntopics = [\"\"]", bounds, "[\"\"]", "1 to 255"),
-        // names
-        (
-            "[memory]\nBudget = \"int\"",
-            "object.bad_name",
-            "Budget",
-            "lower-case",
-        ),
-        (
-            "[timers.Night]\nevery = \"1h\"",
-            "object.bad_name",
-            "Night",
-            "lower-case",
-        ),
-        (
-            "[gate]\nheaders = [\"X-Tenant\"]",
-            "object.bad_name",
-            "\"X-Tenant\"",
-            "x-tenant",
-        ),
-        (
-            "[gate]\nheaders = [\"x-a\", \"x-b\", \"x-a\"]",
-            "object.twice",
-            "\"x-a\"",
-            "stands twice",
-        ),
-        // types and defaults
-        (
-            "[memory]\na = \"integer\"",
-            "object.bad_type",
-            "\"integer\"",
-            "did you mean `int`?",
-        ),
-        (
-            "[memory]\na = \"set\"",
-            "object.bad_type",
-            "\"set\"",
-            "{ set = \"string\" }",
-        ),
-        (
-            "[memory.a]\ntype = { sett = \"int\" }",
-            "object.bad_type",
-            "sett",
-            "did you mean `set`?",
-        ),
-        (
-            "[memory.a]\ntype = { enum = [] }",
-            "object.bad_type",
-            "{ enum = [] }",
-            "at least one symbol",
-        ),
-        (
-            "[memory.a]\ntype = { enum = [\"x\", \"x\"] }",
-            "object.bad_type",
-            "{ enum = [\"x\", \"x\"] }",
-            "listed twice",
-        ),
-        (
-            "[memory.a]\ndefault = 1",
-            "object.missing_key",
-            "[memory.a]",
-            "type = \"int\"",
-        ),
-        (
-            "[memory.a]\ntype = \"int\"\nmin = 5\nmax = 1",
-            bounds,
-            "5",
-            "no integer lies between",
-        ),
-        (
-            "[memory.a]\ntype = \"int\"\ndefault = \"many\"",
-            "object.bad_default",
-            "\"many\"",
-            "int",
-        ),
-        (
-            "[memory.a]\ntype = \"int\"\nmin = 0\ndefault = -1",
-            "object.bad_default",
-            "-1",
-            "from 0",
-        ),
-        (
-            "[memory.a]\ntype = { list = \"string\" }\ndefault = [\"x\", 2]",
-            "object.bad_default",
-            "2",
-            "string",
-        ),
-        (
-            "[memory.a]\ntype = { map = { set = \"int\" } }\ndefault = { b = [true] }",
-            "object.bad_default",
-            "true",
-            "int",
-        ),
-        (
-            "[memory.a]\ntype = { set = \"int\" }\ndefault = [1, \"x\"]",
-            "object.bad_default",
-            "\"x\"",
-            "int",
-        ),
-        (
-            "[memory.a]\ntype = \"timestamp\"\ndefault = 2026-01-01",
-            "object.bad_default",
-            "2026-01-01",
-            "instant",
-        ),
-        (
-            "[memory.a]\ntype = \"string\"\nmax_bytes = 2\ndefault = \"abc\"",
-            "object.bad_default",
-            "\"abc\"",
-            "can hold",
-        ),
-        (
-            "[memory.a]\ntype = \"int\"\nfresh_for = \"0s\"",
-            bounds,
-            "\"0s\"",
-            "longer than nothing",
-        ),
-        (
-            "[memory.a]\ntype = \"bytes\"\nmax_bytes = 0",
-            bounds,
-            "0",
-            "max_bytes",
-        ),
-        // timers
-        (
-            "[timers.t]\ncron = \"61 * * * *\"",
-            timer,
-            "\"61 * * * *\"",
-            "five fields",
-        ),
-        (
-            "[timers.t]\ncron = \"0 3 * * *\"\nzone = \"Mars/Base\"",
-            timer,
-            "\"Mars/Base\"",
-            "Europe/Berlin",
-        ),
-        (
-            "[timers.t]\nevery = \"10ms\"",
-            timer,
-            "\"10ms\"",
-            "a second or longer",
-        ),
-        (
-            "[timers.t]\nevery = \"1h\"\nzone = \"UTC\"",
-            timer,
-            "\"UTC\"",
-            "only cron",
-        ),
-        (
-            "[timers.t]\nevery = \"1h\"\ncron = \"0 3 * * *\"",
-            timer,
-            "[timers.t]",
-            "one of",
-        ),
-        ("[timers.t]", timer, "[timers.t]", "one of"),
-        (
-            "[timers.t]\nat = 2026-12-24T18:00:00",
-            value,
-            "2026-12-24T18:00:00",
-            "offset",
-        ),
-        // keys
-        (
-            "[[callers.keys]]\nalgorithm = \"EdDSA\"",
-            "object.bad_key",
-            "[[callers.keys]]",
-            "exactly one",
-        ),
-        (
-            "[[callers.keys]]\nalgorithm = \"EdDSA\"\npem = \"x\"",
-            "object.bad_key",
-            "\"x\"",
-            "BEGIN PUBLIC KEY",
-        ),
-        (
-            "[[callers.keys]]\nalgorithm = \"EdDSA\"\nfile = \"none.pem\"",
-            "object.file",
-            "\"none.pem\"",
-            "none.pem",
-        ),
-        (
-            "[controllers]\nkeys = []",
-            bounds,
-            "[controllers]",
-            "leave [controllers] out",
-        ),
-        (
-            "[controllers]\nkeys = [\"ab\"]",
-            "object.bad_key",
-            "\"ab\"",
-            "64 lower-case hexadecimal",
-        ),
-    ] {
+    for (more, code, place, says) in MISTAKES {
         check(&format!("{GOOD}{more}\n"), code, place, says);
     }
 }
