@@ -625,7 +625,7 @@ fn reports_read_well() {
     );
     insta::assert_snapshot!("memory", report(&memory, RULES).render(Style::PLAIN));
     let timer = format!("{GOOD}\n[timers.nightly]\ncron = \"0 3 * * *\"\n");
-    let rules = "permit (principal, action, resource) when { principal is Caller };";
+    let rules = "permit (principal, action, resource) unless { principal is Timer };";
     insta::assert_snapshot!("advice", report(&timer, rules).render(Style::PLAIN));
 }
 

@@ -50,23 +50,21 @@ fn field(mut section: Section<'_>) -> Option<Field> {
             None
         }
     };
-    let kind = kind.map(|kind| bounded(&mut section, kind));
-    let default = section.value("default");
-    let field = kind.map(|kind| Field {
-        default: default
-            .filter(|_| is_sound(&kind))
-            .and_then(|value| self::default(&section, &kind, value)),
+    let kind = bounded(&mut section, kind?);
+    let sound = is_sound(&kind);
+    let default = section.value("default").filter(|_| sound);
+    let field = Field {
+        default: default.and_then(|value| self::default(&section, &kind, value)),
         fresh_for: section.length("fresh_for"),
         wakes: section.flag("wakes").unwrap_or_default(),
         append_only: section.flag("append_only").unwrap_or_default(),
         max_bytes: section.integer("max_bytes").map(|found| found.value),
         secret: section.flag("secret").unwrap_or_default(),
         kind,
-    });
-    if field.is_some() {
-        section.finish();
-    }
-    field
+    };
+    section.finish();
+    // Without its default the field would be one that may be absent, and the rules would be told off for that.
+    (default.is_some() == field.default.is_some()).then_some(field)
 }
 
 /// `min` and `max` beside `type = "int"`.
@@ -278,7 +276,7 @@ fn instants_as_text<'i>(value: &Spanned<DeValue<'i>>) -> Spanned<DeValue<'i>> {
     Spanned::new(value.span(), inner)
 }
 
-/// The field without the attribute that its schema refuses, which is reported; nothing where the type is refused.
+/// The field, unless its schema refuses it, which is reported.
 fn checked(section: &Section<'_>, name: &Name, field: Field, value: &Spanned<DeValue<'_>>) -> Option<Field> {
     let Err(error) = Schema::try_from(BTreeMap::from([(name.clone(), field.clone())])) else {
         return Some(field);
@@ -298,28 +296,5 @@ fn checked(section: &Section<'_>, name: &Name, field: Field, value: &Spanned<DeV
     let span = place.map_or_else(|| value.span(), Spanned::span);
     let message = format!("`{}` cannot be used", section.name_of(&format!("{name}.{key}")));
     section.faults().error(code, &span, message, error);
-    without(field, key)
-}
-
-fn without(field: Field, key: &str) -> Option<Field> {
-    Some(match key {
-        "default" => Field {
-            default: None,
-            ..field
-        },
-        "fresh_for" => Field {
-            fresh_for: None,
-            ..field
-        },
-        "max_bytes" => Field {
-            max_bytes: None,
-            ..field
-        },
-        "min" => Field {
-            kind: Kind::INT,
-            default: None,
-            ..field
-        },
-        _ => return None,
-    })
+    None
 }
