@@ -195,7 +195,7 @@ impl<'a> Eval<'a> {
         items: Items<'a>,
         test: impl Fn(Operand<'a>) -> Result<bool, Fault>,
     ) -> Result<bool, Fault> {
-        let mut found = |item: Value<'a>| -> Result<bool, Fault> {
+        let found = |item: Value<'a>| -> Result<bool, Fault> {
             self.spend()?;
             test(item?)
         };

@@ -6,7 +6,9 @@
 
 mod action;
 mod eval;
+mod explain;
 mod facts;
+mod fold;
 mod judgement;
 mod node;
 mod operand;
@@ -15,9 +17,11 @@ mod slot;
 mod steps;
 mod verify;
 mod vocabulary;
+mod watch;
 
 pub use action::{Action, PrincipalKind, Protocol, TriggerKind, WordError};
 pub use facts::{Activity, Caller, Facts, Holds, Host, Lineage, Object, Principal, Request, Trigger};
+pub use fold::Folded;
 pub use judgement::{
     Erred, Explanation, Fault, Judgement, MAX_RULES, NearMiss, NotFresh, Outcome, Reason, RuleSet,
 };
@@ -29,3 +33,4 @@ pub use program::Program;
 pub use slot::Slot;
 pub use verify::{MAX_BYTES, ProgramError};
 pub use vocabulary::{MAX_WORDS, Vocabulary, VocabularyError};
+pub use watch::Watches;

@@ -178,7 +178,7 @@ impl Node {
         }
     }
 
-    /// The same expression over other operands.
+    /// The same expression over other operands, mapped in evaluation order.
     pub(super) fn map(&self, mut to: impl FnMut(NodeId) -> NodeId) -> Self {
         let mut node = self.clone();
         match &mut node {

@@ -247,17 +247,22 @@ fn verify_groups(listing: &Listing) -> Result<(), ProgramError> {
 }
 
 /// For each expression whether it can err other than by a missing fact.
-pub(super) fn fallible(nodes: &[Node]) -> Vec<bool> {
+fn fallible(nodes: &[Node]) -> Vec<bool> {
     let mut fallible: Vec<bool> = Vec::with_capacity(nodes.len());
     for node in nodes {
-        let mut can_err = node.can_err();
-        node.operands(|id| {
-            can_err |= usize::try_from(id)
-                .ok()
-                .and_then(|id| fallible.get(id).copied())
-                .unwrap_or(true);
-        });
-        fallible.push(can_err);
+        fallible.push(can_err(node, &fallible));
     }
     fallible
+}
+
+/// Whether `node` can err, given the same of the expressions before it.
+pub(super) fn can_err(node: &Node, before: &[bool]) -> bool {
+    let mut can_err = node.can_err();
+    node.operands(|id| {
+        can_err |= usize::try_from(id)
+            .ok()
+            .and_then(|id| before.get(id).copied())
+            .unwrap_or(true);
+    });
+    can_err
 }

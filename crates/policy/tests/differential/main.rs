@@ -136,6 +136,16 @@ fn one(seed: u64, tally: &mut Tally) {
         } else {
             assert_eq!(ours.outcome, Outcome::Refuse, "an error refuses\n{}", context());
         }
+        let folded = program.fold(world.action, facts.object, facts.now).unwrap();
+        assert_eq!(folded.judge(&facts), Some(ours), "folded\n{}", context());
+        let words = program.explain(world.action, &facts, &ours);
+        assert_eq!(words.erred.len(), erring.len(), "errors in words\n{}", context());
+        assert_eq!(
+            words.reasons.len(),
+            deciding.len(),
+            "reasons in words\n{}",
+            context()
+        );
         tally.cases += 1;
         match (ours.outcome, erring.is_empty(), deciding.is_empty()) {
             (Outcome::Permit, ..) => tally.permitted += 1,

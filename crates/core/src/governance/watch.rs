@@ -1,0 +1,137 @@
+//! What an action's rules depend on, so that a shell knows when to decide again and what may be decided early.
+
+use std::collections::BTreeSet;
+
+use super::action::{Action, PrincipalKind};
+use super::node::{Node, NodeId};
+use super::program::Program;
+use super::slot::Slot;
+
+/// What the rules of one action look at.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Watches {
+    /// Positions of memory fields whose value counts.
+    pub memory: BTreeSet<u16>,
+    /// Positions of memory fields whose freshness counts: decide again at their deadlines.
+    pub fresh: BTreeSet<u16>,
+    /// The lineage counts.
+    pub lineage: bool,
+    /// The time counts: decide again as it passes.
+    pub now: bool,
+    /// Holds count.
+    pub holds: bool,
+    /// Pending messages count.
+    pub messages: bool,
+    /// Time active or idle, connections or requests in flight count.
+    pub activity: bool,
+    /// The caller's token counts.
+    pub caller: bool,
+    /// Method, path, query, host, length or headers count: each request must be decided.
+    pub request: bool,
+    /// Protocol or peer address count: known when a connection opens.
+    pub connection: bool,
+    /// Where the object is counts.
+    pub host: bool,
+    /// The trigger counts.
+    pub trigger: bool,
+}
+
+impl Watches {
+    /// Whether a connection can be decided when it opens, for all that will pass over it, until something changes
+    /// that is watched.
+    #[must_use]
+    pub const fn at_connect(&self) -> bool {
+        !self.request && !self.caller
+    }
+
+    fn add(&mut self, slot: Slot) {
+        match slot {
+            Slot::Memory(position) => drop(self.memory.insert(position)),
+            Slot::Fresh(position) => drop(self.fresh.insert(position)),
+            Slot::Length
+            | Slot::Epoch
+            | Slot::Unsealed
+            | Slot::Born
+            | Slot::LastWoke
+            | Slot::LastDormant
+            | Slot::Refused => self.lineage = true,
+            Slot::Now | Slot::Clock => self.now = true,
+            Slot::HoldCount | Slot::HoldNames => self.holds = true,
+            Slot::Pending => self.messages = true,
+            Slot::Active | Slot::Idle | Slot::Connections | Slot::InFlight => self.activity = true,
+            Slot::Principal
+            | Slot::Authenticated
+            | Slot::Subject
+            | Slot::Issuer
+            | Slot::Audience
+            | Slot::Scopes
+            | Slot::Claim(_) => self.caller = true,
+            Slot::Method
+            | Slot::Path
+            | Slot::Query
+            | Slot::RequestHost
+            | Slot::ContentLength
+            | Slot::Header(_) => self.request = true,
+            Slot::Protocol | Slot::PeerIp | Slot::HasRequest => self.connection = true,
+            Slot::HostRegion | Slot::HostProvider | Slot::HostClass | Slot::HostId => self.host = true,
+            Slot::TriggerKind
+            | Slot::TriggerName
+            | Slot::TriggerTopic
+            | Slot::TriggerField
+            | Slot::TriggerMissed => self.trigger = true,
+            // What is fixed for an object or given by a single proposal.
+            Slot::Resource
+            | Slot::ObjectId
+            | Slot::ObjectName
+            | Slot::PeerId
+            | Slot::Keys
+            | Slot::Fields
+            | Slot::Scope
+            | Slot::ReadField
+            | Slot::TargetRegion
+            | Slot::TargetProvider
+            | Slot::TargetClass
+            | Slot::TargetId => {}
+        }
+    }
+}
+
+impl Program {
+    /// What the rules of `action` look at, whoever proposes.
+    #[must_use]
+    pub fn watches(&self, action: Action) -> Watches {
+        let mut watches = Watches::default();
+        self.slots(action, None)
+            .into_iter()
+            .for_each(|slot| watches.add(slot));
+        watches
+    }
+
+    /// The slots that rules of `action` read, for one sort of principal or all.
+    pub(super) fn slots(&self, action: Action, principal: Option<PrincipalKind>) -> BTreeSet<Slot> {
+        let kinds = PrincipalKind::ALL
+            .iter()
+            .filter(|kind| principal.is_none_or(|only| only == **kind));
+        let mut open: Vec<NodeId> = kinds
+            .flat_map(|kind| self.bodies(action, *kind))
+            .flat_map(|body| body.clauses.iter().map(|(node, _)| *node))
+            .collect();
+        let mut seen: BTreeSet<NodeId> = open.iter().copied().collect();
+        let mut slots = BTreeSet::new();
+        while let Some(id) = open.pop() {
+            let node = usize::try_from(id)
+                .ok()
+                .and_then(|id| self.listing().nodes.get(id));
+            let Some(node) = node else { continue };
+            if let Node::Slot(slot) | Node::Has(slot) = node {
+                slots.insert(*slot);
+            }
+            node.operands(|id| {
+                if seen.insert(id) {
+                    open.push(id);
+                }
+            });
+        }
+        slots
+    }
+}
