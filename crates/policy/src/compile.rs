@@ -42,7 +42,7 @@ pub fn compile(vocabulary: &Vocabulary, source: &str) -> Result<Compiled, Vec<Di
             error.to_string(),
         )]
     })?;
-    let findings = sorted(findings::all(vocabulary, source, &program, checked.warnings));
+    let findings = sorted(findings::all(vocabulary, &program, checked.warnings));
     Ok(Compiled { program, findings })
 }
 

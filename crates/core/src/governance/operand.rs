@@ -217,7 +217,7 @@ pub(super) fn base64_at(bytes: &[u8], index: usize) -> Option<u8> {
     let low = u16::from(bytes.get(first + 1).copied().unwrap_or(0));
     let shift = [10, 4, 6, 8].get(index % 4).copied()?;
     let window = match index % 4 {
-        0 | 1 | 2 => (high << 8 | low) >> shift,
+        0..=2 => (high << 8 | low) >> shift,
         _ => high,
     };
     ALPHABET.get(usize::from(window & 63)).copied()

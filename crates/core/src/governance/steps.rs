@@ -27,7 +27,11 @@ enum Test {
     Within(Slot, i64, i64),
     /// The difference of two numbers lies between these, both included.
     Gap(Slot, Slot, i64, i64),
+    /// The first number is less than the second, or at most it.
+    Order(Slot, Slot, bool),
     TextIs(Slot, Box<str>),
+    /// Two texts are the same.
+    TextsSame(Slot, Slot, NodeId),
     TextLike(Slot, Box<[String]>),
     /// The text is one of these, sorted.
     TextIn(Slot, Box<[Const]>),
@@ -130,6 +134,7 @@ fn fused(nodes: &[Node], id: NodeId) -> Test {
             (Some(Node::Const(value)), Some(node)) | (Some(node), Some(Node::Const(value))) => {
                 equal_to(at, node, value)
             }
+            (Some(Node::Slot(a)), Some(Node::Slot(b))) => Some(Test::TextsSame(*a, *b, id)),
             _ => None,
         },
         Some(Node::Less(a, b)) => compared(at, at(a), at(b), 1),
@@ -172,6 +177,7 @@ fn compared<'n>(
     gap: i64,
 ) -> Option<Test> {
     match (left?, right?) {
+        (Node::Slot(left), Node::Slot(right)) => Some(Test::Order(*left, *right, gap == 0)),
         (node, Node::Const(Const::Number(most))) => between(at, node, i64::MIN, most.checked_sub(gap)?),
         (Node::Const(Const::Number(least)), node) => between(at, node, least.checked_add(gap)?, i64::MAX),
         _ => None,
@@ -212,6 +218,14 @@ impl Test {
                 let gap = number(*a, facts)?.checked_sub(number(*b, facts)?);
                 gap.map(|v| *low <= v && v <= *high).ok_or(Fault::Overflow)
             }
+            Self::Order(a, b, or_equal) => {
+                let (a, b) = (number(*a, facts)?, number(*b, facts)?);
+                Ok(a < b || (*or_equal && a == b))
+            }
+            Self::TextsSame(a, b, id) => match (a.text(facts), b.text(facts)) {
+                (Some(a), Some(b)) => Ok(a == b),
+                _ => eval.bool(*id),
+            },
             Self::TextIs(slot, text) => match slot.text(facts) {
                 Some(have) => Ok(have == &**text),
                 None => bytes_or_fault(*slot, facts, |at| at.eq(text.bytes())),

@@ -1,0 +1,414 @@
+//! What an author of rules meets: verdicts that follow the rules, errors with their place, findings, explanations.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use suijuris_core::governance::{
+    Action, Activity, Caller, Facts, Fault, Host, Lineage, Object, Outcome, Principal, PrincipalKind,
+    Program, Protocol, Request, Trigger, TriggerKind, Vocabulary,
+};
+use suijuris_core::memory::{Change, Field, Freshness, Kind, Memory, Name, Schema, Value, Write};
+use suijuris_core::time::{Now, Quality, Span, Timestamp};
+use suijuris_policy::{Diagnostic, Severity, compile, oracle::Oracle};
+
+const NOW: Timestamp = Timestamp(1_795_420_800_000);
+
+fn field(kind: Kind, default: Option<Value>, fresh_for: Option<i64>) -> Field {
+    let mut field = Field::new(kind);
+    field.default = default;
+    field.fresh_for = fresh_for.map(Span);
+    field
+}
+
+fn vocabulary() -> Vocabulary {
+    let fields = [
+        ("on", field(Kind::Bool, Some(Value::Bool(true)), None)),
+        ("count", field(Kind::INT, Some(Value::Int(0)), None)),
+        ("consent", field(Kind::String, None, Some(60_000))),
+        (
+            "state",
+            field(
+                Kind::Enum(vec!["open".into(), "shut".into()]),
+                Some(Value::Enum("open".into())),
+                None,
+            ),
+        ),
+    ];
+    let fields: BTreeMap<_, _> = fields
+        .into_iter()
+        .map(|(name, field)| (Name::new(name).unwrap(), field))
+        .collect();
+    Vocabulary::of_memory(Schema::try_from(fields).unwrap())
+}
+
+fn program(source: &str) -> Program {
+    compile(&vocabulary(), source)
+        .unwrap_or_else(|errors| panic!("{errors:#?}"))
+        .program
+}
+
+fn memory() -> Memory {
+    Memory::new(Arc::new(vocabulary().memory))
+}
+
+fn set(memory: &mut Memory, name: &str, value: Value, at: Timestamp) {
+    memory
+        .apply(&Change::from([(Name::new(name).unwrap(), Write::Set(value))]), at)
+        .unwrap();
+}
+
+fn facts<'a>(memory: &'a Memory, principal: Principal<'a>) -> Facts<'a> {
+    let object = Object {
+        id: "o",
+        name: "o",
+        memory,
+        lineage: Lineage::default(),
+    };
+    let now = Now {
+        at: NOW,
+        quality: Quality::Synced,
+    };
+    let mut facts = Facts::new(principal, object, now, Host::default());
+    facts.trigger = Some(Trigger {
+        kind: TriggerKind::Manual,
+        name: None,
+        topic: None,
+        field: None,
+        missed: 0,
+    });
+    facts.request = Some(Request {
+        protocol: Protocol::Http1,
+        peer_ip: [127, 0, 0, 1].into(),
+        method: "GET",
+        path: "/",
+        query: "",
+        host: "o.localhost",
+        content_length: None,
+        headers: &[],
+    });
+    facts.activity = Some(Activity::default());
+    facts.target = Some(Host::default());
+    facts.scope = Some("s");
+    facts.field = Some("count");
+    facts
+}
+
+fn principal(kind: PrincipalKind) -> Principal<'static> {
+    match kind {
+        PrincipalKind::Caller => Principal::Caller(Caller::default()),
+        PrincipalKind::Host => Principal::Host,
+        PrincipalKind::Timer => Principal::Timer,
+        PrincipalKind::Peer => Principal::Peer("p"),
+        PrincipalKind::Controller => Principal::Controller(&["k"]),
+        PrincipalKind::Workload => Principal::Workload,
+    }
+}
+
+// proves A1
+#[test]
+fn every_action_is_decided_by_the_rules_and_by_nothing_else() {
+    let memory = memory();
+    for action in Action::ALL {
+        let permit = program(&format!(
+            "permit(principal, action == Action::\"{action}\", resource);"
+        ));
+        let forbid = program(&format!(
+            "permit(principal, action, resource); @id(\"no\") forbid(principal, action == Action::\"{action}\", resource);"
+        ));
+        let silent = program("permit(principal, action, resource) when { false };");
+        for kind in PrincipalKind::ALL.iter().filter(|kind| action.applies_to(**kind)) {
+            let facts = facts(&memory, principal(*kind));
+            assert_eq!(permit.judge(*action, &facts).outcome, Outcome::Permit, "{action}");
+            assert_eq!(silent.judge(*action, &facts).outcome, Outcome::Refuse, "{action}");
+            let refused = forbid.judge(*action, &facts);
+            assert_eq!(refused.outcome, Outcome::Refuse, "{action}");
+            assert_eq!(refused.deciding.iter().collect::<Vec<_>>(), [1], "{action}");
+            for other in Action::ALL
+                .iter()
+                .filter(|other| *other != action && other.applies_to(*kind))
+            {
+                assert_eq!(
+                    permit.judge(*other, &facts).outcome,
+                    Outcome::Refuse,
+                    "{other} by the rule of {action}"
+                );
+            }
+        }
+    }
+}
+
+// proves A9
+#[test]
+fn wake_and_remain_are_decided_apart() {
+    let memory = memory();
+    let facts = facts(&memory, Principal::Host);
+    for (permitted, other) in [(Action::Wake, Action::Remain), (Action::Remain, Action::Wake)] {
+        let program = program(&format!(
+            "permit(principal, action == Action::\"{permitted}\", resource);"
+        ));
+        assert_eq!(program.judge(permitted, &facts).outcome, Outcome::Permit);
+        assert_eq!(program.judge(other, &facts).outcome, Outcome::Refuse);
+    }
+}
+
+// proves A7
+#[test]
+fn a_wake_on_stale_memory_is_refused_and_says_why() {
+    let program = program(
+        r#"@id("consented") permit(principal, action == Action::"wake", resource) when { resource.memory.on && resource.fresh.consent };"#,
+    );
+    let yes = || Value::String("yes".into());
+    let mut fresh = memory();
+    set(&mut fresh, "consent", yes(), NOW.saturating_add(Span(-1_000)));
+    let mut old = memory();
+    set(&mut old, "consent", yes(), NOW.saturating_add(Span(-60_001)));
+    let never = memory();
+    for (memory, quality, expect) in [
+        (&fresh, Quality::Synced, None),
+        (&old, Quality::Synced, Some(Freshness::Stale)),
+        (&never, Quality::Synced, Some(Freshness::NeverWritten)),
+        (&fresh, Quality::Unknown, Some(Freshness::ClockUnknown)),
+    ] {
+        let mut facts = facts(memory, Principal::Host);
+        facts.now.quality = quality;
+        let judgement = program.judge(Action::Wake, &facts);
+        let words = program.explain(Action::Wake, &facts, &judgement);
+        let found: Vec<_> = words
+            .not_fresh
+            .iter()
+            .map(|not| (not.field.as_str(), not.freshness))
+            .collect();
+        assert_eq!(
+            found,
+            expect
+                .map(|freshness| ("consent", freshness))
+                .into_iter()
+                .collect::<Vec<_>>()
+        );
+        assert_eq!(judgement.outcome == Outcome::Permit, expect.is_none());
+        if expect.is_some() {
+            assert_eq!(words.near_misses[0].rule, "consented");
+            assert_eq!(words.near_misses[0].condition, "resource.fresh.consent");
+            assert_eq!((words.near_misses[0].held, words.near_misses[0].of), (1, 2));
+        }
+    }
+}
+
+fn errors(source: &str) -> Vec<Diagnostic> {
+    let errors = compile(&vocabulary(), source)
+        .err()
+        .unwrap_or_else(|| panic!("accepted: {source}"));
+    assert!(errors.iter().all(|error| error.severity == Severity::Error));
+    errors
+}
+
+/// The first error's code and the text it points at.
+fn first(source: &str) -> (String, String) {
+    let errors = errors(source);
+    let label = errors[0]
+        .labels
+        .first()
+        .unwrap_or_else(|| panic!("no place: {errors:?}"));
+    (
+        errors[0].code.clone(),
+        source[label.start..label.start + label.len].to_owned(),
+    )
+}
+
+// proves A8
+#[test]
+fn an_ill_typed_rule_is_an_error_with_its_place() {
+    let rule = |condition: &str| {
+        format!("permit(principal, action == Action::\"wake\", resource) when {{ {condition} }};")
+    };
+    for (condition, code, place) in [
+        (
+            "resource.memory.count == \"three\"",
+            "rules.type",
+            "resource.memory.count == \"three\"",
+        ),
+        (
+            "resource.memory.nothing > 1",
+            "rules.type",
+            "resource.memory.nothing",
+        ),
+        (
+            "resource.memory.consent == \"yes\"",
+            "rules.type",
+            "resource.memory.consent",
+        ),
+        ("resource.memory.on > 1", "rules.type", "resource.memory.on"),
+        ("principal.subject == \"ann\"", "rules.type", "principal.subject"),
+        (
+            "context.activity.idle > duration(\"1h\")",
+            "rules.type",
+            "context.activity.idle",
+        ),
+        ("resource.memory.count > ", "rules.parse", "}"),
+        (
+            "Caller::\"ann\".authenticated",
+            "rules.unsupported",
+            "Caller::\"ann\".authenticated",
+        ),
+        (
+            "context.now > datetime(\"tomorrow\")",
+            "rules.type",
+            "datetime(\"tomorrow\")",
+        ),
+        (
+            "context.now > datetime(resource.memory.state)",
+            "rules.type",
+            "datetime(resource.memory.state)",
+        ),
+    ] {
+        let (found_code, found_place) = first(&rule(condition));
+        assert_eq!(
+            (found_code.as_str(), found_place.as_str()),
+            (code, place),
+            "{condition}"
+        );
+    }
+}
+
+#[test]
+fn annotations_are_checked_and_all_faults_are_told_at_once() {
+    let source = r#"
+        @id("a") @retry_after("soon") permit(principal, action, resource);
+        @id("a") @colour("red") permit(principal, action, resource) when { resource.memory.nothing };
+        permit(principal == ?principal, action, resource);
+    "#;
+    let codes: Vec<_> = errors(source).into_iter().map(|error| error.code).collect();
+    for code in [
+        "rules.annotation",
+        "rules.duplicate_id",
+        "rules.template",
+        "rules.type",
+    ] {
+        assert!(codes.iter().any(|have| have == code), "{code} in {codes:?}");
+    }
+    assert_eq!(codes.iter().filter(|code| *code == "rules.annotation").count(), 2);
+}
+
+#[test]
+fn reasons_and_the_longest_retry_come_with_a_refusal() {
+    let program = program(
+        r#"permit(principal, action, resource);
+        @id("shut") @reason("closed for today") @retry_after("5m") forbid(principal, action, resource) when { resource.memory.state == "shut" };
+        @id("busy") @retry_after("1h") forbid(principal, action, resource) when { resource.memory.count >= 3 };"#,
+    );
+    let mut memory = memory();
+    set(&mut memory, "state", Value::Enum("shut".into()), NOW);
+    set(&mut memory, "count", Value::Int(3), NOW);
+    let facts = facts(&memory, Principal::Host);
+    let words = program.explain(Action::Wake, &facts, &program.judge(Action::Wake, &facts));
+    let reasons: Vec<_> = words
+        .reasons
+        .iter()
+        .map(|reason| (reason.rule.as_str(), reason.reason.as_deref()))
+        .collect();
+    assert_eq!(reasons, [("shut", Some("closed for today")), ("busy", None)]);
+    assert_eq!(words.retry_after, Some(Span(3_600_000)));
+}
+
+#[test]
+fn a_forbid_that_errs_refuses_where_cedar_would_let_pass() {
+    let source = r#"permit(principal, action, resource);
+        @id("limit") forbid(principal, action == Action::"wake", resource) when { resource.memory.count + 1 > 10 };"#;
+    let program = program(source);
+    let mut memory = memory();
+    set(&mut memory, "count", Value::Int(i64::MAX), NOW);
+    let facts = facts(&memory, Principal::Host);
+    let cedar = Oracle::new(source)
+        .unwrap()
+        .authorize(&vocabulary(), Action::Wake, &facts)
+        .unwrap();
+    assert!(cedar.allowed);
+    let judgement = program.judge(Action::Wake, &facts);
+    assert_eq!(judgement.outcome, Outcome::Refuse);
+    let words = program.explain(Action::Wake, &facts, &judgement);
+    assert_eq!(
+        (words.erred[0].rule.as_str(), words.erred[0].fault),
+        ("limit", Fault::Overflow)
+    );
+}
+
+#[test]
+fn findings_tell_what_was_likely_not_meant() {
+    let wake = |condition: &str| {
+        format!("permit(principal, action == Action::\"wake\", resource) when {{ {condition} }};")
+    };
+    let remain = |condition: &str| {
+        format!("permit(principal, action == Action::\"remain\", resource) when {{ {condition} }};")
+    };
+    let open = "resource.memory.state == \"open\"";
+    let shut = "resource.memory.state == \"shut\"";
+    for (source, code, expect) in [
+        (
+            wake("resource.memory.state == \"ajar\""),
+            "rules.unknown_symbol",
+            true,
+        ),
+        (wake(open), "rules.unknown_symbol", false),
+        (wake("resource.fresh.count"), "rules.no_fresh_for", true),
+        (wake("resource.fresh.consent"), "rules.no_fresh_for", false),
+        (wake(&format!("{open} && {shut}")), "rules.never", true),
+        (
+            wake("resource.memory.count > 5 && resource.memory.count < 3"),
+            "rules.never",
+            true,
+        ),
+        (
+            wake("resource.memory.count > 3 && resource.memory.count < 5"),
+            "rules.never",
+            false,
+        ),
+        (wake(open), "rules.wake_not_kept", true),
+        (wake(open) + &remain(shut), "rules.wake_not_kept", true),
+        (
+            wake(open) + &remain(&format!("{open} && context.activity.idle < duration(\"5m\")")),
+            "rules.wake_not_kept",
+            false,
+        ),
+        (wake(open), "rules.unused_field", true),
+    ] {
+        let findings = compile(&vocabulary(), &source).unwrap().findings;
+        assert_eq!(
+            findings.iter().any(|finding| finding.code == code),
+            expect,
+            "{code}: {source}\n{findings:#?}"
+        );
+    }
+}
+
+#[test]
+fn the_same_rules_give_the_same_bytes() {
+    let source =
+        "permit(principal, action, resource) when { resource.memory.on || resource.memory.count > 3 };";
+    let (one, other) = (
+        program(source).encode().unwrap(),
+        program(source).encode().unwrap(),
+    );
+    assert_eq!(one, other);
+    assert_eq!(Program::decode(&one).unwrap().encode().unwrap(), one);
+}
+
+#[test]
+fn watches_say_when_to_decide_again() {
+    let program = program(
+        r#"permit(principal, action == Action::"admit", resource) when { resource.memory.on && context.request.peer_ip.isLoopback() };
+        permit(principal, action == Action::"remain", resource) when { resource.fresh.consent && context.activity.in_flight > 0 };
+        permit(principal, action == Action::"wake", resource) when { context has request && context.request.path == "/" };"#,
+    );
+    let admit = program.watches(Action::Admit);
+    assert!(admit.at_connect() && admit.connection && admit.memory.len() == 1);
+    let remain = program.watches(Action::Remain);
+    assert!(remain.activity && remain.fresh.len() == 1 && !remain.now);
+    assert!(!program.watches(Action::Wake).at_connect());
+}
