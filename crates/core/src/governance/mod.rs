@@ -9,6 +9,8 @@ mod eval;
 mod explain;
 mod facts;
 mod fold;
+#[cfg(test)]
+mod fuzz;
 mod judgement;
 mod node;
 mod operand;

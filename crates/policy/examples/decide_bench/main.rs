@@ -298,7 +298,7 @@ fn cel_programs((permits, forbids): (&[&str], &[&str])) -> (Vec<cel::Program>, V
     (all(permits), all(forbids))
 }
 
-fn count(programs: &[cel::Program], context: &cel::Context<'_>) -> usize {
+fn count(programs: &[cel::Program], context: &cel::Context<'_, '_>) -> usize {
     programs
         .iter()
         .filter(|program| program.execute(context) == Ok(cel::Value::Bool(true)))
@@ -332,7 +332,7 @@ fn contenders<'a>(
     } else {
         rules::CEL_ADMIT
     });
-    let contexts: Vec<cel::Context<'static>> = documents
+    let contexts: Vec<cel::Context<'static, 'static>> = documents
         .iter()
         .map(|document| {
             let mut context = cel::Context::default();
