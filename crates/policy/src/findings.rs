@@ -187,12 +187,13 @@ fn at_places(
 
 fn unknown_symbols(vocabulary: &Vocabulary, listing: &Listing) -> Vec<Diagnostic> {
     let symbols = |id: &NodeId| match node(listing, *id)? {
-        Node::Slot(Slot::Memory(position)) => match vocabulary.memory.at(usize::from(*position))? {
-            (name, field) => match &field.kind {
+        Node::Slot(Slot::Memory(position)) => {
+            let (name, field) = vocabulary.memory.at(usize::from(*position))?;
+            match &field.kind {
                 Kind::Enum(symbols) => Some((name, symbols)),
                 _ => None,
-            },
-        },
+            }
+        }
         _ => None,
     };
     let texts = |id: &NodeId| match node(listing, *id) {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::action::PrincipalKind;
-use super::facts::{Caller, Facts, Host, Principal, Request};
+use super::facts::{Caller, Facts, Principal};
 use super::judgement::Fault;
 use super::operand::{EntityKind, Items, Net, Operand};
 use crate::memory::{Freshness, Value};
@@ -125,16 +125,15 @@ impl Slot {
     /// The fact as text.
     #[inline]
     pub(super) fn text<'a>(self, facts: &Facts<'a>) -> Option<&'a str> {
-        let target = |part: fn(&Host<'a>) -> &'a str| facts.target.as_ref().map(part);
-        let request = |part: fn(&Request<'a>) -> &'a str| facts.request.as_ref().map(part);
+        let (target, request) = (facts.target.as_ref(), facts.request.as_ref());
         match self {
             Self::Memory(position) => value_text(memory_value(facts, position)?),
-            Self::Method => request(|request| request.method),
-            Self::Path => request(|request| request.path),
-            Self::Query => request(|request| request.query),
-            Self::RequestHost => request(|request| request.host),
-            Self::Protocol => facts.request.as_ref().map(|request| request.protocol.as_str()),
-            Self::Header(position) => facts.request?.headers.get(usize::from(position)).copied()?,
+            Self::Method => Some(request?.method),
+            Self::Path => Some(request?.path),
+            Self::Query => Some(request?.query),
+            Self::RequestHost => Some(request?.host),
+            Self::Protocol => Some(request?.protocol.as_str()),
+            Self::Header(position) => request?.headers.get(usize::from(position)).copied()?,
             Self::Subject => caller(facts)?.subject,
             Self::Issuer => caller(facts)?.issuer,
             Self::Claim(position) => value_text(claim(facts, position)?),
@@ -149,10 +148,10 @@ impl Slot {
             Self::HostProvider => Some(facts.host.provider),
             Self::HostClass => Some(facts.host.class),
             Self::HostId => Some(facts.host.id),
-            Self::TargetRegion => target(|host| host.region),
-            Self::TargetProvider => target(|host| host.provider),
-            Self::TargetClass => target(|host| host.class),
-            Self::TargetId => target(|host| host.id),
+            Self::TargetRegion => Some(target?.region),
+            Self::TargetProvider => Some(target?.provider),
+            Self::TargetClass => Some(target?.class),
+            Self::TargetId => Some(target?.id),
             Self::TriggerKind => facts.trigger.map(|trigger| trigger.kind.as_str()),
             Self::TriggerName => facts.trigger?.name,
             Self::TriggerTopic => facts.trigger?.topic,

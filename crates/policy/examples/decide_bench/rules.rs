@@ -1,7 +1,7 @@
 //! The same seven rules for `wake` and for `admit`, in each language.
 
 /// In Cedar.
-pub const CEDAR: &str = r#"
+pub(crate) const CEDAR: &str = r#"
 @id("ready") permit(principal, action == Action::"wake", resource)
 when { resource.memory.status == "ready" && resource.memory.budget > 0 && resource.fresh.consent };
 @id("urgent") permit(principal, action == Action::"wake", resource)
@@ -34,7 +34,7 @@ when { context.request has content_length && context.request.content_length > 10
 "#;
 
 /// In CEL, permits and forbids of `wake`.
-pub const CEL_WAKE: (&[&str], &[&str]) = (
+pub(crate) const CEL_WAKE: (&[&str], &[&str]) = (
     &[
         r#"memory.status == "ready" && memory.budget > 0 && fresh.consent"#,
         r#""urgent" in memory.jobs && memory.priority >= 5"#,
@@ -49,7 +49,7 @@ pub const CEL_WAKE: (&[&str], &[&str]) = (
 );
 
 /// In CEL, permits and forbids of `admit`.
-pub const CEL_ADMIT: (&[&str], &[&str]) = (
+pub(crate) const CEL_ADMIT: (&[&str], &[&str]) = (
     &[
         r#"memory.enabled && request.method == "GET" && request.path.startsWith("/public/")"#,
         r#"principal.authenticated && "read" in principal.scopes && request.method in ["GET", "HEAD"]"#,
@@ -64,7 +64,7 @@ pub const CEL_ADMIT: (&[&str], &[&str]) = (
 );
 
 /// In Rego.
-pub const REGO: &str = r#"
+pub(crate) const REGO: &str = r#"
 package s
 import rego.v1
 

@@ -4,12 +4,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts allocations and passes them on.
-pub struct Counting;
+pub(crate) struct Counting;
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
 /// Allocations so far.
-pub fn allocations() -> u64 {
+pub(crate) fn allocations() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
 

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 /// SplitMix64: one seed, one sequence, on every machine.
 #[derive(Debug, Clone)]
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -16,45 +16,45 @@ impl Random {
     }
 
     /// Below `end`.
-    pub fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() % u64::try_from(end.max(1)).unwrap()).unwrap()
     }
 
     /// True once in `n`.
-    pub fn one_in(&mut self, n: usize) -> bool {
+    pub(crate) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
-    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len())]
     }
 
-    pub fn text(&mut self) -> &'static str {
-        *self.pick::<&'static str>(TEXTS)
+    pub(crate) fn text(&mut self) -> &'static str {
+        self.pick::<&'static str>(TEXTS)
     }
 
-    pub fn long(&mut self) -> i64 {
+    pub(crate) fn long(&mut self) -> i64 {
         *self.pick(LONGS)
     }
 
-    pub fn instant(&mut self) -> i64 {
+    pub(crate) fn instant(&mut self) -> i64 {
         *self.pick(INSTANTS)
     }
 
-    pub fn span(&mut self) -> i64 {
+    pub(crate) fn span(&mut self) -> i64 {
         *self.pick(SPANS)
     }
 
-    pub fn ip(&mut self) -> IpAddr {
+    pub(crate) fn ip(&mut self) -> IpAddr {
         self.pick(ADDRESSES).parse().unwrap()
     }
 }
 
-pub const TEXTS: &[&str] = &[
+pub(crate) const TEXTS: &[&str] = &[
     "", "a", "b", "ab", "aab", "GET", "POST", "/", "/api/x", "on", "off", "ann", "iss", "r1", "timer", "AQI",
     "grün", "a*b",
 ];
-pub const LONGS: &[i64] = &[
+pub(crate) const LONGS: &[i64] = &[
     0,
     1,
     -1,
@@ -68,7 +68,7 @@ pub const LONGS: &[i64] = &[
     i64::MAX - 1,
     4_000_000_000,
 ];
-pub const INSTANTS: &[i64] = &[
+pub(crate) const INSTANTS: &[i64] = &[
     0,
     1_000,
     -1,
@@ -80,7 +80,7 @@ pub const INSTANTS: &[i64] = &[
     i64::MAX,
     i64::MIN,
 ];
-pub const SPANS: &[i64] = &[
+pub(crate) const SPANS: &[i64] = &[
     0,
     1,
     -1,
@@ -92,7 +92,7 @@ pub const SPANS: &[i64] = &[
     i64::MAX,
     i64::MIN + 1,
 ];
-pub const ADDRESSES: &[&str] = &[
+pub(crate) const ADDRESSES: &[&str] = &[
     "10.0.0.1",
     "127.0.0.1",
     "192.168.1.7",
@@ -101,7 +101,7 @@ pub const ADDRESSES: &[&str] = &[
     "224.0.0.1",
     "::ffff:10.0.0.1",
 ];
-pub const NETS: &[&str] = &[
+pub(crate) const NETS: &[&str] = &[
     "10.0.0.0/8",
     "127.0.0.1",
     "0.0.0.0/0",
@@ -110,7 +110,7 @@ pub const NETS: &[&str] = &[
     "ff00::/8",
     "10.0.0.1/31",
 ];
-pub const INSTANT_TEXTS: &[&str] = &[
+pub(crate) const INSTANT_TEXTS: &[&str] = &[
     "1970-01-01",
     "1970-01-01T00:00:01Z",
     "2026-11-23T08:00:00Z",
@@ -118,6 +118,6 @@ pub const INSTANT_TEXTS: &[&str] = &[
     "1969-12-31",
     "2026-11-23T10:00:00+0200",
 ];
-pub const SPAN_TEXTS: &[&str] = &["0ms", "1ms", "1s", "1m", "1h", "1d", "-1h1ms", "1d2h3m4s5ms"];
-pub const DECIMALS: &[i64] = &[0, 15_000, -1, 10_000, i64::MAX, i64::MIN];
-pub const DECIMAL_TEXTS: &[&str] = &["0.0", "1.5", "-0.0001", "1.00", "922337203685477.5807"];
+pub(crate) const SPAN_TEXTS: &[&str] = &["0ms", "1ms", "1s", "1m", "1h", "1d", "-1h1ms", "1d2h3m4s5ms"];
+pub(crate) const DECIMALS: &[i64] = &[0, 15_000, -1, 10_000, i64::MAX, i64::MIN];
+pub(crate) const DECIMAL_TEXTS: &[&str] = &["0.0", "1.5", "-0.0001", "1.00", "922337203685477.5807"];

@@ -9,7 +9,7 @@ use super::random::{DECIMAL_TEXTS, INSTANT_TEXTS, NETS, Random, SPAN_TEXTS};
 
 /// Types of Cedar expressions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ty {
+pub(crate) enum Ty {
     Bool,
     Long,
     Text,
@@ -465,10 +465,10 @@ impl Author<'_> {
 
 /// The action and principal that most rules and worlds of a case are about, so that they meet.
 #[derive(Debug, Clone, Copy)]
-pub struct Focus(Action, PrincipalKind);
+pub(crate) struct Focus(Action, PrincipalKind);
 
 impl Focus {
-    pub fn any(random: &mut Random) -> Self {
+    pub(crate) fn any(random: &mut Random) -> Self {
         let action = *random.pick(Action::ALL);
         let kinds: Vec<_> = PrincipalKind::ALL
             .iter()
@@ -477,7 +477,7 @@ impl Focus {
         Self(action, **random.pick(&kinds))
     }
 
-    pub fn of(self, random: &mut Random) -> (Action, PrincipalKind) {
+    pub(crate) fn of(self, random: &mut Random) -> (Action, PrincipalKind) {
         let other = if random.one_in(4) { Self::any(random) } else { self };
         (other.0, other.1)
     }
@@ -530,7 +530,7 @@ fn rule(random: &mut Random, vocabulary: &Vocabulary, focus: Focus, index: usize
 }
 
 /// A few rules.
-pub fn rules(random: &mut Random, vocabulary: &Vocabulary, focus: Focus) -> String {
+pub(crate) fn rules(random: &mut Random, vocabulary: &Vocabulary, focus: Focus) -> String {
     (0..1 + random.below(6))
         .map(|index| rule(random, vocabulary, focus, index))
         .collect()

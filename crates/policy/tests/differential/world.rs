@@ -60,7 +60,7 @@ fn value(random: &mut Random, kind: &Kind) -> Value {
 }
 
 /// Words of a random bundle.
-pub fn vocabulary(random: &mut Random) -> Vocabulary {
+pub(crate) fn vocabulary(random: &mut Random) -> Vocabulary {
     let fields: BTreeMap<Name, Field> = (0..1 + random.below(6))
         .map(|index| {
             let mut field = Field::new(kind(random, 2));
@@ -87,18 +87,18 @@ pub fn vocabulary(random: &mut Random) -> Vocabulary {
 
 /// Facts with what they borrow.
 #[derive(Debug)]
-pub struct World {
+pub(crate) struct World {
     memory: Memory,
     claims: Vec<Option<Value>>,
     headers: Vec<Option<&'static str>>,
     names: Vec<&'static str>,
     random: Random,
-    pub action: Action,
-    pub kind: PrincipalKind,
+    pub(crate) action: Action,
+    pub(crate) kind: PrincipalKind,
 }
 
 impl World {
-    pub fn new(random: &mut Random, vocabulary: &Vocabulary, focus: Focus) -> Self {
+    pub(crate) fn new(random: &mut Random, vocabulary: &Vocabulary, focus: Focus) -> Self {
         let mut memory = Memory::new(Arc::new(vocabulary.memory.clone()));
         for (name, field) in vocabulary.memory.iter() {
             if random.one_in(4) || field.secret {
@@ -151,7 +151,7 @@ impl World {
         }
     }
 
-    pub fn facts(&self) -> Facts<'_> {
+    pub(crate) fn facts(&self) -> Facts<'_> {
         let random = &mut self.random.clone();
         let host = |random: &mut Random| Host {
             region: random.text(),
