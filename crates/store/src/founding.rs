@@ -116,9 +116,9 @@ fn write_first(home: &Home, state: &State, stored: &Stored) -> io::Result<()> {
     Frame::push(stored, 0, &mut bytes);
     home.disk.create_dir(&home.lineage())?;
     home.disk.sync_dir(home.path())?;
-    let file = home.disk.open(&home.unnamed_segment(), How::Create)?;
+    let file = home.disk.open(&home.unnamed_segment(0), How::Create)?;
     file.write_at(&bytes, 0)?;
     file.sync()?;
-    home.disk.rename(&home.unnamed_segment(), &home.segment(0))?;
+    home.disk.rename(&home.unnamed_segment(0), &home.segment(0))?;
     home.disk.sync_dir(&home.lineage())
 }

@@ -174,9 +174,19 @@ impl Home {
         self.lineage().join(format!("{first:020}.seg"))
     }
 
-    /// A segment that has no name yet.
-    pub(crate) fn unnamed_segment(&self) -> PathBuf {
-        self.lineage().join("next.tmp")
+    /// A segment that gets its name once its first group is durable.
+    pub(crate) fn unnamed_segment(&self, first: u64) -> PathBuf {
+        self.lineage().join(format!("{first:020}.tmp"))
+    }
+
+    /// Removes segments that never got their name.
+    pub(crate) fn remove_unnamed(&self) -> Result<(), OpenError> {
+        let dir = self.lineage();
+        let names = self.disk.list(&dir).map_err(OpenError::disk("list", &dir))?;
+        for path in names.iter().filter(|name| name.ends_with(".tmp")).map(|name| dir.join(name)) {
+            self.disk.remove(&path).map_err(OpenError::disk("remove", &path))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn checkpoint(&self) -> PathBuf {

@@ -200,6 +200,7 @@ impl Writer {
         let opened = opening::open(home, &shelf, depth, false, &mut |_| {})?;
         let (waiting, prepared) = keys::waiting(home, &opened.state.head().next)?;
         let tail = Tail::mend(home, &opened)?;
+        home.remove_unnamed()?;
         if prepared {
             keys::adopt(home).map_err(OpenError::disk("settle", &home.next_key()))?;
         }

@@ -1,0 +1,222 @@
+//! The power goes at every operation of a life, unsynced things are lost in several ways, and the object goes on.
+
+use proptest::prelude::*;
+use suijuris_core::id::RecordId;
+use suijuris_core::lineage::Phase;
+use suijuris_store::{Depth, Reader, Sizes, StageError, Writer};
+use suijuris_testkit::disk::{Dice, Fault, FaultyDisk, Loss};
+
+use crate::support::{SIZES, chain, commit, count, dormant, found_at, home_on, note, seal, unsealed, wait_all, wake};
+
+/// One step of a life.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Wake,
+    /// So many mutations as one group.
+    Group(u8),
+    Note(u16),
+    Seal,
+    Sleep,
+    Reopen,
+}
+
+/// What a life staged, in order, and up to where it was told that it is durable.
+#[derive(Debug, Default)]
+struct Told {
+    staged: Vec<RecordId>,
+    acknowledged: usize,
+    founded: bool,
+}
+
+impl Told {
+    fn note_staged(&mut self, writer: &Writer, id: RecordId) {
+        let seq = usize::try_from(writer.staged(|state| state.head().seq)).unwrap();
+        self.staged.resize(seq, id);
+        self.staged.push(id);
+    }
+}
+
+fn step(writer: &Writer, step: Step, told: &mut Told, seed: u8) -> Result<(), StageError> {
+    let drafts = match step {
+        Step::Wake => {
+            let before = writer.staged(|state| state.head().record);
+            let woken = wake(writer, seed);
+            let now = writer.staged(|state| state.head().record);
+            if now != before {
+                told.note_staged(writer, now);
+            }
+            woken?;
+            told.acknowledged = told.staged.len();
+            return Ok(());
+        }
+        Step::Group(size) => (0..size).map(|n| count(i64::from(n))).collect(),
+        Step::Note(len) => vec![note(&"x".repeat(usize::from(len)))],
+        Step::Seal => vec![seal()],
+        Step::Sleep => vec![dormant()],
+        Step::Reopen => vec![],
+    };
+    let mut tickets = Vec::new();
+    for draft in drafts {
+        let ticket = writer.stage(draft)?;
+        told.note_staged(writer, ticket.id());
+        tickets.push(ticket);
+    }
+    wait_all(&tickets)?;
+    told.acknowledged = told.staged.len();
+    Ok(())
+}
+
+/// Lives `steps` until the power goes.
+fn live(disk: &FaultyDisk, steps: &[Step], sizes: Sizes) -> Told {
+    let home = home_on(disk);
+    let mut told = Told::default();
+    if found_at(&home, 1).is_err() {
+        return told;
+    }
+    told.founded = true;
+    let mut open = || Writer::open(&home, Depth::Tail, sizes).ok().map(|(writer, _)| writer);
+    let Some(mut writer) = open() else { return told };
+    told.note_staged(&writer, writer.staged(|state| state.head().record));
+    told.acknowledged = 1;
+    for (number, &next) in steps.iter().enumerate() {
+        if matches!(next, Step::Reopen) {
+            drop(writer);
+            match open() {
+                Some(opened) => writer = opened,
+                None => return told,
+            }
+            continue;
+        }
+        if step(&writer, next, &mut told, u8::try_from(number + 10).unwrap()).is_err() {
+            return told;
+        }
+    }
+    told
+}
+
+/// Opens what the crash left, and says everything that must hold.
+fn check(disk: &FaultyDisk, told: &Told, context: &str) {
+    let home = home_on(disk);
+    if !home.holds_object().unwrap() {
+        assert!(!told.founded, "the object is gone: {context}");
+        found_at(&home, 1).unwrap();
+        return;
+    }
+    let reader = Reader::verify(&home, |_| {}).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
+    let tail = Reader::open(&home, Depth::Tail).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
+    assert_eq!(tail.state().head(), reader.state().head(), "{context}");
+    let records: Vec<_> = reader.records(0..u64::MAX).unwrap().map(|record| record.unwrap().id).collect();
+    assert!(records.len() >= told.acknowledged, "an acknowledged record is gone: {context}");
+    if !told.staged.is_empty() {
+        assert!(told.staged.starts_with(&records), "a record nobody staged: {context}");
+    }
+    let (writer, _) = Writer::open(&home, Depth::Tail, SIZES).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
+    assert_eq!(writer.published().head(), reader.state().head(), "{context}");
+    if writer.published().head().phase == Phase::Active {
+        commit(&writer, unsealed(&writer));
+    }
+    wake(&writer, 200).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
+    commit(&writer, count(99));
+    commit(&writer, dormant());
+    writer.close().unwrap();
+    Reader::verify(&home, |_| {}).unwrap_or_else(|error| panic!("{} after going on: {context}", chain(&error)));
+}
+
+fn losses(seed: u64) -> [Loss; 5] {
+    [
+        Loss::All,
+        Loss::Nothing,
+        Loss::Later(seed),
+        Loss::Scattered(seed),
+        Loss::Scattered(seed + 1),
+    ]
+}
+
+const LIFE: &[Step] = &[
+    Step::Wake,
+    Step::Group(1),
+    Step::Group(5),
+    Step::Seal,
+    Step::Note(900),
+    Step::Group(3),
+    Step::Sleep,
+    Step::Reopen,
+    Step::Wake,
+    Step::Note(1_500),
+    Step::Group(8),
+    Step::Sleep,
+];
+
+// proves B2, A12
+#[test]
+fn the_power_goes_at_every_operation_and_no_acknowledged_record_is_lost() {
+    let whole = FaultyDisk::default();
+    let told = live(&whole, LIFE, SIZES);
+    assert_eq!(told.acknowledged, 25, "the undisturbed life");
+    for cut in 1..=whole.operations() {
+        for loss in losses(cut) {
+            let disk = FaultyDisk::default();
+            disk.fail(cut, Fault::PowerLoss);
+            let told = live(&disk, LIFE, SIZES);
+            check(&disk.crash(loss), &told, &format!("cut at operation {cut}, {loss:?}"));
+        }
+    }
+}
+
+// proves B2
+#[test]
+fn a_second_power_loss_during_recovery_loses_nothing_either() {
+    let whole = FaultyDisk::default();
+    live(&whole, LIFE, SIZES);
+    for cut in (1..=whole.operations()).step_by(3) {
+        let disk = FaultyDisk::default();
+        disk.fail(cut, Fault::PowerLoss);
+        let told = live(&disk, LIFE, SIZES);
+        for again in 1..8 {
+            let first = disk.crash(Loss::Scattered(cut));
+            first.fail(again, Fault::PowerLoss);
+            drop(Writer::open(&home_on(&first), Depth::Tail, SIZES));
+            check(&first.crash(Loss::Scattered(again)), &told, &format!("cut at {cut}, again at {again}"));
+        }
+    }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let active = prop_oneof![
+        4 => (1..12u8).prop_map(Step::Group),
+        2 => (0..2_000u16).prop_map(Step::Note),
+        1 => Just(Step::Seal),
+    ];
+    let activation = prop::collection::vec(active, 0..8);
+    let life = prop::collection::vec((activation, any::<bool>()), 1..4);
+    life.prop_map(|activations| {
+        let mut steps = Vec::new();
+        for (activation, reopens) in activations {
+            steps.push(Step::Wake);
+            steps.extend(activation);
+            steps.push(Step::Sleep);
+            steps.extend(reopens.then_some(Step::Reopen));
+        }
+        steps
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    // proves B2, A12
+    #[test]
+    fn random_lives_survive_power_loss_anywhere(steps in steps(), seed in any::<u32>()) {
+        let whole = FaultyDisk::default();
+        live(&whole, &steps, SIZES);
+        let mut dice = Dice::new(u64::from(seed));
+        for _ in 0..12 {
+            let cut = 1 + dice.below(whole.operations());
+            let loss = losses(dice.below(1_000))[usize::try_from(dice.below(5)).unwrap()];
+            let disk = FaultyDisk::default();
+            disk.fail(cut, Fault::PowerLoss);
+            let told = live(&disk, &steps, SIZES);
+            check(&disk.crash(loss), &told, &format!("cut at operation {cut}, {loss:?}"));
+        }
+    }
+}

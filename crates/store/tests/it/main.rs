@@ -1,0 +1,14 @@
+//! Tests of the store as its callers see it: on a disk that loses what was not synced, and on the machine's own.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests: a failure is a panic"
+)]
+
+mod crash;
+mod faults;
+mod live;
+mod spec;
+mod support;
+mod tamper;

@@ -1,0 +1,259 @@
+//! An object to store, the steps of its life, and the store's disk trait in front of the faulty disk.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use suijuris_core::governance::{Action, Listing, Program};
+use suijuris_core::id::{BlobId, ObjectId};
+use suijuris_core::inputs::{Inputs, Principal};
+use suijuris_core::key::SecretKey;
+use suijuris_core::lineage::{Body, Decision, Dormant, Mutated, Outcome, Seal, Unsealed, Woke};
+use suijuris_core::manifest::{Gate, Manifest, Network, Protocol, Ready, SleepMode, Witness, Workload};
+use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
+use suijuris_core::time::{Span, Timestamp};
+use suijuris_store::disk::{Disk, File, How, Lock};
+use suijuris_store::{
+    BundleFiles, CommitError, Depth, Draft, FoundError, Founding, Home, Sign, Sizes, StageError, Ticket, Writer, found,
+};
+use suijuris_testkit::disk::{FaultyDisk, FileId};
+
+/// Small, so that short histories rotate segments and write checkpoints.
+pub(crate) const SIZES: Sizes = Sizes {
+    segment_bytes: 4_096,
+    extent_bytes: 2_048,
+    checkpoint_records: 7,
+};
+
+pub(crate) fn bundle_with(name: &str) -> BundleFiles {
+    let program = Program::new(Listing {
+        version: Listing::VERSION,
+        rules: vec![],
+        nodes: vec![],
+        bodies: vec![],
+        groups: vec![],
+    })
+    .unwrap();
+    let program = program.encode().unwrap();
+    let governance = b"// nothing is permitted\n".to_vec();
+    let int = |name: &str| (Name::new(name).unwrap(), Field::new(Kind::INT));
+    let text = |name: &str| (Name::new(name).unwrap(), Field::new(Kind::String));
+    let fields: BTreeMap<_, _> = [int("count"), text("note")].into();
+    let manifest = Manifest {
+        v: 1,
+        name: name.to_owned(),
+        workload: Workload {
+            image: None,
+            argv: vec!["true".to_owned()],
+            env: BTreeMap::new(),
+            cwd: None,
+            user: None,
+            port: 0,
+            ready: Ready::Spawned,
+            ready_within: Span(1_000),
+            stop_signal: 15,
+            stop_within: Span(1_000),
+            network: Network::Private,
+        },
+        gate: Gate {
+            protocol: Protocol::Tcp,
+            headers: vec![],
+            max_held: 16,
+            hold: Span(1_000),
+            max_connections: 16,
+            drain: Span(1_000),
+            linger: Span(1_000),
+        },
+        memory: Schema::try_from(fields).unwrap(),
+        governance: BlobId::of(&governance),
+        program: BlobId::of(&program),
+        triggers: suijuris_core::trigger::Triggers::default(),
+        callers: vec![],
+        claims: BTreeMap::new(),
+        sleep: SleepMode::Stop,
+        witness: Witness::Optional,
+        seal_within: Span(1_000),
+    };
+    assert!(manifest.faults().is_empty(), "{:?}", manifest.faults());
+    BundleFiles {
+        manifest: manifest.encode().unwrap(),
+        governance,
+        program,
+    }
+}
+
+pub(crate) fn found_at(home: &Home, nonce: u8) -> Result<ObjectId, FoundError> {
+    let founding = Founding {
+        name: "test".to_owned(),
+        controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
+        threshold: 1,
+        nonce: vec![nonce; 16],
+        parent: None,
+        at: Timestamp(1_000),
+        bundle: bundle_with("test"),
+        seed: [nonce; 32].into(),
+    };
+    found(home, founding)
+}
+
+pub(crate) fn decision(action: Action) -> Decision {
+    Decision {
+        action,
+        outcome: Outcome::Permit,
+        explanation: None,
+        inputs: Inputs::timeless(Principal::Workload),
+    }
+}
+
+fn draft(body: Body, sign: Sign) -> Draft {
+    Draft {
+        body,
+        at: Timestamp(2_000),
+        bundle: None,
+        sign,
+    }
+}
+
+pub(crate) fn count(value: i64) -> Draft {
+    write("count", Value::Int(value))
+}
+
+pub(crate) fn note(text: &str) -> Draft {
+    write("note", Value::String(text.to_owned()))
+}
+
+fn write(field: &str, value: Value) -> Draft {
+    let mutated = Mutated {
+        by: "workload".to_owned(),
+        change: [(Name::new(field).unwrap(), Write::Set(value))].into(),
+    };
+    draft(Body::Mutated(mutated), Sign::Later)
+}
+
+pub(crate) fn seal() -> Draft {
+    draft(Body::Seal(Seal::default()), Sign::Now)
+}
+
+pub(crate) fn dormant() -> Draft {
+    let body = Dormant {
+        decision: decision(Action::Sleep),
+        workload: "none".to_owned(),
+        admitted: vec![],
+        suspend: false,
+    };
+    draft(Body::Dormant(Box::new(body)), Sign::Now)
+}
+
+pub(crate) fn unsealed(writer: &Writer) -> Draft {
+    let body = writer.staged(|state| Unsealed {
+        mutations: state.head().uncovered(),
+        sealed: state.head().sealed,
+    });
+    draft(Body::Unsealed(body), Sign::Now)
+}
+
+pub(crate) fn wake(writer: &Writer, seed: u8) -> Result<(), StageError> {
+    let body = |_: &_, next| {
+        Ok::<_, StageError>(Body::Woke(Box::new(Woke {
+            decision: decision(Action::Wake),
+            next,
+            fired: BTreeMap::new(),
+        })))
+    };
+    writer.wake(&[seed; 32], Timestamp(2_000), body).map(drop)
+}
+
+pub(crate) fn open(home: &Home, depth: Depth) -> Writer {
+    Writer::open(home, depth, SIZES).unwrap_or_else(|error| panic!("{}", chain(&error))).0
+}
+
+/// Stages and waits.
+pub(crate) fn commit(writer: &Writer, draft: Draft) {
+    writer.stage(draft).unwrap().wait().unwrap();
+}
+
+pub(crate) fn wait_all(tickets: &[Ticket]) -> Result<(), CommitError> {
+    tickets.iter().try_for_each(Ticket::wait)
+}
+
+/// An error with its sources, as a user reads it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text += &format!(": {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+/// The store's disk over the faulty one.
+#[derive(Debug, Clone)]
+pub(crate) struct Faulty(pub(crate) FaultyDisk);
+
+#[derive(Debug)]
+struct FaultyFile(FaultyDisk, FileId);
+
+/// Names no parent, so that the directory's own name needs no directory.
+pub(crate) const PATH: &str = "object";
+
+pub(crate) fn home_on(disk: &FaultyDisk) -> Home {
+    Home::on(Arc::new(Faulty(disk.clone())), PATH)
+}
+
+impl Disk for Faulty {
+    fn open(&self, path: &Path, how: How) -> io::Result<Box<dyn File>> {
+        let file = match how {
+            How::Create => self.0.create(path)?,
+            How::Read | How::Write => self.0.open(path)?,
+        };
+        Ok(Box::new(FaultyFile(self.0.clone(), file)))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.0.list(dir)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.create_dir(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.sync_dir(dir)
+    }
+
+    fn lock(&self, _: &Path, _: &str) -> io::Result<Lock> {
+        Ok(Lock::Held(Box::new(())))
+    }
+
+    fn is_locked(&self, _: &Path) -> io::Result<bool> {
+        Ok(false)
+    }
+}
+
+impl File for FaultyFile {
+    fn size(&self) -> io::Result<u64> {
+        self.0.size(self.1)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(self.1, buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(self.1, bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync(self.1)
+    }
+}
