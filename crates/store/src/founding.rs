@@ -78,10 +78,13 @@ pub fn found(home: &Home, founding: Founding) -> Result<ObjectId, FoundError> {
     home.disk
         .sync_dir(parent.unwrap_or_else(|| std::path::Path::new(".")))
         .map_err(here())?;
+    let vacant = || match home.holds_object()? {
+        true => Err(FoundError::Exists(home.path().to_owned())),
+        false => Ok(()),
+    };
+    vacant()?;
     let _held = home.locked()?;
-    if home.holds_object()? {
-        return Err(FoundError::Exists(home.path().to_owned()));
-    }
+    vacant()?;
     let bundle = Shelf::of(home).put(&founding.bundle)?;
     let waiting = SecretKey::from_seed(&founding.seed);
     disk::replace(&*home.disk, &home.next_key(), &*waiting.seed()).map_err(failed(home.next_key()))?;

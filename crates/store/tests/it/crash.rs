@@ -74,7 +74,7 @@ fn live(disk: &FaultyDisk, steps: &[Step], sizes: Sizes) -> Told {
         return told;
     }
     told.founded = true;
-    let mut open = || Writer::open(&home, Depth::Tail, sizes).ok().map(|(writer, _)| writer);
+    let open = || Writer::open(&home, Depth::Tail, sizes).ok().map(|(writer, _)| writer);
     let Some(mut writer) = open() else { return told };
     told.note_staged(&writer, writer.staged(|state| state.head().record));
     told.acknowledged = 1;
@@ -217,6 +217,21 @@ proptest! {
             disk.fail(cut, Fault::PowerLoss);
             let told = live(&disk, &steps, SIZES);
             check(&disk.crash(loss), &told, &format!("cut at operation {cut}, {loss:?}"));
+        }
+    }
+}
+
+// proves B2
+#[test]
+fn an_error_of_the_disk_at_any_operation_loses_nothing_acknowledged() {
+    let whole = FaultyDisk::default();
+    live(&whole, LIFE, SIZES);
+    for (fault, loss) in [(Fault::Eio, Loss::All), (Fault::Eio, Loss::Nothing), (Fault::Full, Loss::Scattered(1))] {
+        for at in 1..=whole.operations() {
+            let disk = FaultyDisk::default();
+            disk.fail(at, fault);
+            let told = live(&disk, LIFE, SIZES);
+            check(&disk.crash(loss), &told, &format!("{fault:?} at operation {at}, then {loss:?}"));
         }
     }
 }
