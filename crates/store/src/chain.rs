@@ -75,7 +75,7 @@ impl Window {
 #[derive(Debug)]
 pub(crate) enum Step {
     /// An intact record.
-    Record(Place, Stored),
+    Record(Place, Box<Stored>),
     /// Nothing more.
     End(Place),
     /// Bytes that are no frame, in the last segment.
@@ -250,7 +250,7 @@ impl<'a> Walk<'a> {
                 self.place.offset += (FRAME_BYTES + stored.bytes.len()) as u64;
                 self.place.seq += 1;
                 self.last = stored.id;
-                Ok(Step::Record(place, *stored))
+                Ok(Step::Record(place, stored))
             }
             Bytes::Undecodable(error) => Err(self.damaged(Damage::Encoding(error))),
             Bytes::End if is_last => Ok(Step::End(place)),

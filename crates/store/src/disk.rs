@@ -201,7 +201,7 @@ impl File for fs::File {
 /// Writes zeros from `from` to `to` and makes them durable: later writes there change neither size nor allocation, so
 /// that syncing them costs no metadata, and cannot meet a full disk.
 pub(crate) fn reserve(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
-    const ZEROS: [u8; 65_536] = [0; 65_536];
+    static ZEROS: [u8; 65_536] = [0; 65_536];
     let mut at = from;
     while at < to {
         let len = usize::try_from(to - at).unwrap_or(ZEROS.len()).min(ZEROS.len());

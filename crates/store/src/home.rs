@@ -183,8 +183,14 @@ impl Home {
     pub(crate) fn remove_unnamed(&self) -> Result<(), OpenError> {
         let dir = self.lineage();
         let names = self.disk.list(&dir).map_err(OpenError::disk("list", &dir))?;
-        for path in names.iter().filter(|name| name.ends_with(".tmp")).map(|name| dir.join(name)) {
-            self.disk.remove(&path).map_err(OpenError::disk("remove", &path))?;
+        for path in names
+            .iter()
+            .filter(|name| name.ends_with(".tmp"))
+            .map(|name| dir.join(name))
+        {
+            self.disk
+                .remove(&path)
+                .map_err(OpenError::disk("remove", &path))?;
         }
         Ok(())
     }

@@ -49,7 +49,11 @@ impl Tail {
     /// The end that opening found, with zeros behind it.
     pub(crate) fn mend(home: &Home, opened: &Opened) -> Result<Self, OpenError> {
         let path = home.segment(opened.end.segment);
-        let file: Arc<dyn File> = Arc::from(home.disk.open(&path, How::Write).map_err(OpenError::disk("open", &path))?);
+        let file: Arc<dyn File> = Arc::from(
+            home.disk
+                .open(&path, How::Write)
+                .map_err(OpenError::disk("open", &path))?,
+        );
         let allocated = file.size().map_err(OpenError::disk("read", &path))?;
         let end = opened.end.offset;
         if opened.torn {
@@ -89,11 +93,15 @@ impl Queue {
 
     /// Byte behind the last frame, in its file.
     pub(crate) fn end(&self) -> u64 {
-        self.parts.last().map_or(0, |part| part.at + part.bytes.len() as u64)
+        self.parts
+            .last()
+            .map_or(0, |part| part.at + part.bytes.len() as u64)
     }
 
     pub(crate) fn last_frame_bytes(&self) -> u64 {
-        self.records.last().map_or(0, |stored| (FRAME_BYTES + stored.bytes.len()) as u64)
+        self.records
+            .last()
+            .map_or(0, |stored| (FRAME_BYTES + stored.bytes.len()) as u64)
     }
 
     /// Writes and syncs all parts in order.
@@ -137,7 +145,10 @@ pub(crate) fn size_bound(body: &Body) -> Result<usize, codec::Error> {
             Write::Set(value) | Write::Append(value) => value.size(),
             Write::Unset => 0,
         };
-        let fields = mutated.change.iter().map(|(name, write)| name.as_str().len() + size(write) + 4);
+        let fields = mutated
+            .change
+            .iter()
+            .map(|(name, write)| name.as_str().len() + size(write) + 4);
         let bound = (fields.sum::<usize>() + mutated.by.len()) * 16 + ENVELOPE_BYTES;
         if bound <= 32 << 10 {
             return Ok(bound);
@@ -173,7 +184,13 @@ impl Staged {
     }
 
     /// Sees to allocated space for a record of `bound` bytes at most; `false` where the disk is full.
-    pub(crate) fn make_room(&mut self, home: &Home, sizes: &Sizes, bound: usize, body: &Body) -> io::Result<bool> {
+    pub(crate) fn make_room(
+        &mut self,
+        home: &Home,
+        sizes: &Sizes,
+        bound: usize,
+        body: &Body,
+    ) -> io::Result<bool> {
         let needed = (bound + FRAME_BYTES) as u64;
         let full_segment = self.tail.begins.is_none()
             && self.tail.end > HEADER_BYTES as u64
@@ -195,7 +212,9 @@ impl Staged {
 
     /// Allocates the next segment; `false` where the disk is full.
     fn begin_segment(&mut self, home: &Home, sizes: &Sizes, needed: u64) -> io::Result<bool> {
-        let allocated = sizes.extent_bytes.max(HEADER_BYTES as u64 + needed + RESERVE_BYTES);
+        let allocated = sizes
+            .extent_bytes
+            .max(HEADER_BYTES as u64 + needed + RESERVE_BYTES);
         let first = self.state.head().seq + 1;
         let mut file = None;
         let mut made = || {
@@ -225,10 +244,17 @@ impl Staged {
         let signer = match (draft.sign, by_epoch) {
             (Sign::Later, _) => None,
             (Sign::Now, false) => Some(&self.keys.waiting),
-            (Sign::Now, true) => Some(self.keys.epoch.as_ref().ok_or(StageError::NoEpochKey(head.epoch))?),
+            (Sign::Now, true) => Some(
+                self.keys
+                    .epoch
+                    .as_ref()
+                    .ok_or(StageError::NoEpochKey(head.epoch))?,
+            ),
         };
         let before = head.record;
-        let stored = self.state.extend(draft.body, draft.at, draft.bundle, signer, shelf)?;
+        let stored = self
+            .state
+            .extend(draft.body, draft.at, draft.bundle, signer, shelf)?;
         if self.state.head().phase != Phase::Active {
             self.keys.epoch = None;
         }
@@ -237,9 +263,17 @@ impl Staged {
     }
 
     /// Makes the record of a wake, signed by the key that waited, and lets `fresh` wait.
-    pub(crate) fn rotate(&mut self, body: Body, at: Timestamp, fresh: SecretKey, shelf: &Shelf) -> Result<(), StageError> {
+    pub(crate) fn rotate(
+        &mut self,
+        body: Body,
+        at: Timestamp,
+        fresh: SecretKey,
+        shelf: &Shelf,
+    ) -> Result<(), StageError> {
         let before = self.state.head().record;
-        let stored = self.state.extend(body, at, None, Some(&self.keys.waiting), shelf)?;
+        let stored = self
+            .state
+            .extend(body, at, None, Some(&self.keys.waiting), shelf)?;
         self.keys.epoch = Some(std::mem::replace(&mut self.keys.waiting, fresh));
         self.push(stored, before);
         Ok(())

@@ -111,7 +111,7 @@ impl Reader {
         let mut over = false;
         let next = move || match walk.step() {
             _ if over => None,
-            Ok(Step::Record(place, stored)) if place.seq < end => Some(Ok((place.seq, stored))),
+            Ok(Step::Record(place, stored)) if place.seq < end => Some(Ok((place.seq, *stored))),
             Ok(_) => None,
             Err(error) => {
                 over = true;

@@ -237,7 +237,6 @@ impl Writer {
     }
 
     /// The state of everything durable. Commits wait while the guard is held: look, copy what is needed, drop it.
-    #[must_use]
     pub fn published(&self) -> RwLockReadGuard<'_, State> {
         self.shared
             .published

@@ -6,7 +6,9 @@ use suijuris_core::lineage::Phase;
 use suijuris_store::{Depth, Reader, Sizes, StageError, Writer};
 use suijuris_testkit::disk::{Dice, Fault, FaultyDisk, Loss};
 
-use crate::support::{SIZES, chain, commit, count, dormant, found_at, home_on, note, seal, unsealed, wait_all, wake};
+use crate::support::{
+    SIZES, chain, commit, count, dormant, found_at, home_on, note, seal, unsealed, wait_all, wake,
+};
 
 /// One step of a life.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +76,11 @@ fn live(disk: &FaultyDisk, steps: &[Step], sizes: Sizes) -> Told {
         return told;
     }
     told.founded = true;
-    let open = || Writer::open(&home, Depth::Tail, sizes).ok().map(|(writer, _)| writer);
+    let open = || {
+        Writer::open(&home, Depth::Tail, sizes)
+            .ok()
+            .map(|(writer, _)| writer)
+    };
     let Some(mut writer) = open() else { return told };
     told.note_staged(&writer, writer.staged(|state| state.head().record));
     told.acknowledged = 1;
@@ -103,14 +109,26 @@ fn check(disk: &FaultyDisk, told: &Told, context: &str) {
         return;
     }
     let reader = Reader::verify(&home, |_| {}).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
-    let tail = Reader::open(&home, Depth::Tail).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
+    let tail =
+        Reader::open(&home, Depth::Tail).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
     assert_eq!(tail.state().head(), reader.state().head(), "{context}");
-    let records: Vec<_> = reader.records(0..u64::MAX).unwrap().map(|record| record.unwrap().id).collect();
-    assert!(records.len() >= told.acknowledged, "an acknowledged record is gone: {context}");
+    let records: Vec<_> = reader
+        .records(0..u64::MAX)
+        .unwrap()
+        .map(|record| record.unwrap().id)
+        .collect();
+    assert!(
+        records.len() >= told.acknowledged,
+        "an acknowledged record is gone: {context}"
+    );
     if !told.staged.is_empty() {
-        assert!(told.staged.starts_with(&records), "a record nobody staged: {context}");
+        assert!(
+            told.staged.starts_with(&records),
+            "a record nobody staged: {context}"
+        );
     }
-    let (writer, _) = Writer::open(&home, Depth::Tail, SIZES).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
+    let (writer, _) = Writer::open(&home, Depth::Tail, SIZES)
+        .unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
     assert_eq!(writer.published().head(), reader.state().head(), "{context}");
     if writer.published().head().phase == Phase::Active {
         commit(&writer, unsealed(&writer));
@@ -119,7 +137,8 @@ fn check(disk: &FaultyDisk, told: &Told, context: &str) {
     commit(&writer, count(99));
     commit(&writer, dormant());
     writer.close().unwrap();
-    Reader::verify(&home, |_| {}).unwrap_or_else(|error| panic!("{} after going on: {context}", chain(&error)));
+    Reader::verify(&home, |_| {})
+        .unwrap_or_else(|error| panic!("{} after going on: {context}", chain(&error)));
 }
 
 fn losses(seed: u64) -> [Loss; 5] {
@@ -158,7 +177,11 @@ fn the_power_goes_at_every_operation_and_no_acknowledged_record_is_lost() {
             let disk = FaultyDisk::default();
             disk.fail(cut, Fault::PowerLoss);
             let told = live(&disk, LIFE, SIZES);
-            check(&disk.crash(loss), &told, &format!("cut at operation {cut}, {loss:?}"));
+            check(
+                &disk.crash(loss),
+                &told,
+                &format!("cut at operation {cut}, {loss:?}"),
+            );
         }
     }
 }
@@ -176,7 +199,11 @@ fn a_second_power_loss_during_recovery_loses_nothing_either() {
             let first = disk.crash(Loss::Scattered(cut));
             first.fail(again, Fault::PowerLoss);
             drop(Writer::open(&home_on(&first), Depth::Tail, SIZES));
-            check(&first.crash(Loss::Scattered(again)), &told, &format!("cut at {cut}, again at {again}"));
+            check(
+                &first.crash(Loss::Scattered(again)),
+                &told,
+                &format!("cut at {cut}, again at {again}"),
+            );
         }
     }
 }
@@ -226,12 +253,20 @@ proptest! {
 fn an_error_of_the_disk_at_any_operation_loses_nothing_acknowledged() {
     let whole = FaultyDisk::default();
     live(&whole, LIFE, SIZES);
-    for (fault, loss) in [(Fault::Eio, Loss::All), (Fault::Eio, Loss::Nothing), (Fault::Full, Loss::Scattered(1))] {
+    for (fault, loss) in [
+        (Fault::Eio, Loss::All),
+        (Fault::Eio, Loss::Nothing),
+        (Fault::Full, Loss::Scattered(1)),
+    ] {
         for at in 1..=whole.operations() {
             let disk = FaultyDisk::default();
             disk.fail(at, fault);
             let told = live(&disk, LIFE, SIZES);
-            check(&disk.crash(loss), &told, &format!("{fault:?} at operation {at}, then {loss:?}"));
+            check(
+                &disk.crash(loss),
+                &told,
+                &format!("{fault:?} at operation {at}, then {loss:?}"),
+            );
         }
     }
 }

@@ -32,7 +32,12 @@ fn a_second_writer_is_told_who_writes() {
         panic!("two writers")
     };
     assert!(matches!(error, OpenError::Locked { .. }));
-    assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("process {}", std::process::id())),
+        "{error}"
+    );
     drop(writer);
     open(&home, Depth::Whole);
 }
@@ -42,7 +47,14 @@ fn of_two_foundings_one_wins() {
     let dir = tempfile::tempdir().unwrap();
     let home = Home::at(dir.path().join("object"));
     let found: Vec<bool> = thread::scope(|scope| {
-        let racers: Vec<_> = (0..4).map(|nonce| scope.spawn({ let home = &home; move || found_at(home, nonce).is_ok() })).collect();
+        let racers: Vec<_> = (0..4)
+            .map(|nonce| {
+                scope.spawn({
+                    let home = &home;
+                    move || found_at(home, nonce).is_ok()
+                })
+            })
+            .collect();
         racers.into_iter().map(|racer| racer.join().unwrap()).collect()
     });
     assert_eq!(found.iter().filter(|won| **won).count(), 1);
@@ -71,7 +83,10 @@ fn readers_see_a_sound_prefix_while_a_writer_works() {
     assert_eq!(reader.state().head(), writer.published().head());
     let third = reader.records(3..4).unwrap().next().unwrap().unwrap();
     assert_eq!(third.record.seq, 3);
-    assert_eq!(reader.find(&third.id).unwrap().map(|found| found.record.seq), Some(3));
+    assert_eq!(
+        reader.find(&third.id).unwrap().map(|found| found.record.seq),
+        Some(3)
+    );
 }
 
 #[test]
@@ -157,12 +172,18 @@ fn killed_at_random_points_the_object_keeps_every_acknowledged_record() {
     let mut dice = Dice::new(7);
     for _ in 0..10 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "live::killed_at_random_points_the_object_keeps_every_acknowledged_record", "--nocapture"])
+            .args([
+                "--exact",
+                "live::killed_at_random_points_the_object_keeps_every_acknowledged_record",
+                "--nocapture",
+            ])
             .env(CHILD, home.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let lines = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok);
         let acknowledged = lines.filter_map(|line| line.split("acknowledged ").nth(1)?.parse::<u64>().ok());
         let wanted = usize::try_from(1 + dice.below(300)).unwrap();
         let last = acknowledged.take(wanted).last().expect("the child acknowledges");
@@ -185,14 +206,23 @@ fn what_is_no_object_is_said_to_be_none() {
     assert!(text(&Home::at(dir.path().join("missing"))).contains("holds no object"));
     let file = dir.path().join("file");
     std::fs::write(&file, b"x").unwrap();
-    assert!(text(&Home::at(&file)).contains("cannot list"), "{}", text(&Home::at(&file)));
+    assert!(
+        text(&Home::at(&file)).contains("cannot list"),
+        "{}",
+        text(&Home::at(&file))
+    );
     let Err(error) = Writer::open(&Home::at(dir.path()), Depth::Tail, Default::default()) else {
         panic!("a writer of nothing")
     };
     assert!(matches!(error, OpenError::NotAnObject(_)), "{error}");
     found_at(&Home::at(&file), 1).unwrap_err();
     let (home, _writer) = awake(dir.path());
-    assert!(found_at(&home, 1).unwrap_err().to_string().contains("holds an object already"));
+    assert!(
+        found_at(&home, 1)
+            .unwrap_err()
+            .to_string()
+            .contains("holds an object already")
+    );
 }
 
 // proves B10

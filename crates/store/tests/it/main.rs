@@ -1,10 +1,5 @@
 //! Tests of the store as its callers see it: on a disk that loses what was not synced, and on the machine's own.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests: a failure is a panic"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests: a failure is a panic")]
 
 mod crash;
 mod faults;

@@ -15,7 +15,8 @@ use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::time::{Span, Timestamp};
 use suijuris_store::disk::{Disk, File, How, Lock};
 use suijuris_store::{
-    BundleFiles, CommitError, Depth, Draft, FoundError, Founding, Home, Sign, Sizes, StageError, Ticket, Writer, found,
+    BundleFiles, CommitError, Depth, Draft, FoundError, Founding, Home, Sign, Sizes, StageError, Ticket,
+    Writer, found,
 };
 use suijuris_testkit::disk::{FaultyDisk, FileId};
 
@@ -165,7 +166,9 @@ pub(crate) fn wake(writer: &Writer, seed: u8) -> Result<(), StageError> {
 }
 
 pub(crate) fn open(home: &Home, depth: Depth) -> Writer {
-    Writer::open(home, depth, SIZES).unwrap_or_else(|error| panic!("{}", chain(&error))).0
+    Writer::open(home, depth, SIZES)
+        .unwrap_or_else(|error| panic!("{}", chain(&error)))
+        .0
 }
 
 /// Stages and waits.

@@ -8,7 +8,9 @@ use suijuris_store::frame::{FRAME_BYTES, Frame, HEADER_BYTES, Header};
 use suijuris_store::{Depth, OpenError, Reader, Sizes, Writer, frames_of};
 use suijuris_testkit::disk::{FaultyDisk, Loss};
 
-use crate::support::{PATH, SIZES, chain, commit, count, dormant, found_at, home_on, note, open, seal, wait_all, wake};
+use crate::support::{
+    PATH, SIZES, chain, commit, count, dormant, found_at, home_on, note, open, seal, wait_all, wake,
+};
 
 /// A life over several segments, closed in good order.
 fn lived(nonce: u8) -> FaultyDisk {
@@ -41,7 +43,11 @@ fn segments(disk: &FaultyDisk) -> Vec<PathBuf> {
 fn frames(content: &[u8]) -> Vec<(usize, usize)> {
     let mut at = HEADER_BYTES;
     let mut frames = Vec::new();
-    while let Some(frame) = content.get(at..).and_then(Frame::decode).filter(|frame| !frame.is_end()) {
+    while let Some(frame) = content
+        .get(at..)
+        .and_then(Frame::decode)
+        .filter(|frame| !frame.is_end())
+    {
         frames.push((at, at + FRAME_BYTES + frame.record_bytes()));
         at = frames.last().unwrap().1;
     }
@@ -81,7 +87,10 @@ fn a_flipped_bit_anywhere_is_refused() {
         let used = content.iter().rposition(|byte| *byte != 0).unwrap_or_default();
         let lineage = path.extension().is_some_and(|end| end == "seg");
         let step = if lineage { 47 } else { 13 };
-        for at in (0..HEADER_BYTES.min(used)).step_by(7).chain((0..content.len()).step_by(step)) {
+        for at in (0..HEADER_BYTES.min(used))
+            .step_by(7)
+            .chain((0..content.len()).step_by(step))
+        {
             let flipped = with(&disk, &path, |content| content[at] ^= 1 << (at % 8));
             let context = format!("{} byte {at}", path.display());
             if path == last && at > used {
@@ -100,7 +109,11 @@ fn damage_is_named_by_file_byte_and_record() {
     let disk = lived(1);
     let path = &segments(&disk)[0];
     let (at, _) = frames(&disk.content(path).unwrap())[1];
-    let error = refused(&with(&disk, path, |content| content[at + 40] ^= 1), Depth::Whole, "flip");
+    let error = refused(
+        &with(&disk, path, |content| content[at + 40] ^= 1),
+        Depth::Whole,
+        "flip",
+    );
     let text = chain(&error);
     let place = format!("record 1 (lineage/00000000000000000000.seg, byte {at})");
     assert!(text.contains(&place) && text.contains("damaged"), "{text}");
@@ -121,14 +134,26 @@ fn dropped_swapped_repeated_and_cut_records_are_refused() {
                 content.extend(vec![0; end - start]);
             });
             refused(&dropped, Depth::Whole, &format!("dropped {context}"));
-            let repeated = with(&disk, &path, |content| drop(content.splice(end..end, record.clone())));
+            let repeated = with(&disk, &path, |content| {
+                drop(content.splice(end..end, record.clone()))
+            });
             refused(&repeated, Depth::Whole, &format!("repeated {context}"));
             if let Some(&(_, next_end)) = frames.get(index + 1) {
-                let swapped = with(&disk, &path, |content| content[start..next_end].rotate_left(end - start));
+                let swapped = with(&disk, &path, |content| {
+                    content[start..next_end].rotate_left(end - start)
+                });
                 refused(&swapped, Depth::Whole, &format!("swapped {context}"));
             }
-            refused(&with(&disk, &path, |content| content.truncate(start)), Depth::Whole, &format!("cut at {context}"));
-            refused(&with(&disk, &path, |content| content[start..].fill(0)), Depth::Whole, &format!("zeroed from {context}"));
+            refused(
+                &with(&disk, &path, |content| content.truncate(start)),
+                Depth::Whole,
+                &format!("cut at {context}"),
+            );
+            refused(
+                &with(&disk, &path, |content| content[start..].fill(0)),
+                Depth::Whole,
+                &format!("zeroed from {context}"),
+            );
         }
     }
 }
@@ -140,9 +165,21 @@ fn the_short_way_in_sees_a_cut_end_too() {
     let path = segments(&disk).pop().unwrap();
     let (start, end) = *frames(&disk.content(&path).unwrap()).last().unwrap();
     for at in [start, start + 1, end - 1] {
-        refused(&with(&disk, &path, |content| content.truncate(at)), Depth::Tail, "cut");
-        refused(&with(&disk, &path, |content| content[at..].fill(0)), Depth::Tail, "zeroed");
-        refused(&with(&disk, &path, |content| content[at] ^= 4), Depth::Tail, "flipped");
+        refused(
+            &with(&disk, &path, |content| content.truncate(at)),
+            Depth::Tail,
+            "cut",
+        );
+        refused(
+            &with(&disk, &path, |content| content[at..].fill(0)),
+            Depth::Tail,
+            "zeroed",
+        );
+        refused(
+            &with(&disk, &path, |content| content[at] ^= 4),
+            Depth::Tail,
+            "flipped",
+        );
     }
 }
 
@@ -157,15 +194,24 @@ fn missing_swapped_and_foreign_files_are_refused() {
         let gone = disk.copy();
         gone.take_away(&path);
         if !is_checkpoint {
-            assert!(Writer::open(&home_on(&gone), Depth::Whole, SIZES).is_err(), "missing {}", path.display());
+            assert!(
+                Writer::open(&home_on(&gone), Depth::Whole, SIZES).is_err(),
+                "missing {}",
+                path.display()
+            );
         }
-        if let Some(foreign) = other.content(&path).filter(|foreign| Some(foreign) != disk.content(&path).as_ref()) {
+        if let Some(foreign) = other
+            .content(&path)
+            .filter(|foreign| Some(foreign) != disk.content(&path).as_ref())
+        {
             let context = format!("foreign {}", path.display());
             let mixed = with(&disk, &path, |content| *content = foreign);
             refused(&mixed, Depth::Whole, &context);
         }
     }
-    let swapped = with(&disk, &segments[0], |content| *content = disk.content(&segments[1]).unwrap());
+    let swapped = with(&disk, &segments[0], |content| {
+        *content = disk.content(&segments[1]).unwrap()
+    });
     refused(&swapped, Depth::Whole, "one segment in place of another");
 }
 
@@ -175,13 +221,20 @@ fn without_its_checkpoint_the_whole_history_is_read() {
     let whole = head(&disk);
     disk.take_away(&Path::new(PATH).join("checkpoint"));
     let reader = Reader::open(&home_on(&disk), Depth::Tail).unwrap();
-    assert_eq!((reader.state().head(), reader.records_read()), (&whole, whole.seq + 1));
+    assert_eq!(
+        (reader.state().head(), reader.records_read()),
+        (&whole, whole.seq + 1)
+    );
 }
 
 // proves A6
 #[test]
 fn after_a_crash_a_changed_acknowledged_record_is_no_torn_end() {
-    let never = Sizes { checkpoint_records: u64::MAX, segment_bytes: 1 << 20, ..SIZES };
+    let never = Sizes {
+        checkpoint_records: u64::MAX,
+        segment_bytes: 1 << 20,
+        ..SIZES
+    };
     let live = FaultyDisk::default();
     let home = home_on(&live);
     found_at(&home, 1).unwrap();
@@ -212,9 +265,20 @@ fn after_a_crash_a_changed_acknowledged_record_is_no_torn_end() {
 #[test]
 fn a_changed_bundle_names_the_file() {
     let disk = lived(1);
-    let path = disk.paths().into_iter().find(|path| path.ends_with("governance.cedar")).unwrap();
-    let text = chain(&refused(&with(&disk, &path, |content| content.push(b' ')), Depth::Tail, "bundle"));
-    assert!(text.contains("governance is not the one its manifest names"), "{text}");
+    let path = disk
+        .paths()
+        .into_iter()
+        .find(|path| path.ends_with("governance.cedar"))
+        .unwrap();
+    let text = chain(&refused(
+        &with(&disk, &path, |content| content.push(b' ')),
+        Depth::Tail,
+        "bundle",
+    ));
+    assert!(
+        text.contains("governance is not the one its manifest names"),
+        "{text}"
+    );
 }
 
 proptest! {
