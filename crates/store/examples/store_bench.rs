@@ -22,6 +22,7 @@ use suijuris_core::lineage::{Body, Decision, Inception, Mutated, Outcome, State,
 use suijuris_core::manifest::{Gate, Manifest, Network, Protocol, Ready, SleepMode, Witness, Workload};
 use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::time::{Span, Timestamp};
+use suijuris_store::frame::FRAME_BYTES;
 use suijuris_store::{
     BundleFiles, Depth, Draft, Founding, Home, Reader, Sign, Sizes, StageError, Writer, found,
 };
@@ -31,8 +32,6 @@ type Outcomes<T> = Result<T, Box<dyn Error>>;
 
 /// Writers that share a group: as many tasks as a runtime's event loop serves.
 const WRITERS: usize = 64;
-/// Bytes of one framed mutation, as measured from the segment; the peers write as many.
-const RECORD_BYTES: usize = 345;
 
 fn schema(fields: usize) -> Outcomes<Schema> {
     let field = |n| Ok((Name::new(format!("field{n:04}"))?, Field::new(Kind::INT)));
@@ -165,14 +164,24 @@ fn ours(writer: &Writer, count: usize, group: usize) -> Outcomes<f64> {
     })
 }
 
+/// Size of one framed mutation.
+fn record_bytes(writer: &Writer) -> Outcomes<usize> {
+    let ticket = writer.stage(mutation(10, 1_000_000)?)?;
+    ticket.wait()?;
+    let reader = Reader::open(writer.home(), Depth::Tail)?;
+    let stored = reader.find(&ticket.id())?.ok_or("the record is not found")?;
+    Ok(FRAME_BYTES + stored.bytes.len())
+}
+
 struct Raw {
     file: File,
     at: u64,
     allocated: u64,
+    record_bytes: usize,
 }
 
 impl Raw {
-    fn new(path: &Path, bytes: usize) -> Outcomes<Self> {
+    fn new(path: &Path, bytes: usize, record_bytes: usize) -> Outcomes<Self> {
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -188,11 +197,12 @@ impl Raw {
             file,
             at: 0,
             allocated,
+            record_bytes,
         })
     }
 
     fn append(&mut self, count: usize, group: usize) -> Outcomes<f64> {
-        let bytes = vec![7; RECORD_BYTES * group];
+        let bytes = vec![7; self.record_bytes * group];
         timed(count / group, |_| {
             if self.at + bytes.len() as u64 > self.allocated {
                 self.at = 0;
@@ -204,7 +214,7 @@ impl Raw {
     }
 }
 
-fn sqlite(path: &Path, count: usize, group: usize) -> Outcomes<f64> {
+fn sqlite(path: &Path, record_bytes: usize, count: usize, group: usize) -> Outcomes<f64> {
     let mut db = rusqlite::Connection::open(path)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
@@ -212,7 +222,7 @@ fn sqlite(path: &Path, count: usize, group: usize) -> Outcomes<f64> {
         "CREATE TABLE IF NOT EXISTS r (seq INTEGER PRIMARY KEY, bytes BLOB)",
         (),
     )?;
-    let bytes = vec![7_u8; RECORD_BYTES];
+    let bytes = vec![7_u8; record_bytes];
     timed(count / group, |_| {
         let all = db.transaction()?;
         for _ in 0..group {
@@ -223,9 +233,9 @@ fn sqlite(path: &Path, count: usize, group: usize) -> Outcomes<f64> {
     })
 }
 
-fn redb(db: &redb::Database, next: &mut u64, count: usize, group: usize) -> Outcomes<f64> {
+fn redb(db: &redb::Database, next: &mut u64, record_bytes: usize, count: usize, group: usize) -> Outcomes<f64> {
     const TABLE: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("r");
-    let bytes = vec![7_u8; RECORD_BYTES];
+    let bytes = vec![7_u8; record_bytes];
     timed(count / group, |_| {
         let all = db.begin_write()?;
         {
@@ -276,7 +286,9 @@ fn row(what: &str, unit: &'static str, ours: f64, peer: &str, theirs: f64, budge
 fn appends(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<()> {
     let rounds = settings.scale(30);
     let writer = object(&dir.join("object"))?;
-    let mut raw = Raw::new(&dir.join("raw"), 64 << 20)?;
+    let record_bytes = record_bytes(&writer)?;
+    report.note(format!("a framed mutation has {record_bytes} bytes; the peers write as many"));
+    let mut raw = Raw::new(&dir.join("raw"), 64 << 20, record_bytes)?;
     let db = redb::Database::create(dir.join("redb"))?;
     let mut next = 0;
     for group in [1, WRITERS] {
@@ -287,9 +299,9 @@ fn appends(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<()>
                 Contender::new("store", || or_nan(ours(&writer, count, group))),
                 Contender::new("raw write + fdatasync", || or_nan(raw.append(count, group))),
                 Contender::new("SQLite FULL/WAL", || {
-                    or_nan(sqlite(&dir.join("sqlite"), count, group))
+                    or_nan(sqlite(&dir.join("sqlite"), record_bytes, count, group))
                 }),
-                Contender::new("redb", || or_nan(redb(&db, &mut next, count, group))),
+                Contender::new("redb", || or_nan(redb(&db, &mut next, record_bytes, count, group))),
             ],
         );
         let what = format!("durable append, {group} at once");

@@ -42,8 +42,8 @@ pub(crate) const fn position(offset: u64, last_frame_bytes: u64) -> u64 {
     last_frame_bytes << OFFSET_BITS | offset
 }
 
-/// Opens the object in `home`. `live` says that a writer may be at work: then bytes at the end that are no frame yet
-/// are not judged.
+/// Opens the object in `home`. `live` says whether a writer is at work: then bytes at the end that are no frame yet
+/// are not judged. It is asked only where there are such bytes.
 ///
 /// # Errors
 /// [`OpenError`].
@@ -51,7 +51,7 @@ pub(crate) fn open(
     home: &Home,
     shelf: &Shelf,
     depth: Depth,
-    live: bool,
+    live: &dyn Fn() -> bool,
     progress: &mut dyn FnMut(Place),
 ) -> Result<Opened, OpenError> {
     let checkpoint = checkpoint(home, shelf)?;
@@ -157,7 +157,7 @@ impl<'a> Fold<'a> {
     fn run(
         &mut self,
         expected: Option<&State>,
-        live: bool,
+        live: &dyn Fn() -> bool,
         progress: &mut dyn FnMut(Place),
     ) -> Result<(Place, bool), OpenError> {
         loop {
@@ -167,8 +167,13 @@ impl<'a> Fold<'a> {
                     self.agree(expected, place)?;
                     progress(place);
                 }
-                Step::End(place) | Step::Bad(place) if live => return Ok((place, false)),
-                Step::End(place) | Step::Bad(place) => return Ok((place, self.walk.assess()?)),
+                Step::End(place) | Step::Bad(place) => {
+                    return match self.walk.assess() {
+                        Ok(false) => Ok((place, false)),
+                        _ if live() => Ok((place, false)),
+                        verdict => Ok((place, verdict?)),
+                    };
+                }
             }
         }
     }

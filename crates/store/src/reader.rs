@@ -63,7 +63,7 @@ impl Reader {
             records += 1;
             progress(Verified { records, place });
         };
-        let opened = opening::open(home, &shelf, depth, home.is_in_use(), &mut hear)?;
+        let opened = opening::open(home, &shelf, depth, &|| home.is_in_use(), &mut hear)?;
         Ok(Self {
             home: home.clone(),
             shelf,

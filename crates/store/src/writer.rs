@@ -197,7 +197,7 @@ impl Writer {
         }
         let held = home.locked()?;
         let shelf = Shelf::of(home);
-        let opened = opening::open(home, &shelf, depth, false, &mut |_| {})?;
+        let opened = opening::open(home, &shelf, depth, &|| false, &mut |_| {})?;
         let (waiting, prepared) = keys::waiting(home, &opened.state.head().next)?;
         let tail = Tail::mend(home, &opened)?;
         home.remove_unnamed()?;
