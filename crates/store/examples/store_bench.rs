@@ -233,7 +233,13 @@ fn sqlite(path: &Path, record_bytes: usize, count: usize, group: usize) -> Outco
     })
 }
 
-fn redb(db: &redb::Database, next: &mut u64, record_bytes: usize, count: usize, group: usize) -> Outcomes<f64> {
+fn redb(
+    db: &redb::Database,
+    next: &mut u64,
+    record_bytes: usize,
+    count: usize,
+    group: usize,
+) -> Outcomes<f64> {
     const TABLE: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("r");
     let bytes = vec![7_u8; record_bytes];
     timed(count / group, |_| {
@@ -287,7 +293,9 @@ fn appends(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<()>
     let rounds = settings.scale(30);
     let writer = object(&dir.join("object"))?;
     let record_bytes = record_bytes(&writer)?;
-    report.note(format!("a framed mutation has {record_bytes} bytes; the peers write as many"));
+    report.note(format!(
+        "a framed mutation has {record_bytes} bytes; the peers write as many"
+    ));
     let mut raw = Raw::new(&dir.join("raw"), 64 << 20, record_bytes)?;
     let db = redb::Database::create(dir.join("redb"))?;
     let mut next = 0;
@@ -301,7 +309,9 @@ fn appends(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<()>
                 Contender::new("SQLite FULL/WAL", || {
                     or_nan(sqlite(&dir.join("sqlite"), record_bytes, count, group))
                 }),
-                Contender::new("redb", || or_nan(redb(&db, &mut next, record_bytes, count, group))),
+                Contender::new("redb", || {
+                    or_nan(redb(&db, &mut next, record_bytes, count, group))
+                }),
             ],
         );
         let what = format!("durable append, {group} at once");
