@@ -27,7 +27,7 @@ use crate::place;
 #[command(
     after_help = "Example:\n  suijuris up examples/hello\n  curl http://127.0.0.1:PORT/\n\nCtrl-C puts the object to sleep and ends `up`. Exit codes: 0 asleep, 1 it refused to sleep or to be\namended, 2 usage, 3 broken input or environment."
 )]
-pub struct Args {
+pub(crate) struct Args {
     /// Directory with object.toml and governance.cedar
     #[arg(default_value = ".")]
     pub dir: PathBuf,
@@ -49,7 +49,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Whatever keeps it from starting; later trouble is told as events.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::governance::{self, Action, Explanation, Facts, Judgement, Program, Reason, RuleSet, Vocabulary};
+use crate::governance::{self, Action, Facts, Folded, Judgement, Program, RuleSet, Vocabulary};
 use crate::id::{BundleId, ObjectId};
 use crate::inputs::{Inputs, Principal, Standing, Witnessed, WorkloadEnd};
 use crate::lineage::{Decision, Head, Invariant, Outcome, Phase, State};
@@ -127,7 +127,7 @@ fn judge(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) -> De
     let explanation = broken.is_none().then(|| {
         with_facts(view, &inputs, |facts| {
             let judgement = view.program.judge(action, facts);
-            explain(view.program, &judgement)
+            view.program.explain(action, facts, &judgement)
         })
     });
     let permitted = explanation
@@ -146,39 +146,22 @@ fn judge(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) -> De
     }
 }
 
-fn explain(program: &Program, judgement: &Judgement) -> Explanation {
-    let rules: Vec<_> = judgement
-        .deciding
-        .iter()
-        .filter_map(|index| program.rule(index))
-        .collect();
-    let retry_after = rules.iter().filter_map(|rule| rule.retry_after).max();
-    let reason = |rule: &&governance::Rule| Reason {
-        rule: rule.id.clone(),
-        reason: rule.reason.clone(),
-    };
-    let reasons = rules.iter().map(reason).collect();
-    let (erred, not_fresh, near_misses) = (vec![], vec![], vec![]);
-    Explanation {
-        outcome: judgement.outcome,
-        reasons,
-        retry_after,
-        erred,
-        not_fresh,
-        near_misses,
-    }
-}
-
 /// Decides one request or connection at the gate: the permit and the rules that gave it, or the judgement that
-/// refuses. No allocation.
+/// refuses. No allocation. `folded` is the program with this very state folded in, where the caller keeps one; once
+/// it is no longer valid the whole program judges.
 ///
 /// # Errors
 /// The [`Judgement`], for [`explain`]ing it; or the invariant that forbids any admission.
-pub fn admit(view: View<'_>, facts: &Facts<'_>) -> Result<(Permit, RuleSet), Refused> {
+pub fn admit(
+    view: View<'_>,
+    folded: Option<&Folded>,
+    facts: &Facts<'_>,
+) -> Result<(Permit, RuleSet), Refused> {
     if let Some(broken) = wrong_phase(view.head.phase, Action::Admit) {
         return Err(Refused::Invariant(broken));
     }
-    let judgement = view.program.judge(Action::Admit, facts);
+    let folded = folded.and_then(|folded| folded.judge(facts));
+    let judgement = folded.unwrap_or_else(|| view.program.judge(Action::Admit, facts));
     match judgement.outcome {
         governance::Outcome::Permit => Ok((Permit(Action::Admit), judgement.deciding)),
         governance::Outcome::Refuse => Err(Refused::Rules(judgement)),

@@ -15,7 +15,6 @@ use suijuris_api::{Event as Report, Problem};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::lifecycle::Event;
-use suijuris_core::lineage::Phase;
 use suijuris_core::manifest::{self, Manifest};
 use suijuris_core::trigger::Timers;
 use suijuris_gate::{Control, Gate, HandedOver, Limits, Phase as GatePhase, Protocol, Upstream};
@@ -46,7 +45,7 @@ const TEARDOWN: Duration = Duration::from_secs(5);
 
 /// Why the runtime cannot run at all.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// An inherited descriptor is not one.
     #[error("descriptor {0} was not inherited: start the machine again")]
     Descriptor(i32),
@@ -62,7 +61,7 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error`] before anything is opened; everything later is reported and told by the exit code.
-pub async fn run(config: Config) -> Result<ExitCode, Error> {
+pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
     let role = pid1::adopt();
     let signals = Signals::new().map_err(|error| Error::System("take signals", error))?;
     let listener = listener(&config)?;
@@ -84,7 +83,16 @@ pub async fn run(config: Config) -> Result<ExitCode, Error> {
     if let (Some(channel), Some(queue)) = (&channel, queue) {
         sending.spawn_local(send_reports(channel.clone(), queue));
     }
-    let left = live(config, role, listener, channel, clock, reports.clone(), signals).await;
+    let left = Box::pin(live(
+        config,
+        role,
+        listener,
+        channel,
+        clock,
+        reports.clone(),
+        signals,
+    ))
+    .await;
     pid1::teardown(role, TEARDOWN).await;
     reports.leaving(left_word(left));
     drop(reports);
@@ -140,10 +148,11 @@ async fn live(
     reports: Reports,
     signals: Signals,
 ) -> Left {
+    let say = reports.clone();
     let step = |step: &str| {
-        reports.event(Report::Boot {
+        say.event(Report::Boot {
             step: step.to_owned(),
-        })
+        });
     };
     if role == Role::BareMachine {
         for mount in pid1::mount_missing(role, Path::new("/")) {
@@ -219,10 +228,11 @@ impl House {
         ledger: Ledger,
         bundle: std::sync::Arc<Bundle>,
     ) -> Result<Left, (Reports, TcpListener, BootError)> {
+        let say = self.reports.clone();
         let step = |step: &str| {
-            self.reports.event(Report::Boot {
+            say.event(Report::Boot {
                 step: step.to_owned(),
-            })
+            });
         };
         let now = ledger.now(self.clock.reading());
         match ledger.settle_crash(now.at).await {
@@ -473,10 +483,4 @@ fn owner(resident: &Resident) -> Principal {
             .ledger()
             .published(|state| state.head().controllers.clone()),
     )
-}
-
-/// Whether lineage says that an activation is running; for the owner of a machine that died.
-#[must_use]
-pub const fn is_active(phase: Phase) -> bool {
-    matches!(phase, Phase::Active)
 }

@@ -171,7 +171,7 @@ impl Ledger {
         match sign {
             Sign::Now => self.uncovered_since.set(None),
             Sign::Later if self.uncovered_since.get().is_none() => {
-                self.uncovered_since.set(Some(Instant::now()))
+                self.uncovered_since.set(Some(Instant::now()));
             }
             Sign::Later => {}
         }

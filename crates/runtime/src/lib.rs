@@ -19,7 +19,7 @@ pub mod ledger;
 pub mod patch;
 pub mod pid1;
 pub mod refusals;
-mod remain;
+pub mod remain;
 pub mod report;
 pub mod resident;
 mod shell;
@@ -27,7 +27,6 @@ mod sys;
 pub mod words;
 pub mod workload;
 
-pub use remain::refused_event;
 use report::chain;
 
 /// Runs `suijuris-init` with these arguments, without the program's name.

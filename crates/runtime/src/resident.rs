@@ -13,7 +13,7 @@ use suijuris_api::agent::{self, Patch, Patched, Status, Token};
 use suijuris_api::{Event, Problem, event, verdict};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{self, Refused, Verdict, View};
-use suijuris_core::governance::{self, Action, RuleSet};
+use suijuris_core::governance::{self, Action, Folded, RuleSet};
 use suijuris_core::inputs::{Caller, Host, Inputs, Principal};
 use suijuris_core::lifecycle::{self, Phase};
 use suijuris_core::lineage::{Body, Count, Decision, Mutated};
@@ -52,6 +52,8 @@ pub struct Resident {
     active_since: Cell<Instant>,
     phase: Cell<Phase>,
     epoch_text: RefCell<String>,
+    /// Rules of `admit` with the state at this position folded in.
+    folded: RefCell<Option<(u64, Folded)>>,
     admitted: RefCell<Vec<(RuleSet, u64)>>,
     refusals: RefCell<Refusals>,
     changes: Feed,
@@ -113,6 +115,7 @@ impl Resident {
             active_since: Cell::new(Instant::now()),
             phase: Cell::new(Phase::Dormant),
             epoch_text: RefCell::default(),
+            folded: RefCell::default(),
             admitted: RefCell::default(),
             refusals: RefCell::default(),
             changes: Feed::default(),
@@ -284,6 +287,26 @@ impl Resident {
                     lineage,
                 },
             )
+        })
+    }
+
+    /// Runs `run` with the durable object as rules see it, and with the rules of `admit` into which it is folded.
+    pub fn with_folded<R>(
+        &self,
+        run: impl FnOnce(View<'_>, governance::Object<'_>, Option<&Folded>) -> R,
+    ) -> R {
+        self.with_object(|view, object| {
+            let now = self.now();
+            let mut folded = self.folded.borrow_mut();
+            let current = folded
+                .as_ref()
+                .is_some_and(|(seq, folded)| *seq == view.head.seq && folded.is_valid(now));
+            if !current {
+                // Rules too large to fold are judged whole.
+                let fold = view.program.fold(Action::Admit, object, now).ok();
+                *folded = fold.map(|fold| (view.head.seq, fold));
+            }
+            run(view, object, folded.as_ref().map(|(_, folded)| folded))
         })
     }
 

@@ -25,7 +25,7 @@ use crate::workload::{self, NotReady, Output, Placement, Running};
 
 /// How the runtime ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Left {
+pub(crate) enum Left {
     /// Dormant: the machine is to be stopped.
     Dormant,
     /// The wake was refused.
@@ -37,7 +37,7 @@ pub enum Left {
 }
 
 /// The loop and what it works on.
-pub struct Shell {
+pub(crate) struct Shell {
     resident: Rc<Resident>,
     judge: Rc<GateJudge>,
     gate: Control,
@@ -52,7 +52,7 @@ pub struct Shell {
 impl Shell {
     /// A shell for a resident object.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         resident: Rc<Resident>,
         judge: Rc<GateJudge>,
         gate: Control,
@@ -75,7 +75,7 @@ impl Shell {
     }
 
     /// Runs one life, from the first decision to the end.
-    pub async fn run(mut self, inputs: Inputs) -> Left {
+    pub(crate) async fn run(mut self, inputs: Inputs) -> Left {
         let mut lifecycle = Lifecycle::dormant(self.resident.bundle().manifest.sleep);
         let mut next = Some(self.decide_wake(inputs));
         while self.left.is_none() {

@@ -298,7 +298,7 @@ impl House {
 
     fn say_refused(&self, recorded: &[Refused]) {
         for refused in recorded {
-            self.say.event(suijuris_runtime::refused_event(refused));
+            self.say.event(suijuris_runtime::remain::refused_event(refused));
         }
     }
 
