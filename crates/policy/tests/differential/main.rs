@@ -21,7 +21,7 @@ use world::World;
 const WORLDS: usize = 25;
 
 /// Cases of a plain `cargo test`; CI runs 50,000 and more.
-const CASES: usize = 3_000;
+const CASES: usize = 10_000;
 
 /// What occurred, so that a generator gone dull is noticed.
 #[derive(Debug, Default)]
