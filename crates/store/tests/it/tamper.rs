@@ -135,12 +135,12 @@ fn dropped_swapped_repeated_and_cut_records_are_refused() {
             });
             refused(&dropped, Depth::Whole, &format!("dropped {context}"));
             let repeated = with(&disk, &path, |content| {
-                drop(content.splice(end..end, record.clone()))
+                drop(content.splice(end..end, record.clone()));
             });
             refused(&repeated, Depth::Whole, &format!("repeated {context}"));
             if let Some(&(_, next_end)) = frames.get(index + 1) {
                 let swapped = with(&disk, &path, |content| {
-                    content[start..next_end].rotate_left(end - start)
+                    content[start..next_end].rotate_left(end - start);
                 });
                 refused(&swapped, Depth::Whole, &format!("swapped {context}"));
             }
@@ -210,7 +210,7 @@ fn missing_swapped_and_foreign_files_are_refused() {
         }
     }
     let swapped = with(&disk, &segments[0], |content| {
-        *content = disk.content(&segments[1]).unwrap()
+        *content = disk.content(&segments[1]).unwrap();
     });
     refused(&swapped, Depth::Whole, "one segment in place of another");
 }
