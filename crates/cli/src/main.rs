@@ -1,27 +1,148 @@
 //! suijuris: the one program people run.
+//!
+//! Each command lives in a file of its own; this one reads the command line and turns answers into exit codes. Data
+//! goes to standard output, all else to standard error. The same program, started again with a word that nobody types,
+//! is the first process of a machine (`__shim`) and the runtime in it (`__init`).
+
+mod check;
+mod clock;
+mod control;
+mod history;
+mod log;
+mod memory;
+mod new;
 mod owner;
 mod place;
+mod proposal;
+mod ps;
 mod registry;
+mod screen;
+mod show;
+mod telling;
+mod transition;
 mod up;
-use clap::Parser as _;
+mod verify;
+mod what_if;
+mod why;
+
+use std::ffi::OsString;
+use std::io;
 use std::process::ExitCode;
-#[derive(clap::Parser)]
-enum Command {
-    Up(up::Args),
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+/// What a command found, as an exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// Yes: done, permitted, verified.
+    Yes,
+    /// No: refused, not verified, not there.
+    No,
+    /// The input or the environment is broken.
+    Broken,
 }
+
+impl From<Answer> for ExitCode {
+    fn from(answer: Answer) -> Self {
+        Self::from(match answer {
+            Answer::Yes => 0,
+            Answer::No => 1,
+            Answer::Broken => 3,
+        })
+    }
+}
+
+/// The command line asks for something that cannot be meant; exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 yes, 1 no (refused, not verified), 2 usage, 3 broken input or environment.
+An object is named by its directory (with object.toml) or its data directory; `.` where none is named.
+
+Example:
+  suijuris new http hello && suijuris up hello";
+
+/// Machines that decide for themselves whether to wake, serve and sleep
+#[derive(Debug, Parser)]
+#[command(name = "suijuris", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    New(new::Args),
+    Check(check::Args),
+    Up(up::Args),
+    Ps(ps::Args),
+    Show(show::Args),
+    #[command(subcommand)]
+    Memory(memory::Command),
+    Log(log::Args),
+    Why(why::Args),
+    WhatIf(what_if::Args),
+    Wake(transition::WakeArgs),
+    Sleep(transition::SleepArgs),
+    Verify(verify::Args),
+    /// Print the completion script of a shell
+    #[command(
+        after_help = "Example:\n  suijuris completions bash > ~/.local/share/bash-completion/completions/suijuris"
+    )]
+    Completions {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+}
+
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
-    match args.next() {
-        Some(a) if a == "__shim" => return suijuris_vehicle::process::shim::main(),
-        Some(a) if a == "__init" => return suijuris_runtime::main(args),
+    // Before anything else: the roles in a machine start no thread and read no command line of people.
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some("__shim") => return suijuris_vehicle::process::shim::main(),
+        Some("__init") => return suijuris_runtime::main(arguments.collect::<Vec<OsString>>()),
         _ => {}
     }
-    let Command::Up(args) = Command::parse();
-    match up::run(args) {
-        Ok(c) => c,
-        Err(e) => {
-            eprintln!("suijuris: {e:#}");
-            ExitCode::from(3)
+    let cli = Cli::parse();
+    run(cli.command).unwrap_or_else(|error| complain(&error))
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let answer = match command {
+        Command::Up(args) => return up::run(args),
+        Command::New(args) => new::run(&args)?,
+        Command::Check(args) => check::run(&args)?,
+        Command::Ps(args) => ps::run(&args)?,
+        Command::Show(args) => show::run(&args)?,
+        Command::Memory(command) => memory::run(command)?,
+        Command::Log(args) => log::run(&args)?,
+        Command::Why(args) => why::run(&args)?,
+        Command::WhatIf(args) => what_if::run(&args)?,
+        Command::Wake(args) => transition::wake(&args)?,
+        Command::Sleep(args) => transition::sleep(&args)?,
+        Command::Verify(args) => verify::run(&args)?,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "suijuris", &mut script);
+            screen::print(&String::from_utf8_lossy(&script))?;
+            Answer::Yes
         }
+    };
+    Ok(answer.into())
+}
+
+fn complain(error: &anyhow::Error) -> ExitCode {
+    let closed = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(closed) {
+        // The reader of our output has seen enough.
+        return ExitCode::SUCCESS;
     }
+    screen::note(&format!("error: {error:#}"));
+    ExitCode::from(if error.is::<Usage>() { 2 } else { 3 })
 }

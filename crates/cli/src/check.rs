@@ -1,0 +1,90 @@
+//! `check`: everything that is wrong with a definition, at once and in its place.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use suijuris_bundle::{Built, Report, Severity, Style, build};
+
+use crate::{Answer, screen};
+
+/// Check a definition: everything that is wrong, at once
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Prints the id of the bundle when it can be built. Warnings are likely mistakes and do not fail the check.
+
+Exit codes: 0 it can be built, 3 it cannot.
+
+Example:
+  suijuris check hello")]
+pub(crate) struct Args {
+    /// Object's directory
+    #[arg(value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Checked<'a> {
+    ok: bool,
+    bundle: Option<String>,
+    name: Option<&'a str>,
+    errors: usize,
+    warnings: usize,
+    diagnostics: &'a Report,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let built = build(&args.dir);
+    let (report, built) = match &built {
+        Ok(built) => (&built.findings, Some(built)),
+        Err(report) => (report, None),
+    };
+    if args.json {
+        screen::print_json(&Checked {
+            ok: built.is_some(),
+            bundle: built.map(|built| built.id.to_string()),
+            name: built.map(|built| built.manifest.name.as_str()),
+            errors: report.count(Severity::Error),
+            warnings: report.count(Severity::Warning),
+            diagnostics: report,
+        })?;
+    } else {
+        show(report, built)?;
+    }
+    Ok(if built.is_some() {
+        Answer::Yes
+    } else {
+        Answer::Broken
+    })
+}
+
+fn show(report: &Report, built: Option<&Built>) -> anyhow::Result<()> {
+    if !report.is_empty() {
+        let style = Style {
+            colour: screen::colour(&std::io::stderr()),
+            ..Style::PLAIN
+        };
+        screen::note(&format!("\n{}", report.render(style).trim_end()));
+    }
+    let count = |severity, word: &str| match report.count(severity) {
+        1 => format!("1 {word}"),
+        n => format!("{n} {word}s"),
+    };
+    let counts = format!(
+        "{}, {}",
+        count(Severity::Error, "error"),
+        count(Severity::Warning, "warning")
+    );
+    match built {
+        Some(built) => {
+            screen::note(&format!("`{}` can be built; {counts}", built.manifest.name));
+            Ok(screen::print(&format!("{}\n", built.id))?)
+        }
+        None => {
+            screen::note(&format!("cannot be built; {counts}"));
+            Ok(())
+        }
+    }
+}

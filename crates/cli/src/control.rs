@@ -1,0 +1,88 @@
+//! Questions to a running `up`: one JSON line each way over its control socket.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use suijuris_api::control::{Reply, ToUp};
+
+use crate::place::Place;
+
+/// Bytes of an answer at most.
+const MAX_REPLY: u64 = 256 << 10;
+
+/// How long `up` may take to say how it is.
+const STATUS_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long `up` may take to do something: a wake waits for a workload that gets ready.
+const DONE_WITHIN: Duration = Duration::from_secs(180);
+
+/// Why a running `up` gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// It does not answer.
+    #[error("`up` runs but does not answer; see what it says in its own terminal")]
+    Silent(#[source] io::Error),
+    /// It hung up.
+    #[error("`up` ended before it answered; start it again")]
+    Ended,
+    /// Another language.
+    #[error("`up` answers with something else than a reply; is it of another version?")]
+    Reply(#[from] serde_json::Error),
+}
+
+/// Asks the `up` that runs the object; `None` where none runs.
+pub(crate) fn ask(place: &Place, question: &ToUp) -> Result<Option<Reply>, Error> {
+    let within = if *question == ToUp::Status {
+        STATUS_WITHIN
+    } else {
+        DONE_WITHIN
+    };
+    let mut stream = match UnixStream::connect(place.control_socket()) {
+        Ok(stream) => stream,
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(Error::Silent(error)),
+    };
+    let mut line = serde_json::to_string(question)?;
+    line.push('\n');
+    let mut exchange = || {
+        stream.set_read_timeout(Some(within))?;
+        stream.set_write_timeout(Some(within))?;
+        stream.write_all(line.as_bytes())?;
+        let mut reply = String::new();
+        BufReader::new((&stream).take(MAX_REPLY)).read_line(&mut reply)?;
+        Ok(reply)
+    };
+    let reply = exchange().map_err(Error::Silent)?;
+    if reply.is_empty() {
+        return Err(Error::Ended);
+    }
+    Ok(Some(serde_json::from_str(&reply)?))
+}
+
+/// A socket that nobody listens on is left over from an `up` that was killed.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory
+    )
+}
+
+/// How a running `up` says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Running {
+    /// `dormant`, `waking`, `active`, `draining` or `suspended`.
+    pub(crate) phase: String,
+    /// Process id of `up`.
+    pub(crate) pid: u32,
+    /// Where callers reach the object.
+    pub(crate) url: String,
+}
+
+/// The `up` that runs the object, if one does and answers.
+pub(crate) fn running(place: &Place) -> Option<Running> {
+    match ask(place, &ToUp::Status) {
+        Ok(Some(Reply::Status { phase, pid, url })) => Some(Running { phase, pid, url }),
+        _ => None,
+    }
+}

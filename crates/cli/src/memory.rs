@@ -1,0 +1,73 @@
+//! `memory`: an object's fields, read, written and watched.
+
+mod get;
+mod set;
+mod watch;
+
+use std::collections::BTreeMap;
+
+use suijuris_core::memory::{Kind, Memory, Name};
+
+use crate::{Answer, Usage};
+
+/// Read, write or watch an object's memory
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "Example:\n  suijuris memory set hello open=false && suijuris memory get hello open")]
+pub(crate) enum Command {
+    Get(get::Args),
+    Set(set::Args),
+    Watch(watch::Args),
+}
+
+pub(crate) fn run(command: Command) -> anyhow::Result<Answer> {
+    match command {
+        Command::Get(args) => get::run(&args),
+        Command::Set(args) => set::run(&args),
+        Command::Watch(args) => watch::run(&args),
+    }
+}
+
+/// A value as it is typed: JSON if it is that, else text.
+pub(crate) fn value(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.to_owned()))
+}
+
+/// Values by field, from `FIELD=VALUE`.
+pub(crate) fn assignments(
+    texts: &[String],
+    memory: &Memory,
+) -> Result<BTreeMap<String, serde_json::Value>, Usage> {
+    let mut values = BTreeMap::new();
+    for text in texts {
+        let (field, value) = text
+            .split_once('=')
+            .ok_or_else(|| Usage(format!("`{text}`: write FIELD=VALUE")))?;
+        if values
+            .insert(field.to_owned(), typed(field, value, memory))
+            .is_some()
+        {
+            return Err(Usage(format!("field `{field}` is named twice")));
+        }
+    }
+    Ok(values)
+}
+
+/// For a field that holds text in JSON, `5` and `true` are text too.
+fn typed(field: &str, text: &str, memory: &Memory) -> serde_json::Value {
+    let is_text = |kind: &Kind| {
+        matches!(
+            kind,
+            Kind::String | Kind::Enum(_) | Kind::Bytes | Kind::Decimal | Kind::Timestamp | Kind::Duration
+        )
+    };
+    match (memory.schema().field(field), value(text)) {
+        (_, quoted @ serde_json::Value::String(_)) => quoted,
+        (Some(field), _) if is_text(&field.kind) => serde_json::Value::String(text.to_owned()),
+        (_, json) => json,
+    }
+}
+
+/// Whether a word can be a field and no directory: one in this directory is named as `./word`.
+fn is_field(word: &str) -> bool {
+    Name::new(word).is_ok()
+}

@@ -1,0 +1,73 @@
+//! `memory get`: fields as they stand.
+
+use std::path::{Path, PathBuf};
+
+use crate::place::locate;
+use crate::screen;
+use crate::{Answer, Usage, clock, history, show};
+
+/// Show memory, or one field's value
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+One word that can be a field is one; write ./NAME for a directory. Secrets are veiled. Looking never wakes an object.
+
+Exit codes: 0 shown, 1 the field holds nothing, 3 there is no such field.
+
+Example:
+  suijuris memory get
+  suijuris memory get hello open
+  suijuris memory get open --data hello/.suijuris")]
+pub(crate) struct Args {
+    /// Object's directory, then the field
+    #[arg(value_name = "DIR|FIELD", num_args = 0..=2)]
+    words: Vec<String>,
+    /// Data directory [default: DIR/.suijuris]
+    #[arg(long, value_name = "DATA")]
+    data: Option<PathBuf>,
+    /// Print JSON: the field, or all of them with the root over them
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    fn read(&self) -> Result<(Option<&Path>, Option<&str>), Usage> {
+        match self.words.as_slice() {
+            [] => Ok((None, None)),
+            [field] if super::is_field(field) => Ok((None, Some(field))),
+            [dir] => Ok((Some(Path::new(dir)), None)),
+            [dir, field] if super::is_field(field) => Ok((Some(Path::new(dir)), Some(field))),
+            [_, word, ..] => Err(Usage(format!("`{word}` is no name of a field"))),
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let (dir, field) = args.read()?;
+    let place = locate(dir, args.data.as_deref())?;
+    let reader = history::open(&place)?;
+    let state = reader.state();
+    let memory = suijuris_runtime::words::memory(state, clock::now(state)?);
+    let Some(name) = field else {
+        if args.json {
+            screen::print_json(&memory)?;
+        } else {
+            screen::print(&show::memory_table(&memory).text(0))?;
+        }
+        return Ok(Answer::Yes);
+    };
+    let Some(field) = memory.fields.get(name) else {
+        let known: Vec<&str> = memory.fields.keys().map(String::as_str).collect();
+        anyhow::bail!("there is no field `{name}`; this object has {}", known.join(", "));
+    };
+    match state.memory().value(name) {
+        _ if args.json => screen::print_json(field)?,
+        // Whole and as it is: this is data for a program.
+        Some(value) => screen::print(&format!("{}\n", screen::plain(value)))?,
+        None => screen::note(&format!("field `{name}` holds nothing")),
+    }
+    Ok(if field.value.is_some() {
+        Answer::Yes
+    } else {
+        Answer::No
+    })
+}

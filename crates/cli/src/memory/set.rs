@@ -1,0 +1,242 @@
+//! `memory set`: an owner writes fields, through the `up` that runs the object or, where none does, here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use suijuris_api::agent::Patch;
+use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::verdict;
+use suijuris_core::decide::{self, Verdict, View};
+use suijuris_core::governance::Action;
+use suijuris_core::id::Digest;
+use suijuris_core::inputs::{Host, Inputs, Principal};
+use suijuris_core::key::PublicKey;
+use suijuris_core::lineage::{Body, Mutated, Phase, Refused, Unsealed};
+use suijuris_core::memory::{Change, Value, Write};
+use suijuris_core::time::{Now, Span};
+use suijuris_runtime::patch::{self, Parsed};
+use suijuris_store::{Depth, Draft, Secret, Sign, Sizes, Writer};
+
+use crate::place::{Place, locate};
+use crate::screen;
+use crate::{Answer, Usage, clock, control, history, owner, transition};
+
+/// Write memory, as the object's owner
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+All writes take effect together or not at all, and are durable when this returns. The object's own rules decide whether
+its owner may. VALUE is JSON, or text for a field that holds text; in place of FIELD=VALUE one field can be written as
+FIELD VALUE. `--expect FIELD=null` expects a field that holds nothing.
+
+Exit codes: 0 written, 1 refused by the rules or not as expected, 3 it does not fit memory.
+
+Example:
+  suijuris memory set hello open=false linger=1m
+  suijuris memory set hello consent 2026-11-23T08:00:00Z
+  suijuris memory set --append jobs='[\"letters\"]' --expect budget=5")]
+pub(crate) struct Args {
+    /// Object's directory, then what to write
+    #[arg(value_name = "DIR|FIELD=VALUE")]
+    words: Vec<String>,
+    /// Add items to a set, list or map; may be given several times
+    #[arg(long, value_name = "FIELD=VALUE")]
+    append: Vec<String>,
+    /// Empty a field; may be given several times
+    #[arg(long, value_name = "FIELD")]
+    unset: Vec<String>,
+    /// Write only if the field holds this now; may be given several times
+    #[arg(long, value_name = "FIELD=VALUE")]
+    expect: Vec<String>,
+    /// Data directory [default: DIR/.suijuris]
+    #[arg(long, value_name = "DATA")]
+    data: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// The directory, if one is named, and `FIELD=VALUE` texts.
+    fn read(&self) -> (Option<&Path>, Vec<String>) {
+        let assigns = |word: &String| {
+            word.split_once('=')
+                .is_some_and(|(field, _)| super::is_field(field))
+        };
+        let (dir, rest) = match self.words.as_slice() {
+            [dir, rest @ ..]
+                if !assigns(dir)
+                    && (!super::is_field(dir) || rest.iter().any(assigns) || rest.len() == 2) =>
+            {
+                (Some(Path::new(dir)), rest)
+            }
+            words => (None, words),
+        };
+        match rest {
+            [field, value] if super::is_field(field) => (dir, vec![format!("{field}={value}")]),
+            texts => (dir, texts.to_vec()),
+        }
+    }
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let (dir, set) = args.read();
+    if set.is_empty() && args.append.is_empty() && args.unset.is_empty() {
+        return Err(
+            Usage("say what to write, as in `suijuris memory set hello open=false`".to_owned()).into(),
+        );
+    }
+    let place = locate(dir, args.data.as_deref())?;
+    let patch = patch_of(args, &set, &place)?;
+    match control::ask(&place, &ToUp::Patch(patch.clone()))? {
+        Some(reply) => answered(reply, args.json),
+        None => Here::open(&place)?.write(&patch, args.json),
+    }
+}
+
+fn patch_of(args: &Args, set: &[String], place: &Place) -> anyhow::Result<Patch> {
+    let reader = history::open(place)?;
+    let memory = reader.state().memory();
+    Ok(Patch {
+        set: super::assignments(set, memory)?,
+        append: super::assignments(&args.append, memory)?,
+        unset: args.unset.clone(),
+        expect: super::assignments(&args.expect, memory)?,
+        expect_root: None,
+    })
+}
+
+/// What `up` says of the write.
+fn answered(reply: Reply, json: bool) -> anyhow::Result<Answer> {
+    match reply {
+        Reply::Patched { seq, root } => written(seq, &root, json),
+        Reply::Verdict(verdict) => transition::tell(&verdict, json),
+        Reply::Error { code, message } if matches!(code.as_str(), "memory_conflict" | "refused") => {
+            screen::note(&format!("not written: {message}"));
+            Ok(Answer::No)
+        }
+        Reply::Error { code, message } => anyhow::bail!("not written: {message} [{code}]"),
+        Reply::Status { .. } => {
+            anyhow::bail!("`up` answers something else than was asked; is it of another version?")
+        }
+    }
+}
+
+fn written(seq: u64, root: &str, json: bool) -> anyhow::Result<Answer> {
+    if json {
+        screen::print_json(&serde_json::json!({"seq": seq, "root": root}))?;
+    } else {
+        screen::note(&format!("written as record {seq}"));
+    }
+    Ok(Answer::Yes)
+}
+
+/// The object, open for writing while nobody runs it.
+struct Here {
+    writer: Writer,
+    now: Now,
+}
+
+impl Here {
+    fn open(place: &Place) -> anyhow::Result<Self> {
+        let (writer, _) = Writer::open(&place.home(), Depth::Tail, Sizes::default())?;
+        let now = clock::now(&writer.published())?;
+        Ok(Self { writer, now })
+    }
+
+    fn write(self, patch: &Patch, json: bool) -> anyhow::Result<Answer> {
+        let owner = owner::owner_key()?.public();
+        if !self.writer.published().head().controllers.contains(&owner) {
+            screen::note(
+                "not written: the key here is not one of the object's owners; use theirs with SUIJURIS_OWNER_KEY",
+            );
+            return Ok(Answer::No);
+        }
+        let parsed = match patch::parse(patch, self.writer.published().memory()) {
+            Err(error @ (patch::Error::Conflict(_) | patch::Error::RootConflict)) => {
+                screen::note(&format!("not written: {error}"));
+                return Ok(Answer::No);
+            }
+            parsed => parsed?,
+        };
+        self.settle_crash()?;
+        let answer = match self.decide(owner, &parsed)? {
+            Verdict::Permit(..) => {
+                let change = self.keep_secrets(parsed)?;
+                self.record(Body::Mutated(Mutated {
+                    by: "controller".to_owned(),
+                    change,
+                }))?;
+                let (seq, root) = {
+                    let state = self.writer.published();
+                    (state.head().seq, state.memory().root().hex())
+                };
+                written(seq, &root, json)?
+            }
+            Verdict::Refuse(decision) => {
+                transition::tell(&verdict::verdict(&decision, "runtime"), json)?;
+                self.record(Body::Refused(Box::new(Refused {
+                    decision: *decision,
+                    times: 1,
+                    window: Span(0),
+                    at: "runtime".to_owned(),
+                    fired: BTreeMap::new(),
+                })))?;
+                Answer::No
+            }
+        };
+        self.writer.close()?;
+        Ok(answer)
+    }
+
+    /// An activation whose process died holds the key of its epoch; nothing can be written before its end is recorded.
+    fn settle_crash(&self) -> anyhow::Result<()> {
+        let left = self.writer.staged(|state| {
+            let head = state.head();
+            let unsealed = Unsealed {
+                mutations: head.uncovered(),
+                sealed: head.sealed,
+            };
+            (head.phase == Phase::Active).then_some(unsealed)
+        });
+        left.map_or(Ok(()), |unsealed| self.record(Body::Unsealed(unsealed)))
+    }
+
+    fn decide(&self, owner: PublicKey, parsed: &Parsed) -> anyhow::Result<Verdict> {
+        let state = self.writer.published().clone();
+        let bundle = self.writer.shelf().bundle(&state.head().bundle)?;
+        let mut inputs = Inputs::new(self.now, Principal::Controller(vec![owner]));
+        inputs.host = Host {
+            provider: "process".to_owned(),
+            ..Host::default()
+        };
+        inputs.fields = parsed
+            .change
+            .keys()
+            .chain(parsed.secrets.keys())
+            .map(ToString::to_string)
+            .collect();
+        let view = View::new(&state, &bundle.rules);
+        Ok(decide::decide(view, Action::Mutate, state.head().object, inputs))
+    }
+
+    fn keep_secrets(&self, parsed: Parsed) -> anyhow::Result<Change> {
+        let mut change = parsed.change;
+        for (name, value) in parsed.secrets {
+            let mut salt = Digest([0; 32]);
+            getrandom::fill(&mut salt.0)?;
+            let commitment = self.writer.home().keep_secret(&Secret { salt, value })?;
+            change.insert(name, Write::Set(Value::Commitment(commitment)));
+        }
+        Ok(change)
+    }
+
+    fn record(&self, body: Body) -> anyhow::Result<()> {
+        self.writer.stage(Draft {
+            body,
+            at: self.now.at,
+            bundle: None,
+            sign: Sign::Now,
+        })?;
+        Ok(self.writer.flush()?)
+    }
+}

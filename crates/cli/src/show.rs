@@ -1,0 +1,188 @@
+//! `show`: an object as it stands.
+
+use serde::Serialize;
+use suijuris_api::agent;
+use suijuris_core::lineage::{Head, Phase};
+use suijuris_store::Reader;
+
+use crate::control::{self, Running};
+use crate::place::{Place, Where};
+use crate::screen::{self, Screen, Table, Tone};
+use crate::{Answer, clock, history};
+
+/// Show an object as it stands: phase, identity, memory
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Looking never wakes an object.\n\nExample:\n  suijuris show hello --json | jq .memory.fields"
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    at: Where,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `show --json` prints.
+#[derive(Debug, Serialize)]
+struct Shown {
+    object: String,
+    name: String,
+    phase: String,
+    running: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+    epoch: u64,
+    seq: u64,
+    head: String,
+    bundle: String,
+    born: String,
+    at: String,
+    last_woke: Option<String>,
+    last_dormant: Option<String>,
+    unsealed: bool,
+    uncovered: u64,
+    refused: u64,
+    torn: bool,
+    controllers: Vec<String>,
+    threshold: u32,
+    data: String,
+    memory: agent::Memory,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let place = args.at.locate()?;
+    let reader = history::open(&place)?;
+    let shown = look(&place, &reader)?;
+    if args.json {
+        screen::print_json(&shown)?;
+    } else {
+        screen::print(&text(&shown, Screen::stdout()))?;
+    }
+    Ok(Answer::Yes)
+}
+
+/// Phase as people should know it: what `up` says, else what is recorded.
+pub(crate) fn phase(head: &Head, running: Option<&Running>, in_use: bool) -> String {
+    match (running, head.phase) {
+        (Some(running), _) => running.phase.clone(),
+        (None, Phase::Active) if !in_use => "crashed".to_owned(),
+        (None, phase) => phase.as_str().to_owned(),
+    }
+}
+
+fn look(place: &Place, reader: &Reader) -> anyhow::Result<Shown> {
+    let (state, running) = (reader.state(), control::running(place));
+    let (head, in_use) = (state.head(), place.home().is_in_use());
+    Ok(Shown {
+        object: head.object.to_string(),
+        name: head.name.clone(),
+        phase: phase(head, running.as_ref(), in_use),
+        running: running.is_some() || in_use,
+        pid: running.as_ref().map(|running| running.pid),
+        url: running.map(|running| running.url),
+        epoch: head.epoch,
+        seq: head.seq,
+        head: head.record.to_string(),
+        bundle: head.bundle.to_string(),
+        born: head.born.to_string(),
+        at: head.at.to_string(),
+        last_woke: head.last_woke.map(|at| at.to_string()),
+        last_dormant: head.last_dormant.map(|at| at.to_string()),
+        unsealed: head.unsealed,
+        uncovered: head.uncovered(),
+        refused: head.refused,
+        torn: reader.is_torn(),
+        controllers: head.controllers.iter().map(ToString::to_string).collect(),
+        threshold: head.threshold,
+        data: place.data.display().to_string(),
+        memory: suijuris_runtime::words::memory(state, clock::now(state)?),
+    })
+}
+
+fn text(shown: &Shown, screen: Screen) -> String {
+    let mut table = Table::default();
+    table.row(["object", &shown.object]);
+    table.row(["bundle", &shown.bundle]);
+    table.row([
+        "history",
+        &format!(
+            "{} records, epoch {}, {} refused",
+            shown.seq + 1,
+            shown.epoch,
+            shown.refused
+        ),
+    ]);
+    for (word, at) in [("woke", &shown.last_woke), ("dormant", &shown.last_dormant)] {
+        table.row([word, at.as_deref().unwrap_or("never")]);
+    }
+    if let Some(url) = &shown.url {
+        table.row(["url", url]);
+    }
+    if let Some(pid) = shown.pid {
+        table.row(["up", &format!("process {pid}")]);
+    }
+    table.row(["data", &shown.data]);
+    let title = format!(
+        "{}  {}\n",
+        screen.paint(Tone::Strong, &screen::clean(&shown.name)),
+        shown.phase
+    );
+    let mut text = title + &table.text(2);
+    for remark in remarks(shown) {
+        text += &format!("  {remark}\n");
+    }
+    let fields = memory_table(&shown.memory);
+    if !fields.is_empty() {
+        text += &format!("\n{}\n{}", screen.paint(Tone::Strong, "memory"), fields.text(2));
+    }
+    text
+}
+
+fn remarks(shown: &Shown) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if shown.phase == "crashed" {
+        remarks.push(
+            "the last activation ended without the object's own act; the next start records that".to_owned(),
+        );
+    }
+    if shown.unsealed {
+        remarks.push("the activation before ended without the object's own act (unsealed)".to_owned());
+    }
+    if shown.uncovered > 0 {
+        remarks.push(format!(
+            "{} records at the end are not yet covered by a signature",
+            shown.uncovered
+        ));
+    }
+    if shown.torn {
+        remarks.push("a write was cut short at the end; the next start removes it".to_owned());
+    }
+    remarks
+}
+
+/// Fields, one a row.
+pub(crate) fn memory_table(memory: &agent::Memory) -> Table {
+    let mut table = Table::default();
+    for (name, field) in &memory.fields {
+        let value = match &field.value {
+            None => "(nothing)".to_owned(),
+            Some(serde_json::Value::String(text)) => short(text),
+            Some(other) => short(&other.to_string()),
+        };
+        let written = field.as_of.as_deref().unwrap_or("never written");
+        let freshness = if field.freshness == "never_written" {
+            ""
+        } else {
+            &field.freshness
+        };
+        table.row([name, &field.kind, &value, written, freshness]);
+    }
+    table
+}
+
+fn short(text: &str) -> String {
+    screen::cell(&suijuris_core::memory::Value::String(text.to_owned()))
+}

@@ -1,0 +1,96 @@
+//! `wake` and `sleep`: proposals to the `up` that runs an object. The object decides.
+
+use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::event::Verdict;
+
+use crate::Answer;
+use crate::control;
+use crate::place::Where;
+use crate::screen::{self, Screen, Tone};
+
+/// Ask a running object to wake
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The object decides by its own rules. Exit codes: 0 it woke, 1 it refused, 3 no `up` runs it.
+
+Example:
+  suijuris wake hello")]
+pub(crate) struct WakeArgs {
+    #[command(flatten)]
+    at: Where,
+    /// Print the verdict as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Ask a running object to sleep
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The object decides by its own rules. Exit codes: 0 it sleeps, 1 it refused, 3 no `up` runs it.
+
+Example:
+  suijuris sleep hello")]
+pub(crate) struct SleepArgs {
+    #[command(flatten)]
+    at: Where,
+    /// Print the verdict as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn wake(args: &WakeArgs) -> anyhow::Result<Answer> {
+    propose(&args.at, &ToUp::Wake, args.json)
+}
+
+pub(crate) fn sleep(args: &SleepArgs) -> anyhow::Result<Answer> {
+    propose(&args.at, &ToUp::Sleep, args.json)
+}
+
+fn propose(at: &Where, question: &ToUp, json: bool) -> anyhow::Result<Answer> {
+    let place = at.locate()?;
+    match control::ask(&place, question)? {
+        Some(Reply::Verdict(verdict)) => tell(&verdict, json),
+        Some(Reply::Error { code, message }) => anyhow::bail!("{message} [{code}]"),
+        Some(_) => anyhow::bail!("`up` answers something else than was asked; is it of another version?"),
+        None => anyhow::bail!(
+            "nobody runs this object; start it with `suijuris up {}`",
+            place.name()
+        ),
+    }
+}
+
+/// Prints a verdict; the answer it stands for.
+pub(crate) fn tell(verdict: &Verdict, json: bool) -> anyhow::Result<Answer> {
+    let permitted = verdict.outcome == "permit";
+    if json {
+        screen::print_json(verdict)?;
+    } else {
+        screen::print(&text(verdict, permitted))?;
+    }
+    Ok(if permitted { Answer::Yes } else { Answer::No })
+}
+
+fn text(verdict: &Verdict, permitted: bool) -> String {
+    let (tone, word) = if permitted {
+        (Tone::Good, "permitted")
+    } else {
+        (Tone::Bad, "refused")
+    };
+    let rules = if verdict.rules.is_empty() {
+        String::new()
+    } else {
+        format!("  by {}", verdict.rules.join(", "))
+    };
+    let mut text = format!(
+        "{} {}{rules}\n",
+        Screen::stdout().paint(tone, word),
+        verdict.action
+    );
+    for reason in &verdict.reasons {
+        text += &format!("  {}\n", screen::clean(reason));
+    }
+    if let Some(seconds) = verdict.retry_after {
+        text += &format!("  ask again in {seconds} s\n");
+    }
+    text
+}

@@ -1,0 +1,219 @@
+//! `verify`: a whole history, offline: every record, every signature, every bundle compiled again.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use suijuris_bundle::Files;
+use suijuris_core::id::BundleId;
+use suijuris_store::{Home, OpenError, Place as At, Reader, Shelf, Verified};
+
+use crate::Answer;
+use crate::place::Where;
+use crate::screen::{self, Screen, Tone};
+
+/// Verify a history offline: every record, every signature, every rule
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Reads the whole chain from inception; needs no service and no key. A copy of the data directory will do.
+
+Exit codes: 0 verified, 1 not verified, 3 there is no object or it cannot be read.
+
+Example:
+  suijuris verify hello")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    at: Where,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `verify --json` prints.
+#[derive(Debug, Default, Serialize)]
+struct Outcome {
+    verified: bool,
+    object: Option<String>,
+    /// Records that hold.
+    records: u64,
+    head: Option<String>,
+    /// Records at the end that no signature covers yet.
+    uncovered: u64,
+    bundles: Vec<String>,
+    /// What does not hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<Fault>,
+}
+
+#[derive(Debug, Serialize)]
+struct Fault {
+    /// Position of the first bad record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    /// Its file, in the data directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    /// Byte in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    message: String,
+}
+
+impl Fault {
+    fn at(place: At, message: String) -> Self {
+        Self {
+            seq: Some(place.seq),
+            file: Some(format!("lineage/{:020}.seg", place.segment)),
+            offset: Some(place.offset),
+            message,
+        }
+    }
+
+    const fn whole(message: String) -> Self {
+        Self {
+            seq: None,
+            file: None,
+            offset: None,
+            message,
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let place = args.at.locate()?;
+    let outcome = verify(&place.home())?;
+    if args.json {
+        screen::print_json(&outcome)?;
+    } else {
+        screen::print(&text(&outcome, Screen::stdout()))?;
+    }
+    Ok(if outcome.verified { Answer::Yes } else { Answer::No })
+}
+
+fn verify(home: &Home) -> anyhow::Result<Outcome> {
+    let (bar, started, mut last) = (progress(), Instant::now(), None);
+    let read = Reader::verify(home, |verified: Verified| {
+        if bar.is_hidden() && verified.records % 256 == 0 && started.elapsed() > QUIET {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        bar.set_position(verified.records);
+        last = Some(verified);
+    });
+    bar.finish_and_clear();
+    let records = last.map_or(0, |verified| verified.records);
+    let reader = match read {
+        Ok(reader) => reader,
+        Err(error) => {
+            let fault = fault(error)?;
+            return Ok(Outcome {
+                records,
+                fault: Some(fault),
+                ..Outcome::default()
+            });
+        }
+    };
+    let head = reader.state().head();
+    let bundles = bundles(&reader)?;
+    let unsound = bundles.iter().find_map(|id| check_bundle(home, id).err());
+    let torn = || last.filter(|_| reader.is_torn()).map(|last| torn(last.place));
+    let fault = unsound.or_else(torn);
+    Ok(Outcome {
+        verified: fault.is_none(),
+        object: Some(head.object.to_string()),
+        records,
+        head: Some(head.record.to_string()),
+        uncovered: head.uncovered(),
+        bundles: bundles.iter().map(ToString::to_string).collect(),
+        fault,
+    })
+}
+
+/// A bar that shows after this time, on a terminal: what takes less needs none.
+const QUIET: Duration = Duration::from_secs(1);
+
+fn progress() -> ProgressBar {
+    let style = ProgressStyle::with_template("{spinner} {pos} records verified, {per_sec}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+    ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()).with_style(style)
+}
+
+/// What does not hold; an error where the question could not be asked.
+fn fault(error: OpenError) -> anyhow::Result<Fault> {
+    match error {
+        OpenError::Damaged { place, damage } => {
+            Ok(Fault::at(place, suijuris_runtime::report::chain(&damage)))
+        }
+        OpenError::Checkpoint(_) | OpenError::Bundle { .. } => {
+            Ok(Fault::whole(suijuris_runtime::report::chain(&error)))
+        }
+        other => Err(other.into()),
+    }
+}
+
+fn torn(last: At) -> Fault {
+    let message = "what stands behind this record is no whole record: a writer that died while it wrote leaves this, and so \
+                   does damage to the end; the next start removes it";
+    Fault::at(last, message.to_owned())
+}
+
+/// Bundles that the history names, in order of their ids.
+fn bundles(reader: &Reader) -> anyhow::Result<BTreeSet<BundleId>> {
+    reader
+        .records(0..u64::MAX)?
+        .map(|stored| Ok(stored?.record.bundle))
+        .collect()
+}
+
+/// Holds a bundle's parts to each other: the text compiles to the very program that decides.
+fn check_bundle(home: &Home, id: &BundleId) -> Result<(), Fault> {
+    let check = || -> anyhow::Result<()> {
+        let files = Shelf::of(home).files(id)?;
+        let governance = String::from_utf8(files.governance).context("its rules are no text")?;
+        Files {
+            manifest: files.manifest,
+            governance,
+            program: files.program,
+        }
+        .verify()?;
+        Ok(())
+    };
+    check().map_err(|error| Fault::whole(format!("bundle {id} does not hold: {error:#}")))
+}
+
+fn text(outcome: &Outcome, screen: Screen) -> String {
+    let mut text = match &outcome.fault {
+        None => format!(
+            "{}  {} records\n",
+            screen.paint(Tone::Good, "verified"),
+            outcome.records
+        ),
+        Some(fault) => {
+            let place = match (fault.seq, &fault.file, fault.offset) {
+                (Some(seq), Some(file), Some(offset)) => format!("  record {seq}, {file}, byte {offset}"),
+                _ => String::new(),
+            };
+            format!(
+                "{}{place}\n  {}\n",
+                screen.paint(Tone::Bad, "not verified"),
+                screen::clean(&fault.message)
+            )
+        }
+    };
+    for (word, id) in [("object", &outcome.object), ("head", &outcome.head)] {
+        if let Some(id) = id {
+            text += &format!("  {word:7} {id}\n");
+        }
+    }
+    for id in &outcome.bundles {
+        text += &format!("  bundle  {id}\n");
+    }
+    if outcome.uncovered > 0 {
+        text += &format!(
+            "  {} records at the end are unsealed: no signature covers them yet\n",
+            outcome.uncovered
+        );
+    }
+    text
+}

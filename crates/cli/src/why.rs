@@ -1,0 +1,261 @@
+//! `why`: a recorded decision explained, and made again from its recorded inputs.
+
+use anyhow::Context as _;
+use serde::Serialize;
+use serde_json::json;
+use suijuris_api::verdict;
+use suijuris_core::codec;
+use suijuris_core::decide::{self, View};
+use suijuris_core::governance::Action;
+use suijuris_core::id::Digest;
+use suijuris_core::lineage::{Decision, State, Stored};
+use suijuris_store::Reader;
+
+use crate::place::locate;
+use crate::screen::{self, Screen, Tone};
+use crate::telling::{self, RuleText};
+use crate::{Answer, Usage, history, show};
+
+/// Explain a recorded decision, and make it again from its recorded inputs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+SEQ is the position of a record (see `suijuris log`), or `last`: the last decision of all, or of one --action.
+
+Exit codes: 0 explained, and the same inputs give the same bytes again; 1 they do not, or nothing was decided yet.
+
+Example:
+  suijuris why hello
+  suijuris why hello 12
+  suijuris why hello --action wake --json | jq .rules")]
+pub(crate) struct Args {
+    /// Object's directory and position, in any order [default: . last]
+    #[arg(value_name = "DIR|SEQ", num_args = 0..=2)]
+    words: Vec<String>,
+    /// Data directory [default: DIR/.suijuris]
+    #[arg(long, value_name = "DATA")]
+    data: Option<std::path::PathBuf>,
+    /// Only decisions about this action
+    #[arg(long)]
+    action: Option<Action>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which decision is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Last,
+    Seq(u64),
+}
+
+impl Args {
+    fn read(&self) -> Result<(Option<&std::path::Path>, Which), Usage> {
+        let (mut dir, mut which) = (None, None);
+        for word in &self.words {
+            let seq = if word == "last" {
+                Some(Which::Last)
+            } else {
+                word.parse().ok().map(Which::Seq)
+            };
+            let twice = match seq {
+                Some(seq) => which.replace(seq).is_some(),
+                None => dir.replace(std::path::Path::new(word)).is_some(),
+            };
+            if twice {
+                return Err(Usage(format!(
+                    "`{word}`: name one directory and one position at most"
+                )));
+            }
+        }
+        Ok((dir, which.unwrap_or(Which::Last)))
+    }
+}
+
+/// A decision with the state that it was made on.
+struct Found {
+    stored: Stored,
+    decision: Decision,
+    /// The last state in force when it was made, by which it comes out the same if any does.
+    state: State,
+    again: Decision,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let (dir, which) = args.read()?;
+    let place = locate(dir, args.data.as_deref())?;
+    let reader = history::open(&place)?;
+    let Some((stored, decision)) = select(&reader, which, args.action)? else {
+        screen::note("nothing has been decided yet; `suijuris what-if` asks what would be");
+        return Ok(Answer::No);
+    };
+    let found = remake(&reader, stored, decision)?;
+    let same = codec::encode(&found.again)? == codec::encode(&found.decision)?;
+    tell(&reader, &found, same, args.json)?;
+    Ok(if same { Answer::Yes } else { Answer::No })
+}
+
+fn select(
+    reader: &Reader,
+    which: Which,
+    action: Option<Action>,
+) -> anyhow::Result<Option<(Stored, Decision)>> {
+    let range = match which {
+        Which::Last => 0..u64::MAX,
+        Which::Seq(seq) => seq..seq.saturating_add(1),
+    };
+    let mut last = None;
+    for stored in reader.records(range)? {
+        let stored = stored?;
+        let decision = history::decision(&stored.record.body);
+        let decision = decision
+            .filter(|decision| action.is_none_or(|action| decision.action == action))
+            .cloned();
+        match (decision, which) {
+            (Some(decision), _) => last = Some((stored, decision)),
+            (None, Which::Seq(seq)) => {
+                let kind = stored.record.body.kind();
+                return Err(Usage(format!(
+                    "record {seq} is `{kind}` and keeps no such decision; see `suijuris log`"
+                ))
+                .into());
+            }
+            (None, Which::Last) => {}
+        }
+    }
+    match (last, which) {
+        (None, Which::Seq(seq)) => {
+            let head = reader.state().head().seq;
+            Err(Usage(format!("there is no record {seq}: the history ends at {head}")).into())
+        }
+        (last, _) => Ok(last),
+    }
+}
+
+/// Makes a decision again on the states that were in force at its instant. Mostly that is the one before its record;
+/// a refusal that is counted later was made earlier, and several records may share one millisecond.
+fn remake(reader: &Reader, stored: Stored, decision: Decision) -> anyhow::Result<Found> {
+    let (at, recorded) = (decision.inputs.now.at, codec::encode(&decision)?);
+    let mut best: Option<(State, Decision, bool)> = None;
+    history::walk(reader, stored.record.seq, |state, next| {
+        if state.head().at > at || next.record.at < at && next.record.seq < stored.record.seq {
+            return Ok(());
+        }
+        let bundle = reader.bundle(&state.head().bundle)?;
+        let again = decide::replay(View::new(state, &bundle.rules), &decision);
+        let same = codec::encode(&again)? == recorded;
+        if same || !best.as_ref().is_some_and(|(_, _, same)| *same) {
+            best = Some((state.clone(), again, same));
+        }
+        Ok(())
+    })?;
+    let (state, again, _) =
+        best.context("the history was never in force at the decision's own time; run `suijuris verify`")?;
+    Ok(Found {
+        stored,
+        decision,
+        state,
+        again,
+    })
+}
+
+fn digest(decision: &Decision) -> anyhow::Result<String> {
+    Ok(Digest::of(&codec::encode(decision)?).hex())
+}
+
+fn tell(reader: &Reader, found: &Found, same: bool, json: bool) -> anyhow::Result<()> {
+    let bundle = reader.bundle(&found.state.head().bundle)?;
+    let rules = telling::rule_texts(&found.decision, &bundle);
+    let memory = suijuris_runtime::words::memory(&found.state, found.decision.inputs.now);
+    if json {
+        return screen::print_json(&Why::of(found, rules, &memory, same)?);
+    }
+    let (record, screen) = (&found.stored.record, Screen::stdout());
+    let mut text = telling::headline(&found.decision, screen);
+    text += &format!(
+        "  record {} ({}), {}, epoch {}\n",
+        record.seq,
+        record.body.kind(),
+        record.at,
+        record.epoch
+    );
+    text += &telling::grounds(&found.decision);
+    text += &format!(
+        "\nmemory after record {}\n{}",
+        found.state.head().seq,
+        show::memory_table(&memory).text(2)
+    );
+    text += &telling::rules_shown(&rules);
+    text += &match same {
+        true => format!(
+            "\n{}: made again from these inputs, it gives the same bytes\n",
+            screen.paint(Tone::Good, "same")
+        ),
+        false => format!(
+            "\n{}: made again from these inputs, it comes out otherwise: {}\n",
+            screen.paint(Tone::Bad, "different"),
+            verdict::verdict(&found.again, "runtime").outcome
+        ),
+    };
+    Ok(screen::print(&text)?)
+}
+
+/// What `why --json` prints.
+#[derive(Debug, Serialize)]
+struct Why<'a> {
+    seq: u64,
+    record: String,
+    kind: &'static str,
+    at: String,
+    epoch: u64,
+    /// Position of the record that the decision was made after.
+    after: u64,
+    bundle: String,
+    verdict: suijuris_api::event::Verdict,
+    rules: Vec<RuleText>,
+    not_fresh: serde_json::Value,
+    near_misses: serde_json::Value,
+    inputs: &'a suijuris_core::inputs::Inputs,
+    memory: &'a suijuris_api::agent::Memory,
+    replay: serde_json::Value,
+}
+
+impl<'a> Why<'a> {
+    fn of(
+        found: &'a Found,
+        rules: Vec<RuleText>,
+        memory: &'a suijuris_api::agent::Memory,
+        same: bool,
+    ) -> anyhow::Result<Self> {
+        let record = &found.stored.record;
+        let explanation = found.decision.explanation.as_ref();
+        Ok(Self {
+            seq: record.seq,
+            record: found.stored.id.to_string(),
+            kind: record.body.kind(),
+            at: record.at.to_string(),
+            epoch: record.epoch,
+            after: found.state.head().seq,
+            bundle: found.state.head().bundle.to_string(),
+            verdict: verdict::verdict(&found.decision, "runtime"),
+            rules,
+            not_fresh: json!(
+                explanation
+                    .map(|explanation| &explanation.not_fresh)
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+            ),
+            near_misses: json!(
+                explanation
+                    .map(|explanation| &explanation.near_misses)
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+            ),
+            inputs: &found.decision.inputs,
+            memory,
+            replay: json!({"same": same, "recorded": digest(&found.decision)?, "again": digest(&found.again)?}),
+        })
+    }
+}

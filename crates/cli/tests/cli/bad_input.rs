@@ -1,0 +1,98 @@
+//! Whatever is wrong gets a clear answer and the right exit code.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::rig::Rig;
+
+#[test]
+fn what_cannot_be_meant_or_used_says_what_to_do() {
+    let rig = Rig::new();
+    rig.found("http", "hello").live();
+    fs::create_dir(rig.path().join("empty")).unwrap();
+    fs::write(rig.path().join("file"), "x").unwrap();
+    for (args, code, says) in [
+        (&["frobnicate"][..], 2, "unrecognized subcommand"),
+        (&["show", "hello", "--wat"], 2, "unexpected argument"),
+        (&["show", "empty"], 3, "suijuris new http"),
+        (&["show", "nowhere"], 3, "neither object.toml nor a lineage"),
+        (&["show", "file"], 3, "is no object"),
+        (&["show", "--data", "empty"], 3, "holds no object"),
+        (&["verify", "--data", "empty"], 3, "holds no object"),
+        (&["log", "hello", "--kind", "dreamt"], 2, "possible values"),
+        (&["log", "hello", "-n", "minus"], 2, "invalid"),
+        (&["new", "htp", "there"], 2, "choose http, tcp or agent"),
+        (&["new", "http", "Not A Name"], 2, "--name"),
+        (&["new", "http", "hello"], 3, "not empty"),
+        (&["check", "empty"], 3, "object.toml"),
+        (&["why", "hello", "99"], 2, "ends at 7"),
+        (&["why", "hello", "0"], 2, "keeps no such decision"),
+        (&["why", "hello", "1", "2"], 2, "one position"),
+        (&["why", "hello", "--action", "dream"], 2, "is not one of"),
+        (&["what-if", "hello"], 2, "--action"),
+        (
+            &["what-if", "hello", "--action", "wake", "--at", "soon"],
+            2,
+            "is not an instant",
+        ),
+        (
+            &["what-if", "hello", "--action", "wake", "--set", "open"],
+            2,
+            "FIELD=VALUE",
+        ),
+        (
+            &["what-if", "hello", "--action", "wake", "--set", "open=5"],
+            3,
+            "field `open`",
+        ),
+        (
+            &["what-if", "hello", "--action", "admit", "--header", "x-a=1"],
+            2,
+            "declares no such header",
+        ),
+        (&["what-if", "hello", "--rules", "empty"], 3, "cannot be built"),
+        (&["memory", "set", "hello"], 2, "say what to write"),
+        (&["memory", "set", "hello", "open=1", "open=2"], 2, "named twice"),
+        (&["memory", "set", "hello", "nothing=1"], 3, "no field `nothing`"),
+        (&["memory", "set", "hello", "Bad-Name=1"], 3, "is not a name"),
+        (&["memory", "get", "hello", "no.name"], 2, "no name of a field"),
+    ] {
+        let ran = rig.run(args);
+        assert_eq!(ran.code, code, "{args:?}: {}{}", ran.out, ran.err);
+        assert!(ran.err.contains(says), "{args:?}: {}", ran.err);
+        assert!(ran.out.is_empty(), "{args:?}: errors are no data: {}", ran.out);
+    }
+}
+
+#[test]
+fn an_owners_key_that_others_can_read_is_refused() {
+    let rig = Rig::new();
+    rig.found("http", "hello");
+    let key = rig.path().join("config/suijuris/owner.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(
+        rig.run(&["memory", "set", "hello", "open=false"])
+            .code(3)
+            .err
+            .contains("chmod 600")
+    );
+}
+
+#[test]
+fn values_cannot_play_tricks_on_a_terminal() {
+    let rig = Rig::new();
+    rig.found("http", "hello");
+    rig.run(&["memory", "set", "hello", "note=\u{1b}[2Jgone\nforged"])
+        .code(0);
+    for args in [
+        &["show", "hello"][..],
+        &["log", "hello"],
+        &["memory", "get", "./hello"],
+    ] {
+        let out = rig.run(args).code(0).out;
+        assert!(
+            !out.contains('\u{1b}') && out.contains("\\u{1b}[2Jgone\\nforged"),
+            "{args:?}: {out}"
+        );
+    }
+}

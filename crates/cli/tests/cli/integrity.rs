@@ -1,0 +1,157 @@
+//! `verify`: whatever was done to a history, it is found and its place is named.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::rig::{Object, Rig};
+
+fn segment(data: &Path) -> PathBuf {
+    let mut files: Vec<_> = fs::read_dir(data.join("lineage"))
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    files.sort();
+    files.remove(0)
+}
+
+/// Bytes of the first segment without the zeros behind its records.
+fn used(object: &Object) -> Vec<u8> {
+    let mut bytes = fs::read(segment(object.data())).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes.truncate(end + 1);
+    bytes
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, target) = (
+            entry.as_ref().unwrap().path(),
+            to.join(entry.unwrap().file_name()),
+        );
+        if path.is_dir() {
+            copy(&path, &target)
+        } else {
+            drop(fs::copy(path, target).unwrap())
+        }
+    }
+}
+
+// proves B8
+#[test]
+fn a_copy_is_verified_without_the_definition_the_key_or_the_network() {
+    let rig = Rig::new();
+    let object = rig.found("http", "hello");
+    object.live();
+    copy(object.data(), &rig.path().join("elsewhere"));
+    fs::remove_file(rig.path().join("elsewhere/next.key")).unwrap();
+    fs::remove_dir_all(&object.dir).unwrap();
+    fs::remove_dir_all(rig.path().join("config")).unwrap();
+    let verified = rig.run(&["verify", "elsewhere", "--json"]).code(0).json();
+    assert_eq!(
+        (&verified["verified"], &verified["records"]),
+        (&true.into(), &8.into())
+    );
+    assert_eq!(verified["object"], object.id);
+    assert_eq!(verified["bundles"].as_array().unwrap().len(), 1);
+    assert!(
+        rig.run(&["verify", "elsewhere"])
+            .code(0)
+            .out
+            .starts_with("verified  8 records")
+    );
+}
+
+// proves B8, A6
+#[test]
+fn every_flipped_byte_is_found_and_its_record_named() {
+    let rig = Rig::new();
+    let object = rig.found("http", "hello");
+    object.live();
+    let (path, bytes) = (segment(object.data()), used(&object));
+    let whole = fs::read(&path).unwrap();
+    // A step that shares no factor with the layout, so that every sort of byte is met.
+    for at in (0..bytes.len()).step_by(67).chain([bytes.len() - 1]) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x10;
+        fs::write(&path, &flipped).unwrap();
+        let ran = rig.run(&["verify", "hello", "--json"]).code(1).json();
+        assert_eq!(ran["verified"], false, "byte {at}");
+        let fault = &ran["fault"];
+        assert!(
+            fault["seq"].is_u64() && fault["file"].as_str().unwrap().starts_with("lineage/"),
+            "byte {at}: {ran}"
+        );
+        let place = fault["offset"].as_u64().unwrap();
+        assert!(place <= at as u64, "byte {at}: {ran}");
+        assert_eq!(
+            fault["seq"], ran["records"],
+            "byte {at}: the first bad record follows the last good one"
+        );
+    }
+    fs::write(&path, &whole).unwrap();
+    rig.run(&["verify", "hello"]).code(0);
+}
+
+#[test]
+fn a_history_that_was_cut_is_not_a_shorter_one() {
+    let rig = Rig::new();
+    let object = rig.found("http", "hello");
+    object.live();
+    let (path, bytes) = (segment(object.data()), used(&object));
+    let whole = fs::read(&path).unwrap();
+    let mut cut = whole.clone();
+    cut[bytes.len() - 700..].fill(0);
+    for content in [
+        cut,
+        whole[..bytes.len() / 2].to_vec(),
+        whole[..bytes.len() - 1].to_vec(),
+    ] {
+        fs::write(&path, content).unwrap();
+        let ran = rig.run(&["verify", "hello"]).code(1);
+        assert!(
+            ran.out.contains("not verified  record") && ran.out.contains("byte"),
+            "{}",
+            ran.out
+        );
+    }
+    let mut longer = whole.clone();
+    longer[bytes.len() + 40] = 1;
+    fs::write(&path, longer).unwrap();
+    rig.run(&["verify", "hello"]).code(1);
+    fs::write(&path, &whole).unwrap();
+    fs::remove_file(&path).unwrap();
+    let gone = rig.run(&["verify", "hello"]);
+    assert!(
+        matches!(gone.code, 1 | 3) && gone.out.is_empty() != (gone.code == 1),
+        "{}",
+        gone.err
+    );
+}
+
+#[test]
+fn rules_that_were_swapped_or_altered_are_found() {
+    let rig = Rig::new();
+    let object = rig.found("http", "hello");
+    object.live();
+    let bundles = object.data().join("bundles");
+    let bundle = fs::read_dir(bundles).unwrap().next().unwrap().unwrap().path();
+    for file in ["governance.cedar", "program", "manifest"] {
+        let path = bundle.join(file);
+        let whole = fs::read(&path).unwrap();
+        let mut altered = whole.clone();
+        altered[whole.len() / 2] ^= 1;
+        fs::write(&path, altered).unwrap();
+        let ran = rig.run(&["verify", "hello", "--json"]).code(1).json();
+        assert!(
+            ran["fault"]["message"].as_str().unwrap().contains("bundle"),
+            "{file}: {ran}"
+        );
+        fs::write(&path, whole).unwrap();
+    }
+    let checkpoint = object.data().join("checkpoint");
+    let mut altered = fs::read(&checkpoint).unwrap();
+    altered[40] ^= 1;
+    fs::write(&checkpoint, altered).unwrap();
+    rig.run(&["verify", "hello"]).code(1);
+}

@@ -1,0 +1,15 @@
+//! The real program, as a person or a script runs it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests: what is not as expected ends them"
+)]
+
+mod asking;
+mod bad_input;
+mod integrity;
+mod privacy;
+mod reading;
+mod rig;
+mod writing;

@@ -1,0 +1,295 @@
+//! A person's home with objects in it, and the program to ask about them.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use suijuris_bundle::{build, scaffold};
+use suijuris_core::bundle::Bundle;
+use suijuris_core::decide::{self, View};
+use suijuris_core::governance::{Action, Protocol, TriggerKind};
+use suijuris_core::id::Digest;
+use suijuris_core::inputs::{Activity, Caller, Inputs, Principal, Request, Trigger};
+use suijuris_core::key::SecretKey;
+use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Mutated, Refused, State, Woke};
+use suijuris_core::memory::{Name, Value, Write};
+use suijuris_core::time::{Now, Quality, Span, Timestamp};
+use suijuris_store::{BundleFiles, Depth, Draft, Founding, Home, Sign, Sizes, StageError, Writer, found};
+
+/// Birth of every object here: 2026-01-01T00:00:00Z.
+const BORN: i64 = 1_767_225_600_000;
+const OWNER: [u8; 32] = [7; 32];
+
+/// What the program said.
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    /// Fails unless the exit code is `code`.
+    pub(crate) fn code(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
+    }
+
+    pub(crate) fn lines(&self) -> Vec<serde_json::Value> {
+        self.out
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+/// A home of its own.
+pub(crate) struct Rig {
+    temp: tempfile::TempDir,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let config = temp.path().join("config/suijuris");
+        std::fs::create_dir_all(&config).unwrap();
+        let mut options = std::fs::OpenOptions::new();
+        let mut key = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(config.join("owner.key"))
+            .unwrap();
+        std::io::Write::write_all(&mut key, format!("{}\n", Digest(OWNER).hex()).as_bytes()).unwrap();
+        Self { temp }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.temp.path()
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_suijuris"));
+        command.args(args).current_dir(self.path()).env_clear();
+        command.env("HOME", self.path().join("home"));
+        command.env("XDG_CONFIG_HOME", self.path().join("config"));
+        command.env("XDG_DATA_HOME", self.path().join("share"));
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
+        let output = self.command(args).output().unwrap();
+        Ran {
+            code: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// An object of `template` in directory `name`, with some more fields, one of them secret.
+    pub(crate) fn found(&self, template: &str, name: &str) -> Object {
+        let dir = self.path().join(name);
+        scaffold(template, &dir, name).unwrap();
+        Self::found_in(dir, name)
+    }
+
+    /// As [`Rig::found`] from template `http`, with these rules added to its own.
+    pub(crate) fn found_with(&self, name: &str, rules: &str) -> Object {
+        let dir = self.path().join(name);
+        scaffold("http", &dir, name).unwrap();
+        let path = dir.join("governance.cedar");
+        let text = std::fs::read_to_string(&path).unwrap() + rules;
+        std::fs::write(path, text).unwrap();
+        Self::found_in(dir, name)
+    }
+
+    fn found_in(dir: PathBuf, name: &str) -> Object {
+        let mut definition = std::fs::read_to_string(dir.join("object.toml")).unwrap();
+        definition += "\n[memory.token]\ntype = \"string\"\nsecret = true\n";
+        definition += "[memory.tags]\ntype = { set = \"string\" }\n[memory.note]\ntype = \"string\"\n";
+        std::fs::write(dir.join("object.toml"), definition).unwrap();
+        let built = build(&dir).unwrap();
+        let bundle = BundleFiles {
+            manifest: built.manifest_bytes,
+            governance: built.governance.into_bytes(),
+            program: built.program_bytes,
+        };
+        let founding = Founding {
+            name: name.to_owned(),
+            controllers: vec![SecretKey::from_seed(&OWNER).public()],
+            threshold: 1,
+            nonce: vec![1; 16],
+            parent: None,
+            at: Timestamp(BORN),
+            bundle,
+            seed: [1; 32].into(),
+        };
+        let home = Home::at(dir.join(".suijuris"));
+        let id = found(&home, founding).unwrap().to_string();
+        Object { dir, home, id }
+    }
+}
+
+/// An object on disk.
+pub(crate) struct Object {
+    pub(crate) dir: PathBuf,
+    pub(crate) home: Home,
+    pub(crate) id: String,
+}
+
+impl Object {
+    pub(crate) fn data(&self) -> &Path {
+        self.home.path()
+    }
+
+    pub(crate) fn open(&self) -> Live {
+        let (writer, _) = Writer::open(&self.home, Depth::Whole, Sizes::default()).unwrap();
+        let id = writer.published().head().bundle;
+        let bundle = writer.shelf().bundle(&id).unwrap();
+        Live { writer, bundle }
+    }
+
+    /// A life: woken by a request, written to by its workload, asleep again, a request refused.
+    pub(crate) fn live(&self) {
+        let live = self.open();
+        live.wake();
+        live.write("note", Value::String("hello".to_owned()));
+        live.sleep();
+        live.write("open", Value::Bool(false));
+        live.refuse(3);
+        live.writer.close().unwrap();
+    }
+
+    /// Files of the data directory with their content, the lock aside.
+    pub(crate) fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        let mut dirs = vec![self.data().to_owned()];
+        while let Some(dir) = dirs.pop() {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else {
+                    files.insert(path.clone(), std::fs::read(path).unwrap());
+                }
+            }
+        }
+        files
+    }
+}
+
+/// An object that somebody runs.
+pub(crate) struct Live {
+    pub(crate) writer: Writer,
+    bundle: Arc<Bundle>,
+}
+
+impl Live {
+    fn state(&self) -> State {
+        self.writer.published().clone()
+    }
+
+    /// A second after the last record.
+    fn now(&self) -> Now {
+        let at = self.state().head().at.saturating_add(Span(1_000));
+        Now {
+            at,
+            quality: Quality::Host,
+        }
+    }
+
+    fn decide(&self, action: Action, inputs: Inputs) -> Decision {
+        let state = self.state();
+        let verdict = decide::decide(
+            View::new(&state, &self.bundle.rules),
+            action,
+            state.head().object,
+            inputs,
+        );
+        verdict.decision().clone()
+    }
+
+    pub(crate) fn request(&self) -> Decision {
+        let mut inputs = Inputs::new(self.now(), Principal::Caller(Box::new(Caller::default())));
+        inputs.trigger = Some(Trigger::new(TriggerKind::Request));
+        inputs.request = Some(Request {
+            method: "GET".to_owned(),
+            path: "/".to_owned(),
+            query: String::new(),
+            host: "localhost".to_owned(),
+            protocol: Protocol::Http1,
+            peer_ip: [127, 0, 0, 1].into(),
+            content_length: None,
+            headers: BTreeMap::new(),
+        });
+        self.decide(Action::Wake, inputs)
+    }
+
+    pub(crate) fn wake(&self) {
+        let (decision, at) = (self.request(), self.now().at);
+        let woke = |_: &State, next| {
+            Ok::<_, StageError>(Body::Woke(Box::new(Woke {
+                decision,
+                next,
+                fired: Fired::new(),
+            })))
+        };
+        self.writer.wake(&[2; 32], at, woke).unwrap();
+    }
+
+    pub(crate) fn write(&self, field: &str, value: Value) {
+        let change = [(Name::new(field).unwrap(), Write::Set(value))].into();
+        self.record(Body::Mutated(Mutated {
+            by: "workload".to_owned(),
+            change,
+        }));
+    }
+
+    pub(crate) fn sleep(&self) {
+        let mut inputs = Inputs::new(self.now(), Principal::Host);
+        inputs.activity = Some(Activity {
+            active: Span(60_000),
+            idle: Span(20_000),
+            ..Activity::default()
+        });
+        let decision = self.decide(Action::Remain, inputs);
+        let workload = "exited 0".to_owned();
+        self.record(Body::Dormant(Box::new(Dormant {
+            decision,
+            workload,
+            admitted: vec![],
+            suspend: false,
+        })));
+    }
+
+    /// Refuses a request, then counts `more` of its kind in a later record, with something else in between.
+    pub(crate) fn refuse(&self, more: u64) {
+        let decision = self.request();
+        let refused = |times| Refused {
+            decision: decision.clone(),
+            times,
+            window: Span(60_000),
+            at: "door".to_owned(),
+            fired: Fired::new(),
+        };
+        self.record(Body::Refused(Box::new(refused(1))));
+        self.write("note", Value::String("between".to_owned()));
+        self.record(Body::Refused(Box::new(refused(more))));
+    }
+
+    pub(crate) fn record(&self, body: Body) {
+        let draft = Draft {
+            body,
+            at: self.now().at,
+            bundle: None,
+            sign: Sign::Now,
+        };
+        self.writer.stage(draft).unwrap();
+        self.writer.flush().unwrap();
+    }
+}
