@@ -58,10 +58,7 @@ pub(crate) fn locate(dir: Option<&Path>, data: Option<&Path>) -> Result<Place, N
     if let Some(data) = data.map(absolute) {
         let beside = || Some(data.parent()?.to_owned()).filter(|parent| parent.join(DEFINITION).is_file());
         let object_dir = if dir.is_some() { object_dir } else { beside() };
-        return Ok(Place {
-            object_dir,
-            data,
-        });
+        return Ok(Place { object_dir, data });
     }
     let inner = named.join(DATA);
     if object_dir.is_some() || inner.join("lineage").is_dir() {
@@ -191,7 +188,11 @@ mod tests {
         let data = temp.path().canonicalize().unwrap();
         assert_eq!(place(temp.path()).control_socket(), data.join("run/up.sock"));
         let (control, agent) = (place(&deep).control_socket(), place(&deep).agent_socket());
-        assert!(control.as_os_str().len() <= MAX_SOCKET_PATH, "{}", control.display());
+        assert!(
+            control.as_os_str().len() <= MAX_SOCKET_PATH,
+            "{}",
+            control.display()
+        );
         assert_eq!(control.parent(), agent.parent());
         assert_ne!(control, agent);
     }
@@ -208,6 +209,11 @@ mod tests {
         assert_eq!(mode(), 0o700);
         std::fs::remove_dir(temp.path().join("run")).unwrap();
         std::os::unix::fs::symlink("/", temp.path().join("run")).unwrap();
-        assert!(make_socket_dir(&socket).unwrap_err().to_string().contains("remove it"));
+        assert!(
+            make_socket_dir(&socket)
+                .unwrap_err()
+                .to_string()
+                .contains("remove it")
+        );
     }
 }

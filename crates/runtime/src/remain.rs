@@ -43,7 +43,8 @@ async fn step(resident: &Resident, timers: &Timers) -> Result<Duration, ledger::
     let next_timer = fire(resident, timers).await?;
     record_refusals(resident).await?;
     let next_seal = seal(resident).await?;
-    if let Verdict::Refuse(decision) = resident.decide(Action::Remain, resident.busy_inputs(Principal::Host))
+    if let Verdict::Refuse(decision) =
+        resident.decide(Action::Remain, resident.busy_inputs(Principal::Workload))
     {
         resident
             .reports()

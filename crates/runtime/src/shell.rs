@@ -165,7 +165,7 @@ impl Shell {
 
     /// The decision that ends an activation because of its workload.
     fn workload_decision(&self, end: WorkloadEnd) -> Box<Decision> {
-        let mut inputs = self.resident.busy_inputs(Principal::Host);
+        let mut inputs = self.resident.busy_inputs(Principal::Workload);
         inputs.standing.workload = Some(end);
         Box::new(self.resident.consider(Action::Remain, inputs))
     }
@@ -410,7 +410,7 @@ async fn watch(resident: Rc<Resident>, running: Rc<Running>) {
     let how = running.ended().await.to_string();
     pid1::reap(None);
     report("exited", how.clone(), began.elapsed());
-    let mut inputs = resident.busy_inputs(Principal::Host);
+    let mut inputs = resident.busy_inputs(Principal::Workload);
     inputs.standing.workload = Some(end);
     resident.say(Event::WorkloadEnded(
         how,

@@ -133,6 +133,7 @@ impl House {
 
     pub(super) async fn run(mut self) -> anyhow::Result<ExitCode> {
         let (errands_in, mut errands) = mpsc::channel(16);
+        crate::place::make_socket_dir(&self.place.control_socket())?;
         let control = desk::bind(&self.place.control_socket())?;
         let desk = tokio::task::LocalSet::new();
         desk.spawn_local(desk::serve(control, errands_in));
