@@ -12,6 +12,7 @@ use suijuris_core::lineage::{Body, Decision, State, Stored};
 use suijuris_store::{Depth, OpenError, Reader};
 
 use crate::place::Place;
+use crate::progress::Progress;
 
 /// Time between two looks of who follows.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -43,13 +44,16 @@ pub(crate) fn walk(
     mut each: impl FnMut(&State, &Stored) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let bundles = |id: &BundleId| reader.bundle(id).ok().map(|bundle| Arc::clone(bundle.schema()));
-    let mut records = reader.records(0..last.saturating_add(1))?;
+    let end = last.min(reader.state().head().seq).saturating_add(1);
+    let progress = Progress::of(Some(end), "gone through");
+    let mut records = reader.records(0..end)?;
     let first = records
         .next()
         .context("the history has no first record; run `suijuris verify`")??;
     let mut state = State::begin(&first, &bundles)?;
     for next in records {
         let next = next?;
+        progress.at(next.record.seq);
         each(&state, &next)?;
         state.apply(&next, &bundles)?;
     }

@@ -55,7 +55,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let place = args.at.locate()?;
     let mut follow = history::Follow::new(&place);
     let mut next = tail(args, &place)?;
-    while args.follow {
+    if !args.follow {
+        return Ok(Answer::Yes);
+    }
+    loop {
         follow.wait();
         let reader = history::open(&place)?;
         for stored in reader.records(next..u64::MAX)? {
@@ -66,7 +69,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
             }
         }
     }
-    Ok(Answer::Yes)
 }
 
 /// Shows what is there; the position of what comes next.

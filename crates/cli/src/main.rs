@@ -13,6 +13,7 @@ mod memory;
 mod new;
 mod owner;
 mod place;
+mod progress;
 mod proposal;
 mod ps;
 mod registry;
@@ -83,7 +84,7 @@ enum Command {
     Memory(memory::Command),
     Log(log::Args),
     Why(why::Args),
-    WhatIf(what_if::Args),
+    WhatIf(Box<what_if::Args>),
     Wake(transition::WakeArgs),
     Sleep(transition::SleepArgs),
     Verify(verify::Args),

@@ -52,7 +52,7 @@ pub(crate) fn assignments(
     Ok(values)
 }
 
-/// For a field that holds text in JSON, `5` and `true` are text too.
+/// For a field that holds text in JSON, `5` and `true` are text too; `null` stands for nothing.
 fn typed(field: &str, text: &str, memory: &Memory) -> serde_json::Value {
     let is_text = |kind: &Kind| {
         matches!(
@@ -61,7 +61,7 @@ fn typed(field: &str, text: &str, memory: &Memory) -> serde_json::Value {
         )
     };
     match (memory.schema().field(field), value(text)) {
-        (_, quoted @ serde_json::Value::String(_)) => quoted,
+        (_, json @ (serde_json::Value::String(_) | serde_json::Value::Null)) => json,
         (Some(field), _) if is_text(&field.kind) => serde_json::Value::String(text.to_owned()),
         (_, json) => json,
     }

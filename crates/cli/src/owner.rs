@@ -18,7 +18,7 @@ use crate::screen;
 const PATH: &str = "SUIJURIS_OWNER_KEY";
 
 /// Bytes of the file at most: the digits and an end of line.
-const MAX_BYTES: u64 = 66;
+const MAX_BYTES: usize = 66;
 
 /// Why there is no owner's key.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +68,9 @@ fn read(path: &Path) -> Result<SecretKey, Error> {
     if file.metadata().map_err(failed)?.permissions().mode() & 0o077 != 0 {
         return Err(Error::Open(path.display().to_string()));
     }
-    let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES as usize));
+    let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES));
     let not_a_key = || Error::NotAKey(path.to_owned());
-    file.take(MAX_BYTES)
+    file.take(MAX_BYTES as u64)
         .read_to_string(&mut text)
         .map_err(|_| not_a_key())?;
     let mut seed: Digest = text.trim_end().parse().map_err(|_| not_a_key())?;
@@ -136,10 +136,10 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("owner.key");
         make(&path).unwrap();
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(read(&path), Err(Error::Open(_))));
         for text in ["", "00", &"g".repeat(64), &"0".repeat(70)] {
-            fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
             fs::write(&path, text).unwrap();
             assert!(matches!(read(&path), Err(Error::NotAKey(_))), "{text}");
         }

@@ -174,7 +174,8 @@ impl Options {
                 By::Caller
             }
             (_, Some(TriggerKind::Timer)) => By::Timer,
-            (Action::Remain, _) | (_, Some(TriggerKind::Boot)) => By::Host,
+            (Action::Remain, _) => By::Workload,
+            (_, Some(TriggerKind::Boot)) => By::Host,
             _ => By::Controller,
         };
         Ok(match self.by.unwrap_or(likely) {

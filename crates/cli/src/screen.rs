@@ -3,7 +3,7 @@
 //! Colour only on a terminal that wants it, and never alone.
 
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 
 use serde::Serialize;
 use suijuris_core::memory::{Plain, Value};

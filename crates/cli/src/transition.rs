@@ -51,7 +51,18 @@ fn propose(at: &Where, question: &ToUp, json: bool) -> anyhow::Result<Answer> {
     match control::ask(&place, question)? {
         Some(Reply::Verdict(verdict)) => tell(&verdict, json),
         Some(Reply::Error { code, message }) => anyhow::bail!("{message} [{code}]"),
-        Some(_) => anyhow::bail!("`up` answers something else than was asked; is it of another version?"),
+        // Nothing to decide: it is so already.
+        Some(Reply::Status { phase, .. }) => {
+            if json {
+                screen::print_json(&serde_json::json!({"outcome": "already", "phase": phase}))?;
+            } else {
+                screen::print(&format!("already {phase}\n"))?;
+            }
+            Ok(Answer::Yes)
+        }
+        Some(Reply::Patched { .. }) => {
+            anyhow::bail!("`up` answers something else than was asked; is it of another version?")
+        }
         None => anyhow::bail!(
             "nobody runs this object; start it with `suijuris up {}`",
             place.name()

@@ -1,10 +1,8 @@
 //! `verify`: a whole history, offline: every record, every signature, every bundle compiled again.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use suijuris_bundle::Files;
 use suijuris_core::id::BundleId;
@@ -12,6 +10,7 @@ use suijuris_store::{Home, OpenError, Place as At, Reader, Shelf, Verified};
 
 use crate::Answer;
 use crate::place::Where;
+use crate::progress::Progress;
 use crate::screen::{self, Screen, Tone};
 
 /// Verify a history offline: every record, every signature, every rule
@@ -93,15 +92,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 }
 
 fn verify(home: &Home) -> anyhow::Result<Outcome> {
-    let (bar, started, mut last) = (progress(), Instant::now(), None);
-    let read = Reader::verify(home, |verified: Verified| {
-        if bar.is_hidden() && verified.records % 256 == 0 && started.elapsed() > QUIET {
-            bar.set_draw_target(ProgressDrawTarget::stderr());
-        }
-        bar.set_position(verified.records);
-        last = Some(verified);
-    });
-    bar.finish_and_clear();
+    let mut last = None;
+    let read = {
+        let progress = Progress::of(None, "verified");
+        Reader::verify(home, |verified: Verified| {
+            progress.at(verified.records);
+            last = Some(verified);
+        })
+    };
     let records = last.map_or(0, |verified| verified.records);
     let reader = match read {
         Ok(reader) => reader,
@@ -128,15 +126,6 @@ fn verify(home: &Home) -> anyhow::Result<Outcome> {
         bundles: bundles.iter().map(ToString::to_string).collect(),
         fault,
     })
-}
-
-/// A bar that shows after this time, on a terminal: what takes less needs none.
-const QUIET: Duration = Duration::from_secs(1);
-
-fn progress() -> ProgressBar {
-    let style = ProgressStyle::with_template("{spinner} {pos} records verified, {per_sec}");
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
-    ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()).with_style(style)
 }
 
 /// What does not hold; an error where the question could not be asked.

@@ -132,21 +132,25 @@ fn select(
     }
 }
 
-/// Makes a decision again on the states that were in force at its instant. Mostly that is the one before its record;
-/// a refusal that is counted later was made earlier, and several records may share one millisecond.
+/// Makes a decision again on the state it was made on: one in force at its instant and older than the first record that
+/// keeps it. Mostly that is the one before its record; a refusal that is counted again later was made earlier, and
+/// several records may share one millisecond.
 fn remake(reader: &Reader, stored: Stored, decision: Decision) -> anyhow::Result<Found> {
     let (at, recorded) = (decision.inputs.now.at, codec::encode(&decision)?);
     let mut best: Option<(State, Decision, bool)> = None;
+    let mut kept = false;
     history::walk(reader, stored.record.seq, |state, next| {
-        if state.head().at > at || next.record.at < at && next.record.seq < stored.record.seq {
-            return Ok(());
+        let in_force =
+            state.head().at <= at && (next.record.at >= at || next.record.seq == stored.record.seq);
+        if in_force && !kept {
+            let bundle = reader.bundle(&state.head().bundle)?;
+            let again = decide::replay(View::new(state, &bundle.rules), &decision);
+            let same = codec::encode(&again)? == recorded;
+            if same || !best.as_ref().is_some_and(|(_, _, same)| *same) {
+                best = Some((state.clone(), again, same));
+            }
         }
-        let bundle = reader.bundle(&state.head().bundle)?;
-        let again = decide::replay(View::new(state, &bundle.rules), &decision);
-        let same = codec::encode(&again)? == recorded;
-        if same || !best.as_ref().is_some_and(|(_, _, same)| *same) {
-            best = Some((state.clone(), again, same));
-        }
+        kept |= history::decision(&next.record.body) == Some(&decision);
         Ok(())
     })?;
     let (state, again, _) =

@@ -56,19 +56,16 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// The directory, if one is named, and `FIELD=VALUE` texts.
+    /// The directory, if one is named, and `FIELD=VALUE` texts. A word alone is a directory; so is the first one that
+    /// assigns nothing before others that do, or before a field and its value.
     fn read(&self) -> (Option<&Path>, Vec<String>) {
-        let assigns = |word: &String| {
-            word.split_once('=')
-                .is_some_and(|(field, _)| super::is_field(field))
+        let assigns = |word: &String| word.contains('=');
+        let is_dir = |word: &String, rest: &[String]| {
+            !assigns(word)
+                && (!super::is_field(word) || matches!(rest.len(), 0 | 2) || rest.iter().any(assigns))
         };
         let (dir, rest) = match self.words.as_slice() {
-            [dir, rest @ ..]
-                if !assigns(dir)
-                    && (!super::is_field(dir) || rest.iter().any(assigns) || rest.len() == 2) =>
-            {
-                (Some(Path::new(dir)), rest)
-            }
+            [dir, rest @ ..] if is_dir(dir, rest) => (Some(Path::new(dir)), rest),
             words => (None, words),
         };
         match rest {
@@ -231,12 +228,12 @@ impl Here {
     }
 
     fn record(&self, body: Body) -> anyhow::Result<()> {
-        self.writer.stage(Draft {
+        let ticket = self.writer.stage(Draft {
             body,
             at: self.now.at,
             bundle: None,
             sign: Sign::Now,
         })?;
-        Ok(self.writer.flush()?)
+        Ok(ticket.wait()?)
     }
 }

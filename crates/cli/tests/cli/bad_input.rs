@@ -1,7 +1,9 @@
 //! Whatever is wrong gets a clear answer and the right exit code.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 
 use crate::rig::Rig;
 
@@ -27,7 +29,7 @@ fn what_cannot_be_meant_or_used_says_what_to_do() {
         (&["check", "empty"], 3, "object.toml"),
         (&["why", "hello", "99"], 2, "ends at 7"),
         (&["why", "hello", "0"], 2, "keeps no such decision"),
-        (&["why", "hello", "1", "2"], 2, "one position"),
+        (&["why", "1", "2"], 2, "one position"),
         (&["why", "hello", "--action", "dream"], 2, "is not one of"),
         (&["what-if", "hello"], 2, "--action"),
         (
@@ -95,4 +97,54 @@ fn values_cannot_play_tricks_on_a_terminal() {
             "{args:?}: {out}"
         );
     }
+}
+
+#[test]
+fn whatever_listens_in_the_place_of_up_gets_no_further_than_an_error() {
+    let rig = Rig::new();
+    let object = rig.found("http", "hello");
+    let run = object.home.run_dir();
+    fs::create_dir_all(&run).unwrap();
+    for (answer, says) in [
+        (&b""[..], "ended before it answered"),
+        (b"\n", "something else than a reply"),
+        (b"{\"patched\":{\"seq\":-1}}\n", "something else than a reply"),
+        (b"\xff\xfe\n", "does not answer"),
+        (&[b'['; 300_000], "something else than a reply"),
+    ] {
+        let listener = UnixListener::bind(run.join("up.sock")).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+                // Whoever asked may hang up before it has read all of this.
+                let _ = stream.write_all(answer);
+            });
+            let ran = rig.run(&["wake", "hello"]).code(3);
+            assert!(ran.err.contains(says), "{says}: {}", ran.err);
+        });
+        fs::remove_file(run.join("up.sock")).unwrap();
+    }
+}
+
+#[test]
+fn notes_of_nonsense_are_passed_over() {
+    let rig = Rig::new();
+    let object = rig.found("http", "hello");
+    let notes = rig.path().join("share/suijuris/objects");
+    fs::create_dir_all(notes.join(format!("{}.json", suijuris_core::ObjectId::of(b"directory")))).unwrap();
+    let path = notes.join(format!("{}.json", object.id));
+    for note in [&b"{"[..], b"[]", b"{\"name\":5}", b"\xff", &[b' '; 100_000]] {
+        fs::write(&path, note).unwrap();
+        assert_eq!(rig.run(&["ps", "--json"]).code(0).out, "[]\n");
+    }
+    let note = serde_json::json!({"name": "hello", "data": object.data(), "object_dir": null, "url": null});
+    fs::write(&path, note.to_string()).unwrap();
+    fs::write(object.data().join("checkpoint"), "nonsense").unwrap();
+    let known = rig.run(&["ps", "--json"]).code(0).json();
+    assert_eq!(known[0]["phase"], "unreadable");
+    assert!(
+        known[0]["error"].as_str().unwrap().contains("checkpoint"),
+        "{known}"
+    );
 }

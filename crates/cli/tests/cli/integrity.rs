@@ -24,15 +24,12 @@ fn used(object: &Object) -> Vec<u8> {
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let (path, target) = (
-            entry.as_ref().unwrap().path(),
-            to.join(entry.unwrap().file_name()),
-        );
-        if path.is_dir() {
-            copy(&path, &target)
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
         } else {
-            drop(fs::copy(path, target).unwrap())
+            fs::copy(entry.path(), target).unwrap();
         }
     }
 }
@@ -62,7 +59,7 @@ fn a_copy_is_verified_without_the_definition_the_key_or_the_network() {
     );
 }
 
-// proves B8, A6
+// proves B8
 #[test]
 fn every_flipped_byte_is_found_and_its_record_named() {
     let rig = Rig::new();

@@ -210,6 +210,7 @@ fn check_prints_the_bundle_or_everything_that_is_wrong() {
     assert!(place["line"].as_u64().unwrap() > 1, "{json}");
 }
 
+// proves G2
 #[test]
 fn every_command_has_help_with_an_example_and_completions_know_it() {
     let rig = Rig::new();

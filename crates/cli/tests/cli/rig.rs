@@ -11,7 +11,7 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{self, View};
 use suijuris_core::governance::{Action, Protocol, TriggerKind};
 use suijuris_core::id::Digest;
-use suijuris_core::inputs::{Activity, Caller, Inputs, Principal, Request, Trigger};
+use suijuris_core::inputs::{Activity, Inputs, Principal, Request, Trigger};
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Mutated, Refused, State, Woke};
 use suijuris_core::memory::{Name, Value, Write};
@@ -215,7 +215,7 @@ impl Live {
     }
 
     pub(crate) fn request(&self) -> Decision {
-        let mut inputs = Inputs::new(self.now(), Principal::Caller(Box::new(Caller::default())));
+        let mut inputs = Inputs::new(self.now(), Principal::Caller(Box::default()));
         inputs.trigger = Some(Trigger::new(TriggerKind::Request));
         inputs.request = Some(Request {
             method: "GET".to_owned(),
@@ -251,7 +251,7 @@ impl Live {
     }
 
     pub(crate) fn sleep(&self) {
-        let mut inputs = Inputs::new(self.now(), Principal::Host);
+        let mut inputs = Inputs::new(self.now(), Principal::Workload);
         inputs.activity = Some(Activity {
             active: Span(60_000),
             idle: Span(20_000),
@@ -289,7 +289,6 @@ impl Live {
             bundle: None,
             sign: Sign::Now,
         };
-        self.writer.stage(draft).unwrap();
-        self.writer.flush().unwrap();
+        self.writer.stage(draft).unwrap().wait().unwrap();
     }
 }

@@ -164,6 +164,14 @@ fn up(object: &Object, replies: Vec<Reply>) -> JoinHandle<Vec<ToUp>> {
     })
 }
 
+fn status(phase: &str) -> Reply {
+    Reply::Status {
+        phase: phase.to_owned(),
+        pid: 77,
+        url: "http://127.0.0.1:1/".to_owned(),
+    }
+}
+
 fn verdict(action: &str, outcome: &str) -> Reply {
     Reply::Verdict(Verdict {
         action: action.to_owned(),
@@ -194,7 +202,12 @@ fn wake_and_sleep_ask_whoever_runs_the_object() {
     };
     let asked = up(
         &object,
-        vec![verdict("wake", "refuse"), verdict("sleep", "permit"), error],
+        vec![
+            verdict("wake", "refuse"),
+            verdict("sleep", "permit"),
+            error,
+            status("active"),
+        ],
     );
     let refused = rig.run(&["wake", "hello"]).code(1).out;
     assert!(
@@ -211,7 +224,11 @@ fn wake_and_sleep_ask_whoever_runs_the_object() {
             .err
             .contains("it is going to sleep [draining]")
     );
-    assert_eq!(asked.join().unwrap(), [ToUp::Wake, ToUp::Sleep, ToUp::Wake]);
+    assert_eq!(rig.run(&["wake", "hello"]).code(0).out, "already active\n");
+    assert_eq!(
+        asked.join().unwrap(),
+        [ToUp::Wake, ToUp::Sleep, ToUp::Wake, ToUp::Wake]
+    );
     rig.run(&["wake", "hello"]).code(3);
 }
 
@@ -219,11 +236,6 @@ fn wake_and_sleep_ask_whoever_runs_the_object() {
 fn a_running_object_is_written_and_shown_through_up() {
     let rig = Rig::new();
     let object = rig.found("http", "hello");
-    let status = Reply::Status {
-        phase: "waking".to_owned(),
-        pid: 77,
-        url: "http://127.0.0.1:1/".to_owned(),
-    };
     let refused = |code: &str| Reply::Error {
         code: code.to_owned(),
         message: "no".to_owned(),
@@ -234,7 +246,12 @@ fn a_running_object_is_written_and_shown_through_up() {
     };
     let asked = up(
         &object,
-        vec![patched, status, refused("memory_conflict"), refused("disk_full")],
+        vec![
+            patched,
+            status("waking"),
+            refused("memory_conflict"),
+            refused("disk_full"),
+        ],
     );
     let set = |text| rig.run(&["memory", "set", "hello", text, "--json"]);
     assert_eq!(set("open=false").code(0).json()["seq"], 9);
