@@ -19,6 +19,7 @@ mod ps;
 mod registry;
 mod screen;
 mod show;
+mod sleeping;
 mod telling;
 mod transition;
 mod up;

@@ -57,7 +57,7 @@ const BUDGETS: &[Budget] = &[
             "thiserror", "tokio"] },
     Budget { name: "runtime", why: "it runs inside every machine with the object's keys in reach",
         allowed: &["base64", "bytes", "ed25519-dalek", "getrandom", "http", "http-body-util", "httparse", "hyper", "hyper-util", "ipld-core",
-            "jiff", "jsonwebtoken", "libc", "nix", "serde", "serde_bytes", "serde_ipld_dagcbor", "serde_json", "sha2", "thiserror", "tokio",
+            "jiff", "lexopt", "libc", "nix", "p256", "rsa", "serde", "serde_bytes", "serde_ipld_dagcbor", "serde_json", "sha2", "thiserror", "tokio",
             "toml", "zeroize"] },
 ];
 

@@ -6,19 +6,15 @@ use std::path::{Path, PathBuf};
 use suijuris_api::agent::Patch;
 use suijuris_api::control::{Reply, ToUp};
 use suijuris_api::verdict;
-use suijuris_core::decide::{self, Verdict, View};
-use suijuris_core::governance::Action;
-use suijuris_core::id::Digest;
-use suijuris_core::inputs::{Host, Inputs, Principal};
-use suijuris_core::key::PublicKey;
-use suijuris_core::lineage::{Body, Mutated, Phase, Refused, Unsealed};
-use suijuris_core::memory::{Change, Value, Write};
+use suijuris_core::inputs::{Host, Principal};
+use suijuris_core::lineage::{Body, Refused};
 use suijuris_core::time::{Now, Span};
-use suijuris_runtime::patch::{self, Parsed};
-use suijuris_store::{Depth, Draft, Secret, Sign, Sizes, Writer};
+use suijuris_runtime::patch;
+use suijuris_store::{Depth, Sizes, Writer};
 
 use crate::place::{Place, locate};
 use crate::screen;
+use crate::sleeping::{self, Written};
 use crate::{Answer, Usage, clock, control, history, owner, transition};
 
 /// Write memory, as the object's owner
@@ -148,92 +144,37 @@ impl Here {
             );
             return Ok(Answer::No);
         }
-        let parsed = match patch::parse(patch, self.writer.published().memory()) {
-            Err(error @ (patch::Error::Conflict(_) | patch::Error::RootConflict)) => {
-                screen::note(&format!("not written: {error}"));
-                return Ok(Answer::No);
-            }
-            parsed => parsed?,
+        sleeping::settle_crash(&self.writer, self.now.at)?;
+        let bundle = {
+            let id = self.writer.published().head().bundle;
+            self.writer.shelf().bundle(&id)?
         };
-        self.settle_crash()?;
-        let answer = match self.decide(owner, &parsed)? {
-            Verdict::Permit(..) => {
-                let change = self.keep_secrets(parsed)?;
-                self.record(Body::Mutated(Mutated {
-                    by: "controller".to_owned(),
-                    change,
-                }))?;
-                let (seq, root) = {
-                    let state = self.writer.published();
-                    (state.head().seq, state.memory().root().hex())
-                };
-                written(seq, &root, json)?
-            }
-            Verdict::Refuse(decision) => {
+        let host = Host {
+            provider: "process".to_owned(),
+            ..Host::default()
+        };
+        let owner = Principal::Controller(vec![owner]);
+        let answer = match sleeping::write(&self.writer, &bundle, owner, host, self.now, patch) {
+            Ok(Written::Done { seq, root, .. }) => written(seq, &root, json)?,
+            Ok(Written::Refused(decision)) => {
                 transition::tell(&verdict::verdict(&decision, "runtime"), json)?;
-                self.record(Body::Refused(Box::new(Refused {
+                let refused = Refused {
                     decision: *decision,
                     times: 1,
                     window: Span(0),
                     at: "runtime".to_owned(),
                     fired: BTreeMap::new(),
-                })))?;
+                };
+                sleeping::record(&self.writer, Body::Refused(Box::new(refused)), self.now.at)?;
                 Answer::No
             }
+            Err(sleeping::Error::Patch(error @ (patch::Error::Conflict(_) | patch::Error::RootConflict))) => {
+                screen::note(&format!("not written: {error}"));
+                return Ok(Answer::No);
+            }
+            Err(error) => return Err(error.into()),
         };
         self.writer.close()?;
         Ok(answer)
-    }
-
-    /// An activation whose process died holds the key of its epoch; nothing can be written before its end is recorded.
-    fn settle_crash(&self) -> anyhow::Result<()> {
-        let left = self.writer.staged(|state| {
-            let head = state.head();
-            let unsealed = Unsealed {
-                mutations: head.uncovered(),
-                sealed: head.sealed,
-            };
-            (head.phase == Phase::Active).then_some(unsealed)
-        });
-        left.map_or(Ok(()), |unsealed| self.record(Body::Unsealed(unsealed)))
-    }
-
-    fn decide(&self, owner: PublicKey, parsed: &Parsed) -> anyhow::Result<Verdict> {
-        let state = self.writer.published().clone();
-        let bundle = self.writer.shelf().bundle(&state.head().bundle)?;
-        let mut inputs = Inputs::new(self.now, Principal::Controller(vec![owner]));
-        inputs.host = Host {
-            provider: "process".to_owned(),
-            ..Host::default()
-        };
-        inputs.fields = parsed
-            .change
-            .keys()
-            .chain(parsed.secrets.keys())
-            .map(ToString::to_string)
-            .collect();
-        let view = View::new(&state, &bundle.rules);
-        Ok(decide::decide(view, Action::Mutate, state.head().object, inputs))
-    }
-
-    fn keep_secrets(&self, parsed: Parsed) -> anyhow::Result<Change> {
-        let mut change = parsed.change;
-        for (name, value) in parsed.secrets {
-            let mut salt = Digest([0; 32]);
-            getrandom::fill(&mut salt.0)?;
-            let commitment = self.writer.home().keep_secret(&Secret { salt, value })?;
-            change.insert(name, Write::Set(Value::Commitment(commitment)));
-        }
-        Ok(change)
-    }
-
-    fn record(&self, body: Body) -> anyhow::Result<()> {
-        let ticket = self.writer.stage(Draft {
-            body,
-            at: self.now.at,
-            bundle: None,
-            sign: Sign::Now,
-        })?;
-        Ok(ticket.wait()?)
     }
 }

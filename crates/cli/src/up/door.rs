@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use suijuris_api::agent::Patch;
 use suijuris_api::{Problem, verdict};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{Verdict, View, decide, foresee};
@@ -19,12 +20,12 @@ use suijuris_gate::probe::{Found, Probe};
 use suijuris_gate::{Limits, Refusal, RequestHead, refusal};
 use suijuris_runtime::callers::Callers;
 use suijuris_runtime::refusals::Refusals;
-use suijuris_store::{Draft, Sign, Writer};
+use suijuris_store::Writer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::founding::settle_crash;
+use crate::sleeping::{self, Written};
 
 /// Time for a request head at most.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -304,7 +305,7 @@ impl Asleep {
         host: Host,
         reading: Reading,
     ) -> anyhow::Result<Self> {
-        settle_crash(&writer, reading)?;
+        sleeping::settle_crash(&writer, reading.wall)?;
         let (id, at) = {
             let state = writer.published();
             (state.head().object.to_string(), state.head().at)
@@ -411,7 +412,7 @@ impl Asleep {
         for mut refused in self.refusals.take(reading.wall, all) {
             "door".clone_into(&mut refused.at);
             refused.fired = std::mem::take(&mut fired);
-            self.commit(Body::Refused(Box::new(refused.clone())), at)?;
+            sleeping::record(&self.writer, Body::Refused(Box::new(refused.clone())), at)?;
             recorded.push(refused);
         }
         if !fired.is_empty() {
@@ -420,35 +421,21 @@ impl Asleep {
                 fired,
                 admitted: Vec::new(),
             };
-            self.commit(Body::Seal(seal), at)?;
+            sleeping::record(&self.writer, Body::Seal(seal), at)?;
         }
         Ok(recorded)
     }
 
-    fn commit(&self, body: Body, at: suijuris_core::time::Timestamp) -> anyhow::Result<()> {
-        Ok(self
-            .writer
-            .stage(Draft {
-                body,
-                at,
-                bundle: None,
-                sign: Sign::Now,
-            })?
-            .wait()?)
+    /// An owner's write.
+    pub(super) fn write(&mut self, patch: &Patch, reading: Reading) -> Result<Written, sleeping::Error> {
+        let owner = Principal::Controller(self.look(|state| state.head().controllers.clone()));
+        let now = self.now(reading);
+        sleeping::write(&self.writer, &self.bundle, owner, self.host.clone(), now, patch)
     }
 
     /// Looks at the state.
     pub(super) fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         look(&self.writer.published())
-    }
-
-    /// Decides for the words alone.
-    pub(super) fn consider(&self, action: Action, inputs: Inputs) -> Decision {
-        suijuris_core::decide::consider(
-            View::new(&self.writer.published(), &self.bundle.rules),
-            action,
-            inputs,
-        )
     }
 
     /// The bundle in force.

@@ -10,7 +10,7 @@ use suijuris_core::decide::{Verdict, View, decide};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Amended, Body, Phase, Statement, Unsealed};
+use suijuris_core::lineage::{Amended, Body, Statement};
 use suijuris_core::time::{Ratchet, Reading};
 use suijuris_runtime::clock::Clock;
 use suijuris_store::{BundleFiles, Depth, Draft, Founding, Home, Sign, Sizes, Writer, found};
@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::say::Say;
 use crate::owner;
 use crate::place::Place;
+use crate::sleeping;
 
 /// An object that can be woken.
 pub(super) struct Founded {
@@ -109,7 +110,7 @@ fn found_object(home: &Home, built: &Built, reading: Reading) -> anyhow::Result<
 
 /// Proposes the new definition to the object; whether it took it.
 fn amend(writer: &Writer, built: &Built, reading: Reading, say: &Say) -> anyhow::Result<bool> {
-    settle_crash(writer, reading)?;
+    sleeping::settle_crash(writer, reading.wall)?;
     let key = owner::owner_key()?;
     let (decision, from) = {
         let state = writer.published();
@@ -168,28 +169,4 @@ fn approval_hint(key: &SecretKey) -> String {
         "the amendment was not recorded; the owner's key here is {}",
         key.public()
     )
-}
-
-/// Records that the last activation ended without the object's own act, where it did.
-pub(super) fn settle_crash(writer: &Writer, reading: Reading) -> anyhow::Result<()> {
-    let left = writer.staged(|state| {
-        let head = state.head();
-        let unsealed = Unsealed {
-            mutations: head.uncovered(),
-            sealed: head.sealed,
-        };
-        (head.phase == Phase::Active).then_some(unsealed)
-    });
-    if let Some(unsealed) = left {
-        let body = Body::Unsealed(unsealed);
-        writer
-            .stage(Draft {
-                body,
-                at: reading.wall,
-                bundle: None,
-                sign: Sign::Now,
-            })?
-            .wait()?;
-    }
-    Ok(())
 }

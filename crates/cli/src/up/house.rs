@@ -7,23 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use suijuris_api::agent::Patch;
 use suijuris_api::channel::Packet;
 use suijuris_api::control::{FromRuntime, Reply, ToRuntime, ToUp};
 use suijuris_api::{Event, verdict};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::{Action, TriggerKind};
-use suijuris_core::inputs::{Host, Inputs, Principal, Trigger};
-use suijuris_core::lineage::{Body, Decision, Fired, Mutated, Refused};
-use suijuris_core::memory::{Value, Write};
+use suijuris_core::inputs::{Host, Principal, Trigger};
+use suijuris_core::lineage::{Fired, Refused};
+use suijuris_core::time::Reading;
 use suijuris_runtime::clock::Clock;
 use suijuris_runtime::config::Launch;
-use suijuris_runtime::patch;
-use suijuris_store::{Depth, Draft, Home, Secret, Sign, Sizes, Writer};
+use suijuris_store::{Depth, Home, Sizes, Writer};
 use suijuris_vehicle::Driver as _;
 use suijuris_vehicle::machine::{Exit, Signal};
 use suijuris_vehicle::process::Process;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -35,15 +34,13 @@ use super::machine::{self, Running};
 use super::say::Say;
 use crate::place::Place;
 use crate::registry;
+use crate::sleeping::{self, Written};
 
 /// Visitors whose heads are being read, at most; further ones wait in the socket's backlog.
 const MAX_VISITORS: usize = 1_024;
 
 /// Time for the runtime to leave after its last word, and for a host stop, at most.
 const LEAVE_WITHIN: Duration = Duration::from_secs(30);
-
-/// Size of a printed line of a workload at most, bytes.
-const MAX_LINE: usize = 4_096;
 
 /// How the object is housed now.
 enum Stay {
@@ -322,7 +319,7 @@ impl House {
                     state: "started".to_owned(),
                     detail,
                 });
-                let output = forward_output(&mut running, &self.say);
+                let output = running.forward_output(&self.say);
                 let replies = BTreeMap::new();
                 let awake = Awake {
                     running,
@@ -551,7 +548,7 @@ impl House {
             (Stay::Asleep(asleep), ToUp::Patch(patch)) => {
                 let wakes = wakes(asleep, &patch);
                 let owner = owner(asleep);
-                let reply = write_asleep(asleep, &self.home, &patch, self.clock.reading(), &self.say);
+                let reply = write_asleep(asleep, &patch, self.clock.reading(), &self.say);
                 let written = matches!(reply, Reply::Patched { .. });
                 let _ = answer.send(reply);
                 if let Some(field) = wakes.filter(|_| written) {
@@ -698,7 +695,7 @@ fn owner(asleep: &Asleep) -> Principal {
 }
 
 /// The first field of the patch whose changes propose a wake.
-fn wakes(asleep: &Asleep, patch: &suijuris_api::agent::Patch) -> Option<String> {
+fn wakes(asleep: &Asleep, patch: &Patch) -> Option<String> {
     let schema = &asleep.bundle().manifest.memory;
     let names = patch.set.keys().chain(patch.append.keys()).chain(&patch.unset);
     names
@@ -708,54 +705,13 @@ fn wakes(asleep: &Asleep, patch: &suijuris_api::agent::Patch) -> Option<String> 
 }
 
 /// An owner's write while the object sleeps: decided, recorded, durable.
-fn write_asleep(
-    asleep: &mut Asleep,
-    home: &Home,
-    patch: &suijuris_api::agent::Patch,
-    reading: suijuris_core::time::Reading,
-    say: &Say,
-) -> Reply {
+fn write_asleep(asleep: &mut Asleep, patch: &Patch, reading: Reading, say: &Say) -> Reply {
     let error = |code: &str, message: String| Reply::Error {
         code: code.to_owned(),
         message,
     };
-    let parsed = match asleep.look(|state| patch::parse(patch, state.memory())) {
-        Ok(parsed) => parsed,
-        Err(wrong) => return error(wrong.status().1, wrong.to_string()),
-    };
-    let mut inputs = Inputs::new(asleep.now(reading), owner(asleep));
-    inputs.fields = parsed
-        .change
-        .keys()
-        .chain(parsed.secrets.keys())
-        .map(ToString::to_string)
-        .collect();
-    let fields: Vec<String> = inputs.fields.iter().cloned().collect();
-    let decision: Decision = asleep.consider(Action::Mutate, inputs);
-    if decision.outcome != suijuris_core::lineage::Outcome::Permit {
-        return error("refused", verdict::reasons(&decision).join("; "));
-    }
-    let mut change = parsed.change;
-    for (name, value) in parsed.secrets {
-        match keep_secret(home, value) {
-            Ok(commitment) => change.insert(name, Write::Set(Value::Commitment(commitment))),
-            Err(wrong) => return error("not_durable", format!("{wrong:#}")),
-        };
-    }
-    let body = Body::Mutated(Mutated {
-        by: "controller".to_owned(),
-        change,
-    });
-    let draft = Draft {
-        body,
-        at: asleep.now(reading).at,
-        bundle: None,
-        sign: Sign::Now,
-    };
-    let staged = asleep.writer.stage(draft).map_err(anyhow::Error::from);
-    match staged.and_then(|ticket| ticket.wait().map_err(Into::into)) {
-        Ok(()) => {
-            let (seq, root) = asleep.look(|state| (state.head().seq, state.memory().root().hex()));
+    match asleep.write(patch, reading) {
+        Ok(Written::Done { seq, root, fields }) => {
             say.event(Event::Mutated {
                 fields,
                 by: "controller".to_owned(),
@@ -763,47 +719,14 @@ fn write_asleep(
             });
             Reply::Patched { seq, root }
         }
-        Err(wrong) => error("not_durable", format!("{wrong:#}")),
-    }
-}
-
-fn keep_secret(home: &Home, value: Value) -> anyhow::Result<suijuris_core::id::Digest> {
-    let mut salt = [0; 32];
-    getrandom::fill(&mut salt)?;
-    Ok(home.keep_secret(&Secret {
-        salt: suijuris_core::id::Digest(salt),
-        value,
-    })?)
-}
-
-/// Prints what machine and workload write, line by line.
-fn forward_output(running: &mut Running, say: &Rc<Say>) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    for pipe in [running.machine.take_stdout(), running.machine.take_stderr()]
-        .into_iter()
-        .flatten()
-    {
-        let say = say.clone();
-        tasks.spawn_local(async move {
-            let mut reader = BufReader::with_capacity(MAX_LINE, pipe);
-            loop {
-                let Ok(bytes) = reader.fill_buf().await else {
-                    return;
-                };
-                if bytes.is_empty() {
-                    return;
-                }
-                let end = bytes
-                    .iter()
-                    .position(|byte| *byte == b'\n')
-                    .map_or(bytes.len(), |at| at + 1);
-                let line = String::from_utf8_lossy(bytes.get(..end).unwrap_or_default())
-                    .trim_end()
-                    .to_owned();
-                reader.consume(end);
-                say.event(Event::Output { line });
+        Ok(Written::Refused(decision)) => {
+            let message = verdict::reasons(&decision).join("; ");
+            match asleep.refused(*decision, Fired::new(), reading) {
+                Ok(_recorded) => error("refused", message),
+                Err(wrong) => error("not_durable", format!("{wrong:#}")),
             }
-        });
+        }
+        Err(sleeping::Error::Patch(wrong)) => error(wrong.status().1, wrong.to_string()),
+        Err(sleeping::Error::System(wrong)) => error("not_durable", format!("{wrong:#}")),
     }
-    tasks
 }

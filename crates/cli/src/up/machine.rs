@@ -8,14 +8,21 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::Context as _;
+use suijuris_api::Event;
 use suijuris_api::channel::{self, Channel};
 use suijuris_core::manifest;
 use suijuris_runtime::config::Launch;
 use suijuris_vehicle::Driver as _;
 use suijuris_vehicle::machine::{Network, Output, Spec};
 use suijuris_vehicle::process::{Isolation, Machine, Process};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::task::JoinSet;
 
+use super::say::Say;
 use crate::place::Place;
+
+/// Size of a printed line of a workload at most, bytes.
+const MAX_LINE: usize = 4_096;
 
 /// Number of the listening socket inside the machine.
 const LISTEN_FD: i32 = 3;
@@ -91,4 +98,38 @@ fn environment() -> BTreeMap<OsString, OsString> {
     kept.iter()
         .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)))
         .collect()
+}
+
+impl Running {
+    /// Prints what machine and workload write, line by line; the tasks end with the machine.
+    pub(super) fn forward_output(&mut self, say: &Rc<Say>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        for pipe in [self.machine.take_stdout(), self.machine.take_stderr()]
+            .into_iter()
+            .flatten()
+        {
+            let say = say.clone();
+            tasks.spawn_local(async move {
+                let mut reader = BufReader::with_capacity(MAX_LINE, pipe);
+                loop {
+                    let Ok(bytes) = reader.fill_buf().await else {
+                        return;
+                    };
+                    if bytes.is_empty() {
+                        return;
+                    }
+                    let end = bytes
+                        .iter()
+                        .position(|byte| *byte == b'\n')
+                        .map_or(bytes.len(), |at| at + 1);
+                    let line = String::from_utf8_lossy(bytes.get(..end).unwrap_or_default())
+                        .trim_end()
+                        .to_owned();
+                    reader.consume(end);
+                    say.event(Event::Output { line });
+                }
+            });
+        }
+        tasks
+    }
 }
