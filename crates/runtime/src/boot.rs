@@ -15,10 +15,11 @@ use suijuris_api::{Event as Report, Problem};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::lifecycle::Event;
+use suijuris_core::lineage::{Body, Quarantined};
 use suijuris_core::manifest::{self, Manifest};
 use suijuris_core::trigger::Timers;
 use suijuris_gate::{Control, Gate, HandedOver, Limits, Phase as GatePhase, Protocol, Upstream};
-use suijuris_store::Home;
+use suijuris_store::{Home, OpenError};
 use tokio::sync::mpsc;
 
 use crate::agent;
@@ -26,7 +27,7 @@ use crate::callers::Callers;
 use crate::clock::Clock;
 use crate::config::{Config, Launch};
 use crate::judge::GateJudge;
-use crate::ledger::{BootError, Ledger};
+use crate::ledger::{BootError, Ledger, Sign};
 use crate::pid1::{self, Role, Signal, Signals};
 use crate::report::{Reports, chain};
 use crate::resident::{Parts, Resident};
@@ -323,12 +324,25 @@ impl House {
                 resident.reports().error(error.code(), &error);
                 Left::Broken
             }
+            damage = resident.ledger().damage_behind() => quarantine(&resident, &damage).await,
             () = obey(self.signals, say, resident.clone()) => Left::Broken,
             () = hear(self.channel, hand_over, resident.clone()) => Left::Broken,
         };
         let _ = std::fs::remove_file(&self.config.agent_socket);
         left
     }
+}
+
+/// The history is damaged further back than opening had read: the object shuts itself away.
+async fn quarantine(resident: &Resident, damage: &OpenError) -> Left {
+    resident.reports().error(CODE_BROKEN_OBJECT, damage);
+    let body = Body::Quarantined(Quarantined {
+        reason: chain(damage),
+    });
+    if let Err(error) = resident.ledger().commit(body, resident.now().at, Sign::Now).await {
+        resident.reports().error(error.code(), &error);
+    }
+    Left::Broken
 }
 
 /// The agent socket cannot be made.

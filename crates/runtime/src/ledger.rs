@@ -12,7 +12,9 @@ use suijuris_core::key::Domain;
 use suijuris_core::lineage::{Body, Phase, State, Unsealed};
 use suijuris_core::memory::Value;
 use suijuris_core::time::{Now, Ratchet, Reading, Timestamp};
-use suijuris_store::{Depth, Draft, Home, OpenError, Secret, Sizes, StageError, Writer, secrets, shelf};
+use suijuris_store::{
+    Depth, Draft, Home, OpenError, Reader, Secret, Sizes, StageError, Writer, secrets, shelf,
+};
 use zeroize::Zeroizing;
 
 pub use suijuris_store::Sign;
@@ -87,6 +89,7 @@ pub struct Ledger {
     writer: Writer,
     ratchet: RefCell<Ratchet>,
     uncovered_since: Cell<Option<Instant>>,
+    whole: bool,
 }
 
 /// How deep a history is read before a wake.
@@ -109,21 +112,34 @@ impl Ledger {
     /// # Errors
     /// [`BootError`]: nothing may run.
     pub fn open(home: &Home) -> Result<(Self, Arc<Bundle>), BootError> {
-        let (writer, _recovery) = Writer::open(home, depth(home), Sizes::default())?;
+        let depth = depth(home);
+        let (writer, _recovery) = Writer::open(home, depth, Sizes::default())?;
         let (id, at) = {
             let state = writer.published();
             (state.head().bundle, state.head().at)
         };
         let bundle = writer.shelf().bundle(&id)?;
-        let ratchet = RefCell::new(Ratchet::new(at));
-        Ok((
-            Self {
-                writer,
-                ratchet,
-                uncovered_since: Cell::new(None),
-            },
-            bundle,
-        ))
+        let ledger = Self {
+            writer,
+            ratchet: RefCell::new(Ratchet::new(at)),
+            uncovered_since: Cell::new(None),
+            whole: matches!(depth, Depth::Whole),
+        };
+        Ok((ledger, bundle))
+    }
+
+    /// Resolves when the part of the history that opening had left out turns out to be damaged; never otherwise.
+    pub async fn damage_behind(&self) -> OpenError {
+        if self.whole {
+            return std::future::pending().await;
+        }
+        let home = self.writer.home().clone();
+        let verified = tokio::task::spawn_blocking(move || Reader::verify(&home, |_| {}).map(drop)).await;
+        match verified {
+            Ok(Err(damage)) => damage,
+            // Intact; or the runtime is ending and took the thread with it.
+            Ok(Ok(())) | Err(_) => std::future::pending().await,
+        }
     }
 
     /// Looks at everything durable.

@@ -121,7 +121,13 @@ fn words(event: &Event) -> Option<(&'static str, &'static str, String)> {
         } => {
             let trigger = trigger
                 .as_deref()
-                .map(|trigger| format!(" for a {trigger}"))
+                .map(|trigger| {
+                    if trigger == "manual" {
+                        " by hand".to_owned()
+                    } else {
+                        format!(" on {trigger}")
+                    }
+                })
                 .unwrap_or_default();
             let detail = if detail.is_empty() {
                 String::new()
