@@ -9,7 +9,7 @@
 //! needs = ["valgrind"]
 //! ```
 //!
-//! `needs` names programs without which it cannot run; `suijuris` and `suijuris-init` among them are built first. The program measures and prints with `suijuris_testkit::bench`, which also writes
+//! `features` names features of the package to build with. `needs` names programs without which it cannot run; `suijuris` and `suijuris-init` among them are built first. The program measures and prints with `suijuris_testkit::bench`, which also writes
 //! the results to the file that this module names.
 
 use std::collections::BTreeMap;
@@ -57,6 +57,9 @@ struct Entry {
     /// Programs it cannot do without.
     #[serde(default)]
     needs: Vec<String>,
+    /// Features of the package that its peers are behind.
+    #[serde(default)]
+    features: Vec<String>,
 }
 
 /// Runs the benches asked for. One that lacks a program is skipped with a word, or refused where it was asked for by name.
@@ -188,6 +191,8 @@ fn measure(shell: &Shell, bench: &Bench, target: &Path, path: &OsString, quick: 
             package,
             "--example",
             &entry.example,
+            "--features",
+            &entry.features.join(","),
         ],
     )
     .run()?;
