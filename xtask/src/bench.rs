@@ -217,6 +217,7 @@ mod tests {
     use super::*;
 
     fn bench(name: &str, needs: &[&str]) -> Bench {
+                features: Vec::new(),
         let needs = needs.iter().map(|&need| need.to_owned()).collect();
         Bench {
             name: name.to_owned(),
