@@ -217,7 +217,6 @@ mod tests {
     use super::*;
 
     fn bench(name: &str, needs: &[&str]) -> Bench {
-                features: Vec::new(),
         let needs = needs.iter().map(|&need| need.to_owned()).collect();
         Bench {
             name: name.to_owned(),
@@ -226,6 +225,7 @@ mod tests {
                 example: String::new(),
                 about: String::new(),
                 needs,
+                features: Vec::new(),
             },
         }
     }
