@@ -26,6 +26,9 @@ const KINDS: [&str; 14] = [
     "terminated",
 ];
 
+/// Records that `-n` keeps in memory at most.
+const MAX_LAST: usize = 100_000;
+
 /// Show an object's history, oldest record first
 #[derive(Debug, clap::Args)]
 #[command(
@@ -49,8 +52,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
-    if args.number.is_some_and(|number| number > 1_000_000) {
-        return Err(Usage("-n takes at most 1000000".to_owned()).into());
+    if args.number.is_some_and(|number| number > MAX_LAST) {
+        return Err(Usage(format!("-n takes at most {MAX_LAST}; leave it out for all")).into());
     }
     let place = args.at.locate()?;
     let mut follow = history::Follow::new(&place);

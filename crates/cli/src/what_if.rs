@@ -9,8 +9,9 @@ use suijuris_api::verdict;
 use suijuris_bundle::{Built, Style, build};
 use suijuris_core::decide::{self, View};
 use suijuris_core::governance::{Action, Vocabulary};
-use suijuris_core::lineage::{Body, Decision, Outcome, Phase, State};
+use suijuris_core::lineage::{Body, Decision, Outcome, Phase, State, Stored};
 use suijuris_core::memory::{Memory, Value, Write};
+use suijuris_core::time::Timestamp;
 use suijuris_store::Reader;
 
 use crate::place::Where;
@@ -109,7 +110,7 @@ fn now(args: &Args, action: Action, reader: &Reader) -> anyhow::Result<Answer> {
     })
 }
 
-fn as_if(memory: &Memory, set: &[String], at: suijuris_core::time::Timestamp) -> anyhow::Result<Memory> {
+fn as_if(memory: &Memory, set: &[String], at: Timestamp) -> anyhow::Result<Memory> {
     let mut memory = memory.clone();
     if set.is_empty() {
         return Ok(memory);
@@ -145,49 +146,111 @@ struct Changed {
     decision: Decision,
 }
 
+/// Changes that are listed; further ones are counted.
+const MAX_LISTED: usize = 1_000;
+
+/// What `what-if --rules --json` prints.
+#[derive(Debug, Serialize)]
+struct Amended {
+    bundle: String,
+    /// Recorded decisions, those that were only counted included.
+    judged: u64,
+    /// How many of them would come out otherwise.
+    would_change: u64,
+    /// The first of those.
+    changed: Vec<Changed>,
+}
+
 /// Recorded decisions under the rules of `built`.
 fn amended(reader: &Reader, built: &Built, json: bool) -> anyhow::Result<Answer> {
     let words = suijuris_bundle::vocabulary(&built.manifest);
-    let (mut judged, mut changed) = (0_u64, Vec::<Changed>::new());
+    let mut amended = Amended {
+        bundle: built.id.to_string(),
+        judged: 0,
+        would_change: 0,
+        changed: Vec::new(),
+    };
     history::walk(reader, u64::MAX, |state, next| {
-        let Some(decision) = history::decision(&next.record.body) else {
-            return Ok(());
-        };
-        let times = if let Body::Refused(refused) = &next.record.body {
-            refused.times
-        } else {
-            1
-        };
-        judged = judged.saturating_add(times);
-        // Repeats are counted later with the first of them, whose own time and state decide.
-        if let Some(first) = changed.iter_mut().find(|first| first.decision == *decision) {
-            first.times = first.times.saturating_add(times);
-        } else if decision.inputs.now.at >= state.head().at {
-            let other = under(state, built, &words, decision);
-            if other.outcome != decision.outcome {
-                changed.push(Changed {
-                    seq: next.record.seq,
-                    at: next.record.at.to_string(),
-                    times,
-                    was: verdict::verdict(decision, "runtime"),
-                    would_be: verdict::verdict(&other, "what-if"),
-                    decision: decision.clone(),
-                });
-            }
+        if let Some(decision) = history::decision(&next.record.body) {
+            let times = if let Body::Refused(refused) = &next.record.body {
+                refused.times
+            } else {
+                1
+            };
+            let change = || change(state, built, &words, next, decision);
+            amended.take(decision, times, state.head().at, change);
         }
         Ok(())
     })?;
-    if json {
-        screen::print_json(
-            &serde_json::json!({"bundle": built.id.to_string(), "judged": judged, "changed": changed}),
-        )?;
-    } else {
-        screen::print(&differences(judged, &changed, Screen::stdout()))?;
-    }
-    Ok(if changed.is_empty() {
+    let answer = if amended.would_change == 0 {
         Answer::Yes
     } else {
         Answer::No
+    };
+    if json {
+        screen::print_json(&amended)?;
+    } else {
+        screen::print(&amended.text(Screen::stdout()))?;
+    }
+    Ok(answer)
+}
+
+impl Amended {
+    /// Takes in a decision that was recorded after `since`. One that is older repeats an earlier record, to count more of
+    /// its kind; the first of them has been judged on the state of its own time.
+    fn take(
+        &mut self,
+        decision: &Decision,
+        times: u64,
+        since: Timestamp,
+        change: impl FnOnce() -> Option<Changed>,
+    ) {
+        self.judged = self.judged.saturating_add(times);
+        let mut known = self.changed.iter_mut().rev();
+        let changed = if decision.inputs.now.at >= since {
+            change().inspect(|_| self.would_change = self.would_change.saturating_add(times))
+        } else {
+            if let Some(first) = known.find(|first| first.decision == *decision) {
+                first.times = first.times.saturating_add(times);
+                self.would_change = self.would_change.saturating_add(times);
+            }
+            None
+        };
+        if self.changed.len() < MAX_LISTED {
+            self.changed
+                .extend(changed.map(|changed| Changed { times, ..changed }));
+        }
+    }
+
+    fn text(&self, screen: Screen) -> String {
+        let (judged, times) = (self.judged, self.would_change);
+        let mut text = format!("{judged} recorded decisions, {times} would come out otherwise\n");
+        for changed in &self.changed {
+            text += &changed.text(screen);
+        }
+        if self.changed.len() == MAX_LISTED {
+            text += "  …\n";
+        }
+        text
+    }
+}
+
+/// The decision, where it would come out otherwise.
+fn change(
+    state: &State,
+    built: &Built,
+    words: &Vocabulary,
+    next: &Stored,
+    decision: &Decision,
+) -> Option<Changed> {
+    let other = under(state, built, words, decision);
+    (other.outcome != decision.outcome).then(|| Changed {
+        seq: next.record.seq,
+        at: next.record.at.to_string(),
+        times: 1,
+        was: verdict::verdict(decision, "runtime"),
+        would_be: verdict::verdict(&other, "what-if"),
+        decision: decision.clone(),
     })
 }
 
@@ -204,29 +267,26 @@ fn under(state: &State, built: &Built, words: &Vocabulary, decision: &Decision) 
     decide::replay(view, decision)
 }
 
-fn differences(judged: u64, changed: &[Changed], screen: Screen) -> String {
-    let times: u64 = changed.iter().map(|changed| changed.times).sum();
-    let mut text = format!("{judged} recorded decisions, {times} would come out otherwise\n");
-    for changed in changed {
+impl Changed {
+    fn text(&self, screen: Screen) -> String {
         let word = |verdict: &suijuris_api::event::Verdict| match verdict.outcome.as_str() {
             "permit" => screen.paint(Tone::Good, "permit"),
             _ => screen.paint(Tone::Bad, "refuse"),
         };
-        let (was, would_be) = (word(&changed.was), word(&changed.would_be));
-        let times = if changed.times > 1 {
-            format!(", {} times", changed.times)
+        let (was, would_be) = (word(&self.was), word(&self.would_be));
+        let times = if self.times > 1 {
+            format!(", {} times", self.times)
         } else {
             String::new()
         };
-        let asked = telling::proposed(&changed.decision);
-        let action = &changed.was.action;
-        text += &format!(
+        let (action, asked) = (&self.was.action, telling::proposed(&self.decision));
+        let mut text = format!(
             "  {:>6}  {}  {action} ({asked}): {was} → {would_be}{times}\n",
-            changed.seq, changed.at
+            self.seq, self.at
         );
-        for reason in &changed.would_be.reasons {
+        for reason in &self.would_be.reasons {
             text += &format!("          {}\n", screen::clean(reason));
         }
+        text
     }
-    text
 }

@@ -119,6 +119,7 @@ fn what_if_judges_the_past_by_other_rules() {
         .code(1)
         .json();
     let changed = other["changed"].as_array().unwrap();
+    assert_eq!(other["would_change"], 4);
     assert_eq!(changed.len(), 1, "{other}");
     assert_eq!((&changed[0]["seq"], &changed[0]["times"]), (&5.into(), &4.into()));
     assert_eq!(changed[0]["would_be"]["outcome"], "permit");

@@ -65,6 +65,29 @@ fn an_owner_writes_fields_of_every_form_and_all_or_none() {
 }
 
 #[test]
+fn what_the_readmes_of_templates_say_to_type_works() {
+    let rig = Rig::new();
+    let object = rig.found("agent", "bot");
+    let run = |args: &[&str]| {
+        let output = rig.command(args).current_dir(&object.dir).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run(&["check", "."]);
+    run(&["memory", "set", ".", "consent", "2026-11-23T08:00:00Z"]);
+    run(&["memory", "set", ".", "jobs", r#"["invoices", "letters"]"#]);
+    run(&["memory", "set", ".", "budget", "0"]);
+    run(&["memory", "set", "done=2"]);
+    assert_eq!(run(&["memory", "get", ".", "done"]), "2\n");
+    assert_eq!(run(&["memory", "get", "budget"]), "0\n");
+    assert!(run(&["log", "."]).contains("invoices"));
+}
+
+#[test]
 fn the_rules_decide_whether_even_an_owner_writes_and_a_refusal_is_recorded() {
     let rig = Rig::new();
     let object = rig.found_with(
