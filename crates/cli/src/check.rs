@@ -66,7 +66,7 @@ fn show(report: &Report, built: Option<&Built>) -> anyhow::Result<()> {
             colour: screen::colour(&std::io::stderr()),
             ..Style::PLAIN
         };
-        screen::note(&format!("\n{}", report.render(style).trim_end()));
+        screen::drawing(&report.render(style));
     }
     let count = |severity, word: &str| match report.count(severity) {
         1 => format!("1 {word}"),

@@ -78,6 +78,7 @@ struct Cli {
 enum Command {
     New(new::Args),
     Check(check::Args),
+    /// Run an object on this machine, until Ctrl-C puts it to sleep
     Up(up::Args),
     Ps(ps::Args),
     Show(show::Args),

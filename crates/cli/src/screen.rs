@@ -27,8 +27,13 @@ pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Says something that is no data on standard error.
 pub(crate) fn note(text: &str) {
+    drawing(&format!("suijuris: {text}"));
+}
+
+/// Shows a drawing of several lines on standard error.
+pub(crate) fn drawing(text: &str) {
     // Nobody to tell when standard error is gone.
-    let _ = writeln!(io::stderr(), "suijuris: {text}");
+    let _ = writeln!(io::stderr(), "{}", text.trim_matches('\n'));
 }
 
 /// How a word is coloured.

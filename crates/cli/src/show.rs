@@ -153,7 +153,7 @@ fn remarks(shown: &Shown) -> Vec<String> {
     }
     if shown.uncovered > 0 {
         remarks.push(format!(
-            "{} records at the end are not yet covered by a signature",
+            "records at the end not yet covered by a signature: {}",
             shown.uncovered
         ));
     }

@@ -198,11 +198,10 @@ fn text(outcome: &Outcome, screen: Screen) -> String {
     for id in &outcome.bundles {
         text += &format!("  bundle  {id}\n");
     }
-    if outcome.uncovered > 0 {
-        text += &format!(
-            "  {} records at the end are unsealed: no signature covers them yet\n",
-            outcome.uncovered
-        );
-    }
+    text += &match outcome.uncovered {
+        0 => String::new(),
+        1 => "  1 record at the end is unsealed: no signature covers it yet\n".to_owned(),
+        n => format!("  {n} records at the end are unsealed: no signature covers them yet\n"),
+    };
     text
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use suijuris_core::memory::Value;
+
 use crate::rig::{Object, Rig};
 
 fn segment(data: &Path) -> PathBuf {
@@ -151,4 +153,31 @@ fn rules_that_were_swapped_or_altered_are_found() {
     altered[40] ^= 1;
     fs::write(&checkpoint, altered).unwrap();
     rig.run(&["verify", "hello"]).code(1);
+}
+
+#[test]
+fn an_unsealed_end_holds_and_is_said() {
+    let rig = Rig::new();
+    let object = rig.found("http", "hello");
+    let live = object.open();
+    live.wake();
+    live.write_unsealed("note", Value::String("late".to_owned()));
+    live.writer.close().unwrap();
+    let verified = rig.run(&["verify", "hello", "--json"]).code(0).json();
+    assert_eq!(
+        (&verified["records"], &verified["uncovered"]),
+        (&3.into(), &1.into())
+    );
+    assert!(
+        rig.run(&["verify", "hello"])
+            .code(0)
+            .out
+            .contains("1 record at the end is unsealed")
+    );
+    assert!(
+        rig.run(&["show", "hello"])
+            .code(0)
+            .out
+            .contains("not yet covered by a signature")
+    );
 }

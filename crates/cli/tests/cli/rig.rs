@@ -282,12 +282,24 @@ impl Live {
         self.record(Body::Refused(Box::new(refused(more))));
     }
 
+    /// A write that no signature covers yet.
+    pub(crate) fn write_unsealed(&self, field: &str, value: Value) {
+        let change = [(Name::new(field).unwrap(), Write::Set(value))].into();
+        let by = "workload".to_owned();
+        self.commit(Body::Mutated(Mutated { by, change }), Sign::Later);
+    }
+
     pub(crate) fn record(&self, body: Body) {
+        self.commit(body, Sign::Now);
+    }
+
+    fn commit(&self, body: Body, sign: Sign) {
+        let at = self.now().at;
         let draft = Draft {
             body,
-            at: self.now().at,
+            at,
             bundle: None,
-            sign: Sign::Now,
+            sign,
         };
         self.writer.stage(draft).unwrap().wait().unwrap();
     }
