@@ -8,6 +8,7 @@
 mod asking;
 mod bad_input;
 mod integrity;
+mod living;
 mod privacy;
 mod reading;
 mod rig;
