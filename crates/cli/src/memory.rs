@@ -67,7 +67,7 @@ fn typed(field: &str, text: &str, memory: &Memory) -> serde_json::Value {
     }
 }
 
-/// Whether a word can be a field and no directory: one in this directory is named as `./word`.
+/// Whether a word can be the name of a field.
 fn is_field(word: &str) -> bool {
     Name::new(word).is_ok()
 }

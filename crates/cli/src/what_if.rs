@@ -22,7 +22,7 @@ use crate::{Answer, Usage, clock, history, memory, telling};
 /// Ask what an object would decide: about a proposal now, or about its past under other rules
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Nothing is recorded and nothing wakes. What asks for a waking object (admit, remain, sleep) is answered as if it were
+Nothing is recorded and nothing wakes. What asks for a waking object (admit, remain, sleep) is answered as if it were \
 awake. With --rules DIR every recorded decision is made again, from its recorded inputs, under the rules in DIR.
 
 Exit codes: 0 it would permit, 1 it would refuse; with --rules: 0 no decision would change, 1 some would.
@@ -34,9 +34,7 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     at: Where,
-    #[command(flatten)]
-    proposal: Options,
-    /// As if memory held this; may be given several times
+    /// As if this were written now; may be given several times
     #[arg(long, value_name = "FIELD=VALUE")]
     set: Vec<String>,
     /// Judge the recorded history under the definition in this directory
@@ -45,6 +43,8 @@ pub(crate) struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    proposal: Options,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
@@ -78,8 +78,9 @@ fn now(args: &Args, action: Action, reader: &Reader) -> anyhow::Result<Answer> {
     let state = reader.state();
     let bundle = reader.bundle(&state.head().bundle)?;
     let rules = &bundle.rules;
-    let now = args.proposal.now(clock::now(state)?);
-    let memory = as_if(state.memory(), &args.set, now.at)?;
+    let present = clock::now(state)?;
+    let now = args.proposal.now(present);
+    let memory = as_if(state.memory(), &args.set, now.at.min(present.at))?;
     let mut head = state.head().clone();
     if matches!(action, Action::Admit | Action::Remain | Action::Sleep) && head.phase == Phase::Dormant {
         head.phase = Phase::Active;

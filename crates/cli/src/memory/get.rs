@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::place::locate;
+use crate::place::{Place, locate};
 use crate::screen;
 use crate::{Answer, Usage, clock, history, show};
 
 /// Show memory, or one field's value
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-One word that can be a field is one; write ./NAME for a directory. Secrets are veiled. Looking never wakes an object.
+A word alone is a field where there is an object in this directory or in --data, else a directory. Secrets are veiled. Looking never wakes an object.
 
 Exit codes: 0 shown, 1 the field holds nothing, 3 there is no such field.
 
@@ -30,20 +30,22 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    fn read(&self) -> Result<(Option<&Path>, Option<&str>), Usage> {
-        match self.words.as_slice() {
-            [] => Ok((None, None)),
-            [field] if super::is_field(field) => Ok((None, Some(field))),
-            [dir] => Ok((Some(Path::new(dir)), None)),
-            [dir, field] if super::is_field(field) => Ok((Some(Path::new(dir)), Some(field))),
-            [_, word, ..] => Err(Usage(format!("`{word}` is no name of a field"))),
-        }
+    /// The object, and the field if one is asked for. A word alone is a field where there is an object here.
+    fn read(&self) -> anyhow::Result<(Place, Option<&str>)> {
+        let data = self.data.as_deref();
+        let (dir, field) = match self.words.as_slice() {
+            [] => (None, None),
+            [word] if super::is_field(word) && locate(None, data).is_ok() => (None, Some(word.as_str())),
+            [dir] => (Some(Path::new(dir)), None),
+            [dir, field] if super::is_field(field) => (Some(Path::new(dir)), Some(field.as_str())),
+            [_, word, ..] => return Err(Usage(format!("`{word}` is no name of a field")).into()),
+        };
+        Ok((locate(dir, data)?, field))
     }
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
-    let (dir, field) = args.read()?;
-    let place = locate(dir, args.data.as_deref())?;
+    let (place, field) = args.read()?;
     let reader = history::open(&place)?;
     let state = reader.state();
     let memory = suijuris_runtime::words::memory(state, clock::now(state)?);

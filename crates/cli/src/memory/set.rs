@@ -20,8 +20,8 @@ use crate::{Answer, Usage, clock, control, history, owner, transition};
 /// Write memory, as the object's owner
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-All writes take effect together or not at all, and are durable when this returns. The object's own rules decide whether
-its owner may. VALUE is JSON, or text for a field that holds text; in place of FIELD=VALUE one field can be written as
+All writes take effect together or not at all, and are durable when this returns. The object's own rules decide whether \
+its owner may. VALUE is JSON, or text for a field that holds text; in place of FIELD=VALUE one field can be written as \
 FIELD VALUE. `--expect FIELD=null` expects a field that holds nothing.
 
 Exit codes: 0 written, 1 refused by the rules or not as expected, 3 it does not fit memory.

@@ -96,6 +96,26 @@ fn what_if_answers_a_proposal_that_nobody_made() {
 }
 
 #[test]
+fn what_if_looks_ahead_to_when_something_grows_stale() {
+    let rig = Rig::new();
+    rig.found("tcp", "lines");
+    let ask = |at| {
+        let consent = "consent=2026-11-23T08:00:00Z";
+        let asked = [
+            "what-if", "lines", "--action", "wake", "--set", consent, "--at", at,
+        ];
+        rig.run(&asked)
+    };
+    ask("23h").code(0);
+    assert!(
+        ask("25h")
+            .code(1)
+            .out
+            .contains("memory.consent is not fresh: stale")
+    );
+}
+
+#[test]
 fn what_if_judges_the_past_by_other_rules() {
     let rig = Rig::new();
     let object = rig.found("http", "hello");

@@ -48,6 +48,13 @@ fn an_object_is_found_by_directory_data_or_both() {
     ] {
         assert_eq!(rig.run(args).code(0).out, "true\n", "{args:?}");
     }
+    assert!(
+        rig.run(&["memory", "get", "hello", "--data", "copy"])
+            .code(3)
+            .err
+            .contains("no field `hello`")
+    );
+    assert!(rig.run(&["memory", "get", "copy"]).code(0).out.contains("linger"));
     rig.run(&["log", "copy"]).code(0);
     rig.run(&["verify", "copy"]).code(0);
     rig.run(&["why", "copy", "last"]).code(1);
