@@ -1,9 +1,52 @@
 //! Messages between whoever owns a machine (`up`) and the runtime in it, and between the command line and `up`.
 
 use serde::{Deserialize, Serialize};
+use suijuris_core::governance::TriggerKind;
+use suijuris_core::inputs::{Caller, Host, Request, Trigger};
+use suijuris_core::lineage::Fired;
 
 use crate::agent::Patch;
 use crate::event::{Stamped, Verdict};
+
+/// Why the machine was started: what its owner knows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// What proposes the wake.
+    pub trigger: Trigger,
+    /// The request, for that trigger.
+    #[serde(default)]
+    pub request: Option<Request>,
+    /// Who proposes: `caller`, `timer`, `controller` or `host`.
+    pub by: String,
+    /// The caller, where a verified one proposes.
+    #[serde(default)]
+    pub caller: Option<Caller>,
+    /// Timer occurrences that this wake deals with.
+    #[serde(default)]
+    pub fired: Fired,
+    /// Where the machine runs.
+    #[serde(default)]
+    pub host: Host,
+}
+
+impl Default for Launch {
+    /// A machine that somebody just started.
+    fn default() -> Self {
+        let host = Host {
+            provider: "process".to_owned(),
+            ..Host::default()
+        };
+        Self {
+            trigger: Trigger::new(TriggerKind::Boot),
+            request: None,
+            by: "host".to_owned(),
+            caller: None,
+            fired: Fired::new(),
+            host,
+        }
+    }
+}
 
 /// To the runtime.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,6 +55,8 @@ pub enum ToRuntime {
     /// A connection accepted while the object slept. The message carries its descriptor, and behind the JSON the
     /// bytes already read from it.
     Connection,
+    /// The machine was frozen and runs again, for this reason.
+    Thawed(Box<Launch>),
     /// Somebody asks the object to sleep.
     Sleep {
         /// Names the request; the reply repeats it.

@@ -5,6 +5,7 @@
 //! runtime in the machine has the socket and decides. `house` is the loop, `machine` starts machines, `desk` hears
 //! the other commands, `say` prints.
 
+mod awake;
 mod desk;
 mod door;
 mod founding;

@@ -223,7 +223,7 @@ fn permitted(state: State, permit: &Permit, decision: Box<Decision>) -> (State, 
         (State::Resuming { .. }, Action::Wake) => {
             (State::Reviving, vec![Effect::Commit(Commit::Resumed(decision))])
         }
-        (State::Active, Action::Sleep) => drain(decision, None),
+        (State::Active | State::Starting, Action::Sleep) => drain(decision, None),
         (other, _) => (other, vec![]),
     }
 }

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use crate::agent;
 use crate::callers::Callers;
 use crate::clock::Clock;
-use crate::config::{Config, Launch};
+use crate::config::Config;
 use crate::judge::GateJudge;
 use crate::ledger::{BootError, Ledger, Sign};
 use crate::pid1::{self, Role, Signal, Signals};
@@ -282,7 +282,8 @@ impl House {
         // No witness is configured in this release; a bundle that requires one does not wake without.
         step("witness");
         let placement = placement(&self.config, &id, port);
-        let inputs = launch_inputs(&resident, &self.config.launch, &bundle.manifest);
+        resident.relaunch(self.config.launch.clone());
+        let inputs = resident.launch_inputs();
         let shell = Shell::new(
             resident.clone(),
             judge,
@@ -397,27 +398,6 @@ fn placement(config: &Config, id: &str, port: u16) -> Placement {
     }
 }
 
-/// What the first decision looks at: why the machine was started, as its owner says.
-fn launch_inputs(resident: &Resident, launch: &Launch, manifest: &Manifest) -> Inputs {
-    let principal = match launch.by.as_str() {
-        "caller" => Principal::Caller(Box::new(launch.caller.clone().unwrap_or_default())),
-        "timer" => Principal::Timer,
-        "controller" => Principal::Controller(
-            resident
-                .ledger()
-                .published(|state| state.head().controllers.clone()),
-        ),
-        _ => Principal::Host,
-    };
-    let mut inputs = resident.inputs(principal);
-    inputs.trigger = Some(launch.trigger.clone());
-    inputs.request.clone_from(&launch.request);
-    if manifest.witness == manifest::Witness::Required {
-        inputs.standing.witness = suijuris_core::inputs::Witnessed::Missing;
-    }
-    inputs
-}
-
 /// Turns signals into events, and keeps the process table clean.
 async fn obey(mut signals: Signals, say: mpsc::Sender<Event>, resident: Rc<Resident>) {
     loop {
@@ -458,6 +438,10 @@ async fn hear(channel: Option<Rc<Channel>>, hand_over: mpsc::Sender<HandedOver>,
                         })
                         .await;
                 }
+            }
+            ToRuntime::Thawed(launch) => {
+                resident.relaunch(*launch);
+                resident.thawed();
             }
             ToRuntime::Sleep { id, by } => {
                 let by = if by == "host" {

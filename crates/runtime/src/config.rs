@@ -5,9 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use suijuris_core::governance::TriggerKind;
-use suijuris_core::inputs::{Caller, Host, Request, Trigger};
-use suijuris_core::lineage::Fired;
+pub use suijuris_api::control::Launch;
 
 /// What `--help` says.
 pub const HELP: &str = "\
@@ -27,46 +25,6 @@ usage: suijuris-init --data DIR [options]
 Exit codes: 0 dormant by the object's own act, 1 refused, 2 usage, 3 broken input or environment,
             4 stopped by the host without a decision of the object
 ";
-
-/// Why the machine was started: what its owner knows.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Launch {
-    /// What proposes the wake.
-    pub trigger: Trigger,
-    /// The request, for that trigger.
-    #[serde(default)]
-    pub request: Option<Request>,
-    /// Who proposes: `caller`, `timer`, `controller` or `host`.
-    pub by: String,
-    /// The caller, where a verified one proposes.
-    #[serde(default)]
-    pub caller: Option<Caller>,
-    /// Timer occurrences that this wake deals with.
-    #[serde(default)]
-    pub fired: Fired,
-    /// Where the machine runs.
-    #[serde(default)]
-    pub host: Host,
-}
-
-impl Default for Launch {
-    /// A machine that somebody just started.
-    fn default() -> Self {
-        let host = Host {
-            provider: "process".to_owned(),
-            ..Host::default()
-        };
-        Self {
-            trigger: Trigger::new(TriggerKind::Boot),
-            request: None,
-            by: "host".to_owned(),
-            caller: None,
-            fired: Fired::new(),
-            host,
-        }
-    }
-}
 
 /// How the runtime was started.
 #[derive(Debug)]
@@ -168,6 +126,8 @@ pub fn parse(
 
 #[cfg(test)]
 mod tests {
+    use suijuris_core::governance::TriggerKind;
+
     use super::*;
 
     fn run(arguments: &[&str]) -> Result<Asked, UsageError> {

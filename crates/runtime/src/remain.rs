@@ -24,6 +24,11 @@ pub async fn run(resident: Rc<Resident>, timers: Timers) -> ledger::Error {
     loop {
         let step = match resident.phase() {
             Phase::Active => step(&resident, &timers).await,
+            Phase::Suspended => {
+                // A host that says nothing when it thaws the machine is found out by the clocks.
+                let _said_to_the_lifecycle = resident.jumped();
+                Ok(TICK)
+            }
             _ => Ok(TICK),
         };
         match step {

@@ -14,9 +14,10 @@ use suijuris_api::{Event, Problem, event, verdict};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{self, Refused, Verdict, View};
 use suijuris_core::governance::{self, Action, Folded, RuleSet};
-use suijuris_core::inputs::{Caller, Host, Inputs, Principal};
+use suijuris_core::inputs::{Caller, Host, Inputs, Principal, Witnessed};
 use suijuris_core::lifecycle::{self, Phase};
-use suijuris_core::lineage::{Body, Count, Decision, Mutated};
+use suijuris_core::lineage::{Body, Count, Decision, Fired, Mutated};
+use suijuris_core::manifest::Witness;
 use suijuris_core::memory::{Change, Plain, Write};
 use suijuris_core::time::{Now, Span};
 use suijuris_gate::Traffic;
@@ -25,6 +26,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::agent::Feed;
 use crate::callers::Callers;
 use crate::clock::{Clock, Continuity, ResumeDetector};
+use crate::config::Launch;
 use crate::holds::{self, Holds};
 use crate::ledger::{self, Ledger, Sign};
 use crate::patch;
@@ -45,6 +47,8 @@ pub struct Resident {
     paused: Cell<Span>,
     workload_pid: Cell<Option<i32>>,
     host: Host,
+    /// Why the machine runs; for a pause that nobody announced, what it was started for.
+    launch: RefCell<Launch>,
     callers: Callers,
     anonymous: Arc<Caller>,
     holds: Holds,
@@ -108,6 +112,7 @@ impl Resident {
             ledger,
             clock,
             host,
+            launch: RefCell::default(),
             callers,
             anonymous: Arc::default(),
             holds: Holds::default(),
@@ -210,12 +215,18 @@ impl Resident {
         let (_, continuity) = self.clock.check(&mut self.detector.borrow_mut());
         if let Continuity::Jumped { paused, .. } = continuity {
             self.paused.set(paused);
-            if matches!(self.phase.get(), Phase::Active | Phase::Suspended) {
-                self.phase.set(Phase::Resuming);
-                self.say(lifecycle::Event::Thawed);
-            }
+            self.thawed();
         }
         matches!(self.phase.get(), Phase::Resuming | Phase::Suspended)
+    }
+
+    /// The machine was suspended and runs again: nothing is forwarded until `wake` is decided again. The host says so,
+    /// or the clocks do.
+    pub fn thawed(&self) {
+        if matches!(self.phase.get(), Phase::Active | Phase::Suspended) {
+            self.phase.set(Phase::Resuming);
+            self.say(lifecycle::Event::Thawed);
+        }
     }
 
     /// How long the machine stood still when it was last suspended; negative for a clock that went back.
@@ -224,7 +235,40 @@ impl Resident {
         self.paused.get()
     }
 
+    /// The machine was started, or runs again, for this reason.
+    pub fn relaunch(&self, launch: Launch) {
+        self.launch.replace(launch);
+    }
+
+    /// Timer occurrences that the machine runs for.
+    #[must_use]
+    pub fn launch_fired(&self) -> Fired {
+        std::mem::take(&mut self.launch.borrow_mut().fired)
+    }
+
     // Deciding.
+
+    /// What a decision to wake looks at: why the machine runs, as its owner says.
+    #[must_use]
+    pub fn launch_inputs(&self) -> Inputs {
+        let launch = self.launch.borrow().clone();
+        let principal = match launch.by.as_str() {
+            "caller" => Principal::Caller(Box::new(launch.caller.unwrap_or_default())),
+            "timer" => Principal::Timer,
+            "controller" => {
+                Principal::Controller(self.ledger.published(|state| state.head().controllers.clone()))
+            }
+            _ => Principal::Host,
+        };
+        let mut inputs = self.inputs(principal);
+        inputs.trigger = Some(launch.trigger);
+        inputs.request = launch.request;
+        if self.bundle.manifest.witness == Witness::Required {
+            // No witness is configured in this release; a bundle that requires one does not wake without.
+            inputs.standing.witness = Witnessed::Missing;
+        }
+        inputs
+    }
 
     /// Facts that every decision has.
     #[must_use]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use suijuris_api::{Event as Report, verdict};
 use suijuris_core::decide::Verdict;
-use suijuris_core::governance::{Action, TriggerKind};
-use suijuris_core::inputs::{Inputs, Principal, Trigger, WorkloadEnd};
+use suijuris_core::governance::Action;
+use suijuris_core::inputs::{Inputs, Principal, WorkloadEnd};
 use suijuris_core::lifecycle::{Commit, Effect, Event, Leave, Lifecycle, Notice};
 use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Refused, Resumed, Seal, Woke};
 use suijuris_core::time::Span;
@@ -152,8 +152,7 @@ impl Shell {
     }
 
     fn decide_again(&self) -> Event {
-        let mut inputs = self.resident.inputs(Principal::Host);
-        inputs.trigger = Some(Trigger::new(TriggerKind::Boot));
+        let inputs = self.resident.launch_inputs();
         self.decide_wake(inputs)
     }
 
@@ -194,7 +193,7 @@ impl Shell {
                 });
             }
             Commit::Resumed(decision) => {
-                let (paused, fired) = (resident.paused(), Fired::new());
+                let (paused, fired) = (resident.paused(), resident.launch_fired());
                 let body = |next| {
                     Body::Resumed(Box::new(Resumed {
                         decision: *decision,
@@ -226,7 +225,7 @@ impl Shell {
             }
             Commit::Dormant(decision, workload) => {
                 self.record_refusals(true).await?;
-                let reason = verdict::reasons(&decision).join("; ");
+                let reason = ended_by(&decision);
                 let suspend = resident.bundle().manifest.sleep == suijuris_core::manifest::SleepMode::Suspend;
                 let admitted = resident.take_admitted();
                 let body = Dormant {
@@ -365,6 +364,16 @@ impl Shell {
             running.stop(manifest.stop_signal, manifest.stop_within).await;
         }
         Left::Broken
+    }
+}
+
+/// Why an activation ended, in words; a permitted `sleep` has reasons only where its rule gives one.
+fn ended_by(decision: &Decision) -> String {
+    let words = verdict::verdict(decision, "runtime");
+    if words.reasons.is_empty() {
+        format!("{} asked by {}", words.action, decision.inputs.principal.as_str())
+    } else {
+        words.reasons.join("; ")
     }
 }
 

@@ -10,11 +10,12 @@ use suijuris_api::{Problem, verdict};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{Verdict, View, decide, foresee};
 use suijuris_core::governance::{self, Action, TriggerKind};
-use suijuris_core::inputs::{Caller, Host, Inputs, Principal, Request, Trigger, Witnessed};
+use suijuris_core::inputs::{Host, Inputs, Principal, Request, Trigger, Witnessed};
 use suijuris_core::lineage::{Body, Decision, Fired, Outcome, Refused, State};
 use suijuris_core::manifest::{self, Witness};
+use suijuris_core::memory::Name;
 use suijuris_core::time::{Now, Ratchet, Reading};
-use suijuris_core::trigger::{Pending, Timers};
+use suijuris_core::trigger::Due;
 use suijuris_gate::head::{self, Peek};
 use suijuris_gate::probe::{Found, Probe};
 use suijuris_gate::{Limits, Refusal, RequestHead, refusal};
@@ -260,6 +261,24 @@ pub(super) struct Proposal {
 }
 
 impl Proposal {
+    /// Because these timers are due.
+    pub(super) fn timers(due: &[(Name, Due)]) -> Self {
+        let name = due.first().map(|(name, _)| name.to_string());
+        let missed = due.first().map_or(0, |(_, due)| due.missed);
+        let trigger = Trigger {
+            name,
+            missed,
+            ..Trigger::new(TriggerKind::Timer)
+        };
+        let fired = due.iter().map(|(name, due)| (name.clone(), due.up_to)).collect();
+        Self {
+            trigger,
+            principal: Principal::Timer,
+            request: None,
+            fired,
+        }
+    }
+
     /// By an owner, for no other reason than that they ask.
     pub(super) fn manual(owner: Principal) -> Self {
         let trigger = Trigger::new(TriggerKind::Manual);
@@ -286,12 +305,41 @@ impl Proposal {
     }
 }
 
+/// Who is at the door, and with which proposal; or the answer to somebody who has no business here.
+pub(super) fn hear(
+    visitor: &Visitor,
+    bundle: &Bundle,
+    callers: &Callers,
+    id: &str,
+    now: Now,
+) -> Result<Proposal, Problem> {
+    if visitor.wants.as_ref().is_some_and(|wants| wants != id) {
+        let problem = Problem::new(421, "wrong_object", "Another object lives here");
+        return Err(problem.with_detail(format!("`{id}` lives here")));
+    }
+    if !bundle.manifest.triggers.request {
+        return Err(Problem::new(503, "asleep", "The object sleeps")
+            .with_detail("requests do not wake it; it wakes for what its bundle declares"));
+    }
+    let caller = match &visitor.authorization {
+        Some(header) if !callers.is_empty() => callers.verify(header, now).map_err(|error| {
+            Problem::new(401, "invalid_token", "The caller's token is not valid")
+                .with_detail(error.to_string())
+        })?,
+        _ => Arc::default(),
+    };
+    Ok(Proposal {
+        trigger: Trigger::new(TriggerKind::Request),
+        principal: Principal::Caller(Box::new(Arc::unwrap_or_clone(caller))),
+        request: Some(visitor.request.clone()),
+        fired: Fired::new(),
+    })
+}
+
 /// A sleeping object, open for writing.
 pub(super) struct Asleep {
     pub(super) writer: Writer,
     bundle: Arc<Bundle>,
-    callers: Callers,
-    timers: Timers,
     ratchet: Ratchet,
     refusals: Refusals,
     host: Host,
@@ -306,13 +354,8 @@ impl Asleep {
         reading: Reading,
     ) -> anyhow::Result<Self> {
         sleeping::settle_crash(&writer, reading.wall)?;
-        let (id, at) = {
-            let state = writer.published();
-            (state.head().object.to_string(), state.head().at)
-        };
+        let at = writer.published().head().at;
         Ok(Self {
-            callers: Callers::new(&bundle.manifest.callers, &bundle.manifest.claims, &id)?,
-            timers: Timers::new(&bundle.manifest.triggers.timers)?,
             ratchet: Ratchet::new(at),
             refusals: Refusals::default(),
             writer,
@@ -324,46 +367,6 @@ impl Asleep {
     /// The time that decisions use.
     pub(super) fn now(&mut self, reading: Reading) -> Now {
         self.ratchet.observe(reading)
-    }
-
-    /// What the timers want now.
-    pub(super) fn pending(&mut self, reading: Reading) -> Pending {
-        let now = self.now(reading).at;
-        let state = self.writer.published();
-        self.timers.pending(&state.head().fired, state.head().born, now)
-    }
-
-    /// Who is at the door, and with which proposal; or the answer to somebody who has no business here.
-    pub(super) fn hear(&mut self, visitor: &Visitor, reading: Reading) -> Result<Proposal, Problem> {
-        let id = self.writer.published().head().object.to_string();
-        if visitor.wants.as_ref().is_some_and(|wants| *wants != id) {
-            return Err(Problem::new(421, "wrong_object", "Another object lives here")
-                .with_detail(format!("`{id}` lives here")));
-        }
-        if !self.bundle.manifest.triggers.request {
-            return Err(Problem::new(503, "asleep", "The object sleeps")
-                .with_detail("requests do not wake it; it wakes for what its bundle declares"));
-        }
-        let caller = self.caller(visitor, reading)?;
-        Ok(Proposal {
-            trigger: Trigger::new(TriggerKind::Request),
-            principal: Principal::Caller(Box::new(caller)),
-            request: Some(visitor.request.clone()),
-            fired: Fired::new(),
-        })
-    }
-
-    fn caller(&mut self, visitor: &Visitor, reading: Reading) -> Result<Caller, Problem> {
-        match &visitor.authorization {
-            Some(header) if !self.callers.is_empty() => {
-                let caller = self.callers.verify(header, self.ratchet.observe(reading));
-                caller.map(Arc::unwrap_or_clone).map_err(|error| {
-                    Problem::new(401, "invalid_token", "The caller's token is not valid")
-                        .with_detail(error.to_string())
-                })
-            }
-            _ => Ok(Caller::default()),
-        }
     }
 
     /// Decides `wake`, and for a request `admit` as well; the refusal, or the inputs to launch with.

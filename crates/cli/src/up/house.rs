@@ -1,6 +1,5 @@
 //! The loop of `up`: asleep, it is the door; awake, it forwards words to the runtime and prints what it hears.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,13 +12,15 @@ use suijuris_api::control::{FromRuntime, Reply, ToRuntime, ToUp};
 use suijuris_api::{Event, verdict};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::Verdict;
-use suijuris_core::governance::{Action, TriggerKind};
-use suijuris_core::inputs::{Host, Principal, Trigger};
-use suijuris_core::lineage::{Fired, Refused};
-use suijuris_core::time::Reading;
+use suijuris_core::governance::Action;
+use suijuris_core::inputs::{Host, Principal};
+use suijuris_core::lineage::{Fired, Head, Refused};
+use suijuris_core::time::{Now, Reading, Timestamp};
+use suijuris_core::trigger::{Pending, Timers};
+use suijuris_runtime::callers::Callers;
 use suijuris_runtime::clock::Clock;
 use suijuris_runtime::config::Launch;
-use suijuris_store::{Depth, Home, Sizes, Writer};
+use suijuris_store::{Depth, Home, Reader, Sizes, Writer};
 use suijuris_vehicle::Driver as _;
 use suijuris_vehicle::machine::{Exit, Signal};
 use suijuris_vehicle::process::Process;
@@ -27,10 +28,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::awake::Awake;
 use super::desk::{self, Errand};
 use super::door::{self, Asleep, Proposal, Visitor};
 use super::founding::Founded;
-use super::machine::{self, Running};
+use super::machine;
 use super::say::Say;
 use crate::place::Place;
 use crate::registry;
@@ -51,22 +53,14 @@ enum Stay {
     Moving,
 }
 
-/// A running machine.
-struct Awake {
-    running: Running,
-    /// The machine is frozen; what the door needs to decide meanwhile.
-    frozen: bool,
-    replies: BTreeMap<u64, oneshot::Sender<Reply>>,
-    next_id: u64,
-    left: Option<String>,
-    output: JoinSet<()>,
-}
-
 /// `up`, running.
 pub(super) struct House {
     place: Place,
     home: Home,
     bundle: Arc<Bundle>,
+    id: String,
+    callers: Callers,
+    timers: Timers,
     clock: Clock,
     driver: Process,
     listener: TcpListener,
@@ -102,6 +96,7 @@ impl House {
             clock,
         } = founded;
         let asleep = Asleep::new(writer, bundle.clone(), host(), clock.reading())?;
+        let id = asleep.look(|state| state.head().object.to_string());
         let inherited = listener.try_clone()?;
         let address = listener.local_addr()?;
         let scheme = match bundle.manifest.gate.protocol {
@@ -111,6 +106,9 @@ impl House {
         Ok(Self {
             home: Home::at(&place.data),
             place,
+            callers: Callers::new(&bundle.manifest.callers, &bundle.manifest.claims, &id)?,
+            timers: Timers::new(&bundle.manifest.triggers.timers)?,
+            id,
             bundle,
             clock,
             driver,
@@ -214,24 +212,42 @@ impl House {
         }
     }
 
+    /// Head of the object in a frozen machine.
+    fn frozen(&self) -> Option<&Head> {
+        match &self.stay {
+            Stay::Awake(awake) => awake.frozen.as_deref(),
+            _ => None,
+        }
+    }
+
     fn is_frozen(&self) -> bool {
-        matches!(&self.stay, Stay::Awake(awake) if awake.frozen)
+        self.frozen().is_some()
+    }
+
+    /// What the timers want now; nothing while the runtime looks after them.
+    fn pending(&mut self) -> Pending {
+        let reading = self.clock.reading();
+        if let Some(head) = self.frozen() {
+            return self
+                .timers
+                .pending(&head.fired, head.born, reading.wall.max(head.at));
+        }
+        let Stay::Asleep(asleep) = &mut self.stay else {
+            return Pending::default();
+        };
+        let now = asleep.now(reading).at;
+        asleep.look(|state| self.timers.pending(&state.head().fired, state.head().born, now))
     }
 
     /// How long until a timer is due, at most a minute, so that a clock that was set is noticed.
     fn next_timer(&mut self) -> Duration {
         let longest = Duration::from_secs(60);
-        let reading = self.clock.reading();
-        let Stay::Asleep(asleep) = &mut self.stay else {
-            return longest;
-        };
-        let pending = asleep.pending(reading);
+        let pending = self.pending();
         if !pending.due.is_empty() {
             return Duration::ZERO;
         }
-        let until = |next: suijuris_core::time::Timestamp| {
-            Duration::from_millis(u64::try_from(next.since(reading.wall).0).unwrap_or(0))
-        };
+        let wall = self.clock.reading().wall;
+        let until = |next: Timestamp| Duration::from_millis(u64::try_from(next.since(wall).0).unwrap_or(0));
         pending.next.map_or(longest, |next| {
             until(next).clamp(Duration::from_millis(1), longest)
         })
@@ -241,23 +257,28 @@ impl House {
 
     async fn visitor(&mut self, visitor: Visitor) -> anyhow::Result<()> {
         let reading = self.clock.reading();
-        match &mut self.stay {
-            Stay::Asleep(asleep) => match asleep.hear(&visitor, reading) {
-                Ok(proposal) => self
-                    .propose(proposal, visitor.summary(), Some(visitor))
-                    .await
-                    .map(drop),
-                Err(problem) => {
-                    visitor.refuse(problem).await;
-                    Ok(())
-                }
+        let now = match &mut self.stay {
+            Stay::Asleep(asleep) => asleep.now(reading),
+            Stay::Awake(awake) if awake.frozen.is_some() => Now {
+                at: reading.wall,
+                quality: reading.quality,
             },
-            Stay::Awake(awake) if awake.frozen => {
-                self.thaw().await?;
-                self.hand_over(visitor).await
+            _ => return self.hand_over(visitor).await,
+        };
+        let proposal = match door::hear(&visitor, &self.bundle, &self.callers, &self.id, now) {
+            Ok(proposal) => proposal,
+            Err(problem) => {
+                visitor.refuse(problem).await;
+                return Ok(());
             }
-            _ => self.hand_over(visitor).await,
+        };
+        if self.is_frozen() {
+            self.thaw(launch(proposal), &visitor.summary()).await?;
+            return self.hand_over(visitor).await;
         }
+        self.propose(proposal, visitor.summary(), Some(visitor))
+            .await
+            .map(drop)
     }
 
     /// Decides a proposal to wake; begins the activation or turns the visitor away.
@@ -320,15 +341,7 @@ impl House {
                     detail,
                 });
                 let output = running.forward_output(&self.say);
-                let replies = BTreeMap::new();
-                let awake = Awake {
-                    running,
-                    frozen: false,
-                    replies,
-                    next_id: 0,
-                    left: None,
-                    output,
-                };
+                let awake = Awake::new(running, output);
                 self.stay = Stay::Awake(Box::new(awake));
                 if let Some(visitor) = visitor {
                     self.hand_over(visitor).await?;
@@ -350,41 +363,29 @@ impl House {
 
     async fn timer(&mut self) -> anyhow::Result<()> {
         let reading = self.clock.reading();
-        let Stay::Asleep(asleep) = &mut self.stay else {
-            return Ok(());
-        };
-        let recorded = asleep.record_refusals(Fired::new(), reading, false)?;
-        let due = asleep.pending(reading).due;
-        self.say_refused(&recorded);
-        let Some((name, first)) = due.first() else {
-            return Ok(());
-        };
-        let fired: Fired = due.iter().map(|(name, due)| (name.clone(), due.up_to)).collect();
-        let skipped = due.iter().all(|(_, due)| due.fire.is_empty());
-        if skipped {
-            let Stay::Asleep(asleep) = &mut self.stay else {
-                return Ok(());
-            };
-            asleep.record_refusals(fired, reading, false)?;
+        if let Stay::Asleep(asleep) = &mut self.stay {
+            let recorded = asleep.record_refusals(Fired::new(), reading, false)?;
+            self.say_refused(&recorded);
+        }
+        let due = self.pending().due;
+        if due.is_empty() {
             return Ok(());
         }
-        let trigger = Trigger {
-            name: Some(name.to_string()),
-            missed: first.missed,
-            ..Trigger::new(TriggerKind::Timer)
-        };
+        let proposal = Proposal::timers(&due);
         let detail = due
             .iter()
             .map(|(name, _)| name.to_string())
             .collect::<Vec<_>>()
             .join(", ");
-        let proposal = Proposal {
-            trigger,
-            principal: Principal::Timer,
-            request: None,
-            fired,
-        };
-        self.propose(proposal, detail, None).await.map(drop)
+        let skipped = due.iter().all(|(_, due)| due.fire.is_empty());
+        match &mut self.stay {
+            // Missed occurrences that do not fire are only noted.
+            Stay::Asleep(asleep) if skipped => {
+                asleep.record_refusals(proposal.fired, reading, false).map(drop)
+            }
+            Stay::Asleep(_) => self.propose(proposal, detail, None).await.map(drop),
+            _ => self.thaw(launch(proposal), &detail).await,
+        }
     }
 
     /// The machine is gone; the object sleeps, or is found to have been left.
@@ -424,14 +425,8 @@ impl House {
             return self.machine_ended(exit).await;
         };
         match packet.message {
-            FromRuntime::Event(stamped) => self.say.stamped(&stamped),
-            FromRuntime::Reply { id, reply } => {
-                if let Some(answer) = awake.replies.remove(&id) {
-                    let _ = answer.send(reply);
-                }
-            }
             FromRuntime::Leaving { how } if how == "suspend" => self.freeze().await?,
-            FromRuntime::Leaving { how } => awake.left = Some(how),
+            message => awake.note(message, &self.say),
         }
         Ok(())
     }
@@ -442,7 +437,9 @@ impl House {
         };
         match awake.running.machine.suspend().await {
             Ok(()) => {
-                awake.frozen = true;
+                // The frozen runtime keeps the lock; its last record is durable, so that anybody can read on from it.
+                let reader = Reader::open(&self.home, Depth::Tail)?;
+                awake.frozen = Some(Box::new(reader.state().head().clone()));
                 let detail = self.driver.describe().to_string();
                 self.say.event(Event::Machine {
                     state: "suspended".to_owned(),
@@ -460,7 +457,13 @@ impl House {
         Ok(())
     }
 
-    async fn thaw(&mut self) -> anyhow::Result<()> {
+    async fn thaw(&mut self, launch: Launch, detail: &str) -> anyhow::Result<()> {
+        self.say.proposal(
+            Action::Wake,
+            &launch.by,
+            Some(launch.trigger.kind.as_str()),
+            detail,
+        );
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
         };
@@ -470,7 +473,13 @@ impl House {
             .resume()
             .await
             .context("the machine cannot be resumed")?;
-        awake.frozen = false;
+        awake.frozen = None;
+        // The runtime holds its gate since it announced the pause; now it decides again.
+        let _ = awake
+            .running
+            .channel
+            .send(&ToRuntime::Thawed(Box::new(launch)), &[], None)
+            .await;
         self.say.event(Event::Machine {
             state: "resumed".to_owned(),
             detail: String::new(),
@@ -489,15 +498,7 @@ impl House {
         )
         .await
         {
-            match packet.message {
-                FromRuntime::Event(stamped) => self.say.stamped(&stamped),
-                FromRuntime::Reply { id, reply } => {
-                    if let Some(answer) = awake.replies.remove(&id) {
-                        let _ = answer.send(reply);
-                    }
-                }
-                FromRuntime::Leaving { how } => awake.left = Some(how),
-            }
+            awake.note(packet.message, &self.say);
         }
         let _ = tokio::time::timeout(Duration::from_millis(500), awake.output.join_next()).await;
         self.say.event(Event::Machine {
@@ -512,10 +513,13 @@ impl House {
 
     async fn errand(&mut self, errand: Errand) -> anyhow::Result<()> {
         let Errand { request, answer } = errand;
-        if let (Stay::Awake(awake), true) = (&self.stay, matches!(request, ToUp::Wake | ToUp::Patch(_)))
-            && awake.frozen
-        {
-            self.thaw().await?;
+        if self.is_frozen() && matches!(request, ToUp::Wake | ToUp::Patch(_)) {
+            let owner = Principal::Controller(
+                self.frozen()
+                    .map(|head| head.controllers.clone())
+                    .unwrap_or_default(),
+            );
+            self.thaw(launch(Proposal::manual(owner)), "").await?;
         }
         match (&mut self.stay, request) {
             (_, ToUp::Status) => {
@@ -543,7 +547,13 @@ impl House {
             (Stay::Asleep(asleep), ToUp::Wake) => {
                 let proposal = Proposal::manual(owner(asleep));
                 let words = self.propose(proposal, String::new(), None).await?;
-                let _ = answer.send(words.map_or_else(|| self.status(), Reply::Verdict));
+                match &mut self.stay {
+                    // Permitted at the door; answered once the object has decided and the record is durable.
+                    Stay::Awake(awake) => awake.waking.push(answer),
+                    _ => {
+                        let _ = answer.send(words.map_or_else(|| self.status(), Reply::Verdict));
+                    }
+                }
             }
             (Stay::Asleep(asleep), ToUp::Patch(patch)) => {
                 let wakes = wakes(asleep, &patch);
@@ -564,7 +574,7 @@ impl House {
     fn status(&self) -> Reply {
         let phase = match &self.stay {
             Stay::Asleep(_) => "dormant",
-            Stay::Awake(awake) if awake.frozen => "suspended",
+            Stay::Awake(awake) if awake.frozen.is_some() => "suspended",
             _ => "active",
         };
         Reply::Status {
@@ -582,7 +592,7 @@ impl House {
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
         };
-        if awake.frozen || again {
+        if awake.frozen.is_some() || again {
             awake.running.machine.stop(Signal::TERM, LEAVE_WITHIN).await;
             return Ok(());
         }
@@ -634,19 +644,10 @@ impl House {
     }
 }
 
-impl Awake {
-    /// Notes that an answer is awaited; the request's number.
-    fn expect(&mut self, answer: oneshot::Sender<Reply>) -> u64 {
-        self.next_id += 1;
-        self.replies.insert(self.next_id, answer);
-        self.next_id
-    }
-}
-
 /// The next word of the runtime; pending while nobody runs or the machine is frozen.
 async fn hear(stay: &Stay) -> std::io::Result<Option<Packet<FromRuntime>>> {
     match stay {
-        Stay::Awake(awake) if !awake.frozen => awake.running.channel.receive().await,
+        Stay::Awake(awake) if awake.frozen.is_none() => awake.running.channel.receive().await,
         _ => std::future::pending().await,
     }
 }
