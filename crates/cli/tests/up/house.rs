@@ -1,0 +1,582 @@
+//! A person's home with one object in it, `up` running it, and everybody who talks to it: callers over HTTP or raw
+//! sockets, the workload over the agent socket, the owner over the control socket.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// Guard against hanging; nothing is measured by it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where programs of the system are; the tests see no other environment.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A workload that writes every byte it receives to `{data}/received`, and answers.
+const SERVER: &str = include_str!("server.py");
+
+/// The head of every definition here; what follows continues the table `[workload]`.
+const DEFINITION: &str = r#"
+name = "probe"
+[workload]
+command = ["python3", "{object}/server.py", "{port}", "{data}"]
+"#;
+
+/// Rules that permit all but staying awake for ever.
+pub(crate) const OPEN: &str = r#"
+@id("wake") permit (principal, action == Action::"wake", resource);
+@id("admit") permit (principal, action == Action::"admit", resource);
+@id("mutate") permit (principal, action == Action::"mutate", resource);
+@id("sleep") permit (principal, action == Action::"sleep", resource);
+@id("amend") permit (principal is Controller, action == Action::"amend", resource);
+"#;
+
+/// Awake until told otherwise.
+pub(crate) const STAY: &str = r#"@id("stay") permit (principal, action == Action::"remain", resource);"#;
+
+/// What a program said.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Ran {
+    /// Fails unless the exit code is `code`.
+    pub(crate) fn code(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
+    }
+
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// An object's directory in a home of its own.
+pub(crate) struct Object {
+    temp: tempfile::TempDir,
+    dir: PathBuf,
+}
+
+impl Object {
+    /// With the workload `server.py`; `definition` continues its table.
+    pub(crate) fn new(definition: &str, rules: &str) -> Self {
+        let object = Self::defined(&format!("{DEFINITION}{definition}"), rules);
+        object.file("server.py", SERVER);
+        object
+    }
+
+    /// With this whole definition.
+    pub(crate) fn defined(definition: &str, rules: &str) -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let object = Self {
+            dir: temp.path().join("object"),
+            temp,
+        };
+        std::fs::create_dir(&object.dir).unwrap();
+        object.file("object.toml", definition);
+        object.file("governance.cedar", rules);
+        object
+    }
+
+    /// A copy of an example of this repository.
+    pub(crate) fn example(name: &str) -> Self {
+        let object = Self::defined("", "");
+        copy(&repository().join("examples").join(name), &object.dir);
+        object
+    }
+
+    pub(crate) fn file(&self, name: &str, text: &str) {
+        std::fs::write(self.dir.join(name), text).unwrap();
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn home(&self) -> &Path {
+        self.temp.path()
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join(".suijuris")
+    }
+
+    /// Every byte that reached the workload in all its lives.
+    pub(crate) fn received(&self) -> String {
+        let bytes = std::fs::read(self.data().join("volume/received")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// `program` in this home, with nothing else in its environment.
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.home()).env_clear().env("PATH", PATH);
+        command.env("HOME", self.home());
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `suijuris` with these arguments.
+    pub(crate) fn suijuris(&self, args: &[&str]) -> Ran {
+        run(self.command(env!("CARGO_BIN_EXE_suijuris")).args(args))
+    }
+
+    /// Runs a command of `suijuris` about this object.
+    pub(crate) fn ask(&self, command: &[&str]) -> Ran {
+        let (dir, at) = (self.dir.to_str().unwrap(), usize::from(command[0] == "memory") + 1);
+        let mut args = command.to_vec();
+        args.insert(at, dir);
+        self.suijuris(&args)
+    }
+
+    /// The lineage, a record a line.
+    pub(crate) fn log(&self) -> Vec<Value> {
+        self.ask(&["log", "--json"]).code(0).lines()
+    }
+
+    /// Kinds of the records, in order.
+    pub(crate) fn kinds(&self) -> Vec<String> {
+        let kind = |record: &Value| record["kind"].as_str().unwrap().to_owned();
+        self.log().iter().map(kind).collect()
+    }
+
+    /// Records of `kind`.
+    pub(crate) fn records(&self, kind: &str) -> Vec<Value> {
+        let mut log = self.log();
+        log.retain(|record| record["kind"] == kind);
+        log
+    }
+
+    /// The whole history is in order, and no record began an activation without a permit of `wake`.
+    pub(crate) fn verify(&self) {
+        self.ask(&["verify", "--json"]).code(0);
+        for record in self.log() {
+            if record["kind"] == "woke" || record["kind"] == "resumed" {
+                assert_eq!(record["verdict"]["outcome"], "permit", "{record}");
+                assert_eq!(record["verdict"]["action"], "wake", "{record}");
+            }
+        }
+    }
+
+    /// `up`, listening.
+    pub(crate) fn up(&self) -> Up {
+        self.up_with(&[])
+    }
+
+    pub(crate) fn up_with(&self, args: &[&str]) -> Up {
+        let mut command = self.command(env!("CARGO_BIN_EXE_suijuris"));
+        command.arg("up").arg(&self.dir).args(args);
+        Up::start(command)
+    }
+
+    /// `up` where it is not to listen at all.
+    pub(crate) fn up_fails(&self, args: &[&str]) -> Ran {
+        let dir = self.dir.to_str().unwrap();
+        self.suijuris(&[&["up", dir, "--json"], args].concat())
+    }
+
+    /// Processes that belong to this object: their arguments or environment name its home.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let home = self.home().to_str().unwrap();
+        let text = |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.map(|entry| entry.path()).filter(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok())
+        });
+        pids.filter(|pid| pid.file_name().unwrap().to_string_lossy() != std::process::id().to_string())
+            .map(|pid| (text(pid.join("cmdline")), text(pid.join("environ"))))
+            .filter(|(arguments, environment)| arguments.contains(home) || environment.contains(home))
+            .map(|(arguments, _)| arguments.replace('\0', " "))
+            .collect()
+    }
+
+    /// Waits until no process of this object is left.
+    pub(crate) fn nobody_is_left(&self) {
+        until("no process is left", || self.processes().is_empty());
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true if entry.file_name() == ".suijuris" => {}
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// The root of the repository.
+pub(crate) fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+pub(crate) fn run(command: &mut Command) -> Ran {
+    let output = command.output().unwrap();
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Waits for a condition.
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[derive(Default)]
+struct Heard {
+    events: Vec<Value>,
+    ended: bool,
+}
+
+/// A running `up`. Killed when dropped.
+pub(crate) struct Up {
+    child: Child,
+    heard: Arc<(Mutex<Heard>, Condvar)>,
+    complaints: Arc<Mutex<String>>,
+    /// Events that were waited for end here.
+    seen: usize,
+    pub(crate) address: String,
+    pub(crate) id: String,
+    agent: PathBuf,
+    control: PathBuf,
+    /// How machines are isolated.
+    pub(crate) machine: String,
+}
+
+impl Up {
+    /// Starts `command`, which runs `up` but for `--json`.
+    pub(crate) fn start(mut command: Command) -> Self {
+        command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
+        let complaints = Arc::new(Mutex::new(String::new()));
+        listen(child.stdout.take().unwrap(), heard.clone());
+        let (mut stderr, kept) = (child.stderr.take().unwrap(), complaints.clone());
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = stderr.read(&mut bytes) {
+                kept.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        });
+        let mut up = Self {
+            child,
+            heard,
+            complaints,
+            seen: 0,
+            address: String::new(),
+            id: String::new(),
+            agent: PathBuf::new(),
+            control: PathBuf::new(),
+            machine: String::new(),
+        };
+        let listening = up.wait(json!({"event": "listening"}));
+        let text = |name: &str| listening[name].as_str().unwrap().to_owned();
+        let url = text("url");
+        up.address = url.split("//").nth(1).unwrap().trim_end_matches('/').to_owned();
+        (up.id, up.machine) = (text("object"), text("machine"));
+        up.agent = text("agent_socket").into();
+        up.control = up.agent.with_file_name("up.sock");
+        up
+    }
+
+    /// The next event that has these members; those before it count as seen.
+    #[track_caller]
+    pub(crate) fn wait(&mut self, like: Value) -> Value {
+        let (deadline, heard) = (Instant::now() + PATIENCE, self.heard.clone());
+        let (lock, told) = &*heard;
+        let mut heard = lock.lock().unwrap();
+        loop {
+            if let Some(at) = heard.events[self.seen..].iter().position(|event| is_like(event, &like)) {
+                self.seen += at + 1;
+                return heard.events[self.seen - 1].clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || heard.ended {
+                let story = story(&heard.events);
+                panic!("no {like} after event {}\n{story}\n{}", self.seen, self.complaints.lock().unwrap());
+            }
+            heard = told.wait_timeout(heard, left).unwrap().0;
+        }
+    }
+
+    /// The next event of this name.
+    #[track_caller]
+    pub(crate) fn wait_event(&mut self, name: &str) -> Value {
+        self.wait(json!({ "event": name }))
+    }
+
+    /// Everything heard so far.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        self.heard.0.lock().unwrap().events.clone()
+    }
+
+    /// How many events so far have these members.
+    pub(crate) fn count(&self, like: &Value) -> usize {
+        self.events().iter().filter(|event| is_like(event, like)).count()
+    }
+
+    /// What it wrote to standard error.
+    pub(crate) fn complaints(&self) -> String {
+        self.complaints.lock().unwrap().clone()
+    }
+
+    /// A caller's connection.
+    pub(crate) fn connect(&self) -> TcpStream {
+        let socket = TcpStream::connect(&self.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+
+    /// One request over a connection of its own.
+    #[track_caller]
+    pub(crate) fn http(&self, method: &str, path: &str) -> Answer {
+        exchange(self.connect(), method, path, &[], "")
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.http("GET", path)
+    }
+
+    #[track_caller]
+    pub(crate) fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        exchange(self.connect(), "GET", path, headers, "")
+    }
+
+    /// One request over the agent socket, as the workload makes it.
+    #[track_caller]
+    pub(crate) fn agent(&self, method: &str, path: &str, body: &Value) -> Answer {
+        self.try_agent(method, path, body).expect("the agent socket answers")
+    }
+
+    /// As [`Up::agent`]; `None` where nobody answers.
+    pub(crate) fn try_agent(&self, method: &str, path: &str, body: &Value) -> Option<Answer> {
+        let socket = UnixStream::connect(&self.agent).ok()?;
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let json = ("content-type", "application/json");
+        try_exchange(socket, method, path, &[json], &body)
+    }
+
+    /// The workload writes memory.
+    #[track_caller]
+    pub(crate) fn write(&self, fields: &Value) -> Answer {
+        self.agent("PATCH", "/v1/memory", &json!({ "set": fields }))
+    }
+
+    /// One line to the control socket, as the command line sends it.
+    #[track_caller]
+    pub(crate) fn control(&self, request: &Value) -> Value {
+        let mut socket = UnixStream::connect(&self.control).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        writeln!(socket, "{request}").unwrap();
+        let mut line = String::new();
+        BufReader::new(socket).read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    /// `dormant`, `active` or `suspended`.
+    #[track_caller]
+    pub(crate) fn phase(&self) -> String {
+        self.control(&json!("status"))["status"]["phase"].as_str().unwrap().to_owned()
+    }
+
+    /// Owner's write.
+    #[track_caller]
+    pub(crate) fn set(&self, fields: &Value) -> Value {
+        self.control(&json!({"patch": {"set": fields}}))
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        kill(self.child.id(), name);
+    }
+
+    /// Process of the machine's outermost part: the only child of `up`.
+    pub(crate) fn machine_pid(&self) -> u32 {
+        children(self.child.id())[0]
+    }
+
+    /// Waits for the end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => return status,
+                None if Instant::now() > deadline => panic!("it does not end\n{}", story(&self.events())),
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    /// `SIGKILL`, gone when this returns.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Ctrl-C; the exit code.
+    pub(crate) fn interrupt(mut self) -> Option<i32> {
+        self.signal("INT");
+        self.ended().code()
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn kill(pid: u32, signal: &str) {
+    let status = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
+    assert!(status.unwrap().success(), "kill -{signal} {pid}");
+}
+
+/// Direct children of a process.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+fn listen(stdout: impl Read + Send + 'static, heard: Arc<(Mutex<Heard>, Condvar)>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let event = serde_json::from_str(&line).unwrap_or_else(|_| json!({ "not json": line }));
+            heard.0.lock().unwrap().events.push(event);
+            heard.1.notify_all();
+        }
+        heard.0.lock().unwrap().ended = true;
+        heard.1.notify_all();
+    });
+}
+
+/// Whether `event` has every member of `like`.
+pub(crate) fn is_like(event: &Value, like: &Value) -> bool {
+    like.as_object().unwrap().iter().all(|(name, value)| event[name] == *value)
+}
+
+fn story(events: &[Value]) -> String {
+    events.iter().fold(String::new(), |mut story, event| {
+        let _ = writeln!(story, "{event}");
+        story
+    })
+}
+
+/// An answer over HTTP/1.1.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(have, _)| have == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Fails unless the status is this.
+    #[track_caller]
+    pub(crate) fn status(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{self:?}");
+        self
+    }
+
+    /// A problem document in full, with this status and code.
+    #[track_caller]
+    pub(crate) fn problem(self, status: u16, code: &str) -> Value {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let problem = self.json();
+        assert_eq!((self.status, &problem["code"]), (status, &json!(code)), "{problem}");
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["type"], format!("https://suijuris.dev/errors/{code}"));
+        let retry_after = problem.get("retry_after").map(Value::to_string);
+        assert_eq!(self.header("retry-after"), retry_after.as_deref(), "{problem}");
+        problem
+    }
+}
+
+#[track_caller]
+fn exchange(socket: impl Read + Write, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    try_exchange(socket, method, path, headers, body).expect("an answer")
+}
+
+fn try_exchange(
+    mut socket: impl Read + Write,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<Answer> {
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: object\r\ncontent-length: {length}\r\nconnection: close\r\n");
+    socket.write_all(format!("{head}{headers}\r\n{body}").as_bytes()).ok()?;
+    read_answer(&mut socket)
+}
+
+/// Reads one answer; `None` where the connection ends before it is complete.
+pub(crate) fn read_answer(socket: &mut impl Read) -> Option<Answer> {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).ok()?;
+        bytes.extend(byte);
+    }
+    let head = String::from_utf8(bytes).unwrap();
+    let mut lines = head.trim_end().split("\r\n");
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let pair = |line: &str| line.split_once(':').map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()));
+    let headers: Vec<_> = lines.filter_map(pair).collect();
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let mut body = Vec::new();
+    match length.map(|(_, length)| length.parse().unwrap()) {
+        Some(length) => {
+            socket.take(length).read_to_end(&mut body).ok()?;
+        }
+        None if status == 204 || status == 101 => {}
+        None => drop(socket.read_to_end(&mut body).ok()?),
+    }
+    let body = String::from_utf8(body).unwrap();
+    Some(Answer { status, headers, body })
+}
+
+/// Reads until the other side closes or resets the connection.
+pub(crate) fn read_to_end(mut socket: &TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut some = [0; 4096];
+    while let Ok(count @ 1..) = socket.read(&mut some) {
+        bytes.extend(&some[..count]);
+    }
+    let _ = socket.shutdown(Shutdown::Both);
+    bytes
+}

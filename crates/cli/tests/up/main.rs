@@ -1,0 +1,19 @@
+//! `suijuris up`, from outside: real programs as objects, real sockets, real signals.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests: what is not as expected ends them"
+)]
+
+mod boot;
+mod broken;
+mod crash;
+mod gate;
+mod house;
+mod memory;
+mod remain;
+mod rules;
+mod wake;
+mod workload;

@@ -1,0 +1,133 @@
+//! Staying awake is the object's own decision, made again whenever something changes.
+
+use serde_json::json;
+
+use crate::house::{OPEN, Object, PATIENCE};
+
+/// A minute of idleness would be allowed; being done is not.
+const UNTIL_DONE: &str = r#"
+@id("undone") permit (principal, action == Action::"remain", resource)
+when { !resource.memory.done && context.activity.idle < duration("300s") };
+"#;
+const DONE: &str = "[memory]\ndone = { type = \"bool\", default = false }\n";
+
+// proves A3, A4
+#[test]
+fn the_moment_its_condition_fails_it_sleeps_without_being_asked() {
+    let object = Object::new(DONE, &[OPEN, UNTIL_DONE].concat());
+    let mut up = object.up();
+    up.get("/").status(200);
+    up.write(&json!({"done": true})).status(200);
+    let mutated = up.wait(json!({"event": "mutated", "fields": ["done"]}));
+    let verdict = up.wait(json!({"event": "verdict", "action": "remain", "outcome": "refuse"}));
+    let dormant = up.wait_event("dormant");
+    let stopped = up.wait(json!({"event": "machine", "state": "stopped"}));
+    let at = |event: &serde_json::Value| event["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    assert!(at(&mutated) <= at(&verdict) && at(&verdict) <= at(&dormant) && at(&dormant) <= at(&stopped));
+    let decided = at(&mutated).duration_until(at(&verdict));
+    assert!(decided < jiff::SignedDuration::from_secs(10), "the idle timer did not do it: {decided}");
+    assert_eq!(up.interrupt(), Some(0));
+    object.verify();
+}
+
+// proves A4
+#[test]
+fn dormancy_is_durable_before_the_machine_stops() {
+    let object = Object::new(DONE, &[OPEN, UNTIL_DONE].concat());
+    let mut up = object.up();
+    up.get("/").status(200);
+    up.write(&json!({"done": true})).status(200);
+    let seq = up.wait_event("dormant")["seq"].as_u64().unwrap();
+    up.kill();
+    object.nobody_is_left();
+    let last = object.log().pop().unwrap();
+    assert_eq!((&last["kind"], last["seq"].as_u64()), (&json!("dormant"), Some(seq)));
+    object.verify();
+}
+
+// proves A5
+#[test]
+fn done_means_asleep_however_busy_the_traffic() {
+    let object = Object::new(DONE, &[OPEN, UNTIL_DONE].concat());
+    let mut up = object.up();
+    up.get("/").status(200);
+    let busy = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let (address, busy) = (up.address.clone(), &busy);
+            scope.spawn(move || {
+                while busy.load(std::sync::atomic::Ordering::Relaxed) {
+                    let Ok(mut socket) = std::net::TcpStream::connect(&address) else { continue };
+                    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                    let _ = std::io::Write::write_all(&mut socket, b"GET /busy HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+                    crate::house::read_to_end(&socket);
+                }
+            });
+        }
+        crate::house::until("traffic flows", || object.received().matches("/busy").count() > 20);
+        up.write(&json!({"done": true})).status(200);
+        up.wait(json!({"event": "verdict", "action": "remain", "outcome": "refuse"}));
+        up.wait_event("dormant");
+        busy.store(false, std::sync::atomic::Ordering::Relaxed);
+    });
+    up.interrupt();
+    object.verify();
+}
+
+// proves A5, C5
+#[test]
+fn a_hold_keeps_it_awake_without_traffic_and_its_end_lets_it_sleep() {
+    let rules = r#"@id("held") permit (principal, action == Action::"remain", resource)
+        when { resource.holds.names.contains("watch") || context.activity.active < duration("2s") };"#;
+    let object = Object::new("", &[OPEN, rules].concat());
+    let mut up = object.up();
+    up.get("/").status(200);
+    up.agent("PUT", "/v1/holds/watch", &json!({"for": "1h"})).status(200);
+    let held = up.agent("GET", "/v1/holds", &json!(null)).status(200).json();
+    assert!(held["watch"].as_u64().unwrap() > 3_500_000, "{held}");
+    crate::house::until("longer than the rule gives without a hold", || {
+        let woke = object.records("woke")[0]["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        woke.duration_until(jiff::Timestamp::now()) > jiff::SignedDuration::from_secs(4)
+    });
+    assert_eq!(up.phase(), "active");
+    up.agent("DELETE", "/v1/holds/watch", &json!(null)).status(204);
+    up.wait(json!({"event": "verdict", "action": "remain", "outcome": "refuse"}));
+    up.wait_event("dormant");
+    up.interrupt();
+    object.verify();
+}
+
+// proves A3, A7
+#[test]
+fn what_goes_stale_puts_it_to_sleep_at_its_deadline() {
+    let memory = "[memory]\nconsent = { type = \"timestamp\", fresh_for = \"3s\" }\n";
+    let rules = r#"@id("consented") permit (principal, action == Action::"remain", resource) when { resource.fresh.consent };"#;
+    let object = Object::new(memory, &[OPEN, rules].concat());
+    let mut up = object.up();
+    up.set(&json!({"consent": jiff::Timestamp::now().to_string()}));
+    up.get("/").status(200);
+    up.wait_event("woke");
+    let refused = up.wait(json!({"event": "verdict", "action": "remain", "outcome": "refuse"}));
+    assert!(refused["reasons"].to_string().contains("stale"), "{refused}");
+    up.wait_event("dormant");
+    up.interrupt();
+    object.verify();
+}
+
+// proves A7
+#[test]
+fn what_was_never_written_is_stale_or_is_of_unknown_age_refuses_the_wake_with_its_reason() {
+    let memory = "[memory]\nconsent = { type = \"timestamp\", fresh_for = \"1s\" }\n";
+    let rules = r#"
+        @id("remain") permit (principal, action == Action::"remain", resource);
+        @id("consent") forbid (principal, action == Action::"wake", resource) unless { resource.fresh.consent };"#;
+    let object = Object::new(memory, &[OPEN, rules].concat());
+    let up = object.up();
+    let detail = || up.get("/").problem(503, "wake_refused")["detail"].as_str().unwrap().to_owned();
+    assert!(detail().contains("never written"), "{}", detail());
+    up.set(&json!({"consent": jiff::Timestamp::now().to_string()}));
+    crate::house::until("it is stale", || detail().contains("stale"));
+    assert_eq!(up.count(&json!({"event": "machine"})), 0);
+    assert_eq!(up.interrupt(), Some(0));
+    object.verify();
+}
