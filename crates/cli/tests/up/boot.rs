@@ -1,0 +1,108 @@
+//! The order of a boot, and that nothing runs where any part of the object is not what it was.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::house::{OPEN, Object, Ran, STAY, run};
+
+// proves C1
+#[test]
+fn a_boot_goes_its_steps_in_order() {
+    let object = Object::new("", &[OPEN, STAY].concat());
+    let up = object.up();
+    up.get("/").status(200);
+    let told = ["boot", "verdict", "woke", "workload"];
+    let of_runtime = |event: &&Value| told.contains(&event["event"].as_str().unwrap()) && event["place"] != "door";
+    let word = |event: &Value| {
+        let part = event.get("step").or(event.get("state")).or(event.get("outcome"));
+        part.unwrap_or(&event["event"]).as_str().unwrap().to_owned()
+    };
+    let steps: Vec<_> = up.events().iter().filter(of_runtime).map(word).collect();
+    let order = [
+        "open", "verify", "hydrate", "witness", "decide", "permit", "commit", "woke", "spawn", "spawned", "ready", "serve",
+    ];
+    assert_eq!(steps, order);
+    assert_eq!(up.interrupt(), Some(0));
+}
+
+/// An object that has lived once and sleeps.
+fn lived() -> Object {
+    let object = Object::new("", &[OPEN, STAY].concat());
+    let up = object.up();
+    up.get("/").status(200);
+    assert_eq!(up.interrupt(), Some(0));
+    object
+}
+
+fn bundle(object: &Object) -> PathBuf {
+    let dirs = std::fs::read_dir(object.data().join("bundles")).unwrap();
+    dirs.flatten().map(|entry| entry.path()).find(|path| path.is_dir()).unwrap()
+}
+
+fn first_segment(object: &Object) -> PathBuf {
+    object.data().join("lineage/00000000000000000000.seg")
+}
+
+/// Changes one byte in the middle of a file.
+fn flip(path: &PathBuf, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// A boot of the bare runtime, as a host would make it.
+fn boot(object: &Object) -> Ran {
+    let mut init = object.command(env!("CARGO_BIN_EXE_suijuris"));
+    init.args(["__init", "--listen", "127.0.0.1:0", "--data"]).arg(object.data());
+    run(init.arg("--object").arg(object.dir()))
+}
+
+// proves C1, A6
+#[test]
+fn whatever_is_missing_changed_or_swapped_nothing_runs() {
+    let harms: [(&str, fn(&Object)); 7] = [
+        ("manifest is missing", |object| std::fs::remove_file(bundle(object).join("manifest")).unwrap()),
+        ("a byte of the manifest", |object| flip(&bundle(object).join("manifest"), 60)),
+        ("a byte of the program", |object| flip(&bundle(object).join("program"), 60)),
+        ("a byte of the rules", |object| flip(&bundle(object).join("governance.cedar"), 60)),
+        ("another object's bundle", |object| {
+            let other = Object::new("", &[OPEN, STAY, "@id(\"more\") permit (principal, action == Action::\"read\", resource);"].concat());
+            assert_eq!(other.up().interrupt(), Some(0));
+            for file in ["manifest", "program", "governance.cedar"] {
+                std::fs::copy(bundle(&other).join(file), bundle(object).join(file)).unwrap();
+            }
+        }),
+        ("a byte of the lineage", |object| {
+            flip(&first_segment(object), 100);
+            let _ = std::fs::remove_file(object.data().join("checkpoint"));
+        }),
+        ("the lineage is missing", |object| std::fs::remove_file(first_segment(object)).unwrap()),
+    ];
+    for (what, harm) in harms {
+        let object = lived();
+        let received = object.received();
+        harm(&object);
+        let booted = boot(&object).code(3);
+        assert!(booted.err.contains("broken_object"), "{what}: {}", booted.err);
+        assert!(!booted.err.contains("spawn"), "{what}: {}", booted.err);
+        assert_eq!(object.received(), received, "{what}");
+        let refused = object.up_fails(&[]).code(3);
+        assert!(refused.err.starts_with("error: "), "{what}: {}", refused.err);
+        assert!(!refused.out.contains("listening"), "{what}: {}", refused.out);
+    }
+}
+
+// proves C1
+#[test]
+fn a_bundle_that_is_spoilt_while_it_sleeps_is_found_before_the_next_wake() {
+    let object = lived();
+    let mut up = object.up();
+    flip(&bundle(&object).join("program"), 60);
+    let problem = up.get("/spoilt").problem(503, "broken_object");
+    assert!(problem["detail"].as_str().unwrap().contains("program"), "{problem}");
+    up.wait(json!({"event": "error", "code": "broken_object"}));
+    assert_eq!(up.count(&json!({"event": "workload"})), 0);
+    up.wait(json!({"event": "machine", "state": "stopped"}));
+    assert!(!object.received().contains("/spoilt"));
+}

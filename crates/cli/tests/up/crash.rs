@@ -1,0 +1,193 @@
+//! Sudden ends: what was acknowledged is there afterwards, and nothing goes on running.
+
+use serde_json::{Value, json};
+
+use crate::house::{OPEN, Object, STAY, Up, children, kill};
+
+const COUNTER: &str = "[memory]\ncounter = { type = \"int\", default = 0 }\nitems = { type = { set = \"int\" }, default = [] }\n";
+
+/// Writes 1, 2, 3 … until nobody answers; the last number that was acknowledged.
+fn write_until_silence(up: &Up, from: u64) -> u64 {
+    let mut last = from;
+    loop {
+        let answer = up.try_agent("PATCH", "/v1/memory", &json!({"set": {"counter": last + 1}}));
+        match answer {
+            Some(answer) if answer.status == 200 => last += 1,
+            _ => return last,
+        }
+    }
+}
+
+fn counter(object: &Object) -> u64 {
+    object.ask(&["memory", "get", "counter"]).code(0).out.trim().parse().unwrap()
+}
+
+/// Runs `end` in the middle of a load of writes; the last number that was acknowledged.
+fn under_load(up: &Up, from: u64, after: u64, end: impl FnOnce() + Send) -> u64 {
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write_until_silence(up, from));
+        crate::house::until("writes are under way", || {
+            up.events().iter().filter(|event| event["event"] == "mutated").count() as u64 > after
+        });
+        end();
+        writer.join().unwrap()
+    })
+}
+
+// proves A12, B2, A2
+#[test]
+fn no_acknowledged_write_is_lost_to_kill_9_of_everything() {
+    let object = Object::new(COUNTER, &[OPEN, STAY].concat());
+    let mut last = 0;
+    for round in 0..3 {
+        let up = object.up();
+        up.get("/").status(200);
+        last = under_load(&up, last, 5 + 13 * round, || up.signal("KILL"));
+        drop(up);
+        object.nobody_is_left();
+        let (kept, kinds) = (counter(&object), object.kinds());
+        // The last write may have become durable without its answer.
+        assert!(kept == last || kept == last + 1, "acknowledged {last}, kept {kept}");
+        last = kept;
+        assert_ne!(kinds.last().unwrap(), "dormant");
+    }
+    assert_eq!(object.up().interrupt(), Some(0));
+    assert_eq!(object.records("unsealed").len(), 3);
+    assert_eq!(counter(&object), last);
+    object.verify();
+}
+
+// proves A12, B2
+#[test]
+fn no_acknowledged_write_is_lost_to_a_host_that_stops_the_machine() {
+    let object = Object::new(COUNTER, &[OPEN, STAY].concat());
+    let mut up = object.up();
+    let mut last = 0;
+    for (round, signal) in ["TERM", "KILL", "TERM"].into_iter().enumerate() {
+        up.get("/").status(200);
+        let already = up.events().iter().filter(|event| event["event"] == "mutated").count() as u64;
+        let machine = up.machine_pid();
+        last = under_load(&up, last, already + 7 * (round as u64 + 1), || kill(machine, signal));
+        up.wait(json!({"event": "machine", "state": "stopped"}));
+        let kept = counter(&object);
+        assert!(kept == last || kept == last + 1, "{signal}: acknowledged {last}, kept {kept}");
+        last = kept;
+    }
+    assert_eq!(up.interrupt(), Some(0));
+    let kinds = object.kinds();
+    assert_eq!(kinds.iter().filter(|kind| *kind == "woke").count(), 3);
+    assert_eq!(kinds.iter().filter(|kind| *kind == "unsealed").count(), 3, "the host's stop is no act of the object");
+    object.verify();
+}
+
+// proves A12
+#[test]
+fn an_activation_that_was_cut_off_is_a_fact_that_rules_can_see() {
+    let careful = r#"@id("cut-off") @reason("The last activation was cut off.")
+        forbid (principal, action == Action::"wake", resource) when { resource.lineage.unsealed && context.trigger.kind != "manual" };"#;
+    let object = Object::new(COUNTER, &[OPEN, STAY, careful].concat());
+    let up = object.up();
+    up.get("/").status(200);
+    up.kill();
+    object.nobody_is_left();
+    let up = object.up();
+    let problem = up.get("/").problem(503, "wake_refused");
+    assert_eq!(problem["rules"][0]["id"], "cut-off");
+    assert_eq!(object.ask(&["wake", "--json"]).code(0).json()["outcome"], "permit");
+    up.get("/").status(200);
+    assert_eq!(up.interrupt(), Some(0));
+    object.verify();
+}
+
+/// All processes below `pid`.
+fn family(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut at = 0;
+    while at < all.len() {
+        all.extend(children(all[at]));
+        at += 1;
+    }
+    all
+}
+
+// proves C7
+#[test]
+fn nothing_outlives_a_killed_up() {
+    for args in [&[][..], &["--plain"]] {
+        let object = Object::new("", &[OPEN, STAY].concat());
+        let up = object.up_with(args);
+        up.get("/").status(200);
+        let family = family(up.machine_pid());
+        assert!(family.len() >= 2, "machine and workload: {family:?}");
+        up.kill();
+        object.nobody_is_left();
+    }
+}
+
+// proves C7
+#[test]
+fn ctrl_c_puts_it_to_sleep_properly() {
+    let object = Object::new("", &[OPEN, STAY].concat());
+    for signal in ["INT", "TERM"] {
+        let mut up = object.up();
+        up.get("/").status(200);
+        up.signal(signal);
+        let dormant = up.wait_event("dormant");
+        up.wait(json!({"event": "machine", "state": "stopped"}));
+        assert_eq!(up.ended().code(), Some(0));
+        let last = object.log().pop().unwrap();
+        assert_eq!((&last["kind"], &last["seq"]), (&json!("dormant"), &dormant["seq"]));
+    }
+    object.nobody_is_left();
+    object.verify();
+}
+
+// proves A1, A4
+#[test]
+fn an_object_that_refuses_to_sleep_is_stopped_without_a_record_of_sleep_and_says_so() {
+    let rules = OPEN.replace("@id(\"sleep\") permit", "@id(\"sleep\") @reason(\"Not now.\") forbid");
+    let object = Object::new("", &[rules.as_str(), STAY].concat());
+    let mut up = object.up();
+    up.get("/").status(200);
+    up.signal("INT");
+    up.wait(json!({"event": "verdict", "action": "sleep", "outcome": "refuse", "rules": ["sleep"]}));
+    up.wait(json!({"event": "error", "code": "sleep_refused"}));
+    assert_eq!(up.ended().code(), Some(1));
+    assert!(!object.kinds().contains(&"dormant".to_owned()));
+    object.verify();
+}
+
+// proves C7
+#[test]
+fn a_workload_is_asked_to_stop_and_then_made_to() {
+    let deaf = "import signal, sys, runpy\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0])\n";
+    let object = Object::defined(
+        "name = \"deaf\"\n[workload]\ncommand = [\"python3\", \"{object}/deaf.py\", \"{object}/server.py\", \"{port}\", \"{data}\"]\nstop_within = \"1s\"\n",
+        &[OPEN, STAY].concat(),
+    );
+    object.file("deaf.py", deaf);
+    object.file("server.py", include_str!("server.py"));
+    let mut up = object.up();
+    up.get("/").status(200);
+    let sleep = up.control(&json!("sleep"));
+    assert_eq!(sleep["verdict"]["outcome"], "permit", "{sleep}");
+    let exited = up.wait(json!({"event": "workload", "state": "exited"}));
+    assert_eq!(exited["how"], "killed by signal 9");
+    up.wait_event("dormant");
+    up.wait(json!({"event": "machine", "state": "stopped"}));
+    kill_while_deaf(&object, &mut up);
+    object.verify();
+}
+
+/// The host's own stop is graceful inside the budget of the bundle, and then not.
+fn kill_while_deaf(object: &Object, up: &mut Up) {
+    up.get("/again").status(200);
+    kill(up.machine_pid(), "TERM");
+    let exited = up.wait(json!({"event": "workload", "state": "exited"}));
+    assert_eq!(exited["how"], "killed by signal 9");
+    let stopped: Value = up.wait(json!({"event": "machine", "state": "stopped"}));
+    assert_eq!(stopped["detail"], "exited with code 4", "the host stopped it");
+    up.signal("INT");
+    assert_eq!(up.ended().code(), Some(0));
+    object.nobody_is_left();
+}

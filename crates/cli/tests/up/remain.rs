@@ -1,6 +1,10 @@
 //! Staying awake is the object's own decision, made again whenever something changes.
 
 use serde_json::json;
+use suijuris_core::lineage::{Body, Mutated};
+use suijuris_core::memory::{Name, Value, Write};
+use suijuris_core::time::{Span, Timestamp};
+use suijuris_store::{Depth, Draft, Home, Sign, Sizes, Writer};
 
 use crate::house::{OPEN, Object, PATIENCE};
 
@@ -126,8 +130,23 @@ fn what_was_never_written_is_stale_or_is_of_unknown_age_refuses_the_wake_with_it
     let detail = || up.get("/").problem(503, "wake_refused")["detail"].as_str().unwrap().to_owned();
     assert!(detail().contains("never written"), "{}", detail());
     up.set(&json!({"consent": jiff::Timestamp::now().to_string()}));
-    crate::house::until("it is stale", || detail().contains("stale"));
+    let consent = || object.ask(&["show", "--json"]).code(0).json()["memory"]["fields"]["consent"].clone();
+    crate::house::until("it is stale", || consent()["freshness"] == "stale");
+    assert!(detail().contains("stale"), "{}", detail());
     assert_eq!(up.count(&json!({"event": "machine"})), 0);
+    assert_eq!(up.interrupt(), Some(0));
+
+    // A record of tomorrow: a clock that is behind its own history is known to be wrong.
+    let (writer, _) = Writer::open(&Home::at(object.data()), Depth::Tail, Sizes::default()).unwrap();
+    let tomorrow = Timestamp(jiff::Timestamp::now().as_millisecond()).saturating_add(Span(86_400_000));
+    let change = [(Name::new("consent").unwrap(), Write::Set(Value::Timestamp(tomorrow)))].into();
+    let body = Body::Mutated(Mutated { by: "controller".to_owned(), change });
+    let draft = Draft { body, at: tomorrow, bundle: None, sign: Sign::Now };
+    writer.stage(draft).unwrap().wait().unwrap();
+    writer.close().unwrap();
+    let up = object.up();
+    let problem = up.get("/").problem(503, "wake_refused");
+    assert!(problem["detail"].as_str().unwrap().contains("clock unknown"), "{problem}");
     assert_eq!(up.interrupt(), Some(0));
     object.verify();
 }
