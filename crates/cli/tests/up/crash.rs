@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, STAY, Up, children, kill};
+use crate::house::{OPEN, Object, STAY, Up, kill};
 
 const COUNTER: &str = "[memory]\ncounter = { type = \"int\", default = 0 }\nitems = { type = { set = \"int\" }, default = [] }\n";
 
@@ -19,7 +19,13 @@ fn write_until_silence(up: &Up, from: u64) -> u64 {
 }
 
 fn counter(object: &Object) -> u64 {
-    object.ask(&["memory", "get", "counter"]).code(0).out.trim().parse().unwrap()
+    object
+        .ask(&["memory", "get", "counter"])
+        .code(0)
+        .out
+        .trim()
+        .parse()
+        .unwrap()
 }
 
 /// Runs `end` in the middle of a load of writes; the last number that was acknowledged.
@@ -27,7 +33,11 @@ fn under_load(up: &Up, from: u64, after: u64, end: impl FnOnce() + Send) -> u64 
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| write_until_silence(up, from));
         crate::house::until("writes are under way", || {
-            up.events().iter().filter(|event| event["event"] == "mutated").count() as u64 > after
+            up.events()
+                .iter()
+                .filter(|event| event["event"] == "mutated")
+                .count() as u64
+                > after
         });
         end();
         writer.join().unwrap()
@@ -47,7 +57,10 @@ fn no_acknowledged_write_is_lost_to_kill_9_of_everything() {
         object.nobody_is_left();
         let (kept, kinds) = (counter(&object), object.kinds());
         // The last write may have become durable without its answer.
-        assert!(kept == last || kept == last + 1, "acknowledged {last}, kept {kept}");
+        assert!(
+            kept == last || kept == last + 1,
+            "acknowledged {last}, kept {kept}"
+        );
         last = kept;
         assert_ne!(kinds.last().unwrap(), "dormant");
     }
@@ -65,18 +78,31 @@ fn no_acknowledged_write_is_lost_to_a_host_that_stops_the_machine() {
     let mut last = 0;
     for (round, signal) in ["TERM", "KILL", "TERM"].into_iter().enumerate() {
         up.get("/").status(200);
-        let already = up.events().iter().filter(|event| event["event"] == "mutated").count() as u64;
-        let machine = up.machine_pid();
-        last = under_load(&up, last, already + 7 * (round as u64 + 1), || kill(machine, signal));
+        let already = up
+            .events()
+            .iter()
+            .filter(|event| event["event"] == "mutated")
+            .count() as u64;
+        let machine = up.runtime_pid();
+        last = under_load(&up, last, already + 7 * (round as u64 + 1), || {
+            kill(machine, signal)
+        });
         up.wait(json!({"event": "machine", "state": "stopped"}));
         let kept = counter(&object);
-        assert!(kept == last || kept == last + 1, "{signal}: acknowledged {last}, kept {kept}");
+        assert!(
+            kept == last || kept == last + 1,
+            "{signal}: acknowledged {last}, kept {kept}"
+        );
         last = kept;
     }
     assert_eq!(up.interrupt(), Some(0));
     let kinds = object.kinds();
     assert_eq!(kinds.iter().filter(|kind| *kind == "woke").count(), 3);
-    assert_eq!(kinds.iter().filter(|kind| *kind == "unsealed").count(), 3, "the host's stop is no act of the object");
+    assert_eq!(
+        kinds.iter().filter(|kind| *kind == "unsealed").count(),
+        3,
+        "the host's stop is no act of the object"
+    );
     object.verify();
 }
 
@@ -93,21 +119,13 @@ fn an_activation_that_was_cut_off_is_a_fact_that_rules_can_see() {
     let up = object.up();
     let problem = up.get("/").problem(503, "wake_refused");
     assert_eq!(problem["rules"][0]["id"], "cut-off");
-    assert_eq!(object.ask(&["wake", "--json"]).code(0).json()["outcome"], "permit");
+    assert_eq!(
+        object.ask(&["wake", "--json"]).code(0).json()["outcome"],
+        "permit"
+    );
     up.get("/").status(200);
     assert_eq!(up.interrupt(), Some(0));
     object.verify();
-}
-
-/// All processes below `pid`.
-fn family(pid: u32) -> Vec<u32> {
-    let mut all = vec![pid];
-    let mut at = 0;
-    while at < all.len() {
-        all.extend(children(all[at]));
-        at += 1;
-    }
-    all
 }
 
 // proves C7
@@ -117,8 +135,7 @@ fn nothing_outlives_a_killed_up() {
         let object = Object::new("", &[OPEN, STAY].concat());
         let up = object.up_with(args);
         up.get("/").status(200);
-        let family = family(up.machine_pid());
-        assert!(family.len() >= 2, "machine and workload: {family:?}");
+        assert!(up.machine_pids().len() >= 2, "runtime and workload");
         up.kill();
         object.nobody_is_left();
     }
@@ -136,7 +153,10 @@ fn ctrl_c_puts_it_to_sleep_properly() {
         up.wait(json!({"event": "machine", "state": "stopped"}));
         assert_eq!(up.ended().code(), Some(0));
         let last = object.log().pop().unwrap();
-        assert_eq!((&last["kind"], &last["seq"]), (&json!("dormant"), &dormant["seq"]));
+        assert_eq!(
+            (&last["kind"], &last["seq"]),
+            (&json!("dormant"), &dormant["seq"])
+        );
     }
     object.nobody_is_left();
     object.verify();
@@ -145,7 +165,10 @@ fn ctrl_c_puts_it_to_sleep_properly() {
 // proves A1, A4
 #[test]
 fn an_object_that_refuses_to_sleep_is_stopped_without_a_record_of_sleep_and_says_so() {
-    let rules = OPEN.replace("@id(\"sleep\") permit", "@id(\"sleep\") @reason(\"Not now.\") forbid");
+    let rules = OPEN.replace(
+        "@id(\"sleep\") permit",
+        "@id(\"sleep\") @reason(\"Not now.\") forbid",
+    );
     let object = Object::new("", &[rules.as_str(), STAY].concat());
     let mut up = object.up();
     up.get("/").status(200);
@@ -182,7 +205,7 @@ fn a_workload_is_asked_to_stop_and_then_made_to() {
 /// The host's own stop is graceful inside the budget of the bundle, and then not.
 fn kill_while_deaf(object: &Object, up: &mut Up) {
     up.get("/again").status(200);
-    kill(up.machine_pid(), "TERM");
+    kill(up.runtime_pid(), "TERM");
     let exited = up.wait(json!({"event": "workload", "state": "exited"}));
     assert_eq!(exited["how"], "killed by signal 9");
     let stopped: Value = up.wait(json!({"event": "machine", "state": "stopped"}));

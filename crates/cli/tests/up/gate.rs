@@ -25,8 +25,14 @@ const REFUSED: &str = "/refused";
 /// Everybody who is refused, each in their own way of speaking.
 fn refused_in_every_way(object: &Object, up: &Up) {
     let problem = up.get(REFUSED).problem(403, "admit_refused");
-    assert_eq!(problem["rules"], json!([{"id": "not-for-you", "reason": "Only /ok is for you."}]));
-    assert_eq!((&problem["retry_after"], &problem["action"]), (&json!(7), &json!("admit")));
+    assert_eq!(
+        problem["rules"],
+        json!([{"id": "not-for-you", "reason": "Only /ok is for you."}])
+    );
+    assert_eq!(
+        (&problem["retry_after"], &problem["action"]),
+        (&json!(7), &json!("admit"))
+    );
     assert_eq!(problem["detail"], "Only /ok is for you.");
     refused_body(up);
     refused_websocket(up);
@@ -50,18 +56,31 @@ fn refused_websocket(up: &Up) {
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
     let mut socket = up.connect();
-    let fields: String = upgrade.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let fields: String = upgrade
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
     write!(socket, "GET {REFUSED} HTTP/1.1\r\nhost: x\r\n{fields}\r\n").unwrap();
     read_answer(&mut socket).unwrap().problem(403, "admit_refused");
 }
 
 fn refused_http2(object: &Object, up: &Up) {
     let url = format!("http://{}{REFUSED}", up.address);
-    let args = ["--silent", "--max-time", "30", "--http2-prior-knowledge", "--write-out", "\n%{http_code} %{http_version}"];
+    let args = [
+        "--silent",
+        "--max-time",
+        "30",
+        "--http2-prior-knowledge",
+        "--write-out",
+        "\n%{http_code} %{http_version}",
+    ];
     let ran = run(object.command("curl").args(args).arg(url)).code(0);
     let (body, status) = ran.out.rsplit_once('\n').unwrap();
     assert_eq!(status, "403 2");
-    assert_eq!(serde_json::from_str::<Value>(body).unwrap()["code"], "admit_refused");
+    assert_eq!(
+        serde_json::from_str::<Value>(body).unwrap()["code"],
+        "admit_refused"
+    );
 }
 
 /// A client that sends its request byte by byte.
@@ -96,7 +115,12 @@ fn awake_the_refused_reach_nothing() {
     assert_eq!(object.received(), before, "not a byte");
     up.get("/ok").status(200);
     let refused = object.records("refused");
-    assert!(refused.iter().any(|record| record["verdict"]["rules"] == json!(["not-for-you"])), "{refused:?}");
+    assert!(
+        refused
+            .iter()
+            .any(|record| record["verdict"]["rules"] == json!(["not-for-you"])),
+        "{refused:?}"
+    );
     assert_eq!(up.interrupt(), Some(0));
     object.verify();
 }
@@ -141,7 +165,10 @@ fn what_cannot_be_understood_safely_is_refused_before_anything() {
         let mut socket = up.connect();
         socket.write_all(shape.as_bytes()).unwrap();
         let answer = read_answer(&mut socket).unwrap();
-        assert!((400..500).contains(&answer.status) || answer.status == 501, "{shape:?}: {answer:?}");
+        assert!(
+            (400..500).contains(&answer.status) || answer.status == 501,
+            "{shape:?}: {answer:?}"
+        );
         assert_eq!(object.received(), before, "{shape:?}");
     }
     assert_eq!(up.interrupt(), Some(0));
@@ -183,7 +210,11 @@ fn websockets_and_http2_reach_a_workload_that_speaks_http1() {
     let object = Object::new("", &[OPEN, STAY].concat());
     let up = object.up();
     let url = format!("http://{}/two", up.address);
-    let ran = run(object.command("curl").args(["-s", "--max-time", "30", "--http2-prior-knowledge"]).arg(url)).code(0);
+    let ran = run(object
+        .command("curl")
+        .args(["-s", "--max-time", "30", "--http2-prior-knowledge"])
+        .arg(url))
+    .code(0);
     assert_eq!(ran.out, "served /two\n");
     let mut socket = up.connect();
     let upgrade = "GET /ws HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
@@ -214,11 +245,15 @@ fn workload(object: &Object) -> (u32, u16) {
 
 /// Local addresses of listening sockets with this port, as the network of `pid` shows them.
 fn listening(pid: &str, port: u16) -> Vec<String> {
-    let tables = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
+    let tables = ["tcp", "tcp6"]
+        .map(|table| std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default());
     let suffix = format!(":{port:04X}");
     let lines = tables.iter().flat_map(|table| table.lines().skip(1));
     let sockets = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
-    sockets.filter(|fields| fields[3] == "0A" && fields[1].ends_with(&suffix)).map(|fields| fields[1].to_owned()).collect()
+    sockets
+        .filter(|fields| fields[3] == "0A" && fields[1].ends_with(&suffix))
+        .map(|fields| fields[1].to_owned())
+        .collect()
 }
 
 // proves C2
@@ -232,8 +267,16 @@ fn in_a_namespace_nobody_goes_around_the_gate() {
         eprintln!("this host gives no namespaces: {}", up.machine);
         return;
     }
-    assert_eq!(listening(&pid.to_string(), port).len(), 1, "it listens where it is");
-    assert_eq!(listening("self", port), Vec::<String>::new(), "but not where we are");
+    assert_eq!(
+        listening(&pid.to_string(), port).len(),
+        1,
+        "it listens where it is"
+    );
+    assert_eq!(
+        listening("self", port),
+        Vec::<String>::new(),
+        "but not where we are"
+    );
     let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
     assert_ne!(network(&pid.to_string()), network("self"));
     let gate = up.address.rsplit(':').next().unwrap().parse().unwrap();
@@ -263,13 +306,20 @@ fn requests_that_arrive_while_it_starts_are_held_and_all_are_answered() {
     let sockets: Vec<_> = (0..40)
         .map(|number| {
             let mut socket = up.connect();
-            write!(socket, "GET /{number} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+            write!(
+                socket,
+                "GET /{number} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+            )
+            .unwrap();
             socket
         })
         .collect();
     for (number, socket) in sockets.iter().enumerate() {
         let answer = String::from_utf8(read_to_end(socket)).unwrap();
-        assert!(answer.ends_with(&format!("served /{number}\n")), "{number}: {answer:?}");
+        assert!(
+            answer.ends_with(&format!("served /{number}\n")),
+            "{number}: {answer:?}"
+        );
     }
     assert_eq!(up.count(&json!({"event": "machine", "state": "started"})), 1);
     assert_eq!(up.interrupt(), Some(0));

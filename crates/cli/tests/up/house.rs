@@ -60,7 +60,10 @@ impl Ran {
     }
 
     pub(crate) fn lines(&self) -> Vec<Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.out
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 }
 
@@ -136,7 +139,10 @@ impl Object {
 
     /// Runs a command of `suijuris` about this object.
     pub(crate) fn ask(&self, command: &[&str]) -> Ran {
-        let (dir, at) = (self.dir.to_str().unwrap(), usize::from(command[0] == "memory") + 1);
+        let (dir, at) = (
+            self.dir.to_str().unwrap(),
+            usize::from(command[0] == "memory") + 1,
+        );
         let mut args = command.to_vec();
         args.insert(at, dir);
         self.suijuris(&args)
@@ -191,10 +197,12 @@ impl Object {
     /// Processes that belong to this object: their arguments or environment name its home.
     pub(crate) fn processes(&self) -> Vec<String> {
         let home = self.home().to_str().unwrap();
-        let text = |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+        let text =
+            |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
         let pids = entries.map(|entry| entry.path()).filter(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok())
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok())
         });
         pids.filter(|pid| pid.file_name().unwrap().to_string_lossy() != std::process::id().to_string())
             .map(|pid| (text(pid.join("cmdline")), text(pid.join("environ"))))
@@ -223,7 +231,10 @@ fn copy(from: &Path, to: &Path) {
 
 /// The root of the repository.
 pub(crate) fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
 }
 
 pub(crate) fn run(command: &mut Command) -> Ran {
@@ -268,7 +279,10 @@ pub(crate) struct Up {
 impl Up {
     /// Starts `command`, which runs `up` but for `--json`.
     pub(crate) fn start(mut command: Command) -> Self {
-        command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg("--json")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
         let complaints = Arc::new(Mutex::new(String::new()));
@@ -277,7 +291,9 @@ impl Up {
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(count @ 1..) = stderr.read(&mut bytes) {
-                kept.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+                kept.lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&bytes[..count]));
             }
         });
         let mut up = Self {
@@ -308,14 +324,21 @@ impl Up {
         let (lock, told) = &*heard;
         let mut heard = lock.lock().unwrap();
         loop {
-            if let Some(at) = heard.events[self.seen..].iter().position(|event| is_like(event, &like)) {
+            if let Some(at) = heard.events[self.seen..]
+                .iter()
+                .position(|event| is_like(event, &like))
+            {
                 self.seen += at + 1;
                 return heard.events[self.seen - 1].clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || heard.ended {
                 let story = story(&heard.events);
-                panic!("no {like} after event {}\n{story}\n{}", self.seen, self.complaints.lock().unwrap());
+                panic!(
+                    "no {like} after event {}\n{story}\n{}",
+                    self.seen,
+                    self.complaints.lock().unwrap()
+                );
             }
             heard = told.wait_timeout(heard, left).unwrap().0;
         }
@@ -368,14 +391,19 @@ impl Up {
     /// One request over the agent socket, as the workload makes it.
     #[track_caller]
     pub(crate) fn agent(&self, method: &str, path: &str, body: &Value) -> Answer {
-        self.try_agent(method, path, body).expect("the agent socket answers")
+        self.try_agent(method, path, body)
+            .expect("the agent socket answers")
     }
 
     /// As [`Up::agent`]; `None` where nobody answers.
     pub(crate) fn try_agent(&self, method: &str, path: &str, body: &Value) -> Option<Answer> {
         let socket = UnixStream::connect(&self.agent).ok()?;
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         let json = ("content-type", "application/json");
         try_exchange(socket, method, path, &[json], &body)
     }
@@ -400,7 +428,10 @@ impl Up {
     /// `dormant`, `active` or `suspended`.
     #[track_caller]
     pub(crate) fn phase(&self) -> String {
-        self.control(&json!("status"))["status"]["phase"].as_str().unwrap().to_owned()
+        self.control(&json!("status"))["status"]["phase"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// Owner's write.
@@ -413,9 +444,27 @@ impl Up {
         kill(self.child.id(), name);
     }
 
-    /// Process of the machine's outermost part: the only child of `up`.
-    pub(crate) fn machine_pid(&self) -> u32 {
-        children(self.child.id())[0]
+    /// Processes of the machine, the outermost first.
+    pub(crate) fn machine_pids(&self) -> Vec<u32> {
+        let mut all = children(self.child.id());
+        let mut at = 0;
+        while at < all.len() {
+            all.extend(children(all[at]));
+            at += 1;
+        }
+        all
+    }
+
+    /// The first process in the machine: the runtime.
+    pub(crate) fn runtime_pid(&self) -> u32 {
+        let is_runtime = |pid: &u32| {
+            let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            arguments.contains("--control-fd")
+        };
+        self.machine_pids()
+            .into_iter()
+            .rfind(is_runtime)
+            .expect("the runtime runs")
     }
 
     /// Waits for the end.
@@ -451,12 +500,14 @@ impl Drop for Up {
 }
 
 pub(crate) fn kill(pid: u32, signal: &str) {
-    let status = Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
+    let status = Command::new("kill")
+        .args([format!("-{signal}"), pid.to_string()])
+        .status();
     assert!(status.unwrap().success(), "kill -{signal} {pid}");
 }
 
 /// Direct children of a process.
-pub(crate) fn children(pid: u32) -> Vec<u32> {
+fn children(pid: u32) -> Vec<u32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
@@ -475,7 +526,10 @@ fn listen(stdout: impl Read + Send + 'static, heard: Arc<(Mutex<Heard>, Condvar)
 
 /// Whether `event` has every member of `like`.
 pub(crate) fn is_like(event: &Value, like: &Value) -> bool {
-    like.as_object().unwrap().iter().all(|(name, value)| event[name] == *value)
+    like.as_object()
+        .unwrap()
+        .iter()
+        .all(|(name, value)| event[name] == *value)
 }
 
 fn story(events: &[Value]) -> String {
@@ -514,9 +568,17 @@ impl Answer {
     /// A problem document in full, with this status and code.
     #[track_caller]
     pub(crate) fn problem(self, status: u16, code: &str) -> Value {
-        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json"),
+            "{self:?}"
+        );
         let problem = self.json();
-        assert_eq!((self.status, &problem["code"]), (status, &json!(code)), "{problem}");
+        assert_eq!(
+            (self.status, &problem["code"]),
+            (status, &json!(code)),
+            "{problem}"
+        );
         assert_eq!(problem["status"], status);
         assert_eq!(problem["type"], format!("https://suijuris.dev/errors/{code}"));
         let retry_after = problem.get("retry_after").map(Value::to_string);
@@ -526,7 +588,13 @@ impl Answer {
 }
 
 #[track_caller]
-fn exchange(socket: impl Read + Write, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+fn exchange(
+    socket: impl Read + Write,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Answer {
     try_exchange(socket, method, path, headers, body).expect("an answer")
 }
 
@@ -537,10 +605,17 @@ fn try_exchange(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Option<Answer> {
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
     let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: object\r\ncontent-length: {length}\r\nconnection: close\r\n");
-    socket.write_all(format!("{head}{headers}\r\n{body}").as_bytes()).ok()?;
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: object\r\ncontent-length: {length}\r\nconnection: close\r\n"
+    );
+    socket
+        .write_all(format!("{head}{headers}\r\n{body}").as_bytes())
+        .ok()?;
     read_answer(&mut socket)
 }
 
@@ -555,7 +630,10 @@ pub(crate) fn read_answer(socket: &mut impl Read) -> Option<Answer> {
     let head = String::from_utf8(bytes).unwrap();
     let mut lines = head.trim_end().split("\r\n");
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    let pair = |line: &str| line.split_once(':').map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()));
+    let pair = |line: &str| {
+        line.split_once(':')
+            .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
+    };
     let headers: Vec<_> = lines.filter_map(pair).collect();
     let length = headers.iter().find(|(name, _)| name == "content-length");
     let mut body = Vec::new();
@@ -567,7 +645,11 @@ pub(crate) fn read_answer(socket: &mut impl Read) -> Option<Answer> {
         None => drop(socket.read_to_end(&mut body).ok()?),
     }
     let body = String::from_utf8(body).unwrap();
-    Some(Answer { status, headers, body })
+    Some(Answer {
+        status,
+        headers,
+        body,
+    })
 }
 
 /// Reads until the other side closes or resets the connection.

@@ -29,7 +29,10 @@ fn the_moment_its_condition_fails_it_sleeps_without_being_asked() {
     let at = |event: &serde_json::Value| event["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert!(at(&mutated) <= at(&verdict) && at(&verdict) <= at(&dormant) && at(&dormant) <= at(&stopped));
     let decided = at(&mutated).duration_until(at(&verdict));
-    assert!(decided < jiff::SignedDuration::from_secs(10), "the idle timer did not do it: {decided}");
+    assert!(
+        decided < jiff::SignedDuration::from_secs(10),
+        "the idle timer did not do it: {decided}"
+    );
     assert_eq!(up.interrupt(), Some(0));
     object.verify();
 }
@@ -45,7 +48,10 @@ fn dormancy_is_durable_before_the_machine_stops() {
     up.kill();
     object.nobody_is_left();
     let last = object.log().pop().unwrap();
-    assert_eq!((&last["kind"], last["seq"].as_u64()), (&json!("dormant"), Some(seq)));
+    assert_eq!(
+        (&last["kind"], last["seq"].as_u64()),
+        (&json!("dormant"), Some(seq))
+    );
     object.verify();
 }
 
@@ -61,14 +67,21 @@ fn done_means_asleep_however_busy_the_traffic() {
             let (address, busy) = (up.address.clone(), &busy);
             scope.spawn(move || {
                 while busy.load(std::sync::atomic::Ordering::Relaxed) {
-                    let Ok(mut socket) = std::net::TcpStream::connect(&address) else { continue };
+                    let Ok(mut socket) = std::net::TcpStream::connect(&address) else {
+                        continue;
+                    };
                     socket.set_read_timeout(Some(PATIENCE)).unwrap();
-                    let _ = std::io::Write::write_all(&mut socket, b"GET /busy HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+                    let _ = std::io::Write::write_all(
+                        &mut socket,
+                        b"GET /busy HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+                    );
                     crate::house::read_to_end(&socket);
                 }
             });
         }
-        crate::house::until("traffic flows", || object.received().matches("/busy").count() > 20);
+        crate::house::until("traffic flows", || {
+            object.received().matches("/busy").count() > 20
+        });
         up.write(&json!({"done": true})).status(200);
         up.wait(json!({"event": "verdict", "action": "remain", "outcome": "refuse"}));
         up.wait_event("dormant");
@@ -86,11 +99,16 @@ fn a_hold_keeps_it_awake_without_traffic_and_its_end_lets_it_sleep() {
     let object = Object::new("", &[OPEN, rules].concat());
     let mut up = object.up();
     up.get("/").status(200);
-    up.agent("PUT", "/v1/holds/watch", &json!({"for": "1h"})).status(200);
+    up.agent("PUT", "/v1/holds/watch", &json!({"for": "1h"}))
+        .status(200);
     let held = up.agent("GET", "/v1/holds", &json!(null)).status(200).json();
     assert!(held["watch"].as_u64().unwrap() > 3_500_000, "{held}");
     crate::house::until("longer than the rule gives without a hold", || {
-        let woke = object.records("woke")[0]["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        let woke = object.records("woke")[0]["at"]
+            .as_str()
+            .unwrap()
+            .parse::<jiff::Timestamp>()
+            .unwrap();
         woke.duration_until(jiff::Timestamp::now()) > jiff::SignedDuration::from_secs(4)
     });
     assert_eq!(up.phase(), "active");
@@ -127,7 +145,12 @@ fn what_was_never_written_is_stale_or_is_of_unknown_age_refuses_the_wake_with_it
         @id("consent") forbid (principal, action == Action::"wake", resource) unless { resource.fresh.consent };"#;
     let object = Object::new(memory, &[OPEN, rules].concat());
     let up = object.up();
-    let detail = || up.get("/").problem(503, "wake_refused")["detail"].as_str().unwrap().to_owned();
+    let detail = || {
+        up.get("/").problem(503, "wake_refused")["detail"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     assert!(detail().contains("never written"), "{}", detail());
     up.set(&json!({"consent": jiff::Timestamp::now().to_string()}));
     let consent = || object.ask(&["show", "--json"]).code(0).json()["memory"]["fields"]["consent"].clone();
@@ -139,14 +162,29 @@ fn what_was_never_written_is_stale_or_is_of_unknown_age_refuses_the_wake_with_it
     // A record of tomorrow: a clock that is behind its own history is known to be wrong.
     let (writer, _) = Writer::open(&Home::at(object.data()), Depth::Tail, Sizes::default()).unwrap();
     let tomorrow = Timestamp(jiff::Timestamp::now().as_millisecond()).saturating_add(Span(86_400_000));
-    let change = [(Name::new("consent").unwrap(), Write::Set(Value::Timestamp(tomorrow)))].into();
-    let body = Body::Mutated(Mutated { by: "controller".to_owned(), change });
-    let draft = Draft { body, at: tomorrow, bundle: None, sign: Sign::Now };
+    let change = [(
+        Name::new("consent").unwrap(),
+        Write::Set(Value::Timestamp(tomorrow)),
+    )]
+    .into();
+    let body = Body::Mutated(Mutated {
+        by: "controller".to_owned(),
+        change,
+    });
+    let draft = Draft {
+        body,
+        at: tomorrow,
+        bundle: None,
+        sign: Sign::Now,
+    };
     writer.stage(draft).unwrap().wait().unwrap();
     writer.close().unwrap();
     let up = object.up();
     let problem = up.get("/").problem(503, "wake_refused");
-    assert!(problem["detail"].as_str().unwrap().contains("clock unknown"), "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("clock unknown"),
+        "{problem}"
+    );
     assert_eq!(up.interrupt(), Some(0));
     object.verify();
 }

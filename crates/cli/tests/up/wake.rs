@@ -49,7 +49,10 @@ fn a_refused_request_starts_nothing() {
     up.set(&json!({"open": false}));
     for _ in 0..20 {
         let problem = up.get("/").problem(503, "wake_refused");
-        assert_eq!(problem["rules"], json!([{"id": "closed", "reason": "Closed today."}]));
+        assert_eq!(
+            problem["rules"],
+            json!([{"id": "closed", "reason": "Closed today."}])
+        );
         assert_eq!(problem["retry_after"], 90);
         assert_eq!(problem["object"], up.id.as_str());
     }
@@ -57,7 +60,11 @@ fn a_refused_request_starts_nothing() {
     assert_eq!(started(&up), 0);
     assert_eq!(up.interrupt(), Some(0));
     assert_eq!(object.received(), "");
-    let times: Vec<_> = object.records("refused").iter().map(|r| r["body"]["times"].clone()).collect();
+    let times: Vec<_> = object
+        .records("refused")
+        .iter()
+        .map(|r| r["body"]["times"].clone())
+        .collect();
     assert_eq!(times, [1, 19], "the first in full, the rest counted");
     object.verify();
 }
@@ -65,7 +72,10 @@ fn a_refused_request_starts_nothing() {
 // proves A2, A10
 #[test]
 fn whoever_starts_the_machine_by_force_is_refused_and_recorded() {
-    let rules = OPEN.replace("resource);\n@id(\"admit\")", "resource)\nwhen { context.trigger.kind != \"boot\" };\n@id(\"admit\")");
+    let rules = OPEN.replace(
+        "resource);\n@id(\"admit\")",
+        "resource)\nwhen { context.trigger.kind != \"boot\" };\n@id(\"admit\")",
+    );
     let object = Object::new("", &[rules.as_str(), STAY].concat());
     let up = object.up();
     up.get("/").status(200);
@@ -73,12 +83,23 @@ fn whoever_starts_the_machine_by_force_is_refused_and_recorded() {
     let (data, dir) = (object.data(), object.dir());
     for _ in 0..5 {
         let mut init = object.command(env!("CARGO_BIN_EXE_suijuris"));
-        init.args(["__init", "--listen", "127.0.0.1:0", "--data"]).arg(&data).arg("--object").arg(dir);
+        init.args(["__init", "--listen", "127.0.0.1:0", "--data"])
+            .arg(&data)
+            .arg("--object")
+            .arg(dir);
         let ran = crate::house::run(&mut init).code(1);
-        assert!(ran.err.contains("refuse") && !ran.err.contains("woke"), "{}", ran.err);
+        assert!(
+            ran.err.contains("refuse") && !ran.err.contains("woke"),
+            "{}",
+            ran.err
+        );
     }
     let kinds = object.kinds();
-    assert_eq!(kinds.iter().filter(|kind| *kind == "woke").count(), 1, "{kinds:?}");
+    assert_eq!(
+        kinds.iter().filter(|kind| *kind == "woke").count(),
+        1,
+        "{kinds:?}"
+    );
     let refused = object.records("refused");
     assert_eq!(refused.len(), 5, "{kinds:?}");
     for record in refused {
@@ -95,7 +116,8 @@ fn a_bare_boot_that_the_rules_permit_serves_without_up_or_anything_of_a_platform
     assert_eq!(object.up().interrupt(), Some(0));
     let mut init = object.command(env!("CARGO_BIN_EXE_suijuris"));
     init.env_clear().env("PATH", "/usr/bin:/bin");
-    init.args(["__init", "--listen", "127.0.0.1:0", "--data"]).arg(object.data());
+    init.args(["__init", "--listen", "127.0.0.1:0", "--data"])
+        .arg(object.data());
     let ran = crate::house::run(init.arg("--object").arg(object.dir())).code(0);
     assert!(ran.err.contains("dormant"), "{}", ran.err);
     let woke = &object.records("woke")[0];
@@ -125,7 +147,7 @@ fn a_machine_killed_by_its_host_stays_down_until_somebody_asks() {
     let object = Object::new("", &[OPEN, STAY].concat());
     let mut up = object.up();
     up.get("/").status(200);
-    crate::house::kill(up.machine_pid(), "KILL");
+    crate::house::kill(up.machine_pids()[0], "KILL");
     up.wait(json!({"event": "machine", "state": "stopped"}));
     assert_eq!(up.phase(), "dormant");
     assert_eq!(started(&up), 1);
@@ -133,7 +155,10 @@ fn a_machine_killed_by_its_host_stays_down_until_somebody_asks() {
     up.wait(json!({"event": "woke", "epoch": 2}));
     assert_eq!(up.interrupt(), Some(0));
     let kinds = object.kinds();
-    assert!(kinds.windows(2).any(|pair| pair == ["unsealed", "woke"]), "{kinds:?}");
+    assert!(
+        kinds.windows(2).any(|pair| pair == ["unsealed", "woke"]),
+        "{kinds:?}"
+    );
     object.verify();
 }
 
@@ -142,12 +167,18 @@ fn a_machine_killed_by_its_host_stays_down_until_somebody_asks() {
 fn its_owner_wakes_it_by_hand_and_is_decided_about_too() {
     let object = Object::new(OPEN_FIELD, &[OPEN, BRIEFLY, CLOSED].concat());
     let mut up = object.up();
-    assert_eq!(object.ask(&["wake", "--json"]).code(0).json()["outcome"], "permit");
+    assert_eq!(
+        object.ask(&["wake", "--json"]).code(0).json()["outcome"],
+        "permit"
+    );
     up.wait(json!({"event": "proposal", "by": "controller", "trigger": "manual"}));
     up.wait_event("woke");
     up.wait(json!({"event": "machine", "state": "stopped"}));
     up.set(&json!({"open": false}));
-    assert_eq!(object.ask(&["wake", "--json"]).code(1).json()["rules"], json!(["closed"]));
+    assert_eq!(
+        object.ask(&["wake", "--json"]).code(1).json()["rules"],
+        json!(["closed"])
+    );
     assert_eq!(started(&up), 1);
     assert_eq!(up.interrupt(), Some(0));
     object.verify();
@@ -186,8 +217,15 @@ fn timers_wake_a_sleeping_object_and_their_runs_are_recorded() {
         up.wait(json!({"event": "machine", "state": "stopped"}));
     }
     assert_eq!(up.interrupt(), Some(0));
-    let fired: Vec<_> = object.records("woke").iter().map(|woke| woke["body"]["fired"]["tick"].clone()).collect();
-    assert!(fired[0].as_i64().unwrap() < fired[1].as_i64().unwrap(), "{fired:?}");
+    let fired: Vec<_> = object
+        .records("woke")
+        .iter()
+        .map(|woke| woke["body"]["fired"]["tick"].clone())
+        .collect();
+    assert!(
+        fired[0].as_i64().unwrap() < fired[1].as_i64().unwrap(),
+        "{fired:?}"
+    );
     object.verify();
 }
 
@@ -195,7 +233,8 @@ fn timers_wake_a_sleeping_object_and_their_runs_are_recorded() {
 #[test]
 fn an_instant_wakes_once_and_so_do_runs_that_nobody_ran() {
     let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(1);
-    let timers = format!("[timers.once]\nat = \"{soon:.0}\"\n[timers.skipped]\nevery = \"1s\"\nmissed = \"skip\"\n");
+    let timers =
+        format!("[timers.once]\nat = \"{soon:.0}\"\n[timers.skipped]\nevery = \"1s\"\nmissed = \"skip\"\n");
     let only = OPEN.replace(
         "@id(\"wake\") permit (principal, action == Action::\"wake\", resource);",
         "@id(\"wake\") permit (principal, action == Action::\"wake\", resource) when { context.trigger.kind == \"timer\" && context.trigger has name && context.trigger.name == \"once\" };",
@@ -203,10 +242,15 @@ fn an_instant_wakes_once_and_so_do_runs_that_nobody_ran() {
     let object = Object::new(&timers, &[only.as_str(), BRIEFLY].concat());
     assert_eq!(object.up().interrupt(), Some(0));
     // Due while nobody ran.
-    until("the instant has passed", || jiff::Timestamp::now() > soon + jiff::SignedDuration::from_secs(2));
+    until("the instant has passed", || {
+        jiff::Timestamp::now() > soon + jiff::SignedDuration::from_secs(2)
+    });
     let mut up = object.up();
     let proposal = up.wait(json!({"event": "proposal", "trigger": "timer"}));
-    assert!(proposal["detail"].as_str().unwrap().contains("once"), "{proposal}");
+    assert!(
+        proposal["detail"].as_str().unwrap().contains("once"),
+        "{proposal}"
+    );
     up.wait_event("woke");
     up.wait(json!({"event": "machine", "state": "stopped"}));
     assert_eq!(up.interrupt(), Some(0));
@@ -222,11 +266,18 @@ fn looking_never_wakes() {
     let object = Object::new("", &[OPEN, STAY].concat());
     let up = object.up();
     let before = object.log();
-    for command in [&["show", "--json"][..], &["log", "--json"], &["verify"], &["memory", "get"]] {
+    for command in [
+        &["show", "--json"][..],
+        &["log", "--json"],
+        &["verify"],
+        &["memory", "get"],
+    ] {
         object.ask(command).code(0);
     }
     object.suijuris(&["ps", "--json"]).code(0);
-    object.ask(&["what-if", "--action", "wake", "--trigger", "request", "--json"]).code(0);
+    object
+        .ask(&["what-if", "--action", "wake", "--trigger", "request", "--json"])
+        .code(0);
     assert_eq!(up.phase(), "dormant");
     assert_eq!(started(&up), 0);
     assert_eq!(object.log(), before);
