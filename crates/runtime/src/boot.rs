@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use suijuris_api::channel::Channel;
+use suijuris_api::channel::{Channel, Packet};
 use suijuris_api::control::{FromRuntime, Reply, ToRuntime};
 use suijuris_api::{Event as Report, Problem};
 use suijuris_core::bundle::Bundle;
@@ -170,21 +170,21 @@ async fn live(
     let opened = Ledger::open(&home);
     let (ledger, bundle) = match opened {
         Ok(opened) => opened,
-        Err(error) => return refuse_all(listener, &reports, &error).await,
+        Err(error) => return refuse_all(listener, channel, &reports, &error).await,
     };
     step("verify");
     let house = House {
         config,
         home,
         listener,
-        channel,
+        channel: channel.clone(),
         clock,
         reports,
         signals,
     };
     match house.furnish(ledger, bundle).await {
         Ok(left) => left,
-        Err((reports, listener, error)) => refuse_all(listener, &reports, &error).await,
+        Err((reports, listener, error)) => refuse_all(listener, channel, &reports, &error).await,
     }
 }
 
@@ -193,8 +193,16 @@ const CODE_MOUNT: &str = "mount_failed";
 /// The object on disk cannot be used.
 const CODE_BROKEN_OBJECT: &str = "broken_object";
 
-/// Answers whoever waits that nothing runs here, and why, then ends.
-async fn refuse_all(listener: TcpListener, reports: &Reports, error: &BootError) -> Left {
+/// Time to answer whoever waits for an object that cannot be used.
+const REFUSE_WITHIN: Duration = Duration::from_millis(500);
+
+/// Answers whoever waits, at the listener or handed over, that nothing runs here, and why, then ends.
+async fn refuse_all(
+    listener: TcpListener,
+    channel: Option<Rc<Channel>>,
+    reports: &Reports,
+    error: &BootError,
+) -> Left {
     reports.error(CODE_BROKEN_OBJECT, error);
     let judge = Rc::new(GateJudge::default());
     judge
@@ -207,9 +215,30 @@ async fn refuse_all(listener: TcpListener, reports: &Reports, error: &BootError)
         Limits::default(),
         Control::new(GatePhase::Open),
     );
-    let (_none, handed_over) = mpsc::channel(1);
-    let _ = tokio::time::timeout(Duration::from_millis(500), gate.serve(listener, handed_over)).await;
+    let (hand_over, handed_over) = mpsc::channel(HANDED_OVER);
+    let answered = async {
+        let _ = tokio::join!(gate.serve(listener, handed_over), let_in(channel, hand_over));
+    };
+    let _ = tokio::time::timeout(REFUSE_WITHIN, answered).await;
     Left::Broken
+}
+
+/// Takes connections of the owner and hears nothing else; nobody is there to answer.
+async fn let_in(channel: Option<Rc<Channel>>, hand_over: mpsc::Sender<HandedOver>) {
+    let Some(channel) = channel else { return };
+    while let Ok(Some(packet)) = channel.receive::<ToRuntime>().await {
+        let_through(packet, &hand_over).await;
+    }
+}
+
+/// Hands a connection of the owner to the gate; other packets have none.
+async fn let_through(packet: Packet<ToRuntime>, hand_over: &mpsc::Sender<HandedOver>) {
+    if let Some(descriptor) = packet.descriptor {
+        let stream = std::net::TcpStream::from(descriptor);
+        let prefix = packet.raw;
+        // A gate that has ended takes nobody: the connection ends with it.
+        let _ = hand_over.send(HandedOver { stream, prefix }).await;
+    }
 }
 
 /// Everything that outlives the boot.
@@ -428,17 +457,7 @@ async fn hear(channel: Option<Rc<Channel>>, hand_over: mpsc::Sender<HandedOver>,
             }
         };
         match packet.message {
-            ToRuntime::Connection => {
-                if let Some(descriptor) = packet.descriptor {
-                    let stream = std::net::TcpStream::from(descriptor);
-                    let _ = hand_over
-                        .send(HandedOver {
-                            stream,
-                            prefix: packet.raw,
-                        })
-                        .await;
-                }
-            }
+            ToRuntime::Connection => let_through(packet, &hand_over).await,
             ToRuntime::Thawed(launch) => {
                 resident.relaunch(*launch);
                 resident.thawed();
