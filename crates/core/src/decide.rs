@@ -151,7 +151,7 @@ fn judge(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) -> De
 /// it is no longer valid the whole program judges.
 ///
 /// # Errors
-/// The [`Judgement`], for [`explain`]ing it; or the invariant that forbids any admission.
+/// The [`Judgement`], to be put in words by [`consider`]; or the invariant that forbids any admission.
 pub fn admit(
     view: View<'_>,
     folded: Option<&Folded>,
