@@ -15,5 +15,6 @@ mod house;
 mod memory;
 mod remain;
 mod rules;
+mod sessions;
 mod wake;
 mod workload;

@@ -1,0 +1,156 @@
+//! What the READMEs of the examples say to type, typed; what they show is what comes.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use crate::house::{Object, Up, repository, run};
+
+/// A command and the lines it is said to answer with, in order; `…` stands for anything, alone for any lines.
+struct Exchange {
+    command: String,
+    lines: Vec<String>,
+}
+
+fn exchanges(readme: &str) -> Vec<Exchange> {
+    let blocks = readme
+        .split("```console\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next());
+    let mut exchanges: Vec<Exchange> = Vec::new();
+    for line in blocks.flat_map(str::lines) {
+        match line.strip_prefix("$ ") {
+            Some(command) => exchanges.push(Exchange {
+                command: command.to_owned(),
+                lines: Vec::new(),
+            }),
+            None => exchanges
+                .last_mut()
+                .expect("a command comes first")
+                .lines
+                .push(line.to_owned()),
+        }
+    }
+    exchanges
+}
+
+/// Whether `line` has the parts of `pattern` between its `…`, in order.
+fn fits(line: &str, pattern: &str) -> bool {
+    let mut rest = line;
+    let mut parts = pattern.split('…');
+    let first = parts.next().unwrap_or_default();
+    let Some(after) = rest.strip_prefix(first) else {
+        return false;
+    };
+    rest = after;
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.is_empty() || pattern.ends_with('…')
+}
+
+fn check(exchange: &Exchange, output: &str) {
+    let mut lines = output.lines();
+    for pattern in exchange.lines.iter().filter(|pattern| *pattern != "…") {
+        let found = lines.any(|line| fits(line, pattern));
+        assert!(
+            found,
+            "$ {}\nhas no line `{pattern}` where it should:\n{output}",
+            exchange.command
+        );
+    }
+}
+
+/// A directory as a reader has it after `cargo build`: the examples, and `target` beside them.
+fn checkout(name: &str) -> Object {
+    let object = Object::example(name);
+    let examples = object.home().join("examples");
+    std::fs::create_dir(&examples).unwrap();
+    std::fs::rename(object.dir(), examples.join(name)).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_suijuris"));
+    symlink(program.ancestors().nth(2).unwrap(), object.home().join("target")).unwrap();
+    object
+}
+
+/// Types a session into a shell, with the port that `up` has for PORT.
+fn replay(name: &str) {
+    let object = checkout(name);
+    let readme = std::fs::read_to_string(repository().join("examples").join(name).join("README.md")).unwrap();
+    let mut up: Option<Up> = None;
+    for exchange in exchanges(&readme) {
+        if let Some(arguments) = exchange
+            .command
+            .strip_prefix("suijuris ")
+            .and_then(|rest| rest.strip_suffix(" &"))
+        {
+            let mut command = object.command(env!("CARGO_BIN_EXE_suijuris"));
+            command.args(arguments.split(' '));
+            up = Some(Up::start(command));
+            continue;
+        }
+        if exchange.command.starts_with("cargo ") {
+            // `cargo test` has built it for the profile of this test already, unless it was told to build less.
+            built(&object);
+            continue;
+        }
+        let port = up
+            .as_ref()
+            .map(|up| up.address.rsplit(':').next().unwrap().to_owned());
+        let command = exchange.command.replace("PORT", &port.unwrap_or_default());
+        let mut shell = object.command("timeout");
+        let path = Path::new(env!("CARGO_BIN_EXE_suijuris"))
+            .parent()
+            .unwrap()
+            .display()
+            .to_string();
+        shell.env("PATH", format!("{path}:/usr/local/bin:/usr/bin:/bin"));
+        let ran = run(shell.args(["60", "sh", "-c", &format!("{{ {command}\n}} 2>&1")]));
+        assert_ne!(ran.code, 124, "$ {command}\ndoes not end: {}", ran.out);
+        check(&exchange, &ran.out);
+        assert!(!ran.out.contains("suijuris: error"), "$ {command}\n{}", ran.out);
+    }
+    assert_eq!(up.expect("the session runs `up`").interrupt(), Some(0));
+    object.nobody_is_left();
+}
+
+/// Makes sure that the worker is built.
+fn built(object: &Object) {
+    let profiles = ["debug", "release"].map(|profile| object.home().join("target").join(profile));
+    if profiles
+        .iter()
+        .any(|profile| profile.join("examples/agent").is_file())
+    {
+        return;
+    }
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    run(cargo
+        .args(["build", "--package", "suijuris-cli", "--example", "agent"])
+        .current_dir(repository()))
+    .code(0);
+}
+
+// proves C5, D4, G1
+#[test]
+fn hello() {
+    replay("hello");
+}
+
+// proves C5, A7
+#[test]
+fn redis() {
+    replay("redis");
+}
+
+// proves C5, D3, A5
+#[test]
+fn agent() {
+    replay("agent");
+}
+
+#[test]
+fn patterns_fit_what_they_mean() {
+    assert!(fits("a b c", "a … c") && fits("a b c", "a…") && fits("a b c", "…b…") && fits("abc", "abc"));
+    assert!(!fits("a b c", "a b") && !fits("a b c", "b…") && !fits("a b c", "a … d"));
+}
