@@ -21,7 +21,7 @@ use std::rc::Rc;
 use anyhow::Context as _;
 use suijuris_vehicle::process::{Isolation, Process, Shim, Want};
 
-use crate::place;
+use crate::{control, place};
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
@@ -60,6 +60,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn up(args: Args) -> anyhow::Result<ExitCode> {
     let place = place::locate(Some(&args.dir), args.data.as_deref())?;
+    if let Some(control::Running { pid, url, .. }) = control::running(&place) {
+        anyhow::bail!(
+            "{} runs already, at {url}: end it first (Ctrl-C, or `kill -INT {pid}`), or name other data with --data",
+            place.name()
+        );
+    }
     let say = Rc::new(say::Say::new(args.json));
     let founded = match founding::prepare(&place, &say)? {
         founding::Prepared::Ready(founded) => *founded,
