@@ -410,7 +410,7 @@ async fn watch(resident: Rc<Resident>, running: Rc<Running>) {
         }
         Err(not_ready) => {
             resident.reports().error(CODE_WORKLOAD_FAILED, &not_ready);
-            if let NotReady::TimedOut { .. } = not_ready {
+            if !matches!(not_ready, NotReady::Ended(_)) {
                 running.stop(manifest.stop_signal, manifest.stop_within).await;
             }
             WorkloadEnd::Failed

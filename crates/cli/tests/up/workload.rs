@@ -116,6 +116,37 @@ fn a_workload_that_never_becomes_ready() {
     );
 }
 
+// proves C2
+#[test]
+fn a_workload_that_others_could_reach_around_the_gate_is_not_let_serve() {
+    let definition =
+        "name = \"exposed\"\n[workload]\ncommand = [\"python3\", \"-m\", \"http.server\", \"{port}\"]\n";
+    let object = Object::defined(definition, &[OPEN, STAY].concat());
+    let mut up = object.up_with(&["--plain"]);
+    let answer = up.get("/");
+    if std::fs::read_to_string("/proc/net/route")
+        .unwrap()
+        .lines()
+        .count()
+        > 1
+    {
+        answer.problem(503, "workload_failed");
+        let error = up.wait(json!({"event": "error", "code": "workload_failed"}));
+        assert!(
+            error["message"].as_str().unwrap().contains("127.0.0.1"),
+            "{error}"
+        );
+        up.wait(json!({"event": "machine", "state": "stopped"}));
+    }
+    assert_eq!(up.interrupt(), Some(0));
+    let up = object.up();
+    if up.machine.starts_with("namespaces") {
+        up.get("/").status(200);
+    }
+    assert_eq!(up.interrupt(), Some(0));
+    object.nobody_is_left();
+}
+
 #[test]
 fn a_workload_that_ends_while_it_serves_puts_the_object_to_sleep() {
     let object = Object::new("", &[OPEN, STAY].concat());
@@ -124,7 +155,7 @@ fn a_workload_that_ends_while_it_serves_puts_the_object_to_sleep() {
     let broken = up.get("/exit");
     assert!(matches!(broken.status, 502 | 503), "{broken:?}");
     let exited = up.wait(json!({"event": "workload", "state": "exited"}));
-    assert_eq!(exited["how"], "exited with code 7");
+    assert_eq!(exited["how"], "exited 7");
     let dormant = up.wait_event("dormant");
     assert!(
         dormant["reason"].as_str().unwrap().contains("the workload ended"),

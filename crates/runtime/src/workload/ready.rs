@@ -75,6 +75,11 @@ pub enum NotReady {
         /// What was waited for.
         missing: Missing,
     },
+    /// It could be reached by others than the gate.
+    #[error(
+        "the workload listens on port {0} beyond loopback, where callers go around the gate; bind it to 127.0.0.1"
+    )]
+    Exposed(u16),
 }
 
 impl Running {
@@ -83,7 +88,8 @@ impl Running {
     /// Cancel safe: it can be dropped and called again.
     ///
     /// # Errors
-    /// [`NotReady`] as soon as the workload ends, or after `within`. It is not stopped.
+    /// [`NotReady`] as soon as the workload ends or is found to listen to others than the gate, or after `within`. It
+    /// is not stopped.
     pub async fn ready(
         &self,
         how: &Ready,
@@ -95,10 +101,14 @@ impl Running {
         tokio::select! {
             biased;
             ended = self.ended() => Err(NotReady::Ended(ended)),
-            served = timeout(limit, serves(self.port(), how, agent, &missing)) => served.map_err(|_| {
-                let missing = *missing.lock().unwrap_or_else(PoisonError::into_inner);
-                NotReady::TimedOut { within, missing }
-            }),
+            served = timeout(limit, serves(self.port(), how, agent, &missing)) => match served {
+                Ok(found) if found.exposed && is_reached() => Err(NotReady::Exposed(self.port())),
+                Ok(found) => Ok(found),
+                Err(_elapsed) => {
+                    let missing = *missing.lock().unwrap_or_else(PoisonError::into_inner);
+                    Err(NotReady::TimedOut { within, missing })
+                }
+            },
         }
     }
 }
@@ -236,6 +246,17 @@ pub fn listening(port: u16) -> io::Result<Option<Listening>> {
         found.extend(listeners(table, port)?);
     }
     Ok(choose(&found, port))
+}
+
+/// Whether this network has more than loopback: a route, or an IPv6 address elsewhere. One that cannot be looked at has.
+fn is_reached() -> bool {
+    let routed = std::fs::read_to_string("/proc/net/route").map_or(true, |table| table.lines().count() > 1);
+    // A machine without IPv6 has no such table.
+    let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    routed
+        || addresses
+            .lines()
+            .any(|line| line.split_ascii_whitespace().last() != Some("lo"))
 }
 
 fn open(path: &str) -> io::Result<impl BufRead> {
