@@ -21,6 +21,9 @@ use crate::owner;
 use crate::place::Place;
 use crate::sleeping;
 
+/// File that is written once there is a history; alone, it shows that one has been lost.
+const CHECKPOINT: &str = "checkpoint";
+
 /// An object that can be woken.
 pub(super) struct Founded {
     pub(super) writer: Writer,
@@ -55,6 +58,12 @@ pub(super) fn prepare(place: &Place, say: &Say) -> anyhow::Result<Prepared> {
         let Some(built) = &built else {
             bail!("{} holds no object", place.data.display())
         };
+        if place.data.join(CHECKPOINT).exists() {
+            bail!(
+                "{} holds what an object left behind, but not its history: restore `lineage` from a copy, or name other data with --data",
+                place.data.display()
+            );
+        }
         fs::create_dir_all(&place.data).with_context(|| format!("cannot make {}", place.data.display()))?;
         found_object(&home, built, clock.reading())?;
     }

@@ -435,6 +435,11 @@ impl House {
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
         };
+        if self.ending {
+            // Dormant already, and nobody would thaw it again.
+            awake.running.machine.stop(Signal::TERM, LEAVE_WITHIN).await;
+            return Ok(());
+        }
         match awake.running.machine.suspend().await {
             Ok(()) => {
                 // The frozen runtime keeps the lock; its last record is durable, so that anybody can read on from it.
