@@ -190,8 +190,9 @@ impl Object {
 
     /// `up` where it is not to listen at all.
     pub(crate) fn up_fails(&self, args: &[&str]) -> Ran {
-        let dir = self.dir.to_str().unwrap();
-        self.suijuris(&[&["up", dir, "--json"], args].concat())
+        let mut command = self.command("timeout");
+        command.args(["30", env!("CARGO_BIN_EXE_suijuris"), "up", "--json"]);
+        run(command.arg(&self.dir).args(args))
     }
 
     /// Processes that belong to this object: their arguments or environment name its home.

@@ -296,7 +296,11 @@ fn a_suspended_object_asks_its_rules_again_before_it_goes_on() {
     up.wait(json!({"event": "machine", "state": "resumed"}));
     up.wait(json!({"event": "verdict", "action": "wake", "outcome": "permit", "place": "runtime"}));
     up.wait(json!({"event": "resumed", "epoch": 2}));
-    up.interrupt();
+    up.wait(json!({"event": "dormant"}));
+    up.wait(json!({"event": "machine", "state": "suspended"}));
+    up.get("/three").status(200);
+    assert_eq!(up.interrupt(), Some(0));
+    assert_eq!(object.kinds().last().unwrap(), "dormant");
     object.nobody_is_left();
     object.verify();
 }
