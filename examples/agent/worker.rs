@@ -2,6 +2,7 @@
 //!
 //! It never decides whether to stay awake: it does its work, and the object's rules see that there is none left. All
 //! it knows of Suijuris is the agent socket, HTTP and JSON (`docs/agent-socket.md`), which any language can speak.
+#![expect(clippy::print_stdout, reason = "what a program prints, `up` shows")]
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -17,12 +18,7 @@ fn main() -> io::Result<()> {
     let port = std::env::args().nth(1).and_then(|port| port.parse().ok());
     let port = port.ok_or_else(|| io::Error::other("usage: agent PORT"))?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-    std::thread::spawn(move || {
-        listener
-            .incoming()
-            .flatten()
-            .for_each(|socket| drop(show(socket)))
-    });
+    std::thread::spawn(move || listener.incoming().flatten().map(show).for_each(drop));
     ask("POST", "/v1/ready", &Value::Null)?;
     // Awake without a job: the timer or a person woke it, and wants the housekeeping done.
     change(&json!({"jobs": ["housekeeping"]}), &json!({"jobs": []}))?;
@@ -35,49 +31,42 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
+/// What the worker reads of its object's memory.
+struct Memory {
+    jobs: Vec<String>,
+    done: i64,
+}
+
+fn memory() -> io::Result<Memory> {
+    let (_, answer) = ask("GET", "/v1/memory", &Value::Null)?;
+    let value = |path| answer.pointer(path).cloned().unwrap_or_default();
+    Ok(Memory {
+        jobs: serde_json::from_value(value("/fields/jobs/value"))?,
+        done: serde_json::from_value(value("/fields/done/value"))?,
+    })
+}
+
 /// Does one job under a hold, so that it is not cut in the middle; whether there was one.
 fn do_one() -> io::Result<bool> {
-    let Some(job) = first_job(&memory()?) else {
+    let Some(job) = memory()?.jobs.into_iter().next() else {
         return Ok(false);
     };
     ask("PUT", "/v1/holds/job", &json!({"for": "1m"}))?;
     println!("working on {job}");
     std::thread::sleep(JOB);
-    finish(&job)?;
+    while !finish(&job)? {}
     ask("DELETE", "/v1/holds/job", &Value::Null)?;
     Ok(true)
 }
 
-/// Takes the job off the list and counts it, together or not at all, whoever else writes meanwhile.
-fn finish(job: &str) -> io::Result<()> {
-    loop {
-        let now = memory()?;
-        let (jobs, done) = (now["jobs"].clone(), now["done"].clone());
-        let left: Vec<_> = jobs
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|other| *other != job)
-            .collect();
-        let after = json!({"jobs": left, "done": done.as_i64().unwrap_or(0) + 1});
-        if change(&after, &json!({"jobs": jobs, "done": done}))? {
-            return Ok(());
-        }
-    }
-}
-
-fn first_job(memory: &Value) -> Option<String> {
-    let first = memory["jobs"].as_array()?.first()?;
-    first.as_str().map(str::to_owned)
-}
-
-/// All fields by name.
-fn memory() -> io::Result<Value> {
-    let mut answer = ask("GET", "/v1/memory", &Value::Null)?.1;
-    let fields = answer["fields"].as_object_mut().into_iter().flatten();
-    Ok(fields
-        .map(|(name, field)| (name.clone(), field["value"].take()))
-        .collect())
+/// Takes the job off the list and counts it, together or not at all; false where somebody wrote meanwhile.
+fn finish(job: &str) -> io::Result<bool> {
+    let Memory { jobs, done } = memory()?;
+    let left: Vec<_> = jobs.iter().filter(|other| *other != job).collect();
+    change(
+        &json!({"jobs": left, "done": done + 1}),
+        &json!({"jobs": jobs, "done": done}),
+    )
 }
 
 /// Writes `fields` if memory is as `expected`; whether it was. Durable when this returns.
@@ -119,14 +108,15 @@ fn request(method: &str, path: &str, body: &str) -> io::Result<UnixStream> {
     Ok(socket)
 }
 
-/// Answers a caller whom the gate let through with what the object remembers.
+/// Answers a caller whom the gate let through with what there is to do and what is done.
 fn show(mut socket: TcpStream) -> io::Result<()> {
     for line in BufReader::new(&socket).lines() {
         if line?.is_empty() {
             break;
         }
     }
-    let body = memory()?.to_string();
+    let Memory { jobs, done } = memory()?;
+    let body = json!({"jobs": jobs, "done": done}).to_string();
     let length = body.len();
     write!(
         socket,

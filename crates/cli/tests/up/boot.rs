@@ -64,21 +64,24 @@ fn boot(object: &Object) -> Ran {
     run(init.arg("--object").arg(object.dir()))
 }
 
+/// What is done to an object, and the words for it.
+type Harm = (&'static str, fn(&Object));
+
 // proves C1, A6
 #[test]
 fn whatever_is_missing_changed_or_swapped_nothing_runs() {
-    let harms: [(&str, fn(&Object)); 7] = [
+    let harms: [Harm; 7] = [
         ("manifest is missing", |object| {
-            std::fs::remove_file(bundle(object).join("manifest")).unwrap()
+            std::fs::remove_file(bundle(object).join("manifest")).unwrap();
         }),
         ("a byte of the manifest", |object| {
-            flip(&bundle(object).join("manifest"), 60)
+            flip(&bundle(object).join("manifest"), 60);
         }),
         ("a byte of the program", |object| {
-            flip(&bundle(object).join("program"), 60)
+            flip(&bundle(object).join("program"), 60);
         }),
         ("a byte of the rules", |object| {
-            flip(&bundle(object).join("governance.cedar"), 60)
+            flip(&bundle(object).join("governance.cedar"), 60);
         }),
         ("another object's bundle", |object| {
             let other = Object::new(
@@ -100,7 +103,7 @@ fn whatever_is_missing_changed_or_swapped_nothing_runs() {
             let _ = std::fs::remove_file(object.data().join("checkpoint"));
         }),
         ("the lineage is missing", |object| {
-            std::fs::remove_file(first_segment(object)).unwrap()
+            std::fs::remove_file(first_segment(object)).unwrap();
         }),
     ];
     for (what, harm) in harms {

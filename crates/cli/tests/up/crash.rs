@@ -85,7 +85,7 @@ fn no_acknowledged_write_is_lost_to_a_host_that_stops_the_machine() {
             .count() as u64;
         let machine = up.runtime_pid();
         last = under_load(&up, last, already + 7 * (round as u64 + 1), || {
-            kill(machine, signal)
+            kill(machine, signal);
         });
         up.wait(json!({"event": "machine", "state": "stopped"}));
         let kept = counter(&object);
@@ -138,6 +138,22 @@ fn nothing_outlives_a_killed_up() {
         assert!(up.machine_pids().len() >= 2, "runtime and workload");
         up.kill();
         object.nobody_is_left();
+    }
+}
+
+// proves C7
+#[test]
+fn nothing_outlives_an_up_that_is_killed_while_its_machine_is_frozen() {
+    let suspend = "[sleep]\nmode = \"suspend\"\n";
+    for args in [&[][..], &["--plain"]] {
+        let object = Object::new(suspend, OPEN);
+        let mut up = object.up_with(args);
+        up.get("/");
+        up.wait(json!({"event": "machine", "state": "suspended"}));
+        up.kill();
+        object.nobody_is_left();
+        assert_eq!(object.up_with(args).interrupt(), Some(0));
+        object.verify();
     }
 }
 

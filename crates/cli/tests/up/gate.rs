@@ -324,3 +324,38 @@ fn requests_that_arrive_while_it_starts_are_held_and_all_are_answered() {
     assert_eq!(up.count(&json!({"event": "machine", "state": "started"})), 1);
     assert_eq!(up.interrupt(), Some(0));
 }
+
+// proves C3, A1
+#[test]
+fn a_request_for_another_object_is_sent_away_and_nobody_can_claim_who_they_are() {
+    let object = Object::new("", &[OPEN, STAY].concat());
+    let up = object.up();
+    let stranger = [(
+        "x-suijuris-object",
+        "bafyreiersbx7y22plsjffbnqvjpllysb76adbqswoc6og45ms4kkpuikjy",
+    )];
+    up.get_with("/other", &stranger).problem(421, "wrong_object");
+    assert_eq!(up.count(&json!({"event": "machine"})), 0, "asleep it stays");
+    up.get_with("/mine", &[("x-suijuris-object", &up.id)]).status(200);
+    up.get_with("/other", &stranger).problem(421, "wrong_object");
+    up.get_with(
+        "/claim",
+        &[("x-suijuris-caller", "the-owner"), ("x-suijuris-epoch", "77")],
+    );
+    let received = object.received();
+    assert!(
+        received.contains("/mine") && !received.contains("/other"),
+        "{received}"
+    );
+    assert!(
+        !received.contains("the-owner") && !received.contains("77"),
+        "{received}"
+    );
+    assert!(
+        received
+            .to_lowercase()
+            .contains(&format!("x-suijuris-object: {}", up.id)),
+        "{received}"
+    );
+    assert_eq!(up.interrupt(), Some(0));
+}

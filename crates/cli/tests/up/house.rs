@@ -320,6 +320,10 @@ impl Up {
 
     /// The next event that has these members; those before it count as seen.
     #[track_caller]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "tests write the value where they wait"
+    )]
     pub(crate) fn wait(&mut self, like: Value) -> Value {
         let (deadline, heard) = (Instant::now() + PATIENCE, self.heard.clone());
         let (lock, told) = &*heard;

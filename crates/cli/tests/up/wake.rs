@@ -1,6 +1,9 @@
 //! What may wake an object: requests, timers, memory, its owner; and what must not.
 
 use serde_json::json;
+use suijuris_core::key::SecretKey;
+use suijuris_core::time::Timestamp;
+use suijuris_store::{BundleFiles, Founding, Home, found};
 
 use crate::house::{OPEN, Object, STAY, Up, until};
 
@@ -302,5 +305,77 @@ fn a_suspended_object_asks_its_rules_again_before_it_goes_on() {
     assert_eq!(up.interrupt(), Some(0));
     assert_eq!(object.kinds().last().unwrap(), "dormant");
     object.nobody_is_left();
+    object.verify();
+}
+
+// proves A10, D4
+#[test]
+fn a_suspended_object_may_refuse_to_go_on_and_then_nothing_is_forwarded() {
+    let definition = [OPEN_FIELD, "[sleep]\nmode = \"suspend\"\n"].concat();
+    let object = Object::new(&definition, &[OPEN, BRIEFLY, CLOSED].concat());
+    let mut up = object.up();
+    up.get("/one").status(200);
+    // The last thing it does before it is frozen.
+    up.write(&json!({"open": false})).status(200);
+    up.wait(json!({"event": "machine", "state": "suspended"}));
+    up.get("/two").problem(503, "wake_refused");
+    up.wait(json!({"event": "verdict", "action": "wake", "outcome": "refuse", "place": "runtime"}));
+    up.wait(json!({"event": "machine", "state": "stopped"}));
+    assert!(!object.received().contains("/two"));
+    assert_eq!(up.interrupt(), Some(0));
+    assert_eq!(object.records("resumed").len(), 0);
+    object.verify();
+}
+
+// proves D2
+#[test]
+fn a_timer_wakes_a_suspended_object() {
+    let definition = "[sleep]\nmode = \"suspend\"\n[timers.tick]\nevery = \"2s\"\n";
+    let object = Object::new(definition, &[OPEN, BRIEFLY].concat());
+    let mut up = object.up();
+    up.wait(json!({"event": "woke", "epoch": 1}));
+    up.wait(json!({"event": "machine", "state": "suspended"}));
+    up.wait(json!({"event": "proposal", "by": "timer", "trigger": "timer"}));
+    up.wait(json!({"event": "resumed", "epoch": 2}));
+    assert_eq!(up.interrupt(), Some(0));
+    object.nobody_is_left();
+    object.verify();
+}
+
+// proves D2
+#[test]
+fn nights_that_nobody_ran_count_as_one_and_their_number_is_told() {
+    let nightly = "[timers.nightly]\ncron = \"0 3 * * *\"\nzone = \"Europe/Berlin\"\nmissed = \"once\"\n";
+    let object = Object::new(nightly, &[OPEN, BRIEFLY].concat());
+    let four_days_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(96);
+    let built = suijuris_bundle::build(object.dir()).unwrap();
+    let files = built.files();
+    let founding = Founding {
+        name: "probe".to_owned(),
+        controllers: vec![SecretKey::from_seed(&[7; 32]).public()],
+        threshold: 1,
+        nonce: vec![1; 16],
+        parent: None,
+        at: Timestamp(four_days_ago.as_millisecond()),
+        bundle: BundleFiles {
+            manifest: files.manifest,
+            governance: files.governance.into_bytes(),
+            program: files.program,
+        },
+        seed: [1; 32].into(),
+    };
+    found(&Home::at(object.data()), founding).unwrap();
+    let mut up = object.up();
+    let proposal = up.wait(json!({"event": "proposal", "by": "timer", "trigger": "timer"}));
+    assert_eq!(proposal["detail"], "nightly");
+    up.wait_event("woke");
+    up.wait(json!({"event": "machine", "state": "stopped"}));
+    assert_eq!(up.interrupt(), Some(0));
+    let woke = object.records("woke");
+    assert_eq!(woke.len(), 1, "once for all nights");
+    let missed = woke[0]["body"]["decision"]["inputs"]["trigger"]["missed"]
+        .as_u64()
+        .unwrap();
+    assert!((3..=4).contains(&missed), "{}", woke[0]);
     object.verify();
 }
