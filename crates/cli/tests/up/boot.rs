@@ -10,8 +10,9 @@ use crate::house::{OPEN, Object, Ran, STAY, run};
 #[test]
 fn a_boot_goes_its_steps_in_order() {
     let object = Object::new("", &[OPEN, STAY].concat());
-    let up = object.up();
+    let mut up = object.up();
     up.get("/").status(200);
+    up.wait(json!({"event": "boot", "step": "serve"}));
     let told = ["boot", "verdict", "woke", "workload"];
     let of_runtime =
         |event: &&Value| told.contains(&event["event"].as_str().unwrap()) && event["place"] != "door";

@@ -114,13 +114,11 @@ fn awake_the_refused_reach_nothing() {
     refused_in_every_way(&object, &up);
     assert_eq!(object.received(), before, "not a byte");
     up.get("/ok").status(200);
-    let refused = object.records("refused");
-    assert!(
-        refused
-            .iter()
-            .any(|record| record["verdict"]["rules"] == json!(["not-for-you"])),
-        "{refused:?}"
-    );
+    let recorded = || {
+        let by = |record: &Value| record["verdict"]["rules"] == json!(["not-for-you"]);
+        object.records("refused").iter().any(by)
+    };
+    until("the refusal is recorded", recorded);
     assert_eq!(up.interrupt(), Some(0));
     object.verify();
 }
