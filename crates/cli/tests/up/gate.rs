@@ -357,3 +357,24 @@ fn a_request_for_another_object_is_sent_away_and_nobody_can_claim_who_they_are()
     );
     assert_eq!(up.interrupt(), Some(0));
 }
+
+// proves A3, C3
+#[test]
+fn open_connections_are_cut_when_it_goes_to_sleep_and_hear_no_more() {
+    let definition = OPEN_FIELD.replace("[gate]", "[gate]\ndrain = \"100ms\"");
+    let remain = r#"@id("while-open") permit (principal, action == Action::"remain", resource) when { resource.memory.open };"#;
+    let object = Object::new(&definition, &[OPEN, remain].concat());
+    let mut up = object.up();
+    let mut socket = up.connect();
+    socket.write_all(b"hello\n").unwrap();
+    let mut answer = [0; 10];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"raw hello\n");
+    up.set(&json!({"open": false}));
+    assert_eq!(read_to_end(&socket), b"", "cut without another byte");
+    up.wait_event("dormant");
+    up.wait(json!({"event": "machine", "state": "stopped"}));
+    assert_eq!(object.received(), "hello\n");
+    assert_eq!(up.interrupt(), Some(0));
+    object.verify();
+}

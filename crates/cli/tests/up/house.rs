@@ -505,8 +505,8 @@ impl Drop for Up {
 }
 
 pub(crate) fn kill(pid: u32, signal: &str) {
-    let status = Command::new("kill")
-        .args([format!("-{signal}"), pid.to_string()])
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -{signal} {pid}")])
         .status();
     assert!(status.unwrap().success(), "kill -{signal} {pid}");
 }
