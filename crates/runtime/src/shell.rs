@@ -47,6 +47,8 @@ pub(crate) struct Shell {
     workload: Option<Rc<Running>>,
     tasks: JoinSet<()>,
     left: Option<Leave>,
+    /// The gate answers with a refusal: whoever waits is to get it before the machine goes.
+    refusing: bool,
 }
 
 impl Shell {
@@ -71,6 +73,7 @@ impl Shell {
             workload,
             tasks,
             left,
+            refusing: false,
         }
     }
 
@@ -98,8 +101,14 @@ impl Shell {
             }
         }
         match self.left {
-            Some(Leave::Stop) => Left::Dormant,
-            Some(Leave::Refused) => self.linger().await,
+            Some(Leave::Stop) => {
+                self.linger().await;
+                Left::Dormant
+            }
+            Some(Leave::Refused) => {
+                self.linger().await;
+                Left::Refused
+            }
             Some(Leave::HostStop) | None => Left::HostStopped,
         }
     }
@@ -119,6 +128,7 @@ impl Shell {
             }
             Effect::HoldGate => self.gate.set(GatePhase::Holding),
             Effect::RefuseGate(decision) => {
+                self.refusing = true;
                 self.judge.refuse(verdict::problem(&decision, self.resident.id()));
                 self.gate.set(GatePhase::Open);
                 self.gate.ask_again();
@@ -346,13 +356,14 @@ impl Shell {
 
     // Leaving.
 
-    /// Answers the burst that woke a refusing object, then ends.
-    async fn linger(&self) -> Left {
-        let linger = duration(self.resident.bundle().manifest.gate.linger);
+    /// Answers the burst that woke an object that refuses or cannot run, handed-over connections included.
+    async fn linger(&self) {
+        if !self.refusing {
+            return;
+        }
+        tokio::time::sleep(duration(self.resident.bundle().manifest.gate.linger)).await;
         let quiet = self.resident.traffic().quiet();
         let _ = tokio::time::timeout(Duration::from_secs(5), quiet).await;
-        tokio::time::sleep(linger).await;
-        Left::Refused
     }
 
     /// The disk failed: nothing may be acknowledged any more, so nothing is served any more.
