@@ -14,7 +14,9 @@ pub mod lifecycle;
 pub mod lineage;
 pub mod manifest;
 pub mod memory;
+pub mod message;
 pub mod time;
 pub mod trigger;
+pub mod witness;
 
 pub use id::{BlobId, BundleId, ObjectId, RecordId};
