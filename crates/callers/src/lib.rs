@@ -5,7 +5,8 @@
 //! digest until it expires, so that a caller's second request costs a hash and not a signature. Not here: what a
 //! caller may do (the rules), fetching keys (they are pinned), tokens for others (the agent socket).
 //!
-//! Called by the gate's glue for each request with an `Authorization` header, when the bundle pins keys.
+//! A crate of its own because two processes verify tokens: the runtime for its gate, and doors, which may not link the
+//! runtime. Called for each request with an `Authorization` header, when the bundle pins keys.
 
 mod cache;
 mod key;

@@ -11,11 +11,11 @@ use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use p256::ecdsa::signature::{SignatureEncoding as _, Signer as _};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
+use suijuris_callers::{Callers, KeyError, TokenError};
 use suijuris_core::inputs::Caller;
 use suijuris_core::manifest::{Algorithm, CallerKey};
 use suijuris_core::memory::{Kind, Name, Value};
 use suijuris_core::time::{Now, Quality, Timestamp};
-use suijuris_runtime::callers::{Callers, KeyError, TokenError};
 
 const OBJECT: &str = "bafyobject";
 const NOON: i64 = 1_795_435_200;
