@@ -27,6 +27,7 @@ use crate::callers::Callers;
 use crate::clock::{Clock, Continuity, ResumeDetector};
 use crate::config::Launch;
 use crate::holds::{self, Holds};
+use crate::inbox::Inbox;
 use crate::ledger::Ledger;
 use crate::refusals::Refusals;
 use crate::report::Reports;
@@ -47,6 +48,7 @@ pub struct Resident {
     callers: Callers,
     anonymous: Arc<Caller>,
     holds: Holds,
+    inbox: Inbox,
     traffic: Rc<Traffic>,
     active_since: Cell<Instant>,
     phase: Cell<Phase>,
@@ -76,6 +78,8 @@ pub struct Parts {
     pub host: Host,
     /// Verifies callers' tokens.
     pub callers: Callers,
+    /// Messages that wait for it.
+    pub inbox: Inbox,
     /// The gate's counters.
     pub traffic: Rc<Traffic>,
     /// Where lifecycle events go.
@@ -94,6 +98,7 @@ impl Resident {
             clock,
             host,
             callers,
+            inbox,
             traffic,
             events,
             reports,
@@ -111,6 +116,7 @@ impl Resident {
             callers,
             anonymous: Arc::default(),
             holds: Holds::default(),
+            inbox,
             traffic,
             active_since: Cell::new(Instant::now()),
             phase: Cell::new(Phase::Dormant),
@@ -155,6 +161,25 @@ impl Resident {
     #[must_use]
     pub fn traffic(&self) -> &Rc<Traffic> {
         &self.traffic
+    }
+
+    /// Messages that wait for the object.
+    #[must_use]
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// Something that `remain` may depend on has changed.
+    pub fn stir(&self) {
+        self.stirred.notify_one();
+    }
+
+    /// The number of waiting messages has changed: the rules and the workload hear of it.
+    pub fn messages_changed(&self) {
+        let waiting = self.inbox.waiting();
+        self.notices
+            .send("messages", &serde_json::json!({"waiting": waiting}));
+        self.stir();
     }
 
     /// Notices to the workload.

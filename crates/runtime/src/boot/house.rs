@@ -19,6 +19,7 @@ use crate::agent;
 use crate::callers::Callers;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::inbox::Inbox;
 use crate::judge::GateJudge;
 use crate::ledger::{BootError, Ledger, Sign};
 use crate::pid1::Signals;
@@ -88,12 +89,14 @@ impl House {
             Ok(timers) => timers,
             Err(error) => return Err((self.reports, self.listener, unusable("timers", chain(&error)))),
         };
+        let inbox = Inbox::new(None, ledger.published(|state| state.head().object));
         let resident = Rc::new(Resident::new(Parts {
             ledger,
             bundle: bundle.clone(),
             clock: self.clock.clone(),
             host: self.config.launch.host.clone(),
             callers,
+            inbox,
             traffic: gate.traffic(),
             events: say.clone(),
             reports: self.reports.clone(),
@@ -146,6 +149,7 @@ impl House {
                 Left::Broken
             }
             damage = resident.ledger().damage_behind() => quarantine(&resident, &damage).await,
+            () = resident.inbox().watch(|| resident.messages_changed()) => Left::Broken,
             () = obey(self.signals, say, resident.clone()) => Left::Broken,
             () = hear(self.channel, hand_over, resident.clone()) => Left::Broken,
         };

@@ -41,6 +41,7 @@ impl Resident {
         let mut inputs = Inputs::new(self.now(), principal);
         inputs.host = self.host.clone();
         inputs.holds = self.holds.names(Instant::now());
+        inputs.pending = self.inbox.waiting();
         inputs
     }
 
