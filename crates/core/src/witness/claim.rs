@@ -130,12 +130,7 @@ impl<V: Clone + PartialEq> Claim<V> {
     }
 
     /// What stands in the depot, as it was just answered.
-    fn present(
-        mut self,
-        turn: &mut Turn<'_, V>,
-        present: Option<(Mark, V)>,
-        watched: bool,
-    ) -> Phase<V> {
+    fn present(mut self, turn: &mut Turn<'_, V>, present: Option<(Mark, V)>, watched: bool) -> Phase<V> {
         self.heard = turn.now.mono;
         let Some((mark, version)) = present else {
             return self.swap(turn, None);
@@ -243,7 +238,10 @@ impl<V: Clone + PartialEq> Claim<V> {
             mark: turn.mark(epoch, true),
             sent: turn.now.mono,
         };
-        let (mark, expected) = (Box::new(wrote.mark.clone()), seen.map(|seen| seen.version.clone()));
+        let (mark, expected) = (
+            Box::new(wrote.mark.clone()),
+            seen.map(|seen| seen.version.clone()),
+        );
         let ask = turn.ask(|ask, within| Effect::Swap(ask, mark, expected, within));
         self.step = Step::Swapping(ask, wrote);
         Phase::Claiming(self)
@@ -300,7 +298,11 @@ impl<V: Clone + PartialEq> Claim<V> {
             self.purpose = Purpose::Rest;
         }
         let terms = &turn.me.terms;
-        let rest = if self.without { terms.renewal() } else { terms.retry() };
+        let rest = if self.without {
+            terms.renewal()
+        } else {
+            terms.retry()
+        };
         self.step = Step::Resting(now.after(rest));
         Phase::Claiming(self)
     }

@@ -17,6 +17,8 @@ pub(crate) enum Bug {
     LeaseFromAnswer,
     /// A lease counts as renewed when the renewal was asked for.
     LeaseFromAsking,
+    /// A lease counts from when a write whose answer was lost is recognised.
+    LeaseFromRecognition,
     /// Whoever was accepted serves until told otherwise.
     NoLease,
     /// The witnessed head is not looked for in the own history.
@@ -42,6 +44,7 @@ pub(crate) const BUGS: &[Bug] = &[
     Bug::WallClock,
     Bug::LeaseFromAnswer,
     Bug::LeaseFromAsking,
+    Bug::LeaseFromRecognition,
     Bug::NoLease,
     Bug::NoContainment,
     Bug::EverybodyGone,

@@ -73,6 +73,8 @@ pub(crate) enum Fault {
     ShortPause,
     LongPause,
     Partition,
+    /// What is asked arrives, the answers do not.
+    Deaf,
     WallStep,
     /// A snapshot of a disk is put aside.
     Snapshot,
@@ -91,9 +93,11 @@ const FAULTS: &[Fault] = &[
     Fault::ShortPause,
     Fault::LongPause,
     Fault::Partition,
+    Fault::Deaf,
     Fault::WallStep,
     Fault::Snapshot,
     Fault::Rollback,
+    Fault::DiskCopy,
     Fault::DiskCopy,
     Fault::DoubleThaw,
     Fault::LiveClone,
@@ -117,6 +121,10 @@ pub(crate) struct Plan {
     pub(crate) fault_every: Ns,
     pub(crate) faults: Vec<Fault>,
     // Each per mille:
+    /// What an awake object does is a write. Copies of one that seldom writes stay equal to it.
+    pub(crate) writes: u64,
+    /// What it does is going to sleep.
+    pub(crate) sleeps: u64,
     pub(crate) lost_requests: u64,
     pub(crate) lost_answers: u64,
     pub(crate) slow: u64,
@@ -124,6 +132,7 @@ pub(crate) struct Plan {
     pub(crate) lies: u64,
     pub(crate) denies: u64,
     pub(crate) crashes_at_effects: u64,
+    pub(crate) pauses_at_effects: u64,
     /// A paused process does not find out that it was.
     pub(crate) unnoticed_pauses: u64,
 }
@@ -141,21 +150,20 @@ impl Plan {
         let stated = lease + grace_ms.unsigned_abs() * MS;
         let faults_end = lease * chance.within(8, 25);
         let share = chance.pick(&[300, 500, 1_000]);
-        let mut faults: Vec<Fault> = FAULTS
-            .iter()
-            .copied()
-            .filter(|_| chance.happens(share))
-            .collect();
+        let mut faults: Vec<Fault> = FAULTS.iter().copied().filter(|_| chance.happens(share)).collect();
         faults.push(Fault::Crash);
         let late = Presence::Late(chance.within(0, 3_000) * MS);
         let mut sometimes = |per_mille: &[u64]| chance.pick(per_mille);
         Self {
+            writes: sometimes(&[0, 20, 100, 500]),
+            sleeps: sometimes(&[0, 20, 100]),
             lost_requests: sometimes(&[0, 0, 20, 200]),
-            lost_answers: sometimes(&[0, 0, 20, 200]),
+            lost_answers: sometimes(&[0, 0, 20, 200, 700]),
             slow: sometimes(&[0, 0, 30, 150]),
-            lies: sometimes(&[0, 0, 0, 30, 150]),
+            lies: sometimes(&[0, 0, 0, 30, 500]),
             denies: sometimes(&[0, 0, 0, 20]),
             crashes_at_effects: sometimes(&[0, 0, 2, 20]),
+            pauses_at_effects: sometimes(&[0, 0, 2, 20]),
             unnoticed_pauses: sometimes(&[0, 300]),
             copies: chance.within(2, 5) as usize,
             strength,

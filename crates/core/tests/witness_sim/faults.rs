@@ -25,14 +25,14 @@ impl World {
                 let length = self.chance.within(1, 1_500) * MS;
                 self.pause(at, false, length);
             }
-            Fault::LongPause => {
-                let length = self.chance.within(self.plan.lease() / 2, self.plan.lease() * 3);
-                let noticed = !self.chance.happens(self.plan.unnoticed_pauses);
-                self.pause(at, noticed, length);
-            }
+            Fault::LongPause => self.pause_long(at),
             Fault::Partition => {
                 let length = self.chance.within(100 * MS, self.plan.lease() * 2);
                 self.machines[at].cut_until = self.now + length;
+            }
+            Fault::Deaf => {
+                let length = self.chance.within(100 * MS, self.plan.lease() * 2);
+                self.machines[at].deaf_until = self.now + length;
             }
             Fault::WallStep => {
                 let step = self.chance.within(0, 120_000).cast_signed() - 60_000;
@@ -61,7 +61,10 @@ impl World {
 
     /// A copy of some other disk, in use or not, takes the place of this one.
     pub(crate) fn copy_disk(&mut self, at: usize) {
-        let other = self.other(at);
+        let serves =
+            (0..self.machines.len()).find(|other| *other != at && self.machines[*other].may_serve(self.now));
+        let any = self.other(at);
+        let other = serves.filter(|_| self.chance.happens(700)).unwrap_or(any);
         let disk = self.machines[other].disk.clone();
         self.say(|_| format!("{at} gets a copy of the disk of {other}"));
         self.kill(at, "is replaced");
@@ -88,8 +91,17 @@ impl World {
         std::mem::swap(&mut self.machines[at].disk, &mut self.shelf[which]);
     }
 
+    /// A pause that may be longer than the lease.
+    pub(crate) fn pause_long(&mut self, at: usize) {
+        let length = self.chance.within(self.plan.lease() / 2, self.plan.lease() * 3);
+        let noticed = !self.chance.happens(self.plan.unnoticed_pauses);
+        self.pause(at, noticed, length);
+    }
+
     fn pause(&mut self, at: usize, noticed: bool, length: u64) {
-        let Some(process) = &mut self.machines[at].process else { return };
+        let Some(process) = &mut self.machines[at].process else {
+            return;
+        };
         if process.pause.is_some() {
             return;
         }
@@ -104,13 +116,15 @@ impl World {
 
     /// Copies disk and memory to another machine, where they go on some time later.
     fn copy_memory(&mut self, at: usize, other: usize, running: bool) {
-        let Some(process) = &self.machines[at].process else { return };
+        let Some(process) = &self.machines[at].process else {
+            return;
+        };
         let paused_unnoticed = process.pause.is_some_and(|pause| !pause.noticed);
         if running != process.pause.is_none() || paused_unnoticed {
             return;
         }
         let mut copy = process.clone();
-        let mut disk = self.machines[at].disk.clone();
+        let disk = self.machines[at].disk.clone();
         self.kill(other, "is replaced");
         let run = self.next_run();
         copy.run = run;
@@ -119,11 +133,6 @@ impl World {
             noticed: true,
             restored: running,
         });
-        if let Some((writing, nonce)) = copy.writing.take()
-            && self.chance.happens(500)
-        {
-            disk.append(writing == super::machine::Writing::Begin, nonce);
-        }
         let old = std::mem::replace(&mut self.machines[other].disk, disk);
         self.put_aside(old);
         self.machines[other].process = Some(copy);
@@ -138,7 +147,10 @@ impl World {
 
     /// A stepped clock lets alarms go off by it.
     fn wake_up(&mut self, at: usize) {
-        let runs = self.machines[at].process.as_ref().filter(|process| process.pause.is_none());
+        let runs = self.machines[at]
+            .process
+            .as_ref()
+            .filter(|process| process.pause.is_none());
         if runs.is_some() && self.machines[at].by_wall {
             self.tell(at, suijuris_core::witness::Input::Tick);
         }

@@ -59,9 +59,7 @@ impl Disk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
     /// Waits for a verdict, to rest or to wake.
-    Asking {
-        wake: bool,
-    },
+    Asking { wake: bool },
     /// Holds, asleep.
     Resting,
     /// The record with which the epoch begins is on its way.
@@ -126,6 +124,8 @@ pub(crate) struct Machine {
     pub(crate) process: Option<Process>,
     /// Cut off from the depot until then.
     pub(crate) cut_until: Ns,
+    /// Hears no answer of the depot until then.
+    pub(crate) deaf_until: Ns,
     /// Names of ended processes, and when they ended.
     pub(crate) gone: Vec<([u8; 16], Ns)>,
     /// A known bug: wall time is taken for monotonic time.
@@ -141,6 +141,7 @@ impl Machine {
             disk,
             process: None,
             cut_until: 0,
+            deaf_until: 0,
             gone: Vec::new(),
             by_wall: false,
         }
@@ -186,7 +187,9 @@ impl Machine {
     /// Whether it may serve at this instant, by its own clock and keeper. A pause that will be noticed counts as one that
     /// will not happen to be over between the look at the clock and the byte that is served.
     pub(crate) fn may_serve(&self, now: Ns) -> bool {
-        let Some(process) = &self.process else { return false };
+        let Some(process) = &self.process else {
+            return false;
+        };
         if process.life != Life::Awake || process.pause.is_some_and(|pause| pause.noticed) {
             return false;
         }

@@ -20,16 +20,17 @@ mod object;
 mod shore;
 mod world;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bugs::{BUGS, Bug};
+use bugs::BUGS;
 use world::{Tally, World};
 
 /// Worlds that one run lives through.
 const SEEDS: u64 = 10_000;
 
 /// Worlds in which a known bug has to show.
-const SEEDS_FOR_A_BUG: u64 = 400;
+const SEEDS_FOR_A_BUG: u64 = 6_000;
 
 /// Lines told of a world that broke.
 const LINES: usize = 150;
@@ -56,23 +57,27 @@ fn tell(seed: u64, lines: Option<usize>) {
     println!("seed {seed}: {why:?}\n{}", told[from..].join("\n"));
 }
 
-/// Lives through the worlds from `first`, on as many threads as there are, until one breaks.
-fn live_all(first: u64, count: u64) -> Vec<Tally> {
-    let next = AtomicU64::new(first);
-    let work = || {
-        let mut tallies = Vec::new();
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= first + count {
-                return tallies;
-            }
-            tallies.push(live(seed));
-        }
+/// Does `work` for the first worlds, on as many threads as there are; what came of each, until one yields nothing.
+fn each_seed<T: Send>(count: u64, work: impl Fn(u64) -> Option<T> + Sync) -> Vec<T> {
+    let next = AtomicU64::new(0);
+    let over = AtomicBool::new(false);
+    let worker = || {
+        let seeds = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+        let mine = seeds.take_while(|seed| *seed < count && !over.load(Ordering::Relaxed));
+        let done = mine.map_while(|seed| {
+            let done = work(seed);
+            over.fetch_or(done.is_none(), Ordering::Relaxed);
+            done
+        });
+        done.collect::<Vec<_>>()
     };
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap())
+            .collect()
     })
 }
 
@@ -84,7 +89,7 @@ fn never_two_at_once_never_rolled_back_and_always_one_in_the_end() {
         live(seed);
         return;
     }
-    let tallies = live_all(0, number("SEEDS").unwrap_or(SEEDS));
+    let tallies = each_seed(number("SEEDS").unwrap_or(SEEDS), |seed| Some(live(seed)));
     let sum = |of: fn(&Tally) -> u64| tallies.iter().map(of).sum::<u64>();
     let told = [
         ("events", sum(|tally| tally.events)),
@@ -108,23 +113,34 @@ fn never_two_at_once_never_rolled_back_and_always_one_in_the_end() {
 #[test]
 fn what_was_found_once_stays_found() {
     for line in include_str!("seeds.txt").lines() {
-        let seed = line.split_whitespace().next().filter(|word| !word.starts_with('#'));
+        let seed = line
+            .split_whitespace()
+            .next()
+            .filter(|word| !word.starts_with('#'));
         if let Some(seed) = seed {
             live(seed.parse().unwrap());
         }
     }
 }
 
-/// The first world in which `bug` shows.
-fn shows(bug: Bug) -> Option<(u64, String)> {
-    (0..SEEDS_FOR_A_BUG).find_map(|seed| World::new(seed, Some(bug), false).live().map(|why| (seed, why)))
-}
-
 #[test]
 fn each_known_bug_is_found() {
     for bug in BUGS {
-        let found = shows(*bug);
-        println!("{bug:?}: {found:?}");
-        assert!(found.is_some(), "{bug:?} lives in {SEEDS_FOR_A_BUG} worlds and is not found");
+        let found = Mutex::new(None);
+        let lived = each_seed(SEEDS_FOR_A_BUG, |seed| {
+            match World::new(seed, Some(*bug), false).live() {
+                None => Some(()),
+                Some(why) => {
+                    found.lock().unwrap().get_or_insert((seed, why));
+                    None
+                }
+            }
+        });
+        let found = found.into_inner().unwrap();
+        println!("{bug:?}: {found:?} after {} worlds", lived.len());
+        assert!(
+            found.is_some(),
+            "{bug:?} is in {SEEDS_FOR_A_BUG} worlds and was not found"
+        );
     }
 }

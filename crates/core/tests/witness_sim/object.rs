@@ -28,8 +28,12 @@ impl World {
     }
 
     fn verdict(&mut self, at: usize, verdict: &Verdict) {
-        let Some(process) = &mut self.machines[at].process else { return };
-        let Life::Asking { wake } = process.life else { return };
+        let Some(process) = &mut self.machines[at].process else {
+            return;
+        };
+        let Life::Asking { wake } = process.life else {
+            return;
+        };
         match verdict {
             Verdict::Agrees(_) | Verdict::Absent if wake => {
                 process.life = Life::Beginning;
@@ -65,15 +69,19 @@ impl World {
     }
 
     fn covered(&mut self, at: usize, seq: u64) {
-        let Some(process) = &mut self.machines[at].process else { return };
+        let Some(process) = &mut self.machines[at].process else {
+            return;
+        };
         if process.life != Life::Leaving && matches!(process.life, Life::Covering(from) if from <= seq) {
             process.life = Life::Awake;
             self.tally.wakes += 1;
         }
         let process = self.machines[at].process.as_mut();
         let written = process.map(|process| std::mem::take(&mut process.unacknowledged));
-        let (covered, rest): (Vec<u64>, Vec<u64>) =
-            written.unwrap_or_default().into_iter().partition(|written| *written <= seq);
+        let (covered, rest): (Vec<u64>, Vec<u64>) = written
+            .unwrap_or_default()
+            .into_iter()
+            .partition(|written| *written <= seq);
         for written in covered {
             self.acknowledge(at, written);
         }
@@ -88,7 +96,9 @@ impl World {
         let slow = self.is_faulty() && self.chance.happens(20);
         let most = if slow { self.plan.lease() } else { 10 * MS };
         let delay = self.chance.within(MS / 10, most);
-        let Some(process) = &mut self.machines[at].process else { return };
+        let Some(process) = &mut self.machines[at].process else {
+            return;
+        };
         if let Some((waiting, _)) = &mut process.writing {
             // What ends the activation replaces what was still on its way.
             if matches!(writing, Writing::Sleep { .. }) {
@@ -100,7 +110,10 @@ impl World {
         let run = process.run;
         self.after(delay, Event::To(at, run, What::Durable));
         if self.bug == Some(Bug::NotYetDurable) {
-            let newest = self.machines[at].disk.clone().append(writing == Writing::Begin, nonce);
+            let newest = self.machines[at]
+                .disk
+                .clone()
+                .append(writing == Writing::Begin, nonce);
             self.tell(at, Input::Note(newest));
         }
     }
@@ -108,8 +121,12 @@ impl World {
     /// A record is durable.
     pub(crate) fn durable(&mut self, at: usize) {
         let machine = &mut self.machines[at];
-        let Some(process) = &mut machine.process else { return };
-        let Some((writing, nonce)) = process.writing.take() else { return };
+        let Some(process) = &mut machine.process else {
+            return;
+        };
+        let Some((writing, nonce)) = process.writing.take() else {
+            return;
+        };
         let newest = machine.disk.append(writing == Writing::Begin, nonce);
         let run = process.run;
         let begun = writing == Writing::Begin && process.life == Life::Beginning;
@@ -152,19 +169,26 @@ impl World {
         self.after(delay, Event::To(at, run, What::Act));
         let may_serve = self.machines[at].may_serve(self.now);
         let faulty = self.is_faulty();
-        let Some(process) = &mut self.machines[at].process else { return };
+        let Some(process) = &mut self.machines[at].process else {
+            return;
+        };
         match process.life {
             Life::Resting if !faulty || self.chance.happens(300) => {
                 process.life = Life::Asking { wake: true };
                 self.tell(at, Input::Claim(purpose(true)));
             }
             Life::Resting if self.chance.happens(100) => self.leave(at),
-            Life::Awake if may_serve => match self.chance.within(0, 9) {
-                0 if faulty => self.write(at, Writing::Sleep { over: false }),
-                1 if faulty => self.hand_over(at),
-                0..=5 => self.write(at, Writing::Change),
-                _ => self.serve(at),
-            },
+            Life::Awake if may_serve && faulty && self.chance.happens(self.plan.sleeps) => {
+                if self.chance.happens(500) {
+                    self.write(at, Writing::Sleep { over: false });
+                } else {
+                    self.hand_over(at);
+                }
+            }
+            Life::Awake if may_serve && self.chance.happens(self.plan.writes) => {
+                self.write(at, Writing::Change);
+            }
+            Life::Awake if may_serve => self.serve(at),
             _ => {}
         }
     }
@@ -187,7 +211,9 @@ impl World {
         let run = self.next_run();
         let machine = &mut self.machines[at];
         let newest = machine.disk.newest();
-        let Some(process) = &mut machine.process else { return };
+        let Some(process) = &mut machine.process else {
+            return;
+        };
         process.keeper = Keeper::new(object(), name, "beside a machine", self.plan.terms(), newest);
         process.life = Life::Asking { wake: false };
         process.unacknowledged.clear();

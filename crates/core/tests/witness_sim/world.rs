@@ -191,7 +191,9 @@ impl World {
             Event::Arrives(letter) => self.arrives(&letter),
             Event::Thaw(at, run) => self.thaw(at, run),
             Event::To(at, run, what) => {
-                let Some(process) = self.machines[at].run(run) else { return };
+                let Some(process) = self.machines[at].run(run) else {
+                    return;
+                };
                 if process.pause.is_some() {
                     process.deferred.push(Event::To(at, run, what));
                     return;
@@ -216,12 +218,24 @@ impl World {
         }
         self.say(|_| format!("{at} <- {input:?}"));
         let moment = self.machines[at].moment(self.now);
-        let done = matches!(&input, Input::Swapped(_, Ok(Swapped::Done(_))));
-        let Some(mut process) = self.machines[at].process.take() else { return };
+        let answered = match (&input, self.bug) {
+            (Input::Swapped(_, Ok(Swapped::Done(_))), Some(Bug::LeaseFromAnswer)) => true,
+            (Input::Swapped(_, Ok(Swapped::Conflict(_))), bug) => bug == Some(Bug::LeaseFromRecognition),
+            _ => false,
+        };
+        let Some(mut process) = self.machines[at].process.take() else {
+            return;
+        };
         let (keeper, effects) = process.keeper.on(moment, input);
         process.keeper = keeper;
-        if done && self.bug == Some(Bug::LeaseFromAnswer) {
+        if answered {
             process.believed_until = Some(moment.mono.0 + self.plan.serves());
+        } else if self.bug == Some(Bug::LeaseFromRecognition) {
+            // Whatever else renews the lease does it as it should.
+            let until = process.keeper.good_until().map(|until| until.0);
+            process.believed_until = process
+                .believed_until
+                .filter(|believed| until.is_some_and(|until| until < *believed));
         }
         let run = process.run;
         self.machines[at].process = Some(process);
@@ -233,13 +247,18 @@ impl World {
                 return;
             }
             self.perform(at, run, effect);
+            if self.faulty(self.plan.pauses_at_effects) {
+                self.pause_long(at);
+            }
         }
         self.set_alarm(at, run);
     }
 
     fn set_alarm(&mut self, at: usize, run: u64) {
         let mono = self.machines[at].mono(self.now);
-        let Some(process) = self.machines[at].run(run) else { return };
+        let Some(process) = self.machines[at].run(run) else {
+            return;
+        };
         process.alarm += 1;
         let alarm = process.alarm;
         if let Some(until) = process.keeper.wait_until() {
@@ -336,7 +355,8 @@ impl World {
             Question::Look(holder) => Input::Looked(ask, self.presence(holder)),
         };
         let Some(back) = letter.back else { return };
-        if self.now >= self.machines[at].cut_until {
+        let machine = &self.machines[at];
+        if self.now >= machine.cut_until.max(machine.deaf_until) {
             self.after(back, Event::To(at, run, What::Answer(Box::new(input))));
         }
     }
@@ -349,7 +369,10 @@ impl World {
             Presence::Late(late) => late,
         };
         let here = self.machines.iter().any(|machine| {
-            let runs = machine.process.as_ref().is_some_and(|process| process.keeper.id() == *holder);
+            let runs = machine
+                .process
+                .as_ref()
+                .is_some_and(|process| process.keeper.id() == *holder);
             let went = |(id, at): &([u8; 16], Ns)| *id == holder.0 && self.now < at + late;
             runs || machine.gone.iter().any(went)
         });
@@ -364,14 +387,24 @@ impl World {
             .process
             .as_ref()
             .is_some_and(|process| process.keeper.standing() == Standing::Without);
-        if matches!(notice, Notice::Verdict(Verdict::Agrees(_))) || notice == Notice::Renewed && !was_without {
+        if matches!(notice, Notice::Verdict(Verdict::Agrees(_))) || notice == Notice::Renewed && !was_without
+        {
             self.is_newest(at, "was accepted");
+        }
+        if matches!(notice, Notice::Lost(_)) && self.is_holder(at) {
+            self.break_by(format!("{at} believes to have lost what it holds"));
         }
         let delay = self.chance.within(0, 2 * MS);
         if let Some(process) = self.machines[at].run(run) {
             let hear = What::Hear(process.hearing, Box::new(notice));
             self.after(delay, Event::To(at, run, hear));
         }
+    }
+
+    fn is_holder(&self, at: usize) -> bool {
+        let holder = self.shore.mark().and_then(|mark| mark.holder.as_ref());
+        let process = self.machines[at].process.as_ref();
+        holder.is_some_and(|holder| process.is_some_and(|process| process.keeper.id() == holder.id))
     }
 
     fn nobody_serves_twice(&mut self) {
@@ -392,10 +425,14 @@ impl World {
         let witnessed = self.shore.witnessed().iter().find(lacks).copied();
         let acknowledged = self.acknowledged.iter().find(lacks).copied();
         if let Some((seq, _)) = witnessed {
-            self.break_by(format!("{at} {what}, and lacks record {seq}, which was witnessed"));
+            self.break_by(format!(
+                "{at} {what}, and lacks record {seq}, which was witnessed"
+            ));
         }
         if let Some((seq, _)) = acknowledged {
-            self.break_by(format!("{at} {what}, and lacks record {seq}, which was acknowledged"));
+            self.break_by(format!(
+                "{at} {what}, and lacks record {seq}, which was acknowledged"
+            ));
         }
     }
 
@@ -452,7 +489,10 @@ impl World {
     /// After the faults, people look for the newest copy.
     fn bring_newest(&mut self) {
         let Some(mark) = self.shore.mark() else { return };
-        let found = self.shelf.iter().position(|disk| disk.holds(mark.seq, &mark.head));
+        let found = self
+            .shelf
+            .iter()
+            .position(|disk| disk.holds(mark.seq, &mark.head));
         let place = self.machines.iter().position(|machine| machine.process.is_none());
         if let (Some(found), Some(at)) = (found, place) {
             self.say(|_| format!("{at} gets the newest copy"));
@@ -465,7 +505,13 @@ impl World {
         let name = HolderId(self.chance.name());
         let wake = !self.is_faulty() || self.chance.happens(700);
         let machine = &mut self.machines[at];
-        let keeper = Keeper::new(object(), name, "a machine", self.plan.terms(), machine.disk.newest());
+        let keeper = Keeper::new(
+            object(),
+            name,
+            "a machine",
+            self.plan.terms(),
+            machine.disk.newest(),
+        );
         machine.process = Some(Process {
             keeper,
             run: self.runs,
@@ -478,7 +524,12 @@ impl World {
             alarm: 0,
             believed_until: (self.bug == Some(Bug::NoLease)).then_some(Ns::MAX),
         });
-        self.say(|world| format!("{at} starts as {name} at {}", world.machines[at].disk.newest().seq));
+        self.say(|world| {
+            format!(
+                "{at} starts as {name} at {}",
+                world.machines[at].disk.newest().seq
+            )
+        });
         let run = self.runs;
         self.after(self.plan.lease() / 5, Event::To(at, run, What::Act));
         self.tell(at, Input::Claim(purpose(wake)));
@@ -492,7 +543,9 @@ impl World {
 
     /// The process ends now. What was on its way to the disk got there or did not.
     pub(crate) fn kill(&mut self, at: usize, how: &str) {
-        let Some(process) = self.machines[at].process.take() else { return };
+        let Some(process) = self.machines[at].process.take() else {
+            return;
+        };
         self.say(|_| format!("{at} {how}"));
         self.machines[at].gone.push((process.keeper.id().0, self.now));
         if let Some((writing, nonce)) = process.writing
@@ -510,22 +563,34 @@ impl World {
         let now = self.now;
         let machine = &mut self.machines[at];
         let Some(process) = machine.run(run) else { return };
-        let Some(Pause { noticed, restored }) = process.pause.take() else { return };
+        let Some(Pause { noticed, restored }) = process.pause.take() else {
+            return;
+        };
         let deferred = std::mem::take(&mut process.deferred);
         if noticed {
             use suijuris_core::witness::Doubt;
             let old = process.keeper.id();
             let name = if same { old } else { name };
-            let doubt = if restored && !restored_as_paused { Doubt::Restored } else { Doubt::Paused };
+            let doubt = if restored && !restored_as_paused {
+                Doubt::Restored
+            } else {
+                Doubt::Paused
+            };
             process.hearing += 1;
             process.unacknowledged.clear();
             process.believed_until = process.believed_until.filter(|until| *until == Ns::MAX);
             process.life = Life::Asking { wake: true };
+            // What was on its way to the disk gets there before anything is asked.
+            let written = process.writing.take();
             if !restored {
                 machine.gone.push((old.0, now));
             }
             self.say(|_| format!("{at} thaws and notices; now {name}"));
             self.tell(at, Input::Thawed(name, doubt));
+            if let Some((writing, nonce)) = written {
+                let newest = self.machines[at].disk.append(writing == Writing::Begin, nonce);
+                self.tell(at, Input::Note(newest));
+            }
             self.tell(at, Input::Claim(Purpose::Wake));
         } else {
             self.say(|_| format!("{at} goes on and has not noticed"));
