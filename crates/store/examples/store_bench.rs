@@ -82,6 +82,8 @@ fn bundle() -> Outcomes<BundleFiles> {
         claims: BTreeMap::new(),
         sleep: SleepMode::Stop,
         witness: Witness::Optional,
+        lease: suijuris_core::manifest::LEASE,
+        grace: Span(0),
         seal_within: Span(1_000),
     };
     Ok(BundleFiles {

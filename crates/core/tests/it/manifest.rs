@@ -87,6 +87,8 @@ pub(crate) fn manifest() -> Manifest {
         claims: [(name("tenant"), Kind::String)].into(),
         sleep: SleepMode::Stop,
         witness: Witness::Optional,
+        lease: suijuris_core::manifest::LEASE,
+        grace: Span(0),
         seal_within: Span(1_000),
     }
 }

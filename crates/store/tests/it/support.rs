@@ -74,6 +74,8 @@ pub(crate) fn bundle_with(name: &str) -> BundleFiles {
         claims: BTreeMap::new(),
         sleep: SleepMode::Stop,
         witness: Witness::Optional,
+        lease: suijuris_core::manifest::LEASE,
+        grace: Span(0),
         seal_within: Span(1_000),
     };
     assert!(manifest.faults().is_empty(), "{:?}", manifest.faults());
