@@ -156,21 +156,17 @@ pub fn foresee<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inpu
     judge(subject, action, subject.object, inputs)
 }
 
-/// The answer of [`consider`] without its words: the rules that permit `action`, or why not. No permit, no allocation;
-/// for a door that answers for many objects.
+/// The answer of [`consider`] without its words: the rules that permit `action`, or why not. For a door that answers for
+/// many objects; nothing is allocated but where callers carry claims, scopes or declared headers. `id` is the object's
+/// id as text; it may be empty where [`governance::Watches::identity`] says that the rules do not look at it.
 ///
 /// # Errors
 /// [`Refused`], to be put in words by [`consider`].
-pub fn weigh(
-    subject: &Subject<'_>,
-    action: Action,
-    standing: &Standing,
-    facts: &Facts<'_>,
-) -> Result<RuleSet, Refused> {
-    if let Some(broken) = invariant(subject, action, subject.object, standing) {
+pub fn weigh(subject: &Subject<'_>, id: &str, action: Action, inputs: &Inputs) -> Result<RuleSet, Refused> {
+    if let Some(broken) = invariant(subject, action, subject.object, &inputs.standing) {
         return Err(Refused::Invariant(broken));
     }
-    let judgement = subject.program.judge(action, facts);
+    let judgement = with_facts(subject, id, inputs, |facts| subject.program.judge(action, facts));
     match judgement.outcome {
         governance::Outcome::Permit => Ok(judgement.deciding),
         governance::Outcome::Refuse => Err(Refused::Rules(judgement)),
@@ -191,7 +187,8 @@ pub fn replay(view: View<'_>, recorded: &Decision) -> Decision {
 fn judge(subject: Subject<'_>, action: Action, target: ObjectId, inputs: Inputs) -> Decision {
     let broken = invariant(&subject, action, target, &inputs.standing);
     let explanation = broken.is_none().then(|| {
-        with_facts(&subject, &inputs, |facts| {
+        let id = subject.object.to_string();
+        with_facts(&subject, &id, &inputs, |facts| {
             let judgement = subject.program.judge(action, facts);
             subject.program.explain(action, facts, &judgement)
         })
@@ -313,11 +310,10 @@ pub fn lineage_facts(head: &Head) -> governance::Lineage {
 }
 
 /// Borrows recorded inputs and the object as the facts that rules look at.
-fn with_facts<R>(subject: &Subject<'_>, inputs: &Inputs, run: impl FnOnce(&Facts<'_>) -> R) -> R {
+fn with_facts<R>(subject: &Subject<'_>, id: &str, inputs: &Inputs, run: impl FnOnce(&Facts<'_>) -> R) -> R {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let id = subject.object.to_string();
     let object = governance::Object {
-        id: &id,
+        id,
         name: subject.name,
         memory: subject.memory,
         lineage: subject.lineage,
