@@ -439,3 +439,14 @@ fn nesting_without_end_is_refused() {
         TokenError::Malformed
     );
 }
+
+#[test]
+fn what_was_verified_for_one_object_is_not_good_for_another_of_the_same_bundle() {
+    let keys = suijuris_callers::Keys::new(&[key(Algorithm::EdDsa)], &BTreeMap::new()).unwrap();
+    let authorization = plain(&good());
+    for _ in 0..2 {
+        assert!(keys.verify(&authorization, OBJECT, at(NOON)).is_ok());
+        let other = keys.verify(&authorization, "bafyother", at(NOON));
+        assert_eq!(other, Err(TokenError::Audience));
+    }
+}

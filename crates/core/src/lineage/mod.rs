@@ -20,5 +20,5 @@ pub use body::{
 };
 pub use checkpoint::{Checkpoint, Unusable};
 pub use checks::{Broken, Fault};
-pub use record::{MAX_BYTES, Record, Stored, VERSION};
+pub use record::{MAX_BYTES, Record, Stored, VERSION, split};
 pub use state::{Bundles, Head, Phase, State};
