@@ -1,270 +1,68 @@
-//! What durability costs: appends beside raw writes, SQLite and redb in the same run; reopening and verifying 100,000
-//! records; the identity after a mutation. The directory to work in is the argument, else the current one; it must be on
-//! a real disk. With `--child DIR` it appends until killed, for the kill -9 at the end.
+//! What durability costs: appends beside raw writes, SQLite and redb in the same run, by one writer and by 64; reopening
+//! and verifying 100,000 records, also after kill -9; the identity after a mutation.
+//!
+//! `store_bench [DIR [PART…]]`: the directory to work in, the current one where none is named, must be on a real disk;
+//! parts are `appends`, `writers`, `reopen` (with the kill) and `identity`, all where none is named. `--child DIR` appends
+//! until killed and `--mutations N` makes so many records in memory: the program runs itself so.
 #![expect(clippy::print_stdout, reason = "the child's lines are read by its parent")]
 
-use std::collections::BTreeMap;
+#[path = "../../tests/it/object.rs"]
+mod object;
+mod ours;
+mod peers;
+
+use std::cell::RefCell;
 use std::error::Error;
-use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
 
-use suijuris_core::governance::{Action, Listing, Program};
-use suijuris_core::id::{BlobId, BundleId};
-use suijuris_core::inputs::{Inputs, Principal};
+use suijuris_core::governance::Action;
+use suijuris_core::id::BundleId;
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Body, Decision, Inception, Mutated, Outcome, State, Unsealed, Woke};
-use suijuris_core::manifest::{Gate, Manifest, Network, Protocol, Ready, SleepMode, Witness, Workload};
-use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
-use suijuris_core::time::{Span, Timestamp};
-use suijuris_store::frame::FRAME_BYTES;
-use suijuris_store::{
-    BundleFiles, Depth, Draft, Founding, Home, Reader, Sign, Sizes, StageError, Writer, found,
+use suijuris_core::lineage::{Body, Inception, State, Woke};
+use suijuris_core::time::Timestamp;
+use suijuris_store::{Depth, Home, Reader, Sizes, Writer};
+use suijuris_testkit::bench::{
+    Better, Contender, Report, Row, Settings, instructions_per_iteration, interleave, thread_cpu,
 };
-use suijuris_testkit::bench::{Better, Contender, Report, Row, Samples, Settings, interleave, process_cpu};
+
+use crate::ours::{FIELDS, Ours, Shared, mutation, object, record_bytes, schema, wake};
+use crate::peers::{Append, Grouped, Peer, Raw, Redb, Sqlite};
 
 type Outcomes<T> = Result<T, Box<dyn Error>>;
 
-/// Writers that share a group: as many tasks as a runtime's event loop serves.
+/// Writers at once: as many tasks as a runtime's event loop serves.
 const WRITERS: usize = 64;
+/// Space that the raw file has; it begins again at its end.
+const RAW_BYTES: u64 = 64 << 20;
+/// Asked of ours against each peer.
+const PEERS: [(&str, f64); 3] = [
+    ("raw write + fdatasync", 0.9),
+    ("SQLite FULL/WAL", 1.0),
+    ("redb", 1.0),
+];
 
-fn schema(fields: usize) -> Outcomes<Schema> {
-    let field = |n| Ok((Name::new(format!("field{n:04}"))?, Field::new(Kind::INT)));
-    let fields: Outcomes<BTreeMap<_, _>> = (0..fields).map(field).collect();
-    Ok(Schema::try_from(fields?)?)
+fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
-fn bundle() -> Outcomes<BundleFiles> {
-    let none = Listing {
-        version: Listing::VERSION,
-        rules: vec![],
-        nodes: vec![],
-        bodies: vec![],
-        groups: vec![],
-    };
-    let program = Program::new(none)?.encode()?;
-    let governance = b"// nothing is permitted\n".to_vec();
-    let manifest = Manifest {
-        v: 1,
-        name: "bench".to_owned(),
-        workload: Workload {
-            image: None,
-            argv: vec!["true".to_owned()],
-            env: BTreeMap::new(),
-            cwd: None,
-            user: None,
-            port: 0,
-            ready: Ready::Spawned,
-            ready_within: Span(1_000),
-            stop_signal: 15,
-            stop_within: Span(1_000),
-            network: Network::Private,
-        },
-        gate: Gate {
-            protocol: Protocol::Tcp,
-            headers: vec![],
-            max_held: 16,
-            hold: Span(1_000),
-            max_connections: 16,
-            drain: Span(1_000),
-            linger: Span(1_000),
-        },
-        memory: schema(10)?,
-        governance: BlobId::of(&governance),
-        program: BlobId::of(&program),
-        triggers: suijuris_core::trigger::Triggers::default(),
-        callers: vec![],
-        claims: BTreeMap::new(),
-        sleep: SleepMode::Stop,
-        witness: Witness::Optional,
-        seal_within: Span(1_000),
-    };
-    Ok(BundleFiles {
-        manifest: manifest.encode()?,
-        governance,
-        program,
-    })
-}
-
-fn mutation(fields: usize, n: usize) -> Outcomes<Draft> {
-    let name = Name::new(format!("field{:04}", n % fields))?;
-    let change = [(name, Write::Set(Value::Int(i64::try_from(n)?)))].into();
-    Ok(Draft {
-        body: Body::Mutated(Mutated {
-            by: "workload".to_owned(),
-            change,
-        }),
-        at: Timestamp(2_000),
-        bundle: None,
-        sign: Sign::Later,
-    })
-}
-
-fn wake(writer: &Writer, seed: u8) -> Outcomes<()> {
-    if writer.published().head().key.is_some() {
-        let (mutations, sealed) = writer.staged(|state| (state.head().uncovered(), state.head().sealed));
-        let body = Body::Unsealed(Unsealed { mutations, sealed });
-        writer
-            .stage(Draft {
-                body,
-                at: Timestamp(2_000),
-                bundle: None,
-                sign: Sign::Now,
-            })?
-            .wait()?;
-    }
-    let decision = Decision {
-        action: Action::Wake,
-        outcome: Outcome::Permit,
-        explanation: None,
-        inputs: Inputs::timeless(Principal::Workload),
-    };
-    let body = |_: &State, next| {
-        Ok::<_, StageError>(Body::Woke(Box::new(Woke {
-            decision,
-            next,
-            fired: BTreeMap::new(),
-        })))
-    };
-    writer.wake(&[seed; 32], Timestamp(2_000), body)?;
-    Ok(())
-}
-
-fn object(path: &Path) -> Outcomes<Writer> {
-    let home = Home::at(path);
-    let founding = Founding {
-        name: "bench".to_owned(),
-        controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
-        threshold: 1,
-        nonce: vec![0; 16],
-        parent: None,
-        at: Timestamp(1_000),
-        bundle: bundle()?,
-        seed: [1; 32].into(),
-    };
-    found(&home, founding)?;
-    let (writer, _) = Writer::open(&home, Depth::Tail, Sizes::default())?;
-    wake(&writer, 2)?;
-    Ok(writer)
-}
-
-/// Appends `count` records in groups of `group`; microseconds a group.
-fn ours(writer: &Writer, count: usize, group: usize) -> Outcomes<f64> {
-    timed(count / group, |round| {
-        let mut last = None;
-        for n in 0..group {
-            last = Some(writer.stage(mutation(10, round + n)?)?);
-        }
-        Ok(last.map_or(Ok(()), |ticket| ticket.wait())?)
-    })
-}
-
-/// Size of one framed mutation.
-fn record_bytes(writer: &Writer) -> Outcomes<usize> {
-    let ticket = writer.stage(mutation(10, 1_000_000)?)?;
-    ticket.wait()?;
-    let reader = Reader::open(writer.home(), Depth::Tail)?;
-    let stored = reader.find(&ticket.id())?.ok_or("the record is not found")?;
-    Ok(FRAME_BYTES + stored.bytes.len())
-}
-
-struct Raw {
-    file: File,
-    at: u64,
-    allocated: u64,
-    record_bytes: usize,
-}
-
-impl Raw {
-    fn new(path: &Path, bytes: usize, record_bytes: usize) -> Outcomes<Self> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)?;
-        let zeros = vec![0; 1 << 20];
-        let allocated = bytes.next_multiple_of(1 << 20) as u64;
-        for at in (0..allocated).step_by(1 << 20) {
-            file.write_all_at(&zeros, at)?;
-        }
-        file.sync_data()?;
-        Ok(Self {
-            file,
-            at: 0,
-            allocated,
-            record_bytes,
-        })
-    }
-
-    fn append(&mut self, count: usize, group: usize) -> Outcomes<f64> {
-        let bytes = vec![7; self.record_bytes * group];
-        timed(count / group, |_| {
-            if self.at + bytes.len() as u64 > self.allocated {
-                self.at = 0;
-            }
-            self.file.write_all_at(&bytes, self.at)?;
-            self.at += bytes.len() as u64;
-            Ok(self.file.sync_data()?)
-        })
-    }
-}
-
-fn sqlite(path: &Path, record_bytes: usize, count: usize, group: usize) -> Outcomes<f64> {
-    let mut db = rusqlite::Connection::open(path)?;
-    db.pragma_update(None, "journal_mode", "WAL")?;
-    db.pragma_update(None, "synchronous", "FULL")?;
-    db.execute(
-        "CREATE TABLE IF NOT EXISTS r (seq INTEGER PRIMARY KEY, bytes BLOB)",
-        (),
-    )?;
-    let bytes = vec![7_u8; record_bytes];
-    timed(count / group, |_| {
-        let all = db.transaction()?;
-        for _ in 0..group {
-            all.prepare_cached("INSERT INTO r (bytes) VALUES (?1)")?
-                .execute((&bytes,))?;
-        }
-        Ok(all.commit()?)
-    })
-}
-
-fn redb(
-    db: &redb::Database,
-    next: &mut u64,
-    record_bytes: usize,
-    count: usize,
-    group: usize,
-) -> Outcomes<f64> {
-    const TABLE: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("r");
-    let bytes = vec![7_u8; record_bytes];
-    timed(count / group, |_| {
-        let all = db.begin_write()?;
-        {
-            let mut table = all.open_table(TABLE)?;
-            for _ in 0..group {
-                *next += 1;
-                table.insert(*next, bytes.as_slice())?;
-            }
-        }
-        Ok(all.commit()?)
-    })
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Median duration of `run`, µs.
-fn timed(rounds: usize, mut run: impl FnMut(usize) -> Outcomes<()>) -> Outcomes<f64> {
-    let mut took = Vec::with_capacity(rounds);
-    for round in 0..rounds.max(1) {
+fn timed(rounds: usize, mut run: impl FnMut() -> Outcomes<()>) -> Outcomes<f64> {
+    let once = |_| {
         let start = Instant::now();
-        run(round)?;
-        took.push(start.elapsed().as_secs_f64() * 1e6);
-    }
-    took.sort_by(f64::total_cmp);
-    Ok(took.get(took.len() / 2).copied().unwrap_or(f64::NAN))
+        run()?;
+        Ok(microseconds(start.elapsed()))
+    };
+    Ok(median((0..rounds.max(1)).map(once).collect::<Outcomes<_>>()?))
 }
 
 fn look<T>(opened: Result<T, suijuris_store::OpenError>) -> Outcomes<()> {
@@ -272,14 +70,9 @@ fn look<T>(opened: Result<T, suijuris_store::OpenError>) -> Outcomes<()> {
     Ok(())
 }
 
-fn or_nan(result: Outcomes<f64>) -> f64 {
-    result.unwrap_or(f64::NAN)
-}
-
 fn row(what: &str, unit: &'static str, ours: f64, peer: &str, theirs: f64, budget: Option<f64>) -> Row {
-    let what = what.to_owned();
     Row {
-        what,
+        what: what.to_owned(),
         unit,
         better: Better::Lower,
         ours,
@@ -289,70 +82,147 @@ fn row(what: &str, unit: &'static str, ours: f64, peer: &str, theirs: f64, budge
     }
 }
 
-fn appends(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<()> {
-    let rounds = settings.scale(30);
-    let writer = object(&dir.join("object"))?;
-    let record_bytes = record_bytes(&writer)?;
-    report.note(format!(
-        "a framed mutation has {record_bytes} bytes; the peers write as many"
-    ));
-    let mut raw = Raw::new(&dir.join("raw"), 64 << 20, record_bytes)?;
-    let db = redb::Database::create(dir.join("redb"))?;
-    let mut next = 0;
-    for group in [1, WRITERS] {
-        let count = 40 * group;
-        let samples = interleave(
-            rounds,
-            &mut [
-                Contender::new("store", || or_nan(ours(&writer, count, group))),
-                Contender::new("raw write + fdatasync", || or_nan(raw.append(count, group))),
-                Contender::new("SQLite FULL/WAL", || {
-                    or_nan(sqlite(&dir.join("sqlite"), record_bytes, count, group))
-                }),
-                Contender::new("redb", || {
-                    or_nan(redb(&db, &mut next, record_bytes, count, group))
-                }),
-            ],
-        );
-        let what = format!("durable append, {group} at once");
-        if let [first, peers @ ..] = samples.as_slice() {
-            for (peer, budget) in peers.iter().zip([Some(0.9), Some(1.0), Some(1.0)]) {
-                report.row(row(
-                    &what,
-                    "µs",
-                    first.median(),
-                    &peer.name,
-                    peer.median(),
-                    budget,
-                ));
-            }
-            let rate = |samples: &Samples| 1e6 * group as f64 / samples.median();
-            let spread = format!(
-                "{group} at once: {:.0} records/s, p99 of the rounds {:.0} µs",
-                rate(first),
-                first.at(99)
-            );
-            report.note(spread);
-        }
-        let me = std::process::id();
-        let cpu = |run: &mut dyn FnMut() -> Outcomes<f64>| -> Outcomes<f64> {
-            let start = process_cpu(me)?;
-            for _ in 0..rounds {
-                run()?;
-            }
-            Ok((process_cpu(me)? - start).as_secs_f64() * 1e6 / (rounds * count) as f64)
-        };
-        let our_cpu = cpu(&mut || ours(&writer, count, group))?;
-        let raw_cpu = cpu(&mut || raw.append(count, group))?;
+/// What one contender took: wall time by the rounds of `interleave`, CPU time here.
+struct Measured<'a> {
+    name: &'a str,
+    run: Box<dyn FnMut() -> Outcomes<(f64, f64)> + 'a>,
+}
+
+/// Medians of (wall, CPU) by contender.
+fn measure(rounds: usize, contenders: Vec<Measured<'_>>) -> Vec<(String, f64, f64)> {
+    let cpu: Vec<_> = contenders.iter().map(|_| RefCell::new(Vec::new())).collect();
+    let mut running: Vec<_> = contenders
+        .into_iter()
+        .zip(&cpu)
+        .map(|(mut contender, cpu)| {
+            Contender::new(contender.name, move || {
+                let (wall, used) = (contender.run)().unwrap_or((f64::NAN, f64::NAN));
+                cpu.borrow_mut().push(used);
+                wall
+            })
+        })
+        .collect();
+    let samples = interleave(rounds, &mut running);
+    drop(running);
+    let result = samples.iter().zip(cpu);
+    result
+        .map(|(samples, cpu)| (samples.name.clone(), samples.median(), median(cpu.into_inner())))
+        .collect()
+}
+
+fn report_appends(what: &str, measured: &[(String, f64, f64)], report: &mut Report) {
+    let [(_, wall, cpu), peers @ ..] = measured else {
+        return;
+    };
+    for ((peer, their_wall, _), (_, budget)) in peers.iter().zip(PEERS) {
         report.row(row(
-            &format!("CPU a record, {group} at once"),
+            &format!("durable append, {what}"),
             "µs",
-            our_cpu,
-            "raw write + fdatasync",
-            raw_cpu,
-            Some(1.0 / 1.2),
+            *wall,
+            peer,
+            *their_wall,
+            Some(budget),
         ));
     }
+    let budgets = [Some(1.0 / 1.2), None, None];
+    for ((peer, _, their_cpu), budget) in peers.iter().zip(budgets) {
+        report.row(row(
+            &format!("CPU a record, {what}"),
+            "µs",
+            *cpu,
+            peer,
+            *their_cpu,
+            budget,
+        ));
+    }
+}
+
+/// Groups of `group` by one thread: µs a group, CPU µs a record.
+fn groups(peer: &mut dyn Peer, count: usize, group: usize) -> Outcomes<(f64, f64)> {
+    peer.prepare(count * group)?;
+    let cpu = thread_cpu()?;
+    let wall = timed(count, || peer.commit(group))?;
+    let used = thread_cpu()?.saturating_sub(cpu);
+    Ok((wall, microseconds(used) / (count * group) as f64))
+}
+
+fn appends(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<()> {
+    let writer = object(&dir.join("object"))?;
+    let bytes = record_bytes(&writer)?;
+    report.note(format!(
+        "a framed mutation has {bytes} bytes; the peers write as many"
+    ));
+    let mut peers: [Box<dyn Peer>; 4] = [
+        Box::new(Ours::new(&writer)),
+        Box::new(Raw::new(&dir.join("raw"), RAW_BYTES, bytes)?),
+        Box::new(Sqlite::new(&dir.join("sqlite"), bytes)?),
+        Box::new(Redb::new(&dir.join("redb"), bytes)?),
+    ];
+    for group in [1, WRITERS] {
+        let names = ["store"].into_iter().chain(PEERS.map(|(name, _)| name));
+        let contenders = peers.iter_mut().zip(names).map(|(peer, name)| Measured {
+            name,
+            run: Box::new(move || groups(&mut **peer, 20, group)),
+        });
+        let measured = measure(settings.scale(30), contenders.collect());
+        report_appends(&format!("one writer, groups of {group}"), &measured, report);
+    }
+    drop(peers);
+    Ok(writer.close()?)
+}
+
+/// `WRITERS` threads that each append `each` records, one after the other: µs and CPU µs a record.
+fn crowd(shared: &dyn Append, each: usize) -> Outcomes<(f64, f64)> {
+    let barrier = Barrier::new(WRITERS + 1);
+    let work = || -> Result<Duration, String> {
+        barrier.wait();
+        let cpu = thread_cpu().map_err(|error| error.to_string())?;
+        for _ in 0..each {
+            shared.append().map_err(|error| error.to_string())?;
+        }
+        let end = thread_cpu().map_err(|error| error.to_string())?;
+        Ok(end.saturating_sub(cpu))
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..WRITERS).map(|_| scope.spawn(work)).collect();
+        barrier.wait();
+        let start = Instant::now();
+        let mut cpu = Duration::ZERO;
+        for thread in threads {
+            cpu += thread.join().map_err(|_| "a writer panicked")??;
+        }
+        let records = (WRITERS * each) as f64;
+        Ok((
+            microseconds(start.elapsed()) / records,
+            microseconds(cpu) / records,
+        ))
+    })
+}
+
+fn writers(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<()> {
+    let writer = object(&dir.join("crowded"))?;
+    let bytes = record_bytes(&writer)?;
+    let peers: [Box<dyn Append + '_>; 4] = [
+        Box::new(Shared::new(&writer)),
+        Box::new(Grouped::new(Raw::new(&dir.join("raw64"), RAW_BYTES, bytes)?)),
+        Box::new(Grouped::new(Sqlite::new(&dir.join("sqlite64"), bytes)?)),
+        Box::new(Grouped::new(Redb::new(&dir.join("redb64"), bytes)?)),
+    ];
+    let names = ["store"].into_iter().chain(PEERS.map(|(name, _)| name));
+    let contenders = peers.iter().zip(names).map(|(peer, name)| Measured {
+        name,
+        run: Box::new(move || crowd(&**peer, 20)),
+    });
+    let measured = measure(settings.scale(15), contenders.collect());
+    report_appends(
+        &format!("{WRITERS} writers (threads), a record"),
+        &measured,
+        report,
+    );
+    for (name, wall, _) in &measured {
+        report.note(format!("{WRITERS} writers, {name}: {:.0} records/s", 1e6 / wall));
+    }
+    drop(peers);
     Ok(writer.close()?)
 }
 
@@ -361,46 +231,45 @@ fn reopening(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<(
     let writer = object(&path)?;
     let records = settings.scale(100_000);
     for n in 0..records {
-        let ticket = writer.stage(mutation(10, n)?)?;
+        let ticket = writer.stage(mutation(FIELDS, n)?)?;
         if n % 1_000 == 999 {
             ticket.wait()?;
         }
     }
     writer.close()?;
     let home = Home::at(&path);
-    let tail = timed(settings.scale(200), |_| look(Reader::open(&home, Depth::Tail)))?;
-    report.row(row(
-        &format!("reopen, {records} records, checkpoint"),
-        "µs",
-        tail,
-        "budget",
-        1_000.0,
-        Some(1.0),
-    ));
-    let write = timed(settings.scale(50), |_| {
+    let tail = timed(settings.scale(200), || look(Reader::open(&home, Depth::Tail)))?;
+    let writing = timed(settings.scale(50), || {
         look(Writer::open(&home, Depth::Tail, Sizes::default()))
     })?;
-    report.row(row(
-        &format!("reopen for writing, {records} records"),
-        "µs",
-        write,
-        "budget",
-        1_000.0,
-        Some(1.0),
-    ));
-    let whole = timed(3, |_| look(Reader::verify(&home, |_| {})))?;
+    for (what, took) in [("reopen", tail), ("reopen for writing", writing)] {
+        let what = format!("{what}, {records} records");
+        report.row(row(&what, "µs", took, "budget", 1_000.0, Some(1.0)));
+    }
+    let mut cpu = Vec::new();
+    let whole = timed(5, || {
+        let start = thread_cpu()?;
+        look(Reader::verify(&home, |_| {}))?;
+        cpu.push(microseconds(thread_cpu()?.saturating_sub(start)));
+        Ok(())
+    })?;
     report.note(format!(
-        "full verify of {records} records: {:.0} ms",
-        whole / 1_000.0
+        "full verify of {records} records: {:.0} ms, {:.0} ms of CPU",
+        whole / 1_000.0,
+        median(cpu) / 1_000.0
     ));
-    Ok(())
+    kill_and_verify(&path, report)
 }
 
-fn identity(settings: &Settings, report: &mut Report) -> Outcomes<()> {
-    let schema = Arc::new(schema(1_000)?);
+/// A state in memory that is awake, over so many fields, and where it finds its schema.
+fn awake(
+    fields: usize,
+) -> Outcomes<(
+    State,
+    impl Fn(&BundleId) -> Option<Arc<suijuris_core::memory::Schema>>,
+)> {
+    let schema = Arc::new(schema(fields)?);
     let key = SecretKey::from_seed(&[1; 32]);
-    let woken = SecretKey::from_seed(&[2; 32]);
-    let id = BundleId::of(b"bench");
     let inception = Inception {
         name: "bench".to_owned(),
         controllers: vec![key.public()],
@@ -409,43 +278,46 @@ fn identity(settings: &Settings, report: &mut Report) -> Outcomes<()> {
         nonce: vec![0; 16],
         parent: None,
     };
-    let (mut state, _) = State::found(inception, Timestamp(0), id, Arc::clone(&schema), &key)?;
-    let bundles = |_: &BundleId| Some(Arc::clone(&schema));
-    let decision = Decision {
-        action: Action::Wake,
-        outcome: Outcome::Permit,
-        explanation: None,
-        inputs: Inputs::timeless(Principal::Workload),
-    };
-    let woke = Woke {
-        decision,
-        next: woken.public().commitment(),
-        fired: BTreeMap::new(),
-    };
-    state.extend(
-        Body::Woke(Box::new(woke)),
-        Timestamp(0),
-        None,
-        Some(&key),
-        &bundles,
-    )?;
-    let batch = 1_000;
-    let drafts: Vec<Draft> = (0..batch).map(|n| mutation(1_000, n)).collect::<Outcomes<_>>()?;
-    let took = timed(settings.scale(100), |_| {
-        for draft in &drafts {
-            black_box(state.extend(draft.body.clone(), draft.at, None, None, &bundles)?);
+    let bundle = BundleId::of(b"bench");
+    let (mut state, _) = State::found(inception, Timestamp(0), bundle, Arc::clone(&schema), &key)?;
+    let bundles = move |_: &BundleId| Some(Arc::clone(&schema));
+    let woke = Body::Woke(Box::new(Woke {
+        decision: object::decision(Action::Wake),
+        next: SecretKey::from_seed(&[2; 32]).public().commitment(),
+        fired: std::collections::BTreeMap::new(),
+    }));
+    state.extend(woke, Timestamp(0), None, Some(&key), &bundles)?;
+    Ok((state, bundles))
+}
+
+/// Makes so many records in memory; CPU µs for each.
+fn mutations(count: usize, rounds: usize) -> Outcomes<f64> {
+    let (mut state, bundles) = awake(1_000)?;
+    let mut took = Vec::new();
+    for _ in 0..rounds {
+        let drafts = (0..count)
+            .map(|n| mutation(1_000, n))
+            .collect::<Outcomes<Vec<_>>>()?;
+        let start = thread_cpu()?;
+        for draft in drafts {
+            black_box(state.extend(draft.body, draft.at, None, None, &bundles)?);
         }
-        Ok(())
-    })?;
-    let each = took / batch as f64;
-    report.row(row(
-        "mutate + root + chain, 1,000 fields, before fsync",
-        "µs",
-        each,
-        "budget",
-        2.0,
-        Some(1.0),
-    ));
+        took.push(microseconds(thread_cpu()?.saturating_sub(start)) / count as f64);
+    }
+    Ok(median(took))
+}
+
+fn identity(settings: &Settings, report: &mut Report) -> Outcomes<()> {
+    let each = mutations(1_000, settings.scale(100))?;
+    let what = "mutate + root + chain, 1,000 fields, before fsync (CPU)";
+    report.row(row(what, "µs", each, "budget", 2.0, Some(1.0)));
+    let program = std::env::current_exe()?;
+    let arguments = |count: u64| vec!["--mutations".to_owned(), count.to_string()];
+    if let Some(instructions) = instructions_per_iteration(&program, arguments, 1_000, 5_000)? {
+        report.note(format!(
+            "the same in instructions under callgrind, which has no SHA extensions, drafts included: {instructions:.0}"
+        ));
+    }
     Ok(())
 }
 
@@ -453,17 +325,16 @@ fn append_until_killed(path: &Path) -> Outcomes<()> {
     let (writer, _) = Writer::open(&Home::at(path), Depth::Tail, Sizes::default())?;
     wake(&writer, 77)?;
     for n in 0.. {
-        let ticket = writer.stage(mutation(10, n)?)?;
+        let ticket = writer.stage(mutation(FIELDS, n)?)?;
         ticket.wait()?;
         println!("{}", ticket.seq());
     }
     Ok(())
 }
 
-fn kill_and_verify(dir: &Path, report: &mut Report) -> Outcomes<()> {
-    let path = dir.join("long");
+fn kill_and_verify(path: &Path, report: &mut Report) -> Outcomes<()> {
     let mut child = Command::new(std::env::current_exe()?)
-        .args([Path::new("--child"), &path])
+        .args([Path::new("--child"), path])
         .stdout(Stdio::piped())
         .spawn()?;
     let output = child.stdout.take().ok_or("no output of the child")?;
@@ -475,32 +346,46 @@ fn kill_and_verify(dir: &Path, report: &mut Report) -> Outcomes<()> {
         .parse::<u64>()?;
     child.kill()?;
     child.wait()?;
-    let found = Reader::verify(&Home::at(&path), |_| {})?.state().head().seq;
+    let found = Reader::verify(&Home::at(path), |_| {})?.state().head().seq;
     if found < acknowledged {
         return Err(format!("record {acknowledged} was acknowledged, the history ends at {found}").into());
     }
     report.note(format!(
-        "killed after record {acknowledged} was acknowledged: verified up to {found}"
+        "killed by SIGKILL after record {acknowledged} was acknowledged: verified up to {found}"
     ));
     Ok(())
 }
 
 fn main() -> Outcomes<()> {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    if let [flag, path] = arguments.as_slice()
-        && flag == "--child"
-    {
-        return append_until_killed(Path::new(path));
+    if let [flag, value] = arguments.as_slice() {
+        if flag == "--child" {
+            return append_until_killed(Path::new(value));
+        }
+        if flag == "--mutations" {
+            black_box(mutations(value.to_string_lossy().parse()?, 1)?);
+            return Ok(());
+        }
     }
     let settings = Settings::from_env();
-    let base = arguments
-        .first()
-        .map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let (base, parts) = match arguments.split_first() {
+        Some((base, parts)) => (PathBuf::from(base), parts),
+        None => (PathBuf::from("."), [].as_slice()),
+    };
+    let asked = |part: &str| parts.is_empty() || parts.iter().any(|other| other == part);
     let dir = tempfile::tempdir_in(base)?;
     let mut report = Report::new("store", &settings);
-    appends(dir.path(), &settings, &mut report)?;
-    reopening(dir.path(), &settings, &mut report)?;
-    kill_and_verify(dir.path(), &mut report)?;
-    identity(&settings, &mut report)?;
+    if asked("appends") {
+        appends(dir.path(), &settings, &mut report)?;
+    }
+    if asked("writers") {
+        writers(dir.path(), &settings, &mut report)?;
+    }
+    if asked("reopen") {
+        reopening(dir.path(), &settings, &mut report)?;
+    }
+    if asked("identity") {
+        identity(&settings, &mut report)?;
+    }
     Ok(report.publish(&settings)?)
 }
