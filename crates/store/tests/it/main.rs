@@ -4,6 +4,7 @@
 mod crash;
 mod faults;
 mod live;
+mod object;
 mod spec;
 mod support;
 mod tamper;

@@ -5,20 +5,21 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use suijuris_core::governance::{Action, Listing, Program};
-use suijuris_core::id::{BlobId, ObjectId};
-use suijuris_core::inputs::{Inputs, Principal};
+use suijuris_core::governance::Action;
+use suijuris_core::id::ObjectId;
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Body, Decision, Dormant, Mutated, Outcome, Seal, Unsealed, Woke};
-use suijuris_core::manifest::{Gate, Manifest, Network, Protocol, Ready, SleepMode, Witness, Workload};
+use suijuris_core::lineage::{Body, Dormant, Mutated, Seal, Unsealed, Woke};
 use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
-use suijuris_core::time::{Span, Timestamp};
+use suijuris_core::time::Timestamp;
 use suijuris_store::disk::{Disk, File, How, Lock};
 use suijuris_store::{
     BundleFiles, CommitError, Depth, Draft, FoundError, Founding, Home, Sign, Sizes, StageError, Ticket,
     Writer, found,
 };
 use suijuris_testkit::disk::{FaultyDisk, FileId};
+
+use crate::object::bundle_of;
+pub(crate) use crate::object::decision;
 
 /// Small, so that short histories rotate segments and write checkpoints.
 pub(crate) const SIZES: Sizes = Sizes {
@@ -28,62 +29,10 @@ pub(crate) const SIZES: Sizes = Sizes {
 };
 
 pub(crate) fn bundle_with(name: &str) -> BundleFiles {
-    let program = Program::new(Listing {
-        version: Listing::VERSION,
-        rules: vec![],
-        nodes: vec![],
-        bodies: vec![],
-        groups: vec![],
-    })
-    .unwrap();
-    let program = program.encode().unwrap();
-    let governance = b"// nothing is permitted\n".to_vec();
     let int = |name: &str| (Name::new(name).unwrap(), Field::new(Kind::INT));
     let text = |name: &str| (Name::new(name).unwrap(), Field::new(Kind::String));
     let fields: BTreeMap<_, _> = [int("count"), text("note")].into();
-    let manifest = Manifest {
-        v: 1,
-        name: name.to_owned(),
-        workload: Workload {
-            image: None,
-            argv: vec!["true".to_owned()],
-            env: BTreeMap::new(),
-            cwd: None,
-            user: None,
-            port: 0,
-            ready: Ready::Spawned,
-            ready_within: Span(1_000),
-            stop_signal: 15,
-            stop_within: Span(1_000),
-            network: Network::Private,
-        },
-        gate: Gate {
-            protocol: Protocol::Tcp,
-            headers: vec![],
-            max_held: 16,
-            hold: Span(1_000),
-            max_connections: 16,
-            drain: Span(1_000),
-            linger: Span(1_000),
-        },
-        memory: Schema::try_from(fields).unwrap(),
-        governance: BlobId::of(&governance),
-        program: BlobId::of(&program),
-        triggers: suijuris_core::trigger::Triggers::default(),
-        callers: vec![],
-        claims: BTreeMap::new(),
-        sleep: SleepMode::Stop,
-        witness: Witness::Optional,
-        lease: suijuris_core::manifest::LEASE,
-        grace: Span(0),
-        seal_within: Span(1_000),
-    };
-    assert!(manifest.faults().is_empty(), "{:?}", manifest.faults());
-    BundleFiles {
-        manifest: manifest.encode().unwrap(),
-        governance,
-        program,
-    }
+    bundle_of(name, Schema::try_from(fields).unwrap()).unwrap()
 }
 
 pub(crate) fn found_at(home: &Home, nonce: u8) -> Result<ObjectId, FoundError> {
@@ -98,15 +47,6 @@ pub(crate) fn found_at(home: &Home, nonce: u8) -> Result<ObjectId, FoundError> {
         seed: [nonce; 32].into(),
     };
     found(home, founding)
-}
-
-pub(crate) fn decision(action: Action) -> Decision {
-    Decision {
-        action,
-        outcome: Outcome::Permit,
-        explanation: None,
-        inputs: Inputs::timeless(Principal::Workload),
-    }
 }
 
 fn draft(body: Body, sign: Sign) -> Draft {
