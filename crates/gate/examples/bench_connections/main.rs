@@ -12,8 +12,8 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use suijuris_testkit::bench::{
-    Better, Object, Report, Round, Row, Running, Samples, Settings, allowed_cpus, governed, interleave_many, load,
-    pin, server,
+    Better, Object, Report, Round, Row, Running, Samples, Settings, allowed_cpus, free_port, governed,
+    interleave_many, load, pin, server,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -43,9 +43,10 @@ fn measure(settings: &Settings) -> Result<()> {
     let cpus = allowed_cpus()?;
     pin(0, cpus.get(..1).unwrap_or_default())?;
     let mut report = Report::new("connections", settings);
-    let (upstream, _server) = server::spawn()?;
-    let (handing, _handed_over, hander) = gate("handover")?;
-    let (copying, _copied, copier) = gate("tcp")?;
+    // Direct is the workload behind the copying gate: started and scheduled as the one that takes connections.
+    let upstream = free_port()?;
+    let (handing, _handed_over, hander) = gate("handover", None)?;
+    let (copying, _copied, copier) = gate("tcp", Some(upstream))?;
     let ways = [
         Way {
             name: "direct",
@@ -73,22 +74,38 @@ fn measure(settings: &Settings) -> Result<()> {
     }
     let samples = compare(&ways, settings, |way| short(way.port).map(|took| [took]))?;
     for way in samples.iter().skip(1) {
-        row(&mut report, "connect, one request, close", "µs", Better::Lower, way, &samples, None);
+        row(
+            &mut report,
+            "connect, one request, close",
+            "µs",
+            Better::Lower,
+            way,
+            &samples,
+            None,
+        );
     }
     cutting::measure(&mut report, settings)?;
-    report.note("everything on one CPU; the gate is suijuris-init with seven rules for admit, asked at connect");
+    report.note(
+        "everything on one CPU; the gate is suijuris-init with seven rules for admit, asked at connect",
+    );
     report.publish(settings)?;
     Ok(())
 }
 
 /// The runtime with an object whose connections are decided once.
-fn gate(protocol: &str) -> Result<(u16, Object, Running)> {
+fn gate(protocol: &str, port: Option<u16>) -> Result<(u16, Object, Running)> {
     let (arguments, ready) = match protocol {
         "handover" => (["take", "{data}/../run/connections.sock"], "spawned"),
         _ => (["serve", "{port}"], "tcp"),
     };
-    let workload = format!("network = \"host\"\nready = \"{ready}\"");
-    let object = governed(&arguments, &workload, &format!("protocol = \"{protocol}\""), "true")?;
+    let port = port.map_or(String::new(), |port| format!("port = {port}"));
+    let workload = format!("network = \"host\"\nready = \"{ready}\"\n{port}");
+    let object = governed(
+        &arguments,
+        &workload,
+        &format!("protocol = \"{protocol}\""),
+        "true",
+    )?;
     let (port, running) = object.serve()?;
     // A workload that is ready as soon as it is spawned may not listen yet.
     let begin = Instant::now();
@@ -130,15 +147,33 @@ fn kept(report: &mut Report, connections: usize, samples: &[[Samples; 3]]) {
     let (rates, slowest, spent) = (only(0), only(1), only(2));
     for (index, way) in rates.iter().enumerate().skip(1) {
         let asked = (index == 1).then_some(0.95);
-        row(report, &format!("{connections}: requests/s"), "/s", Better::Higher, way, &rates, asked);
+        row(
+            report,
+            &format!("{connections}: requests/s"),
+            "/s",
+            Better::Higher,
+            way,
+            &rates,
+            asked,
+        );
     }
     for way in slowest.iter().skip(1) {
-        row(report, &format!("{connections}: p99"), "µs", Better::Lower, way, &slowest, None);
+        row(
+            report,
+            &format!("{connections}: p99"),
+            "µs",
+            Better::Lower,
+            way,
+            &slowest,
+            None,
+        );
     }
     for way in spent.iter().skip(1) {
         let name = way.first().map(|way| way.name.clone()).unwrap_or_default();
         let spent = way.first().map_or(f64::NAN, Samples::median);
-        report.note(format!("{connections} connections, {name}: the gate spent {spent:.2} µs of CPU a request"));
+        report.note(format!(
+            "{connections} connections, {name}: the gate spent {spent:.2} µs of CPU a request"
+        ));
     }
 }
 
@@ -151,7 +186,9 @@ fn row(
     all: &[[Samples; 1]],
     budget: Option<f64>,
 ) {
-    let ([ours], Some([direct])) = (ours, all.first()) else { return };
+    let ([ours], Some([direct])) = (ours, all.first()) else {
+        return;
+    };
     report.row(Row {
         what: format!("{}, {what}", ours.name),
         unit,

@@ -13,8 +13,8 @@ use std::error::Error;
 use std::io;
 
 use suijuris_testkit::bench::{
-    Better, Object, Report, Round, Row, Running, Samples, Settings, allowed_cpus, children, governed,
-    interleave_many, load, pin, server,
+    Better, Object, Report, Round, Row, Running, Samples, Settings, allowed_cpus, children, free_port,
+    governed, interleave_many, load, pin, server,
 };
 
 use self::peers::Proxy;
@@ -65,10 +65,18 @@ fn measure(settings: &Settings) -> Result<()> {
         }
         for connections in CONNECTIONS {
             let samples = compare(&stage.ways, connections, cpu, settings)?;
-            rows(&mut report, &format!("{place}, {connections}"), &stage.ways, &samples);
+            rows(
+                &mut report,
+                &format!("{place}, {connections}"),
+                &stage.ways,
+                &samples,
+            );
         }
     }
-    report.note(format!("medians of {} rounds of 1 s each", settings.scale(ROUNDS)));
+    report.note(format!(
+        "medians of {} rounds of 1 s each",
+        settings.scale(ROUNDS)
+    ));
     report.note("CPU of Envoy is that of Envoy and of its authority, a null HTTP service");
     report.publish(settings)?;
     Ok(())
@@ -77,9 +85,10 @@ fn measure(settings: &Settings) -> Result<()> {
 fn stage(report: &mut Report) -> Result<Stage> {
     let folder = tempfile::tempdir()?;
     let mut running = Vec::new();
-    let (upstream, server) = server::spawn()?;
-    running.push(server);
-    let object = governed(&["serve", "{port}"], "network = \"host\"", "protocol = \"http\"", "true")?;
+    // The object's own workload is what all of them stand before: one process, started and scheduled in one way.
+    let upstream = free_port()?;
+    let workload = format!("network = \"host\"\nport = {upstream}");
+    let object = governed(&["serve", "{port}"], &workload, "protocol = \"http\"", "true")?;
     let (port, gate) = object.serve()?;
     let mut ways = vec![
         Way {
@@ -166,7 +175,9 @@ fn on(cpu: usize, way: &Way, connections: usize) -> io::Result<[f64; FIGURES]> {
 }
 
 fn rows(report: &mut Report, place: &str, ways: &[Way], samples: &[[Samples; FIGURES]]) {
-    let Some((ours, peers)) = samples.split_first() else { return };
+    let Some((ours, peers)) = samples.split_first() else {
+        return;
+    };
     let [rate, p50, p99, cpu] = ours.each_ref().map(Samples::median);
     for (way, theirs) in ways.iter().skip(1).zip(peers) {
         let [peer_rate, peer_p50, peer_p99, peer_cpu] = theirs.each_ref().map(Samples::median);

@@ -44,7 +44,10 @@ http {{
     );
     let path = folder.join("nginx.conf");
     std::fs::write(&path, config)?;
-    start(port, Command::new("nginx").arg("-c").arg(path).arg("-p").arg(folder))
+    start(
+        port,
+        Command::new("nginx").arg("-c").arg(path).arg("-p").arg(folder),
+    )
 }
 
 /// HAProxy in front of `upstream`.
@@ -119,7 +122,14 @@ pub(crate) fn envoy(folder: &Path, upstream: u16, authority: u16) -> io::Result<
     std::fs::write(&path, config)?;
     let mut command = Command::new("envoy");
     command
-        .args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "off", "-c"])
+        .args([
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--log-level",
+            "off",
+            "-c",
+        ])
         .arg(path);
     start(port, &mut command)
 }

@@ -28,8 +28,9 @@ pub struct Load {
 /// Where wrk is absent or fails, an answer is none of 2xx and 3xx, a connection broke, or a process is gone.
 pub fn load(url: &str, connections: usize, seconds: usize, pids: &[u32]) -> io::Result<Load> {
     let spent = || {
-        pids.iter()
-            .try_fold(Duration::ZERO, |all, pid| Ok::<_, io::Error>(all + process_cpu(*pid)?))
+        pids.iter().try_fold(Duration::ZERO, |all, pid| {
+            Ok::<_, io::Error>(all + process_cpu(*pid)?)
+        })
     };
     let before = spent()?;
     let output = Command::new("wrk")

@@ -122,8 +122,13 @@ impl Object {
     #[must_use]
     pub fn init_command(&self, program: &Path, port: u16) -> Command {
         let mut init = Command::new(program);
-        init.args([Path::new("--data"), &self.data(), Path::new("--object"), &self.dir()])
-            .args(["--listen", &format!("127.0.0.1:{port}")]);
+        init.args([
+            Path::new("--data"),
+            &self.data(),
+            Path::new("--object"),
+            &self.dir(),
+        ])
+        .args(["--listen", &format!("127.0.0.1:{port}")]);
         self.at_home(&mut init)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
@@ -213,7 +218,11 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    fn of(pipe: Option<impl io::Read + Send + 'static>) -> io::Result<Self> {
+    /// The lines that come from `pipe`.
+    ///
+    /// # Errors
+    /// `BrokenPipe` where there is none.
+    pub fn of(pipe: Option<impl io::Read + Send + 'static>) -> io::Result<Self> {
         let pipe = pipe.ok_or(ErrorKind::BrokenPipe)?;
         Ok(Self(Box::new(BufReader::new(pipe).lines())))
     }

@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind, listen,
-    recvmsg, socket,
+    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept, bind,
+    listen, recvmsg, socket,
 };
 
 use super::sys::own;
@@ -33,9 +33,11 @@ const MESSAGE_BYTES: usize = 32 * 1024;
 pub fn as_asked() -> Option<io::Result<()>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
-        [word, port] if word == "serve" => Some(port.parse().map_err(io::Error::other).and_then(|port: u16| {
-            serve(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?)
-        })),
+        [word, port] if word == "serve" => Some(
+            port.parse()
+                .map_err(io::Error::other)
+                .and_then(|port: u16| serve(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?)),
+        ),
         [word, path] if word == "take" => Some(serve_handed_over(Path::new(path))),
         _ => None,
     }
@@ -60,11 +62,13 @@ pub fn spawn() -> io::Result<(u16, Running)> {
 /// The system's.
 pub fn serve(listener: TcpListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    Server::new(&listener)?.run(|server| loop {
-        match listener.accept() {
-            Ok((stream, _)) => server.open(stream)?,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
+    Server::new(&listener)?.run(|server| {
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => server.open(stream)?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
     })
 }
@@ -132,7 +136,9 @@ impl Server {
 
     /// A connection that fails or ends is dropped, which takes it out of the epoll.
     fn answer(&mut self, fd: RawFd) {
-        let Some(stream) = self.open.get_mut(&fd) else { return };
+        let Some(stream) = self.open.get_mut(&fd) else {
+            return;
+        };
         let mut bytes = [0; 16 * 1024];
         let goes_on = match stream.read(&mut bytes) {
             Ok(0) => false,
