@@ -8,6 +8,7 @@
 mod awake;
 mod desk;
 mod door;
+mod dormant;
 mod founding;
 mod house;
 mod machine;

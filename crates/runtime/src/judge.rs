@@ -41,6 +41,12 @@ impl GateJudge {
         *self.refusing.borrow_mut() = Some(problem);
     }
 
+    /// What everything is refused with, if so.
+    #[must_use]
+    pub fn refusing(&self) -> Option<Problem> {
+        self.refusing.borrow().clone()
+    }
+
     fn preset(&self) -> Option<Admission<Permit>> {
         let problem = self.refusing.borrow().clone()?;
         Some(Admission::Refuse(Box::new(Refusal { problem })))

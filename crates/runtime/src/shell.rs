@@ -36,6 +36,10 @@ pub(crate) enum Left {
     Broken,
 }
 
+/// Time to answer who was taken in at the very end of the linger; a connection that merely stays open is not waited
+/// for any longer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
 /// The loop and what it works on.
 pub(crate) struct Shell {
     resident: Rc<Resident>,
@@ -136,7 +140,7 @@ impl Shell {
             Effect::DrainGate => self.drain(),
             Effect::StopWorkload => return Ok(self.stop_workload()),
             Effect::Tell(notice) => self.tell(notice),
-            Effect::Freeze => self.resident.reports().leaving("suspend"),
+            Effect::Freeze => self.resident.reports().leaving("suspend", None),
             Effect::DecideAgain => return Ok(Some(self.decide_again())),
             Effect::Leave(leave) => self.left = Some(leave),
         }
@@ -220,7 +224,8 @@ impl Shell {
                 });
             }
             Commit::Refused(decision) => {
-                let fired = std::mem::take(&mut self.fired);
+                let mut fired = std::mem::take(&mut self.fired);
+                fired.extend(resident.launch_fired());
                 let refused = Refused {
                     decision: *decision,
                     times: 1,
@@ -356,14 +361,14 @@ impl Shell {
 
     // Leaving.
 
-    /// Answers the burst that woke an object that refuses or cannot run, handed-over connections included.
+    /// Answers the burst that woke an object that refuses or cannot run. What the gate has not taken by then is
+    /// answered by whoever handed it over.
     async fn linger(&self) {
         if !self.refusing {
             return;
         }
         tokio::time::sleep(duration(self.resident.bundle().manifest.gate.linger)).await;
-        let quiet = self.resident.traffic().quiet();
-        let _ = tokio::time::timeout(Duration::from_secs(5), quiet).await;
+        let _ = tokio::time::timeout(ANSWER_WITHIN, self.resident.traffic().empty()).await;
     }
 
     /// The disk failed: nothing may be acknowledged any more, so nothing is served any more.

@@ -42,6 +42,7 @@ pub(super) struct House {
     pub(super) clock: Rc<Clock>,
     pub(super) reports: Reports,
     pub(super) signals: Signals,
+    pub(super) judge: Rc<GateJudge>,
 }
 
 impl House {
@@ -49,7 +50,7 @@ impl House {
         self,
         ledger: Ledger,
         bundle: std::sync::Arc<Bundle>,
-    ) -> Result<Left, (Reports, TcpListener, BootError)> {
+    ) -> Result<Left, (Box<Self>, BootError)> {
         let say = self.reports.clone();
         let step = |step: &str| {
             say.event(Report::Boot {
@@ -62,7 +63,7 @@ impl House {
                 step: "unsealed".to_owned(),
             }),
             Ok(false) => {}
-            Err(error) => return Err((self.reports, self.listener, error.into())),
+            Err(error) => return Err((Box::new(self), error.into())),
         }
         step("hydrate");
         let port = match bundle.manifest.workload.port {
@@ -70,7 +71,7 @@ impl House {
             port => port,
         };
         let control = Control::new(GatePhase::Holding);
-        let judge = Rc::new(GateJudge::default());
+        let judge = self.judge.clone();
         let gate = gate(&bundle.manifest, judge.clone(), port, &self.home, control.clone());
         let (say, events) = mpsc::channel(EVENTS);
         let id = ledger.published(|state| state.head().object.to_string());
@@ -78,16 +79,12 @@ impl House {
         let callers = match Callers::new(&bundle.manifest.callers, &bundle.manifest.claims, &id) {
             Ok(callers) => callers,
             Err(error) => {
-                return Err((
-                    self.reports,
-                    self.listener,
-                    unusable("callers.keys", chain(&error)),
-                ));
+                return Err((Box::new(self), unusable("callers.keys", chain(&error))));
             }
         };
         let timers = match Timers::new(&bundle.manifest.triggers.timers) {
             Ok(timers) => timers,
-            Err(error) => return Err((self.reports, self.listener, unusable("timers", chain(&error)))),
+            Err(error) => return Err((Box::new(self), unusable("timers", chain(&error)))),
         };
         let inbox = Inbox::new(None, ledger.published(|state| state.head().object));
         let resident = Rc::new(Resident::new(Parts {
