@@ -1,6 +1,6 @@
 //! Objects for benches: a directory with a definition, founded by `suijuris up`, run by `suijuris-init` or `up`.
 
-use std::io::{self, BufRead as _, BufReader, ErrorKind};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -78,6 +78,22 @@ impl Object {
     /// What `up` says, or the system.
     pub fn found(&self) -> io::Result<()> {
         let (up, _events, _listening) = self.up(&["--plain"])?;
+        up.interrupt()
+    }
+
+    /// One activation, ended by the owner: as most are found, with space for records allocated.
+    ///
+    /// # Errors
+    /// What `up` says, or the system.
+    pub fn live_once(&self) -> io::Result<()> {
+        let (up, mut events, listening) = self.up(&["--plain"])?;
+        let url = listening["url"].as_str().unwrap_or_default();
+        let address = url.trim_start_matches("http://").trim_end_matches('/');
+        let mut visitor = std::net::TcpStream::connect(address)?;
+        visitor.write_all(b"GET /public/page HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        events.until(|event| event["event"] == "workload" && event["state"] == "ready")?;
+        drop(visitor);
+        events.drain();
         up.interrupt()
     }
 
