@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use suijuris_testkit::bench::{
     Better, Events, Object, Report, Round, Row, Running, Settings, free_port, governed, interleave_many,
-    process_cpu, server,
+    process_cpu, says, server,
 };
 
 /// Starts of each.
@@ -109,16 +109,16 @@ fn ours(object: &Object, fresh: &Path) -> io::Result<[f64; STEPS]> {
     let begin = Instant::now();
     let (running, mut events) = object.init(port)?;
     let mut step = |wanted: fn(&serde_json::Value) -> bool| {
-        events.until(|event| wanted(&event["event"]))?;
+        events.until(wanted)?;
         Ok::<_, io::Error>(micros(begin))
     };
-    let decided = step(|event| event["event"] == "verdict")?;
+    let decided = step(|event| says(event, "/event/event", "verdict"))?;
     let spent = process_cpu(running.pid())?.as_secs_f64() * 1e6;
     Ok([
         spent,
         decided,
-        step(|event| event["event"] == "woke")?,
-        step(|event| event["step"] == "serve")?,
+        step(|event| says(event, "/event/event", "woke"))?,
+        step(|event| says(event, "/event/step", "serve"))?,
     ])
 }
 
@@ -138,7 +138,7 @@ fn start_bare(port: u16) -> io::Result<Running> {
         .stdin(Stdio::null())
         .stderr(Stdio::piped());
     let mut running = Running(command.spawn()?);
-    Events::of(running.0.stderr.take())?.until(|event| event["listening"] == true)?;
+    Events::of(running.0.stderr.take())?.until(|event| event.get("listening").is_some())?;
     Ok(running)
 }
 
@@ -159,7 +159,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 /// Resident memory of the idle programs.
 fn memory(report: &mut Report, object: &Object) -> Result<(), Box<dyn Error>> {
     let (running, mut events) = object.init(free_port()?)?;
-    events.until(|event| event["event"]["step"] == "serve")?;
+    events.until(|event| says(event, "/event/step", "serve"))?;
     events.drain();
     let bare = start_bare(free_port()?)?;
     std::thread::sleep(SETTLED);
