@@ -7,6 +7,7 @@ mod faults;
 mod imports;
 mod live;
 mod lives;
+mod restores;
 mod spec;
 mod support;
 mod tamper;
