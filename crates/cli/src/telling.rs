@@ -44,6 +44,11 @@ pub(crate) fn summary(body: &Body) -> String {
             body.mutations, body.sealed
         ),
         Body::Quarantined(body) => body.reason.clone(),
+        Body::Restored(body) => format!(
+            "in place of the history up to record {}, …{}",
+            body.seq,
+            body.abandoned.short()
+        ),
         Body::Arrived(body) => format!("at {}", body.inputs.host.provider),
         Body::Forked(body) => join([decided(&body.decision), format!("child …{}", body.child.short())]),
         Body::Departed(body) => join([decided(&body.decision), format!("to {}", body.to)]),

@@ -14,10 +14,10 @@ mod record;
 mod state;
 
 pub use announcement::{Announcement, Disbelief, MAX_ANNOUNCEMENT};
-pub use approval::{Approval, Statement};
+pub use approval::{Approval, Restoration, Statement};
 pub use body::{
     Amended, Arrived, Body, Count, Decision, Departed, Dormant, Fired, Forked, Inception, Invariant, Mutated,
-    Outcome, Parent, Quarantined, Refused, Resumed, Seal, Terminated, Unsealed, Woke,
+    Outcome, Parent, Quarantined, Refused, Restored, Resumed, Seal, Terminated, Unsealed, Woke,
 };
 pub use checkpoint::{Checkpoint, Unusable};
 pub use checks::{Broken, Fault};

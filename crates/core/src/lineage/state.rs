@@ -165,7 +165,7 @@ impl Head {
                 self.unsealed = true;
             }
             Body::Departed(_) => self.end(Phase::Departed),
-            Body::Arrived(_) => self.end(Phase::Dormant),
+            Body::Arrived(_) | Body::Restored(_) => self.end(Phase::Dormant),
             Body::Quarantined(_) => self.end(Phase::Quarantined),
             Body::Terminated(_) => self.end(Phase::Terminated),
             Body::Refused(body) => self.refused = self.refused.saturating_add(body.times),
@@ -379,13 +379,12 @@ impl State {
         signer: Option<&SecretKey>,
         bundles: &impl Bundles,
     ) -> Result<Stored, Fault> {
-        let begins = matches!(body, Body::Woke(_) | Body::Resumed(_));
         let mut record = Record {
             v: VERSION,
             object: Some(self.head.object),
             seq: self.head.seq.saturating_add(1),
             prev: Some(self.head.record),
-            epoch: self.head.epoch.saturating_add(u64::from(begins)),
+            epoch: checks::next_epoch(&body, &self.head),
             at: at.max(self.head.at),
             body,
             memory: self.memory.root(),
