@@ -19,7 +19,7 @@ const MAX_MEMBERS: usize = 1_024;
 
 /// A field name: lower-case letters, digits and `_`, starting with a letter, at most 64 bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct Name(String);
 
 /// Why a text is not a field name.
