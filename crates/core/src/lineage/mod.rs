@@ -19,4 +19,4 @@ pub use body::{
 pub use checkpoint::{Checkpoint, Unusable};
 pub use checks::{Broken, Fault};
 pub use record::{MAX_BYTES, Record, Stored, VERSION};
-pub use state::{Bundles, Head, Phase, State};
+pub use state::{Advance, Bundles, Head, Phase, State};

@@ -9,7 +9,7 @@ use super::checks::{self, Broken, Fault};
 use super::record::{Record, Stored, VERSION};
 use crate::id::{BundleId, Digest, ObjectId, RecordId};
 use crate::key::{PublicKey, SecretKey};
-use crate::memory::{Cell, Memory, Schema};
+use crate::memory::{Cell, Changed, Memory, Schema};
 use crate::time::Timestamp;
 
 /// Where a state finds the memory schema of a bundle.
@@ -206,6 +206,22 @@ enum Before {
     All(Box<Memory>),
 }
 
+/// What records changed in the state that made them, for another copy of it to follow without folding them again.
+/// Only a state yields one, so that none exists of records that were not checked.
+#[derive(Debug)]
+pub struct Advance {
+    head: Head,
+    memory: Changed,
+}
+
+impl Advance {
+    /// Position of the last record.
+    #[must_use]
+    pub const fn seq(&self) -> u64 {
+        self.head.seq
+    }
+}
+
 /// A verified chain: its head and its memory.
 #[derive(Debug, Clone)]
 pub struct State {
@@ -294,34 +310,29 @@ impl State {
     /// [`Broken`] with the first check that fails. The state is then of no further use: drop it.
     pub fn apply(&mut self, next: &Stored, bundles: &impl Bundles) -> Result<(), Broken> {
         let record = &next.record;
-        self.take(next, bundles, checks::signature)
-            .map_err(|fault| Broken {
-                seq: record.seq,
-                fault,
-            })
-    }
-
-    /// Takes into the fold a record that this process itself made by [`State::extend`] on another copy of the state:
-    /// all checks but the signature's, which holds by making.
-    ///
-    /// # Errors
-    /// As [`State::apply`].
-    pub fn follow(&mut self, made: &Stored, bundles: &impl Bundles) -> Result<(), Broken> {
-        let record = &made.record;
-        self.take(made, bundles, |_| Ok(())).map_err(|fault| Broken {
+        self.take(next, bundles).map_err(|fault| Broken {
             seq: record.seq,
             fault,
         })
     }
 
-    fn take(
-        &mut self,
-        next: &Stored,
-        bundles: &impl Bundles,
-        signature: impl Fn(&Record) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+    /// What records changed since this was last asked; everything, if it never was.
+    pub fn advance(&mut self) -> Advance {
+        Advance {
+            head: self.head.clone(),
+            memory: self.memory.changed(),
+        }
+    }
+
+    /// Becomes the state that yielded `advance`: this one is a copy of it, and has followed all its advances so far.
+    pub fn follow(&mut self, advance: Advance) {
+        self.head = advance.head;
+        self.memory.follow(advance.memory);
+    }
+
+    fn take(&mut self, next: &Stored, bundles: &impl Bundles) -> Result<(), Fault> {
         self.head.check(&next.record)?;
-        signature(&next.record)?;
+        checks::signature(&next.record)?;
         self.change_memory(&next.record.body, &next.record.bundle, next.record.at, bundles)?;
         if self.memory.root() != next.record.memory {
             return Err(Fault::Memory);
@@ -344,6 +355,7 @@ impl State {
                 .map(Before::Cells)
                 .map_err(Fault::Change),
             Body::Amended(_) => {
+                // The amended memory has no account of changes yet: the next advance carries all of it.
                 let schema = bundles.schema(bundle).ok_or(Fault::NoBundle(*bundle))?;
                 let amended = self.memory.amended(schema);
                 let before = std::mem::replace(&mut self.memory, amended);
