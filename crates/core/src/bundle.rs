@@ -5,14 +5,70 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
 use crate::decide::Rules;
-use crate::governance::{Program, ProgramError, Vocabulary};
+use crate::governance::{MAX_BYTES as MAX_PROGRAM_BYTES, Program, ProgramError, Vocabulary};
 use crate::id::{BlobId, BundleId};
 use crate::manifest::{self, Manifest};
 use crate::memory::Schema;
 
 /// Size of the governance text at most, bytes.
 pub const MAX_GOVERNANCE_BYTES: usize = 1 << 20;
+
+/// Size of an encoded [`Files`] at most, bytes.
+pub const MAX_FILES_BYTES: usize = manifest::MAX_BYTES + MAX_GOVERNANCE_BYTES + MAX_PROGRAM_BYTES + 1_024;
+
+/// The files of a bundle in one byte string, as a depot keeps them. Nothing is verified yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    v: u32,
+    /// The manifest; its CID is the bundle's id.
+    #[serde(with = "serde_bytes")]
+    pub manifest: Vec<u8>,
+    /// The Cedar text.
+    #[serde(with = "serde_bytes")]
+    pub governance: Vec<u8>,
+    /// The decision program.
+    #[serde(with = "serde_bytes")]
+    pub program: Vec<u8>,
+}
+
+impl Files {
+    /// These files.
+    #[must_use]
+    pub const fn new(manifest: Vec<u8>, governance: Vec<u8>, program: Vec<u8>) -> Self {
+        let v = 1;
+        Self {
+            v,
+            manifest,
+            governance,
+            program,
+        }
+    }
+
+    /// The canonical bytes.
+    ///
+    /// # Errors
+    /// As [`codec::encode`].
+    pub fn encode(&self) -> Result<Vec<u8>, codec::Error> {
+        codec::encode(self)
+    }
+
+    /// Reads and opens the bundle that lineage names.
+    ///
+    /// # Errors
+    /// [`Error`] with the first part that is not usable or not the one named.
+    pub fn open(expected: BundleId, bytes: &[u8]) -> Result<Bundle, Error> {
+        let files: Self = codec::decode(bytes, MAX_FILES_BYTES).map_err(Error::Files)?;
+        if files.v != 1 {
+            return Err(Error::Version(files.v));
+        }
+        Bundle::open_named(expected, &files.manifest, files.governance, &files.program)
+    }
+}
 
 /// A whole bundle.
 #[derive(Debug, Clone)]
@@ -29,6 +85,12 @@ pub struct Bundle {
 /// Why files are not the bundle they are said to be.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Not the canonical bytes of a bundle's files.
+    #[error("the bundle's files cannot be read")]
+    Files(#[source] codec::Error),
+    /// Of a later format.
+    #[error("the bundle's files have version {0}, this program reads version 1; use a newer suijuris")]
+    Version(u32),
     /// The manifest.
     #[error("the bundle's manifest is not usable")]
     Manifest(#[from] manifest::Error),

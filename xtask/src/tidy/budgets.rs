@@ -52,12 +52,14 @@ const BUDGETS: &[Budget] = &[
     Budget { name: "store", why: "durability is files and system calls",
         allowed: &["serde", "serde_bytes", "serde_ipld_dagcbor", "ipld-core", "sha2", "ed25519-dalek", "zeroize", "getrandom", "thiserror",
             "libc", "nix"] },
+    Budget { name: "callers", why: "it meets what strangers send before anything is decided: encodings and signatures",
+        allowed: &["base64", "ed25519-dalek", "p256", "rsa", "serde", "serde_json", "sha2", "thiserror"] },
     Budget { name: "gate", why: "a proxy that must be read in one sitting: hyper's parts, tokio and system calls",
         allowed: &["bytes", "http", "http-body-util", "httparse", "hyper", "hyper-util", "libc", "nix", "serde", "serde_json",
             "thiserror", "tokio"] },
     Budget { name: "runtime", why: "it runs inside every machine with the object's keys in reach",
-        allowed: &["base64", "bytes", "ed25519-dalek", "getrandom", "http", "http-body-util", "httparse", "hyper", "hyper-util", "ipld-core",
-            "jiff", "lexopt", "libc", "nix", "p256", "rsa", "serde", "serde_bytes", "serde_ipld_dagcbor", "serde_json", "sha2", "thiserror", "tokio",
+        allowed: &["base64", "bytes", "getrandom", "http", "http-body-util", "httparse", "hyper", "hyper-util", "ipld-core",
+            "jiff", "lexopt", "libc", "nix", "serde", "serde_bytes", "serde_ipld_dagcbor", "serde_json", "thiserror", "tokio",
             "toml", "zeroize"] },
 ];
 

@@ -4,6 +4,7 @@
 //! or [`State::extend`] (it is being made); both run the same checks, one function for each invariant, so that
 //! recovery and first writing cannot differ. Bytes: `spec/records.md`. Not here: files (store), who may (decide).
 
+mod announcement;
 mod approval;
 mod body;
 mod checkpoint;
@@ -11,6 +12,7 @@ mod checks;
 mod record;
 mod state;
 
+pub use announcement::{Announcement, Disbelief, MAX_ANNOUNCEMENT};
 pub use approval::{Approval, Statement};
 pub use body::{
     Amended, Arrived, Body, Count, Decision, Departed, Dormant, Fired, Forked, Inception, Invariant, Mutated,
@@ -18,5 +20,10 @@ pub use body::{
 };
 pub use checkpoint::{Checkpoint, Unusable};
 pub use checks::{Broken, Fault};
+<<<<<<< HEAD
 pub use record::{MAX_BYTES, Record, Stored, VERSION};
 pub use state::{Advance, Bundles, Head, Phase, State};
+=======
+pub use record::{MAX_BYTES, Record, Stored, VERSION, split};
+pub use state::{Bundles, Head, Phase, State};
+>>>>>>> main

@@ -102,11 +102,18 @@ pub enum Refused {
     Empty,
 }
 
+/// What the fields hold, without the commitment to it: all that rules look at. A [`Memory`] is one with its root; a door
+/// keeps only the cells that its rules can read.
+#[derive(Debug, Clone)]
+pub struct Cells {
+    schema: Arc<Schema>,
+    cells: Vec<Cell>,
+}
+
 /// A memory: schema, content, and the tree that commits to it.
 #[derive(Debug, Clone)]
 pub struct Memory {
-    schema: Arc<Schema>,
-    cells: Vec<Cell>,
+    content: Cells,
     tree: Tree,
     touched: Touched,
 }
@@ -127,8 +134,99 @@ pub(crate) enum Changed {
     Cells { cells: Vec<(usize, Cell)>, grown: Grown },
 }
 
+/// Reading is the same with and without a root; writing is not, so there is no mutable counterpart.
+impl std::ops::Deref for Memory {
+    type Target = Cells;
+
+    fn deref(&self) -> &Cells {
+        &self.content
+    }
+}
+
 fn leaf_of(name: &Name, cell: &Cell) -> crate::id::Digest {
     tree::leaf(name.as_str(), cell.as_of, cell.value.as_ref())
+}
+
+impl Cells {
+    /// Fields of which nothing is known: no value, never written, defaults not taken.
+    #[must_use]
+    pub fn blank(schema: Arc<Schema>) -> Self {
+        let cells = vec![Cell::default(); schema.len()];
+        Self { schema, cells }
+    }
+
+    /// Replaces the cell at `position`, and yields what it held; nothing happens beyond the last field.
+    pub fn put(&mut self, position: usize, cell: Cell) -> Cell {
+        self.cells
+            .get_mut(position)
+            .map(|place| std::mem::replace(place, cell))
+            .unwrap_or_default()
+    }
+
+    /// The schema.
+    #[must_use]
+    pub const fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// The cell of field `name`.
+    #[must_use]
+    pub fn cell(&self, name: &str) -> Option<&Cell> {
+        self.schema
+            .position(name)
+            .and_then(|position| self.cells.get(position))
+    }
+
+    /// The cell at `position` in name order.
+    #[must_use]
+    pub fn cell_at(&self, position: usize) -> Option<&Cell> {
+        self.cells.get(position)
+    }
+
+    /// The value of field `name`.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&Value> {
+        self.cell(name).and_then(|cell| cell.value.as_ref())
+    }
+
+    /// All fields in name order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Field, &Cell)> {
+        self.schema
+            .iter()
+            .zip(&self.cells)
+            .map(|((name, field), cell)| (name, field, cell))
+    }
+
+    /// Whether field `name` is fresh at `now`; a field without `fresh_for` is fresh once written.
+    #[must_use]
+    pub fn freshness(&self, name: &str, now: Now) -> Option<Freshness> {
+        let position = self.schema.position(name)?;
+        self.freshness_at(position, now)
+    }
+
+    /// As [`Memory::freshness`], by position in name order.
+    #[must_use]
+    pub fn freshness_at(&self, position: usize, now: Now) -> Option<Freshness> {
+        let (_, field) = self.schema.at(position)?;
+        let as_of = self.cells.get(position)?.as_of;
+        Some(match (as_of, field.fresh_for) {
+            (None, _) => Freshness::NeverWritten,
+            (Some(_), None) => Freshness::Fresh,
+            (Some(_), Some(_)) if now.quality == Quality::Unknown => Freshness::ClockUnknown,
+            (Some(at), Some(span)) if now.at.since(at) <= span => Freshness::Fresh,
+            _ => Freshness::Stale,
+        })
+    }
+
+    /// The next instant at which some fresh field stops being fresh; `remain` is decided again then.
+    #[must_use]
+    pub fn next_deadline(&self, now: Now) -> Option<Timestamp> {
+        let deadline = |(_, field, cell): (&Name, &Field, &Cell)| {
+            let last_fresh = cell.as_of?.saturating_add(field.fresh_for?);
+            Some(last_fresh.saturating_add(Span(1))).filter(|deadline| *deadline > now.at)
+        };
+        self.iter().filter_map(deadline).min()
+    }
 }
 
 impl Memory {
@@ -153,9 +251,13 @@ impl Memory {
             .collect();
         Self {
             tree: Tree::new(&leaves),
+<<<<<<< HEAD
             schema,
             cells,
             touched: Touched::All,
+=======
+            content: Cells { schema, cells },
+>>>>>>> main
         }
     }
 
@@ -198,44 +300,10 @@ impl Memory {
         Self::with_cells(schema, cells)
     }
 
-    /// The schema.
-    #[must_use]
-    pub const fn schema(&self) -> &Arc<Schema> {
-        &self.schema
-    }
-
     /// The commitment to everything this memory holds.
     #[must_use]
     pub const fn root(&self) -> Root {
         self.tree.root()
-    }
-
-    /// The cell of field `name`.
-    #[must_use]
-    pub fn cell(&self, name: &str) -> Option<&Cell> {
-        self.schema
-            .position(name)
-            .and_then(|position| self.cells.get(position))
-    }
-
-    /// The cell at `position` in name order.
-    #[must_use]
-    pub fn cell_at(&self, position: usize) -> Option<&Cell> {
-        self.cells.get(position)
-    }
-
-    /// The value of field `name`.
-    #[must_use]
-    pub fn value(&self, name: &str) -> Option<&Value> {
-        self.cell(name).and_then(|cell| cell.value.as_ref())
-    }
-
-    /// All fields in name order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Field, &Cell)> {
-        self.schema
-            .iter()
-            .zip(&self.cells)
-            .map(|((name, field), cell)| (name, field, cell))
     }
 
     /// Whether `change` could be made, without making it.
@@ -325,6 +393,10 @@ impl Memory {
                 self.tree.follow(grown);
             }
         }
+<<<<<<< HEAD
+=======
+        self.content.put(position, cell)
+>>>>>>> main
     }
 
     /// What `write` would leave in field `name`, with the field's position.
@@ -347,37 +419,6 @@ impl Memory {
             check_value(name, field, value)?;
         }
         Ok((position, value))
-    }
-
-    /// Whether field `name` is fresh at `now`; a field without `fresh_for` is fresh once written.
-    #[must_use]
-    pub fn freshness(&self, name: &str, now: Now) -> Option<Freshness> {
-        let position = self.schema.position(name)?;
-        self.freshness_at(position, now)
-    }
-
-    /// As [`Memory::freshness`], by position in name order.
-    #[must_use]
-    pub fn freshness_at(&self, position: usize, now: Now) -> Option<Freshness> {
-        let (_, field) = self.schema.at(position)?;
-        let as_of = self.cells.get(position)?.as_of;
-        Some(match (as_of, field.fresh_for) {
-            (None, _) => Freshness::NeverWritten,
-            (Some(_), None) => Freshness::Fresh,
-            (Some(_), Some(_)) if now.quality == Quality::Unknown => Freshness::ClockUnknown,
-            (Some(at), Some(span)) if now.at.since(at) <= span => Freshness::Fresh,
-            _ => Freshness::Stale,
-        })
-    }
-
-    /// The next instant at which some fresh field stops being fresh; `remain` is decided again then.
-    #[must_use]
-    pub fn next_deadline(&self, now: Now) -> Option<Timestamp> {
-        let deadline = |(_, field, cell): (&Name, &Field, &Cell)| {
-            let last_fresh = cell.as_of?.saturating_add(field.fresh_for?);
-            Some(last_fresh.saturating_add(Span(1))).filter(|deadline| *deadline > now.at)
-        };
-        self.iter().filter_map(deadline).min()
     }
 
     /// A proof of what field `name` holds under [`Memory::root`].

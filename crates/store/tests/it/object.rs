@@ -55,6 +55,8 @@ pub(crate) fn bundle_of(name: &str, memory: Schema) -> Result<BundleFiles, Box<d
         claims: BTreeMap::new(),
         sleep: SleepMode::Stop,
         witness: Witness::Optional,
+        lease: suijuris_core::manifest::LEASE,
+        grace: Span(0),
         seal_within: Span(1_000),
     };
     Ok(BundleFiles {

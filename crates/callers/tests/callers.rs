@@ -11,11 +11,11 @@ use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use p256::ecdsa::signature::{SignatureEncoding as _, Signer as _};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
+use suijuris_callers::{Callers, KeyError, TokenError};
 use suijuris_core::inputs::Caller;
 use suijuris_core::manifest::{Algorithm, CallerKey};
 use suijuris_core::memory::{Kind, Name, Value};
 use suijuris_core::time::{Now, Quality, Timestamp};
-use suijuris_runtime::callers::{Callers, KeyError, TokenError};
 
 const OBJECT: &str = "bafyobject";
 const NOON: i64 = 1_795_435_200;
@@ -438,4 +438,15 @@ fn nesting_without_end_is_refused() {
         callers.verify(&authorization, at(NOON)).unwrap_err(),
         TokenError::Malformed
     );
+}
+
+#[test]
+fn what_was_verified_for_one_object_is_not_good_for_another_of_the_same_bundle() {
+    let keys = suijuris_callers::Keys::new(&[key(Algorithm::EdDsa)], &BTreeMap::new()).unwrap();
+    let authorization = plain(&good());
+    for _ in 0..2 {
+        assert!(keys.verify(&authorization, OBJECT, at(NOON)).is_ok());
+        let other = keys.verify(&authorization, "bafyother", at(NOON));
+        assert_eq!(other, Err(TokenError::Audience));
+    }
 }

@@ -1,12 +1,12 @@
 //! Refusals, coalesced: the first of each kind at once and in full, then one record a window that counts.
 //!
 //! Traffic cannot grow the lineage without bound: at most [`MAX_KINDS`] kinds are told apart in a window, and each
-//! gives at most one record a window. The door coalesces the same way.
+//! gives at most one record a window. Called by the runtime and by doors.
 
 use std::collections::BTreeMap;
 
-use suijuris_core::lineage::{Decision, Fired, Outcome, Refused};
-use suijuris_core::time::{Span, Timestamp};
+use crate::lineage::{Decision, Fired, Outcome, Refused};
+use crate::time::{Span, Timestamp};
 
 /// Kinds told apart; further ones count with the last.
 pub const MAX_KINDS: usize = 16;
@@ -91,8 +91,8 @@ impl Refusals {
 
 #[cfg(test)]
 mod tests {
-    use suijuris_core::governance::Action;
-    use suijuris_core::inputs::{Inputs, Principal};
+    use crate::governance::Action;
+    use crate::inputs::{Inputs, Principal};
 
     use super::*;
 

@@ -2,10 +2,11 @@
 //!
 //! A token is a JWT in compact form (RFC 7515, 7519). The key decides the algorithm, never the token's header; `none`
 //! and shared secrets do not exist here. Time is the decision's own. What was verified is remembered by the token's
-//! digest until it expires, so that a caller's second request costs a hash and not a signature. Not here: what a
+//! digest, with the object that it was shown to, until it expires, so that a caller's second request costs a hash and not a signature. Not here: what a
 //! caller may do (the rules), fetching keys (they are pinned), tokens for others (the agent socket).
 //!
-//! Called by the gate's glue for each request with an `Authorization` header, when the bundle pins keys.
+//! A crate of its own because two processes verify tokens: the runtime for its gate, and doors, which may not link the
+//! runtime. Called for each request with an `Authorization` header, when the bundle pins keys.
 
 mod cache;
 mod key;
@@ -111,19 +112,26 @@ impl TokenError {
     }
 }
 
-/// The pinned keys, the declared claims, and the tokens verified lately.
-pub struct Callers {
+/// The pinned keys of a bundle, the declared claims, and the tokens verified lately; shared by all objects of the bundle.
+pub struct Keys {
     keys: Vec<Key>,
     claims: BTreeMap<Name, Kind>,
     cache: Mutex<Cache>,
 }
 
-impl fmt::Debug for Callers {
+impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Callers")
+        f.debug_struct("Keys")
             .field("keys", &self.keys.len())
             .finish_non_exhaustive()
     }
+}
+
+/// The keys of one object.
+#[derive(Debug)]
+pub struct Callers {
+    keys: Keys,
+    object: String,
 }
 
 /// A caller and when the token that names it is good.
@@ -153,11 +161,9 @@ impl Callers {
     /// # Errors
     /// [`KeyError`] for the first key that is none, with its place in the manifest.
     pub fn new(keys: &[CallerKey], claims: &BTreeMap<Name, Kind>, object: &str) -> Result<Self, KeyError> {
-        let read = |(place, key)| Key::new(place, key, object);
         Ok(Self {
-            keys: keys.iter().enumerate().map(read).collect::<Result<_, _>>()?,
-            claims: claims.clone(),
-            cache: Mutex::default(),
+            keys: Keys::new(keys, claims)?,
+            object: object.to_owned(),
         })
     }
 
@@ -172,16 +178,47 @@ impl Callers {
     /// # Errors
     /// [`TokenError`]: answer 401. A request without the header is anonymous: [`Caller::default`].
     pub fn verify(&self, authorization: &str, now: Now) -> Result<Arc<Caller>, TokenError> {
+        self.keys.verify(authorization, &self.object, now)
+    }
+}
+
+impl Keys {
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// [`KeyError`] for the first key that is none, with its place in the manifest.
+    pub fn new(keys: &[CallerKey], claims: &BTreeMap<Name, Kind>) -> Result<Self, KeyError> {
+        let read = |(place, key)| Key::new(place, key);
+        Ok(Self {
+            keys: keys.iter().enumerate().map(read).collect::<Result<_, _>>()?,
+            claims: claims.clone(),
+            cache: Mutex::default(),
+        })
+    }
+
+    /// Whether no key is pinned.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Who shows this value of an `Authorization` header to `object`, whose id is the audience of keys that name none.
+    ///
+    /// # Errors
+    /// [`TokenError`]: answer 401.
+    pub fn verify(&self, authorization: &str, object: &str, now: Now) -> Result<Arc<Caller>, TokenError> {
         let token = bearer(authorization)?;
         if now.quality == Quality::Unknown {
             return Err(TokenError::ClockUnknown);
         }
-        let digest = Digest::of(token.as_bytes());
+        // Without the length, a token could borrow bytes from the object's id.
+        let length = u64::try_from(token.len()).unwrap_or(u64::MAX).to_be_bytes();
+        let digest = Digest::of_parts(&[&length, token.as_bytes(), object.as_bytes()]);
         let known = self.cache().find(&digest);
         if let Some(verified) = known {
             return verified.at(now.at);
         }
-        let verified = self.verify_token(token)?;
+        let verified = self.verify_token(token, object)?;
         let caller = verified.at(now.at)?;
         self.cache().keep(digest, verified, token.len(), now.at);
         Ok(caller)
@@ -192,7 +229,7 @@ impl Callers {
     }
 
     /// Everything that does not change with time.
-    fn verify_token(&self, token: &str) -> Result<Verified, TokenError> {
+    fn verify_token(&self, token: &str, object: &str) -> Result<Verified, TokenError> {
         let parts = token::Parts::split(token)?;
         let (algorithm, kid) = parts.header()?;
         let fits = |key: &&Key| key.algorithm() == algorithm && key.answers_to(kid.as_deref());
@@ -210,7 +247,7 @@ impl Callers {
         let payload = parts.payload(&self.claims)?;
         let mut wrong = TokenError::Signature;
         for key in signers {
-            match key.accepts(&payload) {
+            match key.accepts(&payload, object) {
                 Ok(()) => return verified(payload),
                 Err(error) => wrong = error,
             }

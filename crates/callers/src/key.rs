@@ -50,16 +50,17 @@ pub(super) struct Key {
     public: Public,
     kid: Option<String>,
     issuer: Option<String>,
-    audience: String,
+    /// Absent: the object's id.
+    audience: Option<String>,
 }
 
 impl Key {
-    pub(super) fn new(place: usize, key: &CallerKey, object: &str) -> Result<Self, KeyError> {
+    pub(super) fn new(place: usize, key: &CallerKey) -> Result<Self, KeyError> {
         Ok(Self {
             public: read(place, key)?,
             kid: key.kid.clone(),
             issuer: key.issuer.clone(),
-            audience: key.audience.clone().unwrap_or_else(|| object.to_owned()),
+            audience: key.audience.clone(),
         })
     }
 
@@ -87,12 +88,15 @@ impl Key {
         }
     }
 
-    /// Whether a payload that this key signed is of its issuer and for its audience.
-    pub(super) fn accepts(&self, payload: &Payload) -> Result<(), TokenError> {
+    /// Whether a payload that this key signed is of its issuer and for its audience, for `object` where it names none.
+    pub(super) fn accepts(&self, payload: &Payload, object: &str) -> Result<(), TokenError> {
         if self.issuer.is_some() && self.issuer != payload.issuer {
             return Err(TokenError::Issuer);
         }
-        if !payload.audience.contains(&self.audience) {
+        if !payload
+            .audience
+            .contains(self.audience.as_deref().unwrap_or(object))
+        {
             return Err(TokenError::Audience);
         }
         Ok(())
