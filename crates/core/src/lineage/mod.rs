@@ -20,10 +20,5 @@ pub use body::{
 };
 pub use checkpoint::{Checkpoint, Unusable};
 pub use checks::{Broken, Fault};
-<<<<<<< HEAD
-pub use record::{MAX_BYTES, Record, Stored, VERSION};
-pub use state::{Advance, Bundles, Head, Phase, State};
-=======
 pub use record::{MAX_BYTES, Record, Stored, VERSION, split};
-pub use state::{Bundles, Head, Phase, State};
->>>>>>> main
+pub use state::{Advance, Bundles, Head, Phase, State};

@@ -251,13 +251,8 @@ impl Memory {
             .collect();
         Self {
             tree: Tree::new(&leaves),
-<<<<<<< HEAD
-            schema,
-            cells,
-            touched: Touched::All,
-=======
             content: Cells { schema, cells },
->>>>>>> main
+            touched: Touched::All,
         }
     }
 
@@ -332,15 +327,13 @@ impl Memory {
         if change.is_empty() {
             return Err(Refused::Empty);
         }
-        let written: Vec<_> = change
-            .iter()
-            .map(|(name, write)| self.written(name, write))
-            .collect::<Result<_, _>>()?;
-        let as_of = Some(at);
-        let cells = written
-            .into_iter()
-            .map(|(position, value)| (position, Cell { value, as_of }));
-        Ok(self.swap(cells.collect()))
+        let mut cells = Vec::with_capacity(change.len());
+        for (name, write) in change {
+            let (position, value) = self.written(name, write)?;
+            let as_of = Some(at);
+            cells.push((position, Cell { value, as_of }));
+        }
+        Ok(self.swap(cells))
     }
 
     /// Undoes a change that [`Memory::replace`] made.
@@ -350,17 +343,17 @@ impl Memory {
 
     /// Puts cells in their places, given in order, and yields what stood there.
     fn swap(&mut self, mut cells: Vec<(usize, Cell)>) -> Vec<(usize, Cell)> {
+        let schema = &self.content.schema;
         let leaf = |(position, cell): &(usize, Cell)| {
-            let (name, _) = self.schema.at(*position)?;
+            let (name, _) = schema.at(*position)?;
             Some((*position, leaf_of(name, cell)))
         };
-        let leaves: Vec<_> = cells.iter().filter_map(leaf).collect();
-        self.tree.set_all(&leaves);
+        self.tree.set_all(cells.iter().filter_map(leaf));
         for (position, cell) in &mut cells {
             if let Touched::Positions(touched) = &mut self.touched {
                 touched.insert(*position);
             }
-            if let Some(place) = self.cells.get_mut(*position) {
+            if let Some(place) = self.content.cells.get_mut(*position) {
                 std::mem::swap(place, cell);
             }
         }
@@ -386,17 +379,11 @@ impl Memory {
             Changed::All(memory) => *self = *memory,
             Changed::Cells { cells, grown } => {
                 for (position, cell) in cells {
-                    if let Some(place) = self.cells.get_mut(position) {
-                        *place = cell;
-                    }
+                    self.content.put(position, cell);
                 }
                 self.tree.follow(grown);
             }
         }
-<<<<<<< HEAD
-=======
-        self.content.put(position, cell)
->>>>>>> main
     }
 
     /// What `write` would leave in field `name`, with the field's position.

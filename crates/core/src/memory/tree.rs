@@ -114,15 +114,16 @@ impl Tree {
 
     /// Replaces leaf `position`; nothing happens beyond the last field.
     pub fn set(&mut self, position: usize, leaf: Digest) {
-        self.set_all(&[(position, leaf)]);
+        self.set_all(std::iter::once((position, leaf)));
     }
 
     /// Replaces leaves, given in order of position; what they share of their paths is hashed once.
-    pub(super) fn set_all(&mut self, leaves: &[(usize, Digest)]) {
-        let mut indexes: Vec<usize> = Vec::with_capacity(leaves.len());
-        for (position, leaf) in leaves.iter().filter(|(position, _)| *position < self.count) {
+    pub(super) fn set_all(&mut self, leaves: impl Iterator<Item = (usize, Digest)>) {
+        let known = leaves.filter(|(position, _)| *position < self.count);
+        let mut indexes: Vec<usize> = Vec::new();
+        for (position, leaf) in known {
             if let Some(place) = self.nodes.get_mut(self.width + position) {
-                *place = *leaf;
+                *place = leaf;
                 indexes.push(self.width + position);
             }
         }
