@@ -105,23 +105,29 @@ impl Record {
     /// # Errors
     /// As [`codec::encode`]; [`codec::Error::TooLong`] above [`MAX_BYTES`].
     pub fn store(mut self, signer: Option<&SecretKey>) -> Result<Stored, codec::Error> {
+        let bytes = self.finish(signer)?;
+        Ok(Stored {
+            id: RecordId::of(&bytes),
+            bytes,
+            record: self,
+        })
+    }
+
+    /// Signs where a key is given, and yields the bytes. In place: a record is large, and moving it costs.
+    pub(super) fn finish(&mut self, signer: Option<&SecretKey>) -> Result<Vec<u8>, codec::Error> {
         self.key = signer.map(SecretKey::public);
         self.sig = None;
         if let Some(key) = signer {
             self.sig = Some(key.sign(Domain::Record, &self.signed_bytes()?));
         }
-        let bytes = codec::encode(&self)?;
+        let bytes = codec::encode(self)?;
         if bytes.len() > MAX_BYTES {
             return Err(codec::Error::TooLong {
                 len: bytes.len(),
                 max: MAX_BYTES,
             });
         }
-        Ok(Stored {
-            id: RecordId::of(&bytes),
-            bytes,
-            record: self,
-        })
+        Ok(bytes)
     }
 
     /// Whether the record carries a signature and it holds.

@@ -378,19 +378,6 @@ impl State {
         signer: Option<&SecretKey>,
         bundles: &impl Bundles,
     ) -> Result<Stored, Broken> {
-        let seq = self.head.seq.saturating_add(1);
-        self.try_extend(body, at, bundle, signer, bundles)
-            .map_err(|fault| Broken { seq, fault })
-    }
-
-    fn try_extend(
-        &mut self,
-        body: Body,
-        at: Timestamp,
-        bundle: Option<BundleId>,
-        signer: Option<&SecretKey>,
-        bundles: &impl Bundles,
-    ) -> Result<Stored, Fault> {
         let begins = matches!(body, Body::Woke(_) | Body::Resumed(_));
         let mut record = Record {
             v: VERSION,
@@ -405,13 +392,29 @@ impl State {
             key: signer.map(SecretKey::public),
             sig: None,
         };
-        self.head.check(&record)?;
+        match self.make(&mut record, signer, bundles) {
+            Ok((id, bytes)) => Ok(Stored { id, bytes, record }),
+            Err(fault) => Err(Broken {
+                seq: record.seq,
+                fault,
+            }),
+        }
+    }
+
+    fn make(
+        &mut self,
+        record: &mut Record,
+        signer: Option<&SecretKey>,
+        bundles: &impl Bundles,
+    ) -> Result<(RecordId, Vec<u8>), Fault> {
+        self.head.check(record)?;
         let before = self.change_memory(&record.body, &record.bundle, record.at, bundles)?;
         record.memory = self.memory.root();
-        match record.store(signer) {
-            Ok(stored) => {
-                self.head.advance(stored.id, &stored.record);
-                Ok(stored)
+        match record.finish(signer) {
+            Ok(bytes) => {
+                let id = RecordId::of(&bytes);
+                self.head.advance(id, record);
+                Ok((id, bytes))
             }
             Err(error) => {
                 match before {
