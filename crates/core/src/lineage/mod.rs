@@ -23,4 +23,4 @@ pub use checkpoint::{Checkpoint, Unusable};
 pub use checks::{Broken, Fault};
 pub use parentage::{MAX_PARENT_PROOF, NotAFork, ParentProof, VerifiedParent};
 pub use record::{MAX_BYTES, Record, Stored, VERSION, split};
-pub use state::{Bundles, Head, Phase, State};
+pub use state::{Advance, Bundles, Head, Phase, State};
