@@ -4,6 +4,7 @@
 //! the `BundleId`, stands for the whole. Authoring (`object.toml`) is in the bundle crate; this is what machines read.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -164,6 +165,28 @@ pub enum Witness {
     Required,
 }
 
+/// How long a renewal at the witness holds where the manifest does not say: an outage of some seconds goes unnoticed, and
+/// after a crash another copy waits less than a quarter of a minute.
+pub const LEASE: Span = Span(10_000);
+
+/// Shortest and longest lease.
+const LEASES: RangeInclusive<i64> = 1_000..=300_000;
+
+/// Longest grace.
+const MAX_GRACE_MS: i64 = 300_000;
+
+const fn lease() -> Span {
+    LEASE
+}
+
+fn is_lease(lease: &Span) -> bool {
+    *lease == LEASE
+}
+
+fn is_no_grace(grace: &Span) -> bool {
+    *grace == Span(0)
+}
+
 /// The manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -194,6 +217,13 @@ pub struct Manifest {
     pub sleep: SleepMode,
     /// How much the object relies on a witness.
     pub witness: Witness,
+    /// How long a renewal at the witness holds, 1 s to 5 min; left out of the bytes where it is [`LEASE`].
+    #[serde(default = "lease", skip_serializing_if = "is_lease")]
+    pub lease: Span,
+    /// How long the object may serve on when its lease could not be renewed, at most 5 min, with an optional witness only.
+    /// Other copies wait for it as for the lease.
+    #[serde(default, skip_serializing_if = "is_no_grace")]
+    pub grace: Span,
     /// A signed record follows each mutation after this time at the latest; zero signs each mutation.
     pub seal_within: Span,
 }
@@ -344,6 +374,21 @@ impl Manifest {
             (0..=60_000).contains(&self.seal_within.0),
             "lineage.seal_within",
             "at most 1m",
+        );
+        part(
+            LEASES.contains(&self.lease.0),
+            "witness.lease",
+            "between 1s and 5m",
+        );
+        part(
+            (0..=MAX_GRACE_MS).contains(&self.grace.0),
+            "witness.grace",
+            "at most 5m",
+        );
+        part(
+            self.grace.0 == 0 || self.witness == Witness::Optional,
+            "witness.grace",
+            "only an object that can do without its witness may serve on without: strength = \"optional\", or no grace",
         );
         part(self.triggers.timers.len() <= 256, "timers", "at most 256 timers");
         let topic = |topic: &String| !topic.is_empty() && topic.len() <= 255;

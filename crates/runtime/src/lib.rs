@@ -13,6 +13,7 @@ mod boot;
 pub mod clock;
 pub mod config;
 pub mod holds;
+pub mod inbox;
 pub mod judge;
 pub mod ledger;
 pub mod patch;

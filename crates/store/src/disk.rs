@@ -40,7 +40,7 @@ pub trait Disk: Debug + Send + Sync {
     /// # Errors
     /// As the operating system.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-    /// Gives a file another name, replacing what had it.
+    /// Gives a file another name, replacing what had it; or a directory, replacing an empty one.
     ///
     /// # Errors
     /// As the operating system.
@@ -55,6 +55,11 @@ pub trait Disk: Debug + Send + Sync {
     /// # Errors
     /// As the operating system.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// As the operating system.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     ///
     /// # Errors
@@ -134,6 +139,10 @@ impl Disk for Real {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
             other => other,
         }
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -7,6 +7,7 @@ use super::state::{Head, Phase};
 use crate::codec;
 use crate::governance::Action;
 use crate::id::{BundleId, Digest, ObjectId, RecordId};
+use crate::key::PublicKey;
 use crate::memory;
 
 /// A record that does not continue the chain.
@@ -215,8 +216,17 @@ fn approved(head: &Head, action: Action, content: Digest, approvals: &[Approval]
         action,
         content,
     };
-    let found = statement.approved_by(approvals, &head.controllers);
-    let needed = head.threshold;
+    enough(&statement, approvals, &head.controllers, head.threshold)
+}
+
+/// Whether `needed` different controllers signed the statement.
+pub(super) fn enough(
+    statement: &Statement,
+    approvals: &[Approval],
+    controllers: &[PublicKey],
+    needed: u32,
+) -> Check {
+    let found = statement.approved_by(approvals, controllers);
     ensure(u32::try_from(found).is_ok_and(|found| found >= needed), || {
         Fault::Approvals { found, needed }
     })

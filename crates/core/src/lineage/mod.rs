@@ -9,6 +9,7 @@ mod approval;
 mod body;
 mod checkpoint;
 mod checks;
+mod parentage;
 mod record;
 mod state;
 
@@ -20,5 +21,6 @@ pub use body::{
 };
 pub use checkpoint::{Checkpoint, Unusable};
 pub use checks::{Broken, Fault};
+pub use parentage::{MAX_PARENT_PROOF, NotAFork, ParentProof, VerifiedParent};
 pub use record::{MAX_BYTES, Record, Stored, VERSION, split};
 pub use state::{Bundles, Head, Phase, State};

@@ -28,8 +28,8 @@ pub fn leaf(name: &str, as_of: Option<Timestamp>, value: Option<&Value>) -> Dige
         Some(Ok(bytes)) => (1u8, bytes),
         _ => (0, Vec::new()),
     };
-    let value = Digest::of(&encoded);
-    Digest::of_parts(&[
+    let value = Digest::of_short::<1>(&[&encoded]);
+    Digest::of_short::<2>(&[
         LEAF,
         &[length],
         name.as_bytes(),
@@ -41,12 +41,12 @@ pub fn leaf(name: &str, as_of: Option<Timestamp>, value: Option<&Value>) -> Dige
 }
 
 fn node(left: &Digest, right: &Digest) -> Digest {
-    Digest::of_parts(&[NODE, &left.0, &right.0])
+    Digest::of_short::<2>(&[NODE, &left.0, &right.0])
 }
 
 fn root(count: usize, top: &Digest) -> Root {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
-    Digest::of_parts(&[ROOT, &count.to_be_bytes(), &top.0])
+    Digest::of_short::<1>(&[ROOT, &count.to_be_bytes(), &top.0])
 }
 
 /// The tree of one memory; `nodes[1]` is the top, `nodes[width + i]` leaf `i`.

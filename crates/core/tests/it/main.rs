@@ -16,4 +16,5 @@ mod memory;
 mod transitions;
 mod values;
 mod vectors;
+mod witness;
 mod writes;

@@ -111,6 +111,51 @@ fn keys() {
 }
 
 #[test]
+fn witness() {
+    use suijuris_core::witness::{Holder, HolderId, Mark};
+    let free = Mark {
+        v: 1,
+        object: ObjectId::of(b"object"),
+        epoch: 7,
+        seq: 300,
+        head: RecordId::of(b"record"),
+        holder: None,
+    };
+    let holder = Holder {
+        id: HolderId([0x0f; 16]),
+        who: "host é, process 4711".to_owned(),
+        lease: Span(10_000),
+        at: Timestamp(1_795_420_800_123),
+        beat: 24,
+    };
+    let held = Mark {
+        holder: Some(holder),
+        ..free
+    };
+    let mark = |mark: &Mark| {
+        let holder = mark.holder.as_ref().map(|holder| {
+            json!({
+                "id": holder.id.to_string(), "who": holder.who, "lease": holder.lease, "at": holder.at,
+                "beat": holder.beat,
+            })
+        });
+        let (object, head) = (mark.object.to_string(), mark.head.to_string());
+        let fields = json!({
+            "v": mark.v, "object": object, "epoch": mark.epoch, "seq": mark.seq, "head": head, "holder": holder,
+        });
+        json!({ "mark": hex(&mark.encode().unwrap()), "fields": fields })
+    };
+    let stands = golden(
+        "witness.json",
+        &json!({ "free": mark(&free), "held": mark(&held) }),
+    );
+    for (name, mark) in [("free", free), ("held", held)] {
+        let bytes = unhex(stands[name]["mark"].as_str().unwrap());
+        assert_eq!(Mark::decode(&bytes).unwrap(), mark);
+    }
+}
+
+#[test]
 fn values() {
     let set = |items: [Value; 3]| Value::Set(items.into());
     let text = |text: &str| Value::String(text.into());

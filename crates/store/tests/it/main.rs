@@ -1,9 +1,13 @@
 //! Tests of the store as its callers see it: on a disk that loses what was not synced, and on the machine's own.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests: a failure is a panic")]
 
+mod capsules;
 mod crash;
 mod faults;
+mod imports;
 mod live;
+mod lives;
+mod object;
 mod spec;
 mod support;
 mod tamper;

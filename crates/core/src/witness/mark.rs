@@ -1,7 +1,6 @@
-//! What a witness remembers of an object: the newest head and who may extend it.
+//! What stands in the depot: the newest head and who may extend it. Bytes: `spec/witness.md`, section 1.
 //!
-//! A [`Mark`] stands outside the object, in a depot, and is changed only by compare-and-swap. Not here: where marks are
-//! kept (depot), and when they are asked for (the runtime).
+//! Not here: what a copy does with a mark (`keeper`), where marks are kept (depot).
 
 use std::fmt;
 
@@ -19,6 +18,9 @@ pub const MAX_BYTES: usize = 1_024;
 
 /// Longest text about a holder, bytes.
 pub const MAX_WHO: usize = 256;
+
+/// Longest lease, with the grace behind it: a mark that asks for more could keep others waiting for ever.
+pub const MAX_LEASE: Span = Span(600_000);
 
 /// One running copy of an object, and no other: 16 random bytes, drawn when it starts and again when it finds that it
 /// may have been copied.
@@ -45,7 +47,8 @@ pub struct Holder {
     pub id: HolderId,
     /// For people: host and process; at most [`MAX_WHO`] bytes.
     pub who: String,
-    /// How long a renewal holds, by the holder's own monotonic clock from before it asked for it.
+    /// How long a renewal holds, by the holder's own monotonic clock from before it asked for it, its grace included;
+    /// 1 ms to [`MAX_LEASE`].
     pub lease: Span,
     /// When it renewed last, by its own wall clock: for people and for doors. Nobody's safety rests on it.
     pub at: Timestamp,
@@ -80,7 +83,7 @@ pub enum Error {
     /// Of a later format.
     #[error("the witness's mark has version {0}, this program reads version {VERSION}; use a newer suijuris")]
     Version(u32),
-    /// Its text about the holder is too long, or its lease is no time.
+    /// Its text about the holder is too long, or its lease is no time or longer than [`MAX_LEASE`].
     #[error("the witness's mark names an impossible holder")]
     Holder,
 }
@@ -103,7 +106,8 @@ impl Mark {
         if mark.v != VERSION {
             return Err(Error::Version(mark.v));
         }
-        let possible = |holder: &Holder| holder.who.len() <= MAX_WHO && holder.lease.0 > 0;
+        let leases = 1..=MAX_LEASE.0;
+        let possible = |holder: &Holder| holder.who.len() <= MAX_WHO && leases.contains(&holder.lease.0);
         if mark.holder.as_ref().is_none_or(possible) {
             Ok(mark)
         } else {
