@@ -4,6 +4,16 @@
 //! A depot keeps bytes and compares versions; it takes no part in what they mean. Not here: when a mark may be changed
 //! (`core::witness`, the runtime), what a message wakes (door).
 
+#[cfg(feature = "testing")]
+pub mod faults;
+mod frame;
+pub mod local;
+#[cfg(feature = "testing")]
+pub mod memory;
+mod pool;
+pub mod relay;
+mod segment;
+
 use std::fmt;
 use std::future::Future;
 use std::ops::RangeInclusive;
@@ -24,6 +34,9 @@ pub const MAX_SEGMENT: usize = 16 << 20;
 
 /// Size of a bundle (all its files) in a depot at most, bytes.
 pub const MAX_BUNDLE: usize = 16 << 20;
+
+/// Bytes of messages that one look into an inbox returns at most, if it is more than one message.
+pub const MAX_READ: usize = 8 << 20;
 
 /// Messages that wait for one object at most.
 pub const MAX_WAITING: usize = 10_000;
@@ -166,7 +179,7 @@ pub trait Depot: fmt::Debug + Send + Sync {
     /// The announcement of `object`.
     fn announcement(&self, object: ObjectId) -> Answer<'_, Option<Vec<u8>>>;
 
-    /// Objects that have an announcement, by id, after `after`, at most `limit`.
+    /// Objects that have an announcement, in the order of the texts of their ids, after `after`, at most `limit`.
     fn announced(&self, after: Option<ObjectId>, limit: usize) -> Answer<'_, Vec<ObjectId>>;
 
     /// Objects whose due time is at or before `until`, earliest first, at most `limit`.
@@ -198,7 +211,7 @@ pub trait Depot: fmt::Debug + Send + Sync {
     /// Stores a message for `object`, once.
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted>;
 
-    /// Waiting messages of `object`, oldest first, at most `limit`.
+    /// Waiting messages of `object`, oldest first, at most `limit` and about [`MAX_READ`] bytes.
     fn inbox(&self, object: ObjectId, limit: usize) -> Answer<'_, Vec<Waiting>>;
 
     /// Takes messages out of the inbox for good; their keys are remembered, so that duplicates stay dropped. Keys that are
