@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use suijuris_core::governance::TriggerKind;
 use suijuris_core::inputs::{Caller, Host, Request, Trigger};
 use suijuris_core::lineage::Fired;
+use suijuris_core::witness::HolderId;
 
 use crate::agent::Patch;
 use crate::event::{Stamped, Verdict};
@@ -29,6 +30,9 @@ pub struct Launch {
     /// Where the machine runs.
     #[serde(default)]
     pub host: Host,
+    /// The name under which whoever starts the machine holds the object; it goes on under it.
+    #[serde(default)]
+    pub holder: Option<HolderId>,
 }
 
 impl Default for Launch {
@@ -45,6 +49,7 @@ impl Default for Launch {
             caller: None,
             fired: Fired::new(),
             host,
+            holder: None,
         }
     }
 }

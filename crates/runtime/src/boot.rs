@@ -5,6 +5,7 @@
 mod broken;
 mod house;
 mod owner;
+mod witnessing;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -156,6 +157,8 @@ async fn live(house: House, role: Role) -> Left {
         }
     }
     step("open");
+    // Kept to the end: whoever sees it held knows that this machine runs.
+    let _held = house.config.hold_fd.and_then(sys::inherited);
     let (ledger, bundle) = match Ledger::open(&house.home) {
         Ok(opened) => opened,
         Err(error) => return refuse_all(house, &error).await,

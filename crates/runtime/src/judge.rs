@@ -61,7 +61,7 @@ impl Judge for GateJudge {
             return refusal;
         }
         match &*self.resident.borrow() {
-            Some(resident) if !resident.jumped() => admit(resident, head, out),
+            Some(resident) if resident.may_serve() => admit(resident, head, out),
             _ => Admission::Hold,
         }
     }
@@ -71,7 +71,7 @@ impl Judge for GateJudge {
             return refusal;
         }
         match &*self.resident.borrow() {
-            Some(resident) if !resident.jumped() => connect(resident, peer),
+            Some(resident) if resident.may_serve() => connect(resident, peer),
             _ => Admission::Hold,
         }
     }

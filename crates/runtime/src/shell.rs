@@ -141,7 +141,7 @@ impl Shell {
             Effect::StopWorkload => return Ok(self.stop_workload()),
             Effect::Tell(notice) => self.tell(notice),
             Effect::Freeze => self.resident.reports().leaving("suspend", None),
-            Effect::DecideAgain => return Ok(Some(self.decide_again())),
+            Effect::DecideAgain => return Ok(Some(self.decide_again().await)),
             Effect::Leave(leave) => self.left = Some(leave),
         }
         Ok(None)
@@ -165,7 +165,17 @@ impl Shell {
         }
     }
 
-    fn decide_again(&self) -> Event {
+    async fn decide_again(&self) -> Event {
+        let holding = self.resident.holding();
+        let asked = match holding.thawed().await {
+            Ok(()) => holding.claim().await.map(drop).map_err(|error| chain(&error)),
+            Err(error) => Err(chain(&error)),
+        };
+        if let Err(message) = asked {
+            // What the witness said before the pause counts no more; the decision finds it missing.
+            let code = CODE_NO_WITNESS.to_owned();
+            self.resident.reports().event(Report::Error { code, message });
+        }
         let inputs = self.resident.launch_inputs();
         self.decide_wake(inputs)
     }
@@ -201,6 +211,7 @@ impl Shell {
                         fired,
                     }))
                 })?;
+                witnessed(&resident, done.seq).await;
                 resident.reports().event(Report::Woke {
                     epoch: done.epoch,
                     seq: done.seq,
@@ -217,6 +228,7 @@ impl Shell {
                     }))
                 };
                 let done = ledger.begin(at, body)?;
+                witnessed(&resident, done.seq).await;
                 resident.reports().event(Report::Resumed {
                     epoch: done.epoch,
                     seq: done.seq,
@@ -252,6 +264,7 @@ impl Shell {
                 let done = ledger
                     .commit(Body::Dormant(Box::new(body)), at, Sign::Now)
                     .await?;
+                resident.holding().settle(done.seq).await;
                 resident.reports().event(Report::Dormant {
                     seq: done.seq,
                     reason,
@@ -380,6 +393,17 @@ impl Shell {
             running.stop(manifest.stop_signal, manifest.stop_within).await;
         }
         Left::Broken
+    }
+}
+
+/// The witness could not be asked.
+const CODE_NO_WITNESS: &str = "no_witness";
+
+/// Waits until an activation that is durable is witnessed too, where that is required. One that never will be goes no
+/// further: the end of its lease ends the machine.
+async fn witnessed(resident: &Resident, seq: u64) {
+    if resident.holding().acknowledged(seq).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -25,16 +25,21 @@ pub(super) const REFUSE_WITHIN: Duration = Duration::from_millis(500);
 
 /// Answers whoever waits, at the listener or handed over, that nothing runs here, and why, then ends.
 pub(super) async fn refuse_all(house: House, error: &BootError) -> Left {
+    house.reports.error(CODE_BROKEN_OBJECT, error);
+    let problem = Problem::new(503, CODE_BROKEN_OBJECT, "The object cannot be used").with_detail(chain(error));
+    answer_all(house, problem).await;
+    Left::Broken
+}
+
+/// Gives everybody who waits, at the listener or handed over, this answer.
+pub(super) async fn answer_all(house: House, problem: Problem) {
     let House {
         listener,
         channel,
-        reports,
         judge,
         ..
     } = house;
-    reports.error(CODE_BROKEN_OBJECT, error);
-    judge
-        .refuse(Problem::new(503, CODE_BROKEN_OBJECT, "The object cannot be used").with_detail(chain(error)));
+    judge.refuse(problem);
     let nowhere = Upstream::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let gate = Gate::new(
         judge,
@@ -48,7 +53,6 @@ pub(super) async fn refuse_all(house: House, error: &BootError) -> Left {
         let _ = tokio::join!(gate.serve(listener, handed_over), let_in(channel, hand_over));
     };
     let _ = tokio::time::timeout(REFUSE_WITHIN, answered).await;
-    Left::Broken
 }
 
 /// Takes connections of the owner and hears nothing else; nobody is there to answer.

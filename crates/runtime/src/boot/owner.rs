@@ -61,6 +61,7 @@ pub(super) async fn hear(
                 }
             }
             ToRuntime::Thawed(launch) => {
+                resident.holding().announce_pause();
                 resident.relaunch(*launch);
                 resident.thawed();
             }
