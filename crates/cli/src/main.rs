@@ -7,7 +7,9 @@
 mod check;
 mod clock;
 mod control;
+mod export;
 mod history;
+mod import;
 mod log;
 mod memory;
 mod new;
@@ -18,6 +20,7 @@ mod proposal;
 mod ps;
 mod registry;
 mod screen;
+mod sealing;
 mod show;
 mod sleeping;
 mod telling;
@@ -90,6 +93,8 @@ enum Command {
     Wake(transition::WakeArgs),
     Sleep(transition::SleepArgs),
     Verify(verify::Args),
+    Export(export::Args),
+    Import(import::Args),
     /// Print the completion script of a shell
     #[command(
         after_help = "Example:\n  suijuris completions bash > ~/.local/share/bash-completion/completions/suijuris"
@@ -126,6 +131,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Wake(args) => transition::wake(&args)?,
         Command::Sleep(args) => transition::sleep(&args)?,
         Command::Verify(args) => verify::run(&args)?,
+        Command::Export(args) => export::run(&args)?,
+        Command::Import(args) => import::run(&args)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "suijuris", &mut script);
