@@ -8,7 +8,10 @@ mod approval;
 mod check;
 mod clock;
 mod control;
+mod depots;
+mod export;
 mod history;
+mod import;
 mod log;
 mod memory;
 mod new;
@@ -19,6 +22,7 @@ mod proposal;
 mod ps;
 mod registry;
 mod screen;
+mod sealing;
 mod show;
 mod sleeping;
 mod telling;
@@ -93,6 +97,8 @@ enum Command {
     Wake(transition::WakeArgs),
     Sleep(transition::SleepArgs),
     Verify(verify::Args),
+    Export(export::Args),
+    Import(import::Args),
     /// Print the completion script of a shell
     #[command(
         after_help = "Example:\n  suijuris completions bash > ~/.local/share/bash-completion/completions/suijuris"
@@ -131,6 +137,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Wake(args) => transition::wake(&args)?,
         Command::Sleep(args) => transition::sleep(&args)?,
         Command::Verify(args) => verify::run(&args)?,
+        Command::Export(args) => export::run(&args)?,
+        Command::Import(args) => import::run(&args)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "suijuris", &mut script);

@@ -11,8 +11,10 @@ mod desk;
 mod door;
 mod dormant;
 mod founding;
+mod holding;
 mod house;
 mod machine;
+mod post;
 mod say;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,14 +23,22 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::Context as _;
+use suijuris_api::Event;
+use suijuris_core::manifest::Protocol;
+use suijuris_vehicle::Driver as _;
 use suijuris_vehicle::process::{Isolation, Process, Shim, Want};
 
-use crate::{control, place};
+use crate::depots::Which;
+use crate::place::Place;
+use crate::{control, place, registry};
+
+use founding::Opened;
+use holding::Holding;
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  suijuris up examples/hello\n  curl http://127.0.0.1:PORT/\n\nCtrl-C puts the object to sleep and ends `up`. Exit codes: 0 asleep, 1 it refused to sleep or to be\namended, 2 usage, 3 broken input or environment."
+    after_help = "Example:\n  suijuris up examples/hello\n  curl http://127.0.0.1:PORT/\n\nCtrl-C puts the object to sleep and ends `up`. Exit codes: 0 asleep, 1 it refused to sleep or to be\namended, or this copy is not the object, 2 usage, 3 broken input or environment."
 )]
 pub(crate) struct Args {
     /// Directory with object.toml and governance.cedar
@@ -40,6 +50,8 @@ pub(crate) struct Args {
     /// The object's data directory [default: DIR/.suijuris]
     #[arg(long, value_name = "DATA")]
     pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub depot: Which,
     /// Another owner's approval of the changed definition, from `suijuris approve`; may be given several times
     #[arg(long = "approval", value_name = "FILE")]
     pub approvals: Vec<PathBuf>,
@@ -72,10 +84,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     let say = Rc::new(say::Say::new(args.json));
-    let founded = match founding::prepare(&place, &args.approvals, &say)? {
-        founding::Prepared::Ready(founded) => *founded,
-        founding::Prepared::Refused => return Ok(ExitCode::from(1)),
-    };
+    let opened = founding::open(&place, &say)?;
     let isolation = args.plain.then_some(Isolation::Plain);
     let driver = Process::detect(
         Shim::itself("__shim"),
@@ -91,7 +100,53 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         format!("cannot listen on {address}: choose another port with --port, or leave it out for a free one")
     })?;
     listener.set_nonblocking(true)?;
-    house::House::new(place, founded, driver, listener, say)?
+    let url = url(&opened, listener.local_addr()?);
+    announce(&place, &opened, &driver, &url, &say);
+    let home = place.home();
+    let mut holding = Holding::open(&args.depot, &home, opened.manifest(), &opened.writer, &say).await?;
+    // Before the first record: a copy that is not the object writes none.
+    if holding
+        .claim(&opened.writer, opened.clock.reading().wall, &say)
+        .await?
+        .is_err()
+    {
+        registry::forget_run(&place);
+        return Ok(ExitCode::from(1));
+    }
+    let founded = match founding::settle(opened, &args.approvals, &say)? {
+        founding::Prepared::Ready(founded) => *founded,
+        founding::Prepared::Refused => {
+            holding.leave(None, &say).await;
+            registry::forget_run(&place);
+            return Ok(ExitCode::from(1));
+        }
+    };
+    house::House::new(place, founded, holding, driver, listener, url, say)?
         .run()
         .await
+}
+
+/// Where callers reach the object.
+fn url(opened: &Opened, address: SocketAddr) -> String {
+    match opened.manifest().gate.protocol {
+        Protocol::Http | Protocol::H2c => format!("http://{address}/"),
+        Protocol::Tcp | Protocol::Handover => format!("tcp://{address}"),
+    }
+}
+
+/// The first event.
+fn announce(place: &Place, opened: &Opened, driver: &Process, url: &str, say: &say::Say) {
+    let (object, name) = {
+        let state = opened.writer.published();
+        (state.head().object.to_string(), state.head().name.clone())
+    };
+    registry::note(place, &object, &name, url);
+    say.event(Event::Listening {
+        url: url.to_owned(),
+        object,
+        name,
+        agent_socket: place.agent_socket().display().to_string(),
+        bundle: opened.bundle_id().to_string(),
+        machine: driver.describe().to_string(),
+    });
 }

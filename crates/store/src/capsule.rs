@@ -18,7 +18,7 @@ use suijuris_core::lineage::{self, Broken, Disbelief, MAX_ANNOUNCEMENT, MAX_PARE
 use crate::shelf::{MAX_BUNDLE_BYTES, NotFiles};
 
 pub use import::{ImportError, Imported, import, rebuild};
-pub use pack::{ExportError, Exported, export};
+pub use pack::{ExportError, Exported, announcement_of, export};
 pub use sealed::{NotUnsealed, Unsealed};
 pub use unpack::{Verified, verify};
 

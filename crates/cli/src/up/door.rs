@@ -277,6 +277,20 @@ impl Proposal {
         }
     }
 
+    /// Because a message waits on this topic.
+    pub(super) fn message(topic: String) -> Self {
+        let trigger = Trigger {
+            topic: Some(topic),
+            ..Trigger::new(TriggerKind::Message)
+        };
+        Self {
+            trigger,
+            principal: Principal::Caller(Box::default()),
+            request: None,
+            fired: Fired::new(),
+        }
+    }
+
     /// By an owner, for no other reason than that they ask.
     pub(super) fn manual(owner: Principal) -> Self {
         let trigger = Trigger::new(TriggerKind::Manual);

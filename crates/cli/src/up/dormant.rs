@@ -11,7 +11,6 @@ use suijuris_core::decide::{Verdict, View, decide, foresee};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Host, Inputs, Principal, Witnessed};
 use suijuris_core::lineage::{Body, Decision, Fired, Head, Outcome, Refused, Seal, State};
-use suijuris_core::manifest::Witness;
 use suijuris_core::time::{Now, Ratchet, Reading};
 use suijuris_runtime::refusals::Refusals;
 use suijuris_store::{Reader, Writer};
@@ -23,15 +22,21 @@ use crate::sleeping::{self, Written};
 struct Porter {
     bundle: Arc<Bundle>,
     host: Host,
+    /// What the witness says of this copy.
+    witnessed: Witnessed,
+    /// Messages that wait.
+    pending: u64,
     ratchet: Ratchet,
     refusals: Refusals,
 }
 
 impl Porter {
-    fn new(bundle: Arc<Bundle>, host: Host, head: &Head) -> Self {
+    fn new(bundle: Arc<Bundle>, host: Host, witnessed: Witnessed, head: &Head) -> Self {
         Self {
             bundle,
             host,
+            witnessed,
+            pending: 0,
             ratchet: Ratchet::new(head.at),
             refusals: Refusals::default(),
         }
@@ -44,9 +49,8 @@ impl Porter {
         inputs.host = self.host.clone();
         inputs.trigger = Some(proposal.trigger.clone());
         inputs.request.clone_from(&proposal.request);
-        if self.bundle.manifest.witness == Witness::Required {
-            inputs.standing.witness = Witnessed::Missing;
-        }
+        inputs.standing.witness = self.witnessed;
+        inputs.pending = self.pending;
         let view = View::new(state, &self.bundle.rules);
         let verdict = decide(view, Action::Wake, state.head().object, inputs.clone());
         match verdict {
@@ -87,16 +91,22 @@ impl Asleep {
         writer: Writer,
         bundle: Arc<Bundle>,
         host: Host,
+        witnessed: Witnessed,
         reading: Reading,
     ) -> anyhow::Result<Self> {
         sleeping::settle_crash(&writer, reading.wall)?;
-        let porter = Porter::new(bundle, host, writer.published().head());
+        let porter = Porter::new(bundle, host, witnessed, writer.published().head());
         Ok(Self { writer, porter })
     }
 
     /// The time that decisions use.
     pub(super) fn now(&mut self, reading: Reading) -> Now {
         self.porter.ratchet.observe(reading)
+    }
+
+    /// So many messages wait.
+    pub(super) const fn expect_messages(&mut self, pending: u64) {
+        self.porter.pending = pending;
     }
 
     /// Decides `wake`, and for a request `admit` as well.
@@ -201,8 +211,8 @@ pub(super) struct Frozen {
 
 impl Frozen {
     /// The object as of its last record, which is durable: the runtime asked for the pause after it.
-    pub(super) fn new(reader: Reader, bundle: Arc<Bundle>, host: Host) -> Self {
-        let porter = Porter::new(bundle, host, reader.state().head());
+    pub(super) fn new(reader: Reader, bundle: Arc<Bundle>, host: Host, witnessed: Witnessed) -> Self {
+        let porter = Porter::new(bundle, host, witnessed, reader.state().head());
         Self {
             reader,
             porter,
@@ -225,6 +235,11 @@ impl Frozen {
         let mut fired = self.head().fired.clone();
         fired.extend(self.fired.iter().map(|(name, at)| (name.clone(), *at)));
         fired
+    }
+
+    /// So many messages wait.
+    pub(super) const fn expect_messages(&mut self, pending: u64) {
+        self.porter.pending = pending;
     }
 
     /// Decides `wake`, and for a request `admit` as well.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use suijuris_bundle::Built;
+use suijuris_core::BundleId;
 use suijuris_core::bundle::Bundle;
+use suijuris_core::manifest::Manifest;
 use suijuris_core::time::Reading;
 use suijuris_runtime::clock::Clock;
 use suijuris_store::{BundleFiles, Depth, Founding, Home, Sizes, Writer, found};
@@ -27,6 +29,29 @@ pub(super) struct Founded {
     pub(super) clock: Clock,
 }
 
+/// An object that is open, and what its directory defines now. Nothing has been written, but for an object founded here.
+pub(super) struct Opened {
+    pub(super) writer: Writer,
+    built: Option<Built>,
+    in_force: Arc<Bundle>,
+    pub(super) clock: Clock,
+}
+
+impl Opened {
+    /// The definition that will be in force.
+    pub(super) fn manifest(&self) -> &Manifest {
+        self.built
+            .as_ref()
+            .map_or(&self.in_force.manifest, |built| &built.manifest)
+    }
+
+    /// Its id.
+    pub(super) fn bundle_id(&self) -> BundleId {
+        let in_force = self.writer.published().head().bundle;
+        self.built.as_ref().map_or(in_force, |built| built.id)
+    }
+}
+
 /// What became of the preparations.
 pub(super) enum Prepared {
     Ready(Box<Founded>),
@@ -34,8 +59,8 @@ pub(super) enum Prepared {
     Refused,
 }
 
-/// Builds, founds where nothing is yet, amends where the definition has changed.
-pub(super) fn prepare(place: &Place, papers: &[PathBuf], say: &Say) -> anyhow::Result<Prepared> {
+/// Builds, founds where nothing is yet, opens.
+pub(super) fn open(place: &Place, say: &Say) -> anyhow::Result<Opened> {
     let clock = Clock::start(None).context("the clock's pulse cannot be started")?;
     let built = place
         .object_dir
@@ -66,6 +91,21 @@ pub(super) fn prepare(place: &Place, papers: &[PathBuf], say: &Say) -> anyhow::R
     fs::create_dir_all(place.data.join("volume"))?;
     fs::create_dir_all(home.run_dir())?;
     let (writer, _recovery) = Writer::open(&home, Depth::Tail, Sizes::default())?;
+    let id = writer.published().head().bundle;
+    let in_force = writer.shelf().bundle(&id)?;
+    Ok(Opened {
+        writer,
+        built,
+        in_force,
+        clock,
+    })
+}
+
+/// Amends where the definition has changed.
+pub(super) fn settle(opened: Opened, papers: &[PathBuf], say: &Say) -> anyhow::Result<Prepared> {
+    let Opened {
+        writer, built, clock, ..
+    } = opened;
     if let Some(built) = &built {
         let in_force = writer.published().head().bundle;
         if built.id != in_force && !amend(&writer, built, papers, clock.reading(), say)? {

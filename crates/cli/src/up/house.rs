@@ -5,6 +5,7 @@ mod awake;
 mod ending;
 mod errands;
 mod handing;
+mod standing;
 
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -18,6 +19,7 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::inputs::{Host, Principal};
 use suijuris_core::time::Timestamp;
 use suijuris_core::trigger::{Pending, Timers};
+use suijuris_depot::Waiting;
 use suijuris_runtime::callers::Callers;
 use suijuris_runtime::clock::Clock;
 use suijuris_runtime::config::Launch;
@@ -34,6 +36,8 @@ use super::desk::{self, Errand};
 use super::door::{self, Proposal, Visitor};
 use super::dormant::{Asleep, Frozen};
 use super::founding::Founded;
+use super::holding::Holding;
+use super::post::Post;
 use super::say::Say;
 use crate::place::Place;
 use crate::registry;
@@ -68,6 +72,13 @@ pub(super) struct House {
     say: Rc<Say>,
     url: String,
     stay: Stay,
+    holding: Holding,
+    /// Publishing what the object left when it fell asleep.
+    publishing: JoinSet<Result<(), String>>,
+    /// Messages that wait, as last seen.
+    post: Post,
+    /// This copy is not the object any more.
+    lost: bool,
     turned_away: JoinSet<()>,
     ending: bool,
     refused_to_sleep: bool,
@@ -80,6 +91,8 @@ enum Step {
     Packet(std::io::Result<Option<Packet<FromRuntime>>>),
     Ended(Exit),
     Timer,
+    Post(Vec<Waiting>),
+    Lost(Box<Event>),
     Interrupted,
 }
 
@@ -87,8 +100,10 @@ impl House {
     pub(super) fn new(
         place: Place,
         founded: Founded,
+        holding: Holding,
         driver: Process,
         listener: std::net::TcpListener,
+        url: String,
         say: Rc<Say>,
     ) -> anyhow::Result<Self> {
         let Founded {
@@ -96,14 +111,10 @@ impl House {
             bundle,
             clock,
         } = founded;
-        let asleep = Asleep::new(writer, bundle.clone(), host(), clock.reading())?;
+        let witnessed = holding.witnessed(&bundle.manifest);
+        let asleep = Asleep::new(writer, bundle.clone(), host(), witnessed, clock.reading())?;
         let id = asleep.look(|state| state.head().object.to_string());
         let inherited = listener.try_clone()?;
-        let address = listener.local_addr()?;
-        let scheme = match bundle.manifest.gate.protocol {
-            suijuris_core::manifest::Protocol::Http | suijuris_core::manifest::Protocol::H2c => "http",
-            _ => "tcp",
-        };
         Ok(Self {
             home: Home::at(&place.data),
             place,
@@ -116,11 +127,11 @@ impl House {
             listener: TcpListener::from_std(listener)?,
             inherited,
             say,
-            url: if scheme == "http" {
-                format!("http://{address}/")
-            } else {
-                format!("tcp://{address}")
-            },
+            url,
+            post: Post::new(holding.depot(), holding.object()),
+            holding,
+            publishing: JoinSet::new(),
+            lost: false,
             stay: Stay::Asleep(Box::new(asleep)),
             turned_away: JoinSet::new(),
             ending: false,
@@ -151,11 +162,14 @@ impl House {
         let mut greeting = JoinSet::new();
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        self.announce();
         self.settle_down();
+        self.publish();
         loop {
+            if self.lost {
+                return Ok(ExitCode::from(1));
+            }
             if self.ending && matches!(self.stay, Stay::Asleep(_)) {
-                return self.end();
+                return self.end().await;
             }
             let wait = self.next_timer();
             let door_open = matches!(&self.stay, Stay::Asleep(_)) || self.frozen().is_some();
@@ -169,6 +183,14 @@ impl House {
                 Some(visitor) = visitors.recv() => Step::Visitor(visitor),
                 Some(_greeted) = greeting.join_next() => continue,
                 Some(_answered) = self.turned_away.join_next() => continue,
+                Some(published) = self.publishing.join_next() => {
+                    if let Ok(Err(why)) = published {
+                        self.say.error("depot_failed", &why);
+                    }
+                    continue;
+                }
+                lost = self.holding.lost() => Step::Lost(Box::new(lost)),
+                waiting = self.post.arrives(), if door_open => Step::Post(waiting),
                 () = tokio::time::sleep(wait) => Step::Timer,
                 accepted = self.listener.accept(), if door_open && greeting.len() + self.turned_away.len() < MAX_VISITORS => match accepted {
                     Ok((socket, peer)) => Step::Accepted(socket, peer),
@@ -188,30 +210,11 @@ impl House {
                 Step::Packet(packet) => self.packet(packet).await?,
                 Step::Ended(exit) => self.machine_ended(exit).await?,
                 Step::Timer => self.timer().await?,
+                Step::Post(waiting) => self.post_arrived(&waiting).await?,
+                Step::Lost(event) => self.lose(*event).await,
                 Step::Interrupted => self.interrupted().await?,
             }
         }
-    }
-
-    fn announce(&self) {
-        let Stay::Asleep(asleep) = &self.stay else { return };
-        let (object, name, bundle) = asleep.look(|state| {
-            let head = state.head();
-            (
-                head.object.to_string(),
-                head.name.clone(),
-                head.bundle.to_string(),
-            )
-        });
-        registry::note(&self.place, &object, &name, &self.url);
-        self.say.event(Event::Listening {
-            url: self.url.clone(),
-            object,
-            name,
-            agent_socket: self.place.agent_socket().display().to_string(),
-            bundle,
-            machine: self.driver.describe().to_string(),
-        });
     }
 
     /// What can be done ahead for the next start.
@@ -278,7 +281,7 @@ async fn gone(stay: &Stay) -> Exit {
     }
 }
 
-fn host() -> Host {
+pub(super) fn host() -> Host {
     let id = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Host {
         region: "local".to_owned(),
@@ -307,5 +310,6 @@ fn launch(proposal: Proposal) -> Launch {
         caller,
         fired,
         host: host(),
+        holder: None,
     }
 }

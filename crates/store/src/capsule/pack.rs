@@ -12,6 +12,7 @@ use crate::disk;
 use crate::fork;
 use crate::home::{Home, OpenError};
 use crate::keys;
+use crate::opening::Depth;
 use crate::reader::Reader;
 use crate::shelf::{self, NotFiles};
 
@@ -244,6 +245,20 @@ impl Carried {
         }
         Ok(Some(files))
     }
+}
+
+/// The announcement of the object in `home` as it stands, and the position it stands at; `None` where the waiting key is not
+/// at hand, or the announcement would be too large for a depot.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn announcement_of(home: &Home) -> Result<Option<(u64, Vec<u8>)>, OpenError> {
+    let reader = Reader::open(home, Depth::Tail)?;
+    let seq = reader.state().head().seq;
+    let Some(last) = reader.records(seq..seq.saturating_add(1))?.next().transpose()? else {
+        return Ok(None);
+    };
+    Ok(announcement(home, &reader, &last)?.map(|bytes| (seq, bytes)))
 }
 
 /// The announcement of the reader's state: made with the waiting key where that is at hand and still the one, else the

@@ -5,6 +5,7 @@ use suijuris_api::{Event, verdict};
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::{Decision, Fired, Refused};
+use suijuris_runtime::config::Launch;
 use suijuris_store::{Depth, Sizes, Writer};
 use suijuris_vehicle::Driver as _;
 
@@ -120,9 +121,21 @@ impl House {
         let recorded = asleep.record_refusals(Fired::new(), self.clock.reading(), true)?;
         self.say_refused(&recorded);
         drop(asleep);
-        let launch = launch(proposal);
+        let handed = self.holding.hand_over().await?;
+        let launch = Launch {
+            holder: handed.holder,
+            ..launch(proposal)
+        };
         let network = self.bundle.manifest.workload.network;
-        let started = machine::start(&self.driver, &self.place, &self.inherited, network, &launch).await;
+        let started = machine::start(
+            &self.driver,
+            &self.place,
+            &self.inherited,
+            network,
+            &launch,
+            handed,
+        )
+        .await;
         match started {
             Ok(mut running) => {
                 let detail = self.driver.describe().to_string();
@@ -140,7 +153,7 @@ impl House {
             }
             Err(error) => {
                 self.say.error("machine_failed", &format!("{error:#}"));
-                self.fall_asleep()?;
+                self.fall_asleep().await?;
                 if let Some(visitor) = visitor {
                     let problem =
                         suijuris_api::Problem::new(503, "machine_failed", "The machine cannot be started");
@@ -181,12 +194,24 @@ impl House {
     }
 
     /// The machine is gone; the object sleeps, or is found to have been left.
-    pub(super) fn fall_asleep(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn fall_asleep(&mut self) -> anyhow::Result<()> {
         let (writer, _recovery) = Writer::open(&self.home, Depth::Tail, Sizes::default())
             .context("the object cannot be opened after its machine ended")?;
-        let asleep = Asleep::new(writer, self.bundle.clone(), host(), self.clock.reading())?;
+        let reading = self.clock.reading();
+        if self
+            .holding
+            .claim(&writer, reading.wall, &self.say)
+            .await?
+            .is_err()
+        {
+            self.lost = true;
+            return Ok(());
+        }
+        let witnessed = self.holding.witnessed(&self.bundle.manifest);
+        let asleep = Asleep::new(writer, self.bundle.clone(), host(), witnessed, reading)?;
         self.stay = Stay::Asleep(Box::new(asleep));
         self.settle_down();
+        self.publish();
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use suijuris_api::Event;
 use suijuris_api::channel::Packet;
 use suijuris_api::control::{FromRuntime, ToRuntime};
 use suijuris_core::codec;
+use suijuris_core::witness::Point;
 use suijuris_runtime::config::Launch;
 use suijuris_store::{Depth, Reader};
 use suijuris_vehicle::Driver as _;
@@ -49,7 +50,18 @@ impl House {
             Ok(()) => {
                 // The frozen runtime keeps the lock; its last record is durable, so that anybody can read on from it.
                 let reader = Reader::open(&self.home, Depth::Tail)?;
-                let frozen = Frozen::new(reader, self.bundle.clone(), host());
+                let point = Point {
+                    seq: reader.state().head().seq,
+                    record: reader.state().head().record,
+                    epoch: reader.state().head().epoch,
+                };
+                if self.holding.rest(point, &self.say).await?.is_err() {
+                    awake.running.machine.stop(Signal::KILL, LEAVE_WITHIN).await;
+                    self.lost = true;
+                    return Ok(());
+                }
+                let witnessed = self.holding.witnessed(&self.bundle.manifest);
+                let frozen = Frozen::new(reader, self.bundle.clone(), host(), witnessed);
                 awake.frozen = Some(Box::new(frozen));
                 let detail = self.driver.describe().to_string();
                 self.say.event(Event::Machine {
@@ -74,6 +86,7 @@ impl House {
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
         };
+        self.holding.thaw().await;
         let machine = &awake.running.machine;
         machine.resume().await.context("the machine cannot be resumed")?;
         let owed = awake.owed(reading);
@@ -118,7 +131,11 @@ impl House {
             detail: exit.to_string(),
         });
         self.stay = Stay::Moving;
-        match self.fall_asleep().and_then(|()| self.record(owed)) {
+        let settled = match self.fall_asleep().await {
+            Ok(()) => self.record(owed),
+            Err(error) => Err(error),
+        };
+        match settled {
             Ok(()) => self.redirect(handed, problem).await,
             Err(error) => {
                 // Nobody can decide about the object any more, and `up` ends.

@@ -61,12 +61,14 @@ impl House {
         }
     }
 
-    pub(super) fn end(&mut self) -> anyhow::Result<ExitCode> {
+    pub(super) async fn end(&mut self) -> anyhow::Result<ExitCode> {
         let reading = self.clock.reading();
+        let due = self.due();
         if let Stay::Asleep(mut asleep) = std::mem::replace(&mut self.stay, Stay::Moving) {
             let recorded = asleep.record_refusals(Fired::new(), reading, true)?;
             self.say_refused(&recorded);
         }
+        self.holding.leave(due, &self.say).await;
         Ok(ExitCode::from(u8::from(self.refused_to_sleep)))
     }
 }
