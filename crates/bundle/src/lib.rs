@@ -2,7 +2,7 @@
 //!
 //! [`build`] reports everything that is wrong at once, each fault at its place. This is build-time code, used by the
 //! command line: Cedar is in here, and nothing that runs in a machine depends on it. What a bundle is, is defined by
-//! [`suijuris_core::manifest`].
+//! [`suijuris_core::manifest`]. [`oci`] carries what was exported: as an artifact on disk, or in a registry.
 
 mod advice;
 mod build;
@@ -10,6 +10,7 @@ pub mod defaults;
 mod definition;
 mod fault;
 mod files;
+pub mod oci;
 mod pem;
 mod report;
 mod rules;

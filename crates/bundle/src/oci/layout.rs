@@ -1,0 +1,328 @@
+//! An OCI image layout on disk that holds one object: `oci-layout`, `index.json`, `blobs/sha256/…`.
+//!
+//! Reading trusts nothing: files are plain, bounded and held to the digest and size that name them, and a name on disk
+//! is only ever made of 64 hexadecimal digits. `index.json` itself is not covered by a digest (the format has none):
+//! who must know *which* object this is compares [`Artifact::digest`] with one from elsewhere.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::artifact::{Artifact, Capsule, CapsuleError, Meter};
+use super::descriptor::{ContentDigest, Descriptor};
+use super::manifest::{Manifest, ManifestError};
+use super::{EMPTY, INDEX_TYPE, MANIFEST_TYPE, MAX_MANIFEST_BYTES, OBJECT_TYPE, printable};
+use crate::files::{self, FileError};
+
+const LAYOUT: &str = "oci-layout";
+const INDEX: &str = "index.json";
+const VERSION: &str = "1.0.0";
+
+/// Size of `oci-layout` at most, bytes.
+const MAX_LAYOUT_BYTES: usize = 4096;
+
+/// Why a layout cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// The directory is taken.
+    #[error("`{0}` is not empty; name a new or empty directory")]
+    NotEmpty(PathBuf),
+    /// The operating system refuses to write.
+    #[error("`{path}` cannot be written")]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// What it says.
+        #[source]
+        source: io::Error,
+    },
+    /// The capsule was written to meanwhile.
+    #[error("`{0}` changed while it was read; try again when nothing writes to it")]
+    Changed(PathBuf),
+    /// A part is missing, no plain file, or too long.
+    #[error("a part of the layout cannot be taken; write the layout again")]
+    File(#[from] FileError),
+    /// A symbolic link where a file or directory should be.
+    #[error("`{0}` is a symbolic link, which may lead out of the layout; put the file itself there")]
+    Link(PathBuf),
+    /// The capsule cannot be taken.
+    #[error("the capsule in the layout cannot be taken; write the layout again")]
+    Capsule(#[from] CapsuleError),
+    /// `oci-layout` is not what it should be.
+    #[error("`{LAYOUT}` is not the marker of a layout of version {VERSION}: {0}; write the layout again")]
+    Marker(String),
+    /// `index.json` cannot be read.
+    #[error("`{INDEX}` cannot be read: {0}; write the layout again")]
+    Index(String),
+    /// No object, or more than one.
+    #[error("`{INDEX}` names {0} objects instead of one; copy the wanted one into a layout of its own")]
+    Objects(usize),
+    /// A blob is not what names it.
+    #[error(
+        "the {part} is not the one that is named: {found} of {found_size} bytes instead of {wanted} of {wanted_size}; write the layout again"
+    )]
+    Digest {
+        /// Which part.
+        part: &'static str,
+        /// What it is.
+        found: ContentDigest,
+        /// Its size, bytes.
+        found_size: u64,
+        /// What it should be.
+        wanted: ContentDigest,
+        /// Its size, bytes.
+        wanted_size: u64,
+    },
+    /// The capsule is longer than the caller takes.
+    #[error("the capsule has {size} bytes, the limit is {max}; raise the limit if it is yours")]
+    TooLarge {
+        /// Its size, bytes.
+        size: u64,
+        /// Bytes allowed.
+        max: u64,
+    },
+    /// The manifest is none of an object.
+    #[error("the manifest in the layout cannot be used")]
+    Manifest(#[from] ManifestError),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Marker {
+    image_layout_version: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Index {
+    schema_version: u64,
+    media_type: Option<String>,
+    manifests: Vec<serde_json::Value>,
+}
+
+/// Writes `artifact` as a layout to `dir`, which is new or empty. All or nothing: the directory appears complete and
+/// synced.
+///
+/// # Errors
+/// See [`LayoutError`].
+pub fn write(artifact: &Artifact, dir: &Path) -> Result<(), LayoutError> {
+    let failed = |path: &Path, source| LayoutError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::read_dir(dir).map(|mut entries| entries.next().is_some()) {
+        Ok(true) => return Err(LayoutError::NotEmpty(dir.to_owned())),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(dir, error)),
+        _ => {}
+    }
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let stage = tempfile::Builder::new()
+        .prefix(".layout-")
+        .tempdir_in(parent)
+        .map_err(|error| failed(parent, error))?;
+    fill(artifact, stage.path())?;
+    // Replaces an empty directory, and fails where something was put into it meanwhile.
+    fs::rename(stage.path(), dir).map_err(|error| failed(dir, error))?;
+    // Nothing is left for it to remove.
+    let _ = stage.keep();
+    File::open(parent)
+        .and_then(|parent| parent.sync_all())
+        .map_err(|error| failed(parent, error))
+}
+
+fn fill(artifact: &Artifact, stage: &Path) -> Result<(), LayoutError> {
+    let blobs = blobs(stage);
+    fs::create_dir_all(&blobs).map_err(|source| LayoutError::Write {
+        path: blobs.clone(),
+        source,
+    })?;
+    copy(artifact.capsule(), &blob(stage, artifact.capsule().digest()))?;
+    put(&blob(stage, ContentDigest::of(EMPTY)), EMPTY)?;
+    put(&blob(stage, artifact.digest()), artifact.manifest_bytes())?;
+    let marker = Marker {
+        image_layout_version: VERSION.to_owned(),
+    };
+    put(&stage.join(LAYOUT), &json(&marker)?)?;
+    let index = Index {
+        schema_version: 2,
+        media_type: Some(INDEX_TYPE.to_owned()),
+        manifests: vec![serde_json::to_value(artifact.descriptor()?).map_err(ManifestError::Json)?],
+    };
+    put(&stage.join(INDEX), &json(&index)?)
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, LayoutError> {
+    Ok(serde_json::to_vec(value).map_err(ManifestError::Json)?)
+}
+
+fn put(path: &Path, bytes: &[u8]) -> Result<(), LayoutError> {
+    let write = || {
+        let mut file = File::create_new(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|source| LayoutError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn copy(capsule: &Capsule, to: &Path) -> Result<(), LayoutError> {
+    let from = File::open(capsule.path()).map_err(|source| CapsuleError::Read {
+        path: capsule.path().to_owned(),
+        source,
+    })?;
+    let mut meter = Meter::default();
+    let write = || {
+        let mut file = File::create_new(to)?;
+        // One byte more than measured: enough to see that the file grew.
+        let mut from = io::Read::take(from, capsule.size().saturating_add(1));
+        meter.read(&mut from, |piece| file.write_all(piece))?;
+        file.sync_all()?;
+        Ok(meter.end())
+    };
+    let found = write().map_err(|source| LayoutError::Write {
+        path: to.to_owned(),
+        source,
+    })?;
+    if found == (capsule.digest(), capsule.size()) {
+        Ok(())
+    } else {
+        Err(LayoutError::Changed(capsule.path().to_owned()))
+    }
+}
+
+/// Reads the one object of a layout; its capsule stays where it lies, in the layout. Other artifacts beside it are
+/// passed over. `max_bytes` bounds the capsule ([`super::MAX_CAPSULE_BYTES`] is a good one).
+///
+/// # Errors
+/// See [`LayoutError`].
+pub fn read(dir: &Path, max_bytes: u64) -> Result<Artifact, LayoutError> {
+    check_marker(&part(dir, LAYOUT, MAX_LAYOUT_BYTES)?)?;
+    let named = object_of(&part(dir, INDEX, MAX_MANIFEST_BYTES)?)?;
+    for directory in [dir.join("blobs"), blobs(dir)] {
+        no_link(&directory)?;
+    }
+    let bytes = small(dir, "manifest", &named)?;
+    let manifest = Manifest::decode(&bytes)?;
+    small(dir, "config", &config())?;
+    let Descriptor { digest, size, .. } = manifest.capsule;
+    if size > max_bytes {
+        return Err(LayoutError::TooLarge { size, max: max_bytes });
+    }
+    let path = blob(dir, digest);
+    no_link(&path)?;
+    let capsule = Capsule::measure(&path, max_bytes)?;
+    hold("capsule", (capsule.digest(), capsule.size()), (digest, size))?;
+    Ok(Artifact::decode(bytes, capsule)?)
+}
+
+/// What the config has to be; its type is checked in the manifest.
+fn config() -> (ContentDigest, u64) {
+    (ContentDigest::of(EMPTY), EMPTY.len() as u64)
+}
+
+fn check_marker(bytes: &[u8]) -> Result<(), LayoutError> {
+    let marker: Marker =
+        serde_json::from_slice(bytes).map_err(|error| LayoutError::Marker(error.to_string()))?;
+    if marker.image_layout_version == VERSION {
+        return Ok(());
+    }
+    Err(LayoutError::Marker(format!(
+        "its version is `{}`",
+        printable(&marker.image_layout_version)
+    )))
+}
+
+/// The one object that an index names: digest and size of its manifest.
+fn object_of(bytes: &[u8]) -> Result<(ContentDigest, u64), LayoutError> {
+    let index: Index =
+        serde_json::from_slice(bytes).map_err(|error| LayoutError::Index(error.to_string()))?;
+    if index.schema_version != 2 || !matches!(index.media_type.as_deref(), None | Some(INDEX_TYPE)) {
+        return Err(LayoutError::Index("it is of another kind or version".to_owned()));
+    }
+    let objects: Vec<Descriptor> = index
+        .manifests
+        .into_iter()
+        .filter(is_object)
+        .map(serde_json::from_value)
+        .collect::<Result<_, _>>()
+        .map_err(|error| LayoutError::Index(error.to_string()))?;
+    match objects.as_slice() {
+        [object] if object.media_type.as_str() == MANIFEST_TYPE => Ok((object.digest, object.size)),
+        [object] => Err(LayoutError::Index(format!("it names a `{}`", object.media_type))),
+        others => Err(LayoutError::Objects(others.len())),
+    }
+}
+
+fn is_object(entry: &serde_json::Value) -> bool {
+    entry.get("artifactType").and_then(serde_json::Value::as_str) == Some(OBJECT_TYPE)
+}
+
+fn blobs(dir: &Path) -> PathBuf {
+    dir.join("blobs").join("sha256")
+}
+
+fn blob(dir: &Path, digest: ContentDigest) -> PathBuf {
+    blobs(dir).join(digest.0.hex())
+}
+
+fn no_link(path: &Path) -> Result<(), LayoutError> {
+    // A missing file is reported by whoever reads it.
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => Err(LayoutError::Link(path.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+fn part(dir: &Path, name: &str, max: usize) -> Result<Vec<u8>, LayoutError> {
+    let path = dir.join(name);
+    no_link(&path)?;
+    Ok(files::bytes(&path, max)?)
+}
+
+/// A blob that fits into memory, held to what names it.
+fn small(dir: &Path, part: &'static str, wanted: &(ContentDigest, u64)) -> Result<Vec<u8>, LayoutError> {
+    let path = blob(dir, wanted.0);
+    no_link(&path)?;
+    let bytes = files::bytes(&path, MAX_MANIFEST_BYTES)?;
+    hold(part, (ContentDigest::of(&bytes), bytes.len() as u64), *wanted)?;
+    Ok(bytes)
+}
+
+fn hold(
+    part: &'static str,
+    found: (ContentDigest, u64),
+    wanted: (ContentDigest, u64),
+) -> Result<(), LayoutError> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(LayoutError::Digest {
+        part,
+        found: found.0,
+        found_size: found.1,
+        wanted: wanted.0,
+        wanted_size: wanted.1,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_markers_and_indexes_never_panic(bytes: Vec<u8>) {
+            let _ = check_marker(&bytes);
+            let _ = object_of(&bytes);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! A registry: push, pull, list what refers to an image. Speaks distribution-spec 1.1 over `reqwest`.
+//!
+//! Not built on `oci-client`: that library reads manifests, tokens and errors of any length into memory, panics on
+//! upload locations and tokens that are no URL or header, follows redirects out of TLS, sends passwords to plain-HTTP
+//! token servers and hides the `OCI-Subject` answer that decides about the referrers tag. A registry is foreign: what
+//! it controls is bounded here in time, size and count.
+//!
+//! One [`Registry`] talks to one registry, so that credentials cannot reach another one. Capsules stream between file
+//! and network; memory stays at a few hundred KiB whatever their size. All methods may be dropped at any await: a
+//! broken push leaves at most unreferenced blobs, a broken pull nothing.
+
+mod auth;
+mod download;
+mod error;
+mod http;
+mod referrers;
+mod tls;
+mod upload;
+
+use std::path::Path;
+use std::time::Duration;
+
+pub use error::RegistryError;
+pub use referrers::Referrer;
+
+use self::http::{Action, Ask, Session};
+use super::artifact::Artifact;
+use super::credentials::Credentials;
+use super::descriptor::{ContentDigest, Descriptor, MediaType};
+use super::reference::{Host, Reference, is_loopback};
+use super::{
+    CAPSULE_TYPE, EMPTY, INDEX_TYPE, MANIFEST_TYPE, MAX_CAPSULE_BYTES, MAX_MANIFEST_BYTES, Manifest,
+};
+
+/// Docker Hub is called otherwise than where it answers.
+const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");
+
+/// Manifests that may stand behind an image's name; the two of Docker for images of other tools.
+const IMAGE_TYPES: &[&str] = &[
+    MANIFEST_TYPE,
+    INDEX_TYPE,
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
+
+/// Told how far a transfer is: bytes done, bytes in all.
+pub type Progress<'a> = dyn FnMut(u64, u64) + Send + 'a;
+
+/// How to reach a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// TLS, but for this machine itself plain HTTP.
+    #[default]
+    ByHost,
+    /// TLS, for this machine too.
+    Tls,
+    /// Plain HTTP to wherever; passwords and capsules go readable through the network.
+    Plain,
+}
+
+/// How a [`Registry`] works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Who asks.
+    pub credentials: Credentials,
+    /// How to reach it.
+    pub transport: Transport,
+    /// Certificates in PEM that are trusted beside those of the system; may be empty.
+    pub roots_pem: Vec<u8>,
+    /// Size of a capsule to pull at most, bytes.
+    pub max_capsule_bytes: u64,
+    /// Time to connect, TLS included.
+    pub connect_within: Duration,
+    /// Time for a short answer, and for a long one to begin.
+    pub answer_within: Duration,
+    /// Time between two pieces of a transfer.
+    pub idle: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            credentials: Credentials::Anonymous,
+            transport: Transport::ByHost,
+            roots_pem: Vec::new(),
+            max_capsule_bytes: MAX_CAPSULE_BYTES,
+            connect_within: Duration::from_secs(10),
+            // Some registries copy an upload to object storage before they answer.
+            answer_within: Duration::from_secs(60),
+            idle: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A registry and who asks it.
+#[derive(Debug)]
+pub struct Registry {
+    host: Host,
+    base: reqwest::Url,
+    plain: bool,
+    clients: tls::Clients,
+    options: Options,
+}
+
+impl Registry {
+    /// A client for the registry `host`; connects to nothing yet.
+    ///
+    /// # Errors
+    /// Certificates that cannot be read, or a host that no URL can name.
+    pub fn new(host: &Host, options: Options) -> Result<Self, RegistryError> {
+        let plain = match options.transport {
+            Transport::ByHost => host.is_loopback(),
+            Transport::Tls => false,
+            Transport::Plain => true,
+        };
+        let name = if host.as_str() == DOCKER.0 {
+            DOCKER.1
+        } else {
+            host.as_str()
+        };
+        let scheme = if plain { "http" } else { "https" };
+        let base = reqwest::Url::parse(&format!("{scheme}://{name}/v2/"))
+            .map_err(|_| RegistryError::Protocol("its name makes no URL".to_owned()))?;
+        Ok(Self {
+            host: host.clone(),
+            base,
+            plain,
+            clients: tls::Clients::new(&options, plain)?,
+            options,
+        })
+    }
+
+    /// Pushes `artifact` and returns its digest, by which it can be pulled for ever. Blobs that are there already are
+    /// not sent again. With a tag, the tag names it afterwards; with a digest, the artifact must have that digest.
+    ///
+    /// If it has a `subject`, [`Registry::referrers`] of that image finds it: through the registry, or where it lacks
+    /// the referrers API, through the referrers tag that distribution-spec 1.1 describes.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn push(
+        &self,
+        reference: &Reference,
+        artifact: &Artifact,
+        progress: &mut Progress<'_>,
+    ) -> Result<ContentDigest, RegistryError> {
+        let digest = artifact.digest();
+        if let Some(wanted) = reference.digest().filter(|wanted| *wanted != digest) {
+            return Err(RegistryError::Digest {
+                what: "artifact".to_owned(),
+                wanted,
+                found: digest,
+            });
+        }
+        let mut session = self.session(reference, Action::Push)?;
+        upload::small(&mut session, EMPTY).await?;
+        upload::capsule(&mut session, artifact.capsule(), progress).await?;
+        let target = match reference.tag() {
+            Some(tag) => tag.to_string(),
+            None => digest.to_string(),
+        };
+        let put = upload::manifest(
+            &mut session,
+            &target,
+            MANIFEST_TYPE,
+            artifact.manifest_bytes(),
+            None,
+        )
+        .await?;
+        if let Some(subject) = &artifact.manifest().subject
+            && !put.linked
+        {
+            referrers::link(&mut session, artifact, subject.digest).await?;
+        }
+        Ok(digest)
+    }
+
+    /// Pulls an object; its capsule becomes the new file `out` (mode 0600), complete and synced or not at all. Manifest
+    /// and capsule have the digests and sizes that name them when this returns.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]; what is no object, or larger than [`Options::max_capsule_bytes`], is refused before any
+    /// of its capsule is asked for.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        out: &Path,
+        progress: &mut Progress<'_>,
+    ) -> Result<Artifact, RegistryError> {
+        let mut session = self.session(reference, Action::Pull)?;
+        let (bytes, _) = session.manifest(reference, &[MANIFEST_TYPE, INDEX_TYPE]).await?;
+        let manifest = Manifest::decode(&bytes)?;
+        let capsule = download::capsule(&mut session, &manifest.capsule, out, progress).await?;
+        Ok(Artifact::decode(bytes, capsule)?)
+    }
+
+    /// The descriptor of an image, for [`Artifact::new`]'s `subject`.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn resolve(&self, image: &Reference) -> Result<Descriptor, RegistryError> {
+        let mut session = self.session(image, Action::Pull)?;
+        let (bytes, media_type) = session.manifest(image, IMAGE_TYPES).await?;
+        Ok(Descriptor::new(
+            media_type,
+            ContentDigest::of(&bytes),
+            bytes.len() as u64,
+        ))
+    }
+
+    /// The objects that name `image` as their workload's image; they lie in the image's own repository. An image that
+    /// is named by digest need not be there.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn referrers(&self, image: &Reference) -> Result<Vec<Referrer>, RegistryError> {
+        let digest = match image.digest() {
+            Some(digest) => digest,
+            None => self.resolve(image).await?.digest,
+        };
+        let mut session = self.session(image, Action::Pull)?;
+        referrers::list(&mut session, digest).await
+    }
+
+    fn session(&self, reference: &Reference, action: Action) -> Result<Session<'_>, RegistryError> {
+        if *reference.host() != self.host {
+            return Err(RegistryError::OtherRegistry {
+                reference: reference.clone(),
+                host: self.host.clone(),
+            });
+        }
+        Ok(Session::new(self, reference.repository().clone(), action))
+    }
+
+    /// Whether `url` may be asked: TLS always; plain HTTP only where the registry itself is reached so, and then
+    /// beyond this machine only if the caller said so.
+    fn permits(&self, url: &reqwest::Url) -> bool {
+        match url.scheme() {
+            "https" => true,
+            "http" => {
+                self.plain
+                    && (self.options.transport == Transport::Plain || url.host_str().is_some_and(is_loopback))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Session<'_> {
+    /// A manifest, held to the digest of `reference` if it has one, and its media type.
+    async fn manifest(
+        &mut self,
+        reference: &Reference,
+        types: &[&str],
+    ) -> Result<(Vec<u8>, MediaType), RegistryError> {
+        let ask = Ask::get(
+            self.url(&["manifests", &reference.target()])?,
+            format!("{reference}"),
+        )
+        .accept(types);
+        let response = self.expect(&ask, &[reqwest::StatusCode::OK]).await?;
+        let named = response
+            .headers()
+            .get(reqwest::header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split(';').next())
+            .map_or("", str::trim)
+            .to_owned();
+        let bytes = self.read(response, MAX_MANIFEST_BYTES, &ask.what).await?;
+        let found = ContentDigest::of(&bytes);
+        match reference.digest().filter(|wanted| *wanted != found) {
+            Some(wanted) => Err(RegistryError::Digest {
+                what: "manifest".to_owned(),
+                wanted,
+                found,
+            }),
+            None => {
+                let media_type = named.parse().map_err(|_| {
+                    RegistryError::Protocol("its manifest comes without a media type".to_owned())
+                })?;
+                Ok((bytes, media_type))
+            }
+        }
+    }
+}
