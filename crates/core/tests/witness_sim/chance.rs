@@ -82,6 +82,8 @@ pub(crate) enum Fault {
     Rollback,
     /// A disk, in use or not, is copied to another machine.
     DiskCopy,
+    /// The disk of a machine that serves is copied and started elsewhere, while the machine is paused or cut off.
+    Twin,
     /// A machine is frozen, copied, and both thaw.
     DoubleThaw,
     /// A running machine is copied with its memory, and runs on.
@@ -99,6 +101,8 @@ const FAULTS: &[Fault] = &[
     Fault::Rollback,
     Fault::DiskCopy,
     Fault::DiskCopy,
+    Fault::Twin,
+    Fault::Twin,
     Fault::DoubleThaw,
     Fault::LiveClone,
 ];

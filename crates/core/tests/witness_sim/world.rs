@@ -500,7 +500,7 @@ impl World {
         }
     }
 
-    fn start(&mut self, at: usize) {
+    pub(crate) fn start(&mut self, at: usize) {
         self.runs += 1;
         let name = HolderId(self.chance.name());
         let wake = !self.is_faulty() || self.chance.happens(700);
