@@ -65,6 +65,12 @@ impl Refusals {
         entry.last = at;
     }
 
+    /// Whether nothing is known: no window is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// What is to be recorded now: the first of each kind, and the counts of windows that are over; everything where
     /// `all` is asked for.
     pub fn take(&mut self, now: Timestamp, all: bool) -> Vec<Refused> {

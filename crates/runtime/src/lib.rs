@@ -12,6 +12,7 @@ pub mod agent;
 mod boot;
 pub mod clock;
 pub mod config;
+pub mod holding;
 pub mod holds;
 pub mod inbox;
 pub mod judge;
