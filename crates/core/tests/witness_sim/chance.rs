@@ -188,6 +188,21 @@ impl Plan {
         }
     }
 
+    /// A world without any fault but those that a test makes.
+    pub(crate) fn calm(self) -> Self {
+        Self {
+            faults: Vec::new(),
+            lost_requests: 0,
+            lost_answers: 0,
+            slow: 0,
+            lies: 0,
+            denies: 0,
+            crashes_at_effects: 0,
+            pauses_at_effects: 0,
+            ..self
+        }
+    }
+
     pub(crate) fn terms(&self) -> Terms {
         Terms::new(self.strength, Span(self.lease_ms), Span(self.grace_ms), self.pace)
     }

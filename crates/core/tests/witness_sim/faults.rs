@@ -9,7 +9,7 @@ const SHELF: usize = 8;
 
 impl World {
     pub(crate) fn fault(&mut self) {
-        if !self.is_faulty() {
+        if !self.is_faulty() || self.plan.faults.is_empty() {
             return;
         }
         let every = self.plan.fault_every;
