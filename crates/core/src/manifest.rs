@@ -3,8 +3,9 @@
 //! The manifest names everything else in the bundle by digest (governance text, decision program), so that its CID,
 //! the `BundleId`, stands for the whole. Authoring (`object.toml`) is in the bundle crate; this is what machines read.
 
+mod faults;
+
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -169,12 +170,6 @@ pub enum Witness {
 /// after a crash another copy waits less than a quarter of a minute.
 pub const LEASE: Span = Span(10_000);
 
-/// Shortest and longest lease.
-const LEASES: RangeInclusive<i64> = 1_000..=300_000;
-
-/// Longest grace.
-const MAX_GRACE_MS: i64 = 300_000;
-
 const fn lease() -> Span {
     LEASE
 }
@@ -275,135 +270,6 @@ impl Manifest {
             None => Ok((BundleId::of(bytes), manifest)),
         }
     }
-
-    /// Everything that is wrong with this manifest; `check` shows all at once.
-    #[must_use]
-    pub fn faults(&self) -> Vec<Error> {
-        let mut faults = Vec::new();
-        let mut part = |ok: bool, part, why: &str| {
-            if !ok {
-                faults.push(Error::Part {
-                    part,
-                    why: why.to_owned(),
-                });
-            }
-        };
-        let within = |span: Span, most: i64| (1..=most).contains(&span.0);
-        part(
-            is_label(&self.name),
-            "name",
-            "use 1 to 63 lower-case letters, digits and hyphens, a letter first",
-        );
-        let program = self
-            .workload
-            .argv
-            .first()
-            .is_some_and(|program| !program.is_empty());
-        part(program, "workload.command", "name the program to run");
-        let plain = self
-            .workload
-            .argv
-            .iter()
-            .all(|arg| !arg.contains('\0') && arg.len() <= 65_536);
-        part(
-            plain && self.workload.argv.len() <= 256,
-            "workload.command",
-            "at most 256 arguments, none with a NUL",
-        );
-        let env_name = |name: &String| !name.is_empty() && !name.contains(['=', '\0']) && name.len() <= 256;
-        let env_ok = self
-            .workload
-            .env
-            .iter()
-            .all(|(k, v)| env_name(k) && !v.contains('\0') && v.len() <= 65_536);
-        part(
-            env_ok && self.workload.env.len() <= 256,
-            "workload.env",
-            "names without `=`, values without NUL",
-        );
-        part(
-            within(self.workload.ready_within, 3_600_000),
-            "workload.ready_within",
-            "between 1ms and 1h",
-        );
-        part(
-            within(self.workload.stop_within, 300_000),
-            "workload.stop_within",
-            "between 1ms and 5m",
-        );
-        part(
-            (1..=64).contains(&self.workload.stop_signal),
-            "workload.stop_signal",
-            "a signal from 1 to 64",
-        );
-        part(
-            (1..=65_536).contains(&self.gate.max_connections),
-            "gate.max_connections",
-            "between 1 and 65536",
-        );
-        part(self.gate.max_held <= 65_536, "gate.max_held", "at most 65536");
-        part(
-            within(self.gate.hold, 600_000),
-            "gate.hold",
-            "between 1ms and 10m",
-        );
-        part(
-            within(self.gate.drain, 300_000),
-            "gate.drain",
-            "between 1ms and 5m",
-        );
-        part(
-            (0..=60_000).contains(&self.gate.linger.0),
-            "gate.linger",
-            "at most 1m",
-        );
-        part(
-            self.gate.headers.len() <= 64,
-            "gate.headers",
-            "at most 64 headers",
-        );
-        let lower = |name: &String| id_is_header(name);
-        part(
-            self.gate.headers.iter().all(lower),
-            "gate.headers",
-            "lower-case header names such as `x-tenant`",
-        );
-        part(self.callers.len() <= 64, "callers.keys", "at most 64 keys");
-        part(self.claims.len() <= 64, "callers.claims", "at most 64 claims");
-        part(
-            (0..=60_000).contains(&self.seal_within.0),
-            "lineage.seal_within",
-            "at most 1m",
-        );
-        part(
-            LEASES.contains(&self.lease.0),
-            "witness.lease",
-            "between 1s and 5m",
-        );
-        part(
-            (0..=MAX_GRACE_MS).contains(&self.grace.0),
-            "witness.grace",
-            "at most 5m",
-        );
-        part(
-            self.grace.0 == 0 || self.witness == Witness::Optional,
-            "witness.grace",
-            "only an object that can do without its witness may serve on without: strength = \"optional\", or no grace",
-        );
-        part(self.triggers.timers.len() <= 256, "timers", "at most 256 timers");
-        let topic = |topic: &String| !topic.is_empty() && topic.len() <= 255;
-        part(
-            self.triggers.topics.iter().all(topic),
-            "messages.topics",
-            "topics of 1 to 255 characters",
-        );
-        for (name, timer) in &self.triggers.timers {
-            if let Err(error) = timer.schedule.check() {
-                faults.push(Error::Timer(name.clone(), error));
-            }
-        }
-        faults
-    }
 }
 
 /// Whether `name` is a DNS label that starts with a letter.
@@ -414,12 +280,4 @@ pub fn is_label(name: &str) -> bool {
         && name.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
         && name.bytes().all(inner)
         && !name.ends_with('-')
-}
-
-fn id_is_header(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 128
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b))
 }

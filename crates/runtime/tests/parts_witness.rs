@@ -1,4 +1,5 @@
 //! The witness's thread on a depot in memory, and what an object at rest leaves there.
+#![expect(clippy::unwrap_used, reason = "tests: what is not as expected ends them")]
 
 #[path = "../../store/tests/it/object.rs"]
 mod object;

@@ -24,6 +24,8 @@ pub(super) struct Claim<V> {
     /// When the depot answered last, or the claim began.
     heard: Mono,
     tries: u32,
+    /// Questions in a row that were not answered.
+    failures: u32,
     /// Our last write, where its answer was lost.
     unsure: Option<Wrote>,
     /// A record that our history was found to contain.
@@ -71,6 +73,7 @@ impl<V: Clone + PartialEq> Claim<V> {
             without: false,
             heard: turn.now.mono,
             tries: 0,
+            failures: 0,
             unsure: None,
             found: None,
             step: Step::Reading(ask),
@@ -132,6 +135,7 @@ impl<V: Clone + PartialEq> Claim<V> {
     /// What stands in the depot, as it was just answered.
     fn present(mut self, turn: &mut Turn<'_, V>, present: Option<(Mark, V)>, watched: bool) -> Phase<V> {
         self.heard = turn.now.mono;
+        self.failures = 0;
         let Some((mark, version)) = present else {
             return self.swap(turn, None);
         };
@@ -301,8 +305,9 @@ impl<V: Clone + PartialEq> Claim<V> {
         let rest = if self.without {
             terms.renewal()
         } else {
-            terms.retry()
+            terms.retry(self.failures)
         };
+        self.failures = self.failures.saturating_add(1);
         self.step = Step::Resting(now.after(rest));
         Phase::Claiming(self)
     }

@@ -27,6 +27,8 @@ pub(super) struct Hold<V> {
     /// Writes whose answer was lost: of each sort (following, waking, leaving) one. All expect the present version, so
     /// that one of them can have happened.
     unsure: Vec<Wrote>,
+    /// Questions in a row that were not answered, and when to try again.
+    failures: u32,
     retry_at: Mono,
     told: Told,
     /// Giving it up, until when.
@@ -53,6 +55,7 @@ impl<V: Clone + PartialEq> Hold<V> {
             owed: None,
             asked: None,
             unsure: Vec::new(),
+            failures: 0,
             retry_at: Mono(0),
             told: Told::Good,
             leaving: None,
@@ -156,7 +159,8 @@ impl<V: Clone + PartialEq> Hold<V> {
                 if failure == Failure::Unknown && first {
                     self.unsure.push(wrote);
                 }
-                self.retry_at = turn.now.mono.after(turn.me.terms.retry());
+                self.retry_at = turn.now.mono.after(turn.me.terms.retry(self.failures));
+                self.failures = self.failures.saturating_add(1);
                 self.tick(turn)
             }
         }
@@ -168,6 +172,7 @@ impl<V: Clone + PartialEq> Hold<V> {
         self.sent = wrote.sent;
         self.version = version;
         self.unsure.clear();
+        self.failures = 0;
         self.retry_at = Mono(0);
         if covered {
             turn.say(Notice::Covered(self.mark.seq));

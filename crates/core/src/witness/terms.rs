@@ -130,9 +130,11 @@ impl Terms {
         self.renewal()
     }
 
-    /// Time between two tries of what the depot did not answer.
-    pub(super) fn retry(&self) -> Duration {
-        (self.lease / 12).clamp(RETRY.0, RETRY.1)
+    /// Time to the next try of what the depot did not answer `failures` times in a row: short at first, for an answer that
+    /// was only lost, and then a share of the lease.
+    pub(super) fn retry(&self, failures: u32) -> Duration {
+        let patient = (self.lease / 12).clamp(RETRY.0, RETRY.1);
+        RETRY.0.saturating_mul(1 << failures.min(16)).min(patient)
     }
 
     /// How long one question to the depot may take.

@@ -82,6 +82,8 @@ pub(crate) enum Fault {
     Rollback,
     /// A disk, in use or not, is copied to another machine.
     DiskCopy,
+    /// The disk of a machine that serves is copied and started elsewhere, while the machine is paused or cut off.
+    Twin,
     /// A machine is frozen, copied, and both thaw.
     DoubleThaw,
     /// A running machine is copied with its memory, and runs on.
@@ -99,6 +101,8 @@ const FAULTS: &[Fault] = &[
     Fault::Rollback,
     Fault::DiskCopy,
     Fault::DiskCopy,
+    Fault::Twin,
+    Fault::Twin,
     Fault::DoubleThaw,
     Fault::LiveClone,
 ];
@@ -181,6 +185,21 @@ impl Plan {
             faults,
             faults_end,
             end: faults_end + 8 * (stated + stated / 4) + 45_000 * MS,
+        }
+    }
+
+    /// A world without any fault but those that a test makes.
+    pub(crate) fn calm(self) -> Self {
+        Self {
+            faults: Vec::new(),
+            lost_requests: 0,
+            lost_answers: 0,
+            slow: 0,
+            lies: 0,
+            denies: 0,
+            crashes_at_effects: 0,
+            pauses_at_effects: 0,
+            ..self
         }
     }
 

@@ -9,7 +9,7 @@ const SHELF: usize = 8;
 
 impl World {
     pub(crate) fn fault(&mut self) {
-        if !self.is_faulty() {
+        if !self.is_faulty() || self.plan.faults.is_empty() {
             return;
         }
         let every = self.plan.fault_every;
@@ -45,6 +45,7 @@ impl World {
             }
             Fault::Rollback => self.roll_back(at),
             Fault::DiskCopy => self.copy_disk(at),
+            Fault::Twin => self.start_twin(at),
             Fault::DoubleThaw => {
                 let length = self.chance.within(1_500 * MS, self.plan.lease() * 3 + 1_500 * MS);
                 self.pause(at, true, length);
@@ -70,6 +71,25 @@ impl World {
         self.kill(at, "is replaced");
         let old = std::mem::replace(&mut self.machines[at].disk, disk);
         self.put_aside(old);
+    }
+
+    /// A copy of a disk in use is started at `at`, about when its owner gets into trouble.
+    fn start_twin(&mut self, at: usize) {
+        let serves = |other: &usize| *other != at && self.machines[*other].may_serve(self.now);
+        let Some(owner) = (0..self.machines.len()).find(serves) else {
+            return;
+        };
+        let disk = self.machines[owner].disk.clone();
+        self.kill(at, "is replaced");
+        let old = std::mem::replace(&mut self.machines[at].disk, disk);
+        self.put_aside(old);
+        let length = self.chance.within(self.plan.lease() / 2, self.plan.lease() * 2);
+        match self.chance.below(3) {
+            0 => self.pause_long(owner),
+            1 => self.machines[owner].cut_until = self.now + length,
+            _ => self.machines[owner].deaf_until = self.now + length,
+        }
+        self.start(at);
     }
 
     fn put_aside(&mut self, disk: Disk) {

@@ -32,6 +32,9 @@ const SEEDS: u64 = 10_000;
 /// Worlds in which a known bug has to show.
 const SEEDS_FOR_A_BUG: u64 = 6_000;
 
+/// Effects before which a copy crashes, one after the other.
+const STEPS: u64 = 100;
+
 /// Lines told of a world that broke.
 const LINES: usize = 150;
 
@@ -108,6 +111,23 @@ fn never_two_at_once_never_rolled_back_and_always_one_in_the_end() {
         println!("{what}: {count}");
         assert!(count > 0, "{what}: none in {} worlds", tallies.len());
     }
+}
+
+/// Copies that start together, rest, wake, write and hand over: with nothing else in the way, one of them crashes before
+/// its keeper's first effect, its second, and so on.
+// proves B6
+#[test]
+fn a_crash_before_each_step_is_survived() {
+    let crashed = each_seed(20 * STEPS, |number| {
+        let (seed, step) = (number / STEPS, number % STEPS + 1);
+        let mut world = World::new(seed, None, false);
+        world.plan = world.plan.clone().calm();
+        world.crash_before = Some(step);
+        let broken = world.live();
+        assert_eq!(broken, None, "seed {seed}, crash before effect {step}");
+        Some(world.effects >= step)
+    });
+    assert!(crashed.iter().filter(|crashed| **crashed).count() > 1_000);
 }
 
 #[test]

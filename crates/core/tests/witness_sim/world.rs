@@ -71,6 +71,9 @@ pub(crate) struct World {
     pub(crate) machines: Vec<Machine>,
     pub(crate) shelf: Vec<Disk>,
     runs: u64,
+    /// Effects performed so far, and before which one the process crashes in any case.
+    pub(crate) effects: u64,
+    pub(crate) crash_before: Option<u64>,
     acknowledged: Vec<(u64, RecordId)>,
     pub(crate) broken: Option<String>,
     trace: Option<Vec<String>>,
@@ -118,6 +121,8 @@ impl World {
             machines,
             shelf: Vec::new(),
             runs: 0,
+            effects: 0,
+            crash_before: None,
             acknowledged: Vec::new(),
             broken: None,
             trace: trace.then(Vec::new),
@@ -240,7 +245,8 @@ impl World {
         let run = process.run;
         self.machines[at].process = Some(process);
         for effect in effects {
-            if self.faulty(self.plan.crashes_at_effects) {
+            self.effects += 1;
+            if self.crash_before == Some(self.effects) || self.faulty(self.plan.crashes_at_effects) {
                 return self.kill(at, "crashes");
             }
             if self.machines[at].run(run).is_none() {
@@ -500,7 +506,7 @@ impl World {
         }
     }
 
-    fn start(&mut self, at: usize) {
+    pub(crate) fn start(&mut self, at: usize) {
         self.runs += 1;
         let name = HolderId(self.chance.name());
         let wake = !self.is_faulty() || self.chance.happens(700);

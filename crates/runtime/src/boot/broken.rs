@@ -26,7 +26,8 @@ pub(super) const REFUSE_WITHIN: Duration = Duration::from_millis(500);
 /// Answers whoever waits, at the listener or handed over, that nothing runs here, and why, then ends.
 pub(super) async fn refuse_all(house: House, error: &BootError) -> Left {
     house.reports.error(CODE_BROKEN_OBJECT, error);
-    let problem = Problem::new(503, CODE_BROKEN_OBJECT, "The object cannot be used").with_detail(chain(error));
+    let problem =
+        Problem::new(503, CODE_BROKEN_OBJECT, "The object cannot be used").with_detail(chain(error));
     answer_all(house, problem).await;
     Left::Broken
 }

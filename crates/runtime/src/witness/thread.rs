@@ -148,11 +148,11 @@ impl Thread {
             }
             Order::Thawed(id, doubt, era) => {
                 self.era = era;
-                self.answer(Err(ClaimError::Overtaken));
+                self.answer(&Err(ClaimError::Overtaken));
                 Input::Thawed(id, doubt)
             }
             Order::HandOver(done) => {
-                self.answer(Err(ClaimError::Overtaken));
+                self.answer(&Err(ClaimError::Overtaken));
                 // What is on its way is given up.
                 self.asking.abort_all();
                 self.handing_over.push(done);
@@ -170,13 +170,13 @@ impl Thread {
             self.trouble = trouble;
         }
         answered.input.unwrap_or_else(|error| {
-            self.answer(Err(error));
+            self.answer(&Err(error));
             Input::HandOver
         })
     }
 
     /// Answers all who claimed; some may not wait any more.
-    fn answer(&mut self, answer: Result<Claimed, ClaimError>) {
+    fn answer(&mut self, answer: &Result<Claimed, ClaimError>) {
         for claiming in self.claiming.drain(..) {
             let _ = claiming.send(answer.clone());
         }
@@ -254,7 +254,7 @@ impl Thread {
                     self.tell(News::Quiet);
                 }
                 let trouble = self.trouble.clone();
-                self.answer(Ok(Claimed { verdict, trouble }));
+                self.answer(&Ok(Claimed { verdict, trouble }));
             }
             Notice::Covered(seq) => drop(self.ends.covered.send_replace(Some(seq))),
             Notice::Expired => self.tell(News::Expired),
