@@ -3,6 +3,8 @@
 //! Opening checks digests, so that whatever holds a [`Bundle`] holds exactly the definition of its id. That the
 //! program is what the text compiles to is checked where a compiler is at hand: `check` and `verify`.
 
+mod narrows;
+
 use std::sync::Arc;
 
 use crate::decide::Rules;
@@ -10,6 +12,8 @@ use crate::governance::{Program, ProgramError, Vocabulary};
 use crate::id::{BlobId, BundleId};
 use crate::manifest::{self, Manifest};
 use crate::memory::Schema;
+
+pub use narrows::{Wider, narrows};
 
 /// Size of the governance text at most, bytes.
 pub const MAX_GOVERNANCE_BYTES: usize = 1 << 20;
