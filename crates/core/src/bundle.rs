@@ -3,6 +3,8 @@
 //! Opening checks digests, so that whatever holds a [`Bundle`] holds exactly the definition of its id. That the
 //! program is what the text compiles to is checked where a compiler is at hand: `check` and `verify`.
 
+mod narrows;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,8 @@ use crate::governance::{MAX_BYTES as MAX_PROGRAM_BYTES, Program, ProgramError, V
 use crate::id::{BlobId, BundleId};
 use crate::manifest::{self, Manifest};
 use crate::memory::Schema;
+
+pub use narrows::{Wider, narrows};
 
 /// Size of the governance text at most, bytes.
 pub const MAX_GOVERNANCE_BYTES: usize = 1 << 20;

@@ -8,6 +8,7 @@
 
 mod fault;
 mod filling;
+mod known;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,6 @@ use suijuris_core::id::BundleId;
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{Checkpoint, State, Stored};
 
-use crate::chain::{Step, Walk};
 use crate::disk::{self, How};
 use crate::frame::{FRAME_BYTES, HEADER_BYTES, Header};
 use crate::home::{Held, Home, OpenError};
@@ -30,6 +30,7 @@ use crate::writer::Sizes;
 pub use fault::LandingError;
 use fault::failed;
 use filling::Filling;
+pub(crate) use known::Known;
 
 /// What a directory without object may hold: what its user's program puts there before, and what a founding or an
 /// import that was cut short left.
@@ -160,11 +161,7 @@ impl Landing {
     /// # Errors
     /// [`LandingError::Home`].
     pub(crate) fn known<'a>(&self, home: &'a Home) -> Result<Known<'a>, LandingError> {
-        let walk = match self.old() {
-            Some(_) => Some(Walk::from_start(home)?),
-            None => None,
-        };
-        Ok(Known { home, walk })
+        Ok(Known::of(home, self.old().is_some())?)
     }
 
     /// Takes the next record of the history, which the caller's fold has accepted.
@@ -224,6 +221,21 @@ impl Landing {
             let dir = self.home.staged_lineage();
             self.home.disk.sync_dir(&dir).map_err(failed(&dir))?;
         }
+        Ok(())
+    }
+
+    /// Whether no object was there.
+    pub(crate) const fn is_bare(&self) -> bool {
+        matches!(self.ground, Ground::Bare { .. })
+    }
+
+    /// Leaves everything staged as it is, durable, for [`birth`] at another time.
+    ///
+    /// # Errors
+    /// [`LandingError`].
+    pub(crate) fn leave(mut self) -> Result<(), LandingError> {
+        self.settle()?;
+        self.over = true;
         Ok(())
     }
 
@@ -373,31 +385,6 @@ impl Drop for Landing {
         if made_dir {
             let _ = disk.remove(&self.home.lock_path());
             let _ = disk.remove_dir(self.home.path());
-        }
-    }
-}
-
-/// The records that are there already, walked beside those that come.
-#[derive(Debug)]
-pub(crate) struct Known<'a> {
-    home: &'a Home,
-    walk: Option<Walk<'a>>,
-}
-
-impl Known<'_> {
-    fn compare(&mut self, stored: &Stored) -> Result<(), LandingError> {
-        let Some(walk) = &mut self.walk else { return Ok(()) };
-        let dir = || self.home.path().to_owned();
-        match walk.step()? {
-            Step::Record(_, there) if there.id == stored.id => Ok(()),
-            Step::Record(_, there) if stored.record.seq == 0 => Err(LandingError::OtherObject {
-                dir: dir(),
-                there: there.id.into(),
-            }),
-            _ => Err(LandingError::Diverged {
-                dir: dir(),
-                seq: stored.record.seq,
-            }),
         }
     }
 }

@@ -11,6 +11,7 @@ mod checkpoint;
 mod checks;
 mod parentage;
 mod record;
+pub mod segment;
 mod state;
 
 pub use announcement::{Announcement, Disbelief, MAX_ANNOUNCEMENT};

@@ -13,8 +13,8 @@ use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{
     Amended, Approval, Arrived, Body, Broken, Bundles, Decision, Departed, Dormant, Fault, Fired, Forked,
-    Inception, Mutated, Outcome, Phase, Quarantined, Refused, Restoration, Restored, Resumed, Seal, State,
-    Statement, Stored, Terminated, Unsealed, Woke,
+    Head, Inception, Mutated, Outcome, Phase, Quarantined, Refused, Restoration, Restored, Resumed, Seal,
+    State, Statement, Stored, Terminated, Unsealed, Woke,
 };
 use suijuris_core::manifest::Manifest;
 use suijuris_core::memory::{Change, Field, Kind, Name, Schema, Value, Write};
@@ -254,6 +254,18 @@ pub(crate) const KINDS: [&str; 14] = [
     "restored",
 ];
 
+fn restored(head: &Head) -> Body {
+    let (abandoned, seq, epoch) = (RecordId::of(b"abandoned"), head.seq + 5, head.epoch + 2);
+    let restoration = Restoration::of(head, abandoned, seq, epoch);
+    let approve = |index| restoration.approve(&controller(index)).unwrap();
+    Body::Restored(Restored {
+        abandoned,
+        seq,
+        epoch,
+        approvals: [0, 2].map(approve).into(),
+    })
+}
+
 /// A state, and the chain that made it.
 #[derive(Clone)]
 pub(crate) struct Life {
@@ -414,17 +426,7 @@ impl Life {
                 decision: decision(Action::Terminate, Outcome::Permit),
                 approvals: signed(Action::Terminate, *head.object.digest()),
             }),
-            "restored" => {
-                let (abandoned, seq, epoch) = (RecordId::of(b"abandoned"), head.seq + 5, head.epoch + 2);
-                let restoration = Restoration::of(head, abandoned, seq, epoch);
-                let approve = |index| restoration.approve(&controller(index)).unwrap();
-                Body::Restored(Restored {
-                    abandoned,
-                    seq,
-                    epoch,
-                    approvals: [0, 2].map(approve).into(),
-                })
-            }
+            "restored" => restored(head),
             kind => panic!("no such kind: {kind}"),
         }
     }

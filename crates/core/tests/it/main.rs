@@ -14,6 +14,7 @@ mod lives;
 mod manifest;
 mod memory;
 mod restored;
+mod segments;
 mod transitions;
 mod values;
 mod vectors;

@@ -290,7 +290,7 @@ fn other_objects_other_histories_and_other_things_are_left_alone() {
     assert_eq!(key.content("copy/next.key".as_ref()), Some(vec![7; 32]));
 }
 
-// proves B4
+// proves B5
 #[test]
 fn a_depots_bundles_and_records_make_the_same_object() {
     let (original, copy) = (lived(1, FULL), FaultyDisk::default());

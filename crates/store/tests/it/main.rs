@@ -4,6 +4,7 @@
 mod capsules;
 mod crash;
 mod faults;
+mod forks;
 mod imports;
 mod live;
 mod lives;
