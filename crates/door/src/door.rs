@@ -3,6 +3,7 @@
 //! Everything here may be called by a server or by a program that embeds the door. Whatever waits is bounded in time
 //! and number. Nothing is started before the rules that the object carries have permitted it.
 
+mod asking;
 mod due;
 mod inbox;
 mod waking;
@@ -13,24 +14,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use suijuris_api::event::Event;
-use suijuris_api::{Problem, verdict};
 use suijuris_core::ObjectId;
-use suijuris_core::governance::TriggerKind;
-use suijuris_core::inputs::{Caller, Host, Inputs, Principal, Trigger, Witnessed};
-use suijuris_core::lineage::{Decision, Outcome, Refused};
-use suijuris_core::time::{Ratchet, Reading, Timestamp};
+use suijuris_core::inputs::Host;
+use suijuris_core::time::{Reading, Timestamp};
 use suijuris_depot::Depot;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::asked::Asked;
 use crate::config::{Config, Limits, Place};
 use crate::heads::{self, Found, Trust};
 use crate::metrics::Metrics;
 use crate::notes::Notes;
-use crate::problems;
-use crate::sleepers::{Sleepers, Weighed};
+use crate::sleepers::Sleepers;
 use crate::waker::Waker;
 use crate::wakes::Wakes;
 
@@ -38,13 +34,10 @@ use crate::wakes::Wakes;
 const STRIPES: usize = 512;
 
 /// Ticks a second of the clock that entries carry.
-const TICKS: u64 = 16;
+const TICKS: u64 = 100;
 
 /// Objects known to be unknown, at most.
 const ABSENT: usize = 16_384;
-
-/// Messages counted at most for rules that look at how many wait.
-const COUNTED: usize = 1_000;
 
 /// Reads the clocks: the one place where time comes from.
 pub type Clock = Arc<dyn Fn() -> Reading + Send + Sync>;
@@ -204,13 +197,13 @@ impl Door {
 
     fn tick(&self) -> u32 {
         let ticks = self.started.elapsed().as_millis() * u128::from(TICKS) / 1_000;
-        // Wraps after eight years; what is older than that then looks fresh once.
+        // Wraps after sixteen months; what nobody asked for since then looks fresh once.
         u32::try_from(ticks & u128::from(u32::MAX)).unwrap_or_default()
     }
 
     fn is_within(&self, checked: u32, age: Duration) -> bool {
         let ticks = age.as_millis() * u128::from(TICKS) / 1_000;
-        u128::from(self.tick().wrapping_sub(checked)) <= ticks
+        u128::from(self.tick().wrapping_sub(checked)) < ticks
     }
 
     /// Runs `work` beside everything else, until the door is closed.
@@ -327,139 +320,6 @@ impl Door {
         };
         lock(&self.absent).remove(&object);
         Ok(standing)
-    }
-
-    // Requests.
-
-    /// Decides about a request for `object`, and wakes it where its rules permit.
-    ///
-    /// # Errors
-    /// The [`Problem`] to answer with; nothing was started then, but where the object itself refused to wake.
-    pub(crate) async fn knock(
-        self: &Arc<Self>,
-        object: ObjectId,
-        asked: &Asked<'_>,
-    ) -> Result<Passed, Problem> {
-        let began = Instant::now();
-        let standing = self
-            .look(object)
-            .await
-            .map_err(|error| problems::head(&error, object))?;
-        match standing {
-            Standing::Unknown => return Err(problems::unknown(object)),
-            Standing::Awake => return Ok(Passed::Awake),
-            Standing::Asleep => {}
-        }
-        let Some(inputs) = self.hear(object, asked) else {
-            return Ok(Passed::Awake);
-        };
-        let mut inputs = inputs?;
-        self.count_pending(object, &mut inputs).await;
-        let weighed = self.weigh(object, &mut inputs);
-        self.metrics.decided.observe(began.elapsed().as_secs_f64());
-        match weighed {
-            Ok(true) => self.wake(object).await,
-            Ok(false) => Ok(Passed::Awake),
-            Err(problem) => Err(problem),
-        }
-    }
-
-    /// The facts of a request for a sleeping object; none where it sleeps no longer.
-    fn hear(&self, object: ObjectId, asked: &Asked<'_>) -> Option<Result<Inputs, Problem>> {
-        let reading = (self.clock)();
-        self.sleepers.with_kept(object, |kept, at| {
-            if !kept.bundle().manifest.triggers.request {
-                return Err(problems::asleep(object));
-            }
-            let caller = match asked.authorization().filter(|_| !kept.keys().is_empty()) {
-                Some(header) => {
-                    let now = Ratchet::new(at).observe(reading);
-                    let verified = kept.keys().verify(header, &object.to_string(), now);
-                    verified.map_err(|error| problems::token(&error, object))?
-                }
-                None => Arc::default(),
-            };
-            let request = asked.request(&kept.bundle().rules.vocabulary);
-            let mut inputs = self.inputs(Trigger::new(TriggerKind::Request), Arc::unwrap_or_clone(caller));
-            inputs.request = Some(request);
-            Ok(inputs)
-        })
-    }
-
-    fn inputs(&self, trigger: Trigger, caller: Caller) -> Inputs {
-        let mut inputs = Inputs::timeless(Principal::Caller(Box::new(caller)));
-        inputs.host = self.host.clone();
-        inputs.trigger = Some(trigger);
-        // Nothing is decided for that the witness does not agree with.
-        inputs.standing.witness = Witnessed::Agrees;
-        inputs
-    }
-
-    /// How many messages wait, where rules look at it.
-    async fn count_pending(&self, object: ObjectId, inputs: &mut Inputs) {
-        if self.sleepers.with_kept(object, |kept, _| kept.messages()) != Some(true) {
-            return;
-        }
-        let waiting = tokio::time::timeout(self.limits.depot_within, self.depot.inbox(object, COUNTED)).await;
-        if let Ok(Ok(waiting)) = waiting {
-            inputs.pending = u64::try_from(waiting.len()).unwrap_or(u64::MAX);
-        }
-    }
-
-    /// Whether the rules permit: false where the object sleeps no longer; the problem where they refuse.
-    fn weigh(&self, object: ObjectId, inputs: &mut Inputs) -> Result<bool, Problem> {
-        match self.sleepers.weigh(object, inputs, (self.clock)()) {
-            Weighed::Permit(_) => Ok(true),
-            Weighed::Awake | Weighed::Unknown => Ok(false),
-            Weighed::Refuse(..) => match self.sleepers.consider(object, inputs) {
-                Some(decision) if decision.outcome != Outcome::Permit => {
-                    let problem = verdict::problem(&decision, &object.to_string());
-                    self.refused(object, decision, &problem.code);
-                    Err(problem)
-                }
-                // It changed in between: ask again.
-                _ => Err(problems::moving(object)),
-            },
-        }
-    }
-
-    fn refused(&self, object: ObjectId, decision: Decision, code: &str) {
-        self.metrics.refused(decision.action.as_str(), code);
-        let told = self.notes.add(object, decision, self.now());
-        told.iter().for_each(|refused| self.tell_refused(object, refused));
-    }
-
-    fn tell_refused(&self, object: ObjectId, refused: &Refused) {
-        let Some(listener) = &self.listener else { return };
-        let reason = match refused.decision.outcome {
-            Outcome::Refuse(Some(invariant)) => invariant.as_str(),
-            _ => "rules",
-        };
-        let rules = verdict::rules(&refused.decision);
-        listener(
-            object,
-            Event::Refused {
-                action: refused.decision.action.to_string(),
-                reason: reason.to_owned(),
-                rules: rules.into_iter().map(|rule| rule.id).collect(),
-                reasons: verdict::reasons(&refused.decision),
-                times: refused.times,
-            },
-        );
-    }
-
-    fn tell(&self, object: ObjectId, code: &str, message: &str) {
-        if let Some(listener) = &self.listener {
-            let (code, message) = (code.to_owned(), message.to_owned());
-            listener(object, Event::Error { code, message });
-        }
-    }
-
-    /// Tells counted refusals whose minute is over, or all.
-    pub fn tell_refusals(&self, all: bool) {
-        for (object, refused) in self.notes.take(self.now(), all) {
-            self.tell_refused(object, &refused);
-        }
     }
 
     // At large.

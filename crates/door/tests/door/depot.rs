@@ -1,7 +1,5 @@
 //! Which heads are believed, and which are not.
 
-use std::sync::Arc;
-
 use suijuris_core::ObjectId;
 use suijuris_core::lineage::Announcement;
 use suijuris_core::memory::{Change, Field, Kind, Name, Schema, Value, Write};
@@ -83,25 +81,29 @@ async fn what_is_forged_truncated_foreign_or_torn_is_refused_with_what_is_wrong(
     let good = life.announcement();
 
     for cut in [0, 1, good.len() / 2, good.len() - 1] {
-        rig.memory.corrupt(object, What::Announcement, &good[..cut]);
+        rig.memory.announce(object, &good[..cut], None).await.unwrap();
         assert_eq!(why(&rig, object, Trust::Mark).await, "disbelief", "cut at {cut}");
     }
     for place in (0..good.len()).step_by(7) {
         let mut forged = good.clone();
         forged[place] ^= 1;
-        rig.memory.corrupt(object, What::Announcement, &forged);
+        rig.memory.announce(object, &forged, None).await.unwrap();
         assert_eq!(why(&rig, object, Trust::Mark).await, "disbelief", "byte {place}");
     }
     // Signed, but not by the key that the object committed to.
     let stranger = key("stranger", 1);
     let forged = Announcement::of(&life.state, life.chain.last().unwrap(), &stranger).unwrap();
-    rig.memory.corrupt(object, What::Announcement, &forged);
+    rig.memory.announce(object, &forged, None).await.unwrap();
     assert_eq!(why(&rig, object, Trust::Mark).await, "disbelief");
 
     let other = Life::found(&built.bundle, "b");
     rig.memory
-        .corrupt(object, What::Announcement, &other.announcement());
+        .announce(object, &other.announcement(), None)
+        .await
+        .unwrap();
     assert_eq!(why(&rig, object, Trust::Mark).await, "foreign");
+    rig.memory.corrupt(object, What::Announcement, b"garbage");
+    assert_eq!(why(&rig, object, Trust::Mark).await, "garbage");
     rig.memory.corrupt(object, What::Mark, b"garbage");
     assert_eq!(why(&rig, object, Trust::Mark).await, "garbage");
 
@@ -298,6 +300,5 @@ async fn everything_announced_is_loaded_at_once_where_that_is_asked_for() {
     assert_eq!(reads, 1, "a bundle that objects share is read once");
     let known = rig.door.sleepers().known(objects[0]).unwrap();
     assert_eq!(known.seq, 0);
-    let _ = Arc::clone(&rig.door);
     rig.end().await;
 }

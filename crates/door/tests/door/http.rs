@@ -316,7 +316,7 @@ async fn a_timer_wakes_when_it_is_due_and_one_that_is_refused_is_not_proposed_wi
         timers: timers.clone(),
         ..Definition::rules(rules)
     };
-    let permits = r#"permit(principal is Timer, action == Action::"wake", resource) when { context.trigger.name == "hourly" };"#;
+    let permits = r#"permit(principal is Timer, action == Action::"wake", resource) when { context.trigger has name && context.trigger.name == "hourly" };"#;
     let due = Timestamp(BORN.0 + 3_600_000);
 
     let rig = Rig::new().await;
@@ -515,11 +515,12 @@ async fn heads_bodies_and_silence_are_bounded_and_requests_in_flight_end() {
     rig.depot
         .once(Some(Call::Post), Fault::DelayBefore(Duration::from_millis(100)));
     let (address, head) = (rig.address, event(object, "note", "2"));
-    let asking = tokio::task::spawn(async move { send(address, &head, b"x").await });
+    let mut asking = JoinSet::new();
+    asking.spawn(async move { send(address, &head, b"x").await });
     until("the depot is asked", async || {
         rig.depot.calls().contains(&Call::Post)
     })
     .await;
     rig.end().await;
-    assert_eq!(asking.await.unwrap().status, 202);
+    assert_eq!(asking.join_next().await.unwrap().unwrap().status, 202);
 }

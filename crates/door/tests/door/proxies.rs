@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use suijuris_core::ObjectId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixStream};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::life::Definition;
 use crate::rig::{Answer, Rig, parse, until};
@@ -29,7 +29,8 @@ fn snippet(name: &str) -> &'static str {
 struct Upstream {
     address: SocketAddr,
     bytes: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
+    /// Ends with this.
+    _task: JoinSet<()>,
 }
 
 impl Upstream {
@@ -37,7 +38,8 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, bytes) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
         let counted = Arc::clone(&bytes);
-        let task = tokio::task::spawn(async move {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
             while let Ok((mut socket, _)) = listener.accept().await {
                 let mut buffer = vec![0; 8 << 10];
                 let read = socket.read(&mut buffer).await.unwrap_or_default();
@@ -46,7 +48,11 @@ impl Upstream {
                 let _ = socket.write_all(answer.as_bytes()).await;
             }
         });
-        Self { address, bytes, task }
+        Self {
+            address,
+            bytes,
+            _task: task,
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -230,7 +236,6 @@ async fn nginx_asks_with_auth_request() {
     let proxy = nginx(&rig, &upstream).await;
     behaves(&rig, &proxy, &upstream, object, [403, 403]).await;
     drop(proxy);
-    upstream.task.abort();
     rig.end().await;
 }
 
@@ -242,6 +247,5 @@ async fn caddy_asks_with_forward_auth() {
     let proxy = caddy(&rig, &upstream).await;
     behaves(&rig, &proxy, &upstream, object, [404, 404]).await;
     drop(proxy);
-    upstream.task.abort();
     rig.end().await;
 }

@@ -20,7 +20,7 @@ use suijuris_door::{Clock, Door};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::life::{BORN, Built, Life};
 
@@ -131,7 +131,7 @@ pub(crate) struct Rig {
     pub(crate) events: Arc<Mutex<Vec<(ObjectId, Event)>>>,
     clock: Arc<AtomicI64>,
     stop: Option<oneshot::Sender<()>>,
-    server: JoinHandle<()>,
+    server: JoinSet<()>,
 }
 
 pub(crate) fn limits() -> Limits {
@@ -168,17 +168,19 @@ impl Rig {
             Place::default(),
             read,
             Some(Arc::new(move |object, event| {
-                told.lock().unwrap().push((object, event))
+                told.lock().unwrap().push((object, event));
             })),
         ));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let serving = suijuris_door::serve_door(vec![listener], Arc::clone(&door), BTreeMap::new(), async {
-            drop(stopped.await)
+            drop(stopped.await);
         });
+        let mut server = JoinSet::new();
+        server.spawn(serving);
         Self {
-            server: tokio::task::spawn(serving),
+            server,
             memory,
             depot,
             door,
@@ -236,7 +238,7 @@ impl Rig {
 
     pub(crate) async fn end(mut self) {
         drop(self.stop.take());
-        self.server.await.unwrap();
+        self.server.join_next().await.unwrap().unwrap();
     }
 }
 
