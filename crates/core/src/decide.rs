@@ -249,7 +249,7 @@ fn invariant(
 ) -> Option<Invariant> {
     wrong_identity(subject, target)
         .or_else(|| wrong_phase(subject.phase, action))
-        .or_else(|| witness(standing.witness).filter(|_| action == Action::Wake))
+        .or_else(|| witness(standing.witness).filter(|_| matches!(action, Action::Wake | Action::Remain)))
         .or_else(|| standing.incapable.then_some(Invariant::Incapable))
         .or_else(|| workload(standing.workload).filter(|_| action == Action::Remain))
 }

@@ -42,6 +42,32 @@ pub struct HandedOver {
     pub stream: std::net::TcpStream,
     /// Bytes read before, in order; at most [`Limits::head_bytes`] for HTTP/1.x.
     pub prefix: Vec<u8>,
+    /// Takes it from whoever handed it over.
+    pub claim: Claim,
+}
+
+/// Takes a connection from whoever handed it over: called once, just before the gate serves it. Until then the other
+/// side may still hand it to somebody else.
+pub struct Claim(Box<dyn FnOnce() -> bool>);
+
+impl Claim {
+    /// A claim that `claim` makes; where it returns false the gate lets go of the connection without a word.
+    pub fn new(claim: impl FnOnce() -> bool + 'static) -> Self {
+        Self(Box::new(claim))
+    }
+}
+
+impl Default for Claim {
+    /// Nobody else has the connection.
+    fn default() -> Self {
+        Self::new(|| true)
+    }
+}
+
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Claim")
+    }
 }
 
 /// Why serving could not start.
@@ -107,8 +133,8 @@ impl<J: Judge> Gate<J> {
         }
     }
 
-    /// While draining, leaves new connections in the listener's backlog, for a process that accepts from the same
-    /// socket next. Without it they are accepted and refused.
+    /// While draining, leaves new connections where they are, in the listener's backlog and in the queue of those
+    /// handed over, for a process that accepts from the same socket next. Without it they are taken and refused.
     #[must_use]
     pub fn keeping_backlog(mut self) -> Self {
         self.keeps_backlog = true;
@@ -186,7 +212,7 @@ impl<J: Judge> Server<J> {
             let accepts = phase < Phase::Draining || !self.keeps_backlog;
             tokio::select! {
                 (stream, peer) = accept(&listener), if accepts => self.open(stream, peer, Vec::new()),
-                Some(handed) = handed_over.recv() => self.take_over(handed),
+                Some(handed) = handed_over.recv(), if accepts => self.take_over(handed),
                 Some(_ended) = self.connections.join_next() => {}
                 changed = changed(&control, round, &timer) => {
                     match changed {
@@ -225,6 +251,9 @@ impl<J: Judge> Server<J> {
     }
 
     fn take_over(&mut self, handed: HandedOver) {
+        if !(handed.claim.0)() {
+            return;
+        }
         // One that is gone meanwhile is nobody's loss.
         let Ok(peer) = handed.stream.peer_addr() else {
             return;

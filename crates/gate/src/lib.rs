@@ -43,7 +43,7 @@ use std::rc::Rc;
 
 pub use control::{Control, Phase};
 pub use forward::{BadField, Forwarding, RESERVED_PREFIX};
-pub use gate::{Gate, HandedOver, Protocol, ServeError};
+pub use gate::{Claim, Gate, HandedOver, Protocol, ServeError};
 pub use head::{RequestHead, Version};
 pub use limits::Limits;
 pub use refusal::Refusal;

@@ -168,11 +168,12 @@ impl Probe {
 
     /// What the client sent, for the gate that takes over and speaks for itself.
     #[must_use]
-    pub fn into_recorded(self) -> Vec<u8> {
+    pub fn recorded(&self) -> Vec<u8> {
+        let recorded = self.recorded.clone();
         if self.greeted {
-            without_acknowledgement(self.recorded)
+            without_acknowledgement(recorded)
         } else {
-            self.recorded
+            recorded
         }
     }
 

@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 
 use suijuris_testkit::bench::{
     Better, Events, Object, Report, Round, Row, Running, Settings, free_port, governed, interleave_many,
-    server,
+    process_cpu, says, server,
 };
 
 /// Starts of each.
 const ROUNDS: usize = 60;
 /// Until a started program has done what it does without being asked.
 const SETTLED: Duration = Duration::from_secs(2);
-/// Steps of a start that are told apart.
-const STEPS: usize = 3;
+/// Figures of a start: CPU time until `wake` is decided, then times until three steps.
+const STEPS: usize = 4;
 const INIT: &str = "suijuris-init";
 const BARE: &str = "bare-listener";
 
@@ -41,6 +41,7 @@ fn measure(settings: &Settings) -> Result<(), Box<dyn Error>> {
         "true",
     )?;
     object.found()?;
+    object.live_once()?;
     starts(&mut report, &object, settings)?;
     memory(&mut report, &object)?;
     size(&mut report)?;
@@ -63,7 +64,7 @@ fn starts(report: &mut Report, object: &Object, settings: &Settings) -> Result<(
         })
     };
     let ours: Round<'_, STEPS> = Box::new(|| figures(ours(object, &fresh)));
-    let bare: Round<'_, STEPS> = Box::new(|| figures(bare().map(|took| [took; STEPS])));
+    let bare: Round<'_, STEPS> = Box::new(|| figures(bare()));
     let samples = interleave_many(
         settings.scale(ROUNDS),
         &mut [("ours", ours), ("bare listener", bare)],
@@ -75,6 +76,7 @@ fn starts(report: &mut Report, object: &Object, settings: &Settings) -> Result<(
         return Ok(());
     };
     let steps = [
+        "listening, verified, `wake` decided: CPU time",
         "listening, verified, `wake` decided",
         "`woke` durable",
         "workload ready, gate open",
@@ -87,7 +89,7 @@ fn starts(report: &mut Report, object: &Object, settings: &Settings) -> Result<(
             ours: ours.median(),
             peer: bare.name.clone(),
             theirs: bare.median(),
-            budget: (index == 0).then_some(0.5),
+            budget: (index <= 1).then_some(0.5),
         });
     }
     Ok(())
@@ -105,23 +107,28 @@ fn ours(object: &Object, fresh: &Path) -> io::Result<[f64; STEPS]> {
     copy(fresh, &object.data())?;
     let port = free_port()?;
     let begin = Instant::now();
-    let (_running, mut events) = object.init(port)?;
+    let (running, mut events) = object.init(port)?;
     let mut step = |wanted: fn(&serde_json::Value) -> bool| {
-        events.until(|event| wanted(&event["event"]))?;
+        events.until(wanted)?;
         Ok::<_, io::Error>(micros(begin))
     };
+    let decided = step(|event| says(event, "/event/event", "verdict"))?;
+    let spent = process_cpu(running.pid())?.as_secs_f64() * 1e6;
     Ok([
-        step(|event| event["event"] == "verdict")?,
-        step(|event| event["event"] == "woke")?,
-        step(|event| event["step"] == "serve")?,
+        spent,
+        decided,
+        step(|event| says(event, "/event/event", "woke"))?,
+        step(|event| says(event, "/event/step", "serve"))?,
     ])
 }
 
-fn bare() -> io::Result<f64> {
+fn bare() -> io::Result<[f64; STEPS]> {
     let port = free_port()?;
     let begin = Instant::now();
-    let _running = start_bare(port)?;
-    Ok(micros(begin))
+    let running = start_bare(port)?;
+    let took = micros(begin);
+    let spent = process_cpu(running.pid())?.as_secs_f64() * 1e6;
+    Ok([spent, took, took, took])
 }
 
 fn start_bare(port: u16) -> io::Result<Running> {
@@ -131,7 +138,7 @@ fn start_bare(port: u16) -> io::Result<Running> {
         .stdin(Stdio::null())
         .stderr(Stdio::piped());
     let mut running = Running(command.spawn()?);
-    Events::of(running.0.stderr.take())?.until(|event| event["listening"] == true)?;
+    Events::of(running.0.stderr.take())?.until(|event| event.get("listening").is_some())?;
     Ok(running)
 }
 
@@ -152,7 +159,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 /// Resident memory of the idle programs.
 fn memory(report: &mut Report, object: &Object) -> Result<(), Box<dyn Error>> {
     let (running, mut events) = object.init(free_port()?)?;
-    events.until(|event| event["event"]["step"] == "serve")?;
+    events.until(|event| says(event, "/event/step", "serve"))?;
     events.drain();
     let bare = start_bare(free_port()?)?;
     std::thread::sleep(SETTLED);

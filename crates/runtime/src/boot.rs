@@ -5,6 +5,7 @@
 mod broken;
 mod house;
 mod owner;
+mod witnessing;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::judge::GateJudge;
 use crate::ledger::Ledger;
 use crate::pid1::{self, Role, Signals};
 use crate::report::Reports;
@@ -79,18 +81,20 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
     if let (Some(channel), Some(queue)) = (&channel, queue) {
         sending.spawn_local(send_reports(channel.clone(), queue));
     }
-    let left = Box::pin(live(
+    let judge = Rc::new(GateJudge::default());
+    let house = House {
+        home: Home::at(&config.data),
         config,
-        role,
         listener,
         channel,
         clock,
-        reports.clone(),
+        reports: reports.clone(),
         signals,
-    ))
-    .await;
+        judge: judge.clone(),
+    };
+    let left = Box::pin(live(house, role)).await;
     pid1::teardown(role, TEARDOWN).await;
-    reports.leaving(left_word(left));
+    reports.leaving(left_word(left), judge.refusing());
     drop(reports);
     // What was reported is sent before the channel closes; an owner that does not read is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(1), sending.join_next()).await;
@@ -135,18 +139,10 @@ fn listener(config: &Config) -> Result<TcpListener, Error> {
     }
 }
 
-async fn live(
-    config: Config,
-    role: Role,
-    listener: TcpListener,
-    channel: Option<Rc<Channel>>,
-    clock: Rc<Clock>,
-    reports: Reports,
-    signals: Signals,
-) -> Left {
-    let say = reports.clone();
+async fn live(house: House, role: Role) -> Left {
+    let reports = house.reports.clone();
     let step = |step: &str| {
-        say.event(Report::Boot {
+        reports.event(Report::Boot {
             step: step.to_owned(),
         });
     };
@@ -161,25 +157,16 @@ async fn live(
         }
     }
     step("open");
-    let home = Home::at(&config.data);
-    let opened = Ledger::open(&home);
-    let (ledger, bundle) = match opened {
+    // Kept to the end: whoever sees it held knows that this machine runs.
+    let _held = house.config.hold_fd.and_then(sys::inherited);
+    let (ledger, bundle) = match Ledger::open(&house.home) {
         Ok(opened) => opened,
-        Err(error) => return refuse_all(listener, channel, &reports, &error).await,
+        Err(error) => return refuse_all(house, &error).await,
     };
     step("verify");
-    let house = House {
-        config,
-        home,
-        listener,
-        channel: channel.clone(),
-        clock,
-        reports,
-        signals,
-    };
     match house.furnish(ledger, bundle).await {
         Ok(left) => left,
-        Err((reports, listener, error)) => refuse_all(listener, channel, &reports, &error).await,
+        Err((house, error)) => refuse_all(*house, &error).await,
     }
 }
 

@@ -12,6 +12,7 @@ pub mod agent;
 mod boot;
 pub mod clock;
 pub mod config;
+pub mod holding;
 pub mod holds;
 pub mod inbox;
 pub mod judge;
@@ -23,6 +24,7 @@ pub mod report;
 pub mod resident;
 mod shell;
 mod sys;
+pub mod witness;
 pub mod words;
 pub mod workload;
 

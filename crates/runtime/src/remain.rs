@@ -143,5 +143,6 @@ pub fn refused_event(refused: &Refused) -> Report {
         rules: words.rules,
         reasons: words.reasons,
         times: refused.times,
+        evidence: None,
     }
 }

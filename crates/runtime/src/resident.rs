@@ -26,6 +26,7 @@ use crate::agent::Feed;
 use crate::callers::Callers;
 use crate::clock::{Clock, Continuity, ResumeDetector};
 use crate::config::Launch;
+use crate::holding::Holding;
 use crate::holds::{self, Holds};
 use crate::inbox::Inbox;
 use crate::ledger::Ledger;
@@ -47,6 +48,7 @@ pub struct Resident {
     launch: RefCell<Launch>,
     callers: Callers,
     anonymous: Arc<Caller>,
+    holding: Holding,
     holds: Holds,
     inbox: Inbox,
     traffic: Rc<Traffic>,
@@ -78,6 +80,8 @@ pub struct Parts {
     pub host: Host,
     /// Verifies callers' tokens.
     pub callers: Callers,
+    /// How it stands with its witness.
+    pub holding: Holding,
     /// Messages that wait for it.
     pub inbox: Inbox,
     /// The gate's counters.
@@ -98,6 +102,7 @@ impl Resident {
             clock,
             host,
             callers,
+            holding,
             inbox,
             traffic,
             events,
@@ -115,6 +120,7 @@ impl Resident {
             launch: RefCell::default(),
             callers,
             anonymous: Arc::default(),
+            holding,
             holds: Holds::default(),
             inbox,
             traffic,
@@ -161,6 +167,12 @@ impl Resident {
     #[must_use]
     pub fn traffic(&self) -> &Rc<Traffic> {
         &self.traffic
+    }
+
+    /// How the object stands with its witness.
+    #[must_use]
+    pub fn holding(&self) -> &Holding {
+        &self.holding
     }
 
     /// Messages that wait for the object.
@@ -232,12 +244,25 @@ impl Resident {
     /// Whether the machine was suspended since the last look; the first to notice tells the lifecycle.
     #[must_use]
     pub fn jumped(&self) -> bool {
-        let (_, continuity) = self.clock.check(&mut self.detector.borrow_mut());
+        self.look().1
+    }
+
+    /// Whether anything may be admitted or acknowledged now: the machine was not suspended, and the object is still held.
+    #[must_use]
+    pub fn may_serve(&self) -> bool {
+        let (boot_ns, jumped) = self.look();
+        !jumped && self.holding.is_good(boot_ns)
+    }
+
+    /// Boot time, and whether the machine was suspended since the last look.
+    fn look(&self) -> (u64, bool) {
+        let (reading, continuity) = self.clock.check(&mut self.detector.borrow_mut());
         if let Continuity::Jumped { paused, .. } = continuity {
             self.paused.set(paused);
             self.thawed();
         }
-        matches!(self.phase.get(), Phase::Resuming | Phase::Suspended)
+        let jumped = matches!(self.phase.get(), Phase::Resuming | Phase::Suspended);
+        (reading.boot_ns, jumped)
     }
 
     /// The machine was suspended and runs again: nothing is forwarded until `wake` is decided again. The host says so,

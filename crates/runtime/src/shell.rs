@@ -36,6 +36,10 @@ pub(crate) enum Left {
     Broken,
 }
 
+/// Time to answer who was taken in at the very end of the linger; a connection that merely stays open is not waited
+/// for any longer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
 /// The loop and what it works on.
 pub(crate) struct Shell {
     resident: Rc<Resident>,
@@ -136,8 +140,8 @@ impl Shell {
             Effect::DrainGate => self.drain(),
             Effect::StopWorkload => return Ok(self.stop_workload()),
             Effect::Tell(notice) => self.tell(notice),
-            Effect::Freeze => self.resident.reports().leaving("suspend"),
-            Effect::DecideAgain => return Ok(Some(self.decide_again())),
+            Effect::Freeze => self.resident.reports().leaving("suspend", None),
+            Effect::DecideAgain => return Ok(Some(self.decide_again().await)),
             Effect::Leave(leave) => self.left = Some(leave),
         }
         Ok(None)
@@ -161,7 +165,17 @@ impl Shell {
         }
     }
 
-    fn decide_again(&self) -> Event {
+    async fn decide_again(&self) -> Event {
+        let holding = self.resident.holding();
+        let asked = match holding.thawed().await {
+            Ok(()) => holding.claim().await.map(drop).map_err(|error| chain(&error)),
+            Err(error) => Err(chain(&error)),
+        };
+        if let Err(message) = asked {
+            // What the witness said before the pause counts no more; the decision finds it missing.
+            let code = CODE_NO_WITNESS.to_owned();
+            self.resident.reports().event(Report::Error { code, message });
+        }
         let inputs = self.resident.launch_inputs();
         self.decide_wake(inputs)
     }
@@ -197,6 +211,7 @@ impl Shell {
                         fired,
                     }))
                 })?;
+                witnessed(&resident, done.seq).await;
                 resident.reports().event(Report::Woke {
                     epoch: done.epoch,
                     seq: done.seq,
@@ -213,6 +228,7 @@ impl Shell {
                     }))
                 };
                 let done = ledger.begin(at, body)?;
+                witnessed(&resident, done.seq).await;
                 resident.reports().event(Report::Resumed {
                     epoch: done.epoch,
                     seq: done.seq,
@@ -220,7 +236,8 @@ impl Shell {
                 });
             }
             Commit::Refused(decision) => {
-                let fired = std::mem::take(&mut self.fired);
+                let mut fired = std::mem::take(&mut self.fired);
+                fired.extend(resident.launch_fired());
                 let refused = Refused {
                     decision: *decision,
                     times: 1,
@@ -247,6 +264,7 @@ impl Shell {
                 let done = ledger
                     .commit(Body::Dormant(Box::new(body)), at, Sign::Now)
                     .await?;
+                resident.holding().settle(done.seq).await;
                 resident.reports().event(Report::Dormant {
                     seq: done.seq,
                     reason,
@@ -356,14 +374,14 @@ impl Shell {
 
     // Leaving.
 
-    /// Answers the burst that woke an object that refuses or cannot run, handed-over connections included.
+    /// Answers the burst that woke an object that refuses or cannot run. What the gate has not taken by then is
+    /// answered by whoever handed it over.
     async fn linger(&self) {
         if !self.refusing {
             return;
         }
         tokio::time::sleep(duration(self.resident.bundle().manifest.gate.linger)).await;
-        let quiet = self.resident.traffic().quiet();
-        let _ = tokio::time::timeout(Duration::from_secs(5), quiet).await;
+        let _ = tokio::time::timeout(ANSWER_WITHIN, self.resident.traffic().empty()).await;
     }
 
     /// The disk failed: nothing may be acknowledged any more, so nothing is served any more.
@@ -375,6 +393,17 @@ impl Shell {
             running.stop(manifest.stop_signal, manifest.stop_within).await;
         }
         Left::Broken
+    }
+}
+
+/// The witness could not be asked.
+const CODE_NO_WITNESS: &str = "no_witness";
+
+/// Waits until an activation that is durable is witnessed too, where that is required. One that never will be goes no
+/// further: the end of its lease ends the machine.
+async fn witnessed(resident: &Resident, seq: u64) {
+    if resident.holding().acknowledged(seq).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -114,11 +114,12 @@ fn read_frame(window: &mut Window, offset: u64) -> io::Result<Bytes> {
         return Ok(Bytes::End);
     }
     let record = window.get(offset + FRAME_BYTES as u64, frame.record_bytes())?;
-    if record.len() < frame.record_bytes() || !frame.fits(RecordId::of(record).digest()) {
+    if record.len() < frame.record_bytes() {
         return Ok(Bytes::Bad);
     }
-    Ok(match Stored::decode(record.to_vec()) {
-        Ok(stored) => Bytes::Record(Box::new(stored)),
+    Ok(match Stored::decode_if(record, |id| frame.fits(id.digest())) {
+        Ok(Some(stored)) => Bytes::Record(Box::new(stored)),
+        Ok(None) => Bytes::Bad,
         Err(error) => Bytes::Undecodable(error),
     })
 }

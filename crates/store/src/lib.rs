@@ -18,6 +18,7 @@ mod landing;
 mod opening;
 mod queue;
 mod reader;
+pub mod restore;
 pub mod secrets;
 pub mod shelf;
 mod ticket;

@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use suijuris_testkit::bench::{
-    Better, Contender, Events, Report, Row, Running, Samples, Settings, free_port, governed, interleave,
-    server,
+    Better, Contender, Events, Report, Row, Running, Samples, Settings, address_of, free_port, governed,
+    interleave, says, server,
 };
 
 /// Activations measured of each.
@@ -107,12 +107,11 @@ fn rows(report: &mut Report, way: &Samples, own: &Samples) {
 }
 
 fn start((up, events, listening): (Running, Events, serde_json::Value)) -> Result<Up, Box<dyn Error>> {
-    let url = listening["url"].as_str().unwrap_or_default();
-    let address = url.trim_start_matches("http://").trim_end_matches('/').parse()?;
+    let machine = listening.get("machine").and_then(serde_json::Value::as_str);
     Ok(Up {
-        address,
+        address: address_of(&listening)?,
         events: RefCell::new(events),
-        machine: listening["machine"].as_str().unwrap_or_default().to_owned(),
+        machine: machine.unwrap_or_default().to_owned(),
         _up: up,
     })
 }
@@ -126,7 +125,7 @@ fn wake(up: &Up) -> io::Result<f64> {
     drop(stream);
     up.events
         .borrow_mut()
-        .until(|event| event["event"] == "dormant")?;
+        .until(|event| says(event, "/event", "dormant"))?;
     std::thread::sleep(PAUSE);
     Ok(took.as_secs_f64() * 1e3)
 }

@@ -22,7 +22,6 @@ use suijuris_core::trigger::{ScheduleError, Triggers};
 use toml::Spanned;
 use toml::de::DeTable;
 
-use crate::defaults;
 use crate::fault::{Faults, code};
 use crate::section::{Found, Section, locate};
 

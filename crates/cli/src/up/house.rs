@@ -4,6 +4,7 @@ mod asleep;
 mod awake;
 mod ending;
 mod errands;
+mod handing;
 
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -15,7 +16,6 @@ use suijuris_api::channel::Packet;
 use suijuris_api::control::FromRuntime;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::inputs::{Host, Principal};
-use suijuris_core::lineage::Head;
 use suijuris_core::time::Timestamp;
 use suijuris_core::trigger::{Pending, Timers};
 use suijuris_runtime::callers::Callers;
@@ -31,7 +31,8 @@ use tokio::task::JoinSet;
 
 use super::awake::Awake;
 use super::desk::{self, Errand};
-use super::door::{self, Asleep, Proposal, Visitor};
+use super::door::{self, Proposal, Visitor};
+use super::dormant::{Asleep, Frozen};
 use super::founding::Founded;
 use super::say::Say;
 use crate::place::Place;
@@ -67,6 +68,7 @@ pub(super) struct House {
     say: Rc<Say>,
     url: String,
     stay: Stay,
+    turned_away: JoinSet<()>,
     ending: bool,
     refused_to_sleep: bool,
 }
@@ -120,6 +122,7 @@ impl House {
                 format!("tcp://{address}")
             },
             stay: Stay::Asleep(Box::new(asleep)),
+            turned_away: JoinSet::new(),
             ending: false,
             refused_to_sleep: false,
         })
@@ -131,7 +134,13 @@ impl House {
         let control = desk::bind(&self.place.control_socket())?;
         let desk = tokio::task::LocalSet::new();
         desk.spawn_local(desk::serve(control, errands_in));
-        let ended = desk.run_until(self.keep(&mut errands)).await;
+        let ended = desk
+            .run_until(async {
+                let ended = self.keep(&mut errands).await;
+                self.see_out().await;
+                ended
+            })
+            .await;
         let _ = std::fs::remove_file(self.place.control_socket());
         registry::forget_run(&self.place);
         ended
@@ -149,7 +158,7 @@ impl House {
                 return self.end();
             }
             let wait = self.next_timer();
-            let door_open = matches!(&self.stay, Stay::Asleep(_)) || self.is_frozen();
+            let door_open = matches!(&self.stay, Stay::Asleep(_)) || self.frozen().is_some();
             let step = tokio::select! {
                 biased;
                 _ = interrupt.recv() => Step::Interrupted,
@@ -159,8 +168,9 @@ impl House {
                 Some(errand) = errands.recv() => Step::Errand(errand),
                 Some(visitor) = visitors.recv() => Step::Visitor(visitor),
                 Some(_greeted) = greeting.join_next() => continue,
+                Some(_answered) = self.turned_away.join_next() => continue,
                 () = tokio::time::sleep(wait) => Step::Timer,
-                accepted = self.listener.accept(), if door_open && greeting.len() < MAX_VISITORS => match accepted {
+                accepted = self.listener.accept(), if door_open && greeting.len() + self.turned_away.len() < MAX_VISITORS => match accepted {
                     Ok((socket, peer)) => Step::Accepted(socket, peer),
                     Err(_out_of_descriptors) => {
                         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -211,31 +221,31 @@ impl House {
         }
     }
 
-    /// Head of the object in a frozen machine.
-    fn frozen(&self) -> Option<&Head> {
-        match &self.stay {
-            Stay::Awake(awake) => awake.frozen.as_deref(),
+    /// The object in a frozen machine.
+    fn frozen(&mut self) -> Option<&mut Frozen> {
+        match &mut self.stay {
+            Stay::Awake(awake) => awake.frozen.as_deref_mut(),
             _ => None,
         }
-    }
-
-    fn is_frozen(&self) -> bool {
-        self.frozen().is_some()
     }
 
     /// What the timers want now; nothing while the runtime looks after them.
     fn pending(&mut self) -> Pending {
         let reading = self.clock.reading();
-        if let Some(head) = self.frozen() {
-            return self
-                .timers
-                .pending(&head.fired, head.born, reading.wall.max(head.at));
+        match &mut self.stay {
+            Stay::Asleep(asleep) => {
+                let now = asleep.now(reading).at;
+                asleep.look(|state| self.timers.pending(&state.head().fired, state.head().born, now))
+            }
+            Stay::Awake(awake) => match &mut awake.frozen {
+                Some(frozen) => {
+                    let now = frozen.now(reading).at;
+                    self.timers.pending(&frozen.fired(), frozen.head().born, now)
+                }
+                None => Pending::default(),
+            },
+            Stay::Moving => Pending::default(),
         }
-        let Stay::Asleep(asleep) = &mut self.stay else {
-            return Pending::default();
-        };
-        let now = asleep.now(reading).at;
-        asleep.look(|state| self.timers.pending(&state.head().fired, state.head().born, now))
     }
 
     /// How long until a timer is due, at most a minute, so that a clock that was set is noticed.

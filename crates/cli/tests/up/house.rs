@@ -388,14 +388,6 @@ impl Up {
         self.http("GET", path)
     }
 
-    /// As [`Up::get`], asked again where the connection ends without an answer: a machine whose workload fails at once
-    /// can be gone before a connection that was handed over to it is read.
-    #[track_caller]
-    pub(crate) fn get_answered(&self, path: &str) -> Answer {
-        let answer = |_| try_exchange(self.connect(), "GET", path, &[], "");
-        (0..5).find_map(answer).expect("an answer within five tries")
-    }
-
     #[track_caller]
     pub(crate) fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         exchange(self.connect(), "GET", path, headers, "")

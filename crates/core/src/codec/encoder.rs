@@ -5,6 +5,8 @@
 //! are out of order. It writes what `serde_ipld_dagcbor` writes, which a property test holds it to. Called by
 //! [`super::encode`] only; reading stays with the library.
 
+use std::cmp::Ordering;
+
 use ipld_core::cid::serde::CID_SERDE_PRIVATE_IDENTIFIER;
 use serde::ser::{self, Serialize};
 
@@ -21,6 +23,9 @@ const LINK: [u8; 2] = [0xd8, 42];
 const FALSE: u8 = 0xf4;
 const TRUE: u8 = 0xf5;
 const NULL: u8 = 0xf6;
+
+/// Room for entries at first: a record has eleven, and its body stands in one of them.
+const ENTRIES: usize = 16;
 
 /// An entry of an unfinished map, by offsets into the output.
 #[derive(Clone, Copy)]
@@ -39,6 +44,8 @@ pub(super) struct Encoder {
     link: bool,
 }
 
+// Inlined, as are the writers of keys and bytes: their lengths are nearly always known where they are called.
+#[inline]
 fn header(major: u8, value: u64, out: &mut Vec<u8>) {
     let major = major << 5;
     let bytes = value.to_be_bytes();
@@ -69,8 +76,15 @@ impl Encoder {
         self.out
     }
 
+    #[inline]
     fn header(&mut self, major: u8, value: usize) {
         header(major, value as u64, &mut self.out);
+    }
+
+    #[inline]
+    fn text(&mut self, text: &str) {
+        self.header(TEXT, text.len());
+        self.out.extend_from_slice(text.as_bytes());
     }
 
     fn part(&self, from: usize, to: usize) -> &[u8] {
@@ -80,6 +94,9 @@ impl Encoder {
     fn begin_map(&mut self, len: Option<usize>) -> Entries<'_> {
         let header = self.out.len();
         self.header(MAP, len.unwrap_or_default());
+        if self.entries.capacity() == 0 {
+            self.entries.reserve(ENTRIES);
+        }
         Entries {
             said: len.unwrap_or_default(),
             header,
@@ -99,6 +116,18 @@ impl Encoder {
             body: self.out.len(),
             count: 0,
             encoder: self,
+        }
+    }
+
+    /// Whether the key that begins at `before` stands before the one from `start` to `end`. Most differ in their first
+    /// byte, which tells the length.
+    fn in_order(&self, before: usize, start: usize, end: usize) -> bool {
+        let first = |at: usize| self.out.get(at).copied().unwrap_or_default();
+        match first(before).cmp(&first(start)) {
+            Ordering::Less => true,
+            Ordering::Greater => false,
+            // Of the same length, as the first bytes say, or long: then what stands behind the first key decides nothing.
+            Ordering::Equal => self.part(before, before + (end - start)) < self.part(start, end),
         }
     }
 
@@ -135,20 +164,32 @@ impl Entries<'_> {
     fn key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
         let start = self.encoder.out.len();
         key.serialize(&mut *self.encoder)?;
-        let value = self.encoder.out.len();
         if self.encoder.out.get(start).is_none_or(|byte| byte >> 5 != TEXT) {
             return Err(Error::Invalid("a key that is no text".to_owned()));
         }
+        self.enter(start);
+        Ok(())
+    }
+
+    #[inline]
+    fn field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<(), Error> {
+        let start = self.encoder.out.len();
+        self.encoder.text(key);
+        self.enter(start);
+        self.value(value)
+    }
+
+    /// Takes what stands from `start` on as the key of the next entry.
+    fn enter(&mut self, start: usize) {
+        let value = self.encoder.out.len();
         let before = self.encoder.entries.get(self.first..).and_then(<[Entry]>::last);
-        self.sorted &= before.is_none_or(|before| {
-            self.encoder.part(before.start, before.value) < self.encoder.part(start, value)
-        });
+        self.sorted =
+            self.sorted && before.is_none_or(|before| self.encoder.in_order(before.start, start, value));
         self.encoder.entries.push(Entry {
             start,
             value,
             end: value,
         });
-        Ok(())
     }
 
     fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
@@ -267,12 +308,13 @@ impl<'e> ser::Serializer for &'e mut Encoder {
         self.serialize_str(v.encode_utf8(&mut [0; 4]))
     }
 
+    #[inline]
     fn serialize_str(self, v: &str) -> Result<(), Error> {
-        self.header(TEXT, v.len());
-        self.out.extend_from_slice(v.as_bytes());
+        self.text(v);
         Ok(())
     }
 
+    #[inline]
     fn serialize_bytes(self, v: &[u8]) -> Result<(), Error> {
         if std::mem::take(&mut self.link) {
             self.out.extend_from_slice(&LINK);
@@ -404,13 +446,13 @@ macro_rules! fields {
             type Ok = ();
             type Error = Error;
 
+            #[inline]
             fn serialize_field<T: Serialize + ?Sized>(
                 &mut self,
                 key: &'static str,
                 value: &T,
             ) -> Result<(), Error> {
-                self.key(key)?;
-                self.value(value)
+                self.field(key, value)
             }
 
             fn end(self) -> Result<(), Error> {

@@ -14,13 +14,13 @@ mod record;
 mod state;
 
 pub use announcement::{Announcement, Disbelief, MAX_ANNOUNCEMENT};
-pub use approval::{Approval, Statement};
+pub use approval::{Approval, Restoration, Statement};
 pub use body::{
     Amended, Arrived, Body, Count, Decision, Departed, Dormant, Fired, Forked, Inception, Invariant, Mutated,
-    Outcome, Parent, Quarantined, Refused, Resumed, Seal, Terminated, Unsealed, Woke,
+    Outcome, Parent, Quarantined, Refused, Restored, Resumed, Seal, Terminated, Unsealed, Woke,
 };
 pub use checkpoint::{Checkpoint, Unusable};
 pub use checks::{Broken, Fault};
 pub use parentage::{MAX_PARENT_PROOF, NotAFork, ParentProof, VerifiedParent};
 pub use record::{MAX_BYTES, Record, Stored, VERSION, split};
-pub use state::{Bundles, Head, Phase, State};
+pub use state::{Advance, Bundles, Head, Phase, State};

@@ -1,12 +1,12 @@
 //! What the fields hold now, and the one way to change them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::schema::{Field, Kind, Name, Schema};
-use super::tree::{self, Proof, Root, Tree};
+use super::tree::{self, Grown, Proof, Root, Tree};
 use super::value::Value;
 use crate::time::{Now, Quality, Span, Timestamp};
 
@@ -115,6 +115,23 @@ pub struct Cells {
 pub struct Memory {
     content: Cells,
     tree: Tree,
+    touched: Touched,
+}
+
+/// What was written since [`Memory::changed`] was last asked.
+#[derive(Debug, Clone)]
+enum Touched {
+    /// It never was: a memory that is only read from a history keeps no account.
+    All,
+    /// The fields at these positions.
+    Positions(BTreeSet<usize>),
+}
+
+/// What a memory changed, for another copy of it to follow.
+#[derive(Debug)]
+pub(crate) enum Changed {
+    All(Box<Memory>),
+    Cells { cells: Vec<(usize, Cell)>, grown: Grown },
 }
 
 /// Reading is the same with and without a root; writing is not, so there is no mutable counterpart.
@@ -235,6 +252,7 @@ impl Memory {
         Self {
             tree: Tree::new(&leaves),
             content: Cells { schema, cells },
+            touched: Touched::All,
         }
     }
 
@@ -279,7 +297,7 @@ impl Memory {
 
     /// The commitment to everything this memory holds.
     #[must_use]
-    pub fn root(&self) -> Root {
+    pub const fn root(&self) -> Root {
         self.tree.root()
     }
 
@@ -309,29 +327,63 @@ impl Memory {
         if change.is_empty() {
             return Err(Refused::Empty);
         }
-        let written: Vec<_> = change
-            .iter()
-            .map(|(name, write)| self.written(name, write))
-            .collect::<Result<_, _>>()?;
-        let as_of = Some(at);
-        Ok(written
-            .into_iter()
-            .map(|(position, value)| (position, self.swap(position, Cell { value, as_of })))
-            .collect())
+        let mut cells = Vec::with_capacity(change.len());
+        for (name, write) in change {
+            let (position, value) = self.written(name, write)?;
+            let as_of = Some(at);
+            cells.push((position, Cell { value, as_of }));
+        }
+        Ok(self.swap(cells))
     }
 
     /// Undoes a change that [`Memory::replace`] made.
     pub(crate) fn put_back(&mut self, before: Vec<(usize, Cell)>) {
-        for (position, cell) in before {
-            self.swap(position, cell);
+        self.swap(before);
+    }
+
+    /// Puts cells in their places, given in order, and yields what stood there.
+    fn swap(&mut self, mut cells: Vec<(usize, Cell)>) -> Vec<(usize, Cell)> {
+        let schema = &self.content.schema;
+        let leaf = |(position, cell): &(usize, Cell)| {
+            let (name, _) = schema.at(*position)?;
+            Some((*position, leaf_of(name, cell)))
+        };
+        self.tree.set_all(cells.iter().filter_map(leaf));
+        for (position, cell) in &mut cells {
+            if let Touched::Positions(touched) = &mut self.touched {
+                touched.insert(*position);
+            }
+            if let Some(place) = self.content.cells.get_mut(*position) {
+                std::mem::swap(place, cell);
+            }
+        }
+        cells
+    }
+
+    /// What was written since this was last asked; everything, if it never was.
+    pub(crate) fn changed(&mut self) -> Changed {
+        let touched = std::mem::replace(&mut self.touched, Touched::Positions(BTreeSet::new()));
+        let Touched::Positions(touched) = touched else {
+            return Changed::All(Box::new(self.clone()));
+        };
+        let cell = |position: &usize| Some((*position, self.cells.get(*position)?.clone()));
+        Changed::Cells {
+            cells: touched.iter().filter_map(cell).collect(),
+            grown: self.tree.grown(touched.iter().copied()),
         }
     }
 
-    fn swap(&mut self, position: usize, cell: Cell) -> Cell {
-        if let Some((name, _)) = self.schema.at(position) {
-            self.tree.set(position, leaf_of(name, &cell));
+    /// Takes over what another copy of this memory changed, without hashing it again.
+    pub(crate) fn follow(&mut self, changed: Changed) {
+        match changed {
+            Changed::All(memory) => *self = *memory,
+            Changed::Cells { cells, grown } => {
+                for (position, cell) in cells {
+                    self.content.put(position, cell);
+                }
+                self.tree.follow(grown);
+            }
         }
-        self.content.put(position, cell)
     }
 
     /// What `write` would leave in field `name`, with the field's position.

@@ -13,6 +13,7 @@ mod history;
 mod lives;
 mod manifest;
 mod memory;
+mod restored;
 mod transitions;
 mod values;
 mod vectors;

@@ -292,11 +292,10 @@ async fn what_is_no_message_or_cannot_be_stored_is_never_acknowledged() {
     assert_eq!(rig.send(&event(object, "note", "1"), b"x").await.status, 200);
     assert_eq!(rig.memory.inbox(object, 10).await.unwrap().len(), 1);
 
+    let first = rig.memory.inbox(object, 1).await.unwrap()[0].message.clone();
     for n in 1..MAX_WAITING {
-        let message = suijuris_core::message::Message {
-            id: format!("fill-{n}"),
-            ..rig.memory.inbox(object, 1).await.unwrap()[0].message.clone()
-        };
+        let id = format!("fill-{n}");
+        let message = suijuris_core::message::Message { id, ..first.clone() };
         rig.memory.post(object, &message).await.unwrap();
     }
     let full = rig.send(&event(object, "note", "last"), b"x").await;

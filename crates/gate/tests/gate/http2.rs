@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use suijuris_api::Problem;
 use suijuris_gate::probe::{Found, Probe};
-use suijuris_gate::{HandedOver, Limits, Phase, Protocol, Refusal, Upstream};
+use suijuris_gate::{Claim, HandedOver, Limits, Phase, Protocol, Refusal, Upstream};
 
 use crate::rig::{PATIENCE, Plan, Rig, Workload, get};
 
@@ -340,7 +340,8 @@ fn a_door_sees_the_first_request_and_hands_the_connection_on() {
     rig.handing
         .blocking_send(HandedOver {
             stream,
-            prefix: probe.into_recorded(),
+            prefix: probe.recorded(),
+            claim: Claim::default(),
         })
         .unwrap();
     let got = asking.join().unwrap();

@@ -51,6 +51,12 @@ pub(super) async fn acknowledge(resident: &Resident, wanted: &Acknowledge) -> Re
         let problem = Problem::new(422, "bad_limit", "Too many messages at once");
         return Err(problem.with_detail(format!("acknowledge at most {MAX_LISTED}")));
     }
+    if !resident.may_serve() {
+        return Err(
+            Problem::new(503, "unwitnessed", "Nothing is acknowledged now")
+                .with_detail("the object is not sure to be the only copy; ask again"),
+        );
+    }
     resident
         .inbox()
         .acknowledge(&keys)

@@ -31,6 +31,7 @@ use crate::workload::{Placement, free_port};
 
 use super::broken::CODE_BROKEN_OBJECT;
 use super::owner::{hear, obey};
+use super::witnessing;
 use super::{EVENTS, HANDED_OVER};
 
 /// Everything that outlives the boot.
@@ -42,6 +43,7 @@ pub(super) struct House {
     pub(super) clock: Rc<Clock>,
     pub(super) reports: Reports,
     pub(super) signals: Signals,
+    pub(super) judge: Rc<GateJudge>,
 }
 
 impl House {
@@ -49,28 +51,48 @@ impl House {
         self,
         ledger: Ledger,
         bundle: std::sync::Arc<Bundle>,
-    ) -> Result<Left, (Reports, TcpListener, BootError)> {
+    ) -> Result<Left, (Box<Self>, BootError)> {
         let say = self.reports.clone();
         let step = |step: &str| {
             say.event(Report::Boot {
                 step: step.to_owned(),
             });
         };
+        step("hydrate");
+        let depot = match witnessing::depot(&self).await {
+            Ok(depot) => depot,
+            Err(why) => return Err((Box::new(self), BootError::Depot(why))),
+        };
+        let holding = match witnessing::holding(&self, depot.clone(), &ledger, &bundle) {
+            Ok(holding) => holding,
+            Err(why) => return Err((Box::new(self), BootError::Depot(why))),
+        };
+        // Before the first record: a copy that is not the object writes nothing.
+        step("witness");
+        match holding.claim().await {
+            Ok(None) => {}
+            Ok(Some(claimed)) => match claimed.verdict.evidence() {
+                Some(evidence) => {
+                    return Ok(witnessing::refuse_copy(self, &ledger, &claimed.verdict, evidence).await);
+                }
+                None => witnessing::say_absent(&self.reports, &claimed),
+            },
+            Err(error) => return Err((Box::new(self), BootError::Depot(chain(&error)))),
+        }
         let now = ledger.now(self.clock.reading());
         match ledger.settle_crash(now.at).await {
             Ok(true) => self.reports.event(Report::Boot {
                 step: "unsealed".to_owned(),
             }),
             Ok(false) => {}
-            Err(error) => return Err((self.reports, self.listener, error.into())),
+            Err(error) => return Err((Box::new(self), error.into())),
         }
-        step("hydrate");
         let port = match bundle.manifest.workload.port {
             0 => free_port().unwrap_or(0),
             port => port,
         };
         let control = Control::new(GatePhase::Holding);
-        let judge = Rc::new(GateJudge::default());
+        let judge = self.judge.clone();
         let gate = gate(&bundle.manifest, judge.clone(), port, &self.home, control.clone());
         let (say, events) = mpsc::channel(EVENTS);
         let id = ledger.published(|state| state.head().object.to_string());
@@ -78,35 +100,31 @@ impl House {
         let callers = match Callers::new(&bundle.manifest.callers, &bundle.manifest.claims, &id) {
             Ok(callers) => callers,
             Err(error) => {
-                return Err((
-                    self.reports,
-                    self.listener,
-                    unusable("callers.keys", chain(&error)),
-                ));
+                return Err((Box::new(self), unusable("callers.keys", chain(&error))));
             }
         };
         let timers = match Timers::new(&bundle.manifest.triggers.timers) {
             Ok(timers) => timers,
-            Err(error) => return Err((self.reports, self.listener, unusable("timers", chain(&error)))),
+            Err(error) => return Err((Box::new(self), unusable("timers", chain(&error)))),
         };
-        let inbox = Inbox::new(None, ledger.published(|state| state.head().object));
+        let inbox = Inbox::new(depot, ledger.published(|state| state.head().object));
         let resident = Rc::new(Resident::new(Parts {
             ledger,
             bundle: bundle.clone(),
             clock: self.clock.clone(),
             host: self.config.launch.host.clone(),
             callers,
+            holding,
             inbox,
             traffic: gate.traffic(),
             events: say.clone(),
             reports: self.reports.clone(),
         }));
         judge.install(resident.clone());
-        // No witness is configured in this release; a bundle that requires one does not wake without.
-        step("witness");
         let placement = placement(&self.config, &id, port);
         resident.relaunch(self.config.launch.clone());
         let inputs = resident.launch_inputs();
+        let gate_control = control.clone();
         let shell = Shell::new(
             resident.clone(),
             judge,
@@ -115,12 +133,15 @@ impl House {
             events,
             self.config.launch.fired.clone(),
         );
-        Ok(self.serve(gate, shell, inputs, resident, timers, say).await)
+        Ok(self
+            .serve(gate, gate_control, shell, inputs, resident, timers, say)
+            .await)
     }
 
     async fn serve(
         self,
         gate: Gate<Rc<GateJudge>>,
+        control: Control,
         shell: Shell,
         inputs: Inputs,
         resident: Rc<Resident>,
@@ -149,10 +170,14 @@ impl House {
                 Left::Broken
             }
             damage = resident.ledger().damage_behind() => quarantine(&resident, &damage).await,
+            left = witnessing::follow_lease(resident.clone(), control) => left,
             () = resident.inbox().watch(|| resident.messages_changed()) => Left::Broken,
             () = obey(self.signals, say, resident.clone()) => Left::Broken,
             () = hear(self.channel, hand_over, resident.clone()) => Left::Broken,
         };
+        if self.config.launch.holder.is_none() && matches!(left, Left::Dormant) {
+            resident.holding().release().await;
+        }
         let _ = std::fs::remove_file(&self.config.agent_socket);
         left
     }

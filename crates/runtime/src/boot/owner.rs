@@ -3,13 +3,18 @@
 use std::rc::Rc;
 
 use suijuris_api::channel::Channel;
-use suijuris_api::control::{Reply, ToRuntime};
+use suijuris_api::channel::MAX_BYTES;
+use suijuris_api::control::{FromRuntime, Reply, ToRuntime};
+use suijuris_core::codec;
 use suijuris_core::inputs::Principal;
 use suijuris_core::lifecycle::Event;
+use suijuris_core::lineage::{Body, Refused};
 use suijuris_gate::HandedOver;
 use tokio::sync::mpsc;
 
+use crate::ledger::Sign;
 use crate::pid1::{self, Signal, Signals};
+use crate::remain::refused_event;
 use crate::resident::Resident;
 
 use super::broken::let_through;
@@ -48,8 +53,15 @@ pub(super) async fn hear(
             }
         };
         match packet.message {
-            ToRuntime::Connection => let_through(packet, &hand_over).await,
+            ToRuntime::Connection { .. } => let_through(&channel, packet, &hand_over).await,
+            ToRuntime::Refused { id } => {
+                if record_refused(&resident, &packet.raw).await {
+                    // An owner that is gone records nothing either.
+                    let _ = channel.send(&FromRuntime::Recorded { id }, &[], None).await;
+                }
+            }
             ToRuntime::Thawed(launch) => {
+                resident.holding().announce_pause();
                 resident.relaunch(*launch);
                 resident.thawed();
             }
@@ -91,4 +103,23 @@ pub(super) fn owner(resident: &Resident) -> Principal {
             .ledger()
             .published(|state| state.head().controllers.clone()),
     )
+}
+
+/// Records what the door refused while the machine was frozen; whether it is durable.
+async fn record_refused(resident: &Resident, bytes: &[u8]) -> bool {
+    let Ok(refused) = codec::decode::<Refused>(bytes, MAX_BYTES) else {
+        return false;
+    };
+    let event = refused_event(&refused);
+    let body = Body::Refused(Box::new(refused));
+    match resident.ledger().commit(body, resident.now().at, Sign::Now).await {
+        Ok(_committed) => {
+            resident.reports().event(event);
+            true
+        }
+        Err(error) => {
+            resident.reports().error(error.code(), &error);
+            false
+        }
+    }
 }

@@ -5,9 +5,8 @@ use std::time::Instant;
 
 use suijuris_core::decide::{self, Refused, Verdict, View};
 use suijuris_core::governance::{self, Action, Folded, RuleSet};
-use suijuris_core::inputs::{Caller, Inputs, Principal, Witnessed};
+use suijuris_core::inputs::{Caller, Inputs, Principal};
 use suijuris_core::lineage::{Count, Decision};
-use suijuris_core::manifest::Witness;
 use suijuris_core::time::Span;
 
 use super::Resident;
@@ -28,10 +27,7 @@ impl Resident {
         let mut inputs = self.inputs(principal);
         inputs.trigger = Some(launch.trigger);
         inputs.request = launch.request;
-        if self.bundle.manifest.witness == Witness::Required {
-            // No witness is configured in this release; a bundle that requires one does not wake without.
-            inputs.standing.witness = Witnessed::Missing;
-        }
+        inputs.standing.witness = self.holding.witnessed();
         inputs
     }
 

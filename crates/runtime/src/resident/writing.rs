@@ -65,9 +65,15 @@ impl Resident {
                 Write::Set(suijuris_core::memory::Value::Commitment(commitment)),
             );
         }
-        self.mutate(by.as_str(), change, fields)
+        let patched = self
+            .mutate(by.as_str(), change, fields)
             .await
-            .map_err(|error| disk_problem(&error))
+            .map_err(|error| disk_problem(&error))?;
+        match self.holding.acknowledged(patched.seq).await {
+            Ok(()) => Ok(patched),
+            Err(error) => Err(Problem::new(503, "unwitnessed", "The write is not witnessed")
+                .with_detail(format!("it may be lost: {}", chain(&error)))),
+        }
     }
 
     fn may_write(&self, by: Principal, fields: &BTreeSet<String>) -> Result<(), Problem> {

@@ -3,7 +3,7 @@
 //!
 //! `store_bench [DIR [PART…]]`: the directory to work in, the current one where none is named, must be on a real disk;
 //! parts are `appends`, `writers`, `reopen` (with the kill) and `identity`, all where none is named. `--child DIR` appends
-//! until killed and `--mutations N` makes so many records in memory: the program runs itself so.
+//! until killed and `--mutations N` makes N records in memory, in thousands: the program runs itself so.
 #![expect(clippy::print_stdout, reason = "the child's lines are read by its parent")]
 
 #[path = "../../tests/it/object.rs"]
@@ -363,7 +363,8 @@ fn main() -> Outcomes<()> {
             return append_until_killed(Path::new(value));
         }
         if flag == "--mutations" {
-            black_box(mutations(value.to_string_lossy().parse()?, 1)?);
+            let count: usize = value.to_string_lossy().parse()?;
+            black_box(mutations(1_000, count / 1_000)?);
             return Ok(());
         }
     }

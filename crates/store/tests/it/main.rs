@@ -8,6 +8,7 @@ mod imports;
 mod live;
 mod lives;
 mod object;
+mod restores;
 mod spec;
 mod support;
 mod tamper;

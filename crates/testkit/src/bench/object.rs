@@ -1,6 +1,7 @@
 //! Objects for benches: a directory with a definition, founded by `suijuris up`, run by `suijuris-init` or `up`.
 
-use std::io::{self, BufRead as _, BufReader, ErrorKind};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -81,6 +82,20 @@ impl Object {
         up.interrupt()
     }
 
+    /// One activation, ended by the owner: as most are found, with space for records allocated.
+    ///
+    /// # Errors
+    /// What `up` says, or the system.
+    pub fn live_once(&self) -> io::Result<()> {
+        let (up, mut events, listening) = self.up(&["--plain"])?;
+        let mut visitor = std::net::TcpStream::connect(address_of(&listening)?)?;
+        visitor.write_all(b"GET /public/page HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        events.until(|event| says(event, "/state", "ready"))?;
+        drop(visitor);
+        events.drain();
+        up.interrupt()
+    }
+
     /// `suijuris up --json` with `arguments`, once it listens: the process, its further events, its first.
     ///
     /// # Errors
@@ -90,7 +105,7 @@ impl Object {
         up.arg("up").arg(self.dir()).arg("--json").args(arguments);
         let mut up = Running(self.at_home(&mut up).stdout(Stdio::piped()).spawn()?);
         let mut events = Events::of(up.0.stdout.take())?;
-        let listening = events.until(|event| event["event"] == "listening")?;
+        let listening = events.until(|event| says(event, "/event", "listening"))?;
         Ok((up, events, listening))
     }
 
@@ -113,7 +128,7 @@ impl Object {
         self.found()?;
         let port = free_port()?;
         let (running, mut events) = self.init(port)?;
-        events.until(|event| event["event"]["step"] == "serve")?;
+        events.until(|event| says(event, "/event/step", "serve"))?;
         events.drain();
         Ok((port, running))
     }
@@ -206,6 +221,25 @@ pub fn governed(arguments: &[&str], workload: &str, gate: &str, remain: &str) ->
         "@id(\"remain\") permit(principal, action == Action::\"remain\", resource) when {{ {remain} }};\n"
     );
     Object::new(&toml, &(GOVERNANCE.to_owned() + &remain))
+}
+
+/// Whether the text at JSON pointer `at` of `event` is `text`.
+#[must_use]
+pub fn says(event: &Value, at: &str, text: &str) -> bool {
+    event.pointer(at).is_some_and(|found| found == text)
+}
+
+/// Where callers reach the object of the event `listening`.
+///
+/// # Errors
+/// `InvalidData` where it says no such place.
+pub fn address_of(listening: &Value) -> io::Result<SocketAddr> {
+    let url = listening
+        .pointer("/url")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    address.parse().map_err(|_| ErrorKind::InvalidData.into())
 }
 
 /// JSON lines of a process.

@@ -36,7 +36,7 @@ pub fn as_asked() -> Option<io::Result<()>> {
         [word, port] if word == "serve" => Some(
             port.parse()
                 .map_err(io::Error::other)
-                .and_then(|port: u16| serve(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?)),
+                .and_then(|port: u16| serve(&TcpListener::bind((Ipv4Addr::LOCALHOST, port))?)),
         ),
         [word, path] if word == "take" => Some(serve_handed_over(Path::new(path))),
         _ => None,
@@ -60,9 +60,9 @@ pub fn spawn() -> io::Result<(u16, Running)> {
 ///
 /// # Errors
 /// The system's.
-pub fn serve(listener: TcpListener) -> io::Result<()> {
+pub fn serve(listener: &TcpListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    Server::new(&listener)?.run(|server| {
+    Server::new(listener)?.run(|server| {
         loop {
             match listener.accept() {
                 Ok((stream, _)) => server.open(stream)?,
@@ -191,7 +191,7 @@ mod tests {
     fn every_whole_request_is_answered_on_one_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || serve(listener));
+        std::thread::spawn(move || serve(&listener));
         let mut client = TcpStream::connect(address).unwrap();
         for _ in 0..2 {
             client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();

@@ -4,13 +4,13 @@ use anyhow::Context as _;
 use suijuris_api::{Event, verdict};
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
-use suijuris_core::lineage::{Fired, Refused};
-use suijuris_core::time::Now;
+use suijuris_core::lineage::{Decision, Fired, Refused};
 use suijuris_store::{Depth, Sizes, Writer};
 use suijuris_vehicle::Driver as _;
 
 use crate::up::awake::Awake;
-use crate::up::door::{self, Asleep, Proposal, Visitor};
+use crate::up::door::{self, Proposal, Visitor};
+use crate::up::dormant::Asleep;
 use crate::up::machine;
 
 use super::{House, Stay, host, launch};
@@ -20,37 +20,33 @@ impl House {
         let reading = self.clock.reading();
         let now = match &mut self.stay {
             Stay::Asleep(asleep) => asleep.now(reading),
-            Stay::Awake(awake) if awake.frozen.is_some() => Now {
-                at: reading.wall,
-                quality: reading.quality,
+            Stay::Awake(awake) => match &mut awake.frozen {
+                Some(frozen) => frozen.now(reading),
+                None => return self.hand_over(visitor).await,
             },
-            _ => return self.hand_over(visitor).await,
+            Stay::Moving => return self.hand_over(visitor).await,
         };
-        let proposal = match door::hear(&visitor, &self.bundle, &self.callers, &self.id, now) {
-            Ok(proposal) => proposal,
-            Err(problem) => {
-                visitor.refuse(problem).await;
-                return Ok(());
+        match door::hear(&visitor, &self.bundle, &self.callers, &self.id, now) {
+            Ok(proposal) => {
+                let detail = visitor.summary();
+                self.propose(proposal, detail, Some(visitor)).await.map(drop)
             }
-        };
-        if self.is_frozen() {
-            self.thaw(launch(proposal), &visitor.summary()).await?;
-            return self.hand_over(visitor).await;
+            Err(problem) => {
+                self.turn_away(visitor, problem);
+                Ok(())
+            }
         }
-        self.propose(proposal, visitor.summary(), Some(visitor))
-            .await
-            .map(drop)
     }
 
-    /// Decides a proposal to wake; begins the activation or turns the visitor away.
+    /// Decides a proposal to wake; begins the activation, or goes on with it, or turns the visitor away. Nothing while
+    /// awake.
     pub(super) async fn propose(
         &mut self,
         proposal: Proposal,
         detail: String,
         visitor: Option<Visitor>,
     ) -> anyhow::Result<Option<suijuris_api::event::Verdict>> {
-        let reading = self.clock.reading();
-        let Stay::Asleep(asleep) = &mut self.stay else {
+        let Some(verdict) = self.decide(&proposal) else {
             return Ok(None);
         };
         self.say.proposal(
@@ -59,21 +55,54 @@ impl House {
             Some(proposal.trigger.kind.as_str()),
             &detail,
         );
-        let verdict = asleep.decide(&proposal, reading);
         let words = verdict::verdict(verdict.decision(), "door");
         self.say.event(Event::Verdict(words.clone()));
         match verdict {
-            Verdict::Permit(_, _) => self.wake(proposal, visitor).await?,
-            Verdict::Refuse(decision) => {
-                let problem = asleep.problem(&decision);
-                let recorded = asleep.refused(*decision, proposal.fired, reading)?;
-                self.say_refused(&recorded);
+            Verdict::Permit(_, _) if self.frozen().is_some() => {
+                self.thaw(launch(proposal)).await?;
                 if let Some(visitor) = visitor {
-                    visitor.refuse(problem).await;
+                    self.hand_over(visitor).await?;
                 }
             }
+            Verdict::Permit(_, _) => self.wake(proposal, visitor).await?,
+            Verdict::Refuse(decision) => self.refuse(*decision, proposal.fired, visitor)?,
         }
         Ok(Some(words))
+    }
+
+    /// The verdict of the dormant object; none while awake.
+    pub(super) fn decide(&mut self, proposal: &Proposal) -> Option<Verdict> {
+        let reading = self.clock.reading();
+        match &mut self.stay {
+            Stay::Asleep(asleep) => Some(asleep.decide(proposal, reading)),
+            Stay::Awake(awake) => awake
+                .frozen
+                .as_mut()
+                .map(|frozen| frozen.decide(proposal, reading)),
+            Stay::Moving => None,
+        }
+    }
+
+    /// A refusal is recorded, or owed while the machine is frozen, and the visitor is turned away.
+    fn refuse(&mut self, decision: Decision, fired: Fired, visitor: Option<Visitor>) -> anyhow::Result<()> {
+        let reading = self.clock.reading();
+        let problem = match &mut self.stay {
+            Stay::Asleep(asleep) => {
+                let problem = asleep.problem(&decision);
+                let recorded = asleep.refused(decision, fired, reading)?;
+                self.say_refused(&recorded);
+                Some(problem)
+            }
+            _ => self.frozen().map(|frozen| {
+                let problem = frozen.problem(&decision);
+                frozen.refused(decision, fired, reading);
+                problem
+            }),
+        };
+        if let (Some(visitor), Some(problem)) = (visitor, problem) {
+            self.turn_away(visitor, problem);
+        }
+        Ok(())
     }
 
     pub(super) fn say_refused(&self, recorded: &[Refused]) {
@@ -115,7 +144,7 @@ impl House {
                 if let Some(visitor) = visitor {
                     let problem =
                         suijuris_api::Problem::new(503, "machine_failed", "The machine cannot be started");
-                    visitor.refuse(problem.with_detail(format!("{error:#}"))).await;
+                    self.turn_away(visitor, problem.with_detail(format!("{error:#}")));
                 }
                 Ok(())
             }
@@ -139,14 +168,16 @@ impl House {
             .collect::<Vec<_>>()
             .join(", ");
         let skipped = due.iter().all(|(_, due)| due.fire.is_empty());
-        match &mut self.stay {
-            // Missed occurrences that do not fire are only noted.
-            Stay::Asleep(asleep) if skipped => {
-                asleep.record_refusals(proposal.fired, reading, false).map(drop)
-            }
-            Stay::Asleep(_) => self.propose(proposal, detail, None).await.map(drop),
-            _ => self.thaw(launch(proposal), &detail).await,
+        if !skipped {
+            return self.propose(proposal, detail, None).await.map(drop);
         }
+        // Missed occurrences that do not fire are only noted.
+        if let Some(frozen) = self.frozen() {
+            frozen.skip(proposal.fired);
+        } else if let Stay::Asleep(asleep) = &mut self.stay {
+            asleep.record_refusals(proposal.fired, reading, false)?;
+        }
+        Ok(())
     }
 
     /// The machine is gone; the object sleeps, or is found to have been left.

@@ -6,32 +6,17 @@ use anyhow::Context as _;
 use suijuris_api::Event;
 use suijuris_api::channel::Packet;
 use suijuris_api::control::{FromRuntime, ToRuntime};
-use suijuris_core::governance::Action;
+use suijuris_core::codec;
 use suijuris_runtime::config::Launch;
 use suijuris_store::{Depth, Reader};
 use suijuris_vehicle::Driver as _;
 use suijuris_vehicle::machine::{Exit, Signal};
 
-use crate::up::door::Visitor;
+use crate::up::dormant::{Frozen, Owed};
 
-use super::{House, LEAVE_WITHIN, Stay};
+use super::{House, LEAVE_WITHIN, Stay, host};
 
 impl House {
-    pub(super) async fn hand_over(&mut self, visitor: Visitor) -> anyhow::Result<()> {
-        let Stay::Awake(awake) = &self.stay else {
-            return Ok(());
-        };
-        let (socket, bytes) = visitor.into_parts()?;
-        let descriptor = std::os::fd::AsFd::as_fd(&socket);
-        // A runtime that has just left closes the channel: the connection ends, as it would have a moment later.
-        let _ = awake
-            .running
-            .channel
-            .send(&ToRuntime::Connection, &bytes, Some(descriptor))
-            .await;
-        Ok(())
-    }
-
     pub(super) async fn packet(
         &mut self,
         packet: std::io::Result<Option<Packet<FromRuntime>>>,
@@ -45,7 +30,7 @@ impl House {
             return self.machine_ended(exit).await;
         };
         match packet.message {
-            FromRuntime::Leaving { how } if how == "suspend" => self.freeze().await?,
+            FromRuntime::Leaving { how, .. } if how == "suspend" => self.freeze().await?,
             message => awake.note(message, &self.say),
         }
         Ok(())
@@ -64,7 +49,8 @@ impl House {
             Ok(()) => {
                 // The frozen runtime keeps the lock; its last record is durable, so that anybody can read on from it.
                 let reader = Reader::open(&self.home, Depth::Tail)?;
-                awake.frozen = Some(Box::new(reader.state().head().clone()));
+                let frozen = Frozen::new(reader, self.bundle.clone(), host());
+                awake.frozen = Some(Box::new(frozen));
                 let detail = self.driver.describe().to_string();
                 self.say.event(Event::Machine {
                     state: "suspended".to_owned(),
@@ -82,29 +68,28 @@ impl House {
         Ok(())
     }
 
-    pub(super) async fn thaw(&mut self, launch: Launch, detail: &str) -> anyhow::Result<()> {
-        self.say.proposal(
-            Action::Wake,
-            &launch.by,
-            Some(launch.trigger.kind.as_str()),
-            detail,
-        );
+    /// Lets the frozen machine run on for this reason. What was refused meanwhile is recorded by its runtime first.
+    pub(super) async fn thaw(&mut self, mut launch: Launch) -> anyhow::Result<()> {
+        let reading = self.clock.reading();
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
         };
-        awake
-            .running
-            .machine
-            .resume()
-            .await
-            .context("the machine cannot be resumed")?;
-        awake.frozen = None;
+        let machine = &awake.running.machine;
+        machine.resume().await.context("the machine cannot be resumed")?;
+        let owed = awake.owed(reading);
+        let mut fired = owed.fired;
+        fired.append(&mut launch.fired);
+        launch.fired = fired;
+        for refused in owed.refused {
+            let (id, bytes) = (awake.number(), codec::encode(&refused)?);
+            awake.unrecorded.insert(id, refused);
+            // What does not arrive stays unrecorded, and is recorded here when the machine ends.
+            let message = ToRuntime::Refused { id };
+            let _ = awake.running.channel.send(&message, &bytes, None).await;
+        }
         // The runtime holds its gate since it announced the pause; now it decides again.
-        let _ = awake
-            .running
-            .channel
-            .send(&ToRuntime::Thawed(Box::new(launch)), &[], None)
-            .await;
+        let message = ToRuntime::Thawed(Box::new(launch));
+        let _ = awake.running.channel.send(&message, &[], None).await;
         self.say.event(Event::Machine {
             state: "resumed".to_owned(),
             detail: String::new(),
@@ -125,12 +110,32 @@ impl House {
         {
             awake.note(packet.message, &self.say);
         }
+        let owed = awake.owed(self.clock.reading());
+        let (handed, problem) = (std::mem::take(&mut awake.handed), awake.problem.take());
         let _ = tokio::time::timeout(Duration::from_millis(500), awake.output.join_next()).await;
         self.say.event(Event::Machine {
             state: "stopped".to_owned(),
             detail: exit.to_string(),
         });
         self.stay = Stay::Moving;
-        self.fall_asleep()
+        match self.fall_asleep().and_then(|()| self.record(owed)) {
+            Ok(()) => self.redirect(handed, problem).await,
+            Err(error) => {
+                // Nobody can decide about the object any more, and `up` ends.
+                self.ending = true;
+                self.redirect(handed, problem).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Records what the machine left unrecorded.
+    fn record(&mut self, owed: Owed) -> anyhow::Result<()> {
+        let reading = self.clock.reading();
+        if let Stay::Asleep(asleep) = &mut self.stay {
+            let recorded = asleep.record(owed, reading)?;
+            self.say_refused(&recorded);
+        }
+        Ok(())
     }
 }

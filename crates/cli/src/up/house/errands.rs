@@ -3,30 +3,32 @@
 use suijuris_api::agent::Patch;
 use suijuris_api::control::{Reply, ToRuntime, ToUp};
 use suijuris_api::{Event, verdict};
-use suijuris_core::inputs::Principal;
+use suijuris_core::decide::Verdict;
 use suijuris_core::lineage::Fired;
 use suijuris_core::time::Reading;
+use suijuris_vehicle::machine::Signal;
+use tokio::sync::oneshot;
 
 use crate::sleeping::{self, Written};
 use crate::up::desk::Errand;
-use crate::up::door::{Asleep, Proposal};
+use crate::up::door::Proposal;
+use crate::up::dormant::Asleep;
 use crate::up::say::Say;
 
-use super::{House, Stay, launch};
+use super::{House, LEAVE_WITHIN, Stay, launch};
 
 impl House {
     pub(super) async fn errand(&mut self, errand: Errand) -> anyhow::Result<()> {
         let Errand { request, answer } = errand;
-        if self.is_frozen() && matches!(request, ToUp::Wake | ToUp::Patch(_)) {
-            let owner = Principal::Controller(
-                self.frozen()
-                    .map(|head| head.controllers.clone())
-                    .unwrap_or_default(),
-            );
-            self.thaw(launch(Proposal::manual(owner)), "").await?;
+        if matches!(request, ToUp::Patch(_)) {
+            self.unlock().await?;
         }
+        let is_frozen = self.frozen().is_some();
         match (&mut self.stay, request) {
             (_, ToUp::Status) => {
+                let _ = answer.send(self.status());
+            }
+            (Stay::Awake(_), ToUp::Sleep) if is_frozen => {
                 let _ = answer.send(self.status());
             }
             (Stay::Awake(awake), ToUp::Sleep) => {
@@ -45,23 +47,25 @@ impl House {
                     .send(&ToRuntime::Patch { id, patch }, &[], None)
                     .await;
             }
-            (Stay::Awake(_), ToUp::Wake) | (Stay::Asleep(_), ToUp::Sleep) => {
-                let _ = answer.send(self.status());
-            }
             (Stay::Asleep(asleep), ToUp::Wake) => {
-                let proposal = Proposal::manual(owner(asleep));
-                let words = self.propose(proposal, String::new(), None).await?;
-                match &mut self.stay {
-                    // Permitted at the door; answered once the object has decided and the record is durable.
-                    Stay::Awake(awake) => awake.waking.push(answer),
-                    _ => {
-                        let _ = answer.send(words.map_or_else(|| self.status(), Reply::Verdict));
-                    }
+                let proposal = Proposal::manual(asleep.owner());
+                self.woken(proposal, answer).await?;
+            }
+            (Stay::Awake(awake), ToUp::Wake) => match &awake.frozen {
+                Some(frozen) => {
+                    let proposal = Proposal::manual(frozen.owner());
+                    self.woken(proposal, answer).await?;
                 }
+                None => {
+                    let _ = answer.send(self.status());
+                }
+            },
+            (Stay::Asleep(_), ToUp::Sleep) => {
+                let _ = answer.send(self.status());
             }
             (Stay::Asleep(asleep), ToUp::Patch(patch)) => {
                 let wakes = wakes(asleep, &patch);
-                let owner = owner(asleep);
+                let owner = asleep.owner();
                 let reply = write_asleep(asleep, &patch, self.clock.reading(), &self.say);
                 let written = matches!(reply, Reply::Patched { .. });
                 let _ = answer.send(reply);
@@ -73,6 +77,36 @@ impl House {
             (Stay::Moving, _) => {}
         }
         Ok(())
+    }
+
+    /// An owner wakes the object; answered once the object has decided and the record is durable.
+    async fn woken(&mut self, proposal: Proposal, answer: oneshot::Sender<Reply>) -> anyhow::Result<()> {
+        let words = self.propose(proposal, String::new(), None).await?;
+        match &mut self.stay {
+            // Permitted at the door.
+            Stay::Awake(awake) if awake.frozen.is_none() => awake.waking.push(answer),
+            _ => {
+                let _ = answer.send(words.map_or_else(|| self.status(), Reply::Verdict));
+            }
+        }
+        Ok(())
+    }
+
+    /// Before an owner's write: a frozen machine holds the lock. Where the object lets the owner wake it, it is thawed
+    /// and writes itself; otherwise the machine is given up, which is all that its runtime would do.
+    async fn unlock(&mut self) -> anyhow::Result<()> {
+        let Some(frozen) = self.frozen() else {
+            return Ok(());
+        };
+        let proposal = Proposal::manual(frozen.owner());
+        if let Some(Verdict::Permit(..)) = self.decide(&proposal) {
+            return self.thaw(launch(proposal)).await;
+        }
+        let Stay::Awake(awake) = &mut self.stay else {
+            return Ok(());
+        };
+        let exit = awake.running.machine.stop(Signal::KILL, LEAVE_WITHIN).await;
+        self.machine_ended(exit).await
     }
 
     pub(super) fn status(&self) -> Reply {
@@ -87,10 +121,6 @@ impl House {
             url: self.url.clone(),
         }
     }
-}
-
-fn owner(asleep: &Asleep) -> Principal {
-    Principal::Controller(asleep.look(|state| state.head().controllers.clone()))
 }
 
 /// The first field of the patch whose changes propose a wake.
