@@ -7,11 +7,8 @@ mod narrows;
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use crate::codec;
 use crate::decide::Rules;
-use crate::governance::{MAX_BYTES as MAX_PROGRAM_BYTES, Program, ProgramError, Vocabulary};
+use crate::governance::{Program, ProgramError, Vocabulary};
 use crate::id::{BlobId, BundleId};
 use crate::manifest::{self, Manifest};
 use crate::memory::Schema;
@@ -21,55 +18,92 @@ pub use narrows::{Wider, narrows};
 /// Size of the governance text at most, bytes.
 pub const MAX_GOVERNANCE_BYTES: usize = 1 << 20;
 
-/// Size of an encoded [`Files`] at most, bytes.
-pub const MAX_FILES_BYTES: usize = manifest::MAX_BYTES + MAX_GOVERNANCE_BYTES + MAX_PROGRAM_BYTES + 1_024;
+/// Size of a bundle as one byte string at most, bytes.
+pub const MAX_FILES_BYTES: usize = 4 << 20;
 
-/// The files of a bundle in one byte string, as a depot keeps them. Nothing is verified yet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Bytes in front of the files of a bundle as one byte string: their sizes.
+const SIZES_BYTES: usize = 12;
+
+/// A bundle as three files; nothing is verified yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
-    v: u32,
-    /// The manifest; its CID is the bundle's id.
-    #[serde(with = "serde_bytes")]
+    /// Canonical bytes of the manifest; its CID is the bundle's id.
     pub manifest: Vec<u8>,
     /// The Cedar text.
-    #[serde(with = "serde_bytes")]
     pub governance: Vec<u8>,
-    /// The decision program.
-    #[serde(with = "serde_bytes")]
+    /// Bytes of the decision program.
     pub program: Vec<u8>,
 }
 
+/// Why bytes are not the files of a bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotFiles {
+    /// Too many bytes.
+    #[error("the bundle's files have {0} bytes together, where at most {MAX_FILES_BYTES} are allowed")]
+    TooLarge(usize),
+    /// The sizes in front do not fit what follows.
+    #[error("the sizes of the bundle's files do not fit its bytes")]
+    Sizes,
+}
+
 impl Files {
-    /// These files.
-    #[must_use]
-    pub const fn new(manifest: Vec<u8>, governance: Vec<u8>, program: Vec<u8>) -> Self {
-        let v = 1;
-        Self {
-            v,
+    /// Opens the bundle.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn open(&self) -> Result<Bundle, Error> {
+        Bundle::open(&self.manifest, self.governance.clone(), &self.program)
+    }
+
+    /// The three files as one byte string, for capsules and depots: the sizes of manifest, governance and program as
+    /// big-endian `u32`, then the files in that order.
+    ///
+    /// # Errors
+    /// [`NotFiles::TooLarge`] beyond [`MAX_FILES_BYTES`].
+    pub fn encode(&self) -> Result<Vec<u8>, NotFiles> {
+        let files = [&self.manifest, &self.governance, &self.program];
+        let len = files.iter().map(|file| file.len()).sum::<usize>() + SIZES_BYTES;
+        if len > MAX_FILES_BYTES {
+            return Err(NotFiles::TooLarge(len));
+        }
+        let sizes = files.map(|file| u32::try_from(file.len()).unwrap_or(u32::MAX).to_be_bytes());
+        Ok([sizes.as_flattened(), files.map(Vec::as_slice).concat().as_slice()].concat())
+    }
+
+    /// Reads what [`Files::encode`] wrote. That the files are a bundle, [`Files::open`] says.
+    ///
+    /// # Errors
+    /// [`NotFiles`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, NotFiles> {
+        if bytes.len() > MAX_FILES_BYTES {
+            return Err(NotFiles::TooLarge(bytes.len()));
+        }
+        Self::split(bytes).ok_or(NotFiles::Sizes)
+    }
+
+    fn split(bytes: &[u8]) -> Option<Self> {
+        let (sizes, mut rest) = bytes.split_at_checked(SIZES_BYTES)?;
+        let mut files = [const { Vec::new() }; 3];
+        for (file, size) in files.iter_mut().zip(sizes.as_chunks::<4>().0) {
+            let size = usize::try_from(u32::from_be_bytes(*size)).ok()?;
+            let (taken, behind) = rest.split_at_checked(size)?;
+            *file = taken.to_vec();
+            rest = behind;
+        }
+        let [manifest, governance, program] = files;
+        rest.is_empty().then_some(Self {
             manifest,
             governance,
             program,
-        }
-    }
-
-    /// The canonical bytes.
-    ///
-    /// # Errors
-    /// As [`codec::encode`].
-    pub fn encode(&self) -> Result<Vec<u8>, codec::Error> {
-        codec::encode(self)
+        })
     }
 
     /// Reads and opens the bundle that lineage names.
     ///
     /// # Errors
     /// [`Error`] with the first part that is not usable or not the one named.
-    pub fn open(expected: BundleId, bytes: &[u8]) -> Result<Bundle, Error> {
-        let files: Self = codec::decode(bytes, MAX_FILES_BYTES).map_err(Error::Files)?;
-        if files.v != 1 {
-            return Err(Error::Version(files.v));
-        }
+    pub fn open_named(expected: BundleId, bytes: &[u8]) -> Result<Bundle, Error> {
+        let files = Self::decode(bytes)?;
         Bundle::open_named(expected, &files.manifest, files.governance, &files.program)
     }
 }
@@ -89,12 +123,9 @@ pub struct Bundle {
 /// Why files are not the bundle they are said to be.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not the canonical bytes of a bundle's files.
+    /// Bytes that are not its files.
     #[error("the bundle's files cannot be read")]
-    Files(#[source] codec::Error),
-    /// Of a later format.
-    #[error("the bundle's files have version {0}, this program reads version 1; use a newer suijuris")]
-    Version(u32),
+    Files(#[from] NotFiles),
     /// The manifest.
     #[error("the bundle's manifest is not usable")]
     Manifest(#[from] manifest::Error),

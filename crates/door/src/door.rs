@@ -3,54 +3,41 @@
 //! Everything here may be called by a server or by a program that embeds the door. Whatever waits is bounded in time
 //! and number. Nothing is started before the rules that the object carries have permitted it.
 
+mod asking;
+mod due;
+mod inbox;
+mod waking;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use suijuris_api::event::Event;
-use suijuris_api::{Problem, verdict};
 use suijuris_core::ObjectId;
-use suijuris_core::governance::TriggerKind;
-use suijuris_core::inputs::{Caller, Host, Inputs, Principal, Trigger, Witnessed};
-use suijuris_core::lineage::{Decision, Outcome, Refused};
-use suijuris_core::message::Message;
-use suijuris_core::time::{Ratchet, Reading, Span, Timestamp};
-use suijuris_depot::{Depot, Posted};
+use suijuris_core::inputs::Host;
+use suijuris_core::time::{Reading, Timestamp};
+use suijuris_depot::Depot;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::asked::Asked;
 use crate::config::{Config, Limits, Place};
 use crate::heads::{self, Found, Trust};
 use crate::metrics::Metrics;
 use crate::notes::Notes;
-use crate::problems;
-use crate::sleepers::{Sleepers, Weighed};
+use crate::sleepers::Sleepers;
 use crate::waker::Waker;
-use crate::wakes::{Ended, Turn, Wakes};
+use crate::wakes::Wakes;
 
 /// Locks under which an object is looked for: as many can be looked for at once, and each by one alone.
 const STRIPES: usize = 512;
 
 /// Ticks a second of the clock that entries carry.
-const TICKS: u64 = 16;
+const TICKS: u64 = 100;
 
 /// Objects known to be unknown, at most.
 const ABSENT: usize = 16_384;
-
-/// Messages counted at most for rules that look at how many wait.
-const COUNTED: usize = 1_000;
-
-/// Due times in memory at most; with more, the depot's index alone says what is due.
-const DUE: usize = 4_000_000;
-
-/// When a timer that could not be proposed is looked at again.
-const AGAIN: Span = Span(1_000);
-
-/// First and longest pause between two looks for the mark of an object that wakes.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
 /// Reads the clocks: the one place where time comes from.
 pub type Clock = Arc<dyn Fn() -> Reading + Send + Sync>;
@@ -210,13 +197,13 @@ impl Door {
 
     fn tick(&self) -> u32 {
         let ticks = self.started.elapsed().as_millis() * u128::from(TICKS) / 1_000;
-        // Wraps after eight years; what is older than that then looks fresh once.
+        // Wraps after sixteen months; what nobody asked for since then looks fresh once.
         u32::try_from(ticks & u128::from(u32::MAX)).unwrap_or_default()
     }
 
     fn is_within(&self, checked: u32, age: Duration) -> bool {
         let ticks = age.as_millis() * u128::from(TICKS) / 1_000;
-        u128::from(self.tick().wrapping_sub(checked)) <= ticks
+        u128::from(self.tick().wrapping_sub(checked)) < ticks
     }
 
     /// Runs `work` beside everything else, until the door is closed.
@@ -335,411 +322,6 @@ impl Door {
         Ok(standing)
     }
 
-    // Requests.
-
-    /// Decides about a request for `object`, and wakes it where its rules permit.
-    ///
-    /// # Errors
-    /// The [`Problem`] to answer with; nothing was started then, but where the object itself refused to wake.
-    pub(crate) async fn knock(
-        self: &Arc<Self>,
-        object: ObjectId,
-        asked: &Asked<'_>,
-    ) -> Result<Passed, Problem> {
-        let began = Instant::now();
-        let standing = self
-            .look(object)
-            .await
-            .map_err(|error| problems::head(&error, object))?;
-        match standing {
-            Standing::Unknown => return Err(problems::unknown(object)),
-            Standing::Awake => return Ok(Passed::Awake),
-            Standing::Asleep => {}
-        }
-        let Some(inputs) = self.hear(object, asked) else {
-            return Ok(Passed::Awake);
-        };
-        let mut inputs = inputs?;
-        self.count_pending(object, &mut inputs).await;
-        let weighed = self.weigh(object, &mut inputs);
-        self.metrics.decided.observe(began.elapsed().as_secs_f64());
-        match weighed {
-            Ok(true) => self.wake(object).await,
-            Ok(false) => Ok(Passed::Awake),
-            Err(problem) => Err(problem),
-        }
-    }
-
-    /// The facts of a request for a sleeping object; none where it sleeps no longer.
-    fn hear(&self, object: ObjectId, asked: &Asked<'_>) -> Option<Result<Inputs, Problem>> {
-        let reading = (self.clock)();
-        self.sleepers.with_kept(object, |kept, at| {
-            if !kept.bundle().manifest.triggers.request {
-                return Err(problems::asleep(object));
-            }
-            let caller = match asked.authorization().filter(|_| !kept.keys().is_empty()) {
-                Some(header) => {
-                    let now = Ratchet::new(at).observe(reading);
-                    let verified = kept.keys().verify(header, &object.to_string(), now);
-                    verified.map_err(|error| problems::token(&error, object))?
-                }
-                None => Arc::default(),
-            };
-            let request = asked.request(&kept.bundle().rules.vocabulary);
-            let mut inputs = self.inputs(Trigger::new(TriggerKind::Request), Arc::unwrap_or_clone(caller));
-            inputs.request = Some(request);
-            Ok(inputs)
-        })
-    }
-
-    fn inputs(&self, trigger: Trigger, caller: Caller) -> Inputs {
-        let mut inputs = Inputs::timeless(Principal::Caller(Box::new(caller)));
-        inputs.host = self.host.clone();
-        inputs.trigger = Some(trigger);
-        // Nothing is decided for that the witness does not agree with.
-        inputs.standing.witness = Witnessed::Agrees;
-        inputs
-    }
-
-    /// How many messages wait, where rules look at it.
-    async fn count_pending(&self, object: ObjectId, inputs: &mut Inputs) {
-        if self.sleepers.with_kept(object, |kept, _| kept.messages()) != Some(true) {
-            return;
-        }
-        let waiting = tokio::time::timeout(self.limits.depot_within, self.depot.inbox(object, COUNTED)).await;
-        if let Ok(Ok(waiting)) = waiting {
-            inputs.pending = u64::try_from(waiting.len()).unwrap_or(u64::MAX);
-        }
-    }
-
-    /// Whether the rules permit: false where the object sleeps no longer; the problem where they refuse.
-    fn weigh(&self, object: ObjectId, inputs: &mut Inputs) -> Result<bool, Problem> {
-        match self.sleepers.weigh(object, inputs, (self.clock)()) {
-            Weighed::Permit(_) => Ok(true),
-            Weighed::Awake | Weighed::Unknown => Ok(false),
-            Weighed::Refuse(..) => match self.sleepers.consider(object, inputs) {
-                Some(decision) if decision.outcome != Outcome::Permit => {
-                    let problem = verdict::problem(&decision, &object.to_string());
-                    self.refused(object, decision, &problem.code);
-                    Err(problem)
-                }
-                // It changed in between: ask again.
-                _ => Err(problems::moving(object)),
-            },
-        }
-    }
-
-    fn refused(&self, object: ObjectId, decision: Decision, code: &str) {
-        self.metrics.refused(decision.action.as_str(), code);
-        let told = self.notes.add(object, decision, self.now());
-        told.iter().for_each(|refused| self.tell_refused(object, refused));
-    }
-
-    fn tell_refused(&self, object: ObjectId, refused: &Refused) {
-        let Some(listener) = &self.listener else { return };
-        let reason = match refused.decision.outcome {
-            Outcome::Refuse(Some(invariant)) => invariant.as_str(),
-            _ => "rules",
-        };
-        let rules = verdict::rules(&refused.decision);
-        listener(
-            object,
-            Event::Refused {
-                action: refused.decision.action.to_string(),
-                reason: reason.to_owned(),
-                rules: rules.into_iter().map(|rule| rule.id).collect(),
-                reasons: verdict::reasons(&refused.decision),
-                times: refused.times,
-            },
-        );
-    }
-
-    fn tell(&self, object: ObjectId, code: &str, message: &str) {
-        if let Some(listener) = &self.listener {
-            let (code, message) = (code.to_owned(), message.to_owned());
-            listener(object, Event::Error { code, message });
-        }
-    }
-
-    /// Tells counted refusals whose minute is over, or all.
-    pub fn tell_refusals(&self, all: bool) {
-        for (object, refused) in self.notes.take(self.now(), all) {
-            self.tell_refused(object, &refused);
-        }
-    }
-
-    // Waking.
-
-    /// Wakes `object`, together with everybody else who asks for it now.
-    async fn wake(self: &Arc<Self>, object: ObjectId) -> Result<Passed, Problem> {
-        if !self.waker.starts() {
-            return Ok(Passed::Permitted);
-        }
-        let mut ended = match self.wakes.ask(object, Instant::now()) {
-            Turn::First(sender, receiver) => {
-                let door = Arc::clone(self);
-                self.aside(async move {
-                    let ended = door.start(object).await;
-                    door.wakes.end(object, &ended, Instant::now());
-                    sender.send_replace(Some(ended));
-                });
-                receiver
-            }
-            Turn::Waits(receiver) => receiver,
-            Turn::Rests { until } => {
-                self.metrics.wake("rests");
-                return Err(problems::rests(
-                    object,
-                    until.saturating_duration_since(Instant::now()),
-                ));
-            }
-            Turn::Full => {
-                self.metrics.wake("full");
-                return Err(problems::full(object));
-            }
-        };
-        let ended = ended
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|ended| ended.clone());
-        match ended {
-            Some(Ended::Woke) => Ok(Passed::Woken),
-            Some(Ended::Refused) => Err(problems::refused_inside(object)),
-            Some(Ended::Failed(why)) => Err(problems::not_started(object, &why)),
-            None => Err(problems::leaving(object)),
-        }
-    }
-
-    /// Starts the machine and waits until the mark says that the object woke.
-    async fn start(&self, object: ObjectId) -> Ended {
-        let began = Instant::now();
-        let waking = async {
-            let _turn = self.running.acquire().await;
-            let before = self.sleepers.known(object);
-            self.waker.start(object).await.map_err(|error| in_full(&error))?;
-            let mut pause = LOOKS.0;
-            loop {
-                if let Some(ended) = self.has_woken(object, before.as_ref()).await {
-                    return Ok(ended);
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LOOKS.1);
-            }
-        };
-        let late = || Ok(Ended::Failed("it did not wake in time".into()));
-        let ended: Result<Ended, String> = tokio::time::timeout(self.limits.wake_within, waking)
-            .await
-            .unwrap_or_else(|_| late());
-        let ended = ended.unwrap_or_else(|why| Ended::Failed(why.into()));
-        match &ended {
-            Ended::Woke => {
-                self.metrics.wake("woke");
-                self.metrics.woken.observe(began.elapsed().as_secs_f64());
-            }
-            Ended::Refused => self.metrics.wake("refused"),
-            Ended::Failed(why) => {
-                self.metrics.wake("failed");
-                self.tell(object, "wake_failed", why);
-            }
-        }
-        ended
-    }
-
-    /// Whether the mark has moved on from `before`, and by a wake or a refusal.
-    async fn has_woken(&self, object: ObjectId, before: Option<&crate::sleepers::Known>) -> Option<Ended> {
-        let (mark, _) = self.depot.mark(object).await.ok()??;
-        let before = before?;
-        if mark.head == before.head {
-            return None;
-        }
-        // Epochs count wakes: a head that moved without one is a refusal that the object recorded, or a write.
-        self.read(object).await.ok()?;
-        let known = self.sleepers.known(object)?;
-        match (known.epoch > before.epoch, known.asleep) {
-            (true, _) => Some(Ended::Woke),
-            (false, true) => Some(Ended::Refused),
-            (false, false) => None,
-        }
-    }
-
-    /// Proposes a wake that nobody waits for; what is refused is noted.
-    async fn propose(self: &Arc<Self>, object: ObjectId, mut inputs: Inputs) -> Result<Passed, Problem> {
-        self.count_pending(object, &mut inputs).await;
-        match self.weigh(object, &mut inputs) {
-            Ok(true) => self.wake(object).await,
-            Ok(false) => Ok(Passed::Awake),
-            Err(problem) => Err(problem),
-        }
-    }
-
-    // Messages.
-
-    /// Stores a message for `object`, and wakes it for a topic that it declares. `authorization` is the sender's.
-    ///
-    /// # Errors
-    /// The [`Problem`] to answer with; nothing was stored then, but where the depot did not answer.
-    pub async fn post(
-        self: &Arc<Self>,
-        object: ObjectId,
-        message: &Message,
-        authorization: Option<&str>,
-    ) -> Result<Posted, Problem> {
-        let standing = match self.look(object).await {
-            Ok(Standing::Unknown) => {
-                self.metrics.message("unknown_object");
-                return Err(problems::unknown(object));
-            }
-            Ok(standing) => standing,
-            Err(error) if error.is_unreachable() => {
-                self.metrics.message("depot");
-                return Err(problems::head(&error, object));
-            }
-            // A head that is not believed wakes nobody, but whoever has a mark may be written to.
-            Err(_) => Standing::Awake,
-        };
-        let sender = self.sender(object, authorization)?;
-        let stored = tokio::time::timeout(self.limits.depot_within, self.depot.post(object, message)).await;
-        let posted = stored.map_or_else(
-            |_| Err(problems::slow(object)),
-            |stored| stored.map_err(|error| problems::depot(&error, object)),
-        );
-        let posted = posted.inspect_err(|_| self.metrics.message("not_stored"))?;
-        self.metrics.message(match posted {
-            Posted::Stored => "stored",
-            Posted::Duplicate => "duplicate",
-        });
-        if posted == Posted::Stored && standing == Standing::Asleep {
-            self.wake_for(object, message, sender);
-        }
-        Ok(posted)
-    }
-
-    fn sender(&self, object: ObjectId, authorization: Option<&str>) -> Result<Arc<Caller>, Problem> {
-        let reading = (self.clock)();
-        let verified = self.sleepers.with_kept(object, |kept, at| {
-            let header = authorization.filter(|_| !kept.keys().is_empty())?;
-            let now = Ratchet::new(at).observe(reading);
-            Some(kept.keys().verify(header, &object.to_string(), now))
-        });
-        match verified.flatten() {
-            Some(Err(error)) => Err(problems::token(&error, object)),
-            Some(Ok(caller)) => Ok(caller),
-            None => Ok(Arc::default()),
-        }
-    }
-
-    /// Proposes a wake beside, where the topic is declared.
-    fn wake_for(self: &Arc<Self>, object: ObjectId, message: &Message, sender: Arc<Caller>) {
-        let declared =
-            |kept: &crate::kept::Kept, _| kept.bundle().manifest.triggers.topics.contains(&message.topic);
-        if self.sleepers.with_kept(object, declared) != Some(true) {
-            return;
-        }
-        let trigger = Trigger {
-            topic: Some(message.topic.clone()),
-            ..Trigger::new(TriggerKind::Message)
-        };
-        let inputs = self.inputs(trigger, Arc::unwrap_or_clone(sender));
-        let door = Arc::clone(self);
-        self.aside(async move {
-            // The answer is in metrics and events; the message waits in any case.
-            let _ = door.propose(object, inputs).await;
-        });
-    }
-
-    // Timers.
-
-    /// Takes up what timers are due, by the heap of loaded objects and the depot's index; when to come again.
-    ///
-    /// # Errors
-    /// As [`Depot::due`]; what was loaded is taken up in any case.
-    pub async fn timers(self: &Arc<Self>) -> Result<(), suijuris_depot::Error> {
-        let now = self.now();
-        let mut due: Vec<ObjectId> = Vec::new();
-        {
-            let mut heap = lock(&self.due);
-            while let Some((at, _)) = heap.first()
-                && *at <= now
-            {
-                due.extend(heap.pop_first().map(|(_, object)| object));
-            }
-        }
-        let listed = tokio::time::timeout(self.limits.depot_within, self.depot.due(now, self.limits.wakes));
-        let listed = listed
-            .await
-            .unwrap_or_else(|_| Err(suijuris_depot::Error::Unreachable(self.depot.describe(), None)));
-        if let Ok(listed) = &listed {
-            due.extend(listed.iter().map(|(_, object)| *object));
-        }
-        due.sort_unstable();
-        due.dedup();
-        for object in due {
-            self.timer(object).await;
-        }
-        listed.map(drop)
-    }
-
-    /// Comes back to `object` at `due`. Beyond the bound the depot's index alone says what is due.
-    fn put_off(&self, due: Timestamp, object: ObjectId) {
-        let mut all = lock(&self.due);
-        if all.len() < DUE {
-            all.insert((due, object));
-        }
-    }
-
-    async fn timer(self: &Arc<Self>, object: ObjectId) {
-        match self.deferred.ask(object, Instant::now()) {
-            Turn::First(..) => {}
-            Turn::Rests { .. } => return self.put_off(self.now().saturating_add(AGAIN), object),
-            Turn::Waits(_) | Turn::Full => return,
-        }
-        let ended = match self.look(object).await {
-            Ok(Standing::Asleep) => self.propose_timer(object).await,
-            Ok(_) => Ended::Woke,
-            Err(error) => Ended::Failed(error.in_full().into()),
-        };
-        self.deferred.end(object, &ended, Instant::now());
-    }
-
-    /// Proposes the wake of a timer; what was refused or failed comes again after a pause.
-    async fn propose_timer(self: &Arc<Self>, object: ObjectId) -> Ended {
-        let Some(trigger) = self.due_trigger(object).await else {
-            return Ended::Woke;
-        };
-        let mut inputs = self.inputs(trigger, Caller::default());
-        inputs.principal = Principal::Timer;
-        match self.propose(object, inputs).await {
-            Ok(_) => Ended::Woke,
-            Err(_) => {
-                self.put_off(self.now().saturating_add(AGAIN), object);
-                Ended::Refused
-            }
-        }
-    }
-
-    /// The timer that is due, read from the announcement: the table does not keep what has fired.
-    async fn due_trigger(&self, object: ObjectId) -> Option<Trigger> {
-        let at_hand = |id| self.sleepers.bundle(id);
-        let found = heads::find(&*self.depot, object, None, Trust::Mark, at_hand);
-        let found = tokio::time::timeout(self.limits.depot_within, found).await;
-        let Ok(Ok(Found::Asleep(state, _))) = found else {
-            return None;
-        };
-        let pending = self
-            .sleepers
-            .with_kept(object, |kept, _| kept.pending(state.head(), self.now()))?;
-        if let Some(next) = pending.next {
-            self.put_off(next, object);
-        }
-        let (name, due) = pending.due.into_iter().find(|(_, due)| !due.fire.is_empty())?;
-        Some(Trigger {
-            name: Some(name.to_string()),
-            missed: due.missed,
-            ..Trigger::new(TriggerKind::Timer)
-        })
-    }
-
     // At large.
 
     /// Reads all announcements that the depot has; how many objects sleep and are decided for.
@@ -787,6 +369,7 @@ impl Door {
     }
 }
 
+/// An error with its causes, in one line.
 fn in_full(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -100,6 +100,7 @@ impl Error {
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
+            Self::Depot(suijuris_depot::Error::Garbage { .. }) => "garbage",
             Self::Depot(_) | Self::Slow => "depot",
             Self::Disbelief(_) => "disbelief",
             Self::NoBundle(_) => "no_bundle",
@@ -116,7 +117,11 @@ impl Error {
     /// The depot, and not what it holds, is why: what was known before may still be used for a while.
     #[must_use]
     pub const fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Depot(_) | Self::Slow)
+        match self {
+            Self::Depot(error) => error.is_retryable(),
+            Self::Slow => true,
+            _ => false,
+        }
     }
 
     /// The error with its causes, in one line.
@@ -238,7 +243,7 @@ impl<F: Fn(BundleId) -> Option<Arc<Bundle>>> Shelf<'_, F> {
             return Ok(bundle);
         }
         let bytes = self.depot.bundle(id).await?.ok_or(Error::NoBundle(id))?;
-        let bundle = Arc::new(Files::open(id, &bytes)?);
+        let bundle = Arc::new(Files::open_named(id, &bytes)?);
         self.read.insert(id, Arc::clone(&bundle));
         Ok(bundle)
     }

@@ -29,5 +29,5 @@ mod wakes;
 pub use config::Config;
 pub use door::{Clock, Door, Listener, Passed, Standing};
 pub use secret::Secret;
-pub use server::serve;
+pub use server::{serve, serve_door};
 pub use sleepers::Sleepers;

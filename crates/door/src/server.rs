@@ -2,6 +2,7 @@
 //!
 //! HTTP/1.1 and HTTP/2 in clear text, for proxies on the same host or network: TLS ends before. Parsing is hyper's.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use suijuris_core::ObjectId;
 use suijuris_depot::Depot;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -30,7 +32,7 @@ const STREAMS: u32 = 128;
 
 /// Serves until `shutdown` resolves, then lets requests in flight end.
 ///
-/// `listener`s are bound already; `config.listen` and `config.depot` are not looked at.
+/// The listeners are bound already; `config.listen` and `config.depot` are not looked at.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     depot: Arc<dyn Depot>,
@@ -39,14 +41,9 @@ pub async fn serve(
     listener: Option<Listener>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let (limits, map, preload) = (config.limits, config.map.clone(), config.preload);
+    let (map, preload) = (config.map.clone(), config.preload);
     let door = Arc::new(Door::new(depot, config, clock, listener));
-    let routes = Arc::new(Routes {
-        door: Arc::clone(&door),
-        map,
-    });
     let mut beside = JoinSet::new();
-    beside.spawn(beat(Arc::clone(&door), limits));
     if preload {
         let door = Arc::clone(&door);
         beside.spawn(async move {
@@ -54,6 +51,24 @@ pub async fn serve(
             let _ = door.preload().await;
         });
     }
+    serve_door(listeners, door, map, shutdown).await;
+    beside.shutdown().await;
+}
+
+/// As [`serve`], with a door of the caller's making; hosts name objects as `map` says.
+pub async fn serve_door(
+    listeners: Vec<TcpListener>,
+    door: Arc<Door>,
+    map: BTreeMap<String, ObjectId>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let limits = *door.limits();
+    let routes = Arc::new(Routes {
+        door: Arc::clone(&door),
+        map,
+    });
+    let mut beside = JoinSet::new();
+    beside.spawn(beat(Arc::clone(&door), limits));
     let room = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();

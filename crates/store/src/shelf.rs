@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use suijuris_core::bundle::{self, Bundle, MAX_GOVERNANCE_BYTES};
+pub use suijuris_core::bundle::{Files as BundleFiles, MAX_FILES_BYTES as MAX_BUNDLE_BYTES, NotFiles};
 use suijuris_core::id::BundleId;
 use suijuris_core::lineage::Bundles;
 use suijuris_core::manifest;
@@ -14,84 +15,6 @@ use crate::disk;
 use crate::home::Home;
 
 const MAX_PROGRAM_BYTES: u64 = 16 << 20;
-/// Size of a bundle as one byte string at most, bytes.
-pub const MAX_BUNDLE_BYTES: usize = 4 << 20;
-/// Bytes in front of the files of a bundle as one byte string: their sizes.
-const SIZES_BYTES: usize = 12;
-
-/// A bundle as three files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BundleFiles {
-    /// Canonical bytes of the manifest.
-    pub manifest: Vec<u8>,
-    /// The Cedar text.
-    pub governance: Vec<u8>,
-    /// Bytes of the decision program.
-    pub program: Vec<u8>,
-}
-
-impl BundleFiles {
-    /// Opens the bundle.
-    ///
-    /// # Errors
-    /// As [`Bundle::open`].
-    pub fn open(&self) -> Result<Bundle, bundle::Error> {
-        Bundle::open(&self.manifest, self.governance.clone(), &self.program)
-    }
-
-    /// The three files as one byte string, for capsules and depots: the sizes of manifest, governance and program as
-    /// big-endian `u32`, then the files in that order.
-    ///
-    /// # Errors
-    /// [`NotFiles::TooLarge`] beyond [`MAX_BUNDLE_BYTES`].
-    pub fn encode(&self) -> Result<Vec<u8>, NotFiles> {
-        let files = [&self.manifest, &self.governance, &self.program];
-        let len = files.iter().map(|file| file.len()).sum::<usize>() + SIZES_BYTES;
-        if len > MAX_BUNDLE_BYTES {
-            return Err(NotFiles::TooLarge(len));
-        }
-        let sizes = files.map(|file| u32::try_from(file.len()).unwrap_or(u32::MAX).to_be_bytes());
-        Ok([sizes.as_flattened(), files.map(Vec::as_slice).concat().as_slice()].concat())
-    }
-
-    /// Reads what [`BundleFiles::encode`] wrote. That the files are a bundle, [`BundleFiles::open`] says.
-    ///
-    /// # Errors
-    /// [`NotFiles`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, NotFiles> {
-        if bytes.len() > MAX_BUNDLE_BYTES {
-            return Err(NotFiles::TooLarge(bytes.len()));
-        }
-        Self::split(bytes).ok_or(NotFiles::Sizes)
-    }
-
-    fn split(bytes: &[u8]) -> Option<Self> {
-        let (sizes, mut rest) = bytes.split_at_checked(SIZES_BYTES)?;
-        let mut files = [const { Vec::new() }; 3];
-        for (file, size) in files.iter_mut().zip(sizes.as_chunks::<4>().0) {
-            let (taken, behind) = rest.split_at_checked(u32::from_be_bytes(*size) as usize)?;
-            *file = taken.to_vec();
-            rest = behind;
-        }
-        let [manifest, governance, program] = files;
-        rest.is_empty().then_some(Self {
-            manifest,
-            governance,
-            program,
-        })
-    }
-}
-
-/// Why bytes are not the files of a bundle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotFiles {
-    /// Too many bytes.
-    #[error("the bundle's files have {0} bytes together, where at most {MAX_BUNDLE_BYTES} are allowed")]
-    TooLarge(usize),
-    /// The sizes in front do not fit what follows.
-    #[error("the sizes of the bundle's files do not fit its bytes")]
-    Sizes,
-}
 
 /// Why a bundle cannot be had.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use suijuris_core::id::{BlobId, BundleId, Digest};
 use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{
-    Announcement, Body, Decision, Dormant, Fired, Inception, Mutated, Outcome, State, Stored, Woke,
+    Announcement, Body, Decision, Dormant, Fired, Inception, Mutated, Outcome, Refused, State, Stored, Woke,
 };
 use suijuris_core::manifest::{
     CallerKey, Gate, Manifest, Network, Protocol, Ready, SleepMode, Witness, Workload,
@@ -60,8 +60,12 @@ impl Definition {
         let program = compiled.program.encode().unwrap();
         let manifest = self.manifest(&program).encode().unwrap();
         let source = self.source.clone().into_bytes();
-        let files = Files::new(manifest, source, program);
-        let bundle = Arc::new(Files::open(BundleId::of(&files.manifest), &files.encode().unwrap()).unwrap());
+        let files = Files {
+            manifest,
+            governance: source,
+            program,
+        };
+        let bundle = Arc::new(files.open().unwrap());
         let bytes = files.encode().unwrap();
         Some(Built { bundle, bytes })
     }
@@ -104,6 +108,8 @@ impl Definition {
             claims: self.vocabulary.claims.clone(),
             sleep: SleepMode::Stop,
             witness: Witness::Optional,
+            lease: suijuris_core::manifest::LEASE,
+            grace: Span(0),
             seal_within: Span(1_000),
         }
     }
@@ -168,6 +174,19 @@ impl Life {
             fired: Fired::new(),
         };
         self.extend(Body::Woke(Box::new(woke)), at, Some(&signer));
+    }
+
+    /// Refuses a wake, and records it.
+    pub(crate) fn refuse(&mut self, at: Timestamp) {
+        let signer = self.waiting();
+        let refused = Refused {
+            decision: decision(Action::Wake, Outcome::Refuse(None)),
+            times: 1,
+            window: Span(0),
+            at: "gate".into(),
+            fired: Fired::new(),
+        };
+        self.extend(Body::Refused(Box::new(refused)), at, Some(&signer));
     }
 
     /// Falls asleep.

@@ -7,10 +7,14 @@
     reason = "tests"
 )]
 
+mod depot;
+mod http;
 mod life;
 mod packed;
+mod proxies;
 #[path = "../../../policy/tests/differential/random.rs"]
 mod random;
+mod rig;
 #[path = "../../../policy/tests/differential/rules.rs"]
 mod rules;
 #[path = "../../../policy/tests/differential/world.rs"]

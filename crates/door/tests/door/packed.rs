@@ -11,7 +11,7 @@ use suijuris_core::time::{Quality, Ratchet, Reading, Timestamp};
 use suijuris_door::Sleepers;
 use suijuris_door::sleepers::Weighed;
 
-use crate::life::{Definition, Life};
+use crate::life::{Built, Definition, Life};
 use crate::random::Random;
 use crate::rules::{self, Focus};
 use crate::world::{self, World};
@@ -104,7 +104,7 @@ fn inputs(
 }
 
 /// What the whole state says, as the door asks it: `wake`, then `admit` as if awake.
-fn whole(life: &Life, definition: &crate::life::Built, inputs: &Inputs) -> Decision {
+fn whole(life: &Life, definition: &Built, inputs: &Inputs) -> Decision {
     let view = View::new(&life.state, &definition.bundle.rules);
     let wake = decide::consider(view, Action::Wake, inputs.clone());
     if wake.outcome == Outcome::Permit && inputs.request.is_some() {
@@ -113,7 +113,7 @@ fn whole(life: &Life, definition: &crate::life::Built, inputs: &Inputs) -> Decis
     wake
 }
 
-fn names(rules: &RuleSet, definition: &crate::life::Built) -> Vec<String> {
+fn names(rules: &RuleSet, definition: &Built) -> Vec<String> {
     let program = &definition.bundle.rules.program;
     rules
         .iter()
@@ -144,82 +144,83 @@ fn one(seed: u64, tally: &mut Tally) {
     for _ in 0..PROPOSALS {
         random.next();
         let world = World::new(&mut random, &vocabulary, focus);
-        let facts = world.facts();
-        let cells: BTreeMap<_, _> = facts
-            .object
-            .memory
-            .iter()
-            .filter_map(|(name, _, cell)| Some((name.clone(), cell.as_of?, cell.value.clone()?)))
-            .map(|(name, at, value)| (at, (name, value)))
-            .collect();
-        for (at, (name, value)) in cells {
-            life.write(Change::from([(name, Write::Set(value))]), at);
-        }
-        let mut inputs = inputs(&facts, &vocabulary, &mut random);
-        let reading = Reading {
-            wall: inputs.now.at,
-            quality: *random.pick(&[Quality::Unknown, Quality::Host, Quality::Synced]),
-            mono_ns: 0,
-            boot_ns: 0,
-        };
-        let sleepers = Sleepers::new(1 << 24);
-        let empty = sleepers.bytes();
-        sleepers
-            .keep(&life.state, &built.bundle, reading.wall, 0)
-            .unwrap();
-        assert_eq!(empty, 0);
-        let object = life.state.head().object;
-        let weighed = sleepers.weigh(object, &mut inputs, reading);
-        assert_eq!(
-            inputs.now,
-            Ratchet::new(life.state.head().at).observe(reading),
-            "SEED={seed}: the time is never before the last record"
+        write(&mut life, &world);
+        let inputs = inputs(&world.facts(), &vocabulary, &mut random);
+        let quality = *random.pick(&[Quality::Unknown, Quality::Host, Quality::Synced]);
+        propose(
+            &life,
+            &built,
+            inputs,
+            quality,
+            tally,
+            &format!("SEED={seed}\n{source}"),
         );
-        let words = sleepers.consider(object, &inputs).unwrap();
-        let expect = whole(&life, &built, &inputs);
-        let context = || {
-            format!(
-                "SEED={seed}\n{source}\n{inputs:#?}\n{:#?}\n{weighed:?}",
-                life.state
-            )
-        };
-        assert_eq!(words, expect, "in words\n{}", context());
-        match weighed {
-            Weighed::Permit(rules) => {
-                assert_eq!(expect.outcome, Outcome::Permit, "{}", context());
-                // The rules named are those of `wake`, or those of `admit` for a request.
-                assert_eq!(names(&rules, &built), said(&expect).0, "{}", context());
-                tally.permitted += 1;
-            }
-            Weighed::Refuse(action, Refused::Rules(judgement)) => {
-                assert_eq!(
-                    (action, &expect.outcome),
-                    (expect.action, &Outcome::Refuse(None)),
-                    "{}",
-                    context()
-                );
-                let both = (
-                    names(&judgement.deciding, &built),
-                    names(&judgement.erring, &built),
-                );
-                assert_eq!(both, said(&expect), "{}", context());
-                if judgement.deciding.is_empty() {
-                    tally.undecided += 1;
-                } else {
-                    tally.by_rule += 1;
+    }
+}
+
+/// Writes what the memory of a world holds.
+fn write(life: &mut Life, world: &World) {
+    let facts = world.facts();
+    let written: BTreeMap<_, _> = facts
+        .object
+        .memory
+        .iter()
+        .filter_map(|(name, _, cell)| Some((cell.as_of?, (name.clone(), cell.value.clone()?))))
+        .collect();
+    for (at, (name, value)) in written {
+        life.write(Change::from([(name, Write::Set(value))]), at);
+    }
+}
+
+/// One proposal: packed, in words, and by the whole state.
+fn propose(life: &Life, built: &Built, mut inputs: Inputs, quality: Quality, tally: &mut Tally, seed: &str) {
+    let reading = Reading {
+        quality,
+        ..crate::rig::reading(inputs.now.at)
+    };
+    let sleepers = Sleepers::new(1 << 24);
+    sleepers
+        .keep(&life.state, &built.bundle, reading.wall, 0)
+        .unwrap();
+    let object = life.state.head().object;
+    let weighed = sleepers.weigh(object, &mut inputs, reading);
+    let now = Ratchet::new(life.state.head().at).observe(reading);
+    assert_eq!(
+        inputs.now, now,
+        "{seed}: the time is never before the last record"
+    );
+    let words = sleepers.consider(object, &inputs).unwrap();
+    let expect = whole(life, built, &inputs);
+    let context = || format!("{seed}\n{inputs:#?}\n{:#?}\n{weighed:?}", life.state);
+    assert_eq!(words, expect, "in words\n{}", context());
+    // The rules named are those of `wake`, or those of `admit` for a request.
+    match weighed {
+        Weighed::Permit(rules) => {
+            assert_eq!(expect.outcome, Outcome::Permit, "{}", context());
+            assert_eq!(names(&rules, built), said(&expect).0, "{}", context());
+            tally.permitted += 1;
+        }
+        Weighed::Refuse(action, refused) => {
+            assert_eq!(action, expect.action, "{}", context());
+            match refused {
+                Refused::Rules(judgement) => {
+                    assert_eq!(expect.outcome, Outcome::Refuse(None), "{}", context());
+                    let both = (names(&judgement.deciding, built), names(&judgement.erring, built));
+                    assert_eq!(both, said(&expect), "{}", context());
+                    tally.undecided += usize::from(judgement.deciding.is_empty());
+                    tally.by_rule += usize::from(!judgement.deciding.is_empty());
+                }
+                Refused::Invariant(invariant) => {
+                    assert_eq!(expect.outcome, Outcome::Refuse(Some(invariant)), "{}", context());
                 }
             }
-            Weighed::Refuse(action, Refused::Invariant(invariant)) => {
-                assert_eq!(action, expect.action, "{}", context());
-                assert_eq!(expect.outcome, Outcome::Refuse(Some(invariant)), "{}", context());
-            }
-            other => panic!("{other:?}\n{}", context()),
         }
-        tally.cases += 1;
-        tally.admissions += usize::from(expect.action == Action::Admit);
-        sleepers.forget(object);
-        assert_eq!((sleepers.len(), sleepers.bundles(), sleepers.bytes()), (0, 0, 0));
+        other => panic!("{other:?}\n{}", context()),
     }
+    tally.cases += 1;
+    tally.admissions += usize::from(expect.action == Action::Admit);
+    sleepers.forget(object);
+    assert_eq!((sleepers.len(), sleepers.bundles(), sleepers.bytes()), (0, 0, 0));
 }
 
 fn number(name: &str) -> Option<u64> {
