@@ -46,7 +46,9 @@ impl Driver {
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Answer<'static, T> {
         let name = self.name.clone();
-        let task = self.handle.spawn(async move { tokio::time::timeout(limit, work).await });
+        let task = self
+            .handle
+            .spawn(async move { tokio::time::timeout(limit, work).await });
         Box::pin(async move {
             match task.await {
                 Ok(Ok(answer)) => answer,

@@ -22,8 +22,8 @@ use self::keyspace::{Keyspace, revision};
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{Environment, Place};
 use crate::{
-    Answer, Attendance, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting, frame,
-    segment,
+    Answer, Attendance, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting,
+    frame, segment,
 };
 
 /// Time between two writes of one mark: each is a log entry of the whole cluster.
@@ -127,11 +127,15 @@ impl Shared {
         if done.succeeded() {
             return Ok(Swap::Done(version(revision(done.header()))));
         }
-        let present = done.op_responses().into_iter().find_map(|response| match response {
-            TxnOpResponse::Get(mut got) => got.take_kvs().pop(),
-            _ => None,
-        });
-        let open = |found: etcd_client::KeyValue| self.open_mark(mark.object, found.value(), found.mod_revision());
+        let present = done
+            .op_responses()
+            .into_iter()
+            .find_map(|response| match response {
+                TxnOpResponse::Get(mut got) => got.take_kvs().pop(),
+                _ => None,
+            });
+        let open =
+            |found: etcd_client::KeyValue| self.open_mark(mark.object, found.value(), found.mod_revision());
         Ok(Swap::Conflict(present.map(open).transpose()?))
     }
 
@@ -140,13 +144,20 @@ impl Shared {
         let key = announcement_key(object);
         for _ in 0..TRIES {
             let before = self.space.value(&key, frame::MAX_ANNOUNCED).await?;
-            let old = before.as_ref().and_then(|(stored, _)| frame::open_announcement(stored, &key).ok()?.0);
+            let old = before
+                .as_ref()
+                .and_then(|(stored, _)| frame::open_announcement(stored, &key).ok()?.0);
             let mut operations = vec![TxnOp::put(self.space.key(&key), stored.clone(), None)];
             operations.extend(due.map(|at| TxnOp::put(self.space.key(&due_key(at, object)), "", None)));
             let over = old.filter(|old| Some(*old) != due);
             operations.extend(over.map(|at| TxnOp::delete(self.space.key(&due_key(at, object)), None)));
             let known = before.map_or(0, |(_, revision)| revision);
-            if self.space.change(&key, known, operations, vec![]).await?.succeeded() {
+            if self
+                .space
+                .change(&key, known, operations, vec![])
+                .await?
+                .succeeded()
+            {
                 return Ok(());
             }
         }
@@ -180,7 +191,10 @@ impl Shared {
     }
 
     async fn announced(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectId>, Error> {
-        let from = after.map_or_else(|| "announcements/".to_owned(), |after| format!("announcements/{after}\0"));
+        let from = after.map_or_else(
+            || "announcements/".to_owned(),
+            |after| format!("announcements/{after}\0"),
+        );
         let names = self.names(&from, "announcements0", limit).await?;
         let parse = |name: &String| {
             let id = name.rsplit_once('/').and_then(|(_, id)| id.parse().ok());
@@ -191,7 +205,9 @@ impl Shared {
 
     async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, ObjectId)>, Error> {
         // `.` comes after the `-` behind the time.
-        let names = self.names("due/", &format!("due/{}.", frame::sortable(until)), limit).await?;
+        let names = self
+            .names("due/", &format!("due/{}.", frame::sortable(until)), limit)
+            .await?;
         let parse = |name: &String| {
             let read = || {
                 let (at, object) = name.strip_prefix("due/")?.split_once('-')?;
@@ -204,10 +220,17 @@ impl Shared {
 
     async fn segments(&self, object: ObjectId) -> Result<Vec<RangeInclusive<u64>>, Error> {
         let folder = format!("objects/{object}/segments");
-        let names = self.names(&format!("{folder}/"), &format!("{folder}0"), segment::MAX_SEGMENTS).await?;
+        let names = self
+            .names(
+                &format!("{folder}/"),
+                &format!("{folder}0"),
+                segment::MAX_SEGMENTS,
+            )
+            .await?;
         let parse = |name: &String| {
             let positions = name.rsplit_once('/').and_then(|(_, name)| segment::parse(name));
-            positions.ok_or_else(|| frame::garbage(&self.space.place(name), "its name is not that of a segment"))
+            positions
+                .ok_or_else(|| frame::garbage(&self.space.place(name), "its name is not that of a segment"))
         };
         names.iter().map(parse).collect()
     }
@@ -273,12 +296,16 @@ impl Depot for Etcd {
     }
 
     fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {
-        self.run(LONG, |shared| async move { attendance::presence(&shared.space, object, holder).await })
+        self.run(LONG, |shared| async move {
+            attendance::presence(&shared.space, object, holder).await
+        })
     }
 
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         let bytes = bytes.to_vec();
-        self.run(LONG, |shared| async move { shared.announce(object, &bytes, due).await })
+        self.run(LONG, |shared| async move {
+            shared.announce(object, &bytes, due).await
+        })
     }
 
     fn announcement(&self, object: ObjectId) -> Answer<'_, Option<Vec<u8>>> {
@@ -299,7 +326,8 @@ impl Depot for Etcd {
         positions: RangeInclusive<u64>,
         bytes: &'a [u8],
     ) -> Answer<'a, ()> {
-        let allowed = segment::check(&positions).and_then(|()| frame::bounded("the segment", bytes, MAX_SEGMENT));
+        let allowed =
+            segment::check(&positions).and_then(|()| frame::bounded("the segment", bytes, MAX_SEGMENT));
         let bytes = bytes.to_vec();
         self.run(LONG, |shared| async move {
             allowed?;
@@ -323,7 +351,13 @@ impl Depot for Etcd {
         let bytes = bytes.to_vec();
         self.run(LONG, |shared| async move {
             allowed?;
-            blobs::keep(&shared.space, &format!("bundles/{id}"), &bytes, &format!("bundle {id}")).await
+            blobs::keep(
+                &shared.space,
+                &format!("bundles/{id}"),
+                &bytes,
+                &format!("bundle {id}"),
+            )
+            .await
         })
     }
 
@@ -335,7 +369,9 @@ impl Depot for Etcd {
 
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
         let message = message.clone();
-        self.run(QUICK, |shared| async move { inbox::post(&shared.space, object, &message).await })
+        self.run(QUICK, |shared| async move {
+            inbox::post(&shared.space, object, &message).await
+        })
     }
 
     fn inbox(&self, object: ObjectId, limit: usize) -> Answer<'_, Vec<Waiting>> {

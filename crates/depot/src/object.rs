@@ -27,8 +27,8 @@ use self::store::{Put, Store, each};
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{Environment, Place};
 use crate::{
-    Answer, Attendance, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting, frame,
-    segment,
+    Answer, Attendance, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting,
+    frame, segment,
 };
 
 /// Time between two writes of one mark: each is a request that costs money.
@@ -82,7 +82,10 @@ pub(crate) fn open(
             glances: Mutex::default(),
         });
         let depot = Objects { shared, driver };
-        match depot.run(QUICK, |shared| async move { shared.probe().await }).await {
+        match depot
+            .run(QUICK, |shared| async move { shared.probe().await })
+            .await
+        {
             Ok(()) | Err(Error::Unreachable(..)) => Ok(Arc::new(depot) as Arc<dyn Depot>),
             Err(error) => Err(error),
         }
@@ -102,7 +105,13 @@ async fn probe(store: &Store, place: &Place) -> Result<(), Error> {
     };
     let removed = store.delete(&key).await;
     if refused? {
-        return removed.or_else(|error| if matches!(error, Error::ReadOnly(..)) { Ok(()) } else { Err(error) });
+        return removed.or_else(|error| {
+            if matches!(error, Error::ReadOnly(..)) {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        });
     }
     Err(place.refuse(
         "the server ignores the conditions of If-None-Match and If-Match, so two copies of an object could both win; \
@@ -144,7 +153,10 @@ impl Shared {
     }
 
     async fn probe(&self) -> Result<(), Error> {
-        self.probed.get_or_try_init(|| probe(&self.store, &self.place)).await.copied()
+        self.probed
+            .get_or_try_init(|| probe(&self.store, &self.place))
+            .await
+            .copied()
     }
 
     async fn mark(&self, object: ObjectId) -> Result<Option<(Vec<u8>, Mark, Version)>, Error> {
@@ -154,7 +166,9 @@ impl Shared {
         };
         let place = self.store.place(&key);
         let mark = frame::open_mark(&found.bytes, object, &place)?;
-        let tag = found.tag.ok_or_else(|| frame::garbage(&place, "the server gives it no tag"))?;
+        let tag = found
+            .tag
+            .ok_or_else(|| frame::garbage(&place, "the server gives it no tag"))?;
         Ok(Some((found.bytes, mark, Version(tag.into_bytes()))))
     }
 
@@ -205,7 +219,9 @@ impl Shared {
             Err(error) => return Err(error),
         };
         if let Some(at) = due {
-            self.store.put(&format!("due/{}", due_name(at, object)), Vec::new()).await?;
+            self.store
+                .put(&format!("due/{}", due_name(at, object)), Vec::new())
+                .await?;
         }
         self.store.put(&announcement_key(object), stored).await?;
         match before.filter(|before| Some(*before) != due) {
@@ -233,13 +249,17 @@ impl Shared {
             let mut entries: Vec<(Timestamp, ObjectId)> = Vec::new();
             for entry in &names {
                 let place = || self.store.place(&format!("due/{}", entry.name));
-                entries.push(parse(&entry.name).ok_or_else(|| frame::garbage(&place(), "its name is no due time"))?);
+                entries.push(
+                    parse(&entry.name).ok_or_else(|| frame::garbage(&place(), "its name is no due time"))?,
+                );
             }
             let checked = each(entries, |(at, object)| async move {
                 Ok(match self.due_of(object).await {
                     // Whoever reads the announcement is told; other objects' timers go on.
                     Err(Error::Garbage { .. }) => Some((at, object)),
-                    found => found?.is_some_and(|(due, _)| due == Some(at)).then_some((at, object)),
+                    found => found?
+                        .is_some_and(|(due, _)| due == Some(at))
+                        .then_some((at, object)),
                 })
             });
             due.extend(checked.await?.into_iter().flatten());
@@ -255,7 +275,10 @@ impl Shared {
         match self.store.get(key, max).await? {
             Some(found) if found.bytes == bytes => Ok(()),
             Some(_) => Err(Error::Different(what)),
-            None => Err(Error::Unreachable(self.store.url.clone(), Some("it says both that it is there and that it is not".into()))),
+            None => Err(Error::Unreachable(
+                self.store.url.clone(),
+                Some("it says both that it is there and that it is not".into()),
+            )),
         }
     }
 
@@ -311,7 +334,10 @@ impl Depot for Objects {
     }
 
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
-        self.run(QUICK, |shared| async move { Ok(present(shared.mark(object).await?)) })
+        self.run(
+            QUICK,
+            |shared| async move { Ok(present(shared.mark(object).await?)) },
+        )
     }
 
     fn swap<'a>(&'a self, mark: &'a Mark, expected: Option<&'a Version>) -> Answer<'a, Swap> {
@@ -329,7 +355,9 @@ impl Depot for Objects {
 
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         let bytes = bytes.to_vec();
-        self.run(LONG, |shared| async move { shared.announce(object, &bytes, due).await })
+        self.run(LONG, |shared| async move {
+            shared.announce(object, &bytes, due).await
+        })
     }
 
     fn announcement(&self, object: ObjectId) -> Answer<'_, Option<Vec<u8>>> {
@@ -348,7 +376,9 @@ impl Depot for Objects {
         self.run(LONG, |shared| async move {
             let after = after.map(|after| after.to_string());
             let store = &shared.store;
-            let names = store.names("announcements", after.as_deref(), limit, |_| true).await?;
+            let names = store
+                .names("announcements", after.as_deref(), limit, |_| true)
+                .await?;
             let parse = |name: &str| {
                 let place = store.place(&format!("announcements/{name}"));
                 let garbage = |_| frame::garbage(&place, "its name is not the id of an object");
@@ -368,7 +398,8 @@ impl Depot for Objects {
         positions: RangeInclusive<u64>,
         bytes: &'a [u8],
     ) -> Answer<'a, ()> {
-        let allowed = segment::check(&positions).and_then(|()| frame::bounded("the segment", bytes, MAX_SEGMENT));
+        let allowed =
+            segment::check(&positions).and_then(|()| frame::bounded("the segment", bytes, MAX_SEGMENT));
         let bytes = bytes.to_vec();
         self.run(LONG, |shared| async move {
             allowed?;
@@ -381,10 +412,14 @@ impl Depot for Objects {
     fn segments(&self, object: ObjectId) -> Answer<'_, Vec<RangeInclusive<u64>>> {
         self.run(LONG, |shared| async move {
             let folder = format!("objects/{object}/segments");
-            let names = shared.store.names(&folder, None, segment::MAX_SEGMENTS, |_| true).await?;
+            let names = shared
+                .store
+                .names(&folder, None, segment::MAX_SEGMENTS, |_| true)
+                .await?;
             let parse = |name: &str| {
                 let place = shared.store.place(&format!("{folder}/{name}"));
-                segment::parse(name).ok_or_else(|| frame::garbage(&place, "its name is not that of a segment"))
+                segment::parse(name)
+                    .ok_or_else(|| frame::garbage(&place, "its name is not that of a segment"))
             };
             names.iter().map(|entry| parse(&entry.name)).collect()
         })
@@ -392,7 +427,10 @@ impl Depot for Objects {
 
     fn segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, Option<Vec<u8>>> {
         self.run(LONG, |shared| async move {
-            let found = shared.store.get(&segment_key(object, &positions), MAX_SEGMENT).await?;
+            let found = shared
+                .store
+                .get(&segment_key(object, &positions), MAX_SEGMENT)
+                .await?;
             Ok(found.map(|found| found.bytes))
         })
     }
@@ -402,7 +440,14 @@ impl Depot for Objects {
         let bytes = bytes.to_vec();
         self.run(LONG, |shared| async move {
             allowed?;
-            shared.keep(&format!("bundles/{id}"), bytes, MAX_BUNDLE, format!("bundle {id}")).await
+            shared
+                .keep(
+                    &format!("bundles/{id}"),
+                    bytes,
+                    MAX_BUNDLE,
+                    format!("bundle {id}"),
+                )
+                .await
         })
     }
 
@@ -415,7 +460,9 @@ impl Depot for Objects {
 
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
         let message = message.clone();
-        self.run(QUICK, |shared| async move { inbox::post(&shared.store, object, &message).await })
+        self.run(QUICK, |shared| async move {
+            inbox::post(&shared.store, object, &message).await
+        })
     }
 
     fn inbox(&self, object: ObjectId, limit: usize) -> Answer<'_, Vec<Waiting>> {

@@ -9,7 +9,8 @@ use crate::local::Local;
 use crate::{Answer, Depot, Error};
 
 /// What to write, for those who wrote something else.
-const WRITE: &str = "write file:///directory, s3://bucket/prefix, az://container/prefix or etcd://host:port/prefix";
+const WRITE: &str =
+    "write file:///directory, s3://bucket/prefix, az://container/prefix or etcd://host:port/prefix";
 
 /// Looks up a variable of the environment.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -20,7 +21,11 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// # Errors
 /// [`Error::Url`] where none of the three is set to an absolute path.
 pub fn default_directory(environment: Environment<'_>) -> Result<PathBuf, Error> {
-    let set = |name| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name| {
+        environment(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let directory = set("SUIJURIS_DEPOT_DIR")
         .or_else(|| set("XDG_DATA_HOME").map(|data| data.join("suijuris/depot")))
         .or_else(|| set("HOME").map(|home| home.join(".local/share/suijuris/depot")));
@@ -111,7 +116,9 @@ impl Place {
     pub(crate) fn parse(url: &str) -> Result<Self, Error> {
         let (scheme, rest) = url
             .split_once("://")
-            .filter(|(scheme, _)| !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+            .filter(|(scheme, _)| {
+                !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            })
             .ok_or_else(|| refused(&shown(url), WRITE))?;
         let refuse = |why: &str| refused(&shown(url), why);
         if rest.contains('#') {
@@ -123,7 +130,8 @@ impl Place {
             return Err(refuse("credentials come from the environment, not from the URL"));
         }
         let decode = |text: &str| {
-            decoded(text).ok_or_else(|| refuse("a `%` in it is not followed by two hexadecimal digits of UTF-8"))
+            decoded(text)
+                .ok_or_else(|| refuse("a `%` in it is not followed by two hexadecimal digits of UTF-8"))
         };
         let mut parameters = BTreeMap::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -135,7 +143,9 @@ impl Place {
         let path = decode(path)?.trim_matches('/').to_owned();
         let part = |part: &str| part == "." || part == ".." || part.chars().any(char::is_control);
         if path.split('/').any(part) {
-            return Err(refuse("its path must not have `.`, `..` or control characters as parts"));
+            return Err(refuse(
+                "its path must not have `.`, `..` or control characters as parts",
+            ));
         }
         Ok(Self {
             scheme: scheme.to_ascii_lowercase(),
@@ -147,7 +157,10 @@ impl Place {
 
     /// Refuses parameters that are not among `names`.
     pub(crate) fn allow(&self, names: &[&str]) -> Result<(), Error> {
-        let unknown = self.parameters.keys().find(|name| !names.contains(&name.as_str()));
+        let unknown = self
+            .parameters
+            .keys()
+            .find(|name| !names.contains(&name.as_str()));
         unknown.map_or(Ok(()), |name| {
             let known = if names.is_empty() {
                 "it takes none".to_owned()
@@ -160,8 +173,15 @@ impl Place {
 
     /// The URL, without parameters: for people.
     pub(crate) fn url(&self) -> String {
-        let Self { scheme, authority, path, .. } = self;
-        format!("{scheme}://{authority}/{path}").trim_end_matches('/').to_owned()
+        let Self {
+            scheme,
+            authority,
+            path,
+            ..
+        } = self;
+        format!("{scheme}://{authority}/{path}")
+            .trim_end_matches('/')
+            .to_owned()
     }
 
     pub(crate) fn refuse(&self, why: &str) -> Error {
@@ -181,11 +201,16 @@ fn shown(url: &str) -> String {
     let (rest, _) = url.split_once('?').unwrap_or((url, ""));
     let end = rest.find("://").map_or(0, |at| at + 3);
     let (scheme, rest) = rest.split_at_checked(end).unwrap_or(("", rest));
-    let (authority, path) = rest.split_once('/').map_or((rest, String::new()), |(authority, path)| {
-        (authority, format!("/{path}"))
-    });
+    let (authority, path) = rest
+        .split_once('/')
+        .map_or((rest, String::new()), |(authority, path)| {
+            (authority, format!("/{path}"))
+        });
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let text: String = format!("{scheme}{host}{path}").chars().filter(|c| !c.is_control()).collect();
+    let text: String = format!("{scheme}{host}{path}")
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect();
     text.chars().take(200).collect()
 }
 
@@ -195,7 +220,9 @@ fn decoded(text: &str) -> Option<String> {
     while let Some((byte, after)) = rest.split_first() {
         if *byte == b'%' {
             let (digits, after) = after.split_first_chunk::<2>()?;
-            let digits = std::str::from_utf8(digits).ok().filter(|_| digits.iter().all(u8::is_ascii_hexdigit))?;
+            let digits = std::str::from_utf8(digits)
+                .ok()
+                .filter(|_| digits.iter().all(u8::is_ascii_hexdigit))?;
             bytes.push(u8::from_str_radix(digits, 16).ok()?);
             rest = after;
         } else {
@@ -214,7 +241,8 @@ mod tests {
 
     #[test]
     fn a_url_comes_apart() {
-        let place = Place::parse("S3://my-bucket/a%20b/c/?endpoint=http%3A%2F%2Flocalhost:1&region=x").unwrap();
+        let place =
+            Place::parse("S3://my-bucket/a%20b/c/?endpoint=http%3A%2F%2Flocalhost:1&region=x").unwrap();
         assert_eq!(place.scheme, "s3");
         assert_eq!(place.authority, "my-bucket");
         assert_eq!(place.path, "a b/c");
@@ -222,7 +250,10 @@ mod tests {
         assert_eq!(place.url(), "s3://my-bucket/a b/c");
         assert!(place.allow(&["endpoint", "region"]).is_ok());
         let error = place.allow(&["region"]).unwrap_err().to_string();
-        assert!(error.contains("`endpoint`") && error.contains("it takes region"), "{error}");
+        assert!(
+            error.contains("`endpoint`") && error.contains("it takes region"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -237,7 +268,10 @@ mod tests {
         }
         let place = Place::parse("s3://bucket?password=hunter2").unwrap();
         let error = place.allow(&[]).unwrap_err().to_string();
-        assert!(error.contains("`password`") && !error.contains("hunter2"), "{error}");
+        assert!(
+            error.contains("`password`") && !error.contains("hunter2"),
+            "{error}"
+        );
     }
 
     proptest! {
@@ -252,13 +286,29 @@ mod tests {
     #[test]
     fn the_default_is_in_the_users_data() {
         let with = |set: &'static [(&str, &str)]| {
-            move |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            move |name: &str| {
+                set.iter()
+                    .find(|(known, _)| *known == name)
+                    .map(|(_, value)| (*value).to_owned())
+            }
         };
         let of = |set| default_directory(&with(set)).map(|found| found.display().to_string());
-        assert_eq!(of(&[("HOME", "/users/a")]).unwrap(), "/users/a/.local/share/suijuris/depot");
-        assert_eq!(of(&[("XDG_DATA_HOME", "/data"), ("HOME", "/h")]).unwrap(), "/data/suijuris/depot");
-        assert_eq!(of(&[("SUIJURIS_DEPOT_DIR", "/depot"), ("HOME", "/h")]).unwrap(), "/depot");
-        assert_eq!(of(&[("SUIJURIS_DEPOT_DIR", ""), ("HOME", "/h")]).unwrap(), "/h/.local/share/suijuris/depot");
+        assert_eq!(
+            of(&[("HOME", "/users/a")]).unwrap(),
+            "/users/a/.local/share/suijuris/depot"
+        );
+        assert_eq!(
+            of(&[("XDG_DATA_HOME", "/data"), ("HOME", "/h")]).unwrap(),
+            "/data/suijuris/depot"
+        );
+        assert_eq!(
+            of(&[("SUIJURIS_DEPOT_DIR", "/depot"), ("HOME", "/h")]).unwrap(),
+            "/depot"
+        );
+        assert_eq!(
+            of(&[("SUIJURIS_DEPOT_DIR", ""), ("HOME", "/h")]).unwrap(),
+            "/h/.local/share/suijuris/depot"
+        );
         assert!(of(&[]).is_err() && of(&[("HOME", "relative")]).is_err());
     }
 }

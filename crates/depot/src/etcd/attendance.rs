@@ -108,7 +108,11 @@ async fn beat(space: &Keyspace, lease: i64) {
 }
 
 /// Whether `holder` gives a sign of life while we look.
-pub(crate) async fn presence(space: &Keyspace, object: ObjectId, holder: HolderId) -> Result<Presence, Error> {
+pub(crate) async fn presence(
+    space: &Keyspace,
+    object: ObjectId,
+    holder: HolderId,
+) -> Result<Presence, Error> {
     let got = space.get(&key(object, holder), None).await?;
     let Some(lease) = got.kvs().first().map(etcd_client::KeyValue::lease) else {
         return Ok(Presence::Unknown);

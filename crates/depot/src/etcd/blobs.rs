@@ -26,7 +26,13 @@ pub(crate) async fn keep(space: &Keyspace, key: &str, bytes: &[u8], what: &str) 
     let digest = Digest::of(bytes);
     let mut named = (bytes.len() as u64).to_be_bytes().to_vec();
     named.extend_from_slice(&digest.0);
-    let same = |found: &[u8]| if *found == *named { Ok(()) } else { Err(Error::Different(what.to_owned())) };
+    let same = |found: &[u8]| {
+        if *found == *named {
+            Ok(())
+        } else {
+            Err(Error::Different(what.to_owned()))
+        }
+    };
     if let Some((found, _)) = space.value(key, NAMED).await? {
         return same(&found);
     }
@@ -41,7 +47,10 @@ pub(crate) async fn keep(space: &Keyspace, key: &str, bytes: &[u8], what: &str) 
     }
     match space.value(key, NAMED).await? {
         Some((found, _)) => same(&found),
-        None => Err(Error::Unreachable(space.url.clone(), Some("a key was there and is gone".into()))),
+        None => Err(Error::Unreachable(
+            space.url.clone(),
+            Some("a key was there and is gone".into()),
+        )),
     }
 }
 
@@ -63,7 +72,9 @@ pub(crate) async fn get(space: &Keyspace, key: &str, max: usize) -> Result<Optio
     let pieces = length.div_ceil(PIECE);
     for first in (0..pieces).step_by(PAGE) {
         let end = space.key(&piece(&digest, (first + PAGE).min(pieces)));
-        let options = GetOptions::new().with_range(end).with_sort(SortTarget::Key, SortOrder::Ascend);
+        let options = GetOptions::new()
+            .with_range(end)
+            .with_sort(SortTarget::Key, SortOrder::Ascend);
         for found in space.get(&piece(&digest, first), Some(options)).await?.kvs() {
             bytes.extend_from_slice(found.value());
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use etcd_client::{
-    Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, WatchFilterType, WatchOptions,
+    Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, WatchFilterType,
+    WatchOptions,
 };
 use suijuris_core::ObjectId;
 use suijuris_core::id::Digest;
@@ -43,7 +44,10 @@ fn seen_key(object: ObjectId, key: MessageKey) -> String {
 /// Stores a message, once.
 pub(crate) async fn post(space: &Keyspace, object: ObjectId, message: &Message) -> Result<Posted, Error> {
     let bytes = frame::encode_message(message)?;
-    let (waiting, seen) = (waiting_key(object, message.key()), seen_key(object, message.key()));
+    let (waiting, seen) = (
+        waiting_key(object, message.key()),
+        seen_key(object, message.key()),
+    );
     let absent = |key: &str| Compare::version(space.key(key), CompareOp::Equal, 0);
     let count = GetOptions::new().with_prefix().with_count_only();
     let full = space.get(&inbox(object), Some(count)).await?.count() >= MAX_WAITING as i64;
@@ -51,7 +55,12 @@ pub(crate) async fn post(space: &Keyspace, object: ObjectId, message: &Message) 
     // A full inbox still knows its duplicates.
     let then = if full { vec![] } else { vec![put] };
     let txn = Txn::new().when([absent(&waiting), absent(&seen)]).and_then(then);
-    let done = space.kv().await?.txn(txn).await.map_err(|cause| space.failed(cause))?;
+    let done = space
+        .kv()
+        .await?
+        .txn(txn)
+        .await
+        .map_err(|cause| space.failed(cause))?;
     match (done.succeeded(), full) {
         (true, false) => Ok(Posted::Stored),
         (true, true) => Err(Error::InboxFull),
@@ -75,9 +84,11 @@ async fn letters(space: &Keyspace, object: ObjectId, limit: usize) -> Result<(Ve
         .with_limit(i64::try_from(limit.min(2 * MAX_WAITING)).unwrap_or(i64::MAX));
     let got = space.get(&inbox(object), Some(options)).await?;
     let at = revision(got.header());
-    let parse = |found: &etcd_client::KeyValue| {
+    let parse = |found: &etcd_client::KeyValue| -> Result<Letter, Error> {
         let name = space.bare(found.key()).unwrap_or_default();
-        let key = name.rsplit_once('/').and_then(|(_, key)| key.parse::<Digest>().ok());
+        let key = name
+            .rsplit_once('/')
+            .and_then(|(_, key)| key.parse::<Digest>().ok());
         let key = key.ok_or_else(|| frame::garbage(&space.place(name), "its name is no key of a message"))?;
         Ok(Letter {
             name: name.to_owned(),
@@ -89,7 +100,11 @@ async fn letters(space: &Keyspace, object: ObjectId, limit: usize) -> Result<(Ve
 }
 
 /// Waiting messages, oldest first, and the revision at which they waited.
-pub(crate) async fn read(space: &Keyspace, object: ObjectId, limit: usize) -> Result<(Vec<Waiting>, i64), Error> {
+pub(crate) async fn read(
+    space: &Keyspace,
+    object: ObjectId,
+    limit: usize,
+) -> Result<(Vec<Waiting>, i64), Error> {
     let mut waiting = Vec::new();
     if limit == 0 {
         return Ok((waiting, 0));
@@ -149,7 +164,12 @@ pub(crate) async fn acknowledge(
 }
 
 /// Resolves when a message is posted after `known`, or after `at_most`.
-pub(crate) async fn changed(space: &Keyspace, object: ObjectId, known: i64, at_most: Duration) -> Result<(), Error> {
+pub(crate) async fn changed(
+    space: &Keyspace,
+    object: ObjectId,
+    known: i64,
+    at_most: Duration,
+) -> Result<(), Error> {
     let options = WatchOptions::new()
         .with_prefix()
         .with_start_revision(known + 1)

@@ -1,8 +1,8 @@
 //! A cluster under a prefix: a connection made when it is first needed, and what failures mean.
 
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error as Cause, GetOptions, GetResponse, KvClient, LeaseClient,
-    TlsOptions, Txn, TxnOp, TxnResponse, WatchClient,
+    Client, Compare, CompareOp, ConnectOptions, Error as Cause, GetOptions, GetResponse, KvClient,
+    LeaseClient, TlsOptions, Txn, TxnOp, TxnResponse, WatchClient,
 };
 use tokio::sync::OnceCell;
 
@@ -48,7 +48,9 @@ struct Options {
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("tls", &self.tls).finish_non_exhaustive()
+        f.debug_struct("Options")
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
     }
 }
 
@@ -71,11 +73,21 @@ impl Keyspace {
         let scheme = if tls { "https" } else { "http" };
         let hosts = place.authority.split(',');
         let endpoint = |host: &str| {
-            let numbered = host.rsplit_once(':').is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok());
+            let numbered = host
+                .rsplit_once(':')
+                .is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok());
             let refuse = || place.refuse("it names no host with a port: write etcd://host:2379/prefix");
-            if numbered { Ok(format!("{scheme}://{host}")) } else { Err(refuse()) }
+            if numbered {
+                Ok(format!("{scheme}://{host}"))
+            } else {
+                Err(refuse())
+            }
         };
-        let prefix = if place.path.is_empty() { "suijuris" } else { &place.path };
+        let prefix = if place.path.is_empty() {
+            "suijuris"
+        } else {
+            &place.path
+        };
         Ok(Self {
             endpoints: hosts.map(endpoint).collect::<Result<_, _>>()?,
             options: Options { user, tls },
@@ -133,7 +145,11 @@ impl Keyspace {
     }
 
     pub(crate) async fn kv(&self) -> Result<KvClient, Error> {
-        Ok(self.client().await?.kv_client().max_decoding_message_size(MAX_ANSWER))
+        Ok(self
+            .client()
+            .await?
+            .kv_client()
+            .max_decoding_message_size(MAX_ANSWER))
     }
 
     pub(crate) async fn leases(&self) -> Result<LeaseClient, Error> {

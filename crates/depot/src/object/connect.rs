@@ -20,12 +20,24 @@ const S3_VARIABLES: &[(&str, AmazonS3ConfigKey)] = &[
     ("AWS_ACCESS_KEY_ID", AmazonS3ConfigKey::AccessKeyId),
     ("AWS_SECRET_ACCESS_KEY", AmazonS3ConfigKey::SecretAccessKey),
     ("AWS_SESSION_TOKEN", AmazonS3ConfigKey::Token),
-    ("AWS_WEB_IDENTITY_TOKEN_FILE", AmazonS3ConfigKey::WebIdentityTokenFile),
+    (
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        AmazonS3ConfigKey::WebIdentityTokenFile,
+    ),
     ("AWS_ROLE_ARN", AmazonS3ConfigKey::RoleArn),
     ("AWS_ROLE_SESSION_NAME", AmazonS3ConfigKey::RoleSessionName),
-    ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", AmazonS3ConfigKey::ContainerCredentialsRelativeUri),
-    ("AWS_CONTAINER_CREDENTIALS_FULL_URI", AmazonS3ConfigKey::ContainerCredentialsFullUri),
-    ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", AmazonS3ConfigKey::ContainerAuthorizationTokenFile),
+    (
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+    ),
+    (
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        AmazonS3ConfigKey::ContainerCredentialsFullUri,
+    ),
+    (
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+        AmazonS3ConfigKey::ContainerAuthorizationTokenFile,
+    ),
 ];
 
 /// What the environment may say about Azure. The same names as in Microsoft's own tools.
@@ -48,8 +60,15 @@ const SILENCE: Duration = Duration::from_secs(8);
 /// The bucket that `place` names.
 pub(crate) fn bucket(place: &Place, environment: Environment<'_>) -> Result<Arc<dyn ObjectStore>, Error> {
     if place.authority.is_empty() {
-        let bucket = if place.scheme == "s3" { "bucket" } else { "container" };
-        return Err(place.refuse(&format!("it names no {bucket}: write {}://{bucket}/prefix", place.scheme)));
+        let bucket = if place.scheme == "s3" {
+            "bucket"
+        } else {
+            "container"
+        };
+        return Err(place.refuse(&format!(
+            "it names no {bucket}: write {}://{bucket}/prefix",
+            place.scheme
+        )));
     }
     let unusable = |error: object_store::Error| place.refuse(&frame::told(&error));
     if place.scheme == "s3" {

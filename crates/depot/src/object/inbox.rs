@@ -70,8 +70,13 @@ fn at(place: &str) -> Option<Timestamp> {
 }
 
 async fn letters(store: &Store, object: ObjectId) -> Result<Vec<Letter>, Error> {
-    let names = store.names(&inbox(object), None, 2 * MAX_WAITING, |_| true).await?;
-    names.iter().map(|entry| Letter::parse(store, object, entry)).collect()
+    let names = store
+        .names(&inbox(object), None, 2 * MAX_WAITING, |_| true)
+        .await?;
+    names
+        .iter()
+        .map(|entry| Letter::parse(store, object, entry))
+        .collect()
 }
 
 /// Stores a message, once.
@@ -97,7 +102,10 @@ pub(crate) async fn post(store: &Store, object: ObjectId, message: &Message) -> 
     };
     let name = format!("{}/{}", inbox(object), letter.name());
     store.put(&name, bytes).await?;
-    match store.put_if(&claim, letter.place.clone().into_bytes(), None).await? {
+    match store
+        .put_if(&claim, letter.place.clone().into_bytes(), None)
+        .await?
+    {
         Put::Done(_) => Ok(Posted::Stored),
         Put::Refused => {
             store.delete(&name).await?;
@@ -164,7 +172,9 @@ pub(crate) async fn acknowledge(
     });
     each(done, |letter| async move {
         store.put(&seen(object, letter.key), DONE.to_vec()).await?;
-        store.delete(&format!("{}/{}", inbox(object), letter.name())).await
+        store
+            .delete(&format!("{}/{}", inbox(object), letter.name()))
+            .await
     })
     .await?;
     if looks {
@@ -175,16 +185,27 @@ pub(crate) async fn acknowledge(
 
 /// Forgets keys that were acknowledged long before the newest one, by the server's clock; never that of a message that waits.
 async fn forget(store: &Store, object: ObjectId) -> Result<(), Error> {
-    let waiting: BTreeSet<String> = letters(store, object).await?.iter().map(|letter| letter.key.0.hex()).collect();
+    let waiting: BTreeSet<String> = letters(store, object)
+        .await?
+        .iter()
+        .map(|letter| letter.key.0.hex())
+        .collect();
     let folder = format!("objects/{object}/seen");
     let keys = store.names(&folder, None, LOOK, |_| true).await?;
-    let newest = keys.iter().map(|entry| entry.meta.last_modified.timestamp()).max().unwrap_or_default();
+    let newest = keys
+        .iter()
+        .map(|entry| entry.meta.last_modified.timestamp())
+        .max()
+        .unwrap_or_default();
     let old: Vec<Entry> = keys
         .into_iter()
         .filter(|entry| newest - entry.meta.last_modified.timestamp() > REMEMBERED_S)
         .filter(|entry| !waiting.contains(&entry.name))
         .collect();
-    let keys = old.into_iter().map(|entry| format!("{folder}/{}", entry.name)).collect();
+    let keys = old
+        .into_iter()
+        .map(|entry| format!("{folder}/{}", entry.name))
+        .collect();
     each(keys, |key: String| async move { store.delete(&key).await }).await?;
     Ok(())
 }

@@ -45,7 +45,8 @@ pub(crate) struct Found {
 impl Store {
     /// The full key of `key`.
     pub(crate) fn path(&self, key: &str) -> Path {
-        key.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+        key.split('/')
+            .fold(self.prefix.clone(), |path, part| path.join(part))
     }
 
     /// `key` as errors name it.
@@ -63,7 +64,9 @@ impl Store {
             Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. } => {
                 Error::ReadOnly(self.url.clone(), Some(cause.into()))
             }
-            cause if frame::told(&cause).contains("507 Insufficient Storage") => Error::Full(self.url.clone()),
+            cause if frame::told(&cause).contains("507 Insufficient Storage") => {
+                Error::Full(self.url.clone())
+            }
             cause => self.unreadable(cause),
         }
     }
@@ -117,14 +120,22 @@ impl Store {
     }
 
     /// Puts `bytes` at `key` if the tag there is `expected` (`None`: nothing is there).
-    pub(crate) async fn put_if(&self, key: &str, bytes: Vec<u8>, expected: Option<&str>) -> Result<Put, Error> {
+    pub(crate) async fn put_if(
+        &self,
+        key: &str,
+        bytes: Vec<u8>,
+        expected: Option<&str>,
+    ) -> Result<Put, Error> {
         let mode = expected.map_or(PutMode::Create, |tag| {
             PutMode::Update(UpdateVersion {
                 e_tag: Some(tag.to_owned()),
                 version: None,
             })
         });
-        let put = self.inner.put_opts(&self.path(key), bytes.into(), PutOptions::from(mode)).await;
+        let put = self
+            .inner
+            .put_opts(&self.path(key), bytes.into(), PutOptions::from(mode))
+            .await;
         match put {
             Ok(put) => Ok(Put::Done(put.e_tag)),
             // 412, or 409 where another conditional put of this key is under way.
@@ -169,7 +180,9 @@ impl Store {
     ) -> Result<Vec<Entry>, Error> {
         let base = self.path(folder);
         let mut listed = match after {
-            Some(after) => self.inner.list_with_offset(Some(&base), &base.clone().join(after)),
+            Some(after) => self
+                .inner
+                .list_with_offset(Some(&base), &base.clone().join(after)),
             None => self.inner.list(Some(&base)),
         };
         let mut names = Vec::new();

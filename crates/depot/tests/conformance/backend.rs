@@ -55,7 +55,9 @@ pub(crate) fn prefix() -> String {
 pub(crate) fn s3_at(address: SocketAddr, prefix: &str) -> Answer<'static, Shared> {
     let url = format!("s3://depot/{prefix}?endpoint=http://{address}&region=us-east-1");
     suijuris_depot::open(&url, &|name| {
-        ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].contains(&name).then(|| "testing".to_owned())
+        ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+            .contains(&name)
+            .then(|| "testing".to_owned())
     })
 }
 
@@ -68,7 +70,9 @@ fn s3() -> Made {
 pub(crate) fn azure_at(address: SocketAddr, prefix: &str) -> Answer<'static, Shared> {
     let (account, key) = servers::AZURE_ACCOUNT;
     let url = format!("az://depot/{prefix}?endpoint=http://{address}/{account}&account={account}");
-    suijuris_depot::open(&url, &|name| (name == "AZURE_STORAGE_ACCOUNT_KEY").then(|| key.to_owned()))
+    suijuris_depot::open(&url, &|name| {
+        (name == "AZURE_STORAGE_ACCOUNT_KEY").then(|| key.to_owned())
+    })
 }
 
 #[cfg(feature = "object")]

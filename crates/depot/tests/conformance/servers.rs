@@ -30,9 +30,15 @@ const KEEPER: &str = r#"directory=$1; shift; "$@" </dev/null & server=$!; cat >/
 
 /// What `tools/setup --test` installed.
 fn installed(path: &str) -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .expect("the target directory");
     let found = target.join("test").join(path);
-    assert!(found.exists(), "{} is not there: run `sh tools/setup --test`", found.display());
+    assert!(
+        found.exists(),
+        "{} is not there: run `sh tools/setup --test`",
+        found.display()
+    );
     found
 }
 
@@ -80,7 +86,10 @@ fn on_free_port(command: impl Fn(u16, &Path) -> Vec<String>) -> Server {
         let command: Vec<&str> = command.iter().map(String::as_str).collect();
         let mut keeper = start(&command, &directory, Stdio::null());
         if is_up(address, &mut keeper) {
-            return Server { address, _keeper: keeper };
+            return Server {
+                address,
+                _keeper: keeper,
+            };
         }
     }
     panic!("the server does not start: {:?}", command(0, Path::new("/")));
@@ -110,9 +119,15 @@ pub(crate) fn s3() -> SocketAddr {
             .expect("moto says its port");
         let port: u16 = line.trim().parse().expect("moto's port");
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let made = http(address, "PUT /depot HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+        let made = http(
+            address,
+            "PUT /depot HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
+        );
         assert!(made.contains(" 200 "), "{made}");
-        Server { address, _keeper: keeper }
+        Server {
+            address,
+            _keeper: keeper,
+        }
     });
     server.address
 }
@@ -122,7 +137,9 @@ pub(crate) fn s3() -> SocketAddr {
 pub(crate) fn http(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the server listens");
     stream.write_all(request.as_bytes()).expect("it takes a request");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a limit");
     let mut answer = vec![0; 4096];
     let read = stream.read(&mut answer).expect("it answers");
     String::from_utf8_lossy(&answer[..read]).into_owned()
@@ -163,7 +180,13 @@ pub(crate) fn azure() -> SocketAddr {
         });
         let (account, key) = AZURE_ACCOUNT;
         let made = Command::new("node")
-            .args(["-e", AZURE_CONTAINER, &server.address.port().to_string(), account, key])
+            .args([
+                "-e",
+                AZURE_CONTAINER,
+                &server.address.port().to_string(),
+                account,
+                key,
+            ])
             .status();
         assert!(made.is_ok_and(|status| status.success()), "no container");
         server
@@ -175,18 +198,40 @@ pub(crate) fn azure() -> SocketAddr {
 #[cfg(feature = "etcd")]
 pub(crate) fn etcd() -> SocketAddr {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    let server = SERVER.get_or_init(|| {
-        on_free_port(|port, directory| {
-            let client = format!("http://127.0.0.1:{port}");
-            let directory = directory.to_str().expect("a path");
-            let peer = "http://127.0.0.1:0";
-            let words = [
-                "etcd", "--data-dir", directory, "--log-level", "error", "--listen-client-urls", &client,
-                "--advertise-client-urls", &client, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-                "--initial-cluster", "default=http://127.0.0.1:0",
-            ];
-            words.map(str::to_owned).to_vec()
-        })
-    });
-    server.address
+    SERVER.get_or_init(|| start_etcd(&[])).address
+}
+
+/// One that is full after 24 MiB.
+#[cfg(feature = "etcd")]
+pub(crate) fn small_etcd() -> SocketAddr {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER
+        .get_or_init(|| start_etcd(&["--quota-backend-bytes", "25165824"]))
+        .address
+}
+
+#[cfg(feature = "etcd")]
+fn start_etcd(more: &[&str]) -> Server {
+    on_free_port(|port, directory| {
+        let client = format!("http://127.0.0.1:{port}");
+        let peer = "http://127.0.0.1:0";
+        let words = [
+            "etcd",
+            "--data-dir",
+            directory.to_str().expect("a path"),
+            "--log-level",
+            "error",
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+            "--listen-peer-urls",
+            peer,
+            "--initial-advertise-peer-urls",
+            peer,
+            "--initial-cluster",
+            "default=http://127.0.0.1:0",
+        ];
+        words.iter().chain(more).map(|word| (*word).to_owned()).collect()
+    })
 }
