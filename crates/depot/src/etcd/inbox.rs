@@ -84,7 +84,7 @@ async fn letters(space: &Keyspace, object: ObjectId, limit: usize) -> Result<(Ve
         .with_limit(i64::try_from(limit.min(2 * MAX_WAITING)).unwrap_or(i64::MAX));
     let got = space.get(&inbox(object), Some(options)).await?;
     let at = revision(got.header());
-    let parse = |found: &etcd_client::KeyValue| {
+    let parse = |found: &etcd_client::KeyValue| -> Result<Letter, Error> {
         let name = space.bare(found.key()).unwrap_or_default();
         let key = name
             .rsplit_once('/')

@@ -9,8 +9,14 @@
 )]
 
 mod backend;
-
+mod child;
+mod crash;
+mod failing;
+mod garbage;
+mod open;
 mod promises;
+#[cfg(any(feature = "object", feature = "etcd"))]
+mod proxy;
 mod relay;
 mod samples;
 #[cfg(any(feature = "object", feature = "etcd"))]

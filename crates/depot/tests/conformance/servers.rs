@@ -198,30 +198,40 @@ pub(crate) fn azure() -> SocketAddr {
 #[cfg(feature = "etcd")]
 pub(crate) fn etcd() -> SocketAddr {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    let server = SERVER.get_or_init(|| {
-        on_free_port(|port, directory| {
-            let client = format!("http://127.0.0.1:{port}");
-            let directory = directory.to_str().expect("a path");
-            let peer = "http://127.0.0.1:0";
-            let words = [
-                "etcd",
-                "--data-dir",
-                directory,
-                "--log-level",
-                "error",
-                "--listen-client-urls",
-                &client,
-                "--advertise-client-urls",
-                &client,
-                "--listen-peer-urls",
-                peer,
-                "--initial-advertise-peer-urls",
-                peer,
-                "--initial-cluster",
-                "default=http://127.0.0.1:0",
-            ];
-            words.map(str::to_owned).to_vec()
-        })
-    });
-    server.address
+    SERVER.get_or_init(|| start_etcd(&[])).address
+}
+
+/// One that is full after 24 MiB.
+#[cfg(feature = "etcd")]
+pub(crate) fn small_etcd() -> SocketAddr {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER
+        .get_or_init(|| start_etcd(&["--quota-backend-bytes", "25165824"]))
+        .address
+}
+
+#[cfg(feature = "etcd")]
+fn start_etcd(more: &[&str]) -> Server {
+    on_free_port(|port, directory| {
+        let client = format!("http://127.0.0.1:{port}");
+        let peer = "http://127.0.0.1:0";
+        let words = [
+            "etcd",
+            "--data-dir",
+            directory.to_str().expect("a path"),
+            "--log-level",
+            "error",
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+            "--listen-peer-urls",
+            peer,
+            "--initial-advertise-peer-urls",
+            peer,
+            "--initial-cluster",
+            "default=http://127.0.0.1:0",
+        ];
+        words.iter().chain(more).map(|word| (*word).to_owned()).collect()
+    })
 }
