@@ -13,6 +13,7 @@ use crate::accept::{accept, turn_away};
 use crate::buffer::{FreeList, Inbound, Outbound};
 use crate::control::{Control, Elapsed, Phase, Timer};
 use crate::forward::Forwarding;
+use crate::handed::HandedOver;
 use crate::head::{HTTP2_PREFACE, RequestHead};
 use crate::http1::{self, End};
 use crate::limits::{LINGER_BYTES, Limits};
@@ -33,41 +34,6 @@ pub enum Protocol {
     Tcp,
     /// Any byte stream; the workload gets the client's socket itself, as [`Gate::new`] says.
     Handover,
-}
-
-/// A connection accepted elsewhere, with what was read from it.
-#[derive(Debug)]
-pub struct HandedOver {
-    /// The connection, in blocking mode or not.
-    pub stream: std::net::TcpStream,
-    /// Bytes read before, in order; at most [`Limits::head_bytes`] for HTTP/1.x.
-    pub prefix: Vec<u8>,
-    /// Takes it from whoever handed it over.
-    pub claim: Claim,
-}
-
-/// Takes a connection from whoever handed it over: called once, just before the gate serves it. Until then the other
-/// side may still hand it to somebody else.
-pub struct Claim(Box<dyn FnOnce() -> bool>);
-
-impl Claim {
-    /// A claim that `claim` makes; where it returns false the gate lets go of the connection without a word.
-    pub fn new(claim: impl FnOnce() -> bool + 'static) -> Self {
-        Self(Box::new(claim))
-    }
-}
-
-impl Default for Claim {
-    /// Nobody else has the connection.
-    fn default() -> Self {
-        Self::new(|| true)
-    }
-}
-
-impl std::fmt::Debug for Claim {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Claim")
-    }
 }
 
 /// Why serving could not start.
@@ -251,7 +217,7 @@ impl<J: Judge> Server<J> {
     }
 
     fn take_over(&mut self, handed: HandedOver) {
-        if !(handed.claim.0)() {
+        if !handed.claim.make() {
             return;
         }
         // One that is gone meanwhile is nobody's loss.

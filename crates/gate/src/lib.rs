@@ -28,6 +28,7 @@ mod accept;
 mod buffer;
 mod forward;
 mod gate;
+mod handed;
 mod handover;
 mod http1;
 mod http2;
@@ -43,7 +44,8 @@ use std::rc::Rc;
 
 pub use control::{Control, Phase};
 pub use forward::{BadField, Forwarding, RESERVED_PREFIX};
-pub use gate::{Claim, Gate, HandedOver, Protocol, ServeError};
+pub use gate::{Gate, Protocol, ServeError};
+pub use handed::{Claim, HandedOver};
 pub use head::{RequestHead, Version};
 pub use limits::Limits;
 pub use refusal::Refusal;

@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_api::Event as Report;
@@ -76,7 +77,7 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
         }
         None => (Reports::to_stderr(clock.clone()), None),
     };
-    let channel = channel.map(Rc::new);
+    let channel = channel.map(Arc::new);
     let mut sending = tokio::task::JoinSet::new();
     if let (Some(channel), Some(queue)) = (&channel, queue) {
         sending.spawn_local(send_reports(channel.clone(), queue));
@@ -119,7 +120,7 @@ const fn exit_code(left: Left) -> u8 {
     }
 }
 
-async fn send_reports(channel: Rc<Channel>, mut queue: mpsc::Receiver<FromRuntime>) {
+async fn send_reports(channel: Arc<Channel>, mut queue: mpsc::Receiver<FromRuntime>) {
     while let Some(message) = queue.recv().await {
         if channel.send(&message, &[], None).await.is_err() {
             return;
@@ -164,7 +165,7 @@ async fn live(house: House, role: Role) -> Left {
         Err(error) => return refuse_all(house, &error).await,
     };
     step("verify");
-    match house.furnish(ledger, bundle).await {
+    match Box::pin(house.furnish(ledger, bundle)).await {
         Ok(left) => left,
         Err((house, error)) => refuse_all(*house, &error).await,
     }

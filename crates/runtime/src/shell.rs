@@ -2,6 +2,8 @@
 //!
 //! Tasks say events, the lifecycle answers with effects, and the shell performs them in order. It decides nothing.
 
+mod committing;
+
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,15 +11,15 @@ use suijuris_api::{Event as Report, verdict};
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Inputs, Principal, WorkloadEnd};
-use suijuris_core::lifecycle::{Commit, Effect, Event, Leave, Lifecycle, Notice};
-use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Refused, Resumed, Seal, Woke};
+use suijuris_core::lifecycle::{Effect, Event, Leave, Lifecycle, Notice};
+use suijuris_core::lineage::{Decision, Fired};
 use suijuris_core::time::Span;
 use suijuris_gate::{Control, Phase as GatePhase};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::judge::GateJudge;
-use crate::ledger::{self, Sign};
+use crate::ledger::{self};
 use crate::pid1;
 use crate::report::chain;
 use crate::resident::Resident;
@@ -193,112 +195,6 @@ impl Shell {
         Box::new(self.resident.consider(Action::Remain, inputs))
     }
 
-    // Committing.
-
-    async fn commit(&mut self, commit: Commit) -> Result<(), ledger::Error> {
-        let resident = self.resident.clone();
-        let (ledger, at) = (resident.ledger(), resident.now().at);
-        match commit {
-            Commit::Woke(decision) => {
-                resident.reports().event(Report::Boot {
-                    step: "commit".to_owned(),
-                });
-                let fired = std::mem::take(&mut self.fired);
-                let done = ledger.begin(at, |next| {
-                    Body::Woke(Box::new(Woke {
-                        decision: *decision,
-                        next,
-                        fired,
-                    }))
-                })?;
-                witnessed(&resident, done.seq).await;
-                resident.reports().event(Report::Woke {
-                    epoch: done.epoch,
-                    seq: done.seq,
-                });
-            }
-            Commit::Resumed(decision) => {
-                let (paused, fired) = (resident.paused(), resident.launch_fired());
-                let body = |next| {
-                    Body::Resumed(Box::new(Resumed {
-                        decision: *decision,
-                        next,
-                        paused,
-                        fired,
-                    }))
-                };
-                let done = ledger.begin(at, body)?;
-                witnessed(&resident, done.seq).await;
-                resident.reports().event(Report::Resumed {
-                    epoch: done.epoch,
-                    seq: done.seq,
-                    paused_ms: paused.0,
-                });
-            }
-            Commit::Refused(decision) => {
-                let mut fired = std::mem::take(&mut self.fired);
-                fired.extend(resident.launch_fired());
-                let refused = Refused {
-                    decision: *decision,
-                    times: 1,
-                    window: Span(0),
-                    at: "runtime".to_owned(),
-                    fired,
-                };
-                self.say_refused(&refused);
-                ledger
-                    .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
-                    .await?;
-            }
-            Commit::Dormant(decision, workload) => {
-                self.record_refusals(true).await?;
-                let reason = ended_by(&decision);
-                let suspend = resident.bundle().manifest.sleep == suijuris_core::manifest::SleepMode::Suspend;
-                let admitted = resident.take_admitted();
-                let body = Dormant {
-                    decision: *decision,
-                    workload,
-                    admitted,
-                    suspend,
-                };
-                let done = ledger
-                    .commit(Body::Dormant(Box::new(body)), at, Sign::Now)
-                    .await?;
-                resident.holding().settle(done.seq).await;
-                resident.reports().event(Report::Dormant {
-                    seq: done.seq,
-                    reason,
-                });
-            }
-            Commit::Seal => {
-                let body = Seal {
-                    fired: Fired::new(),
-                    admitted: resident.take_admitted(),
-                };
-                ledger.commit(Body::Seal(body), at, Sign::Now).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn record_refusals(&self, all: bool) -> Result<(), ledger::Error> {
-        for refused in self.resident.take_refusals(all) {
-            self.say_refused(&refused);
-            let at = self.resident.now().at;
-            self.resident
-                .ledger()
-                .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
-                .await?;
-        }
-        Ok(())
-    }
-
-    fn say_refused(&self, refused: &Refused) {
-        self.resident
-            .reports()
-            .event(crate::remain::refused_event(refused));
-    }
-
     // The workload.
 
     fn spawn(&mut self) -> Option<Event> {
@@ -398,24 +294,6 @@ impl Shell {
 
 /// The witness could not be asked.
 const CODE_NO_WITNESS: &str = "no_witness";
-
-/// Waits until an activation that is durable is witnessed too, where that is required. One that never will be goes no
-/// further: the end of its lease ends the machine.
-async fn witnessed(resident: &Resident, seq: u64) {
-    if resident.holding().acknowledged(seq).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Why an activation ended, in words; a permitted `sleep` has reasons only where its rule gives one.
-fn ended_by(decision: &Decision) -> String {
-    let words = verdict::verdict(decision, "runtime");
-    if words.reasons.is_empty() {
-        format!("{} asked by {}", words.action, decision.inputs.principal.as_str())
-    } else {
-        words.reasons.join("; ")
-    }
-}
 
 /// A span of a checked manifest as a duration.
 fn duration(span: Span) -> Duration {

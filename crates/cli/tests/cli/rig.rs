@@ -18,35 +18,12 @@ use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
 use suijuris_store::{BundleFiles, Depth, Draft, Founding, Home, Sign, Sizes, StageError, Writer, found};
 
+pub(crate) use crate::ran::Ran;
+use crate::ran::run;
+
 /// Birth of every object here: 2026-01-01T00:00:00Z.
 const BORN: i64 = 1_767_225_600_000;
 const OWNER: [u8; 32] = [7; 32];
-
-/// What the program said.
-pub(crate) struct Ran {
-    pub(crate) code: i32,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl Ran {
-    /// Fails unless the exit code is `code`.
-    pub(crate) fn code(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
-        self
-    }
-
-    pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
-    }
-
-    pub(crate) fn lines(&self) -> Vec<serde_json::Value> {
-        self.out
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-}
 
 /// A home of its own.
 pub(crate) struct Rig {
@@ -83,12 +60,7 @@ impl Rig {
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
-        let output = self.command(args).output().unwrap();
-        Ran {
-            code: output.status.code().unwrap(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+        run(&mut self.command(args))
     }
 
     /// An object of `template` in directory `name`, with some more fields, one of them secret.

@@ -13,6 +13,8 @@ mod crash;
 mod gate;
 mod house;
 mod memory;
+#[path = "../common/ran.rs"]
+mod ran;
 mod remain;
 mod rules;
 mod sessions;

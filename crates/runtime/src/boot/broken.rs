@@ -1,7 +1,7 @@
 //! An object that cannot be used: whoever waits is told, and the machine ends.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_api::Problem;
@@ -57,7 +57,7 @@ pub(super) async fn answer_all(house: House, problem: Problem) {
 }
 
 /// Takes connections of the owner and hears nothing else; nobody is there to answer.
-pub(super) async fn let_in(channel: Option<Rc<Channel>>, hand_over: mpsc::Sender<HandedOver>) {
+pub(super) async fn let_in(channel: Option<Arc<Channel>>, hand_over: mpsc::Sender<HandedOver>) {
     let Some(channel) = channel else { return };
     while let Ok(Some(packet)) = channel.receive::<ToRuntime>().await {
         let_through(&channel, packet, &hand_over).await;
@@ -67,7 +67,7 @@ pub(super) async fn let_in(channel: Option<Rc<Channel>>, hand_over: mpsc::Sender
 /// Hands a connection of the owner to the gate; other packets have none. The owner keeps it until the gate claims it,
 /// so that a runtime that leaves before takes nobody with it.
 pub(super) async fn let_through(
-    channel: &Rc<Channel>,
+    channel: &Arc<Channel>,
     packet: Packet<ToRuntime>,
     hand_over: &mpsc::Sender<HandedOver>,
 ) {

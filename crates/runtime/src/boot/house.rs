@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use suijuris_api::Event as Report;
 use suijuris_api::channel::Channel;
@@ -39,7 +40,7 @@ pub(super) struct House {
     pub(super) config: Config,
     pub(super) home: Home,
     pub(super) listener: TcpListener,
-    pub(super) channel: Option<Rc<Channel>>,
+    pub(super) channel: Option<Arc<Channel>>,
     pub(super) clock: Rc<Clock>,
     pub(super) reports: Reports,
     pub(super) signals: Signals,
@@ -50,7 +51,7 @@ impl House {
     pub(super) async fn furnish(
         self,
         ledger: Ledger,
-        bundle: std::sync::Arc<Bundle>,
+        bundle: Arc<Bundle>,
     ) -> Result<Left, (Box<Self>, BootError)> {
         let say = self.reports.clone();
         let step = |step: &str| {

@@ -1,6 +1,7 @@
 //! What reaches the runtime from outside its machine's gate: signals, and its owner's words.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use suijuris_api::channel::Channel;
 use suijuris_api::channel::MAX_BYTES;
@@ -36,7 +37,7 @@ pub(super) async fn obey(mut signals: Signals, say: mpsc::Sender<Event>, residen
 
 /// Does what the owner asks over the channel; for ever quiet without one, or once the owner is gone.
 pub(super) async fn hear(
-    channel: Option<Rc<Channel>>,
+    channel: Option<Arc<Channel>>,
     hand_over: mpsc::Sender<HandedOver>,
     resident: Rc<Resident>,
 ) {
