@@ -16,6 +16,10 @@ use suijuris_store::{Home, Writer};
 
 use crate::witness::{ClaimError, Claimed, Lease, News, Opening, Uncovered, Witness};
 
+/// Time that a write waits for the mark where the witness is optional and marks cost nothing. Then it is acknowledged all the
+/// same, as the bundle says.
+pub const FOLLOW_WITHIN: Duration = Duration::from_secs(1);
+
 /// Time for the mark to follow the last record before the machine leaves.
 const SETTLE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -25,6 +29,8 @@ pub struct Holding {
     witness: Option<Arc<Witness>>,
     lease: Lease,
     strength: Strength,
+    /// Marks cost nothing: they are waited for even where they need not be.
+    prompt: bool,
     id: Cell<HolderId>,
     /// Whoever started the machine says that it was paused, and that no copy of it was made.
     announced: Cell<bool>,
@@ -87,6 +93,7 @@ impl Holding {
             witness: None,
             lease: Lease::unlimited(),
             strength: manifest.witness,
+            prompt: false,
             id: Cell::new(HolderId([0; 16])),
             announced: Cell::new(false),
             verdict: RefCell::new(None),
@@ -105,6 +112,7 @@ impl Holding {
             who,
         } = means;
         let newest = newest(writer);
+        let prompt = depot.pace().is_zero();
         let opening = Opening {
             object: writer.published().head().object,
             id,
@@ -119,6 +127,7 @@ impl Holding {
             lease: witness.lease(),
             witness: Some(witness),
             strength: manifest.witness,
+            prompt,
             id: Cell::new(id),
             announced: Cell::new(false),
             verdict: RefCell::new(None),
@@ -178,7 +187,8 @@ impl Holding {
         Ok(())
     }
 
-    /// Resolves when whatever stands at `seq` may be acknowledged: at once, unless a witness is required.
+    /// Resolves when whatever stands at `seq` may be acknowledged: once the mark covers it, or where the witness is optional
+    /// at once, or after [`FOLLOW_WITHIN`] if marks cost nothing.
     ///
     /// # Errors
     /// [`Uncovered`]: no mark of this copy will cover it, or serving is over.
@@ -193,14 +203,21 @@ impl Holding {
                     _over = over => Err(Uncovered::Ended),
                 }
             }
+            (Some(witness), Strength::Optional) if self.prompt && self.agrees() => {
+                let _ = tokio::time::timeout(FOLLOW_WITHIN, witness.covered(seq)).await;
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
 
+    fn agrees(&self) -> bool {
+        matches!(&*self.verdict.borrow(), Some(Verdict::Agrees(_)))
+    }
+
     /// Waits until the mark has followed to `seq`, for some seconds at most: before the machine leaves.
     pub async fn settle(&self, seq: u64) {
-        if let (Some(witness), Some(Verdict::Agrees(_))) = (&self.witness, &*self.verdict.borrow()) {
-            let witness = witness.clone();
+        if let Some(witness) = self.witness.clone().filter(|_| self.agrees()) {
             // What the mark does not say yet is found at the next claim.
             let _ = tokio::time::timeout(SETTLE_WITHIN, async move { witness.covered(seq).await }).await;
         }

@@ -18,7 +18,7 @@ use suijuris_core::manifest::Manifest;
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
 use suijuris_depot::{Attendance, Depot, relay};
-use suijuris_runtime::holding::{follow, fresh_id, in_words, newest};
+use suijuris_runtime::holding::{FOLLOW_WITHIN, follow, fresh_id, in_words, newest};
 use suijuris_runtime::report::chain;
 use suijuris_runtime::witness::{News, Opening, Witness, publish};
 use suijuris_store::{Home, Writer, capsule};
@@ -168,6 +168,20 @@ impl Holding {
             (Some(verdict), _) => verdict.witnessed(),
             (None, suijuris_core::manifest::Witness::Required) => Witnessed::Missing,
             (None, suijuris_core::manifest::Witness::Optional) => Witnessed::Absent,
+        }
+    }
+
+    /// Waits until the mark covers what `up` is about to acknowledge, where marks cost nothing or a witness is required.
+    /// Whether it may be acknowledged.
+    pub(super) async fn acknowledged(&self, seq: u64, manifest: &Manifest) -> bool {
+        let required = manifest.witness == suijuris_core::manifest::Witness::Required;
+        let prompt = self.depot.as_ref().is_some_and(|depot| depot.pace().is_zero());
+        match &self.witness {
+            Some(witness) if required || (prompt && self.agrees()) => {
+                let covered = tokio::time::timeout(FOLLOW_WITHIN, witness.covered(seq)).await;
+                !required || matches!(covered, Ok(Ok(())))
+            }
+            _ => true,
         }
     }
 

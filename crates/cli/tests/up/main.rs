@@ -9,6 +9,7 @@
 
 mod boot;
 mod broken;
+mod copies;
 mod crash;
 mod gate;
 mod house;

@@ -66,7 +66,15 @@ impl House {
             (Stay::Asleep(asleep), ToUp::Patch(patch)) => {
                 let wakes = wakes(asleep, &patch);
                 let owner = asleep.owner();
-                let reply = write_asleep(asleep, &patch, self.clock.reading(), &self.say);
+                let mut reply = write_asleep(asleep, &patch, self.clock.reading(), &self.say);
+                if let Reply::Patched { seq, .. } = reply
+                    && !self.holding.acknowledged(seq, &self.bundle.manifest).await
+                {
+                    reply = Reply::Error {
+                        code: "unwitnessed".to_owned(),
+                        message: "the write is durable here, but the witness does not know it: it may be lost".to_owned(),
+                    };
+                }
                 let written = matches!(reply, Reply::Patched { .. });
                 let _ = answer.send(reply);
                 if let Some(field) = wakes.filter(|_| written) {
