@@ -352,7 +352,7 @@ mod tests {
         }
         let seen = probe.look(|head| (head.method.to_owned(), head.path.to_owned(), head.host.to_owned()));
         assert_eq!(seen, Ok(Some(("GET".into(), "/".into(), "h".into()))));
-        assert_eq!(probe.into_recorded(), request());
+        assert_eq!(probe.recorded(), request());
     }
 
     #[test]
@@ -363,7 +363,7 @@ mod tests {
         let (start, rest) = whole.split_at(HTTP2_PREFACE.len() + GREETING.len());
         assert_eq!(probe.push(start), Found::Incomplete);
         assert_eq!(probe.push(&[ACKNOWLEDGEMENT, rest].concat()), Found::Request);
-        assert_eq!(probe.into_recorded(), whole);
+        assert_eq!(probe.recorded(), whole);
     }
 
     #[test]
