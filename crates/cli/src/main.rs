@@ -4,6 +4,7 @@
 //! goes to standard output, all else to standard error. The same program, started again with a word that nobody types,
 //! is the first process of a machine (`__shim`) and the runtime in it (`__init`).
 
+mod approval;
 mod check;
 mod clock;
 mod control;
@@ -80,6 +81,8 @@ enum Command {
     Check(check::Args),
     /// Run an object on this machine, until Ctrl-C puts it to sleep
     Up(up::Args),
+    Approve(approval::Args),
+    Key(approval::KeyArgs),
     Ps(ps::Args),
     Show(show::Args),
     #[command(subcommand)]
@@ -117,6 +120,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Up(args) => return up::run(args),
         Command::New(args) => new::run(&args)?,
         Command::Check(args) => check::run(&args)?,
+        Command::Approve(args) => approval::run(&args)?,
+        Command::Key(args) => approval::key(&args)?,
         Command::Ps(args) => ps::run(&args)?,
         Command::Show(args) => show::run(&args)?,
         Command::Memory(command) => memory::run(command)?,

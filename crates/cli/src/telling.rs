@@ -136,7 +136,7 @@ pub(crate) fn record_json(stored: &Stored) -> anyhow::Result<serde_json::Value> 
         "memory": record.memory.hex(),
         "bundle": record.bundle.to_string(),
         "summary": summary(&record.body),
-        "verdict": history::decision(&record.body).map(|decision| verdict::verdict(decision, "runtime")),
+        "verdict": history::decision(&record.body).map(|decision| verdict::verdict(decision, history::place(&record.body))),
         "body": body_json(&record.body)?,
     }))
 }

@@ -5,6 +5,7 @@
 //! runtime in the machine has the socket and decides. `house` is the loop, `machine` starts machines, `desk` hears
 //! the other commands, `say` prints.
 
+mod amending;
 mod awake;
 mod desk;
 mod door;
@@ -39,6 +40,9 @@ pub(crate) struct Args {
     /// The object's data directory [default: DIR/.suijuris]
     #[arg(long, value_name = "DATA")]
     pub data: Option<PathBuf>,
+    /// Another owner's approval of the changed definition, from `suijuris approve`; may be given several times
+    #[arg(long = "approval", value_name = "FILE")]
+    pub approvals: Vec<PathBuf>,
     /// One JSON event a line on standard output
     #[arg(long)]
     pub json: bool,
@@ -68,7 +72,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     let say = Rc::new(say::Say::new(args.json));
-    let founded = match founding::prepare(&place, &say)? {
+    let founded = match founding::prepare(&place, &args.approvals, &say)? {
         founding::Prepared::Ready(founded) => *founded,
         founding::Prepared::Refused => return Ok(ExitCode::from(1)),
     };

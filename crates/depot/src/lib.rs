@@ -4,12 +4,19 @@
 //! A depot keeps bytes and compares versions; it takes no part in what they mean. Not here: when a mark may be changed
 //! (`core::witness`, the runtime), what a message wakes (door).
 
+#[cfg(any(feature = "object", feature = "etcd"))]
+mod driver;
+#[cfg(feature = "etcd")]
+mod etcd;
 #[cfg(feature = "testing")]
 pub mod faults;
 mod frame;
 pub mod local;
 #[cfg(feature = "testing")]
 pub mod memory;
+#[cfg(feature = "object")]
+mod object;
+mod open;
 mod pool;
 pub mod relay;
 mod segment;
@@ -25,6 +32,8 @@ use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
+
+pub use self::open::{Environment, default_directory, open};
 
 /// What a depot answers, some time later. Dropping it gives up waiting; the operation may still happen.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;

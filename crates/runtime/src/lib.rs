@@ -23,6 +23,7 @@ pub mod report;
 pub mod resident;
 mod shell;
 mod sys;
+pub mod witness;
 pub mod words;
 pub mod workload;
 

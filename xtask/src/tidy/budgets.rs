@@ -56,7 +56,7 @@ const BUDGETS: &[Budget] = &[
         allowed: &["base64", "ed25519-dalek", "p256", "rsa", "serde", "serde_json", "sha2", "thiserror"] },
     Budget { name: "depot", why: "the runtime links its default features: files, locks, sockets, and no network; the rest is optional, for cli",
         allowed: &["getrandom", "nix", "serde", "serde_bytes", "thiserror", "tokio",
-            "bytes", "etcd-client", "futures", "object_store", "url"] },
+            "etcd-client", "futures-util", "object_store", "reqwest", "rustls", "rustls-platform-verifier"] },
     Budget { name: "gate", why: "a proxy that must be read in one sitting: hyper's parts, tokio and system calls",
         allowed: &["bytes", "http", "http-body-util", "httparse", "hyper", "hyper-util", "libc", "nix", "serde", "serde_json",
             "thiserror", "tokio"] },

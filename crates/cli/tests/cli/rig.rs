@@ -13,7 +13,7 @@ use suijuris_core::governance::{Action, Protocol, TriggerKind};
 use suijuris_core::id::Digest;
 use suijuris_core::inputs::{Activity, Inputs, Principal, Request, Trigger};
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Mutated, Refused, State, Woke};
+use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Mutated, Outcome, Refused, State, Woke};
 use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
 use suijuris_store::{BundleFiles, Depth, Draft, Founding, Home, Sign, Sizes, StageError, Writer, found};
@@ -215,10 +215,29 @@ impl Live {
     }
 
     pub(crate) fn request(&self) -> Decision {
+        self.decide(Action::Wake, self.asked("GET"))
+    }
+
+    /// Refuses a request at the door that wakes but is not admitted.
+    pub(crate) fn refuse_admission(&self, method: &str) {
+        let state = self.state();
+        let view = View::new(&state, &self.bundle.rules);
+        let decision = decide::foresee(view, Action::Admit, self.asked(method));
+        assert_ne!(decision.outcome, Outcome::Permit);
+        self.record(Body::Refused(Box::new(Refused {
+            decision,
+            times: 1,
+            window: Span(0),
+            at: "door".to_owned(),
+            fired: Fired::new(),
+        })));
+    }
+
+    fn asked(&self, method: &str) -> Inputs {
         let mut inputs = Inputs::new(self.now(), Principal::Caller(Box::default()));
         inputs.trigger = Some(Trigger::new(TriggerKind::Request));
         inputs.request = Some(Request {
-            method: "GET".to_owned(),
+            method: method.to_owned(),
             path: "/".to_owned(),
             query: String::new(),
             host: "localhost".to_owned(),
@@ -227,7 +246,7 @@ impl Live {
             content_length: None,
             headers: BTreeMap::new(),
         });
-        self.decide(Action::Wake, inputs)
+        inputs
     }
 
     pub(crate) fn wake(&self) {

@@ -1,6 +1,11 @@
 //! The backends that run the suite, each with its own way to make a depot.
 
+#[cfg(any(feature = "object", feature = "etcd"))]
+use std::net::SocketAddr;
 use std::sync::Arc;
+
+#[cfg(any(feature = "object", feature = "etcd"))]
+use suijuris_depot::Answer;
 
 use suijuris_depot::faults::Faulty;
 use suijuris_depot::local::Local;
@@ -8,6 +13,8 @@ use suijuris_depot::memory::Memory;
 
 use crate::promises::{self, Shared};
 use crate::samples::run;
+#[cfg(any(feature = "object", feature = "etcd"))]
+use crate::servers;
 
 /// A depot and what must live as long as it does.
 pub(crate) struct Made {
@@ -36,6 +43,47 @@ fn local() -> Made {
 
 fn faulty() -> Made {
     Made::new(Arc::new(Faulty::new(Arc::new(Memory::new()))), ())
+}
+
+/// A prefix that no other depot of this run has.
+#[cfg(any(feature = "object", feature = "etcd"))]
+pub(crate) fn prefix() -> String {
+    crate::samples::object().to_string()
+}
+
+#[cfg(feature = "object")]
+pub(crate) fn s3_at(address: SocketAddr, prefix: &str) -> Answer<'static, Shared> {
+    let url = format!("s3://depot/{prefix}?endpoint=http://{address}&region=us-east-1");
+    suijuris_depot::open(&url, &|name| {
+        ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].contains(&name).then(|| "testing".to_owned())
+    })
+}
+
+#[cfg(feature = "object")]
+fn s3() -> Made {
+    Made::new(run(s3_at(servers::s3(), &prefix())).unwrap(), ())
+}
+
+#[cfg(feature = "object")]
+pub(crate) fn azure_at(address: SocketAddr, prefix: &str) -> Answer<'static, Shared> {
+    let (account, key) = servers::AZURE_ACCOUNT;
+    let url = format!("az://depot/{prefix}?endpoint=http://{address}/{account}&account={account}");
+    suijuris_depot::open(&url, &|name| (name == "AZURE_STORAGE_ACCOUNT_KEY").then(|| key.to_owned()))
+}
+
+#[cfg(feature = "object")]
+fn azure() -> Made {
+    Made::new(run(azure_at(servers::azure(), &prefix())).unwrap(), ())
+}
+
+#[cfg(feature = "etcd")]
+pub(crate) fn etcd_at(address: SocketAddr, prefix: &str) -> Answer<'static, Shared> {
+    suijuris_depot::open(&format!("etcd://{address}/{prefix}"), &|_| None)
+}
+
+#[cfg(feature = "etcd")]
+fn etcd() -> Made {
+    Made::new(run(etcd_at(servers::etcd(), &prefix())).unwrap(), ())
 }
 
 macro_rules! suite {
@@ -76,3 +124,9 @@ macro_rules! suite {
 }
 
 suite! { memory local faulty }
+
+#[cfg(feature = "object")]
+suite! { s3 azure }
+
+#[cfg(feature = "etcd")]
+suite! { etcd }

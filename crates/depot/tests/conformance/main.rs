@@ -13,3 +13,5 @@ mod backend;
 mod promises;
 mod relay;
 mod samples;
+#[cfg(any(feature = "object", feature = "etcd"))]
+mod servers;

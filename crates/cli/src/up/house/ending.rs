@@ -9,6 +9,9 @@ use tokio::sync::oneshot;
 
 use super::{House, LEAVE_WITHIN, Stay, hear};
 
+/// The object was asked to sleep because `up` ends, and refused.
+const CODE_SLEEP_REFUSED: &str = "sleep_refused";
+
 impl House {
     /// Ctrl-C: asks the object to sleep; a second one stops its machine.
     pub(super) async fn interrupted(&mut self) -> anyhow::Result<()> {
@@ -31,7 +34,7 @@ impl House {
         if refused {
             self.refused_to_sleep = true;
             self.say.error(
-                "sleep_refused",
+                CODE_SLEEP_REFUSED,
                 "the object refuses to sleep; its machine is stopped without a dormancy record",
             );
             if let Stay::Awake(awake) = &mut self.stay {
