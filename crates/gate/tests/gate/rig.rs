@@ -261,7 +261,7 @@ impl Rig {
                         };
                         assert!(hand_over.send(handed).await.is_ok());
                     }
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 };
                 tokio::select! {
                     served = gate.serve(listener, handed_over) => served.unwrap(),
