@@ -47,6 +47,18 @@ pub(super) struct House {
     pub(super) judge: Rc<GateJudge>,
 }
 
+/// What runs side by side in one life.
+struct Life {
+    gate: Gate<Rc<GateJudge>>,
+    control: Control,
+    /// The gate's control, where its protocol knows no requests.
+    raw: Option<Control>,
+    shell: Shell,
+    inputs: Inputs,
+    timers: Timers,
+    say: mpsc::Sender<Event>,
+}
+
 impl House {
     pub(super) async fn furnish(
         self,
@@ -134,21 +146,32 @@ impl House {
             events,
             self.config.launch.fired.clone(),
         );
-        Ok(self
-            .serve(gate, gate_control, shell, inputs, resident, timers, say)
-            .await)
+        let raw = matches!(
+            bundle.manifest.gate.protocol,
+            manifest::Protocol::Tcp | manifest::Protocol::Handover
+        );
+        let life = Life {
+            gate,
+            raw: raw.then(|| gate_control.clone()),
+            control: gate_control,
+            shell,
+            inputs,
+            timers,
+            say,
+        };
+        Ok(self.serve(life, resident).await)
     }
 
-    async fn serve(
-        self,
-        gate: Gate<Rc<GateJudge>>,
-        control: Control,
-        shell: Shell,
-        inputs: Inputs,
-        resident: Rc<Resident>,
-        timers: Timers,
-        say: mpsc::Sender<Event>,
-    ) -> Left {
+    async fn serve(self, life: Life, resident: Rc<Resident>) -> Left {
+        let Life {
+            gate,
+            control,
+            raw,
+            shell,
+            inputs,
+            timers,
+            say,
+        } = life;
         let (hand_over, handed_over) = mpsc::channel(HANDED_OVER);
         let agent = match agent::bind(&self.config.agent_socket) {
             Ok(listener) => listener,
@@ -166,7 +189,7 @@ impl House {
                 Left::Broken
             }
             () = agent::serve(agent, resident.clone()) => Left::Broken,
-            error = remain::run(resident.clone(), timers) => {
+            error = remain::run(resident.clone(), timers, raw) => {
                 resident.reports().error(error.code(), &error);
                 Left::Broken
             }
