@@ -33,6 +33,10 @@ use crate::wakes::Wakes;
 /// Locks under which an object is looked for: as many can be looked for at once, and each by one alone.
 const STRIPES: usize = 512;
 
+/// Announcements listed at once, and read at once, when all are read.
+const PAGE: usize = 1_000;
+const AT_ONCE: usize = 64;
+
 /// Ticks a second of the clock that entries carry.
 const TICKS: u64 = 100;
 
@@ -328,19 +332,27 @@ impl Door {
     ///
     /// # Errors
     /// As [`Depot::announced`]. Single objects that are not believed are counted and skipped.
-    pub async fn preload(&self) -> Result<usize, suijuris_depot::Error> {
+    pub async fn preload(self: &Arc<Self>) -> Result<usize, suijuris_depot::Error> {
         let (mut after, mut asleep) = (None, 0);
+        let mut looks: JoinSet<bool> = JoinSet::new();
         loop {
-            let page = self.depot.announced(after, 1_000).await?;
-            let Some(last) = page.last() else {
-                return Ok(asleep);
-            };
+            let page = self.depot.announced(after, PAGE).await?;
+            let Some(last) = page.last() else { break };
             after = Some(*last);
             for object in page {
-                let standing = self.look(object).await;
-                asleep += usize::from(matches!(standing, Ok(Standing::Asleep)));
+                if looks.len() >= AT_ONCE
+                    && let Some(slept) = looks.join_next().await
+                {
+                    asleep += usize::from(slept.unwrap_or_default());
+                }
+                let door = Arc::clone(self);
+                looks.spawn(async move { matches!(door.look(object).await, Ok(Standing::Asleep)) });
             }
         }
+        while let Some(slept) = looks.join_next().await {
+            asleep += usize::from(slept.unwrap_or_default());
+        }
+        Ok(asleep)
     }
 
     /// Whether the depot answers.
