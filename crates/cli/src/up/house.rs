@@ -24,7 +24,6 @@ use suijuris_runtime::callers::Callers;
 use suijuris_runtime::clock::Clock;
 use suijuris_runtime::config::Launch;
 use suijuris_store::Home;
-use suijuris_vehicle::Driver as _;
 use suijuris_vehicle::machine::Exit;
 use suijuris_vehicle::process::Process;
 use tokio::net::TcpListener;

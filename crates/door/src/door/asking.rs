@@ -133,6 +133,7 @@ impl Door {
                 rules: rules.into_iter().map(|rule| rule.id).collect(),
                 reasons: verdict::reasons(&refused.decision),
                 times: refused.times,
+                evidence: None,
             },
         );
     }
