@@ -72,7 +72,7 @@ fn start(url: &str, environment: Environment<'_>) -> Result<Answer<'static, Arc<
             local(Path::new(&format!("/{}", place.path)))
         }
         "s3" | "az" => object(place, environment),
-        "etcd" => etcd(place, environment),
+        "etcd" => etcd(&place, environment),
         other => Err(place.refuse(&format!("`{other}` is no kind of depot: {WRITE}"))),
     }
 }
@@ -93,12 +93,12 @@ fn object(place: Place, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn De
 }
 
 #[cfg(feature = "etcd")]
-fn etcd(place: Place, environment: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
+fn etcd(place: &Place, environment: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     crate::etcd::open(place, environment)
 }
 
 #[cfg(not(feature = "etcd"))]
-fn etcd(place: Place, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
+fn etcd(place: &Place, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     Err(place.refuse("this program was built without etcd (feature `etcd` of suijuris-depot)"))
 }
 
