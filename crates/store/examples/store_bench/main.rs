@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use suijuris_core::governance::Action;
 use suijuris_core::id::BundleId;
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Body, Inception, State, Woke};
+use suijuris_core::lineage::{Body, Bundles, Inception, State, Woke};
 use suijuris_core::time::Timestamp;
 use suijuris_store::{Depth, Home, Reader, Sizes, Writer};
 use suijuris_testkit::bench::{
@@ -262,12 +262,7 @@ fn reopening(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<(
 }
 
 /// A state in memory that is awake, over so many fields, and where it finds its schema.
-fn awake(
-    fields: usize,
-) -> Outcomes<(
-    State,
-    impl Fn(&BundleId) -> Option<Arc<suijuris_core::memory::Schema>>,
-)> {
+fn awake(fields: usize) -> Outcomes<(State, impl Bundles)> {
     let schema = Arc::new(schema(fields)?);
     let key = SecretKey::from_seed(&[1; 32]);
     let inception = Inception {
