@@ -10,7 +10,7 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Principal, Witnessed};
 use suijuris_core::lifecycle::{Event, Phase};
-use suijuris_core::lineage::{Body, Invariant, Quarantined};
+use suijuris_core::lineage::{Body, Quarantined};
 use suijuris_core::witness::{Evidence, Verdict};
 use suijuris_depot::Depot;
 use suijuris_depot::relay::Client;
@@ -86,11 +86,14 @@ pub(super) fn say_absent(reports: &Reports, claimed: &Claimed) {
     }
 }
 
+/// Codes of a refusal for another copy: one with a newer history, and one that runs or has gone another way.
+const CODES: (&str, &str) = ("rolled_back", "twin");
+
 /// The code of a refusal for another copy.
 fn code(verdict: &Verdict) -> &'static str {
     match verdict.witnessed() {
-        Witnessed::Newer => Invariant::RolledBack.as_str(),
-        _ => Invariant::Twin.as_str(),
+        Witnessed::Newer => CODES.0,
+        _ => CODES.1,
     }
 }
 
@@ -158,7 +161,7 @@ pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> Left 
                 gate.set(GatePhase::Closed);
                 resident
                     .reports()
-                    .event(refused(Invariant::Twin.as_str(), evidence));
+                    .event(refused(CODES.1, evidence));
                 return Left::Refused;
             }
         }
