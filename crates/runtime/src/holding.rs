@@ -11,7 +11,7 @@ use std::time::Duration;
 use suijuris_core::inputs::Witnessed;
 use suijuris_core::manifest::{Manifest, Witness as Strength};
 use suijuris_core::witness::{Doubt, Evidence, HolderId, Point, Purpose, Terms, Verdict};
-use suijuris_depot::Depot;
+use suijuris_depot::{Depot, Presence};
 use suijuris_store::{Home, Writer};
 
 use crate::witness::{ClaimError, Claimed, Lease, News, Opening, Uncovered, Witness};
@@ -239,6 +239,28 @@ impl Holding {
             }
         }
         std::future::pending().await
+    }
+}
+
+/// Codes of a refusal for another copy: one with a newer history, and one that runs or has gone another way.
+const CODES: (&str, &str) = ("rolled_back", "twin");
+
+/// The code of a refusal for another copy. One that lacks what was witnessed is a twin while the other runs, as far as the
+/// depot can tell, and an older copy once nobody holds the object.
+pub async fn code_of(depot: Option<&dyn Depot>, verdict: &Verdict) -> &'static str {
+    if verdict.witnessed() != Witnessed::Newer {
+        return CODES.1;
+    }
+    let mark = verdict
+        .evidence()
+        .and_then(|evidence| evidence.witnessed.as_ref());
+    let held = mark.and_then(|mark| Some((mark.object, mark.holder.as_ref()?.id)));
+    let (Some(depot), Some((object, holder))) = (depot, held) else {
+        return CODES.0;
+    };
+    match depot.presence(object, holder).await {
+        Ok(Presence::Gone) => CODES.0,
+        Ok(Presence::Here | Presence::Unknown) | Err(_) => CODES.1,
     }
 }
 
