@@ -125,9 +125,8 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(1));
         }
     };
-    house::House::new(place, founded, holding, driver, listener, url, say)?
-        .run()
-        .await
+    let house = house::House::new(place, founded, holding, driver, listener, url, say)?;
+    Box::pin(house.run()).await
 }
 
 /// Where callers reach the object.

@@ -32,8 +32,10 @@ pub struct Holding {
     /// Marks cost nothing: they are waited for even where they need not be.
     prompt: bool,
     id: Cell<HolderId>,
-    /// Whoever started the machine says that it was paused, and that no copy of it was made.
+    /// Whoever started the machine says that it was paused, and that no copy of it was made. Always so where that one keeps
+    /// the name in use: a copy of the machine alone would not have it.
     announced: Cell<bool>,
+    attends: bool,
     verdict: RefCell<Option<Verdict>>,
 }
 
@@ -96,6 +98,7 @@ impl Holding {
             prompt: false,
             id: Cell::new(HolderId([0; 16])),
             announced: Cell::new(false),
+            attends: false,
             verdict: RefCell::new(None),
         }
     }
@@ -130,6 +133,7 @@ impl Holding {
             prompt,
             id: Cell::new(id),
             announced: Cell::new(false),
+            attends,
             verdict: RefCell::new(None),
         })
     }
@@ -177,7 +181,7 @@ impl Holding {
         let Some(witness) = &self.witness else {
             return Ok(());
         };
-        let doubt = if self.announced.replace(false) {
+        let doubt = if self.announced.replace(false) || !self.attends {
             Doubt::Paused
         } else {
             self.id.set(fresh_id()?);

@@ -21,7 +21,7 @@ use suijuris_depot::{Attendance, Depot, relay};
 use suijuris_runtime::holding::{FOLLOW_WITHIN, code_of, follow, fresh_id, in_words, newest};
 use suijuris_runtime::report::chain;
 use suijuris_runtime::witness::{News, Opening, Witness, publish};
-use suijuris_store::{Home, Writer, capsule};
+use suijuris_store::{Depth, Home, Reader, Writer, capsule};
 
 use super::say::Say;
 use crate::depots::Which;
@@ -105,7 +105,11 @@ impl Holding {
             let why = claimed.trouble.as_deref().unwrap_or("it does not answer");
             say.error(CODE_DEPOT, &format!("the witness cannot be asked: {why}"));
         }
-        let code = code_of(self.depot.as_deref(), &claimed.verdict).await;
+        let code = match shut_away_as(&self.home) {
+            // Its own last record is in the way of comparing again; what it found then stands.
+            Some(code) if claimed.verdict.is_final() => code,
+            _ => code_of(self.depot.as_deref(), &claimed.verdict).await,
+        };
         let refused = claimed.verdict.evidence().map(|evidence| {
             let event = Box::new(refused(code, evidence));
             (event, claimed.verdict.is_final(), in_words(evidence))
@@ -291,6 +295,25 @@ fn serve(stream: UnixStream, depot: Arc<dyn Depot>, object: ObjectId) -> std::io
             tokio.shutdown_background();
         })?;
     Ok(())
+}
+
+/// Why this copy shut itself away, where another copy was the reason.
+fn shut_away_as(home: &Home) -> Option<&'static str> {
+    let reader = Reader::open(home, Depth::Tail).ok()?;
+    let seq = reader.state().head().seq;
+    let last = reader.records(seq..seq.saturating_add(1)).ok()?.next()?.ok()?;
+    let Body::Quarantined(quarantined) = &last.record.body else {
+        return None;
+    };
+    [Invariant::RolledBack, Invariant::Twin]
+        .map(Invariant::as_str)
+        .into_iter()
+        .find(|code| {
+            quarantined
+                .reason
+                .strip_prefix(code)
+                .is_some_and(|rest| rest.starts_with(": "))
+        })
 }
 
 fn refused(code: &str, evidence: &Evidence) -> Event {
