@@ -23,6 +23,7 @@ mod ps;
 mod registry;
 mod screen;
 mod sealing;
+mod send;
 mod show;
 mod sleeping;
 mod telling;
@@ -99,6 +100,7 @@ enum Command {
     Verify(verify::Args),
     Export(export::Args),
     Import(import::Args),
+    Send(Box<send::Args>),
     /// Print the completion script of a shell
     #[command(
         after_help = "Example:\n  suijuris completions bash > ~/.local/share/bash-completion/completions/suijuris"
@@ -139,6 +141,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify::run(&args)?,
         Command::Export(args) => export::run(&args)?,
         Command::Import(args) => import::run(&args)?,
+        Command::Send(args) => send::run(&args)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "suijuris", &mut script);

@@ -14,6 +14,7 @@ mod crash;
 mod gate;
 mod house;
 mod memory;
+mod messages;
 #[path = "../common/ran.rs"]
 mod ran;
 mod remain;
