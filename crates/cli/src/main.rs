@@ -9,6 +9,7 @@ mod check;
 mod clock;
 mod control;
 mod depots;
+mod door;
 mod export;
 mod history;
 mod import;
@@ -101,6 +102,7 @@ enum Command {
     Export(export::Args),
     Import(import::Args),
     Send(Box<send::Args>),
+    Door(door::Args),
     /// Print the completion script of a shell
     #[command(
         after_help = "Example:\n  suijuris completions bash > ~/.local/share/bash-completion/completions/suijuris"
@@ -126,6 +128,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let answer = match command {
         Command::Up(args) => return up::run(args),
+        Command::Door(args) => return door::run(&args),
         Command::New(args) => new::run(&args)?,
         Command::Check(args) => check::run(&args)?,
         Command::Approve(args) => approval::run(&args)?,
