@@ -15,6 +15,7 @@ mod gate;
 mod house;
 mod memory;
 mod messages;
+mod moving;
 mod outdoors;
 #[path = "../common/ran.rs"]
 mod ran;
