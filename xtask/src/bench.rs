@@ -9,7 +9,8 @@
 //! needs = ["valgrind"]
 //! ```
 //!
-//! `features` names features of the package to build with. `needs` names programs without which it cannot run; `suijuris` and `suijuris-init` among them are built first. The program measures and prints with `suijuris_testkit::bench`, which also writes
+//! `features` names features of the package to build with. `needs` names programs without which it cannot run; `suijuris`, `suijuris-init` and
+//! `bare-listener` among them are built first. The program measures and prints with `suijuris_testkit::bench`, which also writes
 //! the results to the file that this module names.
 
 use std::collections::BTreeMap;
@@ -150,10 +151,10 @@ fn build_own(shell: &Shell, benches: &[Bench]) -> Result<()> {
     if needed("suijuris") {
         cargo(shell, &["build", "--release", "--package", "suijuris-cli"]).run()?;
     }
-    if needed("suijuris-init") {
-        init::run()?;
-    }
-    Ok(())
+    [init::Program::Init, init::Program::BareListener]
+        .into_iter()
+        .filter(|program| needed(program.name()))
+        .try_for_each(init::run)
 }
 
 /// Where peers live: the user's path, Debian's daemons, Envoy's virtual environment, our own programs.

@@ -8,7 +8,32 @@ use xshell::{Shell, cmd};
 use crate::workspace::{cargo, metadata, shell};
 
 const PACKAGE: &str = "suijuris-runtime";
-const PROGRAM: &str = "suijuris-init";
+
+/// A program of the runtime's package that is linked statically.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// The runtime.
+    Init,
+    /// What the bench compares its start with.
+    BareListener,
+}
+
+impl Program {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Init => "suijuris-init",
+            Self::BareListener => "bare-listener",
+        }
+    }
+
+    /// How cargo selects it, and where it puts it.
+    const fn kind(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Init => ("--bin", ""),
+            Self::BareListener => ("--example", "examples"),
+        }
+    }
+}
 
 /// How to link without a dynamic loader.
 struct Linking {
@@ -16,10 +41,11 @@ struct Linking {
     flags: &'static str,
 }
 
-/// Builds `suijuris-init` statically, copies it to `target/release`, prints its size.
-pub(crate) fn run() -> Result<()> {
+/// Builds `program` statically, copies it to `target/release`, prints its size.
+pub(crate) fn run(program: Program) -> Result<()> {
     let shell = shell()?;
     let linking = linking(&shell)?;
+    let (selector, folder) = program.kind();
     cargo(
         &shell,
         &[
@@ -27,8 +53,8 @@ pub(crate) fn run() -> Result<()> {
             "--release",
             "--package",
             PACKAGE,
-            "--bin",
-            PROGRAM,
+            selector,
+            program.name(),
             "--target",
             &linking.target,
         ],
@@ -36,8 +62,12 @@ pub(crate) fn run() -> Result<()> {
     .env("RUSTFLAGS", linking.flags)
     .run()?;
     let target = metadata()?.target_directory.into_std_path_buf();
-    let built = target.join(&linking.target).join("release").join(PROGRAM);
-    let placed = target.join("release").join(PROGRAM);
+    let built = target
+        .join(&linking.target)
+        .join("release")
+        .join(folder)
+        .join(program.name());
+    let placed = target.join("release").join(program.name());
     place(&built, &placed)
         .with_context(|| format!("{} could not be put beside suijuris", built.display()))?;
     let bytes = std::fs::metadata(&placed)?.len();

@@ -3,7 +3,11 @@
 //! A test proves rows by a comment directly above its attributes, in the form `proves A5` or `proves C2, C3`. This module finds them,
 //! prints the table, and fails where a claimed row has no test, a row is unknown, or the comment stands above something else.
 
-use anyhow::{Result, bail};
+mod specification;
+
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde::Serialize;
 
@@ -20,6 +24,9 @@ pub(crate) struct Arguments {
     /// Exit with 0 even where a claimed row has no test
     #[arg(long)]
     allow_missing: bool,
+    /// Write the table into SPECIFICATION.md
+    #[arg(long, conflicts_with = "json")]
+    write: bool,
 }
 
 /// A test that proves a row.
@@ -48,9 +55,12 @@ struct Found {
 
 /// Prints the table; fails on a fault or, unless allowed, on a claimed row without a test.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let found = scan(&tree::read(&workspace::root())?);
+    let files = tree::read(&workspace::root())?;
+    let found = scan(&files);
     let entries = table(&found.proofs);
-    if arguments.json {
+    if arguments.write {
+        write(&files, &entries)?;
+    } else if arguments.json {
         println!("{}", serde_json::to_string_pretty(&entries)?);
     } else {
         entries
@@ -71,6 +81,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn write(files: &[File], entries: &[Entry<'_>]) -> Result<()> {
+    let page = files.iter().find(|file| file.path == specification::PAGE);
+    let renewed = page.and_then(|page| specification::renewed(&page.text, entries));
+    let renewed =
+        renewed.with_context(|| format!("{} has lost the marks of its made part", specification::PAGE))?;
+    fs::write(workspace::root().join(specification::PAGE), renewed)?;
+    Ok(())
+}
+
+/// What is wrong with SPECIFICATION.md, where it is there: path and advice.
+pub(crate) fn stale(files: &[File]) -> Option<(&str, &'static str)> {
+    let page = files.iter().find(|file| file.path == specification::PAGE)?;
+    let advice = match specification::renewed(&page.text, &table(&scan(files).proofs)) {
+        Some(renewed) if renewed == page.text => return None,
+        Some(_) => "the tests have changed: run `cargo xtask proofs --write`",
+        None => "the marks of its made part are gone: put them back",
+    };
+    Some((&page.path, advice))
 }
 
 fn print(entry: &Entry<'_>) {

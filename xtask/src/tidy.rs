@@ -14,6 +14,7 @@ use std::fmt;
 
 use anyhow::{Result, bail};
 
+use crate::proofs;
 use crate::tree::{self, File};
 use crate::workspace::{self, Crate};
 
@@ -97,6 +98,8 @@ fn check(files: &[File], crates: &[Crate]) -> Vec<Finding> {
     findings.extend(manifests::check(files, crates));
     findings.extend(rust::check(files));
     findings.extend(text::check(files));
+    findings
+        .extend(proofs::stale(files).map(|(page, advice)| Finding::error(page, 0, "specification", advice)));
     findings
 }
 

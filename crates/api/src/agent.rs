@@ -96,6 +96,23 @@ pub struct Hold {
     pub length: String,
 }
 
+/// `GET /v1/messages`: what waits for the object, oldest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Messages {
+    /// CloudEvents 1.0 in JSON, each with its `key` and the instant at which it was `accepted`.
+    pub messages: Vec<Value>,
+    /// How many waited when last counted; at most 1,000.
+    pub waiting: u64,
+}
+
+/// `POST /v1/messages/ack`: these are dealt with, and do not come again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acknowledge {
+    /// The `key` of each message.
+    pub keys: Vec<String>,
+}
+
 /// `POST /v1/token`: an identity token for somebody else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -140,7 +140,7 @@ mod tests {
         let (a, b) = (Channel::new(a).unwrap(), Channel::new(b).unwrap());
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         a.send(
-            &ToRuntime::Connection,
+            &ToRuntime::Connection { id: 1 },
             b"GET / HTTP/1.1\r\n",
             Some(theirs.as_fd()),
         )
@@ -149,7 +149,7 @@ mod tests {
         let packet = b.receive::<ToRuntime>().await.unwrap().unwrap();
         assert_eq!(
             (packet.message, packet.raw.as_slice()),
-            (ToRuntime::Connection, &b"GET / HTTP/1.1\r\n"[..])
+            (ToRuntime::Connection { id: 1 }, &b"GET / HTTP/1.1\r\n"[..])
         );
         UnixStream::from(packet.descriptor.unwrap())
             .write_all(b"hi")
@@ -180,7 +180,7 @@ mod tests {
         let (a, _b) = pair().unwrap();
         let a = Channel::new(a).unwrap();
         assert!(
-            a.send(&ToRuntime::Connection, &vec![0; MAX_BYTES], None)
+            a.send(&ToRuntime::Connection { id: 1 }, &vec![0; MAX_BYTES], None)
                 .await
                 .is_err()
         );

@@ -4,9 +4,11 @@ use serde::{Deserialize, Serialize};
 use suijuris_core::governance::TriggerKind;
 use suijuris_core::inputs::{Caller, Host, Request, Trigger};
 use suijuris_core::lineage::Fired;
+use suijuris_core::witness::HolderId;
 
 use crate::agent::Patch;
 use crate::event::{Stamped, Verdict};
+use crate::problem::Problem;
 
 /// Why the machine was started: what its owner knows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +30,9 @@ pub struct Launch {
     /// Where the machine runs.
     #[serde(default)]
     pub host: Host,
+    /// The name under which whoever starts the machine holds the object; it goes on under it.
+    #[serde(default)]
+    pub holder: Option<HolderId>,
 }
 
 impl Default for Launch {
@@ -44,6 +49,7 @@ impl Default for Launch {
             caller: None,
             fired: Fired::new(),
             host,
+            holder: None,
         }
     }
 }
@@ -53,8 +59,17 @@ impl Default for Launch {
 #[serde(rename_all = "snake_case")]
 pub enum ToRuntime {
     /// A connection accepted while the object slept. The message carries its descriptor, and behind the JSON the
-    /// bytes already read from it.
-    Connection,
+    /// bytes already read from it. The owner keeps the connection until [`FromRuntime::Taken`].
+    Connection {
+        /// Names the connection.
+        id: u64,
+    },
+    /// Refusals at the door while the machine was frozen, for the runtime to record. Behind the JSON: a
+    /// `suijuris_core::lineage::Refused`, DAG-CBOR.
+    Refused {
+        /// Names the record; [`FromRuntime::Recorded`] repeats it.
+        id: u64,
+    },
     /// The machine was frozen and runs again, for this reason.
     Thawed(Box<Launch>),
     /// Somebody asks the object to sleep.
@@ -86,10 +101,24 @@ pub enum FromRuntime {
         /// The answer.
         reply: Reply,
     },
+    /// The gate has taken a connection: it is the runtime's alone from now on. A connection that the runtime leaves
+    /// without having taken is still its owner's, untouched.
+    Taken {
+        /// The connection.
+        id: u64,
+    },
+    /// A refusal of [`ToRuntime::Refused`] is durable.
+    Recorded {
+        /// The record.
+        id: u64,
+    },
     /// The runtime leaves; its machine can be stopped or frozen.
     Leaving {
         /// `stop`, `suspend`, `refused`, `host_stop` or `failed`.
         how: String,
+        /// What its gate answered everybody, where it refused everybody.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        problem: Option<Box<Problem>>,
     },
 }
 

@@ -81,6 +81,9 @@ pub enum Event {
         reasons: Vec<String>,
         /// How many this event stands for.
         times: u64,
+        /// Both sides, where another copy was preferred: reasons `twin` and `rolled_back`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        evidence: Option<Box<Evidence>>,
     },
     /// Memory changed.
     Mutated {
@@ -130,6 +133,47 @@ pub enum Event {
         /// What, and what to do.
         message: String,
     },
+}
+
+/// Why another copy was preferred.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// The newest record of the copy that was refused.
+    pub ours: Point,
+    /// The newest one that the witness knows; absent where it has lost what it knew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witnessed: Option<Point>,
+    /// Who holds the object: host and process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+}
+
+/// A place in a history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    /// Position of the record.
+    pub seq: u64,
+    /// The record.
+    pub head: String,
+    /// Activation it belongs to, or that was claimed after it.
+    pub epoch: u64,
+}
+
+impl From<&suijuris_core::witness::Evidence> for Evidence {
+    fn from(evidence: &suijuris_core::witness::Evidence) -> Self {
+        let point = |seq, head: suijuris_core::RecordId, epoch| Point {
+            seq,
+            head: head.to_string(),
+            epoch,
+        };
+        let ours = &evidence.ours;
+        let mark = evidence.witnessed.as_ref();
+        Self {
+            ours: point(ours.seq, ours.record, ours.epoch),
+            witnessed: mark.map(|mark| point(mark.seq, mark.head, mark.epoch)),
+            holder: mark.and_then(|mark| Some(mark.holder.as_ref()?.who.clone())),
+        }
+    }
 }
 
 /// The answer to a proposal.

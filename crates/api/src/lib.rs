@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod channel;
+pub mod cloudevents;
 pub mod control;
 pub mod event;
 pub mod problem;

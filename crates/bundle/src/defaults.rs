@@ -51,6 +51,7 @@ mod tests {
             ("drain", DRAIN.to_string()),
             ("linger", LINGER.to_string()),
             ("zone", format!("\"{ZONE}\"")),
+            ("lease", suijuris_core::manifest::LEASE.to_string()),
             ("seal_within", SEAL_WITHIN.to_string()),
             ("threshold", THRESHOLD.to_string()),
         ] {

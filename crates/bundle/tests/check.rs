@@ -137,7 +137,19 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "\"require\"",
         "required",
     ),
+    (
+        "[witness]\nstrength = \"none\"",
+        "object.unknown_word",
+        "\"none\"",
+        "optional, required",
+    ),
     // values
+    (
+        "[lineage]\nwitness = \"optional\"\n[witness]\nstrength = \"required\"",
+        VALUE,
+        "\"required\"",
+        "leave out `lineage.witness`",
+    ),
     ("ready_within = \"soon\"", VALUE, "\"soon\"", "1h30m"),
     (
         "ready = \"http:healthz\"",
@@ -156,6 +168,19 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
     ("[gate]\nmax_held = -1", BOUNDS, "-1", "too large or too small"),
     ("[gate]\nlinger = \"2m\"", BOUNDS, "\"2m\"", "at most 1m"),
     ("[lineage]\nseal_within = \"1h\"", BOUNDS, "\"1h\"", "at most 1m"),
+    (
+        "[witness]\nlease = \"500ms\"",
+        BOUNDS,
+        "\"500ms\"",
+        "between 1s and 5m",
+    ),
+    ("[witness]\ngrace = \"6m\"", BOUNDS, "\"6m\"", "at most 5m"),
+    (
+        "[witness]\nstrength = \"required\"\ngrace = \"5s\"",
+        BOUNDS,
+        "\"5s\"",
+        "can do without its witness",
+    ),
     ("[messages]\ntopics = [\"\"]", BOUNDS, "[\"\"]", "1 to 255"),
     // names
     (

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use suijuris_bundle::{Built, Files, Style, VerifyError, build_texts, verify_files};
-use suijuris_core::manifest::Manifest;
+use suijuris_core::manifest::{Manifest, Witness};
+use suijuris_core::time::Span;
 use suijuris_core::{BlobId, BundleId};
 
 const DEFINITION: &str = r#"name = "hello"
@@ -111,6 +112,24 @@ fn whatever_changes_is_another_identity() {
     assert_ne!(built(DEFINITION, &RULES.replace("> 0", "> 1")).id, id);
     // A comment is part of what its author said.
     assert_ne!(built(DEFINITION, &format!("{RULES}// so be it\n")).id, id);
+}
+
+// proves B3
+#[test]
+fn what_is_asked_of_a_witness_is_part_of_the_identity_and_its_defaults_change_no_byte() {
+    let with = |table: &str| built(&format!("{DEFINITION}{table}"), RULES);
+    let plain = built(DEFINITION, RULES);
+    for same in [
+        "[witness]\n",
+        "[witness]\nstrength = \"optional\"\nlease = \"10s\"\ngrace = \"0s\"\n",
+    ] {
+        assert_eq!(with(same).manifest_bytes, plain.manifest_bytes, "{same}");
+    }
+    let long = with("[witness]\nstrength = \"required\"\nlease = \"3s\"\n").manifest;
+    assert_eq!((long.witness, long.lease), (Witness::Required, Span(3_000)));
+    let grace = with("[witness]\ngrace = \"1m\"\n");
+    assert_eq!(grace.manifest.grace, Span(60_000));
+    assert_ne!(grace.id, plain.id);
 }
 
 #[test]

@@ -1,4 +1,9 @@
 //! Layouts on disk: written, read back, and held to every digest and size in them.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests: what is not as expected ends them"
+)]
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by panicking")]
 

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use suijuris_core::decide::{self, View};
+use suijuris_core::governance::Action;
 use suijuris_core::id::BundleId;
 use suijuris_core::lineage::{Body, Decision, State, Stored};
 use suijuris_store::{Depth, OpenError, Reader};
@@ -34,6 +36,25 @@ pub(crate) const fn decision(body: &Body) -> Option<&Decision> {
         Body::Amended(body) => Some(&body.decision),
         Body::Terminated(body) => Some(&body.decision),
         _ => None,
+    }
+}
+
+/// Where the decision of a record was made.
+pub(crate) fn place(body: &Body) -> &str {
+    match body {
+        Body::Refused(refused) => &refused.at,
+        _ => "runtime",
+    }
+}
+
+/// Makes the decision that `body` keeps again, as whoever made it did: the door, which answers for an object that
+/// sleeps, decides about admission as if it were awake.
+pub(crate) fn again(view: View<'_>, body: &Body, decision: &Decision) -> Decision {
+    match decision.action {
+        Action::Admit if place(body) == "door" => {
+            decide::foresee(view, Action::Admit, decision.inputs.clone())
+        }
+        _ => decide::replay(view, decision),
     }
 }
 

@@ -4,10 +4,15 @@
 //! goes to standard output, all else to standard error. The same program, started again with a word that nobody types,
 //! is the first process of a machine (`__shim`) and the runtime in it (`__init`).
 
+mod approval;
 mod check;
 mod clock;
 mod control;
+mod depots;
+mod door;
+mod export;
 mod history;
+mod import;
 mod log;
 mod memory;
 mod new;
@@ -18,6 +23,8 @@ mod proposal;
 mod ps;
 mod registry;
 mod screen;
+mod sealing;
+mod send;
 mod show;
 mod sleeping;
 mod telling;
@@ -80,6 +87,8 @@ enum Command {
     Check(check::Args),
     /// Run an object on this machine, until Ctrl-C puts it to sleep
     Up(up::Args),
+    Approve(approval::Args),
+    Key(approval::KeyArgs),
     Ps(ps::Args),
     Show(show::Args),
     #[command(subcommand)]
@@ -90,6 +99,10 @@ enum Command {
     Wake(transition::WakeArgs),
     Sleep(transition::SleepArgs),
     Verify(verify::Args),
+    Export(export::Args),
+    Import(import::Args),
+    Send(Box<send::Args>),
+    Door(door::Args),
     /// Print the completion script of a shell
     #[command(
         after_help = "Example:\n  suijuris completions bash > ~/.local/share/bash-completion/completions/suijuris"
@@ -115,8 +128,11 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let answer = match command {
         Command::Up(args) => return up::run(args),
+        Command::Door(args) => return door::run(&args),
         Command::New(args) => new::run(&args)?,
         Command::Check(args) => check::run(&args)?,
+        Command::Approve(args) => approval::run(&args)?,
+        Command::Key(args) => approval::key(&args)?,
         Command::Ps(args) => ps::run(&args)?,
         Command::Show(args) => show::run(&args)?,
         Command::Memory(command) => memory::run(command)?,
@@ -126,6 +142,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Wake(args) => transition::wake(&args)?,
         Command::Sleep(args) => transition::sleep(&args)?,
         Command::Verify(args) => verify::run(&args)?,
+        Command::Export(args) => export::run(&args)?,
+        Command::Import(args) => import::run(&args)?,
+        Command::Send(args) => send::run(&args)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "suijuris", &mut script);

@@ -40,6 +40,20 @@ pub(crate) enum Error {
     Random(#[from] getrandom::Error),
 }
 
+/// The owner's key in `file`, or else the one of this person; the latter made where there is none.
+pub(crate) fn key(file: Option<&Path>) -> Result<SecretKey, Error> {
+    file.map_or_else(owner_key, read)
+}
+
+/// The owner's key, where there is one.
+pub(crate) fn existing_key() -> Result<Option<SecretKey>, Error> {
+    let Some(path) = path() else { return Ok(None) };
+    match read(&path) {
+        Err(Error::File(_, error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 /// The owner's key; made, with a note, where there is none.
 pub(crate) fn owner_key() -> Result<SecretKey, Error> {
     let path = path().ok_or(Error::NoHome)?;

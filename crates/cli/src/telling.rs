@@ -44,6 +44,11 @@ pub(crate) fn summary(body: &Body) -> String {
             body.mutations, body.sealed
         ),
         Body::Quarantined(body) => body.reason.clone(),
+        Body::Restored(body) => format!(
+            "in place of the history up to record {}, …{}",
+            body.seq,
+            body.abandoned.short()
+        ),
         Body::Arrived(body) => format!("at {}", body.inputs.host.provider),
         Body::Forked(body) => join([decided(&body.decision), format!("child …{}", body.child.short())]),
         Body::Departed(body) => join([decided(&body.decision), format!("to {}", body.to)]),
@@ -131,7 +136,7 @@ pub(crate) fn record_json(stored: &Stored) -> anyhow::Result<serde_json::Value> 
         "memory": record.memory.hex(),
         "bundle": record.bundle.to_string(),
         "summary": summary(&record.body),
-        "verdict": history::decision(&record.body).map(|decision| verdict::verdict(decision, "runtime")),
+        "verdict": history::decision(&record.body).map(|decision| verdict::verdict(decision, history::place(&record.body))),
         "body": body_json(&record.body)?,
     }))
 }

@@ -5,12 +5,16 @@
 //! runtime in the machine has the socket and decides. `house` is the loop, `machine` starts machines, `desk` hears
 //! the other commands, `say` prints.
 
+mod amending;
 mod awake;
 mod desk;
 mod door;
+mod dormant;
 mod founding;
+mod holding;
 mod house;
 mod machine;
+mod post;
 mod say;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,14 +23,24 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::Context as _;
+use suijuris_api::Event;
+use suijuris_core::BundleId;
+use suijuris_core::manifest::Protocol;
+use suijuris_store::Writer;
+use suijuris_vehicle::Driver as _;
 use suijuris_vehicle::process::{Isolation, Process, Shim, Want};
 
+use crate::depots::Which;
+use crate::place::Place;
 use crate::{control, place};
+
+use founding::Opened;
+use holding::{Holding, NotTheObject};
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  suijuris up examples/hello\n  curl http://127.0.0.1:PORT/\n\nCtrl-C puts the object to sleep and ends `up`. Exit codes: 0 asleep, 1 it refused to sleep or to be\namended, 2 usage, 3 broken input or environment."
+    after_help = "Example:\n  suijuris up examples/hello\n  curl http://127.0.0.1:PORT/\n\nCtrl-C puts the object to sleep and ends `up`. Exit codes: 0 asleep, 1 it refused to sleep or to be\namended, or this copy is not the object, 2 usage, 3 broken input or environment."
 )]
 pub(crate) struct Args {
     /// Directory with object.toml and governance.cedar
@@ -38,6 +52,11 @@ pub(crate) struct Args {
     /// The object's data directory [default: DIR/.suijuris]
     #[arg(long, value_name = "DATA")]
     pub data: Option<PathBuf>,
+    #[command(flatten)]
+    pub depot: Which,
+    /// Another owner's approval of the changed definition, from `suijuris approve`; may be given several times
+    #[arg(long = "approval", value_name = "FILE")]
+    pub approvals: Vec<PathBuf>,
     /// One JSON event a line on standard output
     #[arg(long)]
     pub json: bool,
@@ -67,10 +86,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     let say = Rc::new(say::Say::new(args.json));
-    let founded = match founding::prepare(&place, &say)? {
-        founding::Prepared::Ready(founded) => *founded,
-        founding::Prepared::Refused => return Ok(ExitCode::from(1)),
-    };
+    let opened = founding::open(&place, &say)?;
     let isolation = args.plain.then_some(Isolation::Plain);
     let driver = Process::detect(
         Shim::itself("__shim"),
@@ -86,7 +102,50 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         format!("cannot listen on {address}: choose another port with --port, or leave it out for a free one")
     })?;
     listener.set_nonblocking(true)?;
-    house::House::new(place, founded, driver, listener, say)?
-        .run()
-        .await
+    let url = url(&opened, listener.local_addr()?);
+    let home = place.home();
+    let mut holding = Holding::open(&args.depot, &home, opened.manifest(), &opened.writer, &say).await?;
+    // Before the first record: a copy that is not the object writes none.
+    let now = opened.clock.reading().wall;
+    if let Err(NotTheObject(event)) = holding.claim(&opened.writer, now, &say).await? {
+        say.event(listening(
+            &place,
+            &opened.writer,
+            opened.bundle_id(),
+            &driver,
+            &url,
+        ));
+        say.event(*event);
+        return Ok(ExitCode::from(1));
+    }
+    let founded = match founding::settle(opened, &args.approvals, &say)? {
+        founding::Prepared::Ready(founded) => *founded,
+        founding::Prepared::Refused => {
+            holding.leave(None, &say).await;
+            return Ok(ExitCode::from(1));
+        }
+    };
+    let house = house::House::new(place, founded, holding, driver, listener, url, say)?;
+    Box::pin(house.run()).await
+}
+
+/// Where callers reach the object.
+fn url(opened: &Opened, address: SocketAddr) -> String {
+    match opened.manifest().gate.protocol {
+        Protocol::Http | Protocol::H2c => format!("http://{address}/"),
+        Protocol::Tcp | Protocol::Handover => format!("tcp://{address}"),
+    }
+}
+
+/// The first event.
+fn listening(place: &Place, writer: &Writer, bundle: BundleId, driver: &Process, url: &str) -> Event {
+    let state = writer.published();
+    Event::Listening {
+        url: url.to_owned(),
+        object: state.head().object.to_string(),
+        name: state.head().name.clone(),
+        agent_socket: place.agent_socket().display().to_string(),
+        bundle: bundle.to_string(),
+        machine: driver.describe().to_string(),
+    }
 }

@@ -244,19 +244,19 @@ fn change(
     next: &Stored,
     decision: &Decision,
 ) -> Option<Changed> {
-    let other = under(state, built, words, decision);
+    let other = under(state, built, words, &next.record.body, decision);
     (other.outcome != decision.outcome).then(|| Changed {
         seq: next.record.seq,
         at: next.record.at.to_string(),
         times: 1,
-        was: verdict::verdict(decision, "runtime"),
+        was: verdict::verdict(decision, history::place(&next.record.body)),
         would_be: verdict::verdict(&other, "what-if"),
         decision: decision.clone(),
     })
 }
 
 /// The same proposal at the same moment, with memory as the other schema keeps it.
-fn under(state: &State, built: &Built, words: &Vocabulary, decision: &Decision) -> Decision {
+fn under(state: &State, built: &Built, words: &Vocabulary, body: &Body, decision: &Decision) -> Decision {
     let memory = state.memory().amended(Arc::new(built.manifest.memory.clone()));
     let view = View {
         head: state.head(),
@@ -265,7 +265,7 @@ fn under(state: &State, built: &Built, words: &Vocabulary, decision: &Decision) 
         vocabulary: words,
         bundle: state.head().bundle,
     };
-    decide::replay(view, decision)
+    history::again(view, body, decision)
 }
 
 impl Changed {

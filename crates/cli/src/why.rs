@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 use suijuris_api::verdict;
 use suijuris_core::codec;
-use suijuris_core::decide::{self, View};
+use suijuris_core::decide::View;
 use suijuris_core::governance::Action;
 use suijuris_core::id::Digest;
 use suijuris_core::lineage::{Decision, State, Stored};
@@ -144,7 +144,8 @@ fn remake(reader: &Reader, stored: Stored, decision: Decision) -> anyhow::Result
             state.head().at <= at && (next.record.at >= at || next.record.seq == stored.record.seq);
         if in_force && !kept {
             let bundle = reader.bundle(&state.head().bundle)?;
-            let again = decide::replay(View::new(state, &bundle.rules), &decision);
+            let view = View::new(state, &bundle.rules);
+            let again = history::again(view, &stored.record.body, &decision);
             let same = codec::encode(&again)? == recorded;
             if same || !best.as_ref().is_some_and(|(_, _, same)| *same) {
                 best = Some((state.clone(), again, same));
@@ -241,7 +242,7 @@ impl<'a> Why<'a> {
             epoch: record.epoch,
             after: found.state.head().seq,
             bundle: found.state.head().bundle.to_string(),
-            verdict: verdict::verdict(&found.decision, "runtime"),
+            verdict: verdict::verdict(&found.decision, history::place(&record.body)),
             rules,
             not_fresh: json!(
                 explanation

@@ -3,6 +3,8 @@
 //! Opening checks digests, so that whatever holds a [`Bundle`] holds exactly the definition of its id. That the
 //! program is what the text compiles to is checked where a compiler is at hand: `check` and `verify`.
 
+mod narrows;
+
 use std::sync::Arc;
 
 use crate::decide::Rules;
@@ -11,8 +13,100 @@ use crate::id::{BlobId, BundleId};
 use crate::manifest::{self, Manifest};
 use crate::memory::Schema;
 
+pub use narrows::{Wider, narrows};
+
 /// Size of the governance text at most, bytes.
 pub const MAX_GOVERNANCE_BYTES: usize = 1 << 20;
+
+/// Size of a bundle as one byte string at most, bytes.
+pub const MAX_FILES_BYTES: usize = 4 << 20;
+
+/// Bytes in front of the files of a bundle as one byte string: their sizes.
+const SIZES_BYTES: usize = 12;
+
+/// A bundle as three files; nothing is verified yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// Canonical bytes of the manifest; its CID is the bundle's id.
+    pub manifest: Vec<u8>,
+    /// The Cedar text.
+    pub governance: Vec<u8>,
+    /// Bytes of the decision program.
+    pub program: Vec<u8>,
+}
+
+/// Why bytes are not the files of a bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotFiles {
+    /// Too many bytes.
+    #[error("the bundle's files have {0} bytes together, where at most {MAX_FILES_BYTES} are allowed")]
+    TooLarge(usize),
+    /// The sizes in front do not fit what follows.
+    #[error("the sizes of the bundle's files do not fit its bytes")]
+    Sizes,
+}
+
+impl Files {
+    /// Opens the bundle.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn open(&self) -> Result<Bundle, Error> {
+        Bundle::open(&self.manifest, self.governance.clone(), &self.program)
+    }
+
+    /// The three files as one byte string, for capsules and depots: the sizes of manifest, governance and program as
+    /// big-endian `u32`, then the files in that order.
+    ///
+    /// # Errors
+    /// [`NotFiles::TooLarge`] beyond [`MAX_FILES_BYTES`].
+    pub fn encode(&self) -> Result<Vec<u8>, NotFiles> {
+        let files = [&self.manifest, &self.governance, &self.program];
+        let len = files.iter().map(|file| file.len()).sum::<usize>() + SIZES_BYTES;
+        if len > MAX_FILES_BYTES {
+            return Err(NotFiles::TooLarge(len));
+        }
+        let sizes = files.map(|file| u32::try_from(file.len()).unwrap_or(u32::MAX).to_be_bytes());
+        Ok([sizes.as_flattened(), files.map(Vec::as_slice).concat().as_slice()].concat())
+    }
+
+    /// Reads what [`Files::encode`] wrote. That the files are a bundle, [`Files::open`] says.
+    ///
+    /// # Errors
+    /// [`NotFiles`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, NotFiles> {
+        if bytes.len() > MAX_FILES_BYTES {
+            return Err(NotFiles::TooLarge(bytes.len()));
+        }
+        Self::split(bytes).ok_or(NotFiles::Sizes)
+    }
+
+    fn split(bytes: &[u8]) -> Option<Self> {
+        let (sizes, mut rest) = bytes.split_at_checked(SIZES_BYTES)?;
+        let mut files = [const { Vec::new() }; 3];
+        for (file, size) in files.iter_mut().zip(sizes.as_chunks::<4>().0) {
+            let size = usize::try_from(u32::from_be_bytes(*size)).ok()?;
+            let (taken, behind) = rest.split_at_checked(size)?;
+            *file = taken.to_vec();
+            rest = behind;
+        }
+        let [manifest, governance, program] = files;
+        rest.is_empty().then_some(Self {
+            manifest,
+            governance,
+            program,
+        })
+    }
+
+    /// Reads and opens the bundle that lineage names.
+    ///
+    /// # Errors
+    /// [`Error`] with the first part that is not usable or not the one named.
+    pub fn open_named(expected: BundleId, bytes: &[u8]) -> Result<Bundle, Error> {
+        let files = Self::decode(bytes)?;
+        Bundle::open_named(expected, &files.manifest, files.governance, &files.program)
+    }
+}
 
 /// A whole bundle.
 #[derive(Debug, Clone)]
@@ -29,6 +123,9 @@ pub struct Bundle {
 /// Why files are not the bundle they are said to be.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Bytes that are not its files.
+    #[error("the bundle's files cannot be read")]
+    Files(#[from] NotFiles),
     /// The manifest.
     #[error("the bundle's manifest is not usable")]
     Manifest(#[from] manifest::Error),

@@ -10,7 +10,7 @@ use crate::governance::{self, Action, Facts, Folded, Judgement, Program, RuleSet
 use crate::id::{BundleId, ObjectId};
 use crate::inputs::{Inputs, Principal, Standing, Witnessed, WorkloadEnd};
 use crate::lineage::{Decision, Head, Invariant, Outcome, Phase, State};
-use crate::memory::Memory;
+use crate::memory::{Cells, Memory};
 
 /// The rules of one bundle, as decisions use them.
 #[derive(Debug, Clone)]
@@ -57,6 +57,45 @@ impl<'a> View<'a> {
     }
 }
 
+/// An object as invariants and rules look at it, from a state or from what a door keeps of one.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The object.
+    pub object: ObjectId,
+    /// Its name for people.
+    pub name: &'a str,
+    /// Its phase of life.
+    pub phase: Phase,
+    /// What its lineage says.
+    pub lineage: governance::Lineage,
+    /// What its memory holds, at least where its rules look.
+    pub memory: &'a Cells,
+    /// The bundle in force.
+    pub in_force: BundleId,
+    /// The bundle of the rules at hand.
+    pub bundle: BundleId,
+    /// The rules at hand.
+    pub program: &'a Program,
+    /// Their words.
+    pub vocabulary: &'a Vocabulary,
+}
+
+impl<'a> From<View<'a>> for Subject<'a> {
+    fn from(view: View<'a>) -> Self {
+        Self {
+            object: view.head.object,
+            name: &view.head.name,
+            phase: view.head.phase,
+            lineage: lineage_facts(view.head),
+            memory: view.memory,
+            in_force: view.head.bundle,
+            bundle: view.bundle,
+            program: view.program,
+            vocabulary: view.vocabulary,
+        }
+    }
+}
+
 /// Proof of a positive verdict. Only [`decide`] and [`admit`] make one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permit(Action);
@@ -91,7 +130,7 @@ impl Verdict {
 /// Answers a proposal to take `action` on `target`.
 #[must_use]
 pub fn decide(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) -> Verdict {
-    let decision = judge(view, action, target, inputs);
+    let decision = judge(view.into(), action, target, inputs);
     match decision.outcome {
         Outcome::Permit => Verdict::Permit(Permit(action), Box::new(decision)),
         _ => Verdict::Refuse(Box::new(decision)),
@@ -101,33 +140,57 @@ pub fn decide(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) 
 /// The answer to a proposal for the resident object itself, in words, without a permit: for refusals, `why` and
 /// `what-if`.
 #[must_use]
-pub fn consider(view: View<'_>, action: Action, inputs: Inputs) -> Decision {
-    judge(view, action, view.head.object, inputs)
+pub fn consider<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inputs) -> Decision {
+    let subject = subject.into();
+    judge(subject, action, subject.object, inputs)
 }
 
 /// What the rules would say of `action` if the object were awake; for the door, which turns away whoever would not be
 /// admitted before anything is started.
 #[must_use]
-pub fn foresee(view: View<'_>, action: Action, inputs: Inputs) -> Decision {
-    let head = Head {
+pub fn foresee<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inputs) -> Decision {
+    let subject = Subject {
         phase: Phase::Active,
-        ..view.head.clone()
+        ..subject.into()
     };
-    judge(View { head: &head, ..view }, action, view.head.object, inputs)
+    judge(subject, action, subject.object, inputs)
+}
+
+/// The answer of [`consider`] without its words: the rules that permit `action`, or why not. For a door that answers for
+/// many objects; nothing is allocated but where callers carry claims, scopes or declared headers. `id` is the object's
+/// id as text; it may be empty where [`governance::Watches::identity`] says that the rules do not look at it.
+///
+/// # Errors
+/// [`Refused`], to be put in words by [`consider`].
+pub fn weigh(subject: &Subject<'_>, id: &str, action: Action, inputs: &Inputs) -> Result<RuleSet, Refused> {
+    if let Some(broken) = invariant(subject, action, subject.object, &inputs.standing) {
+        return Err(Refused::Invariant(broken));
+    }
+    let judgement = with_facts(subject, id, inputs, |facts| subject.program.judge(action, facts));
+    match judgement.outcome {
+        governance::Outcome::Permit => Ok(judgement.deciding),
+        governance::Outcome::Refuse => Err(Refused::Rules(judgement)),
+    }
 }
 
 /// Makes a recorded decision again, from the state before its record.
 #[must_use]
 pub fn replay(view: View<'_>, recorded: &Decision) -> Decision {
-    judge(view, recorded.action, view.head.object, recorded.inputs.clone())
+    judge(
+        view.into(),
+        recorded.action,
+        view.head.object,
+        recorded.inputs.clone(),
+    )
 }
 
-fn judge(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) -> Decision {
-    let broken = invariant(view, action, target, &inputs.standing);
+fn judge(subject: Subject<'_>, action: Action, target: ObjectId, inputs: Inputs) -> Decision {
+    let broken = invariant(&subject, action, target, &inputs.standing);
     let explanation = broken.is_none().then(|| {
-        with_facts(view, &inputs, |facts| {
-            let judgement = view.program.judge(action, facts);
-            view.program.explain(action, facts, &judgement)
+        let id = subject.object.to_string();
+        with_facts(&subject, &id, &inputs, |facts| {
+            let judgement = subject.program.judge(action, facts);
+            subject.program.explain(action, facts, &judgement)
         })
     });
     let permitted = explanation
@@ -178,18 +241,23 @@ pub enum Refused {
 }
 
 /// The first invariant that does not hold.
-fn invariant(view: View<'_>, action: Action, target: ObjectId, standing: &Standing) -> Option<Invariant> {
-    wrong_identity(view, target)
-        .or_else(|| wrong_phase(view.head.phase, action))
-        .or_else(|| witness(standing.witness).filter(|_| action == Action::Wake))
+fn invariant(
+    subject: &Subject<'_>,
+    action: Action,
+    target: ObjectId,
+    standing: &Standing,
+) -> Option<Invariant> {
+    wrong_identity(subject, target)
+        .or_else(|| wrong_phase(subject.phase, action))
+        .or_else(|| witness(standing.witness).filter(|_| matches!(action, Action::Wake | Action::Remain)))
         .or_else(|| standing.incapable.then_some(Invariant::Incapable))
         .or_else(|| workload(standing.workload).filter(|_| action == Action::Remain))
 }
 
-fn wrong_identity(view: View<'_>, target: ObjectId) -> Option<Invariant> {
-    if target != view.head.object {
+fn wrong_identity(subject: &Subject<'_>, target: ObjectId) -> Option<Invariant> {
+    if target != subject.object {
         Some(Invariant::WrongObject)
-    } else if view.bundle != view.head.bundle {
+    } else if subject.bundle != subject.in_force {
         Some(Invariant::WrongBundle)
     } else {
         None
@@ -241,26 +309,25 @@ pub fn lineage_facts(head: &Head) -> governance::Lineage {
     }
 }
 
-/// Borrows recorded inputs and the view as the facts that rules look at.
-fn with_facts<R>(view: View<'_>, inputs: &Inputs, run: impl FnOnce(&Facts<'_>) -> R) -> R {
+/// Borrows recorded inputs and the object as the facts that rules look at.
+fn with_facts<R>(subject: &Subject<'_>, id: &str, inputs: &Inputs, run: impl FnOnce(&Facts<'_>) -> R) -> R {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let id = view.head.object.to_string();
     let object = governance::Object {
-        id: &id,
-        name: &view.head.name,
-        memory: view.memory,
-        lineage: lineage_facts(view.head),
+        id,
+        name: subject.name,
+        memory: subject.memory,
+        lineage: subject.lineage,
     };
     let words = Words::of(&inputs.principal);
     let texts: [Vec<&str>; 3] =
         [&words.audience, &words.scopes, &words.keys].map(|list| list.iter().map(String::as_str).collect());
     let [audience, scopes, keys] = &texts;
-    let claims = claims(view.vocabulary, &inputs.principal);
+    let claims = claims(subject.vocabulary, &inputs.principal);
     let principal = principal(&inputs.principal, &words, audience, scopes, keys, &claims);
     let host = host(&inputs.host);
     let holds: Vec<&str> = inputs.holds.iter().map(String::as_str).collect();
     let fields: Vec<&str> = inputs.fields.iter().map(String::as_str).collect();
-    let headers = headers(view.vocabulary, inputs);
+    let headers = headers(subject.vocabulary, inputs);
     let mut facts = Facts::new(principal, object, inputs.now, host);
     facts.holds = governance::Holds { names: &holds };
     facts.messages = number(inputs.pending);

@@ -7,13 +7,27 @@
 use std::fmt;
 use std::str::FromStr;
 
+use ipld_core::cid::serde::CID_SERDE_PRIVATE_IDENTIFIER;
 use ipld_core::cid::{Cid, multihash::Multihash};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::block_api::compress256;
 use sha2::{Digest as _, Sha256};
 
 const SHA2_256: u64 = 0x12;
 const DAG_CBOR: u64 = 0x71;
 const RAW: u64 = 0x55;
+
+/// The state that SHA-256 begins with (FIPS 180-4, 5.3.3).
+const INITIAL: [u32; 8] = [
+    0x6a09_e667,
+    0xbb67_ae85,
+    0x3c6e_f372,
+    0xa54f_f53a,
+    0x510e_527f,
+    0x9b05_688c,
+    0x1f83_d9ab,
+    0x5be0_cd19,
+];
 
 /// A SHA-256 digest, 32 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +48,37 @@ impl Digest {
             hasher.update(part);
         }
         Self(hasher.finalize().into())
+    }
+
+    /// As [`Digest::of_parts`], quicker for short messages: one of at most `64 * BLOCKS - 9` bytes is padded on the
+    /// stack and hashed in one go.
+    pub(crate) fn of_short<const BLOCKS: usize>(parts: &[&[u8]]) -> Self {
+        let mut blocks = [[0; 64]; BLOCKS];
+        let mut len = 0;
+        for part in parts {
+            let Some(place) = blocks.as_flattened_mut().get_mut(len..len + part.len()) else {
+                return Self::of_parts(parts);
+            };
+            place.copy_from_slice(part);
+            len += part.len();
+        }
+        let Some(blocks) = blocks.get_mut(..(len + 9).div_ceil(64)) else {
+            return Self::of_parts(parts);
+        };
+        if let Some(end) = blocks.as_flattened_mut().get_mut(len) {
+            *end = 0x80;
+        }
+        if let Some(place) = blocks.as_flattened_mut().last_chunk_mut() {
+            *place = (8 * len as u64).to_be_bytes();
+        }
+        let mut state = INITIAL;
+        compress256(&mut state, blocks);
+        let mut digest = [0; 32];
+        let (words, _) = digest.as_chunks_mut();
+        for (place, word) in words.iter_mut().zip(state) {
+            *place = word.to_be_bytes();
+        }
+        Self(digest)
     }
 
     /// The digest as lower-case hexadecimal, 64 characters.
@@ -130,6 +175,42 @@ fn from_cid(codec: u64, codec_name: &'static str, cid: &Cid) -> Result<Digest, E
     }
 }
 
+/// A CID of ours in bytes: version, codec, hash function and length, each one byte as a varint; then the digest.
+const CID_BYTES: usize = 36;
+
+fn prefix(codec: u64) -> [u8; 4] {
+    [1, codec.to_le_bytes()[0], 0x12, 32]
+}
+
+/// Reads a link as `prefix` and digest; whatever else stands there is read by the library, for its error.
+struct Link {
+    codec: u64,
+    codec_name: &'static str,
+}
+
+impl<'de> serde::de::Visitor<'de> for Link {
+    type Value = Digest;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a link to {}", self.codec_name)
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Digest, D::Error> {
+        deserializer.deserialize_bytes(self)
+    }
+
+    fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<Digest, E> {
+        if let Some((start, digest)) = bytes.split_first_chunk()
+            && *start == prefix(self.codec)
+            && let Ok(digest) = digest.try_into()
+        {
+            return Ok(Digest(digest));
+        }
+        let cid = Cid::try_from(bytes).map_err(|_| E::custom(Error::NotACid))?;
+        from_cid(self.codec, self.codec_name, &cid).map_err(E::custom)
+    }
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $codec:ident, $codec_name:literal) => {
         $(#[$doc])*
@@ -190,9 +271,13 @@ macro_rules! id {
                 if serializer.is_human_readable() {
                     return serializer.collect_str(self);
                 }
-                to_cid($codec, &self.0)
-                    .ok_or_else(|| serde::ser::Error::custom("digest does not fit a content identifier"))?
-                    .serialize(serializer)
+                let mut bytes = [0; CID_BYTES];
+                if let Some((start, digest)) = bytes.split_first_chunk_mut() {
+                    *start = prefix($codec);
+                    digest.copy_from_slice(&self.0.0);
+                }
+                let bytes = serde_bytes::Bytes::new(&bytes);
+                serializer.serialize_newtype_struct(CID_SERDE_PRIVATE_IDENTIFIER, bytes)
             }
         }
 
@@ -202,8 +287,8 @@ macro_rules! id {
                     let text = String::deserialize(deserializer)?;
                     return text.parse().map_err(serde::de::Error::custom);
                 }
-                let cid = Cid::deserialize(deserializer)?;
-                from_cid($codec, $codec_name, &cid).map(Self).map_err(serde::de::Error::custom)
+                let link = Link { codec: $codec, codec_name: $codec_name };
+                deserializer.deserialize_newtype_struct(CID_SERDE_PRIVATE_IDENTIFIER, link).map(Self)
             }
         }
     };
@@ -253,6 +338,17 @@ mod tests {
         assert_eq!("nonsense".parse::<ObjectId>(), Err(Error::NotACid));
         let upper = ObjectId::of(b"hello").to_string().to_uppercase();
         assert_eq!(upper.parse::<ObjectId>(), Err(Error::NotCanonical));
+    }
+
+    #[test]
+    fn a_short_message_has_the_digest_of_any_other() {
+        let message: Vec<u8> = (0..200).collect();
+        for len in 0..message.len() {
+            let (whole, parts) = (&message[..len], message[..len].split_at(len / 3));
+            let expected = Digest::of(whole);
+            assert_eq!(Digest::of_short::<1>(&[whole]), expected, "{len}");
+            assert_eq!(Digest::of_short::<2>(&[parts.0, parts.1]), expected, "{len}");
+        }
     }
 
     #[test]

@@ -14,7 +14,10 @@ pub mod lifecycle;
 pub mod lineage;
 pub mod manifest;
 pub mod memory;
+pub mod message;
+pub mod refusals;
 pub mod time;
 pub mod trigger;
+pub mod witness;
 
 pub use id::{BlobId, BundleId, ObjectId, RecordId};

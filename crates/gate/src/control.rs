@@ -17,7 +17,7 @@ pub const TICK_MS: u64 = 100;
 /// What the gate does with traffic as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// No verdict yet: requests wait, bounded.
+    /// No verdict yet: requests wait, bounded. Tunnels stand still, and what was handed over is cut.
     Holding,
     /// Requests are judged.
     Open,
@@ -76,7 +76,8 @@ impl Control {
         self.ask_again();
     }
 
-    /// Puts requests whose judge said [`Hold`](crate::Admission::Hold) before the judge again.
+    /// Puts requests whose judge said [`Hold`](crate::Admission::Hold) before the judge again, and raw connections
+    /// that it admitted: those it refuses now are cut.
     pub fn ask_again(&self) {
         self.0.round.set(self.0.round.get() + 1);
         self.wake_all();

@@ -13,6 +13,7 @@ use crate::accept::{accept, turn_away};
 use crate::buffer::{FreeList, Inbound, Outbound};
 use crate::control::{Control, Elapsed, Phase, Timer};
 use crate::forward::Forwarding;
+use crate::handed::HandedOver;
 use crate::head::{HTTP2_PREFACE, RequestHead};
 use crate::http1::{self, End};
 use crate::limits::{LINGER_BYTES, Limits};
@@ -33,15 +34,6 @@ pub enum Protocol {
     Tcp,
     /// Any byte stream; the workload gets the client's socket itself, as [`Gate::new`] says.
     Handover,
-}
-
-/// A connection accepted elsewhere, with what was read from it.
-#[derive(Debug)]
-pub struct HandedOver {
-    /// The connection, in blocking mode or not.
-    pub stream: std::net::TcpStream,
-    /// Bytes read before, in order; at most [`Limits::head_bytes`] for HTTP/1.x.
-    pub prefix: Vec<u8>,
 }
 
 /// Why serving could not start.
@@ -107,8 +99,8 @@ impl<J: Judge> Gate<J> {
         }
     }
 
-    /// While draining, leaves new connections in the listener's backlog, for a process that accepts from the same
-    /// socket next. Without it they are accepted and refused.
+    /// While draining, leaves new connections where they are, in the listener's backlog and in the queue of those
+    /// handed over, for a process that accepts from the same socket next. Without it they are taken and refused.
     #[must_use]
     pub fn keeping_backlog(mut self) -> Self {
         self.keeps_backlog = true;
@@ -186,7 +178,7 @@ impl<J: Judge> Server<J> {
             let accepts = phase < Phase::Draining || !self.keeps_backlog;
             tokio::select! {
                 (stream, peer) = accept(&listener), if accepts => self.open(stream, peer, Vec::new()),
-                Some(handed) = handed_over.recv() => self.take_over(handed),
+                Some(handed) = handed_over.recv(), if accepts => self.take_over(handed),
                 Some(_ended) = self.connections.join_next() => {}
                 changed = changed(&control, round, &timer) => {
                     match changed {
@@ -225,6 +217,9 @@ impl<J: Judge> Server<J> {
     }
 
     fn take_over(&mut self, handed: HandedOver) {
+        if !handed.claim.make() {
+            return;
+        }
         // One that is gone meanwhile is nobody's loss.
         let Ok(peer) = handed.stream.peer_addr() else {
             return;

@@ -1,12 +1,12 @@
 //! Connection mode: the workload gets the admitted client's socket itself, and the gate steps out of the data path.
 //!
-//! The gate keeps a second descriptor of each connection, only to cut it and to notice its end; it never reads.
+//! The gate keeps a second descriptor of each connection, only to cut it and to notice its end; it never reads. It cuts
+//! when the judge, asked again, refuses the connection, and when the gate holds: what is out of its hands cannot wait.
 //! A client that ended its sending side is cut [`HALF_CLOSED_MS`](crate::limits::HALF_CLOSED_MS) later: a workload
 //! that merely closed its descriptor would otherwise leave the connection open for ever.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -26,6 +26,7 @@ use tokio::net::TcpStream;
 use crate::Judge;
 use crate::control::Timer;
 use crate::gate::Shared;
+use crate::standing::{Reviewed, Standing, Stands};
 use crate::upstream::Upstream;
 use crate::{sys, tunnel};
 
@@ -123,9 +124,10 @@ pub(crate) async fn serve<J: Judge>(
     // Out of tokio's epoll: bytes that arrive are not ours to be woken for.
     let Ok(stream) = stream.into_std() else { return };
     let cut = Cut(stream);
-    let Some(_permit) = tunnel::admit(gate, peer, &timer).await else {
+    let Some(permit) = tunnel::admit(gate, peer, &timer).await else {
         return;
     };
+    let reviewed = Reviewed::new(gate, peer, permit);
     let _admitted = gate.traffic.admitted();
     // Most programs that are given a socket expect one that blocks.
     let Ok(()) = cut.0.set_nonblocking(false) else {
@@ -135,7 +137,7 @@ pub(crate) async fn serve<J: Judge>(
     if gate.handover.send(&cut.0, &message).await.is_ok()
         && let Ok(watched) = gate.handover.watched(&cut.0)
     {
-        watched.ended(&timer, gate.limits.half_closed_ms).await;
+        watched.ended(&timer, &reviewed, gate.limits.half_closed_ms).await;
     }
 }
 
@@ -260,15 +262,18 @@ struct Watched<'s> {
 }
 
 impl Watched<'_> {
-    /// Waits until both sides ended, or the client did and its time for reading is over.
-    async fn ended(&self, timer: &Timer, half_closed_ms: u64) {
-        poll_fn(|cx| self.watch.poll_ended(self.id, Ended::ClientDone, cx)).await;
-        // Elapsed or ended: either way it is over.
-        let _over = timer
-            .within(half_closed_ms, |cx| {
-                self.watch.poll_ended(self.id, Ended::Both, cx)
-            })
-            .await;
+    /// Waits until both sides ended, or the client did and its time for reading is over, or the connection may not go
+    /// on: what is in the workload's hands cannot be held, only cut.
+    async fn ended(&self, timer: &Timer, stands: &dyn Stands, half_closed_ms: u64) {
+        let over = |until: Ended, cx: &mut Context<'_>| match stands.standing() {
+            Standing::Good => self.watch.poll_ended(self.id, until, cx).map(|()| true),
+            Standing::Held | Standing::Revoked => Poll::Ready(false),
+        };
+        let for_ever = u64::MAX;
+        if timer.within(for_ever, |cx| over(Ended::ClientDone, cx)).await == Ok(true) {
+            // Elapsed, ended or cut: either way it is over.
+            let _over = timer.within(half_closed_ms, |cx| over(Ended::Both, cx)).await;
+        }
     }
 }
 

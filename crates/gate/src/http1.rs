@@ -24,6 +24,7 @@ use crate::gate::{Protocol, Shared};
 use crate::head::{self, Framing, HTTP2_PREFACE, Reject, Version, Wire};
 use crate::refusal::{self, Refusal};
 use crate::response::Body;
+use crate::standing::Unreviewed;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::upstream::Lease;
 use crate::{Admission, Judge, tunnel};
@@ -348,6 +349,7 @@ impl<J: Judge> Session<'_, J> {
             let timers = (&self.inward, &self.outward);
             let whole = tunnel::run(
                 self.gate,
+                &Unreviewed(&self.gate.control),
                 ends,
                 (&mut buffers.input, &mut delivered.outbound.answer),
                 timers,

@@ -10,6 +10,7 @@
 //! | [`refusal`] | problem documents as responses |
 //! | [`probe`] | the first request on an HTTP/2 connection, before a byte is answered: for the door |
 //! | `http1`, `http2`, `tunnel`, `handover` | one connection each |
+//! | `standing` | whether a raw connection may go on |
 //! | `gate`, [`control`], [`traffic`], [`limits`] | accepting, phases, counters, bounds |
 //!
 //! Everything runs on one thread and inside [`Gate::serve`]: dropping that future closes every connection. No TLS,
@@ -27,10 +28,12 @@ mod accept;
 mod buffer;
 mod forward;
 mod gate;
+mod handed;
 mod handover;
 mod http1;
 mod http2;
 mod response;
+mod standing;
 mod stream;
 mod sys;
 mod tunnel;
@@ -41,7 +44,8 @@ use std::rc::Rc;
 
 pub use control::{Control, Phase};
 pub use forward::{BadField, Forwarding, RESERVED_PREFIX};
-pub use gate::{Gate, HandedOver, Protocol, ServeError};
+pub use gate::{Gate, Protocol, ServeError};
+pub use handed::{Claim, HandedOver};
 pub use head::{RequestHead, Version};
 pub use limits::Limits;
 pub use refusal::Refusal;
@@ -56,7 +60,8 @@ pub trait Judge: 'static {
     /// One HTTP request, upgrades included. `out` takes the header fields that the workload shall see in addition.
     fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<Self::Permit>;
 
-    /// One raw TCP connection, before anything of it is read.
+    /// One raw TCP connection: before anything of it is read, and again after each change of phase and each
+    /// [`Control::ask_again`]. One that is refused then is cut.
     fn connect(&self, peer: SocketAddr) -> Admission<Self::Permit>;
 }
 

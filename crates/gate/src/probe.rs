@@ -168,11 +168,12 @@ impl Probe {
 
     /// What the client sent, for the gate that takes over and speaks for itself.
     #[must_use]
-    pub fn into_recorded(self) -> Vec<u8> {
+    pub fn recorded(&self) -> Vec<u8> {
+        let recorded = self.recorded.clone();
         if self.greeted {
-            without_acknowledgement(self.recorded)
+            without_acknowledgement(recorded)
         } else {
-            self.recorded
+            recorded
         }
     }
 
@@ -351,7 +352,7 @@ mod tests {
         }
         let seen = probe.look(|head| (head.method.to_owned(), head.path.to_owned(), head.host.to_owned()));
         assert_eq!(seen, Ok(Some(("GET".into(), "/".into(), "h".into()))));
-        assert_eq!(probe.into_recorded(), request());
+        assert_eq!(probe.recorded(), request());
     }
 
     #[test]
@@ -362,7 +363,7 @@ mod tests {
         let (start, rest) = whole.split_at(HTTP2_PREFACE.len() + GREETING.len());
         assert_eq!(probe.push(start), Found::Incomplete);
         assert_eq!(probe.push(&[ACKNOWLEDGEMENT, rest].concat()), Found::Request);
-        assert_eq!(probe.into_recorded(), whole);
+        assert_eq!(probe.recorded(), whole);
     }
 
     #[test]

@@ -123,6 +123,16 @@ impl Traffic {
         }
     }
 
+    /// Waits until no connection is open, so that whoever was taken in has been answered. Cancel safe.
+    pub async fn empty(&self) {
+        while self.connections() > 0 {
+            let ended = self.ended.notified();
+            if self.connections() > 0 {
+                ended.await;
+            }
+        }
+    }
+
     /// Waits until nothing admitted is in flight. Cancel safe.
     pub async fn quiet(&self) {
         while self.in_flight() > 0 {
@@ -155,6 +165,9 @@ impl Drop for Open {
     fn drop(&mut self) {
         let gauge = (self.gauge)(&self.traffic);
         gauge.set(gauge.get() - 1);
+        if gauge.get() == 0 {
+            self.traffic.ended.notify_waiters();
+        }
     }
 }
 
@@ -172,9 +185,6 @@ struct Ended(Rc<Traffic>);
 impl Drop for Ended {
     fn drop(&mut self) {
         self.0.touch();
-        if self.0.in_flight() == 0 {
-            self.0.ended.notify_waiters();
-        }
     }
 }
 
@@ -183,6 +193,17 @@ mod tests {
     use super::*;
     use std::pin::pin;
     use std::task::{Context, Waker};
+
+    #[test]
+    fn empty_is_a_gate_without_connections() {
+        let traffic = Rc::<Traffic>::default();
+        let open = traffic.connection();
+        let mut empty = pin!(traffic.empty());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(empty.as_mut().poll(&mut cx).is_pending());
+        drop(open);
+        assert!(empty.as_mut().poll(&mut cx).is_ready());
+    }
 
     #[test]
     fn quiet_comes_when_the_last_admitted_ends() {

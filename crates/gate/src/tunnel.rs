@@ -1,14 +1,18 @@
 //! Bytes copied both ways: raw TCP connections and what an HTTP connection becomes after `101 Switching Protocols`.
 //!
-//! Decided once, at connect or by the upgrade request. Half-closes travel; an error on one side ends both.
+//! Decided at connect or by the upgrade request; what was decided at connect is decided again when the control says so.
+//! Half-closes travel; an error on one side ends both.
 
 use std::cell::Cell;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::Poll;
 
 use crate::buffer::Buffer;
 use crate::control::Timer;
 use crate::gate::Shared;
+use crate::standing::{Reviewed, Standing, Stands};
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::{Admission, Judge};
 
@@ -18,9 +22,11 @@ pub(crate) struct Ends<'x, 's, 'u> {
     pub(crate) workload: (ReadHalf<'u>, WriteHalf<'u>),
 }
 
-/// Copies until both directions ended. What the buffers hold already goes first. False: cut short.
+/// Copies until both directions ended, for as long as `stands` lets it. What the buffers hold already goes first.
+/// False: cut short.
 pub(crate) async fn run<J>(
     gate: &Shared<J>,
+    stands: &dyn Stands,
     ends: Ends<'_, '_, '_>,
     (input, answer): (&mut Buffer, &mut Buffer),
     (inward, outward): (&Timer, &Timer),
@@ -30,6 +36,7 @@ pub(crate) async fn run<J>(
     let idle_ms = gate.limits.tunnel_idle_ms;
     let direction = |timer| Direction {
         timer,
+        stands,
         idle_ms,
         moved_ms: &moved_ms,
     };
@@ -53,6 +60,7 @@ struct Cut;
 
 struct Direction<'x> {
     timer: &'x Timer,
+    stands: &'x dyn Stands,
     idle_ms: u64,
     /// When either direction last moved: one may be silent while the other streams.
     moved_ms: &'x Cell<u64>,
@@ -76,7 +84,12 @@ impl Direction<'_> {
             }
             match self
                 .timer
-                .within(self.idle_ms, |cx| buffer.poll_fill(from, cx))
+                .within(self.idle_ms, |cx| match self.stands.standing() {
+                    Standing::Good => buffer.poll_fill(from, cx),
+                    // The timer wakes us when the control has news.
+                    Standing::Held => Poll::Pending,
+                    Standing::Revoked => Poll::Ready(Err(ErrorKind::PermissionDenied.into())),
+                })
                 .await
             {
                 Ok(Ok(1..)) => {}
@@ -106,6 +119,7 @@ pub(crate) async fn serve<J: Judge>(
     let Ok(mut lease) = gate.pool.connect(&permit).await else {
         return false;
     };
+    let reviewed = Reviewed::new(gate, peer, permit);
     let (mut read, mut write) = stream.split();
     let (mut inbound, mut outbound) = (gate.inbound.loan(), gate.outbound.loan());
     let ends = Ends {
@@ -115,6 +129,7 @@ pub(crate) async fn serve<J: Judge>(
     inbound.input.append(prefix) == prefix.len()
         && run(
             gate,
+            &reviewed,
             ends,
             (&mut inbound.input, &mut outbound.answer),
             (&inward, &outward),

@@ -4,6 +4,7 @@
 //! is the workload: its directory is private to the machine. Every write is decided by the rules (`mutate`, `sleep`)
 //! before it is made, and answered when it is durable. Not here: traffic from outside (gate).
 
+mod messages;
 mod routes;
 mod stream;
 

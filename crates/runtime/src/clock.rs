@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use suijuris_core::time::{Quality, Reading, STEP_TOLERANCE, Span, Timestamp};
+use suijuris_core::witness::{Moment, Mono};
 
 use crate::sys;
 
@@ -300,6 +301,14 @@ fn clock_ns(clock: ClockId) -> u64 {
     clock_gettime(clock).map_or(0, |time| {
         u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX)
     })
+}
+
+/// One look at the clocks for the witness, whose thread has no [`Clock`]: boot-time, and the wall for people.
+pub(crate) fn moment() -> Moment {
+    Moment {
+        mono: Mono(clock_ns(ClockId::CLOCK_BOOTTIME)),
+        wall: Timestamp(to_ms(clock_ns(ClockId::CLOCK_REALTIME))),
+    }
 }
 
 fn beat(shared: &Shared, generation: Option<&Path>, mut known: Option<Vec<u8>>) {

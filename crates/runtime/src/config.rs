@@ -18,6 +18,9 @@ usage: suijuris-init --data DIR [options]
   --listen ADDR         address of the gate, as in 0.0.0.0:8080 (or SUIJURIS_LISTEN); not with --listen-fd
   --listen-fd N         listening socket inherited from whoever starts the machine
   --control-fd N        channel to whoever starts the machine
+  --depot URL           depot with the witness and the inbox, as in file:///var/lib/depot (or SUIJURIS_DEPOT)
+  --depot-fd N          socket to a depot that whoever starts the machine serves; not with --depot
+  --hold-fd N           descriptor to keep open as long as the machine runs
   --agent-socket PATH   the workload's own interface [default: DIR/run/agent.sock]
   --launch JSON         why the machine was started, as its owner says it
   --help, --version
@@ -39,6 +42,12 @@ pub struct Config {
     pub listen_fd: Option<RawFd>,
     /// Channel to the owner.
     pub control_fd: Option<RawFd>,
+    /// The depot.
+    pub depot: Option<String>,
+    /// Socket to a depot.
+    pub depot_fd: Option<RawFd>,
+    /// Kept open to the end.
+    pub hold_fd: Option<RawFd>,
     /// The workload's own interface.
     pub agent_socket: PathBuf,
     /// Why it was started.
@@ -85,6 +94,8 @@ pub fn parse(
     let mut data = environment("SUIJURIS_DATA").map(PathBuf::from);
     let mut object_dir = environment("SUIJURIS_OBJECT_DIR").map(PathBuf::from);
     let mut listen = environment("SUIJURIS_LISTEN").map(|text| text.to_string_lossy().into_owned());
+    let mut depot = environment("SUIJURIS_DEPOT").map(|text| text.to_string_lossy().into_owned());
+    let (mut depot_fd, mut hold_fd) = (None, None);
     let (mut listen_fd, mut control_fd, mut agent_socket, mut launch) = (None, None, None, None);
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
@@ -96,6 +107,9 @@ pub fn parse(
             Long("listen") => listen = Some(parser.value()?.string()?),
             Long("listen-fd") => listen_fd = Some(parser.value()?.parse()?),
             Long("control-fd") => control_fd = Some(parser.value()?.parse()?),
+            Long("depot") => depot = Some(parser.value()?.string()?),
+            Long("depot-fd") => depot_fd = Some(parser.value()?.parse()?),
+            Long("hold-fd") => hold_fd = Some(parser.value()?.parse()?),
             Long("agent-socket") => agent_socket = Some(parser.value()?.into()),
             Long("launch") => launch = Some(parser.value()?.string()?),
             other => return Err(other.unexpected().into()),
@@ -119,6 +133,9 @@ pub fn parse(
         listen,
         listen_fd,
         control_fd,
+        depot: depot.filter(|_| depot_fd.is_none()),
+        depot_fd,
+        hold_fd,
         launch: launch.map(read).transpose()?.unwrap_or_default(),
         data,
     })))

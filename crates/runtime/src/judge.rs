@@ -41,6 +41,12 @@ impl GateJudge {
         *self.refusing.borrow_mut() = Some(problem);
     }
 
+    /// What everything is refused with, if so.
+    #[must_use]
+    pub fn refusing(&self) -> Option<Problem> {
+        self.refusing.borrow().clone()
+    }
+
     fn preset(&self) -> Option<Admission<Permit>> {
         let problem = self.refusing.borrow().clone()?;
         Some(Admission::Refuse(Box::new(Refusal { problem })))
@@ -55,7 +61,7 @@ impl Judge for GateJudge {
             return refusal;
         }
         match &*self.resident.borrow() {
-            Some(resident) if !resident.jumped() => admit(resident, head, out),
+            Some(resident) if resident.may_serve() => admit(resident, head, out),
             _ => Admission::Hold,
         }
     }
@@ -65,7 +71,7 @@ impl Judge for GateJudge {
             return refusal;
         }
         match &*self.resident.borrow() {
-            Some(resident) if !resident.jumped() => connect(resident, peer),
+            Some(resident) if resident.may_serve() => connect(resident, peer),
             _ => Admission::Hold,
         }
     }

@@ -79,6 +79,9 @@ pub enum BootError {
     /// The bundle.
     #[error("the object's bundle cannot be used")]
     Bundle(#[from] shelf::Error),
+    /// The depot or the witness.
+    #[error("the depot cannot be used: {0}")]
+    Depot(String),
     /// What was found could not be recorded.
     #[error("what the last activation left behind cannot be recorded")]
     Record(#[from] Error),
@@ -140,6 +143,11 @@ impl Ledger {
             // Intact; or the runtime is ending and took the thread with it.
             Ok(Ok(())) | Err(_) => std::future::pending().await,
         }
+    }
+
+    /// The object, open for writing.
+    pub(crate) const fn writer(&self) -> &Writer {
+        &self.writer
     }
 
     /// Looks at everything durable.

@@ -10,22 +10,26 @@ use std::process::ExitCode;
 
 pub mod agent;
 mod boot;
-pub mod callers;
 pub mod clock;
 pub mod config;
+pub mod holding;
 pub mod holds;
+pub mod inbox;
 pub mod judge;
 pub mod ledger;
 pub mod patch;
 pub mod pid1;
-pub mod refusals;
 pub mod remain;
 pub mod report;
 pub mod resident;
 mod shell;
 mod sys;
+pub mod witness;
 pub mod words;
 pub mod workload;
+
+pub use suijuris_callers as callers;
+pub use suijuris_core::refusals;
 
 use report::chain;
 

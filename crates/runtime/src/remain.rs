@@ -1,6 +1,7 @@
 //! Whether the object stays awake: decided again on every commit, hold, freshness deadline and at least each second.
 //!
-//! The same loop seals mutations in time, records counted refusals and fires timers that come due while awake.
+//! The same loop seals mutations in time, records counted refusals, fires timers that come due while awake, and has raw
+//! connections judged again, which were admitted once and may live for days.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use suijuris_core::inputs::Principal;
 use suijuris_core::lifecycle::{Event, Phase};
 use suijuris_core::lineage::{Body, Fired, Refused, Seal};
 use suijuris_core::trigger::Timers;
+use suijuris_gate::{Control, Phase as GatePhase};
 
 use crate::ledger::{self, Sign};
 use crate::resident::Resident;
@@ -19,11 +21,17 @@ use crate::resident::Resident;
 /// `remain` is decided at least this often while active.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Runs while the object is active; ends when the disk failed.
-pub async fn run(resident: Rc<Resident>, timers: Timers) -> ledger::Error {
+/// Runs while the object is active; ends when the disk failed. `raw` is the gate, where its protocol knows no requests.
+pub async fn run(resident: Rc<Resident>, timers: Timers, raw: Option<Control>) -> ledger::Error {
     loop {
         let step = match resident.phase() {
-            Phase::Active => step(&resident, &timers).await,
+            Phase::Active => {
+                let step = step(&resident, &timers).await;
+                if let Some(raw) = raw.as_ref().filter(|raw| raw.phase() == GatePhase::Open) {
+                    raw.ask_again();
+                }
+                step
+            }
             Phase::Suspended => {
                 // A host that says nothing when it thaws the machine is found out by the clocks.
                 let _said_to_the_lifecycle = resident.jumped();
@@ -143,5 +151,6 @@ pub fn refused_event(refused: &Refused) -> Report {
         rules: words.rules,
         reasons: words.reasons,
         times: refused.times,
+        evidence: None,
     }
 }

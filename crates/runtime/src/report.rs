@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::io::Write as _;
 use std::rc::Rc;
 
-use suijuris_api::Event;
 use suijuris_api::control::{FromRuntime, Reply};
 use suijuris_api::event::Stamped;
+use suijuris_api::{Event, Problem};
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
@@ -66,9 +66,10 @@ impl Reports {
         self.send(FromRuntime::Reply { id, reply });
     }
 
-    /// Says that the runtime leaves.
-    pub fn leaving(&self, how: &str) {
-        self.send(FromRuntime::Leaving { how: how.to_owned() });
+    /// Says that the runtime leaves, and what its gate answered where it refused everybody.
+    pub fn leaving(&self, how: &str, problem: Option<Problem>) {
+        let (how, problem) = (how.to_owned(), problem.map(Box::new));
+        self.send(FromRuntime::Leaving { how, problem });
     }
 
     fn send(&self, message: FromRuntime) {

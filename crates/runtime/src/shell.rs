@@ -2,6 +2,8 @@
 //!
 //! Tasks say events, the lifecycle answers with effects, and the shell performs them in order. It decides nothing.
 
+mod committing;
+
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,15 +11,15 @@ use suijuris_api::{Event as Report, verdict};
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Inputs, Principal, WorkloadEnd};
-use suijuris_core::lifecycle::{Commit, Effect, Event, Leave, Lifecycle, Notice};
-use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Refused, Resumed, Seal, Woke};
+use suijuris_core::lifecycle::{Effect, Event, Leave, Lifecycle, Notice};
+use suijuris_core::lineage::{Decision, Fired};
 use suijuris_core::time::Span;
 use suijuris_gate::{Control, Phase as GatePhase};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::judge::GateJudge;
-use crate::ledger::{self, Sign};
+use crate::ledger::{self};
 use crate::pid1;
 use crate::report::chain;
 use crate::resident::Resident;
@@ -35,6 +37,10 @@ pub(crate) enum Left {
     /// Something broke; nothing was acknowledged after it.
     Broken,
 }
+
+/// Time to answer who was taken in at the very end of the linger; a connection that merely stays open is not waited
+/// for any longer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// The loop and what it works on.
 pub(crate) struct Shell {
@@ -136,8 +142,8 @@ impl Shell {
             Effect::DrainGate => self.drain(),
             Effect::StopWorkload => return Ok(self.stop_workload()),
             Effect::Tell(notice) => self.tell(notice),
-            Effect::Freeze => self.resident.reports().leaving("suspend"),
-            Effect::DecideAgain => return Ok(Some(self.decide_again())),
+            Effect::Freeze => self.resident.reports().leaving("suspend", None),
+            Effect::DecideAgain => return Ok(Some(self.decide_again().await)),
             Effect::Leave(leave) => self.left = Some(leave),
         }
         Ok(None)
@@ -161,7 +167,17 @@ impl Shell {
         }
     }
 
-    fn decide_again(&self) -> Event {
+    async fn decide_again(&self) -> Event {
+        let holding = self.resident.holding();
+        let asked = match holding.thawed().await {
+            Ok(()) => holding.claim().await.map(drop).map_err(|error| chain(&error)),
+            Err(error) => Err(chain(&error)),
+        };
+        if let Err(message) = asked {
+            // What the witness said before the pause counts no more; the decision finds it missing.
+            let code = CODE_NO_WITNESS.to_owned();
+            self.resident.reports().event(Report::Error { code, message });
+        }
         let inputs = self.resident.launch_inputs();
         self.decide_wake(inputs)
     }
@@ -177,108 +193,6 @@ impl Shell {
         let mut inputs = self.resident.busy_inputs(Principal::Workload);
         inputs.standing.workload = Some(end);
         Box::new(self.resident.consider(Action::Remain, inputs))
-    }
-
-    // Committing.
-
-    async fn commit(&mut self, commit: Commit) -> Result<(), ledger::Error> {
-        let resident = self.resident.clone();
-        let (ledger, at) = (resident.ledger(), resident.now().at);
-        match commit {
-            Commit::Woke(decision) => {
-                resident.reports().event(Report::Boot {
-                    step: "commit".to_owned(),
-                });
-                let fired = std::mem::take(&mut self.fired);
-                let done = ledger.begin(at, |next| {
-                    Body::Woke(Box::new(Woke {
-                        decision: *decision,
-                        next,
-                        fired,
-                    }))
-                })?;
-                resident.reports().event(Report::Woke {
-                    epoch: done.epoch,
-                    seq: done.seq,
-                });
-            }
-            Commit::Resumed(decision) => {
-                let (paused, fired) = (resident.paused(), resident.launch_fired());
-                let body = |next| {
-                    Body::Resumed(Box::new(Resumed {
-                        decision: *decision,
-                        next,
-                        paused,
-                        fired,
-                    }))
-                };
-                let done = ledger.begin(at, body)?;
-                resident.reports().event(Report::Resumed {
-                    epoch: done.epoch,
-                    seq: done.seq,
-                    paused_ms: paused.0,
-                });
-            }
-            Commit::Refused(decision) => {
-                let fired = std::mem::take(&mut self.fired);
-                let refused = Refused {
-                    decision: *decision,
-                    times: 1,
-                    window: Span(0),
-                    at: "runtime".to_owned(),
-                    fired,
-                };
-                self.say_refused(&refused);
-                ledger
-                    .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
-                    .await?;
-            }
-            Commit::Dormant(decision, workload) => {
-                self.record_refusals(true).await?;
-                let reason = ended_by(&decision);
-                let suspend = resident.bundle().manifest.sleep == suijuris_core::manifest::SleepMode::Suspend;
-                let admitted = resident.take_admitted();
-                let body = Dormant {
-                    decision: *decision,
-                    workload,
-                    admitted,
-                    suspend,
-                };
-                let done = ledger
-                    .commit(Body::Dormant(Box::new(body)), at, Sign::Now)
-                    .await?;
-                resident.reports().event(Report::Dormant {
-                    seq: done.seq,
-                    reason,
-                });
-            }
-            Commit::Seal => {
-                let body = Seal {
-                    fired: Fired::new(),
-                    admitted: resident.take_admitted(),
-                };
-                ledger.commit(Body::Seal(body), at, Sign::Now).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn record_refusals(&self, all: bool) -> Result<(), ledger::Error> {
-        for refused in self.resident.take_refusals(all) {
-            self.say_refused(&refused);
-            let at = self.resident.now().at;
-            self.resident
-                .ledger()
-                .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
-                .await?;
-        }
-        Ok(())
-    }
-
-    fn say_refused(&self, refused: &Refused) {
-        self.resident
-            .reports()
-            .event(crate::remain::refused_event(refused));
     }
 
     // The workload.
@@ -356,14 +270,14 @@ impl Shell {
 
     // Leaving.
 
-    /// Answers the burst that woke an object that refuses or cannot run, handed-over connections included.
+    /// Answers the burst that woke an object that refuses or cannot run. What the gate has not taken by then is
+    /// answered by whoever handed it over.
     async fn linger(&self) {
         if !self.refusing {
             return;
         }
         tokio::time::sleep(duration(self.resident.bundle().manifest.gate.linger)).await;
-        let quiet = self.resident.traffic().quiet();
-        let _ = tokio::time::timeout(Duration::from_secs(5), quiet).await;
+        let _ = tokio::time::timeout(ANSWER_WITHIN, self.resident.traffic().empty()).await;
     }
 
     /// The disk failed: nothing may be acknowledged any more, so nothing is served any more.
@@ -378,15 +292,8 @@ impl Shell {
     }
 }
 
-/// Why an activation ended, in words; a permitted `sleep` has reasons only where its rule gives one.
-fn ended_by(decision: &Decision) -> String {
-    let words = verdict::verdict(decision, "runtime");
-    if words.reasons.is_empty() {
-        format!("{} asked by {}", words.action, decision.inputs.principal.as_str())
-    } else {
-        words.reasons.join("; ")
-    }
-}
+/// The witness could not be asked.
+const CODE_NO_WITNESS: &str = "no_witness";
 
 /// A span of a checked manifest as a duration.
 fn duration(span: Span) -> Duration {

@@ -40,7 +40,7 @@ pub trait Disk: Debug + Send + Sync {
     /// # Errors
     /// As the operating system.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-    /// Gives a file another name, replacing what had it.
+    /// Gives a file another name, replacing what had it; or a directory, replacing an empty one.
     ///
     /// # Errors
     /// As the operating system.
@@ -55,6 +55,11 @@ pub trait Disk: Debug + Send + Sync {
     /// # Errors
     /// As the operating system.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// As the operating system.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     ///
     /// # Errors
@@ -136,6 +141,10 @@ impl Disk for Real {
         }
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         fs::File::open(dir)?.sync_all()
     }
@@ -150,8 +159,9 @@ impl Disk for Real {
             .open(path)?;
         match file.try_lock() {
             Ok(()) => {
-                file.set_len(0)?;
+                // Not emptied first: ext4 takes that for the replacing of a file, and closing it waits for the disk.
                 file.write_all(whoami.as_bytes())?;
+                file.set_len(whoami.len() as u64)?;
                 Ok(Lock::Held(Box::new(file)))
             }
             Err(fs::TryLockError::WouldBlock) => {

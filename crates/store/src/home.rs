@@ -112,7 +112,8 @@ pub enum OpenError {
     Key,
     /// There is no waiting key.
     #[error(
-        "the waiting key is missing: without `next.key` the object cannot continue; restore it from a copy"
+        "the waiting key is missing: without `next.key` the object can be read and verified, but not woken; import \
+         it with its key, or restore the key from a copy"
     )]
     NoKey,
     /// The disk.
@@ -181,18 +182,42 @@ impl Home {
 
     /// Removes segments that never got their name.
     pub(crate) fn remove_unnamed(&self) -> Result<(), OpenError> {
-        let dir = self.lineage();
-        let names = self.disk.list(&dir).map_err(OpenError::disk("list", &dir))?;
-        for path in names
-            .iter()
-            .filter(|name| name.ends_with(".tmp"))
-            .map(|name| dir.join(name))
-        {
+        self.remove_files(&self.lineage(), |name| name.ends_with(".tmp"))
+    }
+
+    /// Where a lineage is made that comes from elsewhere, until it gets its name.
+    pub(crate) fn staged_lineage(&self) -> PathBuf {
+        self.path.join("lineage.tmp")
+    }
+
+    pub(crate) fn staged_segment(&self, first: u64) -> PathBuf {
+        self.staged_lineage().join(format!("{first:020}.seg"))
+    }
+
+    /// Removes what a cut short import left.
+    pub(crate) fn clear_staged(&self) -> Result<(), OpenError> {
+        self.remove_files(&self.staged_lineage(), |_| true)
+    }
+
+    fn remove_files(&self, dir: &Path, gone: impl Fn(&str) -> bool) -> Result<(), OpenError> {
+        let names = disk::optional(self.disk.list(dir)).map_err(OpenError::disk("list", dir))?;
+        for name in names.unwrap_or_default().iter().filter(|name| gone(name)) {
+            let path = dir.join(name);
             self.disk
                 .remove(&path)
                 .map_err(OpenError::disk("remove", &path))?;
         }
         Ok(())
+    }
+
+    /// Proof that the object's parent begot it.
+    pub(crate) fn parent_proof(&self) -> PathBuf {
+        self.path.join("parent.proof")
+    }
+
+    /// The announcement that came with a capsule whose key did not.
+    pub(crate) fn announcement(&self) -> PathBuf {
+        self.path.join("announcement")
     }
 
     pub(crate) fn checkpoint(&self) -> PathBuf {
@@ -215,7 +240,7 @@ impl Home {
         self.path.join("secrets")
     }
 
-    fn lock_path(&self) -> PathBuf {
+    pub(crate) fn lock_path(&self) -> PathBuf {
         self.path.join("lock")
     }
 

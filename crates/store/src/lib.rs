@@ -6,15 +6,19 @@
 //!
 //! The store blocks; a shell with an event loop awaits [`Ticket`]s, which a thread of the store then serves.
 
+pub mod capsule;
 mod chain;
 pub mod disk;
+pub mod fork;
 mod founding;
 pub mod frame;
 mod home;
 mod keys;
+mod landing;
 mod opening;
 mod queue;
 mod reader;
+pub mod restore;
 pub mod secrets;
 pub mod shelf;
 mod ticket;
@@ -23,6 +27,7 @@ mod writer;
 pub use chain::frames_of;
 pub use founding::{FoundError, Founding, found};
 pub use home::{Damage, Home, OpenError, Place};
+pub use landing::LandingError;
 pub use opening::Depth;
 pub use reader::{Reader, Verified};
 pub use secrets::Secret;

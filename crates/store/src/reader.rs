@@ -77,6 +77,18 @@ impl Reader {
         &self.opened.state
     }
 
+    /// The directory.
+    #[must_use]
+    pub const fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// The bundles.
+    #[must_use]
+    pub const fn shelf(&self) -> &Shelf {
+        &self.shelf
+    }
+
     /// Whether the history ends in a group that was cut short; the next writer removes it. Nobody was told of it.
     #[must_use]
     pub const fn is_torn(&self) -> bool {

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use suijuris_core::bundle::{self, Bundle, MAX_GOVERNANCE_BYTES};
+pub use suijuris_core::bundle::{Files as BundleFiles, MAX_FILES_BYTES as MAX_BUNDLE_BYTES, NotFiles};
 use suijuris_core::id::BundleId;
 use suijuris_core::lineage::Bundles;
 use suijuris_core::manifest;
@@ -14,27 +15,6 @@ use crate::disk;
 use crate::home::Home;
 
 const MAX_PROGRAM_BYTES: u64 = 16 << 20;
-
-/// A bundle as three files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BundleFiles {
-    /// Canonical bytes of the manifest.
-    pub manifest: Vec<u8>,
-    /// The Cedar text.
-    pub governance: Vec<u8>,
-    /// Bytes of the decision program.
-    pub program: Vec<u8>,
-}
-
-impl BundleFiles {
-    /// Opens the bundle.
-    ///
-    /// # Errors
-    /// As [`Bundle::open`].
-    pub fn open(&self) -> Result<Bundle, bundle::Error> {
-        Bundle::open(&self.manifest, self.governance.clone(), &self.program)
-    }
-}
 
 /// Why a bundle cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +112,17 @@ impl Shelf {
             disk::replace(disk, &dir.join(file), bytes).map_err(|source| Error::Disk { file, source })?;
         }
         self.bundle(&id)
+    }
+
+    /// Takes a bundle off the shelf again; no record may name it.
+    pub(crate) fn remove(&self, id: &BundleId) -> io::Result<()> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.remove(id);
+        let (disk, dir) = (&*self.home.disk, self.home.bundles().join(id.to_string()));
+        for name in disk::optional(disk.list(&dir))?.unwrap_or_default() {
+            disk.remove(&dir.join(name))?;
+        }
+        disk.remove_dir(&dir)
     }
 }
 

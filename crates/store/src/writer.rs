@@ -4,7 +4,8 @@
 //! 1. *stage*: the record is made on the staged state, which runs every check of the chain; its frame is queued.
 //! 2. *write*: all that is queued goes to the segment with one write, into space that is already allocated and zeroed.
 //! 3. *sync*: one `fdatasync`.
-//! 4. *publish*: the published state follows record by record; watchers are told; a checkpoint is written if due.
+//! 4. *publish*: the published state takes over what the group changed in the staged one, as it was when step 2 began;
+//!    watchers are told; a checkpoint is written if due.
 //! 5. *acknowledge*: tickets resolve.
 //!
 //! A wake is durable before step 1 in one thing: the fresh waiting key lies in `next.key.new`. After step 3 it takes the
@@ -21,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use suijuris_core::codec;
 use suijuris_core::id::{BundleId, Digest, RecordId};
 use suijuris_core::key::{Domain, SecretKey, Signature};
-use suijuris_core::lineage::{self, Body, Broken, Checkpoint, State, Stored};
+use suijuris_core::lineage::{self, Advance, Body, Broken, Checkpoint, State, Stored};
 use suijuris_core::time::Timestamp;
 
 use crate::disk;
@@ -410,25 +411,26 @@ impl Shared {
         error
     }
 
-    /// Commits what is queued, for all who wait; they learn the outcome from the progress.
-    pub(crate) fn commit(&self) {
-        let _ = self.commit_all(&mut lock(&self.commits));
+    /// Commits what is queued, for all who wait; they learn the outcome from the progress. Says whether it moved.
+    pub(crate) fn commit(&self) -> bool {
+        self.commit_group(&mut lock(&self.commits)).unwrap_or(false)
     }
 
     fn commit_all(&self, commits: &mut Commits) -> Result<(), CommitError> {
+        self.commit_group(commits).map(drop)
+    }
+
+    fn commit_group(&self, commits: &mut Commits) -> Result<bool, CommitError> {
         self.progress.check()?;
-        let mut queue = std::mem::take(&mut commits.spare);
-        std::mem::swap(&mut lock(&self.staged).queue, &mut queue);
-        let Some(last) = queue.records.last() else {
-            commits.spare = queue;
-            return Ok(());
+        let Some((mut queue, advance)) = self.cut(commits) else {
+            return Ok(false);
         };
-        let below = last.record.seq.saturating_add(1);
+        let below = advance.seq().saturating_add(1);
         queue.write(&self.home).map_err(|error| self.poison(error))?;
         commits.end = queue.end();
         commits.last_frame_bytes = queue.last_frame_bytes();
         commits.since_checkpoint += queue.records.len() as u64;
-        self.publish(&queue.records)?;
+        self.publish(&queue.records, advance);
         let sleeps = queue
             .records
             .iter()
@@ -437,26 +439,30 @@ impl Shared {
             // Only a short cut: the next group, the closing, or the next opening makes up for a failed one.
             let _ = self.write_checkpoint(commits);
         }
+        self.progress.advance(below);
         queue.clear();
         commits.spare = queue;
-        self.progress.advance(below);
-        Ok(())
+        Ok(true)
     }
 
-    fn publish(&self, records: &[Stored]) -> Result<(), CommitError> {
-        let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
-        for stored in records {
-            published.follow(stored, &self.shelf).map_err(|broken| {
-                self.poison(CommitError::new("publish what it wrote")(io::Error::other(
-                    broken,
-                )))
-            })?;
+    /// Takes what is staged: the records, and what they changed. Staging goes on meanwhile.
+    fn cut(&self, commits: &mut Commits) -> Option<(Queue, Advance)> {
+        let mut staged = lock(&self.staged);
+        if staged.queue.records.is_empty() {
+            return None;
         }
-        drop(published);
+        let queue = std::mem::replace(&mut staged.queue, std::mem::take(&mut commits.spare));
+        Some((queue, staged.state.advance()))
+    }
+
+    fn publish(&self, records: &[Stored], advance: Advance) {
+        self.published
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .follow(advance);
         for watcher in lock(&self.watchers).iter() {
             watcher(records);
         }
-        Ok(())
     }
 
     fn write_checkpoint(&self, commits: &mut Commits) -> io::Result<()> {

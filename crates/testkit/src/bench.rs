@@ -6,15 +6,21 @@
 
 mod cpu;
 mod instructions;
+mod load;
 mod machine;
+mod object;
 mod report;
 mod rounds;
+pub mod server;
+mod sys;
 
 pub use cpu::{allowed_cpus, children, pin, process_cpu, thread_cpu};
 pub use instructions::per_iteration as instructions_per_iteration;
+pub use load::{Load, await_port, free_port, load};
 pub use machine::Machine;
+pub use object::{Events, Object, Running, address_of, governed, says};
 pub use report::{Better, Report, Row};
-pub use rounds::{Contender, Samples, interleave};
+pub use rounds::{Contender, Round, Samples, interleave, interleave_many};
 
 use std::path::PathBuf;
 

@@ -147,8 +147,19 @@ impl Disk {
                 if let Some(id) = names.remove(from) {
                     names.insert(to.clone(), id);
                 }
+                // A directory takes its names along.
+                for path in Self::below(names, from) {
+                    if let (Ok(rest), Some(id)) = (path.strip_prefix(from), names.remove(&path)) {
+                        names.insert(to.join(rest), id);
+                    }
+                }
             }
         }
+    }
+
+    fn below(names: &BTreeMap<PathBuf, usize>, dir: &Path) -> Vec<PathBuf> {
+        let inside = names.keys().filter(|path| path.starts_with(dir));
+        inside.cloned().collect()
     }
 
     fn name(&mut self, naming: Naming) {
@@ -361,17 +372,40 @@ impl FaultyDisk {
         Ok(())
     }
 
-    /// Gives a file another name.
+    /// Gives a file another name, or a directory, whose new name must be free or that of an empty one.
     ///
     /// # Errors
-    /// As told, and where there is no such file.
+    /// As told, and where there is no such file or directory.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.lock();
         disk.operate(false)?;
-        if !disk.names.contains_key(from) {
+        let is_dir = disk.dirs.iter().any(|dir| dir == from);
+        if !is_dir && !disk.names.contains_key(from) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        if is_dir && !Disk::below(&disk.names, to).is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
         disk.name(Naming::Rename(from.to_owned(), to.to_owned()));
+        if is_dir {
+            // The old name stays known as an empty directory, so that a crash which undoes the renaming finds it.
+            let to = to.to_owned();
+            disk.dirs.push(to);
+        }
+        Ok(())
+    }
+
+    /// Removes an empty directory; its name is gone durably at once.
+    ///
+    /// # Errors
+    /// As told, and where it holds something.
+    pub fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.lock();
+        disk.operate(false)?;
+        if !Disk::below(&disk.names, path).is_empty() {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        disk.dirs.retain(|dir| dir != path);
         Ok(())
     }
 

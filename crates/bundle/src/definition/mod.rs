@@ -6,6 +6,7 @@
 
 mod callers;
 mod gate;
+mod lineage;
 mod memory;
 mod timers;
 mod workload;
@@ -15,14 +16,12 @@ use std::path::Path;
 
 use suijuris_core::BlobId;
 use suijuris_core::key::PublicKey;
-use suijuris_core::manifest::{self, Manifest, SleepMode, VERSION, Witness};
+use suijuris_core::manifest::{self, Manifest, SleepMode, VERSION};
 use suijuris_core::memory::{Name, Schema};
-use suijuris_core::time::Span;
 use suijuris_core::trigger::{ScheduleError, Triggers};
 use toml::Spanned;
 use toml::de::DeTable;
 
-use crate::defaults;
 use crate::fault::{Faults, code};
 use crate::section::{Found, Section, locate};
 
@@ -69,7 +68,7 @@ pub(crate) fn read(
     let topics = topics(&mut root);
     let callers = callers::read(&mut root, dir);
     let sleep = sleep(&mut root);
-    let (seal_within, witness) = lineage(&mut root);
+    let (seal_within, witness) = lineage::read(&mut root);
     let controllers = callers::controllers(&mut root);
     root.finish();
 
@@ -94,7 +93,9 @@ pub(crate) fn read(
         callers: callers.keys,
         claims: callers.claims,
         sleep,
-        witness,
+        witness: witness.strength,
+        lease: witness.lease,
+        grace: witness.grace,
         seal_within,
     };
     report_bounds(&manifest, table, faults);
@@ -169,20 +170,6 @@ fn sleep(root: &mut Section<'_>) -> SleepMode {
     let mode = section.word("mode", &modes);
     section.finish();
     mode.unwrap_or(SleepMode::Stop)
-}
-
-fn lineage(root: &mut Section<'_>) -> (Span, Witness) {
-    let needs = [("optional", Witness::Optional), ("required", Witness::Required)];
-    let Some(mut section) = root.section("lineage") else {
-        return (defaults::SEAL_WITHIN, Witness::Optional);
-    };
-    let seal_within = section.length("seal_within");
-    let witness = section.word("witness", &needs);
-    section.finish();
-    (
-        seal_within.unwrap_or(defaults::SEAL_WITHIN),
-        witness.unwrap_or(Witness::Optional),
-    )
 }
 
 /// `found` as a [`Name`], reported where it is none.

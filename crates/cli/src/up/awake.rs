@@ -2,25 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use suijuris_api::Event;
 use suijuris_api::control::{FromRuntime, Reply};
 use suijuris_api::event::Verdict;
+use suijuris_api::{Event, Problem};
 use suijuris_core::governance::Action;
-use suijuris_core::lineage::Head;
+use suijuris_core::lineage::Refused;
+use suijuris_core::time::Reading;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::door::Visitor;
+use super::dormant::{Frozen, Owed};
 use super::machine::Running;
 use super::say::Say;
 
 /// A running machine.
 pub(super) struct Awake {
     pub(super) running: Running,
-    /// The machine is frozen, since this head.
-    pub(super) frozen: Option<Box<Head>>,
+    /// The object in the machine that is frozen.
+    pub(super) frozen: Option<Box<Frozen>>,
+    /// Refusals that the runtime was told to record and has not yet.
+    pub(super) unrecorded: BTreeMap<u64, Refused>,
     pub(super) replies: BTreeMap<u64, oneshot::Sender<Reply>>,
     pub(super) next_id: u64,
-    pub(super) left: Option<String>,
+    /// What its gate answered everybody at the end, where it refused everybody.
+    pub(super) problem: Option<Box<Problem>>,
+    /// Visitors that the gate has not taken yet.
+    pub(super) handed: BTreeMap<u64, Visitor>,
     pub(super) output: JoinSet<()>,
     /// Who asked for the wake that has not been recorded yet.
     pub(super) waking: Vec<oneshot::Sender<Reply>>,
@@ -34,9 +42,11 @@ impl Awake {
         Self {
             running,
             frozen: None,
+            unrecorded: BTreeMap::new(),
             replies: BTreeMap::new(),
             next_id: 0,
-            left: None,
+            problem: None,
+            handed: BTreeMap::new(),
             output,
             waking: Vec::new(),
             verdict: None,
@@ -55,7 +65,9 @@ impl Awake {
                     let _ = answer.send(reply);
                 }
             }
-            FromRuntime::Leaving { how } => self.left = Some(how),
+            FromRuntime::Recorded { id } => drop(self.unrecorded.remove(&id)),
+            FromRuntime::Taken { id } => drop(self.handed.remove(&id)),
+            FromRuntime::Leaving { problem, .. } => self.problem = problem,
         }
     }
 
@@ -80,8 +92,23 @@ impl Awake {
 
     /// Notes that an answer is awaited; the request's number.
     pub(super) fn expect(&mut self, answer: oneshot::Sender<Reply>) -> u64 {
+        let id = self.number();
+        self.replies.insert(id, answer);
+        id
+    }
+
+    /// A number for the next message.
+    pub(super) const fn number(&mut self) -> u64 {
         self.next_id += 1;
-        self.replies.insert(self.next_id, answer);
         self.next_id
+    }
+
+    /// What the machine leaves unrecorded when it ends.
+    pub(super) fn owed(&mut self, reading: Reading) -> Owed {
+        let frozen = self.frozen.take();
+        let mut owed = frozen.map_or_else(Owed::default, |frozen| frozen.owed(reading));
+        let told = std::mem::take(&mut self.unrecorded);
+        owed.refused.splice(..0, told.into_values());
+        owed
     }
 }

@@ -5,28 +5,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use suijuris_api::agent::Patch;
-use suijuris_api::{Problem, verdict};
+use suijuris_api::Problem;
 use suijuris_core::bundle::Bundle;
-use suijuris_core::decide::{Verdict, View, decide, foresee};
-use suijuris_core::governance::{self, Action, TriggerKind};
-use suijuris_core::inputs::{Host, Inputs, Principal, Request, Trigger, Witnessed};
-use suijuris_core::lineage::{Body, Decision, Fired, Outcome, Refused, State};
-use suijuris_core::manifest::{self, Witness};
+use suijuris_core::governance::{self, TriggerKind};
+use suijuris_core::inputs::{Principal, Request, Trigger};
+use suijuris_core::lineage::Fired;
+use suijuris_core::manifest::{self};
 use suijuris_core::memory::Name;
-use suijuris_core::time::{Now, Ratchet, Reading};
+use suijuris_core::time::Now;
 use suijuris_core::trigger::Due;
 use suijuris_gate::head::{self, Peek};
 use suijuris_gate::probe::{Found, Probe};
 use suijuris_gate::{Limits, Refusal, RequestHead, refusal};
 use suijuris_runtime::callers::Callers;
-use suijuris_runtime::refusals::Refusals;
-use suijuris_store::Writer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-
-use crate::sleeping::{self, Written};
 
 /// Time for a request head at most.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -46,6 +40,8 @@ pub(super) struct Visitor {
     /// Identity that the request asks for, where it names one.
     wants: Option<String>,
     said: Said,
+    /// Machines that it was handed over to so far.
+    pub(super) machines: u8,
 }
 
 /// What a visitor has said so far, to be said again to the runtime.
@@ -81,6 +77,7 @@ pub(super) async fn greet(
             authorization: None,
             wants: None,
             said: Said::Nothing,
+            machines: 0,
         })
     } else {
         tokio::time::timeout(HEAD_WITHIN, read_head(socket, peer, &bundle))
@@ -156,6 +153,7 @@ async fn read_head(mut socket: TcpStream, peer: SocketAddr, bundle: &Bundle) -> 
                     authorization,
                     wants,
                     said: Said::Http1(bytes),
+                    machines: 0,
                 });
             }
             Peek::Bad(reject) => {
@@ -207,6 +205,7 @@ async fn read_http2(
         authorization,
         wants,
         said: Said::Http2(probe),
+        machines: 0,
     })
 }
 
@@ -240,14 +239,13 @@ impl Visitor {
         }
     }
 
-    /// The connection and what was read from it, for the runtime.
-    pub(super) fn into_parts(self) -> std::io::Result<(std::net::TcpStream, Vec<u8>)> {
-        let bytes = match self.said {
+    /// What was read from the connection, for the runtime.
+    pub(super) fn said(&self) -> Vec<u8> {
+        match &self.said {
             Said::Nothing => Vec::new(),
-            Said::Http1(bytes) => bytes,
-            Said::Http2(probe) => probe.into_recorded(),
-        };
-        Ok((self.socket.into_std()?, bytes))
+            Said::Http1(bytes) => bytes.clone(),
+            Said::Http2(probe) => probe.recorded(),
+        }
     }
 }
 
@@ -276,6 +274,20 @@ impl Proposal {
             principal: Principal::Timer,
             request: None,
             fired,
+        }
+    }
+
+    /// Because a message waits on this topic.
+    pub(super) fn message(topic: String) -> Self {
+        let trigger = Trigger {
+            topic: Some(topic),
+            ..Trigger::new(TriggerKind::Message)
+        };
+        Self {
+            trigger,
+            principal: Principal::Caller(Box::default()),
+            request: None,
+            fired: Fired::new(),
         }
     }
 
@@ -334,125 +346,4 @@ pub(super) fn hear(
         request: Some(visitor.request.clone()),
         fired: Fired::new(),
     })
-}
-
-/// A sleeping object, open for writing.
-pub(super) struct Asleep {
-    pub(super) writer: Writer,
-    bundle: Arc<Bundle>,
-    ratchet: Ratchet,
-    refusals: Refusals,
-    host: Host,
-}
-
-impl Asleep {
-    /// The object, which nobody runs.
-    pub(super) fn new(
-        writer: Writer,
-        bundle: Arc<Bundle>,
-        host: Host,
-        reading: Reading,
-    ) -> anyhow::Result<Self> {
-        sleeping::settle_crash(&writer, reading.wall)?;
-        let at = writer.published().head().at;
-        Ok(Self {
-            ratchet: Ratchet::new(at),
-            refusals: Refusals::default(),
-            writer,
-            bundle,
-            host,
-        })
-    }
-
-    /// The time that decisions use.
-    pub(super) fn now(&mut self, reading: Reading) -> Now {
-        self.ratchet.observe(reading)
-    }
-
-    /// Decides `wake`, and for a request `admit` as well; the refusal, or the inputs to launch with.
-    pub(super) fn decide(&mut self, proposal: &Proposal, reading: Reading) -> Verdict {
-        let mut inputs = Inputs::new(self.now(reading), proposal.principal.clone());
-        inputs.host = self.host.clone();
-        inputs.trigger = Some(proposal.trigger.clone());
-        inputs.request.clone_from(&proposal.request);
-        if self.bundle.manifest.witness == Witness::Required {
-            inputs.standing.witness = Witnessed::Missing;
-        }
-        let state = self.writer.published();
-        let view = View::new(&state, &self.bundle.rules);
-        let verdict = decide(view, Action::Wake, state.head().object, inputs.clone());
-        match verdict {
-            Verdict::Permit(permit, decision) if proposal.request.is_some() => {
-                match refused_admission(view, inputs) {
-                    Some(refusal) => Verdict::Refuse(refusal),
-                    None => Verdict::Permit(permit, decision),
-                }
-            }
-            verdict => verdict,
-        }
-    }
-
-    /// Takes note of a refusal; records that are due now are made durable and returned.
-    pub(super) fn refused(
-        &mut self,
-        decision: Decision,
-        fired: Fired,
-        reading: Reading,
-    ) -> anyhow::Result<Vec<Refused>> {
-        self.refusals.add(decision, reading.wall);
-        self.record_refusals(fired, reading, false)
-    }
-
-    /// Records counted refusals that are due, or all.
-    pub(super) fn record_refusals(
-        &mut self,
-        mut fired: Fired,
-        reading: Reading,
-        all: bool,
-    ) -> anyhow::Result<Vec<Refused>> {
-        let at = self.now(reading).at;
-        let mut recorded = Vec::new();
-        for mut refused in self.refusals.take(reading.wall, all) {
-            "door".clone_into(&mut refused.at);
-            refused.fired = std::mem::take(&mut fired);
-            sleeping::record(&self.writer, Body::Refused(Box::new(refused.clone())), at)?;
-            recorded.push(refused);
-        }
-        if !fired.is_empty() {
-            // A repeated refusal is only counted, but its timer must not come due again.
-            let seal = suijuris_core::lineage::Seal {
-                fired,
-                admitted: Vec::new(),
-            };
-            sleeping::record(&self.writer, Body::Seal(seal), at)?;
-        }
-        Ok(recorded)
-    }
-
-    /// An owner's write.
-    pub(super) fn write(&mut self, patch: &Patch, reading: Reading) -> Result<Written, sleeping::Error> {
-        let owner = Principal::Controller(self.look(|state| state.head().controllers.clone()));
-        let now = self.now(reading);
-        sleeping::write(&self.writer, &self.bundle, owner, self.host.clone(), now, patch)
-    }
-
-    /// Looks at the state.
-    pub(super) fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
-        look(&self.writer.published())
-    }
-
-    /// The bundle in force.
-    pub(super) fn bundle(&self) -> &Arc<Bundle> {
-        &self.bundle
-    }
-
-    /// The problem document of a refused proposal.
-    pub(super) fn problem(&self, decision: &Decision) -> Problem {
-        verdict::problem(decision, &self.writer.published().head().object.to_string())
-    }
-}
-
-fn refused_admission(view: View<'_>, inputs: Inputs) -> Option<Box<Decision>> {
-    let decision = foresee(view, Action::Admit, inputs);
-    (decision.outcome != Outcome::Permit).then(|| Box::new(decision))
 }

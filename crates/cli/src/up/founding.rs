@@ -1,25 +1,23 @@
 //! From a directory to an object that can be woken: build the bundle, found the object or amend it.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use suijuris_bundle::Built;
+use suijuris_core::BundleId;
 use suijuris_core::bundle::Bundle;
-use suijuris_core::decide::{Verdict, View, decide};
-use suijuris_core::governance::Action;
-use suijuris_core::inputs::{Inputs, Principal};
-use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Amended, Body, Statement};
-use suijuris_core::time::{Ratchet, Reading};
+use suijuris_core::manifest::Manifest;
+use suijuris_core::time::Reading;
 use suijuris_runtime::clock::Clock;
-use suijuris_store::{BundleFiles, Depth, Draft, Founding, Home, Sign, Sizes, Writer, found};
+use suijuris_store::{BundleFiles, Depth, Founding, Home, Sizes, Writer, found};
 use zeroize::Zeroizing;
 
+use super::amending::amend;
 use super::say::Say;
 use crate::owner;
 use crate::place::Place;
-use crate::sleeping;
 
 /// File that is written once there is a history; alone, it shows that one has been lost.
 const CHECKPOINT: &str = "checkpoint";
@@ -31,6 +29,29 @@ pub(super) struct Founded {
     pub(super) clock: Clock,
 }
 
+/// An object that is open, and what its directory defines now. Nothing has been written, but for an object founded here.
+pub(super) struct Opened {
+    pub(super) writer: Writer,
+    built: Option<Built>,
+    in_force: Arc<Bundle>,
+    pub(super) clock: Clock,
+}
+
+impl Opened {
+    /// The definition that will be in force.
+    pub(super) fn manifest(&self) -> &Manifest {
+        self.built
+            .as_ref()
+            .map_or(&self.in_force.manifest, |built| &built.manifest)
+    }
+
+    /// Its id.
+    pub(super) fn bundle_id(&self) -> BundleId {
+        let in_force = self.writer.published().head().bundle;
+        self.built.as_ref().map_or(in_force, |built| built.id)
+    }
+}
+
 /// What became of the preparations.
 pub(super) enum Prepared {
     Ready(Box<Founded>),
@@ -38,8 +59,8 @@ pub(super) enum Prepared {
     Refused,
 }
 
-/// Builds, founds where nothing is yet, amends where the definition has changed.
-pub(super) fn prepare(place: &Place, say: &Say) -> anyhow::Result<Prepared> {
+/// Builds, founds where nothing is yet, opens.
+pub(super) fn open(place: &Place, say: &Say) -> anyhow::Result<Opened> {
     let clock = Clock::start(None).context("the clock's pulse cannot be started")?;
     let built = place
         .object_dir
@@ -70,9 +91,24 @@ pub(super) fn prepare(place: &Place, say: &Say) -> anyhow::Result<Prepared> {
     fs::create_dir_all(place.data.join("volume"))?;
     fs::create_dir_all(home.run_dir())?;
     let (writer, _recovery) = Writer::open(&home, Depth::Tail, Sizes::default())?;
+    let id = writer.published().head().bundle;
+    let in_force = writer.shelf().bundle(&id)?;
+    Ok(Opened {
+        writer,
+        built,
+        in_force,
+        clock,
+    })
+}
+
+/// Amends where the definition has changed.
+pub(super) fn settle(opened: Opened, papers: &[PathBuf], say: &Say) -> anyhow::Result<Prepared> {
+    let Opened {
+        writer, built, clock, ..
+    } = opened;
     if let Some(built) = &built {
         let in_force = writer.published().head().bundle;
-        if built.id != in_force && !amend(&writer, built, clock.reading(), say)? {
+        if built.id != in_force && !amend(&writer, built, papers, clock.reading(), say)? {
             return Ok(Prepared::Refused);
         }
     }
@@ -85,7 +121,7 @@ pub(super) fn prepare(place: &Place, say: &Say) -> anyhow::Result<Prepared> {
     })))
 }
 
-fn files(built: &Built) -> BundleFiles {
+pub(super) fn files(built: &Built) -> BundleFiles {
     let files = built.files();
     BundleFiles {
         manifest: files.manifest,
@@ -115,67 +151,4 @@ fn found_object(home: &Home, built: &Built, reading: Reading) -> anyhow::Result<
     };
     found(home, founding)?;
     Ok(())
-}
-
-/// Proposes the new definition to the object; whether it took it.
-fn amend(writer: &Writer, built: &Built, reading: Reading, say: &Say) -> anyhow::Result<bool> {
-    sleeping::settle_crash(writer, reading.wall)?;
-    let key = owner::owner_key()?;
-    let (decision, from) = {
-        let state = writer.published();
-        let bundle = writer.shelf().bundle(&state.head().bundle)?;
-        let now = Ratchet::new(state.head().at).observe(reading);
-        let inputs = Inputs::new(now, Principal::Controller(vec![key.public()]));
-        say.proposal(
-            Action::Amend,
-            "controller",
-            None,
-            &format!("bundle {}", built.id.short()),
-        );
-        let verdict = decide(
-            View::new(&state, &bundle.rules),
-            Action::Amend,
-            state.head().object,
-            inputs,
-        );
-        say.verdict(verdict.decision(), "door");
-        match verdict {
-            Verdict::Permit(_, decision) => (decision, state.head().bundle),
-            Verdict::Refuse(_) => return Ok(false),
-        }
-    };
-    let approvals = vec![statement(writer, built).approve(&key)?];
-    writer.shelf().put(&files(built))?;
-    let body = Body::Amended(Amended {
-        decision: *decision,
-        from,
-        approvals,
-    });
-    let ticket = writer
-        .stage(Draft {
-            body,
-            at: reading.wall,
-            bundle: Some(built.id),
-            sign: Sign::Now,
-        })
-        .with_context(|| approval_hint(&key))?;
-    ticket.wait()?;
-    Ok(true)
-}
-
-fn statement(writer: &Writer, built: &Built) -> Statement {
-    let state = writer.published();
-    let content = state.head().amendment(&built.id);
-    Statement {
-        object: state.head().object,
-        action: Action::Amend,
-        content,
-    }
-}
-
-fn approval_hint(key: &SecretKey) -> String {
-    format!(
-        "the amendment was not recorded; the owner's key here is {}",
-        key.public()
-    )
 }

@@ -18,6 +18,7 @@ use suijuris_vehicle::process::{Isolation, Machine, Process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::task::JoinSet;
 
+use super::holding::Handed;
 use super::say::Say;
 use crate::place::Place;
 
@@ -28,6 +29,10 @@ const MAX_LINE: usize = 4_096;
 const LISTEN_FD: i32 = 3;
 /// Number of the channel inside the machine.
 const CONTROL_FD: i32 = 4;
+/// Number of the way to the depot inside the machine.
+const DEPOT_FD: i32 = 5;
+/// Number of what keeps the object held as long as the machine runs.
+const HOLD_FD: i32 = 6;
 
 /// A running machine and the channel to its runtime.
 pub(super) struct Running {
@@ -57,6 +62,7 @@ pub(super) async fn start(
     listener: &TcpListener,
     wanted: manifest::Network,
     launch: &Launch,
+    handed: Handed,
 ) -> anyhow::Result<Running> {
     let (ours, theirs) = channel::pair().context("no channel to the machine can be made")?;
     let (exe, mut argv) = runtime();
@@ -68,15 +74,24 @@ pub(super) async fn start(
     argv.extend([OsString::from("--listen-fd"), LISTEN_FD.to_string().into()]);
     argv.extend([OsString::from("--control-fd"), CONTROL_FD.to_string().into()]);
     argv.extend([OsString::from("--launch"), serde_json::to_string(launch)?.into()]);
+    let mut inherit = vec![
+        (OwnedFd::from(listener.try_clone()?), LISTEN_FD),
+        (theirs, CONTROL_FD),
+    ];
+    if let Some(depot) = handed.depot {
+        argv.extend([OsString::from("--depot-fd"), DEPOT_FD.to_string().into()]);
+        inherit.push((depot, DEPOT_FD));
+    }
+    if let Some(held) = handed.attendance.as_ref().and_then(|held| held.descriptor()) {
+        argv.extend([OsString::from("--hold-fd"), HOLD_FD.to_string().into()]);
+        inherit.push((held.try_clone_to_owned()?, HOLD_FD));
+    }
     let private = wanted == manifest::Network::Private && driver.describe().isolation != Isolation::Plain;
     let spec = Spec {
         argv,
         env: environment(),
         cwd: object_dir.to_owned(),
-        inherit: vec![
-            (OwnedFd::from(listener.try_clone()?), LISTEN_FD),
-            (theirs, CONTROL_FD),
-        ],
+        inherit,
         network: if private { Network::Private } else { Network::Host },
         stdout: Output::Pipe,
         stderr: Output::Pipe,

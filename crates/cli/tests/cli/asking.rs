@@ -149,3 +149,38 @@ fn what_if_judges_the_past_by_other_rules() {
         "{text}"
     );
 }
+
+// proves A11
+#[test]
+fn an_admission_refused_at_the_door_is_judged_again_as_the_door_did() {
+    let rig = Rig::new();
+    let rule = r#"
+        @id("reads") forbid (principal, action == Action::"admit", resource) unless { context.request.method == "GET" };"#;
+    let object = rig.found_with("hello", rule);
+    let live = object.open();
+    live.refuse_admission("HEAD");
+    live.writer.close().unwrap();
+    let why = rig.run(&["why", "hello", "--json"]).code(0).json();
+    assert_eq!(why["replay"]["same"], true, "{why}");
+    assert_eq!(
+        (&why["verdict"]["action"], &why["verdict"]["place"]),
+        (&"admit".into(), &"door".into())
+    );
+    assert_eq!(why["rules"][0]["id"], "reads", "{why}");
+    let same = rig
+        .run(&["what-if", "hello", "--rules", "hello", "--json"])
+        .code(0)
+        .json();
+    assert_eq!(
+        (&same["judged"], &same["changed"]),
+        (&1.into(), &serde_json::json!([]))
+    );
+    let rules = object.dir.join("governance.cedar");
+    let text = std::fs::read_to_string(&rules).unwrap();
+    std::fs::write(rules, text.replace(rule, "")).unwrap();
+    let other = rig
+        .run(&["what-if", "hello", "--rules", "hello", "--json"])
+        .code(1)
+        .json();
+    assert_eq!(other["changed"][0]["would_be"]["outcome"], "permit", "{other}");
+}

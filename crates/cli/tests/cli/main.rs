@@ -10,6 +10,8 @@ mod bad_input;
 mod integrity;
 mod living;
 mod privacy;
+#[path = "../common/ran.rs"]
+mod ran;
 mod reading;
 mod rig;
 mod writing;

@@ -13,40 +13,17 @@ use suijuris_core::governance::{Action, Protocol, TriggerKind};
 use suijuris_core::id::Digest;
 use suijuris_core::inputs::{Activity, Inputs, Principal, Request, Trigger};
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Mutated, Refused, State, Woke};
+use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Mutated, Outcome, Refused, State, Woke};
 use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
 use suijuris_store::{BundleFiles, Depth, Draft, Founding, Home, Sign, Sizes, StageError, Writer, found};
 
+pub(crate) use crate::ran::Ran;
+use crate::ran::run;
+
 /// Birth of every object here: 2026-01-01T00:00:00Z.
 const BORN: i64 = 1_767_225_600_000;
 const OWNER: [u8; 32] = [7; 32];
-
-/// What the program said.
-pub(crate) struct Ran {
-    pub(crate) code: i32,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl Ran {
-    /// Fails unless the exit code is `code`.
-    pub(crate) fn code(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
-        self
-    }
-
-    pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
-    }
-
-    pub(crate) fn lines(&self) -> Vec<serde_json::Value> {
-        self.out
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-}
 
 /// A home of its own.
 pub(crate) struct Rig {
@@ -83,12 +60,7 @@ impl Rig {
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
-        let output = self.command(args).output().unwrap();
-        Ran {
-            code: output.status.code().unwrap(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+        run(&mut self.command(args))
     }
 
     /// An object of `template` in directory `name`, with some more fields, one of them secret.
@@ -215,10 +187,29 @@ impl Live {
     }
 
     pub(crate) fn request(&self) -> Decision {
+        self.decide(Action::Wake, self.asked("GET"))
+    }
+
+    /// Refuses a request at the door that wakes but is not admitted.
+    pub(crate) fn refuse_admission(&self, method: &str) {
+        let state = self.state();
+        let view = View::new(&state, &self.bundle.rules);
+        let decision = decide::foresee(view, Action::Admit, self.asked(method));
+        assert_ne!(decision.outcome, Outcome::Permit);
+        self.record(Body::Refused(Box::new(Refused {
+            decision,
+            times: 1,
+            window: Span(0),
+            at: "door".to_owned(),
+            fired: Fired::new(),
+        })));
+    }
+
+    fn asked(&self, method: &str) -> Inputs {
         let mut inputs = Inputs::new(self.now(), Principal::Caller(Box::default()));
         inputs.trigger = Some(Trigger::new(TriggerKind::Request));
         inputs.request = Some(Request {
-            method: "GET".to_owned(),
+            method: method.to_owned(),
             path: "/".to_owned(),
             query: String::new(),
             host: "localhost".to_owned(),
@@ -227,7 +218,7 @@ impl Live {
             content_length: None,
             headers: BTreeMap::new(),
         });
-        self.decide(Action::Wake, inputs)
+        inputs
     }
 
     pub(crate) fn wake(&self) {

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+pub(crate) use crate::ran::{Ran, run};
+
 /// Guard against hanging; nothing is measured by it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -39,33 +41,6 @@ pub(crate) const OPEN: &str = r#"
 
 /// Awake until told otherwise.
 pub(crate) const STAY: &str = r#"@id("stay") permit (principal, action == Action::"remain", resource);"#;
-
-/// What a program said.
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) code: i32,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl Ran {
-    /// Fails unless the exit code is `code`.
-    pub(crate) fn code(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
-        self
-    }
-
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
-    }
-
-    pub(crate) fn lines(&self) -> Vec<Value> {
-        self.out
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    }
-}
 
 /// An object's directory in a home of its own.
 pub(crate) struct Object {
@@ -238,15 +213,6 @@ pub(crate) fn repository() -> PathBuf {
         .unwrap()
 }
 
-pub(crate) fn run(command: &mut Command) -> Ran {
-    let output = command.output().unwrap();
-    Ran {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
-
 /// Waits for a condition.
 pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -386,14 +352,6 @@ impl Up {
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Answer {
         self.http("GET", path)
-    }
-
-    /// As [`Up::get`], asked again where the connection ends without an answer: a machine whose workload fails at once
-    /// can be gone before a connection that was handed over to it is read.
-    #[track_caller]
-    pub(crate) fn get_answered(&self, path: &str) -> Answer {
-        let answer = |_| try_exchange(self.connect(), "GET", path, &[], "");
-        (0..5).find_map(answer).expect("an answer within five tries")
     }
 
     #[track_caller]

@@ -9,10 +9,15 @@
 
 mod boot;
 mod broken;
+mod copies;
 mod crash;
 mod gate;
 mod house;
 mod memory;
+mod messages;
+mod outdoors;
+#[path = "../common/ran.rs"]
+mod ran;
 mod remain;
 mod rules;
 mod sessions;

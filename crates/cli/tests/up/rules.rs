@@ -86,6 +86,114 @@ fn somebody_elses_key_does_not_amend() {
     object.verify();
 }
 
+/// An object that two owners have, both of whom must approve; the key of one is the one that `up` finds.
+fn of_two_owners() -> Object {
+    let object = Object::new("", &[OPEN, STAY].concat());
+    let bob = object.home().join("bob.key");
+    std::fs::write(&bob, format!("{}\n", "b0".repeat(32))).unwrap();
+    std::fs::set_permissions(&bob, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let alice = object.suijuris(&["key"]).code(0).out;
+    let bob = object.suijuris(&["key", "--key", "bob.key"]).code(0).out;
+    let keys = format!("keys = [\"{}\", \"{}\"]", alice.trim(), bob.trim());
+    let path = object.dir().join("object.toml");
+    let definition = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        path,
+        format!("{definition}\n[controllers]\n{keys}\nthreshold = 2\n"),
+    )
+    .unwrap();
+    assert_eq!(object.up().interrupt(), Some(0));
+    object
+}
+
+// proves B9
+#[test]
+fn two_owners_amend_together_and_neither_alone() {
+    let object = of_two_owners();
+    let before = id(&object);
+    object.ask(&["approve"]).code(1);
+    let closed = "@id(\"closed\") forbid (principal, action == Action::\"wake\", resource);";
+    object.file("governance.cedar", &[OPEN, STAY, closed].concat());
+
+    let ran = object.up_fails(&[]).code(1);
+    assert!(
+        ran.out.contains("approvals_missing") && ran.out.contains("1 of the 2"),
+        "{}",
+        ran.out
+    );
+    assert!(!ran.out.contains("listening"), "{}", ran.out);
+    // Twice the same owner is one owner.
+    object.ask(&["approve", "-o", "alice.approval"]).code(0);
+    object.up_fails(&["--approval", "alice.approval"]).code(1);
+    assert_eq!(object.records("amended").len(), 0);
+
+    object
+        .ask(&["approve", "--key", "bob.key", "-o", "bob.approval"])
+        .code(0);
+    let up = object.up_with(&["--approval", "bob.approval"]);
+    assert_eq!(
+        up.get("/").problem(503, "wake_refused")["rules"][0]["id"],
+        "closed"
+    );
+    assert_eq!(up.interrupt(), Some(0));
+    let amended = object.records("amended");
+    assert_eq!(amended.len(), 1);
+    assert_eq!(amended[0]["body"]["approvals"].as_array().unwrap().len(), 2);
+    assert_eq!(id(&object), before);
+    object.verify();
+
+    // What was approved once is spent: the same definition needs new approvals to come back.
+    object.file("governance.cedar", &[OPEN, STAY].concat());
+    object
+        .ask(&["approve", "--key", "bob.key", "-o", "back.approval"])
+        .code(0);
+    assert_eq!(
+        object.up_with(&["--approval", "back.approval"]).interrupt(),
+        Some(0)
+    );
+    object.file("governance.cedar", &[OPEN, STAY, closed].concat());
+    let ran = object.up_fails(&["--approval", "bob.approval"]).code(3);
+    assert!(ran.err.contains("amended since"), "{}", ran.err);
+    assert_eq!(object.records("amended").len(), 2);
+    object.verify();
+}
+
+// proves B9
+#[test]
+fn approvals_that_are_altered_foreign_or_none_are_refused() {
+    let object = of_two_owners();
+    object.file("governance.cedar", OPEN);
+    let ran = object.ask(&["approve", "--key", "bob.key"]).code(0);
+    let good = ran.json();
+    let refused = |paper: &str, why: &str| {
+        std::fs::write(object.home().join("paper"), paper).unwrap();
+        let ran = object.up_fails(&["--approval", "paper"]).code(3);
+        assert!(ran.err.contains(why), "{paper}: {}", ran.err);
+    };
+    let with = |member: &str, value: &str| {
+        let mut paper = good.clone();
+        paper[member] = json!(value);
+        paper.to_string()
+    };
+    refused("", "no approval");
+    refused("{}", "no approval");
+    refused(&"x".repeat(5_000), "longer than 4096 bytes");
+    refused(&with("sig", &"0".repeat(128)), "signature does not hold");
+    refused(&with("key", &"1".repeat(64)), "none of the object's owners");
+    refused(&with("object", &good["bundle"].to_string()), "for the object");
+    refused(&with("bundle", "another"), "for the definition another");
+    refused(&with("content", &"0".repeat(64)), "approve again");
+    object.file("governance.cedar", &[OPEN, STAY, "// another text"].concat());
+    refused(&good.to_string(), "approve again");
+    let stranger = object.home().join("stranger.key");
+    std::fs::copy(object.home().join("bob.key"), &stranger).unwrap();
+    std::fs::write(&stranger, "5e".repeat(32)).unwrap();
+    let ran = object.ask(&["approve", "--key", "stranger.key"]).code(1);
+    assert!(ran.err.contains("none of the object's owners"), "{}", ran.err);
+    assert_eq!(object.records("amended").len(), 0);
+    object.verify();
+}
+
 // proves A8
 #[test]
 fn rules_that_do_not_fit_memory_never_start() {

@@ -1,6 +1,6 @@
 //! What may wake an object: requests, timers, memory, its owner; and what must not.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use suijuris_core::key::SecretKey;
 use suijuris_core::time::Timestamp;
 use suijuris_store::{BundleFiles, Founding, Home, found};
@@ -310,7 +310,7 @@ fn a_suspended_object_asks_its_rules_again_before_it_goes_on() {
 
 // proves A10, D4
 #[test]
-fn a_suspended_object_may_refuse_to_go_on_and_then_nothing_is_forwarded() {
+fn a_suspended_object_refuses_at_the_door_and_stays_frozen() {
     let definition = [OPEN_FIELD, "[sleep]\nmode = \"suspend\"\n"].concat();
     let object = Object::new(&definition, &[OPEN, BRIEFLY, CLOSED].concat());
     let mut up = object.up();
@@ -318,12 +318,59 @@ fn a_suspended_object_may_refuse_to_go_on_and_then_nothing_is_forwarded() {
     // The last thing it does before it is frozen.
     up.write(&json!({"open": false})).status(200);
     up.wait(json!({"event": "machine", "state": "suspended"}));
-    up.get("/two").problem(503, "wake_refused");
-    up.wait(json!({"event": "verdict", "action": "wake", "outcome": "refuse", "place": "runtime"}));
-    up.wait(json!({"event": "machine", "state": "stopped"}));
+    let before = object.log();
+    for _ in 0..5 {
+        up.get("/two").problem(503, "wake_refused");
+        up.wait(json!({"event": "verdict", "action": "wake", "outcome": "refuse", "place": "door"}));
+    }
+    let woken = up.control(&json!("wake"));
+    assert_eq!(woken["verdict"]["outcome"], "refuse", "{woken}");
+    assert_eq!(up.phase(), "suspended");
+    assert_eq!(up.count(&json!({"event": "machine", "state": "resumed"})), 0);
+    assert_eq!(object.log(), before, "its runtime holds the lock");
+    // An owner's write needs the lock; the object does not let anybody wake it, so its machine is given up.
+    let written = up.set(&json!({"open": true}));
+    assert!(written["patched"].is_object(), "{written}");
+    assert_eq!(up.phase(), "dormant");
+    assert_eq!(refused_times(&object), 6, "each refusal is recorded");
     assert!(!object.received().contains("/two"));
+    up.get("/three").status(200);
     assert_eq!(up.interrupt(), Some(0));
     assert_eq!(object.records("resumed").len(), 0);
+    object.verify();
+}
+
+/// How many refusals the records stand for.
+fn refused_times(object: &Object) -> u64 {
+    let times = |record: &Value| {
+        record["body"]["times"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{record}"))
+    };
+    object.records("refused").iter().map(times).sum()
+}
+
+// proves D4
+#[test]
+fn what_was_refused_while_frozen_is_recorded_by_the_runtime_that_is_thawed() {
+    let rules = r#"@id("gets") permit (principal, action == Action::"admit", resource) when { context.request.method == "GET" };
+        @id("wake") permit (principal, action == Action::"wake", resource);"#;
+    let object = Object::new("[sleep]\nmode = \"suspend\"\n", &[rules, BRIEFLY].concat());
+    let mut up = object.up();
+    up.get("/one").status(200);
+    up.wait(json!({"event": "machine", "state": "suspended"}));
+    for _ in 0..3 {
+        up.http("POST", "/two").problem(403, "admit_refused");
+    }
+    assert_eq!(up.count(&json!({"event": "machine", "state": "resumed"})), 0);
+    up.get("/three").status(200);
+    up.wait(json!({"event": "refused", "action": "admit", "times": 3}));
+    up.wait(json!({"event": "resumed", "epoch": 2}));
+    up.wait(json!({"event": "machine", "state": "suspended"}));
+    up.http("POST", "/four").problem(403, "admit_refused");
+    assert_eq!(up.interrupt(), Some(0));
+    assert_eq!(refused_times(&object), 4, "what `up` ends with is recorded too");
+    assert!(!object.received().contains("POST"));
     object.verify();
 }
 

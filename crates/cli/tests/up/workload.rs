@@ -67,12 +67,12 @@ fn shell(script: &str, keys: &str) -> Object {
 /// Asks a workload that does not come up; the problem, after which the object sleeps and the next request tries again.
 fn fails_to_start(object: &Object) -> (Value, Value) {
     let mut up = object.up();
-    let problem = up.get_answered("/").problem(503, "workload_failed");
+    let problem = up.get("/").problem(503, "workload_failed");
     let error = up.wait(json!({"event": "error", "code": "workload_failed"}));
     up.wait_event("dormant");
     up.wait(json!({"event": "machine", "state": "stopped"}));
     assert_eq!(up.phase(), "dormant");
-    up.get_answered("/").problem(503, "workload_failed");
+    up.get("/").problem(503, "workload_failed");
     up.wait(json!({"event": "woke", "epoch": 2}));
     up.wait(json!({"event": "machine", "state": "stopped"}));
     assert_eq!(up.interrupt(), Some(0));

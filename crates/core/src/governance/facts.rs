@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::action::{PrincipalKind, Protocol, TriggerKind};
-use crate::memory::{Memory, Value};
+use crate::memory::{Cells, Value};
 use crate::time::{Now, Span, Timestamp};
 
 /// Who proposes.
@@ -80,7 +80,7 @@ pub struct Object<'a> {
     /// Name from the bundle.
     pub name: &'a str,
     /// Memory; its schema is the vocabulary's.
-    pub memory: &'a Memory,
+    pub memory: &'a Cells,
     /// What lineage says.
     pub lineage: Lineage,
 }

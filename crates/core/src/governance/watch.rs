@@ -14,6 +14,8 @@ pub struct Watches {
     pub memory: BTreeSet<u16>,
     /// Positions of memory fields whose freshness counts: decide again at their deadlines.
     pub fresh: BTreeSet<u16>,
+    /// The object's identity counts.
+    pub identity: bool,
     /// The lineage counts.
     pub lineage: bool,
     /// The time counts: decide again as it passes.
@@ -79,10 +81,9 @@ impl Watches {
             | Slot::TriggerTopic
             | Slot::TriggerField
             | Slot::TriggerMissed => self.trigger = true,
+            Slot::Resource | Slot::ObjectId => self.identity = true,
             // What is fixed for an object or given by a single proposal.
-            Slot::Resource
-            | Slot::ObjectId
-            | Slot::ObjectName
+            Slot::ObjectName
             | Slot::PeerId
             | Slot::Keys
             | Slot::Fields

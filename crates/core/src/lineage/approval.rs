@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::body::Restored;
+use super::state::Head;
 use crate::codec;
 use crate::governance::Action;
-use crate::id::{Digest, ObjectId};
+use crate::id::{Digest, ObjectId, RecordId};
 use crate::key::{Domain, PublicKey, SecretKey, Signature};
 
 /// What a controller signs. `content` binds the approval to one use: for `amend` it is [`super::Head::amendment`], for
@@ -38,27 +40,92 @@ impl Statement {
     /// # Errors
     /// As [`codec::encode`].
     pub fn approve(&self, key: &SecretKey) -> Result<Approval, codec::Error> {
-        let bytes = codec::encode(self)?;
-        Ok(Approval {
-            key: key.public(),
-            sig: key.sign(Domain::Approval, &bytes),
-        })
+        Ok(sign(&codec::encode(self)?, key))
     }
 
     /// How many different controllers signed this statement.
     #[must_use]
     pub fn approved_by(&self, approvals: &[Approval], controllers: &[PublicKey]) -> usize {
-        let Ok(bytes) = codec::encode(self) else { return 0 };
-        let signed = |approval: &&Approval| {
-            controllers.contains(&approval.key)
-                && approval.key.verifies(Domain::Approval, &bytes, &approval.sig)
-        };
-        approvals
-            .iter()
-            .take(256)
-            .filter(signed)
-            .map(|approval| approval.key)
-            .collect::<BTreeSet<_>>()
-            .len()
+        codec::encode(self).map_or(0, |bytes| signers(&bytes, approvals, controllers))
     }
+}
+
+/// What a controller signs to let an older history, or a quarantined one, be the object's again. It has other keys than
+/// a [`Statement`], so that neither passes for the other, and says in full what is given up for what. The record that it
+/// allows stands directly behind `head`; so it is spent by that record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restoration {
+    action: Restore,
+    /// The object.
+    pub object: ObjectId,
+    /// The last record of the history that goes on.
+    pub head: RecordId,
+    /// The newest record that a witness knew of the history that is given up.
+    pub abandoned: RecordId,
+    /// Its position.
+    pub seq: u64,
+    /// The newest epoch that a witness knew of it.
+    pub epoch: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Restore {
+    Restore,
+}
+
+impl Restoration {
+    /// The statement that lets the history of `head` go on in place of the one whose newest witnessed record is
+    /// `abandoned`, at `seq`, in `epoch`.
+    #[must_use]
+    pub const fn of(head: &Head, abandoned: RecordId, seq: u64, epoch: u64) -> Self {
+        Self {
+            action: Restore::Restore,
+            object: head.object,
+            head: head.record,
+            abandoned,
+            seq,
+            epoch,
+        }
+    }
+
+    pub(super) const fn stated(head: &Head, body: &Restored) -> Self {
+        Self::of(head, body.abandoned, body.seq, body.epoch)
+    }
+
+    /// Signs this statement.
+    ///
+    /// # Errors
+    /// As [`codec::encode`].
+    pub fn approve(&self, key: &SecretKey) -> Result<Approval, codec::Error> {
+        Ok(sign(&codec::encode(self)?, key))
+    }
+
+    /// How many different controllers signed this statement.
+    #[must_use]
+    pub fn approved_by(&self, approvals: &[Approval], controllers: &[PublicKey]) -> usize {
+        codec::encode(self).map_or(0, |bytes| signers(&bytes, approvals, controllers))
+    }
+}
+
+fn sign(statement: &[u8], key: &SecretKey) -> Approval {
+    Approval {
+        key: key.public(),
+        sig: key.sign(Domain::Approval, statement),
+    }
+}
+
+fn signers(statement: &[u8], approvals: &[Approval], controllers: &[PublicKey]) -> usize {
+    let signed = |approval: &&Approval| {
+        controllers.contains(&approval.key)
+            && approval.key.verifies(Domain::Approval, statement, &approval.sig)
+    };
+    approvals
+        .iter()
+        .take(256)
+        .filter(signed)
+        .map(|approval| approval.key)
+        .collect::<BTreeSet<_>>()
+        .len()
 }

@@ -44,6 +44,8 @@ pub enum Body {
     Quarantined(Quarantined),
     /// The end.
     Terminated(Terminated),
+    /// An older history, or one that shut itself away, became the object's again by its controllers' will.
+    Restored(Restored),
 }
 
 impl Body {
@@ -65,6 +67,7 @@ impl Body {
             Self::Unsealed(_) => "unsealed",
             Self::Quarantined(_) => "quarantined",
             Self::Terminated(_) => "terminated",
+            Self::Restored(_) => "restored",
         }
     }
 
@@ -350,5 +353,20 @@ pub struct Terminated {
     /// The verdict on `terminate`.
     pub decision: Decision,
     /// The controllers' signatures.
+    pub approvals: Vec<Approval>,
+}
+
+/// Body of `restored`. The record's epoch is the greater of its history's and `epoch`, so that the next activation is
+/// newer than any of the abandoned history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restored {
+    /// The newest record that a witness knew of the history that is given up.
+    pub abandoned: RecordId,
+    /// Its position.
+    pub seq: u64,
+    /// The newest epoch that a witness knew of it.
+    pub epoch: u64,
+    /// The controllers' signatures over [`super::Restoration`].
     pub approvals: Vec<Approval>,
 }

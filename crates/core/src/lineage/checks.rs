@@ -1,12 +1,13 @@
 //! One function for each invariant of the chain.
 
-use super::approval::{Approval, Statement};
+use super::approval::{Approval, Restoration, Statement};
 use super::body::Body;
 use super::record::{Record, VERSION};
 use super::state::{Head, Phase};
 use crate::codec;
 use crate::governance::Action;
 use crate::id::{BundleId, Digest, ObjectId, RecordId};
+use crate::key::PublicKey;
 use crate::memory;
 
 /// A record that does not continue the chain.
@@ -129,12 +130,21 @@ pub(super) fn prev(record: &Record, head: &Head) -> Check {
 }
 
 pub(super) fn epoch(record: &Record, head: &Head) -> Check {
-    let begins = matches!(record.body, Body::Woke(_) | Body::Resumed(_));
-    let expected = head.epoch.saturating_add(u64::from(begins));
+    let expected = next_epoch(&record.body, head);
     ensure(record.epoch == expected, || Fault::Epoch {
         found: record.epoch,
         expected,
     })
+}
+
+/// The epoch of a record with this body behind `head`.
+pub(super) fn next_epoch(body: &Body, head: &Head) -> u64 {
+    match body {
+        Body::Woke(_) | Body::Resumed(_) => head.epoch.saturating_add(1),
+        // Epochs that somebody was told of are never given out again.
+        Body::Restored(body) => head.epoch.max(body.epoch),
+        _ => head.epoch,
+    }
 }
 
 pub(super) fn time(record: &Record, head: &Head) -> Check {
@@ -153,6 +163,7 @@ pub(super) fn phase(body: &Body, phase: Phase) -> Check {
             matches!(phase, Phase::Dormant | Phase::Active)
         }
         Body::Quarantined(_) => !matches!(phase, Phase::Terminated | Phase::Quarantined),
+        Body::Restored(_) => matches!(phase, Phase::Dormant | Phase::Quarantined),
         Body::Refused(_) | Body::Terminated(_) => phase != Phase::Terminated,
     };
     ensure(possible, || Fault::Phase {
@@ -199,6 +210,10 @@ pub(super) fn approvals(record: &Record, head: &Head) -> Check {
         }
         Body::Forked(body) => approved(head, Action::Fork, *body.child.digest(), &body.approvals),
         Body::Terminated(body) => approved(head, Action::Terminate, *head.object.digest(), &body.approvals),
+        Body::Restored(body) => {
+            let found = Restoration::stated(head, body).approved_by(&body.approvals, &head.controllers);
+            ensure_threshold(found, head.threshold)
+        }
         _ => Ok(()),
     }
 }
@@ -215,8 +230,20 @@ fn approved(head: &Head, action: Action, content: Digest, approvals: &[Approval]
         action,
         content,
     };
-    let found = statement.approved_by(approvals, &head.controllers);
-    let needed = head.threshold;
+    enough(&statement, approvals, &head.controllers, head.threshold)
+}
+
+/// Whether `needed` different controllers signed the statement.
+pub(super) fn enough(
+    statement: &Statement,
+    approvals: &[Approval],
+    controllers: &[PublicKey],
+    needed: u32,
+) -> Check {
+    ensure_threshold(statement.approved_by(approvals, controllers), needed)
+}
+
+fn ensure_threshold(found: usize, needed: u32) -> Check {
     ensure(u32::try_from(found).is_ok_and(|found| found >= needed), || {
         Fault::Approvals { found, needed }
     })

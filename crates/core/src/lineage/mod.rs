@@ -4,19 +4,24 @@
 //! or [`State::extend`] (it is being made); both run the same checks, one function for each invariant, so that
 //! recovery and first writing cannot differ. Bytes: `spec/records.md`. Not here: files (store), who may (decide).
 
+mod announcement;
 mod approval;
 mod body;
 mod checkpoint;
 mod checks;
+mod parentage;
 mod record;
+pub mod segment;
 mod state;
 
-pub use approval::{Approval, Statement};
+pub use announcement::{Announcement, Disbelief, MAX_ANNOUNCEMENT};
+pub use approval::{Approval, Restoration, Statement};
 pub use body::{
     Amended, Arrived, Body, Count, Decision, Departed, Dormant, Fired, Forked, Inception, Invariant, Mutated,
-    Outcome, Parent, Quarantined, Refused, Resumed, Seal, Terminated, Unsealed, Woke,
+    Outcome, Parent, Quarantined, Refused, Restored, Resumed, Seal, Terminated, Unsealed, Woke,
 };
 pub use checkpoint::{Checkpoint, Unusable};
 pub use checks::{Broken, Fault};
-pub use record::{MAX_BYTES, Record, Stored, VERSION};
-pub use state::{Bundles, Head, Phase, State};
+pub use parentage::{MAX_PARENT_PROOF, NotAFork, ParentProof, VerifiedParent};
+pub use record::{MAX_BYTES, Record, Stored, VERSION, split};
+pub use state::{Advance, Bundles, Head, Phase, State};

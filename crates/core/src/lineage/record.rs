@@ -15,32 +15,48 @@ pub const VERSION: u32 = 1;
 /// Size of an encoded record at most, bytes: a field of 1 MiB and room for the rest.
 pub const MAX_BYTES: usize = 2 << 20;
 
-/// A lineage record.
+/// A lineage record. Its fields stand in the order of their encoding, so that writing one sorts nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// [`VERSION`].
     pub v: u32,
-    /// The object; absent in the inception record, whose CID it is.
-    pub object: Option<ObjectId>,
+    /// When; never earlier than the record before.
+    pub at: Timestamp,
+    /// The key that signed; absent where a later signed record covers this one.
+    pub key: Option<PublicKey>,
     /// Position in the chain; inception is 0.
     pub seq: u64,
+    /// Signature over the record without this field.
+    pub sig: Option<Signature>,
+    /// What happened.
+    pub body: Body,
     /// The record before, as stored; absent in the inception record.
     pub prev: Option<RecordId>,
     /// The activation it belongs to; 0 before the first wake.
     pub epoch: u64,
-    /// When; never earlier than the record before.
-    pub at: Timestamp,
-    /// What happened.
-    pub body: Body,
-    /// Memory root after this record.
-    pub memory: Root,
     /// Rules in force after this record.
     pub bundle: BundleId,
-    /// The key that signed; absent where a later signed record covers this one.
-    pub key: Option<PublicKey>,
-    /// Signature over the record without this field.
-    pub sig: Option<Signature>,
+    /// Memory root after this record.
+    pub memory: Root,
+    /// The object; absent in the inception record, whose CID it is.
+    pub object: Option<ObjectId>,
+}
+
+/// What a signature is over: the record without it.
+#[derive(Serialize)]
+struct Unsigned<'r> {
+    v: u32,
+    at: Timestamp,
+    key: Option<PublicKey>,
+    seq: u64,
+    sig: (),
+    body: &'r Body,
+    prev: Option<RecordId>,
+    epoch: u64,
+    bundle: BundleId,
+    memory: Root,
+    object: Option<ObjectId>,
 }
 
 /// A record with its bytes and id.
@@ -56,9 +72,31 @@ pub struct Stored {
 
 impl Record {
     fn signed_bytes(&self) -> Result<Vec<u8>, codec::Error> {
-        codec::encode(&Self {
-            sig: None,
-            ..self.clone()
+        let Self {
+            v,
+            at,
+            key,
+            seq,
+            sig: _,
+            ref body,
+            prev,
+            epoch,
+            bundle,
+            memory,
+            object,
+        } = *self;
+        codec::encode(&Unsigned {
+            v,
+            at,
+            key,
+            seq,
+            sig: (),
+            body,
+            prev,
+            epoch,
+            bundle,
+            memory,
+            object,
         })
     }
 
@@ -67,23 +105,29 @@ impl Record {
     /// # Errors
     /// As [`codec::encode`]; [`codec::Error::TooLong`] above [`MAX_BYTES`].
     pub fn store(mut self, signer: Option<&SecretKey>) -> Result<Stored, codec::Error> {
+        let bytes = self.finish(signer)?;
+        Ok(Stored {
+            id: RecordId::of(&bytes),
+            bytes,
+            record: self,
+        })
+    }
+
+    /// Signs where a key is given, and yields the bytes. In place: a record is large, and moving it costs.
+    pub(super) fn finish(&mut self, signer: Option<&SecretKey>) -> Result<Vec<u8>, codec::Error> {
         self.key = signer.map(SecretKey::public);
         self.sig = None;
         if let Some(key) = signer {
             self.sig = Some(key.sign(Domain::Record, &self.signed_bytes()?));
         }
-        let bytes = codec::encode(&self)?;
+        let bytes = codec::encode(self)?;
         if bytes.len() > MAX_BYTES {
             return Err(codec::Error::TooLong {
                 len: bytes.len(),
                 max: MAX_BYTES,
             });
         }
-        Ok(Stored {
-            id: RecordId::of(&bytes),
-            bytes,
-            record: self,
-        })
+        Ok(bytes)
     }
 
     /// Whether the record carries a signature and it holds.
@@ -96,6 +140,39 @@ impl Record {
     }
 }
 
+/// Parts records that stand one behind the other, as a depot's segments hold them.
+///
+/// # Errors
+/// As [`codec::decode`], for the first record that is none; it ends the iterator.
+pub fn split(bytes: &[u8]) -> impl Iterator<Item = Result<Stored, codec::Error>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let next = first(rest).and_then(|(record, behind)| {
+            rest = behind;
+            Stored::decode(record.to_vec())
+        });
+        if next.is_err() {
+            rest = &[];
+        }
+        Some(next)
+    })
+}
+
+/// The bytes of the first record, and what stands behind it.
+fn first(bytes: &[u8]) -> Result<(&[u8], &[u8]), codec::Error> {
+    let cut = bytes.get(..bytes.len().min(MAX_BYTES)).unwrap_or(bytes);
+    let mut reader = cut;
+    let read: Result<serde::de::IgnoredAny, _> = serde_ipld_dagcbor::de::from_reader_once(&mut reader);
+    read.map_err(|error| codec::Error::Invalid(error.to_string()))?;
+    let taken = cut.len().saturating_sub(reader.len());
+    bytes
+        .split_at_checked(taken)
+        .ok_or_else(|| codec::Error::Invalid("a record is cut short".to_owned()))
+}
+
 impl Stored {
     /// Reads a record from its bytes. The result is well-formed; whether it continues a chain is
     /// [`super::State::apply`]'s to say.
@@ -103,11 +180,28 @@ impl Stored {
     /// # Errors
     /// As [`codec::decode`].
     pub fn decode(bytes: Vec<u8>) -> Result<Self, codec::Error> {
+        let id = RecordId::of(&bytes);
+        Self::named(id, bytes)
+    }
+
+    /// As [`Stored::decode`], if `wanted` says so of the id; else nothing. Bytes that are not wanted are not read.
+    ///
+    /// # Errors
+    /// As [`codec::decode`].
+    pub fn decode_if(
+        bytes: &[u8],
+        wanted: impl FnOnce(&RecordId) -> bool,
+    ) -> Result<Option<Self>, codec::Error> {
+        let id = RecordId::of(bytes);
+        if wanted(&id) {
+            Self::named(id, bytes.to_vec()).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    fn named(id: RecordId, bytes: Vec<u8>) -> Result<Self, codec::Error> {
         let record = codec::decode(&bytes, MAX_BYTES)?;
-        Ok(Self {
-            id: RecordId::of(&bytes),
-            bytes,
-            record,
-        })
+        Ok(Self { id, bytes, record })
     }
 }

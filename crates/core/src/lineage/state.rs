@@ -9,7 +9,7 @@ use super::checks::{self, Broken, Fault};
 use super::record::{Record, Stored, VERSION};
 use crate::id::{BundleId, Digest, ObjectId, RecordId};
 use crate::key::{PublicKey, SecretKey};
-use crate::memory::{Cell, Memory, Schema};
+use crate::memory::{Cell, Changed, Memory, Schema};
 use crate::time::Timestamp;
 
 /// Where a state finds the memory schema of a bundle.
@@ -165,7 +165,7 @@ impl Head {
                 self.unsealed = true;
             }
             Body::Departed(_) => self.end(Phase::Departed),
-            Body::Arrived(_) => self.end(Phase::Dormant),
+            Body::Arrived(_) | Body::Restored(_) => self.end(Phase::Dormant),
             Body::Quarantined(_) => self.end(Phase::Quarantined),
             Body::Terminated(_) => self.end(Phase::Terminated),
             Body::Refused(body) => self.refused = self.refused.saturating_add(body.times),
@@ -204,6 +204,22 @@ enum Before {
     Same,
     Cells(Vec<(usize, Cell)>),
     All(Box<Memory>),
+}
+
+/// What records changed in the state that made them, for another copy of it to follow without folding them again.
+/// Only a state yields one, so that none exists of records that were not checked.
+#[derive(Debug)]
+pub struct Advance {
+    head: Head,
+    memory: Changed,
+}
+
+impl Advance {
+    /// Position of the last record.
+    #[must_use]
+    pub const fn seq(&self) -> u64 {
+        self.head.seq
+    }
 }
 
 /// A verified chain: its head and its memory.
@@ -294,34 +310,29 @@ impl State {
     /// [`Broken`] with the first check that fails. The state is then of no further use: drop it.
     pub fn apply(&mut self, next: &Stored, bundles: &impl Bundles) -> Result<(), Broken> {
         let record = &next.record;
-        self.take(next, bundles, checks::signature)
-            .map_err(|fault| Broken {
-                seq: record.seq,
-                fault,
-            })
-    }
-
-    /// Takes into the fold a record that this process itself made by [`State::extend`] on another copy of the state:
-    /// all checks but the signature's, which holds by making.
-    ///
-    /// # Errors
-    /// As [`State::apply`].
-    pub fn follow(&mut self, made: &Stored, bundles: &impl Bundles) -> Result<(), Broken> {
-        let record = &made.record;
-        self.take(made, bundles, |_| Ok(())).map_err(|fault| Broken {
+        self.take(next, bundles).map_err(|fault| Broken {
             seq: record.seq,
             fault,
         })
     }
 
-    fn take(
-        &mut self,
-        next: &Stored,
-        bundles: &impl Bundles,
-        signature: impl Fn(&Record) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+    /// What records changed since this was last asked; everything, if it never was.
+    pub fn advance(&mut self) -> Advance {
+        Advance {
+            head: self.head.clone(),
+            memory: self.memory.changed(),
+        }
+    }
+
+    /// Becomes the state that yielded `advance`: this one is a copy of it, and has followed all its advances so far.
+    pub fn follow(&mut self, advance: Advance) {
+        self.head = advance.head;
+        self.memory.follow(advance.memory);
+    }
+
+    fn take(&mut self, next: &Stored, bundles: &impl Bundles) -> Result<(), Fault> {
         self.head.check(&next.record)?;
-        signature(&next.record)?;
+        checks::signature(&next.record)?;
         self.change_memory(&next.record.body, &next.record.bundle, next.record.at, bundles)?;
         if self.memory.root() != next.record.memory {
             return Err(Fault::Memory);
@@ -344,6 +355,7 @@ impl State {
                 .map(Before::Cells)
                 .map_err(Fault::Change),
             Body::Amended(_) => {
+                // The amended memory has no account of changes yet: the next advance carries all of it.
                 let schema = bundles.schema(bundle).ok_or(Fault::NoBundle(*bundle))?;
                 let amended = self.memory.amended(schema);
                 let before = std::mem::replace(&mut self.memory, amended);
@@ -366,26 +378,12 @@ impl State {
         signer: Option<&SecretKey>,
         bundles: &impl Bundles,
     ) -> Result<Stored, Broken> {
-        let seq = self.head.seq.saturating_add(1);
-        self.try_extend(body, at, bundle, signer, bundles)
-            .map_err(|fault| Broken { seq, fault })
-    }
-
-    fn try_extend(
-        &mut self,
-        body: Body,
-        at: Timestamp,
-        bundle: Option<BundleId>,
-        signer: Option<&SecretKey>,
-        bundles: &impl Bundles,
-    ) -> Result<Stored, Fault> {
-        let begins = matches!(body, Body::Woke(_) | Body::Resumed(_));
         let mut record = Record {
             v: VERSION,
             object: Some(self.head.object),
             seq: self.head.seq.saturating_add(1),
             prev: Some(self.head.record),
-            epoch: self.head.epoch.saturating_add(u64::from(begins)),
+            epoch: checks::next_epoch(&body, &self.head),
             at: at.max(self.head.at),
             body,
             memory: self.memory.root(),
@@ -393,13 +391,29 @@ impl State {
             key: signer.map(SecretKey::public),
             sig: None,
         };
-        self.head.check(&record)?;
+        match self.make(&mut record, signer, bundles) {
+            Ok((id, bytes)) => Ok(Stored { id, bytes, record }),
+            Err(fault) => Err(Broken {
+                seq: record.seq,
+                fault,
+            }),
+        }
+    }
+
+    fn make(
+        &mut self,
+        record: &mut Record,
+        signer: Option<&SecretKey>,
+        bundles: &impl Bundles,
+    ) -> Result<(RecordId, Vec<u8>), Fault> {
+        self.head.check(record)?;
         let before = self.change_memory(&record.body, &record.bundle, record.at, bundles)?;
         record.memory = self.memory.root();
-        match record.store(signer) {
-            Ok(stored) => {
-                self.head.advance(stored.id, &stored.record);
-                Ok(stored)
+        match record.finish(signer) {
+            Ok(bytes) => {
+                let id = RecordId::of(&bytes);
+                self.head.advance(id, record);
+                Ok((id, bytes))
             }
             Err(error) => {
                 match before {

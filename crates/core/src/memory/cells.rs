@@ -1,12 +1,12 @@
 //! What the fields hold now, and the one way to change them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::schema::{Field, Kind, Name, Schema};
-use super::tree::{self, Proof, Root, Tree};
+use super::tree::{self, Grown, Proof, Root, Tree};
 use super::value::Value;
 use crate::time::{Now, Quality, Span, Timestamp};
 
@@ -102,16 +102,131 @@ pub enum Refused {
     Empty,
 }
 
+/// What the fields hold, without the commitment to it: all that rules look at. A [`Memory`] is one with its root; a door
+/// keeps only the cells that its rules can read.
+#[derive(Debug, Clone)]
+pub struct Cells {
+    schema: Arc<Schema>,
+    cells: Vec<Cell>,
+}
+
 /// A memory: schema, content, and the tree that commits to it.
 #[derive(Debug, Clone)]
 pub struct Memory {
-    schema: Arc<Schema>,
-    cells: Vec<Cell>,
+    content: Cells,
     tree: Tree,
+    touched: Touched,
+}
+
+/// What was written since [`Memory::changed`] was last asked.
+#[derive(Debug, Clone)]
+enum Touched {
+    /// It never was: a memory that is only read from a history keeps no account.
+    All,
+    /// The fields at these positions.
+    Positions(BTreeSet<usize>),
+}
+
+/// What a memory changed, for another copy of it to follow.
+#[derive(Debug)]
+pub(crate) enum Changed {
+    All(Box<Memory>),
+    Cells { cells: Vec<(usize, Cell)>, grown: Grown },
+}
+
+/// Reading is the same with and without a root; writing is not, so there is no mutable counterpart.
+impl std::ops::Deref for Memory {
+    type Target = Cells;
+
+    fn deref(&self) -> &Cells {
+        &self.content
+    }
 }
 
 fn leaf_of(name: &Name, cell: &Cell) -> crate::id::Digest {
     tree::leaf(name.as_str(), cell.as_of, cell.value.as_ref())
+}
+
+impl Cells {
+    /// Fields of which nothing is known: no value, never written, defaults not taken.
+    #[must_use]
+    pub fn blank(schema: Arc<Schema>) -> Self {
+        let cells = vec![Cell::default(); schema.len()];
+        Self { schema, cells }
+    }
+
+    /// Replaces the cell at `position`, and yields what it held; nothing happens beyond the last field.
+    pub fn put(&mut self, position: usize, cell: Cell) -> Cell {
+        self.cells
+            .get_mut(position)
+            .map(|place| std::mem::replace(place, cell))
+            .unwrap_or_default()
+    }
+
+    /// The schema.
+    #[must_use]
+    pub const fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// The cell of field `name`.
+    #[must_use]
+    pub fn cell(&self, name: &str) -> Option<&Cell> {
+        self.schema
+            .position(name)
+            .and_then(|position| self.cells.get(position))
+    }
+
+    /// The cell at `position` in name order.
+    #[must_use]
+    pub fn cell_at(&self, position: usize) -> Option<&Cell> {
+        self.cells.get(position)
+    }
+
+    /// The value of field `name`.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&Value> {
+        self.cell(name).and_then(|cell| cell.value.as_ref())
+    }
+
+    /// All fields in name order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Field, &Cell)> {
+        self.schema
+            .iter()
+            .zip(&self.cells)
+            .map(|((name, field), cell)| (name, field, cell))
+    }
+
+    /// Whether field `name` is fresh at `now`; a field without `fresh_for` is fresh once written.
+    #[must_use]
+    pub fn freshness(&self, name: &str, now: Now) -> Option<Freshness> {
+        let position = self.schema.position(name)?;
+        self.freshness_at(position, now)
+    }
+
+    /// As `freshness`, by position in name order.
+    #[must_use]
+    pub fn freshness_at(&self, position: usize, now: Now) -> Option<Freshness> {
+        let (_, field) = self.schema.at(position)?;
+        let as_of = self.cells.get(position)?.as_of;
+        Some(match (as_of, field.fresh_for) {
+            (None, _) => Freshness::NeverWritten,
+            (Some(_), None) => Freshness::Fresh,
+            (Some(_), Some(_)) if now.quality == Quality::Unknown => Freshness::ClockUnknown,
+            (Some(at), Some(span)) if now.at.since(at) <= span => Freshness::Fresh,
+            _ => Freshness::Stale,
+        })
+    }
+
+    /// The next instant at which some fresh field stops being fresh; `remain` is decided again then.
+    #[must_use]
+    pub fn next_deadline(&self, now: Now) -> Option<Timestamp> {
+        let deadline = |(_, field, cell): (&Name, &Field, &Cell)| {
+            let last_fresh = cell.as_of?.saturating_add(field.fresh_for?);
+            Some(last_fresh.saturating_add(Span(1))).filter(|deadline| *deadline > now.at)
+        };
+        self.iter().filter_map(deadline).min()
+    }
 }
 
 impl Memory {
@@ -136,8 +251,8 @@ impl Memory {
             .collect();
         Self {
             tree: Tree::new(&leaves),
-            schema,
-            cells,
+            content: Cells { schema, cells },
+            touched: Touched::All,
         }
     }
 
@@ -180,44 +295,10 @@ impl Memory {
         Self::with_cells(schema, cells)
     }
 
-    /// The schema.
-    #[must_use]
-    pub const fn schema(&self) -> &Arc<Schema> {
-        &self.schema
-    }
-
     /// The commitment to everything this memory holds.
     #[must_use]
-    pub fn root(&self) -> Root {
+    pub const fn root(&self) -> Root {
         self.tree.root()
-    }
-
-    /// The cell of field `name`.
-    #[must_use]
-    pub fn cell(&self, name: &str) -> Option<&Cell> {
-        self.schema
-            .position(name)
-            .and_then(|position| self.cells.get(position))
-    }
-
-    /// The cell at `position` in name order.
-    #[must_use]
-    pub fn cell_at(&self, position: usize) -> Option<&Cell> {
-        self.cells.get(position)
-    }
-
-    /// The value of field `name`.
-    #[must_use]
-    pub fn value(&self, name: &str) -> Option<&Value> {
-        self.cell(name).and_then(|cell| cell.value.as_ref())
-    }
-
-    /// All fields in name order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Field, &Cell)> {
-        self.schema
-            .iter()
-            .zip(&self.cells)
-            .map(|((name, field), cell)| (name, field, cell))
     }
 
     /// Whether `change` could be made, without making it.
@@ -246,32 +327,63 @@ impl Memory {
         if change.is_empty() {
             return Err(Refused::Empty);
         }
-        let written: Vec<_> = change
-            .iter()
-            .map(|(name, write)| self.written(name, write))
-            .collect::<Result<_, _>>()?;
-        let as_of = Some(at);
-        Ok(written
-            .into_iter()
-            .map(|(position, value)| (position, self.swap(position, Cell { value, as_of })))
-            .collect())
+        let mut cells = Vec::with_capacity(change.len());
+        for (name, write) in change {
+            let (position, value) = self.written(name, write)?;
+            let as_of = Some(at);
+            cells.push((position, Cell { value, as_of }));
+        }
+        Ok(self.swap(cells))
     }
 
     /// Undoes a change that [`Memory::replace`] made.
     pub(crate) fn put_back(&mut self, before: Vec<(usize, Cell)>) {
-        for (position, cell) in before {
-            self.swap(position, cell);
+        self.swap(before);
+    }
+
+    /// Puts cells in their places, given in order, and yields what stood there.
+    fn swap(&mut self, mut cells: Vec<(usize, Cell)>) -> Vec<(usize, Cell)> {
+        let schema = &self.content.schema;
+        let leaf = |(position, cell): &(usize, Cell)| {
+            let (name, _) = schema.at(*position)?;
+            Some((*position, leaf_of(name, cell)))
+        };
+        self.tree.set_all(cells.iter().filter_map(leaf));
+        for (position, cell) in &mut cells {
+            if let Touched::Positions(touched) = &mut self.touched {
+                touched.insert(*position);
+            }
+            if let Some(place) = self.content.cells.get_mut(*position) {
+                std::mem::swap(place, cell);
+            }
+        }
+        cells
+    }
+
+    /// What was written since this was last asked; everything, if it never was.
+    pub(crate) fn changed(&mut self) -> Changed {
+        let touched = std::mem::replace(&mut self.touched, Touched::Positions(BTreeSet::new()));
+        let Touched::Positions(touched) = touched else {
+            return Changed::All(Box::new(self.clone()));
+        };
+        let cell = |position: &usize| Some((*position, self.cells.get(*position)?.clone()));
+        Changed::Cells {
+            cells: touched.iter().filter_map(cell).collect(),
+            grown: self.tree.grown(touched.iter().copied()),
         }
     }
 
-    fn swap(&mut self, position: usize, cell: Cell) -> Cell {
-        if let Some((name, _)) = self.schema.at(position) {
-            self.tree.set(position, leaf_of(name, &cell));
+    /// Takes over what another copy of this memory changed, without hashing it again.
+    pub(crate) fn follow(&mut self, changed: Changed) {
+        match changed {
+            Changed::All(memory) => *self = *memory,
+            Changed::Cells { cells, grown } => {
+                for (position, cell) in cells {
+                    self.content.put(position, cell);
+                }
+                self.tree.follow(grown);
+            }
         }
-        self.cells
-            .get_mut(position)
-            .map(|place| std::mem::replace(place, cell))
-            .unwrap_or_default()
     }
 
     /// What `write` would leave in field `name`, with the field's position.
@@ -294,37 +406,6 @@ impl Memory {
             check_value(name, field, value)?;
         }
         Ok((position, value))
-    }
-
-    /// Whether field `name` is fresh at `now`; a field without `fresh_for` is fresh once written.
-    #[must_use]
-    pub fn freshness(&self, name: &str, now: Now) -> Option<Freshness> {
-        let position = self.schema.position(name)?;
-        self.freshness_at(position, now)
-    }
-
-    /// As [`Memory::freshness`], by position in name order.
-    #[must_use]
-    pub fn freshness_at(&self, position: usize, now: Now) -> Option<Freshness> {
-        let (_, field) = self.schema.at(position)?;
-        let as_of = self.cells.get(position)?.as_of;
-        Some(match (as_of, field.fresh_for) {
-            (None, _) => Freshness::NeverWritten,
-            (Some(_), None) => Freshness::Fresh,
-            (Some(_), Some(_)) if now.quality == Quality::Unknown => Freshness::ClockUnknown,
-            (Some(at), Some(span)) if now.at.since(at) <= span => Freshness::Fresh,
-            _ => Freshness::Stale,
-        })
-    }
-
-    /// The next instant at which some fresh field stops being fresh; `remain` is decided again then.
-    #[must_use]
-    pub fn next_deadline(&self, now: Now) -> Option<Timestamp> {
-        let deadline = |(_, field, cell): (&Name, &Field, &Cell)| {
-            let last_fresh = cell.as_of?.saturating_add(field.fresh_for?);
-            Some(last_fresh.saturating_add(Span(1))).filter(|deadline| *deadline > now.at)
-        };
-        self.iter().filter_map(deadline).min()
     }
 
     /// A proof of what field `name` holds under [`Memory::root`].

@@ -9,7 +9,8 @@ mod text;
 pub mod tree;
 mod value;
 
-pub use cells::{Cell, Change, Freshness, Memory, Refused, Write};
+pub(crate) use cells::Changed;
+pub use cells::{Cell, Cells, Change, Freshness, Memory, Refused, Write};
 pub use schema::{Field, Kind, MAX_FIELDS, MAX_NAME_BYTES, Name, NameError, Schema, SchemaError};
 pub use text::Plain;
 pub use value::{Decimal, DecimalError, MAX_DEPTH, Value};

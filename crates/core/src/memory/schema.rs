@@ -1,7 +1,8 @@
 //! Which fields a memory has, and what each may hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ const MAX_MEMBERS: usize = 1_024;
 
 /// A field name: lower-case letters, digits and `_`, starting with a letter, at most 64 bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct Name(String);
 
 /// Why a text is not a field name.
@@ -260,7 +261,14 @@ impl Field {
 /// The fields of a memory, sorted by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<Name, Field>", into = "BTreeMap<Name, Field>")]
-pub struct Schema(Vec<(Name, Field)>);
+pub struct Schema {
+    fields: Vec<(Name, Field)>,
+    /// Positions by name: a write looks one up, and a search through names that lie apart costs as much as hashing.
+    positions: HashMap<Name, usize, Hasher>,
+}
+
+/// The same for every process: what core does depends on its arguments alone. Names are the owner's, not a peer's.
+type Hasher = BuildHasherDefault<DefaultHasher>;
 
 /// Why fields do not make a schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -310,7 +318,11 @@ impl TryFrom<BTreeMap<Name, Field>> for Schema {
         for (name, field) in &fields {
             check_field(field).map_err(|error| SchemaError::Field(name.clone(), Box::new(error)))?;
         }
-        Ok(Self(fields.into_iter().collect()))
+        let positions = fields.keys().cloned().zip(0..).collect();
+        Ok(Self {
+            fields: fields.into_iter().collect(),
+            positions,
+        })
     }
 }
 
@@ -336,7 +348,7 @@ fn check_field(field: &Field) -> Result<(), SchemaError> {
 
 impl From<Schema> for BTreeMap<Name, Field> {
     fn from(schema: Schema) -> Self {
-        schema.0.into_iter().collect()
+        schema.fields.into_iter().collect()
     }
 }
 
@@ -344,25 +356,25 @@ impl Schema {
     /// Number of fields.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.0.len()
+        self.fields.len()
     }
 
     /// Whether there is no field.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.fields.is_empty()
     }
 
     /// Position of `name` in name order, which is its leaf in the Merkle tree.
     #[must_use]
     pub fn position(&self, name: &str) -> Option<usize> {
-        self.0.binary_search_by(|(have, _)| have.as_str().cmp(name)).ok()
+        self.positions.get(name).copied()
     }
 
     /// The field at `position`.
     #[must_use]
     pub fn at(&self, position: usize) -> Option<(&Name, &Field)> {
-        self.0.get(position).map(|(name, field)| (name, field))
+        self.fields.get(position).map(|(name, field)| (name, field))
     }
 
     /// The field called `name`.
@@ -375,6 +387,6 @@ impl Schema {
 
     /// All fields in name order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Name, &Field)> {
-        self.0.iter().map(|(name, field)| (name, field))
+        self.fields.iter().map(|(name, field)| (name, field))
     }
 }

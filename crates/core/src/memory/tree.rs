@@ -16,6 +16,9 @@ const NODE: &[u8] = &[1];
 const PADDING: &[u8] = &[2];
 const ROOT: &[u8] = &[3];
 
+/// Room that a value's encoding gets at first: any number fits.
+const VALUE_ROOM_BYTES: usize = 64;
+
 /// Commitment to all of a memory: names, values, times of writing.
 pub type Root = Digest;
 
@@ -24,12 +27,12 @@ pub type Root = Digest;
 pub fn leaf(name: &str, as_of: Option<Timestamp>, value: Option<&Value>) -> Digest {
     let length = u8::try_from(name.len()).unwrap_or(u8::MAX);
     let (written, at) = as_of.map_or((0u8, 0), |at| (1, at.0));
-    let (present, encoded) = match value.map(codec::encode) {
+    let (present, encoded) = match value.map(|value| codec::encode_within(value, VALUE_ROOM_BYTES)) {
         Some(Ok(bytes)) => (1u8, bytes),
         _ => (0, Vec::new()),
     };
-    let value = Digest::of(&encoded);
-    Digest::of_parts(&[
+    let value = Digest::of_short::<1>(&[&encoded]);
+    Digest::of_short::<2>(&[
         LEAF,
         &[length],
         name.as_bytes(),
@@ -41,12 +44,19 @@ pub fn leaf(name: &str, as_of: Option<Timestamp>, value: Option<&Value>) -> Dige
 }
 
 fn node(left: &Digest, right: &Digest) -> Digest {
-    Digest::of_parts(&[NODE, &left.0, &right.0])
+    Digest::of_short::<2>(&[NODE, &left.0, &right.0])
 }
 
 fn root(count: usize, top: &Digest) -> Root {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
-    Digest::of_parts(&[ROOT, &count.to_be_bytes(), &top.0])
+    Digest::of_short::<1>(&[ROOT, &count.to_be_bytes(), &top.0])
+}
+
+/// From nodes of one level, in order, to those above them; `false` where there are none.
+fn climb(indexes: &mut Vec<usize>) -> bool {
+    indexes.iter_mut().for_each(|index| *index /= 2);
+    indexes.dedup();
+    indexes.first().is_some_and(|index| *index > 0)
 }
 
 /// The tree of one memory; `nodes[1]` is the top, `nodes[width + i]` leaf `i`.
@@ -55,6 +65,14 @@ pub struct Tree {
     count: usize,
     width: usize,
     nodes: Vec<Digest>,
+    root: Root,
+}
+
+/// Nodes of a tree that changed, and its root.
+#[derive(Debug, Clone)]
+pub(crate) struct Grown {
+    nodes: Vec<(usize, Digest)>,
+    root: Root,
 }
 
 impl Tree {
@@ -70,10 +88,12 @@ impl Tree {
             count: leaves.len(),
             width,
             nodes,
+            root: Digest([0; 32]),
         };
         for index in (1..width).rev() {
             tree.join(index);
         }
+        tree.crown();
         tree
     }
 
@@ -86,26 +106,68 @@ impl Tree {
         }
     }
 
+    fn crown(&mut self) {
+        if let Some(top) = self.nodes.get(1) {
+            self.root = root(self.count, top);
+        }
+    }
+
     /// Replaces leaf `position`; nothing happens beyond the last field.
     pub fn set(&mut self, position: usize, leaf: Digest) {
-        if position >= self.count {
+        self.set_all(std::iter::once((position, leaf)));
+    }
+
+    /// Replaces leaves, given in order of position; what they share of their paths is hashed once.
+    pub(super) fn set_all(&mut self, leaves: impl Iterator<Item = (usize, Digest)>) {
+        let known = leaves.filter(|(position, _)| *position < self.count);
+        let mut indexes: Vec<usize> = Vec::new();
+        for (position, leaf) in known {
+            if let Some(place) = self.nodes.get_mut(self.width + position) {
+                *place = leaf;
+                indexes.push(self.width + position);
+            }
+        }
+        if indexes.is_empty() {
             return;
         }
-        let mut index = self.width + position;
-        if let Some(place) = self.nodes.get_mut(index) {
-            *place = leaf;
+        while climb(&mut indexes) {
+            indexes.iter().for_each(|index| self.join(*index));
         }
-        while index > 1 {
-            index /= 2;
-            self.join(index);
-        }
+        self.crown();
     }
 
     /// The root.
     #[must_use]
-    pub fn root(&self) -> Root {
-        let top = self.nodes.get(1).copied().unwrap_or_else(|| Digest::of(PADDING));
-        root(self.count, &top)
+    pub const fn root(&self) -> Root {
+        self.root
+    }
+
+    /// All nodes above and at the leaves of these positions, which are in order.
+    pub(crate) fn grown(&self, positions: impl Iterator<Item = usize>) -> Grown {
+        let known = positions.filter(|position| *position < self.count);
+        let mut indexes: Vec<usize> = known.map(|position| self.width + position).collect();
+        let mut nodes = Vec::with_capacity(indexes.len() * 2 + 16);
+        loop {
+            let found = |index: &usize| self.nodes.get(*index).map(|node| (*index, *node));
+            nodes.extend(indexes.iter().filter_map(found));
+            if !climb(&mut indexes) {
+                break;
+            }
+        }
+        Grown {
+            nodes,
+            root: self.root,
+        }
+    }
+
+    /// Takes over what grew in another copy of this tree.
+    pub(crate) fn follow(&mut self, grown: Grown) {
+        for (index, node) in grown.nodes {
+            if let Some(place) = self.nodes.get_mut(index) {
+                *place = node;
+            }
+        }
+        self.root = grown.root;
     }
 
     /// The hashes beside the path from leaf `position` to the top, lowest first.

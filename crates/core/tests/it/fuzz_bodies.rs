@@ -8,14 +8,14 @@ use proptest::prelude::*;
 use serde::de::DeserializeSeed as _;
 use suijuris_core::id::{BlobId, BundleId, ObjectId, RecordId};
 use suijuris_core::key::{PublicKey, Signature};
-use suijuris_core::lineage::{Checkpoint, Phase, State, Stored};
+use suijuris_core::lineage::{self, Checkpoint, Parent, ParentProof, Phase, State, Stored, segment};
 use suijuris_core::manifest::Manifest;
 use suijuris_core::memory::tree::Proof;
 use suijuris_core::memory::{Decimal, Kind, Name, Schema, Value};
 use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::{codec, trigger::Schedule};
 
-use crate::lives::{Life, bundles};
+use crate::lives::{Life, bundle, bundles, epoch_key, inception};
 use crate::manifest::manifest;
 
 pub(crate) fn record(bytes: &[u8]) {
@@ -30,11 +30,63 @@ pub(crate) fn record(bytes: &[u8]) {
     }
 }
 
+pub(crate) fn segment(bytes: &[u8]) {
+    let records: Vec<_> = lineage::split(bytes).collect();
+    let (read, rest): (Vec<_>, Vec<_>) = records.into_iter().partition(Result::is_ok);
+    assert!(rest.len() <= 1, "the first that is no record is the last");
+    let again: Vec<u8> = read
+        .into_iter()
+        .flat_map(|stored| stored.unwrap().bytes)
+        .collect();
+    assert!(bytes.starts_with(&again));
+    assert!(!rest.is_empty() || again == bytes);
+}
+
+pub(crate) fn bundle_files(bytes: &[u8]) {
+    if let Ok(files) = suijuris_core::bundle::Files::decode(bytes) {
+        assert_eq!(files.encode().unwrap(), bytes);
+        let _any_answer = files.open();
+    }
+}
+
 pub(crate) fn checkpoint(bytes: &[u8]) {
     if let Ok((state, position)) = Checkpoint::open(bytes, &bundles()) {
         assert!(state.memory().schema().len() < 1_000);
         let _any_position = position;
     }
+}
+
+pub(crate) fn segment_of_records(bytes: &[u8]) {
+    let read: Vec<_> = segment::decode(bytes).map_while(Result::ok).collect();
+    assert!(bytes.starts_with(&segment::encode(&read)));
+    let _any_answer = segment::fold([bytes], &bundles());
+}
+
+pub(crate) fn parent_proof(bytes: &[u8]) {
+    let life = Life::new("life");
+    assert!(
+        ParentProof::verify(Some(bytes), &life.chain[0]).is_err(),
+        "it names no parent"
+    );
+    assert!(
+        ParentProof::verify(Some(bytes), &child()).is_err(),
+        "nobody approved it"
+    );
+}
+
+/// The inception of an object that names a parent.
+fn child() -> Stored {
+    let parent = Life::in_phase(Phase::Active);
+    let key = epoch_key("child", 1);
+    let mut body = inception("child");
+    body.parent = Some(Parent {
+        object: parent.state.head().object,
+        head: parent.state.head().record,
+    });
+    let schema = std::sync::Arc::clone(parent.state.memory().schema());
+    State::found(body, Timestamp(2_000), bundle(0), schema, &key)
+        .unwrap()
+        .1
 }
 
 pub(crate) fn bundle_manifest(bytes: &[u8]) {
@@ -120,6 +172,11 @@ fn bodies() -> Vec<(Fuzz, Vec<u8>)> {
             checkpoint,
             Checkpoint::of(&life.state, 9, &life.waiting()).unwrap(),
         ),
+        (segment_of_records, segment::encode(&life.chain)),
+        (
+            parent_proof,
+            ParentProof::of(&life.chain[0], &life.chain[1]).unwrap(),
+        ),
         (bundle_manifest, manifest().encode().unwrap()),
         (value, codec::encode(&point).unwrap()),
         (schema, codec::encode(&**memory.schema()).unwrap()),
@@ -129,6 +186,19 @@ fn bodies() -> Vec<(Fuzz, Vec<u8>)> {
         (text, b"1h 30m".to_vec()),
         (text, b"0 9 * * MON-FRI".to_vec()),
     ];
+    let whole: Vec<u8> = life
+        .chain
+        .iter()
+        .flat_map(|stored| stored.bytes.clone())
+        .collect();
+    assert_eq!(lineage::split(&whole).count(), life.chain.len());
+    bodies.push((segment, whole));
+    let files = suijuris_core::bundle::Files {
+        manifest: manifest().encode().unwrap(),
+        governance: vec![1],
+        program: vec![2],
+    };
+    bodies.push((bundle_files, files.encode().unwrap()));
     bodies.extend(
         life.chain
             .into_iter()

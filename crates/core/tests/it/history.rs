@@ -311,3 +311,30 @@ fn an_inception_with_unsound_controllers_or_a_foreign_key_is_refused() {
     };
     assert!(matches!(fault_of(found(body)), Fault::Key));
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_copy_that_follows_is_the_state_that_made_the_records(
+        life in any_life(),
+        cuts in prop::collection::vec(any::<bool>(), 64),
+    ) {
+        let mut made = State::begin(&life.chain[0], &bundles()).unwrap();
+        let mut copy = made.clone();
+        for (stored, cut) in life.chain[1..].iter().zip(cuts.iter().cycle()) {
+            made.apply(stored, &bundles()).unwrap();
+            if *cut {
+                let advance = made.advance();
+                prop_assert_eq!(advance.seq(), stored.record.seq);
+                copy.follow(advance);
+                assert_same(&copy, &made);
+                for (name, _, _) in made.memory().iter() {
+                    prop_assert_eq!(copy.memory().prove(name.as_str()), made.memory().prove(name.as_str()));
+                }
+            }
+        }
+        copy.follow(made.advance());
+        assert_same(&copy, &life.state);
+    }
+}

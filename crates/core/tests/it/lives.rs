@@ -8,13 +8,13 @@ use std::sync::{Arc, OnceLock};
 
 use proptest::prelude::*;
 use suijuris_core::governance::Action;
-use suijuris_core::id::{BundleId, Digest, ObjectId};
+use suijuris_core::id::{BundleId, Digest, ObjectId, RecordId};
 use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{
     Amended, Approval, Arrived, Body, Broken, Bundles, Decision, Departed, Dormant, Fault, Fired, Forked,
-    Inception, Mutated, Outcome, Phase, Quarantined, Refused, Resumed, Seal, State, Statement, Stored,
-    Terminated, Unsealed, Woke,
+    Head, Inception, Mutated, Outcome, Phase, Quarantined, Refused, Restoration, Restored, Resumed, Seal,
+    State, Statement, Stored, Terminated, Unsealed, Woke,
 };
 use suijuris_core::manifest::Manifest;
 use suijuris_core::memory::{Change, Field, Kind, Name, Schema, Value, Write};
@@ -237,7 +237,7 @@ pub(crate) fn fault_of<T: std::fmt::Debug>(result: Result<T, Broken>) -> Fault {
 }
 
 /// Every kind of record but inception, as [`Life::body`] takes it.
-pub(crate) const KINDS: [&str; 13] = [
+pub(crate) const KINDS: [&str; 14] = [
     "woke",
     "resumed",
     "mutated",
@@ -251,7 +251,20 @@ pub(crate) const KINDS: [&str; 13] = [
     "unsealed",
     "quarantined",
     "terminated",
+    "restored",
 ];
+
+fn restored(head: &Head) -> Body {
+    let (abandoned, seq, epoch) = (RecordId::of(b"abandoned"), head.seq + 5, head.epoch + 2);
+    let restoration = Restoration::of(head, abandoned, seq, epoch);
+    let approve = |index| restoration.approve(&controller(index)).unwrap();
+    Body::Restored(Restored {
+        abandoned,
+        seq,
+        epoch,
+        approvals: [0, 2].map(approve).into(),
+    })
+}
 
 /// A state, and the chain that made it.
 #[derive(Clone)]
@@ -300,12 +313,22 @@ impl Life {
 
     /// The key of the running epoch.
     pub(crate) fn running(&self) -> SecretKey {
-        epoch_key(self.name, self.state.head().epoch)
+        self.key_where(|key| Some(key.public()) == self.state.head().key)
+    }
+
+    /// The newest key of which `it` holds; of the present epoch where it holds of none. A restored history goes on with
+    /// the key of an epoch before.
+    fn key_where(&self, it: impl Fn(&SecretKey) -> bool) -> SecretKey {
+        let epoch = self.state.head().epoch;
+        let keys = (0..=epoch + 1).rev().map(|epoch| epoch_key(self.name, epoch));
+        keys.into_iter()
+            .find(it)
+            .unwrap_or_else(|| epoch_key(self.name, epoch))
     }
 
     /// The key that the chain has committed to.
     pub(crate) fn waiting(&self) -> SecretKey {
-        epoch_key(self.name, self.state.head().epoch + 1)
+        self.key_where(|key| key.public().commitment() == self.state.head().next)
     }
 
     /// The key that an honest object signs `body` with.
@@ -403,6 +426,7 @@ impl Life {
                 decision: decision(Action::Terminate, Outcome::Permit),
                 approvals: signed(Action::Terminate, *head.object.digest()),
             }),
+            "restored" => restored(head),
             kind => panic!("no such kind: {kind}"),
         }
     }
@@ -539,7 +563,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Live("woke")),
         2 => Just(Step::Live("dormant")),
         3 => prop::sample::select(
-            &["seal", "refused", "resumed", "departed", "arrived", "forked", "amended"][..]
+            &["seal", "refused", "resumed", "departed", "arrived", "forked", "amended", "restored"][..]
         ).prop_map(Step::Live),
         1 => Just(Step::Crash),
         1 => prop::sample::select(&KINDS[..]).prop_map(Step::Live),

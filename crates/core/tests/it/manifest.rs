@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use suijuris_core::codec;
 use suijuris_core::id::{BlobId, BundleId};
 use suijuris_core::manifest::{
-    Algorithm, CallerKey, Error, Gate, Manifest, Network, Protocol, Ready, SleepMode, Witness, Workload,
+    Algorithm, CallerKey, Error, Gate, LEASE, Manifest, Network, Protocol, Ready, SleepMode, Witness,
+    Workload,
 };
 use suijuris_core::memory::Kind;
 use suijuris_core::time::{Span, Timestamp};
@@ -87,6 +88,8 @@ pub(crate) fn manifest() -> Manifest {
         claims: [(name("tenant"), Kind::String)].into(),
         sleep: SleepMode::Stop,
         witness: Witness::Optional,
+        lease: LEASE,
+        grace: Span(0),
         seal_within: Span(1_000),
     }
 }
@@ -96,6 +99,35 @@ fn a_manifest_reads_back_under_the_id_of_its_bytes() {
     let bytes = manifest().encode().unwrap();
     let (id, read) = Manifest::decode(&bytes).unwrap();
     assert_eq!((id, read), (BundleId::of(&bytes), manifest()));
+}
+
+#[test]
+fn the_terms_of_a_witness_have_one_encoding_each() {
+    let plain = manifest().encode().unwrap();
+    let has = |bytes: &[u8], key: &[u8]| bytes.windows(key.len()).any(|window| window == key);
+    assert!(!has(&plain, b"\x65lease") && !has(&plain, b"\x65grace"));
+    let terms = Manifest {
+        lease: Span(2_000),
+        grace: Span(500),
+        ..manifest()
+    };
+    let bytes = terms.encode().unwrap();
+    assert_eq!(Manifest::decode(&bytes).unwrap().1, terms);
+    // A default that is written out is not the canonical form.
+    let written = [&b"\x65lease\x19"[..], &2_000_u16.to_be_bytes()].concat();
+    let place = bytes
+        .windows(written.len())
+        .position(|window| window == written)
+        .unwrap();
+    let mut default = bytes;
+    default.splice(
+        place + written.len() - 2..place + written.len(),
+        10_000_u16.to_be_bytes(),
+    );
+    assert!(matches!(
+        Manifest::decode(&default),
+        Err(Error::Encoding(codec::Error::NotCanonical))
+    ));
 }
 
 // proves B3
@@ -186,6 +218,14 @@ const FAULTS: &[Case] = &[
     ("gate.headers", |m| m.gate.headers = vec!["X-Tenant".into()]),
     ("callers.keys", |m| m.callers = vec![m.callers[0].clone(); 65]),
     ("lineage.seal_within", |m| m.seal_within = Span(-1)),
+    ("witness.lease", |m| m.lease = Span(999)),
+    ("witness.lease", |m| m.lease = Span(300_001)),
+    ("witness.grace", |m| m.grace = Span(-1)),
+    ("witness.grace", |m| m.grace = Span(300_001)),
+    ("witness.grace", |m| {
+        m.witness = Witness::Required;
+        m.grace = Span(1);
+    }),
     ("messages.topics", |m| {
         m.triggers.topics.insert(String::new());
     }),

@@ -15,7 +15,7 @@ const PHASES: [Phase; 5] = [
 ];
 
 /// By kind: whether it may follow in each of [`PHASES`].
-const MAY_FOLLOW: [(&str, [bool; 5]); 13] = {
+const MAY_FOLLOW: [(&str, [bool; 5]); 14] = {
     const Y: bool = true;
     const N: bool = false;
     [
@@ -33,6 +33,7 @@ const MAY_FOLLOW: [(&str, [bool; 5]); 13] = {
         ("unsealed", [N, Y, N, N, N]),
         ("quarantined", [Y, Y, Y, N, N]),
         ("terminated", [Y, Y, Y, Y, N]),
+        ("restored", [Y, N, N, Y, N]),
     ]
 };
 

@@ -139,3 +139,34 @@ fn the_gate_can_cut_what_it_handed_over() {
     assert!(stream.write_all(b"more").is_err());
     taker.rig.wait(|traffic| traffic.in_flight() == 0);
 }
+
+#[test]
+fn what_was_handed_over_is_cut_when_it_is_admitted_no_more() {
+    let taker = taker(Limits::default());
+    let mut client = taker.rig.client();
+    let (mut stream, _) = taker.taken.recv().unwrap();
+    taker.rig.wait(|traffic| traffic.in_flight() == 1);
+    taker.rig.order(|control, _| control.ask_again());
+    stream.write_all(b"still").unwrap();
+    assert_eq!(client.exactly(5), b"still");
+    taker.rig.script.refuses_connections.store(true, Ordering::SeqCst);
+    taker.rig.order(|control, _| control.ask_again());
+    assert!(client.rest().is_empty());
+    assert_eq!(stream.read(&mut [0; 9]).unwrap(), 0);
+    taker.rig.wait(|traffic| traffic.in_flight() == 0);
+}
+
+// proves C6
+#[test]
+fn what_was_handed_over_is_cut_when_the_gate_holds_for_it_cannot_wait() {
+    let taker = taker(Limits::default());
+    let mut client = taker.rig.client();
+    let (mut stream, _) = taker.taken.recv().unwrap();
+    taker.rig.wait(|traffic| traffic.in_flight() == 1);
+    taker.rig.set(Phase::Holding);
+    assert!(client.rest().is_empty());
+    assert_eq!(stream.read(&mut [0; 9]).unwrap(), 0);
+    taker
+        .rig
+        .wait(|traffic| traffic.in_flight() == 0 && traffic.connections() == 0);
+}

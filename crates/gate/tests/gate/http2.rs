@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use suijuris_api::Problem;
 use suijuris_gate::probe::{Found, Probe};
-use suijuris_gate::{HandedOver, Limits, Phase, Protocol, Refusal, Upstream};
+use suijuris_gate::{Limits, Phase, Protocol, Refusal, Upstream};
 
 use crate::rig::{PATIENCE, Plan, Rig, Workload, get};
 
@@ -337,12 +337,7 @@ fn a_door_sees_the_first_request_and_hands_the_connection_on() {
         probe.look(|head| head.path.to_owned()).unwrap().unwrap(),
         "/handed"
     );
-    rig.handing
-        .blocking_send(HandedOver {
-            stream,
-            prefix: probe.into_recorded(),
-        })
-        .unwrap();
+    rig.hand_over(stream, probe.recorded());
     let got = asking.join().unwrap();
     assert!(
         got.body.to_lowercase().starts_with("post /handed http/1.1\r\n") && got.body.ends_with("hello"),

@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 
-use suijuris_gate::{Gate, HandedOver, Limits, Phase, Protocol, Upstream};
+use suijuris_gate::{Gate, Limits, Phase, Protocol, Upstream};
 
 use crate::rig::{Client, Plan, Rig, Workload, get};
 
@@ -232,7 +232,7 @@ fn a_connection_handed_over_goes_on_where_it_was() {
     let mut client = Client::connect(listener.local_addr().unwrap());
     let (stream, _): (TcpStream, _) = listener.accept().unwrap();
     let (prefix, rest) = (b"GET /handed HT".to_vec(), b"TP/1.1\r\nHost: h\r\n\r\n");
-    rig.handing.blocking_send(HandedOver { stream, prefix }).unwrap();
+    rig.hand_over(stream, prefix);
     client.send(rest);
     assert!(client.reply().body.contains("GET /handed HTTP/1.1"));
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use suijuris_api::Problem;
 use suijuris_gate::{
-    Admission, Control, Forwarding, Gate, HandedOver, Judge, Limits, Phase, Protocol, Refusal, RequestHead,
-    Traffic, Upstream,
+    Admission, Claim, Control, Forwarding, Gate, HandedOver, Judge, Limits, Phase, Protocol, Refusal,
+    RequestHead, Traffic, Upstream,
 };
 use tokio::sync::mpsc;
 
@@ -176,11 +176,14 @@ impl Conn {
 
 type Order = Box<dyn FnOnce(&Control, &Traffic) + Send>;
 
+/// A connection accepted elsewhere, with what was read from it; its claim is made on the gate's thread.
+type Handed = (TcpStream, Vec<u8>);
+
 /// A running gate.
 pub(crate) struct Rig {
     pub(crate) addr: SocketAddr,
     pub(crate) script: Arc<Script>,
-    pub(crate) handing: mpsc::Sender<HandedOver>,
+    handing: mpsc::Sender<Handed>,
     orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<()>>,
 }
@@ -224,7 +227,7 @@ impl Rig {
             refuses_connections: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
         });
-        let (handing, handed_over) = mpsc::channel(4);
+        let (handing, mut handed) = mpsc::channel::<Handed>(4);
         let (orders, mut ordered) = mpsc::channel::<Order>(16);
         let judge = Scripted(Arc::clone(&script));
         let thread = thread::spawn(move || {
@@ -247,9 +250,23 @@ impl Rig {
                         order(&control, &traffic);
                     }
                 };
+                let (hand_over, handed_over) = mpsc::channel(4);
+                let hand = async {
+                    while let Some((stream, prefix)) = handed.recv().await {
+                        let claim = Claim::default();
+                        let handed = HandedOver {
+                            stream,
+                            prefix,
+                            claim,
+                        };
+                        assert!(hand_over.send(handed).await.is_ok());
+                    }
+                    std::future::pending::<()>().await;
+                };
                 tokio::select! {
                     served = gate.serve(listener, handed_over) => served.unwrap(),
                     () = obey => {}
+                    () = hand => {}
                 }
             });
         });
@@ -263,6 +280,11 @@ impl Rig {
             },
             shared,
         )
+    }
+
+    /// Hands a connection to the gate that was accepted elsewhere.
+    pub(crate) fn hand_over(&self, stream: TcpStream, prefix: Vec<u8>) {
+        self.handing.blocking_send((stream, prefix)).unwrap();
     }
 
     /// Runs `order` on the gate's thread.

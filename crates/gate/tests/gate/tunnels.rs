@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::sync::atomic::Ordering;
 
 use suijuris_gate::{Limits, Phase, Protocol};
 
@@ -67,6 +68,43 @@ fn raw_connections_wait_for_the_verdict_and_are_cut_with_the_gate() {
     assert_eq!(client.exactly(5), b"hello");
     rig.order(|control, _| control.cut_all());
     assert!(client.is_reset());
+}
+
+// proves C6
+#[test]
+fn an_open_raw_connection_stands_still_while_the_gate_holds() {
+    let workload = Workload::start(echo_bytes);
+    let rig = Rig::with(Protocol::Tcp, &workload, Limits::default());
+    let mut client = rig.client();
+    client.send(b"hello");
+    assert_eq!(client.exactly(5), b"hello");
+    rig.set(Phase::Holding);
+    client.send(b"later");
+    rig.set(Phase::Open);
+    assert_eq!(client.exactly(5), b"later");
+    rig.set(Phase::Holding);
+    client.send(b"never");
+    rig.script.refuses_connections.store(true, Ordering::SeqCst);
+    rig.set(Phase::Open);
+    assert!(client.is_reset());
+    rig.wait(|traffic| traffic.in_flight() == 0);
+    assert_eq!(rig.order(|_, traffic| traffic.bytes_in()), 10);
+}
+
+#[test]
+fn an_open_raw_connection_is_cut_when_it_is_admitted_no_more() {
+    let workload = Workload::start(echo_bytes);
+    let rig = Rig::with(Protocol::Tcp, &workload, Limits::default());
+    let mut client = rig.client();
+    client.send(b"hello");
+    assert_eq!(client.exactly(5), b"hello");
+    rig.order(|control, _| control.ask_again());
+    client.send(b"still");
+    assert_eq!(client.exactly(5), b"still");
+    rig.script.refuses_connections.store(true, Ordering::SeqCst);
+    rig.order(|control, _| control.ask_again());
+    assert!(client.is_reset());
+    rig.wait(|traffic| traffic.in_flight() == 0 && traffic.connections() == 0);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use suijuris_api::agent::{Hold, Patch, TokenRequest};
 use suijuris_core::inputs::Principal;
 use suijuris_core::time::Span;
 
+use super::messages;
 use crate::holds;
 use crate::resident::Resident;
 
@@ -58,6 +59,13 @@ async fn route(resident: &Resident, request: Request<Incoming>) -> Result<Answer
         (&Method::POST, ["v1", "sleep"]) => resident
             .propose_sleep(Principal::Workload)
             .map(|verdict| json_as(StatusCode::ACCEPTED, &verdict)),
+        (&Method::GET, ["v1", "messages"]) => messages::list(resident, parts.uri.query())
+            .await
+            .map(|found| json(&found)),
+        (&Method::POST, ["v1", "messages", "ack"]) => {
+            messages::acknowledge(resident, &read(body).await?).await?;
+            Ok(empty(StatusCode::NO_CONTENT))
+        }
         (&Method::POST, ["v1", "token"]) => token(resident, &read(body).await?),
         _ => Err(
             Problem::new(404, "no_such_route", "There is no such route on the agent socket").with_detail(

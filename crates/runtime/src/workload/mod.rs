@@ -12,6 +12,7 @@ pub(crate) mod family;
 mod prepare;
 mod ready;
 mod running;
+mod sockets;
 
 pub use ended::{Ended, How, Stopped};
 pub use prepare::{CONNECTIONS_FD, Output, Placement, SpawnError, free_port, spawn};

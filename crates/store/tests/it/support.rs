@@ -5,20 +5,21 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use suijuris_core::governance::{Action, Listing, Program};
-use suijuris_core::id::{BlobId, ObjectId};
-use suijuris_core::inputs::{Inputs, Principal};
+use suijuris_core::governance::Action;
+use suijuris_core::id::{Digest, ObjectId};
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Body, Decision, Dormant, Mutated, Outcome, Seal, Unsealed, Woke};
-use suijuris_core::manifest::{Gate, Manifest, Network, Protocol, Ready, SleepMode, Witness, Workload};
+use suijuris_core::lineage::{Amended, Body, Dormant, Mutated, Seal, Statement, Unsealed, Woke};
 use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
-use suijuris_core::time::{Span, Timestamp};
+use suijuris_core::time::Timestamp;
 use suijuris_store::disk::{Disk, File, How, Lock};
 use suijuris_store::{
-    BundleFiles, CommitError, Depth, Draft, FoundError, Founding, Home, Sign, Sizes, StageError, Ticket,
-    Writer, found,
+    BundleFiles, CommitError, Depth, Draft, FoundError, Founding, Home, Secret, Sign, Sizes, StageError,
+    Ticket, Writer, found,
 };
 use suijuris_testkit::disk::{FaultyDisk, FileId};
+
+use crate::object;
+pub(crate) use crate::object::decision;
 
 /// Small, so that short histories rotate segments and write checkpoints.
 pub(crate) const SIZES: Sizes = Sizes {
@@ -28,86 +29,39 @@ pub(crate) const SIZES: Sizes = Sizes {
 };
 
 pub(crate) fn bundle_with(name: &str) -> BundleFiles {
-    let program = Program::new(Listing {
-        version: Listing::VERSION,
-        rules: vec![],
-        nodes: vec![],
-        bodies: vec![],
-        groups: vec![],
-    })
-    .unwrap();
-    let program = program.encode().unwrap();
-    let governance = b"// nothing is permitted\n".to_vec();
     let int = |name: &str| (Name::new(name).unwrap(), Field::new(Kind::INT));
     let text = |name: &str| (Name::new(name).unwrap(), Field::new(Kind::String));
-    let fields: BTreeMap<_, _> = [int("count"), text("note")].into();
-    let manifest = Manifest {
-        v: 1,
-        name: name.to_owned(),
-        workload: Workload {
-            image: None,
-            argv: vec!["true".to_owned()],
-            env: BTreeMap::new(),
-            cwd: None,
-            user: None,
-            port: 0,
-            ready: Ready::Spawned,
-            ready_within: Span(1_000),
-            stop_signal: 15,
-            stop_within: Span(1_000),
-            network: Network::Private,
-        },
-        gate: Gate {
-            protocol: Protocol::Tcp,
-            headers: vec![],
-            max_held: 16,
-            hold: Span(1_000),
-            max_connections: 16,
-            drain: Span(1_000),
-            linger: Span(1_000),
-        },
-        memory: Schema::try_from(fields).unwrap(),
-        governance: BlobId::of(&governance),
-        program: BlobId::of(&program),
-        triggers: suijuris_core::trigger::Triggers::default(),
-        callers: vec![],
-        claims: BTreeMap::new(),
-        sleep: SleepMode::Stop,
-        witness: Witness::Optional,
-        seal_within: Span(1_000),
-    };
-    assert!(manifest.faults().is_empty(), "{:?}", manifest.faults());
-    BundleFiles {
-        manifest: manifest.encode().unwrap(),
-        governance,
-        program,
-    }
+    bundle_of(name, [int("count"), text("note")].into())
+}
+
+pub(crate) fn bundle_of(name: &str, fields: BTreeMap<Name, Field>) -> BundleFiles {
+    object::bundle_of(name, Schema::try_from(fields).unwrap()).unwrap()
+}
+
+/// The one owner of every object here.
+pub(crate) fn owner() -> SecretKey {
+    SecretKey::from_seed(&[9; 32])
 }
 
 pub(crate) fn found_at(home: &Home, nonce: u8) -> Result<ObjectId, FoundError> {
+    found_with(home, nonce, bundle_with("test"))
+}
+
+pub(crate) fn found_with(home: &Home, nonce: u8, bundle: BundleFiles) -> Result<ObjectId, FoundError> {
     let founding = Founding {
         name: "test".to_owned(),
-        controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
+        controllers: vec![owner().public()],
         threshold: 1,
         nonce: vec![nonce; 16],
         parent: None,
         at: Timestamp(1_000),
-        bundle: bundle_with("test"),
+        bundle,
         seed: [nonce; 32].into(),
     };
     found(home, founding)
 }
 
-pub(crate) fn decision(action: Action) -> Decision {
-    Decision {
-        action,
-        outcome: Outcome::Permit,
-        explanation: None,
-        inputs: Inputs::timeless(Principal::Workload),
-    }
-}
-
-fn draft(body: Body, sign: Sign) -> Draft {
+pub(crate) fn draft(body: Body, sign: Sign) -> Draft {
     Draft {
         body,
         at: Timestamp(2_000),
@@ -124,7 +78,7 @@ pub(crate) fn note(text: &str) -> Draft {
     write("note", Value::String(text.to_owned()))
 }
 
-fn write(field: &str, value: Value) -> Draft {
+pub(crate) fn write(field: &str, value: Value) -> Draft {
     let mutated = Mutated {
         by: "workload".to_owned(),
         change: [(Name::new(field).unwrap(), Write::Set(value))].into(),
@@ -191,6 +145,40 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// An amendment to rules that are put on the shelf first.
+pub(crate) fn amend(writer: &Writer, to: &BundleFiles) {
+    let to = writer.shelf().put(to).unwrap().id();
+    let (statement, from) = writer.staged(|state| {
+        let head = state.head();
+        let statement = Statement {
+            object: head.object,
+            action: Action::Amend,
+            content: head.amendment(&to),
+        };
+        (statement, head.bundle)
+    });
+    let amended = Amended {
+        decision: decision(Action::Amend),
+        from,
+        approvals: vec![statement.approve(&owner()).unwrap()],
+    };
+    let amendment = Draft {
+        bundle: Some(to),
+        ..draft(Body::Amended(amended), Sign::Now)
+    };
+    commit(writer, amendment);
+}
+
+/// Sets the secret field `token`.
+pub(crate) fn keep_token(writer: &Writer, value: &str, salt: u8) {
+    let secret = Secret {
+        salt: Digest([salt; 32]),
+        value: Value::String(value.to_owned()),
+    };
+    let commitment = writer.home().keep_secret(&secret).unwrap();
+    commit(writer, write("token", Value::Commitment(commitment)));
+}
+
 /// The store's disk over the faulty one.
 #[derive(Debug, Clone)]
 pub(crate) struct Faulty(pub(crate) FaultyDisk);
@@ -202,7 +190,11 @@ struct FaultyFile(FaultyDisk, FileId);
 pub(crate) const PATH: &str = "object";
 
 pub(crate) fn home_on(disk: &FaultyDisk) -> Home {
-    Home::on(Arc::new(Faulty(disk.clone())), PATH)
+    home_at(disk, PATH)
+}
+
+pub(crate) fn home_at(disk: &FaultyDisk, path: &str) -> Home {
+    Home::on(Arc::new(Faulty(disk.clone())), path)
 }
 
 impl Disk for Faulty {
@@ -228,6 +220,10 @@ impl Disk for Faulty {
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         self.0.create_dir(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.remove_dir(path)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -60,23 +60,45 @@ impl Samples {
 
 /// Runs every contender once unmeasured, then `rounds` times in turn; who begins changes from round to round.
 pub fn interleave(rounds: usize, contenders: &mut [Contender<'_>]) -> Vec<Samples> {
+    let mut each: Vec<(&str, Round<'_, 1>)> = contenders
+        .iter_mut()
+        .map(|Contender { name, run }| (*name, Box::new(move || [run()]) as Round<'_, 1>))
+        .collect();
+    let samples = interleave_many(rounds, &mut each);
+    samples.into_iter().map(|[only]| only).collect()
+}
+
+/// One round of a contender that yields `N` figures.
+pub type Round<'a, const N: usize> = Box<dyn FnMut() -> [f64; N] + 'a>;
+
+/// As [`interleave`], for contenders whose rounds yield several figures each.
+pub fn interleave_many<const N: usize>(
+    rounds: usize,
+    contenders: &mut [(&str, Round<'_, N>)],
+) -> Vec<[Samples; N]> {
     let mut values = vec![Vec::with_capacity(rounds); contenders.len()];
     let count = contenders.len().max(1);
-    for contender in contenders.iter_mut() {
-        (contender.run)();
+    for (_, run) in contenders.iter_mut() {
+        run();
     }
     for round in 0..rounds {
         let order = (0..contenders.len()).map(|place| (place + round) % count);
         for index in order {
-            if let (Some(contender), Some(values)) = (contenders.get_mut(index), values.get_mut(index)) {
-                values.push((contender.run)());
+            if let (Some((_, run)), Some(values)) = (contenders.get_mut(index), values.get_mut(index)) {
+                values.push(run());
             }
         }
     }
+    let figures = |name: &str, values: &[[f64; N]]| {
+        std::array::from_fn(|figure| {
+            let of_round = |all: &[f64; N]| all.get(figure).copied().unwrap_or(f64::NAN);
+            Samples::new(name, values.iter().map(of_round).collect())
+        })
+    };
     contenders
         .iter()
         .zip(values)
-        .map(|(contender, values)| Samples::new(contender.name, values))
+        .map(|((name, _), values)| figures(name, &values))
         .collect()
 }
 

@@ -1,0 +1,161 @@
+//! `import`: an object out of a capsule.
+
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::Serialize;
+use suijuris_store::capsule::{self, ImportError, Imported, Unsealed};
+use suijuris_store::{Home, Sizes};
+
+use crate::progress::Progress;
+use crate::screen::{self, Screen, Tone};
+use crate::{Answer, sealing};
+
+/// Make an object out of a capsule
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Every record, signature and bundle is verified before anything appears under DATA; id, head and memory are those of the
+capsule. A directory that holds an older part of the same history is brought up to it; any other is refused and stays as
+it is.
+
+Exit codes: 0 imported, 1 the capsule does not hold or does not fit the directory, 2 usage, 3 it cannot be read or
+written.
+
+Example:
+  suijuris import hello.sui --data copy && suijuris up hello --data copy")]
+pub(crate) struct Args {
+    /// The capsule
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Data directory to make
+    #[arg(long, value_name = "DATA")]
+    data: PathBuf,
+    /// Key that the capsule is sealed to: an owner's key or an age identity [default: your owner's key]
+    #[arg(long, value_name = "FILE", conflicts_with = "without_key")]
+    key: Option<PathBuf>,
+    /// Do not open what is sealed: the copy can be read and verified, not woken
+    #[arg(long)]
+    without_key: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `import --json` prints.
+#[derive(Debug, Serialize)]
+struct Shown {
+    data: String,
+    object: String,
+    head: String,
+    seq: u64,
+    /// Records that the directory did not have before.
+    added: u64,
+    /// Whether the key came along.
+    wakes: bool,
+    /// Secret fields whose values did not come along.
+    missing_secrets: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let imported = match read(&args.file, &args.data, args.key.as_deref(), args.without_key) {
+        Ok(imported) => imported,
+        Err(error) if is_no(&error) => {
+            let word = Screen::stdout().paint(Tone::Bad, "not imported");
+            screen::print(&format!("{word}\n  {}\n", screen::clean(&format!("{error:#}"))))?;
+            return Ok(Answer::No);
+        }
+        Err(error) => return Err(error),
+    };
+    let shown = Shown {
+        data: args.data.display().to_string(),
+        object: imported.object.to_string(),
+        head: imported.head.to_string(),
+        seq: imported.seq,
+        added: imported.added,
+        wakes: imported.wakes,
+        missing_secrets: imported.missing_secrets.iter().map(ToString::to_string).collect(),
+        parent: imported.parent.map(|parent| parent.object.to_string()),
+    };
+    if args.json {
+        screen::print_json(&shown)?;
+    } else {
+        screen::print(&text(&shown))?;
+    }
+    Ok(Answer::Yes)
+}
+
+/// Whether the answer is no, rather than the question could not be asked.
+fn is_no(error: &anyhow::Error) -> bool {
+    use suijuris_store::capsule::CapsuleError;
+    match error.downcast_ref() {
+        Some(ImportError::Capsule(CapsuleError::Read(_)) | ImportError::Unseal(_)) | None => false,
+        Some(_) => true,
+    }
+}
+
+/// Imports the capsule in `file` into `data`.
+pub(crate) fn read(
+    file: &Path,
+    data: &Path,
+    key: Option<&Path>,
+    without_key: bool,
+) -> anyhow::Result<Imported> {
+    let shown = file.display();
+    let source = File::open(file).with_context(|| format!("`{shown}` cannot be read"))?;
+    let data = std::path::absolute(data)?;
+    if let Some(parent) = data.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("`{}` cannot be made", parent.display()))?;
+    }
+    let progress = Progress::of(None, "imported");
+    let unseal = |sealed: Option<&[u8]>| -> anyhow::Result<Option<Unsealed>> {
+        sealed
+            .filter(|_| !without_key)
+            .map(|sealed| sealing::open(sealed, key))
+            .transpose()
+    };
+    let imported = capsule::import(
+        BufReader::with_capacity(256 << 10, source),
+        &Home::at(&data),
+        Sizes::default(),
+        unseal,
+        |at| progress.at(at.records),
+    )?;
+    Ok(imported)
+}
+
+fn text(shown: &Shown) -> String {
+    let Shown {
+        data,
+        object,
+        head,
+        seq,
+        added,
+        ..
+    } = shown;
+    let what = if *added == 0 {
+        "the same history was there"
+    } else {
+        "imported"
+    };
+    let mut text = format!(
+        "{what}  {} records, {added} new\n  object {object}\n  head   {head}\n  data   {data}\n",
+        seq + 1
+    );
+    if let Some(parent) = &shown.parent {
+        text += &format!("  parent {parent}, proved\n");
+    }
+    if !shown.wakes {
+        text += "  without its key: it can be read and verified, not woken\n";
+    }
+    if !shown.missing_secrets.is_empty() {
+        text += &format!(
+            "  secrets to be set again: {}\n",
+            shown.missing_secrets.join(", ")
+        );
+    }
+    text
+}

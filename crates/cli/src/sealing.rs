@@ -1,0 +1,162 @@
+//! Sealing what must not travel in clear — the waiting key and the secrets — to a named recipient, in the age format.
+//!
+//! An owner's key has an age identity of its own, derived from it, so that one file is enough: whoever founded an object can
+//! import it on any machine where that key lies. Others are named by their `age1…` recipient.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::iter;
+use std::path::Path;
+
+use age::x25519;
+use anyhow::Context as _;
+use bech32::{Bech32, Hrp};
+use suijuris_core::id::Digest;
+use suijuris_core::key::SecretKey;
+use suijuris_store::capsule::Unsealed;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::owner;
+
+/// What is hashed before the owner's seed, so that the identity is of no use as an owner's key.
+const DERIVATION: &[u8] = b"suijuris owner's age identity, version 1\0";
+
+/// Size of an identity file at most, bytes.
+const MAX_IDENTITY_FILE: u64 = 64 << 10;
+
+/// Size of what is sealed at most once it is open, bytes.
+const MAX_OPEN: u64 = 2 << 20;
+
+/// The age identity that belongs to an owner's key.
+fn identity_of(owner: &SecretKey) -> anyhow::Result<x25519::Identity> {
+    let mut seed = Digest::of_parts(&[DERIVATION, owner.seed().as_slice()]);
+    let text = bech32::encode::<Bech32>(Hrp::parse("age-secret-key-")?, &seed.0).map(Zeroizing::new);
+    seed.0.zeroize();
+    let upper = Zeroizing::new(text?.to_ascii_uppercase());
+    upper
+        .parse()
+        .map_err(|why| anyhow::anyhow!("the owner's key yields no age identity: {why}"))
+}
+
+/// The recipient that belongs to an owner's key, as others may write it after `--to`.
+pub(crate) fn recipient_of(owner: &SecretKey) -> anyhow::Result<String> {
+    Ok(identity_of(owner)?.to_public().to_string())
+}
+
+/// Seals to these recipients: `age1…`, or `owner` for this owner.
+pub(crate) fn seal(open: &Unsealed, to: &[String]) -> anyhow::Result<Vec<u8>> {
+    let recipients = to
+        .iter()
+        .map(|name| recipient(name))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let encryptor = age::Encryptor::with_recipients(
+        recipients
+            .iter()
+            .map(|recipient| recipient as &dyn age::Recipient),
+    )?;
+    let mut sealed = Vec::new();
+    let mut writer = encryptor.wrap_output(&mut sealed)?;
+    writer.write_all(&open.encode()?)?;
+    writer.finish()?;
+    Ok(sealed)
+}
+
+fn recipient(name: &str) -> anyhow::Result<x25519::Recipient> {
+    if name == "owner" {
+        return Ok(identity_of(&owner::owner_key()?)?.to_public());
+    }
+    name.parse().map_err(|why| {
+        crate::Usage(format!(
+            "`{name}` is no recipient ({why}): write one that begins with `age1`, or `owner`"
+        ))
+        .into()
+    })
+}
+
+/// Opens what was sealed, with the key in `file`, or with this owner's. The file holds an owner's key or age identities.
+pub(crate) fn open(sealed: &[u8], file: Option<&Path>) -> anyhow::Result<Unsealed> {
+    let identities = match file {
+        None => vec![identity_of(&owner::owner_key()?)?],
+        Some(path) => identities(path)?,
+    };
+    let refs = identities.iter().map(|identity| identity as &dyn age::Identity);
+    let reader = age::Decryptor::new_buffered(sealed)
+        .context("the sealed section is not in the age format")?
+        .decrypt(refs)
+        .context("it is sealed to somebody else; name their key with --key")?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    reader.take(MAX_OPEN).read_to_end(&mut bytes)?;
+    Ok(Unsealed::decode(&bytes)?)
+}
+
+fn identities(path: &Path) -> anyhow::Result<Vec<x25519::Identity>> {
+    let shown = path.display();
+    let file = fs::File::open(path).with_context(|| format!("`{shown}` cannot be read"))?;
+    let mut text = Zeroizing::new(String::new());
+    file.take(MAX_IDENTITY_FILE)
+        .read_to_string(&mut text)
+        .with_context(|| format!("`{shown}` is no key"))?;
+    let lines = text.lines().map(str::trim);
+    let lines: Vec<&str> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
+    if lines.iter().any(|line| line.starts_with("AGE-SECRET-KEY-")) {
+        let parse = |line: &&str| {
+            line.parse()
+                .map_err(|why| anyhow::anyhow!("`{shown}` holds a line that is no age identity: {why}"))
+        };
+        return lines.iter().map(parse).collect();
+    }
+    Ok(iter::once(identity_of(&owner::key(Some(path))?)?).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unsealed() -> Unsealed {
+        Unsealed {
+            next_key: SecretKey::from_seed(&[7; 32]),
+            secrets: vec![],
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_opens_for_its_recipient_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (x25519::Identity::generate(), x25519::Identity::generate());
+        let write = |name: &str, identity: &x25519::Identity| {
+            use age::secrecy::ExposeSecret as _;
+            let path = temp.path().join(name);
+            fs::write(
+                &path,
+                format!("# made for a test\n{}\n", identity.to_string().expose_secret()),
+            )
+            .unwrap();
+            path
+        };
+        let sealed = seal(&unsealed(), &[ours.to_public().to_string()]).unwrap();
+        let open_with = |name: &str, identity| open(&sealed, Some(&write(name, identity)));
+        assert_eq!(
+            open_with("ours", &ours).unwrap().next_key.public(),
+            unsealed().next_key.public()
+        );
+        assert!(
+            open_with("theirs", &theirs)
+                .unwrap_err()
+                .to_string()
+                .contains("somebody else")
+        );
+        let seed = SecretKey::from_seed(&[7; 32]);
+        assert!(!sealed.windows(32).any(|window| window == seed.seed().as_slice()));
+    }
+
+    #[test]
+    fn an_owners_key_has_one_recipient() {
+        let (one, other) = (SecretKey::from_seed(&[1; 32]), SecretKey::from_seed(&[2; 32]));
+        assert_eq!(recipient_of(&one).unwrap(), recipient_of(&one).unwrap());
+        assert_ne!(recipient_of(&one).unwrap(), recipient_of(&other).unwrap());
+        assert!(recipient_of(&one).unwrap().starts_with("age1"));
+        assert!(recipient("age1nonsense").is_err());
+    }
+}

@@ -1,0 +1,104 @@
+//! The definition has changed: the object decides whether to take it, and enough of its owners must have approved.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use suijuris_bundle::Built;
+use suijuris_core::decide::{Verdict, View, decide};
+use suijuris_core::governance::Action;
+use suijuris_core::inputs::{Inputs, Principal};
+use suijuris_core::lineage::{Amended, Approval, Body};
+use suijuris_core::time::{Ratchet, Reading};
+use suijuris_store::{Draft, Sign, Writer};
+
+use super::founding::files;
+use super::say::Say;
+use crate::{approval, owner, sleeping};
+
+/// Too few owners approved.
+const CODE_APPROVALS: &str = "approvals_missing";
+
+/// Proposes the new definition to the object, with the approvals in `papers` and that of the owner here; whether it is
+/// in force now.
+pub(super) fn amend(
+    writer: &Writer,
+    built: &Built,
+    papers: &[PathBuf],
+    reading: Reading,
+    say: &Say,
+) -> anyhow::Result<bool> {
+    sleeping::settle_crash(writer, reading.wall)?;
+    let approvals = approvals(writer, built, papers)?;
+    let (decision, from) = {
+        let state = writer.published();
+        let head = state.head();
+        let bundle = writer.shelf().bundle(&head.bundle)?;
+        let now = Ratchet::new(head.at).observe(reading);
+        let keys = approvals.iter().map(|approval| approval.key).collect();
+        let detail = format!("bundle {}", built.id.short());
+        say.proposal(Action::Amend, "controller", None, &detail);
+        let view = View::new(&state, &bundle.rules);
+        let inputs = Inputs::new(now, Principal::Controller(keys));
+        let verdict = decide(view, Action::Amend, head.object, inputs);
+        say.verdict(verdict.decision(), "door");
+        match verdict {
+            Verdict::Permit(_, decision) => (decision, head.bundle),
+            Verdict::Refuse(_) => return Ok(false),
+        }
+    };
+    if !are_enough(writer, built, &approvals, say) {
+        return Ok(false);
+    }
+    writer.shelf().put(&files(built))?;
+    let body = Body::Amended(Amended {
+        decision: *decision,
+        from,
+        approvals,
+    });
+    let draft = Draft {
+        body,
+        at: reading.wall,
+        bundle: Some(built.id),
+        sign: Sign::Now,
+    };
+    let ticket = writer
+        .stage(draft)
+        .context("the amendment was not recorded; the rules stay as they are")?;
+    ticket.wait()?;
+    Ok(true)
+}
+
+/// Those in files, verified, and that of the owner here, where there is one; each owner once.
+fn approvals(writer: &Writer, built: &Built, papers: &[PathBuf]) -> anyhow::Result<Vec<Approval>> {
+    let state = writer.published();
+    let head = state.head();
+    let mut approvals = Vec::<Approval>::new();
+    let mut take = |approval: Approval| {
+        if !approvals.iter().any(|have| have.key == approval.key) {
+            approvals.push(approval);
+        }
+    };
+    for paper in papers {
+        take(approval::read(paper, head, &built.id)?);
+    }
+    if let Some(key) = owner::existing_key()?.filter(|key| head.controllers.contains(&key.public())) {
+        take(approval::statement(head, &built.id).approve(&key)?);
+    }
+    Ok(approvals)
+}
+
+fn are_enough(writer: &Writer, built: &Built, approvals: &[Approval], say: &Say) -> bool {
+    let state = writer.published();
+    let head = state.head();
+    let found = approval::statement(head, &built.id).approved_by(approvals, &head.controllers);
+    let enough = u32::try_from(found).is_ok_and(|found| found >= head.threshold);
+    if !enough {
+        let message = format!(
+            "{found} of the {} owners needed approved this definition: have each of them run `suijuris approve DIR -o FILE`, \
+             and start `suijuris up DIR --approval FILE` with their files",
+            head.threshold
+        );
+        say.error(CODE_APPROVALS, &message);
+    }
+    enough
+}

@@ -1,0 +1,214 @@
+//! The house while the object sleeps: proposals are decided at the door, and a permit starts a machine.
+
+use anyhow::Context as _;
+use suijuris_api::{Event, verdict};
+use suijuris_core::decide::Verdict;
+use suijuris_core::governance::Action;
+use suijuris_core::lineage::{Decision, Fired, Refused};
+use suijuris_runtime::config::Launch;
+use suijuris_store::{Depth, Sizes, Writer};
+use suijuris_vehicle::Driver as _;
+
+use crate::up::awake::Awake;
+use crate::up::door::{self, Proposal, Visitor};
+use crate::up::dormant::Asleep;
+use crate::up::holding::NotTheObject;
+use crate::up::machine;
+
+use super::{House, Stay, host, launch};
+
+impl House {
+    pub(super) async fn visitor(&mut self, visitor: Visitor) -> anyhow::Result<()> {
+        let reading = self.clock.reading();
+        let now = match &mut self.stay {
+            Stay::Asleep(asleep) => asleep.now(reading),
+            Stay::Awake(awake) => match &mut awake.frozen {
+                Some(frozen) => frozen.now(reading),
+                None => return self.hand_over(visitor).await,
+            },
+            Stay::Moving => return self.hand_over(visitor).await,
+        };
+        match door::hear(&visitor, &self.bundle, &self.callers, &self.id, now) {
+            Ok(proposal) => {
+                let detail = visitor.summary();
+                self.propose(proposal, detail, Some(visitor)).await.map(drop)
+            }
+            Err(problem) => {
+                self.turn_away(visitor, problem);
+                Ok(())
+            }
+        }
+    }
+
+    /// Decides a proposal to wake; begins the activation, or goes on with it, or turns the visitor away. Nothing while
+    /// awake.
+    pub(super) async fn propose(
+        &mut self,
+        proposal: Proposal,
+        detail: String,
+        visitor: Option<Visitor>,
+    ) -> anyhow::Result<Option<suijuris_api::event::Verdict>> {
+        let Some(verdict) = self.decide(&proposal) else {
+            return Ok(None);
+        };
+        self.say.proposal(
+            Action::Wake,
+            proposal.principal.as_str(),
+            Some(proposal.trigger.kind.as_str()),
+            &detail,
+        );
+        let words = verdict::verdict(verdict.decision(), "door");
+        self.say.event(Event::Verdict(words.clone()));
+        match verdict {
+            Verdict::Permit(_, _) if self.frozen().is_some() => {
+                self.thaw(launch(proposal)).await?;
+                if let Some(visitor) = visitor {
+                    self.hand_over(visitor).await?;
+                }
+            }
+            Verdict::Permit(_, _) => self.wake(proposal, visitor).await?,
+            Verdict::Refuse(decision) => self.refuse(*decision, proposal.fired, visitor)?,
+        }
+        Ok(Some(words))
+    }
+
+    /// The verdict of the dormant object; none while awake.
+    pub(super) fn decide(&mut self, proposal: &Proposal) -> Option<Verdict> {
+        let reading = self.clock.reading();
+        match &mut self.stay {
+            Stay::Asleep(asleep) => Some(asleep.decide(proposal, reading)),
+            Stay::Awake(awake) => awake
+                .frozen
+                .as_mut()
+                .map(|frozen| frozen.decide(proposal, reading)),
+            Stay::Moving => None,
+        }
+    }
+
+    /// A refusal is recorded, or owed while the machine is frozen, and the visitor is turned away.
+    fn refuse(&mut self, decision: Decision, fired: Fired, visitor: Option<Visitor>) -> anyhow::Result<()> {
+        let reading = self.clock.reading();
+        let problem = match &mut self.stay {
+            Stay::Asleep(asleep) => {
+                let problem = asleep.problem(&decision);
+                let recorded = asleep.refused(decision, fired, reading)?;
+                self.say_refused(&recorded);
+                Some(problem)
+            }
+            _ => self.frozen().map(|frozen| {
+                let problem = frozen.problem(&decision);
+                frozen.refused(decision, fired, reading);
+                problem
+            }),
+        };
+        if let (Some(visitor), Some(problem)) = (visitor, problem) {
+            self.turn_away(visitor, problem);
+        }
+        Ok(())
+    }
+
+    pub(super) fn say_refused(&self, recorded: &[Refused]) {
+        for refused in recorded {
+            self.say.event(suijuris_runtime::remain::refused_event(refused));
+        }
+    }
+
+    pub(super) async fn wake(&mut self, proposal: Proposal, visitor: Option<Visitor>) -> anyhow::Result<()> {
+        let Stay::Asleep(asleep) = std::mem::replace(&mut self.stay, Stay::Moving) else {
+            return Ok(());
+        };
+        // The runtime takes the lock; what is not recorded yet is recorded before.
+        let mut asleep = asleep;
+        let recorded = asleep.record_refusals(Fired::new(), self.clock.reading(), true)?;
+        self.say_refused(&recorded);
+        drop(asleep);
+        let handed = self.holding.hand_over().await?;
+        let launch = Launch {
+            holder: handed.holder,
+            ..launch(proposal)
+        };
+        let network = self.bundle.manifest.workload.network;
+        let started = machine::start(
+            &self.driver,
+            &self.place,
+            &self.inherited,
+            network,
+            &launch,
+            handed,
+        )
+        .await;
+        match started {
+            Ok(mut running) => {
+                let detail = self.driver.describe().to_string();
+                self.say.event(Event::Machine {
+                    state: "started".to_owned(),
+                    detail,
+                });
+                let output = running.forward_output(&self.say);
+                let awake = Awake::new(running, output);
+                self.stay = Stay::Awake(Box::new(awake));
+                if let Some(visitor) = visitor {
+                    self.hand_over(visitor).await?;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.say.error("machine_failed", &format!("{error:#}"));
+                self.fall_asleep().await?;
+                if let Some(visitor) = visitor {
+                    let problem =
+                        suijuris_api::Problem::new(503, "machine_failed", "The machine cannot be started");
+                    self.turn_away(visitor, problem.with_detail(format!("{error:#}")));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) async fn timer(&mut self) -> anyhow::Result<()> {
+        let reading = self.clock.reading();
+        if let Stay::Asleep(asleep) = &mut self.stay {
+            let recorded = asleep.record_refusals(Fired::new(), reading, false)?;
+            self.say_refused(&recorded);
+        }
+        let due = self.pending().due;
+        if due.is_empty() {
+            return Ok(());
+        }
+        let proposal = Proposal::timers(&due);
+        let detail = due
+            .iter()
+            .map(|(name, _)| name.to_string())
+            .collect::<Vec<_>>()
+            .join(", ");
+        let skipped = due.iter().all(|(_, due)| due.fire.is_empty());
+        if !skipped {
+            return self.propose(proposal, detail, None).await.map(drop);
+        }
+        // Missed occurrences that do not fire are only noted.
+        if let Some(frozen) = self.frozen() {
+            frozen.skip(proposal.fired);
+        } else if let Stay::Asleep(asleep) = &mut self.stay {
+            asleep.record_refusals(proposal.fired, reading, false)?;
+        }
+        Ok(())
+    }
+
+    /// The machine is gone; the object sleeps, or is found to have been left.
+    pub(super) async fn fall_asleep(&mut self) -> anyhow::Result<()> {
+        let (writer, _recovery) = Writer::open(&self.home, Depth::Tail, Sizes::default())
+            .context("the object cannot be opened after its machine ended")?;
+        let reading = self.clock.reading();
+        if let Err(NotTheObject(event)) = self.holding.claim(&writer, reading.wall, &self.say).await? {
+            self.say.event(*event);
+            self.lost = true;
+            return Ok(());
+        }
+        let witnessed = self.holding.witnessed(&self.bundle.manifest);
+        let asleep = Asleep::new(writer, self.bundle.clone(), host(), witnessed, reading)?;
+        self.stay = Stay::Asleep(Box::new(asleep));
+        self.settle_down();
+        self.publish();
+        Ok(())
+    }
+}

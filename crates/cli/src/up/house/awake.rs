@@ -1,0 +1,160 @@
+//! The house while a machine runs or is frozen: what it says is heard, who arrives is handed over, its end is noticed.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use suijuris_api::Event;
+use suijuris_api::channel::Packet;
+use suijuris_api::control::{FromRuntime, ToRuntime};
+use suijuris_core::codec;
+use suijuris_core::witness::Point;
+use suijuris_runtime::config::Launch;
+use suijuris_store::{Depth, Reader};
+use suijuris_vehicle::Driver as _;
+use suijuris_vehicle::machine::{Exit, Signal};
+
+use crate::up::dormant::{Frozen, Owed};
+use crate::up::holding::NotTheObject;
+
+use super::{House, LEAVE_WITHIN, Stay, host};
+
+impl House {
+    pub(super) async fn packet(
+        &mut self,
+        packet: std::io::Result<Option<Packet<FromRuntime>>>,
+    ) -> anyhow::Result<()> {
+        let Stay::Awake(awake) = &mut self.stay else {
+            return Ok(());
+        };
+        let Ok(Some(packet)) = packet else {
+            // The runtime closed its end; what became of the machine follows.
+            let exit = awake.running.machine.stop(Signal::TERM, LEAVE_WITHIN).await;
+            return self.machine_ended(exit).await;
+        };
+        match packet.message {
+            FromRuntime::Leaving { how, .. } if how == "suspend" => self.freeze().await?,
+            message => awake.note(message, &self.say),
+        }
+        Ok(())
+    }
+
+    pub(super) async fn freeze(&mut self) -> anyhow::Result<()> {
+        let Stay::Awake(awake) = &mut self.stay else {
+            return Ok(());
+        };
+        if self.ending {
+            // Dormant already, and nobody would thaw it again.
+            awake.running.machine.stop(Signal::TERM, LEAVE_WITHIN).await;
+            return Ok(());
+        }
+        match awake.running.machine.suspend().await {
+            Ok(()) => {
+                // The frozen runtime keeps the lock; its last record is durable, so that anybody can read on from it.
+                let reader = Reader::open(&self.home, Depth::Tail)?;
+                let point = Point {
+                    seq: reader.state().head().seq,
+                    record: reader.state().head().record,
+                    epoch: reader.state().head().epoch,
+                };
+                if let Err(NotTheObject(event)) = self.holding.rest(point).await? {
+                    self.say.event(*event);
+                    awake.running.machine.stop(Signal::KILL, LEAVE_WITHIN).await;
+                    self.lost = true;
+                    return Ok(());
+                }
+                let witnessed = self.holding.witnessed(&self.bundle.manifest);
+                let frozen = Frozen::new(reader, self.bundle.clone(), host(), witnessed);
+                awake.frozen = Some(Box::new(frozen));
+                let detail = self.driver.describe().to_string();
+                self.say.event(Event::Machine {
+                    state: "suspended".to_owned(),
+                    detail,
+                });
+            }
+            Err(error) => {
+                self.say.error(
+                    "machine_failed",
+                    &format!("the machine cannot be frozen, so it is stopped: {error}"),
+                );
+                awake.running.machine.signal(Signal::TERM)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the frozen machine run on for this reason. What was refused meanwhile is recorded by its runtime first.
+    pub(super) async fn thaw(&mut self, mut launch: Launch) -> anyhow::Result<()> {
+        let reading = self.clock.reading();
+        let Stay::Awake(awake) = &mut self.stay else {
+            return Ok(());
+        };
+        self.holding.thaw().await;
+        let machine = &awake.running.machine;
+        machine.resume().await.context("the machine cannot be resumed")?;
+        let owed = awake.owed(reading);
+        let mut fired = owed.fired;
+        fired.append(&mut launch.fired);
+        launch.fired = fired;
+        for refused in owed.refused {
+            let (id, bytes) = (awake.number(), codec::encode(&refused)?);
+            awake.unrecorded.insert(id, refused);
+            // What does not arrive stays unrecorded, and is recorded here when the machine ends.
+            let message = ToRuntime::Refused { id };
+            let _ = awake.running.channel.send(&message, &bytes, None).await;
+        }
+        // The runtime holds its gate since it announced the pause; now it decides again.
+        let message = ToRuntime::Thawed(Box::new(launch));
+        let _ = awake.running.channel.send(&message, &[], None).await;
+        self.say.event(Event::Machine {
+            state: "resumed".to_owned(),
+            detail: String::new(),
+        });
+        Ok(())
+    }
+
+    pub(super) async fn machine_ended(&mut self, exit: Exit) -> anyhow::Result<()> {
+        let Stay::Awake(awake) = &mut self.stay else {
+            return Ok(());
+        };
+        // What the runtime said before it left is still in the channel.
+        while let Ok(Ok(Some(packet))) = tokio::time::timeout(
+            Duration::from_millis(100),
+            awake.running.channel.receive::<FromRuntime>(),
+        )
+        .await
+        {
+            awake.note(packet.message, &self.say);
+        }
+        let owed = awake.owed(self.clock.reading());
+        let (handed, problem) = (std::mem::take(&mut awake.handed), awake.problem.take());
+        let _ = tokio::time::timeout(Duration::from_millis(500), awake.output.join_next()).await;
+        self.say.event(Event::Machine {
+            state: "stopped".to_owned(),
+            detail: exit.to_string(),
+        });
+        self.stay = Stay::Moving;
+        let settled = match self.fall_asleep().await {
+            Ok(()) => self.record(owed),
+            Err(error) => Err(error),
+        };
+        match settled {
+            Ok(()) => self.redirect(handed, problem).await,
+            Err(error) => {
+                // Nobody can decide about the object any more, and `up` ends.
+                self.ending = true;
+                self.redirect(handed, problem).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Records what the machine left unrecorded.
+    fn record(&mut self, owed: Owed) -> anyhow::Result<()> {
+        let reading = self.clock.reading();
+        if let Stay::Asleep(asleep) = &mut self.stay {
+            let recorded = asleep.record(owed, reading)?;
+            self.say_refused(&recorded);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! What is out of bounds in a manifest, part by part as `object.toml` names them.
+
+use std::ops::RangeInclusive;
+
+use super::{Error, Gate, Manifest, Witness, Workload, is_label};
+use crate::time::Span;
+
+/// Shortest and longest lease, ms.
+const LEASES: RangeInclusive<i64> = 1_000..=300_000;
+
+/// Longest grace, ms.
+const MAX_GRACE_MS: i64 = 300_000;
+
+/// What is wrong so far.
+#[derive(Default)]
+struct Faults(Vec<Error>);
+
+impl Faults {
+    fn part(&mut self, ok: bool, part: &'static str, why: &str) {
+        if !ok {
+            let why = why.to_owned();
+            self.0.push(Error::Part { part, why });
+        }
+    }
+}
+
+fn within(span: Span, most: i64) -> bool {
+    (1..=most).contains(&span.0)
+}
+
+impl Manifest {
+    /// Everything that is wrong with this manifest; `check` shows all at once.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Error> {
+        let mut faults = Faults::default();
+        faults.part(
+            is_label(&self.name),
+            "name",
+            "use 1 to 63 lower-case letters, digits and hyphens, a letter first",
+        );
+        workload(&self.workload, &mut faults);
+        gate(&self.gate, &mut faults);
+        faults.part(self.callers.len() <= 64, "callers.keys", "at most 64 keys");
+        faults.part(self.claims.len() <= 64, "callers.claims", "at most 64 claims");
+        faults.part(
+            (0..=60_000).contains(&self.seal_within.0),
+            "lineage.seal_within",
+            "at most 1m",
+        );
+        self.witness(&mut faults);
+        faults.part(self.triggers.timers.len() <= 256, "timers", "at most 256 timers");
+        let topic = |topic: &String| !topic.is_empty() && topic.len() <= 255;
+        faults.part(
+            self.triggers.topics.iter().all(topic),
+            "messages.topics",
+            "topics of 1 to 255 characters",
+        );
+        let timers = self.triggers.timers.iter();
+        let timers = timers.filter_map(|(name, timer)| {
+            let error = timer.schedule.check().err()?;
+            Some(Error::Timer(name.clone(), error))
+        });
+        faults.0.into_iter().chain(timers).collect()
+    }
+
+    fn witness(&self, faults: &mut Faults) {
+        faults.part(
+            LEASES.contains(&self.lease.0),
+            "witness.lease",
+            "between 1s and 5m",
+        );
+        faults.part(
+            (0..=MAX_GRACE_MS).contains(&self.grace.0),
+            "witness.grace",
+            "at most 5m",
+        );
+        faults.part(
+            self.grace.0 == 0 || self.witness == Witness::Optional,
+            "witness.grace",
+            "only an object that can do without its witness may serve on without: strength = \"optional\", or no grace",
+        );
+    }
+}
+
+fn workload(workload: &Workload, faults: &mut Faults) {
+    let program = workload.argv.first().is_some_and(|program| !program.is_empty());
+    faults.part(program, "workload.command", "name the program to run");
+    let plain = |arg: &String| !arg.contains('\0') && arg.len() <= 65_536;
+    faults.part(
+        workload.argv.iter().all(plain) && workload.argv.len() <= 256,
+        "workload.command",
+        "at most 256 arguments, none with a NUL",
+    );
+    let named = |name: &String| !name.is_empty() && !name.contains(['=', '\0']) && name.len() <= 256;
+    let mut env = workload.env.iter();
+    faults.part(
+        env.all(|(name, value)| named(name) && plain(value)) && workload.env.len() <= 256,
+        "workload.env",
+        "names without `=`, values without NUL",
+    );
+    faults.part(
+        within(workload.ready_within, 3_600_000),
+        "workload.ready_within",
+        "between 1ms and 1h",
+    );
+    faults.part(
+        within(workload.stop_within, 300_000),
+        "workload.stop_within",
+        "between 1ms and 5m",
+    );
+    faults.part(
+        (1..=64).contains(&workload.stop_signal),
+        "workload.stop_signal",
+        "a signal from 1 to 64",
+    );
+}
+
+fn gate(gate: &Gate, faults: &mut Faults) {
+    faults.part(
+        (1..=65_536).contains(&gate.max_connections),
+        "gate.max_connections",
+        "between 1 and 65536",
+    );
+    faults.part(gate.max_held <= 65_536, "gate.max_held", "at most 65536");
+    faults.part(within(gate.hold, 600_000), "gate.hold", "between 1ms and 10m");
+    faults.part(within(gate.drain, 300_000), "gate.drain", "between 1ms and 5m");
+    faults.part((0..=60_000).contains(&gate.linger.0), "gate.linger", "at most 1m");
+    faults.part(gate.headers.len() <= 64, "gate.headers", "at most 64 headers");
+    faults.part(
+        gate.headers.iter().all(|name| is_header(name)),
+        "gate.headers",
+        "lower-case header names such as `x-tenant`",
+    );
+}
+
+fn is_header(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 128
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b))
+}

@@ -1,0 +1,162 @@
+//! Refusals, coalesced: the first of each kind at once and in full, then one record a window that counts.
+//!
+//! Traffic cannot grow the lineage without bound: at most [`MAX_KINDS`] kinds are told apart in a window, and each
+//! gives at most one record a window. Called by the runtime and by doors.
+
+use std::collections::BTreeMap;
+
+use crate::lineage::{Decision, Fired, Outcome, Refused};
+use crate::time::{Span, Timestamp};
+
+/// Kinds told apart; further ones count with the last.
+pub const MAX_KINDS: usize = 16;
+
+/// Length of a window.
+pub const WINDOW: Span = Span(60_000);
+
+/// Refusals of one kind within a window.
+#[derive(Debug)]
+struct Kind {
+    first: Decision,
+    opened: Timestamp,
+    last: Timestamp,
+    /// Not yet recorded.
+    times: u64,
+    /// The first has been recorded.
+    begun: bool,
+}
+
+/// Refusals not yet recorded.
+#[derive(Debug, Default)]
+pub struct Refusals(BTreeMap<String, Kind>);
+
+/// Action, invariant and rules: what makes two refusals the same.
+fn kind(decision: &Decision) -> String {
+    let mut kind = decision.action.to_string();
+    if let Outcome::Refuse(Some(invariant)) = decision.outcome {
+        kind.push('/');
+        kind.push_str(invariant.as_str());
+    }
+    if let Some(explanation) = &decision.explanation {
+        for reason in &explanation.reasons {
+            kind.push('/');
+            kind.push_str(&reason.rule);
+        }
+    }
+    kind
+}
+
+impl Refusals {
+    /// Takes note of one refusal.
+    pub fn add(&mut self, decision: Decision, at: Timestamp) {
+        let mut key = kind(&decision);
+        if self.0.len() >= MAX_KINDS && !self.0.contains_key(&key) {
+            key = "others".to_owned();
+        }
+        let fresh = || Kind {
+            first: decision,
+            opened: at,
+            last: at,
+            times: 0,
+            begun: false,
+        };
+        let entry = self.0.entry(key).or_insert_with(fresh);
+        entry.times = entry.times.saturating_add(1);
+        entry.last = at;
+    }
+
+    /// Whether nothing is known: no window is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What is to be recorded now: the first of each kind, and the counts of windows that are over; everything where
+    /// `all` is asked for.
+    pub fn take(&mut self, now: Timestamp, all: bool) -> Vec<Refused> {
+        let mut records = Vec::new();
+        self.0.retain(|_, kind| {
+            let over = now.since(kind.opened) >= WINDOW;
+            if kind.times > 0 && (!kind.begun || over || all) {
+                records.push(Refused {
+                    decision: kind.first.clone(),
+                    times: kind.times,
+                    window: kind.last.since(kind.opened),
+                    at: "gate".to_owned(),
+                    fired: Fired::new(),
+                });
+                kind.times = 0;
+                kind.begun = true;
+            }
+            // Kept until its window is over, so that the next of its kind is counted and not recorded at once.
+            !(over && kind.times == 0)
+        });
+        records
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::governance::Action;
+    use crate::inputs::{Inputs, Principal};
+
+    use super::*;
+
+    fn refused(action: Action) -> Decision {
+        let inputs = Inputs::timeless(Principal::Host);
+        Decision {
+            action,
+            outcome: Outcome::Refuse(None),
+            explanation: None,
+            inputs,
+        }
+    }
+
+    #[test]
+    fn the_first_is_recorded_at_once_and_a_flood_is_counted() {
+        let mut refusals = Refusals::default();
+        refusals.add(refused(Action::Admit), Timestamp(0));
+        assert_eq!(
+            refusals
+                .take(Timestamp(0), false)
+                .iter()
+                .map(|r| r.times)
+                .collect::<Vec<_>>(),
+            [1]
+        );
+        for n in 1..=10_000 {
+            refusals.add(refused(Action::Admit), Timestamp(n));
+            assert!(refusals.take(Timestamp(n), false).is_empty());
+        }
+        refusals.add(refused(Action::Mutate), Timestamp(10_001));
+        assert_eq!(
+            refusals.take(Timestamp(10_001), false).len(),
+            1,
+            "another kind is told apart"
+        );
+        let counted = refusals.take(Timestamp(WINDOW.0), false);
+        assert_eq!(
+            counted.iter().map(|r| (r.times, r.window)).collect::<Vec<_>>(),
+            [(10_000, Span(10_000))]
+        );
+        refusals.add(refused(Action::Admit), Timestamp(WINDOW.0 + 1));
+        assert_eq!(
+            refusals.take(Timestamp(WINDOW.0 + 1), false).len(),
+            1,
+            "a new window begins"
+        );
+    }
+
+    #[test]
+    fn at_the_end_everything_is_recorded() {
+        let mut refusals = Refusals::default();
+        for n in 0..5 {
+            refusals.add(refused(Action::Admit), Timestamp(n));
+        }
+        assert_eq!(
+            refusals.take(Timestamp(5), true).first().map(|r| r.times),
+            Some(5)
+        );
+        assert!(refusals.take(Timestamp(6), true).is_empty());
+    }
+}

@@ -1,0 +1,139 @@
+//! Who runs: a key under a lease that its holder keeps alive.
+//!
+//! A key that is there says that its holder ran less than the lease ago, so [`presence`] watches for a sign of life: only
+//! a lease that was kept alive while we looked means *here*. One that is not says nothing about the end of its holder: it
+//! may be cut off from etcd and still hold its mark's lease; so nobody is ever known to be gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::PutOptions;
+use suijuris_core::ObjectId;
+use suijuris_core::witness::HolderId;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::keyspace::Keyspace;
+use crate::driver::Driver;
+use crate::{Attendance, Error, Presence};
+
+/// Lease of the key, seconds.
+const LEASE_S: i64 = 5;
+
+/// Time between two signs of life, and between two looks for one.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// How long to look for a sign of life: longer than the lease.
+const LOOK: Duration = Duration::from_secs(7);
+
+/// Keeps the key as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _over: oneshot::Sender<()>,
+    _driver: Arc<Driver>,
+}
+
+impl Attendance for Held {}
+
+fn key(object: ObjectId, holder: HolderId) -> String {
+    format!("objects/{object}/holders/{holder}")
+}
+
+/// Puts the key of `holder` and keeps it alive until what is returned is dropped.
+pub(crate) async fn attend(
+    space: Arc<Keyspace>,
+    driver: Arc<Driver>,
+    object: ObjectId,
+    holder: HolderId,
+) -> Result<Held, Error> {
+    let (over, ended) = oneshot::channel();
+    let key = key(object, holder);
+    let lease = put(&space, &key).await?;
+    let handle = driver.handle().clone();
+    let _detached = handle.spawn(keep(space, key, lease, ended));
+    Ok(Held {
+        _over: over,
+        _driver: driver,
+    })
+}
+
+async fn put(space: &Keyspace, key: &str) -> Result<i64, Error> {
+    let granted = space.leases().await?.grant(LEASE_S, None).await;
+    let lease = granted.map_err(|cause| space.failed(cause))?.id();
+    let options = PutOptions::new().with_lease(lease);
+    let put = space.kv().await?.put(space.key(key), "", Some(options)).await;
+    put.map_err(|cause| space.failed(cause))?;
+    Ok(lease)
+}
+
+async fn keep(space: Arc<Keyspace>, key: String, mut lease: i64, mut ended: oneshot::Receiver<()>) {
+    loop {
+        tokio::select! {
+            _ = &mut ended => break,
+            () = beat(&space, lease) => {}
+        }
+        // The lease is lost, or etcd cannot be reached: begin anew when it can.
+        tokio::select! {
+            _ = &mut ended => break,
+            () = tokio::time::sleep(BEAT) => {}
+        }
+        if let Ok(granted) = put(&space, &key).await {
+            lease = granted;
+        }
+    }
+    if let Ok(mut leases) = space.leases().await {
+        let _ = leases.revoke(lease).await;
+    }
+}
+
+/// Keeps `lease` alive until that fails.
+async fn beat(space: &Keyspace, lease: i64) {
+    let Ok(mut leases) = space.leases().await else {
+        return;
+    };
+    let Ok((mut keeper, mut answers)) = leases.keep_alive(lease).await else {
+        return;
+    };
+    loop {
+        let beaten = async {
+            keeper.keep_alive().await?;
+            answers.message().await
+        };
+        match tokio::time::timeout(Duration::from_secs(LEASE_S.unsigned_abs()), beaten).await {
+            Ok(Ok(Some(answer))) if answer.ttl() > 0 => {}
+            _ => return,
+        }
+        tokio::time::sleep(BEAT).await;
+    }
+}
+
+/// Whether `holder` gives a sign of life while we look.
+pub(crate) async fn presence(
+    space: &Keyspace,
+    object: ObjectId,
+    holder: HolderId,
+) -> Result<Presence, Error> {
+    let got = space.get(&key(object, holder), None).await?;
+    let Some(lease) = got.kvs().first().map(etcd_client::KeyValue::lease) else {
+        return Ok(Presence::Unknown);
+    };
+    let mut leases = space.leases().await?;
+    let start = Instant::now();
+    let mut first = None;
+    while start.elapsed() < LOOK {
+        let before = start.elapsed();
+        let left = leases.time_to_live(lease, None).await;
+        let left = left.map_err(|cause| space.failed(cause))?.ttl();
+        if left <= 0 {
+            return Ok(Presence::Unknown);
+        }
+        // Whole seconds, cut off: a lease that nobody keeps alive has at least one less after more than two.
+        let first = *first.get_or_insert(left);
+        let passed = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
+        if left.saturating_add(passed) > first + 2 {
+            return Ok(Presence::Here);
+        }
+        tokio::time::sleep(BEAT).await;
+    }
+    Ok(Presence::Unknown)
+}

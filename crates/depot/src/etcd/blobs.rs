@@ -1,0 +1,89 @@
+//! Bytes too large for one request of etcd: in pieces under their digest, and a key that names it.
+//!
+//! Pieces are put first; the key, create-only, makes them count.
+
+use etcd_client::{GetOptions, SortOrder, SortTarget, TxnOp};
+use suijuris_core::id::Digest;
+
+use super::keyspace::Keyspace;
+use crate::{Error, frame};
+
+/// Size of a piece, bytes; etcd takes requests of 1.5 MiB.
+const PIECE: usize = 1 << 20;
+
+/// What stands under the key: length, eight bytes, and digest of the whole.
+const NAMED: usize = 8 + 32;
+
+/// Pieces read in one answer.
+const PAGE: usize = 4;
+
+fn piece(digest: &Digest, number: usize) -> String {
+    format!("pieces/{}/{number:04}", digest.hex())
+}
+
+/// Keeps `bytes` under `key` unless something is there; the same bytes again are no error.
+pub(crate) async fn keep(space: &Keyspace, key: &str, bytes: &[u8], what: &str) -> Result<(), Error> {
+    let digest = Digest::of(bytes);
+    let mut named = (bytes.len() as u64).to_be_bytes().to_vec();
+    named.extend_from_slice(&digest.0);
+    let same = |found: &[u8]| {
+        if *found == *named {
+            Ok(())
+        } else {
+            Err(Error::Different(what.to_owned()))
+        }
+    };
+    if let Some((found, _)) = space.value(key, NAMED).await? {
+        return same(&found);
+    }
+    let mut kv = space.kv().await?;
+    for (number, part) in bytes.chunks(PIECE).enumerate() {
+        let put = kv.put(space.key(&piece(&digest, number)), part, None).await;
+        put.map_err(|cause| space.failed(cause))?;
+    }
+    let put = TxnOp::put(space.key(key), named.clone(), None);
+    if space.change(key, 0, vec![put], vec![]).await?.succeeded() {
+        return Ok(());
+    }
+    match space.value(key, NAMED).await? {
+        Some((found, _)) => same(&found),
+        None => Err(Error::Unreachable(
+            space.url.clone(),
+            Some("a key was there and is gone".into()),
+        )),
+    }
+}
+
+/// What [`keep`] keeps under `key`, of at most `max` bytes.
+pub(crate) async fn get(space: &Keyspace, key: &str, max: usize) -> Result<Option<Vec<u8>>, Error> {
+    let Some((named, _)) = space.value(key, NAMED).await? else {
+        return Ok(None);
+    };
+    let garbage = |why: &str| frame::garbage(&space.place(key), why);
+    let (length, digest) = named
+        .split_first_chunk::<8>()
+        .and_then(|(length, digest)| Some((u64::from_be_bytes(*length), Digest(digest.try_into().ok()?))))
+        .ok_or_else(|| garbage("it is no length and digest"))?;
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= max)
+        .ok_or_else(|| garbage(&format!("it has more than {max} bytes")))?;
+    let mut bytes = Vec::new();
+    let pieces = length.div_ceil(PIECE);
+    for first in (0..pieces).step_by(PAGE) {
+        let end = space.key(&piece(&digest, (first + PAGE).min(pieces)));
+        let options = GetOptions::new()
+            .with_range(end)
+            .with_sort(SortTarget::Key, SortOrder::Ascend);
+        for found in space.get(&piece(&digest, first), Some(options)).await?.kvs() {
+            bytes.extend_from_slice(found.value());
+        }
+        if bytes.len() > length {
+            break;
+        }
+    }
+    if bytes.len() != length || Digest::of(&bytes) != digest {
+        return Err(garbage("its pieces are not all there, or others"));
+    }
+    Ok(Some(bytes))
+}

@@ -1,0 +1,219 @@
+//! Messages in etcd: one key each, in the order in which the cluster made them; acknowledged ones leave a key behind.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use etcd_client::{
+    Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, WatchFilterType,
+    WatchOptions,
+};
+use suijuris_core::ObjectId;
+use suijuris_core::id::Digest;
+use suijuris_core::message::{self, Message, MessageKey};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::keyspace::{Keyspace, revision};
+use crate::{Error, MAX_READ, MAX_WAITING, Posted, Waiting, frame};
+
+/// How long the cluster remembers acknowledged keys, seconds; each lease serves for a day, so 30 days at least.
+const REMEMBERED_S: i64 = 31 * 24 * 60 * 60;
+
+/// How long one lease is given to new keys.
+const LEASE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Messages acknowledged in one transaction; etcd takes 128 operations.
+const TOGETHER: usize = 50;
+
+/// A lease under which acknowledged keys are remembered, and since when.
+#[derive(Debug, Default)]
+pub(crate) struct Memory(Mutex<Option<(i64, Instant)>>);
+
+fn inbox(object: ObjectId) -> String {
+    format!("objects/{object}/inbox/")
+}
+
+fn waiting_key(object: ObjectId, key: MessageKey) -> String {
+    format!("{}{}", inbox(object), key.0.hex())
+}
+
+fn seen_key(object: ObjectId, key: MessageKey) -> String {
+    format!("objects/{object}/seen/{}", key.0.hex())
+}
+
+/// Stores a message, once.
+pub(crate) async fn post(space: &Keyspace, object: ObjectId, message: &Message) -> Result<Posted, Error> {
+    let bytes = frame::encode_message(message)?;
+    let (waiting, seen) = (
+        waiting_key(object, message.key()),
+        seen_key(object, message.key()),
+    );
+    let absent = |key: &str| Compare::version(space.key(key), CompareOp::Equal, 0);
+    let count = GetOptions::new().with_prefix().with_count_only();
+    let full = usize::try_from(space.get(&inbox(object), Some(count)).await?.count())
+        .is_ok_and(|count| count >= MAX_WAITING);
+    let put = TxnOp::put(space.key(&waiting), bytes, None);
+    // A full inbox still knows its duplicates.
+    let then = if full { vec![] } else { vec![put] };
+    let txn = Txn::new().when([absent(&waiting), absent(&seen)]).and_then(then);
+    let done = space
+        .kv()
+        .await?
+        .txn(txn)
+        .await
+        .map_err(|cause| space.failed(cause))?;
+    match (done.succeeded(), full) {
+        (true, false) => Ok(Posted::Stored),
+        (true, true) => Err(Error::InboxFull),
+        (false, _) => Ok(Posted::Duplicate),
+    }
+}
+
+/// A message that waits: its key and when the cluster made it.
+struct Letter {
+    name: String,
+    key: MessageKey,
+    created: i64,
+}
+
+/// At most `limit` of those that wait, oldest first, and the revision at which that was true.
+async fn letters(space: &Keyspace, object: ObjectId, limit: usize) -> Result<(Vec<Letter>, i64), Error> {
+    let options = GetOptions::new()
+        .with_prefix()
+        .with_keys_only()
+        .with_sort(SortTarget::Create, SortOrder::Ascend)
+        .with_limit(i64::try_from(limit.min(2 * MAX_WAITING)).unwrap_or(i64::MAX));
+    let got = space.get(&inbox(object), Some(options)).await?;
+    let at = revision(got.header());
+    let parse = |found: &etcd_client::KeyValue| -> Result<Letter, Error> {
+        let name = space.bare(found.key()).unwrap_or_default();
+        let key = name
+            .rsplit_once('/')
+            .and_then(|(_, key)| key.parse::<Digest>().ok());
+        let key = key.ok_or_else(|| frame::garbage(&space.place(name), "its name is no key of a message"))?;
+        Ok(Letter {
+            name: name.to_owned(),
+            key: MessageKey(key),
+            created: found.create_revision(),
+        })
+    };
+    Ok((got.kvs().iter().map(parse).collect::<Result<_, _>>()?, at))
+}
+
+/// Waiting messages, oldest first, and the revision at which they waited.
+pub(crate) async fn read(
+    space: &Keyspace,
+    object: ObjectId,
+    limit: usize,
+) -> Result<(Vec<Waiting>, i64), Error> {
+    let mut waiting = Vec::new();
+    if limit == 0 {
+        return Ok((waiting, 0));
+    }
+    let (letters, at) = letters(space, object, limit).await?;
+    let mut left = MAX_READ;
+    for letter in letters {
+        let Some((bytes, _)) = space.value(&letter.name, message::MAX_BYTES).await? else {
+            continue; // acknowledged a moment ago
+        };
+        if bytes.len() > left && !waiting.is_empty() {
+            break;
+        }
+        left = left.saturating_sub(bytes.len());
+        let place = space.place(&letter.name);
+        let message = frame::open_message(&bytes, &place)?;
+        if message.key() != letter.key {
+            return Err(frame::garbage(&place, "it is another message than its key says"));
+        }
+        let place = format!("{:020}", letter.created);
+        waiting.push(Waiting { place, message });
+    }
+    Ok((waiting, at))
+}
+
+/// Takes messages out for good.
+pub(crate) async fn acknowledge(
+    space: &Keyspace,
+    object: ObjectId,
+    messages: &BTreeSet<MessageKey>,
+    memory: &Memory,
+) -> Result<(), Error> {
+    let (mut done, _) = letters(space, object, usize::MAX).await?;
+    done.retain(|letter| messages.contains(&letter.key));
+    if done.is_empty() {
+        return Ok(());
+    }
+    let lease = memory.lease(space).await?;
+    let mut kv = space.kv().await?;
+    for some in done.chunks(TOGETHER) {
+        let operations = some.iter().flat_map(|letter| {
+            let seen = space.key(&seen_key(object, letter.key));
+            let remembered = PutOptions::new().with_lease(lease);
+            [
+                TxnOp::put(seen, "", Some(remembered)),
+                TxnOp::delete(space.key(&letter.name), None),
+            ]
+        });
+        let txn = Txn::new().and_then(operations.collect::<Vec<_>>());
+        if let Err(cause) = kv.txn(txn).await {
+            // The lease may be gone, with a cluster that was restored: the next try takes a new one.
+            memory.forget().await;
+            return Err(space.failed(cause));
+        }
+    }
+    Ok(())
+}
+
+/// Resolves when a message is posted after `known`, or after `at_most`.
+pub(crate) async fn changed(
+    space: &Keyspace,
+    object: ObjectId,
+    known: i64,
+    at_most: Duration,
+) -> Result<(), Error> {
+    let options = WatchOptions::new()
+        .with_prefix()
+        .with_start_revision(known + 1)
+        .with_filters([WatchFilterType::NoDelete]);
+    let mut client = space.watches().await?;
+    let watch = async {
+        let mut watch = client.watch(space.key(&inbox(object)), Some(options)).await?;
+        // A watch that is canceled (compacted, no leader) ends the wait: the caller looks for itself.
+        while let Some(told) = watch.message().await? {
+            if told.canceled() || !told.events().is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(at_most, watch).await {
+        Ok(Err(cause)) => Err(space.failed(cause)),
+        Ok(Ok(())) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether anything waits, and the revision at which that was true.
+pub(crate) async fn any(space: &Keyspace, object: ObjectId) -> Result<(bool, i64), Error> {
+    let count = GetOptions::new().with_prefix().with_count_only();
+    let got = space.get(&inbox(object), Some(count)).await?;
+    Ok((got.count() > 0, revision(got.header())))
+}
+
+impl Memory {
+    async fn lease(&self, space: &Keyspace) -> Result<i64, Error> {
+        let mut held = self.0.lock().await;
+        if let Some((lease, since)) = *held
+            && since.elapsed() < LEASE_FOR
+        {
+            return Ok(lease);
+        }
+        let granted = space.leases().await?.grant(REMEMBERED_S, None).await;
+        let lease = granted.map_err(|cause| space.failed(cause))?.id();
+        *held = Some((lease, Instant::now()));
+        Ok(lease)
+    }
+
+    async fn forget(&self) {
+        *self.0.lock().await = None;
+    }
+}

@@ -1,0 +1,266 @@
+//! A depot that fails on demand, in front of any other: lost requests and answers, delays, no space, no permission.
+//!
+//! For the tests of this crate and of every crate that uses a depot; not part of the product (feature `testing`).
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use suijuris_core::message::{Message, MessageKey};
+use suijuris_core::time::Timestamp;
+use suijuris_core::witness::{HolderId, Mark};
+use suijuris_core::{BundleId, ObjectId};
+use tokio::sync::oneshot;
+
+use crate::{Answer, Attendance, Depot, Error, Posted, Presence, Swap, Version, Waiting};
+
+/// What goes wrong with one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The request does not arrive: nothing happens, [`Error::Unreachable`].
+    LostRequest,
+    /// It happens, the answer does not arrive: [`Error::Unreachable`] all the same.
+    LostAnswer,
+    /// It happens after this time of the real clock.
+    DelayBefore(Duration),
+    /// It happens at once, the answer comes after this time of the real clock.
+    DelayAfter(Duration),
+    /// Never answered, and never happens.
+    Silence,
+    /// Writes are [`Error::ReadOnly`]; reads go through.
+    ReadOnly,
+    /// Writes are [`Error::Full`]; reads go through.
+    Full,
+}
+
+/// The method that a fault is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "named as the methods of `Depot`")]
+pub enum Call {
+    Mark,
+    Swap,
+    Attend,
+    Presence,
+    Announce,
+    Announcement,
+    Announced,
+    Due,
+    PutSegment,
+    Segments,
+    Segment,
+    PutBundle,
+    Bundle,
+    Post,
+    Inbox,
+    Acknowledge,
+    InboxChanged,
+}
+
+impl Call {
+    /// Whether it changes what the depot holds.
+    #[must_use]
+    pub const fn writes(self) -> bool {
+        matches!(
+            self,
+            Self::Swap
+                | Self::Attend
+                | Self::Announce
+                | Self::PutSegment
+                | Self::PutBundle
+                | Self::Post
+                | Self::Acknowledge
+        )
+    }
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    next: VecDeque<(Option<Call>, Fault)>,
+    always: Option<Fault>,
+    calls: Vec<Call>,
+}
+
+/// A depot with faults.
+#[derive(Debug)]
+pub struct Faulty {
+    inner: Arc<dyn Depot>,
+    script: Mutex<Script>,
+}
+
+impl Faulty {
+    /// In front of `inner`, without faults so far.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Depot>) -> Self {
+        Self {
+            inner,
+            script: Mutex::default(),
+        }
+    }
+
+    /// The next call, or the next one of the given method, fails so; later ones queue behind it.
+    pub fn once(&self, call: Option<Call>, fault: Fault) {
+        self.script().next.push_back((call, fault));
+    }
+
+    /// From now on every call for which [`Faulty::once`] has nothing fails so; `None` ends it.
+    pub fn always(&self, fault: Option<Fault>) {
+        self.script().always = fault;
+    }
+
+    /// Methods called so far, in order.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.script().calls.clone()
+    }
+
+    fn script(&self) -> std::sync::MutexGuard<'_, Script> {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn draw(&self, call: Call) -> Option<Fault> {
+        let mut script = self.script();
+        script.calls.push(call);
+        let found = script
+            .next
+            .iter()
+            .position(|(wanted, _)| wanted.is_none_or(|wanted| wanted == call));
+        found
+            .and_then(|at| script.next.remove(at))
+            .map(|(_, fault)| fault)
+            .or(script.always)
+    }
+
+    fn perform<'a, T: Send + 'a>(
+        &'a self,
+        call: Call,
+        run: impl FnOnce(&'a dyn Depot) -> Answer<'a, T> + Send + 'a,
+    ) -> Answer<'a, T> {
+        let fault = self.draw(call);
+        let inner = &*self.inner;
+        Box::pin(async move {
+            let lost = || Error::Unreachable(inner.describe(), Some("a fault of the test".into()));
+            match fault {
+                None => run(inner).await,
+                Some(Fault::LostRequest) => Err(lost()),
+                Some(Fault::LostAnswer) => {
+                    let _ = run(inner).await;
+                    Err(lost())
+                }
+                Some(Fault::DelayBefore(time)) => {
+                    after(time).await;
+                    run(inner).await
+                }
+                Some(Fault::DelayAfter(time)) => {
+                    let answer = run(inner).await;
+                    after(time).await;
+                    answer
+                }
+                Some(Fault::Silence) => pending().await,
+                Some(Fault::ReadOnly) if call.writes() => Err(Error::ReadOnly(inner.describe(), None)),
+                Some(Fault::Full) if call.writes() => Err(Error::Full(inner.describe())),
+                Some(Fault::ReadOnly | Fault::Full) => run(inner).await,
+            }
+        })
+    }
+}
+
+/// Resolves after `time` of the real clock, under any executor.
+async fn after(time: Duration) {
+    let (done, wait) = oneshot::channel::<()>();
+    let _detached = std::thread::spawn(move || {
+        std::thread::sleep(time);
+        let _ = done.send(());
+    });
+    let _ = wait.await;
+}
+
+impl Depot for Faulty {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    fn pace(&self) -> Duration {
+        self.inner.pace()
+    }
+
+    fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
+        self.perform(Call::Mark, move |depot| depot.mark(object))
+    }
+
+    fn swap<'a>(&'a self, mark: &'a Mark, expected: Option<&'a Version>) -> Answer<'a, Swap> {
+        self.perform(Call::Swap, move |depot| depot.swap(mark, expected))
+    }
+
+    fn attend(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+        self.perform(Call::Attend, move |depot| depot.attend(object, holder))
+    }
+
+    fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {
+        self.perform(Call::Presence, move |depot| depot.presence(object, holder))
+    }
+
+    fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
+        self.perform(Call::Announce, move |depot| depot.announce(object, bytes, due))
+    }
+
+    fn announcement(&self, object: ObjectId) -> Answer<'_, Option<Vec<u8>>> {
+        self.perform(Call::Announcement, move |depot| depot.announcement(object))
+    }
+
+    fn announced(&self, after: Option<ObjectId>, limit: usize) -> Answer<'_, Vec<ObjectId>> {
+        self.perform(Call::Announced, move |depot| depot.announced(after, limit))
+    }
+
+    fn due(&self, until: Timestamp, limit: usize) -> Answer<'_, Vec<(Timestamp, ObjectId)>> {
+        self.perform(Call::Due, move |depot| depot.due(until, limit))
+    }
+
+    fn put_segment<'a>(
+        &'a self,
+        object: ObjectId,
+        positions: RangeInclusive<u64>,
+        bytes: &'a [u8],
+    ) -> Answer<'a, ()> {
+        self.perform(Call::PutSegment, move |depot| {
+            depot.put_segment(object, positions, bytes)
+        })
+    }
+
+    fn segments(&self, object: ObjectId) -> Answer<'_, Vec<RangeInclusive<u64>>> {
+        self.perform(Call::Segments, move |depot| depot.segments(object))
+    }
+
+    fn segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, Option<Vec<u8>>> {
+        self.perform(Call::Segment, move |depot| depot.segment(object, positions))
+    }
+
+    fn put_bundle<'a>(&'a self, id: BundleId, bytes: &'a [u8]) -> Answer<'a, ()> {
+        self.perform(Call::PutBundle, move |depot| depot.put_bundle(id, bytes))
+    }
+
+    fn bundle(&self, id: BundleId) -> Answer<'_, Option<Vec<u8>>> {
+        self.perform(Call::Bundle, move |depot| depot.bundle(id))
+    }
+
+    fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
+        self.perform(Call::Post, move |depot| depot.post(object, message))
+    }
+
+    fn inbox(&self, object: ObjectId, limit: usize) -> Answer<'_, Vec<Waiting>> {
+        self.perform(Call::Inbox, move |depot| depot.inbox(object, limit))
+    }
+
+    fn acknowledge<'a>(&'a self, object: ObjectId, messages: &'a [MessageKey]) -> Answer<'a, ()> {
+        self.perform(Call::Acknowledge, move |depot| {
+            depot.acknowledge(object, messages)
+        })
+    }
+
+    fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
+        self.perform(Call::InboxChanged, move |depot| {
+            depot.inbox_changed(object, at_most)
+        })
+    }
+}

@@ -1,0 +1,13 @@
+//! A depot through a Unix socket: the runtime in a machine has no network and no credentials, what started it has both.
+//!
+//! [`Client`] is the depot at the machine's end, [`serve`] answers at the other, for one object only. One round trip a
+//! call, several in flight. Attendance does not pass: whoever serves attends for its machine.
+
+mod client;
+mod link;
+mod serve;
+mod wire;
+
+pub use self::client::Client;
+pub use self::serve::{Ended, serve};
+pub use self::wire::Refused;

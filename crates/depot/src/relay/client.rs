@@ -1,0 +1,242 @@
+//! The asking end of a relay: a depot behind a socket, under any executor.
+//!
+//! One thread of its own writes what is queued, reads what comes and gives up what stays unanswered; so calls may come
+//! from any thread and any executor, and a heartbeat does not wait for an event loop.
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_bytes::ByteBuf;
+use suijuris_core::message::{Message, MessageKey};
+use suijuris_core::time::Timestamp;
+use suijuris_core::witness::{HolderId, Mark};
+use suijuris_core::{BundleId, ObjectId};
+
+use super::link::Link;
+use super::wire::{Answered, Call, Seen, milliseconds};
+use crate::{
+    Answer, Attendance, Depot, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting, frame,
+    segment,
+};
+
+/// How long an answer is waited for: longer than any backend takes to give up.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+/// A depot behind a socket that [`super::serve`] serves. Ends with the socket: every call is unreachable from then on.
+#[derive(Debug)]
+pub struct Client {
+    link: Arc<Link>,
+}
+
+impl Client {
+    /// Over a connected socket. Nothing is waited for.
+    ///
+    /// # Errors
+    /// Where the system has no descriptor or thread left.
+    pub fn new(stream: UnixStream) -> io::Result<Self> {
+        Link::start(stream).map(|link| Self { link })
+    }
+
+    fn call<'a, T: 'a>(
+        &'a self,
+        call: Call,
+        patience: Duration,
+        read: impl FnOnce(Answered) -> Option<T> + Send + 'a,
+    ) -> Answer<'a, T> {
+        let wait = self.link.ask(call, patience);
+        Box::pin(async move {
+            let answered = match wait?.await {
+                Ok(outcome) => outcome?,
+                Err(_) => return Err(self.link.unreachable("the relay has ended")),
+            };
+            read(answered).ok_or_else(|| frame::garbage("relay", "the answer is to another question"))
+        })
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.link.close();
+    }
+}
+
+fn found(found: Option<(Mark, ByteBuf)>) -> Option<(Mark, Version)> {
+    found.map(|(mark, version)| (mark, Version(version.into_vec())))
+}
+
+fn nothing(answered: Answered) -> Option<()> {
+    match answered {
+        Answered::Nothing => Some(()),
+        other => {
+            drop(other);
+            None
+        }
+    }
+}
+
+fn bytes(answered: Answered) -> Option<Option<Vec<u8>>> {
+    match answered {
+        Answered::Bytes(bytes) => Some(bytes.map(ByteBuf::into_vec)),
+        _ => None,
+    }
+}
+
+impl Depot for Client {
+    fn describe(&self) -> String {
+        let greeting = self.link.greeting();
+        greeting.map_or_else(
+            || "behind the relay".to_owned(),
+            |greeting| greeting.depot.clone(),
+        )
+    }
+
+    fn pace(&self) -> Duration {
+        let greeting = self.link.greeting();
+        Duration::from_millis(greeting.map_or(0, |greeting| greeting.pace_ms))
+    }
+
+    fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
+        self.call(Call::Mark(object), PATIENCE, |answered| match answered {
+            Answered::Mark(mark) => Some(found(mark)),
+            _ => None,
+        })
+    }
+
+    fn swap<'a>(&'a self, mark: &'a Mark, expected: Option<&'a Version>) -> Answer<'a, Swap> {
+        let expected = expected.map(|version| ByteBuf::from(version.0.clone()));
+        let call = Call::Swap(Box::new(mark.clone()), expected);
+        self.call(call, PATIENCE, |answered| match answered {
+            Answered::Swapped(version) => Some(Swap::Done(Version(version.into_vec()))),
+            Answered::Mark(present) => Some(Swap::Conflict(found(present))),
+            _ => None,
+        })
+    }
+
+    fn attend(&self, _object: ObjectId, _holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {
+        self.call(
+            Call::Presence(object, holder),
+            PATIENCE,
+            |answered| match answered {
+                Answered::Presence(Seen::Here) => Some(Presence::Here),
+                Answered::Presence(Seen::Gone) => Some(Presence::Gone),
+                Answered::Presence(Seen::Unknown) => Some(Presence::Unknown),
+                _ => None,
+            },
+        )
+    }
+
+    fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
+        if let Err(error) = frame::announce(bytes, due) {
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        self.call(
+            Call::Announce(object, ByteBuf::from(bytes), due),
+            PATIENCE,
+            nothing,
+        )
+    }
+
+    fn announcement(&self, object: ObjectId) -> Answer<'_, Option<Vec<u8>>> {
+        self.call(Call::Announcement(object), PATIENCE, bytes)
+    }
+
+    fn announced(&self, after: Option<ObjectId>, limit: usize) -> Answer<'_, Vec<ObjectId>> {
+        self.call(
+            Call::Announced(after, limit as u64),
+            PATIENCE,
+            |answered| match answered {
+                Answered::Objects(objects) => Some(objects),
+                _ => None,
+            },
+        )
+    }
+
+    fn due(&self, until: Timestamp, limit: usize) -> Answer<'_, Vec<(Timestamp, ObjectId)>> {
+        self.call(
+            Call::Due(until, limit as u64),
+            PATIENCE,
+            |answered| match answered {
+                Answered::Due(due) => Some(due),
+                _ => None,
+            },
+        )
+    }
+
+    fn put_segment<'a>(
+        &'a self,
+        object: ObjectId,
+        positions: RangeInclusive<u64>,
+        bytes: &'a [u8],
+    ) -> Answer<'a, ()> {
+        let allowed =
+            segment::check(&positions).and_then(|()| frame::bounded("the segment", bytes, MAX_SEGMENT));
+        if let Err(error) = allowed {
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        let (first, last) = positions.into_inner();
+        let call = Call::PutSegment(object, first, last, ByteBuf::from(bytes));
+        self.call(call, PATIENCE, nothing)
+    }
+
+    fn segments(&self, object: ObjectId) -> Answer<'_, Vec<RangeInclusive<u64>>> {
+        self.call(Call::Segments(object), PATIENCE, |answered| match answered {
+            Answered::Segments(found) => Some(found.into_iter().map(|(first, last)| first..=last).collect()),
+            _ => None,
+        })
+    }
+
+    fn segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, Option<Vec<u8>>> {
+        let (first, last) = positions.into_inner();
+        self.call(Call::Segment(object, first, last), PATIENCE, bytes)
+    }
+
+    fn put_bundle<'a>(&'a self, id: BundleId, content: &'a [u8]) -> Answer<'a, ()> {
+        if let Err(error) = frame::bounded("the bundle", content, MAX_BUNDLE) {
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        self.call(Call::PutBundle(id, ByteBuf::from(content)), PATIENCE, nothing)
+    }
+
+    fn bundle(&self, id: BundleId) -> Answer<'_, Option<Vec<u8>>> {
+        self.call(Call::Bundle(id), PATIENCE, bytes)
+    }
+
+    fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
+        let call = Call::Post(object, Box::new(message.clone()));
+        self.call(call, PATIENCE, |answered| match answered {
+            Answered::Posted(true) => Some(Posted::Stored),
+            Answered::Posted(false) => Some(Posted::Duplicate),
+            _ => None,
+        })
+    }
+
+    fn inbox(&self, object: ObjectId, limit: usize) -> Answer<'_, Vec<Waiting>> {
+        self.call(
+            Call::Inbox(object, limit as u64),
+            PATIENCE,
+            |answered| match answered {
+                Answered::Inbox(inbox) => {
+                    let waiting = |(place, message)| Waiting { place, message };
+                    Some(inbox.into_iter().map(waiting).collect())
+                }
+                _ => None,
+            },
+        )
+    }
+
+    fn acknowledge<'a>(&'a self, object: ObjectId, messages: &'a [MessageKey]) -> Answer<'a, ()> {
+        self.call(Call::Acknowledge(object, messages.to_vec()), PATIENCE, nothing)
+    }
+
+    fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
+        let call = Call::InboxChanged(object, milliseconds(at_most));
+        self.call(call, at_most.saturating_add(PATIENCE), nothing)
+    }
+}

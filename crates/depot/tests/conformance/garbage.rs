@@ -1,0 +1,232 @@
+//! What cannot be used is called so, with its place; nothing panics and nothing is overwritten.
+
+use std::fs;
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use suijuris_core::ObjectId;
+use suijuris_core::time::Timestamp;
+use suijuris_depot::local::Local;
+use suijuris_depot::memory::{Memory, What};
+use suijuris_depot::{Depot, Error};
+
+use crate::promises::done;
+use crate::samples::{mark, message, object, run};
+
+fn garbage<T: std::fmt::Debug>(answer: Result<T, Error>, at: &str) {
+    let error = answer.unwrap_err();
+    assert!(
+        matches!(&error, Error::Garbage { place, .. } if place.contains(at)),
+        "{error}"
+    );
+    assert!(!error.is_retryable());
+}
+
+struct Home {
+    _directory: tempfile::TempDir,
+    depot: Local,
+    object: ObjectId,
+    home: PathBuf,
+}
+
+/// A local depot with an object in it, and where its files are (`spec/depot.md`).
+fn home() -> Home {
+    let directory = tempfile::tempdir().unwrap();
+    let depot = Local::open(directory.path()).unwrap();
+    let object = object();
+    run(async {
+        done(depot.swap(&mark(object, 1), None).await.unwrap());
+        depot
+            .announce(object, b"asleep", Some(Timestamp(1)))
+            .await
+            .unwrap();
+        depot.post(object, &message("a")).await.unwrap();
+        depot.put_segment(object, 0..=9, b"bytes").await.unwrap();
+    });
+    let id = object.to_string();
+    let home = directory.path().join("objects").join(&id[7..9]).join(&id);
+    assert!(home.join("mark").is_file());
+    Home {
+        _directory: directory,
+        depot,
+        object,
+        home,
+    }
+}
+
+#[test]
+fn garbage_in_place_of_a_mark() {
+    let Home {
+        depot, object, home, ..
+    } = &home();
+    let good = fs::read(home.join("mark")).unwrap();
+    let of_another = run(async {
+        let directory = tempfile::tempdir().unwrap();
+        let other = Local::open(directory.path()).unwrap();
+        let id = crate::samples::object();
+        done(other.swap(&mark(id, 1), None).await.unwrap());
+        let id = id.to_string();
+        fs::read(
+            directory
+                .path()
+                .join("objects")
+                .join(&id[7..9])
+                .join(&id)
+                .join("mark"),
+        )
+        .unwrap()
+    });
+    for bytes in [
+        &b""[..],
+        b"short",
+        &[0; 5_000],
+        &good[..good.len() - 1],
+        &of_another,
+    ] {
+        fs::write(home.join("mark"), bytes).unwrap();
+        run(async {
+            garbage(depot.mark(*object).await, "mark");
+            garbage(depot.swap(&mark(*object, 9), None).await, "mark");
+        });
+        assert_eq!(fs::read(home.join("mark")).unwrap(), bytes, "it is left as it is");
+    }
+    fs::remove_file(home.join("mark")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", home.join("mark")).unwrap();
+    run(async { garbage(depot.mark(*object).await, "mark") });
+    fs::remove_file(home.join("mark")).unwrap();
+    fs::create_dir(home.join("mark")).unwrap();
+    run(async { garbage(depot.mark(*object).await, "mark") });
+}
+
+#[test]
+fn garbage_among_announcements_messages_and_segments() {
+    let Home {
+        depot, object, home, ..
+    } = &home();
+    let object = *object;
+    run(async {
+        for bytes in [
+            &b"short"[..],
+            &[0, 0, 0, 0, 0, 0, 0, 0, 1, 7],
+            &vec![0; 2 << 20],
+            &[9; 40],
+        ] {
+            fs::write(home.join("announcement"), bytes).unwrap();
+            garbage(depot.announcement(object).await, "announcement");
+        }
+        // Others' timers go on; whoever reads this one's announcement is told.
+        assert_eq!(
+            depot.due(Timestamp(5), 9).await.unwrap(),
+            [(Timestamp(1), object)]
+        );
+        depot.announce(object, b"anew", None).await.unwrap();
+        assert_eq!(
+            depot.announcement(object).await.unwrap().as_deref(),
+            Some(&b"anew"[..])
+        );
+
+        let inbox = home.join("inbox");
+        let name = fs::read_dir(&inbox).unwrap().next().unwrap().unwrap().path();
+        let good = fs::read(&name).unwrap();
+        for bytes in [
+            &b"nonsense"[..],
+            &good[1..],
+            &message("another").encode().unwrap(),
+            &vec![0; 1 << 20],
+        ] {
+            fs::write(&name, bytes).unwrap();
+            garbage(depot.inbox(object, 9).await, "inbox");
+        }
+        fs::write(&name, good).unwrap();
+        fs::write(inbox.join("stray"), "").unwrap();
+        garbage(depot.inbox(object, 9).await, "stray");
+        garbage(depot.post(object, &message("b")).await, "stray");
+        fs::remove_file(inbox.join("stray")).unwrap();
+        fs::write(home.join("place"), "x").unwrap();
+        garbage(depot.post(object, &message("b")).await, "place");
+
+        fs::write(home.join("segments").join("1-2"), "").unwrap();
+        garbage(depot.segments(object).await, "1-2");
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_bytes_anywhere_are_read_or_called_garbage(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+        let memory = Memory::new();
+        let object = object();
+        run(async {
+            memory.post(object, &message("a")).await.unwrap();
+            for what in [What::Mark, What::Announcement, What::Message] {
+                memory.corrupt(object, what, &bytes);
+            }
+            let fine = |error: Error| assert!(matches!(error, Error::Garbage { .. }), "{error}");
+            memory.mark(object).await.map(drop).unwrap_or_else(fine);
+            memory.announcement(object).await.map(drop).unwrap_or_else(fine);
+            memory.inbox(object, 9).await.map(drop).unwrap_or_else(fine);
+        });
+    }
+}
+
+/// What is put raw under `key` of a prefix is seen by the depot there.
+#[cfg(any(feature = "object", feature = "etcd"))]
+async fn on_a_server(depot: &dyn Depot, put: impl Fn(&str, &str)) {
+    let object = object();
+    put(&format!("objects/{object}/mark"), "nonsense");
+    garbage(depot.mark(object).await, "mark");
+    put(&format!("objects/{object}/mark"), &"x".repeat(4_000));
+    garbage(depot.mark(object).await, "mark");
+    put(
+        &format!("announcements/{object}"),
+        "nonsense, and longer than the due time before it",
+    );
+    garbage(depot.announcement(object).await, "announcements");
+    depot.announce(object, b"anew", None).await.unwrap();
+    put(&format!("objects/{object}/inbox/stray"), "");
+    garbage(depot.inbox(object, 9).await, "stray");
+    put(&format!("objects/{object}/segments/1-2"), "");
+    garbage(depot.segments(object).await, "1-2");
+}
+
+#[cfg(feature = "object")]
+#[test]
+fn garbage_in_a_bucket() {
+    let (server, prefix) = (crate::servers::s3(), crate::backend::prefix());
+    run(async {
+        let depot = crate::backend::s3_at(server, &prefix).await.unwrap();
+        on_a_server(&*depot, |key, value| {
+            let length = value.len();
+            let request = format!(
+                "PUT /depot/{prefix}/{key} HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: {length}\r\n\r\n{value}",
+                crate::servers::SIGNED
+            );
+            let answer = crate::servers::http(server, &request);
+            assert!(answer.contains(" 200 "), "{answer}");
+        })
+        .await;
+    });
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn garbage_in_a_cluster() {
+    use base64::Engine as _;
+    let (server, prefix) = (crate::servers::etcd(), crate::backend::prefix());
+    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    run(async {
+        let depot = crate::backend::etcd_at(server, &prefix).await.unwrap();
+        on_a_server(&*depot, |key, value| {
+            let (key, value) = (encode(&format!("{prefix}/{key}")), encode(value));
+            let body = format!(r#"{{"key":"{key}","value":"{value}"}}"#);
+            let length = body.len();
+            let request = format!(
+                "POST /v3/kv/put HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            let answer = crate::servers::http(server, &request);
+            assert!(answer.contains(" 200 "), "{answer}");
+        })
+        .await;
+    });
+}

@@ -1,0 +1,23 @@
+//! One suite for every backend: each promise of `Depot` is a function of a depot, and each backend runs them all.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "these functions are tests"
+)]
+
+mod backend;
+mod child;
+mod crash;
+mod failing;
+mod garbage;
+mod open;
+mod promises;
+#[cfg(any(feature = "object", feature = "etcd"))]
+mod proxy;
+mod relay;
+mod samples;
+#[cfg(any(feature = "object", feature = "etcd"))]
+mod servers;

@@ -1,0 +1,91 @@
+//! A TCP proxy in front of a server, that keeps answers back or cuts connections when it is told to.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+#[derive(Debug, Default)]
+struct State {
+    holds: AtomicBool,
+    refuses: AtomicBool,
+    streams: Mutex<Vec<TcpStream>>,
+}
+
+/// A proxy that runs until the test process ends.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    state: Arc<State>,
+}
+
+impl Proxy {
+    pub(crate) fn before(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State::default());
+        let theirs = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if !theirs.refuses.load(Ordering::SeqCst) {
+                    pass(&theirs, client, server);
+                }
+            }
+        });
+        Self { address, state }
+    }
+
+    /// From now on requests arrive and answers do not, until [`Proxy::cut`].
+    pub(crate) fn hold_answers(&self) {
+        self.state.holds.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on connections are accepted and closed, until [`Proxy::cut`].
+    pub(crate) fn refuse(&self) {
+        self.state.refuses.store(true, Ordering::SeqCst);
+        self.close();
+    }
+
+    /// Ends all connections; later ones are passed on whole.
+    pub(crate) fn cut(&self) {
+        self.close();
+        self.state.holds.store(false, Ordering::SeqCst);
+        self.state.refuses.store(false, Ordering::SeqCst);
+    }
+
+    fn close(&self) {
+        for stream in self.state.streams.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn pass(state: &Arc<State>, client: TcpStream, server: SocketAddr) {
+    let Ok(server) = TcpStream::connect(server) else {
+        return;
+    };
+    let clone = |stream: &TcpStream| stream.try_clone().unwrap();
+    state
+        .streams
+        .lock()
+        .unwrap()
+        .extend([clone(&client), clone(&server)]);
+    let (from, to) = (clone(&client), clone(&server));
+    std::thread::spawn(move || copy(from, to, None));
+    let state = Arc::clone(state);
+    std::thread::spawn(move || copy(server, client, Some(&state)));
+}
+
+fn copy(mut from: TcpStream, mut to: TcpStream, answers: Option<&State>) {
+    let mut bytes = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        if answers.is_some_and(|state| state.holds.load(Ordering::SeqCst)) {
+            continue;
+        }
+        if to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}

@@ -1,0 +1,361 @@
+//! What was asked of the proxy in front: the original request, read from a request to `/ext_authz`, and the object that
+//! it is for.
+//!
+//! A proxy says it in one of three ways, and a client may forge the words of the two others, so that the operator's
+//! configuration decides which is read: a path below `/ext_authz` (Envoy), or on `/ext_authz` itself the `mode` of its
+//! query. Without a mode, words of both kinds are ambiguous and refused.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, Method, Uri, Version};
+use suijuris_core::ObjectId;
+use suijuris_core::governance::{Protocol, Vocabulary};
+use suijuris_core::inputs::Request;
+
+/// Where authorization is asked for.
+pub(crate) const PATH: &str = "/ext_authz";
+
+/// Header by which a request names its object.
+pub(crate) const OBJECT: &str = "x-suijuris-object";
+
+/// How a proxy says what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The request is the original one, its path below [`PATH`]: Envoy's `ext_authz` over HTTP.
+    Path,
+    /// `X-Original-Method`, `X-Original-URI`, and `Host` or `X-Original-Host`: nginx's `auth_request`, which takes
+    /// nothing but 2xx, 401 and 403 for an answer.
+    Nginx,
+    /// `X-Forwarded-Method`, `-Host`, `-Uri`: Traefik's `ForwardAuth`, Caddy's `forward_auth`.
+    Forward,
+}
+
+/// Why a request does not say what it is about.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// A mode that is none.
+    #[error("mode is nginx or forward, as in /ext_authz?mode=nginx")]
+    Mode,
+    /// Words of two kinds.
+    #[error(
+        "the request has X-Original- and X-Forwarded- headers: say which counts, as in /ext_authz?mode=nginx"
+    )]
+    Ambiguous,
+    /// A header is missing or not text.
+    #[error("header `{0}` is missing or not text; the proxy in front sets it")]
+    Header(&'static str),
+    /// The original target is no path.
+    #[error("the original target is no path that begins with `/`")]
+    Target,
+    /// No object is named.
+    #[error(
+        "nothing names the object: neither a host that the door knows, nor its id as first label, nor {OBJECT}"
+    )]
+    NoObject,
+    /// Two are named.
+    #[error("host and {OBJECT} name two different objects")]
+    TwoObjects,
+}
+
+/// The original request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) mode: Mode,
+    method: &'a str,
+    path: &'a str,
+    query: &'a str,
+    pub(crate) host: &'a str,
+    protocol: Protocol,
+    peer: IpAddr,
+    headers: &'a HeaderMap,
+}
+
+/// A request as the server has it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Received<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) uri: &'a Uri,
+    pub(crate) version: Version,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) peer: SocketAddr,
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn of(received: &Received<'a>) -> Result<Self, Error> {
+        let Received { uri, headers, .. } = *received;
+        let below = uri.path().strip_prefix(PATH).ok_or(Error::Target)?;
+        let mode = if below.is_empty() {
+            mode(uri, headers)?
+        } else {
+            Mode::Path
+        };
+        let host = || {
+            let host = text(headers, "host").or_else(|| uri.authority().map(|authority| authority.as_str()));
+            host.ok_or(Error::Header("host"))
+        };
+        let ((path, query), method, host) = match mode {
+            Mode::Path => (
+                (below, uri.query().unwrap_or_default()),
+                received.method.as_str(),
+                host()?,
+            ),
+            Mode::Nginx => {
+                let target = text(headers, "x-original-uri").ok_or(Error::Header("x-original-uri"))?;
+                let method = text(headers, "x-original-method").ok_or(Error::Header("x-original-method"))?;
+                let host = text(headers, "x-original-host").map_or_else(host, Ok)?;
+                (target_parts(target), method, host)
+            }
+            Mode::Forward => {
+                let target = text(headers, "x-forwarded-uri").ok_or(Error::Header("x-forwarded-uri"))?;
+                let method =
+                    text(headers, "x-forwarded-method").ok_or(Error::Header("x-forwarded-method"))?;
+                let host = text(headers, "x-forwarded-host").map_or_else(host, Ok)?;
+                (target_parts(target), method, host)
+            }
+        };
+        if !path.starts_with('/') {
+            return Err(Error::Target);
+        }
+        Ok(Self {
+            mode,
+            method,
+            path,
+            query,
+            host,
+            protocol: protocol(received),
+            peer: peer(received),
+            headers,
+        })
+    }
+
+    /// The value of an `Authorization` header.
+    pub(crate) fn authorization(&self) -> Option<&'a str> {
+        text(self.headers, "authorization")
+    }
+
+    /// The object that is asked for: by the host's entry in `map`, by the host's first label, by header; the header
+    /// may repeat what the host says, but not contradict it.
+    pub(crate) fn object(&self, map: &BTreeMap<String, ObjectId>) -> Result<ObjectId, Error> {
+        let named = text(self.headers, OBJECT).map(str::parse::<ObjectId>);
+        match (by_host(self.host, map), named) {
+            (Some(object), Some(named)) if named != Ok(object) => Err(Error::TwoObjects),
+            (Some(object), _) => Ok(object),
+            (None, Some(Ok(object))) => Ok(object),
+            (None, _) => Err(Error::NoObject),
+        }
+    }
+
+    /// What rules may look at of it.
+    pub(crate) fn request(&self, vocabulary: &Vocabulary) -> Request {
+        let value = |name: &String| {
+            let value = self.headers.get(name)?;
+            let value = std::str::from_utf8(value.as_bytes()).ok()?;
+            Some((name.clone(), value.to_owned()))
+        };
+        Request {
+            method: self.method.to_owned(),
+            path: self.path.to_owned(),
+            query: self.query.to_owned(),
+            host: self.host.to_owned(),
+            protocol: self.protocol,
+            peer_ip: self.peer.to_canonical(),
+            content_length: text(self.headers, "content-length").and_then(|length| length.parse().ok()),
+            headers: vocabulary.headers.iter().filter_map(value).collect(),
+        }
+    }
+}
+
+/// The object that a host stands for.
+pub(crate) fn by_host(host: &str, map: &BTreeMap<String, ObjectId>) -> Option<ObjectId> {
+    let end = host
+        .rfind(':')
+        .filter(|_| !host.ends_with(']'))
+        .unwrap_or(host.len());
+    let name = host.get(..end).unwrap_or_default().to_ascii_lowercase();
+    if let Some(object) = map.get(&name) {
+        return Some(*object);
+    }
+    let label = name.split('.').next().unwrap_or_default();
+    label.parse().ok()
+}
+
+/// The way of saying that the operator chose, or the only one that is used.
+fn mode(uri: &Uri, headers: &HeaderMap) -> Result<Mode, Error> {
+    let chosen = uri.query().map(|query| match query {
+        "mode=nginx" => Ok(Mode::Nginx),
+        "mode=forward" => Ok(Mode::Forward),
+        _ => Err(Error::Mode),
+    });
+    if let Some(chosen) = chosen {
+        return chosen;
+    }
+    let has = |name: &str| headers.contains_key(name);
+    match (
+        has("x-original-uri") || has("x-original-method") || has("x-original-host"),
+        has("x-forwarded-uri") || has("x-forwarded-method"),
+    ) {
+        (true, true) => Err(Error::Ambiguous),
+        (true, false) => Ok(Mode::Nginx),
+        (false, _) => Ok(Mode::Forward),
+    }
+}
+
+fn target_parts(target: &str) -> (&str, &str) {
+    target.split_once('?').unwrap_or((target, ""))
+}
+
+fn protocol(received: &Received<'_>) -> Protocol {
+    match (text(received.headers, "upgrade"), received.version) {
+        (Some(upgrade), _) if upgrade.eq_ignore_ascii_case("websocket") => Protocol::Websocket,
+        (_, Version::HTTP_2) => Protocol::Http2,
+        _ => Protocol::Http1,
+    }
+}
+
+/// The client: what the proxy in front appended to `X-Forwarded-For`, else whoever connected.
+fn peer(received: &Received<'_>) -> IpAddr {
+    let last = received.headers.get_all("x-forwarded-for").iter().next_back();
+    let last = last.and_then(|value| value.to_str().ok());
+    let address = last.and_then(|list| list.rsplit(',').next());
+    address
+        .and_then(|address| address.trim().parse().ok())
+        .unwrap_or_else(|| received.peer.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object() -> ObjectId {
+        ObjectId::of(b"object")
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &str)| {
+            (http::HeaderName::from_static(name), value.parse().unwrap())
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    fn said(uri: &str, pairs: &[(&'static str, &str)]) -> Result<String, Error> {
+        let (headers, uri) = (headers(pairs), uri.parse().unwrap());
+        let received = Received {
+            method: &Method::PATCH,
+            uri: &uri,
+            version: Version::HTTP_11,
+            headers: &headers,
+            peer: ([127, 0, 0, 1], 9).into(),
+        };
+        let asked = Asked::of(&received)?;
+        let Asked {
+            method,
+            path,
+            query,
+            host,
+            peer,
+            ..
+        } = asked;
+        Ok(format!("{method} {host} {path} {query} {peer}"))
+    }
+
+    #[test]
+    fn each_proxy_is_understood() {
+        let host = ("host", "a.example:80");
+        let path = said("/ext_authz/x/y?q=1", &[host, ("x-original-uri", "/public")]);
+        assert_eq!(path.unwrap(), "PATCH a.example:80 /x/y q=1 127.0.0.1");
+        let nginx = [
+            host,
+            ("x-original-uri", "/x?a?b"),
+            ("x-original-method", "GET"),
+            ("x-forwarded-for", "1.1.1.1, 2.2.2.2"),
+        ];
+        for uri in ["/ext_authz", "/ext_authz?mode=nginx"] {
+            assert_eq!(said(uri, &nginx).unwrap(), "GET a.example:80 /x a?b 2.2.2.2");
+        }
+        let forward = [
+            ("host", "door:1"),
+            ("x-forwarded-host", "a.example"),
+            ("x-forwarded-uri", "/x"),
+            ("x-forwarded-method", "PUT"),
+        ];
+        assert_eq!(
+            said("/ext_authz", &forward).unwrap(),
+            "PUT a.example /x  127.0.0.1"
+        );
+    }
+
+    #[test]
+    fn what_a_client_could_forge_is_not_read_or_refused() {
+        let both = [
+            ("host", "a"),
+            ("x-original-uri", "/public"),
+            ("x-original-method", "GET"),
+            ("x-forwarded-uri", "/secret"),
+            ("x-forwarded-method", "POST"),
+        ];
+        assert_eq!(said("/ext_authz", &both), Err(Error::Ambiguous));
+        assert_eq!(
+            said("/ext_authz?mode=forward", &both).unwrap(),
+            "POST a /secret  127.0.0.1"
+        );
+        assert_eq!(
+            said("/ext_authz?mode=nginx", &both).unwrap(),
+            "GET a /public  127.0.0.1"
+        );
+        assert_eq!(
+            said("/ext_authz?mode=nginx&mode=forward", &both),
+            Err(Error::Mode)
+        );
+        assert_eq!(
+            said("/ext_authz", &[("host", "a")]),
+            Err(Error::Header("x-forwarded-uri"))
+        );
+        let relative = [
+            ("host", "a"),
+            ("x-forwarded-uri", "x"),
+            ("x-forwarded-method", "GET"),
+        ];
+        assert_eq!(said("/ext_authz", &relative), Err(Error::Target));
+        assert_eq!(said("/ext_authzx", &[("host", "a")]), Err(Error::Target));
+    }
+
+    #[test]
+    fn an_object_is_named_by_map_by_label_or_by_header_and_never_twice() {
+        let (id, other) = (object(), ObjectId::of(b"other"));
+        let map = BTreeMap::from([("a.example".to_owned(), id)]);
+        let label = format!("{id}.objects.example:8080");
+        for host in ["a.example", "A.Example:80", &label] {
+            assert_eq!(by_host(host, &map), Some(id), "{host}");
+        }
+        for host in ["", "b.example", "[::1]:80", "[::1]", "bafy.example"] {
+            assert_eq!(by_host(host, &map), None, "{host}");
+        }
+        let find = |host: &str, named: Option<ObjectId>| {
+            let mut headers = HeaderMap::new();
+            if let Some(named) = named {
+                headers.insert(OBJECT, named.to_string().parse().unwrap());
+            }
+            let asked = Asked {
+                mode: Mode::Path,
+                method: "GET",
+                path: "/",
+                query: "",
+                host,
+                protocol: Protocol::Http1,
+                peer: [127, 0, 0, 1].into(),
+                headers: &headers,
+            };
+            asked.object(&map)
+        };
+        assert_eq!(find("a.example", None), Ok(id));
+        assert_eq!(find("a.example", Some(id)), Ok(id));
+        assert_eq!(find("a.example", Some(other)), Err(Error::TwoObjects));
+        assert_eq!(find("b.example", Some(other)), Ok(other));
+        assert_eq!(find("b.example", None), Err(Error::NoObject));
+    }
+}

@@ -1,0 +1,154 @@
+//! Requests: who asks, what the rules say, and the words where they refuse.
+
+use std::sync::Arc;
+
+use suijuris_api::event::Event;
+use suijuris_api::{Problem, verdict};
+use suijuris_core::ObjectId;
+use suijuris_core::governance::TriggerKind;
+use suijuris_core::inputs::{Caller, Inputs, Principal, Trigger, Witnessed};
+use suijuris_core::lineage::{Decision, Outcome, Refused};
+use suijuris_core::time::Ratchet;
+use tokio::time::Instant;
+
+use super::{Door, Passed, Standing};
+use crate::asked::Asked;
+use crate::problems;
+use crate::sleepers::Weighed;
+
+/// Messages counted at most for rules that look at how many wait.
+const COUNTED: usize = 1_000;
+
+impl Door {
+    /// Decides about a request for `object`, and wakes it where its rules permit.
+    ///
+    /// # Errors
+    /// The [`Problem`] to answer with; nothing was started then, but where the object itself refused to wake.
+    pub(crate) async fn knock(
+        self: &Arc<Self>,
+        object: ObjectId,
+        asked: &Asked<'_>,
+    ) -> Result<Passed, Problem> {
+        let began = Instant::now();
+        let standing = self
+            .look(object)
+            .await
+            .map_err(|error| problems::head(&error, object))?;
+        match standing {
+            Standing::Unknown => return Err(problems::unknown(object)),
+            Standing::Awake => return Ok(Passed::Awake),
+            Standing::Asleep => {}
+        }
+        let Some(inputs) = self.hear(object, asked) else {
+            return Ok(Passed::Awake);
+        };
+        let mut inputs = inputs?;
+        self.count_pending(object, &mut inputs).await;
+        let weighed = self.weigh(object, &mut inputs);
+        self.metrics.decided.observe(began.elapsed().as_secs_f64());
+        match weighed {
+            Ok(true) => self.wake(object).await,
+            Ok(false) => Ok(Passed::Awake),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// The facts of a request for a sleeping object; none where it sleeps no longer.
+    fn hear(&self, object: ObjectId, asked: &Asked<'_>) -> Option<Result<Inputs, Problem>> {
+        let reading = (self.clock)();
+        self.sleepers.with_kept(object, |kept, at| {
+            if !kept.bundle().manifest.triggers.request {
+                return Err(problems::asleep(object));
+            }
+            let caller = match asked.authorization().filter(|_| !kept.keys().is_empty()) {
+                Some(header) => {
+                    let now = Ratchet::new(at).observe(reading);
+                    let verified = kept.keys().verify(header, &object.to_string(), now);
+                    verified.map_err(|error| problems::token(&error, object))?
+                }
+                None => Arc::default(),
+            };
+            let request = asked.request(&kept.bundle().rules.vocabulary);
+            let mut inputs = self.inputs(Trigger::new(TriggerKind::Request), Arc::unwrap_or_clone(caller));
+            inputs.request = Some(request);
+            Ok(inputs)
+        })
+    }
+
+    pub(super) fn inputs(&self, trigger: Trigger, caller: Caller) -> Inputs {
+        let mut inputs = Inputs::timeless(Principal::Caller(Box::new(caller)));
+        inputs.host = self.host.clone();
+        inputs.trigger = Some(trigger);
+        // Nothing is decided for that the witness does not agree with.
+        inputs.standing.witness = Witnessed::Agrees;
+        inputs
+    }
+
+    /// How many messages wait, where rules look at it.
+    pub(super) async fn count_pending(&self, object: ObjectId, inputs: &mut Inputs) {
+        if self.sleepers.with_kept(object, |kept, _| kept.messages()) != Some(true) {
+            return;
+        }
+        let waiting = tokio::time::timeout(self.limits.depot_within, self.depot.inbox(object, COUNTED)).await;
+        if let Ok(Ok(waiting)) = waiting {
+            inputs.pending = u64::try_from(waiting.len()).unwrap_or(u64::MAX);
+        }
+    }
+
+    /// Whether the rules permit: false where the object sleeps no longer; the problem where they refuse.
+    pub(super) fn weigh(&self, object: ObjectId, inputs: &mut Inputs) -> Result<bool, Problem> {
+        match self.sleepers.weigh(object, inputs, (self.clock)()) {
+            Weighed::Permit(_) => Ok(true),
+            Weighed::Awake | Weighed::Unknown => Ok(false),
+            Weighed::Refuse(..) => match self.sleepers.consider(object, inputs) {
+                Some(decision) if decision.outcome != Outcome::Permit => {
+                    let problem = verdict::problem(&decision, &object.to_string());
+                    self.refused(object, decision, &problem.code);
+                    Err(problem)
+                }
+                // It changed in between: ask again.
+                _ => Err(problems::moving(object)),
+            },
+        }
+    }
+
+    fn refused(&self, object: ObjectId, decision: Decision, code: &str) {
+        self.metrics.refused(decision.action.as_str(), code);
+        let told = self.notes.add(object, decision, self.now());
+        told.iter().for_each(|refused| self.tell_refused(object, refused));
+    }
+
+    fn tell_refused(&self, object: ObjectId, refused: &Refused) {
+        let Some(listener) = &self.listener else { return };
+        let reason = match refused.decision.outcome {
+            Outcome::Refuse(Some(invariant)) => invariant.as_str(),
+            _ => "rules",
+        };
+        let rules = verdict::rules(&refused.decision);
+        listener(
+            object,
+            Event::Refused {
+                action: refused.decision.action.to_string(),
+                reason: reason.to_owned(),
+                rules: rules.into_iter().map(|rule| rule.id).collect(),
+                reasons: verdict::reasons(&refused.decision),
+                times: refused.times,
+                evidence: None,
+            },
+        );
+    }
+
+    pub(super) fn tell(&self, object: ObjectId, code: &str, message: &str) {
+        if let Some(listener) = &self.listener {
+            let (code, message) = (code.to_owned(), message.to_owned());
+            listener(object, Event::Error { code, message });
+        }
+    }
+
+    /// Tells counted refusals whose minute is over, or all.
+    pub fn tell_refusals(&self, all: bool) {
+        for (object, refused) in self.notes.take(self.now(), all) {
+            self.tell_refused(object, &refused);
+        }
+    }
+}

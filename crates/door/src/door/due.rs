@@ -1,0 +1,111 @@
+//! Timers: what is due, by memory and by the depot's index, and proposing it without end nor haste.
+
+use std::sync::Arc;
+
+use suijuris_core::ObjectId;
+use suijuris_core::governance::TriggerKind;
+use suijuris_core::inputs::{Caller, Principal, Trigger};
+use suijuris_core::time::{Span, Timestamp};
+use tokio::time::Instant;
+
+use super::{Door, Standing, lock};
+use crate::heads::{self, Found, Trust};
+use crate::wakes::{Ended, Turn};
+
+/// Due times in memory at most; with more, the depot's index alone says what is due.
+const DUE: usize = 4_000_000;
+
+/// When a timer that could not be proposed is looked at again.
+const AGAIN: Span = Span(1_000);
+
+impl Door {
+    /// Takes up what timers are due, by the heap of loaded objects and the depot's index; when to come again.
+    ///
+    /// # Errors
+    /// As [`suijuris_depot::Depot::due`]; what was loaded is taken up in any case.
+    pub async fn timers(self: &Arc<Self>) -> Result<(), suijuris_depot::Error> {
+        let now = self.now();
+        let mut due: Vec<ObjectId> = Vec::new();
+        {
+            let mut heap = lock(&self.due);
+            while let Some((at, _)) = heap.first()
+                && *at <= now
+            {
+                due.extend(heap.pop_first().map(|(_, object)| object));
+            }
+        }
+        let listed = tokio::time::timeout(self.limits.depot_within, self.depot.due(now, self.limits.wakes));
+        let listed = listed
+            .await
+            .unwrap_or_else(|_| Err(suijuris_depot::Error::Unreachable(self.depot.describe(), None)));
+        if let Ok(listed) = &listed {
+            due.extend(listed.iter().map(|(_, object)| *object));
+        }
+        due.sort_unstable();
+        due.dedup();
+        for object in due {
+            self.timer(object).await;
+        }
+        listed.map(drop)
+    }
+
+    /// Comes back to `object` at `due`. Beyond the bound the depot's index alone says what is due.
+    pub(super) fn put_off(&self, due: Timestamp, object: ObjectId) {
+        let mut all = lock(&self.due);
+        if all.len() < DUE {
+            all.insert((due, object));
+        }
+    }
+
+    async fn timer(self: &Arc<Self>, object: ObjectId) {
+        match self.deferred.ask(object, Instant::now()) {
+            Turn::First(..) => {}
+            Turn::Rests { .. } => return self.put_off(self.now().saturating_add(AGAIN), object),
+            Turn::Waits(_) | Turn::Full => return,
+        }
+        let ended = match self.look(object).await {
+            Ok(Standing::Asleep) => self.propose_timer(object).await,
+            Ok(_) => Ended::Woke,
+            Err(error) => Ended::Failed(error.in_full().into()),
+        };
+        self.deferred.end(object, &ended, Instant::now());
+    }
+
+    /// Proposes the wake of a timer; what was refused or failed comes again after a pause.
+    async fn propose_timer(self: &Arc<Self>, object: ObjectId) -> Ended {
+        let Some(trigger) = self.due_trigger(object).await else {
+            return Ended::Woke;
+        };
+        let mut inputs = self.inputs(trigger, Caller::default());
+        inputs.principal = Principal::Timer;
+        match self.propose(object, inputs).await {
+            Ok(_) => Ended::Woke,
+            Err(_) => {
+                self.put_off(self.now().saturating_add(AGAIN), object);
+                Ended::Refused
+            }
+        }
+    }
+
+    /// The timer that is due, read from the announcement: the table does not keep what has fired.
+    async fn due_trigger(&self, object: ObjectId) -> Option<Trigger> {
+        let at_hand = |id| self.sleepers.bundle(id);
+        let found = heads::find(&*self.depot, object, None, Trust::Mark, at_hand);
+        let found = tokio::time::timeout(self.limits.depot_within, found).await;
+        let Ok(Ok(Found::Asleep(state, _))) = found else {
+            return None;
+        };
+        let pending = self
+            .sleepers
+            .with_kept(object, |kept, _| kept.pending(state.head(), self.now()))?;
+        if let Some(next) = pending.next {
+            self.put_off(next, object);
+        }
+        let (name, due) = pending.due.into_iter().find(|(_, due)| !due.fire.is_empty())?;
+        Some(Trigger {
+            name: Some(name.to_string()),
+            missed: due.missed,
+            ..Trigger::new(TriggerKind::Timer)
+        })
+    }
+}

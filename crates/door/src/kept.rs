@@ -1,0 +1,120 @@
+//! A bundle as the door keeps it: once, for all sleeping objects that carry it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use suijuris_callers::{KeyError, Keys};
+use suijuris_core::bundle::Bundle;
+use suijuris_core::governance::Action;
+use suijuris_core::lineage::Head;
+use suijuris_core::memory::Kind;
+use suijuris_core::time::Timestamp;
+use suijuris_core::trigger::{Pending, ScheduleError, Timers};
+
+/// Actions that the door decides.
+const ACTIONS: [Action; 2] = [Action::Wake, Action::Admit];
+
+/// A field that the rules of these actions look at.
+#[derive(Debug, Clone)]
+pub(crate) struct Look {
+    /// Position in name order.
+    pub(crate) position: usize,
+    /// The value counts, and not only when it was written.
+    pub(crate) value: bool,
+    /// Type of the field.
+    pub(crate) kind: Kind,
+}
+
+/// Why a bundle that belongs together still cannot be decided with.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// A pinned key.
+    #[error("the bundle's caller keys cannot be used")]
+    Key(#[from] KeyError),
+    /// A timer.
+    #[error("the bundle's timers cannot be used")]
+    Timer(#[from] ScheduleError),
+}
+
+/// A bundle with what follows from it.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    bundle: Arc<Bundle>,
+    index: u32,
+    looks: Vec<Look>,
+    identity: bool,
+    messages: bool,
+    timers: Timers,
+    keys: Keys,
+}
+
+impl Kept {
+    /// `index` stands for the bundle in packed objects.
+    pub(crate) fn new(bundle: Arc<Bundle>, index: u32) -> Result<Self, Unusable> {
+        let watches = ACTIONS.map(|action| bundle.rules.program.watches(action));
+        let mut looks: BTreeMap<usize, bool> = BTreeMap::new();
+        for position in watches.iter().flat_map(|watches| &watches.fresh) {
+            looks.entry(usize::from(*position)).or_insert(false);
+        }
+        for position in watches.iter().flat_map(|watches| &watches.memory) {
+            looks.insert(usize::from(*position), true);
+        }
+        let look = |(position, value): (usize, bool)| {
+            let (_, field) = bundle.schema().at(position)?;
+            let kind = field.kind.clone();
+            Some(Look {
+                position,
+                value,
+                kind,
+            })
+        };
+        Ok(Self {
+            looks: looks.into_iter().filter_map(look).collect(),
+            identity: watches.iter().any(|watches| watches.identity),
+            messages: watches.iter().any(|watches| watches.messages),
+            timers: Timers::new(&bundle.manifest.triggers.timers)?,
+            keys: Keys::new(&bundle.manifest.callers, &bundle.manifest.claims)?,
+            bundle,
+            index,
+        })
+    }
+
+    pub(crate) const fn bundle(&self) -> &Arc<Bundle> {
+        &self.bundle
+    }
+
+    pub(crate) const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Fields to keep, in the order of their positions.
+    pub(crate) fn looks(&self) -> &[Look] {
+        &self.looks
+    }
+
+    /// Whether rules look at the object's id.
+    pub(crate) const fn identity(&self) -> bool {
+        self.identity
+    }
+
+    /// Whether rules look at how many messages wait.
+    pub(crate) const fn messages(&self) -> bool {
+        self.messages
+    }
+
+    pub(crate) const fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// What timers want of an object with this head.
+    pub(crate) fn pending(&self, head: &Head, now: Timestamp) -> Pending {
+        self.timers.pending(&head.fired, head.born, now)
+    }
+
+    /// When a timer wants an object with this head next; the past where one has come due and fires.
+    pub(crate) fn due(&self, head: &Head, now: Timestamp) -> Option<Timestamp> {
+        let Pending { due, next } = self.pending(head, now);
+        let firing = due.iter().filter(|(_, due)| !due.fire.is_empty());
+        firing.map(|(_, due)| due.up_to).min().or(next)
+    }
+}

@@ -1,0 +1,191 @@
+//! The door's own refusals as problem documents. What an object's rules refuse is worded where everybody words it, in
+//! `api::verdict`.
+
+use std::time::Duration;
+
+use suijuris_api::Problem;
+use suijuris_callers::TokenError;
+use suijuris_core::ObjectId;
+
+use crate::{asked, events, heads};
+
+/// Seconds after which a depot that did not answer may do so.
+const DEPOT_AGAIN_S: u64 = 5;
+
+/// Seconds after which an inbox may have room.
+const INBOX_AGAIN_S: u64 = 10;
+
+fn of(object: ObjectId, mut problem: Problem, detail: impl Into<String>, again_s: Option<u64>) -> Problem {
+    problem.object = object.to_string();
+    problem.retry_after = again_s;
+    problem.with_detail(detail)
+}
+
+pub(crate) fn unknown(object: ObjectId) -> Problem {
+    let problem = Problem::new(404, "unknown_object", "The door does not know this object");
+    of(
+        object,
+        problem,
+        "the depot has neither a mark nor an announcement of it",
+        None,
+    )
+}
+
+pub(crate) fn head(error: &heads::Error, object: ObjectId) -> Problem {
+    if error.is_unreachable() {
+        let problem = Problem::new(503, "depot_unreachable", "The depot does not answer");
+        return of(object, problem, error.in_full(), Some(DEPOT_AGAIN_S));
+    }
+    let problem = Problem::new(503, "head_refused", "The object's head is not believed");
+    of(object, problem, error.in_full(), None)
+}
+
+pub(crate) fn slow(object: ObjectId) -> Problem {
+    let problem = Problem::new(503, "depot_unreachable", "The depot does not answer");
+    let detail = "whether the message is stored is not known; send it again with the same id and source";
+    of(object, problem, detail, Some(DEPOT_AGAIN_S))
+}
+
+/// A depot that did not store.
+pub(crate) fn depot(error: &suijuris_depot::Error, object: ObjectId) -> Problem {
+    use suijuris_depot::Error;
+    let (problem, again) = match error {
+        Error::Unreachable(..) => {
+            return of(
+                object,
+                slow(object),
+                format!("{error}; a message sent again is stored once"),
+                Some(DEPOT_AGAIN_S),
+            );
+        }
+        Error::InboxFull => (
+            Problem::new(429, "inbox_full", "Too many messages wait for the object"),
+            Some(INBOX_AGAIN_S),
+        ),
+        Error::Full(_) => (
+            Problem::new(507, "depot_full", "The depot is full"),
+            Some(DEPOT_AGAIN_S),
+        ),
+        Error::ReadOnly(..) => (
+            Problem::new(503, "depot_read_only", "The depot takes no writes"),
+            None,
+        ),
+        Error::NotAllowed(_) => (
+            Problem::new(400, "bad_event", "The message cannot be taken"),
+            None,
+        ),
+        Error::Garbage { .. } | Error::Different(_) | Error::Url { .. } => (
+            Problem::new(
+                502,
+                "depot_unusable",
+                "The depot gives answers that cannot be used",
+            ),
+            None,
+        ),
+    };
+    of(object, problem, error.to_string(), again)
+}
+
+pub(crate) fn asleep(object: ObjectId) -> Problem {
+    let problem = Problem::new(503, "asleep", "The object sleeps");
+    let detail = "requests do not wake it; it wakes for what its bundle declares";
+    of(object, problem, detail, None)
+}
+
+pub(crate) fn token(error: &TokenError, object: ObjectId) -> Problem {
+    let problem = Problem::new(401, "invalid_token", "The caller's token is not valid");
+    of(object, problem, error.to_string(), None)
+}
+
+pub(crate) fn moving(object: ObjectId) -> Problem {
+    let problem = Problem::new(503, "object_moving", "The object is falling asleep or waking");
+    of(
+        object,
+        problem,
+        "it changed while it was decided for; ask again",
+        Some(1),
+    )
+}
+
+pub(crate) fn rests(object: ObjectId, left: Duration) -> Problem {
+    let problem = Problem::new(
+        503,
+        "wake_paused",
+        "The object failed or refused to wake a moment ago",
+    );
+    let detail = "its machine is not started again before the pause is over";
+    of(object, problem, detail, Some(left.as_secs().max(1)))
+}
+
+pub(crate) fn full(object: ObjectId) -> Problem {
+    let problem = Problem::new(503, "too_many_wakes", "Too many objects wake or rest");
+    of(
+        object,
+        problem,
+        "the door has no room to wake one more",
+        Some(DEPOT_AGAIN_S),
+    )
+}
+
+pub(crate) fn refused_inside(object: ObjectId) -> Problem {
+    let problem = Problem::new(503, "wake_refused", "The object refuses to wake");
+    let detail = "its machine was started, and the object refused there; its lineage has the reason";
+    let mut problem = of(object, problem, detail, Some(1));
+    "wake".clone_into(&mut problem.action);
+    problem
+}
+
+pub(crate) fn not_started(object: ObjectId, why: &str) -> Problem {
+    let problem = Problem::new(503, "wake_failed", "The object's machine cannot be started");
+    of(object, problem, why, Some(1))
+}
+
+pub(crate) fn leaving(object: ObjectId) -> Problem {
+    let problem = Problem::new(503, "door_leaving", "The door is closing");
+    of(object, problem, "ask the next one", Some(1))
+}
+
+pub(crate) fn not_asked(error: &asked::Error) -> Problem {
+    let problem = match error {
+        asked::Error::TwoObjects => Problem::new(421, "wrong_object", "Another object lives here"),
+        asked::Error::NoObject => Problem::new(404, "unknown_object", "The door does not know this object"),
+        _ => Problem::new(400, "not_asked", "The question does not say what was asked"),
+    };
+    problem.with_detail(error.to_string())
+}
+
+pub(crate) fn event(error: &events::Error, object: ObjectId) -> Problem {
+    let problem = match error.status() {
+        413 => too_large(),
+        415 => Problem::new(415, "bad_event", "The message cannot be taken"),
+        _ => Problem::new(400, "bad_event", "The message cannot be taken"),
+    };
+    of(object, problem, error.to_string(), None)
+}
+
+pub(crate) fn too_large() -> Problem {
+    Problem::new(413, "body_too_large", "The body is too large")
+}
+
+pub(crate) fn slow_body() -> Problem {
+    Problem::new(408, "request_timeout", "The request took too long to arrive")
+}
+
+pub(crate) fn no_route(path: &str) -> Problem {
+    let shown: String = path.chars().take(80).collect();
+    let problem = Problem::new(404, "no_such_route", "There is nothing here");
+    problem.with_detail(format!(
+        "`{shown}` is none of /ext_authz, /objects/ID, /objects/ID/messages, /metrics, /healthz"
+    ))
+}
+
+pub(crate) fn method(allowed: &str) -> Problem {
+    let problem = Problem::new(405, "method_not_allowed", "Not with this method");
+    problem.with_detail(format!("{allowed} is understood here"))
+}
+
+pub(crate) fn no_id(text: &str) -> Problem {
+    let shown: String = text.chars().take(80).collect();
+    let problem = Problem::new(404, "unknown_object", "The door does not know this object");
+    problem.with_detail(format!("`{shown}` is no object id"))
+}

@@ -1,0 +1,91 @@
+//! Whether a raw connection that was admitted may go on: asked again whenever the control says so.
+//!
+//! Requests are judged one by one; a raw connection is judged once, at connect, and may live for days. So each change
+//! of phase and each [`Control::ask_again`](crate::Control::ask_again) puts it before the judge anew: refused, it is
+//! cut; held (a machine that was suspended decides whether to wake again), nothing of it moves.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+
+use crate::control::{Control, Phase};
+use crate::gate::Shared;
+use crate::{Admission, Judge};
+
+/// What a raw connection may do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Bytes pass.
+    Good,
+    /// No verdict: bytes wait.
+    Held,
+    /// Cut it.
+    Revoked,
+}
+
+/// Answers for one connection as long as it lives.
+pub(crate) trait Stands {
+    /// Looks whether something has changed; cheap where nothing has.
+    fn standing(&self) -> Standing;
+}
+
+/// A connection that its judge can be asked about.
+pub(crate) struct Reviewed<'x, J: Judge> {
+    gate: &'x Shared<J>,
+    peer: SocketAddr,
+    /// The newest permit; held for as long as the connection lives.
+    permit: RefCell<J::Permit>,
+    asked: Cell<u64>,
+    last: Cell<Standing>,
+}
+
+impl<'x, J: Judge> Reviewed<'x, J> {
+    /// A connection from `peer` that has just got `permit`.
+    pub(crate) fn new(gate: &'x Shared<J>, peer: SocketAddr, permit: J::Permit) -> Self {
+        Self {
+            asked: Cell::new(gate.control.round()),
+            gate,
+            peer,
+            permit: RefCell::new(permit),
+            last: Cell::new(Standing::Good),
+        }
+    }
+
+    fn ask(&self) -> Standing {
+        match self.gate.control.phase() {
+            Phase::Holding => Standing::Held,
+            // What was admitted may finish; the bound of draining cuts it.
+            Phase::Draining | Phase::Closed => Standing::Good,
+            Phase::Open => match self.gate.connect(self.peer) {
+                Admission::Forward(permit) => {
+                    self.permit.replace(permit);
+                    Standing::Good
+                }
+                Admission::Hold => Standing::Held,
+                Admission::Refuse(_) => Standing::Revoked,
+            },
+        }
+    }
+}
+
+impl<J: Judge> Stands for Reviewed<'_, J> {
+    fn standing(&self) -> Standing {
+        let round = self.gate.control.round();
+        if self.asked.get() != round && self.last.get() != Standing::Revoked {
+            self.asked.set(round);
+            self.last.set(self.ask());
+        }
+        self.last.get()
+    }
+}
+
+/// A connection whose request was judged and cannot be shown again, as after an upgrade: it is only held.
+pub(crate) struct Unreviewed<'x>(pub(crate) &'x Control);
+
+impl Stands for Unreviewed<'_> {
+    fn standing(&self) -> Standing {
+        match self.0.phase() {
+            Phase::Holding => Standing::Held,
+            _ => Standing::Good,
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Messages on the agent socket.
+
+use suijuris_api::agent::{Acknowledge, Messages};
+use suijuris_api::{Problem, cloudevents};
+use suijuris_core::message::{Message, MessageKey};
+use suijuris_depot::Error;
+
+use crate::inbox::MAX_LISTED;
+use crate::resident::Resident;
+
+/// Waiting messages, oldest first.
+pub(super) async fn list(resident: &Resident, query: Option<&str>) -> Result<Messages, Problem> {
+    let limit = match query {
+        None => MAX_LISTED,
+        Some(query) => query
+            .strip_prefix("limit=")
+            .and_then(|number| number.parse().ok())
+            .filter(|limit| (1..=MAX_LISTED).contains(limit))
+            .ok_or_else(|| {
+                Problem::new(422, "bad_limit", "Not a number of messages")
+                    .with_detail(format!("write ?limit=N with N from 1 to {MAX_LISTED}"))
+            })?,
+    };
+    let found = resident
+        .inbox()
+        .list(limit)
+        .await
+        .map_err(|error| failed(&error))?;
+    let view = |message: &Message| {
+        let mut event = cloudevents::to_json(message);
+        event.insert("key".to_owned(), message.key().0.hex().into());
+        event.insert("accepted".to_owned(), message.accepted.to_string().into());
+        event.into()
+    };
+    Ok(Messages {
+        messages: found.iter().map(|waiting| view(&waiting.message)).collect(),
+        waiting: resident.inbox().waiting(),
+    })
+}
+
+/// Takes messages out for good.
+pub(super) async fn acknowledge(resident: &Resident, wanted: &Acknowledge) -> Result<(), Problem> {
+    let key = |text: &String| {
+        text.parse().map(MessageKey).map_err(|_| {
+            Problem::new(422, "bad_key", "Not a message's key")
+                .with_detail("write the `key` of a listed message: 64 hexadecimal digits")
+        })
+    };
+    let keys: Vec<MessageKey> = wanted.keys.iter().map(key).collect::<Result<_, _>>()?;
+    if keys.len() > MAX_LISTED {
+        let problem = Problem::new(422, "bad_limit", "Too many messages at once");
+        return Err(problem.with_detail(format!("acknowledge at most {MAX_LISTED}")));
+    }
+    if !resident.may_serve() {
+        return Err(Problem::new(503, "unwitnessed", "Nothing is acknowledged now")
+            .with_detail("the object is not sure to be the only copy; ask again"));
+    }
+    resident
+        .inbox()
+        .acknowledge(&keys)
+        .await
+        .map_err(|error| failed(&error))?;
+    resident.stir();
+    Ok(())
+}
+
+fn failed(error: &Error) -> Problem {
+    let mut problem = Problem::new(503, "depot_failed", "The depot did not answer as it should")
+        .with_detail(crate::report::chain(error));
+    problem.retry_after = Some(1);
+    problem
+}

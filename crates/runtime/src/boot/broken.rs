@@ -1,0 +1,87 @@
+//! An object that cannot be used: whoever waits is told, and the machine ends.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use suijuris_api::Problem;
+use suijuris_api::channel::{Channel, Packet};
+use suijuris_api::control::{FromRuntime, ToRuntime};
+use suijuris_gate::{Claim, Control, Gate, HandedOver, Limits, Phase as GatePhase, Protocol, Upstream};
+use tokio::sync::mpsc;
+
+use crate::ledger::BootError;
+use crate::report::chain;
+use crate::shell::Left;
+
+use super::HANDED_OVER;
+use super::house::House;
+
+/// The object on disk cannot be used.
+pub(super) const CODE_BROKEN_OBJECT: &str = "broken_object";
+
+/// Time to answer whoever waits for an object that cannot be used.
+pub(super) const REFUSE_WITHIN: Duration = Duration::from_millis(500);
+
+/// Answers whoever waits, at the listener or handed over, that nothing runs here, and why, then ends.
+pub(super) async fn refuse_all(house: House, error: &BootError) -> Left {
+    house.reports.error(CODE_BROKEN_OBJECT, error);
+    let problem =
+        Problem::new(503, CODE_BROKEN_OBJECT, "The object cannot be used").with_detail(chain(error));
+    answer_all(house, problem).await;
+    Left::Broken
+}
+
+/// Gives everybody who waits, at the listener or handed over, this answer.
+pub(super) async fn answer_all(house: House, problem: Problem) {
+    let House {
+        listener,
+        channel,
+        judge,
+        ..
+    } = house;
+    judge.refuse(problem);
+    let nowhere = Upstream::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let gate = Gate::new(
+        judge,
+        nowhere,
+        Protocol::Http,
+        Limits::default(),
+        Control::new(GatePhase::Open),
+    );
+    let (hand_over, handed_over) = mpsc::channel(HANDED_OVER);
+    let answered = async {
+        let _ = tokio::join!(gate.serve(listener, handed_over), let_in(channel, hand_over));
+    };
+    let _ = tokio::time::timeout(REFUSE_WITHIN, answered).await;
+}
+
+/// Takes connections of the owner and hears nothing else; nobody is there to answer.
+pub(super) async fn let_in(channel: Option<Arc<Channel>>, hand_over: mpsc::Sender<HandedOver>) {
+    let Some(channel) = channel else { return };
+    while let Ok(Some(packet)) = channel.receive::<ToRuntime>().await {
+        let_through(&channel, packet, &hand_over).await;
+    }
+}
+
+/// Hands a connection of the owner to the gate; other packets have none. The owner keeps it until the gate claims it,
+/// so that a runtime that leaves before takes nobody with it.
+pub(super) async fn let_through(
+    channel: &Arc<Channel>,
+    packet: Packet<ToRuntime>,
+    hand_over: &mpsc::Sender<HandedOver>,
+) {
+    let (ToRuntime::Connection { id }, Some(descriptor)) = (packet.message, packet.descriptor) else {
+        return;
+    };
+    let channel = channel.clone();
+    // An owner that cannot be told would serve the connection again: it is left to the owner.
+    let claim = Claim::new(move || channel.try_send(&FromRuntime::Taken { id }).is_ok());
+    let handed = HandedOver {
+        stream: std::net::TcpStream::from(descriptor),
+        prefix: packet.raw,
+        claim,
+    };
+    // A gate that has ended takes nobody.
+    let _ = hand_over.send(handed).await;
+}

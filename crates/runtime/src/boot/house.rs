@@ -1,0 +1,279 @@
+//! Everything that outlives the boot: the gate, the agent socket, the loops, and the resident object in their middle.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use suijuris_api::Event as Report;
+use suijuris_api::channel::Channel;
+use suijuris_core::bundle::Bundle;
+use suijuris_core::inputs::Inputs;
+use suijuris_core::lifecycle::Event;
+use suijuris_core::lineage::{Body, Quarantined};
+use suijuris_core::manifest::{self, Manifest};
+use suijuris_core::trigger::Timers;
+use suijuris_gate::{Control, Gate, Limits, Phase as GatePhase, Protocol, Upstream};
+use suijuris_store::{Home, OpenError};
+use tokio::sync::mpsc;
+
+use crate::agent;
+use crate::callers::Callers;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::inbox::Inbox;
+use crate::judge::GateJudge;
+use crate::ledger::{BootError, Ledger, Sign};
+use crate::pid1::Signals;
+use crate::remain;
+use crate::report::{Reports, chain};
+use crate::resident::{Parts, Resident};
+use crate::shell::{Left, Shell};
+use crate::workload::{Placement, free_port};
+
+use super::broken::CODE_BROKEN_OBJECT;
+use super::owner::{hear, obey};
+use super::witnessing;
+use super::{EVENTS, HANDED_OVER};
+
+/// Everything that outlives the boot.
+pub(super) struct House {
+    pub(super) config: Config,
+    pub(super) home: Home,
+    pub(super) listener: TcpListener,
+    pub(super) channel: Option<Arc<Channel>>,
+    pub(super) clock: Rc<Clock>,
+    pub(super) reports: Reports,
+    pub(super) signals: Signals,
+    pub(super) judge: Rc<GateJudge>,
+}
+
+/// What runs side by side in one life.
+struct Life {
+    gate: Gate<Rc<GateJudge>>,
+    control: Control,
+    /// The gate's control, where its protocol knows no requests.
+    raw: Option<Control>,
+    shell: Shell,
+    inputs: Inputs,
+    timers: Timers,
+    say: mpsc::Sender<Event>,
+}
+
+impl House {
+    pub(super) async fn furnish(
+        self,
+        ledger: Ledger,
+        bundle: Arc<Bundle>,
+    ) -> Result<Left, (Box<Self>, BootError)> {
+        let say = self.reports.clone();
+        let step = |step: &str| {
+            say.event(Report::Boot {
+                step: step.to_owned(),
+            });
+        };
+        step("hydrate");
+        let depot = match witnessing::depot(&self).await {
+            Ok(depot) => depot,
+            Err(why) => return Err((Box::new(self), BootError::Depot(why))),
+        };
+        let holding = match witnessing::holding(&self, depot.clone(), &ledger, &bundle) {
+            Ok(holding) => holding,
+            Err(why) => return Err((Box::new(self), BootError::Depot(why))),
+        };
+        // Before the first record: a copy that is not the object writes nothing.
+        step("witness");
+        match holding.claim().await {
+            Ok(None) => {}
+            Ok(Some(claimed)) => match claimed.verdict.evidence() {
+                Some(evidence) => {
+                    return Ok(witnessing::refuse_copy(
+                        self,
+                        &ledger,
+                        depot.as_deref(),
+                        &claimed.verdict,
+                        evidence,
+                    )
+                    .await);
+                }
+                None => witnessing::say_absent(&self.reports, &claimed),
+            },
+            Err(error) => return Err((Box::new(self), BootError::Depot(chain(&error)))),
+        }
+        let now = ledger.now(self.clock.reading());
+        match ledger.settle_crash(now.at).await {
+            Ok(true) => self.reports.event(Report::Boot {
+                step: "unsealed".to_owned(),
+            }),
+            Ok(false) => {}
+            Err(error) => return Err((Box::new(self), error.into())),
+        }
+        let port = match bundle.manifest.workload.port {
+            0 => free_port().unwrap_or(0),
+            port => port,
+        };
+        let control = Control::new(GatePhase::Holding);
+        let judge = self.judge.clone();
+        let gate = gate(&bundle.manifest, judge.clone(), port, &self.home, control.clone());
+        let (say, events) = mpsc::channel(EVENTS);
+        let id = ledger.published(|state| state.head().object.to_string());
+        // The manifest was checked when the bundle was opened: keys and schedules that cannot be used end the boot.
+        let callers = match Callers::new(&bundle.manifest.callers, &bundle.manifest.claims, &id) {
+            Ok(callers) => callers,
+            Err(error) => {
+                return Err((Box::new(self), unusable("callers.keys", chain(&error))));
+            }
+        };
+        let timers = match Timers::new(&bundle.manifest.triggers.timers) {
+            Ok(timers) => timers,
+            Err(error) => return Err((Box::new(self), unusable("timers", chain(&error)))),
+        };
+        let inbox = Inbox::new(depot, ledger.published(|state| state.head().object));
+        let resident = Rc::new(Resident::new(Parts {
+            ledger,
+            bundle: bundle.clone(),
+            clock: self.clock.clone(),
+            host: self.config.launch.host.clone(),
+            callers,
+            holding,
+            inbox,
+            traffic: gate.traffic(),
+            events: say.clone(),
+            reports: self.reports.clone(),
+        }));
+        judge.install(resident.clone());
+        let placement = placement(&self.config, &id, port);
+        resident.relaunch(self.config.launch.clone());
+        let inputs = resident.launch_inputs();
+        let gate_control = control.clone();
+        let shell = Shell::new(
+            resident.clone(),
+            judge,
+            control,
+            placement,
+            events,
+            self.config.launch.fired.clone(),
+        );
+        let raw = matches!(
+            bundle.manifest.gate.protocol,
+            manifest::Protocol::Tcp | manifest::Protocol::Handover
+        );
+        let life = Life {
+            gate,
+            raw: raw.then(|| gate_control.clone()),
+            control: gate_control,
+            shell,
+            inputs,
+            timers,
+            say,
+        };
+        Ok(self.serve(life, resident).await)
+    }
+
+    async fn serve(self, life: Life, resident: Rc<Resident>) -> Left {
+        let Life {
+            gate,
+            control,
+            raw,
+            shell,
+            inputs,
+            timers,
+            say,
+        } = life;
+        let (hand_over, handed_over) = mpsc::channel(HANDED_OVER);
+        let agent = match agent::bind(&self.config.agent_socket) {
+            Ok(listener) => listener,
+            Err(error) => {
+                resident.reports().error(CODE_AGENT_SOCKET, &error);
+                return Left::Broken;
+            }
+        };
+        let left = tokio::select! {
+            left = shell.run(inputs) => left,
+            served = gate.serve(self.listener, handed_over) => {
+                if let Err(error) = served {
+                    resident.reports().error(CODE_GATE, &error);
+                }
+                Left::Broken
+            }
+            () = agent::serve(agent, resident.clone()) => Left::Broken,
+            error = remain::run(resident.clone(), timers, raw) => {
+                resident.reports().error(error.code(), &error);
+                Left::Broken
+            }
+            damage = resident.ledger().damage_behind() => quarantine(&resident, &damage).await,
+            left = witnessing::follow_lease(resident.clone(), control) => left,
+            () = resident.inbox().watch(|| resident.messages_changed()) => Left::Broken,
+            () = obey(self.signals, say, resident.clone()) => Left::Broken,
+            () = hear(self.channel, hand_over, resident.clone()) => Left::Broken,
+        };
+        if self.config.launch.holder.is_none() && matches!(left, Left::Dormant) {
+            resident.holding().release().await;
+        }
+        let _ = std::fs::remove_file(&self.config.agent_socket);
+        left
+    }
+}
+
+/// The history is damaged further back than opening had read: the object shuts itself away.
+pub(super) async fn quarantine(resident: &Resident, damage: &OpenError) -> Left {
+    resident.reports().error(CODE_BROKEN_OBJECT, damage);
+    let body = Body::Quarantined(Quarantined {
+        reason: chain(damage),
+    });
+    if let Err(error) = resident.ledger().commit(body, resident.now().at, Sign::Now).await {
+        resident.reports().error(error.code(), &error);
+    }
+    Left::Broken
+}
+
+/// The agent socket cannot be made.
+pub(super) const CODE_AGENT_SOCKET: &str = "agent_socket";
+/// The gate cannot serve.
+pub(super) const CODE_GATE: &str = "gate_failed";
+
+pub(super) fn unusable(part: &'static str, why: String) -> BootError {
+    let manifest = manifest::Error::Part { part, why };
+    BootError::Bundle(suijuris_core::bundle::Error::from(manifest).into())
+}
+
+pub(super) fn gate(
+    manifest: &Manifest,
+    judge: Rc<GateJudge>,
+    port: u16,
+    home: &Home,
+    control: Control,
+) -> Gate<Rc<GateJudge>> {
+    let loopback = Upstream::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let (protocol, upstream) = match manifest.gate.protocol {
+        manifest::Protocol::Http => (Protocol::Http, loopback),
+        manifest::Protocol::H2c => (Protocol::H2c, loopback),
+        manifest::Protocol::Tcp => (Protocol::Tcp, loopback),
+        manifest::Protocol::Handover => (
+            Protocol::Handover,
+            Upstream::Unix(home.run_dir().join("connections.sock")),
+        ),
+    };
+    let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+    let ms = |span: suijuris_core::time::Span| u64::try_from(span.0).unwrap_or(0);
+    let limits = Limits {
+        max_connections: size(manifest.gate.max_connections),
+        max_held: size(manifest.gate.max_held),
+        hold_ms: ms(manifest.gate.hold),
+        drain_ms: ms(manifest.gate.drain),
+        ..Limits::default()
+    };
+    Gate::new(judge, upstream, protocol, limits, control).keeping_backlog()
+}
+
+pub(super) fn placement(config: &Config, id: &str, port: u16) -> Placement {
+    Placement {
+        data_dir: config.data.join("volume"),
+        object_dir: config.object_dir.clone(),
+        port,
+        agent_socket: config.agent_socket.clone(),
+        object_id: id.to_owned(),
+        path: std::env::var_os("PATH"),
+        home: config.data.join("volume"),
+        connections: None,
+    }
+}

@@ -1,0 +1,190 @@
+//! Decisions about the resident object: their inputs, their rules with memory folded in, and the counts of what they gave.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use suijuris_core::decide::{self, Refused, Verdict, View};
+use suijuris_core::governance::{self, Action, Folded, RuleSet};
+use suijuris_core::inputs::{Caller, Inputs, Principal};
+use suijuris_core::lineage::{Count, Decision};
+use suijuris_core::time::Span;
+
+use super::Resident;
+
+impl Resident {
+    /// What a decision to wake looks at: why the machine runs, as its owner says.
+    #[must_use]
+    pub fn launch_inputs(&self) -> Inputs {
+        let launch = self.launch.borrow().clone();
+        let principal = match launch.by.as_str() {
+            "caller" => Principal::Caller(Box::new(launch.caller.unwrap_or_default())),
+            "timer" => Principal::Timer,
+            "controller" => {
+                Principal::Controller(self.ledger.published(|state| state.head().controllers.clone()))
+            }
+            _ => Principal::Host,
+        };
+        let mut inputs = self.inputs(principal);
+        inputs.trigger = Some(launch.trigger);
+        inputs.request = launch.request;
+        inputs.standing.witness = self.holding.witnessed();
+        inputs
+    }
+
+    /// Facts that every decision has.
+    #[must_use]
+    pub fn inputs(&self, principal: Principal) -> Inputs {
+        let mut inputs = Inputs::new(self.now(), principal);
+        inputs.host = self.host.clone();
+        inputs.holds = self.holds.names(Instant::now());
+        inputs.pending = self.inbox.waiting();
+        inputs
+    }
+
+    /// As [`Resident::inputs`], with how busy the object is.
+    #[must_use]
+    pub fn busy_inputs(&self, principal: Principal) -> Inputs {
+        let mut inputs = self.inputs(principal);
+        let (now, since) = (Instant::now(), self.active_since.get());
+        let span = |from: Instant| {
+            Span(i64::try_from(now.saturating_duration_since(from).as_millis()).unwrap_or(i64::MAX))
+        };
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        inputs.activity = Some(suijuris_core::inputs::Activity {
+            active: span(since),
+            idle: span(since.max(self.traffic.last_activity())),
+            connections: count(self.traffic.connections()),
+            in_flight: count(self.traffic.in_flight()),
+        });
+        inputs
+    }
+
+    /// Decides about the object as it was last staged, so that the decision can be recorded next.
+    #[must_use]
+    pub fn decide(&self, action: Action, inputs: Inputs) -> Verdict {
+        self.ledger.staged(|state| {
+            decide::decide(
+                View::new(state, &self.bundle.rules),
+                action,
+                state.head().object,
+                inputs,
+            )
+        })
+    }
+
+    /// As [`Resident::decide`], for the words alone.
+    #[must_use]
+    pub fn consider(&self, action: Action, inputs: Inputs) -> Decision {
+        self.ledger
+            .staged(|state| decide::consider(View::new(state, &self.bundle.rules), action, inputs))
+    }
+
+    /// Runs `run` with the durable object as rules see it, borrowed.
+    pub fn with_object<R>(&self, run: impl FnOnce(View<'_>, governance::Object<'_>) -> R) -> R {
+        self.ledger.published(|state| {
+            let view = View::new(state, &self.bundle.rules);
+            let lineage = decide::lineage_facts(view.head);
+            run(
+                view,
+                governance::Object {
+                    id: &self.id,
+                    name: &view.head.name,
+                    memory: view.memory,
+                    lineage,
+                },
+            )
+        })
+    }
+
+    /// Runs `run` with the durable object as rules see it, and with the rules of `admit` into which it is folded.
+    pub fn with_folded<R>(
+        &self,
+        run: impl FnOnce(View<'_>, governance::Object<'_>, Option<&Folded>) -> R,
+    ) -> R {
+        self.with_object(|view, object| {
+            let now = self.now();
+            let mut folded = self.folded.borrow_mut();
+            let current = folded
+                .as_ref()
+                .is_some_and(|(seq, folded)| *seq == view.head.seq && folded.is_valid(now));
+            if !current {
+                // Rules too large to fold are judged whole.
+                let fold = view.program.fold(Action::Admit, object, now).ok();
+                *folded = fold.map(|fold| (view.head.seq, fold));
+            }
+            run(view, object, folded.as_ref().map(|(_, folded)| folded))
+        })
+    }
+
+    /// Where the machine runs, as rules see it.
+    #[must_use]
+    pub fn host_facts(&self) -> governance::Host<'_> {
+        decide::host(&self.host)
+    }
+
+    /// A caller without a token.
+    #[must_use]
+    pub fn anonymous(&self) -> Arc<Caller> {
+        self.anonymous.clone()
+    }
+
+    /// The caller of an `Authorization` header.
+    ///
+    /// # Errors
+    /// Why the token is not valid.
+    pub fn verify_caller(&self, header: &[u8]) -> Result<Arc<Caller>, String> {
+        if self.callers.is_empty() {
+            return Ok(self.anonymous());
+        }
+        let header = std::str::from_utf8(header).map_err(|_| "the header is not text".to_owned())?;
+        self.callers
+            .verify(header, self.now())
+            .map_err(|error| error.to_string())
+    }
+
+    /// Runs `run` with the epoch as text, for headers.
+    pub fn with_epoch_text<R>(&self, run: impl FnOnce(&str) -> R) -> R {
+        run(&self.epoch_text.borrow())
+    }
+
+    /// Counts an admission by the rules that gave it.
+    pub fn count_admission(&self, answer: &Result<(decide::Permit, RuleSet), Refused>) {
+        let Ok((_, rules)) = answer else { return };
+        let mut admitted = self.admitted.borrow_mut();
+        match admitted.iter_mut().find(|(have, _)| have == rules) {
+            Some((_, times)) => *times = times.saturating_add(1),
+            None => admitted.push((*rules, 1)),
+        }
+    }
+
+    /// Admissions counted since this was last asked.
+    #[must_use]
+    pub fn take_admitted(&self) -> Vec<Count> {
+        let ids = |rules: &RuleSet| {
+            let id = |index| self.bundle.rules.program.rule(index).map(|rule| rule.id.clone());
+            rules.iter().filter_map(id).collect()
+        };
+        let admitted = self.admitted.take();
+        admitted
+            .iter()
+            .map(|(rules, times)| Count {
+                rules: ids(rules),
+                times: *times,
+            })
+            .collect()
+    }
+
+    /// Takes note of a refused request; the first of its kind is reported and recorded.
+    pub fn refused_at_gate(&self, decision: Decision) {
+        self.refusals
+            .borrow_mut()
+            .add(decision, self.clock.reading().wall);
+        self.stirred.notify_one();
+    }
+
+    /// Refusals that are to be recorded now.
+    #[must_use]
+    pub fn take_refusals(&self, all: bool) -> Vec<suijuris_core::lineage::Refused> {
+        self.refusals.borrow_mut().take(self.clock.reading().wall, all)
+    }
+}

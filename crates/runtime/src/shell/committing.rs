@@ -1,0 +1,136 @@
+//! What the lifecycle wants recorded, as records; each is durable before the next effect.
+
+use suijuris_api::{Event as Report, verdict};
+use suijuris_core::lifecycle::Commit;
+use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Refused, Resumed, Seal, Woke};
+use suijuris_core::manifest::SleepMode;
+use suijuris_core::time::Span;
+
+use crate::ledger::{self, Sign};
+use crate::resident::Resident;
+
+use super::Shell;
+
+impl Shell {
+    pub(super) async fn commit(&mut self, commit: Commit) -> Result<(), ledger::Error> {
+        let resident = self.resident.clone();
+        let (ledger, at) = (resident.ledger(), resident.now().at);
+        match commit {
+            Commit::Woke(decision) => {
+                resident.reports().event(Report::Boot {
+                    step: "commit".to_owned(),
+                });
+                let fired = std::mem::take(&mut self.fired);
+                let done = ledger.begin(at, |next| {
+                    Body::Woke(Box::new(Woke {
+                        decision: *decision,
+                        next,
+                        fired,
+                    }))
+                })?;
+                witnessed(&resident, done.seq).await;
+                resident.reports().event(Report::Woke {
+                    epoch: done.epoch,
+                    seq: done.seq,
+                });
+            }
+            Commit::Resumed(decision) => {
+                let (paused, fired) = (resident.paused(), resident.launch_fired());
+                let body = |next| {
+                    Body::Resumed(Box::new(Resumed {
+                        decision: *decision,
+                        next,
+                        paused,
+                        fired,
+                    }))
+                };
+                let done = ledger.begin(at, body)?;
+                witnessed(&resident, done.seq).await;
+                resident.reports().event(Report::Resumed {
+                    epoch: done.epoch,
+                    seq: done.seq,
+                    paused_ms: paused.0,
+                });
+            }
+            Commit::Refused(decision) => {
+                let mut fired = std::mem::take(&mut self.fired);
+                fired.extend(resident.launch_fired());
+                let refused = Refused {
+                    decision: *decision,
+                    times: 1,
+                    window: Span(0),
+                    at: "runtime".to_owned(),
+                    fired,
+                };
+                self.say_refused(&refused);
+                ledger
+                    .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
+                    .await?;
+            }
+            Commit::Dormant(decision, workload) => self.commit_dormancy(decision, workload).await?,
+            Commit::Seal => {
+                let body = Seal {
+                    fired: Fired::new(),
+                    admitted: resident.take_admitted(),
+                };
+                ledger.commit(Body::Seal(body), at, Sign::Now).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit_dormancy(&self, decision: Box<Decision>, workload: String) -> Result<(), ledger::Error> {
+        let resident = &self.resident;
+        let at = resident.now().at;
+        self.record_refusals(true).await?;
+        let reason = ended_by(&decision);
+        let body = Dormant {
+            decision: *decision,
+            workload,
+            admitted: resident.take_admitted(),
+            suspend: resident.bundle().manifest.sleep == SleepMode::Suspend,
+        };
+        let body = Body::Dormant(Box::new(body));
+        let done = resident.ledger().commit(body, at, Sign::Now).await?;
+        let seq = done.seq;
+        resident.holding().settle(seq).await;
+        resident.reports().event(Report::Dormant { seq, reason });
+        Ok(())
+    }
+
+    async fn record_refusals(&self, all: bool) -> Result<(), ledger::Error> {
+        for refused in self.resident.take_refusals(all) {
+            self.say_refused(&refused);
+            let at = self.resident.now().at;
+            self.resident
+                .ledger()
+                .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn say_refused(&self, refused: &Refused) {
+        self.resident
+            .reports()
+            .event(crate::remain::refused_event(refused));
+    }
+}
+
+/// Waits until an activation that is durable is witnessed too, where that is required. One that never will be goes no
+/// further: the end of its lease ends the machine.
+async fn witnessed(resident: &Resident, seq: u64) {
+    if resident.holding().acknowledged(seq).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Why an activation ended, in words; a permitted `sleep` has reasons only where its rule gives one.
+fn ended_by(decision: &Decision) -> String {
+    let words = verdict::verdict(decision, "runtime");
+    if words.reasons.is_empty() {
+        format!("{} asked by {}", words.action, decision.inputs.principal.as_str())
+    } else {
+        words.reasons.join("; ")
+    }
+}

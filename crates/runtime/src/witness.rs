@@ -1,0 +1,288 @@
+//! The witness, as the object's own thread sees it: one atomic to look at before anything is served, and questions that
+//! are answered by a thread of its own, so that nothing the object does delays a renewal.
+//!
+//! The protocol is `core::witness`; `thread` performs what its keeper says on a depot, `publish` leaves in the depot what
+//! doors and importers read while the object sleeps. Who calls: `boot`, `shell`, `judge`, and `up`.
+
+mod history;
+mod lease;
+mod publish;
+mod thread;
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use suijuris_core::ObjectId;
+use suijuris_core::witness::{Doubt, Evidence, HolderId, Point, Purpose, Terms, Verdict};
+use suijuris_depot::{Attendance, Depot};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use history::History;
+pub use lease::Lease;
+pub use publish::{PublishError, publish};
+
+/// Orders that wait for the witness's thread at most; whoever gives one more waits.
+const ORDERS: usize = 16;
+
+/// Stack of the witness's thread: it runs a depot's client.
+const STACK_BYTES: usize = 512 << 10;
+
+/// Who holds which object, and on what terms.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// The object.
+    pub object: ObjectId,
+    /// The name of this copy.
+    pub id: HolderId,
+    /// Whether to say in the depot that the name is in use. Where whoever started this process does so, it need not.
+    pub attends: bool,
+    /// Host and process, for people.
+    pub who: String,
+    /// Lease, grace, strength.
+    pub terms: Terms,
+    /// The newest durable record.
+    pub newest: Point,
+}
+
+/// Answer to a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// What the witness says.
+    pub verdict: Verdict,
+    /// What the depot answered last, where that was no answer: for [`Verdict::Missing`] and [`Verdict::Absent`].
+    pub trouble: Option<String>,
+}
+
+/// Why a claim has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// Our own history could not be read.
+    #[error("the object's own history cannot be read: {0}")]
+    History(String),
+    /// A pause was found meanwhile.
+    #[error("the machine was paused while the witness was asked; ask again")]
+    Overtaken,
+    /// The thread has ended.
+    #[error("the thread that asks the witness has ended; start the object again")]
+    Ended,
+}
+
+/// Why a record will not be covered by a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Uncovered {
+    /// Another copy has the object.
+    #[error("another copy has the object")]
+    Lost,
+    /// The thread has ended.
+    #[error("the thread that asks the witness has ended; start the object again")]
+    Ended,
+}
+
+/// What last became of the lease.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum News {
+    /// Nothing since it was had.
+    #[default]
+    Quiet,
+    /// It ran out; with a grace, that begins.
+    Expired,
+    /// It holds again, or at last.
+    Renewed,
+    /// Serving has been over for a while: leave.
+    Over,
+    /// Another copy has the object: serve nothing, write nothing.
+    Lost(Arc<Evidence>),
+}
+
+/// What is held in the depot as long as this copy runs, under which name.
+#[derive(Debug)]
+struct Attending {
+    id: HolderId,
+    state: Attended,
+}
+
+#[derive(Debug, Clone)]
+enum Attended {
+    NotYet,
+    /// Somebody else does, or the depot has no means.
+    Needless,
+    Held(Arc<dyn Attendance>),
+}
+
+#[derive(Debug)]
+enum Order {
+    Claim(Purpose, oneshot::Sender<Result<Claimed, ClaimError>>),
+    Thawed(HolderId, Doubt, u64),
+    HandOver(oneshot::Sender<()>),
+    Release(Duration, oneshot::Sender<bool>),
+}
+
+/// The witness of one running copy. Dropping it ends its thread; the object stays held until its lease is over, or its
+/// presence ends with the process.
+#[derive(Debug)]
+pub struct Witness {
+    lease: Lease,
+    attending: Arc<Mutex<Attending>>,
+    orders: mpsc::Sender<Order>,
+    newest: watch::Sender<Point>,
+    covered: watch::Receiver<Option<u64>>,
+    news: watch::Receiver<News>,
+}
+
+impl Witness {
+    /// Starts the thread. Nothing is asked before the first claim.
+    ///
+    /// # Errors
+    /// The system's answer where it starts no thread.
+    pub fn start(opening: Opening, depot: Arc<dyn Depot>, history: Arc<dyn History>) -> io::Result<Self> {
+        let (orders, taken) = mpsc::channel(ORDERS);
+        let (newest, followed) = watch::channel(opening.newest);
+        let (covers, covered) = watch::channel(None);
+        let (tells, news) = watch::channel(News::default());
+        let lease = Lease::default();
+        let attending = Arc::new(Mutex::new(Attending {
+            id: opening.id,
+            state: if opening.attends {
+                Attended::NotYet
+            } else {
+                Attended::Needless
+            },
+        }));
+        let thread = thread::Thread::new(
+            opening,
+            depot,
+            history,
+            thread::Ends {
+                lease: lease.clone(),
+                attending: Arc::clone(&attending),
+                orders: taken,
+                newest: followed,
+                covered: covers,
+                news: tells,
+            },
+        );
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name("witness".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                tokio.block_on(thread.run());
+                // A question to the disk may hang; nobody waits for its answer any more.
+                tokio.shutdown_background();
+            })?;
+        Ok(Self {
+            lease,
+            attending,
+            orders,
+            newest,
+            covered,
+            news,
+        })
+    }
+
+    /// Until when the object may serve; for the judge. Good for nothing before the first claim.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        self.lease.clone()
+    }
+
+    /// Claims the object. One claim at a time: the answers of two given at once are the same.
+    ///
+    /// Dropping the future gives up the answer, not the claim.
+    ///
+    /// # Errors
+    /// [`ClaimError`]; nothing may run then.
+    pub async fn claim(&self, purpose: Purpose) -> Result<Claimed, ClaimError> {
+        let (answer, answered) = oneshot::channel();
+        let order = Order::Claim(purpose, answer);
+        self.orders.send(order).await.map_err(|_| ClaimError::Ended)?;
+        answered.await.unwrap_or(Err(ClaimError::Ended))
+    }
+
+    /// This record is durable. The mark follows; several of them in one step where they come fast.
+    pub fn note(&self, newest: Point) {
+        self.newest.send_if_modified(|point| {
+            let later = newest.seq > point.seq;
+            if later {
+                *point = newest;
+            }
+            later
+        });
+    }
+
+    /// Resolves once the mark covers position `seq`. It may never: bound it, or wait for [`Witness::news`] beside it.
+    ///
+    /// # Errors
+    /// [`Uncovered`] where no mark of this copy will.
+    pub async fn covered(&self, seq: u64) -> Result<(), Uncovered> {
+        let (mut covered, mut news) = (self.covered.clone(), self.news.clone());
+        let reached = covered.wait_for(|covered| covered.is_some_and(|covered| covered >= seq));
+        let lost = news.wait_for(|news| matches!(news, News::Lost(_)));
+        tokio::select! {
+            biased;
+            reached = reached => reached.map(drop).map_err(|_| Uncovered::Ended),
+            lost = lost => Err(lost.map_or(Uncovered::Ended, |_| Uncovered::Lost)),
+        }
+    }
+
+    /// The position that the mark covers, by all that is known.
+    #[must_use]
+    pub fn covers(&self) -> Option<u64> {
+        *self.covered.borrow()
+    }
+
+    /// What becomes of the lease: the newest word is there at once, later ones are waited for.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<News> {
+        self.news.clone()
+    }
+
+    /// The process was paused, or its memory copied. From this call on, and not only once the future is awaited, the lease
+    /// is good for nothing; claim again under the fresh name `id`. Let what is on its way to the disk get there, and note
+    /// it, before that claim.
+    pub fn thawed(&self, id: HolderId, doubt: Doubt) -> impl Future<Output = ()> + '_ {
+        let era = self.lease.revoke();
+        let mut attending = self.attending.lock().unwrap_or_else(PoisonError::into_inner);
+        if attending.id != id {
+            attending.id = id;
+            if matches!(attending.state, Attended::Held(_)) {
+                attending.state = Attended::NotYet;
+            }
+        }
+        drop(attending);
+        async move {
+            // A thread that has ended holds nothing.
+            let _ = self.orders.send(Order::Thawed(id, doubt, era)).await;
+        }
+    }
+
+    /// Leaves the mark as it is, for another process that goes on under the same name; returns once nothing more is asked.
+    pub async fn hand_over(&self) {
+        let (done, over) = oneshot::channel();
+        if self.orders.send(Order::HandOver(done)).await.is_ok() {
+            // A thread that has ended asks nothing more either.
+            let _ = over.await;
+        }
+    }
+
+    /// Gives the object up, the newest noted record in the mark, within this time; whether the mark says so.
+    pub async fn release(&self, within: Duration) -> bool {
+        let (done, released) = oneshot::channel();
+        let order = Order::Release(within, done);
+        self.orders.send(order).await.is_ok() && released.await.unwrap_or(false)
+    }
+
+    /// What a machine has to inherit so that the object counts as held until that has ended too; nothing before the first
+    /// claim, or where the depot has no means.
+    #[must_use]
+    pub fn attendance(&self) -> Option<Arc<dyn Attendance>> {
+        let attending = self.attending.lock().unwrap_or_else(PoisonError::into_inner);
+        match &attending.state {
+            Attended::Held(held) => Some(Arc::clone(held)),
+            Attended::NotYet | Attended::Needless => None,
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The witness's thread: one event loop that feeds the keeper and performs what it says.
+//!
+//! The end of the lease is set before anything the keeper says is done, so that whoever hears of a loss has stopped
+//! serving already. Each question runs as a task of its own with the time that the keeper gives it; one that panics ends
+//! the thread, and with it the renewals.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use suijuris_core::ObjectId;
+use suijuris_core::witness::{
+    Effect, Failure, HolderId, Input, Keeper, Mark, Notice, Point, Swapped, Verdict,
+};
+use suijuris_depot::{Depot, Presence, Swap, Version};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::{Attended, Attending, ClaimError, Claimed, History, Lease, News, Opening, Order};
+use crate::clock;
+use crate::report::chain;
+
+/// The thread's ends of what connects it with the handle.
+pub(super) struct Ends {
+    pub(super) lease: Lease,
+    pub(super) attending: Arc<Mutex<Attending>>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) newest: watch::Receiver<Point>,
+    pub(super) covered: watch::Sender<Option<u64>>,
+    pub(super) news: watch::Sender<News>,
+}
+
+/// What a question came to.
+struct Answered {
+    input: Result<Input<Version>, ClaimError>,
+    /// The depot's words, where it did not answer; `None` leaves the last ones.
+    trouble: Option<Option<String>>,
+}
+
+/// Everything that the loop works with but the keeper.
+pub(super) struct Thread {
+    object: ObjectId,
+    opening: Opening,
+    depot: Arc<dyn Depot>,
+    history: Arc<dyn History>,
+    ends: Ends,
+    era: u64,
+    postponed: Option<Order>,
+    asking: JoinSet<Answered>,
+    claiming: Vec<oneshot::Sender<Result<Claimed, ClaimError>>>,
+    releasing: Vec<oneshot::Sender<bool>>,
+    handing_over: Vec<oneshot::Sender<()>>,
+    trouble: Option<String>,
+}
+
+impl Thread {
+    pub(super) fn new(
+        opening: Opening,
+        depot: Arc<dyn Depot>,
+        history: Arc<dyn History>,
+        ends: Ends,
+    ) -> Self {
+        Self {
+            object: opening.object,
+            opening,
+            depot,
+            history,
+            ends,
+            era: 0,
+            postponed: None,
+            asking: JoinSet::new(),
+            claiming: Vec::new(),
+            releasing: Vec::new(),
+            handing_over: Vec::new(),
+            trouble: None,
+        }
+    }
+
+    /// Runs until the handle is dropped.
+    pub(super) async fn run(mut self) {
+        let Opening {
+            object,
+            id,
+            who,
+            terms,
+            newest,
+            ..
+        } = &self.opening;
+        let mut keeper = Keeper::new(*object, *id, who, *terms, *newest);
+        while let Some(input) = self.next(&keeper).await {
+            let (next, effects) = keeper.on(clock::moment(), input);
+            keeper = next;
+            self.ends.lease.set(self.era, keeper.good_until());
+            for effect in effects {
+                self.perform(keeper.id(), effect);
+            }
+            for done in self.handing_over.drain(..) {
+                // Whoever asked may not wait any more.
+                let _ = done.send(());
+            }
+        }
+        // Nobody renews any more: whoever still looks finds the lease over at once.
+        self.ends.lease.set(self.era, None);
+    }
+
+    /// What happens next; `None` ends the thread.
+    async fn next(&mut self, keeper: &Keeper<Version>) -> Option<Input<Version>> {
+        if let Some(order) = self.postponed.take() {
+            return Some(self.take(order));
+        }
+        let wait = keeper.wait_until().map(|until| until.since(clock::moment().mono));
+        let alarm = async {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(alarm);
+        loop {
+            tokio::select! {
+                order = self.ends.orders.recv() => {
+                    let order = order?;
+                    // What was noted before the order was given is known before it is taken.
+                    if !self.ends.newest.has_changed().unwrap_or(false) {
+                        return Some(self.take(order));
+                    }
+                    self.postponed = Some(order);
+                    return Some(Input::Note(*self.ends.newest.borrow_and_update()));
+                }
+                changed = self.ends.newest.changed() => {
+                    changed.ok()?;
+                    return Some(Input::Note(*self.ends.newest.borrow_and_update()));
+                }
+                Some(answered) = self.asking.join_next(), if !self.asking.is_empty() => match answered {
+                    Ok(answered) => return Some(self.hear(answered)),
+                    Err(given_up) if given_up.is_cancelled() => {}
+                    Err(_) => return None,
+                },
+                () = &mut alarm => return Some(Input::Tick),
+            }
+        }
+    }
+
+    fn take(&mut self, order: Order) -> Input<Version> {
+        match order {
+            Order::Claim(purpose, answer) => {
+                self.claiming.push(answer);
+                Input::Claim(purpose)
+            }
+            Order::Thawed(id, doubt, era) => {
+                self.era = era;
+                self.answer(&Err(ClaimError::Overtaken));
+                Input::Thawed(id, doubt)
+            }
+            Order::HandOver(done) => {
+                self.answer(&Err(ClaimError::Overtaken));
+                // What is on its way is given up.
+                self.asking.abort_all();
+                self.handing_over.push(done);
+                Input::HandOver
+            }
+            Order::Release(within, released) => {
+                self.releasing.push(released);
+                Input::Release(within)
+            }
+        }
+    }
+
+    fn hear(&mut self, answered: Answered) -> Input<Version> {
+        if let Some(trouble) = answered.trouble {
+            self.trouble = trouble;
+        }
+        answered.input.unwrap_or_else(|error| {
+            self.answer(&Err(error));
+            Input::HandOver
+        })
+    }
+
+    /// Answers all who claimed; some may not wait any more.
+    fn answer(&mut self, answer: &Result<Claimed, ClaimError>) {
+        for claiming in self.claiming.drain(..) {
+            let _ = claiming.send(answer.clone());
+        }
+    }
+
+    fn perform(&mut self, id: HolderId, effect: Effect<Version>) {
+        let depot = Arc::clone(&self.depot);
+        let object = self.object;
+        match effect {
+            Effect::Read(ask, within) => {
+                let attending = Arc::clone(&self.ends.attending);
+                self.ask(within, move |answer| Input::Read(ask, answer), async move {
+                    attend(&*depot, object, id, &attending).await?;
+                    depot.mark(object).await
+                });
+            }
+            Effect::Swap(ask, mark, expected, within) => {
+                self.ask(within, move |answer| Input::Swapped(ask, answer), async move {
+                    swap(&*depot, &mark, expected.as_ref()).await
+                });
+            }
+            Effect::Look(ask, holder, within) => {
+                let looked = move |answer: Result<_, Failure>| Input::Looked(ask, answer.unwrap_or_default());
+                self.ask(within, looked, async move {
+                    Ok(match depot.presence(object, holder).await? {
+                        Presence::Here => Some(true),
+                        Presence::Gone => Some(false),
+                        Presence::Unknown => None,
+                    })
+                });
+            }
+            Effect::Find(ask, seq, record) => {
+                let history = Arc::clone(&self.history);
+                self.asking.spawn_blocking(move || {
+                    let found = history.holds(seq, &record);
+                    Answered {
+                        input: found
+                            .map(|found| Input::Found(ask, found))
+                            .map_err(ClaimError::History),
+                        trouble: None,
+                    }
+                });
+            }
+            Effect::Say(notice) => self.say(notice),
+        }
+    }
+
+    fn ask<T: 'static>(
+        &mut self,
+        within: Duration,
+        input: impl FnOnce(Result<T, Failure>) -> Input<Version> + Send + 'static,
+        question: impl Future<Output = Result<T, suijuris_depot::Error>> + Send + 'static,
+    ) {
+        self.asking.spawn(async move {
+            let (answer, trouble) = match tokio::time::timeout(within, question).await {
+                Ok(Ok(answer)) => (Ok(answer), None),
+                Ok(Err(error)) => (Err(failure(&error)), Some(chain(&error))),
+                Err(_) => (
+                    Err(Failure::Unknown),
+                    Some(format!("the depot did not answer within {within:?}")),
+                ),
+            };
+            Answered {
+                input: Ok(input(answer)),
+                trouble: Some(trouble),
+            }
+        });
+    }
+
+    fn say(&mut self, notice: Notice) {
+        match notice {
+            Notice::Verdict(verdict) => {
+                if matches!(verdict, Verdict::Agrees(_)) {
+                    // Whatever became of an earlier lease.
+                    self.tell(News::Quiet);
+                }
+                let trouble = self.trouble.clone();
+                self.answer(&Ok(Claimed { verdict, trouble }));
+            }
+            Notice::Covered(seq) => drop(self.ends.covered.send_replace(Some(seq))),
+            Notice::Expired => self.tell(News::Expired),
+            Notice::Renewed => self.tell(News::Renewed),
+            Notice::Over => self.tell(News::Over),
+            Notice::Lost(evidence) => self.tell(News::Lost(evidence.into())),
+            Notice::Released(clean) => {
+                for releasing in self.releasing.drain(..) {
+                    // Whoever asked may not wait any more.
+                    let _ = releasing.send(clean);
+                }
+            }
+        }
+    }
+
+    fn tell(&self, news: News) {
+        self.ends.news.send_replace(news);
+    }
+}
+
+const fn failure(error: &suijuris_depot::Error) -> Failure {
+    match error {
+        suijuris_depot::Error::Unreachable(..) => Failure::Unknown,
+        _ => Failure::Denied,
+    }
+}
+
+async fn swap(
+    depot: &dyn Depot,
+    mark: &Mark,
+    expected: Option<&Version>,
+) -> Result<Swapped<Version>, suijuris_depot::Error> {
+    Ok(match depot.swap(mark, expected).await? {
+        Swap::Done(version) => Swapped::Done(version),
+        Swap::Conflict(present) => Swapped::Conflict(present),
+    })
+}
+
+fn locked(attending: &Mutex<Attending>) -> MutexGuard<'_, Attending> {
+    attending.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Before the mark can name us, the depot must know that we run: one that can tell would take us for gone.
+async fn attend(
+    depot: &dyn Depot,
+    object: ObjectId,
+    id: HolderId,
+    attending: &Mutex<Attending>,
+) -> Result<(), suijuris_depot::Error> {
+    if matches!(locked(attending).state, Attended::NotYet) {
+        let held = depot.attend(object, id).await?;
+        let mut attending = locked(attending);
+        if attending.id == id {
+            attending.state = held.map_or(Attended::Needless, Attended::Held);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,411 @@
+//! The witness's thread on a depot in memory, and what an object at rest leaves there.
+#![expect(clippy::unwrap_used, reason = "tests: what is not as expected ends them")]
+
+#[path = "../../store/tests/it/object.rs"]
+mod object;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use suijuris_core::governance::Action;
+use suijuris_core::id::{ObjectId, RecordId};
+use suijuris_core::key::SecretKey;
+use suijuris_core::lineage::{Body, Seal, Woke, split};
+use suijuris_core::manifest::Witness as Strength;
+use suijuris_core::memory::Schema;
+use suijuris_core::time::{Span, Timestamp};
+use suijuris_core::witness::{Doubt, HolderId, Mark, Point, Purpose, Terms, Verdict};
+use suijuris_depot::faults::{Call, Fault, Faulty};
+use suijuris_depot::memory::Memory;
+use suijuris_depot::{Depot, Swap};
+use suijuris_runtime::clock::Clock;
+use suijuris_runtime::witness::{
+    ClaimError, History, News, Opening, PublishError, Uncovered, Witness, publish,
+};
+use suijuris_store::{Depth, Draft, Founding, Home, Reader, Sign, Sizes, StageError, Writer, found};
+
+/// Histories of these tests: the record at each position is the digest of that position.
+#[derive(Debug)]
+struct Counted;
+
+impl History for Counted {
+    fn holds(&self, seq: u64, record: &RecordId) -> Result<bool, String> {
+        Ok(point(seq).record == *record)
+    }
+}
+
+#[derive(Debug)]
+struct Unreadable;
+
+impl History for Unreadable {
+    fn holds(&self, _: u64, _: &RecordId) -> Result<bool, String> {
+        Err("the disk is on fire".to_owned())
+    }
+}
+
+fn point(seq: u64) -> Point {
+    Point {
+        seq,
+        record: RecordId::of(&seq.to_be_bytes()),
+        epoch: 3,
+    }
+}
+
+fn object_id() -> ObjectId {
+    ObjectId::of(b"object")
+}
+
+fn opening(id: u8, lease: i64, seq: u64) -> Opening {
+    Opening {
+        object: object_id(),
+        id: HolderId([id; 16]),
+        attends: true,
+        who: format!("copy {id}"),
+        terms: Terms::new(Strength::Required, Span(lease), Span(0), Duration::ZERO),
+        newest: point(seq),
+    }
+}
+
+const LONG: i64 = 60_000;
+
+fn start(opening: Opening, depot: &Arc<dyn Depot>) -> Witness {
+    Witness::start(opening, Arc::clone(depot), Arc::new(Counted)).unwrap()
+}
+
+async fn wake(witness: &Witness) -> Verdict {
+    witness.claim(Purpose::Wake).await.unwrap().verdict
+}
+
+fn boot_ns() -> u64 {
+    Clock::start(None).unwrap().reading().boot_ns
+}
+
+fn memory() -> Arc<dyn Depot> {
+    Arc::new(Memory::attending())
+}
+
+fn faulty() -> (Arc<Faulty>, Arc<dyn Depot>) {
+    let faulty = Arc::new(Faulty::new(memory()));
+    (Arc::clone(&faulty), faulty)
+}
+
+async fn mark(depot: &Arc<dyn Depot>) -> Mark {
+    depot.mark(object_id()).await.unwrap().unwrap().0
+}
+
+// proves B6
+#[tokio::test]
+async fn of_two_copies_one_serves_and_the_other_is_told_who() {
+    let depot = memory();
+    let (first, second) = (
+        start(opening(1, LONG, 8), &depot),
+        start(opening(2, LONG, 8), &depot),
+    );
+    assert!(!first.lease().is_good(boot_ns()), "before any claim");
+    assert_eq!(wake(&first).await, Verdict::Agrees(4));
+    assert!(first.lease().is_good(boot_ns()));
+    let Verdict::Live(evidence) = wake(&second).await else {
+        panic!()
+    };
+    assert_eq!(evidence.witnessed.unwrap().holder.unwrap().who, "copy 1");
+    assert!(!second.lease().is_good(boot_ns()));
+    // A copy that ends is known to have ended: its long lease keeps nobody waiting.
+    drop(first);
+    while !matches!(wake(&second).await, Verdict::Agrees(5)) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn the_mark_follows_and_whoever_waits_for_it_learns() {
+    let depot = memory();
+    let witness = start(opening(1, LONG, 8), &depot);
+    wake(&witness).await;
+    assert_eq!(witness.covers(), Some(8));
+    for seq in 9..=20 {
+        witness.note(point(seq));
+    }
+    witness.note(point(12));
+    witness.covered(20).await.unwrap();
+    assert_eq!((mark(&depot).await.seq, witness.covers()), (20, Some(20)));
+    witness.covered(15).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_made_up_for() {
+    let (faults, depot) = faulty();
+    faults.once(Some(Call::Swap), Fault::LostAnswer);
+    let witness = start(opening(1, LONG, 8), &depot);
+    assert_eq!(wake(&witness).await, Verdict::Agrees(4));
+    faults.once(Some(Call::Swap), Fault::LostAnswer);
+    faults.once(Some(Call::Swap), Fault::LostRequest);
+    witness.note(point(9));
+    witness.covered(9).await.unwrap();
+    assert_eq!(mark(&depot).await.seq, 9);
+}
+
+#[tokio::test]
+async fn a_depot_that_takes_no_writes_is_missing_and_says_why() {
+    let (faults, depot) = faulty();
+    faults.always(Some(Fault::ReadOnly));
+    let claimed = start(opening(1, LONG, 8), &depot)
+        .claim(Purpose::Wake)
+        .await
+        .unwrap();
+    assert_eq!(claimed.verdict, Verdict::Missing);
+    let trouble = claimed.trouble.unwrap();
+    assert!(trouble.contains("takes no writes"), "{trouble}");
+}
+
+#[tokio::test]
+async fn silence_ends_the_lease_and_an_answer_brings_it_back() {
+    let (faults, depot) = faulty();
+    let witness = start(opening(1, 300, 8), &depot);
+    wake(&witness).await;
+    let mut news = witness.news();
+    faults.always(Some(Fault::LostRequest));
+    news.wait_for(|news| *news == News::Expired).await.unwrap();
+    assert!(!witness.lease().is_good(boot_ns()));
+    news.wait_for(|news| *news == News::Over).await.unwrap();
+    faults.always(None);
+    news.wait_for(|news| *news == News::Renewed).await.unwrap();
+    assert!(witness.lease().is_good(boot_ns()));
+}
+
+// proves B6
+#[tokio::test]
+async fn another_copy_in_its_place_ends_it() {
+    let depot = memory();
+    let witness = start(opening(1, 300, 8), &depot);
+    wake(&witness).await;
+    // The other one swaps between two renewals; one that came between is overtaken once more.
+    loop {
+        let (mut mark, version) = depot.mark(object_id()).await.unwrap().unwrap();
+        mark.seq = 30;
+        mark.head = point(30).record;
+        mark.holder.as_mut().unwrap().id = HolderId([2; 16]);
+        if matches!(depot.swap(&mark, Some(&version)).await.unwrap(), Swap::Done(_)) {
+            break;
+        }
+    }
+    let mut news = witness.news();
+    let lost = news
+        .wait_for(|news| matches!(news, News::Lost(_)))
+        .await
+        .unwrap()
+        .clone();
+    let News::Lost(evidence) = lost else { panic!() };
+    assert_eq!(evidence.witnessed.as_ref().unwrap().seq, 30);
+    assert!(!witness.lease().is_good(boot_ns()));
+    assert_eq!(witness.covered(9).await, Err(Uncovered::Lost));
+    assert!(matches!(wake(&witness).await, Verdict::Live(_)));
+}
+
+// proves C6
+#[tokio::test]
+async fn a_pause_ends_the_lease_before_anything_is_awaited() {
+    let depot = memory();
+    let witness = start(opening(1, LONG, 8), &depot);
+    wake(&witness).await;
+    let told = witness.thawed(HolderId([9; 16]), Doubt::Paused);
+    assert!(!witness.lease().is_good(boot_ns()));
+    told.await;
+    assert_eq!(wake(&witness).await, Verdict::Agrees(5));
+    assert!(witness.lease().is_good(boot_ns()));
+    assert_eq!(mark(&depot).await.holder.unwrap().id, HolderId([9; 16]));
+    // The fresh name is known to be in use.
+    let other = start(opening(2, LONG, 8), &depot);
+    assert!(matches!(wake(&other).await, Verdict::Live(_)));
+}
+
+#[tokio::test]
+async fn a_restored_copy_gives_way_to_the_one_that_ran_on() {
+    let depot = memory();
+    let (original, copy) = (
+        start(opening(1, LONG, 8), &depot),
+        start(opening(1, LONG, 8), &depot),
+    );
+    wake(&original).await;
+    copy.thawed(HolderId([9; 16]), Doubt::Restored).await;
+    assert!(matches!(wake(&copy).await, Verdict::Live(_)));
+    assert!(original.lease().is_good(boot_ns()));
+}
+
+#[tokio::test]
+async fn what_is_given_up_is_there_for_the_next() {
+    let depot = memory();
+    let witness = start(opening(1, LONG, 8), &depot);
+    wake(&witness).await;
+    witness.note(point(9));
+    assert!(witness.release(Duration::from_secs(10)).await);
+    let left = mark(&depot).await;
+    assert_eq!((left.seq, left.holder), (9, None));
+    assert_eq!(
+        wake(&start(opening(2, LONG, 9), &depot)).await,
+        Verdict::Agrees(5)
+    );
+}
+
+#[tokio::test]
+async fn giving_up_is_bounded() {
+    let (faults, depot) = faulty();
+    let witness = start(opening(1, LONG, 8), &depot);
+    wake(&witness).await;
+    faults.always(Some(Fault::Silence));
+    assert!(!witness.release(Duration::from_millis(100)).await);
+}
+
+#[tokio::test]
+async fn a_successor_of_the_same_name_goes_on_without_waiting() {
+    let depot: Arc<dyn Depot> = Arc::new(Memory::new());
+    let owner = start(opening(1, LONG, 8), &depot);
+    assert_eq!(
+        owner.claim(Purpose::Rest).await.unwrap().verdict,
+        Verdict::Agrees(3)
+    );
+    owner.hand_over().await;
+    assert!(!owner.lease().is_good(boot_ns()));
+    let inside = start(
+        Opening {
+            attends: false,
+            ..opening(1, LONG, 8)
+        },
+        &depot,
+    );
+    assert_eq!(wake(&inside).await, Verdict::Agrees(4));
+    inside.note(point(12));
+    inside.covered(12).await.unwrap();
+    drop(inside);
+    owner.note(point(12));
+    assert_eq!(
+        owner.claim(Purpose::Rest).await.unwrap().verdict,
+        Verdict::Agrees(4)
+    );
+}
+
+// proves B6
+#[tokio::test]
+async fn an_older_copy_and_a_copy_whose_history_cannot_be_read_do_not_run() {
+    let depot = memory();
+    let newest = start(opening(1, LONG, 20), &depot);
+    wake(&newest).await;
+    assert!(newest.release(Duration::from_secs(10)).await);
+    assert!(matches!(
+        wake(&start(opening(2, LONG, 19), &depot)).await,
+        Verdict::Newer(_)
+    ));
+    assert!(matches!(
+        wake(&start(opening(2, LONG, 25), &depot)).await,
+        Verdict::Agrees(_)
+    ));
+    let unreadable = Witness::start(opening(3, LONG, 30), Arc::clone(&depot), Arc::new(Unreadable)).unwrap();
+    let error = unreadable.claim(Purpose::Wake).await.unwrap_err();
+    assert_eq!(error, ClaimError::History("the disk is on fire".to_owned()));
+}
+
+/// An object on disk: founded, woken, and some records on.
+fn life(dir: &std::path::Path, records: usize) -> Home {
+    let home = Home::at(dir);
+    let bundle = object::bundle_of("test", Schema::default()).unwrap();
+    let founding = Founding {
+        name: "test".to_owned(),
+        controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
+        threshold: 1,
+        nonce: vec![1; 16],
+        parent: None,
+        at: Timestamp(1_000),
+        bundle,
+        seed: [1; 32].into(),
+    };
+    found(&home, founding).unwrap();
+    go_on(&home, records);
+    home
+}
+
+fn go_on(home: &Home, records: usize) {
+    let (writer, _) = Writer::open(home, Depth::Tail, Sizes::default()).unwrap();
+    let active = writer.published().head().key.is_some();
+    if !active {
+        let body = |_: &_, next| {
+            let woke = Woke {
+                decision: object::decision(Action::Wake),
+                next,
+                fired: std::collections::BTreeMap::new(),
+            };
+            Ok::<_, StageError>(Body::Woke(Box::new(woke)))
+        };
+        writer.wake(&[2; 32], Timestamp(2_000), body).unwrap();
+        for _ in 0..records {
+            let draft = Draft {
+                body: Body::Seal(Seal::default()),
+                at: Timestamp(3_000),
+                bundle: None,
+                sign: Sign::Now,
+            };
+            writer.stage(draft).unwrap().wait().unwrap();
+        }
+    }
+    writer.close().unwrap();
+}
+
+#[test]
+fn a_home_is_a_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = life(dir.path(), 10);
+    let reader = Reader::open(&home, Depth::Tail).unwrap();
+    let head = reader.state().head();
+    let head = (head.seq, head.record);
+    assert_eq!(home.holds(head.0, &head.1), Ok(true));
+    assert_eq!(home.holds(head.0 - 1, &head.1), Ok(false));
+    assert_eq!(home.holds(head.0 + 1, &head.1), Ok(false));
+    assert!(Home::at(dir.path().join("elsewhere")).holds(0, &head.1).is_err());
+}
+
+#[tokio::test]
+async fn what_sleeps_leaves_its_whole_history_its_rules_and_its_announcement() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = life(dir.path(), 30);
+    let depot = Memory::new();
+    let (object, bundle) = {
+        let reader = Reader::open(&home, Depth::Tail).unwrap();
+        (reader.state().head().object, reader.state().head().bundle)
+    };
+    let due = Some(Timestamp(5_000));
+    publish(&depot, &home, Some(b"announcement".to_vec()), due)
+        .await
+        .unwrap();
+    publish(&depot, &home, Some(b"later".to_vec()), None)
+        .await
+        .unwrap();
+    assert_eq!(depot.announcement(object).await.unwrap().unwrap(), b"later");
+    assert_eq!(depot.due(Timestamp(9_000), 10).await.unwrap(), []);
+    let segments = depot.segments(object).await.unwrap();
+    assert_eq!(segments.len(), 1, "what is there is not put again");
+    let bytes = depot.segment(object, segments[0].clone()).await.unwrap().unwrap();
+    let records: Vec<_> = split(&bytes).map(|stored| stored.unwrap()).collect();
+    let reader = Reader::open(&home, Depth::Tail).unwrap();
+    let there: Vec<_> = reader
+        .records(0..u64::MAX)
+        .unwrap()
+        .map(|stored| stored.unwrap())
+        .collect();
+    assert_eq!(records, there);
+    let files = depot.bundle(bundle).await.unwrap().unwrap();
+    assert_eq!(
+        suijuris_core::bundle::Files::open_named(bundle, &files)
+            .unwrap()
+            .id(),
+        bundle
+    );
+}
+
+#[tokio::test]
+async fn a_history_in_the_depot_that_is_not_ours_is_not_extended() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = life(dir.path(), 3);
+    let object = Reader::open(&home, Depth::Tail).unwrap().state().head().object;
+    let depot = Memory::new();
+    depot.put_segment(object, 4..=6, b"other").await.unwrap();
+    let error = publish(&depot, &home, None, None).await.unwrap_err();
+    assert!(matches!(error, PublishError::Gap(0)));
+}

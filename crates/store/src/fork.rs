@@ -1,0 +1,354 @@
+//! Begetting a child: by the controllers' will, provable on both sides.
+//!
+//! 1. [`stage`] makes the child whole in its directory, durably, but for its name: it is no object yet. Its id is known
+//!    then, and the controllers sign for it ([`Staged::statement`]).
+//! 2. [`beget`] records `forked` in the parent, durably; then keeps the proof beside the child, durably; then gives the
+//!    child its name.
+//!
+//! A crash before the record leaves no child; one behind it a child without name, which [`finish`] names. If that child's
+//! directory is lost first, the parent's record speaks of a child that never was. At no time there is a child without
+//! proof. Not here: whether the child's rules are narrower (`core::bundle::narrows`), whether the rules permit it (core's
+//! decisions); the caller asks both.
+
+mod carry;
+
+use std::path::PathBuf;
+
+use suijuris_core::codec;
+use suijuris_core::governance::Action;
+use suijuris_core::id::{ObjectId, RecordId};
+use suijuris_core::key::{PublicKey, SecretKey};
+use suijuris_core::lineage::{
+    self, Approval, Body, Broken, Decision, Forked, Inception, MAX_PARENT_PROOF, Mutated, NotAFork, Outcome,
+    Parent, ParentProof, State, Statement, Stored, VerifiedParent,
+};
+use suijuris_core::memory::{Name, Value, Write};
+use suijuris_core::time::Timestamp;
+use zeroize::Zeroizing;
+
+use crate::chain::{Step, Walk};
+use crate::disk;
+use crate::frame::{FRAME_BYTES, Frame, HEADER_BYTES};
+use crate::home::{Home, OpenError};
+use crate::keys;
+use crate::landing::{self, Landing, LandingError};
+use crate::opening::Depth;
+use crate::reader::Reader;
+use crate::secrets;
+use crate::shelf::{self, BundleFiles};
+use crate::writer::{Draft, Sign, Sizes, StageError, Writer};
+
+/// What a child is made from. `seed` and `nonce` are fresh random bytes.
+#[derive(Debug, Clone)]
+pub struct Conception {
+    /// Name for people.
+    pub name: String,
+    /// Owners and how many of them must sign; the parent's where absent.
+    pub controllers: Option<(Vec<PublicKey>, u32)>,
+    /// Makes two children of one definition two.
+    pub nonce: Vec<u8>,
+    /// Its time of birth.
+    pub at: Timestamp,
+    /// Its definition.
+    pub bundle: BundleFiles,
+    /// Seed of its first epoch's key.
+    pub seed: Zeroizing<[u8; 32]>,
+    /// Whether it gets the parent's secrets.
+    pub secrets: bool,
+}
+
+/// A child that is whole and durable but for its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staged {
+    /// Its id once it is born.
+    pub child: ObjectId,
+    /// The parent, and the head it must still have when the child is born.
+    pub parent: Parent,
+}
+
+impl Staged {
+    /// What the parent's controllers sign.
+    #[must_use]
+    pub const fn statement(&self) -> Statement {
+        Statement {
+            object: self.parent.object,
+            action: Action::Fork,
+            content: *self.child.digest(),
+        }
+    }
+}
+
+/// A staged child, and what it does not know of its parent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// The child.
+    pub staged: Staged,
+    /// Fields that the parent had written and the child does not get: secrets that were not asked for, fields with
+    /// `fresh_for` (a carried write would make them as fresh as new), and those that its schema lacks or has otherwise.
+    pub left_out: Vec<Name>,
+}
+
+/// Why there is no child.
+#[derive(Debug, thiserror::Error)]
+pub enum ForkError {
+    /// The child's directory holds an object.
+    #[error("{0} holds an object already; choose another directory")]
+    Exists(PathBuf),
+    /// The child's directory.
+    #[error(transparent)]
+    Landing(#[from] LandingError),
+    /// The parent's directory, or the child's.
+    #[error(transparent)]
+    Home(#[from] OpenError),
+    /// The child's bundle.
+    #[error("the child's bundle cannot be used")]
+    Bundle(#[from] suijuris_core::bundle::Error),
+    /// A bundle on the child's shelf.
+    #[error("the child's bundle cannot be kept")]
+    Shelf(#[from] shelf::Error),
+    /// The child's first records.
+    #[error("the child's beginning is not sound")]
+    Broken(#[from] Broken),
+    /// A secret of the parent.
+    #[error("a secret of the parent cannot be given to the child")]
+    Secret(#[from] secrets::Error),
+    /// Something cannot be encoded.
+    #[error("the child cannot be encoded")]
+    Encoding(#[from] codec::Error),
+    /// The rules refused.
+    #[error("the parent's rules refuse to fork")]
+    Refused,
+    /// Nothing is staged.
+    #[error("no child is staged in {0}; stage one first")]
+    NothingStaged(PathBuf),
+    /// The parent moved on.
+    #[error(
+        "the parent has recorded something since the child was staged; stage it again and sign for its new id"
+    )]
+    ParentMoved,
+    /// The parent's record: too few approvals, a full disk.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// The proof.
+    #[error("the child cannot be proved")]
+    NotAFork(#[from] NotAFork),
+}
+
+/// Why an object's parent is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum ParentError {
+    /// The object's directory.
+    #[error(transparent)]
+    Home(#[from] OpenError),
+    /// The proof.
+    #[error("the object is not the fork it says")]
+    NotAFork(#[from] NotAFork),
+}
+
+/// The parent that provably begot the object in `home`; nothing where its inception names none.
+///
+/// # Errors
+/// [`ParentError::NotAFork`] where it names one without a proof that holds: it is a copy, not a fork.
+pub fn parent_of(home: &Home) -> Result<Option<VerifiedParent>, ParentError> {
+    let mut walk = Walk::from_start(home)?;
+    let Step::Record(_, inception) = walk.step()? else {
+        return Err(OpenError::NotAnObject(home.path().to_owned()).into());
+    };
+    // Whatever lies beside an object that names no parent proves nothing and harms nothing.
+    let names_parent = matches!(&inception.record.body, Body::Inception(body) if body.parent.is_some());
+    let proof = if names_parent { proof(home)? } else { None };
+    Ok(ParentProof::verify(proof.as_deref(), &inception)?)
+}
+
+/// The proof of the parent that lies in `home`.
+pub(crate) fn proof(home: &Home) -> Result<Option<Vec<u8>>, OpenError> {
+    let path = home.parent_proof();
+    let read = disk::optional(disk::read(&*home.disk, &path, MAX_PARENT_PROOF as u64));
+    read.map_err(OpenError::disk("read", &path))
+}
+
+/// Makes a child of `parent` in `home`, whose parent directory must exist, up to its name. What was staged there before is
+/// replaced. The child begins with the parent's memory, written anew at its birth.
+///
+/// # Errors
+/// [`ForkError`]; nothing is staged then.
+pub fn stage(parent: &Writer, home: &Home, conception: Conception) -> Result<Prepared, ForkError> {
+    let origin = parent.staged(Clone::clone);
+    let mut landing = Landing::begin(home, Sizes::default())?;
+    if !landing.is_bare() {
+        return Err(ForkError::Exists(home.path().to_owned()));
+    }
+    let waiting = SecretKey::from_seed(&conception.seed);
+    let bundle = conception.bundle.open()?;
+    landing.bundle(bundle.id(), &conception.bundle)?;
+    let head = origin.head();
+    let (controllers, threshold) = conception
+        .controllers
+        .unwrap_or_else(|| (head.controllers.clone(), head.threshold));
+    let staged = Parent {
+        object: head.object,
+        head: head.record,
+    };
+    let inception = Inception {
+        name: conception.name,
+        controllers,
+        threshold,
+        next: waiting.public().commitment(),
+        nonce: conception.nonce,
+        parent: Some(staged.clone()),
+    };
+    let schema = std::sync::Arc::clone(bundle.schema());
+    let (mut child, first) = State::found(inception, conception.at, bundle.id(), schema, &waiting)?;
+    landing.check(&child)?;
+    let mut known = landing.known(home)?;
+    landing.record(&first, &mut known)?;
+    let carry = carry::carry(origin.memory(), child.memory(), conception.secrets)?;
+    for change in carry.changes {
+        for write in change.values() {
+            if let Write::Set(Value::Commitment(commitment)) = write {
+                landing.keep_secret(&parent.home().secret(commitment)?)?;
+            }
+        }
+        let body = Body::Mutated(Mutated {
+            by: "controller".to_owned(),
+            change,
+        });
+        let stored = child.extend(body, conception.at, None, Some(&waiting), landing.shelf())?;
+        landing.record(&stored, &mut known)?;
+    }
+    landing.keep(home.new_key(), &*waiting.seed())?;
+    landing.leave()?;
+    Ok(Prepared {
+        staged: Staged {
+            child: first.id.into(),
+            parent: staged,
+        },
+        left_out: carry.left_out,
+    })
+}
+
+/// The child that is staged in `home`, if one is.
+///
+/// # Errors
+/// [`ForkError::Home`].
+pub fn staged(home: &Home) -> Result<Option<Staged>, ForkError> {
+    Ok(staged_inception(home)?.and_then(|first| of_inception(&first)))
+}
+
+fn of_inception(first: &Stored) -> Option<Staged> {
+    match &first.record.body {
+        Body::Inception(body) => Some(Staged {
+            child: first.id.into(),
+            parent: body.parent.clone()?,
+        }),
+        _ => None,
+    }
+}
+
+fn staged_inception(home: &Home) -> Result<Option<Stored>, OpenError> {
+    let path = home.staged_segment(0);
+    let file =
+        disk::optional(home.disk.open(&path, disk::How::Read)).map_err(OpenError::disk("open", &path))?;
+    let Some(file) = file else { return Ok(None) };
+    let mut bytes = vec![0; FRAME_BYTES + lineage::MAX_BYTES];
+    let read = file
+        .read_at(&mut bytes, HEADER_BYTES as u64)
+        .map_err(OpenError::disk("read", &path))?;
+    bytes.truncate(read);
+    Ok(first_record(&bytes))
+}
+
+/// The record in the first frame of `bytes`, if there is one.
+fn first_record(bytes: &[u8]) -> Option<Stored> {
+    let frame = Frame::decode(bytes)?;
+    let record = bytes.get(FRAME_BYTES..)?.get(..frame.record_bytes())?;
+    let fits = frame.fits(RecordId::of(record).digest());
+    Stored::decode(record.to_vec()).ok().filter(|_| fits)
+}
+
+/// Lets the child that is staged in `home` be born: `parent` records it, by `decision` and the controllers' `approvals` of
+/// [`Staged::statement`]. Everything is durable when it returns. After an error with the parent's record made (the
+/// parent's history says so), [`finish`] ends it.
+///
+/// # Errors
+/// [`ForkError`].
+pub fn beget(
+    parent: &Writer,
+    home: &Home,
+    decision: Decision,
+    approvals: Vec<Approval>,
+    at: Timestamp,
+) -> Result<VerifiedParent, ForkError> {
+    if decision.action != Action::Fork || decision.outcome != Outcome::Permit {
+        return Err(ForkError::Refused);
+    }
+    let nothing = || ForkError::NothingStaged(home.path().to_owned());
+    let staged = staged(home)?.ok_or_else(nothing)?;
+    let ticket = parent.stage_with(|state| {
+        let head = state.head();
+        if (head.object, head.record) != (staged.parent.object, staged.parent.head) {
+            return Err(ForkError::ParentMoved);
+        }
+        let body = Body::Forked(Forked {
+            decision,
+            child: staged.child,
+            approvals,
+        });
+        Ok(Draft {
+            body,
+            at,
+            bundle: None,
+            sign: Sign::Now,
+        })
+    })?;
+    ticket.wait().map_err(StageError::from)?;
+    let first = staged_inception(home)?.ok_or_else(nothing)?;
+    complete(parent.home(), home, &first, ticket.seq())?.ok_or_else(nothing)
+}
+
+/// Names the child that is staged in `home` if the object in `parent` has recorded it, and returns the parent as it is
+/// proved; nothing where there is no such record: then the child can still be born by [`beget`]. A child that has its
+/// name already is only verified.
+///
+/// # Errors
+/// [`ForkError`].
+pub fn finish(parent: &Home, home: &Home) -> Result<Option<VerifiedParent>, ForkError> {
+    let Some(first) = staged_inception(home)? else {
+        return match home.holds_object()? {
+            true => parent_of(home).map_err(|error| match error {
+                ParentError::Home(error) => ForkError::Home(error),
+                ParentError::NotAFork(error) => ForkError::NotAFork(error),
+            }),
+            false => Ok(None),
+        };
+    };
+    complete(parent, home, &first, 1)
+}
+
+/// Names the staged child if the parent has recorded it at `from` or behind.
+fn complete(
+    parent: &Home,
+    home: &Home,
+    first: &Stored,
+    from: u64,
+) -> Result<Option<VerifiedParent>, ForkError> {
+    let child = ObjectId::from(first.id);
+    let reader = Reader::open(parent, Depth::Tail)?;
+    let names = |item: &Result<Stored, OpenError>| match item {
+        Ok(stored) => matches!(&stored.record.body, Body::Forked(body) if body.child == child),
+        Err(_) => true,
+    };
+    let Some(forked) = reader.records(from..u64::MAX)?.find(names).transpose()? else {
+        return Ok(None);
+    };
+    let inception = reader.records(0..1)?.next().transpose()?;
+    let inception = inception.ok_or_else(|| OpenError::NotAnObject(parent.path().to_owned()))?;
+    let proof = ParentProof::of(&inception, &forked)?;
+    let verified = ParentProof::verify(Some(&proof), first)?;
+    let _lock = home.locked()?;
+    let path = home.parent_proof();
+    disk::replace(&*home.disk, &path, &proof).map_err(OpenError::disk("write", &path))?;
+    landing::birth(home)?;
+    keys::adopt(home).map_err(OpenError::disk("settle", &home.next_key()))?;
+    Ok(verified)
+}

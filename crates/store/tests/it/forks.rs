@@ -1,0 +1,336 @@
+//! Children: their own id, a parent that provably begot them, and never one without proof.
+
+use std::convert::Infallible;
+
+use suijuris_core::governance::Action;
+use suijuris_core::id::ObjectId;
+use suijuris_core::key::SecretKey;
+use suijuris_core::lineage::{Body, Decision, NotAFork, Outcome, VerifiedParent};
+use suijuris_core::memory::{Field, Kind, Name, Value};
+use suijuris_core::time::{Span, Timestamp};
+use suijuris_store::capsule::{self, import, verify};
+use suijuris_store::fork::{self, Conception, ForkError, ParentError, Staged, parent_of, stage, staged};
+use suijuris_store::{BundleFiles, Depth, Home, Reader, StageError, Writer};
+use suijuris_testkit::disk::{Fault, FaultyDisk, Loss};
+
+use crate::lives::{OBJECT, SHORT, exported, lived, rules};
+use crate::support::{SIZES, bundle_of, chain, commit, count, decision, dormant, home_at, open, owner, wake};
+
+const CHILD: &str = "child";
+const NOW: Timestamp = Timestamp(9_000);
+
+fn conception(bundle: BundleFiles) -> Conception {
+    Conception {
+        name: "child".to_owned(),
+        controllers: None,
+        nonce: vec![3; 16],
+        at: NOW,
+        bundle,
+        seed: [80; 32].into(),
+        secrets: false,
+    }
+}
+
+fn permitted() -> Decision {
+    decision(Action::Fork)
+}
+
+fn begotten(parent: &Writer, home: &Home, staged: &Staged) -> Result<VerifiedParent, ForkError> {
+    let approval = staged.statement().approve(&owner()).unwrap();
+    fork::beget(parent, home, permitted(), vec![approval], NOW)
+}
+
+/// A disk with an object and its child.
+fn family() -> (FaultyDisk, Staged, VerifiedParent) {
+    let disk = lived(1, SHORT);
+    let parent = open(&home_at(&disk, OBJECT), Depth::Tail);
+    let child = home_at(&disk, CHILD);
+    let staged = stage(&parent, &child, conception(rules(0))).unwrap().staged;
+    let verified = begotten(&parent, &child, &staged).unwrap();
+    parent.close().unwrap();
+    (disk, staged, verified)
+}
+
+fn value(reader: &Reader, field: &str) -> Option<Value> {
+    reader.state().memory().value(field).cloned()
+}
+
+// proves B7
+#[test]
+fn a_child_has_its_own_id_its_parents_memory_and_a_proof_of_its_parent() {
+    let (disk, staged, verified) = family();
+    let parent = Reader::verify(&home_at(&disk, OBJECT), |_| {}).unwrap();
+    let home = home_at(&disk, CHILD);
+    let child = Reader::verify(&home, |_| {}).unwrap();
+    assert_eq!(child.state().head().object, staged.child);
+    assert_ne!(staged.child, parent.state().head().object);
+    assert_eq!(parent_of(&home).unwrap(), Some(verified.clone()));
+    assert_eq!(
+        (verified.object, verified.head),
+        (staged.parent.object, staged.parent.head)
+    );
+    let forked = parent
+        .records(verified.seq..verified.seq + 1)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (forked.id, forked.record.prev),
+        (verified.forked, Some(verified.head))
+    );
+    assert!(matches!(&forked.record.body, Body::Forked(body) if body.child == staged.child));
+    // What was written, without secrets; written anew, under the child's own signature.
+    assert_eq!(value(&child, "count"), value(&parent, "count"));
+    assert!(value(&parent, "token").is_some() && value(&child, "token").is_none());
+    assert_eq!(child.state().memory().cell("count").unwrap().as_of, Some(NOW));
+    assert_eq!(child.state().head().uncovered(), 0);
+    assert_eq!(
+        child.state().head().controllers,
+        parent.state().head().controllers
+    );
+    // It lives on its own.
+    let writer = open(&home, Depth::Tail);
+    wake(&writer, 81).unwrap();
+    commit(&writer, count(1));
+    commit(&writer, dormant());
+    writer.close().unwrap();
+    assert_eq!(parent_of(&home).unwrap(), Some(verified));
+    assert_eq!(parent_of(&home_at(&disk, OBJECT)).unwrap(), None);
+}
+
+#[test]
+fn secrets_go_along_where_they_are_asked_for() {
+    let disk = lived(1, SHORT);
+    let parent = open(&home_at(&disk, OBJECT), Depth::Tail);
+    let home = home_at(&disk, CHILD);
+    let left_out = |prepared: fork::Prepared| -> Vec<String> {
+        prepared.left_out.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(
+        left_out(stage(&parent, &home, conception(rules(0))).unwrap()),
+        ["token"]
+    );
+    let with = Conception {
+        secrets: true,
+        ..conception(rules(0))
+    };
+    let prepared = stage(&parent, &home, with).unwrap();
+    begotten(&parent, &home, &prepared.staged).unwrap();
+    assert_eq!(left_out(prepared), Vec::<String>::new());
+    let child = Reader::open(&home, Depth::Tail).unwrap();
+    let Some(Value::Commitment(commitment)) = value(&child, "token") else {
+        panic!("no token")
+    };
+    assert_eq!(
+        home.secret(&commitment).unwrap().value,
+        Value::String("hush".to_owned())
+    );
+}
+
+#[test]
+fn what_must_stay_fresh_or_does_not_fit_is_left_out() {
+    let disk = lived(1, SHORT);
+    let parent = open(&home_at(&disk, OBJECT), Depth::Tail);
+    let name = |name: &str| Name::new(name).unwrap();
+    let fresh = Field {
+        fresh_for: Some(Span(1_000)),
+        ..Field::new(Kind::INT)
+    };
+    let narrower = bundle_of("narrower", [(name("count"), fresh)].into());
+    let prepared = stage(&parent, &home_at(&disk, CHILD), conception(narrower)).unwrap();
+    assert_eq!(prepared.left_out, [name("count"), name("token")]);
+}
+
+#[test]
+fn a_child_may_have_owners_of_its_own() {
+    let disk = lived(1, SHORT);
+    let parent = open(&home_at(&disk, OBJECT), Depth::Tail);
+    let home = home_at(&disk, CHILD);
+    let heir = SecretKey::from_seed(&[44; 32]).public();
+    let theirs = Conception {
+        controllers: Some((vec![heir], 1)),
+        ..conception(rules(0))
+    };
+    let prepared = stage(&parent, &home, theirs).unwrap();
+    begotten(&parent, &home, &prepared.staged).unwrap();
+    assert_eq!(
+        Reader::open(&home, Depth::Tail)
+            .unwrap()
+            .state()
+            .head()
+            .controllers,
+        [heir]
+    );
+    let none = Conception {
+        controllers: Some((vec![], 1)),
+        ..conception(rules(0))
+    };
+    let refused = stage(&parent, &home_at(&disk, "other"), none);
+    assert!(matches!(refused, Err(ForkError::Broken(_))));
+}
+
+// proves B7
+#[test]
+fn nobody_but_the_controllers_begets_and_only_at_the_head_that_was_signed_for() {
+    let disk = lived(1, SHORT);
+    let parent = open(&home_at(&disk, OBJECT), Depth::Tail);
+    let home = home_at(&disk, CHILD);
+    let refused = fork::beget(&parent, &home, permitted(), vec![], NOW);
+    assert!(matches!(refused, Err(ForkError::NothingStaged(_))));
+    let prepared = stage(&parent, &home, conception(rules(0))).unwrap();
+    assert_eq!(staged(&home).unwrap(), Some(prepared.staged.clone()));
+    let statement = prepared.staged.statement();
+    let stranger = statement.approve(&SecretKey::from_seed(&[1; 32])).unwrap();
+    for approvals in [vec![], vec![stranger]] {
+        let refused = fork::beget(&parent, &home, permitted(), approvals, NOW);
+        assert!(matches!(refused, Err(ForkError::Stage(StageError::Broken(_)))));
+    }
+    let no = Decision {
+        outcome: Outcome::Refuse(None),
+        ..permitted()
+    };
+    let refused = fork::beget(
+        &parent,
+        &home,
+        no,
+        vec![statement.approve(&owner()).unwrap()],
+        NOW,
+    );
+    assert!(matches!(refused, Err(ForkError::Refused)));
+    assert_eq!(fork::finish(parent.home(), &home).unwrap(), None);
+    assert!(!home.holds_object().unwrap());
+    wake(&parent, 90).unwrap();
+    let moved = begotten(&parent, &home, &prepared.staged);
+    assert!(matches!(moved, Err(ForkError::ParentMoved)));
+    // Staged anew, at the head of now, also while the parent is awake.
+    let again = stage(&parent, &home, conception(rules(0))).unwrap();
+    assert_ne!(again.staged.child, prepared.staged.child);
+    begotten(&parent, &home, &again.staged).unwrap();
+    assert!(matches!(
+        stage(&parent, &home, conception(rules(0))),
+        Err(ForkError::Exists(_))
+    ));
+}
+
+fn not_a_fork(home: &Home) -> NotAFork {
+    match parent_of(home) {
+        Err(ParentError::NotAFork(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+// proves B7
+#[test]
+fn a_child_without_a_proof_that_holds_is_no_fork() {
+    let (disk, _, _) = family();
+    let home = home_at(&disk, CHILD);
+    let path = std::path::Path::new("child/parent.proof");
+    let proof = disk.content(path).unwrap();
+    disk.take_away(path);
+    assert!(matches!(not_a_fork(&home), NotAFork::Missing));
+    let reader = Reader::open(&home, Depth::Tail).unwrap();
+    let refused = capsule::export(&reader, std::io::sink(), None, |_| {});
+    assert!(chain(&refused.unwrap_err()).contains("a copy is not a fork"));
+    for bit in (0..proof.len() * 8).step_by(3) {
+        let mut altered = proof.clone();
+        altered[bit / 8] ^= 1 << (bit % 8);
+        disk.set_content(path, altered);
+        let _refused = not_a_fork(&home);
+    }
+    for len in (0..proof.len()).step_by(5) {
+        let (cut, _) = proof.split_at(len);
+        disk.set_content(path, cut.to_vec());
+        let _refused = not_a_fork(&home);
+    }
+    // The proof of a sibling.
+    let (other, _, _) = {
+        let disk = lived(1, SHORT);
+        let parent = open(&home_at(&disk, OBJECT), Depth::Tail);
+        let child = home_at(&disk, CHILD);
+        let sibling = Conception {
+            nonce: vec![4; 16],
+            ..conception(rules(0))
+        };
+        let staged = stage(&parent, &child, sibling).unwrap().staged;
+        let verified = begotten(&parent, &child, &staged).unwrap();
+        (disk, staged, verified)
+    };
+    disk.set_content(path, other.content(path).unwrap());
+    assert!(matches!(not_a_fork(&home), NotAFork::OtherChild));
+    disk.set_content(path, proof);
+    assert!(parent_of(&home).unwrap().is_some());
+}
+
+// proves B7
+#[test]
+fn the_proof_travels_with_the_child() {
+    let (disk, staged, verified) = family();
+    let capsule = exported(&home_at(&disk, CHILD));
+    assert_eq!(
+        verify(&capsule[..], |_| {}).unwrap().parent,
+        Some(verified.clone())
+    );
+    let copy = home_at(&FaultyDisk::default(), "copy");
+    let keyless = |_: Option<&[u8]>| Ok::<_, Infallible>(None);
+    let imported = import(&capsule[..], &copy, SIZES, keyless, |_| {}).unwrap();
+    assert_eq!(
+        (imported.object, &imported.parent),
+        (staged.child, &Some(verified.clone()))
+    );
+    assert_eq!(parent_of(&copy).unwrap(), Some(verified));
+    assert_eq!(exported(&copy), capsule);
+}
+
+// proves B7
+#[test]
+fn the_power_goes_at_every_operation_of_a_birth_and_there_is_a_provable_child_or_none() {
+    let start = lived(1, SHORT);
+    let beget_all = |disk: &FaultyDisk| -> Result<ObjectId, ForkError> {
+        let parent = Writer::open(&home_at(disk, OBJECT), Depth::Tail, SIZES)?.0;
+        let home = home_at(disk, CHILD);
+        let staged = stage(&parent, &home, conception(rules(0)))?.staged;
+        begotten(&parent, &home, &staged)?;
+        Ok(staged.child)
+    };
+    let whole = start.copy();
+    let child = beget_all(&whole).unwrap();
+    let mut born = [0; 2];
+    for cut in 1..=whole.operations() {
+        for loss in [Loss::All, Loss::Nothing, Loss::Later(cut), Loss::Scattered(cut)] {
+            let context = format!("cut at operation {cut}, {loss:?}");
+            let disk = start.copy();
+            disk.fail(cut, Fault::PowerLoss);
+            let _ = beget_all(&disk);
+            let disk = disk.crash(loss);
+            let (parent, home) = (home_at(&disk, OBJECT), home_at(&disk, CHILD));
+            let begot = Reader::verify(&parent, |_| {})
+                .unwrap_or_else(|error| panic!("{}: {context}", chain(&error)))
+                .records(0..u64::MAX)
+                .unwrap()
+                .any(
+                    |record| matches!(record.unwrap().record.body, Body::Forked(body) if body.child == child),
+                );
+            if home.holds_object().unwrap() {
+                assert!(begot && parent_of(&home).unwrap().is_some(), "{context}");
+            }
+            let finished =
+                fork::finish(&parent, &home).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
+            assert_eq!(finished.is_some(), begot, "{context}");
+            if begot {
+                assert!(parent_of(&home).unwrap().is_some(), "{context}");
+                let writer = open(&home, Depth::Whole);
+                assert_eq!(writer.published().head().object, child, "{context}");
+                wake(&writer, 91).unwrap();
+            } else {
+                assert!(!home.holds_object().unwrap(), "{context}");
+                assert_eq!(beget_all(&disk).unwrap(), child, "{context}");
+            }
+            born[usize::from(begot)] += 1;
+        }
+    }
+    assert!(
+        born.iter().all(|count| *count > 4),
+        "both ends were seen: {born:?}"
+    );
+}

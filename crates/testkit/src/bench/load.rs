@@ -1,0 +1,121 @@
+//! HTTP load by wrk, and what it cost the servers.
+
+use std::io::{self, ErrorKind};
+use std::process::Command;
+use std::time::Duration;
+
+use super::cpu::process_cpu;
+
+/// One run of wrk.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    /// Requests answered.
+    pub requests: f64,
+    /// Requests a second.
+    pub rate: f64,
+    /// Median of the time from request to answer, µs.
+    pub p50_us: f64,
+    /// 99th percentile of the same, µs.
+    pub p99_us: f64,
+    /// CPU time of the servers asked about, µs a request.
+    pub cpu_us: f64,
+}
+
+/// Runs wrk with one thread and `connections` kept alive against `url` for `seconds`; what processes `pids` spent
+/// meanwhile is theirs.
+///
+/// # Errors
+/// Where wrk is absent or fails, an answer is none of 2xx and 3xx, a connection broke, or a process is gone.
+pub fn load(url: &str, connections: usize, seconds: usize, pids: &[u32]) -> io::Result<Load> {
+    let spent = || {
+        pids.iter().try_fold(Duration::ZERO, |all, pid| {
+            Ok::<_, io::Error>(all + process_cpu(*pid)?)
+        })
+    };
+    let before = spent()?;
+    let output = Command::new("wrk")
+        .args(["--threads", "1", "--latency", "--timeout", "10s"])
+        .args(["--connections", &connections.to_string()])
+        .args(["--duration", &format!("{seconds}s"), url])
+        .output()?;
+    let spent = spent()?.saturating_sub(before);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut load = parse(&text).ok_or_else(|| {
+        io::Error::other(format!(
+            "wrk against {url}: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        ))
+    })?;
+    load.cpu_us = spent.as_secs_f64() * 1e6 / load.requests;
+    Ok(load)
+}
+
+/// Reads wrk's report; `None` where it tells of errors or has no figures.
+fn parse(text: &str) -> Option<Load> {
+    let line = |start: &str| text.lines().map(str::trim).find(|line| line.starts_with(start));
+    if line("Non-2xx").is_some() || line("Socket errors").is_some() {
+        return None;
+    }
+    let percentile = |name| micros(line(name)?.split_whitespace().nth(1)?);
+    let requests = text.lines().find(|line| line.contains(" requests in "))?;
+    let requests: f64 = requests.split_whitespace().next()?.parse().ok()?;
+    let rate = line("Requests/sec:")?.split_whitespace().nth(1)?.parse().ok()?;
+    (requests > 0.0).then_some(Load {
+        requests,
+        rate,
+        p50_us: percentile("50%")?,
+        p99_us: percentile("99%")?,
+        cpu_us: 0.0,
+    })
+}
+
+/// `12.50us`, `1.20ms` or `1.00s` in µs.
+fn micros(text: &str) -> Option<f64> {
+    let units = [("us", 1.0), ("ms", 1e3), ("s", 1e6)];
+    units
+        .iter()
+        .find_map(|(unit, factor)| Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * factor))
+}
+
+/// A port of loopback that nobody uses at this moment.
+///
+/// # Errors
+/// The system's, where no socket can be bound.
+pub fn free_port() -> io::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// Waits until something accepts connections at `port` of loopback.
+///
+/// # Errors
+/// `TimedOut` after ten seconds.
+pub fn await_port(port: u16) -> io::Result<()> {
+    let begin = std::time::Instant::now();
+    while begin.elapsed() < Duration::from_secs(10) {
+        if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Err(ErrorKind::TimedOut.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str = "Running 1s test @ http://127.0.0.1:1/\n  1 threads and 1 connections\n  Thread Stats   Avg \
+        Stdev     Max   +/- Stdev\n    Latency    37.12us   12.00us   1.20ms   97.00%\n  Latency Distribution\n     50%   \
+        36.00us\n     75%   38.00us\n     90%   41.00us\n     99%    1.25ms\n  26,000 requests in 1.00s, 2.00MB read\n\
+        Requests/sec:  25999.50\nTransfer/sec:      2.00MB\n";
+
+    #[test]
+    fn figures_are_read_and_errors_are_not_figures() {
+        let report = REPORT.replace("26,000", "26000");
+        let load = parse(&report).unwrap();
+        assert_eq!((load.requests, load.rate), (26_000.0, 25_999.5));
+        assert_eq!((load.p50_us, load.p99_us), (36.0, 1_250.0));
+        assert!(parse(&format!("{report}  Non-2xx or 3xx responses: 1\n")).is_none());
+        assert!(parse("unable to connect").is_none());
+    }
+}
