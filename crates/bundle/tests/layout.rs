@@ -5,8 +5,6 @@
     reason = "tests: what is not as expected ends them"
 )]
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends by panicking")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
