@@ -181,6 +181,14 @@ fn hostile_indexes_are_refused_with_the_reason() {
     index(&layout, &json!([other, good, 7]));
     read(&layout).unwrap();
 
+    // As a tool of before OCI 1.1 copies it: without the artifact's type.
+    let mut untyped = good.clone();
+    untyped.as_object_mut().unwrap().remove("artifactType");
+    index(&layout, &json!([untyped]));
+    read(&layout).unwrap();
+    index(&layout, &json!([untyped, untyped]));
+    refused(&layout, "0 objects instead of one");
+
     index(&layout, &json!([]));
     refused(&layout, "0 objects instead of one");
     index(&layout, &json!([good, good]));
