@@ -72,7 +72,7 @@ fn a_capsule_is_verified_offline_and_its_first_bad_record_is_named() {
         (&json!(true), &json!(3))
     );
     let mut bytes = std::fs::read(&file).unwrap();
-    let at = bytes.windows(3).rposition(|window| window == b"two").unwrap();
+    let at = bytes.windows(3).position(|window| window == b"two").unwrap();
     bytes[at] ^= 1;
     std::fs::write(&file, bytes).unwrap();
     let broken = object.suijuris(&["verify", text(&file), "--json"]).code(1).json();
