@@ -62,7 +62,7 @@ fn a_capsule_is_verified_offline_and_its_first_bad_record_is_named() {
     let object = Object::new("[memory.note]\ntype = \"string\"\n", &format!("{OPEN}{STAY}"));
     let up = object.up();
     up.set(&json!({"note": "one"}));
-    up.set(&json!({"note": "two"}));
+    up.set(&json!({"note": "zwei"}));
     assert_eq!(up.interrupt(), Some(0));
     let file = object.home().join("probe.sui");
     object.ask(&["export", "-o", text(&file)]).code(0);
@@ -72,7 +72,7 @@ fn a_capsule_is_verified_offline_and_its_first_bad_record_is_named() {
         (&json!(true), &json!(3))
     );
     let mut bytes = std::fs::read(&file).unwrap();
-    let at = bytes.windows(3).position(|window| window == b"two").unwrap();
+    let at = bytes.windows(4).position(|window| window == b"zwei").unwrap();
     bytes[at] ^= 1;
     std::fs::write(&file, bytes).unwrap();
     let broken = object.suijuris(&["verify", text(&file), "--json"]).code(1).json();
