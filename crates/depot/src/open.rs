@@ -71,7 +71,7 @@ fn start(url: &str, environment: Environment<'_>) -> Result<Answer<'static, Arc<
             place.allow(&[])?;
             local(Path::new(&format!("/{}", place.path)))
         }
-        "s3" | "az" => object(place, environment),
+        "s3" | "az" => object(&place, environment),
         "etcd" => etcd(&place, environment),
         other => Err(place.refuse(&format!("`{other}` is no kind of depot: {WRITE}"))),
     }
@@ -83,12 +83,12 @@ fn local(directory: &Path) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
 }
 
 #[cfg(feature = "object")]
-fn object(place: Place, environment: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
+fn object(place: &Place, environment: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     crate::object::open(place, environment)
 }
 
 #[cfg(not(feature = "object"))]
-fn object(place: Place, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
+fn object(place: &Place, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     Err(place.refuse("this program was built without object storage (feature `object` of suijuris-depot)"))
 }
 

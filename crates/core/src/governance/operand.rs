@@ -300,7 +300,7 @@ mod tests {
         let text = "abcdefghijklmnopqrstuvwxyz";
         for len in 0..text.len() {
             let (whole, longer) = (&text[..len], &text[..len + 1]);
-            assert!(same(whole, &whole.to_owned()));
+            assert!(same(whole, &String::from(whole)));
             assert!(!same(whole, longer) && !same(longer, whole));
             for at in 0..len {
                 let mut other = whole.to_owned();
