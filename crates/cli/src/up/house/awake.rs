@@ -70,6 +70,9 @@ impl House {
                     state: "suspended".to_owned(),
                     detail,
                 });
+                // Whom its gate has not taken is decided about at the door.
+                let handed = self.take_handed();
+                self.redirect(handed, None).await?;
             }
             Err(error) => {
                 self.say.error(
