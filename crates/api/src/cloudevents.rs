@@ -64,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    fn check(media: Option<&str>, data: &[u8], name: &str, expected: Value) {
+    fn check(media: Option<&str>, data: &[u8], name: &str, expected: &Value) {
         let message = Message {
             v: VERSION,
             id: "1".to_owned(),
@@ -79,32 +79,37 @@ mod tests {
             accepted: Timestamp(0),
         };
         let event = to_json(&message);
-        assert_eq!(event.get(name), Some(&expected));
+        assert_eq!(event.get(name), Some(expected));
         assert_eq!(event.get("traceid"), Some(&Value::from("t")));
         assert_eq!(event.get("specversion"), Some(&Value::from("1.0")));
     }
 
     #[test]
     fn data_stands_in_the_form_that_its_media_type_allows() {
-        check(None, br#"{"a":1}"#, "data", serde_json::json!({"a": 1}));
+        check(None, br#"{"a":1}"#, "data", &serde_json::json!({"a": 1}));
         check(
             Some("application/vnd.x+json"),
             b"[1]",
             "data",
-            serde_json::json!([1]),
+            &serde_json::json!([1]),
         );
         check(
             Some("text/plain; charset=utf-8"),
             "grüß".as_bytes(),
             "data",
-            Value::from("grüß"),
+            &Value::from("grüß"),
         );
         check(
             Some("application/octet-stream"),
             &[0xff, 0],
             "data_base64",
-            Value::from("/wA="),
+            &Value::from("/wA="),
         );
-        check(Some("application/json"), b"{", "data_base64", Value::from("ew=="));
+        check(
+            Some("application/json"),
+            b"{",
+            "data_base64",
+            &Value::from("ew=="),
+        );
     }
 }

@@ -1,4 +1,9 @@
 //! Layouts on disk: written, read back, and held to every digest and size in them.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "tests: what is not as expected ends them"
+)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -175,6 +180,14 @@ fn hostile_indexes_are_refused_with_the_reason() {
     let other = json!({"mediaType": MANIFEST_TYPE, "digest": "sha512:what", "size": "ever"});
     index(&layout, &json!([other, good, 7]));
     read(&layout).unwrap();
+
+    // As a tool of before OCI 1.1 copies it: without the artifact's type.
+    let mut untyped = good.clone();
+    untyped.as_object_mut().unwrap().remove("artifactType");
+    index(&layout, &json!([untyped]));
+    read(&layout).unwrap();
+    index(&layout, &json!([untyped, untyped]));
+    refused(&layout, "0 objects instead of one");
 
     index(&layout, &json!([]));
     refused(&layout, "0 objects instead of one");

@@ -24,6 +24,9 @@ hold = "20s"
 budget = { type = "int", default = 100, min = 0 }
 done = { type = "bool" }
 
+[witness]
+lease = "20s"
+
 [messages]
 topics = ["a", "b"]
 
@@ -63,6 +66,7 @@ fn the_same_or_less_is_narrower() {
         ("\"host\"", "\"private\""),
         ("[\"x-tenant\"]", "[]"),
         ("hold = \"20s\"", "hold = \"5s\""),
+        ("lease = \"20s\"", "lease = \"5s\""),
         ("done = { type = \"bool\" }\n", ""),
         ("[\"a\", \"b\"]", "[\"b\"]"),
     ] {
@@ -95,6 +99,12 @@ fn whatever_may_be_more_is_wider() {
     for (from, to, part) in [
         ("\"x-tenant\"", "\"x-tenant\", \"accept\"", "gate.headers"),
         ("hold = \"20s\"", "hold = \"21s\"", "gate.hold"),
+        ("lease = \"20s\"", "lease = \"21s\"", "witness.lease"),
+        (
+            "lease = \"20s\"",
+            "lease = \"20s\"\ngrace = \"1s\"",
+            "witness.grace",
+        ),
         ("default = 100", "default = 101", "memory"),
         ("min = 0", "min = -1", "memory"),
         (

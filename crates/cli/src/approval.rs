@@ -15,7 +15,7 @@ use suijuris_core::key::{PublicKey, Signature};
 use suijuris_core::lineage::{Approval, Head, Statement};
 
 use crate::place::Where;
-use crate::{Answer, history, owner, screen};
+use crate::{Answer, history, owner, screen, sealing};
 
 /// Size of an approval's file at most, bytes.
 const MAX_BYTES: u64 = 4_096;
@@ -55,6 +55,9 @@ pub(crate) struct KeyArgs {
     /// The owner's key [default: as for founding an object]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
+    /// Print the age recipient that belongs to it instead, for others' `export --to`
+    #[arg(long)]
+    recipient: bool,
 }
 
 /// What the file holds, as JSON. Only `key` and `sig` are believed; the rest says what a signature that does not fit
@@ -128,7 +131,12 @@ fn check(bytes: &[u8], head: &Head, bundle: &BundleId) -> anyhow::Result<Approva
 
 pub(crate) fn key(args: &KeyArgs) -> anyhow::Result<Answer> {
     let key = owner::key(args.key.as_deref())?;
-    screen::print(&format!("{}\n", key.public()))?;
+    let text = if args.recipient {
+        sealing::recipient_of(&key)?
+    } else {
+        key.public().to_string()
+    };
+    screen::print(&format!("{text}\n"))?;
     Ok(Answer::Yes)
 }
 

@@ -9,6 +9,7 @@ mod check;
 mod clock;
 mod control;
 mod depots;
+mod door;
 mod export;
 mod history;
 mod import;
@@ -23,6 +24,7 @@ mod ps;
 mod registry;
 mod screen;
 mod sealing;
+mod send;
 mod show;
 mod sleeping;
 mod telling;
@@ -99,6 +101,8 @@ enum Command {
     Verify(verify::Args),
     Export(export::Args),
     Import(import::Args),
+    Send(Box<send::Args>),
+    Door(door::Args),
     /// Print the completion script of a shell
     #[command(
         after_help = "Example:\n  suijuris completions bash > ~/.local/share/bash-completion/completions/suijuris"
@@ -124,6 +128,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let answer = match command {
         Command::Up(args) => return up::run(args),
+        Command::Door(args) => return door::run(&args),
         Command::New(args) => new::run(&args)?,
         Command::Check(args) => check::run(&args)?,
         Command::Approve(args) => approval::run(&args)?,
@@ -139,6 +144,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify::run(&args)?,
         Command::Export(args) => export::run(&args)?,
         Command::Import(args) => import::run(&args)?,
+        Command::Send(args) => send::run(&args)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "suijuris", &mut script);

@@ -63,11 +63,6 @@ pub(crate) fn owner_key() -> Result<SecretKey, Error> {
     }
 }
 
-/// The owner's key in the file at `path`.
-pub(crate) fn key_at(path: &Path) -> Result<SecretKey, Error> {
-    read(path)
-}
-
 fn path() -> Option<PathBuf> {
     let set = |name: &str| {
         std::env::var_os(name)

@@ -107,7 +107,7 @@ fn identities(path: &Path) -> anyhow::Result<Vec<x25519::Identity>> {
         };
         return lines.iter().map(parse).collect();
     }
-    Ok(iter::once(identity_of(&owner::key_at(path)?)?).collect())
+    Ok(iter::once(identity_of(&owner::key(Some(path))?)?).collect())
 }
 
 #[cfg(test)]

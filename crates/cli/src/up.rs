@@ -24,16 +24,18 @@ use std::rc::Rc;
 
 use anyhow::Context as _;
 use suijuris_api::Event;
+use suijuris_core::BundleId;
 use suijuris_core::manifest::Protocol;
+use suijuris_store::Writer;
 use suijuris_vehicle::Driver as _;
 use suijuris_vehicle::process::{Isolation, Process, Shim, Want};
 
 use crate::depots::Which;
 use crate::place::Place;
-use crate::{control, place, registry};
+use crate::{control, place};
 
 use founding::Opened;
-use holding::Holding;
+use holding::{Holding, NotTheObject};
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
@@ -101,29 +103,30 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     })?;
     listener.set_nonblocking(true)?;
     let url = url(&opened, listener.local_addr()?);
-    announce(&place, &opened, &driver, &url, &say);
     let home = place.home();
     let mut holding = Holding::open(&args.depot, &home, opened.manifest(), &opened.writer, &say).await?;
     // Before the first record: a copy that is not the object writes none.
-    if holding
-        .claim(&opened.writer, opened.clock.reading().wall, &say)
-        .await?
-        .is_err()
-    {
-        registry::forget_run(&place);
+    let now = opened.clock.reading().wall;
+    if let Err(NotTheObject(event)) = holding.claim(&opened.writer, now, &say).await? {
+        say.event(listening(
+            &place,
+            &opened.writer,
+            opened.bundle_id(),
+            &driver,
+            &url,
+        ));
+        say.event(*event);
         return Ok(ExitCode::from(1));
     }
     let founded = match founding::settle(opened, &args.approvals, &say)? {
         founding::Prepared::Ready(founded) => *founded,
         founding::Prepared::Refused => {
             holding.leave(None, &say).await;
-            registry::forget_run(&place);
             return Ok(ExitCode::from(1));
         }
     };
-    house::House::new(place, founded, holding, driver, listener, url, say)?
-        .run()
-        .await
+    let house = house::House::new(place, founded, holding, driver, listener, url, say)?;
+    Box::pin(house.run()).await
 }
 
 /// Where callers reach the object.
@@ -135,18 +138,14 @@ fn url(opened: &Opened, address: SocketAddr) -> String {
 }
 
 /// The first event.
-fn announce(place: &Place, opened: &Opened, driver: &Process, url: &str, say: &say::Say) {
-    let (object, name) = {
-        let state = opened.writer.published();
-        (state.head().object.to_string(), state.head().name.clone())
-    };
-    registry::note(place, &object, &name, url);
-    say.event(Event::Listening {
+fn listening(place: &Place, writer: &Writer, bundle: BundleId, driver: &Process, url: &str) -> Event {
+    let state = writer.published();
+    Event::Listening {
         url: url.to_owned(),
-        object,
-        name,
+        object: state.head().object.to_string(),
+        name: state.head().name.clone(),
         agent_socket: place.agent_socket().display().to_string(),
-        bundle: opened.bundle_id().to_string(),
+        bundle: bundle.to_string(),
         machine: driver.describe().to_string(),
-    });
+    }
 }

@@ -1,27 +1,39 @@
 //! `verify`: a whole history, offline: every record, every signature, every bundle compiled again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
 
 use anyhow::Context as _;
 use serde::Serialize;
 use suijuris_bundle::Files;
 use suijuris_core::id::BundleId;
-use suijuris_store::{Home, OpenError, Place as At, Reader, Shelf, Verified};
+use suijuris_store::capsule::{self, CapsuleError};
+use suijuris_store::{BundleFiles, Home, OpenError, Place as At, Reader, Shelf, Verified};
 
 use crate::Answer;
 use crate::place::Where;
 use crate::progress::Progress;
 use crate::screen::{self, Screen, Tone};
 
+/// Bytes of a capsule read at once.
+const READ_BYTES: usize = 256 << 10;
+
+/// Bundles of a capsule, each with what does not hold of it.
+type Bundles = BTreeMap<BundleId, Option<String>>;
+
 /// Verify a history offline: every record, every signature, every rule
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Reads the whole chain from inception; needs no service and no key. A copy of the data directory will do.
+Reads the whole chain from inception; needs no service and no key. A copy of the data directory will do, and so will a
+capsule, as `export` writes it.
 
 Exit codes: 0 verified, 1 not verified, 3 there is no object or it cannot be read.
 
 Example:
-  suijuris verify hello")]
+  suijuris verify hello
+  suijuris verify hello.sui")]
 pub(crate) struct Args {
     #[command(flatten)]
     at: Where,
@@ -81,8 +93,10 @@ impl Fault {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
-    let place = args.at.locate()?;
-    let outcome = verify(&place.home())?;
+    let outcome = match args.at.dir.as_deref().filter(|path| path.is_file()) {
+        Some(file) => verify_capsule(file)?,
+        None => verify(&args.at.locate()?.home())?,
+    };
     if args.json {
         screen::print_json(&outcome)?;
     } else {
@@ -128,6 +142,57 @@ fn verify(home: &Home) -> anyhow::Result<Outcome> {
     })
 }
 
+/// Verifies a capsule: every section, record and signature, and that each bundle's text compiles to its program.
+fn verify_capsule(path: &Path) -> anyhow::Result<Outcome> {
+    let shown = path.display();
+    let file = File::open(path).with_context(|| format!("`{shown}` cannot be read"))?;
+    let progress = Progress::of(None, "verified");
+    let mut records = 0;
+    let mut bundles = Bundles::new();
+    let verified = capsule::verify_with(
+        BufReader::with_capacity(READ_BYTES, file),
+        |at| {
+            records = at.records;
+            progress.at(at.records);
+        },
+        |id, files| {
+            let sound = compiles(files).err();
+            bundles.insert(
+                *id,
+                sound.map(|error| format!("bundle {id} does not hold: {error:#}")),
+            );
+        },
+    );
+    drop(progress);
+    let names = bundles.keys().map(ToString::to_string).collect();
+    match verified {
+        Ok(verified) => {
+            let fault = bundles.into_values().flatten().next().map(Fault::whole);
+            Ok(Outcome {
+                verified: fault.is_none(),
+                object: Some(verified.object().to_string()),
+                records: verified.records,
+                head: Some(verified.head().to_string()),
+                uncovered: verified.state.head().uncovered(),
+                bundles: names,
+                fault,
+            })
+        }
+        Err(CapsuleError::Bad { spot, fault }) => Ok(Outcome {
+            records,
+            bundles: names,
+            fault: Some(Fault {
+                seq: Some(spot.seq),
+                file: Some(shown.to_string()),
+                offset: Some(spot.offset),
+                message: suijuris_runtime::report::chain(&fault),
+            }),
+            ..Outcome::default()
+        }),
+        Err(error @ CapsuleError::Read(_)) => Err(error.into()),
+    }
+}
+
 /// What does not hold; an error where the question could not be asked.
 fn fault(error: OpenError) -> anyhow::Result<Fault> {
     match error {
@@ -156,18 +221,19 @@ fn bundles(reader: &Reader) -> anyhow::Result<BTreeSet<BundleId>> {
 }
 
 /// Holds a bundle's parts to each other: the text compiles to the very program that decides.
+fn compiles(files: BundleFiles) -> anyhow::Result<()> {
+    let governance = String::from_utf8(files.governance).context("its rules are no text")?;
+    Files {
+        manifest: files.manifest,
+        governance,
+        program: files.program,
+    }
+    .verify()?;
+    Ok(())
+}
+
 fn check_bundle(home: &Home, id: &BundleId) -> Result<(), Fault> {
-    let check = || -> anyhow::Result<()> {
-        let files = Shelf::of(home).files(id)?;
-        let governance = String::from_utf8(files.governance).context("its rules are no text")?;
-        Files {
-            manifest: files.manifest,
-            governance,
-            program: files.program,
-        }
-        .verify()?;
-        Ok(())
-    };
+    let check = || compiles(Shelf::of(home).files(id)?);
     check().map_err(|error| Fault::whole(format!("bundle {id} does not hold: {error:#}")))
 }
 

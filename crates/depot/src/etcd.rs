@@ -51,10 +51,10 @@ struct Shared {
 
 /// The cluster that `place` names; it is asked when something is wanted of it.
 pub(crate) fn open(
-    place: Place,
+    place: &Place,
     environment: Environment<'_>,
 ) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
-    let space = Arc::new(Keyspace::new(&place, environment)?);
+    let space = Arc::new(Keyspace::new(place, environment)?);
     let failed = |error: std::io::Error| Error::Unreachable(place.url(), Some(error.into()));
     let driver = Arc::new(Driver::new(&space.url).map_err(failed)?);
     let shared = Arc::new(Shared {

@@ -1,6 +1,10 @@
 //! Shared storage outside the object: marks of the witness, announcements of sleeping objects, lineage segments, bundles,
 //! messages, due times. One trait, several backends, one conformance suite.
 //!
+//! [`open`] turns a URL into a depot. Every backend runs under any executor, or none: what blocks, and what needs an event
+//! loop, has threads of its own. Features: `object` and `etcd` add servers, for programs outside machines; `testing` adds
+//! a depot in memory and faults in front of any. Without features there is no network and no TLS.
+//!
 //! A depot keeps bytes and compares versions; it takes no part in what they mean. Not here: when a mark may be changed
 //! (`core::witness`, the runtime), what a message wakes (door).
 

@@ -63,7 +63,8 @@ impl Local {
             root,
         };
         let format = files.root.join(layout::FORMAT);
-        match files.read(&format, 256)? {
+        let unusable = |error: Error| refuse(frame::told(&error));
+        match files.read(&format, 256).map_err(unusable)? {
             Some(text) if text == layout::FORMAT_TEXT => {}
             Some(_) => {
                 return Err(refuse(

@@ -6,6 +6,8 @@
 
 mod connect;
 mod inbox;
+mod marks;
+mod sleepers;
 mod store;
 
 use std::collections::HashMap;
@@ -23,7 +25,7 @@ use suijuris_core::{BundleId, ObjectId};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use self::store::{Put, Store, each};
+use self::store::{Put, Store};
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{Environment, Place};
 use crate::{
@@ -36,9 +38,6 @@ const PACE: Duration = Duration::from_secs(1);
 
 /// First and longest pause between two looks at an inbox.
 const LOOKS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
-
-/// Tries of a swap that the server calls under way while nothing has changed.
-const TRIES: usize = 5;
 
 /// Objects whose inboxes' last look is remembered.
 const GLANCES: usize = 10_000;
@@ -62,16 +61,17 @@ struct Shared {
 
 /// Opens the bucket that `place` names, and makes sure that it keeps conditions.
 pub(crate) fn open(
-    place: Place,
+    place: &Place,
     environment: Environment<'_>,
 ) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     let url = place.url();
     let prefix = Path::parse(&place.path).map_err(|error| place.refuse(&error.to_string()))?;
     let store = Store {
-        inner: connect::bucket(&place, environment)?,
+        inner: connect::bucket(place, environment)?,
         prefix,
         url: url.clone(),
     };
+    let place = place.clone();
     let driver = Driver::new(&url).map_err(|error| Error::Unreachable(url, Some(error.into())))?;
     Ok(Box::pin(async move {
         let shared = Arc::new(Shared {
@@ -86,65 +86,16 @@ pub(crate) fn open(
             .run(QUICK, |shared| async move { shared.probe().await })
             .await
         {
-            Ok(()) | Err(Error::Unreachable(..)) => Ok(Arc::new(depot) as Arc<dyn Depot>),
+            Ok(()) | Err(Error::Unreachable(..) | Error::ReadOnly(..)) => {
+                Ok(Arc::new(depot) as Arc<dyn Depot>)
+            }
             Err(error) => Err(error),
         }
     }))
 }
 
-/// Puts an object under conditions that do not hold, and refuses a server that takes it.
-async fn probe(store: &Store, place: &Place) -> Result<(), Error> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|error| Error::NotAllowed(format!("no randomness: {error}")))?;
-    let key = format!("probes/{}", Digest::of(&random).hex());
-    let refused = match probe_at(store, &key).await {
-        Ok(holds) => Ok(holds),
-        // Whoever may not write cannot be fooled by a swap that was none.
-        Err(Error::ReadOnly(..)) => return Ok(()),
-        Err(error) => Err(error),
-    };
-    let removed = store.delete(&key).await;
-    if refused? {
-        return removed.or_else(|error| {
-            if matches!(error, Error::ReadOnly(..)) {
-                Ok(())
-            } else {
-                Err(error)
-            }
-        });
-    }
-    Err(place.refuse(
-        "the server ignores the conditions of If-None-Match and If-Match, so two copies of an object could both win; \
-         use a server that keeps them",
-    ))
-}
-
-async fn probe_at(store: &Store, key: &str) -> Result<bool, Error> {
-    let Put::Done(Some(tag)) = store.put_if(key, b"1".to_vec(), None).await? else {
-        return Ok(false);
-    };
-    let again = store.put_if(key, b"2".to_vec(), None).await?;
-    let Put::Done(Some(newer)) = store.put_if(key, b"3".to_vec(), Some(&tag)).await? else {
-        return Ok(false);
-    };
-    let late = store.put_if(key, b"4".to_vec(), Some(&tag)).await?;
-    Ok(matches!((again, late), (Put::Refused, Put::Refused)) && newer != tag)
-}
-
-fn mark_key(object: ObjectId) -> String {
-    format!("objects/{object}/mark")
-}
-
-fn announcement_key(object: ObjectId) -> String {
-    format!("announcements/{object}")
-}
-
 fn segment_key(object: ObjectId, positions: &RangeInclusive<u64>) -> String {
     format!("objects/{object}/segments/{}", segment::name(positions))
-}
-
-fn due_name(at: Timestamp, object: ObjectId) -> String {
-    format!("{}-{object}", frame::sortable(at))
 }
 
 impl Shared {
@@ -154,118 +105,9 @@ impl Shared {
 
     async fn probe(&self) -> Result<(), Error> {
         self.probed
-            .get_or_try_init(|| probe(&self.store, &self.place))
+            .get_or_try_init(|| marks::probe(&self.store, &self.place))
             .await
             .copied()
-    }
-
-    async fn mark(&self, object: ObjectId) -> Result<Option<(Vec<u8>, Mark, Version)>, Error> {
-        let key = mark_key(object);
-        let Some(found) = self.store.get(&key, frame::MAX_MARK).await? else {
-            return Ok(None);
-        };
-        let place = self.store.place(&key);
-        let mark = frame::open_mark(&found.bytes, object, &place)?;
-        let tag = found
-            .tag
-            .ok_or_else(|| frame::garbage(&place, "the server gives it no tag"))?;
-        Ok(Some((found.bytes, mark, Version(tag.into_bytes()))))
-    }
-
-    async fn swap(&self, mark: Mark, expected: Option<Version>) -> Result<Swap, Error> {
-        let stored = frame::stamp(&mark)?;
-        self.probe().await?;
-        let key = mark_key(mark.object);
-        let tag = match &expected {
-            None => None,
-            Some(version) => match tag_of(version) {
-                Some(tag) => Some(tag),
-                None => return Ok(Swap::Conflict(present(self.mark(mark.object).await?))),
-            },
-        };
-        let mut found = None;
-        for _ in 0..TRIES {
-            match self.store.put_if(&key, stored.clone(), tag).await? {
-                Put::Done(Some(tag)) => return Ok(Swap::Done(Version(tag.into_bytes()))),
-                Put::Done(None) | Put::Refused => {}
-            }
-            found = self.mark(mark.object).await?;
-            match &found {
-                // Ours: a proxy on the way had repeated the request.
-                Some((bytes, _, version)) if *bytes == stored => return Ok(Swap::Done(version.clone())),
-                // Nothing has changed: the server only said that another put was under way.
-                Some((_, _, version)) if Some(version) == expected.as_ref() => {}
-                None if expected.is_none() => {}
-                _ => return Ok(Swap::Conflict(present(found))),
-            }
-        }
-        Ok(Swap::Conflict(present(found)))
-    }
-
-    async fn due_of(&self, object: ObjectId) -> Result<Option<(Option<Timestamp>, Stamp)>, Error> {
-        let key = announcement_key(object);
-        let Some(found) = self.store.get_start(&key, frame::DUE_BYTES).await? else {
-            return Ok(None);
-        };
-        let (due, _) = frame::open_announcement(&found.bytes, &self.store.place(&key))?;
-        Ok(Some((due, found.tag)))
-    }
-
-    async fn announce(&self, object: ObjectId, bytes: &[u8], due: Option<Timestamp>) -> Result<(), Error> {
-        let stored = frame::announce(bytes, due)?;
-        let before = match self.due_of(object).await {
-            Ok(found) => found.and_then(|(due, _)| due),
-            Err(Error::Garbage { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        if let Some(at) = due {
-            self.store
-                .put(&format!("due/{}", due_name(at, object)), Vec::new())
-                .await?;
-        }
-        self.store.put(&announcement_key(object), stored).await?;
-        match before.filter(|before| Some(*before) != due) {
-            Some(at) => self.store.delete(&format!("due/{}", due_name(at, object))).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<(Timestamp, ObjectId)>, Error> {
-        let last = frame::sortable(until);
-        let mut due = Vec::new();
-        let mut after: Option<String> = None;
-        while due.len() < limit {
-            let wanted = |name: &str| name.get(..16).is_some_and(|at| at <= last.as_str());
-            let page = (limit - due.len()).clamp(64, 1_000);
-            let names = self.store.names("due", after.as_deref(), page, wanted).await?;
-            let Some(newest) = names.last() else {
-                break;
-            };
-            after = Some(newest.name.clone());
-            let parse = |name: &str| {
-                let (at, object) = name.split_once('-')?;
-                Some((frame::unsortable(at)?, object.parse().ok()?))
-            };
-            let mut entries: Vec<(Timestamp, ObjectId)> = Vec::new();
-            for entry in &names {
-                let place = || self.store.place(&format!("due/{}", entry.name));
-                entries.push(
-                    parse(&entry.name).ok_or_else(|| frame::garbage(&place(), "its name is no due time"))?,
-                );
-            }
-            let checked = each(entries, |(at, object)| async move {
-                Ok(match self.due_of(object).await {
-                    // Whoever reads the announcement is told; other objects' timers go on.
-                    Err(Error::Garbage { .. }) => Some((at, object)),
-                    found => found?
-                        .is_some_and(|(due, _)| due == Some(at))
-                        .then_some((at, object)),
-                })
-            });
-            due.extend(checked.await?.into_iter().flatten());
-        }
-        due.truncate(limit);
-        Ok(due)
     }
 
     async fn keep(&self, key: &str, bytes: Vec<u8>, max: usize, what: String) -> Result<(), Error> {
@@ -301,19 +143,6 @@ impl Shared {
     }
 }
 
-type Stamp = Option<String>;
-
-fn present(found: Option<(Vec<u8>, Mark, Version)>) -> Option<(Mark, Version)> {
-    found.map(|(_, mark, version)| (mark, version))
-}
-
-/// A version as the tag that it is; `None` where it cannot be one of this backend's.
-fn tag_of(version: &Version) -> Option<&str> {
-    let tag = std::str::from_utf8(&version.0).ok()?;
-    let possible = (1..=256).contains(&tag.len()) && tag.bytes().all(|byte| byte.is_ascii_graphic());
-    possible.then_some(tag)
-}
-
 impl Objects {
     fn run<T: Send + 'static, F: Future<Output = Result<T, Error>> + Send + 'static>(
         &self,
@@ -336,13 +165,16 @@ impl Depot for Objects {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.run(
             QUICK,
-            |shared| async move { Ok(present(shared.mark(object).await?)) },
+            |shared| async move { marks::read(&shared.store, object).await },
         )
     }
 
     fn swap<'a>(&'a self, mark: &'a Mark, expected: Option<&'a Version>) -> Answer<'a, Swap> {
         let (mark, expected) = (mark.clone(), expected.cloned());
-        self.run(QUICK, |shared| async move { shared.swap(mark, expected).await })
+        self.run(QUICK, |shared| async move {
+            shared.probe().await?;
+            marks::swap(&shared.store, &mark, expected.as_ref()).await
+        })
     }
 
     fn attend(&self, _: ObjectId, _: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
@@ -356,13 +188,13 @@ impl Depot for Objects {
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         let bytes = bytes.to_vec();
         self.run(LONG, |shared| async move {
-            shared.announce(object, &bytes, due).await
+            sleepers::announce(&shared.store, object, &bytes, due).await
         })
     }
 
     fn announcement(&self, object: ObjectId) -> Answer<'_, Option<Vec<u8>>> {
         self.run(QUICK, |shared| async move {
-            let key = announcement_key(object);
+            let key = sleepers::announcement_key(object);
             let Some(mut found) = shared.store.get(&key, frame::MAX_ANNOUNCED).await? else {
                 return Ok(None);
             };
@@ -389,7 +221,9 @@ impl Depot for Objects {
     }
 
     fn due(&self, until: Timestamp, limit: usize) -> Answer<'_, Vec<(Timestamp, ObjectId)>> {
-        self.run(LONG, |shared| async move { shared.due(until, limit).await })
+        self.run(LONG, |shared| async move {
+            sleepers::due(&shared.store, until, limit).await
+        })
     }
 
     fn put_segment<'a>(

@@ -71,8 +71,8 @@ fn start(url: &str, environment: Environment<'_>) -> Result<Answer<'static, Arc<
             place.allow(&[])?;
             local(Path::new(&format!("/{}", place.path)))
         }
-        "s3" | "az" => object(place, environment),
-        "etcd" => etcd(place, environment),
+        "s3" | "az" => object(&place, environment),
+        "etcd" => etcd(&place, environment),
         other => Err(place.refuse(&format!("`{other}` is no kind of depot: {WRITE}"))),
     }
 }
@@ -83,22 +83,22 @@ fn local(directory: &Path) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
 }
 
 #[cfg(feature = "object")]
-fn object(place: Place, environment: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
+fn object(place: &Place, environment: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     crate::object::open(place, environment)
 }
 
 #[cfg(not(feature = "object"))]
-fn object(place: Place, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
+fn object(place: &Place, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     Err(place.refuse("this program was built without object storage (feature `object` of suijuris-depot)"))
 }
 
 #[cfg(feature = "etcd")]
-fn etcd(place: Place, environment: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
+fn etcd(place: &Place, environment: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     crate::etcd::open(place, environment)
 }
 
 #[cfg(not(feature = "etcd"))]
-fn etcd(place: Place, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
+fn etcd(place: &Place, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     Err(place.refuse("this program was built without etcd (feature `etcd` of suijuris-depot)"))
 }
 

@@ -4,6 +4,7 @@
 //! call, several in flight. Attendance does not pass: whoever serves attends for its machine.
 
 mod client;
+mod link;
 mod serve;
 mod wire;
 

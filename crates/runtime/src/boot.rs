@@ -96,6 +96,8 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
     let left = Box::pin(live(house, role)).await;
     pid1::teardown(role, TEARDOWN).await;
     reports.leaving(left_word(left), judge.refusing());
+    // The judge has the object, which reports too.
+    drop(judge);
     drop(reports);
     // What was reported is sent before the channel closes; an owner that does not read is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(1), sending.join_next()).await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use suijuris_core::inputs::Witnessed;
 use suijuris_core::manifest::{Manifest, Witness as Strength};
 use suijuris_core::witness::{Doubt, Evidence, HolderId, Point, Purpose, Terms, Verdict};
-use suijuris_depot::Depot;
+use suijuris_depot::{Depot, Presence};
 use suijuris_store::{Home, Writer};
 
 use crate::witness::{ClaimError, Claimed, Lease, News, Opening, Uncovered, Witness};
@@ -32,8 +32,10 @@ pub struct Holding {
     /// Marks cost nothing: they are waited for even where they need not be.
     prompt: bool,
     id: Cell<HolderId>,
-    /// Whoever started the machine says that it was paused, and that no copy of it was made.
+    /// Whoever started the machine says that it was paused, and that no copy of it was made. Always so where that one keeps
+    /// the name in use: a copy of the machine alone would not have it.
     announced: Cell<bool>,
+    attends: bool,
     verdict: RefCell<Option<Verdict>>,
 }
 
@@ -96,6 +98,7 @@ impl Holding {
             prompt: false,
             id: Cell::new(HolderId([0; 16])),
             announced: Cell::new(false),
+            attends: false,
             verdict: RefCell::new(None),
         }
     }
@@ -130,6 +133,7 @@ impl Holding {
             prompt,
             id: Cell::new(id),
             announced: Cell::new(false),
+            attends,
             verdict: RefCell::new(None),
         })
     }
@@ -177,7 +181,7 @@ impl Holding {
         let Some(witness) = &self.witness else {
             return Ok(());
         };
-        let doubt = if self.announced.replace(false) {
+        let doubt = if self.announced.replace(false) || !self.attends {
             Doubt::Paused
         } else {
             self.id.set(fresh_id()?);
@@ -239,6 +243,28 @@ impl Holding {
             }
         }
         std::future::pending().await
+    }
+}
+
+/// Codes of a refusal for another copy: one with a newer history, and one that runs or has gone another way.
+const CODES: (&str, &str) = ("rolled_back", "twin");
+
+/// The code of a refusal for another copy. One that lacks what was witnessed is a twin while the other runs, as far as the
+/// depot can tell, and an older copy once nobody holds the object.
+pub async fn code_of(depot: Option<&dyn Depot>, verdict: &Verdict) -> &'static str {
+    if verdict.witnessed() != Witnessed::Newer {
+        return CODES.1;
+    }
+    let mark = verdict
+        .evidence()
+        .and_then(|evidence| evidence.witnessed.as_ref());
+    let held = mark.and_then(|mark| Some((mark.object, mark.holder.as_ref()?.id)));
+    let (Some(depot), Some((object, holder))) = (depot, held) else {
+        return CODES.0;
+    };
+    match depot.presence(object, holder).await {
+        Ok(Presence::Gone) => CODES.0,
+        Ok(Presence::Here | Presence::Unknown) | Err(_) => CODES.1,
     }
 }
 

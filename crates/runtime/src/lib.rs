@@ -15,6 +15,7 @@ pub mod config;
 pub mod holding;
 pub mod holds;
 pub mod inbox;
+pub mod intake;
 pub mod judge;
 pub mod ledger;
 pub mod patch;

@@ -29,6 +29,7 @@ use crate::config::Launch;
 use crate::holding::Holding;
 use crate::holds::{self, Holds};
 use crate::inbox::Inbox;
+use crate::intake::Intake;
 use crate::ledger::Ledger;
 use crate::refusals::Refusals;
 use crate::report::Reports;
@@ -63,6 +64,7 @@ pub struct Resident {
     notices: Feed,
     /// Something that `remain` may depend on has changed.
     stirred: Notify,
+    intake: Intake,
     workload_ready: watch::Sender<bool>,
     events: mpsc::Sender<lifecycle::Event>,
     reports: Reports,
@@ -133,6 +135,7 @@ impl Resident {
             changes: Feed::default(),
             notices: Feed::default(),
             stirred: Notify::new(),
+            intake: Intake::default(),
             workload_ready: watch::Sender::new(false),
             events,
             reports,
@@ -192,6 +195,12 @@ impl Resident {
         self.notices
             .send("messages", &serde_json::json!({"waiting": waiting}));
         self.stir();
+    }
+
+    /// Whether connections of the owner are taken.
+    #[must_use]
+    pub const fn intake(&self) -> &Intake {
+        &self.intake
     }
 
     /// Notices to the workload.

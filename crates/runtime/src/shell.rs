@@ -11,7 +11,7 @@ use suijuris_api::{Event as Report, verdict};
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Inputs, Principal, WorkloadEnd};
-use suijuris_core::lifecycle::{Effect, Event, Leave, Lifecycle, Notice};
+use suijuris_core::lifecycle::{Effect, Event, Leave, Lifecycle, Notice, Phase};
 use suijuris_core::lineage::{Decision, Fired};
 use suijuris_core::time::Span;
 use suijuris_gate::{Control, Phase as GatePhase};
@@ -41,6 +41,9 @@ pub(crate) enum Left {
 /// Time to answer who was taken in at the very end of the linger; a connection that merely stays open is not waited
 /// for any longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Time for clients to close connections on which they were answered, before the machine is frozen.
+const LEFT_WITHIN: Duration = Duration::from_millis(100);
 
 /// The loop and what it works on.
 pub(crate) struct Shell {
@@ -132,6 +135,8 @@ impl Shell {
                 });
                 self.gate.set(GatePhase::Open);
             }
+            // Until it is frozen the gate stays shut as it drained: it takes nobody into a machine that stands still.
+            Effect::HoldGate if self.resident.phase() == Phase::Suspended => {}
             Effect::HoldGate => self.gate.set(GatePhase::Holding),
             Effect::RefuseGate(decision) => {
                 self.refusing = true;
@@ -142,7 +147,7 @@ impl Shell {
             Effect::DrainGate => self.drain(),
             Effect::StopWorkload => return Ok(self.stop_workload()),
             Effect::Tell(notice) => self.tell(notice),
-            Effect::Freeze => self.resident.reports().leaving("suspend", None),
+            Effect::Freeze => self.ask_to_be_frozen().await,
             Effect::DecideAgain => return Ok(Some(self.decide_again().await)),
             Effect::Leave(leave) => self.left = Some(leave),
         }
@@ -278,6 +283,18 @@ impl Shell {
         }
         tokio::time::sleep(duration(self.resident.bundle().manifest.gate.linger)).await;
         let _ = tokio::time::timeout(ANSWER_WITHIN, self.resident.traffic().empty()).await;
+    }
+
+    /// Nobody is to wait in a machine that stands still: who was answered has left, who only stays connected is cut, and
+    /// who was handed over stays the owner's.
+    async fn ask_to_be_frozen(&self) {
+        self.resident.intake().close();
+        let traffic = self.resident.traffic();
+        if tokio::time::timeout(LEFT_WITHIN, traffic.empty()).await.is_err() {
+            self.gate.cut_all();
+            let _ = tokio::time::timeout(ANSWER_WITHIN, traffic.empty()).await;
+        }
+        self.resident.reports().leaving("suspend", None);
     }
 
     /// The disk failed: nothing may be acknowledged any more, so nothing is served any more.

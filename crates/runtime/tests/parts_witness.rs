@@ -392,7 +392,9 @@ async fn what_sleeps_leaves_its_whole_history_its_rules_and_its_announcement() {
     assert_eq!(records, there);
     let files = depot.bundle(bundle).await.unwrap().unwrap();
     assert_eq!(
-        suijuris_core::bundle::Files::open(bundle, &files).unwrap().id(),
+        suijuris_core::bundle::Files::open_named(bundle, &files)
+            .unwrap()
+            .id(),
         bundle
     );
 }

@@ -2,6 +2,9 @@
 //! same run; and how fast a history is verified. The directory to work in is the argument, else the current one; it must
 //! be on a real disk.
 
+#[path = "../tests/it/object.rs"]
+mod object;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
@@ -11,14 +14,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use suijuris_core::governance::{Action, Listing, Program};
-use suijuris_core::id::{BlobId, Digest};
-use suijuris_core::inputs::{Inputs, Principal};
+use suijuris_core::governance::Action;
+use suijuris_core::id::Digest;
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Body, Decision, Mutated, Outcome, Seal, Woke};
-use suijuris_core::manifest::{Gate, Manifest, Network, Protocol, Ready, SleepMode, Witness, Workload};
+use suijuris_core::lineage::{Body, Mutated, Seal, Woke};
 use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
-use suijuris_core::time::{Span, Timestamp};
+use suijuris_core::time::Timestamp;
 use suijuris_store::capsule::{export, import, verify};
 use suijuris_store::{
     BundleFiles, Depth, Draft, Founding, Home, Reader, Sign, Sizes, StageError, Writer, found,
@@ -31,56 +32,8 @@ type Outcomes<T> = Result<T, Box<dyn Error>>;
 const SEAL_EVERY: usize = 64;
 
 fn bundle() -> Outcomes<BundleFiles> {
-    let none = Listing {
-        version: Listing::VERSION,
-        rules: vec![],
-        nodes: vec![],
-        bodies: vec![],
-        groups: vec![],
-    };
-    let program = Program::new(none)?.encode()?;
-    let governance = b"// nothing is permitted\n".to_vec();
     let fields: BTreeMap<_, _> = [(Name::new("note")?, Field::new(Kind::String))].into();
-    let manifest = Manifest {
-        v: 1,
-        name: "bench".to_owned(),
-        workload: Workload {
-            image: None,
-            argv: vec!["true".to_owned()],
-            env: BTreeMap::new(),
-            cwd: None,
-            user: None,
-            port: 0,
-            ready: Ready::Spawned,
-            ready_within: Span(1_000),
-            stop_signal: 15,
-            stop_within: Span(1_000),
-            network: Network::Private,
-        },
-        gate: Gate {
-            protocol: Protocol::Tcp,
-            headers: vec![],
-            max_held: 16,
-            hold: Span(1_000),
-            max_connections: 16,
-            drain: Span(1_000),
-            linger: Span(1_000),
-        },
-        memory: Schema::try_from(fields)?,
-        governance: BlobId::of(&governance),
-        program: BlobId::of(&program),
-        triggers: suijuris_core::trigger::Triggers::default(),
-        callers: vec![],
-        claims: BTreeMap::new(),
-        sleep: SleepMode::Stop,
-        witness: Witness::Optional,
-        seal_within: Span(1_000),
-    };
-    Ok(BundleFiles {
-        manifest: manifest.encode()?,
-        governance,
-        program,
-    })
+    object::bundle_of("bench", Schema::try_from(fields)?)
 }
 
 fn draft(body: Body, sign: Sign) -> Draft {
@@ -107,12 +60,7 @@ fn object(path: &Path, mutations: usize, value_bytes: usize) -> Outcomes<Home> {
     };
     found(&home, founding)?;
     let (writer, _) = Writer::open(&home, Depth::Tail, Sizes::default())?;
-    let decision = Decision {
-        action: Action::Wake,
-        outcome: Outcome::Permit,
-        explanation: None,
-        inputs: Inputs::timeless(Principal::Workload),
-    };
+    let decision = object::decision(Action::Wake);
     let fired = BTreeMap::new();
     writer.wake::<StageError>(&[2; 32], Timestamp(2_000), |_, next| {
         Ok(Body::Woke(Box::new(Woke {

@@ -20,7 +20,7 @@ use crate::shelf::{MAX_BUNDLE_BYTES, NotFiles};
 pub use import::{ImportError, Imported, import, rebuild};
 pub use pack::{ExportError, Exported, announcement_of, export};
 pub use sealed::{NotUnsealed, Unsealed};
-pub use unpack::{Verified, verify};
+pub use unpack::{Verified, verify, verify_with};
 
 /// First bytes of every capsule.
 pub const MAGIC: [u8; 8] = *b"suijcap\0";

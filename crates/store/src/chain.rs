@@ -301,9 +301,7 @@ impl<'a> Walk<'a> {
     }
 
     fn is_zero_behind(&self) -> Result<bool, OpenError> {
-        self.window
-            .is_zero_from(self.place.offset)
-            .map_err(self.disk())
+        self.window.is_zero_from(self.place.offset).map_err(self.disk())
     }
 
     fn rest(&self) -> Result<Vec<u8>, OpenError> {

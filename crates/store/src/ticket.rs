@@ -20,6 +20,8 @@ pub(crate) struct Progress {
 struct Durable {
     /// Positions below this are durable and published.
     below: u64,
+    /// Records that the last commit made durable.
+    group: u64,
     poisoned: Option<CommitError>,
     leading: bool,
     wanted: bool,
@@ -56,10 +58,13 @@ impl Progress {
         self.moved.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything below `below` is durable and published.
+    /// Everything below `below` is durable and published. Whoever led is free to, so that those who wait are woken once:
+    /// to their answer, or to lead in turn.
     pub(crate) fn advance(&self, below: u64) {
         let mut state = self.lock();
+        state.group = below.saturating_sub(state.below);
         state.below = below;
+        state.leading = false;
         self.tell(state);
     }
 
@@ -93,12 +98,19 @@ impl Progress {
 
     fn lead(&self, mut state: MutexGuard<'_, Durable>, shared: &Shared) {
         state.leading = true;
+        let crowd = state.group > 1;
         drop(state);
-        shared.commit();
-        let mut state = self.lock();
-        state.leading = false;
-        drop(state);
-        self.moved.notify_all();
+        if crowd {
+            // Those whose records the last commit made durable together have just been woken with us: let them stage
+            // first, or the first to run commits alone and the others wait for two syncs.
+            std::thread::yield_now();
+        }
+        if !shared.commit() {
+            let mut state = self.lock();
+            state.leading = false;
+            drop(state);
+            self.moved.notify_all();
+        }
     }
 
     fn block(&self, seq: u64, shared: &Shared) -> Result<(), CommitError> {

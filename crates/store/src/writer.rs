@@ -411,15 +411,19 @@ impl Shared {
         error
     }
 
-    /// Commits what is queued, for all who wait; they learn the outcome from the progress.
-    pub(crate) fn commit(&self) {
-        let _ = self.commit_all(&mut lock(&self.commits));
+    /// Commits what is queued, for all who wait; they learn the outcome from the progress. Says whether it moved.
+    pub(crate) fn commit(&self) -> bool {
+        self.commit_group(&mut lock(&self.commits)).unwrap_or(false)
     }
 
     fn commit_all(&self, commits: &mut Commits) -> Result<(), CommitError> {
+        self.commit_group(commits).map(drop)
+    }
+
+    fn commit_group(&self, commits: &mut Commits) -> Result<bool, CommitError> {
         self.progress.check()?;
         let Some((mut queue, advance)) = self.cut(commits) else {
-            return Ok(());
+            return Ok(false);
         };
         let below = advance.seq().saturating_add(1);
         queue.write(&self.home).map_err(|error| self.poison(error))?;
@@ -435,10 +439,10 @@ impl Shared {
             // Only a short cut: the next group, the closing, or the next opening makes up for a failed one.
             let _ = self.write_checkpoint(commits);
         }
+        self.progress.advance(below);
         queue.clear();
         commits.spare = queue;
-        self.progress.advance(below);
-        Ok(())
+        Ok(true)
     }
 
     /// Takes what is staged: the records, and what they changed. Staging goes on meanwhile.

@@ -290,8 +290,8 @@ mod tests {
     #[test]
     fn the_place_is_dockers() {
         let path = |config, home| docker_config_path(config, home);
-        let home = Some(Path::new("/home/a"));
-        assert_eq!(path(None, home), Some("/home/a/.docker/config.json".into()));
+        let home = Some(Path::new("/h/a"));
+        assert_eq!(path(None, home), Some("/h/a/.docker/config.json".into()));
         assert_eq!(
             path(Some(Path::new("/etc/d")), home),
             Some("/etc/d/config.json".into())

@@ -198,7 +198,7 @@ fn copy(capsule: &Capsule, to: &Path) -> Result<(), LayoutError> {
 }
 
 /// Reads the one object of a layout; its capsule stays where it lies, in the layout. Other artifacts beside it are
-/// passed over. `max_bytes` bounds the capsule ([`super::MAX_CAPSULE_BYTES`] is a good one).
+/// passed over, if the index says what they are. `max_bytes` bounds the capsule ([`super::MAX_CAPSULE_BYTES`] is a good one).
 ///
 /// # Errors
 /// See [`LayoutError`].
@@ -246,10 +246,16 @@ fn object_of(bytes: &[u8]) -> Result<(ContentDigest, u64), LayoutError> {
     if index.schema_version != 2 || !matches!(index.media_type.as_deref(), None | Some(INDEX_TYPE)) {
         return Err(LayoutError::Index("it is of another kind or version".to_owned()));
     }
+    // Some tools leave the artifact's type out of the index. A lone manifest is then the one to look into.
+    let lone = index.manifests.len() == 1;
+    let wanted = |entry: &serde_json::Value| match entry.get("artifactType") {
+        Some(kind) => kind.as_str() == Some(OBJECT_TYPE),
+        None => lone,
+    };
     let objects: Vec<Descriptor> = index
         .manifests
         .into_iter()
-        .filter(is_object)
+        .filter(wanted)
         .map(serde_json::from_value)
         .collect::<Result<_, _>>()
         .map_err(|error| LayoutError::Index(error.to_string()))?;
@@ -258,10 +264,6 @@ fn object_of(bytes: &[u8]) -> Result<(ContentDigest, u64), LayoutError> {
         [object] => Err(LayoutError::Index(format!("it names a `{}`", object.media_type))),
         others => Err(LayoutError::Objects(others.len())),
     }
-}
-
-fn is_object(entry: &serde_json::Value) -> bool {
-    entry.get("artifactType").and_then(serde_json::Value::as_str) == Some(OBJECT_TYPE)
 }
 
 fn blobs(dir: &Path) -> PathBuf {

@@ -8,7 +8,7 @@ use suijuris_bundle::oci::{
 };
 
 use super::liar::{Answer, End, Liar, Seen};
-use super::{artifact, client, failed, hasty, reference, text};
+use super::{artifact, client, failed, reference, restless, soon, text};
 
 /// A server with one artifact, tag `v1`, which lies as `lie` says.
 struct Stage {
@@ -142,13 +142,13 @@ async fn endless_answers_are_cut_off() {
 async fn slow_servers_are_given_up() {
     let silent = Answer::new(200, "cap").ending(End::Hangs);
     blob(
-        hasty(),
+        restless(),
         silent.clone(),
         "did not answer in time (the next piece of the capsule)",
     )
     .await;
     manifest(
-        hasty(),
+        soon(),
         silent,
         "did not answer in time (the end of a short answer)",
     )
@@ -160,12 +160,12 @@ async fn slow_servers_are_given_up() {
     let from = reference(&address, "object:v1");
     let out = dir.path().join("out.sui");
     failed(
-        client(&address, hasty()).pull(&from, &out, &mut |_, _| {}).await,
+        client(&address, soon()).pull(&from, &out, &mut |_, _| {}).await,
         "in time (an answer)",
     );
     let artifact = artifact(dir.path(), b"capsule", None);
     failed(
-        client(&address, hasty())
+        client(&address, soon())
             .push(&from, &artifact, &mut |_, _| {})
             .await,
         "in time (an answer)",
@@ -196,7 +196,7 @@ async fn an_upload_that_stalls_is_given_up() {
     let large = artifact(stage.dir.path(), &vec![7; 32 << 20], None);
     let to = reference(&stage.liar.address, "object:v2");
     failed(
-        stage.client(hasty()).push(&to, &large, &mut |_, _| {}).await,
+        stage.client(restless()).push(&to, &large, &mut |_, _| {}).await,
         "did not answer in time (the next piece of the upload)",
     );
 }
@@ -486,13 +486,13 @@ async fn plain_http_beyond_this_machine_needs_to_be_asked_for() {
     let stage = Stage::new(|_| None).await;
     let tls = Options {
         transport: Transport::Tls,
-        ..hasty()
+        ..Options::default()
     };
     failed(stage.pull(tls).await, "ask for plain HTTP");
     assert_eq!(stage.liar.seen().len(), 0);
     let plain = Options {
         transport: Transport::Plain,
-        ..hasty()
+        ..Options::default()
     };
     failed(stage.pull(plain).await, "is not in");
 }

@@ -1,5 +1,13 @@
 //! The registry client against a real registry (Debian's `docker-registry`) and against servers that lie.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test ends by panicking"
+)]
+
 mod honest;
 mod liar;
 mod real;
@@ -46,11 +54,18 @@ fn client(address: &str, options: Options) -> Registry {
     Registry::new(&address.parse().unwrap(), options).unwrap()
 }
 
-/// Options that give up soon; for servers that are meant to be slow.
-fn hasty() -> Options {
+/// Options that give up soon where an answer does not come to its end.
+fn soon() -> Options {
     Options {
-        answer_within: Duration::from_millis(300),
-        idle: Duration::from_millis(300),
+        answer_within: Duration::from_secs(2),
+        ..Options::default()
+    }
+}
+
+/// Options that give up soon between two pieces of a transfer, and nowhere else.
+fn restless() -> Options {
+    Options {
+        idle: Duration::from_millis(500),
         ..Options::default()
     }
 }

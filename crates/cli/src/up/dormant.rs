@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use suijuris_api::agent::Patch;
-use suijuris_api::{Problem, verdict};
+use suijuris_api::{Event, Problem, verdict};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{Verdict, View, decide, foresee};
 use suijuris_core::governance::Action;
@@ -14,8 +14,10 @@ use suijuris_core::lineage::{Body, Decision, Fired, Head, Outcome, Refused, Seal
 use suijuris_core::time::{Now, Ratchet, Reading};
 use suijuris_runtime::refusals::Refusals;
 use suijuris_store::{Reader, Writer};
+use suijuris_vehicle::process::Process;
 
 use super::door::Proposal;
+use crate::place::Place;
 use crate::sleeping::{self, Written};
 
 /// Decides at the door, and counts what it refused.
@@ -97,6 +99,12 @@ impl Asleep {
         sleeping::settle_crash(&writer, reading.wall)?;
         let porter = Porter::new(bundle, host, witnessed, writer.published().head());
         Ok(Self { writer, porter })
+    }
+
+    /// Its name, and the first event of `up`.
+    pub(super) fn listening(&self, place: &Place, driver: &Process, url: &str) -> (String, Event) {
+        let (name, bundle) = self.look(|state| (state.head().name.clone(), state.head().bundle));
+        (name, super::listening(place, &self.writer, bundle, driver, url))
     }
 
     /// The time that decisions use.

@@ -18,10 +18,10 @@ use suijuris_core::manifest::Manifest;
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
 use suijuris_depot::{Attendance, Depot, relay};
-use suijuris_runtime::holding::{FOLLOW_WITHIN, follow, fresh_id, in_words, newest};
+use suijuris_runtime::holding::{FOLLOW_WITHIN, code_of, follow, fresh_id, in_words, newest};
 use suijuris_runtime::report::chain;
 use suijuris_runtime::witness::{News, Opening, Witness, publish};
-use suijuris_store::{Home, Writer, capsule};
+use suijuris_store::{Depth, Home, Reader, Writer, capsule};
 
 use super::say::Say;
 use crate::depots::Which;
@@ -43,8 +43,8 @@ pub(super) struct Holding {
     verdict: Option<Verdict>,
 }
 
-/// This copy is not the object.
-pub(super) struct NotTheObject;
+/// This copy is not the object; the event that says so.
+pub(super) struct NotTheObject(pub(super) Box<Event>);
 
 impl Holding {
     /// Opens the depot and says nothing in it yet. Without a depot the object goes on alone, where its bundle lets it.
@@ -105,16 +105,20 @@ impl Holding {
             let why = claimed.trouble.as_deref().unwrap_or("it does not answer");
             say.error(CODE_DEPOT, &format!("the witness cannot be asked: {why}"));
         }
+        let code = match shut_away_as(&self.home) {
+            // Its own last record is in the way of comparing again; what it found then stands.
+            Some(code) if claimed.verdict.is_final() => code,
+            _ => code_of(self.depot.as_deref(), &claimed.verdict).await,
+        };
         let refused = claimed.verdict.evidence().map(|evidence| {
-            say.event(refused(&claimed.verdict, evidence));
-            (claimed.verdict.is_final(), in_words(evidence))
+            let event = Box::new(refused(code, evidence));
+            (event, claimed.verdict.is_final(), in_words(evidence))
         });
-        let code = code(&claimed.verdict);
         self.verdict = Some(claimed.verdict);
         match refused {
             None => Ok(Ok(())),
-            Some((false, _)) => Ok(Err(NotTheObject)),
-            Some((true, words)) => {
+            Some((event, false, _)) => Ok(Err(NotTheObject(event))),
+            Some((event, true, words)) => {
                 // So that it stays refused where no witness can be asked.
                 sleeping::settle_crash(writer, now)?;
                 let reason = format!("{code}: {words}");
@@ -122,32 +126,23 @@ impl Holding {
                 if !is_away {
                     sleeping::record(writer, Body::Quarantined(Quarantined { reason }), now)?;
                 }
-                Ok(Err(NotTheObject))
+                Ok(Err(NotTheObject(event)))
             }
         }
     }
 
     /// Claims the object for resting in a frozen machine, whose runtime has the writer. It writes nothing.
-    pub(super) async fn rest(
-        &mut self,
-        newest: Point,
-        say: &Say,
-    ) -> anyhow::Result<Result<(), NotTheObject>> {
+    pub(super) async fn rest(&mut self, newest: Point) -> anyhow::Result<Result<(), NotTheObject>> {
         let Some(witness) = &self.witness else {
             return Ok(Ok(()));
         };
         witness.note(newest);
         let claimed = witness.claim(Purpose::Rest).await?;
-        let refused = claimed
-            .verdict
-            .evidence()
-            .map(|evidence| refused(&claimed.verdict, evidence));
+        let code = code_of(self.depot.as_deref(), &claimed.verdict).await;
+        let refused = claimed.verdict.evidence().map(|evidence| refused(code, evidence));
         self.verdict = Some(claimed.verdict);
         Ok(match refused {
-            Some(event) => {
-                say.event(event);
-                Err(NotTheObject)
-            }
+            Some(event) => Err(NotTheObject(Box::new(event))),
             None => Ok(()),
         })
     }
@@ -224,7 +219,7 @@ impl Holding {
             if let Ok(lost) = news.wait_for(|news| matches!(news, News::Lost(_))).await
                 && let News::Lost(evidence) = &*lost
             {
-                return refused(&Verdict::Live(Box::new((**evidence).clone())), evidence);
+                return refused(Invariant::Twin.as_str(), evidence);
             }
         }
         std::future::pending().await
@@ -302,17 +297,29 @@ fn serve(stream: UnixStream, depot: Arc<dyn Depot>, object: ObjectId) -> std::io
     Ok(())
 }
 
-fn code(verdict: &Verdict) -> &'static str {
-    match verdict.witnessed() {
-        Witnessed::Newer => Invariant::RolledBack.as_str(),
-        _ => Invariant::Twin.as_str(),
-    }
+/// Why this copy shut itself away, where another copy was the reason.
+fn shut_away_as(home: &Home) -> Option<&'static str> {
+    let reader = Reader::open(home, Depth::Tail).ok()?;
+    let seq = reader.state().head().seq;
+    let last = reader.records(seq..seq.saturating_add(1)).ok()?.next()?.ok()?;
+    let Body::Quarantined(quarantined) = &last.record.body else {
+        return None;
+    };
+    [Invariant::RolledBack, Invariant::Twin]
+        .map(Invariant::as_str)
+        .into_iter()
+        .find(|code| {
+            quarantined
+                .reason
+                .strip_prefix(code)
+                .is_some_and(|rest| rest.starts_with(": "))
+        })
 }
 
-fn refused(verdict: &Verdict, evidence: &Evidence) -> Event {
+fn refused(code: &str, evidence: &Evidence) -> Event {
     Event::Refused {
         action: Action::Wake.as_str().to_owned(),
-        reason: code(verdict).to_owned(),
+        reason: code.to_owned(),
         rules: Vec::new(),
         reasons: vec![in_words(evidence)],
         times: 1,

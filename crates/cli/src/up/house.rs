@@ -24,7 +24,6 @@ use suijuris_runtime::callers::Callers;
 use suijuris_runtime::clock::Clock;
 use suijuris_runtime::config::Launch;
 use suijuris_store::Home;
-use suijuris_vehicle::Driver as _;
 use suijuris_vehicle::machine::Exit;
 use suijuris_vehicle::process::Process;
 use tokio::net::TcpListener;
@@ -162,6 +161,7 @@ impl House {
         let mut greeting = JoinSet::new();
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        self.announce();
         self.settle_down();
         self.publish();
         loop {
@@ -215,6 +215,13 @@ impl House {
                 Step::Interrupted => self.interrupted().await?,
             }
         }
+    }
+
+    fn announce(&self) {
+        let Stay::Asleep(asleep) = &self.stay else { return };
+        let (name, listening) = asleep.listening(&self.place, &self.driver, &self.url);
+        registry::note(&self.place, &self.id, &name, &self.url);
+        self.say.event(listening);
     }
 
     /// What can be done ahead for the next start.

@@ -150,16 +150,25 @@ fn words(event: &Event) -> Option<(&'static str, &'static str, String)> {
         Event::Dormant { seq, reason } => (BLUE, "dormant", format!("record {seq}: {reason}")),
         Event::Refused {
             action,
+            reason,
             reasons,
             times,
+            evidence,
             ..
         } => {
+            let why = evidence
+                .as_ref()
+                .map_or_else(String::new, |_| format!("{reason}: "));
             let times = if *times == 1 {
                 String::new()
             } else {
                 format!(", {times} times")
             };
-            (RED, "refused", format!("{action}{times}: {}", reasons.join("; ")))
+            (
+                RED,
+                "refused",
+                format!("{action}{times}: {why}{}", reasons.join("; ")),
+            )
         }
         Event::Mutated { fields, by, seq } => (
             PLAIN,

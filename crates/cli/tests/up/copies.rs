@@ -30,7 +30,9 @@ fn refused(object: &Object, dir: &Path) -> (Ran, Value) {
     let events = ran.lines();
     assert!(is_like(&events[0], &json!({"event": "listening"})), "{events:?}");
     let refused = events.iter().find(|event| event["event"] == "refused");
-    let refused = refused.unwrap_or_else(|| panic!("no refusal in {events:?}")).clone();
+    let refused = refused
+        .unwrap_or_else(|| panic!("no refusal in {events:?}"))
+        .clone();
     let served = events
         .iter()
         .find(|event| event["event"] == "workload" || event["event"] == "woke");
@@ -57,8 +59,14 @@ fn of_two_copies_one_serves_and_the_other_says_twin() {
     let (_, event) = refused(&object, &copy);
     assert_eq!(event["reason"], "twin", "{event}");
     let evidence = &event["evidence"];
-    assert!(evidence["holder"].as_str().unwrap().contains("process"), "{event}");
-    assert!(evidence["witnessed"]["seq"].as_u64() > evidence["ours"]["seq"].as_u64(), "{event}");
+    assert!(
+        evidence["holder"].as_str().unwrap().contains("process"),
+        "{event}"
+    );
+    assert!(
+        evidence["witnessed"]["seq"].as_u64() > evidence["ours"]["seq"].as_u64(),
+        "{event}"
+    );
     first.get("/").status(200);
     assert_eq!(first.interrupt(), Some(0));
 }
@@ -78,7 +86,10 @@ fn an_older_copy_is_rolled_back_and_stays_refused() {
     for _ in 0..2 {
         let (_, event) = refused(&object, &yesterday);
         assert_eq!(event["reason"], "rolled_back", "{event}");
-        assert!(event["evidence"]["witnessed"]["seq"].as_u64().is_some(), "{event}");
+        assert!(
+            event["evidence"]["witnessed"]["seq"].as_u64().is_some(),
+            "{event}"
+        );
     }
     // Shut away, it is refused even where no witness can be asked.
     let shown = run(object
@@ -184,7 +195,10 @@ fn trial(seed: u64) {
             refused(&object, &copy).1["reason"].clone()
         }
     };
-    assert!(reason == "rolled_back" || reason == "twin", "seed {seed}: {reason}");
+    assert!(
+        reason == "rolled_back" || reason == "twin",
+        "seed {seed}: {reason}"
+    );
     // The newest copy goes on.
     let up = object.up();
     writes(&up, chance, 1);

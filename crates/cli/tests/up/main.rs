@@ -14,6 +14,9 @@ mod crash;
 mod gate;
 mod house;
 mod memory;
+mod messages;
+mod moving;
+mod outdoors;
 #[path = "../common/ran.rs"]
 mod ran;
 mod remain;

@@ -7,6 +7,13 @@
 use super::Bundle;
 use crate::governance::Effect;
 use crate::manifest::{Gate, Manifest, Network, SleepMode, Witness, Workload};
+use crate::memory::Name;
+use crate::trigger::Triggers;
+
+/// What lists may be.
+const SOME: &str = "some of the parent's, unchanged";
+/// What limits and times may be.
+const LESS: &str = "as the parent's, or less";
 
 /// Where a child's bundle may allow more than its parent's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +46,8 @@ pub enum Wider {
 /// - Memory: fields are some of the parent's, unchanged. Claims and caller keys likewise.
 /// - Gate: the same protocol; headers are some of the parent's; limits and times are the parent's or less.
 /// - Workload: the same, but for a network that may be private where the parent's is the host's.
-/// - Sleep and witness: the same, or `stop` for `suspend`, `required` for `optional`. A mutation is sealed as soon or sooner.
+/// - Sleep and witness: the same, or `stop` for `suspend`, `required` for `optional`; lease and grace are the parent's or
+///   less. A mutation is sealed as soon or sooner.
 /// - The name is free.
 ///
 /// # Errors
@@ -69,64 +77,79 @@ fn part(ok: bool, part: &'static str, allowed: &'static str) -> Result<(), Wider
     }
 }
 
+/// Each part by name, so that a new one cannot be forgotten here. Governance and program have been looked at.
 fn manifest(parent: &Manifest, child: &Manifest) -> Result<(), Wider> {
-    const SOME: &str = "some of the parent's, unchanged";
-    let (from, to) = (&parent.triggers, &child.triggers);
-    part(
-        from.request || !to.request,
-        "triggers.request",
-        "off, or as the parent's",
-    )?;
-    part(to.topics.is_subset(&from.topics), "messages.topics", SOME)?;
-    let timer = |(name, timer)| from.timers.get(name) == Some(timer);
-    part(to.timers.iter().all(timer), "timers", SOME)?;
-    let kept = |(name, field): (&crate::memory::Name, _)| {
+    let Manifest {
+        v: _,
+        name: _,
+        governance: _,
+        program: _,
+        workload: runs,
+        gate: through,
+        memory,
+        triggers,
+        callers,
+        claims,
+        sleep,
+        witness,
+        lease,
+        grace,
+        seal_within,
+    } = child;
+    proposals(&parent.triggers, triggers)?;
+    let kept = |(name, field): (&Name, _)| {
         let position = parent.memory.position(name.as_str());
-        position
-            .and_then(|at| parent.memory.at(at))
-            .map(|(_, field)| field)
-            == Some(field)
+        let theirs = position.and_then(|at| parent.memory.at(at));
+        theirs.is_some_and(|(_, theirs)| theirs == field)
     };
-    part(child.memory.iter().all(kept), "memory", SOME)?;
+    part(memory.iter().all(kept), "memory", SOME)?;
     let claim = |(name, kind)| parent.claims.get(name) == Some(kind);
-    part(child.claims.iter().all(claim), "callers.claims", SOME)?;
+    part(claims.iter().all(claim), "callers.claims", SOME)?;
     let key = |key| parent.callers.contains(key);
-    part(child.callers.iter().all(key), "callers.keys", SOME)?;
-    gate(&parent.gate, &child.gate)?;
-    workload(&parent.workload, &child.workload)?;
-    let sleeps = child.sleep == parent.sleep || child.sleep == SleepMode::Stop;
-    part(sleeps, "sleep", "`stop`, or as the parent's")?;
-    let witness = child.witness == parent.witness || child.witness == Witness::Required;
-    part(witness, "witness", "`required`, or as the parent's")?;
-    part(
-        child.seal_within <= parent.seal_within,
-        "lineage.seal_within",
-        "as long as the parent's, or less",
-    )
+    part(callers.iter().all(key), "callers.keys", SOME)?;
+    gate(&parent.gate, through)?;
+    workload(&parent.workload, runs)?;
+    let sleeps = *sleep == parent.sleep || *sleep == SleepMode::Stop;
+    part(sleeps, "sleep.mode", "`stop`, or as the parent's")?;
+    let witnessed = *witness == parent.witness || *witness == Witness::Required;
+    part(witnessed, "witness.strength", "`required`, or as the parent's")?;
+    part(*lease <= parent.lease, "witness.lease", LESS)?;
+    part(*grace <= parent.grace, "witness.grace", LESS)?;
+    part(*seal_within <= parent.seal_within, "lineage.seal_within", LESS)
+}
+
+fn proposals(parent: &Triggers, child: &Triggers) -> Result<(), Wider> {
+    let Triggers {
+        request,
+        topics,
+        timers,
+    } = child;
+    let requests = parent.request || !request;
+    part(requests, "gate.wakes", "off, or as the parent's")?;
+    part(topics.is_subset(&parent.topics), "messages.topics", SOME)?;
+    let timer = |(name, timer)| parent.timers.get(name) == Some(timer);
+    part(timers.iter().all(timer), "timers", SOME)
 }
 
 fn gate(parent: &Gate, child: &Gate) -> Result<(), Wider> {
-    const LESS: &str = "as the parent's, or less";
-    part(
-        child.protocol == parent.protocol,
-        "gate.protocol",
-        "as the parent's",
-    )?;
+    let Gate {
+        protocol,
+        headers,
+        max_held,
+        hold,
+        max_connections,
+        drain,
+        linger,
+    } = child;
+    part(*protocol == parent.protocol, "gate.protocol", "as the parent's")?;
     let header = |header| parent.headers.contains(header);
-    part(
-        child.headers.iter().all(header),
-        "gate.headers",
-        "some of the parent's",
-    )?;
-    part(child.max_held <= parent.max_held, "gate.max_held", LESS)?;
-    part(
-        child.max_connections <= parent.max_connections,
-        "gate.max_connections",
-        LESS,
-    )?;
-    part(child.hold <= parent.hold, "gate.hold", LESS)?;
-    part(child.drain <= parent.drain, "gate.drain", LESS)?;
-    part(child.linger <= parent.linger, "gate.linger", LESS)
+    part(headers.iter().all(header), "gate.headers", SOME)?;
+    part(*max_held <= parent.max_held, "gate.max_held", LESS)?;
+    let connections = *max_connections <= parent.max_connections;
+    part(connections, "gate.max_connections", LESS)?;
+    part(*hold <= parent.hold, "gate.hold", LESS)?;
+    part(*drain <= parent.drain, "gate.drain", LESS)?;
+    part(*linger <= parent.linger, "gate.linger", LESS)
 }
 
 fn workload(parent: &Workload, child: &Workload) -> Result<(), Wider> {

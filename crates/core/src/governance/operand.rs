@@ -223,6 +223,23 @@ pub(super) fn base64_at(bytes: &[u8], index: usize) -> Option<u8> {
     ALPHABET.get(usize::from(window & 63)).copied()
 }
 
+/// Whether two texts are the same. Words of rules are short: up to sixteen bytes are compared as two numbers that may
+/// overlap, without calling for a comparison of any length.
+#[inline]
+pub(super) fn same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() || a.len() > 16 {
+        return a == b;
+    }
+    let ends = |text: &[u8]| Some((*text.first_chunk::<8>()?, *text.last_chunk::<8>()?));
+    let short_ends = |text: &[u8]| Some((*text.first_chunk::<4>()?, *text.last_chunk::<4>()?));
+    match (ends(a), ends(b), short_ends(a), short_ends(b)) {
+        (Some(a), Some(b), ..) => a == b,
+        (.., Some(a), Some(b)) => a == b,
+        _ => a.iter().zip(b).all(|(a, b)| a == b),
+    }
+}
+
 /// Whether `text` matches the pieces between the `*` of a pattern.
 pub(super) fn is_like(text: &str, pieces: &[String]) -> bool {
     let Some((first, rest)) = pieces.split_first() else {
@@ -231,9 +248,10 @@ pub(super) fn is_like(text: &str, pieces: &[String]) -> bool {
     let Some((last, middle)) = rest.split_last() else {
         return text == first;
     };
-    let ends = text
-        .strip_prefix(first.as_str())
-        .and_then(|rest| rest.strip_suffix(last.as_str()));
+    let begins = text
+        .split_at_checked(first.len())
+        .filter(|(start, _)| same(start, first));
+    let ends = begins.and_then(|(_, rest)| rest.strip_suffix(last.as_str()));
     let Some(mut rest) = ends else { return false };
     for piece in middle {
         match rest.split_once(piece.as_str()) {
@@ -276,6 +294,21 @@ pub(super) fn is_base64_like(bytes: &[u8], pieces: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_are_the_same_only_where_every_byte_is() {
+        let text = "abcdefghijklmnopqrstuvwxyz";
+        for len in 0..text.len() {
+            let (whole, longer) = (&text[..len], &text[..len + 1]);
+            assert!(same(whole, &String::from(whole)));
+            assert!(!same(whole, longer) && !same(longer, whole));
+            for at in 0..len {
+                let mut other = whole.to_owned();
+                other.replace_range(at..=at, "#");
+                assert!(!same(whole, &other), "{other}");
+            }
+        }
+    }
 
     #[test]
     fn base64_by_index_is_the_text_that_memory_shows() {

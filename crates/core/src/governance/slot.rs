@@ -207,6 +207,8 @@ impl Slot {
             Self::Memory(position) => memory_value(facts, position).is_some(),
             Self::Claim(position) => claim(facts, position).is_some(),
             Self::HasRequest => facts.request.is_some(),
+            Self::ContentLength => self.number(facts).is_some(),
+            Self::Subject | Self::Header(_) => self.text(facts).is_some(),
             _ => self.operand(facts).is_ok(),
         }
     }

@@ -15,6 +15,9 @@ pub(super) type Label = u32;
 pub(super) const FALSE: Label = 0;
 pub(super) const TRUE: Label = 1;
 
+/// So many texts are looked through one by one.
+const FEW: usize = 8;
+
 /// Steps of a program at most.
 const MAX_STEPS: usize = 1 << 16;
 
@@ -223,11 +226,11 @@ impl Test {
                 Ok(a < b || (*or_equal && a == b))
             }
             Self::TextsSame(a, b, id) => match (a.text(facts), b.text(facts)) {
-                (Some(a), Some(b)) => Ok(a == b),
+                (Some(a), Some(b)) => Ok(operand::same(a, b)),
                 _ => eval.bool(*id),
             },
             Self::TextIs(slot, text) => match slot.text(facts) {
-                Some(have) => Ok(have == &**text),
+                Some(have) => Ok(operand::same(have, text)),
                 None => bytes_or_fault(*slot, facts, |at| at.eq(text.bytes())),
             },
             Self::TextLike(slot, pieces) => match slot.text(facts) {
@@ -238,6 +241,10 @@ impl Test {
                 },
             },
             Self::TextIn(slot, texts) => match slot.text(facts) {
+                Some(have) if texts.len() <= FEW => {
+                    let is = |text: &Const| matches!(text, Const::Text(text) if operand::same(text, have));
+                    Ok(texts.iter().any(is))
+                }
                 Some(have) => Ok(has_text(texts, have)),
                 None => {
                     let is = |text: &Const, at: &mut dyn Iterator<Item = u8>| matches!(text, Const::Text(text) if at.eq(text.bytes()));
@@ -247,7 +254,7 @@ impl Test {
                 }
             },
             Self::Names(slot, text) => match slot.names(facts) {
-                Some(names) => Ok(names.contains(&&**text)),
+                Some(names) => Ok(names.iter().any(|name| operand::same(name, text))),
                 None => eval.contains(slot.operand(facts)?.set()?, Operand::Text(text)),
             },
             Self::Expression(id) => eval.bool(*id),

@@ -204,7 +204,7 @@ impl Cells {
         self.freshness_at(position, now)
     }
 
-    /// As [`Memory::freshness`], by position in name order.
+    /// As `freshness`, by position in name order.
     #[must_use]
     pub fn freshness_at(&self, position: usize, now: Now) -> Option<Freshness> {
         let (_, field) = self.schema.at(position)?;

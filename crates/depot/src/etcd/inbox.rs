@@ -50,7 +50,8 @@ pub(crate) async fn post(space: &Keyspace, object: ObjectId, message: &Message) 
     );
     let absent = |key: &str| Compare::version(space.key(key), CompareOp::Equal, 0);
     let count = GetOptions::new().with_prefix().with_count_only();
-    let full = space.get(&inbox(object), Some(count)).await?.count() >= MAX_WAITING as i64;
+    let full = usize::try_from(space.get(&inbox(object), Some(count)).await?.count())
+        .is_ok_and(|count| count >= MAX_WAITING);
     let put = TxnOp::put(space.key(&waiting), bytes, None);
     // A full inbox still knows its duplicates.
     let then = if full { vec![] } else { vec![put] };

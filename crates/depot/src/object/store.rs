@@ -3,6 +3,7 @@
 //! Reads are tried again a bounded number of times; writes are not, because a write whose answer was lost may have
 //! happened, and only the caller can tell.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +20,18 @@ use crate::{Error, frame};
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
 /// A bucket, and how its errors are called.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Store {
     pub(crate) inner: Arc<dyn ObjectStore>,
     pub(crate) prefix: Path,
     pub(crate) url: String,
+}
+
+impl fmt::Debug for Store {
+    /// The client inside knows credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.url).finish()
+    }
 }
 
 /// The outcome of a conditional put that was answered.

@@ -3,66 +3,27 @@
 //! One thread of its own writes what is queued, reads what comes and gives up what stays unanswered; so calls may come
 //! from any thread and any executor, and a heartbeat does not wait for an event loop.
 
-use std::collections::{HashMap, VecDeque};
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde_bytes::ByteBuf;
 use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
-use tokio::sync::oneshot;
 
-use super::wire::{self, Answered, Call, Greeting, Refused, Request, Seen, Told, milliseconds};
+use super::link::Link;
+use super::wire::{Answered, Call, Seen, milliseconds};
 use crate::{
-    Answer, Attendance, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting,
-    frame, segment,
+    Answer, Attendance, Depot, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting, frame,
+    segment,
 };
 
 /// How long an answer is waited for: longer than any backend takes to give up.
 const PATIENCE: Duration = Duration::from_secs(40);
-
-/// Bytes that wait to be written at most.
-const MAX_QUEUED: usize = 2 * wire::MAX_FRAME;
-
-/// Calls that wait for an answer at most.
-const MAX_PENDING: usize = 256;
-
-/// Bytes read at once.
-const CHUNK: usize = 64 << 10;
-
-type Outcome = Result<Answered, Error>;
-
-#[derive(Debug)]
-struct Pending {
-    until: Instant,
-    answer: oneshot::Sender<Outcome>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    number: u64,
-    queue: VecDeque<Vec<u8>>,
-    queued: usize,
-    pending: HashMap<u64, Pending>,
-    /// Why there will be no more answers.
-    ended: Option<String>,
-}
-
-#[derive(Debug)]
-struct Link {
-    stream: UnixStream,
-    wake: EventFd,
-    state: Mutex<State>,
-    greeting: OnceLock<Greeting>,
-}
 
 /// A depot behind a socket that [`super::serve`] serves. Ends with the socket: every call is unreachable from then on.
 #[derive(Debug)]
@@ -76,19 +37,7 @@ impl Client {
     /// # Errors
     /// Where the system has no descriptor or thread left.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        let link = Arc::new(Link {
-            stream,
-            wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-            state: Mutex::default(),
-            greeting: OnceLock::new(),
-        });
-        let theirs = Arc::clone(&link);
-        std::thread::Builder::new()
-            .name("depot-relay".to_owned())
-            .stack_size(256 << 10)
-            .spawn(move || theirs.run())?;
-        Ok(Self { link })
+        Link::start(stream).map(|link| Self { link })
     }
 
     fn call<'a, T: 'a>(
@@ -110,182 +59,8 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.link.end("the client is gone");
-        let _ = self.link.wake.write(1);
+        self.link.close();
     }
-}
-
-impl Link {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unreachable(&self, why: &str) -> Error {
-        let depot = self
-            .greeting
-            .get()
-            .map_or("behind the relay", |greeting| &greeting.depot);
-        Error::Unreachable(depot.to_owned(), Some(why.into()))
-    }
-
-    fn ask(&self, call: Call, patience: Duration) -> Result<oneshot::Receiver<Outcome>, Error> {
-        let (answer, wait) = oneshot::channel();
-        let mut state = self.lock();
-        if let Some(why) = &state.ended {
-            return Err(self.unreachable(why));
-        }
-        state.pending.retain(|_, pending| !pending.answer.is_closed());
-        if state.pending.len() >= MAX_PENDING || state.queued > MAX_QUEUED {
-            return Err(self.unreachable("too many calls wait already"));
-        }
-        let number = state.number;
-        let frame = wire::encode(&Request(number, call))?;
-        state.number += 1;
-        state.queued += frame.len();
-        state.queue.push_back(frame);
-        let now = Instant::now();
-        let until = now
-            .checked_add(patience)
-            .unwrap_or_else(|| now + Duration::from_secs(3_600));
-        state.pending.insert(number, Pending { until, answer });
-        drop(state);
-        let _ = self.wake.write(1);
-        Ok(wait)
-    }
-
-    fn end(&self, why: &str) {
-        let mut state = self.lock();
-        state.ended.get_or_insert_with(|| why.to_owned());
-        state.queue.clear();
-        // Their senders are dropped, which answers them.
-        state.pending.clear();
-    }
-
-    fn run(&self) {
-        let why = match self.exchange() {
-            Ok(()) => "the other end has closed it".to_owned(),
-            Err(error) => frame::told(&error),
-        };
-        self.end(&why);
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
-    }
-
-    fn exchange(&self) -> io::Result<()> {
-        let (mut out, mut written) = (Vec::new(), 0);
-        let mut arrived = Vec::new();
-        loop {
-            let next = {
-                let mut state = self.lock();
-                if state.ended.is_some() {
-                    return Ok(());
-                }
-                if written == out.len() {
-                    (out, written) = (state.queue.pop_front().unwrap_or_default(), 0);
-                    state.queued -= out.len();
-                }
-                state.pending.values().map(|pending| pending.until).min()
-            };
-            self.pause(next, written < out.len())?;
-            if !self.receive(&mut arrived)? {
-                return Ok(());
-            }
-            if let Some(rest) = out.get(written..).filter(|rest| !rest.is_empty()) {
-                match (&self.stream).write(rest) {
-                    Ok(count) => written += count,
-                    Err(error) if is_later(&error) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            self.give_up();
-        }
-    }
-
-    /// Until there is something to do, or `next` has come.
-    fn pause(&self, next: Option<Instant>, writes: bool) -> io::Result<()> {
-        let timeout = next.map_or(PollTimeout::NONE, |next| {
-            let left = next.saturating_duration_since(Instant::now()).as_millis() + 1;
-            i32::try_from(left)
-                .ok()
-                .and_then(|left| left.try_into().ok())
-                .unwrap_or(PollTimeout::MAX)
-        });
-        let wanted = if writes {
-            PollFlags::POLLIN | PollFlags::POLLOUT
-        } else {
-            PollFlags::POLLIN
-        };
-        let mut polled = [
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.stream.as_fd(), wanted),
-        ];
-        match poll(&mut polled, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        let _ = self.wake.read();
-        Ok(())
-    }
-
-    /// Reads what has come and answers; `false` at the end.
-    fn receive(&self, arrived: &mut Vec<u8>) -> io::Result<bool> {
-        let start = arrived.len();
-        arrived.resize(start + CHUNK, 0);
-        let read = (&self.stream).read(arrived.get_mut(start..).unwrap_or_default());
-        arrived.truncate(start + read.as_ref().copied().unwrap_or(0));
-        match read {
-            Ok(0) => return Ok(false),
-            Ok(_) => {}
-            Err(error) if is_later(&error) => return Ok(true),
-            Err(error) => return Err(error),
-        }
-        let refused = |refused: Refused| io::Error::new(ErrorKind::InvalidData, refused);
-        let mut taken = 0;
-        while let Some((frame, used)) =
-            wire::split(arrived.get(taken..).unwrap_or_default()).map_err(refused)?
-        {
-            self.told(wire::decode(frame).map_err(refused)?)
-                .map_err(refused)?;
-            taken += used;
-        }
-        arrived.drain(..taken);
-        Ok(true)
-    }
-
-    fn told(&self, told: Told) -> Result<(), Refused> {
-        match told {
-            Told::Greeting(greeting) if greeting.v != wire::VERSION => {
-                return Err(Refused::Version(greeting.v));
-            }
-            Told::Greeting(greeting) => drop(self.greeting.set(greeting)),
-            Told::Reply(number, outcome) => {
-                if let Some(pending) = self.lock().pending.remove(&number) {
-                    let _ = pending.answer.send(outcome.map_err(Error::from));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Answers those who have waited too long.
-    fn give_up(&self) {
-        let now = Instant::now();
-        let mut state = self.lock();
-        let late: Vec<Pending> = state
-            .pending
-            .extract_if(|_, pending| pending.until <= now)
-            .map(|(_, pending)| pending)
-            .collect();
-        drop(state);
-        for pending in late {
-            let _ = pending
-                .answer
-                .send(Err(self.unreachable("the other end of the relay does not answer")));
-        }
-    }
-}
-
-fn is_later(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
 fn found(found: Option<(Mark, ByteBuf)>) -> Option<(Mark, Version)> {
@@ -311,7 +86,7 @@ fn bytes(answered: Answered) -> Option<Option<Vec<u8>>> {
 
 impl Depot for Client {
     fn describe(&self) -> String {
-        let greeting = self.link.greeting.get();
+        let greeting = self.link.greeting();
         greeting.map_or_else(
             || "behind the relay".to_owned(),
             |greeting| greeting.depot.clone(),
@@ -319,7 +94,7 @@ impl Depot for Client {
     }
 
     fn pace(&self) -> Duration {
-        let greeting = self.link.greeting.get();
+        let greeting = self.link.greeting();
         Duration::from_millis(greeting.map_or(0, |greeting| greeting.pace_ms))
     }
 

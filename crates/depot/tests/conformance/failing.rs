@@ -202,7 +202,7 @@ fn a_read_only_directory_says_so_and_can_be_read() {
             assert!(
                 matches!(error, Error::ReadOnly(..)) && !error.is_retryable(),
                 "{error}"
-            )
+            );
         };
         refused(depot.swap(&mark(object, 2), Some(&version)).await.unwrap_err());
         refused(depot.announce(object, b"x", None).await.unwrap_err());
@@ -343,10 +343,9 @@ mod servers {
     #[cfg(feature = "etcd")]
     #[test]
     fn an_etcd_over_its_quota_is_full_and_can_be_read() {
+        let server = crate::servers::start_etcd(&["--quota-backend-bytes", "25165824"]);
         run(async {
-            let depot = backend::etcd_at(crate::servers::small_etcd(), &prefix())
-                .await
-                .unwrap();
+            let depot = backend::etcd_at(server.address, &prefix()).await.unwrap();
             let object = object();
             let version = done(depot.swap(&mark(object, 1), None).await.unwrap());
             let bytes = vec![7; suijuris_depot::MAX_SEGMENT];

@@ -59,6 +59,36 @@ fn object_storage_needs_a_bucket_and_known_parameters() {
     refused("az://container?region=x", "it takes endpoint, account");
 }
 
+#[cfg(any(feature = "object", feature = "etcd"))]
+#[test]
+fn credentials_are_not_shown() {
+    let secrets = |name: &str| (!name.contains("ENDPOINT")).then(|| "c2VjcmV0".to_owned());
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    for url in [
+        #[cfg(feature = "object")]
+        format!("s3://bucket/p?endpoint=http://{address}&region=x"),
+        #[cfg(feature = "object")]
+        format!("az://container/p?endpoint=http://{address}/a&account=a"),
+        #[cfg(feature = "etcd")]
+        format!("etcd://{address}/p?user=root"),
+    ] {
+        run(async {
+            let depot = open(&url, &secrets).await.unwrap();
+            let error = depot.mark(object()).await.unwrap_err();
+            let mut text = format!("{depot:?} {} {error} {error:?}", depot.describe());
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                text += &format!(" {cause} {cause:?}");
+                source = cause.source();
+            }
+            assert!(!text.contains("c2VjcmV0"), "{text}");
+            assert!(matches!(error, Error::Unreachable(..)), "{error}");
+        });
+    }
+}
+
 #[cfg(feature = "etcd")]
 #[test]
 fn etcd_needs_hosts_with_ports_and_a_password_for_its_user() {

@@ -20,26 +20,23 @@ pub(crate) const AZURE_ACCOUNT: (&str, &str) = (
 
 /// A server that runs as long as this process: it ends when the pipe to its keeper closes.
 #[derive(Debug)]
-struct Server {
-    address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     _keeper: Child,
 }
 
 /// Ends its child when its standard input does, and removes its directory.
 const KEEPER: &str = r#"directory=$1; shift; "$@" </dev/null & server=$!; cat >/dev/null; kill -9 $server; wait $server; rm -rf "$directory""#;
 
-/// What `tools/setup --test` installed.
+/// What `tools/setup --test` installed, beside this program in the target directory.
+#[cfg(feature = "object")]
 fn installed(path: &str) -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .expect("the target directory");
-    let found = target.join("test").join(path);
-    assert!(
-        found.exists(),
-        "{} is not there: run `sh tools/setup --test`",
-        found.display()
-    );
-    found
+    let program = std::env::current_exe().expect("a program");
+    let found = program
+        .ancestors()
+        .map(|above| above.join("test").join(path))
+        .find(|found| found.exists());
+    found.unwrap_or_else(|| panic!("{path} is not there: run `sh tools/setup --test`"))
 }
 
 fn free_port() -> u16 {
@@ -132,6 +129,11 @@ pub(crate) fn s3() -> SocketAddr {
     server.address
 }
 
+/// moto asks for a signature and does not check it.
+#[cfg(feature = "object")]
+pub(crate) const SIGNED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/aws4_request, \
+                      SignedHeaders=host, Signature=0\r\n";
+
 /// Sends one request and returns the answer.
 #[cfg(feature = "object")]
 pub(crate) fn http(address: SocketAddr, request: &str) -> String {
@@ -201,17 +203,9 @@ pub(crate) fn etcd() -> SocketAddr {
     SERVER.get_or_init(|| start_etcd(&[])).address
 }
 
-/// One that is full after 24 MiB.
+/// Another, with more options, as long as what is returned lives.
 #[cfg(feature = "etcd")]
-pub(crate) fn small_etcd() -> SocketAddr {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER
-        .get_or_init(|| start_etcd(&["--quota-backend-bytes", "25165824"]))
-        .address
-}
-
-#[cfg(feature = "etcd")]
-fn start_etcd(more: &[&str]) -> Server {
+pub(crate) fn start_etcd(more: &[&str]) -> Server {
     on_free_port(|port, directory| {
         let client = format!("http://127.0.0.1:{port}");
         let peer = "http://127.0.0.1:0";

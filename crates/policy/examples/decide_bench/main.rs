@@ -2,9 +2,9 @@
 //! pairs of memory and request, with equal verdicts required.
 //!
 //! `cargo run --release -p suijuris-policy --features peers --example decide_bench` prints CPU nanoseconds per decision
-//! (median of interleaved rounds) and allocations; `-- --one NAME N` runs one contender N times over all pairs, for
-//! instruction counts under callgrind. Peers get their inputs ready-made: entities and request for Cedar, contexts for
-//! CEL, input documents for regorus.
+//! (median of interleaved rounds), allocations, and instructions where valgrind is installed; then the budgets. With
+//! `-- --one ACTION NAME N` it runs one contender N times over all pairs: itself under callgrind. Peers get their inputs
+//! ready-made: entities and request for Cedar, contexts for CEL, input documents for regorus.
 
 #![expect(
     clippy::unwrap_used,
@@ -26,6 +26,7 @@ use suijuris_core::governance::{
 use suijuris_core::memory::{Change, Field, Kind, Memory, Name, Schema, Value, Write};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
 use suijuris_policy::{compile, oracle};
+use suijuris_testkit::bench::{Better, Report, Row, Settings, instructions_per_iteration, thread_cpu};
 
 #[global_allocator]
 static ALLOCATOR: sys::Counting = sys::Counting;
@@ -285,39 +286,128 @@ impl<'a> ByHand<'a> {
     }
 }
 
-/// One contender: decides all pairs, adds each verdict.
-type Contender<'a> = (&'static str, Box<dyn FnMut(&mut Vec<bool>) + 'a>);
-
-fn cel_programs((permits, forbids): (&[&str], &[&str])) -> (Vec<cel::Program>, Vec<cel::Program>) {
-    let all = |sources: &[&str]| {
-        sources
-            .iter()
-            .map(|source| cel::Program::compile(source).unwrap())
-            .collect()
-    };
-    (all(permits), all(forbids))
-}
-
-fn count(programs: &[cel::Program], context: &cel::Context<'_, '_>) -> usize {
-    programs
-        .iter()
-        .filter(|program| program.execute(context) == Ok(cel::Value::Bool(true)))
-        .count()
-}
-
-fn contenders<'a>(
+/// What all contenders decide about.
+struct Setting<'a> {
     action: Action,
     vocabulary: &'a Vocabulary,
     program: &'a Program,
     facts: &'a [Facts<'a>],
-) -> Vec<Contender<'a>> {
+}
+
+/// Decides all pairs, adds each verdict.
+type Decide<'a> = Box<dyn FnMut(&mut Vec<bool>) + 'a>;
+
+/// A contender: its name, and how it gets ready.
+type Contender = (&'static str, for<'a> fn(&Setting<'a>) -> Decide<'a>);
+
+/// All of them: the floor first, ours before the peers.
+const CONTENDERS: [Contender; 6] = [
+    ("by hand", by_hand),
+    ("ours folded", folded),
+    ("ours", ours),
+    ("cel", cel),
+    ("regorus", regorus),
+    ("cedar", cedar),
+];
+
+fn by_hand<'a>(setting: &Setting<'a>) -> Decide<'a> {
+    let (action, facts) = (setting.action, setting.facts);
+    let own: Vec<ByHand<'a>> = facts.iter().map(ByHand::new).collect();
+    Box::new(move |out| {
+        let decide = if action == Action::Wake {
+            ByHand::wake
+        } else {
+            ByHand::admit
+        };
+        out.extend(own.iter().zip(facts).map(|(own, facts)| decide(own, facts)));
+    })
+}
+
+fn folded<'a>(setting: &Setting<'a>) -> Decide<'a> {
+    let (action, facts, program) = (setting.action, setting.facts, setting.program);
     let folds: Vec<Folded> = facts
         .iter()
         .step_by(REQUESTS)
         .map(|facts| program.fold(action, facts.object, facts.now).unwrap())
         .collect();
+    Box::new(move |out| {
+        let judge = |(index, facts): (usize, &Facts<'_>)| folds[index / REQUESTS].judge(facts);
+        out.extend(
+            facts
+                .iter()
+                .enumerate()
+                .map(|pair| judge(pair).is_some_and(|judgement| judgement.outcome == Outcome::Permit)),
+        );
+    })
+}
+
+fn ours<'a>(setting: &Setting<'a>) -> Decide<'a> {
+    let (action, facts, program) = (setting.action, setting.facts, setting.program);
+    Box::new(move |out| {
+        out.extend(
+            facts
+                .iter()
+                .map(|facts| program.judge(action, facts).outcome == Outcome::Permit),
+        );
+    })
+}
+
+fn cel<'a>(setting: &Setting<'a>) -> Decide<'a> {
+    let sources = if setting.action == Action::Wake {
+        rules::CEL_WAKE
+    } else {
+        rules::CEL_ADMIT
+    };
+    let programs = |sources: &[&str]| -> Vec<cel::Program> {
+        sources
+            .iter()
+            .map(|source| cel::Program::compile(source).unwrap())
+            .collect()
+    };
+    let (permits, forbids) = (programs(sources.0), programs(sources.1));
+    let context = |facts: &Facts<'_>| {
+        let mut context = cel::Context::default();
+        for (name, value) in document(facts).as_object().unwrap() {
+            context.add_variable(name.clone(), value.clone()).unwrap();
+        }
+        context
+    };
+    let contexts: Vec<cel::Context<'static, 'static>> = setting.facts.iter().map(context).collect();
+    let count = |programs: &[cel::Program], context: &cel::Context<'_, '_>| {
+        programs
+            .iter()
+            .filter(|program| program.execute(context) == Ok(cel::Value::Bool(true)))
+            .count()
+    };
+    Box::new(move |out| {
+        out.extend(
+            contexts
+                .iter()
+                .map(|context| (count(&permits, context), count(&forbids, context)))
+                .map(|(permitting, forbidding)| permitting > 0 && forbidding == 0),
+        );
+    })
+}
+
+fn regorus<'a>(setting: &Setting<'a>) -> Decide<'a> {
+    let mut rego = regorus::Engine::new();
+    rego.add_policy("s.rego".into(), rules::REGO.into()).unwrap();
+    let input = |facts| regorus::Value::from_json_str(&document(facts).to_string()).unwrap();
+    let inputs: Vec<regorus::Value> = setting.facts.iter().map(input).collect();
+    let rule = format!("data.s.{}", setting.action);
+    Box::new(move |out| {
+        for input in &inputs {
+            rego.set_input(input.clone());
+            out.push(rego.eval_rule(rule.clone()).unwrap() == regorus::Value::Bool(true));
+        }
+    })
+}
+
+fn cedar<'a>(setting: &Setting<'a>) -> Decide<'a> {
     let cedar = oracle::Oracle::new(rules::CEDAR).unwrap();
-    let asked: Vec<_> = facts
+    let (action, vocabulary) = (setting.action, setting.vocabulary);
+    let asked: Vec<_> = setting
+        .facts
         .iter()
         .map(|facts| {
             (
@@ -326,100 +416,13 @@ fn contenders<'a>(
             )
         })
         .collect();
-    let documents: Vec<serde_json::Value> = facts.iter().map(document).collect();
-    let (permits, forbids) = cel_programs(if action == Action::Wake {
-        rules::CEL_WAKE
-    } else {
-        rules::CEL_ADMIT
-    });
-    let contexts: Vec<cel::Context<'static, 'static>> = documents
-        .iter()
-        .map(|document| {
-            let mut context = cel::Context::default();
-            for (name, value) in document.as_object().unwrap() {
-                context.add_variable(name.clone(), value.clone()).unwrap();
-            }
-            context
-        })
-        .collect();
-    let mut rego = regorus::Engine::new();
-    rego.add_policy("s.rego".into(), rules::REGO.into()).unwrap();
-    let inputs: Vec<regorus::Value> = documents
-        .iter()
-        .map(|document| regorus::Value::from_json_str(&document.to_string()).unwrap())
-        .collect();
-    let rule = format!("data.s.{action}");
-    let by_hand: Vec<ByHand<'a>> = facts.iter().map(ByHand::new).collect();
-    vec![
-        (
-            "by hand",
-            Box::new(move |out| {
-                let decide = if action == Action::Wake {
-                    ByHand::wake
-                } else {
-                    ByHand::admit
-                };
-                out.extend(by_hand.iter().zip(facts).map(|(own, facts)| decide(own, facts)));
-            }),
-        ),
-        (
-            "ours folded",
-            Box::new(move |out| {
-                let fold = |(index, facts): (usize, &Facts<'_>)| folds[index / REQUESTS].judge(facts);
-                out.extend(
-                    facts
-                        .iter()
-                        .enumerate()
-                        .map(|pair| fold(pair).is_some_and(|j| j.outcome == Outcome::Permit)),
-                );
-            }),
-        ),
-        (
-            "ours",
-            Box::new(move |out| {
-                out.extend(
-                    facts
-                        .iter()
-                        .map(|facts| program.judge(action, facts).outcome == Outcome::Permit),
-                );
-            }),
-        ),
-        (
-            "cel",
-            Box::new(move |out| {
-                out.extend(
-                    contexts
-                        .iter()
-                        .map(|context| (count(&permits, context), count(&forbids, context)))
-                        .map(|(p, f)| p > 0 && f == 0),
-                );
-            }),
-        ),
-        (
-            "regorus",
-            Box::new(move |out| {
-                for input in &inputs {
-                    rego.set_input(input.clone());
-                    out.push(rego.eval_rule(rule.clone()).unwrap() == regorus::Value::Bool(true));
-                }
-            }),
-        ),
-        (
-            "cedar",
-            Box::new(move |out| {
-                out.extend(
-                    asked
-                        .iter()
-                        .map(|(request, entities)| cedar.decide(request, entities).allowed),
-                );
-            }),
-        ),
-    ]
-}
-
-fn cpu_ns() -> i64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
-    now.tv_sec() * 1_000_000_000 + now.tv_nsec()
+    Box::new(move |out| {
+        out.extend(
+            asked
+                .iter()
+                .map(|(request, entities)| cedar.decide(request, entities).allowed),
+        );
+    })
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -427,44 +430,86 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// How often a contender runs over all pairs in one round: ours and the floor are too quick for once.
+const fn repeats(index: usize) -> usize {
+    if index < 3 { 100 } else { 1 }
+}
+
+/// Median CPU nanoseconds and allocations of a decision, by contender.
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn compare(action: Action, contenders: &mut [Contender<'_>]) {
-    let mut expected = Vec::new();
-    contenders[0].1(&mut expected);
-    let pairs = expected.len();
+fn measure(setting: &Setting<'_>, rounds: usize, expected: &[bool]) -> Vec<(f64, f64)> {
+    let mut contenders = CONTENDERS.map(|(name, ready)| (name, ready(setting)));
     let mut times = vec![Vec::new(); contenders.len()];
     let mut allocations = vec![0.0; contenders.len()];
-    let mut out = Vec::with_capacity(pairs);
-    for _ in 0..ROUNDS {
+    let mut out = Vec::with_capacity(expected.len());
+    for _ in 0..rounds {
         for (index, (name, run)) in contenders.iter_mut().enumerate() {
-            let repeat = if index < 3 { 100 } else { 1 };
-            let (start, before) = (cpu_ns(), sys::allocations());
+            let repeat = repeats(index);
+            let (start, before) = (thread_cpu().unwrap(), sys::allocations());
             for _ in 0..repeat {
                 out.clear();
                 run(&mut out);
             }
-            let decisions = (pairs * repeat) as f64;
-            times[index].push((cpu_ns() - start) as f64 / decisions);
+            let decisions = (expected.len() * repeat) as f64;
+            let took = thread_cpu().unwrap().saturating_sub(start);
+            times[index].push(took.as_nanos() as f64 / decisions);
             allocations[index] = (sys::allocations() - before) as f64 / decisions;
             assert_eq!(out, expected, "{name} decides otherwise");
         }
     }
-    let medians: Vec<f64> = times.into_iter().map(median).collect();
+    times.into_iter().map(median).zip(allocations).collect()
+}
+
+/// Instructions of a decision; nothing where valgrind is not installed.
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn instructions(action: Action, name: &str, pairs: usize, repeat: u64) -> Option<f64> {
+    let arguments = |times: u64| {
+        let (action, times) = (action.to_string(), times.to_string());
+        vec!["--one".to_owned(), action, name.to_owned(), times]
+    };
+    let program = std::env::current_exe().unwrap();
+    let all = instructions_per_iteration(&program, arguments, 1, 1 + repeat).unwrap();
+    all.map(|all| all / pairs as f64)
+}
+
+fn compare(setting: &Setting<'_>, settings: &Settings, report: &mut Report) {
+    let action = setting.action;
+    let mut expected = Vec::new();
+    by_hand(setting)(&mut expected);
+    let measured = measure(setting, settings.scale(ROUNDS), &expected);
     let permitted = expected.iter().filter(|permitted| **permitted).count();
-    println!("{action}: {pairs} pairs, {permitted} permitted");
+    println!("{action}: {} pairs, {permitted} permitted", expected.len());
     println!(
-        "{:<12} {:>12} {:>14} {:>10} {:>12}",
-        "", "ns/decision", "allocs/decision", "x by hand", "ours is x"
+        "{:<12} {:>12} {:>12} {:>14} {:>10} {:>12}",
+        "", "CPU ns", "allocations", "instructions", "x by hand", "ours is x"
     );
-    for (index, (name, _)) in contenders.iter().enumerate() {
-        let (ns, floor, ours) = (medians[index], medians[0], medians[2]);
+    let (floor, folded, ours) = (measured[0].0, measured[1].0, measured[2].0);
+    for (index, ((name, _), (ns, allocations))) in CONTENDERS.iter().zip(&measured).enumerate() {
+        let count = instructions(action, name, expected.len(), repeats(index) as u64);
+        let count = count.map_or("?".to_owned(), |count| format!("{count:.0}"));
         println!(
-            "{name:<12} {ns:>12.1} {:>14.2} {:>10.2} {:>12.1}",
-            allocations[index],
+            "{name:<12} {ns:>12.1} {allocations:>12.2} {count:>14} {:>10.2} {:>12.1}",
             ns / floor,
             ns / ours
         );
     }
+    let mut row = |what: &str, figure: f64, peer: usize, budget: f64| {
+        report.row(Row {
+            what: format!("{action}, {what}"),
+            unit: "ns",
+            better: Better::Lower,
+            ours: figure,
+            peer: CONTENDERS[peer].0.to_owned(),
+            theirs: measured[peer].0,
+            budget: Some(budget),
+        });
+    };
+    row("to ship", ours, 5, 50.0);
+    row("to ship", ours, 3, 8.0);
+    row("moonshot", ours, 5, 200.0);
+    row("moonshot", ours, 0, 0.25);
+    row("moonshot, folded", folded, 5, 200.0);
+    row("moonshot, folded", folded, 0, 0.25);
 }
 
 fn main() {
@@ -473,23 +518,34 @@ fn main() {
     let schema = Arc::new(vocabulary.memory.clone());
     let memories: Vec<Memory> = (0..MEMORIES).map(|i| memory(&schema, i)).collect();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let settings = Settings::from_env();
+    let mut report = Report::new("decide", &settings);
     for action in [Action::Wake, Action::Admit] {
         let facts: Vec<Facts<'_>> = memories
             .iter()
             .flat_map(|memory| (0..REQUESTS).map(move |j| facts(action, memory, j)))
             .collect();
-        let mut contenders = contenders(action, &vocabulary, &program, &facts);
-        if let [flag, name, times] = arguments.as_slice()
-            && flag == "--one"
-        {
-            let (_, run) = contenders.iter_mut().find(|(have, _)| have == name).unwrap();
-            let mut out = Vec::new();
-            (0..times.parse::<usize>().unwrap()).for_each(|_| {
-                out.clear();
-                run(&mut out);
-            });
-        } else {
-            compare(action, &mut contenders);
+        let setting = Setting {
+            action,
+            vocabulary: &vocabulary,
+            program: &program,
+            facts: &facts,
+        };
+        match arguments.as_slice() {
+            [flag, wanted, name, times] if flag == "--one" => {
+                if *wanted == action.to_string() {
+                    let (_, ready) = CONTENDERS.iter().find(|(have, _)| have == name).unwrap();
+                    let (mut run, mut out) = (ready(&setting), Vec::new());
+                    (0..times.parse::<usize>().unwrap()).for_each(|_| {
+                        out.clear();
+                        run(&mut out);
+                    });
+                }
+            }
+            _ => compare(&setting, &settings, &mut report),
         }
+    }
+    if arguments.is_empty() {
+        report.publish(&settings).unwrap();
     }
 }

@@ -10,6 +10,7 @@ use suijuris_api::control::{FromRuntime, ToRuntime};
 use suijuris_gate::{Claim, Control, Gate, HandedOver, Limits, Phase as GatePhase, Protocol, Upstream};
 use tokio::sync::mpsc;
 
+use crate::intake::Intake;
 use crate::ledger::BootError;
 use crate::report::chain;
 use crate::shell::Left;
@@ -59,8 +60,9 @@ pub(super) async fn answer_all(house: House, problem: Problem) {
 /// Takes connections of the owner and hears nothing else; nobody is there to answer.
 pub(super) async fn let_in(channel: Option<Arc<Channel>>, hand_over: mpsc::Sender<HandedOver>) {
     let Some(channel) = channel else { return };
+    let intake = Intake::default();
     while let Ok(Some(packet)) = channel.receive::<ToRuntime>().await {
-        let_through(&channel, packet, &hand_over).await;
+        let_through(&channel, packet, &hand_over, &intake).await;
     }
 }
 
@@ -70,13 +72,15 @@ pub(super) async fn let_through(
     channel: &Arc<Channel>,
     packet: Packet<ToRuntime>,
     hand_over: &mpsc::Sender<HandedOver>,
+    intake: &Intake,
 ) {
     let (ToRuntime::Connection { id }, Some(descriptor)) = (packet.message, packet.descriptor) else {
         return;
     };
+    let Some(ticket) = intake.ticket() else { return };
     let channel = channel.clone();
     // An owner that cannot be told would serve the connection again: it is left to the owner.
-    let claim = Claim::new(move || channel.try_send(&FromRuntime::Taken { id }).is_ok());
+    let claim = Claim::new(move || ticket.holds() && channel.try_send(&FromRuntime::Taken { id }).is_ok());
     let handed = HandedOver {
         stream: std::net::TcpStream::from(descriptor),
         prefix: packet.raw,

@@ -86,7 +86,14 @@ impl House {
             Ok(None) => {}
             Ok(Some(claimed)) => match claimed.verdict.evidence() {
                 Some(evidence) => {
-                    return Ok(witnessing::refuse_copy(self, &ledger, &claimed.verdict, evidence).await);
+                    return Ok(witnessing::refuse_copy(
+                        self,
+                        &ledger,
+                        depot.as_deref(),
+                        &claimed.verdict,
+                        evidence,
+                    )
+                    .await);
                 }
                 None => witnessing::say_absent(&self.reports, &claimed),
             },

@@ -54,7 +54,9 @@ pub(super) async fn hear(
             }
         };
         match packet.message {
-            ToRuntime::Connection { .. } => let_through(&channel, packet, &hand_over).await,
+            ToRuntime::Connection { .. } => {
+                let_through(&channel, packet, &hand_over, resident.intake()).await;
+            }
             ToRuntime::Refused { id } => {
                 if record_refused(&resident, &packet.raw).await {
                     // An owner that is gone records nothing either.
@@ -62,6 +64,7 @@ pub(super) async fn hear(
                 }
             }
             ToRuntime::Thawed(launch) => {
+                resident.intake().open();
                 resident.holding().announce_pause();
                 resident.relaunch(*launch);
                 resident.thawed();

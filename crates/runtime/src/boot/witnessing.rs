@@ -10,7 +10,7 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Principal, Witnessed};
 use suijuris_core::lifecycle::{Event, Phase};
-use suijuris_core::lineage::{Body, Invariant, Quarantined};
+use suijuris_core::lineage::{Body, Quarantined};
 use suijuris_core::witness::{Evidence, Verdict};
 use suijuris_depot::Depot;
 use suijuris_depot::relay::Client;
@@ -86,13 +86,10 @@ pub(super) fn say_absent(reports: &Reports, claimed: &Claimed) {
     }
 }
 
-/// The code of a refusal for another copy.
-fn code(verdict: &Verdict) -> &'static str {
-    match verdict.witnessed() {
-        Witnessed::Newer => Invariant::RolledBack.as_str(),
-        _ => Invariant::Twin.as_str(),
-    }
-}
+/// Another copy has taken the object.
+const CODE_TWIN: &str = "twin";
+/// This copy lacks what was witnessed.
+const CODE_ROLLED_BACK: &str = "rolled_back";
 
 /// The event of a copy that is not the object.
 fn refused(code: &str, evidence: &Evidence) -> Report {
@@ -111,18 +108,25 @@ fn refused(code: &str, evidence: &Evidence) -> Report {
 pub(super) async fn refuse_copy(
     house: House,
     ledger: &Ledger,
+    depot: Option<&dyn Depot>,
     verdict: &Verdict,
     evidence: &Evidence,
 ) -> Left {
-    let code = code(verdict);
+    let code = holding::code_of(depot, verdict).await;
     house.reports.event(refused(code, evidence));
     if verdict.is_final() {
         shut_away(&house, ledger, code, evidence).await;
     }
-    let problem =
-        Problem::new(503, code, "This copy is not the object").with_detail(holding::in_words(evidence));
-    answer_all(house, problem).await;
+    answer_all(house, not_the_object(code, evidence)).await;
     Left::Refused
+}
+
+fn not_the_object(code: &str, evidence: &Evidence) -> Problem {
+    let words = holding::in_words(evidence);
+    if code == CODE_TWIN {
+        return Problem::new(503, CODE_TWIN, "Another copy is the object").with_detail(words);
+    }
+    Problem::new(503, CODE_ROLLED_BACK, "This copy is older than the object").with_detail(words)
 }
 
 async fn shut_away(house: &House, ledger: &Ledger, code: &str, evidence: &Evidence) {
@@ -156,9 +160,7 @@ pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> Left 
             News::Over => return Left::Refused,
             News::Lost(evidence) => {
                 gate.set(GatePhase::Closed);
-                resident
-                    .reports()
-                    .event(refused(Invariant::Twin.as_str(), evidence));
+                resident.reports().event(refused(CODE_TWIN, evidence));
                 return Left::Refused;
             }
         }

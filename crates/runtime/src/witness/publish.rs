@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use suijuris_core::bundle::Files;
+use suijuris_core::bundle::NotFiles;
 use suijuris_core::time::Timestamp;
-use suijuris_core::{BundleId, ObjectId, codec};
+use suijuris_core::{BundleId, ObjectId};
 use suijuris_depot::Depot;
 use suijuris_store::{Depth, Home, OpenError, Reader, Shelf, shelf};
 
@@ -30,7 +30,7 @@ pub enum PublishError {
     Bundle(BundleId, #[source] shelf::Error),
     /// A bundle's bytes.
     #[error("bundle {0} cannot be encoded")]
-    Encoding(BundleId, #[source] codec::Error),
+    Encoding(BundleId, #[source] NotFiles),
     /// Segments in the depot that do not follow one another.
     #[error("the depot lacks the records from {0} on, though it has later ones; remove what stands behind")]
     Gap(u64),
@@ -125,7 +125,7 @@ async fn put_bundle(depot: &dyn Depot, home: &Home, id: BundleId) -> Result<(), 
     let files = tokio::task::spawn_blocking(move || Shelf::of(&home).files(&id))
         .await?
         .map_err(|error| PublishError::Bundle(id, error))?;
-    let bytes = Files::new(files.manifest, files.governance, files.program)
+    let bytes = files
         .encode()
         .map_err(|error| PublishError::Encoding(id, error))?;
     Ok(depot.put_bundle(id, &bytes).await?)

@@ -3,7 +3,7 @@
 //!
 //! `store_bench [DIR [PART…]]`: the directory to work in, the current one where none is named, must be on a real disk;
 //! parts are `appends`, `writers`, `reopen` (with the kill) and `identity`, all where none is named. `--child DIR` appends
-//! until killed and `--mutations N` makes N records in memory, in thousands: the program runs itself so.
+//! until killed: the program runs itself so. `--mutations N` makes N records in memory, in thousands, for a profiler.
 #![expect(clippy::print_stdout, reason = "the child's lines are read by its parent")]
 
 #[path = "../../tests/it/object.rs"]
@@ -23,12 +23,10 @@ use std::time::{Duration, Instant};
 use suijuris_core::governance::Action;
 use suijuris_core::id::BundleId;
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Body, Inception, State, Woke};
+use suijuris_core::lineage::{Body, Bundles, Inception, State, Woke};
 use suijuris_core::time::Timestamp;
 use suijuris_store::{Depth, Home, Reader, Sizes, Writer};
-use suijuris_testkit::bench::{
-    Better, Contender, Report, Row, Settings, instructions_per_iteration, interleave, thread_cpu,
-};
+use suijuris_testkit::bench::{Better, Contender, Report, Row, Settings, interleave, thread_cpu};
 
 use crate::ours::{FIELDS, Ours, Shared, mutation, object, record_bytes, schema, wake};
 use crate::peers::{Append, Grouped, Peer, Raw, Redb, Sqlite};
@@ -262,12 +260,7 @@ fn reopening(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<(
 }
 
 /// A state in memory that is awake, over so many fields, and where it finds its schema.
-fn awake(
-    fields: usize,
-) -> Outcomes<(
-    State,
-    impl Fn(&BundleId) -> Option<Arc<suijuris_core::memory::Schema>>,
-)> {
+fn awake(fields: usize) -> Outcomes<(State, impl Bundles)> {
     let schema = Arc::new(schema(fields)?);
     let key = SecretKey::from_seed(&[1; 32]);
     let inception = Inception {
@@ -311,13 +304,6 @@ fn identity(settings: &Settings, report: &mut Report) -> Outcomes<()> {
     let each = mutations(1_000, settings.scale(100))?;
     let what = "mutate + root + chain, 1,000 fields, before fsync (CPU)";
     report.row(row(what, "µs", each, "budget", 2.0, Some(1.0)));
-    let program = std::env::current_exe()?;
-    let arguments = |count: u64| vec!["--mutations".to_owned(), count.to_string()];
-    if let Some(instructions) = instructions_per_iteration(&program, arguments, 1_000, 5_000)? {
-        report.note(format!(
-            "the same in instructions under callgrind, which has no SHA extensions, drafts included: {instructions:.0}"
-        ));
-    }
     Ok(())
 }
 

@@ -77,11 +77,23 @@ impl Verified {
 ///
 /// # Errors
 /// [`CapsuleError`] names the first record and byte at which it is not sound.
-pub fn verify(source: impl Read, mut progress: impl FnMut(Progress)) -> Result<Verified, CapsuleError> {
+pub fn verify(source: impl Read, progress: impl FnMut(Progress)) -> Result<Verified, CapsuleError> {
+    verify_with(source, progress, |_, _| {})
+}
+
+/// As [`verify`]; `bundle` is given each bundle's files too, to be held to its text by who has a compiler.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_with(
+    source: impl Read,
+    mut progress: impl FnMut(Progress),
+    mut bundle: impl FnMut(&BundleId, BundleFiles),
+) -> Result<Verified, CapsuleError> {
     let mut unpacking = Unpacking::begin(source)?;
     loop {
         match unpacking.step()? {
-            Item::Bundle(..) => {}
+            Item::Bundle(id, files) => bundle(&id, files),
             Item::Record(_) => progress(unpacking.progress()),
             Item::End(verified) => return Ok(*verified),
         }

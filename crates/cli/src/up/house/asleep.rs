@@ -12,6 +12,7 @@ use suijuris_vehicle::Driver as _;
 use crate::up::awake::Awake;
 use crate::up::door::{self, Proposal, Visitor};
 use crate::up::dormant::Asleep;
+use crate::up::holding::NotTheObject;
 use crate::up::machine;
 
 use super::{House, Stay, host, launch};
@@ -198,12 +199,8 @@ impl House {
         let (writer, _recovery) = Writer::open(&self.home, Depth::Tail, Sizes::default())
             .context("the object cannot be opened after its machine ended")?;
         let reading = self.clock.reading();
-        if self
-            .holding
-            .claim(&writer, reading.wall, &self.say)
-            .await?
-            .is_err()
-        {
+        if let Err(NotTheObject(event)) = self.holding.claim(&writer, reading.wall, &self.say).await? {
+            self.say.event(*event);
             self.lost = true;
             return Ok(());
         }

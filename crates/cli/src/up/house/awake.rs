@@ -14,6 +14,7 @@ use suijuris_vehicle::Driver as _;
 use suijuris_vehicle::machine::{Exit, Signal};
 
 use crate::up::dormant::{Frozen, Owed};
+use crate::up::holding::NotTheObject;
 
 use super::{House, LEAVE_WITHIN, Stay, host};
 
@@ -55,7 +56,8 @@ impl House {
                     record: reader.state().head().record,
                     epoch: reader.state().head().epoch,
                 };
-                if self.holding.rest(point, &self.say).await?.is_err() {
+                if let Err(NotTheObject(event)) = self.holding.rest(point).await? {
+                    self.say.event(*event);
                     awake.running.machine.stop(Signal::KILL, LEAVE_WITHIN).await;
                     self.lost = true;
                     return Ok(());
@@ -68,6 +70,9 @@ impl House {
                     state: "suspended".to_owned(),
                     detail,
                 });
+                // Whom its gate has not taken is decided about at the door.
+                let handed = self.take_handed();
+                self.redirect(handed, None).await?;
             }
             Err(error) => {
                 self.say.error(

@@ -72,7 +72,9 @@ impl House {
                 {
                     reply = Reply::Error {
                         code: "unwitnessed".to_owned(),
-                        message: "the write is durable here, but the witness does not know it: it may be lost".to_owned(),
+                        message:
+                            "the write is durable here, but the witness does not know it: it may be lost"
+                                .to_owned(),
                     };
                 }
                 let written = matches!(reply, Reply::Patched { .. });

@@ -50,7 +50,15 @@ impl House {
         self.turned_away.spawn_local(visitor.refuse(problem));
     }
 
-    /// The machine ended with these visitors not taken: they are told what everybody there was told, or their
+    /// Visitors that the running machine has not taken.
+    pub(super) fn take_handed(&mut self) -> BTreeMap<u64, Visitor> {
+        match &mut self.stay {
+            Stay::Awake(awake) => std::mem::take(&mut awake.handed),
+            _ => BTreeMap::new(),
+        }
+    }
+
+    /// The machine ended, or was frozen, with these visitors not taken: they are told what everybody there was told, or their
     /// proposals are decided again.
     pub(super) async fn redirect(
         &mut self,
@@ -77,5 +85,5 @@ impl House {
 
 fn ended() -> Problem {
     Problem::new(503, "machine_failed", "The machine ended")
-        .with_detail("the machine ended before it took the request: ask again")
+        .with_detail("the machine ended, or was frozen, before it took the request: ask again")
 }

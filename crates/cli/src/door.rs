@@ -1,0 +1,120 @@
+//! `door`: the server that decides for sleeping objects of a depot.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use suijuris_door::{Config, serve};
+use suijuris_runtime::clock::Clock;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::depots::Which;
+use crate::screen;
+use crate::{Answer, Usage};
+
+/// Size of a configuration file at most, bytes.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// Where it listens unless told otherwise: on loopback, any free port.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// Decide for sleeping objects, in front of a proxy, and take messages for them
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Answers `/ext_authz/…` for Envoy, nginx auth_request, Traefik and Caddy, takes CloudEvents at `/objects/ID/messages`, and
+shows `/objects/ID`, `/metrics` and `/healthz`. It has no authority: the object decides again. docs/door.md has
+configurations of proxies, and the keys of FILE.
+
+Exit codes: 0 ended by Ctrl-C, 2 usage, 3 the address or the depot cannot be used.
+
+Example:
+  suijuris door --listen 127.0.0.1:9000")]
+pub(crate) struct Args {
+    /// Address to listen on; repeatable [default: any free port of 127.0.0.1]
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<SocketAddr>,
+    #[command(flatten)]
+    depot: Which,
+    /// Configuration in TOML: map, waker, trust, place, preload, limits
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One JSON event a line on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    tokio.block_on(door(args))
+}
+
+async fn door(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = config(args)?;
+    let which = Which {
+        depot: args
+            .depot
+            .depot
+            .clone()
+            .or_else(|| Some(config.depot.clone()).filter(|url| !url.is_empty())),
+    };
+    let depot = which.open().await?;
+    let wanted = match (args.listen.as_slice(), config.listen.as_slice()) {
+        ([], []) => vec![LISTEN],
+        ([], configured) => configured.to_vec(),
+        (named, _) => named.to_vec(),
+    };
+    let mut listeners = Vec::new();
+    for address in wanted {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}: choose another address with --listen"))?;
+        say_listening(&listener, &depot.describe(), args.json)?;
+        listeners.push(listener);
+    }
+    let clock = Clock::start(None).context("the clock's pulse cannot be started")?;
+    let clock = Arc::new(move || clock.reading());
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let shutdown = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    let json = args.json;
+    let tell: suijuris_door::Listener = Arc::new(move |object, event| {
+        let told = serde_json::json!({"object": object.to_string(), "what": event});
+        if json {
+            // Nobody to tell when standard output is gone.
+            let _ = screen::print_json(&told);
+        } else {
+            screen::note(&told.to_string());
+        }
+    });
+    serve(listeners, depot, config, clock, Some(tell), shutdown).await;
+    Ok(Answer::Yes.into())
+}
+
+fn say_listening(listener: &TcpListener, depot: &str, json: bool) -> anyhow::Result<()> {
+    let url = format!("http://{}/", listener.local_addr()?);
+    if json {
+        return screen::print_json(&serde_json::json!({"event": "listening", "url": url, "depot": depot}));
+    }
+    Ok(screen::print(&format!("listening  {url}  depot {depot}\n"))?)
+}
+
+fn config(args: &Args) -> anyhow::Result<Config> {
+    use std::io::Read as _;
+    let Some(path) = &args.config else {
+        return Ok(Config::new(String::new()));
+    };
+    let shown = path.display();
+    let file = std::fs::File::open(path).with_context(|| format!("`{shown}` cannot be read"))?;
+    let mut text = String::new();
+    file.take(MAX_CONFIG)
+        .read_to_string(&mut text)
+        .with_context(|| format!("`{shown}` cannot be read"))?;
+    toml::from_str(&text).map_err(|error| Usage(format!("`{shown}`: {error}")).into())
+}

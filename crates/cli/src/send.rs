@@ -1,0 +1,169 @@
+//! `send`: a message into an object's inbox.
+
+use std::fs::File;
+use std::io::{Read as _, stdin};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::Serialize;
+use suijuris_core::ObjectId;
+use suijuris_core::id::Digest;
+use suijuris_core::message::{MAX_BYTES, Message, VERSION};
+use suijuris_core::time::Timestamp;
+use suijuris_depot::Posted;
+
+use crate::depots::Which;
+use crate::place;
+use crate::screen;
+use crate::{Answer, Usage, history};
+
+/// Send a message to an object, asleep or awake
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The message is a CloudEvents 1.0 event. It is stored durably in the object's inbox before this command says so, wakes a
+sleeping object that declares the type as a topic and whose rules permit it, and is read by the workload on the agent
+socket. Two with the same source and id are one.
+
+Exit codes: 0 stored, now or before, 1 not allowed, or the inbox is full, 2 usage, 3 the depot cannot be reached.
+
+Example:
+  suijuris send agent --type job.posted --data '{\"job\": 7}'")]
+pub(crate) struct Args {
+    /// The object: its directory, its data directory, or its id
+    #[arg(value_name = "OBJ")]
+    object: String,
+    /// Topic: the `type` of the event
+    #[arg(long = "type", value_name = "TYPE")]
+    topic: String,
+    /// Id within the source [default: 32 random hexadecimal digits]
+    #[arg(long)]
+    id: Option<String>,
+    /// Where it comes from: a URI reference
+    #[arg(long, default_value = "/suijuris/send")]
+    source: String,
+    /// What it is about
+    #[arg(long)]
+    subject: Option<String>,
+    /// Data, as text
+    #[arg(long, value_name = "TEXT", conflicts_with = "data_file")]
+    data: Option<String>,
+    /// Data, from a file; `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    data_file: Option<PathBuf>,
+    /// Media type of the data
+    #[arg(long, value_name = "TYPE", default_value = "application/json")]
+    content_type: String,
+    #[command(flatten)]
+    depot: Which,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `send --json` prints.
+#[derive(Debug, Serialize)]
+struct Sent<'a> {
+    /// `stored`, or `duplicate` of one that was accepted before.
+    outcome: &'a str,
+    object: String,
+    id: &'a str,
+    source: &'a str,
+    key: String,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let object = object(&args.object, &args.topic)?;
+    let message = message(args)?;
+    // So that what is wrong with it is told before anybody is asked.
+    message.encode().map_err(|error| Usage(error.to_string()))?;
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let posted = tokio.block_on(async {
+        let depot = args.depot.open().await?;
+        depot.post(object, &message).await
+    });
+    let outcome = match posted {
+        Ok(Posted::Stored) => "stored",
+        Ok(Posted::Duplicate) => "duplicate",
+        Err(error @ (suijuris_depot::Error::InboxFull | suijuris_depot::Error::NotAllowed(_))) => {
+            screen::note(&suijuris_runtime::report::chain(&error));
+            return Ok(Answer::No);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let sent = Sent {
+        outcome,
+        object: object.to_string(),
+        id: &message.id,
+        source: &message.source,
+        key: message.key().0.hex(),
+    };
+    if args.json {
+        screen::print_json(&sent)?;
+    } else {
+        screen::print(&format!("{outcome}  {} for {object}\n", sent.id))?;
+    }
+    Ok(Answer::Yes)
+}
+
+/// The object that is meant. Where its bundle is at hand, a topic that does not wake it is remarked on.
+fn object(named: &str, topic: &str) -> anyhow::Result<ObjectId> {
+    if let Ok(id) = named.parse() {
+        return Ok(id);
+    }
+    let place = place::locate(Some(Path::new(named)), None)?;
+    let reader = history::open(&place)?;
+    let head = reader.state().head();
+    let bundle = reader.bundle(&head.bundle)?;
+    if !bundle.manifest.triggers.topics.contains(topic) {
+        screen::note(&format!(
+            "`{topic}` is none of the object's topics: the message waits, and does not wake it"
+        ));
+    }
+    Ok(head.object)
+}
+
+fn message(args: &Args) -> anyhow::Result<Message> {
+    let data = match (&args.data, &args.data_file) {
+        (Some(text), _) => text.clone().into_bytes(),
+        (None, Some(path)) => read(path)?,
+        (None, None) => Vec::new(),
+    };
+    let id = match &args.id {
+        Some(id) => id.clone(),
+        None => {
+            let mut bytes = [0; 32];
+            getrandom::fill(&mut bytes).context("the system gives no randomness")?;
+            Digest(bytes).hex().chars().take(32).collect()
+        }
+    };
+    let now = jiff::Timestamp::now();
+    Ok(Message {
+        v: VERSION,
+        id,
+        source: args.source.clone(),
+        topic: args.topic.clone(),
+        subject: args.subject.clone(),
+        time: Some(format!("{now:.3}")),
+        datacontenttype: (!data.is_empty()).then(|| args.content_type.clone()),
+        dataschema: None,
+        extensions: std::collections::BTreeMap::new(),
+        data,
+        accepted: Timestamp(now.as_millisecond()),
+    })
+}
+
+/// At most one byte more than a message may have: what is longer is refused by its length.
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    let mut data = Vec::new();
+    if path == Path::new("-") {
+        stdin().take(limit).read_to_end(&mut data)?;
+    } else {
+        let shown = path.display();
+        let file = File::open(path).with_context(|| format!("`{shown}` cannot be read"))?;
+        file.take(limit).read_to_end(&mut data)?;
+    }
+    Ok(data)
+}

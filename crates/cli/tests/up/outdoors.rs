@@ -1,0 +1,95 @@
+//! `suijuris door` beside an object that `up` has left asleep: it decides, takes messages, and starts nothing.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::house::{OPEN, Object, STAY, read_answer};
+
+/// The server, ended when dropped.
+struct Door {
+    child: Child,
+    address: String,
+}
+
+impl Door {
+    fn of(object: &Object) -> Self {
+        let mut command = object.command(env!("CARGO_BIN_EXE_suijuris"));
+        let mut child = command
+            .args(["door", "--json"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let listening: Value = serde_json::from_str(&line).unwrap();
+        let url = listening["url"].as_str().unwrap();
+        let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        Self { child, address }
+    }
+
+    fn ask(&self, request: &str, body: &str) -> (u16, Value) {
+        use std::io::Write as _;
+        let mut socket = TcpStream::connect(&self.address).unwrap();
+        let length = body.len();
+        let text = format!("{request}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+        socket.write_all(text.as_bytes()).unwrap();
+        let answer = read_answer(&mut socket).unwrap();
+        (
+            answer.status,
+            serde_json::from_str(&answer.body).unwrap_or(Value::Null),
+        )
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+// proves D5
+// proves D6
+#[test]
+fn a_sleeping_object_is_decided_about_and_looked_at_and_nothing_starts() {
+    let closed = r#"@id("closed") @reason("closed on this path")
+forbid (principal, action == Action::"admit", resource) when { context.request.path like "/closed*" };"#;
+    let object = Object::new(
+        "[messages]\ntopics = [\"job\"]\n",
+        &format!("{OPEN}{STAY}{closed}"),
+    );
+    let up = object.up();
+    let id = up.id.clone();
+    assert_eq!(up.interrupt(), Some(0));
+    let door = Door::of(&object);
+    let asked = |path: &str| {
+        let head = format!("GET /ext_authz{path} HTTP/1.1\r\nhost: door\r\nx-suijuris-object: {id}");
+        door.ask(&head, "")
+    };
+    assert_eq!(asked("/open").0, 200);
+    let (status, problem) = asked("/closed/1");
+    assert_eq!(status, 403, "{problem}");
+    assert_eq!(problem["rules"][0]["id"], "closed", "{problem}");
+    let (status, _) = door.ask(&format!("GET /objects/{id} HTTP/1.1\r\nhost: door"), "");
+    assert_eq!(status, 200);
+    let event = json!({"specversion": "1.0", "id": "1", "source": "/s", "type": "job", "data": {"n": 1}});
+    let post = format!(
+        "POST /objects/{id}/messages HTTP/1.1\r\nhost: door\r\ncontent-type: application/cloudevents+json"
+    );
+    assert_eq!(door.ask(&post, &event.to_string()).0, 202);
+    drop(door);
+    object.nobody_is_left();
+    assert_eq!(object.records("woke").len(), 0);
+    // The message waited for whoever runs the object next.
+    let mut up = object.up();
+    up.wait(json!({"event": "proposal", "trigger": "message"}));
+    up.wait(json!({"event": "workload", "state": "ready"}));
+    let listed = up.agent("GET", "/v1/messages", &Value::Null).status(200).json();
+    assert_eq!(listed["messages"][0]["data"], json!({"n": 1}));
+    assert_eq!(up.interrupt(), Some(0));
+}
