@@ -71,8 +71,11 @@ async fn door(args: &Args) -> anyhow::Result<ExitCode> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot listen on {address}: choose another address with --listen"))?;
-        say_listening(&listener, &depot.describe(), args.json)?;
         listeners.push(listener);
+    }
+    // Whoever reads `listening` may rely on all of them.
+    for listener in &listeners {
+        say_listening(listener, &depot.describe(), args.json)?;
     }
     let clock = Clock::start(None).context("the clock's pulse cannot be started")?;
     let clock = Arc::new(move || clock.reading());
@@ -112,9 +115,42 @@ fn config(args: &Args) -> anyhow::Result<Config> {
     };
     let shown = path.display();
     let file = std::fs::File::open(path).with_context(|| format!("`{shown}` cannot be read"))?;
-    let mut text = String::new();
-    file.take(MAX_CONFIG)
-        .read_to_string(&mut text)
+    let mut bytes = Vec::new();
+    file.take(MAX_CONFIG + 1)
+        .read_to_end(&mut bytes)
         .with_context(|| format!("`{shown}` cannot be read"))?;
-    toml::from_str(&text).map_err(|error| Usage(format!("`{shown}`: {error}")).into())
+    parse(&bytes).map_err(|error| Usage(format!("`{shown}`: {error}")).into())
+}
+
+/// The configuration in these bytes of a file, of which one more than [`MAX_CONFIG`] are read at most.
+fn parse(bytes: &[u8]) -> Result<Config, String> {
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > MAX_CONFIG) {
+        return Err(format!(
+            "a configuration has {MAX_CONFIG} bytes at most, and this one has more"
+        ));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| format!("it is not text: {error}"))?;
+    toml::from_str(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_read_whole_or_refused_with_what_is_wrong() {
+        let depot = "depot = \"file:///d\"\n";
+        let long = |bytes: usize| format!("{depot}#{}", "x".repeat(bytes - depot.len() - 1)).into_bytes();
+        let limit = usize::try_from(MAX_CONFIG).unwrap();
+        assert_eq!(parse(&long(limit)).unwrap().depot, "file:///d");
+        for (bytes, says) in [
+            (long(limit + 1), "1048576 bytes at most"),
+            (b"depot = \"\xff\"".to_vec(), "not text"),
+            (format!("{depot}colour = 1").into_bytes(), "colour"),
+            (b"listen = []".to_vec(), "depot"),
+        ] {
+            let error = parse(&bytes).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
 }

@@ -13,6 +13,8 @@ use suijuris_core::ObjectId;
 use suijuris_core::governance::{Protocol, Vocabulary};
 use suijuris_core::inputs::Request;
 
+use crate::hearing::Knock;
+
 /// Where authorization is asked for.
 pub(crate) const PATH: &str = "/ext_authz";
 
@@ -53,9 +55,9 @@ pub(crate) enum Error {
         "nothing names the object: neither a host that the door knows, nor its id as first label, nor {OBJECT}"
     )]
     NoObject,
-    /// Two are named.
-    #[error("host and {OBJECT} name two different objects")]
-    TwoObjects,
+    /// Two are named; this is the host's.
+    #[error("host and {OBJECT} name two different objects; the host is that of {0}")]
+    TwoObjects(ObjectId),
 }
 
 /// The original request.
@@ -133,9 +135,12 @@ impl<'a> Asked<'a> {
         })
     }
 
-    /// The value of an `Authorization` header.
-    pub(crate) fn authorization(&self) -> Option<&'a str> {
-        text(self.headers, "authorization")
+    /// What is read of it before it is heard.
+    pub(crate) fn knock(&self) -> Knock<'a> {
+        Knock {
+            wants: text(self.headers, OBJECT),
+            authorization: text(self.headers, "authorization"),
+        }
     }
 
     /// The object that is asked for: by the host's entry in `map`, by the host's first label, by header; the header
@@ -143,7 +148,7 @@ impl<'a> Asked<'a> {
     pub(crate) fn object(&self, map: &BTreeMap<String, ObjectId>) -> Result<ObjectId, Error> {
         let named = text(self.headers, OBJECT).map(str::parse::<ObjectId>);
         match (by_host(self.host, map), named) {
-            (Some(object), Some(named)) if named != Ok(object) => Err(Error::TwoObjects),
+            (Some(object), Some(named)) if named != Ok(object) => Err(Error::TwoObjects(object)),
             (Some(object), _) => Ok(object),
             (None, Some(Ok(object))) => Ok(object),
             (None, _) => Err(Error::NoObject),
@@ -354,7 +359,7 @@ mod tests {
         };
         assert_eq!(find("a.example", None), Ok(id));
         assert_eq!(find("a.example", Some(id)), Ok(id));
-        assert_eq!(find("a.example", Some(other)), Err(Error::TwoObjects));
+        assert_eq!(find("a.example", Some(other)), Err(Error::TwoObjects(id)));
         assert_eq!(find("b.example", Some(other)), Ok(other));
         assert_eq!(find("b.example", None), Err(Error::NoObject));
     }

@@ -1,4 +1,4 @@
-//! A bundle as the door keeps it: once, for all sleeping objects that carry it.
+//! A bundle as a door keeps it: once, for all sleeping objects that carry it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use suijuris_callers::{KeyError, Keys};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::governance::Action;
-use suijuris_core::lineage::Head;
+use suijuris_core::lineage::Fired;
 use suijuris_core::memory::Kind;
 use suijuris_core::time::Timestamp;
 use suijuris_core::trigger::{Pending, ScheduleError, Timers};
@@ -36,11 +36,10 @@ pub enum Unusable {
     Timer(#[from] ScheduleError),
 }
 
-/// A bundle with what follows from it.
+/// A bundle with what follows from it: the keys of callers and the tokens verified lately, timers, where rules look.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub struct Kept {
     bundle: Arc<Bundle>,
-    index: u32,
     looks: Vec<Look>,
     identity: bool,
     messages: bool,
@@ -49,8 +48,11 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// `index` stands for the bundle in packed objects.
-    pub(crate) fn new(bundle: Arc<Bundle>, index: u32) -> Result<Self, Unusable> {
+    /// What follows from `bundle`.
+    ///
+    /// # Errors
+    /// [`Unusable`]; a bundle that was built or decoded here is not.
+    pub fn new(bundle: Arc<Bundle>) -> Result<Self, Unusable> {
         let watches = ACTIONS.map(|action| bundle.rules.program.watches(action));
         let mut looks: BTreeMap<usize, bool> = BTreeMap::new();
         for position in watches.iter().flat_map(|watches| &watches.fresh) {
@@ -75,16 +77,13 @@ impl Kept {
             timers: Timers::new(&bundle.manifest.triggers.timers)?,
             keys: Keys::new(&bundle.manifest.callers, &bundle.manifest.claims)?,
             bundle,
-            index,
         })
     }
 
-    pub(crate) const fn bundle(&self) -> &Arc<Bundle> {
+    /// The bundle.
+    #[must_use]
+    pub const fn bundle(&self) -> &Arc<Bundle> {
         &self.bundle
-    }
-
-    pub(crate) const fn index(&self) -> u32 {
-        self.index
     }
 
     /// Fields to keep, in the order of their positions.
@@ -106,15 +105,22 @@ impl Kept {
         &self.keys
     }
 
-    /// What timers want of an object with this head.
-    pub(crate) fn pending(&self, head: &Head, now: Timestamp) -> Pending {
-        self.timers.pending(&head.fired, head.born, now)
+    /// Whether a message on this topic proposes a wake.
+    #[must_use]
+    pub fn wakes_for(&self, topic: &str) -> bool {
+        self.bundle.manifest.triggers.topics.contains(topic)
     }
 
-    /// When a timer wants an object with this head next; the past where one has come due and fires.
-    pub(crate) fn due(&self, head: &Head, now: Timestamp) -> Option<Timestamp> {
-        let Pending { due, next } = self.pending(head, now);
-        let firing = due.iter().filter(|(_, due)| !due.fire.is_empty());
-        firing.map(|(_, due)| due.up_to).min().or(next)
+    /// What timers want of an object born at `born` that has dealt with `fired`.
+    pub(crate) fn pending(&self, fired: &Fired, born: Timestamp, now: Timestamp) -> Pending {
+        self.timers.pending(fired, born, now)
     }
+}
+
+/// When timers want their object awake: the past where one has come due and fires. Occurrences that are skipped want
+/// nothing.
+#[must_use]
+pub fn due(pending: &Pending) -> Option<Timestamp> {
+    let firing = pending.due.iter().filter(|(_, due)| !due.fire.is_empty());
+    firing.map(|(_, due)| due.up_to).min().or(pending.next)
 }

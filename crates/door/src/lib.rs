@@ -5,29 +5,42 @@
 //! again inside: a door saves cost and has no authority; whatever it gets wrong is a refusal too many or a machine
 //! started for nothing. Looking at an object never wakes it.
 //!
+//! Two callers ask here: a [`Door`] for a table of packed heads that a depot feeds, and `up` for its one object, whose
+//! state it has open ([`Sleeper`]). Who is heard, what is decided, which timers are due, how refusals are counted, how
+//! long a failure is rested after: each has one function for both.
+//!
 //! Not here: the listening socket of `up` and handing connections over (cli), what a depot does (depot), rules (core).
 
 mod asked;
 mod bytes;
 pub mod config;
+mod deciding;
 mod door;
 pub mod events;
 pub mod heads;
-mod kept;
+mod hearing;
+pub mod kept;
 mod metrics;
 mod notes;
 mod pack;
-mod problems;
+pub mod problems;
+pub mod proposal;
 mod routes;
 mod secret;
 mod server;
+mod sleeper;
 pub mod sleepers;
 mod value;
 pub mod waker;
-mod wakes;
+pub mod wakes;
 
 pub use config::Config;
 pub use door::{Clock, Door, Listener, Passed, Standing};
+pub use hearing::Knock;
+pub use kept::Kept;
+pub use notes::refused_event;
+pub use proposal::Proposal;
 pub use secret::Secret;
 pub use server::{serve, serve_door};
+pub use sleeper::Sleeper;
 pub use sleepers::Sleepers;

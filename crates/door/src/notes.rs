@@ -1,18 +1,65 @@
-//! Refusals at the door, coalesced by object and kind, for events: the first of each kind at once, then a count a
-//! minute. Bounded in objects; what exceeds that is counted in metrics alone. The door writes no lineage.
+//! Refusals at a door, coalesced: the first of each kind at once, then a count a minute. [`Tally`] is one object's;
+//! [`Notes`] those of many, for events: bounded in objects, and what exceeds that is counted in metrics alone.
+//!
+//! Whether they are recorded is the caller's affair: `up` writes its object's into the lineage, the door of many writes
+//! no lineage.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use suijuris_api::event::Event;
+use suijuris_api::verdict;
 use suijuris_core::ObjectId;
 use suijuris_core::lineage::{Decision, Refused};
 use suijuris_core::refusals::Refusals;
 use suijuris_core::time::Timestamp;
 
-/// Refusals not yet told.
+/// Where these refusals were given, in records and events.
+const AT: &str = "door";
+
+/// Refusals of one object, not yet told.
+#[derive(Debug, Default)]
+pub(crate) struct Tally(Refusals);
+
+impl Tally {
+    /// Takes note of a refusal.
+    pub(crate) fn add(&mut self, decision: Decision, at: Timestamp) {
+        self.0.add(decision, at);
+    }
+
+    /// Whether nothing is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first of each kind, and counts of windows that are over, or all.
+    pub(crate) fn take(&mut self, at: Timestamp, all: bool) -> Vec<Refused> {
+        let mut taken = self.0.take(at, all);
+        for refused in &mut taken {
+            AT.clone_into(&mut refused.at);
+        }
+        taken
+    }
+}
+
+/// Counted refusals as an event.
+#[must_use]
+pub fn refused_event(refused: &Refused) -> Event {
+    let words = verdict::verdict(&refused.decision, &refused.at);
+    Event::Refused {
+        action: words.action,
+        reason: words.invariant.unwrap_or_else(|| "rules".to_owned()),
+        rules: words.rules,
+        reasons: words.reasons,
+        times: refused.times,
+        evidence: None,
+    }
+}
+
+/// Refusals of many objects, not yet told.
 #[derive(Debug)]
 pub(crate) struct Notes {
-    objects: Mutex<HashMap<ObjectId, Refusals>>,
+    objects: Mutex<HashMap<ObjectId, Tally>>,
     max: usize,
 }
 
@@ -30,23 +77,18 @@ impl Notes {
         if objects.len() >= self.max && !objects.contains_key(&object) {
             return Vec::new();
         }
-        let refusals = objects.entry(object).or_default();
-        refusals.add(decision, at);
-        refusals.take(at, false)
+        let tally = objects.entry(object).or_default();
+        tally.add(decision, at);
+        tally.take(at, false)
     }
 
     /// Counts of windows that are over, or all; objects with nothing more to tell are forgotten.
     pub(crate) fn take(&self, at: Timestamp, all: bool) -> Vec<(ObjectId, Refused)> {
         let mut told = Vec::new();
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.retain(|object, refusals| {
-            told.extend(
-                refusals
-                    .take(at, all)
-                    .into_iter()
-                    .map(|refused| (*object, refused)),
-            );
-            !refusals.is_empty()
+        objects.retain(|object, tally| {
+            told.extend(tally.take(at, all).into_iter().map(|refused| (*object, refused)));
+            !tally.is_empty()
         });
         told
     }

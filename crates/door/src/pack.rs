@@ -94,8 +94,8 @@ fn header(out: &mut Writer, object: ObjectId, head: RecordId, checked: u32) {
 }
 
 impl Packed {
-    /// Packs a state at rest; `due` is when a timer wants it next.
-    pub(crate) fn of(state: &State, kept: &Kept, due: Option<Timestamp>, checked: u32) -> Self {
+    /// Packs a state at rest; `index` stands for the bundle in `kept`, `due` is when a timer wants it next.
+    pub(crate) fn of(state: &State, kept: &Kept, index: u32, due: Option<Timestamp>, checked: u32) -> Self {
         let head = state.head();
         let own_name = head.name != kept.bundle().manifest.name;
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
@@ -112,7 +112,7 @@ impl Packed {
         if let Some(due) = due {
             out.signed(due.0);
         }
-        out.number(u64::from(kept.index()));
+        out.number(u64::from(index));
         out.number(head.refused);
         out.signed(head.at.0);
         out.signed(head.at.since(head.born).0);

@@ -1,4 +1,4 @@
-//! The door's own refusals as problem documents. What an object's rules refuse is worded where everybody words it, in
+//! The doors' own refusals as problem documents. What an object's rules refuse is worded where everybody words it, in
 //! `api::verdict`.
 
 use std::time::Duration;
@@ -46,6 +46,15 @@ pub(crate) fn slow(object: ObjectId) -> Problem {
     of(object, problem, detail, Some(DEPOT_AGAIN_S))
 }
 
+/// Messages that could not be counted for the rules that look at them: nothing is decided on a number that is not known.
+pub(crate) fn not_counted(error: Option<suijuris_depot::Error>, object: ObjectId) -> Problem {
+    let error = error.map_or(heads::Error::Slow, heads::Error::from);
+    match error {
+        heads::Error::Depot(ref wrong) if !error.is_unreachable() => depot(wrong, object),
+        error => head(&error, object),
+    }
+}
+
 /// A depot that did not store.
 pub(crate) fn depot(error: &suijuris_depot::Error, object: ObjectId) -> Problem {
     use suijuris_depot::Error;
@@ -86,6 +95,11 @@ pub(crate) fn depot(error: &suijuris_depot::Error, object: ObjectId) -> Problem 
     of(object, problem, error.to_string(), again)
 }
 
+pub(crate) fn wrong_object(object: ObjectId) -> Problem {
+    let problem = Problem::new(421, "wrong_object", "Another object lives here");
+    of(object, problem, format!("`{object}` lives here"), None)
+}
+
 pub(crate) fn asleep(object: ObjectId) -> Problem {
     let problem = Problem::new(503, "asleep", "The object sleeps");
     let detail = "requests do not wake it; it wakes for what its bundle declares";
@@ -107,7 +121,9 @@ pub(crate) fn moving(object: ObjectId) -> Problem {
     )
 }
 
-pub(crate) fn rests(object: ObjectId, left: Duration) -> Problem {
+/// The object failed or refused to wake, and is not tried again before this time is over.
+#[must_use]
+pub fn rests(object: ObjectId, left: Duration) -> Problem {
     let problem = Problem::new(
         503,
         "wake_paused",
@@ -147,7 +163,7 @@ pub(crate) fn leaving(object: ObjectId) -> Problem {
 
 pub(crate) fn not_asked(error: &asked::Error) -> Problem {
     let problem = match error {
-        asked::Error::TwoObjects => Problem::new(421, "wrong_object", "Another object lives here"),
+        asked::Error::TwoObjects(object) => return wrong_object(*object),
         asked::Error::NoObject => Problem::new(404, "unknown_object", "The door does not know this object"),
         _ => Problem::new(400, "not_asked", "The question does not say what was asked"),
     };

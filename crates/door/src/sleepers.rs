@@ -9,17 +9,18 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::HashTable;
 use suijuris_core::bundle::Bundle;
-use suijuris_core::decide::{self, Refused};
+use suijuris_core::decide::Refused;
 use suijuris_core::governance::{Action, RuleSet};
 use suijuris_core::inputs::Inputs;
-use suijuris_core::lineage::{Decision, Outcome, State};
+use suijuris_core::lineage::{Decision, State};
 use suijuris_core::time::{Ratchet, Reading, Timestamp};
 use suijuris_core::{BundleId, ObjectId, RecordId};
 
 pub use crate::kept::Unusable;
 pub use crate::pack::Known;
 
-use crate::kept::Kept;
+use crate::deciding;
+use crate::kept::{self, Kept};
 use crate::pack::Packed;
 
 /// Parts of the table, each with its own lock.
@@ -163,11 +164,11 @@ impl Sleepers {
     ) -> Result<Known, NotKept> {
         let object = state.head().object;
         self.forget(object);
-        let kept = self.enter(bundle)?;
-        let due = kept.due(state.head(), now);
-        let packed = Packed::of(state, &kept, due, checked);
+        let (kept, index) = self.enter(bundle)?;
+        let due = kept::due(&kept.pending(&state.head().fired, state.head().born, now));
+        let packed = Packed::of(state, &kept, index, due, checked);
         if self.bytes().saturating_add(packed.len()) > self.max_bytes {
-            self.leave(kept.index());
+            self.leave(index);
             return Err(NotKept::Full(self.bytes()));
         }
         let known = packed.known();
@@ -224,14 +225,15 @@ impl Sleepers {
         }
     }
 
-    /// One more object of this bundle.
-    fn enter(&self, bundle: &Arc<Bundle>) -> Result<Arc<Kept>, NotKept> {
+    /// One more object of this bundle, and the number that stands for it.
+    fn enter(&self, bundle: &Arc<Bundle>) -> Result<(Arc<Kept>, u32), NotKept> {
         let mut bundles = write(&self.bundles);
         if let Some(index) = bundles.by_id.get(&bundle.id()).copied()
             && let Some(Some(shared)) = bundles.kept.get_mut(index)
+            && let Ok(number) = u32::try_from(index)
         {
             shared.objects += 1;
-            return Ok(Arc::clone(&shared.kept));
+            return Ok((Arc::clone(&shared.kept), number));
         }
         let bytes = bundle_bytes(bundle);
         let full = NotKept::Full(self.bytes());
@@ -242,7 +244,7 @@ impl Sleepers {
         let Some(number) = u32::try_from(index).ok().filter(|number| *number < u32::MAX) else {
             return Err(full);
         };
-        let kept = Arc::new(Kept::new(Arc::clone(bundle), number)?);
+        let kept = Arc::new(Kept::new(Arc::clone(bundle))?);
         let shared = Some(Shared {
             kept: Arc::clone(&kept),
             objects: 1,
@@ -255,7 +257,7 @@ impl Sleepers {
         bundles.free.retain(|free| *free != index);
         bundles.by_id.insert(bundle.id(), index);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(kept)
+        Ok((kept, number))
     }
 
     /// One object less of this bundle.
@@ -324,21 +326,9 @@ impl Sleepers {
             } else {
                 String::new()
             };
-            let weigh = |action| decide::weigh(&subject, &id, action, inputs).map_err(|why| (action, why));
-            let woken = match weigh(Action::Wake) {
-                Ok(rules) => rules,
-                Err((action, refused)) => return Some(Weighed::Refuse(action, refused)),
-            };
-            if inputs.request.is_none() {
-                return Some(Weighed::Permit(woken));
-            }
-            let awake = decide::Subject {
-                phase: suijuris_core::lineage::Phase::Active,
-                ..subject
-            };
-            Some(match decide::weigh(&awake, &id, Action::Admit, inputs) {
+            Some(match deciding::weigh(&subject, &id, inputs) {
                 Ok(rules) => Weighed::Permit(rules),
-                Err(refused) => Weighed::Refuse(Action::Admit, refused),
+                Err((action, refused)) => Weighed::Refuse(action, refused),
             })
         });
         weighed.flatten().unwrap_or(Weighed::Unknown)
@@ -351,12 +341,7 @@ impl Sleepers {
         let decision = self.with(object, |packed, _, kept| {
             let kept = kept?;
             let unpacked = packed.unpack(kept)?;
-            let subject = unpacked.subject(kept);
-            let wake = decide::consider(subject, Action::Wake, inputs.clone());
-            if wake.outcome == Outcome::Permit && inputs.request.is_some() {
-                return Some(decide::foresee(subject, Action::Admit, inputs.clone()));
-            }
-            Some(wake)
+            Some(deciding::consider(unpacked.subject(kept), inputs.clone()))
         });
         decision.flatten()
     }

@@ -5,7 +5,6 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::process::Stdio;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Uri, header};
@@ -258,20 +257,4 @@ impl Choice {
             Self::Machines(machines) => Box::new(machines),
         }
     }
-}
-
-/// Longest pause between two tries after failures.
-pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-
-/// Pause after the first failure.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-
-/// How long to leave an object alone after so many failures in a row.
-pub(crate) fn pause(failures: u32) -> Duration {
-    let doubled = 1u32
-        .checked_shl(failures.saturating_sub(1))
-        .filter(|_| failures < 31);
-    doubled.map_or(LONGEST_PAUSE, |factor| {
-        FIRST_PAUSE.saturating_mul(factor).min(LONGEST_PAUSE)
-    })
 }

@@ -1,5 +1,5 @@
-//! The door of a sleeping object: what arrives is read, decided by the object's own rules, and then either waits for
-//! the machine or is turned away; nothing is started for what is turned away.
+//! The socket side of the door of `up`: what arrives is read so far that it can be decided about, and then either waits
+//! for the machine or is turned away. Who is heard and what the rules say is the door's own affair (`suijuris_door`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,17 +7,13 @@ use std::time::Duration;
 
 use suijuris_api::Problem;
 use suijuris_core::bundle::Bundle;
-use suijuris_core::governance::{self, TriggerKind};
-use suijuris_core::inputs::{Principal, Request, Trigger};
-use suijuris_core::lineage::Fired;
-use suijuris_core::manifest::{self};
-use suijuris_core::memory::Name;
-use suijuris_core::time::Now;
-use suijuris_core::trigger::Due;
+use suijuris_core::governance;
+use suijuris_core::inputs::Request;
+use suijuris_core::manifest;
+use suijuris_door::Knock;
 use suijuris_gate::head::{self, Peek};
 use suijuris_gate::probe::{Found, Probe};
 use suijuris_gate::{Limits, Refusal, RequestHead, refusal};
-use suijuris_runtime::callers::Callers;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -228,6 +224,14 @@ impl Visitor {
         }
     }
 
+    /// What is read of it before it is heard.
+    pub(super) fn knock(&self) -> Knock<'_> {
+        Knock {
+            wants: self.wants.as_deref(),
+            authorization: self.authorization.as_deref(),
+        }
+    }
+
     /// Answers that it goes no further.
     pub(super) async fn refuse(self, problem: Problem) {
         let refusal = Refusal::from(problem);
@@ -247,103 +251,4 @@ impl Visitor {
             Said::Http2(probe) => probe.recorded(),
         }
     }
-}
-
-/// A proposal to wake.
-#[derive(Debug, Clone)]
-pub(super) struct Proposal {
-    pub(super) trigger: Trigger,
-    pub(super) principal: Principal,
-    pub(super) request: Option<Request>,
-    pub(super) fired: Fired,
-}
-
-impl Proposal {
-    /// Because these timers are due.
-    pub(super) fn timers(due: &[(Name, Due)]) -> Self {
-        let name = due.first().map(|(name, _)| name.to_string());
-        let missed = due.first().map_or(0, |(_, due)| due.missed);
-        let trigger = Trigger {
-            name,
-            missed,
-            ..Trigger::new(TriggerKind::Timer)
-        };
-        let fired = due.iter().map(|(name, due)| (name.clone(), due.up_to)).collect();
-        Self {
-            trigger,
-            principal: Principal::Timer,
-            request: None,
-            fired,
-        }
-    }
-
-    /// Because a message waits on this topic.
-    pub(super) fn message(topic: String) -> Self {
-        let trigger = Trigger {
-            topic: Some(topic),
-            ..Trigger::new(TriggerKind::Message)
-        };
-        Self {
-            trigger,
-            principal: Principal::Caller(Box::default()),
-            request: None,
-            fired: Fired::new(),
-        }
-    }
-
-    /// By an owner, for no other reason than that they ask.
-    pub(super) fn manual(owner: Principal) -> Self {
-        let trigger = Trigger::new(TriggerKind::Manual);
-        Self {
-            trigger,
-            principal: owner,
-            request: None,
-            fired: Fired::new(),
-        }
-    }
-
-    /// Because an owner wrote a field that wakes.
-    pub(super) fn memory(owner: Principal, field: String) -> Self {
-        let trigger = Trigger {
-            field: Some(field),
-            ..Trigger::new(TriggerKind::Memory)
-        };
-        Self {
-            trigger,
-            principal: owner,
-            request: None,
-            fired: Fired::new(),
-        }
-    }
-}
-
-/// Who is at the door, and with which proposal; or the answer to somebody who has no business here.
-pub(super) fn hear(
-    visitor: &Visitor,
-    bundle: &Bundle,
-    callers: &Callers,
-    id: &str,
-    now: Now,
-) -> Result<Proposal, Problem> {
-    if visitor.wants.as_ref().is_some_and(|wants| wants != id) {
-        let problem = Problem::new(421, "wrong_object", "Another object lives here");
-        return Err(problem.with_detail(format!("`{id}` lives here")));
-    }
-    if !bundle.manifest.triggers.request {
-        return Err(Problem::new(503, "asleep", "The object sleeps")
-            .with_detail("requests do not wake it; it wakes for what its bundle declares"));
-    }
-    let caller = match &visitor.authorization {
-        Some(header) if !callers.is_empty() => callers.verify(header, now).map_err(|error| {
-            Problem::new(401, "invalid_token", "The caller's token is not valid")
-                .with_detail(error.to_string())
-        })?,
-        _ => Arc::default(),
-    };
-    Ok(Proposal {
-        trigger: Trigger::new(TriggerKind::Request),
-        principal: Principal::Caller(Box::new(Arc::unwrap_or_clone(caller))),
-        request: Some(visitor.request.clone()),
-        fired: Fired::new(),
-    })
 }

@@ -1,104 +1,41 @@
 //! A dormant object: on disk and open for writing, or in a frozen machine whose runtime holds the lock. Either way who
-//! may wake it is decided at the door, by its own rules on the state of its last record, and nothing is started or
-//! thawed for who may not.
+//! may wake it is decided at its door (`suijuris_door::Sleeper`), by its own rules on the state of its last record, and
+//! nothing is started or thawed for who may not. Here the state is held for it, and what it refuses is recorded.
 
 use std::sync::Arc;
 
+use suijuris_api::Event;
 use suijuris_api::agent::Patch;
-use suijuris_api::{Event, Problem, verdict};
-use suijuris_core::bundle::Bundle;
-use suijuris_core::decide::{Verdict, View, decide, foresee};
-use suijuris_core::governance::Action;
-use suijuris_core::inputs::{Host, Inputs, Principal, Witnessed};
-use suijuris_core::lineage::{Body, Decision, Fired, Head, Outcome, Refused, Seal, State};
-use suijuris_core::time::{Now, Ratchet, Reading};
-use suijuris_runtime::refusals::Refusals;
+use suijuris_core::decide::Verdict;
+use suijuris_core::inputs::{Host, Principal, Witnessed};
+use suijuris_core::lineage::{Body, Decision, Fired, Head, Refused, Seal, State};
+use suijuris_core::time::Reading;
+use suijuris_core::trigger::Pending;
+use suijuris_door::{Kept, Proposal, Sleeper};
 use suijuris_store::{Reader, Writer};
 use suijuris_vehicle::process::Process;
 
-use super::door::Proposal;
 use crate::place::Place;
 use crate::sleeping::{self, Written};
-
-/// Decides at the door, and counts what it refused.
-struct Porter {
-    bundle: Arc<Bundle>,
-    host: Host,
-    /// What the witness says of this copy.
-    witnessed: Witnessed,
-    /// Messages that wait.
-    pending: u64,
-    ratchet: Ratchet,
-    refusals: Refusals,
-}
-
-impl Porter {
-    fn new(bundle: Arc<Bundle>, host: Host, witnessed: Witnessed, head: &Head) -> Self {
-        Self {
-            bundle,
-            host,
-            witnessed,
-            pending: 0,
-            ratchet: Ratchet::new(head.at),
-            refusals: Refusals::default(),
-        }
-    }
-
-    /// Decides `wake`, and for a request `admit` as well.
-    fn decide(&mut self, state: &State, proposal: &Proposal, reading: Reading) -> Verdict {
-        let now = self.ratchet.observe(reading);
-        let mut inputs = Inputs::new(now, proposal.principal.clone());
-        inputs.host = self.host.clone();
-        inputs.trigger = Some(proposal.trigger.clone());
-        inputs.request.clone_from(&proposal.request);
-        inputs.standing.witness = self.witnessed;
-        inputs.pending = self.pending;
-        let view = View::new(state, &self.bundle.rules);
-        let verdict = decide(view, Action::Wake, state.head().object, inputs.clone());
-        match verdict {
-            Verdict::Permit(permit, decision) if proposal.request.is_some() => {
-                match refused_admission(view, inputs) {
-                    Some(refusal) => Verdict::Refuse(refusal),
-                    None => Verdict::Permit(permit, decision),
-                }
-            }
-            verdict => verdict,
-        }
-    }
-
-    /// Counted refusals that are due, or all.
-    fn take(&mut self, reading: Reading, all: bool) -> Vec<Refused> {
-        let mut taken = self.refusals.take(reading.wall, all);
-        for refused in &mut taken {
-            "door".clone_into(&mut refused.at);
-        }
-        taken
-    }
-}
-
-fn refused_admission(view: View<'_>, inputs: Inputs) -> Option<Box<Decision>> {
-    let decision = foresee(view, Action::Admit, inputs);
-    (decision.outcome != Outcome::Permit).then(|| Box::new(decision))
-}
 
 /// A sleeping object, open for writing.
 pub(super) struct Asleep {
     writer: Writer,
-    porter: Porter,
+    door: Sleeper,
 }
 
 impl Asleep {
     /// The object, which nobody runs.
     pub(super) fn new(
         writer: Writer,
-        bundle: Arc<Bundle>,
+        kept: Arc<Kept>,
         host: Host,
         witnessed: Witnessed,
         reading: Reading,
     ) -> anyhow::Result<Self> {
         sleeping::settle_crash(&writer, reading.wall)?;
-        let porter = Porter::new(bundle, host, witnessed, writer.published().head());
-        Ok(Self { writer, porter })
+        let door = Sleeper::new(kept, writer.published().head(), host, witnessed);
+        Ok(Self { writer, door })
     }
 
     /// Its name, and the first event of `up`.
@@ -107,19 +44,14 @@ impl Asleep {
         (name, super::listening(place, &self.writer, bundle, driver, url))
     }
 
-    /// The time that decisions use.
-    pub(super) fn now(&mut self, reading: Reading) -> Now {
-        self.porter.ratchet.observe(reading)
-    }
-
-    /// So many messages wait.
-    pub(super) const fn expect_messages(&mut self, pending: u64) {
-        self.porter.pending = pending;
+    /// Its door.
+    pub(super) const fn door(&mut self) -> &mut Sleeper {
+        &mut self.door
     }
 
     /// Decides `wake`, and for a request `admit` as well.
     pub(super) fn decide(&mut self, proposal: &Proposal, reading: Reading) -> Verdict {
-        self.porter.decide(&self.writer.published(), proposal, reading)
+        self.door.decide(&self.writer.published(), proposal, reading)
     }
 
     /// Takes note of a refusal; records that are due now are made durable and returned.
@@ -129,7 +61,7 @@ impl Asleep {
         fired: Fired,
         reading: Reading,
     ) -> anyhow::Result<Vec<Refused>> {
-        self.porter.refusals.add(decision, reading.wall);
+        self.door.refused(decision, reading);
         self.record_refusals(fired, reading, false)
     }
 
@@ -140,7 +72,7 @@ impl Asleep {
         reading: Reading,
         all: bool,
     ) -> anyhow::Result<Vec<Refused>> {
-        let taken = self.porter.take(reading, all);
+        let taken = self.door.owed(reading, all);
         self.record(
             Owed {
                 refused: taken,
@@ -152,7 +84,7 @@ impl Asleep {
 
     /// Records refusals, and timer occurrences that they deal with.
     pub(super) fn record(&mut self, owed: Owed, reading: Reading) -> anyhow::Result<Vec<Refused>> {
-        let at = self.now(reading).at;
+        let at = self.door.now(reading).at;
         let Owed { refused, mut fired } = owed;
         let mut recorded = Vec::new();
         for mut refused in refused {
@@ -174,8 +106,8 @@ impl Asleep {
     /// An owner's write.
     pub(super) fn write(&mut self, patch: &Patch, reading: Reading) -> Result<Written, sleeping::Error> {
         let owner = self.owner();
-        let now = self.now(reading);
-        let (bundle, host) = (&self.porter.bundle, self.porter.host.clone());
+        let now = self.door.now(reading);
+        let (bundle, host) = (self.door.bundle(), self.door.place().clone());
         sleeping::write(&self.writer, bundle, owner, host, now, patch)
     }
 
@@ -189,14 +121,9 @@ impl Asleep {
         look(&self.writer.published())
     }
 
-    /// The bundle in force.
-    pub(super) fn bundle(&self) -> &Arc<Bundle> {
-        &self.porter.bundle
-    }
-
-    /// The problem document of a refused proposal.
-    pub(super) fn problem(&self, decision: &Decision) -> Problem {
-        verdict::problem(decision, &self.writer.published().head().object.to_string())
+    /// What its timers want.
+    pub(super) fn timers(&mut self, reading: Reading) -> Pending {
+        self.door.timers(&self.writer.published().head().fired, reading)
     }
 }
 
@@ -212,25 +139,25 @@ pub(super) struct Owed {
 /// be is owed until it runs again or its machine ends.
 pub(super) struct Frozen {
     reader: Reader,
-    porter: Porter,
+    door: Sleeper,
     /// Timer occurrences refused or skipped since.
     fired: Fired,
 }
 
 impl Frozen {
     /// The object as of its last record, which is durable: the runtime asked for the pause after it.
-    pub(super) fn new(reader: Reader, bundle: Arc<Bundle>, host: Host, witnessed: Witnessed) -> Self {
-        let porter = Porter::new(bundle, host, witnessed, reader.state().head());
+    pub(super) fn new(reader: Reader, kept: Arc<Kept>, host: Host, witnessed: Witnessed) -> Self {
+        let door = Sleeper::new(kept, reader.state().head(), host, witnessed);
         Self {
             reader,
-            porter,
+            door,
             fired: Fired::new(),
         }
     }
 
-    /// The time that decisions use.
-    pub(super) fn now(&mut self, reading: Reading) -> Now {
-        self.porter.ratchet.observe(reading)
+    /// Its door.
+    pub(super) const fn door(&mut self) -> &mut Sleeper {
+        &mut self.door
     }
 
     /// The last record.
@@ -238,26 +165,21 @@ impl Frozen {
         self.reader.state().head()
     }
 
-    /// Timer occurrences dealt with, those since included.
-    pub(super) fn fired(&self) -> Fired {
+    /// What its timers want, those since dealt with left out.
+    pub(super) fn timers(&mut self, reading: Reading) -> Pending {
         let mut fired = self.head().fired.clone();
         fired.extend(self.fired.iter().map(|(name, at)| (name.clone(), *at)));
-        fired
-    }
-
-    /// So many messages wait.
-    pub(super) const fn expect_messages(&mut self, pending: u64) {
-        self.porter.pending = pending;
+        self.door.timers(&fired, reading)
     }
 
     /// Decides `wake`, and for a request `admit` as well.
     pub(super) fn decide(&mut self, proposal: &Proposal, reading: Reading) -> Verdict {
-        self.porter.decide(self.reader.state(), proposal, reading)
+        self.door.decide(self.reader.state(), proposal, reading)
     }
 
     /// Counts a refusal.
     pub(super) fn refused(&mut self, decision: Decision, fired: Fired, reading: Reading) {
-        self.porter.refusals.add(decision, reading.wall);
+        self.door.refused(decision, reading);
         self.skip(fired);
     }
 
@@ -271,15 +193,10 @@ impl Frozen {
         Principal::Controller(self.head().controllers.clone())
     }
 
-    /// The problem document of a refused proposal.
-    pub(super) fn problem(&self, decision: &Decision) -> Problem {
-        verdict::problem(decision, &self.head().object.to_string())
-    }
-
     /// What is to be recorded.
     pub(super) fn owed(mut self, reading: Reading) -> Owed {
         Owed {
-            refused: self.porter.take(reading, true),
+            refused: self.door.owed(reading, true),
             fired: self.fired,
         }
     }

@@ -18,9 +18,10 @@ use suijuris_api::control::FromRuntime;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::inputs::{Host, Principal};
 use suijuris_core::time::Timestamp;
-use suijuris_core::trigger::{Pending, Timers};
+use suijuris_core::trigger::Pending;
 use suijuris_depot::Waiting;
-use suijuris_runtime::callers::Callers;
+use suijuris_door::wakes::BackOff;
+use suijuris_door::{Kept, Proposal, Sleeper};
 use suijuris_runtime::clock::Clock;
 use suijuris_runtime::config::Launch;
 use suijuris_store::Home;
@@ -29,10 +30,11 @@ use suijuris_vehicle::process::Process;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::awake::Awake;
 use super::desk::{self, Errand};
-use super::door::{self, Proposal, Visitor};
+use super::door::{self, Visitor};
 use super::dormant::{Asleep, Frozen};
 use super::founding::Founded;
 use super::holding::Holding;
@@ -46,6 +48,9 @@ const MAX_VISITORS: usize = 1_024;
 
 /// Time for the runtime to leave after its last word, and for a host stop, at most.
 const LEAVE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Between two looks at the timers, at most, so that a clock that was set is noticed.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// How the object is housed now.
 enum Stay {
@@ -62,8 +67,8 @@ pub(super) struct House {
     home: Home,
     bundle: Arc<Bundle>,
     id: String,
-    callers: Callers,
-    timers: Timers,
+    /// The same with what its door needs of it.
+    kept: Arc<Kept>,
     clock: Clock,
     driver: Process,
     listener: TcpListener,
@@ -76,6 +81,10 @@ pub(super) struct House {
     publishing: JoinSet<Result<(), String>>,
     /// Messages that wait, as last seen.
     post: Post,
+    /// The epoch when a machine was started, until that machine has ended.
+    began: Option<u64>,
+    /// The pause after machines in which the object did not wake.
+    back_off: BackOff,
     /// This copy is not the object any more.
     lost: bool,
     turned_away: JoinSet<()>,
@@ -111,16 +120,16 @@ impl House {
             clock,
         } = founded;
         let witnessed = holding.witnessed(&bundle.manifest);
-        let asleep = Asleep::new(writer, bundle.clone(), host(), witnessed, clock.reading())?;
+        let kept = Arc::new(Kept::new(bundle.clone())?);
+        let asleep = Asleep::new(writer, kept.clone(), host(), witnessed, clock.reading())?;
         let id = asleep.look(|state| state.head().object.to_string());
         let inherited = listener.try_clone()?;
         Ok(Self {
             home: Home::at(&place.data),
             place,
-            callers: Callers::new(&bundle.manifest.callers, &bundle.manifest.claims, &id)?,
-            timers: Timers::new(&bundle.manifest.triggers.timers)?,
             id,
             bundle,
+            kept,
             clock,
             driver,
             listener: TcpListener::from_std(listener)?,
@@ -130,6 +139,8 @@ impl House {
             post: Post::new(holding.depot(), holding.object()),
             holding,
             publishing: JoinSet::new(),
+            began: None,
+            back_off: BackOff::default(),
             lost: false,
             stay: Stay::Asleep(Box::new(asleep)),
             turned_away: JoinSet::new(),
@@ -171,7 +182,8 @@ impl House {
             if self.ending && matches!(self.stay, Stay::Asleep(_)) {
                 return self.end().await;
             }
-            let wait = self.next_timer();
+            let rests = self.rests();
+            let wait = rests.map_or_else(|| self.next_timer(), |left| left.min(LONGEST_WAIT));
             let door_open = matches!(&self.stay, Stay::Asleep(_)) || self.frozen().is_some();
             let step = tokio::select! {
                 biased;
@@ -190,7 +202,7 @@ impl House {
                     continue;
                 }
                 lost = self.holding.lost() => Step::Lost(Box::new(lost)),
-                waiting = self.post.arrives(), if door_open => Step::Post(waiting),
+                waiting = self.post.arrives(), if door_open && rests.is_none() => Step::Post(waiting),
                 () = tokio::time::sleep(wait) => Step::Timer,
                 accepted = self.listener.accept(), if door_open && greeting.len() + self.turned_away.len() < MAX_VISITORS => match accepted {
                     Ok((socket, peer)) => Step::Accepted(socket, peer),
@@ -239,36 +251,45 @@ impl House {
         }
     }
 
+    /// The door of the object, while it is dormant.
+    fn door(&mut self) -> Option<&mut Sleeper> {
+        match &mut self.stay {
+            Stay::Asleep(asleep) => Some(asleep.door()),
+            Stay::Awake(awake) => awake.frozen.as_mut().map(|frozen| frozen.door()),
+            Stay::Moving => None,
+        }
+    }
+
     /// What the timers want now; nothing while the runtime looks after them.
     fn pending(&mut self) -> Pending {
         let reading = self.clock.reading();
         match &mut self.stay {
-            Stay::Asleep(asleep) => {
-                let now = asleep.now(reading).at;
-                asleep.look(|state| self.timers.pending(&state.head().fired, state.head().born, now))
+            Stay::Asleep(asleep) => asleep.timers(reading),
+            Stay::Awake(awake) => {
+                let frozen = awake.frozen.as_mut();
+                frozen.map_or_else(Pending::default, |frozen| frozen.timers(reading))
             }
-            Stay::Awake(awake) => match &mut awake.frozen {
-                Some(frozen) => {
-                    let now = frozen.now(reading).at;
-                    self.timers.pending(&frozen.fired(), frozen.head().born, now)
-                }
-                None => Pending::default(),
-            },
             Stay::Moving => Pending::default(),
         }
     }
 
-    /// How long until a timer is due, at most a minute, so that a clock that was set is noticed.
+    /// How long nothing but an owner starts a machine, after one in which the object did not wake.
+    fn rests(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let until = self.back_off.rests(now)?;
+        Some(until.saturating_duration_since(now))
+    }
+
+    /// How long until a timer is due.
     fn next_timer(&mut self) -> Duration {
-        let longest = Duration::from_secs(60);
         let pending = self.pending();
         if !pending.due.is_empty() {
             return Duration::ZERO;
         }
         let wall = self.clock.reading().wall;
         let until = |next: Timestamp| Duration::from_millis(u64::try_from(next.since(wall).0).unwrap_or(0));
-        pending.next.map_or(longest, |next| {
-            until(next).clamp(Duration::from_millis(1), longest)
+        pending.next.map_or(LONGEST_WAIT, |next| {
+            until(next).clamp(Duration::from_millis(1), LONGEST_WAIT)
         })
     }
 }

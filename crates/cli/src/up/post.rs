@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use suijuris_core::ObjectId;
 use suijuris_depot::{Depot, Waiting};
+use suijuris_door::wakes::BackOff;
 use tokio::time::Instant;
 
 /// Messages looked at; one that wakes is among them, or behind so many that do not.
@@ -14,15 +15,11 @@ const LOOK_AT: usize = 1_000;
 /// The inbox is looked at this often where the depot does not tell of changes.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Bounds of the time between two proposals for messages that were refused.
-const BACK_OFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-
 /// The inbox of a sleeping object, as `up` watches it.
 pub(super) struct Post {
     depot: Option<Arc<dyn Depot>>,
     object: ObjectId,
-    not_before: Instant,
-    back_off: Duration,
+    back_off: BackOff,
     /// Whether it was looked into since the object last fell asleep.
     looked: bool,
 }
@@ -32,8 +29,7 @@ impl Post {
         Self {
             depot,
             object,
-            not_before: Instant::now(),
-            back_off: BACK_OFF.0,
+            back_off: BackOff::default(),
             looked: false,
         }
     }
@@ -51,7 +47,9 @@ impl Post {
                     tokio::time::sleep(LOOK).await;
                 }
             }
-            tokio::time::sleep_until(self.not_before).await;
+            if let Some(until) = self.back_off.rests(Instant::now()) {
+                tokio::time::sleep_until(until).await;
+            }
             self.looked = true;
             match depot.inbox(self.object, LOOK_AT).await {
                 Ok(waiting) if !waiting.is_empty() => return waiting,
@@ -63,17 +61,13 @@ impl Post {
 
     /// The object was woken, or nothing there wakes it.
     pub(super) fn heard(&mut self) {
-        self.back_off = BACK_OFF.0;
-        self.not_before = Instant::now();
+        self.back_off.succeeded();
         self.looked = false;
     }
 
     /// It refused; it is asked again after so many seconds, or ever more rarely.
     pub(super) fn refused(&mut self, retry_after: Option<u64>) {
-        let wait = retry_after
-            .map_or(self.back_off, Duration::from_secs)
-            .min(BACK_OFF.1);
-        self.not_before = Instant::now() + wait;
-        self.back_off = (self.back_off * 2).min(BACK_OFF.1);
+        self.back_off
+            .failed(Instant::now(), retry_after.map(Duration::from_secs));
     }
 }

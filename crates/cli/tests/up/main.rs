@@ -17,6 +17,7 @@ mod memory;
 mod messages;
 mod moving;
 mod outdoors;
+mod paused;
 #[path = "../common/ran.rs"]
 mod ran;
 mod remain;

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, STAY, read_answer};
+use crate::house::{Answer, OPEN, Object, STAY, read_answer};
 
 /// The server, ended when dropped.
 struct Door {
@@ -33,16 +33,20 @@ impl Door {
     }
 
     fn ask(&self, request: &str, body: &str) -> (u16, Value) {
+        let answer = self.answer(request, body);
+        (
+            answer.status,
+            serde_json::from_str(&answer.body).unwrap_or(Value::Null),
+        )
+    }
+
+    fn answer(&self, request: &str, body: &str) -> Answer {
         use std::io::Write as _;
         let mut socket = TcpStream::connect(&self.address).unwrap();
         let length = body.len();
         let text = format!("{request}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
         socket.write_all(text.as_bytes()).unwrap();
-        let answer = read_answer(&mut socket).unwrap();
-        (
-            answer.status,
-            serde_json::from_str(&answer.body).unwrap_or(Value::Null),
-        )
+        read_answer(&mut socket).unwrap()
     }
 }
 
@@ -92,4 +96,50 @@ forbid (principal, action == Action::"admit", resource) when { context.request.p
     let listed = up.agent("GET", "/v1/messages", &Value::Null).status(200).json();
     assert_eq!(listed["messages"][0]["data"], json!({"n": 1}));
     assert_eq!(up.interrupt(), Some(0));
+}
+
+/// Path and headers, and the status and code of their answer.
+type Question<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+
+// proves D5
+#[test]
+fn up_and_the_door_answer_the_same_question_with_the_same_problem() {
+    const PEM: &str = "-----BEGIN PUBLIC KEY-----\\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\\n-----END PUBLIC KEY-----\\n";
+    let rules = r#"@id("night") @reason("closed until tomorrow") @retry_after("90s")
+forbid (principal, action == Action::"wake", resource) when { context has request && context.request.path like "/night*" };
+@id("closed") @reason("closed on this path") @retry_after("7s")
+forbid (principal, action == Action::"admit", resource) when { context.request.path like "/closed*" };"#;
+    let keys = format!("[[callers.keys]]\nalgorithm = \"EdDSA\"\npem = \"{PEM}\"\n");
+    let object = Object::new(&keys, &format!("{OPEN}{STAY}{rules}"));
+    let up = object.up();
+    let id = up.id.clone();
+    let other = format!("{}a", &id[..id.len() - 1]);
+    let questions: [Question<'_>; 5] = [
+        ("/night/1", &[], 503, "wake_refused"),
+        ("/closed/1", &[], 403, "admit_refused"),
+        (
+            "/open",
+            &[("authorization", "Bearer nonsense")],
+            401,
+            "invalid_token",
+        ),
+        ("/open", &[("authorization", "Basic eDp5")], 401, "invalid_token"),
+        ("/open", &[("x-suijuris-object", &other)], 421, "wrong_object"),
+    ];
+    let ask = |(path, headers, status, code): Question<'_>| up.get_with(path, headers).problem(status, code);
+    let at_up = questions.map(ask);
+    assert_eq!(up.count(&json!({"event": "machine"})), 0);
+    assert_eq!(up.interrupt(), Some(0));
+    let door = Door::of(&object);
+    for ((path, headers, status, code), at_up) in questions.into_iter().zip(at_up) {
+        let lines: String = headers
+            .iter()
+            .map(|(name, value)| format!("\r\n{name}: {value}"))
+            .collect();
+        let head = format!("GET /ext_authz{path} HTTP/1.1\r\nhost: {id}.test{lines}");
+        assert_eq!(door.answer(&head, "").problem(status, code), at_up, "{path}");
+    }
+    drop(door);
+    object.nobody_is_left();
+    assert_eq!(object.records("woke").len(), 0);
 }

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use suijuris_api::event::Event;
 use suijuris_api::{Problem, verdict};
 use suijuris_core::ObjectId;
-use suijuris_core::governance::TriggerKind;
-use suijuris_core::inputs::{Caller, Inputs, Principal, Trigger, Witnessed};
+use suijuris_core::inputs::{Inputs, Witnessed};
 use suijuris_core::lineage::{Decision, Outcome, Refused};
 use suijuris_core::time::Ratchet;
 use tokio::time::Instant;
 
 use super::{Door, Passed, Standing};
 use crate::asked::Asked;
+use crate::hearing::hear;
+use crate::notes::refused_event;
 use crate::problems;
+use crate::proposal::Proposal;
 use crate::sleepers::Weighed;
 
 /// Messages counted at most for rules that look at how many wait.
@@ -43,7 +45,7 @@ impl Door {
             return Ok(Passed::Awake);
         };
         let mut inputs = inputs?;
-        self.count_pending(object, &mut inputs).await;
+        self.count_pending(object, &mut inputs).await?;
         let weighed = self.weigh(object, &mut inputs);
         self.metrics.decided.observe(began.elapsed().as_secs_f64());
         match weighed {
@@ -56,43 +58,31 @@ impl Door {
     /// The facts of a request for a sleeping object; none where it sleeps no longer.
     fn hear(&self, object: ObjectId, asked: &Asked<'_>) -> Option<Result<Inputs, Problem>> {
         let reading = (self.clock)();
-        self.sleepers.with_kept(object, |kept, at| {
-            if !kept.bundle().manifest.triggers.request {
-                return Err(problems::asleep(object));
-            }
-            let caller = match asked.authorization().filter(|_| !kept.keys().is_empty()) {
-                Some(header) => {
-                    let now = Ratchet::new(at).observe(reading);
-                    let verified = kept.keys().verify(header, &object.to_string(), now);
-                    verified.map_err(|error| problems::token(&error, object))?
-                }
-                None => Arc::default(),
-            };
-            let request = asked.request(&kept.bundle().rules.vocabulary);
-            let mut inputs = self.inputs(Trigger::new(TriggerKind::Request), Arc::unwrap_or_clone(caller));
-            inputs.request = Some(request);
-            Ok(inputs)
-        })
+        let heard = self.sleepers.with_kept(object, |kept, at| {
+            let now = Ratchet::new(at).observe(reading);
+            hear(kept, object, now, asked.knock(), |words| asked.request(words))
+        })?;
+        Some(heard.map(|proposal| self.inputs(proposal)))
     }
 
-    pub(super) fn inputs(&self, trigger: Trigger, caller: Caller) -> Inputs {
-        let mut inputs = Inputs::timeless(Principal::Caller(Box::new(caller)));
-        inputs.host = self.host.clone();
-        inputs.trigger = Some(trigger);
+    /// The facts of a proposal.
+    pub(super) fn inputs(&self, proposal: Proposal) -> Inputs {
         // Nothing is decided for that the witness does not agree with.
-        inputs.standing.witness = Witnessed::Agrees;
-        inputs
+        proposal.inputs(self.host.clone(), Witnessed::Agrees, 0)
     }
 
     /// How many messages wait, where rules look at it.
-    pub(super) async fn count_pending(&self, object: ObjectId, inputs: &mut Inputs) {
+    pub(super) async fn count_pending(&self, object: ObjectId, inputs: &mut Inputs) -> Result<(), Problem> {
         if self.sleepers.with_kept(object, |kept, _| kept.messages()) != Some(true) {
-            return;
+            return Ok(());
         }
         let waiting = tokio::time::timeout(self.limits.depot_within, self.depot.inbox(object, COUNTED)).await;
-        if let Ok(Ok(waiting)) = waiting {
-            inputs.pending = u64::try_from(waiting.len()).unwrap_or(u64::MAX);
-        }
+        let waiting = waiting
+            .map_err(|_late| None)
+            .and_then(|listed| listed.map_err(Some));
+        let waiting = waiting.map_err(|error| problems::not_counted(error, object))?;
+        inputs.pending = u64::try_from(waiting.len()).unwrap_or(u64::MAX);
+        Ok(())
     }
 
     /// Whether the rules permit: false where the object sleeps no longer; the problem where they refuse.
@@ -119,23 +109,9 @@ impl Door {
     }
 
     fn tell_refused(&self, object: ObjectId, refused: &Refused) {
-        let Some(listener) = &self.listener else { return };
-        let reason = match refused.decision.outcome {
-            Outcome::Refuse(Some(invariant)) => invariant.as_str(),
-            _ => "rules",
-        };
-        let rules = verdict::rules(&refused.decision);
-        listener(
-            object,
-            Event::Refused {
-                action: refused.decision.action.to_string(),
-                reason: reason.to_owned(),
-                rules: rules.into_iter().map(|rule| rule.id).collect(),
-                reasons: verdict::reasons(&refused.decision),
-                times: refused.times,
-                evidence: None,
-            },
-        );
+        if let Some(listener) = &self.listener {
+            listener(object, refused_event(refused));
+        }
     }
 
     pub(super) fn tell(&self, object: ObjectId, code: &str, message: &str) {

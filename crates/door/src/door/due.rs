@@ -1,15 +1,15 @@
 //! Timers: what is due, by memory and by the depot's index, and proposing it without end nor haste.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use suijuris_core::ObjectId;
-use suijuris_core::governance::TriggerKind;
-use suijuris_core::inputs::{Caller, Principal, Trigger};
 use suijuris_core::time::{Span, Timestamp};
 use tokio::time::Instant;
 
 use super::{Door, Standing, lock};
 use crate::heads::{self, Found, Trust};
+use crate::proposal::Proposal;
 use crate::wakes::{Ended, Turn};
 
 /// Due times in memory at most; with more, the depot's index alone says what is due.
@@ -73,39 +73,34 @@ impl Door {
 
     /// Proposes the wake of a timer; what was refused or failed comes again after a pause.
     async fn propose_timer(self: &Arc<Self>, object: ObjectId) -> Ended {
-        let Some(trigger) = self.due_trigger(object).await else {
+        let Some(proposal) = self.due_proposal(object).await else {
             return Ended::Woke;
         };
-        let mut inputs = self.inputs(trigger, Caller::default());
-        inputs.principal = Principal::Timer;
+        let inputs = self.inputs(proposal);
         match self.propose(object, inputs).await {
             Ok(_) => Ended::Woke,
-            Err(_) => {
+            Err(problem) => {
                 self.put_off(self.now().saturating_add(AGAIN), object);
-                Ended::Refused
+                Ended::Refused(problem.retry_after.map(Duration::from_secs))
             }
         }
     }
 
-    /// The timer that is due, read from the announcement: the table does not keep what has fired.
-    async fn due_trigger(&self, object: ObjectId) -> Option<Trigger> {
+    /// The timers that are due, read from the announcement: the table does not keep what has fired.
+    async fn due_proposal(&self, object: ObjectId) -> Option<Proposal> {
         let at_hand = |id| self.sleepers.bundle(id);
         let found = heads::find(&*self.depot, object, None, Trust::Mark, at_hand);
         let found = tokio::time::timeout(self.limits.depot_within, found).await;
         let Ok(Ok(Found::Asleep(state, _))) = found else {
             return None;
         };
+        let head = state.head();
         let pending = self
             .sleepers
-            .with_kept(object, |kept, _| kept.pending(state.head(), self.now()))?;
+            .with_kept(object, |kept, _| kept.pending(&head.fired, head.born, self.now()))?;
         if let Some(next) = pending.next {
             self.put_off(next, object);
         }
-        let (name, due) = pending.due.into_iter().find(|(_, due)| !due.fire.is_empty())?;
-        Some(Trigger {
-            name: Some(name.to_string()),
-            missed: due.missed,
-            ..Trigger::new(TriggerKind::Timer)
-        })
+        Proposal::timers(&pending.due)
     }
 }

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use suijuris_api::Problem;
 use suijuris_core::ObjectId;
-use suijuris_core::governance::TriggerKind;
-use suijuris_core::inputs::{Caller, Trigger};
+use suijuris_core::inputs::Caller;
 use suijuris_core::message::Message;
 use suijuris_core::time::Ratchet;
 use suijuris_depot::Posted;
 
 use super::{Door, Standing};
-use crate::kept::Kept;
-use crate::problems;
+use crate::proposal::Proposal;
+use crate::{hearing, problems};
 
 impl Door {
     /// Stores a message for `object`, and wakes it for a topic that it declares. `authorization` is the sender's.
@@ -57,29 +56,23 @@ impl Door {
 
     fn sender(&self, object: ObjectId, authorization: Option<&str>) -> Result<Arc<Caller>, Problem> {
         let reading = (self.clock)();
-        let verified = self.sleepers.with_kept(object, |kept, at| {
-            let header = authorization.filter(|_| !kept.keys().is_empty())?;
+        let sender = self.sleepers.with_kept(object, |kept, at| {
             let now = Ratchet::new(at).observe(reading);
-            Some(kept.keys().verify(header, &object.to_string(), now))
+            hearing::caller(kept, object, now, authorization)
         });
-        match verified.flatten() {
-            Some(Err(error)) => Err(problems::token(&error, object)),
-            Some(Ok(caller)) => Ok(caller),
-            None => Ok(Arc::default()),
-        }
+        sender.unwrap_or_else(|| Ok(Arc::default()))
     }
 
     /// Proposes a wake beside, where the topic is declared.
     fn wake_for(self: &Arc<Self>, object: ObjectId, message: &Message, sender: Arc<Caller>) {
-        let declared = |kept: &Kept, _| kept.bundle().manifest.triggers.topics.contains(&message.topic);
-        if self.sleepers.with_kept(object, declared) != Some(true) {
+        let wakes = self
+            .sleepers
+            .with_kept(object, |kept, _| kept.wakes_for(&message.topic));
+        if wakes != Some(true) {
             return;
         }
-        let trigger = Trigger {
-            topic: Some(message.topic.clone()),
-            ..Trigger::new(TriggerKind::Message)
-        };
-        let inputs = self.inputs(trigger, Arc::unwrap_or_clone(sender));
+        let proposal = Proposal::message(message.topic.clone(), Arc::unwrap_or_clone(sender));
+        let inputs = self.inputs(proposal);
         let door = Arc::clone(self);
         self.aside(async move {
             // The answer is in metrics and events; the message waits in any case.

@@ -52,7 +52,7 @@ impl Door {
             .and_then(|ended| ended.clone());
         match ended {
             Some(Ended::Woke) => Ok(Passed::Woken),
-            Some(Ended::Refused) => Err(problems::refused_inside(object)),
+            Some(Ended::Refused(_)) => Err(problems::refused_inside(object)),
             Some(Ended::Failed(why)) => Err(problems::not_started(object, &why)),
             None => Err(problems::leaving(object)),
         }
@@ -84,7 +84,7 @@ impl Door {
                 self.metrics.wake("woke");
                 self.metrics.woken.observe(began.elapsed().as_secs_f64());
             }
-            Ended::Refused => self.metrics.wake("refused"),
+            Ended::Refused(_) => self.metrics.wake("refused"),
             Ended::Failed(why) => {
                 self.metrics.wake("failed");
                 self.tell(object, "wake_failed", why);
@@ -105,7 +105,7 @@ impl Door {
         let known = self.sleepers.known(object)?;
         match (known.epoch > before.epoch, known.asleep) {
             (true, _) => Some(Ended::Woke),
-            (false, true) => Some(Ended::Refused),
+            (false, true) => Some(Ended::Refused(None)),
             (false, false) => None,
         }
     }
@@ -116,7 +116,7 @@ impl Door {
         object: ObjectId,
         mut inputs: Inputs,
     ) -> Result<Passed, Problem> {
-        self.count_pending(object, &mut inputs).await;
+        self.count_pending(object, &mut inputs).await?;
         match self.weigh(object, &mut inputs) {
             Ok(true) => self.wake(object).await,
             Ok(false) => Ok(Passed::Awake),

@@ -7,6 +7,8 @@
     reason = "tests"
 )]
 
+mod bad;
+mod both;
 mod depot;
 mod http;
 mod life;

@@ -1,15 +1,17 @@
-//! The packed form decides as the whole state does: random schemas, rules, memories and proposals.
+//! The packed form, and a door that has the state open, decide as `core::decide` does on the whole state: random schemas,
+//! rules, memories and proposals.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use suijuris_core::decide::{self, Refused, View};
+use suijuris_core::decide::{self, Refused, Verdict, View};
 use suijuris_core::governance::{Action, Facts, Principal as Who, RuleSet};
 use suijuris_core::inputs::{Caller, Host, Inputs, Principal, Request, Trigger, Witnessed};
-use suijuris_core::lineage::{Decision, Outcome};
+use suijuris_core::lineage::{Decision, Fired, Outcome};
 use suijuris_core::memory::{Change, Write};
 use suijuris_core::time::{Quality, Ratchet, Reading, Timestamp};
-use suijuris_door::Sleepers;
 use suijuris_door::sleepers::Weighed;
+use suijuris_door::{Kept, Proposal, Sleeper, Sleepers};
 
 use crate::life::{Built, Definition, Life};
 use crate::random::Random;
@@ -26,6 +28,7 @@ struct Tally {
     by_rule: usize,
     undecided: usize,
     admissions: usize,
+    open: usize,
 }
 
 /// A focus on what a door decides.
@@ -193,6 +196,7 @@ fn propose(life: &Life, built: &Built, mut inputs: Inputs, quality: Quality, tal
     let expect = whole(life, built, &inputs);
     let context = || format!("{seed}\n{inputs:#?}\n{:#?}\n{weighed:?}", life.state);
     assert_eq!(words, expect, "in words\n{}", context());
+    tally.open += usize::from(open(life, built, &inputs, reading, &expect));
     // The rules named are those of `wake`, or those of `admit` for a request.
     match weighed {
         Weighed::Permit(rules) => {
@@ -223,6 +227,33 @@ fn propose(life: &Life, built: &Built, mut inputs: Inputs, quality: Quality, tal
     assert_eq!((sleepers.len(), sleepers.bundles(), sleepers.bytes()), (0, 0, 0));
 }
 
+/// The same proposal at the door that has the state open; whether it can be made there.
+fn open(life: &Life, built: &Built, inputs: &Inputs, reading: Reading, expect: &Decision) -> bool {
+    let Some(trigger) = inputs.trigger.clone().filter(|_| !inputs.standing.incapable) else {
+        return false;
+    };
+    let kept = Arc::new(Kept::new(Arc::clone(&built.bundle)).unwrap());
+    let (host, witnessed) = (inputs.host.clone(), inputs.standing.witness);
+    let mut sleeper = Sleeper::new(kept, life.state.head(), host, witnessed);
+    sleeper.expect_messages(inputs.pending);
+    let proposal = Proposal {
+        trigger,
+        principal: inputs.principal.clone(),
+        request: inputs.request.clone(),
+        fired: Fired::new(),
+    };
+    match sleeper.decide(&life.state, &proposal, reading) {
+        Verdict::Refuse(decision) => assert_eq!(*decision, *expect),
+        Verdict::Permit(permit, decision) => {
+            let view = View::new(&life.state, &built.bundle.rules);
+            let wake = decide::consider(view, Action::Wake, inputs.clone());
+            assert_eq!((permit.action(), *decision), (Action::Wake, wake));
+            assert_eq!(expect.outcome, Outcome::Permit);
+        }
+    }
+    true
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -248,6 +279,7 @@ fn the_packed_form_decides_as_the_whole_state_does() {
         ("refusals by a rule", tally.by_rule),
         ("default denials", tally.undecided),
         ("admissions", tally.admissions),
+        ("decisions with the state open", tally.open),
     ] {
         assert!(count * 50 > tally.cases, "too few {what}: {tally:?}");
     }

@@ -5,12 +5,15 @@ use suijuris_api::{Event, verdict};
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::{Decision, Fired, Refused};
+use suijuris_door::proposal::dealt_with;
+use suijuris_door::{Proposal, problems, refused_event};
 use suijuris_runtime::config::Launch;
 use suijuris_store::{Depth, Sizes, Writer};
 use suijuris_vehicle::Driver as _;
+use tokio::time::Instant;
 
 use crate::up::awake::Awake;
-use crate::up::door::{self, Proposal, Visitor};
+use crate::up::door::Visitor;
 use crate::up::dormant::Asleep;
 use crate::up::holding::NotTheObject;
 use crate::up::machine;
@@ -20,15 +23,10 @@ use super::{House, Stay, host, launch};
 impl House {
     pub(super) async fn visitor(&mut self, visitor: Visitor) -> anyhow::Result<()> {
         let reading = self.clock.reading();
-        let now = match &mut self.stay {
-            Stay::Asleep(asleep) => asleep.now(reading),
-            Stay::Awake(awake) => match &mut awake.frozen {
-                Some(frozen) => frozen.now(reading),
-                None => return self.hand_over(visitor).await,
-            },
-            Stay::Moving => return self.hand_over(visitor).await,
+        let Some(door) = self.door() else {
+            return self.hand_over(visitor).await;
         };
-        match door::hear(&visitor, &self.bundle, &self.callers, &self.id, now) {
+        match door.hear(visitor.knock(), |_| visitor.request.clone(), reading) {
             Ok(proposal) => {
                 let detail = visitor.summary();
                 self.propose(proposal, detail, Some(visitor)).await.map(drop)
@@ -66,7 +64,14 @@ impl House {
                     self.hand_over(visitor).await?;
                 }
             }
-            Verdict::Permit(_, _) => self.wake(proposal, visitor).await?,
+            Verdict::Permit(_, _) => match (self.rests(), visitor) {
+                // Those whom a machine left behind are tried again at once, a bounded number of times.
+                (Some(left), Some(visitor)) if visitor.machines == 0 => {
+                    let problem = problems::rests(self.holding.object(), left);
+                    self.turn_away(visitor, problem);
+                }
+                (_, visitor) => self.wake(proposal, visitor).await?,
+            },
             Verdict::Refuse(decision) => self.refuse(*decision, proposal.fired, visitor)?,
         }
         Ok(Some(words))
@@ -88,19 +93,13 @@ impl House {
     /// A refusal is recorded, or owed while the machine is frozen, and the visitor is turned away.
     fn refuse(&mut self, decision: Decision, fired: Fired, visitor: Option<Visitor>) -> anyhow::Result<()> {
         let reading = self.clock.reading();
-        let problem = match &mut self.stay {
-            Stay::Asleep(asleep) => {
-                let problem = asleep.problem(&decision);
-                let recorded = asleep.refused(decision, fired, reading)?;
-                self.say_refused(&recorded);
-                Some(problem)
-            }
-            _ => self.frozen().map(|frozen| {
-                let problem = frozen.problem(&decision);
-                frozen.refused(decision, fired, reading);
-                problem
-            }),
-        };
+        let problem = self.door().map(|door| door.problem(&decision));
+        if let Stay::Asleep(asleep) = &mut self.stay {
+            let recorded = asleep.refused(decision, fired, reading)?;
+            self.say_refused(&recorded);
+        } else if let Some(frozen) = self.frozen() {
+            frozen.refused(decision, fired, reading);
+        }
         if let (Some(visitor), Some(problem)) = (visitor, problem) {
             self.turn_away(visitor, problem);
         }
@@ -109,7 +108,7 @@ impl House {
 
     pub(super) fn say_refused(&self, recorded: &[Refused]) {
         for refused in recorded {
-            self.say.event(suijuris_runtime::remain::refused_event(refused));
+            self.say.event(refused_event(refused));
         }
     }
 
@@ -121,6 +120,7 @@ impl House {
         let mut asleep = asleep;
         let recorded = asleep.record_refusals(Fired::new(), self.clock.reading(), true)?;
         self.say_refused(&recorded);
+        self.began = Some(asleep.look(|state| state.head().epoch));
         drop(asleep);
         let handed = self.holding.hand_over().await?;
         let launch = Launch {
@@ -172,24 +172,18 @@ impl House {
             self.say_refused(&recorded);
         }
         let due = self.pending().due;
-        if due.is_empty() {
+        if due.is_empty() || self.rests().is_some() {
             return Ok(());
         }
-        let proposal = Proposal::timers(&due);
-        let detail = due
-            .iter()
-            .map(|(name, _)| name.to_string())
-            .collect::<Vec<_>>()
-            .join(", ");
-        let skipped = due.iter().all(|(_, due)| due.fire.is_empty());
-        if !skipped {
-            return self.propose(proposal, detail, None).await.map(drop);
+        if let Some(proposal) = Proposal::timers(&due) {
+            let names: Vec<_> = due.iter().map(|(name, _)| name.to_string()).collect();
+            return self.propose(proposal, names.join(", "), None).await.map(drop);
         }
         // Missed occurrences that do not fire are only noted.
         if let Some(frozen) = self.frozen() {
-            frozen.skip(proposal.fired);
+            frozen.skip(dealt_with(&due));
         } else if let Stay::Asleep(asleep) = &mut self.stay {
-            asleep.record_refusals(proposal.fired, reading, false)?;
+            asleep.record_refusals(dealt_with(&due), reading, false)?;
         }
         Ok(())
     }
@@ -205,7 +199,12 @@ impl House {
             return Ok(());
         }
         let witnessed = self.holding.witnessed(&self.bundle.manifest);
-        let asleep = Asleep::new(writer, self.bundle.clone(), host(), witnessed, reading)?;
+        let asleep = Asleep::new(writer, self.kept.clone(), host(), witnessed, reading)?;
+        let epoch = asleep.look(|state| state.head().epoch);
+        match self.began.take() {
+            Some(began) if epoch == began => drop(self.back_off.failed(Instant::now(), None)),
+            _ => self.back_off.succeeded(),
+        }
         self.stay = Stay::Asleep(Box::new(asleep));
         self.settle_down();
         self.publish();

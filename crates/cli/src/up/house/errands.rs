@@ -6,12 +6,12 @@ use suijuris_api::{Event, verdict};
 use suijuris_core::decide::Verdict;
 use suijuris_core::lineage::Fired;
 use suijuris_core::time::Reading;
+use suijuris_door::Proposal;
 use suijuris_vehicle::machine::Signal;
 use tokio::sync::oneshot;
 
 use crate::sleeping::{self, Written};
 use crate::up::desk::Errand;
-use crate::up::door::Proposal;
 use crate::up::dormant::Asleep;
 use crate::up::say::Say;
 
@@ -134,8 +134,8 @@ impl House {
 }
 
 /// The first field of the patch whose changes propose a wake.
-fn wakes(asleep: &Asleep, patch: &Patch) -> Option<String> {
-    let schema = &asleep.bundle().manifest.memory;
+fn wakes(asleep: &mut Asleep, patch: &Patch) -> Option<String> {
+    let schema = &asleep.door().bundle().manifest.memory;
     let names = patch.set.keys().chain(patch.append.keys()).chain(&patch.unset);
     names
         .filter(|name| schema.field(name).is_some_and(|field| field.wakes))

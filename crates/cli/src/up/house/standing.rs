@@ -1,11 +1,11 @@
 //! The house and the world outside the object: the witness, what is published, messages that wait.
 
 use suijuris_api::Event;
+use suijuris_core::inputs::Caller;
 use suijuris_core::time::Timestamp;
 use suijuris_depot::Waiting;
+use suijuris_door::{Proposal, kept};
 use suijuris_vehicle::machine::Signal;
-
-use crate::up::door::Proposal;
 
 use super::{House, LEAVE_WITHIN, Stay};
 
@@ -21,13 +21,7 @@ impl House {
 
     /// When a timer wants the object woken.
     pub(super) fn due(&mut self) -> Option<Timestamp> {
-        let pending = self.pending();
-        let now = self.clock.reading().wall;
-        if pending.due.is_empty() {
-            pending.next
-        } else {
-            Some(now)
-        }
+        kept::due(&self.pending())
     }
 
     /// Publishes the sleeping object, while the house goes on.
@@ -43,23 +37,18 @@ impl House {
     /// Messages wait: the first on a topic that wakes proposes it.
     pub(super) async fn post_arrived(&mut self, waiting: &[Waiting]) -> anyhow::Result<()> {
         let pending = u64::try_from(waiting.len()).unwrap_or(u64::MAX);
-        match &mut self.stay {
-            Stay::Asleep(asleep) => asleep.expect_messages(pending),
-            Stay::Awake(awake) => {
-                if let Some(frozen) = &mut awake.frozen {
-                    frozen.expect_messages(pending);
-                }
-            }
-            Stay::Moving => {}
+        if let Some(door) = self.door() {
+            door.expect_messages(pending);
         }
-        let topics = &self.bundle.manifest.triggers.topics;
         let declared = waiting
             .iter()
-            .find(|waiting| topics.contains(&waiting.message.topic));
+            .find(|waiting| self.kept.wakes_for(&waiting.message.topic));
         let Some(first) = declared else { return Ok(()) };
         let topic = first.message.topic.clone();
         let detail = format!("{topic} {} of {}", first.message.id, first.message.source);
-        let verdict = self.propose(Proposal::message(topic), detail, None).await?;
+        let verdict = self
+            .propose(Proposal::message(topic, Caller::default()), detail, None)
+            .await?;
         match verdict.filter(|verdict| verdict.outcome == "refuse") {
             Some(refused) => self.post.refused(refused.retry_after),
             None => self.post.heard(),

@@ -1,0 +1,122 @@
+//! One sleeping object whose state the caller has open: who knocks, what its rules say, which timers are due, and what
+//! was refused and is not recorded yet.
+//!
+//! The state stays with the caller, who also records what is refused; nothing here waits or reads a depot. Called by
+//! `up`. Many objects at once are the table's affair ([`crate::Sleepers`]); both decide by the same functions.
+
+use std::sync::Arc;
+
+use suijuris_api::{Problem, verdict};
+use suijuris_core::ObjectId;
+use suijuris_core::bundle::Bundle;
+use suijuris_core::decide::{Verdict, View};
+use suijuris_core::governance::Vocabulary;
+use suijuris_core::inputs::{Host, Request, Witnessed};
+use suijuris_core::lineage::{Decision, Fired, Head, Refused, State};
+use suijuris_core::time::{Now, Ratchet, Reading, Timestamp};
+use suijuris_core::trigger::Pending;
+
+use crate::deciding;
+use crate::hearing::{self, Knock};
+use crate::kept::Kept;
+use crate::notes::Tally;
+use crate::proposal::Proposal;
+
+/// A sleeping object at its own door.
+#[derive(Debug)]
+pub struct Sleeper {
+    kept: Arc<Kept>,
+    object: ObjectId,
+    born: Timestamp,
+    place: Host,
+    witnessed: Witnessed,
+    pending: u64,
+    ratchet: Ratchet,
+    tally: Tally,
+}
+
+impl Sleeper {
+    /// The object with this head, which carries the bundle in `kept`; `place` is where its machine would run.
+    #[must_use]
+    pub fn new(kept: Arc<Kept>, head: &Head, place: Host, witnessed: Witnessed) -> Self {
+        Self {
+            kept,
+            object: head.object,
+            born: head.born,
+            place,
+            witnessed,
+            pending: 0,
+            ratchet: Ratchet::new(head.at),
+            tally: Tally::default(),
+        }
+    }
+
+    /// The bundle that it carries.
+    #[must_use]
+    pub fn bundle(&self) -> &Arc<Bundle> {
+        self.kept.bundle()
+    }
+
+    /// Where its machine would run.
+    #[must_use]
+    pub const fn place(&self) -> &Host {
+        &self.place
+    }
+
+    /// The time that decisions use: never before the last record, nor before a time used already.
+    pub fn now(&mut self, reading: Reading) -> Now {
+        self.ratchet.observe(reading)
+    }
+
+    /// So many messages wait.
+    pub const fn expect_messages(&mut self, pending: u64) {
+        self.pending = pending;
+    }
+
+    /// The proposal of whoever knocks.
+    ///
+    /// # Errors
+    /// The [`Problem`] to answer with: they mean another object, requests do not wake this one, or their token is not
+    /// valid.
+    pub fn hear(
+        &mut self,
+        knock: Knock<'_>,
+        request: impl FnOnce(&Vocabulary) -> Request,
+        reading: Reading,
+    ) -> Result<Proposal, Problem> {
+        let now = self.now(reading);
+        hearing::hear(&self.kept, self.object, now, knock, request)
+    }
+
+    /// Decides `wake`, and for a request `admit` as well, on the object's `state`.
+    pub fn decide(&mut self, state: &State, proposal: &Proposal, reading: Reading) -> Verdict {
+        let now = self.now(reading);
+        let mut inputs = proposal
+            .clone()
+            .inputs(self.place.clone(), self.witnessed, self.pending);
+        inputs.now = now;
+        deciding::decide(View::new(state, &self.kept.bundle().rules), inputs)
+    }
+
+    /// The problem document of a refused proposal.
+    #[must_use]
+    pub fn problem(&self, decision: &Decision) -> Problem {
+        verdict::problem(decision, &self.object.to_string())
+    }
+
+    /// Takes note of a refusal.
+    pub fn refused(&mut self, decision: Decision, reading: Reading) {
+        self.tally.add(decision, reading.wall);
+    }
+
+    /// Refusals to be recorded now, or all.
+    pub fn owed(&mut self, reading: Reading, all: bool) -> Vec<Refused> {
+        self.tally.take(reading.wall, all)
+    }
+
+    /// What timers want, where the occurrences in `fired` are dealt with.
+    pub fn timers(&mut self, fired: &Fired, reading: Reading) -> Pending {
+        let now = self.now(reading).at;
+        self.kept.pending(fired, self.born, now)
+    }
+}
