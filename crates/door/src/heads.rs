@@ -12,7 +12,7 @@ use suijuris_core::bundle::{self, Bundle, Files};
 use suijuris_core::lineage::{self, Announcement, Broken, Disbelief, Phase, State, Stored, Unusable};
 use suijuris_core::memory::Schema;
 use suijuris_core::witness::Mark;
-use suijuris_core::{BundleId, ObjectId, RecordId, codec};
+use suijuris_core::{BundleId, ObjectId, RecordId};
 use suijuris_depot::Depot;
 
 use crate::pack::Known;
@@ -83,7 +83,7 @@ pub enum Error {
     },
     /// A segment cannot be read.
     #[error("the object's chain in the depot cannot be read")]
-    Segment(#[from] codec::Error),
+    Segment(#[from] lineage::segment::Unsound),
     /// A record does not follow from those before.
     #[error("the object's chain in the depot does not hold")]
     Chain(#[from] Broken),
@@ -283,14 +283,12 @@ async fn verify_chain<F: Fn(BundleId) -> Option<Arc<Bundle>>>(
     last: &Stored,
 ) -> Result<(), Error> {
     let mut state: Option<State> = None;
-    for positions in bundles.depot.segments(object).await? {
+    let there = bundles.depot.segments(object).await?;
+    for positions in suijuris_depot::row(&there).map_err(Error::Gap)? {
         let next = state.as_ref().map_or(0, |state| state.head().seq + 1);
-        if *positions.start() != next {
-            return Err(Error::Gap(next));
-        }
         let bytes = bundles.depot.segment(object, positions.clone()).await?;
         let bytes = bytes.ok_or(Error::Gap(next))?;
-        for (count, stored) in lineage::split(&bytes).enumerate() {
+        for (count, stored) in lineage::segment::decode(&bytes).enumerate() {
             let stored = stored?;
             bundles.named(stored.record.bundle).await?;
             let schemas = |id: &BundleId| bundles.schema(id);

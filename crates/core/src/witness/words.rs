@@ -79,7 +79,7 @@ pub enum Input<V> {
     Swapped(Ask, Result<Swapped<V>, Failure>),
     /// Answer to [`Effect::Look`]: whether the holder is known to run (`Some(true)`) or to have ended (`Some(false)`).
     Looked(Ask, Option<bool>),
-    /// Answer to [`Effect::Find`]: whether the history holds that record there.
+    /// Answer to [`Effect::Find`]: whether the history holds that record there, or has a `restored` that gives it up.
     Found(Ask, bool),
 }
 

@@ -1,7 +1,7 @@
 //! Which heads are believed, and which are not.
 
 use suijuris_core::ObjectId;
-use suijuris_core::lineage::Announcement;
+use suijuris_core::lineage::{Announcement, Stored, segment};
 use suijuris_core::memory::{Change, Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::witness::Mark;
 use suijuris_depot::Depot;
@@ -209,18 +209,21 @@ async fn with_trust_in_the_chain_alone_every_record_must_lead_to_the_head() {
     rig.end().await;
 
     // A record is missing, cut, or altered.
-    let bytes: Vec<Vec<u8>> = base.chain.iter().map(|stored| stored.bytes.clone()).collect();
-    let whole = bytes.concat();
+    let bytes = |records: &[Stored]| segment::encode(records);
+    let whole = bytes(&base.chain);
     let last = base.state.head().seq;
     let mut altered = whole.clone();
-    altered[bytes[0].len() + 60] ^= 1;
+    altered[bytes(&base.chain[..1]).len() + 60] ^= 1;
     let cut = whole[..whole.len() - 1].to_vec();
     for segments in [
         vec![(0..=last, altered)],
         vec![(0..=last, cut)],
-        vec![(0..=last, bytes[..98].concat())],
-        vec![(1..=last, bytes[1..].concat())],
-        vec![(0..=40, bytes[..41].concat()), (42..=last, bytes[42..].concat())],
+        vec![(0..=last, bytes(&base.chain[..98]))],
+        vec![(1..=last, bytes(&base.chain[1..]))],
+        vec![
+            (0..=40, bytes(&base.chain[..41])),
+            (42..=last, bytes(&base.chain[42..])),
+        ],
         vec![],
     ] {
         let rig = Rig::new().await;
