@@ -34,7 +34,7 @@ const CODE_DEPOT: &str = "depot_failed";
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How the object is held.
-pub(super) struct Holding {
+pub(crate) struct Holding {
     depot: Option<Arc<dyn Depot>>,
     witness: Option<Arc<Witness>>,
     id: HolderId,
@@ -44,11 +44,11 @@ pub(super) struct Holding {
 }
 
 /// This copy is not the object; the event that says so.
-pub(super) struct NotTheObject(pub(super) Box<Event>);
+pub(crate) struct NotTheObject(pub(crate) Box<Event>);
 
 impl Holding {
     /// Opens the depot and says nothing in it yet. Without a depot the object goes on alone, where its bundle lets it.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         which: &Which,
         home: &Home,
         manifest: &Manifest,
@@ -89,7 +89,7 @@ impl Holding {
 
     /// Claims the object for resting, before `writer` writes anything; from now on the mark follows it. A copy that is not
     /// the object is told apart from one that only cannot ask.
-    pub(super) async fn claim(
+    pub(crate) async fn claim(
         &mut self,
         writer: &Writer,
         now: Timestamp,
@@ -168,7 +168,7 @@ impl Holding {
 
     /// Waits until the mark covers what `up` is about to acknowledge, where marks cost nothing or a witness is required.
     /// Whether it may be acknowledged.
-    pub(super) async fn acknowledged(&self, seq: u64, manifest: &Manifest) -> bool {
+    pub(crate) async fn acknowledged(&self, seq: u64, manifest: &Manifest) -> bool {
         let required = manifest.witness == suijuris_core::manifest::Witness::Required;
         let prompt = self.depot.as_ref().is_some_and(|depot| depot.pace().is_zero());
         match &self.witness {
@@ -208,7 +208,7 @@ impl Holding {
     }
 
     /// The depot, for watching the inbox.
-    pub(super) fn depot(&self) -> Option<Arc<dyn Depot>> {
+    pub(crate) fn depot(&self) -> Option<Arc<dyn Depot>> {
         self.depot.clone()
     }
 
@@ -250,7 +250,7 @@ impl Holding {
     }
 
     /// Publishes a last time and gives the object up.
-    pub(super) async fn leave(&self, due: Option<Timestamp>, say: &Say) {
+    pub(crate) async fn leave(&self, due: Option<Timestamp>, say: &Say) {
         if self.agrees()
             && let Some(publishing) = self.publish(due)
         {

@@ -10,15 +10,27 @@ use suijuris_core::lineage::Decision;
 
 /// Prints events.
 #[derive(Debug)]
-pub(super) struct Say {
+pub(crate) struct Say {
     json: bool,
+    /// Only troubles, beside the output of another command.
+    aside: bool,
     colour: bool,
 }
 
 impl Say {
+    /// For a command that is not `up`: troubles are noted on standard error, all else is its own affair.
+    pub(crate) const fn aside() -> Self {
+        Self {
+            json: false,
+            aside: true,
+            colour: false,
+        }
+    }
+
     pub(super) fn new(json: bool) -> Self {
         Self {
             json,
+            aside: false,
             colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         }
     }
@@ -34,6 +46,12 @@ impl Say {
 
     /// Prints an event of the runtime.
     pub(super) fn stamped(&self, stamped: &Stamped) {
+        if self.aside {
+            if let Event::Error { message, .. } = &stamped.event {
+                crate::screen::note(message);
+            }
+            return;
+        }
         let mut out = std::io::stdout().lock();
         // Nobody to tell when standard output is gone; `up` goes on, since the object does not depend on it.
         let _ = if self.json {

@@ -13,6 +13,7 @@ mod copies;
 mod crash;
 mod gate;
 mod house;
+mod lineages;
 mod memory;
 mod messages;
 mod moving;
