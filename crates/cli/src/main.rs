@@ -18,11 +18,14 @@ mod import;
 mod log;
 mod memory;
 mod new;
+mod oci;
 mod owner;
 mod place;
 mod progress;
 mod proposal;
 mod ps;
+mod pull;
+mod push;
 mod registry;
 mod restore;
 mod screen;
@@ -106,6 +109,8 @@ enum Command {
     Import(import::Args),
     Fork(fork::Args),
     Restore(restore::Args),
+    Push(push::Args),
+    Pull(pull::Args),
     Send(Box<send::Args>),
     Door(door::Args),
     /// Print the completion script of a shell
@@ -151,6 +156,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Import(args) => import::run(&args)?,
         Command::Fork(args) => fork::run(&args)?,
         Command::Restore(args) => restore::run(&args)?,
+        Command::Push(args) => push::run(&args)?,
+        Command::Pull(args) => pull::run(&args)?,
         Command::Send(args) => send::run(&args)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();

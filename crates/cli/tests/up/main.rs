@@ -20,6 +20,10 @@ mod moving;
 mod outdoors;
 #[path = "../common/ran.rs"]
 mod ran;
+#[path = "../../../bundle/tests/registry/real.rs"]
+#[expect(dead_code, reason = "shared with the tests of the library, which need more")]
+mod real;
+mod registry;
 mod remain;
 mod rules;
 mod sessions;
