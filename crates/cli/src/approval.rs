@@ -141,7 +141,7 @@ impl Matter {
         }
     }
 
-    fn paper(&self, head: &Head, approval: Approval) -> Paper {
+    fn paper(&self, head: &Head, approval: &Approval) -> Paper {
         let bundle = match self {
             Self::Amend(bundle) => Some(bundle.to_string()),
             _ => None,
@@ -255,9 +255,9 @@ fn check(bytes: &[u8], head: &Head, matter: &Matter) -> anyhow::Result<Approval>
         .context("it is no approval: name a file that `suijuris approve` wrote")?;
     let approval = Approval {
         key: paper.key,
-        sig: paper.sig.clone(),
+        sig: paper.sig,
     };
-    let wanted = matter.paper(head, approval.clone());
+    let wanted = matter.paper(head, &approval);
     if paper.object != wanted.object {
         bail!("it is for the object {}", screen::clean(&paper.object));
     }
@@ -344,7 +344,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         ));
         return Ok(Answer::No);
     }
-    let paper = matter.paper(head, matter.approve(head, &key)?);
+    let paper = matter.paper(head, &matter.approve(head, &key)?);
     let text = format!("{}\n", serde_json::to_string(&paper)?);
     match &args.output {
         None => screen::print(&text)?,

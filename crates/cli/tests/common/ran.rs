@@ -44,7 +44,7 @@ pub(crate) fn run(command: &mut Command) -> Ran {
         .spawn()
         .unwrap();
     let pid = child.id().to_string();
-    let (ended, end) = mpsc::channel::<()>();
+    let (ended, end) = mpsc::sync_channel::<()>(1);
     let guard = std::thread::spawn(move || {
         if end.recv_timeout(LONGEST) == Err(mpsc::RecvTimeoutError::Timeout) {
             let _ = Command::new("kill").args(["-KILL", &pid]).status();
