@@ -12,6 +12,7 @@ mod broken;
 mod copies;
 mod crash;
 mod gate;
+mod handover;
 mod house;
 mod lineages;
 mod memory;
