@@ -54,7 +54,7 @@ fn memory(object: &Object, data: &Path, field: &str) -> Value {
     object.suijuris(&dir).code(0).json()
 }
 
-// proves A6
+// proves B7
 #[test]
 fn a_child_is_born_with_its_parents_memory_and_proof_of_it() {
     let object = lived("of the family");
@@ -89,7 +89,7 @@ fn a_child_is_born_with_its_parents_memory_and_proof_of_it() {
     assert!(refused.err.contains("holds an object already"), "{}", refused.err);
 }
 
-// proves A6
+// proves B7
 #[test]
 fn a_child_without_proof_of_its_parent_is_refused() {
     let (object, other) = (lived("one"), lived("other"));
@@ -121,7 +121,7 @@ fn a_child_without_proof_of_its_parent_is_refused() {
     object.suijuris(&["verify", text(&data)]).code(0);
 }
 
-// proves A6
+// proves B7
 #[test]
 fn a_childs_definition_may_only_narrow_its_parents() {
     let object = lived("narrow");
