@@ -1,5 +1,5 @@
 //! An object that nobody runs, open for writing by one command, and held in the depot meanwhile, as `up` would: a copy that
-//! is not the object writes nothing. `fork` and `restore` use it.
+//! is not the object writes nothing. `fork`, `restore` and `memory set` use it.
 
 use std::sync::Arc;
 

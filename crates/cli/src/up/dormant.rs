@@ -117,6 +117,11 @@ impl Asleep {
         self.porter.pending = pending;
     }
 
+    /// A witness that had not answered says this.
+    pub(super) const fn witnessed(&mut self, witnessed: Witnessed) {
+        self.porter.witnessed = witnessed;
+    }
+
     /// Decides `wake`, and for a request `admit` as well.
     pub(super) fn decide(&mut self, proposal: &Proposal, reading: Reading) -> Verdict {
         self.porter.decide(&self.writer.published(), proposal, reading)
@@ -218,6 +223,11 @@ pub(super) struct Frozen {
 }
 
 impl Frozen {
+    /// A witness that had not answered says this.
+    pub(super) const fn witnessed(&mut self, witnessed: Witnessed) {
+        self.porter.witnessed = witnessed;
+    }
+
     /// The object as of its last record, which is durable: the runtime asked for the pause after it.
     pub(super) fn new(reader: Reader, bundle: Arc<Bundle>, host: Host, witnessed: Witnessed) -> Self {
         let porter = Porter::new(bundle, host, witnessed, reader.state().head());

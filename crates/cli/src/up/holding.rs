@@ -33,6 +33,9 @@ const CODE_DEPOT: &str = "depot_failed";
 /// Time to give the object up in the depot, and to publish it, when `up` ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
+/// Time between two questions to a witness that is required and does not answer; each waits for an answer too.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// How the object is held.
 pub(crate) struct Holding {
     depot: Option<Arc<dyn Depot>>,
@@ -145,6 +148,20 @@ impl Holding {
             Some(event) => Err(NotTheObject(Box::new(event))),
             None => Ok(()),
         })
+    }
+
+    /// Asks again where a witness is required and none answered; what it says once it does.
+    pub(super) fn again(&self) -> Option<impl Future<Output = Verdict> + use<>> {
+        let missing = matches!(self.verdict, Some(Verdict::Missing));
+        self.witness.clone().filter(|_| missing).map(ask_again)
+    }
+
+    /// Takes an answer that came late; the event that says so where this copy is not the object.
+    pub(super) async fn take(&mut self, verdict: Verdict) -> Option<Event> {
+        let code = code_of(self.depot.as_deref(), &verdict).await;
+        let refused = verdict.evidence().map(|evidence| refused(code, evidence));
+        self.verdict = Some(verdict);
+        refused
     }
 
     /// The object.
@@ -266,6 +283,17 @@ impl Holding {
         if let Some(witness) = &self.witness {
             // Where the mark does not say so, the lease runs out.
             let _said = witness.release(LEAVE_WITHIN).await;
+        }
+    }
+}
+
+/// Claims the object for resting until a witness answers.
+async fn ask_again(witness: Arc<Witness>) -> Verdict {
+    loop {
+        tokio::time::sleep(ASK_AGAIN).await;
+        match witness.claim(Purpose::Rest).await {
+            Ok(claimed) if !matches!(claimed.verdict, Verdict::Missing) => return claimed.verdict,
+            Ok(_) | Err(_) => {}
         }
     }
 }

@@ -70,8 +70,5 @@ fn an_admitted_connection_is_the_workloads_own_and_a_refused_one_never_reaches_i
         &DEFINITION.replace("command = [\"python3\", \"{object}/taker.py\"]", ready),
     );
     let ran = object.ask(&["check"]).code(3);
-    assert!(
-        ran.err.contains("object.bad_value"),
-        "{ran:?}"
-    );
+    assert!(ran.err.contains("object.bad_value"), "{ran:?}");
 }

@@ -415,6 +415,11 @@ impl Up {
         kill(self.child.id(), name);
     }
 
+    /// Process id of `up`.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Processes of the machine, the outermost first.
     pub(crate) fn machine_pids(&self) -> Vec<u32> {
         let mut all = children(self.child.id());

@@ -11,6 +11,7 @@ mod boot;
 mod broken;
 mod copies;
 mod crash;
+mod depots;
 mod gate;
 mod handover;
 mod house;

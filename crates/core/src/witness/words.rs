@@ -106,7 +106,7 @@ pub enum Notice {
     Verdict(Verdict),
     /// The mark covers the history up to this position: what is at or below it is in every copy that will be accepted.
     Covered(u64),
-    /// The lease ran out, or the grace behind it begins.
+    /// The lease ran out, and the grace behind it: nothing may be served.
     Expired,
     /// The lease holds again, or for the first time after a start without a witness.
     Renewed,

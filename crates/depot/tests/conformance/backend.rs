@@ -14,7 +14,7 @@ use suijuris_depot::memory::Memory;
 use crate::promises::{self, Shared};
 use crate::samples::run;
 #[cfg(any(feature = "object", feature = "etcd"))]
-use crate::servers;
+use suijuris_testkit::servers;
 
 /// A depot and what must live as long as it does.
 pub(crate) struct Made {

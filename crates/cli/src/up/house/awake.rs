@@ -74,6 +74,7 @@ impl House {
                     state: "suspended".to_owned(),
                     detail,
                 });
+                self.ask_again();
                 // Whom its gate has not taken is decided about at the door.
                 let handed = self.take_handed();
                 self.redirect(handed, None).await?;

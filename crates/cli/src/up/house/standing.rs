@@ -2,8 +2,10 @@
 
 use suijuris_api::Event;
 use suijuris_core::time::Timestamp;
+use suijuris_core::witness::Verdict;
 use suijuris_depot::Waiting;
 use suijuris_vehicle::machine::Signal;
+use tokio::task::JoinSet;
 
 use crate::up::door::Proposal;
 
@@ -17,6 +19,31 @@ impl House {
         if let Stay::Awake(awake) = &mut self.stay {
             awake.running.machine.stop(Signal::KILL, LEAVE_WITHIN).await;
         }
+    }
+
+    /// Keeps asking a witness that is required and does not answer.
+    pub(super) fn ask_again(&mut self) {
+        self.asking = JoinSet::new();
+        if let Some(asking) = self.holding.again() {
+            self.asking.spawn_local(asking);
+        }
+    }
+
+    /// A witness answers that had not.
+    pub(super) async fn answered(&mut self, verdict: Verdict) {
+        if let Some(event) = self.holding.take(verdict).await {
+            return self.lose(event).await;
+        }
+        let witnessed = self.holding.witnessed(&self.bundle.manifest);
+        match &mut self.stay {
+            Stay::Asleep(asleep) => asleep.witnessed(witnessed),
+            _ => {
+                if let Some(frozen) = self.frozen() {
+                    frozen.witnessed(witnessed);
+                }
+            }
+        }
+        self.publish();
     }
 
     /// When a timer wants the object woken.
