@@ -1,6 +1,6 @@
-//! Owners' approvals of an amendment, as files that travel between them; `approve` writes one, `up --approval` takes
-//! them in. An approval is for one object, one bundle and the rules now in force: it cannot be used for anything else,
-//! nor a second time.
+//! Owners' approvals, as files that travel between them; `approve` writes one, `up`, `fork` and `restore` take them in
+//! with `--approval`. An approval is for one object and one thing: an amendment of the rules now in force, one child, one
+//! restore of one copy. It cannot be used for anything else, nor a second time.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -10,24 +10,24 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use suijuris_bundle::{Built, Style, build};
 use suijuris_core::governance::Action;
-use suijuris_core::id::BundleId;
-use suijuris_core::key::{PublicKey, Signature};
-use suijuris_core::lineage::{Approval, Head, Statement};
+use suijuris_core::id::{BundleId, ObjectId, RecordId};
+use suijuris_core::key::{PublicKey, SecretKey, Signature};
+use suijuris_core::lineage::{Approval, Head, Restoration, Statement};
 
 use crate::place::Where;
-use crate::{Answer, history, owner, screen, sealing};
+use crate::{Answer, Usage, history, owner, screen, sealing};
 
 /// Size of an approval's file at most, bytes.
 const MAX_BYTES: u64 = 4_096;
 
-/// Approve the amendment of an object by the definition in its directory
+/// Approve an amendment, a fork or a restore, as one of several owners
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-For an object with several owners: each approves the definition that is to come into force, and one of them starts
-`suijuris up DIR --approval FILE…`. Reads the history, takes no lock and records nothing; a copy of the data directory
-will do. The approval holds for this definition and the rules now in force only.
+For an object with several owners. Without --child and --restore the definition in DIR is approved, and one of the owners
+starts `suijuris up DIR --approval FILE…`. `fork` and `restore` say what to approve when approvals are missing. Reads the
+history, takes no lock and records nothing; a copy of the data directory will do. An approval holds for one thing only.
 
-Exit codes: 0 approved, 1 nothing to approve, or the key is none of the object's owners, 3 broken input.
+Exit codes: 0 approved, 1 nothing to approve, or the key is none of the object's owners, 2 usage, 3 broken input.
 
 Example:
   suijuris approve hello -o alice.approval
@@ -36,6 +36,12 @@ Example:
 pub(crate) struct Args {
     #[command(flatten)]
     at: Where,
+    /// Approve this child instead, by its id as `fork` said it
+    #[arg(long, value_name = "ID", conflicts_with = "restore")]
+    child: Option<ObjectId>,
+    /// Approve this restore instead, as `restore` said it
+    #[arg(long, value_name = "WHAT")]
+    restore: Option<String>,
     /// The owner's key [default: as for founding an object]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
@@ -68,62 +74,228 @@ struct Paper {
     object: String,
     action: String,
     /// The bundle that is approved.
-    bundle: String,
-    /// What binds the approval to the rules now in force, hexadecimal.
-    content: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bundle: Option<String>,
+    /// What binds the approval of an amendment to the rules now in force, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
+    /// The child that is approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    child: Option<String>,
+    /// The restore that is approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restore: Option<String>,
     key: PublicKey,
     sig: Signature,
 }
 
-/// What owners sign to amend the object to `bundle`.
-pub(crate) fn statement(head: &Head, bundle: &BundleId) -> Statement {
-    Statement {
-        object: head.object,
-        action: Action::Amend,
-        content: head.amendment(bundle),
+/// What is approved.
+#[derive(Debug, Clone)]
+pub(crate) enum Matter {
+    /// An amendment to this bundle.
+    Amend(BundleId),
+    /// The birth of this child.
+    Fork(ObjectId),
+    /// A restore.
+    Restore(Restoration),
+}
+
+impl Matter {
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Amend(_) => "amend",
+            Self::Fork(_) => "fork",
+            Self::Restore(_) => "restore",
+        }
+    }
+
+    /// What owners sign where it is no restore.
+    fn statement(&self, head: &Head) -> Option<Statement> {
+        let (action, content) = match self {
+            Self::Amend(bundle) => (Action::Amend, head.amendment(bundle)),
+            Self::Fork(child) => (Action::Fork, *child.digest()),
+            Self::Restore(_) => return None,
+        };
+        Some(Statement {
+            object: head.object,
+            action,
+            content,
+        })
+    }
+
+    /// Approves it with `key`.
+    pub(crate) fn approve(&self, head: &Head, key: &SecretKey) -> anyhow::Result<Approval> {
+        Ok(match self {
+            Self::Restore(restoration) => restoration.approve(key)?,
+            _ => self.statement(head).context("nothing is stated")?.approve(key)?,
+        })
+    }
+
+    /// How many of the object's owners approved it.
+    pub(crate) fn approved_by(&self, head: &Head, approvals: &[Approval]) -> usize {
+        match self {
+            Self::Restore(restoration) => restoration.approved_by(approvals, &head.controllers),
+            _ => self
+                .statement(head)
+                .map_or(0, |statement| statement.approved_by(approvals, &head.controllers)),
+        }
+    }
+
+    fn paper(&self, head: &Head, approval: &Approval) -> Paper {
+        let bundle = match self {
+            Self::Amend(bundle) => Some(bundle.to_string()),
+            _ => None,
+        };
+        Paper {
+            object: head.object.to_string(),
+            action: self.word().to_owned(),
+            content: bundle
+                .is_some()
+                .then(|| self.statement(head))
+                .flatten()
+                .map(|statement| statement.content.hex()),
+            bundle,
+            child: match self {
+                Self::Fork(child) => Some(child.to_string()),
+                _ => None,
+            },
+            restore: match self {
+                Self::Restore(restoration) => Some(what(restoration)),
+                _ => None,
+            },
+            key: approval.key,
+            sig: approval.sig,
+        }
     }
 }
 
-/// Reads an approval and verifies it.
+/// A restore as people pass it on: the head that goes on, then record, position and epoch that are given up.
+pub(crate) fn what(restoration: &Restoration) -> String {
+    let Restoration {
+        head,
+        abandoned,
+        seq,
+        epoch,
+        ..
+    } = restoration;
+    format!("{head}/{abandoned}/{seq}/{epoch}")
+}
+
+/// Reads [`what`] back, for an object whose history is `head`'s.
+fn restoration(text: &str, head: &Head) -> Option<Restoration> {
+    let mut parts = text.split('/');
+    let mut next = || parts.next();
+    let goes_on: RecordId = next()?.parse().ok()?;
+    let (abandoned, seq, epoch) = (
+        next()?.parse().ok()?,
+        next()?.parse().ok()?,
+        next()?.parse().ok()?,
+    );
+    let whole = next().is_none();
+    let of = Head {
+        record: goes_on,
+        ..head.clone()
+    };
+    whole.then(|| Restoration::of(&of, abandoned, seq, epoch))
+}
+
+/// Approvals of a matter: those in files, verified, and that of the owner here; each owner once.
 ///
 /// # Errors
-/// Which words are not true of it, and what to do.
-pub(crate) fn read(path: &Path, head: &Head, bundle: &BundleId) -> anyhow::Result<Approval> {
+/// Which words of a file are not true of it, and what to do.
+pub(crate) fn gather(
+    matter: &Matter,
+    head: &Head,
+    papers: &[PathBuf],
+    key: Option<&SecretKey>,
+) -> anyhow::Result<Vec<Approval>> {
+    let mut approvals = Vec::<Approval>::new();
+    let mut take = |approval: Approval| {
+        if !approvals.iter().any(|have| have.key == approval.key) {
+            approvals.push(approval);
+        }
+    };
+    for paper in papers {
+        take(read(paper, head, matter)?);
+    }
+    if let Some(key) = key.filter(|key| head.controllers.contains(&key.public())) {
+        take(matter.approve(head, key)?);
+    }
+    Ok(approvals)
+}
+
+/// Whether so many approvals are enough; the count.
+pub(crate) fn enough(matter: &Matter, head: &Head, approvals: &[Approval]) -> Result<(), usize> {
+    let found = matter.approved_by(head, approvals);
+    if u32::try_from(found).is_ok_and(|found| found >= head.threshold) {
+        Ok(())
+    } else {
+        Err(found)
+    }
+}
+
+fn read(path: &Path, head: &Head, matter: &Matter) -> anyhow::Result<Approval> {
     let file =
         File::open(path).with_context(|| format!("the approval `{}` cannot be read", path.display()))?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    check(&bytes, head, bundle)
-        .with_context(|| format!("`{}` does not approve this amendment", path.display()))
+    let word = match matter {
+        Matter::Amend(_) => "amendment",
+        Matter::Fork(_) => "child",
+        Matter::Restore(_) => "restore",
+    };
+    check(&bytes, head, matter).with_context(|| format!("`{}` does not approve this {word}", path.display()))
 }
 
-fn check(bytes: &[u8], head: &Head, bundle: &BundleId) -> anyhow::Result<Approval> {
+fn check(bytes: &[u8], head: &Head, matter: &Matter) -> anyhow::Result<Approval> {
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_BYTES {
         bail!("it is longer than {MAX_BYTES} bytes: name a file that `suijuris approve` wrote");
     }
     let paper: Paper = serde_json::from_slice(bytes)
         .context("it is no approval: name a file that `suijuris approve` wrote")?;
-    let statement = statement(head, bundle);
-    if paper.object != head.object.to_string() {
-        bail!("it is for the object {}", screen::clean(&paper.object));
-    }
-    if paper.bundle != bundle.to_string() {
-        bail!(
-            "it is for the definition {}, and the one here is {bundle}: approve again, or restore the definition",
-            screen::clean(&paper.bundle)
-        );
-    }
-    if paper.action != Action::Amend.as_str() || paper.content != statement.content.hex() {
-        bail!("the rules have been amended since: approve again");
-    }
     let approval = Approval {
         key: paper.key,
         sig: paper.sig,
     };
+    let wanted = matter.paper(head, &approval);
+    if paper.object != wanted.object {
+        bail!("it is for the object {}", screen::clean(&paper.object));
+    }
+    let theirs = |text: &Option<String>| screen::clean(text.as_deref().unwrap_or("nothing"));
+    if paper.action != wanted.action {
+        bail!(
+            "it approves another thing ({}): approve again",
+            screen::clean(&paper.action)
+        );
+    }
+    if let Some(bundle) = wanted
+        .bundle
+        .filter(|bundle| Some(bundle) != paper.bundle.as_ref())
+    {
+        bail!(
+            "it is for the definition {}, and the one here is {bundle}: approve again, or restore the definition",
+            theirs(&paper.bundle)
+        );
+    }
+    if paper.content != wanted.content {
+        bail!("the rules have been amended since: approve again");
+    }
+    if let Some(child) = wanted.child.filter(|child| Some(child) != paper.child.as_ref()) {
+        bail!(
+            "it is for the child {}, and this one is {child}: approve again",
+            theirs(&paper.child)
+        );
+    }
+    if let Some(what) = wanted.restore.filter(|what| Some(what) != paper.restore.as_ref()) {
+        bail!(
+            "it is for {}, and this is {what}: approve again",
+            theirs(&paper.restore)
+        );
+    }
     if !head.controllers.contains(&approval.key) {
         bail!("its key {} is none of the object's owners", approval.key);
     }
-    if statement.approved_by(std::slice::from_ref(&approval), &head.controllers) != 1 {
+    if matter.approved_by(head, std::slice::from_ref(&approval)) != 1 {
         bail!("its signature does not hold: it was altered");
     }
     Ok(approval)
@@ -142,13 +314,25 @@ pub(crate) fn key(args: &KeyArgs) -> anyhow::Result<Answer> {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let place = args.at.locate()?;
-    let Some(dir) = &place.object_dir else {
-        bail!("name the object's directory, with the definition to approve; its data with --data");
-    };
-    let built = built(dir)?;
     let reader = history::open(&place)?;
     let head = reader.state().head();
-    if built.id == head.bundle {
+    let matter = match (&args.child, &args.restore) {
+        (Some(child), _) => Matter::Fork(*child),
+        (None, Some(text)) => Matter::Restore(restoration(text, head).ok_or_else(|| {
+            Usage(format!(
+                "`{text}` is no restore: write what `suijuris restore` said to approve"
+            ))
+        })?),
+        (None, None) => {
+            let Some(dir) = &place.object_dir else {
+                bail!("name the object's directory, with the definition to approve; its data with --data");
+            };
+            Matter::Amend(built(dir)?.id)
+        }
+    };
+    if let Matter::Amend(bundle) = &matter
+        && *bundle == head.bundle
+    {
         screen::note("nothing to approve: the definition is the one in force");
         return Ok(Answer::No);
     }
@@ -160,16 +344,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         ));
         return Ok(Answer::No);
     }
-    let statement = statement(head, &built.id);
-    let approval = statement.approve(&key)?;
-    let paper = Paper {
-        object: head.object.to_string(),
-        action: Action::Amend.to_string(),
-        bundle: built.id.to_string(),
-        content: statement.content.hex(),
-        key: approval.key,
-        sig: approval.sig,
-    };
+    let paper = matter.paper(head, &matter.approve(head, &key)?);
     let text = format!("{}\n", serde_json::to_string(&paper)?);
     match &args.output {
         None => screen::print(&text)?,
@@ -179,7 +354,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     }
     screen::note(&format!(
         "approved {} for `{}`; {} of {} owners must",
-        built.id.short(),
+        match &matter {
+            Matter::Amend(bundle) => bundle.short(),
+            Matter::Fork(child) => format!("the child …{}", child.short()),
+            Matter::Restore(_) => "the restore".to_owned(),
+        },
         screen::clean(&head.name),
         head.threshold,
         head.controllers.len()

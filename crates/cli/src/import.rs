@@ -61,7 +61,24 @@ struct Shown {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
-    let imported = match read(&args.file, &args.data, args.key.as_deref(), args.without_key) {
+    answer(
+        &args.file,
+        &args.data,
+        args.key.as_deref(),
+        args.without_key,
+        args.json,
+    )
+}
+
+/// Imports the capsule in `file` into `data`, and tells.
+pub(crate) fn answer(
+    file: &Path,
+    data: &Path,
+    key: Option<&Path>,
+    without_key: bool,
+    json: bool,
+) -> anyhow::Result<Answer> {
+    let imported = match read(file, data, key, without_key) {
         Ok(imported) => imported,
         Err(error) if is_no(&error) => {
             let word = Screen::stdout().paint(Tone::Bad, "not imported");
@@ -71,7 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         Err(error) => return Err(error),
     };
     let shown = Shown {
-        data: args.data.display().to_string(),
+        data: data.display().to_string(),
         object: imported.object.to_string(),
         head: imported.head.to_string(),
         seq: imported.seq,
@@ -80,7 +97,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         missing_secrets: imported.missing_secrets.iter().map(ToString::to_string).collect(),
         parent: imported.parent.map(|parent| parent.object.to_string()),
     };
-    if args.json {
+    if json {
         screen::print_json(&shown)?;
     } else {
         screen::print(&text(&shown))?;

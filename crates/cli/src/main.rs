@@ -11,17 +11,23 @@ mod control;
 mod depots;
 mod door;
 mod export;
+mod fork;
+mod held;
 mod history;
 mod import;
 mod log;
 mod memory;
 mod new;
+mod oci;
 mod owner;
 mod place;
 mod progress;
 mod proposal;
 mod ps;
+mod pull;
+mod push;
 mod registry;
+mod restore;
 mod screen;
 mod sealing;
 mod send;
@@ -101,6 +107,10 @@ enum Command {
     Verify(verify::Args),
     Export(export::Args),
     Import(import::Args),
+    Fork(fork::Args),
+    Restore(restore::Args),
+    Push(push::Args),
+    Pull(pull::Args),
     Send(Box<send::Args>),
     Door(door::Args),
     /// Print the completion script of a shell
@@ -144,6 +154,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify::run(&args)?,
         Command::Export(args) => export::run(&args)?,
         Command::Import(args) => import::run(&args)?,
+        Command::Fork(args) => fork::run(&args)?,
+        Command::Restore(args) => restore::run(&args)?,
+        Command::Push(args) => push::run(&args)?,
+        Command::Pull(args) => pull::run(&args)?,
         Command::Send(args) => send::run(&args)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();

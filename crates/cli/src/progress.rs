@@ -33,15 +33,35 @@ impl Progress {
         }
     }
 
+    /// A bar for bytes that are being `done` ("pushed").
+    pub(crate) fn bytes(done: &'static str) -> Self {
+        let progress = Self::of(None, done);
+        let template = format!("{{bar:30}} {{bytes}} of {{total_bytes}} {done}, {{eta}} left");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            progress.bar.set_style(style);
+        }
+        progress
+    }
+
+    /// So many bytes of so many are done.
+    pub(crate) fn bytes_at(&self, done: u64, total: u64) {
+        self.bar.set_length(total);
+        self.show(done);
+    }
+
     /// So many are done.
     pub(crate) fn at(&self, records: u64) {
         if !records.is_multiple_of(STRIDE) {
             return;
         }
+        self.show(records);
+    }
+
+    fn show(&self, done: u64) {
         if self.bar.is_hidden() && self.started.elapsed() > QUIET {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
-        self.bar.set_position(records);
+        self.bar.set_position(done);
     }
 }
 

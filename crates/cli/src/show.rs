@@ -3,7 +3,7 @@
 use serde::Serialize;
 use suijuris_api::agent;
 use suijuris_core::lineage::{Head, Phase};
-use suijuris_store::Reader;
+use suijuris_store::{Reader, fork};
 
 use crate::control::{self, Running};
 use crate::place::{Place, Where};
@@ -39,6 +39,9 @@ struct Shown {
     head: String,
     bundle: String,
     born: String,
+    /// Whom it was forked from, as proved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<Parent>,
     at: String,
     last_woke: Option<String>,
     last_dormant: Option<String>,
@@ -50,6 +53,16 @@ struct Shown {
     threshold: u32,
     data: String,
     memory: agent::Memory,
+}
+
+/// A parent.
+#[derive(Debug, Serialize)]
+struct Parent {
+    object: String,
+    name: String,
+    /// The parent's record of the birth.
+    record: String,
+    seq: u64,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
@@ -76,6 +89,12 @@ pub(crate) fn phase(head: &Head, running: Option<&Running>, in_use: bool) -> Str
 fn look(place: &Place, reader: &Reader) -> anyhow::Result<Shown> {
     let (state, running) = (reader.state(), control::running(place));
     let (head, in_use) = (state.head(), place.home().is_in_use());
+    let parent = fork::parent_of(&place.home())?.map(|parent| Parent {
+        object: parent.object.to_string(),
+        name: parent.name,
+        record: parent.forked.to_string(),
+        seq: parent.seq,
+    });
     Ok(Shown {
         object: head.object.to_string(),
         name: head.name.clone(),
@@ -88,6 +107,7 @@ fn look(place: &Place, reader: &Reader) -> anyhow::Result<Shown> {
         head: head.record.to_string(),
         bundle: head.bundle.to_string(),
         born: head.born.to_string(),
+        parent,
         at: head.at.to_string(),
         last_woke: head.last_woke.map(|at| at.to_string()),
         last_dormant: head.last_dormant.map(|at| at.to_string()),
@@ -115,6 +135,15 @@ fn text(shown: &Shown, screen: Screen) -> String {
             shown.refused
         ),
     ]);
+    if let Some(parent) = &shown.parent {
+        let words = format!(
+            "{} {}, record {}",
+            screen::clean(&parent.name),
+            parent.object,
+            parent.seq
+        );
+        table.row(["parent", &words]);
+    }
     for (word, at) in [("woke", &shown.last_woke), ("dormant", &shown.last_dormant)] {
         table.row([word, at.as_deref().unwrap_or("never")]);
     }

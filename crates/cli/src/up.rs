@@ -10,12 +10,12 @@ mod awake;
 mod desk;
 mod door;
 mod dormant;
-mod founding;
-mod holding;
+pub(crate) mod founding;
+pub(crate) mod holding;
 mod house;
 mod machine;
 mod post;
-mod say;
+pub(crate) mod say;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

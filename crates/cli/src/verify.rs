@@ -10,6 +10,7 @@ use serde::Serialize;
 use suijuris_bundle::Files;
 use suijuris_core::id::BundleId;
 use suijuris_store::capsule::{self, CapsuleError};
+use suijuris_store::fork::{self, ParentError};
 use suijuris_store::{BundleFiles, Home, OpenError, Place as At, Reader, Shelf, Verified};
 
 use crate::Answer;
@@ -130,7 +131,15 @@ fn verify(home: &Home) -> anyhow::Result<Outcome> {
     let bundles = bundles(&reader)?;
     let unsound = bundles.iter().find_map(|id| check_bundle(home, id).err());
     let torn = || last.filter(|_| reader.is_torn()).map(|last| torn(last.place));
-    let fault = unsound.or_else(torn);
+    let orphaned = match fork::parent_of(home) {
+        Ok(_) => None,
+        Err(ParentError::NotAFork(error)) => {
+            let error = ParentError::NotAFork(error);
+            Some(Fault::whole(suijuris_runtime::report::chain(&error)))
+        }
+        Err(ParentError::Home(error)) => Some(fault(error)?),
+    };
+    let fault = orphaned.or(unsound).or_else(torn);
     Ok(Outcome {
         verified: fault.is_none(),
         object: Some(head.object.to_string()),

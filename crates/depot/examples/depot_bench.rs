@@ -27,8 +27,7 @@ use suijuris_depot::{Depot, Swap, Version};
 use suijuris_testkit::bench::{Better, Contender, Report, Row, Settings, interleave};
 use tokio::runtime::Runtime;
 
-#[path = "../tests/conformance/servers.rs"]
-mod servers;
+use suijuris_testkit::servers;
 
 type Outcomes<T> = Result<T, Box<dyn Error>>;
 

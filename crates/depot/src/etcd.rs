@@ -346,6 +346,12 @@ impl Depot for Etcd {
         })
     }
 
+    fn remove_segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, ()> {
+        self.run(LONG, |shared| async move {
+            blobs::remove(&shared.space, &segment_key(object, &positions), MAX_SEGMENT).await
+        })
+    }
+
     fn put_bundle<'a>(&'a self, id: BundleId, bytes: &'a [u8]) -> Answer<'a, ()> {
         let allowed = frame::bounded("the bundle", bytes, MAX_BUNDLE);
         let bytes = bytes.to_vec();

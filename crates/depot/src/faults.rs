@@ -50,6 +50,7 @@ pub enum Call {
     PutSegment,
     Segments,
     Segment,
+    RemoveSegment,
     PutBundle,
     Bundle,
     Post,
@@ -68,6 +69,7 @@ impl Call {
                 | Self::Attend
                 | Self::Announce
                 | Self::PutSegment
+                | Self::RemoveSegment
                 | Self::PutBundle
                 | Self::Post
                 | Self::Acknowledge
@@ -234,6 +236,12 @@ impl Depot for Faulty {
 
     fn segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, Option<Vec<u8>>> {
         self.perform(Call::Segment, move |depot| depot.segment(object, positions))
+    }
+
+    fn remove_segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, ()> {
+        self.perform(Call::RemoveSegment, move |depot| {
+            depot.remove_segment(object, positions)
+        })
     }
 
     fn put_bundle<'a>(&'a self, id: BundleId, bytes: &'a [u8]) -> Answer<'a, ()> {

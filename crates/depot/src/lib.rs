@@ -38,6 +38,7 @@ use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
 
 pub use self::open::{Environment, default_directory, open};
+pub use self::segment::row;
 
 /// What a depot answers, some time later. Dropping it gives up waiting; the operation may still happen.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -198,8 +199,8 @@ pub trait Depot: fmt::Debug + Send + Sync {
     /// Objects whose due time is at or before `until`, earliest first, at most `limit`.
     fn due(&self, until: Timestamp, limit: usize) -> Answer<'_, Vec<(Timestamp, ObjectId)>>;
 
-    /// Keeps the records at `positions`, as stored, one behind the other; never changed afterwards. The same bytes again
-    /// are no error, others are [`Error::Different`].
+    /// Keeps the records at `positions`, as [`suijuris_core::lineage::segment`] writes them; never changed afterwards. The
+    /// same bytes again are no error, others are [`Error::Different`].
     fn put_segment<'a>(
         &'a self,
         object: ObjectId,
@@ -212,6 +213,10 @@ pub trait Depot: fmt::Debug + Send + Sync {
 
     /// One segment.
     fn segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, Option<Vec<u8>>>;
+
+    /// Removes a segment, one whose records the object gave up, or that stands in a longer one as well. One that is not
+    /// there is no error. Only whoever publishes the object removes.
+    fn remove_segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, ()>;
 
     /// Keeps a bundle, as one byte string of the caller's making.
     fn put_bundle<'a>(&'a self, id: BundleId, bytes: &'a [u8]) -> Answer<'a, ()>;

@@ -230,6 +230,14 @@ impl Depot for Local {
         })
     }
 
+    fn remove_segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, ()> {
+        self.run(move |shared| {
+            let files = &shared.files;
+            let directory = layout::home(&files.root, object).join(layout::SEGMENTS);
+            files.remove(&directory.join(segment::name(&positions)))
+        })
+    }
+
     fn put_bundle<'a>(&'a self, id: BundleId, bytes: &'a [u8]) -> Answer<'a, ()> {
         let bytes = bytes.to_vec();
         self.run(move |shared| {

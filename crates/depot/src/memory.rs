@@ -256,6 +256,15 @@ impl Depot for Memory {
         })
     }
 
+    fn remove_segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            if let Some(found) = self.state().objects.get_mut(&object.to_string()) {
+                found.segments.remove(&positions.into_inner());
+            }
+            Ok(())
+        })
+    }
+
     fn put_bundle<'a>(&'a self, id: BundleId, bytes: &'a [u8]) -> Answer<'a, ()> {
         Box::pin(async move {
             frame::bounded("the bundle", bytes, MAX_BUNDLE)?;

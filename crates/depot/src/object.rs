@@ -269,6 +269,12 @@ impl Depot for Objects {
         })
     }
 
+    fn remove_segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, ()> {
+        self.run(LONG, |shared| async move {
+            shared.store.delete(&segment_key(object, &positions)).await
+        })
+    }
+
     fn put_bundle<'a>(&'a self, id: BundleId, bytes: &'a [u8]) -> Answer<'a, ()> {
         let allowed = frame::bounded("the bundle", bytes, MAX_BUNDLE);
         let bytes = bytes.to_vec();

@@ -9,16 +9,19 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use suijuris_core::bundle::{self, Bundle, Files};
-use suijuris_core::lineage::{self, Announcement, Broken, Disbelief, Phase, State, Stored, Unusable};
+use suijuris_core::lineage::{self, Announcement, Body, Broken, Disbelief, Phase, State, Stored, Unusable};
 use suijuris_core::memory::Schema;
 use suijuris_core::witness::Mark;
-use suijuris_core::{BundleId, ObjectId, RecordId, codec};
+use suijuris_core::{BundleId, ObjectId, RecordId};
 use suijuris_depot::Depot;
 
 use crate::pack::Known;
 
 /// Records verified before other tasks get their turn.
 const TURN: usize = 64;
+
+/// Newest segments that are looked through for a restore.
+const RESTORED_IN: usize = 2;
 
 /// On whose word a head is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -83,7 +86,7 @@ pub enum Error {
     },
     /// A segment cannot be read.
     #[error("the object's chain in the depot cannot be read")]
-    Segment(#[from] codec::Error),
+    Segment(#[from] lineage::segment::Unsound),
     /// A record does not follow from those before.
     #[error("the object's chain in the depot does not hold")]
     Chain(#[from] Broken),
@@ -172,7 +175,11 @@ pub async fn find(
         return Err(Error::Foreign(mark.object));
     }
     if let Some(before) = before {
-        not_older(before, &mark)?;
+        if let Err(older) = not_older(before, &mark)
+            && !gave_up(depot, before, &mark).await?
+        {
+            return Err(older);
+        }
         if before.asleep && before.head == mark.head {
             return Ok(Found::Same);
         }
@@ -210,6 +217,28 @@ fn not_older(before: &Known, mark: &Mark) -> Result<(), Error> {
         });
     }
     Ok(())
+}
+
+/// Whether the history in the depot gave up the one that was known, by a `restored` record of its controllers.
+async fn gave_up(depot: &dyn Depot, before: &Known, mark: &Mark) -> Result<bool, Error> {
+    let there = depot.segments(mark.object).await?;
+    let row = suijuris_depot::row(&there).map_err(Error::Gap)?;
+    for positions in row.into_iter().rev().take(RESTORED_IN) {
+        let Some(bytes) = depot.segment(mark.object, positions).await? else {
+            continue;
+        };
+        for stored in lineage::segment::decode(&bytes) {
+            let record = stored?.record;
+            if let Body::Restored(body) = &record.body
+                && body.seq >= before.seq
+                && record.epoch >= before.epoch
+                && record.seq <= mark.seq
+            {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn agrees(state: &State, mark: &Mark) -> Result<(), Error> {
@@ -283,14 +312,12 @@ async fn verify_chain<F: Fn(BundleId) -> Option<Arc<Bundle>>>(
     last: &Stored,
 ) -> Result<(), Error> {
     let mut state: Option<State> = None;
-    for positions in bundles.depot.segments(object).await? {
+    let there = bundles.depot.segments(object).await?;
+    for positions in suijuris_depot::row(&there).map_err(Error::Gap)? {
         let next = state.as_ref().map_or(0, |state| state.head().seq + 1);
-        if *positions.start() != next {
-            return Err(Error::Gap(next));
-        }
         let bytes = bundles.depot.segment(object, positions.clone()).await?;
         let bytes = bytes.ok_or(Error::Gap(next))?;
-        for (count, stored) in lineage::split(&bytes).enumerate() {
+        for (count, stored) in lineage::segment::decode(&bytes).enumerate() {
             let stored = stored?;
             bundles.named(stored.record.bundle).await?;
             let schemas = |id: &BundleId| bundles.schema(id);

@@ -68,6 +68,11 @@ impl Sleeper {
         self.ratchet.observe(reading)
     }
 
+    /// What the witness says of this copy, where it says something new.
+    pub const fn witnessed(&mut self, witnessed: Witnessed) {
+        self.witnessed = witnessed;
+    }
+
     /// So many messages wait.
     pub const fn expect_messages(&mut self, pending: u64) {
         self.pending = pending;

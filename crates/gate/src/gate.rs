@@ -42,8 +42,10 @@ pub enum ServeError {
     /// The listener is unusable.
     #[error("the gate's listener cannot be used: pass a bound, listening TCP socket")]
     Listener(#[source] io::Error),
-    /// Connections can be handed over through a Unix socket only.
-    #[error("handover needs the path of a unix socket, not a TCP address, as upstream")]
+    /// Connections can be handed over through a Unix socket only, and some Unix sockets for nothing else.
+    #[error(
+        "handover needs a unix socket, not a TCP address, as upstream; and other protocols no given socket"
+    )]
     Handover,
     /// No descriptor is left to watch handed-over connections with.
     #[error("handed-over connections cannot be watched: raise the limit of open files")]
@@ -76,7 +78,7 @@ impl<J: Judge> Gate<J> {
     /// A gate that asks `judge` and forwards to `upstream`.
     ///
     /// With [`Protocol::Handover`] each admitted connection is sent to the workload as a descriptor (`SCM_RIGHTS`) in
-    /// one message over a `SOCK_SEQPACKET` Unix socket at `upstream`; the message's bytes are the client's address, a
+    /// one message over a `SOCK_SEQPACKET` Unix socket, `upstream`; the message's bytes are the client's address, a
     /// line feed, and what was read before. The gate keeps a second descriptor, to cut with: a workload must
     /// therefore `shutdown` a connection, not only close it.
     #[must_use]
@@ -133,7 +135,7 @@ impl<J: Judge> Gate<J> {
             let watching = self
                 .shared
                 .handover
-                .has_path()
+                .has_way()
                 .then(|| self.shared.handover.watch());
             watch = Some(watching.ok_or(ServeError::Handover)?.map_err(ServeError::Watch)?);
         }

@@ -12,6 +12,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use nix::errno::Errno;
@@ -36,26 +37,36 @@ const EVENTS: usize = 64;
 /// The socket to the workload and the watch over what went through it.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    path: Option<PathBuf>,
+    way: Option<Way>,
     socket: RefCell<Option<Rc<AsyncFd<OwnedFd>>>>,
     watch: RefCell<Option<Rc<Watch>>>,
 }
 
+/// How the workload is reached.
+#[derive(Debug)]
+enum Way {
+    /// It listens here.
+    Path(PathBuf),
+    /// It has had the other end since its start.
+    Given(Arc<OwnedFd>),
+}
+
 impl Channel {
     pub(crate) fn new(upstream: &Upstream) -> Self {
-        let path = match upstream {
-            Upstream::Unix(path) => Some(path.clone()),
+        let way = match upstream {
+            Upstream::Unix(path) => Some(Way::Path(path.clone())),
+            Upstream::Given(end) => Some(Way::Given(Arc::clone(end))),
             Upstream::Tcp(_) => None,
         };
         Self {
-            path,
+            way,
             socket: RefCell::default(),
             watch: RefCell::default(),
         }
     }
 
-    pub(crate) fn has_path(&self) -> bool {
-        self.path.is_some()
+    pub(crate) const fn has_way(&self) -> bool {
+        self.way.is_some()
     }
 
     /// Sends one connection; a workload that restarted meanwhile is connected anew, once.
@@ -91,10 +102,15 @@ impl Channel {
         if let Some(socket) = self.socket.borrow().as_ref() {
             return Ok(Rc::clone(socket));
         }
-        let path = self.path.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-        connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        let fd = match self.way.as_ref().ok_or(io::ErrorKind::InvalidInput)? {
+            Way::Given(end) => end.try_clone()?,
+            Way::Path(path) => {
+                let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+                let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+                connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+                fd
+            }
+        };
         let socket = Rc::new(sys::polled(fd, Interest::WRITABLE)?);
         *self.socket.borrow_mut() = Some(Rc::clone(&socket));
         Ok(socket)

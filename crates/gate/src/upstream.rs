@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
@@ -19,6 +21,9 @@ pub enum Upstream {
     Tcp(SocketAddr),
     /// The path of a Unix socket.
     Unix(PathBuf),
+    /// One end of a pair of Unix sockets (`SOCK_SEQPACKET`) whose other end the workload has from its start: only for
+    /// handing connections over.
+    Given(Arc<OwnedFd>),
 }
 
 impl Upstream {
@@ -30,6 +35,8 @@ impl Upstream {
                 Ok(Stream::Tcp(stream))
             }
             Self::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+            // The gate refuses to serve so; see `ServeError`.
+            Self::Given(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }

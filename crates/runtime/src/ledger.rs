@@ -82,6 +82,9 @@ pub enum BootError {
     /// The depot or the witness.
     #[error("the depot cannot be used: {0}")]
     Depot(String),
+    /// No socket to hand connections over on.
+    #[error("connections cannot be handed over to the workload: raise the limit of open files")]
+    Handover(#[source] std::io::Error),
     /// What was found could not be recorded.
     #[error("what the last activation left behind cannot be recorded")]
     Record(#[from] Error),

@@ -211,6 +211,8 @@ impl Shell {
         match workload::spawn(manifest, &self.placement, Output::inherited()) {
             Ok(running) => {
                 resident.workload_runs(running.pid());
+                // So that the gate's end sees the workload go.
+                self.placement.connections = None;
                 let running = Rc::new(running);
                 self.workload = Some(running.clone());
                 let pid = u32::try_from(running.pid()).ok();

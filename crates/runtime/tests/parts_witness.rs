@@ -4,17 +4,18 @@
 #[path = "../../store/tests/it/object.rs"]
 mod object;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_core::governance::Action;
 use suijuris_core::id::{ObjectId, RecordId};
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Body, Seal, Woke, split};
+use suijuris_core::lineage::{Body, Seal, Stored, Woke, segment};
 use suijuris_core::manifest::Witness as Strength;
 use suijuris_core::memory::Schema;
 use suijuris_core::time::{Span, Timestamp};
-use suijuris_core::witness::{Doubt, HolderId, Mark, Point, Purpose, Terms, Verdict};
+use suijuris_core::witness::{Doubt, HolderId, Mark, Point, Purpose, Terms, VERSION, Verdict};
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
 use suijuris_depot::{Depot, Swap};
@@ -22,15 +23,16 @@ use suijuris_runtime::clock::Clock;
 use suijuris_runtime::witness::{
     ClaimError, History, News, Opening, PublishError, Uncovered, Witness, publish,
 };
+use suijuris_store::restore::{restoration, restore, settle};
 use suijuris_store::{Depth, Draft, Founding, Home, Reader, Sign, Sizes, StageError, Writer, found};
 
-/// Histories of these tests: the record at each position is the digest of that position.
+/// Histories of these tests, up to a record: each is the digest of its position.
 #[derive(Debug)]
-struct Counted;
+struct Counted(u64);
 
 impl History for Counted {
     fn holds(&self, seq: u64, record: &RecordId) -> Result<bool, String> {
-        Ok(point(seq).record == *record)
+        Ok(seq <= self.0 && point(seq).record == *record)
     }
 }
 
@@ -69,7 +71,8 @@ fn opening(id: u8, lease: i64, seq: u64) -> Opening {
 const LONG: i64 = 60_000;
 
 fn start(opening: Opening, depot: &Arc<dyn Depot>) -> Witness {
-    Witness::start(opening, Arc::clone(depot), Arc::new(Counted)).unwrap()
+    let counted = Counted(opening.newest.seq);
+    Witness::start(opening, Arc::clone(depot), Arc::new(counted)).unwrap()
 }
 
 async fn wake(witness: &Witness) -> Verdict {
@@ -304,7 +307,7 @@ async fn an_older_copy_and_a_copy_whose_history_cannot_be_read_do_not_run() {
 }
 
 /// An object on disk: founded, woken, and some records on.
-fn life(dir: &std::path::Path, records: usize) -> Home {
+fn life(dir: &Path, records: usize) -> Home {
     let home = Home::at(dir);
     let bundle = object::bundle_of("test", Schema::default()).unwrap();
     let founding = Founding {
@@ -324,28 +327,46 @@ fn life(dir: &std::path::Path, records: usize) -> Home {
 
 fn go_on(home: &Home, records: usize) {
     let (writer, _) = Writer::open(home, Depth::Tail, Sizes::default()).unwrap();
-    let active = writer.published().head().key.is_some();
-    if !active {
-        let body = |_: &_, next| {
-            let woke = Woke {
-                decision: object::decision(Action::Wake),
-                next,
-                fired: std::collections::BTreeMap::new(),
-            };
-            Ok::<_, StageError>(Body::Woke(Box::new(woke)))
+    wake_up(&writer);
+    (0..records).for_each(|_| seal(&writer));
+    writer.close().unwrap();
+}
+
+/// Begins an activation, the one before ended as it may.
+fn wake_up(writer: &Writer) {
+    settle(writer, Timestamp(2_000)).unwrap();
+    let body = |_: &_, next| {
+        let woke = Woke {
+            decision: object::decision(Action::Wake),
+            next,
+            fired: std::collections::BTreeMap::new(),
         };
-        writer.wake(&[2; 32], Timestamp(2_000), body).unwrap();
-        for _ in 0..records {
-            let draft = Draft {
-                body: Body::Seal(Seal::default()),
-                at: Timestamp(3_000),
-                bundle: None,
-                sign: Sign::Now,
-            };
-            writer.stage(draft).unwrap().wait().unwrap();
+        Ok::<_, StageError>(Body::Woke(Box::new(woke)))
+    };
+    writer.wake(&[2; 32], Timestamp(2_000), body).unwrap();
+}
+
+fn seal(writer: &Writer) {
+    let draft = Draft {
+        body: Body::Seal(Seal::default()),
+        at: Timestamp(3_000),
+        bundle: None,
+        sign: Sign::Now,
+    };
+    writer.stage(draft).unwrap().wait().unwrap();
+}
+
+/// Copies a directory with everything in it.
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_all(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
         }
     }
-    writer.close().unwrap();
 }
 
 #[test]
@@ -359,6 +380,81 @@ fn a_home_is_a_history() {
     assert_eq!(home.holds(head.0 - 1, &head.1), Ok(false));
     assert_eq!(home.holds(head.0 + 1, &head.1), Ok(false));
     assert!(Home::at(dir.path().join("elsewhere")).holds(0, &head.1).is_err());
+}
+
+/// The records that the depot has, in order.
+async fn published(depot: &Memory, object: ObjectId) -> Vec<Stored> {
+    let there = depot.segments(object).await.unwrap();
+    let mut records = Vec::new();
+    for positions in suijuris_depot::row(&there).unwrap() {
+        let bytes = depot.segment(object, positions).await.unwrap().unwrap();
+        records.extend(segment::decode(&bytes).map(|stored| stored.unwrap()));
+    }
+    records
+}
+
+fn history(home: &Home) -> Vec<Stored> {
+    let reader = Reader::open(home, Depth::Tail).unwrap();
+    let records = reader.records(0..u64::MAX).unwrap();
+    records.map(|stored| stored.unwrap()).collect()
+}
+
+#[tokio::test]
+async fn many_naps_leave_few_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = life(dir.path(), 0);
+    let object = Reader::open(&home, Depth::Tail).unwrap().state().head().object;
+    let (writer, _) = Writer::open(&home, Depth::Tail, Sizes::default()).unwrap();
+    wake_up(&writer);
+    let depot = Memory::new();
+    let mut most = 0;
+    for _ in 0..100 {
+        seal(&writer);
+        publish(&depot, &home, None, None).await.unwrap();
+        most = most.max(depot.segments(object).await.unwrap().len());
+        assert_eq!(published(&depot, object).await, history(&home));
+    }
+    assert_eq!(most, 32);
+}
+
+// proves B6
+#[tokio::test]
+async fn a_restored_copy_takes_the_place_of_what_it_gives_up_in_the_depot_too() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (home, copy) = (life(one.path(), 5), Home::at(other.path()));
+    let depot = Memory::new();
+    publish(&depot, &home, None, None).await.unwrap();
+    copy_all(one.path(), other.path());
+    go_on(&home, 40);
+    publish(&depot, &home, None, None).await.unwrap();
+    let newest = Reader::open(&home, Depth::Tail).unwrap();
+    let head = newest.state().head();
+    let mark = Mark {
+        v: VERSION,
+        object: head.object,
+        epoch: head.epoch,
+        seq: head.seq,
+        head: head.record,
+        holder: None,
+    };
+    let (writer, _) = Writer::open(&copy, Depth::Tail, Sizes::default()).unwrap();
+    assert_eq!(copy.holds(mark.seq, &mark.head), Ok(false));
+    settle(&writer, Timestamp(9_000)).unwrap();
+    let approval = restoration(&writer, &mark)
+        .unwrap()
+        .approve(&SecretKey::from_seed(&[9; 32]))
+        .unwrap();
+    restore(&writer, &mark, vec![approval], Timestamp(9_000)).unwrap();
+    assert_eq!(
+        copy.holds(mark.seq, &mark.head),
+        Ok(true),
+        "given up by the controllers"
+    );
+    assert_eq!(copy.holds(mark.seq + 1, &mark.head), Ok(false));
+    for _ in 0..2 {
+        publish(&depot, &copy, None, None).await.unwrap();
+        assert_eq!(published(&depot, head.object).await, history(&copy));
+    }
 }
 
 #[tokio::test]
@@ -381,15 +477,7 @@ async fn what_sleeps_leaves_its_whole_history_its_rules_and_its_announcement() {
     assert_eq!(depot.due(Timestamp(9_000), 10).await.unwrap(), []);
     let segments = depot.segments(object).await.unwrap();
     assert_eq!(segments.len(), 1, "what is there is not put again");
-    let bytes = depot.segment(object, segments[0].clone()).await.unwrap().unwrap();
-    let records: Vec<_> = split(&bytes).map(|stored| stored.unwrap()).collect();
-    let reader = Reader::open(&home, Depth::Tail).unwrap();
-    let there: Vec<_> = reader
-        .records(0..u64::MAX)
-        .unwrap()
-        .map(|stored| stored.unwrap())
-        .collect();
-    assert_eq!(records, there);
+    assert_eq!(published(&depot, object).await, history(&home));
     let files = depot.bundle(bundle).await.unwrap().unwrap();
     assert_eq!(
         suijuris_core::bundle::Files::open_named(bundle, &files)

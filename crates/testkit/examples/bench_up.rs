@@ -35,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// A running `up`.
 struct Up {
     address: SocketAddr,
+    object: String,
     events: RefCell<Events>,
     machine: String,
     _up: Running,
@@ -51,6 +52,9 @@ fn measure(settings: &Settings) -> Result<(), Box<dyn Error>> {
         start(shared.up(&[])?)?,
         start(plain.up(&["--plain"])?)?,
     ];
+    let (_door, door) = private.door()?;
+    let door = address_of(&door)?;
+    let [first, ..] = &ups;
     let failed: Cell<Option<io::Error>> = Cell::new(None);
     let figure = |result: io::Result<f64>| {
         result.unwrap_or_else(|error| {
@@ -65,6 +69,9 @@ fn measure(settings: &Settings) -> Result<(), Box<dyn Error>> {
     {
         contenders.push(Contender::new(name, || figure(wake(up))));
     }
+    contenders.push(Contender::new("behind a door", || {
+        figure(wake_behind(door, first))
+    }));
     let samples = interleave(settings.scale(ROUNDS), &mut contenders);
     drop(contenders);
     if let Some(error) = failed.take() {
@@ -73,9 +80,20 @@ fn measure(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let (Some(own), ways) = (samples.first(), samples.iter().skip(1)) else {
         return Ok(());
     };
-    for (way, up) in ways.zip(&ups) {
+    for (way, up) in ways.zip(&ups).take(ups.len()) {
         rows(&mut report, way, own);
         report.note(format!("{}: {}", way.name, up.machine));
+    }
+    if let (Some(direct), Some(behind)) = (samples.get(1), samples.last()) {
+        report.row(Row {
+            what: "a wake behind a door, request to first byte".to_owned(),
+            unit: "ms",
+            better: Better::Lower,
+            ours: behind.median(),
+            peer: "the same wake without it".to_owned(),
+            theirs: direct.median(),
+            budget: None,
+        });
     }
     report.note(format!(
         "the workload's own start, spawn to first byte: median {:.2} ms",
@@ -108,17 +126,40 @@ fn rows(report: &mut Report, way: &Samples, own: &Samples) {
 
 fn start((up, events, listening): (Running, Events, serde_json::Value)) -> Result<Up, Box<dyn Error>> {
     let machine = listening.get("machine").and_then(serde_json::Value::as_str);
+    let object = listening.get("object").and_then(serde_json::Value::as_str);
     Ok(Up {
         address: address_of(&listening)?,
+        object: object.unwrap_or_default().to_owned(),
         events: RefCell::new(events),
         machine: machine.unwrap_or_default().to_owned(),
         _up: up,
     })
 }
 
+/// Asks a door as a proxy does, then wakes the sleeping object: ms to the first byte.
+fn wake_behind(door: SocketAddr, up: &Up) -> io::Result<f64> {
+    let begin = Instant::now();
+    let mut stream = TcpStream::connect(door)?;
+    let question = format!(
+        "GET /ext_authz/public/page HTTP/1.1\r\nHost: x\r\nX-Suijuris-Object: {}\r\n\r\n",
+        up.object
+    );
+    stream.write_all(question.as_bytes())?;
+    let mut answer = [0; 4096];
+    let read = stream.read(&mut answer)?;
+    let answer = String::from_utf8_lossy(answer.get(..read).unwrap_or_default()).to_ascii_lowercase();
+    if !answer.contains("x-suijuris-passed: permitted") {
+        return Err(io::Error::other(answer));
+    }
+    wake_since(begin, up)
+}
+
 /// Wakes the sleeping object with a request, then waits until it sleeps again: ms to the first byte.
 fn wake(up: &Up) -> io::Result<f64> {
-    let begin = Instant::now();
+    wake_since(Instant::now(), up)
+}
+
+fn wake_since(begin: Instant, up: &Up) -> io::Result<f64> {
     let mut stream = TcpStream::connect(up.address)?;
     first_byte(&mut stream)?;
     let took = begin.elapsed();

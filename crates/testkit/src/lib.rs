@@ -1,4 +1,6 @@
-//! Test equipment: simulated clock, faulty disk, bench tables.
+//! Test equipment: simulated clock, faulty disk, servers of depots, bench tables.
 
 pub mod bench;
 pub mod disk;
+pub mod proxy;
+pub mod servers;

@@ -61,8 +61,9 @@ pub(crate) fn read(
             "write name = \"…\" in the first line: lower-case letters, digits and hyphens",
         );
     }
-    let workload = workload::read(&mut root);
+    let mut workload = workload::read(&mut root);
     let (gate, by_request, headers_whole) = gate::read(&mut root);
+    workload::ready_without_port(&mut workload, gate.protocol, table, faults);
     let (fields, fields_whole) = memory::read(&mut root);
     let timers = timers::read(&mut root);
     let topics = topics(&mut root);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use suijuris_core::id::Digest;
-use suijuris_core::manifest::{Network, Ready, Workload};
-use toml::de::DeValue;
+use suijuris_core::manifest::{Network, Protocol, Ready, Workload};
+use toml::de::{DeTable, DeValue};
 
 use crate::defaults;
 use crate::fault::{Faults, code, nearest};
@@ -202,6 +202,30 @@ fn ready(section: &mut Section<'_>) -> Ready {
         );
     }
     found.map_or(Ready::Tcp, |(_, ready)| ready.clone())
+}
+
+/// A workload that connections are handed to listens on no port: it is ready at once unless it says so itself.
+pub(super) fn ready_without_port(
+    workload: &mut Workload,
+    protocol: Protocol,
+    table: &DeTable<'_>,
+    faults: &Faults<'_>,
+) {
+    if protocol != Protocol::Handover || matches!(workload.ready, Ready::Agent | Ready::Spawned) {
+        return;
+    }
+    let said = table
+        .get("workload")
+        .and_then(|workload| workload.get_ref().get("ready"));
+    if let Some(ready) = said {
+        faults.error(
+            code::BAD_VALUE,
+            &ready.span(),
+            "`workload.ready` waits for a port, and with `protocol = \"handover\"` the workload listens on none",
+            "leave it out, or write \"agent\" for a workload that says when it can serve",
+        );
+    }
+    workload.ready = Ready::Spawned;
 }
 
 fn stop_signal(section: &mut Section<'_>) -> i32 {

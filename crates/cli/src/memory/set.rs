@@ -8,14 +8,15 @@ use suijuris_api::control::{Reply, ToUp};
 use suijuris_api::verdict;
 use suijuris_core::inputs::{Host, Principal};
 use suijuris_core::lineage::{Body, Refused};
-use suijuris_core::time::{Now, Span};
+use suijuris_core::time::Span;
 use suijuris_runtime::patch;
-use suijuris_store::{Depth, Sizes, Writer};
 
+use crate::depots::Which;
+use crate::held::{self, Held, Taken};
 use crate::place::{Place, locate};
 use crate::screen;
 use crate::sleeping::{self, Written};
-use crate::{Answer, Usage, clock, control, history, owner, transition};
+use crate::{Answer, Usage, control, history, owner, transition};
 
 /// Write memory, as the object's owner
 #[derive(Debug, clap::Args)]
@@ -24,7 +25,9 @@ All writes take effect together or not at all, and are durable when this returns
 its owner may. VALUE is JSON, or text for a field that holds text; in place of FIELD=VALUE one field can be written as \
 FIELD VALUE. `--expect FIELD=null` expects a field that holds nothing.
 
-Exit codes: 0 written, 1 refused by the rules or not as expected, 3 it does not fit memory.
+Where no `up` runs the object, this command holds it in the depot while it writes, as `up` would.
+
+Exit codes: 0 written, 1 refused by the rules, not as expected, or this copy is not the object, 3 it does not fit memory.
 
 Example:
   suijuris memory set hello open=false linger=1m
@@ -46,6 +49,8 @@ pub(crate) struct Args {
     /// Data directory [default: DIR/.suijuris]
     #[arg(long, value_name = "DATA")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    depot: Which,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -82,7 +87,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
     let patch = patch_of(args, &set, &place)?;
     match control::ask(&place, &ToUp::Patch(patch.clone()))? {
         Some(reply) => answered(reply, args.json),
-        None => Here::open(&place)?.write(&patch, args.json),
+        None => match held::take(&place, held::open(&place)?, &args.depot)? {
+            Taken::Held(held) => {
+                let answer = write(&held, &patch, args.json);
+                // Whatever was found, the object is let go.
+                held.leave().and(answer)
+            }
+            Taken::NotTheObject(event) => {
+                held::tell_not_the_object(&event, args.json)?;
+                Ok(Answer::No)
+            }
+        },
     }
 }
 
@@ -123,58 +138,40 @@ fn written(seq: u64, root: &str, json: bool) -> anyhow::Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// The object, open for writing while nobody runs it.
-struct Here {
-    writer: Writer,
-    now: Now,
-}
-
-impl Here {
-    fn open(place: &Place) -> anyhow::Result<Self> {
-        let (writer, _) = Writer::open(&place.home(), Depth::Tail, Sizes::default())?;
-        let now = clock::now(&writer.published())?;
-        Ok(Self { writer, now })
+/// Writes while nobody runs the object.
+fn write(held: &Held, patch: &Patch, json: bool) -> anyhow::Result<Answer> {
+    let (writer, now) = (&held.writer, held.now);
+    let owner = owner::owner_key()?.public();
+    if !writer.published().head().controllers.contains(&owner) {
+        screen::note(
+            "not written: the key here is not one of the object's owners; use theirs with SUIJURIS_OWNER_KEY",
+        );
+        return Ok(Answer::No);
     }
-
-    fn write(self, patch: &Patch, json: bool) -> anyhow::Result<Answer> {
-        let owner = owner::owner_key()?.public();
-        if !self.writer.published().head().controllers.contains(&owner) {
-            screen::note(
-                "not written: the key here is not one of the object's owners; use theirs with SUIJURIS_OWNER_KEY",
-            );
-            return Ok(Answer::No);
+    sleeping::settle_crash(writer, now.at)?;
+    let host = Host {
+        provider: "process".to_owned(),
+        ..Host::default()
+    };
+    let owner = Principal::Controller(vec![owner]);
+    match sleeping::write(writer, &held.bundle, owner, host, now, patch) {
+        Ok(Written::Done { seq, root, .. }) => written(seq, &root, json),
+        Ok(Written::Refused(decision)) => {
+            transition::tell(&verdict::verdict(&decision, "runtime"), json)?;
+            let refused = Refused {
+                decision: *decision,
+                times: 1,
+                window: Span(0),
+                at: "runtime".to_owned(),
+                fired: BTreeMap::new(),
+            };
+            sleeping::record(writer, Body::Refused(Box::new(refused)), now.at)?;
+            Ok(Answer::No)
         }
-        sleeping::settle_crash(&self.writer, self.now.at)?;
-        let bundle = {
-            let id = self.writer.published().head().bundle;
-            self.writer.shelf().bundle(&id)?
-        };
-        let host = Host {
-            provider: "process".to_owned(),
-            ..Host::default()
-        };
-        let owner = Principal::Controller(vec![owner]);
-        let answer = match sleeping::write(&self.writer, &bundle, owner, host, self.now, patch) {
-            Ok(Written::Done { seq, root, .. }) => written(seq, &root, json)?,
-            Ok(Written::Refused(decision)) => {
-                transition::tell(&verdict::verdict(&decision, "runtime"), json)?;
-                let refused = Refused {
-                    decision: *decision,
-                    times: 1,
-                    window: Span(0),
-                    at: "runtime".to_owned(),
-                    fired: BTreeMap::new(),
-                };
-                sleeping::record(&self.writer, Body::Refused(Box::new(refused)), self.now.at)?;
-                Answer::No
-            }
-            Err(sleeping::Error::Patch(error @ (patch::Error::Conflict(_) | patch::Error::RootConflict))) => {
-                screen::note(&format!("not written: {error}"));
-                return Ok(Answer::No);
-            }
-            Err(error) => return Err(error.into()),
-        };
-        self.writer.close()?;
-        Ok(answer)
+        Err(sleeping::Error::Patch(error @ (patch::Error::Conflict(_) | patch::Error::RootConflict))) => {
+            screen::note(&format!("not written: {error}"));
+            Ok(Answer::No)
+        }
+        Err(error) => Err(error.into()),
     }
 }

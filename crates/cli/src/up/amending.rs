@@ -13,6 +13,7 @@ use suijuris_store::{Draft, Sign, Writer};
 
 use super::founding::files;
 use super::say::Say;
+use crate::approval::Matter;
 use crate::{approval, owner, sleeping};
 
 /// Too few owners approved.
@@ -68,31 +69,18 @@ pub(super) fn amend(
     Ok(true)
 }
 
-/// Those in files, verified, and that of the owner here, where there is one; each owner once.
+/// Those in files, and that of the owner here, where there is one.
 fn approvals(writer: &Writer, built: &Built, papers: &[PathBuf]) -> anyhow::Result<Vec<Approval>> {
     let state = writer.published();
-    let head = state.head();
-    let mut approvals = Vec::<Approval>::new();
-    let mut take = |approval: Approval| {
-        if !approvals.iter().any(|have| have.key == approval.key) {
-            approvals.push(approval);
-        }
-    };
-    for paper in papers {
-        take(approval::read(paper, head, &built.id)?);
-    }
-    if let Some(key) = owner::existing_key()?.filter(|key| head.controllers.contains(&key.public())) {
-        take(approval::statement(head, &built.id).approve(&key)?);
-    }
-    Ok(approvals)
+    let key = owner::existing_key()?;
+    approval::gather(&Matter::Amend(built.id), state.head(), papers, key.as_ref())
 }
 
 fn are_enough(writer: &Writer, built: &Built, approvals: &[Approval], say: &Say) -> bool {
     let state = writer.published();
     let head = state.head();
-    let found = approval::statement(head, &built.id).approved_by(approvals, &head.controllers);
-    let enough = u32::try_from(found).is_ok_and(|found| found >= head.threshold);
-    if !enough {
+    let enough = approval::enough(&Matter::Amend(built.id), head, approvals);
+    if let Err(found) = enough {
         let message = format!(
             "{found} of the {} owners needed approved this definition: have each of them run `suijuris approve DIR -o FILE`, \
              and start `suijuris up DIR --approval FILE` with their files",
@@ -100,5 +88,5 @@ fn are_enough(writer: &Writer, built: &Built, approvals: &[Approval], say: &Say)
         );
         say.error(CODE_APPROVALS, &message);
     }
-    enough
+    enough.is_ok()
 }

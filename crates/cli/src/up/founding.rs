@@ -11,7 +11,7 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::manifest::Manifest;
 use suijuris_core::time::Reading;
 use suijuris_runtime::clock::Clock;
-use suijuris_store::{BundleFiles, Depth, Founding, Home, Sizes, Writer, found};
+use suijuris_store::{BundleFiles, Depth, Founding, Home, Sizes, Writer, fork, found};
 use zeroize::Zeroizing;
 
 use super::amending::amend;
@@ -90,6 +90,8 @@ pub(super) fn open(place: &Place, say: &Say) -> anyhow::Result<Opened> {
     }
     fs::create_dir_all(place.data.join("volume"))?;
     fs::create_dir_all(home.run_dir())?;
+    // A child without proof of its parent is a copy that somebody gave another name.
+    fork::parent_of(&home)?;
     let (writer, _recovery) = Writer::open(&home, Depth::Tail, Sizes::default())?;
     let id = writer.published().head().bundle;
     let in_force = writer.shelf().bundle(&id)?;
@@ -121,7 +123,7 @@ pub(super) fn settle(opened: Opened, papers: &[PathBuf], say: &Say) -> anyhow::R
     })))
 }
 
-pub(super) fn files(built: &Built) -> BundleFiles {
+pub(crate) fn files(built: &Built) -> BundleFiles {
     let files = built.files();
     BundleFiles {
         manifest: files.manifest,

@@ -33,8 +33,11 @@ const CODE_DEPOT: &str = "depot_failed";
 /// Time to give the object up in the depot, and to publish it, when `up` ends.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
+/// Time between two questions to a witness that is required and does not answer; each waits for an answer too.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// How the object is held.
-pub(super) struct Holding {
+pub(crate) struct Holding {
     depot: Option<Arc<dyn Depot>>,
     witness: Option<Arc<Witness>>,
     id: HolderId,
@@ -44,11 +47,11 @@ pub(super) struct Holding {
 }
 
 /// This copy is not the object; the event that says so.
-pub(super) struct NotTheObject(pub(super) Box<Event>);
+pub(crate) struct NotTheObject(pub(crate) Box<Event>);
 
 impl Holding {
     /// Opens the depot and says nothing in it yet. Without a depot the object goes on alone, where its bundle lets it.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         which: &Which,
         home: &Home,
         manifest: &Manifest,
@@ -89,7 +92,7 @@ impl Holding {
 
     /// Claims the object for resting, before `writer` writes anything; from now on the mark follows it. A copy that is not
     /// the object is told apart from one that only cannot ask.
-    pub(super) async fn claim(
+    pub(crate) async fn claim(
         &mut self,
         writer: &Writer,
         now: Timestamp,
@@ -147,6 +150,20 @@ impl Holding {
         })
     }
 
+    /// Asks again where a witness is required and none answered; what it says once it does.
+    pub(super) fn again(&self) -> Option<impl Future<Output = Verdict> + use<>> {
+        let missing = matches!(self.verdict, Some(Verdict::Missing));
+        self.witness.clone().filter(|_| missing).map(ask_again)
+    }
+
+    /// Takes an answer that came late; the event that says so where this copy is not the object.
+    pub(super) async fn take(&mut self, verdict: Verdict) -> Option<Event> {
+        let code = code_of(self.depot.as_deref(), &verdict).await;
+        let refused = verdict.evidence().map(|evidence| refused(code, evidence));
+        self.verdict = Some(verdict);
+        refused
+    }
+
     /// The object.
     pub(super) const fn object(&self) -> ObjectId {
         self.object
@@ -168,7 +185,7 @@ impl Holding {
 
     /// Waits until the mark covers what `up` is about to acknowledge, where marks cost nothing or a witness is required.
     /// Whether it may be acknowledged.
-    pub(super) async fn acknowledged(&self, seq: u64, manifest: &Manifest) -> bool {
+    pub(crate) async fn acknowledged(&self, seq: u64, manifest: &Manifest) -> bool {
         let required = manifest.witness == suijuris_core::manifest::Witness::Required;
         let prompt = self.depot.as_ref().is_some_and(|depot| depot.pace().is_zero());
         match &self.witness {
@@ -208,7 +225,7 @@ impl Holding {
     }
 
     /// The depot, for watching the inbox.
-    pub(super) fn depot(&self) -> Option<Arc<dyn Depot>> {
+    pub(crate) fn depot(&self) -> Option<Arc<dyn Depot>> {
         self.depot.clone()
     }
 
@@ -250,7 +267,7 @@ impl Holding {
     }
 
     /// Publishes a last time and gives the object up.
-    pub(super) async fn leave(&self, due: Option<Timestamp>, say: &Say) {
+    pub(crate) async fn leave(&self, due: Option<Timestamp>, say: &Say) {
         if self.agrees()
             && let Some(publishing) = self.publish(due)
         {
@@ -266,6 +283,17 @@ impl Holding {
         if let Some(witness) = &self.witness {
             // Where the mark does not say so, the lease runs out.
             let _said = witness.release(LEAVE_WITHIN).await;
+        }
+    }
+}
+
+/// Claims the object for resting until a witness answers.
+async fn ask_again(witness: Arc<Witness>) -> Verdict {
+    loop {
+        tokio::time::sleep(ASK_AGAIN).await;
+        match witness.claim(Purpose::Rest).await {
+            Ok(claimed) if !matches!(claimed.verdict, Verdict::Missing) => return claimed.verdict,
+            Ok(_) | Err(_) => {}
         }
     }
 }

@@ -79,6 +79,8 @@ pub(super) struct House {
     holding: Holding,
     /// Publishing what the object left when it fell asleep.
     publishing: JoinSet<Result<(), String>>,
+    /// Asking a witness that did not answer.
+    asking: JoinSet<suijuris_core::witness::Verdict>,
     /// Messages that wait, as last seen.
     post: Post,
     /// The epoch when a machine was started, until that machine has ended.
@@ -101,6 +103,7 @@ enum Step {
     Timer,
     Post(Vec<Waiting>),
     Lost(Box<Event>),
+    Answered(Box<suijuris_core::witness::Verdict>),
     Interrupted,
 }
 
@@ -139,6 +142,7 @@ impl House {
             post: Post::new(holding.depot(), holding.object()),
             holding,
             publishing: JoinSet::new(),
+            asking: JoinSet::new(),
             began: None,
             back_off: BackOff::default(),
             lost: false,
@@ -175,6 +179,7 @@ impl House {
         self.announce();
         self.settle_down();
         self.publish();
+        self.ask_again();
         loop {
             if self.lost {
                 return Ok(ExitCode::from(1));
@@ -202,6 +207,7 @@ impl House {
                     continue;
                 }
                 lost = self.holding.lost() => Step::Lost(Box::new(lost)),
+                Some(Ok(verdict)) = self.asking.join_next() => Step::Answered(Box::new(verdict)),
                 waiting = self.post.arrives(), if door_open && rests.is_none() => Step::Post(waiting),
                 () = tokio::time::sleep(wait) => Step::Timer,
                 accepted = self.listener.accept(), if door_open && greeting.len() + self.turned_away.len() < MAX_VISITORS => match accepted {
@@ -224,6 +230,7 @@ impl House {
                 Step::Timer => self.timer().await?,
                 Step::Post(waiting) => self.post_arrived(&waiting).await?,
                 Step::Lost(event) => self.lose(*event).await,
+                Step::Answered(verdict) => self.answered(*verdict).await,
                 Step::Interrupted => self.interrupted().await?,
             }
         }

@@ -40,6 +40,15 @@ pub(super) struct Running {
     pub(super) channel: Rc<Channel>,
 }
 
+/// Why a runtime did not know what it was asked, in words.
+pub(super) fn another_version() -> String {
+    let (program, _) = runtime();
+    format!(
+        "the runtime `{}` is of another version than this program: build or install both together, or remove it",
+        program.display()
+    )
+}
+
 /// The program that is the runtime, and its first arguments: a static `suijuris-init` beside this program, or this
 /// program itself.
 fn runtime() -> (PathBuf, Vec<OsString>) {

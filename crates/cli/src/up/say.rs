@@ -1,5 +1,6 @@
 //! What `up` prints: a live stream for people, or one JSON event a line.
 
+use std::cell::RefCell;
 use std::io::{IsTerminal as _, Write as _};
 
 use suijuris_api::event::{Stamped, Verdict};
@@ -10,15 +11,31 @@ use suijuris_core::lineage::Decision;
 
 /// Prints events.
 #[derive(Debug)]
-pub(super) struct Say {
+pub(crate) struct Say {
     json: bool,
+    /// Only troubles, beside the output of another command.
+    aside: bool,
     colour: bool,
+    /// What happened before `listening`, which scripts read first.
+    early: RefCell<Option<Vec<Stamped>>>,
 }
 
 impl Say {
+    /// For a command that is not `up`: troubles are noted on standard error, all else is its own affair.
+    pub(crate) const fn aside() -> Self {
+        Self {
+            json: false,
+            aside: true,
+            colour: false,
+            early: RefCell::new(None),
+        }
+    }
+
     pub(super) fn new(json: bool) -> Self {
         Self {
             json,
+            aside: false,
+            early: RefCell::new(json.then(Vec::new)),
             colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         }
     }
@@ -34,6 +51,24 @@ impl Say {
 
     /// Prints an event of the runtime.
     pub(super) fn stamped(&self, stamped: &Stamped) {
+        if self.aside {
+            if let Event::Error { message, .. } = &stamped.event {
+                crate::screen::note(message);
+            }
+            return;
+        }
+        if let Some(early) = &mut *self.early.borrow_mut()
+            && !matches!(stamped.event, Event::Listening { .. })
+        {
+            early.push(stamped.clone());
+            return;
+        }
+        self.print(stamped);
+        let early = self.early.take();
+        early.iter().flatten().for_each(|stamped| self.print(stamped));
+    }
+
+    fn print(&self, stamped: &Stamped) {
         let mut out = std::io::stdout().lock();
         // Nobody to tell when standard output is gone; `up` goes on, since the object does not depend on it.
         let _ = if self.json {
@@ -86,6 +121,14 @@ impl Say {
         } else {
             format!("{clock}  {word:<10} {text}")
         })
+    }
+}
+
+impl Drop for Say {
+    /// What ends before it listens says why.
+    fn drop(&mut self) {
+        let early = self.early.take();
+        early.iter().flatten().for_each(|stamped| self.print(stamped));
     }
 }
 

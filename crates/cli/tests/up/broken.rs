@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::json;
 
-use crate::house::{OPEN, Object, STAY, run};
+use crate::house::{OPEN, Object, STAY, Up, run};
 
 #[test]
 fn a_port_in_use() {
@@ -97,7 +97,7 @@ fn a_full_disk_acknowledges_nothing_and_loses_nothing() {
         env!("CARGO_BIN_EXE_suijuris"),
         "up",
     ]);
-    let mut up = crate::house::Up::start({
+    let mut up = Up::start({
         command.arg(object.dir());
         command
     });
@@ -152,4 +152,25 @@ fn a_home_so_deep_that_no_socket_fits_beside_the_data() {
     up.write(&json!({"n": 1})).status(200);
     assert_eq!(up.phase(), "active");
     assert_eq!(up.interrupt(), Some(0));
+}
+
+#[test]
+fn a_runtime_of_another_version_beside_the_program_is_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let object = Object::new("", &format!("{OPEN}{STAY}"));
+    let bin = object.home().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let (program, init) = (bin.join("suijuris"), bin.join("suijuris-init"));
+    std::fs::copy(env!("CARGO_BIN_EXE_suijuris"), &program).unwrap();
+    std::fs::write(&init, "#!/bin/sh\necho 'unexpected argument' >&2\nexit 2\n").unwrap();
+    std::fs::set_permissions(&init, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = object.command(&program);
+    command.arg("up").arg(object.dir());
+    let mut up = Up::start(command);
+    up.get("/").problem(503, "machine_failed");
+    let error = up.wait_event("error");
+    assert!(
+        error["message"].as_str().unwrap().contains("another version"),
+        "{error}"
+    );
 }

@@ -118,6 +118,31 @@ fn a_copy_that_wrote_on_is_the_object_and_the_original_is_not() {
     assert_eq!(event["reason"], "rolled_back", "{event}");
 }
 
+// proves B6
+#[test]
+fn an_owner_writes_to_the_copy_that_is_the_object_alone() {
+    let object = object();
+    object.up().interrupt();
+    let yesterday = beside(&object, "yesterday");
+    image(object.dir(), &yesterday);
+    object.ask(&["memory", "set", "note=asleep"]).code(0);
+    let set = |args: &[&str]| {
+        let mut command = object.command(env!("CARGO_BIN_EXE_suijuris"));
+        run(command.args(["memory", "set"]).arg(&yesterday).args(args))
+    };
+    let refused = set(&["note=old", "--json"]).code(1).json();
+    assert_eq!(refused["reason"], "rolled_back", "{refused}");
+    let kept = run(object
+        .command(env!("CARGO_BIN_EXE_suijuris"))
+        .args(["log", "--json"])
+        .arg(&yesterday));
+    assert!(!kept.code(0).out.contains("mutated"));
+    // And the one that wrote is the object.
+    let up = object.up();
+    up.get("/").status(200);
+    assert_eq!(up.interrupt(), Some(0));
+}
+
 // proves A12
 #[test]
 fn after_a_kill_the_object_is_had_again_at_once() {

@@ -193,7 +193,7 @@ impl Object {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().flatten() {
         let target = to.join(entry.file_name());
@@ -413,6 +413,11 @@ impl Up {
 
     pub(crate) fn signal(&self, name: &str) {
         kill(self.child.id(), name);
+    }
+
+    /// Process id of `up`.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Processes of the machine, the outermost first.

@@ -11,8 +11,11 @@ mod boot;
 mod broken;
 mod copies;
 mod crash;
+mod depots;
 mod gate;
+mod handover;
 mod house;
+mod lineages;
 mod memory;
 mod messages;
 mod moving;
@@ -20,6 +23,10 @@ mod outdoors;
 mod paused;
 #[path = "../common/ran.rs"]
 mod ran;
+#[path = "../../../bundle/tests/registry/real.rs"]
+#[expect(dead_code, reason = "shared with the tests of the library, which need more")]
+mod real;
+mod registry;
 mod remain;
 mod rules;
 mod sessions;

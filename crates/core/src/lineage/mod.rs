@@ -23,5 +23,5 @@ pub use body::{
 pub use checkpoint::{Checkpoint, Unusable};
 pub use checks::{Broken, Fault};
 pub use parentage::{MAX_PARENT_PROOF, NotAFork, ParentProof, VerifiedParent};
-pub use record::{MAX_BYTES, Record, Stored, VERSION, split};
+pub use record::{MAX_BYTES, Record, Stored, VERSION};
 pub use state::{Advance, Bundles, Head, Phase, State};

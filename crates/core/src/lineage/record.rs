@@ -140,39 +140,6 @@ impl Record {
     }
 }
 
-/// Parts records that stand one behind the other, as a depot's segments hold them.
-///
-/// # Errors
-/// As [`codec::decode`], for the first record that is none; it ends the iterator.
-pub fn split(bytes: &[u8]) -> impl Iterator<Item = Result<Stored, codec::Error>> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
-        let next = first(rest).and_then(|(record, behind)| {
-            rest = behind;
-            Stored::decode(record.to_vec())
-        });
-        if next.is_err() {
-            rest = &[];
-        }
-        Some(next)
-    })
-}
-
-/// The bytes of the first record, and what stands behind it.
-fn first(bytes: &[u8]) -> Result<(&[u8], &[u8]), codec::Error> {
-    let cut = bytes.get(..bytes.len().min(MAX_BYTES)).unwrap_or(bytes);
-    let mut reader = cut;
-    let read: Result<serde::de::IgnoredAny, _> = serde_ipld_dagcbor::de::from_reader_once(&mut reader);
-    read.map_err(|error| codec::Error::Invalid(error.to_string()))?;
-    let taken = cut.len().saturating_sub(reader.len());
-    bytes
-        .split_at_checked(taken)
-        .ok_or_else(|| codec::Error::Invalid("a record is cut short".to_owned()))
-}
-
 impl Stored {
     /// Reads a record from its bytes. The result is well-formed; whether it continues a chain is
     /// [`super::State::apply`]'s to say.

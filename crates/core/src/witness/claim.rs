@@ -28,7 +28,7 @@ pub(super) struct Claim<V> {
     failures: u32,
     /// Our last write, where its answer was lost.
     unsure: Option<Wrote>,
-    /// A record that our history was found to contain.
+    /// A record that our history was found to contain, or to give up.
     found: Option<(u64, RecordId)>,
     step: Step<V>,
 }
@@ -92,8 +92,7 @@ impl<V: Clone + PartialEq> Claim<V> {
                     self.found = Some((seen.mark.seq, seen.mark.head));
                     self.holder(turn, seen)
                 } else {
-                    let evidence = turn.evidence(Some(seen.mark));
-                    self.refuse(turn, Verdict::Diverged(evidence))
+                    self.refuse_older(turn, seen.mark)
                 }
             }
             (Step::Looking(asked, seen), Input::Looked(ask, runs)) if asked == ask => match runs {
@@ -155,19 +154,11 @@ impl<V: Clone + PartialEq> Claim<V> {
         self.contain(turn, seen)
     }
 
-    /// First of all our history must contain what was witnessed.
+    /// First of all our history must contain what was witnessed, or give it up with its controllers' word.
     fn contain(mut self, turn: &mut Turn<'_, V>, seen: Seen<V>) -> Phase<V> {
         let ours = turn.me.newest;
         let (seq, head) = (seen.mark.seq, seen.mark.head);
-        if seq > ours.seq {
-            let evidence = turn.evidence(Some(seen.mark));
-            return self.refuse(turn, Verdict::Newer(evidence));
-        }
-        if seq == ours.seq && head != ours.record {
-            let evidence = turn.evidence(Some(seen.mark));
-            return self.refuse(turn, Verdict::Diverged(evidence));
-        }
-        if seq == ours.seq || self.found == Some((seq, head)) {
+        if (seq, head) == (ours.seq, ours.record) || self.found == Some((seq, head)) {
             return self.holder(turn, seen);
         }
         let ask = turn.ask(|ask, _| Effect::Find(ask, seq, head));
@@ -310,6 +301,19 @@ impl<V: Clone + PartialEq> Claim<V> {
         self.failures = self.failures.saturating_add(1);
         self.step = Step::Resting(now.after(rest));
         Phase::Claiming(self)
+    }
+
+    fn refuse_older(self, turn: &mut Turn<'_, V>, mark: Mark) -> Phase<V> {
+        let is_newer = mark.seq > turn.me.newest.seq;
+        let evidence = turn.evidence(Some(mark));
+        self.refuse(
+            turn,
+            if is_newer {
+                Verdict::Newer(evidence)
+            } else {
+                Verdict::Diverged(evidence)
+            },
+        )
     }
 
     fn refuse_live(self, turn: &mut Turn<'_, V>, mark: Mark) -> Phase<V> {

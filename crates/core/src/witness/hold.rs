@@ -39,9 +39,8 @@ pub(super) struct Hold<V> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     Good,
-    Expired,
     /// Serving was found to be over at this instant.
-    Ended(Mono),
+    Expired(Mono),
     Over,
 }
 
@@ -206,18 +205,15 @@ impl<V: Clone + PartialEq> Hold<V> {
         Phase::Lost(evidence)
     }
 
-    /// Tells of the end of the lease, each stage once. The last stage leaves time for one more try from when it was
+    /// Tells of the end of the lease and of the grace behind it, each stage once. The last stage leaves time for one more try from when it was
     /// noticed that serving is over, not from when it was: the process may have been paused.
     fn tell(&mut self, turn: &mut Turn<'_, V>) {
         let now = turn.now.mono;
-        if self.told == Told::Good && now >= self.sent.after(turn.me.terms.lease()) {
-            self.told = Told::Expired;
+        if self.told == Told::Good && now >= self.serves_until(&turn.me.terms) {
+            self.told = Told::Expired(now);
             turn.say(Notice::Expired);
         }
-        if self.told == Told::Expired && now >= self.serves_until(&turn.me.terms) {
-            self.told = Told::Ended(now);
-        }
-        if let Told::Ended(at) = self.told
+        if let Told::Expired(at) = self.told
             && now >= at.after(turn.me.terms.last_try())
         {
             self.told = Told::Over;
@@ -227,9 +223,8 @@ impl<V: Clone + PartialEq> Hold<V> {
 
     pub(super) fn wait_until(&self, me: &Me) -> Option<Mono> {
         let told = match self.told {
-            Told::Good => Some(self.sent.after(me.terms.lease())),
-            Told::Expired => Some(self.serves_until(&me.terms)),
-            Told::Ended(at) => Some(at.after(me.terms.last_try())),
+            Told::Good => Some(self.serves_until(&me.terms)),
+            Told::Expired(at) => Some(at.after(me.terms.last_try())),
             Told::Over => None,
         };
         let due = self.asked.is_none().then(|| self.due(me));

@@ -79,7 +79,7 @@ pub enum Input<V> {
     Swapped(Ask, Result<Swapped<V>, Failure>),
     /// Answer to [`Effect::Look`]: whether the holder is known to run (`Some(true)`) or to have ended (`Some(false)`).
     Looked(Ask, Option<bool>),
-    /// Answer to [`Effect::Find`]: whether the history holds that record there.
+    /// Answer to [`Effect::Find`]: whether the history holds that record there, or has a `restored` that gives it up.
     Found(Ask, bool),
 }
 
@@ -106,7 +106,7 @@ pub enum Notice {
     Verdict(Verdict),
     /// The mark covers the history up to this position: what is at or below it is in every copy that will be accepted.
     Covered(u64),
-    /// The lease ran out, or the grace behind it begins.
+    /// The lease ran out, and the grace behind it: nothing may be served.
     Expired,
     /// The lease holds again, or for the first time after a start without a witness.
     Renewed,

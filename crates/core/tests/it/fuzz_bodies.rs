@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde::de::DeserializeSeed as _;
 use suijuris_core::id::{BlobId, BundleId, ObjectId, RecordId};
 use suijuris_core::key::{PublicKey, Signature};
-use suijuris_core::lineage::{self, Checkpoint, Parent, ParentProof, Phase, State, Stored, segment};
+use suijuris_core::lineage::{Checkpoint, Parent, ParentProof, Phase, State, Stored, segment};
 use suijuris_core::manifest::Manifest;
 use suijuris_core::memory::tree::Proof;
 use suijuris_core::memory::{Decimal, Kind, Name, Schema, Value};
@@ -28,18 +28,6 @@ pub(crate) fn record(bytes: &[u8]) {
             let _any_answer = Life::in_phase(phase).state.apply(&stored, &bundles());
         }
     }
-}
-
-pub(crate) fn segment(bytes: &[u8]) {
-    let records: Vec<_> = lineage::split(bytes).collect();
-    let (read, rest): (Vec<_>, Vec<_>) = records.into_iter().partition(Result::is_ok);
-    assert!(rest.len() <= 1, "the first that is no record is the last");
-    let again: Vec<u8> = read
-        .into_iter()
-        .flat_map(|stored| stored.unwrap().bytes)
-        .collect();
-    assert!(bytes.starts_with(&again));
-    assert!(!rest.is_empty() || again == bytes);
 }
 
 pub(crate) fn bundle_files(bytes: &[u8]) {
@@ -186,13 +174,6 @@ fn bodies() -> Vec<(Fuzz, Vec<u8>)> {
         (text, b"1h 30m".to_vec()),
         (text, b"0 9 * * MON-FRI".to_vec()),
     ];
-    let whole: Vec<u8> = life
-        .chain
-        .iter()
-        .flat_map(|stored| stored.bytes.clone())
-        .collect();
-    assert_eq!(lineage::split(&whole).count(), life.chain.len());
-    bodies.push((segment, whole));
     let files = suijuris_core::bundle::Files {
         manifest: manifest().encode().unwrap(),
         governance: vec![1],

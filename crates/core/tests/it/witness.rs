@@ -178,6 +178,10 @@ fn an_older_copy_is_refused_before_anybody_is_asked_who_holds_it() {
     let mut rig = Rig::new(Witness::Required);
     rig.give(Input::Claim(Purpose::Wake));
     rig.read(Ok(Some((mark(9, Some((OTHER, 1))), 1))));
+    let Effect::Find(ask, 9, _) = rig.question() else {
+        panic!()
+    };
+    rig.give(Input::Found(ask, false));
     let Verdict::Newer(evidence) = rig.verdict() else {
         panic!()
     };
@@ -190,7 +194,7 @@ fn an_older_copy_is_refused_before_anybody_is_asked_who_holds_it() {
 #[test]
 fn a_copy_that_went_another_way_is_refused() {
     // At our head, and below it.
-    for (seq, looks) in [(8, false), (5, true)] {
+    for seq in [8, 5] {
         let mut rig = Rig::new(Witness::Optional);
         rig.give(Input::Claim(Purpose::Rest));
         let witnessed = Mark {
@@ -198,17 +202,39 @@ fn a_copy_that_went_another_way_is_refused() {
             ..mark(seq, None)
         };
         rig.read(Ok(Some((witnessed, 1))));
-        if looks {
-            let Effect::Find(ask, 5, record) = rig.question() else {
-                panic!()
-            };
-            assert_eq!(record, RecordId::of(b"another"));
-            rig.give(Input::Found(ask, false));
-        }
+        let Effect::Find(ask, at, record) = rig.question() else {
+            panic!()
+        };
+        assert_eq!((at, record), (seq, RecordId::of(b"another")));
+        rig.give(Input::Found(ask, false));
         let verdict = rig.verdict();
         assert!(matches!(verdict, Verdict::Diverged(_)) && verdict.is_final());
         assert_eq!(verdict.witnessed(), Witnessed::Twin);
         assert!(rig.asked.is_empty());
+    }
+}
+
+// proves B6
+#[test]
+fn a_history_that_gives_up_the_witnessed_one_by_its_controllers_word_takes_over_once_nobody_runs_it() {
+    for (runs, taken) in [(true, false), (false, true)] {
+        let mut rig = Rig::new(Witness::Required);
+        rig.give(Input::Claim(Purpose::Rest));
+        rig.read(Ok(Some((mark(20, Some((OTHER, 1))), 7))));
+        let Effect::Find(ask, 20, _) = rig.question() else {
+            panic!()
+        };
+        rig.give(Input::Found(ask, true));
+        let Effect::Look(ask, OTHER, _) = rig.question() else {
+            panic!()
+        };
+        rig.give(Input::Looked(ask, Some(runs)));
+        if taken {
+            let (_, mark, expected) = rig.swap();
+            assert_eq!((mark.seq, expected), (8, Some(7)));
+        } else {
+            assert!(matches!(rig.verdict(), Verdict::Live(_)));
+        }
     }
 }
 
@@ -298,6 +324,10 @@ fn of_two_who_claim_at_once_the_second_begins_again() {
     rig.give(Input::Claim(Purpose::Wake));
     rig.read(Ok(Some((mark(8, None), 1))));
     rig.swapped(Ok(Swapped::Conflict(Some((mark(9, Some((OTHER, 1))), 2)))));
+    let Effect::Find(ask, 9, _) = rig.question() else {
+        panic!()
+    };
+    rig.give(Input::Found(ask, false));
     assert!(matches!(rig.verdict(), Verdict::Newer(_)));
 }
 

@@ -143,6 +143,8 @@ impl World {
         if running != process.pause.is_none() || paused_unnoticed {
             return;
         }
+        // A copy of a copy that has not gone on yet: the one that ran is still behind both.
+        let restored = running || process.pause.is_some_and(|pause| pause.restored);
         let mut copy = process.clone();
         let disk = self.machines[at].disk.clone();
         self.kill(other, "is replaced");
@@ -151,7 +153,7 @@ impl World {
         copy.deferred.clear();
         copy.pause = Some(Pause {
             noticed: true,
-            restored: running,
+            restored,
         });
         let old = std::mem::replace(&mut self.machines[other].disk, disk);
         self.put_aside(old);

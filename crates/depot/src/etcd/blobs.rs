@@ -59,15 +59,8 @@ pub(crate) async fn get(space: &Keyspace, key: &str, max: usize) -> Result<Optio
     let Some((named, _)) = space.value(key, NAMED).await? else {
         return Ok(None);
     };
+    let (length, digest) = read_named(space, key, &named, max)?;
     let garbage = |why: &str| frame::garbage(&space.place(key), why);
-    let (length, digest) = named
-        .split_first_chunk::<8>()
-        .and_then(|(length, digest)| Some((u64::from_be_bytes(*length), Digest(digest.try_into().ok()?))))
-        .ok_or_else(|| garbage("it is no length and digest"))?;
-    let length = usize::try_from(length)
-        .ok()
-        .filter(|length| *length <= max)
-        .ok_or_else(|| garbage(&format!("it has more than {max} bytes")))?;
     let mut bytes = Vec::new();
     let pieces = length.div_ceil(PIECE);
     for first in (0..pieces).step_by(PAGE) {
@@ -86,4 +79,32 @@ pub(crate) async fn get(space: &Keyspace, key: &str, max: usize) -> Result<Optio
         return Err(garbage("its pieces are not all there, or others"));
     }
     Ok(Some(bytes))
+}
+
+fn read_named(space: &Keyspace, key: &str, named: &[u8], max: usize) -> Result<(usize, Digest), Error> {
+    let garbage = |why: &str| frame::garbage(&space.place(key), why);
+    let (length, digest) = named
+        .split_first_chunk::<8>()
+        .and_then(|(length, digest)| Some((u64::from_be_bytes(*length), Digest(digest.try_into().ok()?))))
+        .ok_or_else(|| garbage("it is no length and digest"))?;
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= max)
+        .ok_or_else(|| garbage(&format!("it has more than {max} bytes")))?;
+    Ok((length, digest))
+}
+
+/// Removes what [`keep`] keeps under `key`, its pieces with it; nothing where nothing is there. Nobody keeps the same
+/// bytes at the same time: a blob has one writer.
+pub(crate) async fn remove(space: &Keyspace, key: &str, max: usize) -> Result<(), Error> {
+    let Some((named, revision)) = space.value(key, NAMED).await? else {
+        return Ok(());
+    };
+    let (length, digest) = read_named(space, key, &named, max)?;
+    let mut gone = vec![TxnOp::delete(space.key(key), None)];
+    gone.extend(
+        (0..length.div_ceil(PIECE)).map(|number| TxnOp::delete(space.key(&piece(&digest, number)), None)),
+    );
+    // Somebody else removed it where this does nothing.
+    space.change(key, revision, gone, vec![]).await.map(drop)
 }

@@ -195,6 +195,15 @@ impl Files {
         fs::rename(from, to).map_err(|error| self.unwritten(error))
     }
 
+    /// Removes a file, durably; one that is not there is no error.
+    pub(crate) fn remove(&self, path: &Path) -> Result<(), Error> {
+        match fs::remove_file(path) {
+            Ok(()) => self.sync_parent(path),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(self.unwritten(error)),
+        }
+    }
+
     /// Makes the entries of the directory of `path` durable. After a failure nobody knows whether they are.
     pub(crate) fn sync_parent(&self, path: &Path) -> Result<(), Error> {
         path.parent().map_or(Ok(()), |parent| self.sync(parent))

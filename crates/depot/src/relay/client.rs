@@ -197,6 +197,11 @@ impl Depot for Client {
         self.call(Call::Segment(object, first, last), PATIENCE, bytes)
     }
 
+    fn remove_segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, ()> {
+        let (first, last) = positions.into_inner();
+        self.call(Call::RemoveSegment(object, first, last), PATIENCE, nothing)
+    }
+
     fn put_bundle<'a>(&'a self, id: BundleId, content: &'a [u8]) -> Answer<'a, ()> {
         if let Err(error) = frame::bounded("the bundle", content, MAX_BUNDLE) {
             return Box::pin(std::future::ready(Err(error)));

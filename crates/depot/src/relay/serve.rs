@@ -142,6 +142,7 @@ fn object_of(call: &Call) -> Option<ObjectId> {
         | Call::PutSegment(object, ..)
         | Call::Segments(object)
         | Call::Segment(object, ..)
+        | Call::RemoveSegment(object, ..)
         | Call::Post(object, _)
         | Call::Inbox(object, _)
         | Call::Acknowledge(object, _)
@@ -170,6 +171,7 @@ async fn perform(depot: &dyn Depot, call: Call) -> Result<Answered, Error> {
         }
         Call::Segments(object) => depot.segments(object).await?.into(),
         Call::Segment(object, first, last) => depot.segment(object, first..=last).await?.into(),
+        Call::RemoveSegment(object, first, last) => depot.remove_segment(object, first..=last).await?.into(),
         Call::PutBundle(id, bytes) => depot.put_bundle(id, &bytes).await?.into(),
         Call::Bundle(id) => depot.bundle(id).await?.into(),
         Call::Post(object, message) => depot.post(object, &message).await?.into(),

@@ -84,6 +84,7 @@ pub(crate) enum Call {
     PutSegment(ObjectId, u64, u64, ByteBuf),
     Segments(ObjectId),
     Segment(ObjectId, u64, u64),
+    RemoveSegment(ObjectId, u64, u64),
     PutBundle(BundleId, ByteBuf),
     Bundle(BundleId),
     Post(ObjectId, Box<Message>),

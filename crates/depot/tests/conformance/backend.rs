@@ -14,7 +14,7 @@ use suijuris_depot::memory::Memory;
 use crate::promises::{self, Shared};
 use crate::samples::run;
 #[cfg(any(feature = "object", feature = "etcd"))]
-use crate::servers;
+use suijuris_testkit::servers;
 
 /// A depot and what must live as long as it does.
 pub(crate) struct Made {
@@ -117,6 +117,7 @@ macro_rules! suite {
             due_objects_come_earliest_first_and_no_more_than_asked_for
             announced_objects_are_listed_page_by_page
             segments_and_bundles_are_kept_as_they_were_first_put
+            a_segment_that_is_removed_is_gone_and_its_place_is_free
             the_largest_segment_and_bundle_fit_and_larger_ones_do_not
             messages_wait_in_order_and_once
             a_message_posted_by_many_at_once_is_stored_once

@@ -229,7 +229,7 @@ mod servers {
 
     use super::*;
     use crate::backend::{self, prefix};
-    use crate::proxy::Proxy;
+    use suijuris_testkit::proxy::Proxy;
 
     /// Until the write has arrived, by a look past the proxy.
     async fn arrives(direct: &Shared, object: suijuris_core::ObjectId, seq: u64) {
@@ -317,17 +317,17 @@ mod servers {
 
                 #[test]
                 fn a_lost_answer_is_told_from_a_conflict() {
-                    run(loses_answers_on_the_way(crate::servers::$backend(), backend::$at));
+                    run(loses_answers_on_the_way(suijuris_testkit::servers::$backend(), backend::$at));
                 }
 
                 #[test]
                 fn a_silent_or_absent_server_is_given_up() {
-                    run(does_not_wait_for_ever(crate::servers::$backend(), backend::$at));
+                    run(does_not_wait_for_ever(suijuris_testkit::servers::$backend(), backend::$at));
                 }
 
                 #[test]
                 fn callers_survive_lost_answers() {
-                    let depot = run(backend::$at(crate::servers::$backend(), &prefix())).unwrap();
+                    let depot = run(backend::$at(suijuris_testkit::servers::$backend(), &prefix())).unwrap();
                     run(a_lost_answer_leaves_what_was_written(Arc::clone(&depot)));
                     run(a_lost_request_changes_nothing(depot));
                 }
@@ -343,7 +343,7 @@ mod servers {
     #[cfg(feature = "etcd")]
     #[test]
     fn an_etcd_over_its_quota_is_full_and_can_be_read() {
-        let server = crate::servers::start_etcd(&["--quota-backend-bytes", "25165824"]);
+        let server = suijuris_testkit::servers::start_etcd(&["--quota-backend-bytes", "25165824"]);
         run(async {
             let depot = backend::etcd_at(server.address, &prefix()).await.unwrap();
             let object = object();

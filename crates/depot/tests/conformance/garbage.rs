@@ -193,16 +193,16 @@ async fn on_a_server(depot: &dyn Depot, put: impl Fn(&str, &str)) {
 #[cfg(feature = "object")]
 #[test]
 fn garbage_in_a_bucket() {
-    let (server, prefix) = (crate::servers::s3(), crate::backend::prefix());
+    let (server, prefix) = (suijuris_testkit::servers::s3(), crate::backend::prefix());
     run(async {
         let depot = crate::backend::s3_at(server, &prefix).await.unwrap();
         on_a_server(&*depot, |key, value| {
             let length = value.len();
             let request = format!(
                 "PUT /depot/{prefix}/{key} HTTP/1.1\r\nHost: localhost\r\n{}Content-Length: {length}\r\n\r\n{value}",
-                crate::servers::SIGNED
+                suijuris_testkit::servers::SIGNED
             );
-            let answer = crate::servers::http(server, &request);
+            let answer = suijuris_testkit::servers::http(server, &request);
             assert!(answer.contains(" 200 "), "{answer}");
         })
         .await;
@@ -213,7 +213,7 @@ fn garbage_in_a_bucket() {
 #[test]
 fn garbage_in_a_cluster() {
     use base64::Engine as _;
-    let (server, prefix) = (crate::servers::etcd(), crate::backend::prefix());
+    let (server, prefix) = (suijuris_testkit::servers::etcd(), crate::backend::prefix());
     let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
     run(async {
         let depot = crate::backend::etcd_at(server, &prefix).await.unwrap();
@@ -224,7 +224,7 @@ fn garbage_in_a_cluster() {
             let request = format!(
                 "POST /v3/kv/put HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
             );
-            let answer = crate::servers::http(server, &request);
+            let answer = suijuris_testkit::servers::http(server, &request);
             assert!(answer.contains(" 200 "), "{answer}");
         })
         .await;

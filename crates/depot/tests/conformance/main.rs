@@ -15,9 +15,5 @@ mod failing;
 mod garbage;
 mod open;
 mod promises;
-#[cfg(any(feature = "object", feature = "etcd"))]
-mod proxy;
 mod relay;
 mod samples;
-#[cfg(any(feature = "object", feature = "etcd"))]
-mod servers;

@@ -292,6 +292,23 @@ pub(crate) async fn segments_and_bundles_are_kept_as_they_were_first_put(depot: 
     assert_eq!(depot.bundle(id).await.unwrap().as_deref(), Some(&b"bundle"[..]));
 }
 
+pub(crate) async fn a_segment_that_is_removed_is_gone_and_its_place_is_free(depot: Shared) {
+    let object = object();
+    let large = vec![7; (1 << 20) + 5];
+    depot.put_segment(object, 0..=4, b"kept").await.unwrap();
+    depot.put_segment(object, 5..=9, &large).await.unwrap();
+    depot.remove_segment(object, 5..=9).await.unwrap();
+    depot.remove_segment(object, 5..=9).await.unwrap();
+    depot.remove_segment(object, 0..=3).await.unwrap();
+    assert_eq!(depot.segments(object).await.unwrap(), [0..=4]);
+    assert_eq!(depot.segment(object, 5..=9).await.unwrap(), None);
+    depot.put_segment(object, 5..=9, b"another").await.unwrap();
+    depot.put_segment(object, 5..=20, &large).await.unwrap();
+    assert_eq!(depot.segments(object).await.unwrap(), [0..=4, 5..=9, 5..=20]);
+    depot.remove_segment(object, 5..=9).await.unwrap();
+    assert!(depot.segment(object, 5..=20).await.unwrap() == Some(large));
+}
+
 pub(crate) async fn the_largest_segment_and_bundle_fit_and_larger_ones_do_not(depot: Shared) {
     let object = object();
     let mut bytes: Vec<u8> = (0..MAX_SEGMENT).map(|n| u8::try_from(n % 251).unwrap()).collect();

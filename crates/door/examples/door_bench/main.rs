@@ -299,9 +299,9 @@ fn decisions(
     agree(built, sleepers, &whole, &proposals, &documents, &mut rego)?;
 
     let per = |count: usize, run: &mut dyn FnMut()| {
-        let before = thread_cpu();
+        let before = thread_cpu().unwrap();
         run();
-        thread_cpu().saturating_sub(before).as_secs_f64() * 1e9 / count as f64
+        thread_cpu().unwrap().saturating_sub(before).as_secs_f64() * 1e9 / count as f64
     };
     let mut ours = proposals.clone();
     // A stride that meets every object, in an order that no cache foresees.

@@ -1,7 +1,7 @@
 //! Which heads are believed, and which are not.
 
 use suijuris_core::ObjectId;
-use suijuris_core::lineage::Announcement;
+use suijuris_core::lineage::{Announcement, Stored, segment};
 use suijuris_core::memory::{Change, Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::witness::Mark;
 use suijuris_depot::Depot;
@@ -171,7 +171,7 @@ async fn a_mark_that_was_set_back_is_noticed_and_a_later_epoch_is_not_older() {
     assert_eq!((answer.status, answer.code()), (503, "head_refused".to_owned()));
     assert!(answer.body.contains("set back"), "{}", answer.body);
 
-    // A sanctioned restore begins a later epoch at an earlier position.
+    // Whoever is awake in a later epoch was permitted to be.
     let later = Mark {
         epoch: old_mark.epoch + 1,
         ..old_mark
@@ -209,18 +209,21 @@ async fn with_trust_in_the_chain_alone_every_record_must_lead_to_the_head() {
     rig.end().await;
 
     // A record is missing, cut, or altered.
-    let bytes: Vec<Vec<u8>> = base.chain.iter().map(|stored| stored.bytes.clone()).collect();
-    let whole = bytes.concat();
+    let bytes = |records: &[Stored]| segment::encode(records);
+    let whole = bytes(&base.chain);
     let last = base.state.head().seq;
     let mut altered = whole.clone();
-    altered[bytes[0].len() + 60] ^= 1;
+    altered[bytes(&base.chain[..1]).len() + 60] ^= 1;
     let cut = whole[..whole.len() - 1].to_vec();
     for segments in [
         vec![(0..=last, altered)],
         vec![(0..=last, cut)],
-        vec![(0..=last, bytes[..98].concat())],
-        vec![(1..=last, bytes[1..].concat())],
-        vec![(0..=40, bytes[..41].concat()), (42..=last, bytes[42..].concat())],
+        vec![(0..=last, bytes(&base.chain[..98]))],
+        vec![(1..=last, bytes(&base.chain[1..]))],
+        vec![
+            (0..=40, bytes(&base.chain[..41])),
+            (42..=last, bytes(&base.chain[42..])),
+        ],
         vec![],
     ] {
         let rig = Rig::new().await;
@@ -239,6 +242,38 @@ async fn with_trust_in_the_chain_alone_every_record_must_lead_to_the_head() {
         assert_eq!(why(&rig, object, Trust::Chain).await, "chain");
         rig.end().await;
     }
+}
+
+#[tokio::test]
+async fn a_history_that_its_controllers_put_in_the_place_of_the_known_one_is_not_older() {
+    let rig = Rig::new().await;
+    let built = counting();
+    let mut life = Life::found(&built.bundle, "a");
+    let object = rig.settle(&built, life.clone(), None).await;
+    let mut copy = life.clone();
+    (1..=3).for_each(|n| life.write(set(n), BORN));
+    rest(&rig.memory, &built, &life, None).await;
+    assert_eq!(rig.door.look(object).await.unwrap(), Standing::Asleep);
+    copy.restored(life.state.head(), BORN);
+    copy.write(set(9), BORN);
+    mark(&rig.memory, &copy).await;
+    // As long as the records of the other history stand there, nobody can know.
+    rig.memory
+        .announce(object, &copy.announcement(), None)
+        .await
+        .unwrap();
+    assert_eq!(why(&rig, object, Trust::Mark).await, "older");
+    for positions in rig.memory.segments(object).await.unwrap() {
+        rig.memory.remove_segment(object, positions).await.unwrap();
+    }
+    announce(&rig.memory, &built, &copy, None).await;
+    for trust in [Trust::Mark, Trust::Chain] {
+        let Ok(Found::Asleep(state, _)) = found(&rig, object, trust).await else {
+            panic!("it sleeps");
+        };
+        assert_eq!(state.head(), copy.state.head());
+    }
+    rig.end().await;
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use suijuris_core::id::{BlobId, BundleId, Digest};
 use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{
-    Announcement, Body, Decision, Dormant, Fired, Inception, Mutated, Outcome, Refused, State, Stored, Woke,
+    Announcement, Body, Decision, Dormant, Fired, Head, Inception, Mutated, Outcome, Refused, Restoration,
+    Restored, State, Stored, Woke,
 };
 use suijuris_core::manifest::{
     CallerKey, Gate, Manifest, Network, Protocol, Ready, SleepMode, Witness, Workload,
@@ -187,6 +188,19 @@ impl Life {
             fired: Fired::new(),
         };
         self.extend(Body::Refused(Box::new(refused)), at, Some(&signer));
+    }
+
+    /// Goes on in place of the history that `given_up` is the head of. Asleep before and afterwards.
+    pub(crate) fn restored(&mut self, given_up: &Head, at: Timestamp) {
+        let signer = self.waiting();
+        let stated = Restoration::of(self.state.head(), given_up.record, given_up.seq, given_up.epoch);
+        let restored = Restored {
+            abandoned: given_up.record,
+            seq: given_up.seq,
+            epoch: given_up.epoch,
+            approvals: vec![stated.approve(&SecretKey::from_seed(&[0xc0; 32])).unwrap()],
+        };
+        self.extend(Body::Restored(restored), at, Some(&signer));
     }
 
     /// Falls asleep.

@@ -107,7 +107,7 @@ pub(crate) async fn announce(depot: &dyn Depot, built: &Built, life: &Life, due:
     let there = depot.segments(object).await.unwrap();
     let from = there.last().map_or(0, |last| last.end() + 1);
     let new = life.chain.iter().filter(|stored| stored.record.seq >= from);
-    let bytes: Vec<u8> = new.flat_map(|stored| stored.bytes.clone()).collect();
+    let bytes = suijuris_core::lineage::segment::encode(new);
     if !bytes.is_empty() {
         let positions = from..=life.state.head().seq;
         depot.put_segment(object, positions, &bytes).await.unwrap();

@@ -1,9 +1,11 @@
 //! Everything that outlives the boot: the gate, the agent socket, the loops, and the resident object in their middle.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use suijuris_api::Event as Report;
 use suijuris_api::channel::Channel;
 use suijuris_core::bundle::Bundle;
@@ -113,7 +115,12 @@ impl House {
         };
         let control = Control::new(GatePhase::Holding);
         let judge = self.judge.clone();
-        let gate = gate(&bundle.manifest, judge.clone(), port, &self.home, control.clone());
+        let handing = match handing(&bundle.manifest) {
+            Ok(handing) => handing,
+            Err(error) => return Err((Box::new(self), BootError::Handover(error))),
+        };
+        let (ours, theirs) = handing.unzip();
+        let gate = gate(&bundle.manifest, judge.clone(), port, ours, control.clone());
         let (say, events) = mpsc::channel(EVENTS);
         let id = ledger.published(|state| state.head().object.to_string());
         // The manifest was checked when the bundle was opened: keys and schedules that cannot be used end the boot.
@@ -141,7 +148,7 @@ impl House {
             reports: self.reports.clone(),
         }));
         judge.install(resident.clone());
-        let placement = placement(&self.config, &id, port);
+        let placement = placement(&self.config, &id, port, theirs);
         resident.relaunch(self.config.launch.clone());
         let inputs = resident.launch_inputs();
         let gate_control = control.clone();
@@ -236,11 +243,25 @@ pub(super) fn unusable(part: &'static str, why: String) -> BootError {
     BootError::Bundle(suijuris_core::bundle::Error::from(manifest).into())
 }
 
+/// The two ends of what connections are handed over on, the gate's first; none where they are not.
+fn handing(manifest: &Manifest) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
+    if manifest.gate.protocol != manifest::Protocol::Handover {
+        return Ok(None);
+    }
+    let flags = SockFlag::SOCK_CLOEXEC;
+    Ok(Some(socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        flags,
+    )?))
+}
+
 pub(super) fn gate(
     manifest: &Manifest,
     judge: Rc<GateJudge>,
     port: u16,
-    home: &Home,
+    handing: Option<OwnedFd>,
     control: Control,
 ) -> Gate<Rc<GateJudge>> {
     let loopback = Upstream::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -248,10 +269,10 @@ pub(super) fn gate(
         manifest::Protocol::Http => (Protocol::Http, loopback),
         manifest::Protocol::H2c => (Protocol::H2c, loopback),
         manifest::Protocol::Tcp => (Protocol::Tcp, loopback),
-        manifest::Protocol::Handover => (
-            Protocol::Handover,
-            Upstream::Unix(home.run_dir().join("connections.sock")),
-        ),
+        manifest::Protocol::Handover => {
+            let given = handing.map(|ours| Upstream::Given(Arc::new(ours)));
+            (Protocol::Handover, given.unwrap_or(loopback))
+        }
     };
     let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     let ms = |span: suijuris_core::time::Span| u64::try_from(span.0).unwrap_or(0);
@@ -265,7 +286,7 @@ pub(super) fn gate(
     Gate::new(judge, upstream, protocol, limits, control).keeping_backlog()
 }
 
-pub(super) fn placement(config: &Config, id: &str, port: u16) -> Placement {
+pub(super) fn placement(config: &Config, id: &str, port: u16, connections: Option<OwnedFd>) -> Placement {
     Placement {
         data_dir: config.data.join("volume"),
         object_dir: config.object_dir.clone(),
@@ -274,6 +295,6 @@ pub(super) fn placement(config: &Config, id: &str, port: u16) -> Placement {
         object_id: id.to_owned(),
         path: std::env::var_os("PATH"),
         home: config.data.join("volume"),
-        connections: None,
+        connections,
     }
 }

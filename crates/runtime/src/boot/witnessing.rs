@@ -153,7 +153,15 @@ pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> Left 
         let active = resident.phase() == Phase::Active;
         match &last {
             News::Quiet => {}
-            News::Expired if active => gate.set(GatePhase::Holding),
+            News::Expired if active => {
+                gate.set(GatePhase::Holding);
+                resident.reports().event(Report::Error {
+                    code: CODE_DEPOT.to_owned(),
+                    message:
+                        "the witness does not answer and the lease is over: nothing is served until it does"
+                            .to_owned(),
+                });
+            }
             News::Renewed if active => gate.set(GatePhase::Open),
             News::Expired | News::Renewed => {}
             News::Over if active => leave(&resident),

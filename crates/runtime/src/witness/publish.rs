@@ -4,17 +4,25 @@
 //! announcement that is not the mark's head knows that the object is awake or was. Each step may be repeated: what is
 //! there already is left as it is. Called when `dormant` is durable and witnessed.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use suijuris_core::BundleId;
 use suijuris_core::bundle::NotFiles;
+use suijuris_core::lineage::{self, Body};
 use suijuris_core::time::Timestamp;
-use suijuris_core::{BundleId, ObjectId};
 use suijuris_depot::Depot;
 use suijuris_store::{Depth, Home, OpenError, Reader, Shelf, shelf};
 
 /// A segment gets no further record beyond this size, bytes: a quarter of what a depot takes, so that it is read in one
 /// piece by a door with little memory.
 const SEGMENT_BYTES: usize = 4 << 20;
+
+/// So many segments in a row become one, where they fit: an object publishes one each time it falls asleep.
+const MERGED: usize = 32;
+
+/// Newest records that are looked at for one that gives up others.
+const LOOK_BACK: u64 = 64;
 
 /// Why not everything is in the depot. The object itself is whole; publish again when it next sleeps.
 #[derive(Debug, thiserror::Error)]
@@ -64,13 +72,14 @@ pub async fn publish(
     let reader = tokio::task::spawn_blocking(move || Reader::open(&opened, Depth::Tail)).await??;
     let reader = Arc::new(reader);
     let (object, head) = (reader.state().head().object, reader.state().head().seq);
-    let mut next = published(depot, object).await?;
+    let there = depot.segments(object).await?;
+    let row = own_row(depot, &reader, there).await?;
+    let mut next = row.last().map_or(0, |last| last.end().saturating_add(1));
     // The rules in force, for doors, even where all records are there.
     let mut known = vec![reader.state().head().bundle];
     put_bundle(depot, home, reader.state().head().bundle).await?;
     while next <= head {
-        let from = Arc::clone(&reader);
-        let segment = tokio::task::spawn_blocking(move || segment(&from, next)).await??;
+        let segment = read(&reader, next..=head).await?;
         for bundle in segment.bundles {
             if !known.contains(&bundle) {
                 put_bundle(depot, home, bundle).await?;
@@ -84,35 +93,106 @@ pub async fn publish(
     if let Some(announcement) = announcement {
         depot.announce(object, &announcement, due).await?;
     }
+    if row.len() >= MERGED && row.len().is_multiple_of(MERGED) {
+        merge(depot, &reader, row.get(row.len() - MERGED..).unwrap_or_default()).await?;
+    }
     Ok(())
 }
 
-/// The first position that the depot has no record of.
-async fn published(depot: &dyn Depot, object: ObjectId) -> Result<u64, PublishError> {
-    let mut next = 0;
-    for positions in depot.segments(object).await? {
-        if *positions.start() != next {
-            return Err(PublishError::Gap(next));
+/// The segments that lead through this history as far as the depot has it. What does not belong is removed: parts of
+/// longer segments, left by a merge that was cut short, and records that a restore gave up.
+async fn own_row(
+    depot: &dyn Depot,
+    reader: &Arc<Reader>,
+    mut there: Vec<RangeInclusive<u64>>,
+) -> Result<Vec<RangeInclusive<u64>>, PublishError> {
+    let (object, head) = (reader.state().head().object, reader.state().head().seq);
+    let from = Arc::clone(reader);
+    if tokio::task::spawn_blocking(move || was_restored(&from)).await?? {
+        // Once one is ours, all before it are: each record names the one before.
+        there.sort_unstable_by_key(|positions| (*positions.end(), *positions.start()));
+        while let Some(last) = there.last().cloned() {
+            if *last.end() <= head {
+                let ours = read_whole(reader, last.clone()).await?;
+                match depot.put_segment(object, last.clone(), &ours.bytes).await {
+                    Ok(()) => break,
+                    Err(suijuris_depot::Error::Different(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            depot.remove_segment(object, last).await?;
+            there.pop();
         }
-        next = positions.end().saturating_add(1);
     }
-    Ok(next)
+    let row = suijuris_depot::row(&there).map_err(PublishError::Gap)?;
+    for part in there.iter().filter(|positions| !row.contains(positions)) {
+        depot.remove_segment(object, part.clone()).await?;
+    }
+    Ok(row)
 }
 
-fn segment(reader: &Reader, from: u64) -> Result<Segment, OpenError> {
+/// Whether one of the newest records is `restored`: then the depot may hold records that were given up.
+fn was_restored(reader: &Reader) -> Result<bool, OpenError> {
+    let head = reader.state().head().seq;
+    for stored in reader.records(head.saturating_sub(LOOK_BACK)..u64::MAX)? {
+        if matches!(stored?.record.body, Body::Restored(_)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Puts one segment in the place of several small ones, as far as they fit into one.
+async fn merge(
+    depot: &dyn Depot,
+    reader: &Arc<Reader>,
+    parts: &[RangeInclusive<u64>],
+) -> Result<(), PublishError> {
+    let object = reader.state().head().object;
+    let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
+        return Ok(());
+    };
+    let fits = read(reader, *first.start()..=*last.end()).await?.last;
+    let covered: Vec<_> = parts.iter().take_while(|part| *part.end() <= fits).collect();
+    if let [_, .., until] = covered.as_slice() {
+        let positions = *first.start()..=*until.end();
+        let whole = read_whole(reader, positions.clone()).await?;
+        depot.put_segment(object, positions, &whole.bytes).await?;
+        for part in covered {
+            depot.remove_segment(object, part.clone()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The records at these positions, as many as one segment takes.
+async fn read(reader: &Arc<Reader>, positions: RangeInclusive<u64>) -> Result<Segment, PublishError> {
+    let from = Arc::clone(reader);
+    Ok(tokio::task::spawn_blocking(move || segment(&from, positions, SEGMENT_BYTES)).await??)
+}
+
+/// All records at these positions, which are or were one segment.
+async fn read_whole(reader: &Arc<Reader>, positions: RangeInclusive<u64>) -> Result<Segment, PublishError> {
+    let from = Arc::clone(reader);
+    Ok(tokio::task::spawn_blocking(move || segment(&from, positions, usize::MAX)).await??)
+}
+
+fn segment(reader: &Reader, positions: RangeInclusive<u64>, max_bytes: usize) -> Result<Segment, OpenError> {
+    let (first, last) = positions.into_inner();
     let mut segment = Segment {
-        first: from,
-        last: from,
+        first,
+        last: first,
         bytes: Vec::new(),
         bundles: Vec::new(),
     };
-    for stored in reader.records(from..u64::MAX)? {
+    for stored in reader.records(first..last.saturating_add(1))? {
         let stored = stored?;
-        if !segment.bytes.is_empty() && segment.bytes.len() + stored.bytes.len() > SEGMENT_BYTES {
+        let size = lineage::segment::SIZE_BYTES + stored.bytes.len();
+        if !segment.bytes.is_empty() && segment.bytes.len() + size > max_bytes {
             break;
         }
         segment.last = stored.record.seq;
-        segment.bytes.extend_from_slice(&stored.bytes);
+        lineage::segment::push(&stored, &mut segment.bytes);
         if !segment.bundles.contains(&stored.record.bundle) {
             segment.bundles.push(stored.record.bundle);
         }

@@ -38,8 +38,8 @@ pub struct Placement {
     pub path: Option<OsString>,
     /// `HOME`, unless the workload runs as another user, who has a home of his own.
     pub home: PathBuf,
-    /// The end of a Unix socket over which connections are handed to the workload; see [`CONNECTIONS_FD`]. Close it
-    /// after [`spawn`], so that the other end sees the workload go.
+    /// The end of a pair of Unix sockets over which connections are handed to the workload; see [`CONNECTIONS_FD`].
+    /// Close it after [`spawn`], so that the other end sees the workload go.
     pub connections: Option<OwnedFd>,
 }
 

@@ -109,6 +109,20 @@ impl Object {
         Ok((up, events, listening))
     }
 
+    /// `suijuris door` over the depot of the object's home; the event `listening`, too.
+    ///
+    /// # Errors
+    /// What the door says, or the system.
+    pub fn door(&self) -> io::Result<(Running, Value)> {
+        let mut door = Command::new("suijuris");
+        door.args(["door", "--listen", "127.0.0.1:0", "--json"]);
+        let mut door = Running(self.at_home(&mut door).stdout(Stdio::piped()).spawn()?);
+        let mut events = Events::of(door.0.stdout.take())?;
+        let listening = events.until(|event| says(event, "/event", "listening"))?;
+        events.drain();
+        Ok((door, listening))
+    }
+
     /// `suijuris-init` of the object, listening at `port` of loopback, whose reports come as events.
     ///
     /// # Errors

@@ -208,6 +208,7 @@ impl House {
         self.stay = Stay::Asleep(Box::new(asleep));
         self.settle_down();
         self.publish();
+        self.ask_again();
         Ok(())
     }
 }

@@ -15,8 +15,12 @@ use suijuris_vehicle::machine::{Exit, Signal};
 
 use crate::up::dormant::{Frozen, Owed};
 use crate::up::holding::NotTheObject;
+use crate::up::machine;
 
 use super::{House, LEAVE_WITHIN, Stay, host};
+
+/// How the runtime ends that does not know what it is asked.
+const NOT_UNDERSTOOD: i32 = 2;
 
 impl House {
     pub(super) async fn packet(
@@ -70,6 +74,7 @@ impl House {
                     state: "suspended".to_owned(),
                     detail,
                 });
+                self.ask_again();
                 // Whom its gate has not taken is decided about at the door.
                 let handed = self.take_handed();
                 self.redirect(handed, None).await?;
@@ -135,6 +140,9 @@ impl House {
             state: "stopped".to_owned(),
             detail: exit.to_string(),
         });
+        if exit == Exit::Code(NOT_UNDERSTOOD) {
+            self.say.error("machine_failed", &machine::another_version());
+        }
         self.stay = Stay::Moving;
         let settled = match self.fall_asleep().await {
             Ok(()) => self.record(owed),

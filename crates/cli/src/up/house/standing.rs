@@ -3,9 +3,11 @@
 use suijuris_api::Event;
 use suijuris_core::inputs::Caller;
 use suijuris_core::time::Timestamp;
+use suijuris_core::witness::Verdict;
 use suijuris_depot::Waiting;
 use suijuris_door::{Proposal, kept};
 use suijuris_vehicle::machine::Signal;
+use tokio::task::JoinSet;
 
 use super::{House, LEAVE_WITHIN, Stay};
 
@@ -17,6 +19,28 @@ impl House {
         if let Stay::Awake(awake) = &mut self.stay {
             awake.running.machine.stop(Signal::KILL, LEAVE_WITHIN).await;
         }
+    }
+
+    /// Keeps asking a witness that is required and does not answer.
+    pub(super) fn ask_again(&mut self) {
+        self.asking = JoinSet::new();
+        if let Some(asking) = self.holding.again() {
+            self.asking.spawn_local(asking);
+        }
+    }
+
+    /// A witness answers that had not.
+    pub(super) async fn answered(&mut self, verdict: Verdict) {
+        if let Some(event) = self.holding.take(verdict).await {
+            return self.lose(event).await;
+        }
+        let witnessed = self.holding.witnessed(&self.bundle.manifest);
+        if let Some(door) = self.door() {
+            door.witnessed(witnessed);
+        }
+        // A machine may have failed for want of this answer.
+        self.back_off.succeeded();
+        self.publish();
     }
 
     /// When a timer wants the object woken.

@@ -1,5 +1,12 @@
-//! Real servers for the backends that need one: moto for S3, Azurite for Azure, etcd. One of each a test process, on a
-//! free port, gone when the process is.
+//! Real servers for depots that need one: moto for S3, Azurite for Azure, etcd. One of each a test process, on a free
+//! port, gone when the process is. `tools/setup --test` installs them; whoever calls without gets a panic that says so.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "for tests: what is not as expected ends them"
+)]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,16 +19,16 @@ use std::time::{Duration, Instant};
 const START: Duration = Duration::from_secs(120);
 
 /// Azurite's one account and its key, which its documentation gives to everybody.
-#[cfg(feature = "object")]
-pub(crate) const AZURE_ACCOUNT: (&str, &str) = (
+pub const AZURE_ACCOUNT: (&str, &str) = (
     "devstoreaccount1",
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
 );
 
 /// A server that runs as long as this process: it ends when the pipe to its keeper closes.
 #[derive(Debug)]
-pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
     _keeper: Child,
 }
 
@@ -29,7 +36,6 @@ pub(crate) struct Server {
 const KEEPER: &str = r#"directory=$1; shift; "$@" </dev/null & server=$!; cat >/dev/null; kill -9 $server; wait $server; rm -rf "$directory""#;
 
 /// What `tools/setup --test` installed, beside this program in the target directory.
-#[cfg(feature = "object")]
 fn installed(path: &str) -> PathBuf {
     let program = std::env::current_exe().expect("a program");
     let found = program
@@ -93,7 +99,6 @@ fn on_free_port(command: impl Fn(u16, &Path) -> Vec<String>) -> Server {
 }
 
 /// One request a time, because moto compares and puts in two steps that other threads may come between: S3 does not.
-#[cfg(feature = "object")]
 const MOTO: &str = r#"
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
@@ -103,8 +108,8 @@ server.serve_forever()
 "#;
 
 /// An S3 with the bucket `depot`.
-#[cfg(feature = "object")]
-pub(crate) fn s3() -> SocketAddr {
+#[must_use]
+pub fn s3() -> SocketAddr {
     static SERVER: OnceLock<Server> = OnceLock::new();
     let server = SERVER.get_or_init(|| {
         let python = installed("moto/bin/python3");
@@ -130,13 +135,12 @@ pub(crate) fn s3() -> SocketAddr {
 }
 
 /// moto asks for a signature and does not check it.
-#[cfg(feature = "object")]
-pub(crate) const SIGNED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/aws4_request, \
+pub const SIGNED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/aws4_request, \
                       SignedHeaders=host, Signature=0\r\n";
 
 /// Sends one request and returns the answer.
-#[cfg(feature = "object")]
-pub(crate) fn http(address: SocketAddr, request: &str) -> String {
+#[must_use]
+pub fn http(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the server listens");
     stream.write_all(request.as_bytes()).expect("it takes a request");
     stream
@@ -144,11 +148,10 @@ pub(crate) fn http(address: SocketAddr, request: &str) -> String {
         .expect("a limit");
     let mut answer = vec![0; 4096];
     let read = stream.read(&mut answer).expect("it answers");
-    String::from_utf8_lossy(&answer[..read]).into_owned()
+    String::from_utf8_lossy(answer.get(..read).unwrap_or_default()).into_owned()
 }
 
 /// Makes a container; signing is a few lines with what Node brings along.
-#[cfg(feature = "object")]
 const AZURE_CONTAINER: &str = r#"
 const [port, account, key] = process.argv.slice(1);
 const date = new Date().toUTCString(), version = "2021-08-06", path = `/${account}/depot`;
@@ -161,8 +164,8 @@ require("http").request({ host: "127.0.0.1", port, path: `${path}?restype=contai
 "#;
 
 /// An Azure blob storage with the container `depot`.
-#[cfg(feature = "object")]
-pub(crate) fn azure() -> SocketAddr {
+#[must_use]
+pub fn azure() -> SocketAddr {
     static SERVER: OnceLock<Server> = OnceLock::new();
     let server = SERVER.get_or_init(|| {
         let azurite = installed("azurite/node_modules/azurite/dist/src/blob/main.js");
@@ -197,15 +200,15 @@ pub(crate) fn azure() -> SocketAddr {
 }
 
 /// An etcd of one member.
-#[cfg(feature = "etcd")]
-pub(crate) fn etcd() -> SocketAddr {
+#[must_use]
+pub fn etcd() -> SocketAddr {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| start_etcd(&[])).address
 }
 
 /// Another, with more options, as long as what is returned lives.
-#[cfg(feature = "etcd")]
-pub(crate) fn start_etcd(more: &[&str]) -> Server {
+#[must_use]
+pub fn start_etcd(more: &[&str]) -> Server {
     on_free_port(|port, directory| {
         let client = format!("http://127.0.0.1:{port}");
         let peer = "http://127.0.0.1:0";
@@ -228,4 +231,29 @@ pub(crate) fn start_etcd(more: &[&str]) -> Server {
         ];
         words.iter().chain(more).map(|word| (*word).to_owned()).collect()
     })
+}
+
+/// URL of a depot in [`s3`] under `prefix`, and what its clients need in their environment.
+#[must_use]
+pub fn s3_depot(prefix: &str) -> (String, Vec<(&'static str, &'static str)>) {
+    let url = format!("s3://depot/{prefix}?endpoint=http://{}&region=us-east-1", s3());
+    let keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    (url, keys.map(|key| (key, "testing")).to_vec())
+}
+
+/// URL of a depot in [`azure`] under `prefix`, and what its clients need in their environment.
+#[must_use]
+pub fn azure_depot(prefix: &str) -> (String, Vec<(&'static str, &'static str)>) {
+    let (account, key) = AZURE_ACCOUNT;
+    let url = format!(
+        "az://depot/{prefix}?endpoint=http://{}/{account}&account={account}",
+        azure()
+    );
+    (url, vec![("AZURE_STORAGE_ACCOUNT_KEY", key)])
+}
+
+/// URL of a depot in [`etcd`] under `prefix`.
+#[must_use]
+pub fn etcd_depot(prefix: &str) -> String {
+    format!("etcd://{}/{prefix}", etcd())
 }

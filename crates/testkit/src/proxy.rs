@@ -1,5 +1,11 @@
 //! A TCP proxy in front of a server, that keeps answers back or cuts connections when it is told to.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "for tests: what is not as expected ends them"
+)]
+
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,13 +20,16 @@ struct State {
 
 /// A proxy that runs until the test process ends.
 #[derive(Debug)]
-pub(crate) struct Proxy {
-    pub(crate) address: SocketAddr,
+pub struct Proxy {
+    /// Where it listens.
+    pub address: SocketAddr,
     state: Arc<State>,
 }
 
 impl Proxy {
-    pub(crate) fn before(server: SocketAddr) -> Self {
+    /// A proxy in front of `server`.
+    #[must_use]
+    pub fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
@@ -36,18 +45,18 @@ impl Proxy {
     }
 
     /// From now on requests arrive and answers do not, until [`Proxy::cut`].
-    pub(crate) fn hold_answers(&self) {
+    pub fn hold_answers(&self) {
         self.state.holds.store(true, Ordering::SeqCst);
     }
 
     /// From now on connections are accepted and closed, until [`Proxy::cut`].
-    pub(crate) fn refuse(&self) {
+    pub fn refuse(&self) {
         self.state.refuses.store(true, Ordering::SeqCst);
         self.close();
     }
 
     /// Ends all connections; later ones are passed on whole.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.close();
         self.state.holds.store(false, Ordering::SeqCst);
         self.state.refuses.store(false, Ordering::SeqCst);
@@ -82,7 +91,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream, answers: Option<&State>) {
         if answers.is_some_and(|state| state.holds.load(Ordering::SeqCst)) {
             continue;
         }
-        if to.write_all(&bytes[..count]).is_err() {
+        if to.write_all(bytes.get(..count).unwrap_or_default()).is_err() {
             break;
         }
     }

@@ -1,0 +1,331 @@
+//! `fork`: a child of an object, by its owners' will and its own rules, provable on both sides.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::Serialize;
+use suijuris_api::verdict;
+use suijuris_bundle::Style;
+use suijuris_core::bundle::narrows;
+use suijuris_core::decide::{Verdict, View, decide};
+use suijuris_core::governance::Action;
+use suijuris_core::inputs::{Host, Inputs, Principal};
+use suijuris_core::key::{PublicKey, SecretKey};
+use suijuris_core::lineage::{Body, Decision, Refused, VerifiedParent};
+use suijuris_core::time::Span;
+use suijuris_store::fork::{self, Conception, Staged};
+use suijuris_store::{BundleFiles, Home};
+use zeroize::Zeroizing;
+
+use crate::approval::{self, Matter};
+use crate::depots::Which;
+use crate::held::{self, Held, Taken};
+use crate::place::{Place, Where};
+use crate::screen::{self, Screen, Tone};
+use crate::up::founding;
+use crate::{Answer, Usage, owner, sleeping, transition};
+
+/// Make a child of an object
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The child has an id of its own, begins with the parent's memory, and carries proof of its parent; the parent's history
+records it. The parent's rules decide (`fork`), and enough of its owners must approve. A definition in --definition may
+only narrow the parent's: its rules with more `forbid`s behind them, the same or less of everything else. Fields with
+`fresh_for`, and secrets without --secrets, are not given to the child. Nobody may run the parent meanwhile.
+
+Exit codes: 0 born, 1 refused, approvals missing, or this copy is not the object, 2 usage, 3 broken input or environment.
+
+Example:
+  suijuris fork hello --to hello-2 && suijuris up hello --data hello-2
+  suijuris fork hello --to quiet/.suijuris --definition quiet && suijuris up quiet")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    at: Where,
+    /// Data directory of the child, to be made
+    #[arg(long, value_name = "DATA")]
+    to: PathBuf,
+    /// Directory with the child's own definition (object.toml, governance.cedar) [default: the parent's definition]
+    #[arg(long, value_name = "DIR")]
+    definition: Option<PathBuf>,
+    /// The child's name [default: that in its definition]
+    #[arg(long)]
+    name: Option<String>,
+    /// Public key of an owner of the child, repeatable [default: the parent's owners, or those in the definition]
+    #[arg(long, value_name = "KEY")]
+    owner: Vec<PublicKey>,
+    /// How many of the owners must sign for the child
+    #[arg(long, value_name = "N", requires = "owner")]
+    threshold: Option<u32>,
+    /// Give the child the parent's secrets too
+    #[arg(long)]
+    secrets: bool,
+    /// The parent's owner's key [default: as for founding an object]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Another owner's approval of the child that was prepared, from `suijuris approve`; may be given several times
+    #[arg(long = "approval", value_name = "FILE")]
+    approvals: Vec<PathBuf>,
+    #[command(flatten)]
+    depot: Which,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `fork --json` prints of a child that is born.
+#[derive(Debug, Serialize)]
+struct Born {
+    data: String,
+    object: String,
+    parent: String,
+    /// Position of the parent's record.
+    seq: u64,
+    /// Fields that the parent had written and the child did not get.
+    left_out: Vec<String>,
+}
+
+/// What `fork --json` prints of a child that lacks approvals.
+#[derive(Debug, Serialize)]
+struct Missing {
+    code: &'static str,
+    object: String,
+    approved: usize,
+    needed: u32,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let place = args.at.locate()?;
+    let child = Home::at(std::path::absolute(&args.to)?);
+    if child.holds_object()? {
+        return Err(Usage(format!(
+            "`{}` holds an object already: name another directory",
+            args.to.display()
+        ))
+        .into());
+    }
+    let writer = held::open(&place)?;
+    if let Some(parent) = fork::finish(&place.home(), &child)? {
+        screen::note("finished what was begun before: the parent had recorded the child");
+        let object = suijuris_store::Reader::open(&child, suijuris_store::Depth::Tail)?
+            .state()
+            .head()
+            .object;
+        return told(args, &object.to_string(), &parent, Vec::new());
+    }
+    let held = match held::take(&place, writer, &args.depot)? {
+        Taken::Held(held) => held,
+        Taken::NotTheObject(event) => {
+            held::tell_not_the_object(&event, args.json)?;
+            return Ok(Answer::No);
+        }
+    };
+    let answer = bear(args, &place, &held, &child);
+    // Whatever was found, the object is let go.
+    held.leave().and(answer)
+}
+
+fn bear(args: &Args, place: &Place, held: &Held, child: &Home) -> anyhow::Result<Answer> {
+    let key = match &args.key {
+        Some(path) => Some(owner::key(Some(path))?),
+        None => owner::existing_key()?,
+    };
+    sleeping::settle_crash(&held.writer, held.now.at)?;
+    let definition = match Definition::of(args, held)? {
+        Ok(definition) => definition,
+        Err(NotNarrower(words)) => {
+            screen::note(&format!("no child: {words}"));
+            return Ok(Answer::No);
+        }
+    };
+    let decision = match decided(held, key.as_ref(), args.json)? {
+        Some(decision) => decision,
+        None => return Ok(Answer::No),
+    };
+    let (staged, left_out) = staged(args, held, child, definition)?;
+    let matter = Matter::Fork(staged.child);
+    let approvals = {
+        let state = held.writer.published();
+        let approvals = approval::gather(&matter, state.head(), &args.approvals, key.as_ref())?;
+        if let Err(found) = approval::enough(&matter, state.head(), &approvals) {
+            return missing(args, place, &staged, found, state.head().threshold);
+        }
+        approvals
+    };
+    let parent = fork::beget(&held.writer, child, decision, approvals, held.now.at)?;
+    told(args, &staged.child.to_string(), &parent, left_out)
+}
+
+/// The child's definition may allow more.
+struct NotNarrower(String);
+
+struct Definition {
+    name: String,
+    owners: Option<(Vec<PublicKey>, u32)>,
+    files: BundleFiles,
+}
+
+impl Definition {
+    fn of(args: &Args, held: &Held) -> anyhow::Result<Result<Self, NotNarrower>> {
+        let declared = |owners: &[PublicKey]| {
+            let all = u32::try_from(owners.len()).unwrap_or(u32::MAX);
+            (owners.to_vec(), args.threshold.unwrap_or(all.min(1)))
+        };
+        let owners = Some(declared(&args.owner)).filter(|(owners, _)| !owners.is_empty());
+        let Some(dir) = &args.definition else {
+            let id = held.writer.published().head().bundle;
+            return Ok(Ok(Self {
+                name: args
+                    .name
+                    .clone()
+                    .unwrap_or_else(|| held.bundle.manifest.name.clone()),
+                owners,
+                files: held.writer.shelf().files(&id)?,
+            }));
+        };
+        let built = built(dir)?;
+        let files = founding::files(&built);
+        if let Err(wider) = narrows(&held.bundle, &files.open()?) {
+            return Ok(Err(NotNarrower(wider.to_string())));
+        }
+        let in_definition = built
+            .controllers
+            .as_ref()
+            .map(|declared| (declared.keys.clone(), declared.threshold));
+        Ok(Ok(Self {
+            name: args.name.clone().unwrap_or_else(|| built.manifest.name.clone()),
+            owners: owners.or(in_definition),
+            files,
+        }))
+    }
+}
+
+fn built(dir: &Path) -> anyhow::Result<suijuris_bundle::Built> {
+    suijuris_bundle::build(dir).map_err(|report| {
+        let style = Style {
+            colour: screen::colour(&std::io::stderr()),
+            ..Style::PLAIN
+        };
+        anyhow::anyhow!(
+            "the child's definition has errors\n{}",
+            report.render(style).trim_end()
+        )
+    })
+}
+
+/// The parent's own decision; a refusal is recorded and told.
+fn decided(held: &Held, key: Option<&SecretKey>, json: bool) -> anyhow::Result<Option<Decision>> {
+    let mut inputs = Inputs::new(
+        held.now,
+        Principal::Controller(key.map(SecretKey::public).into_iter().collect()),
+    );
+    inputs.host = Host {
+        provider: "process".to_owned(),
+        ..Host::default()
+    };
+    let verdict = {
+        let state = held.writer.published();
+        let view = View::new(&state, &held.bundle.rules);
+        decide(view, Action::Fork, state.head().object, inputs)
+    };
+    let refused = match verdict {
+        Verdict::Permit(_, decision) => return Ok(Some(*decision)),
+        Verdict::Refuse(decision) => decision,
+    };
+    transition::tell(&verdict::verdict(&refused, "door"), json)?;
+    let refused = Refused {
+        decision: *refused,
+        times: 1,
+        window: Span(0),
+        at: "door".to_owned(),
+        fired: BTreeMap::new(),
+    };
+    sleeping::record(&held.writer, Body::Refused(Box::new(refused)), held.now.at)?;
+    Ok(None)
+}
+
+/// The child that waits for approvals, where some are given for it; else a new one.
+fn staged(
+    args: &Args,
+    held: &Held,
+    home: &Home,
+    definition: Definition,
+) -> anyhow::Result<(Staged, Vec<String>)> {
+    if !args.approvals.is_empty() {
+        let waiting = fork::staged(home)?;
+        let head = held.writer.published().head().record;
+        return match waiting {
+            Some(staged) if staged.parent.head == head => Ok((staged, Vec::new())),
+            Some(_) => anyhow::bail!(
+                "the parent has recorded something since the child was prepared: prepare it again without --approval, \
+                 and have it approved again"
+            ),
+            None => anyhow::bail!(
+                "no child is prepared in `{}`: leave --approval out to prepare one, then have it approved",
+                args.to.display()
+            ),
+        };
+    }
+    if let Some(above) = home.path().parent() {
+        std::fs::create_dir_all(above).with_context(|| format!("cannot make `{}`", above.display()))?;
+    }
+    let mut seed = Zeroizing::new([0; 32]);
+    let mut nonce = vec![0; 16];
+    getrandom::fill(seed.as_mut_slice()).context("the system gives no randomness")?;
+    getrandom::fill(&mut nonce).context("the system gives no randomness")?;
+    let conception = Conception {
+        name: definition.name,
+        controllers: definition.owners,
+        nonce,
+        at: held.now.at,
+        bundle: definition.files,
+        seed,
+        secrets: args.secrets,
+    };
+    let prepared = fork::stage(&held.writer, home, conception)?;
+    let left_out = prepared.left_out.iter().map(ToString::to_string).collect();
+    Ok((prepared.staged, left_out))
+}
+
+fn missing(args: &Args, place: &Place, staged: &Staged, found: usize, needed: u32) -> anyhow::Result<Answer> {
+    let child = staged.child.to_string();
+    if args.json {
+        screen::print_json(&Missing {
+            code: "approvals_missing",
+            object: child,
+            approved: found,
+            needed,
+        })?;
+    } else {
+        let name = place.name();
+        screen::print(&format!(
+            "{} the child waits in {}\n  object {child}\n  {found} of the {needed} owners needed approved it; the others run\n    suijuris approve {name} --child {child} -o FILE\n  then the same `fork` again with --approval FILE\n",
+            Screen::stdout().paint(Tone::Bad, "not born"),
+            args.to.display(),
+        ))?;
+    }
+    Ok(Answer::No)
+}
+
+fn told(args: &Args, child: &str, parent: &VerifiedParent, left_out: Vec<String>) -> anyhow::Result<Answer> {
+    let born = Born {
+        data: args.to.display().to_string(),
+        object: child.to_owned(),
+        parent: parent.object.to_string(),
+        seq: parent.seq,
+        left_out,
+    };
+    if args.json {
+        screen::print_json(&born)?;
+        return Ok(Answer::Yes);
+    }
+    let mut text = format!(
+        "{}\n  object {}\n  parent {}, record {}\n",
+        born.data, born.object, born.parent, born.seq
+    );
+    if !born.left_out.is_empty() {
+        text += &format!("  not given to the child: {}\n", born.left_out.join(", "));
+    }
+    screen::print(&text)?;
+    Ok(Answer::Yes)
+}

@@ -1,0 +1,215 @@
+//! `restore`: an older or quarantined copy is the object again, by its owners' will, signed and recorded.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+use suijuris_core::lineage::Phase;
+use suijuris_core::witness::Mark;
+use suijuris_depot::{Depot, Presence};
+use suijuris_store::Writer;
+use suijuris_store::restore::{self, RestoreError};
+
+use crate::approval::{self, Matter};
+use crate::depots::Which;
+use crate::held::{self, Taken};
+use crate::place::{Place, Where};
+use crate::screen::{self, Screen, Tone};
+use crate::{Answer, clock, owner};
+
+/// Let an older copy be the object again
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A copy that was refused as `rolled_back` or `twin` goes on in place of the history that the witness knows. What the other
+copy recorded since they parted is given up: every copy of it is refused from then on. Enough of the object's owners must
+approve; the history records what was given up, and the next activation is newer than all of it. Nobody may run either
+copy: end the other one first. Where nobody can say whether it runs, its lease is waited out.
+
+Exit codes: 0 restored, 1 approvals missing, nothing to restore, or the other copy runs, 2 usage, 3 broken input or
+environment.
+
+Example:
+  suijuris restore hello --data hello-of-yesterday && suijuris up hello --data hello-of-yesterday")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    at: Where,
+    /// An owner's key [default: as for founding an object]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Another owner's approval, from `suijuris approve --restore`; may be given several times
+    #[arg(long = "approval", value_name = "FILE")]
+    approvals: Vec<PathBuf>,
+    #[command(flatten)]
+    depot: Which,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `restore --json` prints.
+#[derive(Debug, Serialize)]
+struct Restored {
+    object: String,
+    head: String,
+    seq: u64,
+    /// The newest record that was given up, and its position.
+    abandoned: String,
+    abandoned_seq: u64,
+    /// Epoch that the next activation follows.
+    epoch: u64,
+}
+
+/// What `restore --json` prints where approvals are missing.
+#[derive(Debug, Serialize)]
+struct Missing {
+    code: &'static str,
+    /// For `suijuris approve --restore`.
+    restore: String,
+    approved: usize,
+    needed: u32,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
+    let place = args.at.locate()?;
+    let writer = held::open(&place)?;
+    let object = writer.published().head().object;
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let (depot, mark) = tokio.block_on(async {
+        let depot = args.depot.open().await?;
+        let mark = depot.mark(object).await?;
+        anyhow::Ok((depot, mark.map(|(mark, _)| mark)))
+    })?;
+    let Some(mark) = mark else {
+        bail!(
+            "no witness in {} knows the object, so no copy is in the way; name the depot that it was refused by with --depot",
+            depot.describe()
+        );
+    };
+    if let Some(who) = tokio.block_on(running(&*depot, &mark)) {
+        screen::note(&format!(
+            "not restored: the other copy runs ({}): end it first",
+            screen::clean(&who)
+        ));
+        return Ok(Answer::No);
+    }
+    if !is_given_up(&place, &mark)? {
+        match record(args, &place, &writer, &mark)? {
+            None => {}
+            Some(answer) => return Ok(answer),
+        }
+    }
+    take_over(args, &place, writer, &mark)
+}
+
+/// Who runs the object, where the depot can tell.
+async fn running(depot: &dyn Depot, mark: &Mark) -> Option<String> {
+    let holder = mark.holder.as_ref()?;
+    let presence = depot.presence(mark.object, holder.id).await;
+    matches!(presence, Ok(Presence::Here)).then(|| holder.who.clone())
+}
+
+/// Whether this history has given up what the mark knows already: an earlier `restore` was cut short.
+fn is_given_up(place: &Place, mark: &Mark) -> anyhow::Result<bool> {
+    use suijuris_core::lineage::Body;
+    let reader = suijuris_store::Reader::open(&place.home(), suijuris_store::Depth::Tail)?;
+    let head = reader.state().head().seq;
+    let last = reader.records(head..u64::MAX)?.next().transpose()?;
+    Ok(last.is_some_and(|last| {
+        matches!(&last.record.body, Body::Restored(body) if body.abandoned == mark.head && body.seq == mark.seq)
+    }))
+}
+
+/// Makes the record; an answer where there is none.
+fn record(args: &Args, place: &Place, writer: &Writer, mark: &Mark) -> anyhow::Result<Option<Answer>> {
+    let now = clock::now(&writer.published())?;
+    let phase = writer.published().head().phase;
+    if !matches!(phase, Phase::Active | Phase::Dormant | Phase::Quarantined) {
+        bail!("the object is {}: no copy of it can be restored", phase.as_str());
+    }
+    restore::settle(writer, now.at)?;
+    let stated = match restore::restoration(writer, mark) {
+        Ok(stated) => stated,
+        Err(error @ RestoreError::NothingAbandoned(_)) => {
+            screen::note(&format!("not restored: {error}"));
+            return Ok(Some(Answer::No));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let key = match &args.key {
+        Some(path) => Some(owner::key(Some(path))?),
+        None => owner::existing_key()?,
+    };
+    let matter = Matter::Restore(stated.clone());
+    let approvals = {
+        let state = writer.published();
+        let approvals = approval::gather(&matter, state.head(), &args.approvals, key.as_ref())?;
+        if let Err(found) = approval::enough(&matter, state.head(), &approvals) {
+            let what = approval::what(&stated);
+            return missing(args, place, what, found, state.head().threshold).map(Some);
+        }
+        approvals
+    };
+    restore::restore(writer, mark, approvals, now.at).context("nothing was restored")?;
+    Ok(None)
+}
+
+fn missing(args: &Args, place: &Place, what: String, found: usize, needed: u32) -> anyhow::Result<Answer> {
+    if args.json {
+        screen::print_json(&Missing {
+            code: "approvals_missing",
+            restore: what,
+            approved: found,
+            needed,
+        })?;
+    } else {
+        screen::print(&format!(
+            "{}\n  {found} of the {needed} owners needed approved it; the others run, on any copy of the object,\n    suijuris approve {} -o FILE --restore {what}\n  then the same `restore` again with --approval FILE\n",
+            Screen::stdout().paint(Tone::Bad, "not restored"),
+            place.name(),
+        ))?;
+    }
+    Ok(Answer::No)
+}
+
+/// The mark and what is published become this copy's.
+fn take_over(args: &Args, place: &Place, writer: Writer, mark: &Mark) -> anyhow::Result<Answer> {
+    let held = match held::take(place, writer, &args.depot)? {
+        Taken::Held(held) => held,
+        Taken::NotTheObject(event) => {
+            screen::note(
+                "the restore is recorded here, but another copy has the object; end it and restore again",
+            );
+            held::tell_not_the_object(&event, args.json)?;
+            return Ok(Answer::No);
+        }
+    };
+    let restored = {
+        let state = held.writer.published();
+        let head = state.head();
+        Restored {
+            object: head.object.to_string(),
+            head: head.record.to_string(),
+            seq: head.seq,
+            abandoned: mark.head.to_string(),
+            abandoned_seq: mark.seq,
+            epoch: head.epoch,
+        }
+    };
+    held.leave()?;
+    if args.json {
+        screen::print_json(&restored)?;
+    } else {
+        screen::print(&format!(
+            "{} as record {}\n  object   {}\n  head     {}\n  given up {}, record {}\n",
+            Screen::stdout().paint(Tone::Good, "restored"),
+            restored.seq,
+            restored.object,
+            restored.head,
+            restored.abandoned,
+            restored.abandoned_seq,
+        ))?;
+    }
+    Ok(Answer::Yes)
+}
