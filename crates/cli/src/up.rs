@@ -32,7 +32,7 @@ use suijuris_vehicle::process::{Isolation, Process, Shim, Want};
 
 use crate::depots::Which;
 use crate::place::Place;
-use crate::{control, place};
+use crate::{control, place, screen};
 
 use founding::Opened;
 use holding::{Holding, NotTheObject};
@@ -108,14 +108,17 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     // Before the first record: a copy that is not the object writes none.
     let now = opened.clock.reading().wall;
     if let Err(NotTheObject(event)) = holding.claim(&opened.writer, now, &say).await? {
-        say.event(listening(
-            &place,
-            &opened.writer,
-            opened.bundle_id(),
-            &driver,
-            &url,
-        ));
+        if args.json {
+            // What scripts read first.
+            let (writer, bundle) = (&opened.writer, opened.bundle_id());
+            say.event(listening(&place, writer, bundle, &driver, &url));
+        }
         say.event(*event);
+        let name = place.data.display();
+        screen::note(&format!(
+            "nothing was served: one copy of an object runs at a time, and only the newest. `suijuris restore {name}` makes this one \
+             the object again and gives up what the other recorded; `suijuris fork` makes a second object"
+        ));
         return Ok(ExitCode::from(1));
     }
     let founded = match founding::settle(opened, &args.approvals, &say)? {

@@ -60,7 +60,7 @@ fn of_two_copies_one_serves_and_the_other_says_twin() {
     assert_eq!(event["reason"], "twin", "{event}");
     let evidence = &event["evidence"];
     assert!(
-        evidence["holder"].as_str().unwrap().contains("process"),
+        evidence["holder"].as_str().unwrap().contains("host "),
         "{event}"
     );
     assert!(

@@ -70,9 +70,17 @@ pub(super) fn holding(
         depot,
         id,
         attends: given.is_none(),
-        who: format!("host {host}, process {}", std::process::id()),
+        who: who(host),
     };
     Holding::with(means, manifest, &house.home, ledger.writer()).map_err(|error| chain(&error))
+}
+
+/// Who holds the object, for people; in a machine of its own the runtime is process 1, which says nothing.
+fn who(host: &str) -> String {
+    match std::process::id() {
+        1 => format!("host {host}, its machine"),
+        id => format!("host {host}, process {id}"),
+    }
 }
 
 /// Tells of a depot that was not there.
