@@ -64,6 +64,15 @@ impl Problem {
         }
     }
 
+    /// What a 401 says in `WWW-Authenticate` (RFC 6750, section 3): the token that was shown is not valid.
+    #[must_use]
+    pub const fn challenge(&self) -> Option<&'static str> {
+        match self.status {
+            401 => Some("Bearer error=\"invalid_token\""),
+            _ => None,
+        }
+    }
+
     /// The same problem with a text about this occurrence.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {

@@ -156,21 +156,43 @@ pub fn foresee<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inpu
     judge(subject, action, subject.object, inputs)
 }
 
-/// The answer of [`consider`] without its words: the rules that permit `action`, or why not. For a door that answers for
-/// many objects; nothing is allocated but where callers carry claims, scopes or declared headers. `id` is the object's
-/// id as text; it may be empty where [`governance::Watches::identity`] says that the rules do not look at it.
+/// The answers of [`consider`] to `wake`, and where a request asks to `admit` as [`foresee`] gives it, without their words:
+/// the rules that permit, or the action that is refused. For a door that answers for many objects: facts are put together
+/// once, and nothing is allocated but where callers carry claims, scopes or declared headers. `id` is the object's id as
+/// text; it may be empty where [`governance::Watches::identity`] says that the rules do not look at it.
 ///
 /// # Errors
-/// [`Refused`], to be put in words by [`consider`].
-pub fn weigh(subject: &Subject<'_>, id: &str, action: Action, inputs: &Inputs) -> Result<RuleSet, Refused> {
-    if let Some(broken) = invariant(subject, action, subject.object, &inputs.standing) {
-        return Err(Refused::Invariant(broken));
+/// [`Refused`], to be put in words by [`consider`] or [`foresee`].
+pub fn weigh(subject: &Subject<'_>, id: &str, inputs: &Inputs) -> Result<RuleSet, (Action, Refused)> {
+    let broken = |subject: &Subject<'_>, action| {
+        invariant(subject, action, subject.object, &inputs.standing)
+            .map(|broken| (action, Refused::Invariant(broken)))
+    };
+    if let Some(refused) = broken(subject, Action::Wake) {
+        return Err(refused);
     }
-    let judgement = with_facts(subject, id, inputs, |facts| subject.program.judge(action, facts));
-    match judgement.outcome {
-        governance::Outcome::Permit => Ok(judgement.deciding),
-        governance::Outcome::Refuse => Err(Refused::Rules(judgement)),
-    }
+    let unadmitted = inputs.request.as_ref().and_then(|_| {
+        let awake = Subject {
+            phase: Phase::Active,
+            ..*subject
+        };
+        broken(&awake, Action::Admit)
+    });
+    with_facts(subject, id, inputs, |facts| {
+        let judge = |action| {
+            let judgement = subject.program.judge(action, facts);
+            match judgement.outcome {
+                governance::Outcome::Permit => Ok(judgement.deciding),
+                governance::Outcome::Refuse => Err((action, Refused::Rules(judgement))),
+            }
+        };
+        let woken = judge(Action::Wake)?;
+        match (unadmitted, &inputs.request) {
+            (Some(refused), _) => Err(refused),
+            (None, Some(_)) => judge(Action::Admit),
+            (None, None) => Ok(woken),
+        }
+    })
 }
 
 /// Makes a recorded decision again, from the state before its record.

@@ -1,32 +1,15 @@
 //! Deciding for a sleeping object: `wake`, and where a request wants to be let in, `admit` as if the object were awake.
 //!
-//! The order of the two, in three forms: without words for many objects ([`weigh`]), in words ([`consider`]), and with
-//! a permit for whoever holds the state itself ([`decide`]). A property test holds them to the same answers. What an
-//! action needs is `core::decide`.
+//! The order of the two in words ([`consider`]), and with a permit for whoever holds the state itself ([`decide`]);
+//! without words it is `core::decide::weigh`. A property test holds the three to the same answers. What an action needs
+//! is `core::decide`.
 
-use suijuris_core::decide::{self, Refused, Subject, Verdict, View};
-use suijuris_core::governance::{Action, RuleSet};
+use suijuris_core::decide::{self, Subject, Verdict, View};
+use suijuris_core::governance::Action;
 use suijuris_core::inputs::Inputs;
-use suijuris_core::lineage::{Decision, Outcome, Phase};
+use suijuris_core::lineage::{Decision, Outcome};
 
-/// The rules that permit, those of `admit` for a request; or the action that is refused, and why. `id` as for
-/// [`decide::weigh`].
-pub(crate) fn weigh(subject: &Subject<'_>, id: &str, inputs: &Inputs) -> Result<RuleSet, (Action, Refused)> {
-    let weigh = |subject: &Subject<'_>, action| {
-        decide::weigh(subject, id, action, inputs).map_err(|refused| (action, refused))
-    };
-    let woken = weigh(subject, Action::Wake)?;
-    if inputs.request.is_none() {
-        return Ok(woken);
-    }
-    let awake = Subject {
-        phase: Phase::Active,
-        ..*subject
-    };
-    weigh(&awake, Action::Admit)
-}
-
-/// The same in words: the decision of `wake`, or that of `admit` where `wake` is permitted and a request asks.
+/// The decision of `wake`, or that of `admit` where `wake` is permitted and a request asks.
 pub(crate) fn consider(subject: Subject<'_>, inputs: Inputs) -> Decision {
     let wake = decide::consider(subject, Action::Wake, inputs);
     if wake.outcome != Outcome::Permit {

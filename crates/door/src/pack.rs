@@ -4,6 +4,8 @@
 //! The form lives in RAM only and is made from verified states; it has no version and is never read from outside. All
 //! that objects of one bundle share is in [`Kept`]. Called by the table of sleepers.
 
+use std::sync::Arc;
+
 use suijuris_core::decide::Subject;
 use suijuris_core::governance::Lineage;
 use suijuris_core::id::Digest;
@@ -198,8 +200,9 @@ impl Packed {
         bytes.signed().map(Timestamp)
     }
 
-    /// All of it; none where it is awake. `kept` is the bundle that it was packed with.
-    pub(crate) fn unpack<'a>(&'a self, kept: &'a Kept) -> Option<Unpacked<'a>> {
+    /// All of it; none where it is awake. `kept` is the bundle that it was packed with; `scratch` are cells that were
+    /// unpacked before, of whichever object.
+    pub(crate) fn unpack<'a>(&'a self, kept: &'a Kept, scratch: Option<Cells>) -> Option<Unpacked<'a>> {
         let (known, object, flags, mut bytes) = self.start()?;
         if !known.asleep {
             return None;
@@ -215,9 +218,13 @@ impl Packed {
         } else {
             bytes.text()?
         };
-        let mut cells = Cells::blank(kept.bundle().schema().clone());
+        // Rules look at no other cells than those that are filled here.
+        let schema = kept.bundle().schema();
+        let mut cells = scratch
+            .filter(|cells| Arc::ptr_eq(cells.schema(), schema))
+            .unwrap_or_else(|| Cells::blank(schema.clone()));
         for look in kept.looks() {
-            cells.put(look.position, unpack_cell(&mut bytes, look, at)?);
+            unpack_cell(&mut bytes, look, at, cells.place(look.position)?)?;
         }
         let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         Some(Unpacked {
@@ -240,6 +247,11 @@ impl Packed {
 }
 
 impl Unpacked<'_> {
+    /// The cells, for the next object.
+    pub(crate) fn into_cells(self) -> Cells {
+        self.cells
+    }
+
     /// The object as decisions look at it.
     pub(crate) fn subject<'a>(&'a self, kept: &'a Kept) -> Subject<'a> {
         let rules = &kept.bundle().rules;
@@ -274,15 +286,15 @@ fn pack_cell(out: &mut Writer, cell: Option<&Cell>, look: &Look, at: Timestamp) 
     }
 }
 
-fn unpack_cell(bytes: &mut Reader<'_>, look: &Look, at: Timestamp) -> Option<Cell> {
-    let as_of = match bytes.number()? {
+fn unpack_cell(bytes: &mut Reader<'_>, look: &Look, at: Timestamp, cell: &mut Cell) -> Option<()> {
+    cell.as_of = match bytes.number()? {
         0 => None,
         _ => Some(Timestamp(at.0.wrapping_sub(bytes.signed()?))),
     };
-    let value = if look.value {
-        value::unpack(bytes, Some(&look.kind))?
+    if look.value {
+        value::unpack_into(bytes, Some(&look.kind), &mut cell.value)
     } else {
-        None
-    };
-    Some(Cell { value, as_of })
+        cell.value = None;
+        Some(())
+    }
 }

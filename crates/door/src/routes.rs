@@ -240,8 +240,8 @@ pub(crate) fn refusal(problem: &Problem, mode: Option<Mode>) -> Answer {
     if let Some(seconds) = problem.retry_after {
         put(&mut answer, "retry-after", &seconds.to_string());
     }
-    if problem.status == 401 {
-        put(&mut answer, "www-authenticate", "Bearer error=\"invalid_token\"");
+    if let Some(challenge) = problem.challenge() {
+        put(&mut answer, "www-authenticate", challenge);
     }
     answer
 }

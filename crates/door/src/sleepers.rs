@@ -3,16 +3,18 @@
 //! An object's entry is some hundred bytes. Shards keep locks short and spread the cost of growing. Nothing here asks
 //! the depot: how old an entry may be is the caller's affair. Called by the door, and by whoever embeds it.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::HashTable;
 use suijuris_core::bundle::Bundle;
-use suijuris_core::decide::Refused;
+use suijuris_core::decide::{self, Refused};
 use suijuris_core::governance::{Action, RuleSet};
 use suijuris_core::inputs::Inputs;
 use suijuris_core::lineage::{Decision, State};
+use suijuris_core::memory::Cells;
 use suijuris_core::time::{Ratchet, Reading, Timestamp};
 use suijuris_core::{BundleId, ObjectId, RecordId};
 
@@ -50,12 +52,17 @@ pub enum Weighed {
     Unknown,
 }
 
+thread_local! {
+    /// Cells of the object that was decided for last: to make and drop ten values costs more than to decide.
+    static SCRATCH: Cell<Option<Cells>> = const { Cell::new(None) };
+}
+
 /// Sleeping objects.
 #[derive(Debug)]
 pub struct Sleepers {
     shards: Box<[RwLock<HashTable<Packed>>]>,
     bundles: RwLock<Bundles>,
-    hasher: RandomState,
+    seeds: [u64; 2],
     count: AtomicUsize,
     bytes: AtomicUsize,
     max_bytes: usize,
@@ -89,6 +96,21 @@ fn bundle_bytes(bundle: &Bundle) -> usize {
     bundle.governance.len() + 8 * program + 4 * manifest
 }
 
+/// Ids are digests already: 16 bytes of one, folded with numbers that nobody outside knows, so that no ids can be made
+/// that meet in one place.
+fn hash(seeds: [u64; 2], key: &[u8]) -> u64 {
+    let word = |from: usize| {
+        let bytes = key.get(from..from + 8).and_then(|bytes| bytes.try_into().ok());
+        u64::from_le_bytes(bytes.unwrap_or_default())
+    };
+    let [one, other] = seeds;
+    let product = u128::from(word(0) ^ one) * u128::from(word(8) ^ other);
+    let bytes = product.to_le_bytes();
+    let (low, high) = bytes.split_at(8);
+    let half = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+    half(low) ^ half(high)
+}
+
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -104,7 +126,7 @@ impl Sleepers {
         Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             bundles: RwLock::default(),
-            hasher: RandomState::new(),
+            seeds: [0, 1].map(|n: u64| RandomState::new().hash_one(n)),
             count: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             max_bytes,
@@ -145,7 +167,7 @@ impl Sleepers {
     }
 
     fn shard(&self, key: &[u8]) -> Option<(&RwLock<HashTable<Packed>>, u64)> {
-        let hash = self.hasher.hash_one(key);
+        let hash = hash(self.seeds, key);
         // The table within uses the top and the bottom bits.
         let index = usize::try_from(hash >> 24).unwrap_or_default() % self.shards.len().max(1);
         Some((self.shards.get(index)?, hash))
@@ -197,7 +219,7 @@ impl Sleepers {
                 .find_entry(hash, |have| have.key() == packed.key())
                 .ok()
                 .map(|entry| entry.remove().0);
-            table.insert_unique(hash, packed, |have| self.hasher.hash_one(have.key()));
+            table.insert_unique(hash, packed, |have| self::hash(self.seeds, have.key()));
             before
         };
         before.iter().for_each(|gone| self.account_for(gone));
@@ -318,15 +340,16 @@ impl Sleepers {
                 return Some(Weighed::Awake);
             }
             let kept = kept?;
-            let unpacked = packed.unpack(kept)?;
+            let unpacked = packed.unpack(kept, SCRATCH.take())?;
             inputs.now = Ratchet::new(unpacked.at).observe(reading);
-            let subject = unpacked.subject(kept);
             let id = if kept.identity() {
                 object.to_string()
             } else {
                 String::new()
             };
-            Some(match deciding::weigh(&subject, &id, inputs) {
+            let weighed = decide::weigh(&unpacked.subject(kept), &id, inputs);
+            SCRATCH.set(Some(unpacked.into_cells()));
+            Some(match weighed {
                 Ok(rules) => Weighed::Permit(rules),
                 Err((action, refused)) => Weighed::Refuse(action, refused),
             })
@@ -340,7 +363,7 @@ impl Sleepers {
     pub fn consider(&self, object: ObjectId, inputs: &Inputs) -> Option<Decision> {
         let decision = self.with(object, |packed, _, kept| {
             let kept = kept?;
-            let unpacked = packed.unpack(kept)?;
+            let unpacked = packed.unpack(kept, None)?;
             Some(deciding::consider(unpacked.subject(kept), inputs.clone()))
         });
         decision.flatten()

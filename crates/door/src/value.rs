@@ -116,13 +116,20 @@ fn part_kind<'a>(kind: Option<&'a Kind>, name: &str) -> Option<&'a Kind> {
     }
 }
 
-/// Reads what [`pack`] wrote for the same `kind`: a value or that there is none; nothing where the bytes are not ours.
-#[expect(clippy::option_option, reason = "absent and unreadable are two things")]
-pub(crate) fn unpack(bytes: &mut Reader<'_>, kind: Option<&Kind>) -> Option<Option<Value>> {
-    match bytes.byte()? {
-        ABSENT => Some(None),
-        tag => some(bytes, tag, kind, MAX_DEPTH + 1).map(Some),
+/// Reads what [`pack`] wrote for the same `kind` into the place of another value of the field, whose memory is used
+/// again; nothing where the bytes are not ours.
+pub(crate) fn unpack_into(
+    bytes: &mut Reader<'_>,
+    kind: Option<&Kind>,
+    place: &mut Option<Value>,
+) -> Option<()> {
+    match (bytes.byte()?, &mut *place) {
+        (ABSENT, _) => *place = None,
+        (SYMBOL, Some(Value::Enum(old))) => symbol(bytes.number()?, kind)?.clone_into(old),
+        (STRING, Some(Value::String(old))) => bytes.text()?.clone_into(old),
+        (tag, _) => *place = Some(some(bytes, tag, kind, MAX_DEPTH + 1)?),
     }
+    Some(())
 }
 
 fn some(bytes: &mut Reader<'_>, tag: u8, kind: Option<&Kind>, depth: usize) -> Option<Value> {
@@ -137,7 +144,7 @@ fn some(bytes: &mut Reader<'_>, tag: u8, kind: Option<&Kind>, depth: usize) -> O
         DURATION => Value::Duration(Span(bytes.signed()?)),
         STRING => Value::String(text(bytes)?),
         BYTES => Value::Bytes(bytes.long()?.to_vec()),
-        SYMBOL => Value::Enum(symbol(bytes.number()?, kind)?),
+        SYMBOL => Value::Enum(symbol(bytes.number()?, kind)?.to_owned()),
         ENUM => Value::Enum(text(bytes)?),
         SET => Value::Set(items::<BTreeSet<_>>(bytes, kind, depth)?),
         LIST => Value::List(items::<Vec<_>>(bytes, kind, depth)?),
@@ -148,11 +155,11 @@ fn some(bytes: &mut Reader<'_>, tag: u8, kind: Option<&Kind>, depth: usize) -> O
     })
 }
 
-fn symbol(number: u64, kind: Option<&Kind>) -> Option<String> {
+fn symbol(number: u64, kind: Option<&Kind>) -> Option<&str> {
     let Some(Kind::Enum(symbols)) = kind else {
         return None;
     };
-    symbols.get(usize::try_from(number).ok()?).cloned()
+    symbols.get(usize::try_from(number).ok()?).map(String::as_str)
 }
 
 fn items<C: FromIterator<Value>>(bytes: &mut Reader<'_>, kind: Option<&Kind>, depth: usize) -> Option<C> {

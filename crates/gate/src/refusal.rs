@@ -137,6 +137,9 @@ pub(crate) fn render_into(refusal: &Refusal, keep_alive: bool, is_head: bool, ou
     if let Some(seconds) = refusal.problem.retry_after {
         let _infallible = write!(out, "retry-after: {seconds}\r\n");
     }
+    if let Some(challenge) = refusal.problem.challenge() {
+        let _infallible = write!(out, "www-authenticate: {challenge}\r\n");
+    }
     out.extend_from_slice(if keep_alive {
         b"\r\n"
     } else {
@@ -162,6 +165,12 @@ pub(crate) fn response(refusal: &Refusal) -> http::Response<bytes::Bytes> {
     );
     if let Some(seconds) = refusal.problem.retry_after {
         headers.insert(http::header::RETRY_AFTER, seconds.into());
+    }
+    if let Some(challenge) = refusal.problem.challenge() {
+        headers.insert(
+            http::header::WWW_AUTHENTICATE,
+            http::HeaderValue::from_static(challenge),
+        );
     }
     response
 }

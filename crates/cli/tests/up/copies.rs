@@ -59,10 +59,7 @@ fn of_two_copies_one_serves_and_the_other_says_twin() {
     let (_, event) = refused(&object, &copy);
     assert_eq!(event["reason"], "twin", "{event}");
     let evidence = &event["evidence"];
-    assert!(
-        evidence["holder"].as_str().unwrap().contains("host "),
-        "{event}"
-    );
+    assert!(evidence["holder"].as_str().unwrap().contains("host "), "{event}");
     assert!(
         evidence["witnessed"]["seq"].as_u64() > evidence["ours"]["seq"].as_u64(),
         "{event}"

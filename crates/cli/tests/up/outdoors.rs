@@ -128,6 +128,11 @@ forbid (principal, action == Action::"admit", resource) when { context.request.p
     ];
     let ask = |(path, headers, status, code): Question<'_>| up.get_with(path, headers).problem(status, code);
     let at_up = questions.map(ask);
+    let unheard = up.get_with("/open", &[("authorization", "Bearer nonsense")]);
+    assert_eq!(
+        unheard.header("www-authenticate"),
+        Some("Bearer error=\"invalid_token\"")
+    );
     assert_eq!(up.count(&json!({"event": "machine"})), 0);
     assert_eq!(up.interrupt(), Some(0));
     let door = Door::of(&object);

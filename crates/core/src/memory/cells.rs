@@ -163,6 +163,11 @@ impl Cells {
             .unwrap_or_default()
     }
 
+    /// The cell at `position`, to be filled anew; none beyond the last field.
+    pub fn place(&mut self, position: usize) -> Option<&mut Cell> {
+        self.cells.get_mut(position)
+    }
+
     /// The schema.
     #[must_use]
     pub const fn schema(&self) -> &Arc<Schema> {

@@ -562,7 +562,11 @@ fn grace_serves_on_and_is_stated_so_that_others_wait_for_it() {
     assert_eq!(written.holder.unwrap().lease, Span(14_000));
     assert_eq!(rig.keeper().good_until(), Some(Mono(sent + LEASE + 4_000 * MS)));
     rig.heard();
-    rig.now = sent + LEASE;
+    // Through the grace nothing is said: it serves.
+    rig.now = sent + LEASE + 4_000 * MS - 1;
+    rig.give(Input::Tick);
+    assert_eq!(rig.heard(), []);
+    rig.now += 1;
     rig.give(Input::Tick);
     assert_eq!(rig.heard(), [Notice::Expired]);
 }
