@@ -1,7 +1,7 @@
 //! Connections decided once: handed over to the workload (the gate out of the data path) and copied (raw TCP), beside
 //! the same server directly; and how long a handed-over connection lives after it was cut.
 //!
-//! `bench_connections`: the table. With `serve PORT` or `take PATH` it is the workload.
+//! `bench_connections`: the table. With `serve PORT` or `take` it is the workload.
 
 mod cutting;
 
@@ -94,14 +94,14 @@ fn measure(settings: &Settings) -> Result<()> {
 
 /// The runtime with an object whose connections are decided once.
 fn gate(protocol: &str, port: Option<u16>) -> Result<(u16, Object, Running)> {
-    let (arguments, ready) = match protocol {
-        "handover" => (["take", "{data}/../run/connections.sock"], "spawned"),
-        _ => (["serve", "{port}"], "tcp"),
+    let (arguments, ready): (&[&str], _) = match protocol {
+        "handover" => (&["take"], "spawned"),
+        _ => (&["serve", "{port}"], "tcp"),
     };
     let port = port.map_or(String::new(), |port| format!("port = {port}"));
     let workload = format!("network = \"host\"\nready = \"{ready}\"\n{port}");
     let object = governed(
-        &arguments,
+        arguments,
         &workload,
         &format!("protocol = \"{protocol}\""),
         "true",

@@ -28,8 +28,8 @@ const EVENTS: usize = 64;
 /// Longest message that comes with a connection: an address and what was read.
 const MESSAGE_BYTES: usize = 32 * 1024;
 
-/// Takes the arguments with which a bench starts itself as a server: `serve PORT` on loopback, or `take PATH`; `None`
-/// where they say nothing of that.
+/// Takes the arguments with which a bench starts itself as a server: `serve PORT` on loopback, `take PATH`, or `take` for
+/// connections that come over `$SUIJURIS_CONNECTIONS_FD`; `None` where they say nothing of that.
 pub fn as_asked() -> Option<io::Result<()>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
@@ -39,6 +39,7 @@ pub fn as_asked() -> Option<io::Result<()>> {
                 .and_then(|port: u16| serve(&TcpListener::bind((Ipv4Addr::LOCALHOST, port))?)),
         ),
         [word, path] if word == "take" => Some(serve_handed_over(Path::new(path))),
+        [word] if word == "take" => Some(serve_given()),
         _ => None,
     }
 }
@@ -85,6 +86,13 @@ pub fn serve_handed_over(path: &Path) -> io::Result<()> {
     bind(entry.as_raw_fd(), &UnixAddr::new(path)?)?;
     listen(&entry, Backlog::new(1)?)?;
     let channel = own(accept(entry.as_raw_fd())?);
+    Server::new(&channel)?.run(|server| server.take(&channel))
+}
+
+/// Serves connections that a gate hands over on the socket that this program was started with.
+fn serve_given() -> io::Result<()> {
+    let given = std::env::var("SUIJURIS_CONNECTIONS_FD").map_err(io::Error::other)?;
+    let channel = own(given.parse().map_err(io::Error::other)?);
     Server::new(&channel)?.run(|server| server.take(&channel))
 }
 
