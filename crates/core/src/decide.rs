@@ -341,11 +341,13 @@ fn with_facts<R>(subject: &Subject<'_>, id: &str, inputs: &Inputs, run: impl FnO
         lineage: subject.lineage,
     };
     let words = Words::of(&inputs.principal);
-    let texts: [Vec<&str>; 3] =
-        [&words.audience, &words.scopes, &words.keys].map(|list| list.iter().map(String::as_str).collect());
-    let [audience, scopes, keys] = &texts;
+    let (audience, scopes): (Vec<&str>, Vec<&str>) = match &inputs.principal {
+        Principal::Caller(caller) => (texts(&caller.audience), texts(&caller.scopes)),
+        _ => (Vec::new(), Vec::new()),
+    };
+    let keys = texts(&words.keys);
     let claims = claims(subject.vocabulary, &inputs.principal);
-    let principal = principal(&inputs.principal, &words, audience, scopes, keys, &claims);
+    let principal = principal(&inputs.principal, &words, &audience, &scopes, &keys, &claims);
     let host = host(&inputs.host);
     let holds: Vec<&str> = inputs.holds.iter().map(String::as_str).collect();
     let fields: Vec<&str> = inputs.fields.iter().map(String::as_str).collect();
@@ -399,11 +401,13 @@ pub fn host(host: &crate::inputs::Host) -> governance::Host<'_> {
     }
 }
 
-/// Texts of a principal that facts borrow.
+fn texts<'a>(list: impl IntoIterator<Item = &'a String>) -> Vec<&'a str> {
+    list.into_iter().map(String::as_str).collect()
+}
+
+/// Texts of a principal that facts borrow, where it has none.
 #[derive(Default)]
 struct Words {
-    audience: Vec<String>,
-    scopes: Vec<String>,
     keys: Vec<String>,
     peer: String,
 }
@@ -411,11 +415,6 @@ struct Words {
 impl Words {
     fn of(principal: &Principal) -> Self {
         match principal {
-            Principal::Caller(caller) => Self {
-                audience: caller.audience.iter().cloned().collect(),
-                scopes: caller.scopes.iter().cloned().collect(),
-                ..Self::default()
-            },
             Principal::Controller(keys) => Self {
                 keys: keys.iter().map(ToString::to_string).collect(),
                 ..Self::default()
@@ -424,7 +423,9 @@ impl Words {
                 peer: id.to_string(),
                 ..Self::default()
             },
-            Principal::Host | Principal::Timer | Principal::Workload => Self::default(),
+            Principal::Caller(_) | Principal::Host | Principal::Timer | Principal::Workload => {
+                Self::default()
+            }
         }
     }
 }

@@ -55,6 +55,11 @@ impl<'a> Reader<'a> {
         Some(*first)
     }
 
+    /// Bytes not read yet.
+    pub(crate) const fn left(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;

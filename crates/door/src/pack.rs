@@ -50,6 +50,9 @@ pub struct Known {
     pub(crate) checked: u32,
     pub(crate) bundle: u32,
     phase: Phase,
+    flags: u8,
+    /// Where what only its bundle explains begins.
+    rest: u32,
 }
 
 impl Known {
@@ -158,9 +161,10 @@ impl Packed {
         }
     }
 
-    fn start(&self) -> Option<(Known, ObjectId, u8, Reader<'_>)> {
+    /// What is known of it without its bundle.
+    pub(crate) fn known(&self) -> Option<Known> {
         let mut bytes = Reader::new(&self.0);
-        let object = ObjectId::from_digest(Digest(bytes.array()?));
+        let _object: [u8; 32] = bytes.array()?;
         let head = RecordId::from_digest(Digest(bytes.array()?));
         let checked = u32::from_le_bytes(bytes.array()?);
         let [flags, phase] = bytes.array()?;
@@ -184,29 +188,36 @@ impl Packed {
             checked,
             bundle,
             phase,
+            flags,
+            rest: u32::try_from(self.0.len().checked_sub(bytes.left())?).ok()?,
         };
-        Some((known, object, flags, bytes))
+        Some(known)
     }
 
-    /// What is known of it without its bundle.
-    pub(crate) fn known(&self) -> Option<Known> {
-        self.start().map(|(known, ..)| known)
+    /// What stands behind what is known.
+    fn rest(&self, known: &Known) -> Option<Reader<'_>> {
+        let from = usize::try_from(known.rest).ok()?;
+        self.0.get(from..).filter(|_| known.asleep).map(Reader::new)
     }
 
     /// When the last record was made, of an object that sleeps.
     pub(crate) fn last(&self) -> Option<Timestamp> {
-        let (known, _, _, mut bytes) = self.start()?;
-        let _refused = bytes.number().filter(|_| known.asleep)?;
+        let mut bytes = self.rest(&self.known()?)?;
+        let _refused = bytes.number()?;
         bytes.signed().map(Timestamp)
     }
 
-    /// All of it; none where it is awake. `kept` is the bundle that it was packed with; `scratch` are cells that were
+    /// All of it; none where it is awake. `known` is what [`Packed::known`] says; `kept` is the bundle that it was packed with; `scratch` are cells that were
     /// unpacked before, of whichever object.
-    pub(crate) fn unpack<'a>(&'a self, kept: &'a Kept, scratch: Option<Cells>) -> Option<Unpacked<'a>> {
-        let (known, object, flags, mut bytes) = self.start()?;
-        if !known.asleep {
-            return None;
-        }
+    pub(crate) fn unpack<'a>(
+        &'a self,
+        known: &Known,
+        kept: &'a Kept,
+        scratch: Option<Cells>,
+    ) -> Option<Unpacked<'a>> {
+        let mut bytes = self.rest(known)?;
+        let object = ObjectId::from_digest(Digest(self.key().try_into().ok()?));
+        let flags = known.flags;
         let refused = bytes.number()?;
         let at = Timestamp(bytes.signed()?);
         let before = |bytes: &mut Reader<'_>| bytes.signed().map(|ms| Timestamp(at.0.wrapping_sub(ms)));

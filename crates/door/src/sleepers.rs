@@ -340,7 +340,7 @@ impl Sleepers {
                 return Some(Weighed::Awake);
             }
             let kept = kept?;
-            let unpacked = packed.unpack(kept, SCRATCH.take())?;
+            let unpacked = packed.unpack(&known, kept, SCRATCH.take())?;
             inputs.now = Ratchet::new(unpacked.at).observe(reading);
             let id = if kept.identity() {
                 object.to_string()
@@ -361,9 +361,9 @@ impl Sleepers {
     /// asks. `inputs` are those that were weighed.
     #[must_use]
     pub fn consider(&self, object: ObjectId, inputs: &Inputs) -> Option<Decision> {
-        let decision = self.with(object, |packed, _, kept| {
+        let decision = self.with(object, |packed, known, kept| {
             let kept = kept?;
-            let unpacked = packed.unpack(kept, None)?;
+            let unpacked = packed.unpack(&known, kept, None)?;
             Some(deciding::consider(unpacked.subject(kept), inputs.clone()))
         });
         decision.flatten()
