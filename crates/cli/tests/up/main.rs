@@ -9,6 +9,7 @@
 
 mod boot;
 mod broken;
+mod clock;
 mod copies;
 mod crash;
 mod depots;
