@@ -23,11 +23,13 @@ const MAX_BYTES: u64 = 4_096;
 /// Approve an amendment, a fork or a restore, as one of several owners
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-For an object with several owners. Without --child and --restore the definition in DIR is approved, and one of the owners
-starts `suijuris up DIR --approval FILE…`. `fork` and `restore` say what to approve when approvals are missing. Reads the
-history, takes no lock and records nothing; a copy of the data directory will do. An approval holds for one thing only.
+For an object with several owners. Without --child and --restore the definition in DIR is
+approved, and one of the owners starts `suijuris up DIR --approval FILE…`. `fork` and `restore`
+say what to approve when approvals are missing. Reads the history, takes no lock and records
+nothing; a copy of the data directory will do. An approval holds for one thing only.
 
-Exit codes: 0 approved, 1 nothing to approve, or the key is none of the object's owners, 2 usage, 3 broken input.
+Exit codes: 0 approved, 1 nothing to approve, or the key is none of the object's owners, 2 usage,
+3 broken input.
 
 Example:
   suijuris approve hello -o alice.approval

@@ -10,7 +10,8 @@ use crate::{Answer, screen};
 /// Check a definition: everything that is wrong, at once
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints the id of the bundle when it can be built. Warnings are likely mistakes and do not fail the check.
+Prints the id of the bundle when it can be built. Warnings are likely mistakes and do not fail the
+check.
 
 Exit codes: 0 it can be built, 3 it cannot.
 

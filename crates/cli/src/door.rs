@@ -24,9 +24,9 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Ad
 /// Decide for sleeping objects, in front of a proxy, and take messages for them
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Answers `/ext_authz/…` for Envoy, nginx auth_request, Traefik and Caddy, takes CloudEvents at `/objects/ID/messages`, and
-shows `/objects/ID`, `/metrics` and `/healthz`. It has no authority: the object decides again. docs/door.md has
-configurations of proxies, and the keys of FILE.
+Answers `/ext_authz/…` for Envoy, nginx auth_request, Traefik and Caddy, takes CloudEvents at
+`/objects/ID/messages`, and shows `/objects/ID`, `/metrics` and `/healthz`. It has no authority:
+the object decides again. docs/door.md has configurations of proxies, and the keys of FILE.
 
 Exit codes: 0 ended by Ctrl-C, 2 usage, 3 the address or the depot cannot be used.
 

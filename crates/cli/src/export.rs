@@ -21,10 +21,11 @@ const TRIES: u32 = 5;
 /// Write an object's whole history into one file
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The file is a capsule: bundles, every record, a checkpoint; anybody can verify it. The key that continues the history
-and the values of secret fields travel sealed, by default to you, who founded the object: `import` it wherever your
-owner's key lies. The workload's volume is not in it. Exporting neither wakes nor stops the object; once an imported
-copy has woken with the same depot, this one is refused as rolled back.
+The file is a capsule: bundles, every record, a checkpoint; anybody can verify it. The key that
+continues the history and the values of secret fields travel sealed, by default to you, who
+founded the object: `import` it wherever your owner's key lies. The workload's volume is not in
+it. Exporting neither wakes nor stops the object; once an imported copy has woken with the same
+depot, this one is refused as rolled back.
 
 Exit codes: 0 written, 2 usage, 3 the object cannot be read or the file cannot be written.
 

@@ -29,12 +29,14 @@ use crate::{Answer, Usage, owner, sleeping, transition};
 /// Make a child of an object
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The child has an id of its own, begins with the parent's memory, and carries proof of its parent; the parent's history
-records it. The parent's rules decide (`fork`), and enough of its owners must approve. A definition in --definition may
-only narrow the parent's: its rules with more `forbid`s behind them, the same or less of everything else. Fields with
-`fresh_for`, and secrets without --secrets, are not given to the child. Nobody may run the parent meanwhile.
+The child has an id of its own, begins with the parent's memory, and carries proof of its parent;
+the parent's history records it. The parent's rules decide (`fork`), and enough of its owners must
+approve. A definition in --definition may only narrow the parent's: its rules with more `forbid`s
+behind them, the same or less of everything else. Fields with `fresh_for`, and secrets without
+--secrets, are not given to the child. Nobody may run the parent meanwhile.
 
-Exit codes: 0 born, 1 refused, approvals missing, or this copy is not the object, 2 usage, 3 broken input or environment.
+Exit codes: 0 born, 1 refused, approvals missing, or this copy is not the object, 2 usage, 3
+broken input or environment.
 
 Example:
   suijuris fork hello --to hello-2 && suijuris up hello --data hello-2

@@ -16,12 +16,12 @@ use crate::{Answer, sealing};
 /// Make an object out of a capsule
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Every record, signature and bundle is verified before anything appears under DATA; id, head and memory are those of the
-capsule. A directory that holds an older part of the same history is brought up to it; any other is refused and stays as
-it is.
+Every record, signature and bundle is verified before anything appears under DATA; id, head and
+memory are those of the capsule. A directory that holds an older part of the same history is
+brought up to it; any other is refused and stays as it is.
 
-Exit codes: 0 imported, 1 the capsule does not hold or does not fit the directory, 2 usage, 3 it cannot be read or
-written.
+Exit codes: 0 imported, 1 the capsule does not hold or does not fit the directory, 2 usage, 3 it
+cannot be read or written.
 
 Example:
   suijuris import hello.sui --data copy && suijuris up hello --data copy")]

@@ -12,11 +12,13 @@ use crate::{Answer, Usage, import, screen};
 /// Pull an object from a registry
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-With -o the capsule becomes a new file; with --data it is imported at once, as `import` does. REFERENCE is
-HOST[:PORT]/REPOSITORY with :TAG or @sha256:DIGEST. A tag can be moved by whoever may write there: name the digest where it
-matters which object you get. The registry is not trusted for what is in the capsule; every record is verified.
+With -o the capsule becomes a new file; with --data it is imported at once, as `import` does.
+REFERENCE is HOST[:PORT]/REPOSITORY with :TAG or @sha256:DIGEST. A tag can be moved by whoever may
+write there: name the digest where it matters which object you get. The registry is not trusted
+for what is in the capsule; every record is verified.
 
-Exit codes: 0 pulled, 1 the capsule does not hold or does not fit DATA, 2 usage, 3 it cannot be pulled or written.
+Exit codes: 0 pulled, 1 the capsule does not hold or does not fit DATA, 2 usage, 3 it cannot be
+pulled or written.
 
 Example:
   suijuris pull registry.example/shop:hello-v1 -o hello.sui

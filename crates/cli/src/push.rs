@@ -26,9 +26,10 @@ const READ_BYTES: usize = 256 << 10;
 /// Push an object to a registry, as an OCI artifact
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-OBJECT is a capsule that `export` wrote, or an object, which is exported first (key and secrets sealed to you). A capsule
-that does not hold is not pushed. REFERENCE is HOST[:PORT]/REPOSITORY:TAG; user and password are taken from Docker's or
-Podman's configuration. The image that the object runs is named as `subject` where the same repository has it.
+OBJECT is a capsule that `export` wrote, or an object, which is exported first (key and secrets
+sealed to you). A capsule that does not hold is not pushed. REFERENCE is
+HOST[:PORT]/REPOSITORY:TAG; user and password are taken from Docker's or Podman's configuration.
+The image that the object runs is named as `subject` where the same repository has it.
 
 Exit codes: 0 pushed, 1 the capsule does not hold, 2 usage, 3 it cannot be read or pushed.
 

@@ -20,13 +20,14 @@ use crate::{Answer, clock, owner};
 /// Let an older copy be the object again
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A copy that was refused as `rolled_back` or `twin` goes on in place of the history that the witness knows. What the other
-copy recorded since they parted is given up: every copy of it is refused from then on. Enough of the object's owners must
-approve; the history records what was given up, and the next activation is newer than all of it. Nobody may run either
-copy: end the other one first. Where nobody can say whether it runs, its lease is waited out.
+A copy that was refused as `rolled_back` or `twin` goes on in place of the history that the
+witness knows. What the other copy recorded since they parted is given up: every copy of it is
+refused from then on. Enough of the object's owners must approve; the history records what was
+given up, and the next activation is newer than all of it. Nobody may run either copy: end the
+other one first. Where nobody can say whether it runs, its lease is waited out.
 
-Exit codes: 0 restored, 1 approvals missing, nothing to restore, or the other copy runs, 2 usage, 3 broken input or
-environment.
+Exit codes: 0 restored, 1 approvals missing, nothing to restore, or the other copy runs, 2 usage,
+3 broken input or environment.
 
 Example:
   suijuris restore hello --data hello-of-yesterday && suijuris up hello --data hello-of-yesterday")]

@@ -20,11 +20,12 @@ use crate::{Answer, Usage, history};
 /// Send a message to an object, asleep or awake
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The message is a CloudEvents 1.0 event. It is stored durably in the object's inbox before this command says so, wakes a
-sleeping object that declares the type as a topic and whose rules permit it, and is read by the workload on the agent
-socket. Two with the same source and id are one.
+The message is a CloudEvents 1.0 event. It is stored durably in the object's inbox before this
+command says so, wakes a sleeping object that declares the type as a topic and whose rules permit
+it, and is read by the workload on the agent socket. Two with the same source and id are one.
 
-Exit codes: 0 stored, now or before, 1 not allowed, or the inbox is full, 2 usage, 3 the depot cannot be reached.
+Exit codes: 0 stored, now or before, 1 not allowed, or the inbox is full, 2 usage, 3 the depot
+cannot be reached.
 
 Example:
   suijuris send agent --type job.posted --data '{\"job\": 7}'")]

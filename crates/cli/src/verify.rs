@@ -27,8 +27,8 @@ type Bundles = BTreeMap<BundleId, Option<String>>;
 /// Verify a history offline: every record, every signature, every rule
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Reads the whole chain from inception; needs no service and no key. A copy of the data directory will do, and so will a
-capsule, as `export` writes it.
+Reads the whole chain from inception; needs no service and no key. A copy of the data directory
+will do, and so will a capsule, as `export` writes it.
 
 Exit codes: 0 verified, 1 not verified, 3 there is no object or it cannot be read.
 

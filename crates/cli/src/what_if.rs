@@ -22,10 +22,12 @@ use crate::{Answer, Usage, clock, history, memory, telling};
 /// Ask what an object would decide: about a proposal now, or about its past under other rules
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Nothing is recorded and nothing wakes. What asks for a waking object (admit, remain, sleep) is answered as if it were \
-awake. With --rules DIR every recorded decision is made again, from its recorded inputs, under the rules in DIR.
+Nothing is recorded and nothing wakes. What asks for a waking object (admit, remain, sleep) is
+answered as if it were awake. With --rules DIR every recorded decision is made again, from its
+recorded inputs, under the rules in DIR.
 
-Exit codes: 0 it would permit, 1 it would refuse; with --rules: 0 no decision would change, 1 some would.
+Exit codes: 0 it would permit, 1 it would refuse; with --rules: 0 no decision would change, 1 some
+would.
 
 Examples:
   suijuris what-if hello --action wake --trigger request --path /

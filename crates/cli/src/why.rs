@@ -19,9 +19,11 @@ use crate::{Answer, Usage, history, show};
 /// Explain a recorded decision, and make it again from its recorded inputs
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-SEQ is the position of a record (see `suijuris log`), or `last`: the last decision of all, or of one --action.
+SEQ is the position of a record (see `suijuris log`), or `last`: the last decision of all, or of
+one --action.
 
-Exit codes: 0 explained, and the same inputs give the same bytes again; 1 they do not, or nothing was decided yet.
+Exit codes: 0 explained, and the same inputs give the same bytes again; 1 they do not, or nothing
+was decided yet.
 
 Example:
   suijuris why hello

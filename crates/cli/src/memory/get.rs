@@ -9,7 +9,8 @@ use crate::{Answer, Usage, clock, history, show};
 /// Show memory, or one field's value
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A word alone is a field where there is an object in this directory or in --data, else a directory. Secrets are veiled. Looking never wakes an object.
+A word alone is a field where there is an object in this directory or in --data, else a directory.
+Secrets are veiled. Looking never wakes an object.
 
 Exit codes: 0 shown, 1 the field holds nothing, 3 there is no such field.
 

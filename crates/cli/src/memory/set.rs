@@ -21,13 +21,15 @@ use crate::{Answer, Usage, control, history, owner, transition};
 /// Write memory, as the object's owner
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-All writes take effect together or not at all, and are durable when this returns. The object's own rules decide whether \
-its owner may. VALUE is JSON, or text for a field that holds text; in place of FIELD=VALUE one field can be written as \
-FIELD VALUE. `--expect FIELD=null` expects a field that holds nothing.
+All writes take effect together or not at all, and are durable when this returns. The object's own
+rules decide whether its owner may. VALUE is JSON, or text for a field that holds text; in place
+of FIELD=VALUE one field can be written as FIELD VALUE. `--expect FIELD=null` expects a field that
+holds nothing.
 
 Where no `up` runs the object, this command holds it in the depot while it writes, as `up` would.
 
-Exit codes: 0 written, 1 refused by the rules, not as expected, or this copy is not the object, 3 it does not fit memory.
+Exit codes: 0 written, 1 refused by the rules, not as expected, or this copy is not the object, 3
+it does not fit memory.
 
 Example:
   suijuris memory set hello open=false linger=1m
