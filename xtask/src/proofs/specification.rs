@@ -121,7 +121,7 @@ mod tests {
         let proofs = [
             (row("A1").unwrap(), test("one", 3)),
             (row("A1").unwrap(), test("two", 9)),
-            (row("D5").unwrap(), test("three", 12)),
+            (row("E1").unwrap(), test("three", 12)),
         ];
         let page = format!("# Mine\n{BEGIN}old\n{END}\n## Figures\n");
         let renewed = renewed(&page, &table(&proofs)).unwrap();
@@ -132,8 +132,7 @@ mod tests {
             "{renewed}"
         );
         assert!(
-            renewed
-                .contains("| D5 | the door refuses without starting anything (tests of a part above) | L |")
+            renewed.contains("| E1 | wraps an OCI image without rewriting it (tests of a part above) | L |")
         );
         assert_eq!(super::renewed(&renewed, &table(&proofs)), Some(renewed.clone()));
         assert_eq!(super::renewed("# No marks", &table(&proofs)), None);
