@@ -8,12 +8,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 #[derive(Debug, Default)]
 struct State {
     holds: AtomicBool,
+    delays_ms: AtomicU64,
     refuses: AtomicBool,
     streams: Mutex<Vec<TcpStream>>,
 }
@@ -47,6 +49,12 @@ impl Proxy {
     /// From now on requests arrive and answers do not, until [`Proxy::cut`].
     pub fn hold_answers(&self) {
         self.state.holds.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on each piece of an answer comes so much later.
+    pub fn delay(&self, by: Duration) {
+        let ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.state.delays_ms.store(ms, Ordering::SeqCst);
     }
 
     /// From now on connections are accepted and closed, until [`Proxy::cut`].
@@ -91,6 +99,8 @@ fn copy(mut from: TcpStream, mut to: TcpStream, answers: Option<&State>) {
         if answers.is_some_and(|state| state.holds.load(Ordering::SeqCst)) {
             continue;
         }
+        let delay = answers.map_or(0, |state| state.delays_ms.load(Ordering::SeqCst));
+        std::thread::sleep(Duration::from_millis(delay));
         if to.write_all(bytes.get(..count).unwrap_or_default()).is_err() {
             break;
         }

@@ -1,13 +1,14 @@
 //! A clock that is stepped under a runtime that stood still.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::{Value, json};
-use suijuris_testkit::bench::free_port;
 
 use crate::house::{OPEN, Object, STAY, is_like, kill, read_answer, until};
 
@@ -29,11 +30,17 @@ fn faketime() -> PathBuf {
 
 impl Runtime {
     fn start(object: &Object) -> Self {
-        let (port, offset) = (free_port().unwrap(), object.home().join("offset"));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let inherited = listener.as_raw_fd().to_string();
+        let (port, offset) = (
+            listener.local_addr().unwrap().port(),
+            object.home().join("offset"),
+        );
         std::fs::write(&offset, "+0").unwrap();
         let mut command = object.command(env!("CARGO_BIN_EXE_suijuris"));
         command
-            .args(["__init", "--listen", &format!("127.0.0.1:{port}"), "--data"])
+            .args(["__init", "--listen-fd", &inherited, "--data"])
             .arg(object.data())
             .arg("--object")
             .arg(object.dir())

@@ -1,6 +1,7 @@
 //! Objects over each kind of depot, over depots in trouble, and copies that were frozen meanwhile.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -343,6 +344,93 @@ fn a_holder_that_never_returns_is_waited_for_as_long_as_its_lease() {
     assert_eq!(there.wait_event("woke")["epoch"], json!(2));
     assert_eq!(there.interrupt(), Some(0));
     up.ended();
+}
+
+#[test]
+fn a_slow_depot_delays_a_wake_and_takes_nothing_away() {
+    let (proxy, kept) = troubled("slow");
+    let object = object("[witness]\nstrength = \"required\"\n");
+    proxy.delay(Duration::from_millis(150));
+    let mut up = kept.up(&object, &object.data());
+    up.get("/").status(200);
+    up.wait_event("woke");
+    assert!(up.set(&json!({"note": "slowly"}))["patched"].is_object());
+    assert_eq!(up.interrupt(), Some(0));
+    proxy.delay(Duration::ZERO);
+    let up = kept.up(&object, &object.data());
+    up.get("/").status(200);
+    assert_eq!(up.interrupt(), Some(0));
+    let note = object.ask(&["memory", "get", "note"]).code(0);
+    assert_eq!(note.out.trim(), "slowly");
+    object.verify();
+}
+
+/// Answers every connection with words that are no answer of a depot.
+fn nonsense() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut asked = [0; 4096];
+            let _ = client.read(&mut asked);
+            let _ = client.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nnonsense");
+        }
+    });
+    address
+}
+
+#[test]
+fn a_server_that_talks_nonsense_is_named_and_nothing_goes_by_its_word() {
+    let (url, env) = servers::s3_depot(&prefix("nonsense"));
+    let bucket = Kept {
+        url: url.replace(&servers::s3().to_string(), &nonsense().to_string()),
+        env,
+    };
+    let cluster = Kept {
+        url: format!("etcd://{}/x", nonsense()),
+        env: Vec::new(),
+    };
+    for (kept, name) in [(bucket, "s3://depot"), (cluster, "etcd://")] {
+        for (witness, status) in [("", 200), ("[witness]\nstrength = \"required\"\n", 503)] {
+            let object = object(witness);
+            let mut up = kept.up(&object, &object.data());
+            let error = up.wait_event("error");
+            assert!(error["message"].as_str().unwrap().contains(name), "{error}");
+            // Where its witness is optional it goes on alone.
+            up.get("/").status(status);
+            up.interrupt();
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_is_missed_and_found_again_by_nobody_but_a_new_one() {
+    let server = servers::start_etcd(&[]);
+    let object = object("[witness]\nstrength = \"required\"\nlease = \"1s\"\n");
+    let kept = Kept {
+        url: format!("etcd://{}/killed", server.address),
+        env: Vec::new(),
+    };
+    let up = kept.up(&object, &object.data());
+    up.get("/").status(200);
+    assert!(up.set(&json!({"note": "kept"}))["patched"].is_object());
+    drop(server);
+    until("it stops serving", || up.get("/").status == 503);
+    assert!(
+        up.set(&json!({"note": "lost"}))["patched"].is_null(),
+        "not acknowledged"
+    );
+    up.interrupt();
+    // A new server knows nothing of the object: whoever has the newest copy begins there.
+    let anew = servers::start_etcd(&[]);
+    let kept = Kept {
+        url: format!("etcd://{}/killed", anew.address),
+        env: Vec::new(),
+    };
+    let up = kept.up(&object, &object.data());
+    up.get("/").status(200);
+    assert_eq!(up.interrupt(), Some(0));
+    object.verify();
 }
 
 /// Runs `up` where its depot is a file system of a few pages of its own, prepared by `prepare`.
