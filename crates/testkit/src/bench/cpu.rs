@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
@@ -17,23 +16,18 @@ pub fn thread_cpu() -> io::Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
-/// CPU time that process `pid` and all its threads have used, those that have ended included; exact to this very moment,
-/// for what runs as well as for what waits.
+/// CPU time that process `pid` has used: exact for its living threads where the kernel keeps `schedstat`, else in clock ticks (10 ms).
+///
+/// Threads that have ended count in ticks only: compare processes whose threads live as long as the measurement.
 ///
 /// # Errors
-/// `NotFound` where there is no such process; `InvalidData` where neither its clock nor `/proc` can be read.
+/// `NotFound` where there is no such process; `InvalidData` where `/proc` is not Linux's.
 pub fn process_cpu(pid: u32) -> io::Result<Duration> {
-    // `schedstat` of a thread that runs lags behind by up to a tick.
-    let raw = i32::try_from(pid).map_err(io::Error::other)?;
-    match ClockId::pid_cpu_clock_id(Pid::from_raw(raw)).and_then(ClockId::now) {
-        Ok(spent) => Ok(spent.into()),
-        Err(Errno::ESRCH) => Err(ErrorKind::NotFound.into()),
-        Err(_) => match threads_cpu(pid) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
-            }
-            other => other,
-        },
+    match threads_cpu(pid) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?)
+        }
+        other => other,
     }
 }
 
