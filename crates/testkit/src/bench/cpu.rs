@@ -18,6 +18,7 @@ pub fn thread_cpu() -> io::Result<Duration> {
 
 /// CPU time that process `pid` has used: exact for its living threads where the kernel keeps `schedstat`, else in clock ticks (10 ms).
 ///
+/// A thread that runs right now lags behind by up to a tick (4 ms): ask while the process waits, or over much longer.
 /// Threads that have ended count in ticks only: compare processes whose threads live as long as the measurement.
 ///
 /// # Errors
