@@ -1,11 +1,11 @@
 //! Decisions in the words of the wire: what an event, a problem document and the log say of one and the same decision.
 
 use suijuris_core::governance::{Action, Explanation};
-use suijuris_core::lineage::{Decision, Invariant, Outcome};
+use suijuris_core::lineage::{Decision, Invariant, Outcome, Refused};
 use suijuris_core::time::Span;
 
 use crate::Problem;
-use crate::event::Verdict;
+use crate::event::{Event, Verdict};
 use crate::problem::Rule;
 
 /// The decision, as events and `--json` show it; `place` is `door` or `runtime`.
@@ -23,6 +23,20 @@ pub fn verdict(decision: &Decision, place: &str) -> Verdict {
         invariant: invariant.map(|invariant| invariant.as_str().to_owned()),
         retry_after: retry_after_s(decision.explanation.as_ref()),
         place: place.to_owned(),
+    }
+}
+
+/// Counted refusals as an event.
+#[must_use]
+pub fn refused(refused: &Refused) -> Event {
+    let words = verdict(&refused.decision, &refused.at);
+    Event::Refused {
+        action: words.action,
+        reason: words.invariant.unwrap_or_else(|| "rules".to_owned()),
+        rules: words.rules,
+        reasons: words.reasons,
+        times: refused.times,
+        evidence: None,
     }
 }
 

@@ -128,10 +128,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 }
 
 fn bear(args: &Args, place: &Place, held: &Held, child: &Home) -> anyhow::Result<Answer> {
-    let key = match &args.key {
-        Some(path) => Some(owner::key(Some(path))?),
-        None => owner::existing_key()?,
-    };
+    let key = owner::key_if_any(args.key.as_deref())?;
     sleeping::settle_crash(&held.writer, held.now.at)?;
     let definition = match Definition::of(args, held)? {
         Ok(definition) => definition,

@@ -54,6 +54,14 @@ pub(crate) fn existing_key() -> Result<Option<SecretKey>, Error> {
     }
 }
 
+/// The owner's key in `file`, or else the one of this person, where there is one.
+pub(crate) fn key_if_any(file: Option<&Path>) -> Result<Option<SecretKey>, Error> {
+    match file {
+        Some(path) => read(path).map(Some),
+        None => existing_key(),
+    }
+}
+
 /// The owner's key; made, with a note, where there is none.
 pub(crate) fn owner_key() -> Result<SecretKey, Error> {
     let path = path().ok_or(Error::NoHome)?;

@@ -138,10 +138,7 @@ fn record(args: &Args, place: &Place, writer: &Writer, mark: &Mark) -> anyhow::R
         }
         Err(error) => return Err(error.into()),
     };
-    let key = match &args.key {
-        Some(path) => Some(owner::key(Some(path))?),
-        None => owner::existing_key()?,
-    };
+    let key = owner::key_if_any(args.key.as_deref())?;
     let matter = Matter::Restore(stated.clone());
     let approvals = {
         let state = writer.published();

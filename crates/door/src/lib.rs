@@ -38,7 +38,6 @@ pub use config::Config;
 pub use door::{Clock, Door, Listener, Passed, Standing};
 pub use hearing::Knock;
 pub use kept::Kept;
-pub use notes::refused_event;
 pub use proposal::Proposal;
 pub use secret::Secret;
 pub use server::{serve, serve_door};

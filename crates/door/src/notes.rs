@@ -7,8 +7,6 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use suijuris_api::event::Event;
-use suijuris_api::verdict;
 use suijuris_core::ObjectId;
 use suijuris_core::lineage::{Decision, Refused};
 use suijuris_core::refusals::Refusals;
@@ -39,20 +37,6 @@ impl Tally {
             AT.clone_into(&mut refused.at);
         }
         taken
-    }
-}
-
-/// Counted refusals as an event.
-#[must_use]
-pub fn refused_event(refused: &Refused) -> Event {
-    let words = verdict::verdict(&refused.decision, &refused.at);
-    Event::Refused {
-        action: words.action,
-        reason: words.invariant.unwrap_or_else(|| "rules".to_owned()),
-        rules: words.rules,
-        reasons: words.reasons,
-        times: refused.times,
-        evidence: None,
     }
 }
 

@@ -11,7 +11,7 @@ use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::Principal;
 use suijuris_core::lifecycle::{Event, Phase};
-use suijuris_core::lineage::{Body, Fired, Refused, Seal};
+use suijuris_core::lineage::{Body, Fired, Seal};
 use suijuris_core::trigger::Timers;
 use suijuris_gate::{Control, Phase as GatePhase};
 
@@ -111,7 +111,7 @@ async fn fire(
 
 async fn record_refusals(resident: &Resident) -> Result<(), ledger::Error> {
     for refused in resident.take_refusals(false) {
-        resident.reports().event(refused_event(&refused));
+        resident.reports().event(verdict::refused(&refused));
         let at = resident.now().at;
         resident
             .ledger()
@@ -139,18 +139,4 @@ async fn seal(resident: &Resident) -> Result<Option<Duration>, ledger::Error> {
         .commit(body, resident.now().at, Sign::Now)
         .await?;
     Ok(None)
-}
-
-/// A recorded refusal as an event.
-#[must_use]
-pub fn refused_event(refused: &Refused) -> Report {
-    let words = verdict::verdict(&refused.decision, &refused.at);
-    Report::Refused {
-        action: words.action,
-        reason: words.invariant.unwrap_or_else(|| "rules".to_owned()),
-        rules: words.rules,
-        reasons: words.reasons,
-        times: refused.times,
-        evidence: None,
-    }
 }

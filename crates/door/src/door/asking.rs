@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use super::{Door, Passed, Standing};
 use crate::asked::Asked;
 use crate::hearing::hear;
-use crate::notes::refused_event;
 use crate::problems;
 use crate::proposal::Proposal;
 use crate::sleepers::Weighed;
@@ -110,7 +109,7 @@ impl Door {
 
     fn tell_refused(&self, object: ObjectId, refused: &Refused) {
         if let Some(listener) = &self.listener {
-            listener(object, refused_event(refused));
+            listener(object, verdict::refused(refused));
         }
     }
 

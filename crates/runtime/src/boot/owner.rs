@@ -15,7 +15,6 @@ use tokio::sync::mpsc;
 
 use crate::ledger::Sign;
 use crate::pid1::{self, Signal, Signals};
-use crate::remain::refused_event;
 use crate::resident::Resident;
 
 use super::broken::let_through;
@@ -114,7 +113,7 @@ async fn record_refused(resident: &Resident, bytes: &[u8]) -> bool {
     let Ok(refused) = codec::decode::<Refused>(bytes, MAX_BYTES) else {
         return false;
     };
-    let event = refused_event(&refused);
+    let event = suijuris_api::verdict::refused(&refused);
     let body = Body::Refused(Box::new(refused));
     match resident.ledger().commit(body, resident.now().at, Sign::Now).await {
         Ok(_committed) => {

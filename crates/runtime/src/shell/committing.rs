@@ -111,9 +111,7 @@ impl Shell {
     }
 
     fn say_refused(&self, refused: &Refused) {
-        self.resident
-            .reports()
-            .event(crate::remain::refused_event(refused));
+        self.resident.reports().event(verdict::refused(refused));
     }
 }
 

@@ -6,7 +6,7 @@ use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::{Decision, Fired, Refused};
 use suijuris_door::proposal::dealt_with;
-use suijuris_door::{Proposal, problems, refused_event};
+use suijuris_door::{Proposal, problems};
 use suijuris_runtime::config::Launch;
 use suijuris_store::{Depth, Sizes, Writer};
 use suijuris_vehicle::Driver as _;
@@ -108,7 +108,7 @@ impl House {
 
     pub(super) fn say_refused(&self, recorded: &[Refused]) {
         for refused in recorded {
-            self.say.event(refused_event(refused));
+            self.say.event(verdict::refused(refused));
         }
     }
 
