@@ -42,6 +42,8 @@ pub enum Call {
     Mark,
     Swap,
     Attend,
+    Rename,
+    Wrote,
     Presence,
     Announce,
     Announcement,
@@ -67,6 +69,7 @@ impl Call {
             self,
             Self::Swap
                 | Self::Attend
+                | Self::Rename
                 | Self::Announce
                 | Self::PutSegment
                 | Self::RemoveSegment
@@ -197,6 +200,22 @@ impl Depot for Faulty {
 
     fn attend(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
         self.perform(Call::Attend, move |depot| depot.attend(object, holder))
+    }
+
+    fn rename(
+        &self,
+        object: ObjectId,
+        former: HolderId,
+        held: Arc<dyn Attendance>,
+        holder: HolderId,
+    ) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+        self.perform(Call::Rename, move |depot| {
+            depot.rename(object, former, held, holder)
+        })
+    }
+
+    fn wrote<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
+        self.perform(Call::Wrote, move |depot| depot.wrote(mark))
     }
 
     fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {

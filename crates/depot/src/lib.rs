@@ -21,6 +21,7 @@ pub mod memory;
 #[cfg(feature = "object")]
 mod object;
 mod open;
+mod own;
 mod pool;
 pub mod relay;
 mod segment;
@@ -38,6 +39,7 @@ use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
 
 pub use self::open::{Environment, default_directory, open};
+pub use self::own::Own;
 pub use self::segment::row;
 
 /// What a depot answers, some time later. Dropping it gives up waiting; the operation may still happen.
@@ -180,6 +182,25 @@ pub trait Depot: fmt::Debug + Send + Sync {
 
     /// Says that `holder` of `object` runs, until what is returned is dropped. `None` where the backend has no means.
     fn attend(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>>;
+
+    /// Gives the presence of `former`, which `held` holds, to `holder`: whoever inherited it keeps that one up. Nobody is
+    /// called `former` then. A backend whose presence nobody inherits takes a new one.
+    fn rename(
+        &self,
+        object: ObjectId,
+        former: HolderId,
+        held: Arc<dyn Attendance>,
+        holder: HolderId,
+    ) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+        let _ = (former, held);
+        self.attend(object, holder)
+    }
+
+    /// Whether this copy of the object sent that mark, as far as it remembers. A backend remembers nothing: see [`Own`].
+    fn wrote<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
+        let _ = mark;
+        Box::pin(std::future::ready(Ok(false)))
+    }
 
     /// What is known of `holder` of `object`.
     fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence>;

@@ -166,6 +166,19 @@ impl Depot for Local {
         })
     }
 
+    fn rename(
+        &self,
+        object: ObjectId,
+        former: HolderId,
+        held: Arc<dyn Attendance>,
+        holder: HolderId,
+    ) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+        self.run(move |shared| {
+            let fresh = holders::rename(&shared.files, object, former, holder)?;
+            Ok(Some(fresh.map_or(held, |fresh| Arc::new(fresh))))
+        })
+    }
+
     fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {
         self.run(move |shared| holders::presence(&shared.files, object, holder))
     }

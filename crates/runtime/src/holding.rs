@@ -8,12 +8,14 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
+use suijuris_core::id::Digest;
 use suijuris_core::inputs::Witnessed;
 use suijuris_core::manifest::{Manifest, Witness as Strength};
-use suijuris_core::witness::{Doubt, Evidence, HolderId, Point, Purpose, Terms, Verdict};
-use suijuris_depot::{Depot, Presence};
+use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
+use suijuris_depot::{Depot, Own, Presence};
 use suijuris_store::{Home, Writer};
 
+use crate::clock;
 use crate::witness::{ClaimError, Claimed, Lease, News, Opening, Uncovered, Witness};
 
 /// Time that a write waits for the mark where the witness is optional and marks cost nothing. Then it is acknowledged all the
@@ -32,10 +34,8 @@ pub struct Holding {
     /// Marks cost nothing: they are waited for even where they need not be.
     prompt: bool,
     id: Cell<HolderId>,
-    /// Whoever started the machine says that it was paused, and that no copy of it was made. Always so where that one keeps
-    /// the name in use: a copy of the machine alone would not have it.
+    /// Whoever started the machine says that it was paused, and that it served nothing meanwhile.
     announced: Cell<bool>,
-    attends: bool,
     verdict: RefCell<Option<Verdict>>,
 }
 
@@ -46,8 +46,6 @@ pub struct Means {
     pub depot: Arc<dyn Depot>,
     /// The name of this copy.
     pub id: HolderId,
-    /// Whether to say in the depot that the name is in use.
-    pub attends: bool,
     /// Host and process, for people.
     pub who: String,
 }
@@ -57,9 +55,13 @@ pub struct Means {
 /// # Errors
 /// The system gives no randomness.
 pub fn fresh_id() -> Result<HolderId, getrandom::Error> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)?;
-    Ok(HolderId(bytes))
+    let mut random = [0; 32];
+    getrandom::fill(&mut random)?;
+    // Two copies of a virtual machine may go on with the same randomness, but not at the same nanosecond.
+    let moment = clock::moment().mono.0.to_be_bytes();
+    let Digest(digest) = Digest::of_parts(&[&random, &moment]);
+    let (name, _) = digest.split_first_chunk().unwrap_or((&[0; 16], &[]));
+    Ok(HolderId(*name))
 }
 
 /// The place in its history up to which an open object is durable.
@@ -98,7 +100,6 @@ impl Holding {
             prompt: false,
             id: Cell::new(HolderId([0; 16])),
             announced: Cell::new(false),
-            attends: false,
             verdict: RefCell::new(None),
         }
     }
@@ -108,23 +109,21 @@ impl Holding {
     /// # Errors
     /// The system starts no thread.
     pub fn with(means: Means, manifest: &Manifest, home: &Home, writer: &Writer) -> std::io::Result<Self> {
-        let Means {
-            depot,
-            id,
-            attends,
-            who,
-        } = means;
+        let Means { depot, id, who } = means;
         let newest = newest(writer);
         let prompt = depot.pace().is_zero();
         let opening = Opening {
             object: writer.published().head().object,
             id,
-            attends,
             who,
             terms: Terms::of(manifest, depot.pace()),
             newest,
         };
-        let witness = Arc::new(Witness::start(opening, depot, Arc::new(home.clone()))?);
+        let witness = Arc::new(Witness::start(
+            opening,
+            Arc::new(Own::new(depot)),
+            Arc::new(home.clone()),
+        )?);
         follow(writer, witness.clone());
         Ok(Self {
             lease: witness.lease(),
@@ -133,7 +132,6 @@ impl Holding {
             prompt,
             id: Cell::new(id),
             announced: Cell::new(false),
-            attends,
             verdict: RefCell::new(None),
         })
     }
@@ -167,13 +165,13 @@ impl Holding {
         self.lease.is_good(boot_ns)
     }
 
-    /// The pause that is found next was announced: no copy was made of the machine.
+    /// The pause that is found next was announced: whoever started the machine froze it, asleep.
     pub fn announce_pause(&self) {
         self.announced.set(true);
     }
 
     /// The machine was paused: what was held counts no more. Unless the pause was announced, this copy goes on under a fresh
-    /// name, since another may be running under the old one.
+    /// name, since another may be running under the old one, and serving.
     ///
     /// # Errors
     /// The system gives no randomness.
@@ -181,13 +179,10 @@ impl Holding {
         let Some(witness) = &self.witness else {
             return Ok(());
         };
-        let doubt = if self.announced.replace(false) || !self.attends {
-            Doubt::Paused
-        } else {
+        if !self.announced.replace(false) {
             self.id.set(fresh_id()?);
-            Doubt::Restored
-        };
-        witness.thawed(self.id.get(), doubt).await;
+        }
+        witness.thawed(self.id.get()).await;
         Ok(())
     }
 

@@ -43,6 +43,8 @@ pub struct Resident {
     clock: Rc<Clock>,
     detector: RefCell<ResumeDetector>,
     paused: Cell<Span>,
+    /// A pause was found while nothing could be served.
+    missed: Cell<bool>,
     workload_pid: Cell<Option<i32>>,
     host: Host,
     /// Why the machine runs; for a pause that nobody announced, what it was started for.
@@ -84,6 +86,8 @@ pub struct Parts {
     pub callers: Callers,
     /// How it stands with its witness.
     pub holding: Holding,
+    /// For which everything up to the claim is accounted for: a copy may have been made since.
+    pub detector: ResumeDetector,
     /// Messages that wait for it.
     pub inbox: Inbox,
     /// The gate's counters.
@@ -105,6 +109,7 @@ impl Resident {
             host,
             callers,
             holding,
+            detector,
             inbox,
             traffic,
             events,
@@ -112,8 +117,9 @@ impl Resident {
         } = parts;
         Self {
             id: ledger.published(|state| state.head().object.to_string()),
-            detector: RefCell::new(clock.detector()),
+            detector: RefCell::new(detector),
             paused: Cell::default(),
+            missed: Cell::default(),
             workload_pid: Cell::new(None),
             bundle,
             ledger,
@@ -228,6 +234,16 @@ impl Resident {
             *self.epoch_text.borrow_mut() = epoch.to_string();
         }
         self.phase.set(phase);
+        let missed = self.missed.get();
+        match phase {
+            // What is decided before it serves again holds for what happened while it slept.
+            Phase::Suspended => self.missed.set(false),
+            Phase::Active if missed => {
+                self.missed.set(false);
+                self.thawed();
+            }
+            _ => {}
+        }
         self.stirred.notify_one();
     }
 
@@ -268,7 +284,11 @@ impl Resident {
         let (reading, continuity) = self.clock.check(&mut self.detector.borrow_mut());
         if let Continuity::Jumped { paused, .. } = continuity {
             self.paused.set(paused);
-            self.thawed();
+            match self.phase.get() {
+                Phase::Active | Phase::Suspended => self.thawed(),
+                // Once it would serve: what was decided and claimed before the pause counts no more.
+                _ => self.missed.set(true),
+            }
         }
         let jumped = matches!(self.phase.get(), Phase::Resuming | Phase::Suspended);
         (reading.boot_ns, jumped)
@@ -277,7 +297,15 @@ impl Resident {
     /// The machine was suspended and runs again: nothing is forwarded until `wake` is decided again. The host says so,
     /// or the clocks do.
     pub fn thawed(&self) {
-        if matches!(self.phase.get(), Phase::Active | Phase::Suspended) {
+        let phase = self.phase.get();
+        if phase == Phase::Suspended {
+            self.holding.announce_pause();
+            let (_, continuity) = self.clock.check(&mut self.detector.borrow_mut());
+            if let Continuity::Jumped { paused, .. } = continuity {
+                self.paused.set(paused);
+            }
+        }
+        if matches!(phase, Phase::Active | Phase::Suspended) {
             self.phase.set(Phase::Resuming);
             self.say(lifecycle::Event::Thawed);
         }

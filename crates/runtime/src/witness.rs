@@ -10,12 +10,12 @@ mod publish;
 mod thread;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_core::ObjectId;
-use suijuris_core::witness::{Doubt, Evidence, HolderId, Point, Purpose, Terms, Verdict};
-use suijuris_depot::{Attendance, Depot};
+use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
+use suijuris_depot::Own;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use history::History;
@@ -35,8 +35,6 @@ pub struct Opening {
     pub object: ObjectId,
     /// The name of this copy.
     pub id: HolderId,
-    /// Whether to say in the depot that the name is in use. Where whoever started this process does so, it need not.
-    pub attends: bool,
     /// Host and process, for people.
     pub who: String,
     /// Lease, grace, strength.
@@ -95,35 +93,19 @@ pub enum News {
     Lost(Arc<Evidence>),
 }
 
-/// What is held in the depot as long as this copy runs, under which name.
-#[derive(Debug)]
-struct Attending {
-    id: HolderId,
-    state: Attended,
-}
-
-#[derive(Debug, Clone)]
-enum Attended {
-    NotYet,
-    /// Somebody else does, or the depot has no means.
-    Needless,
-    Held(Arc<dyn Attendance>),
-}
-
 #[derive(Debug)]
 enum Order {
     Claim(Purpose, oneshot::Sender<Result<Claimed, ClaimError>>),
-    Thawed(HolderId, Doubt, u64),
+    Thawed(HolderId, u64),
     HandOver(oneshot::Sender<()>),
     Release(Duration, oneshot::Sender<bool>),
 }
 
 /// The witness of one running copy. Dropping it ends its thread; the object stays held until its lease is over, or its
-/// presence ends with the process.
+/// presence ends with its depot.
 #[derive(Debug)]
 pub struct Witness {
     lease: Lease,
-    attending: Arc<Mutex<Attending>>,
     orders: mpsc::Sender<Order>,
     newest: watch::Sender<Point>,
     covered: watch::Receiver<Option<u64>>,
@@ -135,27 +117,18 @@ impl Witness {
     ///
     /// # Errors
     /// The system's answer where it starts no thread.
-    pub fn start(opening: Opening, depot: Arc<dyn Depot>, history: Arc<dyn History>) -> io::Result<Self> {
+    pub fn start(opening: Opening, depot: Arc<Own>, history: Arc<dyn History>) -> io::Result<Self> {
         let (orders, taken) = mpsc::channel(ORDERS);
         let (newest, followed) = watch::channel(opening.newest);
         let (covers, covered) = watch::channel(None);
         let (tells, news) = watch::channel(News::default());
         let lease = Lease::default();
-        let attending = Arc::new(Mutex::new(Attending {
-            id: opening.id,
-            state: if opening.attends {
-                Attended::NotYet
-            } else {
-                Attended::Needless
-            },
-        }));
         let thread = thread::Thread::new(
             opening,
             depot,
             history,
             thread::Ends {
                 lease: lease.clone(),
-                attending: Arc::clone(&attending),
                 orders: taken,
                 newest: followed,
                 covered: covers,
@@ -175,7 +148,6 @@ impl Witness {
             })?;
         Ok(Self {
             lease,
-            attending,
             orders,
             newest,
             covered,
@@ -241,25 +213,17 @@ impl Witness {
     }
 
     /// The process was paused, or its memory copied. From this call on, and not only once the future is awaited, the lease
-    /// is good for nothing; claim again under the fresh name `id`. Let what is on its way to the disk get there, and note
-    /// it, before that claim.
-    pub fn thawed(&self, id: HolderId, doubt: Doubt) -> impl Future<Output = ()> + '_ {
+    /// is good for nothing; claim again. That goes under the name `id`: a fresh one unless it is known that no copy of this
+    /// memory served anything meanwhile. Let what is on its way to the disk get there, and note it, before that claim.
+    pub fn thawed(&self, id: HolderId) -> impl Future<Output = ()> + '_ {
         let era = self.lease.revoke();
-        let mut attending = self.attending.lock().unwrap_or_else(PoisonError::into_inner);
-        if attending.id != id {
-            attending.id = id;
-            if matches!(attending.state, Attended::Held(_)) {
-                attending.state = Attended::NotYet;
-            }
-        }
-        drop(attending);
         async move {
             // A thread that has ended holds nothing.
-            let _ = self.orders.send(Order::Thawed(id, doubt, era)).await;
+            let _ = self.orders.send(Order::Thawed(id, era)).await;
         }
     }
 
-    /// Leaves the mark as it is, for another process that goes on under the same name; returns once nothing more is asked.
+    /// Leaves the mark as it is, for another process that goes on with the same depot; returns once nothing more is asked.
     pub async fn hand_over(&self) {
         let (done, over) = oneshot::channel();
         if self.orders.send(Order::HandOver(done)).await.is_ok() {
@@ -273,16 +237,5 @@ impl Witness {
         let (done, released) = oneshot::channel();
         let order = Order::Release(within, done);
         self.orders.send(order).await.is_ok() && released.await.unwrap_or(false)
-    }
-
-    /// What a machine has to inherit so that the object counts as held until that has ended too; nothing before the first
-    /// claim, or where the depot has no means.
-    #[must_use]
-    pub fn attendance(&self) -> Option<Arc<dyn Attendance>> {
-        let attending = self.attending.lock().unwrap_or_else(PoisonError::into_inner);
-        match &attending.state {
-            Attended::Held(held) => Some(Arc::clone(held)),
-            Attended::NotYet | Attended::Needless => None,
-        }
     }
 }

@@ -15,10 +15,10 @@ use suijuris_core::lineage::{Body, Seal, Stored, Woke, segment};
 use suijuris_core::manifest::Witness as Strength;
 use suijuris_core::memory::Schema;
 use suijuris_core::time::{Span, Timestamp};
-use suijuris_core::witness::{Doubt, HolderId, Mark, Point, Purpose, Terms, VERSION, Verdict};
+use suijuris_core::witness::{HolderId, Mark, Point, Purpose, Terms, VERSION, Verdict};
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
-use suijuris_depot::{Depot, Swap};
+use suijuris_depot::{Depot, Own, Swap};
 use suijuris_runtime::clock::Clock;
 use suijuris_runtime::witness::{
     ClaimError, History, News, Opening, PublishError, Uncovered, Witness, publish,
@@ -61,7 +61,6 @@ fn opening(id: u8, lease: i64, seq: u64) -> Opening {
     Opening {
         object: object_id(),
         id: HolderId([id; 16]),
-        attends: true,
         who: format!("copy {id}"),
         terms: Terms::new(Strength::Required, Span(lease), Span(0), Duration::ZERO),
         newest: point(seq),
@@ -70,9 +69,17 @@ fn opening(id: u8, lease: i64, seq: u64) -> Opening {
 
 const LONG: i64 = 60_000;
 
+fn own(depot: &Arc<dyn Depot>) -> Arc<Own> {
+    Arc::new(Own::new(Arc::clone(depot)))
+}
+
 fn start(opening: Opening, depot: &Arc<dyn Depot>) -> Witness {
+    start_on(opening, own(depot))
+}
+
+fn start_on(opening: Opening, own: Arc<Own>) -> Witness {
     let counted = Counted(opening.newest.seq);
-    Witness::start(opening, Arc::clone(depot), Arc::new(counted)).unwrap()
+    Witness::start(opening, own, Arc::new(counted)).unwrap()
 }
 
 async fn wake(witness: &Witness) -> Verdict {
@@ -210,7 +217,7 @@ async fn a_pause_ends_the_lease_before_anything_is_awaited() {
     let depot = memory();
     let witness = start(opening(1, LONG, 8), &depot);
     wake(&witness).await;
-    let told = witness.thawed(HolderId([9; 16]), Doubt::Paused);
+    let told = witness.thawed(HolderId([9; 16]));
     assert!(!witness.lease().is_good(boot_ns()));
     told.await;
     assert_eq!(wake(&witness).await, Verdict::Agrees(5));
@@ -229,9 +236,37 @@ async fn a_restored_copy_gives_way_to_the_one_that_ran_on() {
         start(opening(1, LONG, 8), &depot),
     );
     wake(&original).await;
-    copy.thawed(HolderId([9; 16]), Doubt::Restored).await;
+    copy.thawed(HolderId([9; 16])).await;
     assert!(matches!(wake(&copy).await, Verdict::Live(_)));
     assert!(original.lease().is_good(boot_ns()));
+}
+
+/// A whole machine is copied, with the process that holds the sleeping object: both have its name and know what it wrote.
+// proves B6 C6
+#[tokio::test]
+async fn of_two_copies_under_one_name_one_serves() {
+    let depot = memory();
+    let (original, copy) = (own(&depot), own(&depot));
+    let asleep = start_on(opening(1, 300, 8), Arc::clone(&original));
+    asleep.claim(Purpose::Rest).await.unwrap();
+    asleep.hand_over().await;
+    drop(asleep);
+    let common = mark(&depot).await;
+    copy.attend(object_id(), HolderId([1; 16])).await.unwrap();
+    assert!(matches!(
+        copy.swap(&common, None).await.unwrap(),
+        Swap::Conflict(_)
+    ));
+    assert!(copy.wrote(&common).await.unwrap());
+
+    let awake = start_on(opening(1, 300, 8), original);
+    assert_eq!(wake(&awake).await, Verdict::Agrees(4));
+    let twin = start_on(opening(1, 300, 8), copy);
+    let Verdict::Live(evidence) = wake(&twin).await else {
+        panic!()
+    };
+    assert_eq!(evidence.witnessed.unwrap().holder.unwrap().id, HolderId([1; 16]));
+    assert!(awake.lease().is_good(boot_ns()));
 }
 
 #[tokio::test]
@@ -261,20 +296,15 @@ async fn giving_up_is_bounded() {
 #[tokio::test]
 async fn a_successor_of_the_same_name_goes_on_without_waiting() {
     let depot: Arc<dyn Depot> = Arc::new(Memory::new());
-    let owner = start(opening(1, LONG, 8), &depot);
+    let own = own(&depot);
+    let owner = start_on(opening(1, LONG, 8), Arc::clone(&own));
     assert_eq!(
         owner.claim(Purpose::Rest).await.unwrap().verdict,
         Verdict::Agrees(3)
     );
     owner.hand_over().await;
     assert!(!owner.lease().is_good(boot_ns()));
-    let inside = start(
-        Opening {
-            attends: false,
-            ..opening(1, LONG, 8)
-        },
-        &depot,
-    );
+    let inside = start_on(opening(1, LONG, 8), own);
     assert_eq!(wake(&inside).await, Verdict::Agrees(4));
     inside.note(point(12));
     inside.covered(12).await.unwrap();
@@ -301,7 +331,7 @@ async fn an_older_copy_and_a_copy_whose_history_cannot_be_read_do_not_run() {
         wake(&start(opening(2, LONG, 25), &depot)).await,
         Verdict::Agrees(_)
     ));
-    let unreadable = Witness::start(opening(3, LONG, 30), Arc::clone(&depot), Arc::new(Unreadable)).unwrap();
+    let unreadable = Witness::start(opening(3, LONG, 30), own(&depot), Arc::new(Unreadable)).unwrap();
     let error = unreadable.claim(Purpose::Wake).await.unwrap_err();
     assert_eq!(error, ClaimError::History("the disk is on fire".to_owned()));
 }

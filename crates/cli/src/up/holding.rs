@@ -17,7 +17,8 @@ use suijuris_core::lineage::{Body, Invariant, Quarantined};
 use suijuris_core::manifest::Manifest;
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
-use suijuris_depot::{Attendance, Depot, relay};
+use suijuris_depot::{Attendance, Depot, Own, relay};
+use suijuris_runtime::clock::{Clock, Continuity, ResumeDetector};
 use suijuris_runtime::holding::{FOLLOW_WITHIN, code_of, follow, fresh_id, in_words, newest};
 use suijuris_runtime::report::chain;
 use suijuris_runtime::witness::{News, Opening, Witness, publish};
@@ -38,12 +39,14 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How the object is held.
 pub(crate) struct Holding {
-    depot: Option<Arc<dyn Depot>>,
+    depot: Option<Arc<Own>>,
     witness: Option<Arc<Witness>>,
     id: HolderId,
     object: ObjectId,
     home: Home,
     verdict: Option<Verdict>,
+    /// While a machine holds it: what tells whether the host stood still since.
+    lent: Option<ResumeDetector>,
 }
 
 /// This copy is not the object; the event that says so.
@@ -61,7 +64,7 @@ impl Holding {
         let object = writer.published().head().object;
         let id = fresh_id().context("the system gives no randomness")?;
         let depot = match which.open().await {
-            Ok(depot) => Some(depot),
+            Ok(depot) => Some(Arc::new(Own::new(depot))),
             // A depot that somebody named is wanted; the default one may be missing.
             Err(error) if which.depot.is_some() => return Err(error.into()),
             Err(error) => {
@@ -69,11 +72,10 @@ impl Holding {
                 None
             }
         };
-        let witness = depot.clone().map(|depot| {
+        let witness = depot.clone().map(|depot: Arc<Own>| {
             let opening = Opening {
                 object,
                 id,
-                attends: true,
                 who: format!("host {}, process {}", super::house::host().id, std::process::id()),
                 terms: Terms::of(manifest, depot.pace()),
                 newest: newest(writer),
@@ -87,6 +89,7 @@ impl Holding {
             object,
             home: home.clone(),
             verdict: None,
+            lent: None,
         })
     }
 
@@ -111,7 +114,7 @@ impl Holding {
         let code = match shut_away_as(&self.home) {
             // Its own last record is in the way of comparing again; what it found then stands.
             Some(code) if claimed.verdict.is_final() => code,
-            _ => code_of(self.depot.as_deref(), &claimed.verdict).await,
+            _ => code_of(self.asked(), &claimed.verdict).await,
         };
         let refused = claimed.verdict.evidence().map(|evidence| {
             let event = Box::new(refused(code, evidence));
@@ -134,6 +137,10 @@ impl Holding {
         }
     }
 
+    fn asked(&self) -> Option<&dyn Depot> {
+        self.depot.as_deref().map(|depot| depot as &dyn Depot)
+    }
+
     /// Claims the object for resting in a frozen machine, whose runtime has the writer. It writes nothing.
     pub(super) async fn rest(&mut self, newest: Point) -> anyhow::Result<Result<(), NotTheObject>> {
         let Some(witness) = &self.witness else {
@@ -141,7 +148,7 @@ impl Holding {
         };
         witness.note(newest);
         let claimed = witness.claim(Purpose::Rest).await?;
-        let code = code_of(self.depot.as_deref(), &claimed.verdict).await;
+        let code = code_of(self.asked(), &claimed.verdict).await;
         let refused = claimed.verdict.evidence().map(|evidence| refused(code, evidence));
         self.verdict = Some(claimed.verdict);
         Ok(match refused {
@@ -158,7 +165,7 @@ impl Holding {
 
     /// Takes an answer that came late; the event that says so where this copy is not the object.
     pub(super) async fn take(&mut self, verdict: Verdict) -> Option<Event> {
-        let code = code_of(self.depot.as_deref(), &verdict).await;
+        let code = code_of(self.asked(), &verdict).await;
         let refused = verdict.evidence().map(|evidence| refused(code, evidence));
         self.verdict = Some(verdict);
         refused
@@ -197,9 +204,33 @@ impl Holding {
         }
     }
 
+    /// The machine that held the object has ended or is frozen: goes on by the name that it took, if it found that it
+    /// stood still. Where only we find that out, a copy of us may serve under our name, so that we take a fresh one.
+    pub(super) async fn take_back(&mut self, clock: &Clock) -> anyhow::Result<()> {
+        let Some(((depot, witness), mut lent)) = self
+            .depot
+            .as_ref()
+            .zip(self.witness.as_ref())
+            .zip(self.lent.take())
+        else {
+            return Ok(());
+        };
+        let mut name = depot.name().unwrap_or(self.id);
+        let (_, continuity) = clock.check(&mut lent);
+        if name == self.id && continuity != Continuity::Continuous {
+            name = fresh_id().context("the system gives no randomness")?;
+        }
+        if name != self.id {
+            self.id = name;
+            witness.thawed(name).await;
+        }
+        Ok(())
+    }
+
     /// Leaves the mark to the machine that is about to run. What it inherits: its way to the depot, and what keeps the
     /// object held until it has ended.
-    pub(super) async fn hand_over(&self) -> std::io::Result<Handed> {
+    pub(super) async fn hand_over(&mut self, clock: &Clock) -> std::io::Result<Handed> {
+        self.lent = Some(clock.detector());
         let Some((depot, witness)) = self.depot.clone().zip(self.witness.as_ref()) else {
             return Ok(Handed {
                 holder: None,
@@ -209,16 +240,18 @@ impl Holding {
         };
         witness.hand_over().await;
         let (ours, theirs) = UnixStream::pair()?;
+        let attendance = depot.attendance().await;
         serve(ours, depot, self.object)?;
         Ok(Handed {
             holder: Some(self.id),
             depot: Some(theirs.into()),
-            attendance: witness.attendance(),
+            attendance,
         })
     }
 
     /// Leaves the mark to the machine that has been frozen and goes on now.
-    pub(super) async fn thaw(&self) {
+    pub(super) async fn thaw(&mut self, clock: &Clock) {
+        self.lent = Some(clock.detector());
         if let Some(witness) = &self.witness {
             witness.hand_over().await;
         }
@@ -226,7 +259,7 @@ impl Holding {
 
     /// The depot, for watching the inbox.
     pub(crate) fn depot(&self) -> Option<Arc<dyn Depot>> {
-        self.depot.clone()
+        self.depot.clone().map(|depot| depot as Arc<dyn Depot>)
     }
 
     /// Resolves when another copy has taken the object; the event to tell.
@@ -306,7 +339,7 @@ pub(super) struct Handed {
 }
 
 /// Serves the depot to one machine, on a thread of its own, so that nothing `up` does delays a renewal.
-fn serve(stream: UnixStream, depot: Arc<dyn Depot>, object: ObjectId) -> std::io::Result<()> {
+fn serve(stream: UnixStream, depot: Arc<Own>, object: ObjectId) -> std::io::Result<()> {
     stream.set_nonblocking(true)?;
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -4,7 +4,7 @@
 //! so a claim that was overtaken fails and begins again.
 
 use super::hold::Hold;
-use super::keeper::{Known, Phase, Turn, Wrote};
+use super::keeper::{Phase, Traces, Turn, Wrote};
 use super::mark::Mark;
 use super::terms::{CLAIM_PATIENCE, Mono, Terms};
 use super::words::{Ask, Effect, Failure, Input, Notice, Purpose, Swapped, Verdict};
@@ -18,7 +18,6 @@ const MAX_TRIES: u32 = 16;
 #[derive(Debug, Clone)]
 pub(super) struct Claim<V> {
     purpose: Purpose,
-    known: Known,
     /// Whoever asked was told to go on without.
     without: bool,
     /// When the depot answered last, or the claim began.
@@ -47,6 +46,8 @@ enum Step<V> {
     Reading(Ask),
     /// In our own history.
     Finding(Ask, Seen<V>),
+    /// Among what we wrote.
+    Recalling(Ask, Seen<V>),
     /// For its holder.
     Looking(Ask, Seen<V>),
     /// Waiting for the end of its holder's lease, or a sign of life.
@@ -65,11 +66,10 @@ struct Watch<V> {
 }
 
 impl<V: Clone + PartialEq> Claim<V> {
-    pub(super) fn begin(turn: &mut Turn<'_, V>, purpose: Purpose, known: Known) -> Phase<V> {
+    pub(super) fn begin(turn: &mut Turn<'_, V>, purpose: Purpose) -> Phase<V> {
         let ask = turn.ask(Effect::Read);
         Phase::Claiming(Self {
             purpose,
-            known,
             without: false,
             heard: turn.now.mono,
             tries: 0,
@@ -93,6 +93,13 @@ impl<V: Clone + PartialEq> Claim<V> {
                     self.holder(turn, seen)
                 } else {
                     self.refuse_older(turn, seen.mark)
+                }
+            }
+            (Step::Recalling(asked, seen), Input::Recalled(ask, ours)) if asked == ask => {
+                if ours {
+                    self.swap(turn, Some(&seen))
+                } else {
+                    self.stranger(turn, seen)
                 }
             }
             (Step::Looking(asked, seen), Input::Looked(ask, runs)) if asked == ask => match runs {
@@ -168,16 +175,27 @@ impl<V: Clone + PartialEq> Claim<V> {
 
     /// Then nobody else may hold it.
     fn holder(mut self, turn: &mut Turn<'_, V>, seen: Seen<V>) -> Phase<V> {
-        let Some(holder) = &seen.mark.holder else {
-            return self.swap(turn, Some(&seen));
-        };
-        if holder.id == turn.me.id || self.known.has(&seen.mark) {
+        if seen.mark.holder.is_none() {
             return self.swap(turn, Some(&seen));
         }
+        let mark = Box::new(seen.mark.clone());
+        let ask = turn.ask(|ask, within| Effect::Recall(ask, mark, within));
+        self.step = Step::Recalling(ask, seen);
+        Phase::Claiming(self)
+    }
+
+    /// Held, and not by what we wrote.
+    fn stranger(mut self, turn: &mut Turn<'_, V>, seen: Seen<V>) -> Phase<V> {
         if seen.alive {
             return self.refuse_live(turn, seen.mark);
         }
-        let id = holder.id;
+        let Some(id) = seen.mark.holder.as_ref().map(|holder| holder.id) else {
+            return self.swap(turn, Some(&seen));
+        };
+        if id == turn.me.id {
+            // A copy of ourselves under our name: that we run says nothing of it.
+            return self.watch(turn, seen);
+        }
         let ask = turn.ask(|ask, within| Effect::Look(ask, id, within));
         self.step = Step::Looking(ask, seen);
         Phase::Claiming(self)
@@ -330,7 +348,7 @@ impl<V: Clone + PartialEq> Claim<V> {
             }
             _ => {
                 turn.say(Notice::Verdict(verdict));
-                Phase::Idle(self.into_written())
+                Phase::Idle(self.traces())
             }
         }
     }
@@ -340,7 +358,11 @@ impl<V: Clone + PartialEq> Claim<V> {
             Step::Watching(watch) if watch.asked.is_none() => Some(watch.over.min(watch.look_at)),
             Step::Watching(watch) => Some(watch.over),
             Step::Resting(until) => Some(*until),
-            Step::Reading(_) | Step::Finding(..) | Step::Looking(..) | Step::Swapping(..) => None,
+            Step::Reading(_)
+            | Step::Finding(..)
+            | Step::Recalling(..)
+            | Step::Looking(..)
+            | Step::Swapping(..) => None,
         }
     }
 
@@ -348,22 +370,11 @@ impl<V: Clone + PartialEq> Claim<V> {
         self.without
     }
 
-    pub(super) const fn may_have_written(&self) -> bool {
-        self.unsure.is_some() || matches!(self.step, Step::Swapping(..))
-    }
-
-    /// Marks of former names.
-    pub(super) fn known(self) -> Known {
-        self.known
-    }
-
-    /// Those, and what was written or may have been.
-    pub(super) fn into_written(self) -> Known {
-        let on_its_way = match self.step {
-            Step::Swapping(_, wrote) => Some(wrote),
-            _ => None,
-        };
-        let written = self.unsure.into_iter().chain(on_its_way);
-        self.known.and(written.map(|wrote| wrote.mark))
+    pub(super) const fn traces(&self) -> Traces {
+        if self.unsure.is_some() || matches!(self.step, Step::Swapping(..)) {
+            Traces::Left
+        } else {
+            Traces::None
+        }
     }
 }

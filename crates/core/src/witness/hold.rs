@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::keeper::{Known, Me, Phase, Turn, Wrote};
+use super::keeper::{Me, Phase, Traces, Turn, Wrote};
 use super::mark::Mark;
 use super::terms::{CLAIM_PATIENCE, Mono, Terms};
 use super::words::{Ask, Effect, Failure, Input, Notice, Purpose, Swapped, Verdict};
@@ -101,7 +101,7 @@ impl<V: Clone + PartialEq> Hold<V> {
         }
         if self.leaving.is_some_and(|until| now >= until) {
             turn.say(Notice::Released(false));
-            return Phase::Idle(Known::default());
+            return Phase::Idle(Traces::Left);
         }
         if self.asked.is_none() && now >= self.due(turn.me) {
             self.write(turn);
@@ -178,7 +178,7 @@ impl<V: Clone + PartialEq> Hold<V> {
         }
         if self.mark.holder.is_none() {
             turn.say(Notice::Released(true));
-            return Phase::Idle(Known::default());
+            return Phase::Idle(Traces::None);
         }
         let now = turn.now.mono;
         if now < self.sent.after(turn.me.terms.lease()) {
@@ -241,12 +241,5 @@ impl<V: Clone + PartialEq> Hold<V> {
 
     pub(super) const fn is_leaving(&self) -> bool {
         self.leaving.is_some()
-    }
-
-    /// Every mark of this name that stands or may stand.
-    pub(super) fn into_written(self) -> Known {
-        let on_its_way = self.asked.map(|(_, wrote)| wrote);
-        let maybe = self.unsure.into_iter().chain(on_its_way).map(|wrote| wrote.mark);
-        Known::default().and(maybe.chain([self.mark]))
     }
 }

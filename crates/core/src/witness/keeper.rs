@@ -7,11 +7,8 @@ use super::claim::Claim;
 use super::hold::Hold;
 use super::mark::{Holder, HolderId, MAX_WHO, Mark, VERSION};
 use super::terms::{Moment, Mono, Terms};
-use super::words::{Ask, Doubt, Effect, Evidence, Input, Notice, Point, Purpose, Verdict};
+use super::words::{Ask, Effect, Evidence, Input, Notice, Point, Purpose, Verdict};
 use crate::id::ObjectId;
-
-/// Marks of former names that are remembered at most; an older one counts as a stranger's, and is waited for.
-const MAX_KNOWN: usize = 8;
 
 /// One copy of an object and what it may do. `V` is the depot's name for a mark's present content.
 #[derive(Debug, Clone)]
@@ -34,18 +31,21 @@ pub(super) struct Me {
     asks: u64,
 }
 
+/// Whether a mark that this copy wrote may stand in the depot, and keep others waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Traces {
+    Left,
+    None,
+}
+
 #[derive(Debug, Clone)]
 pub(super) enum Phase<V> {
     /// Nobody wants the object, or the last claim was refused.
-    Idle(Known),
+    Idle(Traces),
     Claiming(Claim<V>),
     Holding(Hold<V>),
     Lost(Box<Evidence>),
 }
-
-/// Marks that this very process wrote under names it gave up, when no other copy of it can be using them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Known(Vec<Mark>);
 
 /// What a keeper is about, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl<V: Clone + PartialEq> Keeper<V> {
         };
         Self {
             me,
-            phase: Phase::Idle(Known::default()),
+            phase: Phase::Idle(Traces::None),
         }
     }
 
@@ -172,10 +172,11 @@ impl<V: Clone + PartialEq> Phase<V> {
                 }
                 self.answered(turn, Input::Tick)
             }
-            Input::Thawed(id, doubt) => self.thawed(turn, id, doubt),
+            Input::Thawed(id) => self.thawed(turn, id),
             Input::HandOver => match self {
                 Self::Lost(evidence) => Self::Lost(evidence),
-                _ => Self::Idle(Known::default()),
+                // It is for the other to remove.
+                _ => Self::Idle(Traces::None),
             },
             Input::Release(within) => self.release(turn, within),
             answer => self.answered(turn, answer),
@@ -192,9 +193,8 @@ impl<V: Clone + PartialEq> Phase<V> {
 
     fn claim(self, turn: &mut Turn<'_, V>, purpose: Purpose) -> Self {
         match self {
-            Self::Idle(known) => Claim::begin(turn, purpose, known),
-            // A claim for more than the one under way: what that may have written is recognised by its name.
-            Self::Claiming(claim) => Claim::begin(turn, purpose, claim.known()),
+            // A claim for more than the one under way: what that may have written is recalled.
+            Self::Idle(_) | Self::Claiming(_) => Claim::begin(turn, purpose),
             Self::Holding(hold) => hold.claim(turn, purpose),
             Self::Lost(evidence) => {
                 turn.say(Notice::Verdict(Verdict::Live(evidence.clone())));
@@ -203,30 +203,27 @@ impl<V: Clone + PartialEq> Phase<V> {
         }
     }
 
-    fn thawed(self, turn: &mut Turn<'_, V>, id: HolderId, doubt: Doubt) -> Self {
-        let known = match self {
+    fn thawed(self, turn: &mut Turn<'_, V>, id: HolderId) -> Self {
+        let traces = match self {
             Self::Lost(evidence) => return Self::Lost(evidence),
-            Self::Idle(known) => known,
-            Self::Claiming(claim) => claim.into_written(),
+            Self::Idle(traces) => traces,
+            Self::Claiming(claim) => claim.traces(),
             Self::Holding(hold) => {
                 if hold.is_leaving() {
                     turn.say(Notice::Released(false));
                 }
-                hold.into_written()
+                Traces::Left
             }
         };
         turn.me.id = id;
-        Self::Idle(match doubt {
-            Doubt::Paused => known,
-            Doubt::Restored => Known::default(),
-        })
+        Self::Idle(traces)
     }
 
     fn release(self, turn: &mut Turn<'_, V>, within: std::time::Duration) -> Self {
         let clean = match &self {
             Self::Holding(_) => None,
-            Self::Idle(known) => Some(known.is_empty()),
-            Self::Claiming(claim) => Some(!claim.may_have_written()),
+            Self::Idle(traces) => Some(*traces == Traces::None),
+            Self::Claiming(claim) => Some(claim.traces() == Traces::None),
             Self::Lost(_) => Some(false),
         };
         match (self, clean) {
@@ -237,26 +234,9 @@ impl<V: Clone + PartialEq> Phase<V> {
             }
             (_, clean) => {
                 turn.say(Notice::Released(clean.unwrap_or(false)));
-                Self::Idle(Known::default())
+                Self::Idle(Traces::None)
             }
         }
-    }
-}
-
-impl Known {
-    pub(super) fn has(&self, mark: &Mark) -> bool {
-        self.0.contains(mark)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(super) fn and(mut self, marks: impl IntoIterator<Item = Mark>) -> Self {
-        self.0.extend(marks);
-        let excess = self.0.len().saturating_sub(MAX_KNOWN);
-        self.0.drain(..excess);
-        self
     }
 }
 
@@ -275,7 +255,8 @@ impl<V> Turn<'_, V> {
     /// The mark that this copy would have written now: with its newest head, held by it or by nobody.
     pub(super) fn mark(&mut self, epoch: u64, held: bool) -> Mark {
         let me = &mut *self.me;
-        me.beat = me.beat.saturating_add(1);
+        // By the clock, so that two copies of one memory do not write the same.
+        me.beat = self.now.mono.0.max(me.beat.saturating_add(1));
         let holder = Holder {
             id: me.id,
             who: me.who.clone(),

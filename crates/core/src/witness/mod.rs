@@ -20,10 +20,12 @@ mod keeper;
 mod mark;
 mod terms;
 mod words;
+mod written;
 
 pub use keeper::{Keeper, Standing};
 pub use mark::{Error, Holder, HolderId, MAX_BYTES, MAX_LEASE, MAX_WHO, Mark, VERSION};
 pub use terms::{CLAIM_PATIENCE, Moment, Mono, Terms};
-pub use words::{Ask, Doubt, Effect, Evidence, Failure, Input, Notice, Point, Purpose, Swapped, Verdict};
+pub use words::{Ask, Effect, Evidence, Failure, Input, Notice, Point, Purpose, Swapped, Verdict};
+pub use written::Written;
 
 pub use crate::inputs::Witnessed;

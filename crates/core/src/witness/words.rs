@@ -26,15 +26,6 @@ pub enum Purpose {
     Wake,
 }
 
-/// What may have become of a process that was paused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doubt {
-    /// Whatever other copy of its memory there is was paused with it, and takes a fresh [`HolderId`] too before it goes on.
-    Paused,
-    /// Another copy of its memory may be running on under the old [`HolderId`]: a restored snapshot.
-    Restored,
-}
-
 /// Number of a question; its answer carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ask(pub(super) u64);
@@ -64,10 +55,11 @@ pub enum Input<V> {
     Claim(Purpose),
     /// This record is durable, and so are all before it.
     Note(Point),
-    /// The process had been paused, or its memory copied. It goes on under this fresh identity; what was held counts no
-    /// more, and a new claim decides.
-    Thawed(HolderId, Doubt),
-    /// Another process with the same [`HolderId`] goes on with the mark; this one leaves it as it is.
+    /// The process had been paused, or its memory copied. What was held counts no more, and a new claim decides. It goes
+    /// on under this name: a fresh one if another copy of its memory may run on, and then its shell forgets what was
+    /// [`Written`](super::Written) before.
+    Thawed(HolderId),
+    /// Another process goes on with the mark, and with what was [`Written`](super::Written); this one leaves it as it is.
     HandOver,
     /// Give the object up, the newest head in the mark; answered by one [`Notice::Released`] within this time.
     Release(Duration),
@@ -77,6 +69,8 @@ pub enum Input<V> {
     Read(Ask, Result<Option<(Mark, V)>, Failure>),
     /// Answer to [`Effect::Swap`].
     Swapped(Ask, Result<Swapped<V>, Failure>),
+    /// Answer to [`Effect::Recall`]: whether this copy wrote that mark.
+    Recalled(Ask, bool),
     /// Answer to [`Effect::Look`]: whether the holder is known to run (`Some(true)`) or to have ended (`Some(false)`).
     Looked(Ask, Option<bool>),
     /// Answer to [`Effect::Find`]: whether the history holds that record there, or has a `restored` that gives it up.
@@ -91,6 +85,9 @@ pub enum Effect<V> {
     Read(Ask, Duration),
     /// Replace the mark, if its version is still this one.
     Swap(Ask, Box<Mark>, Option<V>, Duration),
+    /// Look whether this copy wrote this mark, itself or as those from whom it took over: in what was
+    /// [`Written`](super::Written).
+    Recall(Ask, Box<Mark>, Duration),
     /// Ask what is known of this holder.
     Look(Ask, HolderId, Duration),
     /// Look into our own history.

@@ -9,8 +9,8 @@ use suijuris_core::id::{ObjectId, RecordId};
 use suijuris_core::manifest::Witness;
 use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::witness::{
-    Ask, Doubt, Effect, Error, Failure, Holder, HolderId, Input, Keeper, MAX_LEASE, MAX_WHO, Mark, Moment,
-    Mono, Notice, Point, Purpose, Standing, Swapped, Terms, Verdict, Witnessed,
+    Ask, Effect, Error, Failure, Holder, HolderId, Input, Keeper, MAX_LEASE, MAX_WHO, Mark, Moment, Mono,
+    Notice, Point, Purpose, Standing, Swapped, Terms, Verdict, Witnessed, Written,
 };
 
 const MS: u64 = 1_000_000;
@@ -51,6 +51,7 @@ fn mark(seq: u64, holder: Option<(HolderId, u64)>) -> Mark {
 struct Rig {
     keeper: Option<Keeper<u64>>,
     now: u64,
+    written: Written,
     asked: Vec<Effect<u64>>,
     said: Vec<Notice>,
 }
@@ -61,6 +62,7 @@ impl Rig {
         Self {
             keeper: Some(Keeper::new(ObjectId::of(b"object"), ME, "here", terms, point(8))),
             now: 1_000_000 * MS,
+            written: Written::default(),
             asked: Vec::new(),
             said: Vec::new(),
         }
@@ -86,11 +88,23 @@ impl Rig {
         };
         let (keeper, effects) = self.keeper.take().unwrap().on(moment, input);
         self.keeper = Some(keeper);
+        let mut recalled = None;
         for effect in effects {
             match effect {
                 Effect::Say(notice) => self.said.push(notice),
-                question => self.asked.push(question),
+                Effect::Recall(ask, mark, _) => {
+                    recalled = Some(Input::Recalled(ask, self.written.has(&mark)))
+                }
+                question => {
+                    if let Effect::Swap(_, mark, ..) = &question {
+                        self.written.note(mark);
+                    }
+                    self.asked.push(question);
+                }
             }
+        }
+        if let Some(answer) = recalled {
+            self.give(answer);
         }
     }
 
@@ -517,24 +531,27 @@ fn a_wake_while_holding_raises_the_epoch_first() {
 
 // proves C6
 #[test]
-fn after_a_pause_nothing_is_served_until_a_claim_under_a_fresh_name() {
+fn after_a_pause_nothing_is_served_until_a_claim() {
     let fresh = HolderId([3; 16]);
-    // Paused with all its copies, what stands there is ours; restored from a snapshot, a copy may run on.
-    for (doubt, waits) in [(Doubt::Paused, false), (Doubt::Restored, true)] {
+    // After a pause that was announced, what stands there is ours; after another a copy may run on under the old name.
+    for (name, waits) in [(ME, false), (fresh, true)] {
         let mut rig = Rig::new(Witness::Required);
         rig.give(Input::Claim(Purpose::Wake));
         rig.read(Ok(None));
         let mark = rig.swapped(Ok(Swapped::Done(1)));
         rig.heard();
-        rig.give(Input::Thawed(fresh, doubt));
-        assert_eq!((rig.keeper().good_until(), rig.keeper().id()), (None, fresh));
+        rig.give(Input::Thawed(name));
+        if waits {
+            rig.written.forget();
+        }
+        assert_eq!((rig.keeper().good_until(), rig.keeper().id()), (None, name));
         rig.give(Input::Claim(Purpose::Wake));
         rig.read(Ok(Some((mark, 1))));
         if waits {
             assert!(matches!(rig.question(), Effect::Look(_, ME, _)));
         } else {
             let (ask, mark, expected) = rig.swap();
-            assert_eq!((mark.holder.unwrap().id, expected), (fresh, Some(1)));
+            assert_eq!((mark.holder.unwrap().id, expected), (ME, Some(1)));
             rig.give(Input::Swapped(ask, Ok(Swapped::Done(2))));
             assert_eq!(rig.verdict(), Verdict::Agrees(5));
         }
@@ -542,12 +559,54 @@ fn after_a_pause_nothing_is_served_until_a_claim_under_a_fresh_name() {
 }
 
 #[test]
-fn another_process_with_the_same_name_goes_on_at_once() {
+fn whoever_takes_over_what_was_written_goes_on_at_once() {
     let mut rig = Rig::new(Witness::Required);
+    let beat = 3_000_000 * MS;
+    let theirs = mark(8, Some((ME, beat)));
+    rig.written.note(&theirs);
     rig.give(Input::Claim(Purpose::Wake));
-    rig.read(Ok(Some((mark(8, Some((ME, 40))), 1))));
+    rig.read(Ok(Some((theirs, 1))));
     let (_, mark, _) = rig.swap();
-    assert_eq!(mark.holder.unwrap().beat, 41);
+    assert_eq!(mark.holder.unwrap().beat, beat + 1, "each write differs");
+}
+
+/// The copy of a whole machine: it has the same name, and wrote since.
+// proves B6 C6
+#[test]
+fn a_mark_of_ones_own_name_that_one_did_not_write_is_anothers() {
+    for renewed in [false, true] {
+        let mut rig = Rig::new(Witness::Required);
+        rig.written.note(&mark(8, Some((ME, 40))));
+        rig.give(Input::Claim(Purpose::Wake));
+        // Nobody is asked whether that name runs: it does, since it is ours.
+        rig.read(Ok(Some((mark(8, Some((ME, 41))), 1))));
+        let since = rig.now;
+        while rig.said.is_empty() && !matches!(rig.asked.last(), Some(Effect::Swap(..))) {
+            rig.pass(u64::MAX);
+            if matches!(rig.asked.last(), Some(Effect::Read(..))) {
+                let (beat, version) = if renewed { (42, 2) } else { (41, 1) };
+                rig.read(Ok(Some((mark(8, Some((ME, beat))), version))));
+            }
+        }
+        if renewed {
+            assert!(matches!(rig.verdict(), Verdict::Live(_)));
+        } else {
+            assert!(rig.now - since >= OUTLIVED, "only {} ns", rig.now - since);
+        }
+    }
+}
+
+#[test]
+fn only_the_last_marks_are_remembered_and_only_until_they_are_forgotten() {
+    let mut written = Written::default();
+    let marks: Vec<Mark> = (0..33).map(|beat| mark(8, Some((ME, beat)))).collect();
+    for mark in marks.iter().chain(&marks[1..]) {
+        written.note(mark);
+    }
+    let has: Vec<bool> = marks.iter().map(|mark| written.has(mark)).collect();
+    assert_eq!((has[0], has[1..].iter().all(|has| *has)), (false, true));
+    written.forget();
+    assert!(!marks.iter().any(|mark| written.has(mark)));
 }
 
 #[test]
@@ -641,7 +700,7 @@ proptest! {
                 (2, _) => rig.give(Input::Note(point(8 + ms % 7))),
                 (3, _) => rig.give(Input::Release(Duration::from_millis(ms))),
                 (4, _) => rig.give(Input::HandOver),
-                (5, _) => rig.give(Input::Thawed(HolderId([4; 16]), Doubt::Paused)),
+                (5, _) => rig.give(Input::Thawed(HolderId([4; 16]))),
                 (_, Some(Effect::Read(ask, _))) if ms % 3 == 0 => rig.give(Input::Read(ask, Err(Failure::Unknown))),
                 (_, Some(Effect::Read(ask, _))) => rig.give(Input::Read(ask, Ok(Some((mark(8, None), ms))))),
                 (_, Some(Effect::Swap(ask, ..))) if ms % 3 == 0 => rig.give(Input::Swapped(ask, Err(Failure::Unknown))),

@@ -33,10 +33,10 @@ pub(crate) enum Bug {
     HastyAcknowledgement,
     /// The mark names records that are not durable yet.
     NotYetDurable,
-    /// A process that was copied goes on under its old name.
-    SameName,
-    /// A restored process takes its old mark for its own.
-    NoDoubt,
+    /// A mark counts as one's own by the name in it.
+    ByName,
+    /// A process that may have been copied takes what it wrote before for its own.
+    NoForgetting,
 }
 
 /// All of them.
@@ -52,8 +52,8 @@ pub(crate) const BUGS: &[Bug] = &[
     Bug::BlindSwap,
     Bug::HastyAcknowledgement,
     Bug::NotYetDurable,
-    Bug::SameName,
-    Bug::NoDoubt,
+    Bug::ByName,
+    Bug::NoForgetting,
 ];
 
 impl Bug {

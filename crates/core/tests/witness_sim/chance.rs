@@ -88,6 +88,8 @@ pub(crate) enum Fault {
     DoubleThaw,
     /// A running machine is copied with its memory, and runs on.
     LiveClone,
+    /// The same of one that sleeps; neither finds out.
+    SleepingClone,
 }
 
 const FAULTS: &[Fault] = &[
@@ -105,6 +107,8 @@ const FAULTS: &[Fault] = &[
     Fault::Twin,
     Fault::DoubleThaw,
     Fault::LiveClone,
+    Fault::SleepingClone,
+    Fault::SleepingClone,
 ];
 
 /// One world.
@@ -139,6 +143,8 @@ pub(crate) struct Plan {
     pub(crate) pauses_at_effects: u64,
     /// A paused process does not find out that it was.
     pub(crate) unnoticed_pauses: u64,
+    /// Whoever paused it says so.
+    pub(crate) announced_pauses: u64,
 }
 
 impl Plan {
@@ -169,6 +175,7 @@ impl Plan {
             crashes_at_effects: sometimes(&[0, 0, 2, 20]),
             pauses_at_effects: sometimes(&[0, 0, 2, 20]),
             unnoticed_pauses: sometimes(&[0, 300]),
+            announced_pauses: sometimes(&[0, 500, 1_000]),
             copies: chance.within(2, 5) as usize,
             strength,
             lease_ms,

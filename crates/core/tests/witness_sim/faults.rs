@@ -1,8 +1,8 @@
 //! Faults of machines and disks; those of the network are where letters are posted.
 
 use super::chance::{Fault, MS};
-use super::machine::{Disk, Pause};
-use super::world::{Event, World};
+use super::machine::{Disk, Life, Pause};
+use super::world::{Event, What, World};
 
 /// Disks put aside at most.
 const SHELF: usize = 8;
@@ -52,6 +52,7 @@ impl World {
                 self.copy_memory(at, other, false);
             }
             Fault::LiveClone => self.copy_memory(at, other, true),
+            Fault::SleepingClone => self.copy_asleep(at, other),
         }
     }
 
@@ -125,12 +126,10 @@ impl World {
         if process.pause.is_some() {
             return;
         }
-        process.pause = Some(Pause {
-            noticed,
-            restored: false,
-        });
+        let announced = noticed && self.chance.happens(self.plan.announced_pauses);
+        process.pause = Some(Pause { noticed, announced });
         let run = process.run;
-        self.say(|_| format!("{at} is paused, noticed: {noticed}"));
+        self.say(|_| format!("{at} is paused, noticed: {noticed}, announced: {announced}"));
         self.after(length, Event::Thaw(at, run));
     }
 
@@ -143,8 +142,8 @@ impl World {
         if running != process.pause.is_none() || paused_unnoticed {
             return;
         }
-        // A copy of a copy that has not gone on yet: the one that ran is still behind both.
-        let restored = running || process.pause.is_some_and(|pause| pause.restored);
+        // Where nobody says that all copies stand still, one may run.
+        let announced = process.pause.is_some_and(|pause| pause.announced);
         let mut copy = process.clone();
         let disk = self.machines[at].disk.clone();
         self.kill(other, "is replaced");
@@ -153,18 +152,60 @@ impl World {
         copy.deferred.clear();
         copy.pause = Some(Pause {
             noticed: true,
-            restored,
+            announced,
         });
         let old = std::mem::replace(&mut self.machines[other].disk, disk);
         self.put_aside(old);
+        self.take_clocks(at, other);
         self.machines[other].process = Some(copy);
         let delay = self.chance.within(MS, self.plan.lease() * 2);
         self.say(|_| format!("{other} is a copy of {at}"));
         self.after(delay, Event::Thaw(other, run));
-        self.after(
-            self.plan.lease() / 5,
-            Event::To(other, run, super::world::What::Act),
-        );
+        self.after(self.plan.lease() / 5, Event::To(other, run, What::Act));
+    }
+
+    /// Copies a whole machine whose object sleeps, with the process that holds it. Both go on under one name.
+    fn copy_asleep(&mut self, at: usize, other: usize) {
+        let sleeping = [Life::Resting, Life::Asking { wake: false }];
+        let asleep = |at: usize| {
+            let process = self.machines[at].process.as_ref();
+            process.is_some_and(|process| process.pause.is_none() && sleeping.contains(&process.life))
+        };
+        let Some(at) = [at, other].into_iter().find(|at| asleep(*at)) else {
+            return;
+        };
+        let other = self.other(at);
+        let Some(process) = &self.machines[at].process else {
+            return;
+        };
+        let (old_run, mut copy) = (process.run, process.clone());
+        let disk = self.machines[at].disk.clone();
+        self.kill(other, "is replaced");
+        let run = self.next_run();
+        copy.run = run;
+        copy.deluded = true;
+        copy.pause = Some(Pause {
+            noticed: false,
+            announced: false,
+        });
+        let old = std::mem::replace(&mut self.machines[other].disk, disk);
+        self.put_aside(old);
+        self.take_clocks(at, other);
+        self.machines[other].process = Some(copy);
+        let length = self.chance.within(MS, self.plan.lease() * 2);
+        self.say(|_| format!("{other} is a copy of {at}, asleep"));
+        // What each of them waits for: its own alarms, and answers that had come already.
+        self.repeat(old_run, other, run, length);
+        if self.chance.happens(700) {
+            self.machines[other].stop_clocks(length);
+        }
+        self.after(length, Event::Thaw(other, run));
+    }
+
+    fn take_clocks(&mut self, of: usize, at: usize) {
+        if let Ok([of, at]) = self.machines.get_disjoint_mut([of, at]) {
+            at.take_clocks(of);
+        }
     }
 
     /// A stepped clock lets alarms go off by it.

@@ -2,7 +2,7 @@
 
 use suijuris_core::id::RecordId;
 use suijuris_core::time::Timestamp;
-use suijuris_core::witness::{Keeper, Moment, Mono, Point, Standing};
+use suijuris_core::witness::{Keeper, Moment, Mono, Point, Standing, Written};
 
 use super::chance::{Chance, MS, Ns};
 use super::world::Event;
@@ -77,8 +77,8 @@ pub(crate) enum Life {
 pub(crate) struct Pause {
     /// It finds out when it goes on, before anything else.
     pub(crate) noticed: bool,
-    /// Its memory was copied while it ran on.
-    pub(crate) restored: bool,
+    /// Whoever paused it says so, and that nothing was served meanwhile; otherwise a copy of it may be running on.
+    pub(crate) announced: bool,
 }
 
 /// A record on its way to the disk.
@@ -96,6 +96,8 @@ pub(crate) enum Writing {
 #[derive(Debug, Clone)]
 pub(crate) struct Process {
     pub(crate) keeper: Keeper<u64>,
+    /// What this process and those before it wrote, for whoever it hands over to.
+    pub(crate) written: Written,
     /// Tells its events from those of the process before it.
     pub(crate) run: u64,
     pub(crate) life: Life,
@@ -109,6 +111,9 @@ pub(crate) struct Process {
     pub(crate) hearing: u64,
     /// Which alarm is the valid one.
     pub(crate) alarm: u64,
+    /// It was copied asleep and does not know: an answer that it already had may have come long ago, and so may its lease.
+    /// Until the depot agrees to its waking, or answers later; where it goes on because none does, it is without a witness.
+    pub(crate) deluded: bool,
     /// What a known bug takes for the end of the lease.
     pub(crate) believed_until: Option<Ns>,
 }
@@ -155,6 +160,20 @@ impl Machine {
         1_000_000_000 + self.wall_offset_ms + (self.elapsed(now) / MS).cast_signed()
     }
 
+    /// Goes by the clocks of `other` from now on, as a copy of its memory does.
+    pub(crate) fn take_clocks(&mut self, other: &Self) {
+        self.mono_offset = other.mono_offset;
+        self.rate_ppm = other.rate_ppm;
+        self.wall_offset_ms = other.wall_offset_ms;
+    }
+
+    /// Its clocks stood still so long.
+    pub(crate) fn stop_clocks(&mut self, length: Ns) {
+        let length = self.elapsed(length);
+        self.mono_offset = self.mono_offset.wrapping_sub(length);
+        self.wall_offset_ms -= (length / MS).cast_signed();
+    }
+
     pub(crate) fn step_wall(&mut self, by_ms: i64) {
         self.wall_offset_ms += by_ms;
     }
@@ -163,7 +182,7 @@ impl Machine {
         if self.by_wall {
             self.wall_ms(now).unsigned_abs() * MS
         } else {
-            self.mono_offset + self.elapsed(now)
+            self.mono_offset.wrapping_add(self.elapsed(now))
         }
     }
 
@@ -206,6 +225,6 @@ impl Machine {
             && self
                 .process
                 .as_ref()
-                .is_some_and(|process| process.keeper.standing() != Standing::Without)
+                .is_some_and(|process| process.keeper.standing() != Standing::Without && !process.deluded)
     }
 }

@@ -174,15 +174,19 @@ impl World {
         };
         match process.life {
             Life::Resting if !faulty || self.chance.happens(300) => {
-                process.life = Life::Asking { wake: true };
-                self.tell(at, Input::Claim(purpose(true)));
+                if self.chance.happens(500) {
+                    process.life = Life::Asking { wake: true };
+                    self.tell(at, Input::Claim(purpose(true)));
+                } else {
+                    self.hand_over(at, true);
+                }
             }
             Life::Resting if self.chance.happens(100) => self.leave(at),
             Life::Awake if may_serve && faulty && self.chance.happens(self.plan.sleeps) => {
                 if self.chance.happens(500) {
                     self.write(at, Writing::Sleep { over: false });
                 } else {
-                    self.hand_over(at);
+                    self.hand_over(at, false);
                 }
             }
             Life::Awake if may_serve && self.chance.happens(self.plan.writes) => {
@@ -200,8 +204,8 @@ impl World {
         }
     }
 
-    /// The object goes to sleep; the process beside it goes on with its name, as `up` and its machine do.
-    fn hand_over(&mut self, at: usize) {
+    /// The object wakes or goes to sleep; the process beside it goes on with its name, as a machine and `up` do.
+    fn hand_over(&mut self, at: usize, wake: bool) {
         let name: HolderId = match &self.machines[at].process {
             Some(process) if process.writing.is_none() => process.keeper.id(),
             _ => return,
@@ -215,13 +219,13 @@ impl World {
             return;
         };
         process.keeper = Keeper::new(object(), name, "beside a machine", self.plan.terms(), newest);
-        process.life = Life::Asking { wake: false };
+        process.life = Life::Asking { wake };
         process.unacknowledged.clear();
         process.hearing += 1;
         process.believed_until = process.believed_until.filter(|until| *until == u64::MAX);
         process.run = run;
         self.after(self.plan.lease() / 5, Event::To(at, run, What::Act));
         self.say(|_| format!("{at} hands over"));
-        self.tell(at, Input::Claim(purpose(false)));
+        self.tell(at, Input::Claim(purpose(wake)));
     }
 }

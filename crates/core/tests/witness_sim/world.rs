@@ -11,7 +11,7 @@ use std::time::Duration;
 use suijuris_core::id::{ObjectId, RecordId};
 use suijuris_core::manifest::Witness;
 use suijuris_core::witness::{
-    Ask, Effect, Failure, HolderId, Input, Keeper, Mark, Notice, Purpose, Standing, Swapped,
+    Ask, Effect, Failure, HolderId, Input, Keeper, Mark, Notice, Purpose, Standing, Swapped, Written,
 };
 
 use super::bugs::Bug;
@@ -231,6 +231,9 @@ impl World {
         let Some(mut process) = self.machines[at].process.take() else {
             return;
         };
+        if process.life == Life::Awake && matches!(input, Input::Swapped(_, Ok(_))) {
+            process.deluded = false;
+        }
         let (keeper, effects) = process.keeper.on(moment, input);
         process.keeper = keeper;
         if answered {
@@ -262,6 +265,8 @@ impl World {
 
     fn set_alarm(&mut self, at: usize, run: u64) {
         let mono = self.machines[at].mono(self.now);
+        // No two machines do the same at the same nanosecond of their clocks.
+        let late = self.chance.within(MS / 100, MS / 10);
         let Some(process) = self.machines[at].run(run) else {
             return;
         };
@@ -269,7 +274,7 @@ impl World {
         let alarm = process.alarm;
         if let Some(until) = process.keeper.wait_until() {
             let length = until.0.saturating_sub(mono);
-            let delay = self.machines[at].truly(length) + MS / 100;
+            let delay = self.machines[at].truly(length) + late;
             self.after(delay, Event::To(at, run, What::Alarm(alarm)));
         }
     }
@@ -279,6 +284,9 @@ impl World {
             Effect::Read(ask, within) => (ask, Question::Read, within),
             Effect::Swap(ask, mark, expected, within) => {
                 self.believe_in_asking(at);
+                if let Some(process) = &mut self.machines[at].process {
+                    process.written.note(&mark);
+                }
                 (ask, Question::Swap(mark, expected), within)
             }
             Effect::Look(ask, holder, within) => (ask, Question::Look(holder), within),
@@ -288,9 +296,23 @@ impl World {
                 let answer = What::Answer(Box::new(Input::Found(ask, found)));
                 return self.after(delay, Event::To(at, run, answer));
             }
+            Effect::Recall(ask, mark, _) => {
+                let ours = self.recalls(at, &mark);
+                let delay = self.chance.within(0, 5) * MS;
+                let answer = What::Answer(Box::new(Input::Recalled(ask, ours)));
+                return self.after(delay, Event::To(at, run, answer));
+            }
             Effect::Say(notice) => return self.said(at, run, notice),
         };
         self.post(at, run, ask, question, within);
+    }
+
+    fn recalls(&self, at: usize, mark: &Mark) -> bool {
+        let Some(process) = &self.machines[at].process else {
+            return false;
+        };
+        let named = mark.holder.as_ref().map(|holder| holder.id) == Some(process.keeper.id());
+        process.written.has(mark) || named && self.bug == Some(Bug::ByName)
     }
 
     /// The known bug that takes a question for its answer.
@@ -389,12 +411,15 @@ impl World {
     fn said(&mut self, at: usize, run: u64, notice: Notice) {
         use suijuris_core::witness::Verdict;
         self.say(|_| format!("{at} says {notice:?}"));
-        let was_without = self.machines[at]
-            .process
-            .as_ref()
-            .is_some_and(|process| process.keeper.standing() == Standing::Without);
-        if matches!(notice, Notice::Verdict(Verdict::Agrees(_))) || notice == Notice::Renewed && !was_without
-        {
+        let Some(process) = &mut self.machines[at].process else {
+            return;
+        };
+        let was_without = process.keeper.standing() == Standing::Without;
+        let agrees = matches!(notice, Notice::Verdict(Verdict::Agrees(_)));
+        process.deluded &= !(agrees && process.life == Life::Asking { wake: true });
+        let deluded = process.deluded;
+        let accepted = agrees || notice == Notice::Renewed && !was_without;
+        if accepted && !deluded {
             self.is_newest(at, "was accepted");
         }
         if matches!(notice, Notice::Lost(_)) && self.is_holder(at) {
@@ -408,9 +433,11 @@ impl World {
     }
 
     fn is_holder(&self, at: usize) -> bool {
-        let holder = self.shore.mark().and_then(|mark| mark.holder.as_ref());
+        let held = self.shore.mark().filter(|mark| mark.holder.is_some());
+        // Versions that are digests repeat: a late write of whoever gives up may take effect on a mark without holder.
         let process = self.machines[at].process.as_ref();
-        holder.is_some_and(|holder| process.is_some_and(|process| process.keeper.id() == holder.id))
+        let process = process.filter(|process| process.life != Life::Leaving);
+        held.is_some_and(|mark| process.is_some_and(|process| process.written.has(mark)))
     }
 
     fn nobody_serves_twice(&mut self) {
@@ -520,6 +547,7 @@ impl World {
         );
         machine.process = Some(Process {
             keeper,
+            written: Written::default(),
             run: self.runs,
             life: Life::Asking { wake },
             pause: None,
@@ -528,6 +556,7 @@ impl World {
             writing: None,
             hearing: 0,
             alarm: 0,
+            deluded: false,
             believed_until: (self.bug == Some(Bug::NoLease)).then_some(Ns::MAX),
         });
         self.say(|world| {
@@ -561,38 +590,50 @@ impl World {
         }
     }
 
-    /// The process goes on: with a fresh name, if it noticed.
+    /// What the process of run `old` waits for, the run `run` at `to` waits for as well, `delay` later.
+    pub(crate) fn repeat(&mut self, old: u64, to: usize, run: u64, delay: Ns) {
+        let waiting: Vec<(Ns, What)> = self
+            .queue
+            .iter()
+            .filter_map(|Reverse((at, _, place))| match self.events.get(*place) {
+                Some(Some(Event::To(_, found, what))) if *found == old => Some((*at, what.clone())),
+                _ => None,
+            })
+            .collect();
+        for (at, what) in waiting {
+            let late = self.chance.within(MS / 100, MS / 10);
+            self.after(at - self.now + delay + late, Event::To(to, run, what));
+        }
+    }
+
+    /// The process goes on: with a fresh name, if it noticed and a copy may run on under the old one.
     fn thaw(&mut self, at: usize, run: u64) {
         let name = HolderId(self.chance.name());
-        let same = self.bug == Some(Bug::SameName);
-        let restored_as_paused = self.bug == Some(Bug::NoDoubt);
+        let remembers = self.bug == Some(Bug::NoForgetting);
         let now = self.now;
         let machine = &mut self.machines[at];
         let Some(process) = machine.run(run) else { return };
-        let Some(Pause { noticed, restored }) = process.pause.take() else {
+        let Some(Pause { noticed, announced }) = process.pause.take() else {
             return;
         };
         let deferred = std::mem::take(&mut process.deferred);
         if noticed {
-            use suijuris_core::witness::Doubt;
             let old = process.keeper.id();
-            let name = if same { old } else { name };
-            let doubt = if restored && !restored_as_paused {
-                Doubt::Restored
-            } else {
-                Doubt::Paused
-            };
+            let name = if announced { old } else { name };
+            if !announced && !remembers {
+                process.written.forget();
+            }
             process.hearing += 1;
             process.unacknowledged.clear();
             process.believed_until = process.believed_until.filter(|until| *until == Ns::MAX);
             process.life = Life::Asking { wake: true };
             // What was on its way to the disk gets there before anything is asked.
             let written = process.writing.take();
-            if !restored {
+            if !announced {
                 machine.gone.push((old.0, now));
             }
             self.say(|_| format!("{at} thaws and notices; now {name}"));
-            self.tell(at, Input::Thawed(name, doubt));
+            self.tell(at, Input::Thawed(name));
             if let Some((writing, nonce)) = written {
                 let newest = self.machines[at].disk.append(writing == Writing::Begin, nonce);
                 self.tell(at, Input::Note(newest));

@@ -54,6 +54,26 @@ pub(crate) fn attend(
     Ok(Held(files.lock(&layout::holder(&files.root, object, holder))?))
 }
 
+/// Calls the locked file of `former` by the name `holder`, for all who have its descriptor. Under the old name stands a file
+/// that nobody has locked. What to hold instead, where the file system has no links.
+pub(crate) fn rename(
+    files: &Files,
+    object: ObjectId,
+    former: HolderId,
+    holder: HolderId,
+) -> Result<Option<impl Attendance + use<>>, Error> {
+    let home = layout::home(&files.root, object);
+    let _lock = files.lock(&home.join(layout::LOCK))?;
+    let old = layout::holder(&files.root, object, former);
+    let new = layout::holder(&files.root, object, holder);
+    let held = match fs::hard_link(&old, &new) {
+        Ok(()) => None,
+        Err(_) => Some(Held(files.lock(&new)?)),
+    };
+    files.replace(&old, b"")?;
+    Ok(held)
+}
+
 /// Whether anybody has the file of `holder` locked.
 pub(crate) fn presence(files: &Files, object: ObjectId, holder: HolderId) -> Result<Presence, Error> {
     Ok(

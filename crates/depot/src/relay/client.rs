@@ -115,8 +115,22 @@ impl Depot for Client {
         })
     }
 
-    fn attend(&self, _object: ObjectId, _holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
-        Box::pin(std::future::ready(Ok(None)))
+    /// Says the name; the other end holds the presence.
+    fn attend(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+        self.call(Call::Attend(object, holder), PATIENCE, |answered| {
+            nothing(answered).map(|()| None)
+        })
+    }
+
+    fn wrote<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
+        self.call(
+            Call::Wrote(Box::new(mark.clone())),
+            PATIENCE,
+            |answered| match answered {
+                Answered::Wrote(wrote) => Some(wrote),
+                _ => None,
+            },
+        )
     }
 
     fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {

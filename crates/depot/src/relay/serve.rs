@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::wire::{self, Answered, Call, Failure, Greeting, Refused, Request, Told, milliseconds};
-use crate::{Depot, Error, Version};
+use crate::{Depot, Error, Own, Version};
 
 /// Calls that are worked on at once at most; more wait in the socket.
 const MAX_IN_FLIGHT: usize = 16;
@@ -46,14 +46,14 @@ pub enum Ended {
     Unread,
 }
 
-/// Serves `depot` to whoever is at the other end of `stream`, for `scope` and no other object, until that end closes.
+/// Serves `depot`, with the name of the copy that has it, to whoever is at the other end of `stream`, for `scope` and no other object, until that end closes.
 /// Bundles are not of one object and are served all; lists of objects are refused.
 ///
 /// Dropping the future ends the relay; operations under way may still happen.
 ///
 /// # Errors
 /// [`Ended`] where it was not the other end's wish.
-pub async fn serve(stream: UnixStream, depot: Arc<dyn Depot>, scope: ObjectId) -> Result<(), Ended> {
+pub async fn serve(stream: UnixStream, depot: Arc<Own>, scope: ObjectId) -> Result<(), Ended> {
     match exchange(stream, depot, scope).await {
         // The other end went with answers on their way to it: it wants them no more.
         Err(Ended::Socket(error)) if matches!(error.kind(), ConnectionReset | BrokenPipe) => Ok(()),
@@ -61,7 +61,7 @@ pub async fn serve(stream: UnixStream, depot: Arc<dyn Depot>, scope: ObjectId) -
     }
 }
 
-async fn exchange(stream: UnixStream, depot: Arc<dyn Depot>, scope: ObjectId) -> Result<(), Ended> {
+async fn exchange(stream: UnixStream, depot: Arc<Own>, scope: ObjectId) -> Result<(), Ended> {
     let (mut from, mut to) = stream.into_split();
     let greeting = Told::Greeting(Greeting {
         v: wire::VERSION,
@@ -134,8 +134,9 @@ async fn answer(depot: &dyn Depot, scope: ObjectId, call: Call) -> Result<Answer
 /// The object that a call is about.
 fn object_of(call: &Call) -> Option<ObjectId> {
     match call {
-        Call::Swap(mark, _) => Some(mark.object),
+        Call::Swap(mark, _) | Call::Wrote(mark) => Some(mark.object),
         Call::Mark(object)
+        | Call::Attend(object, _)
         | Call::Presence(object, _)
         | Call::Announce(object, ..)
         | Call::Announcement(object)
@@ -158,6 +159,9 @@ async fn perform(depot: &dyn Depot, call: Call) -> Result<Answered, Error> {
             let expected = expected.map(|version| Version(version.into_vec()));
             depot.swap(&mark, expected.as_ref()).await?.into()
         }
+        // Held by the depot itself, which is the copy's own.
+        Call::Attend(object, holder) => depot.attend(object, holder).await.map(drop)?.into(),
+        Call::Wrote(mark) => Answered::Wrote(depot.wrote(&mark).await?),
         Call::Presence(object, holder) => depot.presence(object, holder).await?.into(),
         Call::Announce(object, bytes, due) => depot.announce(object, &bytes, due).await?.into(),
         Call::Announcement(object) => depot.announcement(object).await?.into(),

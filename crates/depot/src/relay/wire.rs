@@ -16,7 +16,7 @@ use suijuris_core::{BundleId, ObjectId, codec};
 use crate::{Error, MAX_BUNDLE, MAX_READ, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting, frame};
 
 /// Version of what passes; the first frame says it.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// What surrounds the largest content of a frame, bytes.
 const ROOM: usize = 64 << 10;
@@ -71,11 +71,13 @@ pub(crate) enum Told {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Request(pub(crate) u64, pub(crate) Call);
 
-/// A call of a depot. `attend` is not among them: whoever serves the relay attends.
+/// A call of a depot. `attend` says under which name: whoever serves the relay holds the presence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Call {
     Mark(ObjectId),
     Swap(Box<Mark>, Option<ByteBuf>),
+    Attend(ObjectId, HolderId),
+    Wrote(Box<Mark>),
     Presence(ObjectId, HolderId),
     Announce(ObjectId, ByteBuf, Option<Timestamp>),
     Announcement(ObjectId),
@@ -99,6 +101,7 @@ pub(crate) enum Answered {
     Nothing,
     Mark(Option<(Mark, ByteBuf)>),
     Swapped(ByteBuf),
+    Wrote(bool),
     Presence(Seen),
     Bytes(Option<ByteBuf>),
     Segments(Vec<(u64, u64)>),

@@ -113,6 +113,7 @@ macro_rules! suite {
             counting_together_loses_no_step
             a_mark_that_cannot_be_read_back_is_not_stored
             whoever_attends_is_here_until_it_lets_go
+            a_fresh_name_is_here_and_the_former_is_not
             announcements_are_replaced_with_their_due_times
             due_objects_come_earliest_first_and_no_more_than_asked_for
             announced_objects_are_listed_page_by_page

@@ -7,7 +7,7 @@ use suijuris_core::lineage::MAX_ANNOUNCEMENT;
 use suijuris_core::message::MessageKey;
 use suijuris_core::time::Timestamp;
 use suijuris_core::{BundleId, ObjectId};
-use suijuris_depot::{Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Swap, Version};
+use suijuris_depot::{Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Own, Posted, Presence, Swap, Version};
 use tokio::task::JoinSet;
 
 use crate::samples::{holder, mark, message, object};
@@ -177,6 +177,30 @@ pub(crate) async fn whoever_attends_is_here_until_it_lets_go(depot: Shared) {
     }
     assert_eq!(depot.presence(object, holder(2)).await.unwrap(), Presence::Here);
     drop(other);
+}
+
+pub(crate) async fn a_fresh_name_is_here_and_the_former_is_not(depot: Shared) {
+    let object = object();
+    let own = Own::new(Arc::clone(&depot));
+    let held = own.attend(object, holder(1)).await.unwrap();
+    assert_eq!(own.name(), Some(holder(1)));
+    own.attend(object, holder(2)).await.unwrap();
+    assert_eq!(own.name(), Some(holder(2)));
+    let Some(held) = held else { return };
+    // What a machine inherited under the former name holds the fresh one.
+    let inherited = held.descriptor().map(|held| held.try_clone_to_owned().unwrap());
+    drop(held);
+    assert_eq!(depot.presence(object, holder(2)).await.unwrap(), Presence::Here);
+    let until = Instant::now() + Duration::from_secs(60);
+    while depot.presence(object, holder(1)).await.unwrap() == Presence::Here {
+        assert!(Instant::now() < until, "the former name stays");
+    }
+    drop(own);
+    if inherited.is_some() {
+        assert_eq!(depot.presence(object, holder(2)).await.unwrap(), Presence::Here);
+        drop(inherited);
+        assert_ne!(depot.presence(object, holder(2)).await.unwrap(), Presence::Here);
+    }
 }
 
 pub(crate) async fn announcements_are_replaced_with_their_due_times(depot: Shared) {

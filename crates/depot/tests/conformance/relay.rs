@@ -8,7 +8,7 @@ use suijuris_core::{BundleId, ObjectId};
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
 use suijuris_depot::relay::{self, Client};
-use suijuris_depot::{Depot, Error, Posted, Presence, Swap};
+use suijuris_depot::{Depot, Error, Own, Posted, Presence, Swap};
 use tokio::task::JoinSet;
 
 use crate::promises::{Shared, done};
@@ -20,7 +20,7 @@ fn relayed(depot: Shared, scope: ObjectId) -> (Client, JoinSet<Result<(), relay:
     there.set_nonblocking(true).unwrap();
     let there = tokio::net::UnixStream::from_std(there).unwrap();
     let mut serving = JoinSet::new();
-    serving.spawn(relay::serve(there, depot, scope));
+    serving.spawn(relay::serve(there, Arc::new(Own::new(depot)), scope));
     (Client::new(here).unwrap(), serving)
 }
 
@@ -41,7 +41,6 @@ fn every_call_passes_with_its_answer() {
         );
         assert_eq!(depot.describe(), memory.describe());
 
-        assert!(depot.attend(object, holder(1)).await.unwrap().is_none());
         assert_eq!(
             depot.presence(object, holder(1)).await.unwrap(),
             Presence::Unknown
@@ -50,6 +49,14 @@ fn every_call_passes_with_its_answer() {
         assert_eq!(depot.presence(object, holder(1)).await.unwrap(), Presence::Here);
         drop(attendance);
         assert_eq!(depot.presence(object, holder(1)).await.unwrap(), Presence::Gone);
+
+        // Under which name the copy runs passes, and is held at the other end; so is what it wrote.
+        assert!(depot.attend(object, holder(2)).await.unwrap().is_none());
+        assert_eq!(depot.presence(object, holder(2)).await.unwrap(), Presence::Here);
+        assert!(!depot.wrote(&mark(object, 3)).await.unwrap());
+        assert!(depot.attend(object, holder(3)).await.unwrap().is_none());
+        assert_eq!(depot.presence(object, holder(2)).await.unwrap(), Presence::Gone);
+        assert_eq!(depot.presence(object, holder(3)).await.unwrap(), Presence::Here);
 
         depot
             .announce(object, b"asleep", Some(Timestamp(7)))
@@ -222,7 +229,7 @@ fn an_end_that_talks_nonsense_is_cut_off() {
             b"GET / HTTP/1.1\r\n\r\n",
         ] {
             let (mut here, there) = tokio::net::UnixStream::pair().unwrap();
-            let memory: Shared = Arc::new(Memory::new());
+            let memory = Arc::new(Own::new(Arc::new(Memory::new())));
             let mut serving = JoinSet::new();
             serving.spawn(relay::serve(there, memory, object()));
             here.write_all(nonsense).await.unwrap();
@@ -274,7 +281,7 @@ fn a_relay_runs_under_any_executor() {
     run(async {
         there.set_nonblocking(true).unwrap();
         let there = tokio::net::UnixStream::from_std(there).unwrap();
-        relay::serve(there, Arc::new(Memory::new()), object)
+        relay::serve(there, Arc::new(Own::new(Arc::new(Memory::new()))), object)
             .await
             .unwrap();
     });

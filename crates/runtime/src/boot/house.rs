@@ -84,6 +84,7 @@ impl House {
         };
         // Before the first record: a copy that is not the object writes nothing.
         step("witness");
+        let detector = self.clock.detector();
         match holding.claim().await {
             Ok(None) => {}
             Ok(Some(claimed)) => match claimed.verdict.evidence() {
@@ -142,6 +143,7 @@ impl House {
             host: self.config.launch.host.clone(),
             callers,
             holding,
+            detector,
             inbox,
             traffic: gate.traffic(),
             events: say.clone(),

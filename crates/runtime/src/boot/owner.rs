@@ -64,7 +64,6 @@ pub(super) async fn hear(
             }
             ToRuntime::Thawed(launch) => {
                 resident.intake().open();
-                resident.holding().announce_pause();
                 resident.relaunch(*launch);
                 resident.thawed();
             }

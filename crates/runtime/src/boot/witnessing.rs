@@ -61,15 +61,16 @@ pub(super) fn holding(
     let Some(depot) = depot else {
         return Ok(Holding::alone(manifest));
     };
-    let given = house.config.launch.holder;
-    let id = given
+    let id = house
+        .config
+        .launch
+        .holder
         .map_or_else(holding::fresh_id, Ok)
         .map_err(|error| chain(&error))?;
     let host = &house.config.launch.host.id;
     let means = Means {
         depot,
         id,
-        attends: given.is_none(),
         who: who(host),
     };
     Holding::with(means, manifest, &house.home, ledger.writer()).map_err(|error| chain(&error))

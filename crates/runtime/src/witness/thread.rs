@@ -4,25 +4,24 @@
 //! serving already. Each question runs as a task of its own with the time that the keeper gives it; one that panics ends
 //! the thread, and with it the renewals.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_core::ObjectId;
 use suijuris_core::witness::{
     Effect, Failure, HolderId, Input, Keeper, Mark, Notice, Point, Swapped, Verdict,
 };
-use suijuris_depot::{Depot, Presence, Swap, Version};
+use suijuris_depot::{Depot as _, Own, Presence, Swap, Version};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::{Attended, Attending, ClaimError, Claimed, History, Lease, News, Opening, Order};
+use super::{ClaimError, Claimed, History, Lease, News, Opening, Order};
 use crate::clock;
 use crate::report::chain;
 
 /// The thread's ends of what connects it with the handle.
 pub(super) struct Ends {
     pub(super) lease: Lease,
-    pub(super) attending: Arc<Mutex<Attending>>,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) newest: watch::Receiver<Point>,
     pub(super) covered: watch::Sender<Option<u64>>,
@@ -40,7 +39,7 @@ struct Answered {
 pub(super) struct Thread {
     object: ObjectId,
     opening: Opening,
-    depot: Arc<dyn Depot>,
+    depot: Arc<Own>,
     history: Arc<dyn History>,
     ends: Ends,
     era: u64,
@@ -53,12 +52,7 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    pub(super) fn new(
-        opening: Opening,
-        depot: Arc<dyn Depot>,
-        history: Arc<dyn History>,
-        ends: Ends,
-    ) -> Self {
+    pub(super) fn new(opening: Opening, depot: Arc<Own>, history: Arc<dyn History>, ends: Ends) -> Self {
         Self {
             object: opening.object,
             opening,
@@ -146,10 +140,10 @@ impl Thread {
                 self.claiming.push(answer);
                 Input::Claim(purpose)
             }
-            Order::Thawed(id, doubt, era) => {
+            Order::Thawed(id, era) => {
                 self.era = era;
                 self.answer(&Err(ClaimError::Overtaken));
-                Input::Thawed(id, doubt)
+                Input::Thawed(id)
             }
             Order::HandOver(done) => {
                 self.answer(&Err(ClaimError::Overtaken));
@@ -187,16 +181,21 @@ impl Thread {
         let object = self.object;
         match effect {
             Effect::Read(ask, within) => {
-                let attending = Arc::clone(&self.ends.attending);
                 self.ask(within, move |answer| Input::Read(ask, answer), async move {
-                    attend(&*depot, object, id, &attending).await?;
-                    depot.mark(object).await
+                    // Before the mark can name us, the depot must know that we run: one that can tell would take us for gone.
+                    let (_, mark) = tokio::try_join!(depot.attend(object, id), depot.mark(object))?;
+                    Ok(mark)
                 });
             }
             Effect::Swap(ask, mark, expected, within) => {
                 self.ask(within, move |answer| Input::Swapped(ask, answer), async move {
                     swap(&*depot, &mark, expected.as_ref()).await
                 });
+            }
+            Effect::Recall(ask, mark, within) => {
+                let recalled =
+                    move |answer: Result<_, Failure>| Input::Recalled(ask, answer.unwrap_or_default());
+                self.ask(within, recalled, async move { depot.wrote(&mark).await });
             }
             Effect::Look(ask, holder, within) => {
                 let looked = move |answer: Result<_, Failure>| Input::Looked(ask, answer.unwrap_or_default());
@@ -283,7 +282,7 @@ const fn failure(error: &suijuris_depot::Error) -> Failure {
 }
 
 async fn swap(
-    depot: &dyn Depot,
+    depot: &Own,
     mark: &Mark,
     expected: Option<&Version>,
 ) -> Result<Swapped<Version>, suijuris_depot::Error> {
@@ -291,25 +290,4 @@ async fn swap(
         Swap::Done(version) => Swapped::Done(version),
         Swap::Conflict(present) => Swapped::Conflict(present),
     })
-}
-
-fn locked(attending: &Mutex<Attending>) -> MutexGuard<'_, Attending> {
-    attending.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Before the mark can name us, the depot must know that we run: one that can tell would take us for gone.
-async fn attend(
-    depot: &dyn Depot,
-    object: ObjectId,
-    id: HolderId,
-    attending: &Mutex<Attending>,
-) -> Result<(), suijuris_depot::Error> {
-    if matches!(locked(attending).state, Attended::NotYet) {
-        let held = depot.attend(object, id).await?;
-        let mut attending = locked(attending);
-        if attending.id == id {
-            attending.state = held.map_or(Attended::Needless, Attended::Held);
-        }
-    }
-    Ok(())
 }

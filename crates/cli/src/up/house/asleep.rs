@@ -122,7 +122,7 @@ impl House {
         self.say_refused(&recorded);
         self.began = Some(asleep.look(|state| state.head().epoch));
         drop(asleep);
-        let handed = self.holding.hand_over().await?;
+        let handed = self.holding.hand_over(&self.clock).await?;
         let launch = Launch {
             holder: handed.holder,
             ..launch(proposal)
@@ -193,6 +193,7 @@ impl House {
         let (writer, _recovery) = Writer::open(&self.home, Depth::Tail, Sizes::default())
             .context("the object cannot be opened after its machine ended")?;
         let reading = self.clock.reading();
+        self.holding.take_back(&self.clock).await?;
         if let Err(NotTheObject(event)) = self.holding.claim(&writer, reading.wall, &self.say).await? {
             self.say.event(*event);
             self.lost = true;

@@ -60,6 +60,7 @@ impl House {
                     record: reader.state().head().record,
                     epoch: reader.state().head().epoch,
                 };
+                self.holding.take_back(&self.clock).await?;
                 if let Err(NotTheObject(event)) = self.holding.rest(point).await? {
                     self.say.event(*event);
                     awake.running.machine.stop(Signal::KILL, LEAVE_WITHIN).await;
@@ -96,7 +97,7 @@ impl House {
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
         };
-        self.holding.thaw().await;
+        self.holding.thaw(&self.clock).await;
         let machine = &awake.running.machine;
         machine.resume().await.context("the machine cannot be resumed")?;
         let owed = awake.owed(reading);

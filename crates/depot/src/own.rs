@@ -1,0 +1,194 @@
+//! A depot as one copy of an object uses it: what it wrote is remembered, and its presence held, for every process that
+//! holds the object one after the other.
+//!
+//! One stands where the way to the depot begins, one more in each machine that is behind a relay. Both forget what was
+//! written when the copy takes a fresh name: it does so where a copy of its memory may be running on. Which mark is whose
+//! is `core::witness`.
+
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use suijuris_core::message::{Message, MessageKey};
+use suijuris_core::time::Timestamp;
+use suijuris_core::witness::{HolderId, Mark, Written};
+use suijuris_core::{BundleId, ObjectId};
+
+use crate::{Answer, Attendance, Depot, Error, Posted, Presence, Swap, Version, Waiting};
+
+/// The depot of one copy of one object.
+#[derive(Debug)]
+pub struct Own {
+    depot: Arc<dyn Depot>,
+    copy: Mutex<Copy>,
+    /// Under which name the depot was told that the copy runs, and what holds that.
+    attending: tokio::sync::Mutex<Option<(HolderId, Option<Arc<dyn Attendance>>)>>,
+}
+
+#[derive(Debug, Default)]
+struct Copy {
+    name: Option<HolderId>,
+    written: Written,
+}
+
+impl Own {
+    /// The depot of a copy that has written nothing yet and has no name.
+    #[must_use]
+    pub fn new(depot: Arc<dyn Depot>) -> Self {
+        Self {
+            depot,
+            copy: Mutex::default(),
+            attending: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The name that this copy goes by; nothing before it attended.
+    #[must_use]
+    pub fn name(&self) -> Option<HolderId> {
+        self.copy().name
+    }
+
+    /// What a machine has to inherit so that the object counts as held until that has ended too; nothing before this copy
+    /// attended, or where the depot has no means.
+    pub async fn attendance(&self) -> Option<Arc<dyn Attendance>> {
+        let attending = self.attending.lock().await;
+        attending.as_ref().and_then(|(_, held)| held.clone())
+    }
+
+    fn copy(&self) -> MutexGuard<'_, Copy> {
+        self.copy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on the copy is called so; under a fresh name what it wrote under another is not its own any more.
+    fn call(&self, name: HolderId) {
+        let mut copy = self.copy();
+        if copy.name != Some(name) {
+            copy.name = Some(name);
+            copy.written.forget();
+        }
+    }
+
+    /// A mark is on its way. One that still has a former name was forgotten before it was sent.
+    fn note(&self, mark: &Mark) {
+        let mut copy = self.copy();
+        let named = mark.holder.as_ref().map(|holder| holder.id);
+        if named.is_none() || copy.name.is_none() || named == copy.name {
+            copy.written.note(mark);
+        }
+    }
+
+    async fn attend_as(
+        &self,
+        object: ObjectId,
+        name: HolderId,
+    ) -> Result<Option<Arc<dyn Attendance>>, Error> {
+        self.call(name);
+        let mut attending = self.attending.lock().await;
+        let held = match &*attending {
+            Some((present, held)) if *present == name => return Ok(held.clone()),
+            Some((former, Some(held))) => {
+                let (former, held) = (*former, Arc::clone(held));
+                self.depot.rename(object, former, held, name).await?
+            }
+            Some((_, None)) | None => self.depot.attend(object, name).await?,
+        };
+        *attending = Some((name, held.clone()));
+        Ok(held)
+    }
+}
+
+impl Depot for Own {
+    fn describe(&self) -> String {
+        self.depot.describe()
+    }
+
+    fn pace(&self) -> Duration {
+        self.depot.pace()
+    }
+
+    fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
+        self.depot.mark(object)
+    }
+
+    fn swap<'a>(&'a self, mark: &'a Mark, expected: Option<&'a Version>) -> Answer<'a, Swap> {
+        self.note(mark);
+        self.depot.swap(mark, expected)
+    }
+
+    /// Held by this as well, until another name attends or this is dropped.
+    fn attend(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+        Box::pin(self.attend_as(object, holder))
+    }
+
+    fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {
+        self.depot.presence(object, holder)
+    }
+
+    fn wrote<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
+        if self.copy().written.has(mark) {
+            return Box::pin(std::future::ready(Ok(true)));
+        }
+        self.depot.wrote(mark)
+    }
+
+    fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
+        self.depot.announce(object, bytes, due)
+    }
+
+    fn announcement(&self, object: ObjectId) -> Answer<'_, Option<Vec<u8>>> {
+        self.depot.announcement(object)
+    }
+
+    fn announced(&self, after: Option<ObjectId>, limit: usize) -> Answer<'_, Vec<ObjectId>> {
+        self.depot.announced(after, limit)
+    }
+
+    fn due(&self, until: Timestamp, limit: usize) -> Answer<'_, Vec<(Timestamp, ObjectId)>> {
+        self.depot.due(until, limit)
+    }
+
+    fn put_segment<'a>(
+        &'a self,
+        object: ObjectId,
+        positions: RangeInclusive<u64>,
+        bytes: &'a [u8],
+    ) -> Answer<'a, ()> {
+        self.depot.put_segment(object, positions, bytes)
+    }
+
+    fn segments(&self, object: ObjectId) -> Answer<'_, Vec<RangeInclusive<u64>>> {
+        self.depot.segments(object)
+    }
+
+    fn segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, Option<Vec<u8>>> {
+        self.depot.segment(object, positions)
+    }
+
+    fn remove_segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, ()> {
+        self.depot.remove_segment(object, positions)
+    }
+
+    fn put_bundle<'a>(&'a self, id: BundleId, bytes: &'a [u8]) -> Answer<'a, ()> {
+        self.depot.put_bundle(id, bytes)
+    }
+
+    fn bundle(&self, id: BundleId) -> Answer<'_, Option<Vec<u8>>> {
+        self.depot.bundle(id)
+    }
+
+    fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
+        self.depot.post(object, message)
+    }
+
+    fn inbox(&self, object: ObjectId, limit: usize) -> Answer<'_, Vec<Waiting>> {
+        self.depot.inbox(object, limit)
+    }
+
+    fn acknowledge<'a>(&'a self, object: ObjectId, messages: &'a [MessageKey]) -> Answer<'a, ()> {
+        self.depot.acknowledge(object, messages)
+    }
+
+    fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
+        self.depot.inbox_changed(object, at_most)
+    }
+}
