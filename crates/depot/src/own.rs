@@ -21,8 +21,14 @@ use crate::{Answer, Attendance, Depot, Error, Posted, Presence, Swap, Version, W
 pub struct Own {
     depot: Arc<dyn Depot>,
     copy: Mutex<Copy>,
-    /// Under which name the depot was told that the copy runs, and what holds that.
-    attending: tokio::sync::Mutex<Option<(HolderId, Option<Arc<dyn Attendance>>)>>,
+    attending: tokio::sync::Mutex<Option<Attending>>,
+}
+
+/// Under which name the depot was told that the copy runs, and what holds that.
+#[derive(Debug)]
+struct Attending {
+    name: HolderId,
+    held: Option<Arc<dyn Attendance>>,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +58,7 @@ impl Own {
     /// attended, or where the depot has no means.
     pub async fn attendance(&self) -> Option<Arc<dyn Attendance>> {
         let attending = self.attending.lock().await;
-        attending.as_ref().and_then(|(_, held)| held.clone())
+        attending.as_ref().and_then(|attending| attending.held.clone())
     }
 
     fn copy(&self) -> MutexGuard<'_, Copy> {
@@ -85,14 +91,17 @@ impl Own {
         self.call(name);
         let mut attending = self.attending.lock().await;
         let held = match &*attending {
-            Some((present, held)) if *present == name => return Ok(held.clone()),
-            Some((former, Some(held))) => {
-                let (former, held) = (*former, Arc::clone(held));
-                self.depot.rename(object, former, held, name).await?
-            }
-            Some((_, None)) | None => self.depot.attend(object, name).await?,
+            Some(attending) if attending.name == name => return Ok(attending.held.clone()),
+            Some(Attending {
+                name: former,
+                held: Some(held),
+            }) => self.depot.rename(object, *former, Arc::clone(held), name).await?,
+            Some(Attending { held: None, .. }) | None => self.depot.attend(object, name).await?,
         };
-        *attending = Some((name, held.clone()));
+        *attending = Some(Attending {
+            name,
+            held: held.clone(),
+        });
         Ok(held)
     }
 }

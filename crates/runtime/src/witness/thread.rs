@@ -189,7 +189,7 @@ impl Thread {
             }
             Effect::Swap(ask, mark, expected, within) => {
                 self.ask(within, move |answer| Input::Swapped(ask, answer), async move {
-                    swap(&*depot, &mark, expected.as_ref()).await
+                    swap(&depot, &mark, expected.as_ref()).await
                 });
             }
             Effect::Recall(ask, mark, within) => {
