@@ -17,6 +17,8 @@ mod gate;
 mod handover;
 mod house;
 mod lineages;
+#[cfg(target_arch = "x86_64")]
+mod machines;
 mod memory;
 mod messages;
 mod moving;
