@@ -9,6 +9,9 @@ use crate::workspace::{cargo, metadata, shell};
 
 const PACKAGE: &str = "suijuris-runtime";
 
+/// How long rustup may take to install a target, seconds.
+const MUSL_WITHIN_S: u32 = 120;
+
 /// A program of the runtime's package that is linked statically.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Program {
@@ -75,15 +78,19 @@ pub(crate) fn run(program: Program) -> Result<()> {
     Ok(())
 }
 
-/// Musl where its target is installed (it starts faster), else glibc linked statically.
+/// Musl, whose target rustup is asked for where it is not installed; glibc linked statically where it cannot be had.
 fn linking(shell: &Shell) -> Result<Linking> {
     let architecture = std::env::consts::ARCH;
     let musl = format!("{architecture}-unknown-linux-musl");
-    let library = cmd!(shell, "rustc --print target-libdir --target {musl}")
-        .quiet()
-        .ignore_stderr()
-        .read()?;
-    if Path::new(&library).is_dir() {
+    if !has_library(shell, &musl)? {
+        eprintln!("asking rustup for {musl}, {MUSL_WITHIN_S} s at most");
+        let within = MUSL_WITHIN_S.to_string();
+        let asked = cmd!(shell, "timeout {within} rustup target add {musl}").quiet();
+        if asked.run().is_err() {
+            eprintln!("{musl} cannot be had: linking glibc statically");
+        }
+    }
+    if has_library(shell, &musl)? {
         return Ok(Linking {
             target: musl,
             flags: "",
@@ -94,6 +101,14 @@ fn linking(shell: &Shell) -> Result<Linking> {
         target: format!("{architecture}-unknown-linux-gnu"),
         flags,
     })
+}
+
+fn has_library(shell: &Shell, target: &str) -> Result<bool> {
+    let library = cmd!(shell, "rustc --print target-libdir --target {target}")
+        .quiet()
+        .ignore_stderr()
+        .read()?;
+    Ok(Path::new(&library).is_dir())
 }
 
 /// Replaces `placed` in one step: a program that runs may not be written to.

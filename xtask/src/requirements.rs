@@ -61,7 +61,7 @@ pub(crate) const ROWS: &[Row] = &[
     claimed("C3", "L", "a refused request causes zero workload bytes"),
     claimed("C4", "L", "refusals are useful"),
     claimed("C5", "L", "unmodified workloads run; aware ones use the agent socket"),
-    later("C6", "LB", "resume runs the wake checks again"),
+    claimed("C6", "LB", "resume runs the wake checks again"),
     claimed("C7", "LB", "duties of PID 1"),
     claimed("C8", "LB", "works with every platform call missing"),
     later("C9", "bench", "cheap"),

@@ -242,7 +242,7 @@ async fn a_restored_copy_gives_way_to_the_one_that_ran_on() {
 }
 
 /// A whole machine is copied, with the process that holds the sleeping object: both have its name and know what it wrote.
-// proves B6 C6
+// proves B6, C6
 #[tokio::test]
 async fn of_two_copies_under_one_name_one_serves() {
     let depot = memory();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, Ran, STAY, run};
+use crate::house::{OPEN, Object, Ran, STAY, Up, repository, run};
 
 // proves C1
 #[test]
@@ -27,6 +27,39 @@ fn a_boot_goes_its_steps_in_order() {
     ];
     assert_eq!(steps, order);
     assert_eq!(up.interrupt(), Some(0));
+}
+
+/// The runtime that is linked against nothing, as it lies beside a released `suijuris`.
+// proves C1
+#[test]
+fn the_static_runtime_beside_the_program_is_the_one_that_runs() {
+    let built = repository().join("target/release/suijuris-init");
+    assert!(built.exists(), "not built: run `cargo xtask init`");
+    let object = Object::new("[memory.n]\ntype = \"int\"\n", &[OPEN, STAY].concat());
+    let bin = object.home().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let (program, init) = (bin.join("suijuris"), bin.join("suijuris-init"));
+    std::fs::copy(env!("CARGO_BIN_EXE_suijuris"), &program).unwrap();
+    std::fs::copy(built, &init).unwrap();
+    let linked = run(object.command("ldd").arg(&init));
+    let told = [linked.out, linked.err].concat();
+    assert!(
+        told.contains("statically") || told.contains("not a dynamic"),
+        "{told}"
+    );
+    let mut command = object.command(&program);
+    command.arg("up").arg(object.dir());
+    let up = Up::start(command);
+    up.get("/").status(200);
+    let runs = object.processes();
+    assert!(
+        runs.iter()
+            .any(|arguments| arguments.starts_with("suijuris-init ")),
+        "{runs:?}"
+    );
+    up.write(&json!({"n": 1})).status(200);
+    assert_eq!(up.interrupt(), Some(0));
+    object.verify();
 }
 
 /// An object that has lived once and sleeps.

@@ -14,7 +14,7 @@ use suijuris_testkit::servers;
 use crate::house::{OPEN, repository};
 
 /// Guard against hanging: an emulated machine is slow, and slower beside others.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(400);
 
 /// The address of this host inside.
 const HOST: &str = "10.0.2.2";
@@ -87,9 +87,7 @@ fn run(command: &mut Command) -> Vec<u8> {
 /// Libraries that a program is linked with, its loader included.
 fn libraries(program: &Path) -> Vec<PathBuf> {
     let listed = String::from_utf8(run(Command::new("ldd").arg(program))).unwrap();
-    let paths = listed
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'));
+    let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
     paths.map(PathBuf::from).collect()
 }
 
@@ -120,7 +118,10 @@ impl Parts {
         for name in ["sh", "mount", "test", "insmod", "ip", "sleep"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
         }
-        let programs = [("suijuris", env!("CARGO_BIN_EXE_suijuris")), ("curl", "/usr/bin/curl")];
+        let programs = [
+            ("suijuris", env!("CARGO_BIN_EXE_suijuris")),
+            ("curl", "/usr/bin/curl"),
+        ];
         for (name, program) in programs {
             let inside = root.join("bin").join(name);
             run(Command::new("strip").arg("-o").arg(&inside).arg(program));
@@ -153,7 +154,16 @@ impl Parts {
         let qmp = self.home.path().join(format!("{name}.qmp"));
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args(["-accel", "tcg", "-cpu", "max", "-m", "384", "-nodefaults", "-no-user-config"])
+            .args([
+                "-accel",
+                "tcg",
+                "-cpu",
+                "max",
+                "-m",
+                "384",
+                "-nodefaults",
+                "-no-user-config",
+            ])
             .args(["-display", "none", "-serial", "stdio", "-no-reboot"])
             .args(["-append", "console=ttyS0 quiet panic=-1"])
             .args(["-netdev", "user,id=net"])
@@ -187,9 +197,9 @@ impl Parts {
         let machine = Machine { child, qmp, lines };
         if from_snapshot {
             machine.wait("it has its memory", |machine| {
-                machine.tell("query-status", json!({}))["status"] != "inmigrate"
+                machine.tell("query-status", &json!({}))["status"] != "inmigrate"
             });
-            machine.tell("cont", json!({}));
+            machine.tell("cont", &json!({}));
         }
         machine
     }
@@ -207,7 +217,7 @@ impl Machine {
     }
 
     /// Gives its emulator a command.
-    fn tell(&self, command: &str, arguments: Value) -> Value {
+    fn tell(&self, command: &str, arguments: &Value) -> Value {
         let stream = loop {
             match UnixStream::connect(&self.qmp) {
                 Ok(stream) => break stream,
@@ -235,11 +245,11 @@ impl Machine {
 
     /// Freezes it and keeps all its memory.
     fn freeze(&self, parts: &Parts) {
-        self.tell("stop", json!({}));
+        self.tell("stop", &json!({}));
         let write = format!("exec:cat > {}", parts.snapshot().display());
-        self.tell("migrate", json!({"uri": write}));
+        self.tell("migrate", &json!({"uri": write}));
         self.wait("its memory is kept", |machine| {
-            let status = machine.tell("query-migrate", json!({}))["status"].clone();
+            let status = machine.tell("query-migrate", &json!({}))["status"].clone();
             assert_ne!(status, "failed");
             status == "completed"
         });
@@ -253,7 +263,12 @@ impl Machine {
     }
 
     fn count(&self, holds: impl Fn(&str) -> bool) -> usize {
-        self.lines.lock().unwrap().iter().filter(|line| holds(line)).count()
+        self.lines
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| holds(line))
+            .count()
     }
 
     fn served(&self) -> usize {
@@ -283,12 +298,23 @@ impl Drop for Machine {
 /// Of two copies one turns out to be the object: the other says so, and from then on serves nothing. Which requests of the
 /// other were served before.
 fn one_is_the_object(first: Machine, second: Machine) -> usize {
-    first.wait("one of them is refused", |first| first.is_twin() || second.is_twin());
-    let (object, twin) = if first.is_twin() { (second, first) } else { (first, second) };
+    first.wait("one of them is refused", |first| {
+        first.is_twin() || second.is_twin()
+    });
+    let (object, twin) = if first.is_twin() {
+        (second, first)
+    } else {
+        (first, second)
+    };
     let before = (object.served(), twin.served(), twin.answered());
     object.wait("it serves", |object| object.served() >= before.0 + AFTERWARDS);
     twin.wait("it answers", |twin| twin.answered() >= before.2 + AFTERWARDS);
-    assert_eq!(twin.served(), before.1, "it serves on: {:#?}", twin.lines.lock().unwrap());
+    assert_eq!(
+        twin.served(),
+        before.1,
+        "it serves on: {:#?}",
+        twin.lines.lock().unwrap()
+    );
     assert!(!object.is_twin(), "{:#?}", object.lines.lock().unwrap());
     before.1
 }
@@ -310,7 +336,7 @@ fn thawed_twice(url: &str, env: &[(&str, &str)], sleep: &str, asleep: &'static s
     assert_eq!(one_is_the_object(first, second), 0, "both have served");
 }
 
-// proves B6 C6
+// proves B6, C6
 #[test]
 fn of_a_machine_frozen_with_its_object_asleep_and_thawed_twice_one_serves() {
     let (url, env) = servers::s3_depot(&format!("asleep-{}", std::process::id()));
@@ -318,7 +344,7 @@ fn of_a_machine_frozen_with_its_object_asleep_and_thawed_twice_one_serves() {
 }
 
 /// The same with the object's own machine frozen inside, so that it only resumes.
-// proves B6 C6
+// proves B6, C6
 #[test]
 fn of_a_machine_frozen_with_its_object_suspended_and_thawed_twice_one_serves() {
     let url = servers::etcd_depot(&format!("suspended-{}", std::process::id()));
@@ -337,7 +363,7 @@ fn of_a_machine_copied_while_it_serves_one_goes_on() {
     original.request(100_000);
     original.says("@ served");
     original.freeze(&parts);
-    original.tell("cont", json!({}));
+    original.tell("cont", &json!({}));
     let copy = parts.start("copy", true);
     one_is_the_object(original, copy);
 }

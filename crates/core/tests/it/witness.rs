@@ -571,7 +571,7 @@ fn whoever_takes_over_what_was_written_goes_on_at_once() {
 }
 
 /// The copy of a whole machine: it has the same name, and wrote since.
-// proves B6 C6
+// proves B6, C6
 #[test]
 fn a_mark_of_ones_own_name_that_one_did_not_write_is_anothers() {
     for renewed in [false, true] {
