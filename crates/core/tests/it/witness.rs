@@ -93,7 +93,7 @@ impl Rig {
             match effect {
                 Effect::Say(notice) => self.said.push(notice),
                 Effect::Recall(ask, mark, _) => {
-                    recalled = Some(Input::Recalled(ask, self.written.has(&mark)))
+                    recalled = Some(Input::Recalled(ask, self.written.has(&mark)));
                 }
                 question => {
                     if let Effect::Swap(_, mark, ..) = &question {
