@@ -19,7 +19,7 @@ usage: suijuris-init --data DIR [options]
   --listen-fd N         listening socket inherited from whoever starts the machine
   --control-fd N        channel to whoever starts the machine
   --depot URL           depot with the witness and the inbox, as in file:///var/lib/depot (or SUIJURIS_DEPOT)
-  --depot-fd N          socket to a depot that whoever starts the machine serves; not with --depot
+  --relay-fd N          socket to a depot that whoever starts the machine serves; not with --depot
   --hold-fd N           descriptor to keep open as long as the machine runs
   --agent-socket PATH   the workload's own interface [default: DIR/run/agent.sock]
   --launch JSON         why the machine was started, as its owner says it
@@ -45,7 +45,7 @@ pub struct Config {
     /// The depot.
     pub depot: Option<String>,
     /// Socket to a depot.
-    pub depot_fd: Option<RawFd>,
+    pub relay_fd: Option<RawFd>,
     /// Kept open to the end.
     pub hold_fd: Option<RawFd>,
     /// The workload's own interface.
@@ -95,7 +95,7 @@ pub fn parse(
     let mut object_dir = environment("SUIJURIS_OBJECT_DIR").map(PathBuf::from);
     let mut listen = environment("SUIJURIS_LISTEN").map(|text| text.to_string_lossy().into_owned());
     let mut depot = environment("SUIJURIS_DEPOT").map(|text| text.to_string_lossy().into_owned());
-    let (mut depot_fd, mut hold_fd) = (None, None);
+    let (mut relay_fd, mut hold_fd) = (None, None);
     let (mut listen_fd, mut control_fd, mut agent_socket, mut launch) = (None, None, None, None);
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
@@ -108,7 +108,7 @@ pub fn parse(
             Long("listen-fd") => listen_fd = Some(parser.value()?.parse()?),
             Long("control-fd") => control_fd = Some(parser.value()?.parse()?),
             Long("depot") => depot = Some(parser.value()?.string()?),
-            Long("depot-fd") => depot_fd = Some(parser.value()?.parse()?),
+            Long("relay-fd") => relay_fd = Some(parser.value()?.parse()?),
             Long("hold-fd") => hold_fd = Some(parser.value()?.parse()?),
             Long("agent-socket") => agent_socket = Some(parser.value()?.into()),
             Long("launch") => launch = Some(parser.value()?.string()?),
@@ -133,8 +133,8 @@ pub fn parse(
         listen,
         listen_fd,
         control_fd,
-        depot: depot.filter(|_| depot_fd.is_none()),
-        depot_fd,
+        depot: depot.filter(|_| relay_fd.is_none()),
+        relay_fd,
         hold_fd,
         launch: launch.map(read).transpose()?.unwrap_or_default(),
         data,

@@ -16,9 +16,8 @@ use crate::home::{Damage, Home, OpenError, Place};
 
 /// Bytes read at once at most.
 const WINDOW_BYTES: usize = 1 << 20;
-/// Bytes compared with zeros at once.
+/// Bytes looked through for something else than zeros at once.
 const PIECE_BYTES: usize = 32 << 10;
-static ZEROS: [u8; PIECE_BYTES] = [0; PIECE_BYTES];
 /// Bytes hashed at most in the search for frames behind a bad one; a file crafted to need more is taken as damaged.
 const SEARCH_BYTES: usize = 256 << 20;
 /// How every record's bytes begin: a map of eleven entries, the first of them the version.
@@ -70,7 +69,7 @@ impl Window {
         let mut piece = vec![0; PIECE_BYTES];
         loop {
             let read = self.file.read_at(&mut piece, offset)?;
-            if piece.get(..read) != ZEROS.get(..read) {
+            if !piece.get(..read).is_some_and(is_zero) {
                 return Ok(false);
             }
             if read < PIECE_BYTES {
@@ -88,6 +87,13 @@ impl Window {
         bytes.truncate(read);
         Ok(bytes)
     }
+}
+
+/// Whether all bytes are zero. Not by comparing with zeros: the C library of static programs compares byte by byte.
+fn is_zero(bytes: &[u8]) -> bool {
+    let (blocks, rest) = bytes.as_chunks::<512>();
+    let any = |bytes: &[u8]| bytes.iter().fold(0, |any, byte| any | byte);
+    blocks.iter().all(|block| any(block) == 0) && any(rest) == 0
 }
 
 /// What stands at a place.
@@ -383,3 +389,21 @@ fn proves_durable(bytes: &[u8], seq: u64) -> bool {
 
 /// Size of a record at most, with its frame, bytes.
 pub(crate) const MAX_FRAME_BYTES: u64 = (FRAME_BYTES + lineage::MAX_BYTES) as u64;
+
+#[cfg(test)]
+mod tests {
+    use super::is_zero;
+
+    #[test]
+    fn a_byte_that_is_not_zero_is_seen_wherever_it_stands() {
+        for len in [0, 1, 511, 512, 513, 1_100] {
+            let mut bytes = vec![0; len];
+            assert!(is_zero(&bytes), "{len}");
+            for at in 0..len {
+                bytes[at] = 0x80;
+                assert!(!is_zero(&bytes), "{at} of {len}");
+                bytes[at] = 0;
+            }
+        }
+    }
+}

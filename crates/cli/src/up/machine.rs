@@ -30,7 +30,7 @@ const LISTEN_FD: i32 = 3;
 /// Number of the channel inside the machine.
 const CONTROL_FD: i32 = 4;
 /// Number of the way to the depot inside the machine.
-const DEPOT_FD: i32 = 5;
+const RELAY_FD: i32 = 5;
 /// Number of what keeps the object held as long as the machine runs.
 const HOLD_FD: i32 = 6;
 
@@ -88,8 +88,8 @@ pub(super) async fn start(
         (theirs, CONTROL_FD),
     ];
     if let Some(depot) = handed.depot {
-        argv.extend([OsString::from("--depot-fd"), DEPOT_FD.to_string().into()]);
-        inherit.push((depot, DEPOT_FD));
+        argv.extend([OsString::from("--relay-fd"), RELAY_FD.to_string().into()]);
+        inherit.push((depot, RELAY_FD));
     }
     if let Some(held) = handed.attendance.as_ref().and_then(|held| held.descriptor()) {
         argv.extend([OsString::from("--hold-fd"), HOLD_FD.to_string().into()]);

@@ -36,7 +36,7 @@ const CODE_DEPOT: &str = "depot_failed";
 /// In words: it cannot be used.
 pub(super) async fn depot(house: &House) -> Result<Option<Arc<dyn Depot>>, String> {
     let config = &house.config;
-    if let Some(number) = config.depot_fd {
+    if let Some(number) = config.relay_fd {
         let socket = descriptor(number).map_err(|error| chain(&error))?;
         let stream = UnixStream::from(socket);
         let client = Client::new(stream).map_err(|error| chain(&error))?;

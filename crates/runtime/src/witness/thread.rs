@@ -143,6 +143,8 @@ impl Thread {
             Order::Thawed(id, era) => {
                 self.era = era;
                 self.answer(&Err(ClaimError::Overtaken));
+                // What is on its way may be under the old name.
+                self.asking.abort_all();
                 Input::Thawed(id)
             }
             Order::HandOver(done) => {
