@@ -244,6 +244,53 @@ fn of_a_machine_thawed_twice_over_etcd_one_goes_on() {
     is_thawed_twice(&etcd("twice"));
 }
 
+/// Frozen with everything around it, and no copy was made: it waits for the lease of one that might have been, decides
+/// again, and goes on under a fresh name, asleep and awake.
+fn goes_on_alone(kept: &Kept) {
+    let rules = format!(
+        "{OPEN}@id(\"brief\") permit (principal, action == Action::\"remain\", resource) when {{ context.activity.idle < duration(\"500ms\") || !resource.memory.done }};"
+    );
+    let definition = "[memory]\ndone = { type = \"bool\", default = false }\n[witness]\nlease = \"2s\"\n";
+    let object = Object::new(definition, &rules);
+    let mut up = kept.up(&object, &object.data());
+    up.get("/before").status(200);
+    up.wait_event("woke");
+    let frozen = Frozen::freeze(&up);
+    // Longer than a process that is only slow stands still.
+    std::thread::sleep(Duration::from_millis(suijuris_runtime::clock::FREEZE_MS + 1_000));
+    frozen.thaw();
+    up.get("/after").status(200);
+    up.wait_event("resumed");
+    assert!(up.set(&json!({"done": true}))["patched"].is_object());
+    up.wait_event("dormant");
+    up.get("/again").status(200);
+    assert_eq!(up.wait_event("woke")["epoch"], json!(3));
+    assert_eq!(up.interrupt(), Some(0));
+    object.verify();
+    assert_eq!(epochs(&object), [1, 2, 3]);
+}
+
+fn epochs(object: &Object) -> Vec<u64> {
+    let began = ["woke", "resumed"];
+    let log = object.log();
+    let began = log
+        .iter()
+        .filter(|record| began.contains(&record["kind"].as_str().unwrap()));
+    began.map(|record| record["epoch"].as_u64().unwrap()).collect()
+}
+
+// proves C6
+#[test]
+fn a_machine_that_stood_still_over_s3_goes_on_once_no_copy_can_run() {
+    goes_on_alone(&s3("alone"));
+}
+
+// proves C6
+#[test]
+fn a_machine_that_stood_still_over_etcd_goes_on_once_no_copy_can_run() {
+    goes_on_alone(&etcd("alone"));
+}
+
 // proves C6
 #[test]
 fn a_machine_that_stood_still_decides_again_before_the_next_byte() {
