@@ -113,7 +113,7 @@ forbid (principal, action == Action::"admit", resource) when { context.request.p
     let object = Object::new(&keys, &format!("{OPEN}{STAY}{rules}"));
     let up = object.up();
     let id = up.id.clone();
-    let other = format!("{}a", &id[..id.len() - 1]);
+    let other = suijuris_core::ObjectId::of(b"another").to_string();
     let questions: [Question<'_>; 5] = [
         ("/night/1", &[], 503, "wake_refused"),
         ("/closed/1", &[], 403, "admit_refused"),
