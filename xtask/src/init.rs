@@ -1,6 +1,6 @@
 //! The static runtime: `suijuris-init`, linked against nothing, beside the released `suijuris` that looks for it there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
@@ -46,6 +46,21 @@ struct Linking {
 
 /// Builds `program` statically, copies it to `target/release`, prints its size.
 pub(crate) fn run(program: Program) -> Result<()> {
+    let (built, target) = build(program)?;
+    let placed = metadata()?
+        .target_directory
+        .into_std_path_buf()
+        .join("release")
+        .join(program.name());
+    place(&built, &placed)
+        .with_context(|| format!("{} could not be put beside suijuris", built.display()))?;
+    let bytes = std::fs::metadata(&placed)?.len();
+    println!("{} ({target}): {bytes} bytes", placed.display());
+    Ok(())
+}
+
+/// Builds `program` statically where cargo puts it, which is not where a released `suijuris` looks; the file and its target.
+pub(crate) fn build(program: Program) -> Result<(PathBuf, String)> {
     let shell = shell()?;
     let linking = linking(&shell)?;
     let (selector, folder) = program.kind();
@@ -70,12 +85,7 @@ pub(crate) fn run(program: Program) -> Result<()> {
         .join("release")
         .join(folder)
         .join(program.name());
-    let placed = target.join("release").join(program.name());
-    place(&built, &placed)
-        .with_context(|| format!("{} could not be put beside suijuris", built.display()))?;
-    let bytes = std::fs::metadata(&placed)?.len();
-    println!("{} ({}): {bytes} bytes", placed.display(), linking.target);
-    Ok(())
+    Ok((built, linking.target))
 }
 
 /// Musl, whose target rustup is asked for where it is not installed; glibc linked statically where it cannot be had.

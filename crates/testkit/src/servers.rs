@@ -36,7 +36,8 @@ pub struct Server {
 const KEEPER: &str = r#"directory=$1; shift; "$@" </dev/null & server=$!; cat >/dev/null; kill -9 $server; wait $server; rm -rf "$directory""#;
 
 /// What `tools/setup --test` installed, beside this program in the target directory.
-fn installed(path: &str) -> PathBuf {
+#[must_use]
+pub fn installed(path: &str) -> PathBuf {
     let program = std::env::current_exe().expect("a program");
     let found = program
         .ancestors()

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use suijuris_testkit::servers;
 
-use crate::house::{OPEN, repository};
+use crate::house::{OPEN, run};
 
 /// Guard against hanging: an emulated machine is slow, and slower beside others.
 const PATIENCE: Duration = Duration::from_secs(400);
@@ -75,18 +75,9 @@ struct Parts {
     kernel: PathBuf,
 }
 
-fn run(command: &mut Command) -> Vec<u8> {
-    let output = command.output().unwrap_or_else(|error| {
-        panic!("{command:?}: {error}; `sh tools/setup --test` installs what tests need")
-    });
-    let words = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {words}");
-    output.stdout
-}
-
 /// Libraries that a program is linked with, its loader included.
 fn libraries(program: &Path) -> Vec<PathBuf> {
-    let listed = String::from_utf8(run(Command::new("ldd").arg(program))).unwrap();
+    let listed = run(Command::new("ldd").arg(program)).code(0).out;
     let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
     paths.map(PathBuf::from).collect()
 }
@@ -96,13 +87,13 @@ impl Parts {
     fn new(url: &str, env: &[(&str, &str)], sleep: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
         let root = home.path().join("root");
-        let kernel = repository().join("target/test/kernel");
+        let kernel = servers::installed("kernel");
         for directory in ["bin", "dev", "proc", "sys", "tmp", "root", "object", "kernel"] {
             std::fs::create_dir_all(root.join(directory)).unwrap();
         }
         let file = |name: &str, text: &str| std::fs::write(root.join(name), text).unwrap();
         file("init", INIT);
-        run(Command::new("chmod").arg("+x").arg(root.join("init")));
+        run(Command::new("chmod").arg("+x").arg(root.join("init"))).code(0);
         file("object/object.toml", &format!("{DEFINITION}{sleep}"));
         file("object/governance.cedar", &format!("{OPEN}{BRIEFLY}"));
         let depot = url.replace("127.0.0.1", HOST);
@@ -124,7 +115,7 @@ impl Parts {
         ];
         for (name, program) in programs {
             let inside = root.join("bin").join(name);
-            run(Command::new("strip").arg("-o").arg(&inside).arg(program));
+            run(Command::new("strip").arg("-o").arg(&inside).arg(program)).code(0);
             for library in libraries(Path::new(program)) {
                 let place = root.join(library.strip_prefix("/").unwrap());
                 std::fs::create_dir_all(place.parent().unwrap()).unwrap();
@@ -141,7 +132,7 @@ impl Parts {
         std::fs::create_dir_all(root.join("etc/ssl/certs")).unwrap();
         std::fs::copy(authorities, root.join(authorities.strip_prefix("/").unwrap())).unwrap();
         let pack = "cd root && find . | cpio -o -H newc --quiet | gzip -1 > ../initrd";
-        run(Command::new("sh").args(["-c", pack]).current_dir(home.path()));
+        run(Command::new("sh").args(["-c", pack]).current_dir(home.path())).code(0);
         Self { home, kernel }
     }
 

@@ -46,7 +46,8 @@ pub enum Ended {
     Unread,
 }
 
-/// Serves `depot`, with the name of the copy that has it, to whoever is at the other end of `stream`, for `scope` and no other object, until that end closes.
+/// Serves `depot`, with the name of the copy that has it, to whoever is at the other end of `stream`, for `scope` and no
+/// other object, until that end closes.
 /// Bundles are not of one object and are served all; lists of objects are refused.
 ///
 /// Dropping the future ends the relay; operations under way may still happen.
