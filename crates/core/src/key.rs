@@ -19,6 +19,8 @@ pub enum Domain {
     Checkpoint,
     /// A controller's approval of a proposal.
     Approval,
+    /// An owner's request to whoever holds the object.
+    OwnerRequest,
     /// An identity token that the agent socket hands out: a plain JWS, so without prefix of ours. Its signing input
     /// begins with base64 of `{"`, which is the beginning of no other domain.
     IdentityToken,
@@ -30,6 +32,7 @@ impl Domain {
             Self::Record => b"suijuris/v1/record\0",
             Self::Checkpoint => b"suijuris/v1/checkpoint\0",
             Self::Approval => b"suijuris/v1/approval\0",
+            Self::OwnerRequest => b"suijuris/v1/owner-request\0",
             Self::IdentityToken => b"",
         }
     }

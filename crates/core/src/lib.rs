@@ -15,6 +15,7 @@ pub mod lineage;
 pub mod manifest;
 pub mod memory;
 pub mod message;
+pub mod owner_request;
 pub mod refusals;
 pub mod time;
 pub mod trigger;

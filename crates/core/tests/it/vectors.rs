@@ -24,6 +24,7 @@ use suijuris_core::lineage::{
 use suijuris_core::manifest::Manifest;
 use suijuris_core::memory::tree::{self, Proof};
 use suijuris_core::memory::{Decimal, Freshness, Kind, Memory, Plain, Value, Write};
+use suijuris_core::owner_request::{self, Ask, Once, OwnerRequest, SignedRequest};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
 
 use crate::lives::{
@@ -73,6 +74,39 @@ fn key(seed: [u8; 32]) -> Json {
     json!({ "seed": hex(&seed), "public": key.to_string(), "commitment": key.commitment().hex() })
 }
 
+#[test]
+fn owner_request() {
+    let owner = controller(1);
+    let write = OwnerRequest {
+        object: ObjectId::of(b"object"),
+        ask: Ask::Write,
+        content: Digest::of(b"budget=5"),
+        audience: SecretKey::from_seed(&[9; 32]).public(),
+        once: Once::Head(RecordId::of(b"head")),
+        expires: Timestamp(1_030_000),
+    };
+    let wake = OwnerRequest {
+        ask: Ask::Wake,
+        content: Digest::of(b""),
+        audience: owner_request::nobody(),
+        once: Once::Nonce([7; 16]),
+        ..write
+    };
+    let built: Vec<Json> = [write, wake]
+        .into_iter()
+        .map(|request| {
+            let signed = request.sign(&owner).unwrap();
+            let bytes = encoded(&request);
+            let travels = SignedRequest { request, signatures: vec![signed] };
+            json!({ "request": bytes, "key": signed.key.to_string(), "sig": signed.sig.to_string(), "travels": encoded(&travels) })
+        })
+        .collect();
+    let stands = golden("owner-request.json", &Json::Array(built));
+    let bytes = unhex(stands[0]["travels"].as_str().unwrap());
+    let read = SignedRequest::decode(&bytes).unwrap();
+    assert_eq!(read.signatures[0].key, owner.public());
+}
+
 // proves B3
 #[test]
 fn ids() {
@@ -101,6 +135,11 @@ fn keys() {
         ("record", "suijuris/v1/record\0", Domain::Record),
         ("checkpoint", "suijuris/v1/checkpoint\0", Domain::Checkpoint),
         ("approval", "suijuris/v1/approval\0", Domain::Approval),
+        (
+            "owner request",
+            "suijuris/v1/owner-request\0",
+            Domain::OwnerRequest,
+        ),
         ("identity token", "", Domain::IdentityToken),
     ];
     let signature = |(name, prefix, domain): &(&str, &str, Domain)| {
