@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::Serialize;
 use suijuris_store::capsule::{self, Exported, NotUnsealed, Unsealed};
-use suijuris_store::{Depth, Home, Reader};
+use suijuris_store::{Depth, ObjectDir, Reader};
 
 use crate::place::Where;
 use crate::progress::Progress;
@@ -100,7 +100,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 }
 
 /// Writes the capsule under a name of its own, and gives it the wanted name once it is whole and durable.
-pub(crate) fn write(home: &Home, path: &Path, sealed_to: &[String]) -> anyhow::Result<Exported> {
+pub(crate) fn write(home: &ObjectDir, path: &Path, sealed_to: &[String]) -> anyhow::Result<Exported> {
     let (reader, sealed) = read(home, sealed_to)?;
     let shown = path.display();
     let fresh = path.with_extension(format!("tmp.{}", std::process::id()));
@@ -133,7 +133,7 @@ fn pack(reader: &Reader, mut file: File, sealed: Option<&[u8]>) -> anyhow::Resul
 }
 
 /// The state, and what is sealed of the very same state.
-fn read(home: &Home, sealed_to: &[String]) -> anyhow::Result<(Reader, Option<Vec<u8>>)> {
+fn read(home: &ObjectDir, sealed_to: &[String]) -> anyhow::Result<(Reader, Option<Vec<u8>>)> {
     for _ in 0..TRIES {
         let reader = Reader::open(home, Depth::Tail)?;
         if sealed_to.is_empty() {

@@ -15,7 +15,7 @@ use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::lineage::{Body, Decision, Refused, VerifiedParent};
 use suijuris_core::time::Span;
 use suijuris_store::fork::{self, Conception, Staged};
-use suijuris_store::{BundleFiles, Home};
+use suijuris_store::{BundleFiles, ObjectDir};
 use zeroize::Zeroizing;
 
 use crate::approval::{self, Matter};
@@ -98,7 +98,7 @@ struct Missing {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let place = args.at.locate()?;
-    let child = Home::at(std::path::absolute(&args.to)?);
+    let child = ObjectDir::at(std::path::absolute(&args.to)?);
     if child.holds_object()? {
         return Err(Usage(format!(
             "`{}` holds an object already: name another directory",
@@ -127,7 +127,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     held.leave().and(answer)
 }
 
-fn bear(args: &Args, place: &Place, held: &Held, child: &Home) -> anyhow::Result<Answer> {
+fn bear(args: &Args, place: &Place, held: &Held, child: &ObjectDir) -> anyhow::Result<Answer> {
     let key = owner::key_if_any(args.key.as_deref())?;
     sleeping::settle_crash(&held.writer, held.now.at)?;
     let definition = match Definition::of(args, held)? {
@@ -179,7 +179,7 @@ impl Definition {
                     .clone()
                     .unwrap_or_else(|| held.bundle.manifest.name.clone()),
                 owners,
-                files: held.writer.shelf().files(&id)?,
+                files: held.writer.bundles().files(&id)?,
             }));
         };
         let built = built(dir)?;
@@ -247,7 +247,7 @@ fn decided(held: &Held, key: Option<&SecretKey>, json: bool) -> anyhow::Result<O
 fn staged(
     args: &Args,
     held: &Held,
-    home: &Home,
+    home: &ObjectDir,
     definition: Definition,
 ) -> anyhow::Result<(Staged, Vec<String>)> {
     if !args.approvals.is_empty() {

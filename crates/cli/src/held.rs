@@ -54,7 +54,10 @@ pub(crate) fn take(place: &Place, writer: Writer, depot: &Which) -> anyhow::Resu
         .build()?;
     let (now, bundle) = {
         let state = writer.published();
-        (clock::now(&state)?, writer.shelf().bundle(&state.head().bundle)?)
+        (
+            clock::now(&state)?,
+            writer.bundles().bundle(&state.head().bundle)?,
+        )
     };
     let say = Say::aside();
     let home = place.home();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::Serialize;
 use suijuris_store::capsule::{self, ImportError, Imported, Unsealed};
-use suijuris_store::{Home, Sizes};
+use suijuris_store::{ObjectDir, Sizes};
 
 use crate::progress::Progress;
 use crate::screen::{self, Screen, Tone};
@@ -136,7 +136,7 @@ pub(crate) fn read(
     };
     let imported = capsule::import(
         BufReader::with_capacity(256 << 10, source),
-        &Home::at(&data),
+        &ObjectDir::at(&data),
         Sizes::default(),
         unseal,
         |at| progress.at(at.records),

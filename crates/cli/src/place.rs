@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use suijuris_bundle::DEFINITION;
 use suijuris_core::id::Digest;
-use suijuris_store::Home;
+use suijuris_store::ObjectDir;
 
 /// Name of the data directory in an object's directory.
 const DATA: &str = ".suijuris";
@@ -75,8 +75,8 @@ pub(crate) fn locate(dir: Option<&Path>, data: Option<&Path>) -> Result<Place, N
 
 impl Place {
     /// The object on disk.
-    pub(crate) fn home(&self) -> Home {
-        Home::at(&self.data)
+    pub(crate) fn home(&self) -> ObjectDir {
+        ObjectDir::at(&self.data)
     }
 
     /// How a person here names this object to another command.

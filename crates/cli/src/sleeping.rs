@@ -117,7 +117,7 @@ fn keep_secrets(writer: &Writer, parsed: Parsed) -> anyhow::Result<Change> {
     for (name, value) in parsed.secrets {
         let mut salt = Digest([0; 32]);
         getrandom::fill(&mut salt.0)?;
-        let commitment = writer.home().keep_secret(&Secret { salt, value })?;
+        let commitment = writer.object_dir().keep_secret(&Secret { salt, value })?;
         change.insert(name, Write::Set(Value::Commitment(commitment)));
     }
     Ok(change)

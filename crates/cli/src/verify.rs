@@ -11,7 +11,7 @@ use suijuris_bundle::Files;
 use suijuris_core::id::BundleId;
 use suijuris_store::capsule::{self, CapsuleError};
 use suijuris_store::fork::{self, ParentError};
-use suijuris_store::{BundleFiles, Home, OpenError, Place as At, Reader, Shelf, Verified};
+use suijuris_store::{BundleFiles, BundleStore, ObjectDir, OpenError, Place as At, Reader, Verified};
 
 use crate::Answer;
 use crate::place::Where;
@@ -106,7 +106,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     Ok(if outcome.verified { Answer::Yes } else { Answer::No })
 }
 
-fn verify(home: &Home) -> anyhow::Result<Outcome> {
+fn verify(home: &ObjectDir) -> anyhow::Result<Outcome> {
     let mut last = None;
     let read = {
         let progress = Progress::of(None, "verified");
@@ -137,7 +137,7 @@ fn verify(home: &Home) -> anyhow::Result<Outcome> {
             let error = ParentError::NotAFork(error);
             Some(Fault::whole(suijuris_runtime::report::chain(&error)))
         }
-        Err(ParentError::Home(error)) => Some(fault(error)?),
+        Err(ParentError::Open(error)) => Some(fault(error)?),
     };
     let fault = orphaned.or(unsound).or_else(torn);
     Ok(Outcome {
@@ -241,8 +241,8 @@ fn compiles(files: BundleFiles) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check_bundle(home: &Home, id: &BundleId) -> Result<(), Fault> {
-    let check = || compiles(Shelf::of(home).files(id)?);
+fn check_bundle(home: &ObjectDir, id: &BundleId) -> Result<(), Fault> {
+    let check = || compiles(BundleStore::of(home).files(id)?);
     check().map_err(|error| Fault::whole(format!("bundle {id} does not hold: {error:#}")))
 }
 

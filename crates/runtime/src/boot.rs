@@ -18,7 +18,7 @@ use std::time::Duration;
 use suijuris_api::Event as Report;
 use suijuris_api::channel::Channel;
 use suijuris_api::control::FromRuntime;
-use suijuris_store::Home;
+use suijuris_store::ObjectDir;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
@@ -84,7 +84,7 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
     }
     let judge = Rc::new(GateJudge::default());
     let house = House {
-        home: Home::at(&config.data),
+        object_dir: ObjectDir::at(&config.data),
         config,
         listener,
         channel,
@@ -162,7 +162,7 @@ async fn live(house: House, role: Role) -> Left {
     step("open");
     // Kept to the end: whoever sees it held knows that this machine runs.
     let _held = house.config.hold_fd.and_then(sys::inherited);
-    let (ledger, bundle) = match Ledger::open(&house.home) {
+    let (ledger, bundle) = match Ledger::open(&house.object_dir) {
         Ok(opened) => opened,
         Err(error) => return refuse_all(house, &error).await,
     };

@@ -13,7 +13,7 @@ use suijuris_core::inputs::Witnessed;
 use suijuris_core::manifest::{Manifest, Witness as Strength};
 use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
 use suijuris_depot::{Depot, Own, Presence};
-use suijuris_store::{Home, Writer};
+use suijuris_store::{ObjectDir, Writer};
 
 use crate::clock;
 use crate::witness::{ClaimError, Claimed, Lease, News, Opening, Uncovered, Witness};
@@ -108,7 +108,12 @@ impl Holding {
     ///
     /// # Errors
     /// The system starts no thread.
-    pub fn with(means: Means, manifest: &Manifest, home: &Home, writer: &Writer) -> std::io::Result<Self> {
+    pub fn with(
+        means: Means,
+        manifest: &Manifest,
+        home: &ObjectDir,
+        writer: &Writer,
+    ) -> std::io::Result<Self> {
         let Means { depot, id, who } = means;
         let newest = newest(writer);
         let prompt = depot.pace().is_zero();

@@ -13,7 +13,7 @@ use suijuris_core::lineage::{Body, Phase, State, Unsealed};
 use suijuris_core::memory::Value;
 use suijuris_core::time::{Now, Ratchet, Reading, Timestamp};
 use suijuris_store::{
-    Depth, Draft, Home, OpenError, Reader, Secret, Sizes, StageError, Writer, secrets, shelf,
+    Depth, Draft, ObjectDir, OpenError, Reader, Secret, Sizes, StageError, Writer, bundle_store, secrets,
 };
 use zeroize::Zeroizing;
 
@@ -78,7 +78,7 @@ pub enum BootError {
     Open(#[from] OpenError),
     /// The bundle.
     #[error("the object's bundle cannot be used")]
-    Bundle(#[from] shelf::Error),
+    Bundle(#[from] bundle_store::Error),
     /// The depot or the witness.
     #[error("the depot cannot be used: {0}")]
     Depot(String),
@@ -100,8 +100,8 @@ pub struct Ledger {
 }
 
 /// How deep a history is read before a wake.
-fn depth(home: &Home) -> Depth {
-    let lineage = home.path().join("lineage");
+fn depth(object_dir: &ObjectDir) -> Depth {
+    let lineage = object_dir.path().join("lineage");
     let files = std::fs::read_dir(lineage).into_iter().flatten().flatten();
     let mut sizes = files
         .filter_map(|file| file.metadata().ok())
@@ -117,14 +117,14 @@ impl Ledger {
     ///
     /// # Errors
     /// [`BootError`]: nothing may run.
-    pub fn open(home: &Home) -> Result<(Self, Arc<Bundle>), BootError> {
-        let depth = depth(home);
-        let (writer, _recovery) = Writer::open(home, depth, Sizes::default())?;
+    pub fn open(object_dir: &ObjectDir) -> Result<(Self, Arc<Bundle>), BootError> {
+        let depth = depth(object_dir);
+        let (writer, _recovery) = Writer::open(object_dir, depth, Sizes::default())?;
         let (id, at) = {
             let state = writer.published();
             (state.head().bundle, state.head().at)
         };
-        let bundle = writer.shelf().bundle(&id)?;
+        let bundle = writer.bundles().bundle(&id)?;
         let ledger = Self {
             writer,
             ratchet: RefCell::new(Ratchet::new(at)),
@@ -139,8 +139,9 @@ impl Ledger {
         if self.whole {
             return std::future::pending().await;
         }
-        let home = self.writer.home().clone();
-        let verified = tokio::task::spawn_blocking(move || Reader::verify(&home, |_| {}).map(drop)).await;
+        let object_dir = self.writer.object_dir().clone();
+        let verified =
+            tokio::task::spawn_blocking(move || Reader::verify(&object_dir, |_| {}).map(drop)).await;
         match verified {
             Ok(Err(damage)) => damage,
             // Intact; or the runtime is ending and took the thread with it.
@@ -248,7 +249,7 @@ impl Ledger {
             salt: Digest(salt),
             value: value.clone(),
         };
-        Ok(self.writer.home().keep_secret(&secret)?)
+        Ok(self.writer.object_dir().keep_secret(&secret)?)
     }
 
     /// The value of the secret in field `name`; `None` for what is no secret, or empty.
@@ -259,7 +260,7 @@ impl Ledger {
         match self.published(|state| state.memory().value(name).cloned()) {
             Some(Value::Commitment(commitment)) => self
                 .writer
-                .home()
+                .object_dir()
                 .secret(&commitment)
                 .map(|secret| Some(secret.value)),
             _ => Ok(None),

@@ -24,7 +24,7 @@ use suijuris_runtime::witness::{
     ClaimError, History, News, Opening, PublishError, Uncovered, Witness, publish,
 };
 use suijuris_store::restore::{restoration, restore, settle};
-use suijuris_store::{Depth, Draft, Founding, Home, Reader, Sign, Sizes, StageError, Writer, found};
+use suijuris_store::{Depth, Draft, Founding, ObjectDir, Reader, Sign, Sizes, StageError, Writer, found};
 
 /// Histories of these tests, up to a record: each is the digest of its position.
 #[derive(Debug)]
@@ -337,8 +337,8 @@ async fn an_older_copy_and_a_copy_whose_history_cannot_be_read_do_not_run() {
 }
 
 /// An object on disk: founded, woken, and some records on.
-fn life(dir: &Path, records: usize) -> Home {
-    let home = Home::at(dir);
+fn life(dir: &Path, records: usize) -> ObjectDir {
+    let home = ObjectDir::at(dir);
     let bundle = object::bundle_of("test", Schema::default()).unwrap();
     let founding = Founding {
         name: "test".to_owned(),
@@ -355,7 +355,7 @@ fn life(dir: &Path, records: usize) -> Home {
     home
 }
 
-fn go_on(home: &Home, records: usize) {
+fn go_on(home: &ObjectDir, records: usize) {
     let (writer, _) = Writer::open(home, Depth::Tail, Sizes::default()).unwrap();
     wake_up(&writer);
     (0..records).for_each(|_| seal(&writer));
@@ -409,7 +409,11 @@ fn a_home_is_a_history() {
     assert_eq!(home.holds(head.0, &head.1), Ok(true));
     assert_eq!(home.holds(head.0 - 1, &head.1), Ok(false));
     assert_eq!(home.holds(head.0 + 1, &head.1), Ok(false));
-    assert!(Home::at(dir.path().join("elsewhere")).holds(0, &head.1).is_err());
+    assert!(
+        ObjectDir::at(dir.path().join("elsewhere"))
+            .holds(0, &head.1)
+            .is_err()
+    );
 }
 
 /// The records that the depot has, in order.
@@ -423,7 +427,7 @@ async fn published(depot: &Memory, object: ObjectId) -> Vec<Stored> {
     records
 }
 
-fn history(home: &Home) -> Vec<Stored> {
+fn history(home: &ObjectDir) -> Vec<Stored> {
     let reader = Reader::open(home, Depth::Tail).unwrap();
     let records = reader.records(0..u64::MAX).unwrap();
     records.map(|stored| stored.unwrap()).collect()
@@ -451,7 +455,7 @@ async fn many_naps_leave_few_segments() {
 #[tokio::test]
 async fn a_restored_copy_takes_the_place_of_what_it_gives_up_in_the_depot_too() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (home, copy) = (life(one.path(), 5), Home::at(other.path()));
+    let (home, copy) = (life(one.path(), 5), ObjectDir::at(other.path()));
     let depot = Memory::new();
     publish(&depot, &home, None, None).await.unwrap();
     copy_all(one.path(), other.path());

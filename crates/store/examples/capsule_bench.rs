@@ -22,7 +22,7 @@ use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::time::Timestamp;
 use suijuris_store::capsule::{export, import, verify};
 use suijuris_store::{
-    BundleFiles, Depth, Draft, Founding, Home, Reader, Sign, Sizes, StageError, Writer, found,
+    BundleFiles, Depth, Draft, Founding, ObjectDir, Reader, Sign, Sizes, StageError, Writer, found,
 };
 use suijuris_testkit::bench::{Better, Contender, Report, Row, Samples, Settings, interleave};
 
@@ -46,8 +46,8 @@ fn draft(body: Body, sign: Sign) -> Draft {
 }
 
 /// An object with so many mutations that write `value_bytes` each.
-fn object(path: &Path, mutations: usize, value_bytes: usize) -> Outcomes<Home> {
-    let home = Home::at(path);
+fn object(path: &Path, mutations: usize, value_bytes: usize) -> Outcomes<ObjectDir> {
+    let object_dir = ObjectDir::at(path);
     let founding = Founding {
         name: "bench".to_owned(),
         controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
@@ -58,8 +58,8 @@ fn object(path: &Path, mutations: usize, value_bytes: usize) -> Outcomes<Home> {
         bundle: bundle()?,
         seed: [1; 32].into(),
     };
-    found(&home, founding)?;
-    let (writer, _) = Writer::open(&home, Depth::Tail, Sizes::default())?;
+    found(&object_dir, founding)?;
+    let (writer, _) = Writer::open(&object_dir, Depth::Tail, Sizes::default())?;
     let decision = object::decision(Action::Wake);
     let fired = BTreeMap::new();
     writer.wake::<StageError>(&[2; 32], Timestamp(2_000), |_, next| {
@@ -82,7 +82,7 @@ fn object(path: &Path, mutations: usize, value_bytes: usize) -> Outcomes<Home> {
         }
     }
     writer.close()?;
-    Ok(home)
+    Ok(object_dir)
 }
 
 /// Copies a directory with everything in it, synced: what an import has to write, without looking at it.
@@ -140,10 +140,10 @@ fn rows(report: &mut Report, what: &str, unit: &'static str, samples: &[Samples]
     }
 }
 
-fn exports(dir: &Path, home: &Home, bytes: u64, rounds: usize, report: &mut Report) {
+fn exports(dir: &Path, object_dir: &ObjectDir, bytes: u64, rounds: usize, report: &mut Report) {
     let (capsule, archive) = (dir.join("object.sui"), dir.join("object.tar"));
     let ours = || {
-        let reader = Reader::open(home, Depth::Tail)?;
+        let reader = Reader::open(object_dir, Depth::Tail)?;
         let file = File::create(&capsule)?;
         export(&reader, &file, None, |_| {})?;
         Ok(())
@@ -158,13 +158,13 @@ fn exports(dir: &Path, home: &Home, bytes: u64, rounds: usize, report: &mut Repo
     rows(report, "export", "MB/s", &samples);
 }
 
-fn imports(dir: &Path, home: &Home, bytes: u64, rounds: usize, report: &mut Report) {
+fn imports(dir: &Path, object_dir: &ObjectDir, bytes: u64, rounds: usize, report: &mut Report) {
     let (capsule, copy, plain) = (dir.join("object.sui"), dir.join("copy"), dir.join("plain"));
     let ours = || {
         let keyless = |_: Option<&[u8]>| Ok::<_, Infallible>(None);
         import(
             File::open(&capsule)?,
-            &Home::at(&copy),
+            &ObjectDir::at(&copy),
             Sizes::default(),
             keyless,
             |_| {},
@@ -181,14 +181,14 @@ fn imports(dir: &Path, home: &Home, bytes: u64, rounds: usize, report: &mut Repo
             }),
             Contender::new("copy of the directory, synced", || {
                 let _first_has_none = gone(&plain);
-                rate(bytes, || Ok(copy_synced(home.path(), &plain)?))
+                rate(bytes, || Ok(copy_synced(object_dir.path(), &plain)?))
             }),
         ],
     );
     rows(report, "import, every signature verified", "MB/s", &samples);
 }
 
-fn verifications(dir: &Path, home: &Home, records: u64, rounds: usize, report: &mut Report) {
+fn verifications(dir: &Path, object_dir: &ObjectDir, records: u64, rounds: usize, report: &mut Report) {
     let capsule = dir.join("object.sui");
     let each = |run: &dyn Fn() -> Outcomes<()>| {
         let start = Instant::now();
@@ -208,7 +208,7 @@ fn verifications(dir: &Path, home: &Home, records: u64, rounds: usize, report: &
             }),
             Contender::new("directory", || {
                 each(&|| {
-                    Reader::verify(home, |_| {})?;
+                    Reader::verify(object_dir, |_| {})?;
                     Ok(())
                 })
             }),
@@ -237,8 +237,8 @@ fn peak_mib() -> Outcomes<u64> {
 
 /// Records of some kilobytes: what is held does not grow with the history.
 fn memory(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<()> {
-    let home = object(&dir.join("large"), settings.scale(16_384), 32 << 10)?;
-    let reader = Reader::open(&home, Depth::Tail)?;
+    let object_dir = object(&dir.join("large"), settings.scale(16_384), 32 << 10)?;
+    let reader = Reader::open(&object_dir, Depth::Tail)?;
     let before = peak_mib()?;
     let path = dir.join("large.sui");
     let exported = export(&reader, File::create(&path)?, None, |_| {})?;
@@ -260,8 +260,8 @@ fn main() -> Outcomes<()> {
     let dir = dir.path();
     let mut report = Report::new("capsule", &settings);
     memory(dir, &settings, &mut report)?;
-    let home = object(&dir.join("object"), settings.scale(100_000), 64)?;
-    let reader = Reader::open(&home, Depth::Tail)?;
+    let object_dir = object(&dir.join("object"), settings.scale(100_000), 64)?;
+    let reader = Reader::open(&object_dir, Depth::Tail)?;
     let exported = export(&reader, io::sink(), None, |_| {})?;
     report.note(format!(
         "{} records, one in {SEAL_EVERY} signed, in a capsule of {:.1} MB; rates count the capsule's bytes for all",
@@ -269,8 +269,8 @@ fn main() -> Outcomes<()> {
         exported.bytes as f64 / 1e6
     ));
     let rounds = settings.scale(10);
-    exports(dir, &home, exported.bytes, rounds, &mut report);
-    imports(dir, &home, exported.bytes, rounds, &mut report);
-    verifications(dir, &home, exported.seq + 1, rounds, &mut report);
+    exports(dir, &object_dir, exported.bytes, rounds, &mut report);
+    imports(dir, &object_dir, exported.bytes, rounds, &mut report);
+    verifications(dir, &object_dir, exported.seq + 1, rounds, &mut report);
     Ok(report.publish(&settings)?)
 }

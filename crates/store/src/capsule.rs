@@ -15,7 +15,7 @@ use suijuris_core::codec;
 use suijuris_core::id::Digest;
 use suijuris_core::lineage::{self, Broken, Disbelief, MAX_ANNOUNCEMENT, MAX_PARENT_PROOF, NotAFork};
 
-use crate::shelf::{MAX_BUNDLE_BYTES, NotFiles};
+use crate::bundle_store::{MAX_BUNDLE_BYTES, NotFiles};
 
 pub use import::{ImportError, Imported, import, rebuild};
 pub use pack::{ExportError, Exported, announcement_of, export};

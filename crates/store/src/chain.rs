@@ -12,7 +12,7 @@ use suijuris_core::lineage::{self, Stored};
 
 use crate::disk::{File, How};
 use crate::frame::{FRAME_BYTES, Frame, HEADER_BYTES, Header};
-use crate::home::{Damage, Home, OpenError, Place};
+use crate::object_dir::{Damage, ObjectDir, OpenError, Place};
 
 /// Bytes read at once at most.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -110,7 +110,7 @@ pub(crate) enum Step {
 /// A walk over the records.
 #[derive(Debug)]
 pub(crate) struct Walk<'a> {
-    home: &'a Home,
+    object_dir: &'a ObjectDir,
     segments: Vec<u64>,
     index: usize,
     window: Window,
@@ -180,14 +180,14 @@ impl<'a> Walk<'a> {
     ///
     /// # Errors
     /// [`OpenError`].
-    pub(crate) fn from_start(home: &'a Home) -> Result<Self, OpenError> {
-        let segments = home.segments()?;
+    pub(crate) fn from_start(object_dir: &'a ObjectDir) -> Result<Self, OpenError> {
+        let segments = object_dir.segments()?;
         let start = Place {
             segment: 0,
             offset: HEADER_BYTES as u64,
             seq: 0,
         };
-        Self::at(home, segments, 0, start, None)
+        Self::at(object_dir, segments, 0, start, None)
     }
 
     /// A walk of `object` from record `seq`, which stands at `offset` of its segment.
@@ -195,44 +195,48 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// [`OpenError`].
     pub(crate) fn from_record(
-        home: &'a Home,
+        object_dir: &'a ObjectDir,
         object: ObjectId,
         seq: u64,
         offset: u64,
     ) -> Result<Self, OpenError> {
-        let segments = home.segments()?;
+        let segments = object_dir.segments()?;
         let index = segments.partition_point(|first| *first <= seq).saturating_sub(1);
         let segment = segments.get(index).copied().unwrap_or_default();
         let place = Place { segment, offset, seq };
-        Self::at(home, segments, index, place, Some(object))
+        Self::at(object_dir, segments, index, place, Some(object))
     }
 
     /// A walk of `object` from the beginning of the segment that holds record `seq`.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub(crate) fn from_segment_of(home: &'a Home, object: ObjectId, seq: u64) -> Result<Self, OpenError> {
-        let first = home
+    pub(crate) fn from_segment_of(
+        object_dir: &'a ObjectDir,
+        object: ObjectId,
+        seq: u64,
+    ) -> Result<Self, OpenError> {
+        let first = object_dir
             .segments()?
             .into_iter()
             .take_while(|first| *first <= seq)
             .last();
-        Self::from_record(home, object, first.unwrap_or_default(), HEADER_BYTES as u64)
+        Self::from_record(object_dir, object, first.unwrap_or_default(), HEADER_BYTES as u64)
     }
 
     fn at(
-        home: &'a Home,
+        object_dir: &'a ObjectDir,
         segments: Vec<u64>,
         index: usize,
         place: Place,
         object: Option<ObjectId>,
     ) -> Result<Self, OpenError> {
         if segments.is_empty() {
-            return Err(OpenError::NotAnObject(home.path().to_owned()));
+            return Err(OpenError::NotAnObject(object_dir.path().to_owned()));
         }
-        let (window, header) = open_segment(home, place.segment, place.seq)?;
+        let (window, header) = open_segment(object_dir, place.segment, place.seq)?;
         let walk = Self {
-            home,
+            object_dir,
             segments,
             index,
             window,
@@ -260,7 +264,7 @@ impl<'a> Walk<'a> {
     }
 
     fn disk(&self) -> impl Fn(io::Error) -> OpenError {
-        let path = self.home.segment(self.place.segment);
+        let path = self.object_dir.segment(self.place.segment);
         move |source| OpenError::disk("read", &path)(source)
     }
 
@@ -295,7 +299,7 @@ impl<'a> Walk<'a> {
         }
         self.index += 1;
         let segment = self.segments.get(self.index).copied().unwrap_or_default();
-        let (window, header) = open_segment(self.home, segment, self.place.seq)?;
+        let (window, header) = open_segment(self.object_dir, segment, self.place.seq)?;
         self.window = window;
         self.place.segment = segment;
         self.place.offset = HEADER_BYTES as u64;
@@ -333,9 +337,9 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn open_segment(home: &Home, segment: u64, seq: u64) -> Result<(Window, Header), OpenError> {
-    let path = home.segment(segment);
-    let file = home
+fn open_segment(object_dir: &ObjectDir, segment: u64, seq: u64) -> Result<(Window, Header), OpenError> {
+    let path = object_dir.segment(segment);
+    let file = object_dir
         .disk
         .open(&path, How::Read)
         .map_err(OpenError::disk("open", &path))?;

@@ -26,16 +26,16 @@ use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::Timestamp;
 use zeroize::Zeroizing;
 
+use crate::bundle_store::{self, BundleFiles};
 use crate::chain::{Step, Walk};
 use crate::disk;
 use crate::frame::{FRAME_BYTES, Frame, HEADER_BYTES};
-use crate::home::{Home, OpenError};
 use crate::keys;
-use crate::landing::{self, Landing, LandingError};
+use crate::object_dir::{ObjectDir, OpenError};
 use crate::opening::Depth;
 use crate::reader::Reader;
 use crate::secrets;
-use crate::shelf::{self, BundleFiles};
+use crate::staging::{self, Staging, StagingError};
 use crate::writer::{Draft, Sign, Sizes, StageError, Writer};
 
 /// What a child is made from. `seed` and `nonce` are fresh random bytes.
@@ -96,16 +96,16 @@ pub enum ForkError {
     Exists(PathBuf),
     /// The child's directory.
     #[error(transparent)]
-    Landing(#[from] LandingError),
+    Staging(#[from] StagingError),
     /// The parent's directory, or the child's.
     #[error(transparent)]
-    Home(#[from] OpenError),
+    Open(#[from] OpenError),
     /// The child's bundle.
     #[error("the child's bundle cannot be used")]
     Bundle(#[from] suijuris_core::bundle::Error),
-    /// A bundle on the child's shelf.
+    /// A bundle in the child's store.
     #[error("the child's bundle cannot be kept")]
-    Shelf(#[from] shelf::Error),
+    Store(#[from] bundle_store::Error),
     /// The child's first records.
     #[error("the child's beginning is not sound")]
     Broken(#[from] Broken),
@@ -139,48 +139,48 @@ pub enum ForkError {
 pub enum ParentError {
     /// The object's directory.
     #[error(transparent)]
-    Home(#[from] OpenError),
+    Open(#[from] OpenError),
     /// The proof.
     #[error("the object is not the fork it says")]
     NotAFork(#[from] NotAFork),
 }
 
-/// The parent that provably begot the object in `home`; nothing where its inception names none.
+/// The parent that provably begot the object in `object_dir`; nothing where its inception names none.
 ///
 /// # Errors
 /// [`ParentError::NotAFork`] where it names one without a proof that holds: it is a copy, not a fork.
-pub fn parent_of(home: &Home) -> Result<Option<VerifiedParent>, ParentError> {
-    let mut walk = Walk::from_start(home)?;
+pub fn parent_of(object_dir: &ObjectDir) -> Result<Option<VerifiedParent>, ParentError> {
+    let mut walk = Walk::from_start(object_dir)?;
     let Step::Record(_, inception) = walk.step()? else {
-        return Err(OpenError::NotAnObject(home.path().to_owned()).into());
+        return Err(OpenError::NotAnObject(object_dir.path().to_owned()).into());
     };
     // Whatever lies beside an object that names no parent proves nothing and harms nothing.
     let names_parent = matches!(&inception.record.body, Body::Inception(body) if body.parent.is_some());
-    let proof = if names_parent { proof(home)? } else { None };
+    let proof = if names_parent { proof(object_dir)? } else { None };
     Ok(ParentProof::verify(proof.as_deref(), &inception)?)
 }
 
-/// The proof of the parent that lies in `home`.
-pub(crate) fn proof(home: &Home) -> Result<Option<Vec<u8>>, OpenError> {
-    let path = home.parent_proof();
-    let read = disk::optional(disk::read(&*home.disk, &path, MAX_PARENT_PROOF as u64));
+/// The proof of the parent that lies in `object_dir`.
+pub(crate) fn proof(object_dir: &ObjectDir) -> Result<Option<Vec<u8>>, OpenError> {
+    let path = object_dir.parent_proof();
+    let read = disk::optional(disk::read(&*object_dir.disk, &path, MAX_PARENT_PROOF as u64));
     read.map_err(OpenError::disk("read", &path))
 }
 
-/// Makes a child of `parent` in `home`, whose parent directory must exist, up to its name. What was staged there before is
-/// replaced. The child begins with the parent's memory, written anew at its birth.
+/// Makes a child of `parent` in `object_dir`, whose parent directory must exist, up to its name. What was staged there
+/// before is replaced. The child begins with the parent's memory, written anew at its birth.
 ///
 /// # Errors
 /// [`ForkError`]; nothing is staged then.
-pub fn stage(parent: &Writer, home: &Home, conception: Conception) -> Result<Prepared, ForkError> {
+pub fn stage(parent: &Writer, object_dir: &ObjectDir, conception: Conception) -> Result<Prepared, ForkError> {
     let origin = parent.staged(Clone::clone);
-    let mut landing = Landing::begin(home, Sizes::default())?;
-    if !landing.is_bare() {
-        return Err(ForkError::Exists(home.path().to_owned()));
+    let mut staging = Staging::begin(object_dir, Sizes::default())?;
+    if !staging.is_bare() {
+        return Err(ForkError::Exists(object_dir.path().to_owned()));
     }
     let waiting = SecretKey::from_seed(&conception.seed);
     let bundle = conception.bundle.open()?;
-    landing.bundle(bundle.id(), &conception.bundle)?;
+    staging.bundle(bundle.id(), &conception.bundle)?;
     let head = origin.head();
     let (controllers, threshold) = conception
         .controllers
@@ -199,25 +199,25 @@ pub fn stage(parent: &Writer, home: &Home, conception: Conception) -> Result<Pre
     };
     let schema = std::sync::Arc::clone(bundle.schema());
     let (mut child, first) = State::found(inception, conception.at, bundle.id(), schema, &waiting)?;
-    landing.check(&child)?;
-    let mut known = landing.known(home)?;
-    landing.record(&first, &mut known)?;
+    staging.check(&child)?;
+    let mut known = staging.known(object_dir)?;
+    staging.record(&first, &mut known)?;
     let carry = carry::carry(origin.memory(), child.memory(), conception.secrets)?;
     for change in carry.changes {
         for write in change.values() {
             if let Write::Set(Value::Commitment(commitment)) = write {
-                landing.keep_secret(&parent.home().secret(commitment)?)?;
+                staging.keep_secret(&parent.object_dir().secret(commitment)?)?;
             }
         }
         let body = Body::Mutated(Mutated {
             by: "controller".to_owned(),
             change,
         });
-        let stored = child.extend(body, conception.at, None, Some(&waiting), landing.shelf())?;
-        landing.record(&stored, &mut known)?;
+        let stored = child.extend(body, conception.at, None, Some(&waiting), staging.bundles())?;
+        staging.record(&stored, &mut known)?;
     }
-    landing.keep(home.new_key(), &*waiting.seed())?;
-    landing.leave()?;
+    staging.keep(object_dir.new_key(), &*waiting.seed())?;
+    staging.keep_staged()?;
     Ok(Prepared {
         staged: Staged {
             child: first.id.into(),
@@ -227,12 +227,12 @@ pub fn stage(parent: &Writer, home: &Home, conception: Conception) -> Result<Pre
     })
 }
 
-/// The child that is staged in `home`, if one is.
+/// The child that is staged in `object_dir`, if one is.
 ///
 /// # Errors
-/// [`ForkError::Home`].
-pub fn staged(home: &Home) -> Result<Option<Staged>, ForkError> {
-    Ok(staged_inception(home)?.and_then(|first| of_inception(&first)))
+/// [`ForkError::Open`].
+pub fn staged(object_dir: &ObjectDir) -> Result<Option<Staged>, ForkError> {
+    Ok(staged_inception(object_dir)?.and_then(|first| of_inception(&first)))
 }
 
 fn of_inception(first: &Stored) -> Option<Staged> {
@@ -245,10 +245,10 @@ fn of_inception(first: &Stored) -> Option<Staged> {
     }
 }
 
-fn staged_inception(home: &Home) -> Result<Option<Stored>, OpenError> {
-    let path = home.staged_segment(0);
-    let file =
-        disk::optional(home.disk.open(&path, disk::How::Read)).map_err(OpenError::disk("open", &path))?;
+fn staged_inception(object_dir: &ObjectDir) -> Result<Option<Stored>, OpenError> {
+    let path = object_dir.staged_segment(0);
+    let file = disk::optional(object_dir.disk.open(&path, disk::How::Read))
+        .map_err(OpenError::disk("open", &path))?;
     let Some(file) = file else { return Ok(None) };
     let mut bytes = vec![0; FRAME_BYTES + lineage::MAX_BYTES];
     let read = file
@@ -266,15 +266,15 @@ fn first_record(bytes: &[u8]) -> Option<Stored> {
     Stored::decode(record.to_vec()).ok().filter(|_| fits)
 }
 
-/// Lets the child that is staged in `home` be born: `parent` records it, by `decision` and the controllers' `approvals` of
-/// [`Staged::statement`]. Everything is durable when it returns. After an error with the parent's record made (the
-/// parent's history says so), [`finish`] ends it.
+/// Lets the child that is staged in `object_dir` be born: `parent` records it, by `decision` and the controllers'
+/// `approvals` of [`Staged::statement`]. Everything is durable when it returns. After an error with the parent's record
+/// made (the parent's history says so), [`finish`] ends it.
 ///
 /// # Errors
 /// [`ForkError`].
 pub fn beget(
     parent: &Writer,
-    home: &Home,
+    object_dir: &ObjectDir,
     decision: Decision,
     approvals: Vec<Approval>,
     at: Timestamp,
@@ -282,8 +282,8 @@ pub fn beget(
     if decision.action != Action::Fork || decision.outcome != Outcome::Permit {
         return Err(ForkError::Refused);
     }
-    let nothing = || ForkError::NothingStaged(home.path().to_owned());
-    let staged = staged(home)?.ok_or_else(nothing)?;
+    let nothing = || ForkError::NothingStaged(object_dir.path().to_owned());
+    let staged = staged(object_dir)?.ok_or_else(nothing)?;
     let ticket = parent.stage_with(|state| {
         let head = state.head();
         if (head.object, head.record) != (staged.parent.object, staged.parent.head) {
@@ -302,33 +302,33 @@ pub fn beget(
         })
     })?;
     ticket.wait().map_err(StageError::from)?;
-    let first = staged_inception(home)?.ok_or_else(nothing)?;
-    complete(parent.home(), home, &first, ticket.seq())?.ok_or_else(nothing)
+    let first = staged_inception(object_dir)?.ok_or_else(nothing)?;
+    complete(parent.object_dir(), object_dir, &first, ticket.seq())?.ok_or_else(nothing)
 }
 
-/// Names the child that is staged in `home` if the object in `parent` has recorded it, and returns the parent as it is
+/// Names the child that is staged in `object_dir` if the object in `parent` has recorded it, and returns the parent as it is
 /// proved; nothing where there is no such record: then the child can still be born by [`beget`]. A child that has its
 /// name already is only verified.
 ///
 /// # Errors
 /// [`ForkError`].
-pub fn finish(parent: &Home, home: &Home) -> Result<Option<VerifiedParent>, ForkError> {
-    let Some(first) = staged_inception(home)? else {
-        return match home.holds_object()? {
-            true => parent_of(home).map_err(|error| match error {
-                ParentError::Home(error) => ForkError::Home(error),
+pub fn finish(parent: &ObjectDir, object_dir: &ObjectDir) -> Result<Option<VerifiedParent>, ForkError> {
+    let Some(first) = staged_inception(object_dir)? else {
+        return match object_dir.holds_object()? {
+            true => parent_of(object_dir).map_err(|error| match error {
+                ParentError::Open(error) => ForkError::Open(error),
                 ParentError::NotAFork(error) => ForkError::NotAFork(error),
             }),
             false => Ok(None),
         };
     };
-    complete(parent, home, &first, 1)
+    complete(parent, object_dir, &first, 1)
 }
 
 /// Names the staged child if the parent has recorded it at `from` or behind.
 fn complete(
-    parent: &Home,
-    home: &Home,
+    parent: &ObjectDir,
+    object_dir: &ObjectDir,
     first: &Stored,
     from: u64,
 ) -> Result<Option<VerifiedParent>, ForkError> {
@@ -345,10 +345,10 @@ fn complete(
     let inception = inception.ok_or_else(|| OpenError::NotAnObject(parent.path().to_owned()))?;
     let proof = ParentProof::of(&inception, &forked)?;
     let verified = ParentProof::verify(Some(&proof), first)?;
-    let _lock = home.locked()?;
-    let path = home.parent_proof();
-    disk::replace(&*home.disk, &path, &proof).map_err(OpenError::disk("write", &path))?;
-    landing::birth(home)?;
-    keys::adopt(home).map_err(OpenError::disk("settle", &home.next_key()))?;
+    let _lock = object_dir.locked()?;
+    let path = object_dir.parent_proof();
+    disk::replace(&*object_dir.disk, &path, &proof).map_err(OpenError::disk("write", &path))?;
+    staging::birth(object_dir)?;
+    keys::adopt(object_dir).map_err(OpenError::disk("settle", &object_dir.next_key()))?;
     Ok(verified)
 }

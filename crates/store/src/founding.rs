@@ -9,11 +9,11 @@ use suijuris_core::lineage::{Broken, Checkpoint, Inception, Parent, State, Store
 use suijuris_core::time::Timestamp;
 use zeroize::Zeroizing;
 
+use crate::bundle_store::{self, BundleFiles, BundleStore};
 use crate::disk::{self, How};
 use crate::frame::{FRAME_BYTES, Frame, HEADER_BYTES, Header};
-use crate::home::{Home, OpenError};
+use crate::object_dir::{ObjectDir, OpenError};
 use crate::opening;
-use crate::shelf::{self, BundleFiles, Shelf};
 
 /// What a new object is made from. `seed` and `nonce` are fresh random bytes.
 #[derive(Debug, Clone)]
@@ -47,10 +47,10 @@ pub enum FoundError {
     Broken(#[from] Broken),
     /// The bundle.
     #[error("the bundle cannot be kept")]
-    Bundle(#[from] shelf::Error),
+    Bundle(#[from] bundle_store::Error),
     /// The directory.
     #[error(transparent)]
-    Home(#[from] OpenError),
+    Open(#[from] OpenError),
     /// The disk.
     #[error("cannot write {path}")]
     Disk {
@@ -62,32 +62,34 @@ pub enum FoundError {
     },
 }
 
-/// Founds an object in `home`, whose parent directory must exist. Everything is durable when it returns; a founding that
+/// Founds an object in `object_dir`, whose parent directory must exist. Everything is durable when it returns; a founding that
 /// was cut short leaves no object, and can be done again.
 ///
 /// # Errors
 /// [`FoundError`].
-pub fn found(home: &Home, founding: Founding) -> Result<ObjectId, FoundError> {
+pub fn found(object_dir: &ObjectDir, founding: Founding) -> Result<ObjectId, FoundError> {
     let failed = |path: PathBuf| move |source| FoundError::Disk { path, source };
-    let here = || failed(home.path().to_owned());
-    let parent = home
+    let here = || failed(object_dir.path().to_owned());
+    let parent = object_dir
         .path()
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
-    home.disk.create_dir(home.path()).map_err(here())?;
-    home.disk
+    object_dir.disk.create_dir(object_dir.path()).map_err(here())?;
+    object_dir
+        .disk
         .sync_dir(parent.unwrap_or_else(|| std::path::Path::new(".")))
         .map_err(here())?;
-    let vacant = || match home.holds_object()? {
-        true => Err(FoundError::Exists(home.path().to_owned())),
+    let vacant = || match object_dir.holds_object()? {
+        true => Err(FoundError::Exists(object_dir.path().to_owned())),
         false => Ok(()),
     };
     vacant()?;
-    let _held = home.locked()?;
+    let _held = object_dir.locked()?;
     vacant()?;
-    let bundle = Shelf::of(home).put(&founding.bundle)?;
+    let bundle = BundleStore::of(object_dir).put(&founding.bundle)?;
     let waiting = SecretKey::from_seed(&founding.seed);
-    disk::replace(&*home.disk, &home.next_key(), &*waiting.seed()).map_err(failed(home.next_key()))?;
+    disk::replace(&*object_dir.disk, &object_dir.next_key(), &*waiting.seed())
+        .map_err(failed(object_dir.next_key()))?;
     let inception = Inception {
         name: founding.name,
         controllers: founding.controllers,
@@ -98,18 +100,18 @@ pub fn found(home: &Home, founding: Founding) -> Result<ObjectId, FoundError> {
     };
     let schema = std::sync::Arc::clone(bundle.schema());
     let (state, stored) = State::found(inception, founding.at, bundle.id(), schema, &waiting)?;
-    write_first(home, &state, &stored).map_err(failed(home.lineage()))?;
+    write_first(object_dir, &state, &stored).map_err(failed(object_dir.lineage()))?;
     let frame_bytes = (FRAME_BYTES + stored.bytes.len()) as u64;
     let position = opening::position(HEADER_BYTES as u64 + frame_bytes, frame_bytes);
     let checkpoint = Checkpoint::of(&state, position, &waiting).map_err(io::Error::other);
     checkpoint
-        .and_then(|bytes| disk::replace(&*home.disk, &home.checkpoint(), &bytes))
-        .map_err(failed(home.checkpoint()))?;
+        .and_then(|bytes| disk::replace(&*object_dir.disk, &object_dir.checkpoint(), &bytes))
+        .map_err(failed(object_dir.checkpoint()))?;
     Ok(state.head().object)
 }
 
 /// The first segment gets its name once its record is durable: that is the moment of birth.
-fn write_first(home: &Home, state: &State, stored: &Stored) -> io::Result<()> {
+fn write_first(object_dir: &ObjectDir, state: &State, stored: &Stored) -> io::Result<()> {
     let header = Header {
         object: state.head().object,
         first: 0,
@@ -117,11 +119,15 @@ fn write_first(home: &Home, state: &State, stored: &Stored) -> io::Result<()> {
     };
     let mut bytes = header.encode();
     Frame::push(stored, 0, &mut bytes);
-    home.disk.create_dir(&home.lineage())?;
-    home.disk.sync_dir(home.path())?;
-    let file = home.disk.open(&home.unnamed_segment(0), How::Create)?;
+    object_dir.disk.create_dir(&object_dir.lineage())?;
+    object_dir.disk.sync_dir(object_dir.path())?;
+    let file = object_dir
+        .disk
+        .open(&object_dir.unnamed_segment(0), How::Create)?;
     file.write_at(&bytes, 0)?;
     file.sync()?;
-    home.disk.rename(&home.unnamed_segment(0), &home.segment(0))?;
-    home.disk.sync_dir(&home.lineage())
+    object_dir
+        .disk
+        .rename(&object_dir.unnamed_segment(0), &object_dir.segment(0))?;
+    object_dir.disk.sync_dir(&object_dir.lineage())
 }

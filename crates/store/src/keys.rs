@@ -12,11 +12,11 @@ use suijuris_core::key::SecretKey;
 use zeroize::Zeroizing;
 
 use crate::disk::{self, How};
-use crate::home::{Home, OpenError};
+use crate::object_dir::{ObjectDir, OpenError};
 
-fn load(home: &Home, path: &Path) -> Result<Option<SecretKey>, OpenError> {
+fn load(object_dir: &ObjectDir, path: &Path) -> Result<Option<SecretKey>, OpenError> {
     let read = || -> io::Result<Option<SecretKey>> {
-        let file = home.disk.open(path, How::Read)?;
+        let file = object_dir.disk.open(path, How::Read)?;
         let mut seed = Zeroizing::new([0; 32]);
         let whole = file.size()? == 32 && file.read_at(&mut *seed, 0)? == 32;
         Ok(whole.then(|| SecretKey::from_seed(&seed)))
@@ -26,27 +26,29 @@ fn load(home: &Home, path: &Path) -> Result<Option<SecretKey>, OpenError> {
 }
 
 /// Writes the seed of a key durably under `next.key.new`.
-pub(crate) fn prepare(home: &Home, key: &SecretKey) -> io::Result<()> {
-    disk::replace(&*home.disk, &home.new_key(), &*key.seed())
+pub(crate) fn prepare(object_dir: &ObjectDir, key: &SecretKey) -> io::Result<()> {
+    disk::replace(&*object_dir.disk, &object_dir.new_key(), &*key.seed())
 }
 
 /// Lets the prepared key take its place; the record that commits to it is durable.
-pub(crate) fn adopt(home: &Home) -> io::Result<()> {
-    home.disk.rename(&home.new_key(), &home.next_key())?;
-    home.disk.sync_dir(home.path())
+pub(crate) fn adopt(object_dir: &ObjectDir) -> io::Result<()> {
+    object_dir
+        .disk
+        .rename(&object_dir.new_key(), &object_dir.next_key())?;
+    object_dir.disk.sync_dir(object_dir.path())
 }
 
 /// The waiting key that `commitment` stands for, and whether it is still in the prepared file.
 ///
 /// # Errors
 /// [`OpenError::NoKey`] and [`OpenError::Key`].
-pub(crate) fn waiting(home: &Home, commitment: &Digest) -> Result<(SecretKey, bool), OpenError> {
+pub(crate) fn waiting(object_dir: &ObjectDir, commitment: &Digest) -> Result<(SecretKey, bool), OpenError> {
     let is_it = |key: &SecretKey| key.public().commitment() == *commitment;
-    let next = load(home, &home.next_key())?;
+    let next = load(object_dir, &object_dir.next_key())?;
     if let Some(key) = next.clone().filter(is_it) {
         return Ok((key, false));
     }
-    let new = load(home, &home.new_key())?;
+    let new = load(object_dir, &object_dir.new_key())?;
     match (new.clone().filter(is_it), next.or(new)) {
         (Some(key), _) => Ok((key, true)),
         (None, Some(_)) => Err(OpenError::Key),

@@ -1,36 +1,36 @@
 //! The object on disk: lineage segments, checkpoint, waiting key, bundles, secrets; and how they survive a crash.
 //!
-//! [`found`] begins an object in a [`Home`]. One [`Writer`] at a time extends it; any number of [`Reader`]s look.
+//! [`found`] begins an object in an [`ObjectDir`]. One [`Writer`] at a time extends it; any number of [`Reader`]s look.
 //! Bytes and recovery rules: `spec/segments.md`. Not here: what records mean (core), who may write them (the runtime's
 //! decisions), when to seal (the runtime; [`Writer::uncovered`] tells it how much is open).
 //!
 //! The store blocks; a shell with an event loop awaits [`Ticket`]s, which a thread of the store then serves.
 
+pub mod bundle_store;
 pub mod capsule;
 mod chain;
 pub mod disk;
 pub mod fork;
 mod founding;
 pub mod frame;
-mod home;
 mod keys;
-mod landing;
+mod object_dir;
 mod opening;
 mod queue;
 mod reader;
 pub mod restore;
 pub mod secrets;
-pub mod shelf;
+mod staging;
 mod ticket;
 mod writer;
 
+pub use bundle_store::{BundleFiles, BundleStore};
 pub use chain::frames_of;
 pub use founding::{FoundError, Founding, found};
-pub use home::{Damage, Home, OpenError, Place};
-pub use landing::LandingError;
+pub use object_dir::{Damage, ObjectDir, OpenError, Place};
 pub use opening::Depth;
 pub use reader::{Reader, Verified};
 pub use secrets::Secret;
-pub use shelf::{BundleFiles, Shelf};
+pub use staging::StagingError;
 pub use ticket::Ticket;
 pub use writer::{CommitError, Draft, Recovery, Sign, Sizes, StageError, Writer};

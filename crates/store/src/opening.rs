@@ -2,11 +2,11 @@
 
 use suijuris_core::lineage::{Broken, Checkpoint, Fault, State, Stored, Unusable};
 
+use crate::bundle_store::BundleStore;
 use crate::chain::{MAX_FRAME_BYTES, Step, Walk};
 use crate::disk;
 use crate::frame::FRAME_BYTES;
-use crate::home::{Damage, Home, OpenError, Place};
-use crate::shelf::Shelf;
+use crate::object_dir::{Damage, ObjectDir, OpenError, Place};
 
 /// Size of a checkpoint file at most, bytes.
 const MAX_CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -42,22 +42,24 @@ pub(crate) const fn position(offset: u64, last_frame_bytes: u64) -> u64 {
     last_frame_bytes << OFFSET_BITS | offset
 }
 
-/// Opens the object in `home`. `live` says whether a writer is at work: then bytes at the end that are no frame yet
+/// Opens the object in `object_dir`. `live` says whether a writer is at work: then bytes at the end that are no frame yet
 /// are not judged. It is asked only where there are such bytes.
 ///
 /// # Errors
 /// [`OpenError`].
 pub(crate) fn open(
-    home: &Home,
-    shelf: &Shelf,
+    object_dir: &ObjectDir,
+    bundles: &BundleStore,
     depth: Depth,
     live: &dyn Fn() -> bool,
     progress: &mut dyn FnMut(Place),
 ) -> Result<Opened, OpenError> {
-    let checkpoint = checkpoint(home, shelf)?;
+    let checkpoint = checkpoint(object_dir, bundles)?;
     let mut fold = match (&checkpoint, depth) {
-        (Some((state, position)), Depth::Tail) => Fold::behind(home, shelf, state.clone(), *position)?,
-        _ => Fold::new(home, shelf)?,
+        (Some((state, position)), Depth::Tail) => {
+            Fold::behind(object_dir, bundles, state.clone(), *position)?
+        }
+        _ => Fold::new(object_dir, bundles)?,
     };
     let expected = checkpoint.as_ref().map(|(state, _)| state);
     let (end, torn) = fold.run(expected, live, progress)?;
@@ -67,7 +69,7 @@ pub(crate) fn open(
     }
     let state = fold
         .state
-        .ok_or_else(|| OpenError::NotAnObject(home.path().to_owned()))?;
+        .ok_or_else(|| OpenError::NotAnObject(object_dir.path().to_owned()))?;
     Ok(Opened {
         state,
         end,
@@ -78,26 +80,26 @@ pub(crate) fn open(
     })
 }
 
-fn checkpoint(home: &Home, shelf: &Shelf) -> Result<Option<(State, u64)>, OpenError> {
-    let path = home.checkpoint();
-    let read = disk::optional(disk::read(&*home.disk, &path, MAX_CHECKPOINT_BYTES));
+fn checkpoint(object_dir: &ObjectDir, bundles: &BundleStore) -> Result<Option<(State, u64)>, OpenError> {
+    let path = object_dir.checkpoint();
+    let read = disk::optional(disk::read(&*object_dir.disk, &path, MAX_CHECKPOINT_BYTES));
     let Some(bytes) = read.map_err(OpenError::disk("read", &path))? else {
         return Ok(None);
     };
     let missing = std::cell::Cell::new(None);
-    let bundles = |id: &_| {
+    let schemas = |id: &_| {
         missing.set(Some(*id));
-        suijuris_core::lineage::Bundles::schema(shelf, id)
+        suijuris_core::lineage::Bundles::schema(bundles, id)
     };
-    match (Checkpoint::open(&bytes, &bundles), missing.get()) {
+    match (Checkpoint::open(&bytes, &schemas), missing.get()) {
         (Ok(opened), _) => Ok(Some(opened)),
-        (Err(Unusable::NoBundle), Some(id)) => Err(no_bundle(shelf, id)),
+        (Err(Unusable::NoBundle), Some(id)) => Err(no_bundle(bundles, id)),
         (Err(unusable), _) => Err(unusable.into()),
     }
 }
 
-fn no_bundle(shelf: &Shelf, id: suijuris_core::id::BundleId) -> OpenError {
-    match shelf.bundle(&id) {
+fn no_bundle(bundles: &BundleStore, id: suijuris_core::id::BundleId) -> OpenError {
+    match bundles.bundle(&id) {
         Err(source) => OpenError::Bundle { id, source },
         Ok(_) => OpenError::Checkpoint(Unusable::NoBundle),
     }
@@ -105,17 +107,17 @@ fn no_bundle(shelf: &Shelf, id: suijuris_core::id::BundleId) -> OpenError {
 
 struct Fold<'a> {
     walk: Walk<'a>,
-    shelf: &'a Shelf,
+    bundles: &'a BundleStore,
     state: Option<State>,
     last_frame_bytes: u64,
     read: u64,
 }
 
 impl<'a> Fold<'a> {
-    fn new(home: &'a Home, shelf: &'a Shelf) -> Result<Self, OpenError> {
+    fn new(object_dir: &'a ObjectDir, bundles: &'a BundleStore) -> Result<Self, OpenError> {
         Ok(Self {
-            walk: Walk::from_start(home)?,
-            shelf,
+            walk: Walk::from_start(object_dir)?,
+            bundles,
             state: None,
             last_frame_bytes: 0,
             read: 0,
@@ -123,13 +125,18 @@ impl<'a> Fold<'a> {
     }
 
     /// Begins behind a checkpoint, once the record it stands on is seen to be there.
-    fn behind(home: &'a Home, shelf: &'a Shelf, state: State, position: u64) -> Result<Self, OpenError> {
+    fn behind(
+        object_dir: &'a ObjectDir,
+        bundles: &'a BundleStore,
+        state: State,
+        position: u64,
+    ) -> Result<Self, OpenError> {
         let head = state.head();
         let offset = position & ((1 << OFFSET_BITS) - 1);
         let last_frame_bytes = position >> OFFSET_BITS;
         let before = offset.saturating_sub(last_frame_bytes.min(MAX_FRAME_BYTES));
         let mut walk =
-            Walk::from_record(home, head.object, head.seq, before).map_err(|error| match error {
+            Walk::from_record(object_dir, head.object, head.seq, before).map_err(|error| match error {
                 OpenError::Damaged {
                     place,
                     damage: Damage::OtherObject(_),
@@ -147,7 +154,7 @@ impl<'a> Fold<'a> {
         }
         Ok(Self {
             walk,
-            shelf,
+            bundles,
             state: Some(state),
             last_frame_bytes,
             read: 0,
@@ -180,8 +187,8 @@ impl<'a> Fold<'a> {
 
     fn take(&mut self, stored: &Stored, place: Place) -> Result<(), OpenError> {
         let taken = match &mut self.state {
-            Some(state) => state.apply(stored, self.shelf),
-            None => State::begin(stored, self.shelf).map(|state| self.state = Some(state)),
+            Some(state) => state.apply(stored, self.bundles),
+            None => State::begin(stored, self.bundles).map(|state| self.state = Some(state)),
         };
         self.read += 1;
         self.last_frame_bytes = (FRAME_BYTES + stored.bytes.len()) as u64;
@@ -190,7 +197,7 @@ impl<'a> Fold<'a> {
 
     fn broken(&self, broken: Broken, place: Place) -> OpenError {
         match broken.fault {
-            Fault::NoBundle(id) => no_bundle(self.shelf, id),
+            Fault::NoBundle(id) => no_bundle(self.bundles, id),
             _ => OpenError::Damaged {
                 place,
                 damage: broken.into(),

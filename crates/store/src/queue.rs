@@ -9,11 +9,11 @@ use suijuris_core::lineage::{Body, Phase, State, Stored};
 use suijuris_core::memory::Write;
 use suijuris_core::time::Timestamp;
 
+use crate::bundle_store::BundleStore;
 use crate::disk::{self, File, How};
 use crate::frame::{FRAME_BYTES, Frame, HEADER_BYTES, Header};
-use crate::home::{Home, OpenError};
+use crate::object_dir::{ObjectDir, OpenError};
 use crate::opening::Opened;
-use crate::shelf::Shelf;
 use crate::writer::{CommitError, Draft, Sign, Sizes, StageError};
 
 /// Allocated space that only the records of falling asleep and waking may use, bytes: on a full disk the object can
@@ -47,17 +47,18 @@ pub(crate) struct Tail {
 
 impl Tail {
     /// The end that opening found, with zeros behind it.
-    pub(crate) fn mend(home: &Home, opened: &Opened) -> Result<Self, OpenError> {
-        let path = home.segment(opened.end.segment);
+    pub(crate) fn repair(object_dir: &ObjectDir, opened: &Opened) -> Result<Self, OpenError> {
+        let path = object_dir.segment(opened.end.segment);
         let file: Arc<dyn File> = Arc::from(
-            home.disk
+            object_dir
+                .disk
                 .open(&path, How::Write)
                 .map_err(OpenError::disk("open", &path))?,
         );
         let allocated = file.size().map_err(OpenError::disk("read", &path))?;
         let end = opened.end.offset;
         if opened.torn {
-            disk::reserve(&*file, end, allocated).map_err(OpenError::disk("mend", &path))?;
+            disk::reserve(&*file, end, allocated).map_err(OpenError::disk("repair", &path))?;
         }
         Ok(Self {
             file,
@@ -105,16 +106,17 @@ impl Queue {
     }
 
     /// Writes and syncs all parts in order.
-    pub(crate) fn write(&self, home: &Home) -> Result<(), CommitError> {
+    pub(crate) fn write(&self, object_dir: &ObjectDir) -> Result<(), CommitError> {
         for part in &self.parts {
             part.file
                 .write_at(&part.bytes, part.at)
                 .map_err(CommitError::new("write the lineage"))?;
             part.file.sync().map_err(CommitError::new("sync the lineage"))?;
             if let Some(first) = part.begins {
-                home.disk
-                    .rename(&home.unnamed_segment(first), &home.segment(first))
-                    .and_then(|()| home.disk.sync_dir(&home.lineage()))
+                object_dir
+                    .disk
+                    .rename(&object_dir.unnamed_segment(first), &object_dir.segment(first))
+                    .and_then(|()| object_dir.disk.sync_dir(&object_dir.lineage()))
                     .map_err(CommitError::new("begin a segment"))?;
             }
         }
@@ -186,7 +188,7 @@ impl Staged {
     /// Sees to allocated space for a record of `bound` bytes at most; `false` where the disk is full.
     pub(crate) fn make_room(
         &mut self,
-        home: &Home,
+        object_dir: &ObjectDir,
         sizes: &Sizes,
         bound: usize,
         body: &Body,
@@ -195,7 +197,7 @@ impl Staged {
         let full_segment = self.tail.begins.is_none()
             && self.tail.end > HEADER_BYTES as u64
             && self.tail.end + needed > sizes.segment_bytes;
-        if full_segment && self.begin_segment(home, sizes, needed)? {
+        if full_segment && self.begin_segment(object_dir, sizes, needed)? {
             return Ok(true);
         }
         let wanted = self.tail.end + needed + RESERVE_BYTES;
@@ -211,14 +213,16 @@ impl Staged {
     }
 
     /// Allocates the next segment; `false` where the disk is full.
-    fn begin_segment(&mut self, home: &Home, sizes: &Sizes, needed: u64) -> io::Result<bool> {
+    fn begin_segment(&mut self, object_dir: &ObjectDir, sizes: &Sizes, needed: u64) -> io::Result<bool> {
         let allocated = sizes
             .extent_bytes
             .max(HEADER_BYTES as u64 + needed + RESERVE_BYTES);
         let first = self.state.head().seq + 1;
         let mut file = None;
         let mut made = || {
-            let made = home.disk.open(&home.unnamed_segment(first), How::Create)?;
+            let made = object_dir
+                .disk
+                .open(&object_dir.unnamed_segment(first), How::Create)?;
             disk::reserve(&*made, 0, allocated)?;
             file = Some(made);
             Ok(())
@@ -238,7 +242,7 @@ impl Staged {
     }
 
     /// Makes the record and queues it.
-    pub(crate) fn extend(&mut self, draft: Draft, shelf: &Shelf) -> Result<(), StageError> {
+    pub(crate) fn extend(&mut self, draft: Draft, bundles: &BundleStore) -> Result<(), StageError> {
         let head = self.state.head();
         let by_epoch = head.phase == Phase::Active && !matches!(draft.body, Body::Unsealed(_));
         let signer = match (draft.sign, by_epoch) {
@@ -254,7 +258,7 @@ impl Staged {
         let before = head.record;
         let stored = self
             .state
-            .extend(draft.body, draft.at, draft.bundle, signer, shelf)?;
+            .extend(draft.body, draft.at, draft.bundle, signer, bundles)?;
         if self.state.head().phase != Phase::Active {
             self.keys.epoch = None;
         }
@@ -268,12 +272,12 @@ impl Staged {
         body: Body,
         at: Timestamp,
         fresh: SecretKey,
-        shelf: &Shelf,
+        bundles: &BundleStore,
     ) -> Result<(), StageError> {
         let before = self.state.head().record;
         let stored = self
             .state
-            .extend(body, at, None, Some(&self.keys.waiting), shelf)?;
+            .extend(body, at, None, Some(&self.keys.waiting), bundles)?;
         self.keys.epoch = Some(std::mem::replace(&mut self.keys.waiting, fresh));
         self.push(stored, before);
         Ok(())

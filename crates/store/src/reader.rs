@@ -10,16 +10,16 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::id::{BundleId, RecordId};
 use suijuris_core::lineage::{State, Stored};
 
+use crate::bundle_store::{self, BundleStore};
 use crate::chain::{Step, Walk};
-use crate::home::{Home, OpenError, Place};
+use crate::object_dir::{ObjectDir, OpenError, Place};
 use crate::opening::{self, Depth, Opened};
-use crate::shelf::{self, Shelf};
 
 /// An object's verified state, as it was when the reader was opened.
 #[derive(Debug)]
 pub struct Reader {
-    home: Home,
-    shelf: Shelf,
+    object_dir: ObjectDir,
+    bundles: BundleStore,
     opened: Opened,
 }
 
@@ -33,40 +33,40 @@ pub struct Verified {
 }
 
 impl Reader {
-    /// Opens the object in `home`, reading as deep as asked.
+    /// Opens the object in `object_dir`, reading as deep as asked.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(home: &Home, depth: Depth) -> Result<Self, OpenError> {
-        Self::open_watched(home, depth, |_| {})
+    pub fn open(object_dir: &ObjectDir, depth: Depth) -> Result<Self, OpenError> {
+        Self::open_watched(object_dir, depth, |_| {})
     }
 
     /// Verifies the whole chain from inception, every signature included; `progress` hears of each record.
     ///
     /// # Errors
     /// [`OpenError`]: the first bad record by segment file, byte and position.
-    pub fn verify(home: &Home, progress: impl FnMut(Verified)) -> Result<Self, OpenError> {
-        Self::open_watched(home, Depth::Whole, progress)
+    pub fn verify(object_dir: &ObjectDir, progress: impl FnMut(Verified)) -> Result<Self, OpenError> {
+        Self::open_watched(object_dir, Depth::Whole, progress)
     }
 
     fn open_watched(
-        home: &Home,
+        object_dir: &ObjectDir,
         depth: Depth,
         mut progress: impl FnMut(Verified),
     ) -> Result<Self, OpenError> {
-        if !home.holds_object()? {
-            return Err(OpenError::NotAnObject(home.path().to_owned()));
+        if !object_dir.holds_object()? {
+            return Err(OpenError::NotAnObject(object_dir.path().to_owned()));
         }
-        let shelf = Shelf::of(home);
+        let bundles = BundleStore::of(object_dir);
         let mut records = 0;
         let mut hear = |place| {
             records += 1;
             progress(Verified { records, place });
         };
-        let opened = opening::open(home, &shelf, depth, &|| home.is_in_use(), &mut hear)?;
+        let opened = opening::open(object_dir, &bundles, depth, &|| object_dir.is_in_use(), &mut hear)?;
         Ok(Self {
-            home: home.clone(),
-            shelf,
+            object_dir: object_dir.clone(),
+            bundles,
             opened,
         })
     }
@@ -79,14 +79,14 @@ impl Reader {
 
     /// The directory.
     #[must_use]
-    pub const fn home(&self) -> &Home {
-        &self.home
+    pub const fn object_dir(&self) -> &ObjectDir {
+        &self.object_dir
     }
 
     /// The bundles.
     #[must_use]
-    pub const fn shelf(&self) -> &Shelf {
-        &self.shelf
+    pub const fn bundles(&self) -> &BundleStore {
+        &self.bundles
     }
 
     /// Whether the history ends in a group that was cut short; the next writer removes it. Nobody was told of it.
@@ -104,9 +104,9 @@ impl Reader {
     /// A bundle that the history names.
     ///
     /// # Errors
-    /// [`shelf::Error`].
-    pub fn bundle(&self, id: &BundleId) -> Result<Arc<Bundle>, shelf::Error> {
-        self.shelf.bundle(id)
+    /// [`bundle_store::Error`].
+    pub fn bundle(&self, id: &BundleId) -> Result<Arc<Bundle>, bundle_store::Error> {
+        self.bundles.bundle(id)
     }
 
     /// The records at the positions of `range`, up to the reader's state, in order. Each is intact; that the chain
@@ -118,7 +118,7 @@ impl Reader {
         &self,
         range: Range<u64>,
     ) -> Result<impl Iterator<Item = Result<Stored, OpenError>> + '_, OpenError> {
-        let mut walk = Walk::from_segment_of(&self.home, self.state().head().object, range.start)?;
+        let mut walk = Walk::from_segment_of(&self.object_dir, self.state().head().object, range.start)?;
         let end = range.end.min(self.state().head().seq + 1);
         let mut over = false;
         let next = move || match walk.step() {

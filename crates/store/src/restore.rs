@@ -8,7 +8,7 @@ use suijuris_core::lineage::{Approval, Body, Phase, Restoration, Restored, Unsea
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::Mark;
 
-use crate::home::OpenError;
+use crate::object_dir::OpenError;
 use crate::opening::Depth;
 use crate::reader::Reader;
 use crate::writer::{Draft, Sign, StageError, Writer};
@@ -29,7 +29,7 @@ pub enum RestoreError {
     NotSettled,
     /// The directory.
     #[error(transparent)]
-    Home(#[from] OpenError),
+    Open(#[from] OpenError),
     /// The record: too few approvals, another phase, a full disk.
     #[error(transparent)]
     Stage(#[from] StageError),
@@ -73,7 +73,7 @@ pub fn restoration(writer: &Writer, mark: &Mark) -> Result<Restoration, RestoreE
 }
 
 fn contains(writer: &Writer, mark: &Mark) -> Result<bool, OpenError> {
-    let reader = Reader::open(writer.home(), Depth::Tail)?;
+    let reader = Reader::open(writer.object_dir(), Depth::Tail)?;
     let mut at = reader.records(mark.seq..mark.seq.saturating_add(1))?;
     Ok(at
         .next()

@@ -11,7 +11,7 @@ use suijuris_core::id::Digest;
 use suijuris_core::memory::{Field, Memory, Value};
 
 use crate::disk;
-use crate::home::Home;
+use crate::object_dir::ObjectDir;
 
 /// Size of a secret's file at most, bytes: the largest value a field may hold, and room for its frame.
 const MAX_BYTES: usize = Field::LARGEST_MAX_BYTES as usize * 2;
@@ -62,7 +62,7 @@ fn commitment_of(bytes: &[u8]) -> Digest {
     Digest::of_parts(&[b"suijuris/v1/secret\0", bytes])
 }
 
-impl Home {
+impl ObjectDir {
     /// Keeps `secret` durably and returns its commitment, for the record that is then staged.
     ///
     /// # Errors

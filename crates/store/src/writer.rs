@@ -25,12 +25,12 @@ use suijuris_core::key::{Domain, SecretKey, Signature};
 use suijuris_core::lineage::{self, Advance, Body, Broken, Checkpoint, State, Stored};
 use suijuris_core::time::Timestamp;
 
+use crate::bundle_store::BundleStore;
 use crate::disk;
-use crate::home::{Held, Home, OpenError};
 use crate::keys;
+use crate::object_dir::{ObjectDir, OpenError, WriterLock};
 use crate::opening::{self, Depth};
 use crate::queue::{Keys, Queue, Staged, Tail, size_bound};
-use crate::shelf::Shelf;
 use crate::ticket::{Progress, Ticket};
 
 /// Sizes of a store; the defaults are for production, tests make them small.
@@ -74,7 +74,7 @@ pub struct Draft {
     pub body: Body,
     /// When; a time before the head's is raised to it.
     pub at: Timestamp,
-    /// The new rules, for an amendment; they must be on the shelf.
+    /// The new rules, for an amendment; they must be in the bundle store.
     pub bundle: Option<BundleId>,
     /// Signature.
     pub sign: Sign,
@@ -161,8 +161,8 @@ pub(crate) struct Shared {
     published: RwLock<State>,
     watchers: Mutex<Vec<Watcher>>,
     pub(crate) progress: Progress,
-    home: Home,
-    shelf: Shelf,
+    object_dir: ObjectDir,
+    bundles: BundleStore,
     sizes: Sizes,
     thread: OnceLock<Result<(), CommitError>>,
 }
@@ -170,7 +170,7 @@ pub(crate) struct Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
-            .field("home", &self.home)
+            .field("object_dir", &self.object_dir)
             .finish_non_exhaustive()
     }
 }
@@ -180,7 +180,7 @@ impl fmt::Debug for Shared {
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
-    _lock: Held,
+    _lock: WriterLock,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -192,18 +192,18 @@ impl Writer {
     ///
     /// # Errors
     /// [`OpenError`]; [`OpenError::Locked`] names the process that writes.
-    pub fn open(home: &Home, depth: Depth, sizes: Sizes) -> Result<(Self, Recovery), OpenError> {
-        if !home.holds_object()? {
-            return Err(OpenError::NotAnObject(home.path().to_owned()));
+    pub fn open(object_dir: &ObjectDir, depth: Depth, sizes: Sizes) -> Result<(Self, Recovery), OpenError> {
+        if !object_dir.holds_object()? {
+            return Err(OpenError::NotAnObject(object_dir.path().to_owned()));
         }
-        let held = home.locked()?;
-        let shelf = Shelf::of(home);
-        let opened = opening::open(home, &shelf, depth, &|| false, &mut |_| {})?;
-        let (waiting, prepared) = keys::waiting(home, &opened.state.head().next)?;
-        let tail = Tail::mend(home, &opened)?;
-        home.remove_unnamed()?;
+        let held = object_dir.locked()?;
+        let bundles = BundleStore::of(object_dir);
+        let opened = opening::open(object_dir, &bundles, depth, &|| false, &mut |_| {})?;
+        let (waiting, prepared) = keys::waiting(object_dir, &opened.state.head().next)?;
+        let tail = Tail::repair(object_dir, &opened)?;
+        object_dir.remove_unnamed()?;
         if prepared {
-            keys::adopt(home).map_err(OpenError::disk("settle", &home.next_key()))?;
+            keys::adopt(object_dir).map_err(OpenError::disk("settle", &object_dir.next_key()))?;
         }
         let recovery = Recovery {
             read: opened.read,
@@ -225,8 +225,8 @@ impl Writer {
             staged: Mutex::new(Staged::new(opened.state.clone(), Keys::waiting(waiting), tail)),
             published: RwLock::new(opened.state),
             watchers: Mutex::default(),
-            home: home.clone(),
-            shelf,
+            object_dir: object_dir.clone(),
+            bundles,
             sizes,
             thread: OnceLock::new(),
         };
@@ -258,14 +258,14 @@ impl Writer {
 
     /// The bundles.
     #[must_use]
-    pub fn shelf(&self) -> &Shelf {
-        &self.shared.shelf
+    pub fn bundles(&self) -> &BundleStore {
+        &self.shared.bundles
     }
 
     /// The directory.
     #[must_use]
-    pub fn home(&self) -> &Home {
-        &self.shared.home
+    pub fn object_dir(&self) -> &ObjectDir {
+        &self.shared.object_dir
     }
 
     /// Calls `watcher` with each group of records once it is published. It runs where the commit runs, so it must be
@@ -298,7 +298,7 @@ impl Writer {
             return Err(StageError::ByWakeOnly.into());
         }
         shared.make_room(&mut staged, &draft.body)?;
-        staged.extend(draft, &shared.shelf)?;
+        staged.extend(draft, &shared.bundles)?;
         let head = staged.state.head();
         Ok(Ticket {
             shared: Arc::clone(shared),
@@ -327,12 +327,12 @@ impl Writer {
         let mut staged = lock(&shared.staged);
         let body = make(&staged.state, fresh.public().commitment())?;
         shared.make_room(&mut staged, &body)?;
-        keys::prepare(&shared.home, &fresh).map_err(|error| shared.unprepared(error))?;
-        staged.rotate(body, at, fresh, &shared.shelf)?;
+        keys::prepare(&shared.object_dir, &fresh).map_err(|error| shared.unprepared(error))?;
+        staged.rotate(body, at, fresh, &shared.bundles)?;
         let id = staged.state.head().record;
         drop(staged);
         shared.commit_all(&mut commits).map_err(StageError::from)?;
-        keys::adopt(&shared.home).map_err(|error| {
+        keys::adopt(&shared.object_dir).map_err(|error| {
             StageError::from(shared.poison(CommitError::new("settle the waiting key")(error)))
         })?;
         Ok(id)
@@ -391,7 +391,7 @@ impl Shared {
         if bound > lineage::MAX_BYTES {
             return Err(StageError::TooLarge(bound));
         }
-        match staged.make_room(&self.home, &self.sizes, bound, body) {
+        match staged.make_room(&self.object_dir, &self.sizes, bound, body) {
             Ok(true) => Ok(()),
             Ok(false) => Err(StageError::DiskFull),
             Err(error) => Err(self.poison(CommitError::new("allocate space")(error)).into()),
@@ -426,7 +426,9 @@ impl Shared {
             return Ok(false);
         };
         let below = advance.seq().saturating_add(1);
-        queue.write(&self.home).map_err(|error| self.poison(error))?;
+        queue
+            .write(&self.object_dir)
+            .map_err(|error| self.poison(error))?;
         commits.end = queue.end();
         commits.last_frame_bytes = queue.last_frame_bytes();
         commits.since_checkpoint += queue.records.len() as u64;
@@ -474,7 +476,7 @@ impl Shared {
         }
         let bytes = Checkpoint::of(&published, position, &waiting).map_err(io::Error::other)?;
         drop(published);
-        disk::replace(&*self.home.disk, &self.home.checkpoint(), &bytes)?;
+        disk::replace(&*self.object_dir.disk, &self.object_dir.checkpoint(), &bytes)?;
         commits.since_checkpoint = 0;
         Ok(())
     }

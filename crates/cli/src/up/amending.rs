@@ -33,7 +33,7 @@ pub(super) fn amend(
     let (decision, from) = {
         let state = writer.published();
         let head = state.head();
-        let bundle = writer.shelf().bundle(&head.bundle)?;
+        let bundle = writer.bundles().bundle(&head.bundle)?;
         let now = Ratchet::new(head.at).observe(reading);
         let keys = approvals.iter().map(|approval| approval.key).collect();
         let detail = format!("bundle {}", built.id.short());
@@ -50,7 +50,7 @@ pub(super) fn amend(
     if !are_enough(writer, built, &approvals, say) {
         return Ok(false);
     }
-    writer.shelf().put(&files(built))?;
+    writer.bundles().put(&files(built))?;
     let body = Body::Amended(Amended {
         decision: *decision,
         from,

@@ -11,7 +11,7 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::manifest::Manifest;
 use suijuris_core::time::Reading;
 use suijuris_runtime::clock::Clock;
-use suijuris_store::{BundleFiles, Depth, Founding, Home, Sizes, Writer, fork, found};
+use suijuris_store::{BundleFiles, Depth, Founding, ObjectDir, Sizes, Writer, fork, found};
 use zeroize::Zeroizing;
 
 use super::amending::amend;
@@ -74,7 +74,7 @@ pub(super) fn open(place: &Place, say: &Say) -> anyhow::Result<Opened> {
             bail!("the definition has errors; `suijuris check` shows them again");
         }
     };
-    let home = Home::at(&place.data);
+    let home = ObjectDir::at(&place.data);
     if !home.holds_object()? {
         let Some(built) = &built else {
             bail!("{} holds no object", place.data.display())
@@ -94,7 +94,7 @@ pub(super) fn open(place: &Place, say: &Say) -> anyhow::Result<Opened> {
     fork::parent_of(&home)?;
     let (writer, _recovery) = Writer::open(&home, Depth::Tail, Sizes::default())?;
     let id = writer.published().head().bundle;
-    let in_force = writer.shelf().bundle(&id)?;
+    let in_force = writer.bundles().bundle(&id)?;
     Ok(Opened {
         writer,
         built,
@@ -115,7 +115,7 @@ pub(super) fn settle(opened: Opened, papers: &[PathBuf], say: &Say) -> anyhow::R
         }
     }
     let id = writer.published().head().bundle;
-    let bundle = writer.shelf().bundle(&id)?;
+    let bundle = writer.bundles().bundle(&id)?;
     Ok(Prepared::Ready(Box::new(Founded {
         writer,
         bundle,
@@ -132,7 +132,7 @@ pub(crate) fn files(built: &Built) -> BundleFiles {
     }
 }
 
-fn found_object(home: &Home, built: &Built, reading: Reading) -> anyhow::Result<()> {
+fn found_object(home: &ObjectDir, built: &Built, reading: Reading) -> anyhow::Result<()> {
     let mut seed = Zeroizing::new([0; 32]);
     let mut nonce = vec![0; 16];
     getrandom::fill(seed.as_mut_slice()).context("the system gives no randomness")?;

@@ -22,7 +22,7 @@ use suijuris_runtime::clock::{Clock, Continuity, ResumeDetector};
 use suijuris_runtime::holding::{FOLLOW_WITHIN, code_of, follow, fresh_id, in_words, newest};
 use suijuris_runtime::report::chain;
 use suijuris_runtime::witness::{News, Opening, Witness, publish};
-use suijuris_store::{Depth, Home, Reader, Writer, capsule};
+use suijuris_store::{Depth, ObjectDir, Reader, Writer, capsule};
 
 use super::say::Say;
 use crate::depots::Which;
@@ -43,7 +43,7 @@ pub(crate) struct Holding {
     witness: Option<Arc<Witness>>,
     id: HolderId,
     object: ObjectId,
-    home: Home,
+    home: ObjectDir,
     verdict: Option<Verdict>,
     /// While a machine holds it: what tells whether the host stood still since.
     lent: Option<ResumeDetector>,
@@ -56,7 +56,7 @@ impl Holding {
     /// Opens the depot and says nothing in it yet. Without a depot the object goes on alone, where its bundle lets it.
     pub(crate) async fn open(
         which: &Which,
-        home: &Home,
+        home: &ObjectDir,
         manifest: &Manifest,
         writer: &Writer,
         say: &Say,
@@ -359,7 +359,7 @@ fn serve(stream: UnixStream, depot: Arc<Own>, object: ObjectId) -> std::io::Resu
 }
 
 /// Why this copy shut itself away, where another copy was the reason.
-fn shut_away_as(home: &Home) -> Option<&'static str> {
+fn shut_away_as(home: &ObjectDir) -> Option<&'static str> {
     let reader = Reader::open(home, Depth::Tail).ok()?;
     let seq = reader.state().head().seq;
     let last = reader.records(seq..seq.saturating_add(1)).ok()?.next()?.ok()?;

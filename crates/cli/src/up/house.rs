@@ -24,7 +24,7 @@ use suijuris_door::wakes::BackOff;
 use suijuris_door::{Kept, Proposal, Sleeper};
 use suijuris_runtime::clock::Clock;
 use suijuris_runtime::config::Launch;
-use suijuris_store::Home;
+use suijuris_store::ObjectDir;
 use suijuris_vehicle::machine::Exit;
 use suijuris_vehicle::process::Process;
 use tokio::net::TcpListener;
@@ -64,7 +64,7 @@ enum Stay {
 /// `up`, running.
 pub(super) struct House {
     place: Place,
-    home: Home,
+    home: ObjectDir,
     bundle: Arc<Bundle>,
     id: String,
     /// The same with what its door needs of it.
@@ -128,7 +128,7 @@ impl House {
         let id = asleep.look(|state| state.head().object.to_string());
         let inherited = listener.try_clone()?;
         Ok(Self {
-            home: Home::at(&place.data),
+            home: ObjectDir::at(&place.data),
             place,
             id,
             bundle,

@@ -16,7 +16,9 @@ use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Mutated, Outcome, Refused, State, Woke};
 use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
-use suijuris_store::{BundleFiles, Depth, Draft, Founding, Home, Sign, Sizes, StageError, Writer, found};
+use suijuris_store::{
+    BundleFiles, Depth, Draft, Founding, ObjectDir, Sign, Sizes, StageError, Writer, found,
+};
 
 pub(crate) use crate::ran::Ran;
 use crate::ran::run;
@@ -101,7 +103,7 @@ impl Rig {
             bundle,
             seed: [1; 32].into(),
         };
-        let home = Home::at(dir.join(".suijuris"));
+        let home = ObjectDir::at(dir.join(".suijuris"));
         let id = found(&home, founding).unwrap().to_string();
         Object { dir, home, id }
     }
@@ -110,7 +112,7 @@ impl Rig {
 /// An object on disk.
 pub(crate) struct Object {
     pub(crate) dir: PathBuf,
-    pub(crate) home: Home,
+    pub(crate) home: ObjectDir,
     pub(crate) id: String,
 }
 
@@ -122,7 +124,7 @@ impl Object {
     pub(crate) fn open(&self) -> Live {
         let (writer, _) = Writer::open(&self.home, Depth::Whole, Sizes::default()).unwrap();
         let id = writer.published().head().bundle;
-        let bundle = writer.shelf().bundle(&id).unwrap();
+        let bundle = writer.bundles().bundle(&id).unwrap();
         Live { writer, bundle }
     }
 

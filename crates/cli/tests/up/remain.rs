@@ -4,7 +4,7 @@ use serde_json::json;
 use suijuris_core::lineage::{Body, Mutated};
 use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::{Span, Timestamp};
-use suijuris_store::{Depth, Draft, Home, Sign, Sizes, Writer};
+use suijuris_store::{Depth, Draft, ObjectDir, Sign, Sizes, Writer};
 
 use crate::house::{OPEN, Object, PATIENCE};
 
@@ -160,7 +160,7 @@ fn what_was_never_written_is_stale_or_is_of_unknown_age_refuses_the_wake_with_it
     assert_eq!(up.interrupt(), Some(0));
 
     // A record of tomorrow: a clock that is behind its own history is known to be wrong.
-    let (writer, _) = Writer::open(&Home::at(object.data()), Depth::Tail, Sizes::default()).unwrap();
+    let (writer, _) = Writer::open(&ObjectDir::at(object.data()), Depth::Tail, Sizes::default()).unwrap();
     let tomorrow = Timestamp(jiff::Timestamp::now().as_millisecond()).saturating_add(Span(86_400_000));
     let change = [(
         Name::new("consent").unwrap(),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use suijuris_core::key::SecretKey;
 use suijuris_core::time::Timestamp;
-use suijuris_store::{BundleFiles, Founding, Home, found};
+use suijuris_store::{BundleFiles, Founding, ObjectDir, found};
 
 use crate::house::{OPEN, Object, STAY, Up, until};
 
@@ -411,7 +411,7 @@ fn nights_that_nobody_ran_count_as_one_and_their_number_is_told() {
         },
         seed: [1; 32].into(),
     };
-    found(&Home::at(object.data()), founding).unwrap();
+    found(&ObjectDir::at(object.data()), founding).unwrap();
     let mut up = object.up();
     let proposal = up.wait(json!({"event": "proposal", "by": "timer", "trigger": "timer"}));
     assert_eq!(proposal["detail"], "nightly");

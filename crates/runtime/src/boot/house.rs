@@ -15,7 +15,7 @@ use suijuris_core::lineage::{Body, Quarantined};
 use suijuris_core::manifest::{self, Manifest};
 use suijuris_core::trigger::Timers;
 use suijuris_gate::{Control, Gate, Limits, Phase as GatePhase, Protocol, Upstream};
-use suijuris_store::{Home, OpenError};
+use suijuris_store::{ObjectDir, OpenError};
 use tokio::sync::mpsc;
 
 use crate::agent;
@@ -40,7 +40,7 @@ use super::{EVENTS, HANDED_OVER};
 /// Everything that outlives the boot.
 pub(super) struct House {
     pub(super) config: Config,
-    pub(super) home: Home,
+    pub(super) object_dir: ObjectDir,
     pub(super) listener: TcpListener,
     pub(super) channel: Option<Arc<Channel>>,
     pub(super) clock: Rc<Clock>,

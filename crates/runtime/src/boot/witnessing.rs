@@ -73,7 +73,7 @@ pub(super) fn holding(
         id,
         who: who(host),
     };
-    Holding::with(means, manifest, &house.home, ledger.writer()).map_err(|error| chain(&error))
+    Holding::with(means, manifest, &house.object_dir, ledger.writer()).map_err(|error| chain(&error))
 }
 
 /// Who holds the object, for people; in a machine of its own the runtime is process 1, which says nothing.

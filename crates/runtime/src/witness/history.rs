@@ -2,7 +2,7 @@
 
 use suijuris_core::RecordId;
 use suijuris_core::lineage::Body;
-use suijuris_store::{Depth, Home, Reader};
+use suijuris_store::{Depth, ObjectDir, Reader};
 
 use crate::report::chain;
 
@@ -16,7 +16,7 @@ pub trait History: Send + Sync {
     fn holds(&self, seq: u64, record: &RecordId) -> Result<bool, String>;
 }
 
-impl History for Home {
+impl History for ObjectDir {
     fn holds(&self, seq: u64, record: &RecordId) -> Result<bool, String> {
         let look = || {
             let reader = Reader::open(self, Depth::Tail)?;

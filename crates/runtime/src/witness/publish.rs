@@ -12,7 +12,7 @@ use suijuris_core::bundle::NotFiles;
 use suijuris_core::lineage::{self, Body};
 use suijuris_core::time::Timestamp;
 use suijuris_depot::Depot;
-use suijuris_store::{Depth, Home, OpenError, Reader, Shelf, shelf};
+use suijuris_store::{BundleStore, Depth, ObjectDir, OpenError, Reader, bundle_store};
 
 /// A segment gets no further record beyond this size, bytes: a quarter of what a depot takes, so that it is read in one
 /// piece by a door with little memory.
@@ -35,7 +35,7 @@ pub enum PublishError {
     History(#[from] OpenError),
     /// A bundle.
     #[error("bundle {0} cannot be read")]
-    Bundle(BundleId, #[source] shelf::Error),
+    Bundle(BundleId, #[source] bundle_store::Error),
     /// A bundle's bytes.
     #[error("bundle {0} cannot be encoded")]
     Encoding(BundleId, #[source] NotFiles),
@@ -64,7 +64,7 @@ struct Segment {
 /// [`PublishError`].
 pub async fn publish(
     depot: &dyn Depot,
-    home: &Home,
+    home: &ObjectDir,
     announcement: Option<Vec<u8>>,
     due: Option<Timestamp>,
 ) -> Result<(), PublishError> {
@@ -200,9 +200,9 @@ fn segment(reader: &Reader, positions: RangeInclusive<u64>, max_bytes: usize) ->
     Ok(segment)
 }
 
-async fn put_bundle(depot: &dyn Depot, home: &Home, id: BundleId) -> Result<(), PublishError> {
+async fn put_bundle(depot: &dyn Depot, home: &ObjectDir, id: BundleId) -> Result<(), PublishError> {
     let home = home.clone();
-    let files = tokio::task::spawn_blocking(move || Shelf::of(&home).files(&id))
+    let files = tokio::task::spawn_blocking(move || BundleStore::of(&home).files(&id))
         .await?
         .map_err(|error| PublishError::Bundle(id, error))?;
     let bytes = files

@@ -25,7 +25,7 @@ use suijuris_core::id::BundleId;
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{Body, Bundles, Inception, State, Woke};
 use suijuris_core::time::Timestamp;
-use suijuris_store::{Depth, Home, Reader, Sizes, Writer};
+use suijuris_store::{Depth, ObjectDir, Reader, Sizes, Writer};
 use suijuris_testkit::bench::{Better, Contender, Report, Row, Settings, interleave, thread_cpu};
 
 use crate::ours::{FIELDS, Ours, Shared, mutation, object, record_bytes, schema, wake};
@@ -235,10 +235,12 @@ fn reopening(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<(
         }
     }
     writer.close()?;
-    let home = Home::at(&path);
-    let tail = timed(settings.scale(200), || look(Reader::open(&home, Depth::Tail)))?;
+    let object_dir = ObjectDir::at(&path);
+    let tail = timed(settings.scale(200), || {
+        look(Reader::open(&object_dir, Depth::Tail))
+    })?;
     let writing = timed(settings.scale(50), || {
-        look(Writer::open(&home, Depth::Tail, Sizes::default()))
+        look(Writer::open(&object_dir, Depth::Tail, Sizes::default()))
     })?;
     for (what, took) in [("reopen", tail), ("reopen for writing", writing)] {
         let what = format!("{what}, {records} records");
@@ -247,7 +249,7 @@ fn reopening(dir: &Path, settings: &Settings, report: &mut Report) -> Outcomes<(
     let mut cpu = Vec::new();
     let whole = timed(5, || {
         let start = thread_cpu()?;
-        look(Reader::verify(&home, |_| {}))?;
+        look(Reader::verify(&object_dir, |_| {}))?;
         cpu.push(microseconds(thread_cpu()?.saturating_sub(start)));
         Ok(())
     })?;
@@ -308,7 +310,7 @@ fn identity(settings: &Settings, report: &mut Report) -> Outcomes<()> {
 }
 
 fn append_until_killed(path: &Path) -> Outcomes<()> {
-    let (writer, _) = Writer::open(&Home::at(path), Depth::Tail, Sizes::default())?;
+    let (writer, _) = Writer::open(&ObjectDir::at(path), Depth::Tail, Sizes::default())?;
     wake(&writer, 77)?;
     for n in 0.. {
         let ticket = writer.stage(mutation(FIELDS, n)?)?;
@@ -332,7 +334,7 @@ fn kill_and_verify(path: &Path, report: &mut Report) -> Outcomes<()> {
         .parse::<u64>()?;
     child.kill()?;
     child.wait()?;
-    let found = Reader::verify(&Home::at(path), |_| {})?.state().head().seq;
+    let found = Reader::verify(&ObjectDir::at(path), |_| {})?.state().head().seq;
     if found < acknowledged {
         return Err(format!("record {acknowledged} was acknowledged, the history ends at {found}").into());
     }

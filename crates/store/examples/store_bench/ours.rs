@@ -10,7 +10,9 @@ use suijuris_core::lineage::{Body, Mutated, State, Unsealed, Woke};
 use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::time::Timestamp;
 use suijuris_store::frame::FRAME_BYTES;
-use suijuris_store::{Depth, Draft, Founding, Home, Reader, Sign, Sizes, StageError, Ticket, Writer, found};
+use suijuris_store::{
+    Depth, Draft, Founding, ObjectDir, Reader, Sign, Sizes, StageError, Ticket, Writer, found,
+};
 
 use crate::Outcomes;
 use crate::object::{bundle_of, decision};
@@ -66,7 +68,7 @@ pub(crate) fn wake(writer: &Writer, seed: u8) -> Outcomes<()> {
 
 /// A new object, awake.
 pub(crate) fn object(path: &Path) -> Outcomes<Writer> {
-    let home = Home::at(path);
+    let object_dir = ObjectDir::at(path);
     let founding = Founding {
         name: "bench".to_owned(),
         controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
@@ -77,8 +79,8 @@ pub(crate) fn object(path: &Path) -> Outcomes<Writer> {
         bundle: bundle_of("bench", schema(FIELDS)?)?,
         seed: [1; 32].into(),
     };
-    found(&home, founding)?;
-    let (writer, _) = Writer::open(&home, Depth::Tail, Sizes::default())?;
+    found(&object_dir, founding)?;
+    let (writer, _) = Writer::open(&object_dir, Depth::Tail, Sizes::default())?;
     wake(&writer, 2)?;
     Ok(writer)
 }
@@ -87,7 +89,7 @@ pub(crate) fn object(path: &Path) -> Outcomes<Writer> {
 pub(crate) fn record_bytes(writer: &Writer) -> Outcomes<usize> {
     let ticket = writer.stage(mutation(FIELDS, 1_000_000)?)?;
     ticket.wait()?;
-    let reader = Reader::open(writer.home(), Depth::Tail)?;
+    let reader = Reader::open(writer.object_dir(), Depth::Tail)?;
     let stored = reader.find(&ticket.id())?.ok_or("the record is not found")?;
     Ok(FRAME_BYTES + stored.bytes.len())
 }

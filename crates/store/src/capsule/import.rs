@@ -12,10 +12,10 @@ use suijuris_core::memory::Name;
 use super::sealed::committed;
 use super::unpack::{Item, Unpacking};
 use super::{CapsuleError, Progress, Unsealed};
-use crate::home::Home;
-use crate::landing::{Landing, LandingError};
+use crate::bundle_store::BundleFiles;
+use crate::object_dir::ObjectDir;
 use crate::secrets;
-use crate::shelf::BundleFiles;
+use crate::staging::{Staging, StagingError};
 use crate::writer::Sizes;
 
 /// What was imported.
@@ -45,7 +45,7 @@ pub enum ImportError {
     Capsule(#[from] CapsuleError),
     /// The directory.
     #[error(transparent)]
-    Landing(#[from] LandingError),
+    Staging(#[from] StagingError),
     /// The caller could not unseal what is sealed.
     #[error("what is sealed in the capsule cannot be opened; import it with the key of its recipient")]
     Unseal(#[source] Box<dyn Error + Send + Sync>),
@@ -69,7 +69,7 @@ pub enum ImportError {
     Nothing,
 }
 
-/// Makes an object of a capsule in `home`, whose parent directory must exist: id, head and memory are those of the
+/// Makes an object of a capsule in `object_dir`, whose parent directory must exist: id, head and memory are those of the
 /// capsule, bit for bit. A crash at any moment leaves either no object or the whole one.
 ///
 /// A directory that holds an older part of the same history is brought up to the capsule's; one that holds the same
@@ -82,51 +82,51 @@ pub enum ImportError {
 /// [`ImportError`].
 pub fn import<E: Into<Box<dyn Error + Send + Sync>>>(
     source: impl Read,
-    home: &Home,
+    object_dir: &ObjectDir,
     sizes: Sizes,
     unseal: impl FnOnce(Option<&[u8]>) -> Result<Option<Unsealed>, E>,
     mut progress: impl FnMut(Progress),
 ) -> Result<Imported, ImportError> {
     // A file that is no capsule leaves no trace at all.
     let mut unpacking = Unpacking::begin(source)?;
-    let mut landing = Landing::begin(home, sizes)?;
-    let mut known = landing.known(home)?;
+    let mut staging = Staging::begin(object_dir, sizes)?;
+    let mut known = staging.known(object_dir)?;
     let verified = loop {
         match unpacking.step()? {
-            Item::Bundle(id, files) => landing.bundle(id, &files)?,
+            Item::Bundle(id, files) => staging.bundle(id, &files)?,
             Item::Record(stored) => {
-                landing.record(&stored, &mut known)?;
+                staging.record(&stored, &mut known)?;
                 progress(unpacking.progress());
             }
             Item::End(verified) => break *verified,
         }
     };
     let state = &verified.state;
-    landing.check(state)?;
+    staging.check(state)?;
     let unsealed = unseal(verified.sealed.as_deref()).map_err(|error| ImportError::Unseal(error.into()))?;
     match (&unsealed, &verified.announcement) {
-        (Some(unsealed), _) => keep_secrets(&mut landing, state, unsealed)?,
+        (Some(unsealed), _) => keep_secrets(&mut staging, state, unsealed)?,
         // Whoever has the key makes announcements; whoever has not hands this one on.
-        (None, Some(announcement)) => landing.keep(home.announcement(), announcement)?,
+        (None, Some(announcement)) => staging.keep(object_dir.announcement(), announcement)?,
         (None, None) => {}
     }
     if let Some(proof) = &verified.proof {
-        landing.keep(home.parent_proof(), proof)?;
+        staging.keep(object_dir.parent_proof(), proof)?;
     }
-    let added = landing.added();
-    landing.land(state, unsealed.as_ref().map(|unsealed| &unsealed.next_key))?;
-    Ok(imported(home, state, added, verified.parent))
+    let added = staging.added();
+    staging.commit(state, unsealed.as_ref().map(|unsealed| &unsealed.next_key))?;
+    Ok(imported(object_dir, state, added, verified.parent))
 }
 
 /// Keeps the secrets that memory commits to; the key must be the one that waits.
-fn keep_secrets(landing: &mut Landing, state: &State, unsealed: &Unsealed) -> Result<(), ImportError> {
+fn keep_secrets(staging: &mut Staging, state: &State, unsealed: &Unsealed) -> Result<(), ImportError> {
     if !is_next(&unsealed.next_key, state) {
         return Err(ImportError::Key);
     }
     for secret in &unsealed.secrets {
         let commitment = secret.commitment().map_err(secrets::Error::from)?;
         if committed(state).any(|(_, wanted)| wanted == commitment) {
-            landing.keep_secret(secret)?;
+            staging.keep_secret(secret)?;
         }
     }
     Ok(())
@@ -136,15 +136,16 @@ fn is_next(key: &SecretKey, state: &State) -> bool {
     key.public().commitment() == state.head().next
 }
 
-fn imported(home: &Home, state: &State, added: u64, parent: Option<VerifiedParent>) -> Imported {
+fn imported(object_dir: &ObjectDir, state: &State, added: u64, parent: Option<VerifiedParent>) -> Imported {
     let head = state.head();
-    let missing = |(name, commitment): (&Name, _)| home.secret(&commitment).is_err().then(|| name.clone());
+    let missing =
+        |(name, commitment): (&Name, _)| object_dir.secret(&commitment).is_err().then(|| name.clone());
     Imported {
         object: head.object,
         head: head.record,
         seq: head.seq,
         added,
-        wakes: crate::keys::waiting(home, &head.next).is_ok(),
+        wakes: crate::keys::waiting(object_dir, &head.next).is_ok(),
         missing_secrets: committed(state).filter_map(missing).collect(),
         parent,
     }
@@ -157,38 +158,38 @@ fn imported(home: &Home, state: &State, added: u64, parent: Option<VerifiedParen
 /// # Errors
 /// [`ImportError`].
 pub fn rebuild<E: Into<Box<dyn Error + Send + Sync>>>(
-    home: &Home,
+    object_dir: &ObjectDir,
     sizes: Sizes,
     mut bundle: impl FnMut(&BundleId) -> Result<BundleFiles, E>,
     records: impl IntoIterator<Item = Result<Stored, E>>,
     proof: Option<&[u8]>,
 ) -> Result<Imported, ImportError> {
-    let mut landing = Landing::begin(home, sizes)?;
-    let mut known = landing.known(home)?;
+    let mut staging = Staging::begin(object_dir, sizes)?;
+    let mut known = staging.known(object_dir)?;
     let foreign = |error: E| ImportError::Source(error.into());
     let mut at_hand = BTreeSet::new();
     let mut folded: Option<(State, Option<VerifiedParent>)> = None;
     for stored in records {
         let stored = stored.map_err(foreign)?;
         let id = stored.record.bundle;
-        if at_hand.insert(id) && landing.shelf().bundle(&id).is_err() {
-            landing.bundle(id, &bundle(&id).map_err(foreign)?)?;
+        if at_hand.insert(id) && staging.bundles().bundle(&id).is_err() {
+            staging.bundle(id, &bundle(&id).map_err(foreign)?)?;
         }
         match &mut folded {
-            Some((state, _)) => state.apply(&stored, landing.shelf())?,
+            Some((state, _)) => state.apply(&stored, staging.bundles())?,
             None => {
-                let state = State::begin(&stored, landing.shelf())?;
+                let state = State::begin(&stored, staging.bundles())?;
                 folded = Some((state, ParentProof::verify(proof, &stored)?));
             }
         }
-        landing.record(&stored, &mut known)?;
+        staging.record(&stored, &mut known)?;
     }
     let (state, parent) = folded.ok_or(ImportError::Nothing)?;
-    landing.check(&state)?;
+    staging.check(&state)?;
     if let Some(proof) = proof {
-        landing.keep(home.parent_proof(), proof)?;
+        staging.keep(object_dir.parent_proof(), proof)?;
     }
-    let added = landing.added();
-    landing.land(&state, None)?;
-    Ok(imported(home, &state, added, parent))
+    let added = staging.added();
+    staging.commit(&state, None)?;
+    Ok(imported(object_dir, &state, added, parent))
 }

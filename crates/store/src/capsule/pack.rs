@@ -8,13 +8,13 @@ use suijuris_core::id::{BundleId, Digest, ObjectId, RecordId};
 use suijuris_core::lineage::{Announcement, NotAFork, ParentProof, State, Stored};
 
 use super::{FRAME_BYTES, Frame, Kind, MAX_ALL_BUNDLES_BYTES, MAX_SEALED_BYTES, Progress, end, header};
+use crate::bundle_store::{self, NotFiles};
 use crate::disk;
 use crate::fork;
-use crate::home::{Home, OpenError};
 use crate::keys;
+use crate::object_dir::{ObjectDir, OpenError};
 use crate::opening::Depth;
 use crate::reader::Reader;
-use crate::shelf::{self, NotFiles};
 
 /// Bytes written at once.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -37,7 +37,7 @@ pub struct Exported {
 pub enum ExportError {
     /// The object's directory.
     #[error(transparent)]
-    Home(#[from] OpenError),
+    Open(#[from] OpenError),
     /// The records do not follow one another.
     #[error("record {0} does not continue the history before it; see what `suijuris verify` says")]
     Unsound(u64),
@@ -48,7 +48,7 @@ pub enum ExportError {
         id: BundleId,
         /// Why.
         #[source]
-        source: shelf::Error,
+        source: bundle_store::Error,
     },
     /// A bundle that is too large for a capsule.
     #[error("bundle {id} does not fit into a capsule")]
@@ -139,8 +139,8 @@ pub fn export(
     if let Some(len) = sealed.map(<[u8]>::len).filter(|len| *len > MAX_SEALED_BYTES) {
         return Err(ExportError::Sealed(len));
     }
-    let home = reader.home();
-    settle(home)?;
+    let object_dir = reader.object_dir();
+    settle(object_dir)?;
     let mut packing = Packing {
         out,
         buffer: Vec::with_capacity(BUFFER_BYTES + FRAME_BYTES),
@@ -149,12 +149,12 @@ pub fn export(
     };
     packing.put(&header())?;
     let (first, last) = pack_records(reader, &mut packing, &mut progress)?;
-    let proof = fork::proof(home)?;
+    let proof = fork::proof(object_dir)?;
     ParentProof::verify(proof.as_deref(), &first)?;
     if let Some(proof) = &proof {
         packing.hashed(Kind::Parent, proof)?;
     }
-    if let Some(announcement) = announcement(home, reader, &last)? {
+    if let Some(announcement) = announcement(object_dir, reader, &last)? {
         packing.hashed(Kind::Announcement, &announcement)?;
     }
     if let Some(sealed) = sealed {
@@ -171,16 +171,16 @@ pub fn export(
 }
 
 /// Makes durable what a live writer may have written and not yet synced.
-fn settle(home: &Home) -> Result<(), OpenError> {
-    let Some(last) = home.segments()?.pop() else {
+fn settle(object_dir: &ObjectDir) -> Result<(), OpenError> {
+    let Some(last) = object_dir.segments()?.pop() else {
         return Ok(());
     };
-    let path = home.segment(last);
-    let synced = home
+    let path = object_dir.segment(last);
+    let synced = object_dir
         .disk
         .open(&path, disk::How::Read)
         .and_then(|file| file.sync())
-        .and_then(|()| home.disk.sync_dir(&home.lineage()));
+        .and_then(|()| object_dir.disk.sync_dir(&object_dir.lineage()));
     synced.map_err(OpenError::disk("sync", &path))
 }
 
@@ -235,7 +235,7 @@ impl Carried {
         let failed = |source| ExportError::Bundle { id: *id, source };
         // Opened and dropped: only files that are the bundle travel.
         reader.bundle(id).map_err(failed)?;
-        let files = reader.shelf().files(id).map_err(failed)?;
+        let files = reader.bundles().files(id).map_err(failed)?;
         let files = files
             .encode()
             .map_err(|source| ExportError::Files { id: *id, source })?;
@@ -247,33 +247,39 @@ impl Carried {
     }
 }
 
-/// The announcement of the object in `home` as it stands, and the position it stands at; `None` where the waiting key is not
-/// at hand, or the announcement would be too large for a depot.
+/// The announcement of the object in `object_dir` as it stands, and the position it stands at; `None` where the waiting
+/// key is not at hand, or the announcement would be too large for a depot.
 ///
 /// # Errors
 /// [`OpenError`].
-pub fn announcement_of(home: &Home) -> Result<Option<(u64, Vec<u8>)>, OpenError> {
-    let reader = Reader::open(home, Depth::Tail)?;
+pub fn announcement_of(object_dir: &ObjectDir) -> Result<Option<(u64, Vec<u8>)>, OpenError> {
+    let reader = Reader::open(object_dir, Depth::Tail)?;
     let seq = reader.state().head().seq;
     let Some(last) = reader.records(seq..seq.saturating_add(1))?.next().transpose()? else {
         return Ok(None);
     };
-    Ok(announcement(home, &reader, &last)?.map(|bytes| (seq, bytes)))
+    Ok(announcement(object_dir, &reader, &last)?.map(|bytes| (seq, bytes)))
 }
 
 /// The announcement of the reader's state: made with the waiting key where that is at hand and still the one, else the
 /// one that came with the capsule that the object was imported from.
-fn announcement(home: &Home, reader: &Reader, last: &Stored) -> Result<Option<Vec<u8>>, OpenError> {
+fn announcement(
+    object_dir: &ObjectDir,
+    reader: &Reader,
+    last: &Stored,
+) -> Result<Option<Vec<u8>>, OpenError> {
     let state: &State = reader.state();
-    if let Ok((key, _)) = keys::waiting(home, &state.head().next) {
+    if let Ok((key, _)) = keys::waiting(object_dir, &state.head().next) {
         // One that is too large is left out: it only spares a reader the fold.
         return Ok(Announcement::of(state, last, &key).ok());
     }
-    let path = home.announcement();
+    let path = object_dir.announcement();
     let max = Kind::Announcement.max() as u64;
-    let kept = disk::optional(disk::read(&*home.disk, &path, max)).map_err(OpenError::disk("read", &path))?;
+    let kept =
+        disk::optional(disk::read(&*object_dir.disk, &path, max)).map_err(OpenError::disk("read", &path))?;
     let ours = |bytes: &Vec<u8>| {
-        Announcement::open(bytes, reader.shelf()).is_ok_and(|(announced, _)| announced.head() == state.head())
+        Announcement::open(bytes, reader.bundles())
+            .is_ok_and(|(announced, _)| announced.head() == state.head())
     };
     Ok(kept.filter(ours))
 }

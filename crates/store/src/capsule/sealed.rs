@@ -14,8 +14,8 @@ use suijuris_core::memory::{Name, Value};
 use zeroize::Zeroizing;
 
 use super::MAX_SEALED_BYTES;
-use crate::home::{Home, OpenError};
 use crate::keys;
+use crate::object_dir::{ObjectDir, OpenError};
 use crate::secrets::{self, Secret};
 
 /// Format version of the bytes that are sealed.
@@ -74,17 +74,17 @@ impl Drop for Wire {
 }
 
 impl Unsealed {
-    /// The waiting key of `state`, and each secret that its memory commits to and whose value lies in `home`. A secret
+    /// The waiting key of `state`, and each secret that its memory commits to and whose value lies in `object_dir`. A secret
     /// whose value is gone stays gone.
     ///
     /// # Errors
     /// [`NotUnsealed::Key`] where the key that waits is not `state`'s: while a writer wakes the object, look again.
     /// [`NotUnsealed::Secret`].
-    pub fn of(home: &Home, state: &State) -> Result<Self, NotUnsealed> {
-        let (next_key, _) = keys::waiting(home, &state.head().next)?;
+    pub fn of(object_dir: &ObjectDir, state: &State) -> Result<Self, NotUnsealed> {
+        let (next_key, _) = keys::waiting(object_dir, &state.head().next)?;
         let mut secrets = Vec::new();
         for (name, commitment) in committed(state) {
-            match home.secret(&commitment) {
+            match object_dir.secret(&commitment) {
                 Ok(secret) => secrets.push(secret),
                 Err(secrets::Error::Disk(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => {

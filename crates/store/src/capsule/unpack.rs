@@ -14,7 +14,7 @@ use super::{
     CapsuleError, FRAME_BYTES, Fault, Frame, HEADER_BYTES, Kind, MAX_ALL_BUNDLES_BYTES, Progress, Spot, end,
     read_header,
 };
-use crate::shelf::BundleFiles;
+use crate::bundle_store::BundleFiles;
 
 /// Bytes read at once.
 const BUFFER_BYTES: usize = 256 << 10;

@@ -12,7 +12,7 @@ use suijuris_store::{Depth, Reader};
 use suijuris_testkit::disk::FaultyDisk;
 
 use crate::lives::{FULL, OBJECT, SHORT, Step, any_steps, exported, lived};
-use crate::support::{chain, commit, home_at, note, open, wake};
+use crate::support::{chain, commit, dir_at, note, open, wake};
 
 /// A capsule's sections: kind, and the bytes from its frame on.
 fn sections(capsule: &[u8]) -> Vec<(Kind, Vec<u8>)> {
@@ -58,11 +58,11 @@ fn fault(bytes: &[u8]) -> (Spot, Fault) {
 }
 
 fn full() -> Vec<u8> {
-    exported(&home_at(&lived(1, FULL), OBJECT))
+    exported(&dir_at(&lived(1, FULL), OBJECT))
 }
 
 fn short() -> Vec<u8> {
-    exported(&home_at(&lived(1, SHORT), OBJECT))
+    exported(&dir_at(&lived(1, SHORT), OBJECT))
 }
 
 /// Where each section begins.
@@ -79,7 +79,7 @@ fn offsets(capsule: &[u8]) -> Vec<usize> {
 #[test]
 fn a_capsule_says_what_the_directory_says_and_needs_none() {
     let disk = lived(1, FULL);
-    let reader = Reader::verify(&home_at(&disk, OBJECT), |_| {}).unwrap();
+    let reader = Reader::verify(&dir_at(&disk, OBJECT), |_| {}).unwrap();
     let capsule = full();
     let mut told = Vec::new();
     let verified = verify(&capsule[..], |progress| told.push(progress)).unwrap();
@@ -270,7 +270,7 @@ fn a_forged_record_is_named_by_position_and_byte() {
 
 #[test]
 fn the_announcement_must_be_of_the_state() {
-    let early = sections(&exported(&home_at(&lived(1, &FULL[..8]), OBJECT)));
+    let early = sections(&exported(&dir_at(&lived(1, &FULL[..8]), OBJECT)));
     let announcement = early
         .into_iter()
         .find(|(kind, _)| *kind == Kind::Announcement)
@@ -339,11 +339,11 @@ fn sizes_are_refused_before_anything_is_read() {
 #[test]
 fn an_export_beside_a_writer_is_a_prefix_that_stays() {
     let disk = lived(1, &[]);
-    let home = home_at(&disk, OBJECT);
-    let writer = open(&home, Depth::Tail);
+    let object_dir = dir_at(&disk, OBJECT);
+    let writer = open(&object_dir, Depth::Tail);
     wake(&writer, 2).unwrap();
     commit(&writer, note("durable"));
-    let before = Reader::open(&home, Depth::Tail).unwrap();
+    let before = Reader::open(&object_dir, Depth::Tail).unwrap();
     commit(&writer, note("later"));
     let mut bytes = Vec::new();
     let told = capsule::export(&before, &mut bytes, None, |_| {}).unwrap();
@@ -355,8 +355,8 @@ fn an_export_beside_a_writer_is_a_prefix_that_stays() {
 fn what_a_capsule_holds_no_crash_takes_from_the_object() {
     use suijuris_testkit::disk::{Fault, Loss};
     let disk = lived(1, &[]);
-    let home = home_at(&disk, OBJECT);
-    let writer = open(&home, Depth::Tail);
+    let object_dir = dir_at(&disk, OBJECT);
+    let writer = open(&object_dir, Depth::Tail);
     wake(&writer, 2).unwrap();
     commit(&writer, note("allocated"));
     // The next group is written, but its sync fails: nobody is told of it, and a reader sees it.
@@ -364,10 +364,10 @@ fn what_a_capsule_holds_no_crash_takes_from_the_object() {
     disk.fail(2, Fault::Eio);
     assert!(ticket.wait().is_err());
     drop(writer);
-    let capsule = exported(&home);
+    let capsule = exported(&object_dir);
     assert_eq!(verify(&capsule[..], |_| {}).unwrap().seq(), 3);
     let after: FaultyDisk = disk.crash(Loss::All);
-    let reader = Reader::open(&home_at(&after, OBJECT), Depth::Whole).unwrap();
+    let reader = Reader::open(&dir_at(&after, OBJECT), Depth::Whole).unwrap();
     assert_eq!(
         reader.state().head().seq,
         3,
@@ -378,8 +378,8 @@ fn what_a_capsule_holds_no_crash_takes_from_the_object() {
 #[test]
 fn a_history_that_cannot_be_read_is_not_exported() {
     let disk = lived(1, FULL);
-    let home = home_at(&disk, OBJECT);
-    let reader = Reader::open(&home, Depth::Tail).unwrap();
+    let object_dir = dir_at(&disk, OBJECT);
+    let reader = Reader::open(&object_dir, Depth::Tail).unwrap();
     let segment = disk
         .paths()
         .into_iter()
@@ -428,7 +428,7 @@ proptest! {
         bit in any::<prop::sample::Index>(),
     ) {
         let disk = lived(3, &steps);
-        let mut sections = sections(&exported(&home_at(&disk, OBJECT)));
+        let mut sections = sections(&exported(&dir_at(&disk, OBJECT)));
         sections.retain(|(kind, _)| !matches!(kind, Kind::Sealed | Kind::End));
         let index = which.index(sections.len());
         let (kind, bytes) = sections[index].clone();
@@ -445,7 +445,7 @@ proptest! {
             Err(CapsuleError::Read(error)) => panic!("{error}"),
             // Behind the last signature another history may be told; then it is another one.
             Ok(verified) => {
-                let original = Reader::open(&home_at(&disk, OBJECT), Depth::Tail).unwrap();
+                let original = Reader::open(&dir_at(&disk, OBJECT), Depth::Tail).unwrap();
                 prop_assert!(kind == Kind::Record && verified.announcement.is_none());
                 prop_assert_ne!(verified.head(), original.state().head().record);
             }
@@ -456,6 +456,6 @@ proptest! {
 #[test]
 fn a_new_object_makes_a_capsule_too() {
     for steps in [&[][..], &[Step::Wake][..]] {
-        assert!(sound(&exported(&home_at(&lived(1, steps), OBJECT))));
+        assert!(sound(&exported(&dir_at(&lived(1, steps), OBJECT))));
     }
 }

@@ -7,7 +7,7 @@ use suijuris_store::{Depth, Reader, Sizes, StageError, Writer};
 use suijuris_testkit::disk::{Dice, Fault, FaultyDisk, Loss};
 
 use crate::support::{
-    SIZES, chain, commit, count, dormant, found_at, home_on, note, seal, unsealed, wait_all, wake,
+    SIZES, chain, commit, count, dir_on, dormant, found_at, note, seal, unsealed, wait_all, wake,
 };
 
 /// One step of a life.
@@ -70,14 +70,14 @@ fn step(writer: &Writer, step: Step, told: &mut Told, seed: u8) -> Result<(), St
 
 /// Lives `steps` until the power goes.
 fn live(disk: &FaultyDisk, steps: &[Step], sizes: Sizes) -> Told {
-    let home = home_on(disk);
+    let object_dir = dir_on(disk);
     let mut told = Told::default();
-    if found_at(&home, 1).is_err() {
+    if found_at(&object_dir, 1).is_err() {
         return told;
     }
     told.founded = true;
     let open = || {
-        Writer::open(&home, Depth::Tail, sizes)
+        Writer::open(&object_dir, Depth::Tail, sizes)
             .ok()
             .map(|(writer, _)| writer)
     };
@@ -102,15 +102,16 @@ fn live(disk: &FaultyDisk, steps: &[Step], sizes: Sizes) -> Told {
 
 /// Opens what the crash left, and says everything that must hold.
 fn check(disk: &FaultyDisk, told: &Told, context: &str) {
-    let home = home_on(disk);
-    if !home.holds_object().unwrap() {
+    let object_dir = dir_on(disk);
+    if !object_dir.holds_object().unwrap() {
         assert!(!told.founded, "the object is gone: {context}");
-        found_at(&home, 1).unwrap();
+        found_at(&object_dir, 1).unwrap();
         return;
     }
-    let reader = Reader::verify(&home, |_| {}).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
+    let reader =
+        Reader::verify(&object_dir, |_| {}).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
     let tail =
-        Reader::open(&home, Depth::Tail).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
+        Reader::open(&object_dir, Depth::Tail).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
     assert_eq!(tail.state().head(), reader.state().head(), "{context}");
     let records: Vec<_> = reader
         .records(0..u64::MAX)
@@ -127,7 +128,7 @@ fn check(disk: &FaultyDisk, told: &Told, context: &str) {
             "a record nobody staged: {context}"
         );
     }
-    let (writer, _) = Writer::open(&home, Depth::Tail, SIZES)
+    let (writer, _) = Writer::open(&object_dir, Depth::Tail, SIZES)
         .unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
     assert_eq!(writer.published().head(), reader.state().head(), "{context}");
     if writer.published().head().phase == Phase::Active {
@@ -137,7 +138,7 @@ fn check(disk: &FaultyDisk, told: &Told, context: &str) {
     commit(&writer, count(99));
     commit(&writer, dormant());
     writer.close().unwrap();
-    Reader::verify(&home, |_| {})
+    Reader::verify(&object_dir, |_| {})
         .unwrap_or_else(|error| panic!("{} after going on: {context}", chain(&error)));
 }
 
@@ -198,7 +199,7 @@ fn a_second_power_loss_during_recovery_loses_nothing_either() {
         for again in 1..8 {
             let first = disk.crash(Loss::Scattered(cut));
             first.fail(again, Fault::PowerLoss);
-            drop(Writer::open(&home_on(&first), Depth::Tail, SIZES));
+            drop(Writer::open(&dir_on(&first), Depth::Tail, SIZES));
             check(
                 &first.crash(Loss::Scattered(again)),
                 &told,

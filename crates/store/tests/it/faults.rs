@@ -5,12 +5,12 @@ use suijuris_core::memory::Value;
 use suijuris_store::{Depth, Reader, StageError};
 use suijuris_testkit::disk::{Fault, FaultyDisk};
 
-use crate::support::{commit, count, dormant, found_at, home_on, note, open, wake};
+use crate::support::{commit, count, dir_on, dormant, found_at, note, open, wake};
 
 fn awake(disk: &FaultyDisk) -> suijuris_store::Writer {
-    let home = home_on(disk);
-    found_at(&home, 1).unwrap();
-    let writer = open(&home, Depth::Tail);
+    let object_dir = dir_on(disk);
+    found_at(&object_dir, 1).unwrap();
+    let writer = open(&object_dir, Depth::Tail);
     wake(&writer, 2).unwrap();
     writer
 }
@@ -52,12 +52,12 @@ fn on_a_full_disk_the_object_still_falls_asleep_in_good_order() {
     assert!(matches!(refusal, StageError::DiskFull), "{refusal}");
     commit(&writer, dormant());
     drop(writer);
-    let reader = Reader::verify(&home_on(&disk), |_| {}).unwrap();
+    let reader = Reader::verify(&dir_on(&disk), |_| {}).unwrap();
     assert_eq!(reader.state().head().phase, Phase::Dormant);
     assert_eq!(reader.state().head().seq, acknowledged + 2);
 
     disk.free_space();
-    let writer = open(&home_on(&disk), Depth::Tail);
+    let writer = open(&dir_on(&disk), Depth::Tail);
     wake(&writer, 7).unwrap();
     commit(&writer, note("there is room again"));
 }

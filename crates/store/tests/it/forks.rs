@@ -10,11 +10,11 @@ use suijuris_core::memory::{Field, Kind, Name, Value};
 use suijuris_core::time::{Span, Timestamp};
 use suijuris_store::capsule::{self, import, verify};
 use suijuris_store::fork::{self, Conception, ForkError, ParentError, Staged, parent_of, stage, staged};
-use suijuris_store::{BundleFiles, Depth, Home, Reader, StageError, Writer};
+use suijuris_store::{BundleFiles, Depth, ObjectDir, Reader, StageError, Writer};
 use suijuris_testkit::disk::{Fault, FaultyDisk, Loss};
 
 use crate::lives::{OBJECT, SHORT, exported, lived, rules};
-use crate::support::{SIZES, bundle_of, chain, commit, count, decision, dormant, home_at, open, owner, wake};
+use crate::support::{SIZES, bundle_of, chain, commit, count, decision, dir_at, dormant, open, owner, wake};
 
 const CHILD: &str = "child";
 const NOW: Timestamp = Timestamp(9_000);
@@ -35,16 +35,16 @@ fn permitted() -> Decision {
     decision(Action::Fork)
 }
 
-fn begotten(parent: &Writer, home: &Home, staged: &Staged) -> Result<VerifiedParent, ForkError> {
+fn begotten(parent: &Writer, object_dir: &ObjectDir, staged: &Staged) -> Result<VerifiedParent, ForkError> {
     let approval = staged.statement().approve(&owner()).unwrap();
-    fork::beget(parent, home, permitted(), vec![approval], NOW)
+    fork::beget(parent, object_dir, permitted(), vec![approval], NOW)
 }
 
 /// A disk with an object and its child.
 fn family() -> (FaultyDisk, Staged, VerifiedParent) {
     let disk = lived(1, SHORT);
-    let parent = open(&home_at(&disk, OBJECT), Depth::Tail);
-    let child = home_at(&disk, CHILD);
+    let parent = open(&dir_at(&disk, OBJECT), Depth::Tail);
+    let child = dir_at(&disk, CHILD);
     let staged = stage(&parent, &child, conception(rules(0))).unwrap().staged;
     let verified = begotten(&parent, &child, &staged).unwrap();
     parent.close().unwrap();
@@ -59,12 +59,12 @@ fn value(reader: &Reader, field: &str) -> Option<Value> {
 #[test]
 fn a_child_has_its_own_id_its_parents_memory_and_a_proof_of_its_parent() {
     let (disk, staged, verified) = family();
-    let parent = Reader::verify(&home_at(&disk, OBJECT), |_| {}).unwrap();
-    let home = home_at(&disk, CHILD);
-    let child = Reader::verify(&home, |_| {}).unwrap();
+    let parent = Reader::verify(&dir_at(&disk, OBJECT), |_| {}).unwrap();
+    let object_dir = dir_at(&disk, CHILD);
+    let child = Reader::verify(&object_dir, |_| {}).unwrap();
     assert_eq!(child.state().head().object, staged.child);
     assert_ne!(staged.child, parent.state().head().object);
-    assert_eq!(parent_of(&home).unwrap(), Some(verified.clone()));
+    assert_eq!(parent_of(&object_dir).unwrap(), Some(verified.clone()));
     assert_eq!(
         (verified.object, verified.head),
         (staged.parent.object, staged.parent.head)
@@ -90,40 +90,40 @@ fn a_child_has_its_own_id_its_parents_memory_and_a_proof_of_its_parent() {
         parent.state().head().controllers
     );
     // It lives on its own.
-    let writer = open(&home, Depth::Tail);
+    let writer = open(&object_dir, Depth::Tail);
     wake(&writer, 81).unwrap();
     commit(&writer, count(1));
     commit(&writer, dormant());
     writer.close().unwrap();
-    assert_eq!(parent_of(&home).unwrap(), Some(verified));
-    assert_eq!(parent_of(&home_at(&disk, OBJECT)).unwrap(), None);
+    assert_eq!(parent_of(&object_dir).unwrap(), Some(verified));
+    assert_eq!(parent_of(&dir_at(&disk, OBJECT)).unwrap(), None);
 }
 
 #[test]
 fn secrets_go_along_where_they_are_asked_for() {
     let disk = lived(1, SHORT);
-    let parent = open(&home_at(&disk, OBJECT), Depth::Tail);
-    let home = home_at(&disk, CHILD);
+    let parent = open(&dir_at(&disk, OBJECT), Depth::Tail);
+    let object_dir = dir_at(&disk, CHILD);
     let left_out = |prepared: fork::Prepared| -> Vec<String> {
         prepared.left_out.iter().map(ToString::to_string).collect()
     };
     assert_eq!(
-        left_out(stage(&parent, &home, conception(rules(0))).unwrap()),
+        left_out(stage(&parent, &object_dir, conception(rules(0))).unwrap()),
         ["token"]
     );
     let with = Conception {
         secrets: true,
         ..conception(rules(0))
     };
-    let prepared = stage(&parent, &home, with).unwrap();
-    begotten(&parent, &home, &prepared.staged).unwrap();
+    let prepared = stage(&parent, &object_dir, with).unwrap();
+    begotten(&parent, &object_dir, &prepared.staged).unwrap();
     assert_eq!(left_out(prepared), Vec::<String>::new());
-    let child = Reader::open(&home, Depth::Tail).unwrap();
+    let child = Reader::open(&object_dir, Depth::Tail).unwrap();
     let Some(Value::Commitment(commitment)) = value(&child, "token") else {
         panic!("no token")
     };
     assert_eq!(
-        home.secret(&commitment).unwrap().value,
+        object_dir.secret(&commitment).unwrap().value,
         Value::String("hush".to_owned())
     );
 }
@@ -131,31 +131,31 @@ fn secrets_go_along_where_they_are_asked_for() {
 #[test]
 fn what_must_stay_fresh_or_does_not_fit_is_left_out() {
     let disk = lived(1, SHORT);
-    let parent = open(&home_at(&disk, OBJECT), Depth::Tail);
+    let parent = open(&dir_at(&disk, OBJECT), Depth::Tail);
     let name = |name: &str| Name::new(name).unwrap();
     let fresh = Field {
         fresh_for: Some(Span(1_000)),
         ..Field::new(Kind::INT)
     };
     let narrower = bundle_of("narrower", [(name("count"), fresh)].into());
-    let prepared = stage(&parent, &home_at(&disk, CHILD), conception(narrower)).unwrap();
+    let prepared = stage(&parent, &dir_at(&disk, CHILD), conception(narrower)).unwrap();
     assert_eq!(prepared.left_out, [name("count"), name("token")]);
 }
 
 #[test]
 fn a_child_may_have_owners_of_its_own() {
     let disk = lived(1, SHORT);
-    let parent = open(&home_at(&disk, OBJECT), Depth::Tail);
-    let home = home_at(&disk, CHILD);
+    let parent = open(&dir_at(&disk, OBJECT), Depth::Tail);
+    let object_dir = dir_at(&disk, CHILD);
     let heir = SecretKey::from_seed(&[44; 32]).public();
     let theirs = Conception {
         controllers: Some((vec![heir], 1)),
         ..conception(rules(0))
     };
-    let prepared = stage(&parent, &home, theirs).unwrap();
-    begotten(&parent, &home, &prepared.staged).unwrap();
+    let prepared = stage(&parent, &object_dir, theirs).unwrap();
+    begotten(&parent, &object_dir, &prepared.staged).unwrap();
     assert_eq!(
-        Reader::open(&home, Depth::Tail)
+        Reader::open(&object_dir, Depth::Tail)
             .unwrap()
             .state()
             .head()
@@ -166,7 +166,7 @@ fn a_child_may_have_owners_of_its_own() {
         controllers: Some((vec![], 1)),
         ..conception(rules(0))
     };
-    let refused = stage(&parent, &home_at(&disk, "other"), none);
+    let refused = stage(&parent, &dir_at(&disk, "other"), none);
     assert!(matches!(refused, Err(ForkError::Broken(_))));
 }
 
@@ -174,16 +174,16 @@ fn a_child_may_have_owners_of_its_own() {
 #[test]
 fn nobody_but_the_controllers_begets_and_only_at_the_head_that_was_signed_for() {
     let disk = lived(1, SHORT);
-    let parent = open(&home_at(&disk, OBJECT), Depth::Tail);
-    let home = home_at(&disk, CHILD);
-    let refused = fork::beget(&parent, &home, permitted(), vec![], NOW);
+    let parent = open(&dir_at(&disk, OBJECT), Depth::Tail);
+    let object_dir = dir_at(&disk, CHILD);
+    let refused = fork::beget(&parent, &object_dir, permitted(), vec![], NOW);
     assert!(matches!(refused, Err(ForkError::NothingStaged(_))));
-    let prepared = stage(&parent, &home, conception(rules(0))).unwrap();
-    assert_eq!(staged(&home).unwrap(), Some(prepared.staged.clone()));
+    let prepared = stage(&parent, &object_dir, conception(rules(0))).unwrap();
+    assert_eq!(staged(&object_dir).unwrap(), Some(prepared.staged.clone()));
     let statement = prepared.staged.statement();
     let stranger = statement.approve(&SecretKey::from_seed(&[1; 32])).unwrap();
     for approvals in [vec![], vec![stranger]] {
-        let refused = fork::beget(&parent, &home, permitted(), approvals, NOW);
+        let refused = fork::beget(&parent, &object_dir, permitted(), approvals, NOW);
         assert!(matches!(refused, Err(ForkError::Stage(StageError::Broken(_)))));
     }
     let no = Decision {
@@ -192,29 +192,29 @@ fn nobody_but_the_controllers_begets_and_only_at_the_head_that_was_signed_for() 
     };
     let refused = fork::beget(
         &parent,
-        &home,
+        &object_dir,
         no,
         vec![statement.approve(&owner()).unwrap()],
         NOW,
     );
     assert!(matches!(refused, Err(ForkError::Refused)));
-    assert_eq!(fork::finish(parent.home(), &home).unwrap(), None);
-    assert!(!home.holds_object().unwrap());
+    assert_eq!(fork::finish(parent.object_dir(), &object_dir).unwrap(), None);
+    assert!(!object_dir.holds_object().unwrap());
     wake(&parent, 90).unwrap();
-    let moved = begotten(&parent, &home, &prepared.staged);
+    let moved = begotten(&parent, &object_dir, &prepared.staged);
     assert!(matches!(moved, Err(ForkError::ParentMoved)));
     // Staged anew, at the head of now, also while the parent is awake.
-    let again = stage(&parent, &home, conception(rules(0))).unwrap();
+    let again = stage(&parent, &object_dir, conception(rules(0))).unwrap();
     assert_ne!(again.staged.child, prepared.staged.child);
-    begotten(&parent, &home, &again.staged).unwrap();
+    begotten(&parent, &object_dir, &again.staged).unwrap();
     assert!(matches!(
-        stage(&parent, &home, conception(rules(0))),
+        stage(&parent, &object_dir, conception(rules(0))),
         Err(ForkError::Exists(_))
     ));
 }
 
-fn not_a_fork(home: &Home) -> NotAFork {
-    match parent_of(home) {
+fn not_a_fork(object_dir: &ObjectDir) -> NotAFork {
+    match parent_of(object_dir) {
         Err(ParentError::NotAFork(error)) => error,
         other => panic!("{other:?}"),
     }
@@ -224,30 +224,30 @@ fn not_a_fork(home: &Home) -> NotAFork {
 #[test]
 fn a_child_without_a_proof_that_holds_is_no_fork() {
     let (disk, _, _) = family();
-    let home = home_at(&disk, CHILD);
+    let object_dir = dir_at(&disk, CHILD);
     let path = std::path::Path::new("child/parent.proof");
     let proof = disk.content(path).unwrap();
     disk.take_away(path);
-    assert!(matches!(not_a_fork(&home), NotAFork::Missing));
-    let reader = Reader::open(&home, Depth::Tail).unwrap();
+    assert!(matches!(not_a_fork(&object_dir), NotAFork::Missing));
+    let reader = Reader::open(&object_dir, Depth::Tail).unwrap();
     let refused = capsule::export(&reader, std::io::sink(), None, |_| {});
     assert!(chain(&refused.unwrap_err()).contains("a copy is not a fork"));
     for bit in (0..proof.len() * 8).step_by(3) {
         let mut altered = proof.clone();
         altered[bit / 8] ^= 1 << (bit % 8);
         disk.set_content(path, altered);
-        let _refused = not_a_fork(&home);
+        let _refused = not_a_fork(&object_dir);
     }
     for len in (0..proof.len()).step_by(5) {
         let (cut, _) = proof.split_at(len);
         disk.set_content(path, cut.to_vec());
-        let _refused = not_a_fork(&home);
+        let _refused = not_a_fork(&object_dir);
     }
     // The proof of a sibling.
     let (other, _, _) = {
         let disk = lived(1, SHORT);
-        let parent = open(&home_at(&disk, OBJECT), Depth::Tail);
-        let child = home_at(&disk, CHILD);
+        let parent = open(&dir_at(&disk, OBJECT), Depth::Tail);
+        let child = dir_at(&disk, CHILD);
         let sibling = Conception {
             nonce: vec![4; 16],
             ..conception(rules(0))
@@ -257,21 +257,21 @@ fn a_child_without_a_proof_that_holds_is_no_fork() {
         (disk, staged, verified)
     };
     disk.set_content(path, other.content(path).unwrap());
-    assert!(matches!(not_a_fork(&home), NotAFork::OtherChild));
+    assert!(matches!(not_a_fork(&object_dir), NotAFork::OtherChild));
     disk.set_content(path, proof);
-    assert!(parent_of(&home).unwrap().is_some());
+    assert!(parent_of(&object_dir).unwrap().is_some());
 }
 
 // proves B7
 #[test]
 fn the_proof_travels_with_the_child() {
     let (disk, staged, verified) = family();
-    let capsule = exported(&home_at(&disk, CHILD));
+    let capsule = exported(&dir_at(&disk, CHILD));
     assert_eq!(
         verify(&capsule[..], |_| {}).unwrap().parent,
         Some(verified.clone())
     );
-    let copy = home_at(&FaultyDisk::default(), "copy");
+    let copy = dir_at(&FaultyDisk::default(), "copy");
     let keyless = |_: Option<&[u8]>| Ok::<_, Infallible>(None);
     let imported = import(&capsule[..], &copy, SIZES, keyless, |_| {}).unwrap();
     assert_eq!(
@@ -287,10 +287,10 @@ fn the_proof_travels_with_the_child() {
 fn the_power_goes_at_every_operation_of_a_birth_and_there_is_a_provable_child_or_none() {
     let start = lived(1, SHORT);
     let beget_all = |disk: &FaultyDisk| -> Result<ObjectId, ForkError> {
-        let parent = Writer::open(&home_at(disk, OBJECT), Depth::Tail, SIZES)?.0;
-        let home = home_at(disk, CHILD);
-        let staged = stage(&parent, &home, conception(rules(0)))?.staged;
-        begotten(&parent, &home, &staged)?;
+        let parent = Writer::open(&dir_at(disk, OBJECT), Depth::Tail, SIZES)?.0;
+        let object_dir = dir_at(disk, CHILD);
+        let staged = stage(&parent, &object_dir, conception(rules(0)))?.staged;
+        begotten(&parent, &object_dir, &staged)?;
         Ok(staged.child)
     };
     let whole = start.copy();
@@ -303,7 +303,7 @@ fn the_power_goes_at_every_operation_of_a_birth_and_there_is_a_provable_child_or
             disk.fail(cut, Fault::PowerLoss);
             let _ = beget_all(&disk);
             let disk = disk.crash(loss);
-            let (parent, home) = (home_at(&disk, OBJECT), home_at(&disk, CHILD));
+            let (parent, object_dir) = (dir_at(&disk, OBJECT), dir_at(&disk, CHILD));
             let begot = Reader::verify(&parent, |_| {})
                 .unwrap_or_else(|error| panic!("{}: {context}", chain(&error)))
                 .records(0..u64::MAX)
@@ -311,19 +311,19 @@ fn the_power_goes_at_every_operation_of_a_birth_and_there_is_a_provable_child_or
                 .any(
                     |record| matches!(record.unwrap().record.body, Body::Forked(body) if body.child == child),
                 );
-            if home.holds_object().unwrap() {
-                assert!(begot && parent_of(&home).unwrap().is_some(), "{context}");
+            if object_dir.holds_object().unwrap() {
+                assert!(begot && parent_of(&object_dir).unwrap().is_some(), "{context}");
             }
-            let finished =
-                fork::finish(&parent, &home).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
+            let finished = fork::finish(&parent, &object_dir)
+                .unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
             assert_eq!(finished.is_some(), begot, "{context}");
             if begot {
-                assert!(parent_of(&home).unwrap().is_some(), "{context}");
-                let writer = open(&home, Depth::Whole);
+                assert!(parent_of(&object_dir).unwrap().is_some(), "{context}");
+                let writer = open(&object_dir, Depth::Whole);
                 assert_eq!(writer.published().head().object, child, "{context}");
                 wake(&writer, 91).unwrap();
             } else {
-                assert!(!home.holds_object().unwrap(), "{context}");
+                assert!(!object_dir.holds_object().unwrap(), "{context}");
                 assert_eq!(beget_all(&disk).unwrap(), child, "{context}");
             }
             born[usize::from(begot)] += 1;

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::Phase;
 use suijuris_store::capsule::{self, ImportError, Imported, Unsealed, import, verify};
-use suijuris_store::{Depth, Home, LandingError, OpenError, Reader, Writer};
+use suijuris_store::{Depth, ObjectDir, OpenError, Reader, StagingError, Writer};
 use suijuris_testkit::disk::{Dice, Fault, FaultyDisk, Loss};
 
 use crate::lives::{FULL, OBJECT, Step, any_steps, exported, live_on, lived};
-use crate::support::{SIZES, chain, commit, dormant, home_at, unsealed, wake};
+use crate::support::{SIZES, chain, commit, dir_at, dormant, unsealed, wake};
 
 const COPY: &str = "copy";
 
@@ -20,23 +20,23 @@ fn keyless(_: Option<&[u8]>) -> Result<Option<Unsealed>, Infallible> {
 
 /// What the recipient of a capsule of the object on `disk` unseals.
 fn unseals(disk: &FaultyDisk) -> impl FnOnce(Option<&[u8]>) -> Result<Option<Unsealed>, Infallible> {
-    let home = home_at(disk, OBJECT);
+    let object_dir = dir_at(disk, OBJECT);
     move |sealed| {
         assert_eq!(sealed, Some(&b"sealed for somebody"[..]));
-        let reader = Reader::open(&home, Depth::Tail).unwrap();
-        let unsealed = Unsealed::of(&home, reader.state()).unwrap();
+        let reader = Reader::open(&object_dir, Depth::Tail).unwrap();
+        let unsealed = Unsealed::of(&object_dir, reader.state()).unwrap();
         Ok(Some(Unsealed::decode(&unsealed.encode().unwrap()).unwrap()))
     }
 }
 
 fn import_all(from: &FaultyDisk, to: &FaultyDisk) -> Result<Imported, ImportError> {
-    let capsule = exported(&home_at(from, OBJECT));
-    import(&capsule[..], &home_at(to, COPY), SIZES, unseals(from), |_| {})
+    let capsule = exported(&dir_at(from, OBJECT));
+    import(&capsule[..], &dir_at(to, COPY), SIZES, unseals(from), |_| {})
 }
 
-fn landing(result: Result<Imported, ImportError>) -> LandingError {
+fn staging(result: Result<Imported, ImportError>) -> StagingError {
     match result {
-        Err(ImportError::Landing(error)) => error,
+        Err(ImportError::Staging(error)) => error,
         Err(other) => panic!("{}", chain(&other)),
         Ok(imported) => panic!("imported {imported:?}"),
     }
@@ -44,7 +44,7 @@ fn landing(result: Result<Imported, ImportError>) -> LandingError {
 
 /// The copy is the object, and can go on.
 fn check_same(original: &FaultyDisk, copy: &FaultyDisk) {
-    let (object, copied) = (home_at(original, OBJECT), home_at(copy, COPY));
+    let (object, copied) = (dir_at(original, OBJECT), dir_at(copy, COPY));
     let ours = Reader::verify(&object, |_| {}).unwrap();
     let theirs = Reader::verify(&copied, |_| {}).unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_eq!(ours.state().head(), theirs.state().head());
@@ -61,16 +61,16 @@ fn check_same(original: &FaultyDisk, copy: &FaultyDisk) {
     assert_eq!(tail.state().head(), ours.state().head());
 }
 
-fn goes_on(home: &Home) {
+fn goes_on(object_dir: &ObjectDir) {
     let (writer, _) =
-        Writer::open(home, Depth::Tail, SIZES).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        Writer::open(object_dir, Depth::Tail, SIZES).unwrap_or_else(|error| panic!("{}", chain(&error)));
     if writer.published().head().phase == Phase::Active {
         commit(&writer, unsealed(&writer));
     }
     wake(&writer, 77).unwrap();
     commit(&writer, dormant());
     writer.close().unwrap();
-    Reader::verify(home, |_| {}).unwrap();
+    Reader::verify(object_dir, |_| {}).unwrap();
 }
 
 proptest! {
@@ -84,14 +84,14 @@ proptest! {
         prop_assert!(imported.wakes && imported.missing_secrets.is_empty());
         prop_assert_eq!(imported.added, imported.seq + 1);
         check_same(&disk, &copy);
-        let first = exported(&home_at(&disk, OBJECT));
-        prop_assert_eq!(&exported(&home_at(&copy, COPY)), &first);
+        let first = exported(&dir_at(&disk, OBJECT));
+        prop_assert_eq!(&exported(&dir_at(&copy, COPY)), &first);
         // A mirror without the key hands on the very same bytes too.
         let mirror = FaultyDisk::default();
-        let imported = import(&first[..], &home_at(&mirror, COPY), SIZES, keyless, |_| {}).unwrap();
+        let imported = import(&first[..], &dir_at(&mirror, COPY), SIZES, keyless, |_| {}).unwrap();
         prop_assert!(!imported.wakes);
-        prop_assert_eq!(&exported(&home_at(&mirror, COPY)), &first);
-        goes_on(&home_at(&copy, COPY));
+        prop_assert_eq!(&exported(&dir_at(&mirror, COPY)), &first);
+        goes_on(&dir_at(&copy, COPY));
     }
 
     // proves B5
@@ -100,7 +100,7 @@ proptest! {
         let (older, rest) = steps.split_at(at.index(steps.len() + 1));
         let (disk, copy) = (lived(5, older), FaultyDisk::default());
         import_all(&disk, &copy).unwrap();
-        let before = exported(&home_at(&copy, COPY));
+        let before = exported(&dir_at(&copy, COPY));
         live_on(&disk, rest, 40);
         let imported = import_all(&disk, &copy).unwrap_or_else(|error| panic!("{}", chain(&error)));
         let old = verify(&before[..], |_| {}).unwrap();
@@ -112,39 +112,39 @@ proptest! {
         prop_assert_eq!((again.added, again.head), (0, imported.head));
         // And the older capsule is refused now.
         if imported.added > 0 {
-            let refused = import(&before[..], &home_at(&copy, COPY), SIZES, keyless, |_| {});
-            let newer = matches!(landing(refused), LandingError::Newer { .. });
+            let refused = import(&before[..], &dir_at(&copy, COPY), SIZES, keyless, |_| {});
+            let newer = matches!(staging(refused), StagingError::Newer { .. });
             prop_assert!(newer);
             check_same(&disk, &copy);
         }
-        goes_on(&home_at(&copy, COPY));
+        goes_on(&dir_at(&copy, COPY));
     }
 }
 
 /// What a crash in the middle left: no object or the whole one; and the import can be done again.
 fn check_crashed(disk: &FaultyDisk, original: &FaultyDisk, before: Option<u64>, context: &str) {
-    let home = home_at(disk, COPY);
-    let head = Reader::open(&home_at(original, OBJECT), Depth::Tail)
+    let object_dir = dir_at(disk, COPY);
+    let head = Reader::open(&dir_at(original, OBJECT), Depth::Tail)
         .unwrap()
         .state()
         .head()
         .seq;
-    if home.holds_object().unwrap() {
-        let reader =
-            Reader::verify(&home, |_| {}).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
+    if object_dir.holds_object().unwrap() {
+        let reader = Reader::verify(&object_dir, |_| {})
+            .unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
         let seq = reader.state().head().seq;
         assert!(
             seq == head || Some(seq) == before,
             "a part of the history, {seq}: {context}"
         );
-        Writer::open(&home, Depth::Tail, SIZES)
+        Writer::open(&object_dir, Depth::Tail, SIZES)
             .unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
     } else {
         assert_eq!(before, None, "the object is gone: {context}");
     }
     import_all(original, disk).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
     check_same(original, disk);
-    goes_on(&home);
+    goes_on(&object_dir);
 }
 
 const LOSSES: [Loss; 4] = [Loss::All, Loss::Nothing, Loss::Later(7), Loss::Scattered(8)];
@@ -155,7 +155,7 @@ fn the_power_goes_at_every_operation_of_an_import_and_it_is_all_or_nothing() {
     let original = lived(1, FULL);
     let older = FaultyDisk::default();
     import_all(&lived(1, &FULL[..9]), &older).unwrap();
-    let older_seq = Reader::open(&home_at(&older, COPY), Depth::Tail)
+    let older_seq = Reader::open(&dir_at(&older, COPY), Depth::Tail)
         .unwrap()
         .state()
         .head()
@@ -184,8 +184,8 @@ fn a_failing_disk_leaves_the_directory_as_it_was() {
         let disk = FaultyDisk::default();
         disk.fail(at, Fault::Eio);
         let failed = import_all(&original, &disk).is_err();
-        let home = home_at(&disk, COPY);
-        assert!(failed || home.holds_object().unwrap(), "operation {at}");
+        let object_dir = dir_at(&disk, COPY);
+        assert!(failed || object_dir.holds_object().unwrap(), "operation {at}");
         check_crashed(&disk, &original, None, &format!("EIO at operation {at}"));
     }
 }
@@ -193,27 +193,30 @@ fn a_failing_disk_leaves_the_directory_as_it_was() {
 #[test]
 fn a_bad_capsule_leaves_nothing_behind() {
     let original = lived(1, FULL);
-    let mut capsule = exported(&home_at(&original, OBJECT));
+    let mut capsule = exported(&dir_at(&original, OBJECT));
     let end = capsule.len() - 1;
     capsule[end] ^= 1;
     let copy = FaultyDisk::default();
-    let refused = import(&capsule[..], &home_at(&copy, COPY), SIZES, keyless, |_| {});
+    let refused = import(&capsule[..], &dir_at(&copy, COPY), SIZES, keyless, |_| {});
     assert!(matches!(refused, Err(ImportError::Capsule(_))));
     assert_eq!(copy.paths(), Vec::<std::path::PathBuf>::new());
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::at(dir.path().join("new"));
-    assert!(import(&capsule[..], &home, SIZES, keyless, |_| {}).is_err());
-    assert!(!home.path().exists(), "the directory was made for the import");
-    assert!(import(&b"no capsule"[..], &home, SIZES, keyless, |_| {}).is_err());
-    assert!(!home.path().exists());
+    let object_dir = ObjectDir::at(dir.path().join("new"));
+    assert!(import(&capsule[..], &object_dir, SIZES, keyless, |_| {}).is_err());
+    assert!(
+        !object_dir.path().exists(),
+        "the directory was made for the import"
+    );
+    assert!(import(&b"no capsule"[..], &object_dir, SIZES, keyless, |_| {}).is_err());
+    assert!(!object_dir.path().exists());
 }
 
 #[test]
 fn without_keys_a_copy_is_read_and_not_woken_until_they_come() {
     let (original, copy) = (lived(1, FULL), FaultyDisk::default());
-    let capsule = exported(&home_at(&original, OBJECT));
-    let home = home_at(&copy, COPY);
-    let imported = import(&capsule[..], &home, SIZES, keyless, |_| {}).unwrap();
+    let capsule = exported(&dir_at(&original, OBJECT));
+    let object_dir = dir_at(&copy, COPY);
+    let imported = import(&capsule[..], &object_dir, SIZES, keyless, |_| {}).unwrap();
     assert!(!imported.wakes);
     let missing: Vec<_> = imported
         .missing_secrets
@@ -222,32 +225,32 @@ fn without_keys_a_copy_is_read_and_not_woken_until_they_come() {
         .collect();
     assert_eq!(missing, ["token"]);
     check_same(&original, &copy);
-    let Err(error) = Writer::open(&home, Depth::Tail, SIZES) else {
+    let Err(error) = Writer::open(&object_dir, Depth::Tail, SIZES) else {
         panic!("it can write")
     };
     assert!(
         matches!(error, OpenError::NoKey) && error.to_string().contains("import it with its key"),
         "{error}"
     );
-    let imported = import(&capsule[..], &home, SIZES, unseals(&original), |_| {}).unwrap();
+    let imported = import(&capsule[..], &object_dir, SIZES, unseals(&original), |_| {}).unwrap();
     assert!(imported.wakes && imported.missing_secrets.is_empty() && imported.added == 0);
-    goes_on(&home);
+    goes_on(&object_dir);
 }
 
 #[test]
 fn the_key_must_be_the_one_that_the_history_commits_to() {
     let (original, copy) = (lived(1, FULL), FaultyDisk::default());
-    let capsule = exported(&home_at(&original, OBJECT));
+    let capsule = exported(&dir_at(&original, OBJECT));
     let wrong = |_: Option<&[u8]>| {
         Ok::<_, Infallible>(Some(Unsealed {
             next_key: SecretKey::from_seed(&[200; 32]),
             secrets: vec![],
         }))
     };
-    let refused = import(&capsule[..], &home_at(&copy, COPY), SIZES, wrong, |_| {});
+    let refused = import(&capsule[..], &dir_at(&copy, COPY), SIZES, wrong, |_| {});
     assert!(matches!(refused, Err(ImportError::Key)));
     let cannot = |_: Option<&[u8]>| Err::<Option<Unsealed>, _>("no identity");
-    let refused = import(&capsule[..], &home_at(&copy, COPY), SIZES, cannot, |_| {});
+    let refused = import(&capsule[..], &dir_at(&copy, COPY), SIZES, cannot, |_| {});
     assert!(chain(&refused.unwrap_err()).ends_with("no identity"));
     assert!(copy.paths().is_empty());
 }
@@ -255,37 +258,37 @@ fn the_key_must_be_the_one_that_the_history_commits_to() {
 #[test]
 fn other_objects_other_histories_and_other_things_are_left_alone() {
     let ours = lived(1, FULL);
-    let context = |error: LandingError| error.to_string();
+    let context = |error: StagingError| error.to_string();
     // Another object.
     let other = FaultyDisk::default();
     import_all(&lived(2, &[Step::Wake]), &other).unwrap();
-    let error = landing(import_all(&ours, &other));
+    let error = staging(import_all(&ours, &other));
     assert!(
-        matches!(error, LandingError::OtherObject { .. }),
+        matches!(error, StagingError::OtherObject { .. }),
         "{}",
         context(error)
     );
     // This object, which went another way.
     let twin = FaultyDisk::default();
     import_all(&lived(1, &[Step::Wake, Step::Note(5), Step::Sleep]), &twin).unwrap();
-    let error = landing(import_all(&ours, &twin));
+    let error = staging(import_all(&ours, &twin));
     assert!(
-        matches!(error, LandingError::Diverged { seq: 2, .. }),
+        matches!(error, StagingError::Diverged { seq: 2, .. }),
         "{}",
         context(error)
     );
-    goes_on(&home_at(&twin, COPY));
+    goes_on(&dir_at(&twin, COPY));
     // Something that is no object.
     let photos = FaultyDisk::default();
     photos.create_dir(COPY.as_ref()).unwrap();
     photos.set_content("copy/photo.jpg".as_ref(), vec![1]);
-    let error = landing(import_all(&ours, &photos));
+    let error = staging(import_all(&ours, &photos));
     assert!(context(error).contains("photo.jpg"));
     // The key of an object whose history is elsewhere.
     let key = FaultyDisk::default();
     key.create_dir(COPY.as_ref()).unwrap();
     key.set_content("copy/next.key".as_ref(), vec![7; 32]);
-    let error = landing(import_all(&ours, &key));
+    let error = staging(import_all(&ours, &key));
     assert!(context(error).contains("next.key"));
     assert_eq!(key.content("copy/next.key".as_ref()), Some(vec![7; 32]));
 }
@@ -294,12 +297,12 @@ fn other_objects_other_histories_and_other_things_are_left_alone() {
 #[test]
 fn a_depots_bundles_and_records_make_the_same_object() {
     let (original, copy) = (lived(1, FULL), FaultyDisk::default());
-    let reader = Reader::open(&home_at(&original, OBJECT), Depth::Whole).unwrap();
-    let home = home_at(&copy, COPY);
+    let reader = Reader::open(&dir_at(&original, OBJECT), Depth::Whole).unwrap();
+    let object_dir = dir_at(&copy, COPY);
     let asked = std::cell::Cell::new(0);
     let bundle = |id: &_| {
         asked.set(asked.get() + 1);
-        reader.shelf().files(id).map_err(|error| error.to_string())
+        reader.bundles().files(id).map_err(|error| error.to_string())
     };
     let records = || {
         reader
@@ -307,10 +310,10 @@ fn a_depots_bundles_and_records_make_the_same_object() {
             .unwrap()
             .map(|record| record.map_err(|error| error.to_string()))
     };
-    let rebuilt = capsule::rebuild(&home, SIZES, bundle, records(), None).unwrap();
+    let rebuilt = capsule::rebuild(&object_dir, SIZES, bundle, records(), None).unwrap();
     assert_eq!((asked.get(), rebuilt.wakes), (3, false));
     check_same(&original, &copy);
-    let elsewhere = home_at(&FaultyDisk::default(), COPY);
+    let elsewhere = dir_at(&FaultyDisk::default(), COPY);
     let gap = records()
         .enumerate()
         .filter_map(|(seq, record)| (seq != 4).then_some(record));
@@ -332,23 +335,23 @@ fn a_depots_bundles_and_records_make_the_same_object() {
 fn imports_race_and_one_object_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let original = lived(1, FULL);
-    let capsule = exported(&home_at(&original, OBJECT));
-    let home = Home::at(dir.path().join("copy"));
+    let capsule = exported(&dir_at(&original, OBJECT));
+    let object_dir = ObjectDir::at(dir.path().join("copy"));
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| import(&capsule[..], &home, SIZES, keyless, |_| {}));
+            scope.spawn(|| import(&capsule[..], &object_dir, SIZES, keyless, |_| {}));
         }
     });
-    assert!(home.holds_object().unwrap());
-    Reader::verify(&home, |_| {}).unwrap();
+    assert!(object_dir.holds_object().unwrap());
+    Reader::verify(&object_dir, |_| {}).unwrap();
 }
 
 #[test]
 fn sealed_bytes_read_back_and_nothing_else_does() {
     let disk = lived(1, FULL);
-    let home = home_at(&disk, OBJECT);
-    let reader = Reader::open(&home, Depth::Tail).unwrap();
-    let unsealed = Unsealed::of(&home, reader.state()).unwrap();
+    let object_dir = dir_at(&disk, OBJECT);
+    let reader = Reader::open(&object_dir, Depth::Tail).unwrap();
+    let unsealed = Unsealed::of(&object_dir, reader.state()).unwrap();
     assert_eq!(format!("{unsealed:?}"), "Unsealed(<redacted>)");
     assert_eq!(unsealed.secrets.len(), 1);
     let bytes = unsealed.encode().unwrap();

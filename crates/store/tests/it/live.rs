@@ -11,24 +11,24 @@ use std::thread::{self, Thread};
 
 use suijuris_core::lineage::Phase;
 use suijuris_core::memory::Value;
-use suijuris_store::{Depth, Home, OpenError, Reader, Secret, Writer};
+use suijuris_store::{Depth, ObjectDir, OpenError, Reader, Secret, Writer};
 use suijuris_testkit::disk::Dice;
 
 use crate::support::{bundle_with, chain, commit, count, dormant, found_at, note, open, unsealed, wake};
 
-fn awake(path: &Path) -> (Home, Writer) {
-    let home = Home::at(path.join("object"));
-    found_at(&home, 1).unwrap();
-    let writer = open(&home, Depth::Tail);
+fn awake(path: &Path) -> (ObjectDir, Writer) {
+    let object_dir = ObjectDir::at(path.join("object"));
+    found_at(&object_dir, 1).unwrap();
+    let writer = open(&object_dir, Depth::Tail);
     wake(&writer, 2).unwrap();
-    (home, writer)
+    (object_dir, writer)
 }
 
 #[test]
 fn a_second_writer_is_told_who_writes() {
     let dir = tempfile::tempdir().unwrap();
-    let (home, writer) = awake(dir.path());
-    let Err(error) = Writer::open(&home, Depth::Tail, Default::default()) else {
+    let (object_dir, writer) = awake(dir.path());
+    let Err(error) = Writer::open(&object_dir, Depth::Tail, Default::default()) else {
         panic!("two writers")
     };
     assert!(matches!(error, OpenError::Locked { .. }));
@@ -39,32 +39,32 @@ fn a_second_writer_is_told_who_writes() {
         "{error}"
     );
     drop(writer);
-    open(&home, Depth::Whole);
+    open(&object_dir, Depth::Whole);
 }
 
 #[test]
 fn of_two_foundings_one_wins() {
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::at(dir.path().join("object"));
+    let object_dir = ObjectDir::at(dir.path().join("object"));
     let found: Vec<bool> = thread::scope(|scope| {
         let racers: Vec<_> = (0..4)
             .map(|nonce| {
                 scope.spawn({
-                    let home = &home;
-                    move || found_at(home, nonce).is_ok()
+                    let object_dir = &object_dir;
+                    move || found_at(object_dir, nonce).is_ok()
                 })
             })
             .collect();
         racers.into_iter().map(|racer| racer.join().unwrap()).collect()
     });
     assert_eq!(found.iter().filter(|won| **won).count(), 1);
-    Reader::verify(&home, |_| {}).unwrap();
+    Reader::verify(&object_dir, |_| {}).unwrap();
 }
 
 #[test]
 fn readers_see_a_sound_prefix_while_a_writer_works() {
     let dir = tempfile::tempdir().unwrap();
-    let (home, writer) = awake(dir.path());
+    let (object_dir, writer) = awake(dir.path());
     thread::scope(|scope| {
         let writing = scope.spawn(|| {
             for n in 0..400 {
@@ -74,12 +74,13 @@ fn readers_see_a_sound_prefix_while_a_writer_works() {
         });
         let mut seen = 0;
         while !writing.is_finished() {
-            let reader = Reader::open(&home, Depth::Tail).unwrap_or_else(|error| panic!("{}", chain(&error)));
+            let reader =
+                Reader::open(&object_dir, Depth::Tail).unwrap_or_else(|error| panic!("{}", chain(&error)));
             assert!(reader.state().head().seq >= seen, "time runs backwards");
             seen = reader.state().head().seq;
         }
     });
-    let reader = Reader::open(&home, Depth::Tail).unwrap();
+    let reader = Reader::open(&object_dir, Depth::Tail).unwrap();
     assert_eq!(reader.state().head(), writer.published().head());
     let third = reader.records(3..4).unwrap().next().unwrap().unwrap();
     assert_eq!(third.record.seq, 3);
@@ -92,7 +93,7 @@ fn readers_see_a_sound_prefix_while_a_writer_works() {
 #[test]
 fn many_threads_share_groups_and_each_is_told_of_its_own_record() {
     let dir = tempfile::tempdir().unwrap();
-    let (home, writer) = awake(dir.path());
+    let (object_dir, writer) = awake(dir.path());
     let groups = Arc::new(Mutex::new(0_u64));
     writer.watch({
         let groups = Arc::clone(&groups);
@@ -112,7 +113,10 @@ fn many_threads_share_groups_and_each_is_told_of_its_own_record() {
     assert_eq!(writer.published().head().seq, 801);
     assert!(*groups.lock().unwrap() <= 800);
     writer.close().unwrap();
-    assert_eq!(Reader::verify(&home, |_| {}).unwrap().state().head().seq, 801);
+    assert_eq!(
+        Reader::verify(&object_dir, |_| {}).unwrap().state().head().seq,
+        801
+    );
 }
 
 struct Unpark(Thread);
@@ -145,8 +149,8 @@ const CHILD: &str = "SUIJURIS_STORE_TEST_CHILD";
 
 /// Appends until killed, saying what was acknowledged.
 #[expect(clippy::print_stdout, reason = "the parent reads it")]
-fn append_until_killed(home: &Home) -> ! {
-    let writer = open(home, Depth::Tail);
+fn append_until_killed(object_dir: &ObjectDir) -> ! {
+    let writer = open(object_dir, Depth::Tail);
     if writer.published().head().phase == Phase::Active {
         commit(&writer, unsealed(&writer));
     }
@@ -164,11 +168,11 @@ fn append_until_killed(home: &Home) -> ! {
 #[test]
 fn killed_at_random_points_the_object_keeps_every_acknowledged_record() {
     if let Some(path) = std::env::var_os(CHILD) {
-        append_until_killed(&Home::at(path));
+        append_until_killed(&ObjectDir::at(path));
     }
     let dir = tempfile::tempdir().unwrap();
-    let home = Home::at(dir.path().join("object"));
-    found_at(&home, 1).unwrap();
+    let object_dir = ObjectDir::at(dir.path().join("object"));
+    found_at(&object_dir, 1).unwrap();
     let mut dice = Dice::new(7);
     for _ in 0..10 {
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -177,7 +181,7 @@ fn killed_at_random_points_the_object_keeps_every_acknowledged_record() {
                 "live::killed_at_random_points_the_object_keeps_every_acknowledged_record",
                 "--nocapture",
             ])
-            .env(CHILD, home.path())
+            .env(CHILD, object_dir.path())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -189,10 +193,10 @@ fn killed_at_random_points_the_object_keeps_every_acknowledged_record() {
         let last = acknowledged.take(wanted).last().expect("the child acknowledges");
         child.kill().unwrap();
         child.wait().unwrap();
-        let reader = Reader::verify(&home, |_| {}).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let reader = Reader::verify(&object_dir, |_| {}).unwrap_or_else(|error| panic!("{}", chain(&error)));
         assert!(reader.state().head().seq >= last, "record {last} is gone");
     }
-    let writer = open(&home, Depth::Whole);
+    let writer = open(&object_dir, Depth::Whole);
     commit(&writer, unsealed(&writer));
     wake(&writer, 240).unwrap();
     commit(&writer, dormant());
@@ -201,24 +205,24 @@ fn killed_at_random_points_the_object_keeps_every_acknowledged_record() {
 #[test]
 fn what_is_no_object_is_said_to_be_none() {
     let dir = tempfile::tempdir().unwrap();
-    let text = |home: &Home| chain(&Reader::open(home, Depth::Tail).map(drop).unwrap_err());
-    assert!(text(&Home::at(dir.path())).contains("holds no object"));
-    assert!(text(&Home::at(dir.path().join("missing"))).contains("holds no object"));
+    let text = |object_dir: &ObjectDir| chain(&Reader::open(object_dir, Depth::Tail).map(drop).unwrap_err());
+    assert!(text(&ObjectDir::at(dir.path())).contains("holds no object"));
+    assert!(text(&ObjectDir::at(dir.path().join("missing"))).contains("holds no object"));
     let file = dir.path().join("file");
     std::fs::write(&file, b"x").unwrap();
     assert!(
-        text(&Home::at(&file)).contains("cannot list"),
+        text(&ObjectDir::at(&file)).contains("cannot list"),
         "{}",
-        text(&Home::at(&file))
+        text(&ObjectDir::at(&file))
     );
-    let Err(error) = Writer::open(&Home::at(dir.path()), Depth::Tail, Default::default()) else {
+    let Err(error) = Writer::open(&ObjectDir::at(dir.path()), Depth::Tail, Default::default()) else {
         panic!("a writer of nothing")
     };
     assert!(matches!(error, OpenError::NotAnObject(_)), "{error}");
-    found_at(&Home::at(&file), 1).unwrap_err();
-    let (home, _writer) = awake(dir.path());
+    found_at(&ObjectDir::at(&file), 1).unwrap_err();
+    let (object_dir, _writer) = awake(dir.path());
     assert!(
-        found_at(&home, 1)
+        found_at(&object_dir, 1)
             .unwrap_err()
             .to_string()
             .contains("holds an object already")
@@ -229,36 +233,39 @@ fn what_is_no_object_is_said_to_be_none() {
 #[test]
 fn secrets_lie_beside_the_lineage_under_their_commitment() {
     let dir = tempfile::tempdir().unwrap();
-    let (home, writer) = awake(dir.path());
+    let (object_dir, writer) = awake(dir.path());
     let secret = Secret {
         salt: suijuris_core::id::Digest::of(b"random"),
         value: Value::String("hunter2".to_owned()),
     };
-    let commitment = home.keep_secret(&secret).unwrap();
-    assert_eq!(home.secret(&commitment).unwrap(), secret);
+    let commitment = object_dir.keep_secret(&secret).unwrap();
+    assert_eq!(object_dir.secret(&commitment).unwrap(), secret);
     assert!(!format!("{secret:?}").contains("hunter2"));
-    let path = home.path().join("secrets").join(commitment.hex());
+    let path = object_dir.path().join("secrets").join(commitment.hex());
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
     assert_eq!(mode & 0o777, 0o600);
     commit(&writer, note("no secret in lineage"));
-    for entry in std::fs::read_dir(home.path().join("lineage")).unwrap() {
+    for entry in std::fs::read_dir(object_dir.path().join("lineage")).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
     }
     std::fs::write(&path, b"other").unwrap();
-    home.secret(&commitment).unwrap_err();
-    assert_eq!(home.sweep_secrets(writer.published().memory()).unwrap(), 1);
+    object_dir.secret(&commitment).unwrap_err();
+    assert_eq!(object_dir.sweep_secrets(writer.published().memory()).unwrap(), 1);
     assert!(!path.exists());
 }
 
 #[test]
-fn a_bundle_is_put_on_the_shelf_once_and_read_checked() {
+fn a_bundle_is_put_into_the_store_once_and_read_checked() {
     let dir = tempfile::tempdir().unwrap();
-    let (home, writer) = awake(dir.path());
+    let (object_dir, writer) = awake(dir.path());
     let other = bundle_with("other");
-    let id = writer.shelf().put(&other).unwrap().id();
-    assert_eq!(suijuris_store::Shelf::of(&home).files(&id).unwrap(), other);
+    let id = writer.bundles().put(&other).unwrap().id();
+    assert_eq!(
+        suijuris_store::BundleStore::of(&object_dir).files(&id).unwrap(),
+        other
+    );
     let mut swapped = other;
     swapped.program.push(0);
-    writer.shelf().put(&swapped).unwrap_err();
+    writer.bundles().put(&swapped).unwrap_err();
 }

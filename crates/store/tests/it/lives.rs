@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use suijuris_core::lineage::Phase;
 use suijuris_core::memory::{Field, Kind, Name};
-use suijuris_store::{BundleFiles, Depth, Home, Writer, capsule};
+use suijuris_store::{BundleFiles, Depth, ObjectDir, Writer, capsule};
 use suijuris_testkit::disk::FaultyDisk;
 
 use crate::support::{
-    amend, bundle_of, commit, count, dormant, found_with, home_at, keep_token, note, open, seal, unsealed,
+    amend, bundle_of, commit, count, dir_at, dormant, found_with, keep_token, note, open, seal, unsealed,
     wait_all, wake,
 };
 
@@ -49,15 +49,15 @@ pub(crate) const OBJECT: &str = "object";
 /// A disk with an object that lived `steps`, as number `nonce`.
 pub(crate) fn lived(nonce: u8, steps: &[Step]) -> FaultyDisk {
     let disk = FaultyDisk::default();
-    found_with(&home_at(&disk, OBJECT), nonce, rules(0)).unwrap();
+    found_with(&dir_at(&disk, OBJECT), nonce, rules(0)).unwrap();
     live_on(&disk, steps, nonce);
     disk
 }
 
 /// The object on `disk` lives `steps` more.
 pub(crate) fn live_on(disk: &FaultyDisk, steps: &[Step], salt: u8) {
-    let home = home_at(disk, OBJECT);
-    let mut writer = live(open(&home, Depth::Tail), Step::Crash, salt);
+    let object_dir = dir_at(disk, OBJECT);
+    let mut writer = live(open(&object_dir, Depth::Tail), Step::Crash, salt);
     for (number, step) in (0..).zip(steps) {
         writer = live(writer, *step, salt.wrapping_add(number));
     }
@@ -80,9 +80,9 @@ fn live(writer: Writer, step: Step, seed: u8) -> Writer {
         Step::Seal => commit(&writer, seal()),
         Step::Sleep if active => commit(&writer, dormant()),
         Step::Crash => {
-            let home = writer.home().clone();
+            let object_dir = writer.object_dir().clone();
             drop(writer);
-            let writer = open(&home, Depth::Tail);
+            let writer = open(&object_dir, Depth::Tail);
             if writer.published().head().phase == Phase::Active {
                 commit(&writer, unsealed(&writer));
             }
@@ -138,9 +138,9 @@ pub(crate) fn any_steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..24)
 }
 
-/// The whole object in `home` as a capsule, and what its recipient unseals.
-pub(crate) fn exported(home: &Home) -> Vec<u8> {
-    let reader = suijuris_store::Reader::open(home, Depth::Tail).unwrap();
+/// The whole object in `object_dir` as a capsule, and what its recipient unseals.
+pub(crate) fn exported(object_dir: &ObjectDir) -> Vec<u8> {
+    let reader = suijuris_store::Reader::open(object_dir, Depth::Tail).unwrap();
     let mut bytes = Vec::new();
     let told = capsule::export(&reader, &mut bytes, Some(b"sealed for somebody"), |_| {}).unwrap();
     assert_eq!(told.bytes, bytes.len() as u64);

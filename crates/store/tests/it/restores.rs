@@ -8,13 +8,13 @@ use suijuris_store::{Depth, Reader, Sign, StageError, Writer};
 use suijuris_testkit::disk::FaultyDisk;
 
 use crate::lives::{OBJECT, Step, live_on, lived};
-use crate::support::{commit, draft, home_at, open, owner, wake};
+use crate::support::{commit, dir_at, draft, open, owner, wake};
 
 const NOW: Timestamp = Timestamp(9_000);
 
 /// A witness's mark of the object on `disk`.
 fn mark(disk: &FaultyDisk) -> Mark {
-    let reader = Reader::open(&home_at(disk, OBJECT), Depth::Tail).unwrap();
+    let reader = Reader::open(&dir_at(disk, OBJECT), Depth::Tail).unwrap();
     let head = reader.state().head();
     Mark {
         v: witness::VERSION,
@@ -43,8 +43,8 @@ fn sanctioned(writer: &Writer, mark: &Mark) -> Result<(), RestoreError> {
 fn a_sanctioned_restore_is_recorded_and_the_next_wake_is_newer_than_all_that_is_given_up() {
     let (newest, copy) = parted(&[Step::Wake, Step::Sleep]);
     let mark = mark(&newest);
-    let home = home_at(&copy, OBJECT);
-    let writer = open(&home, Depth::Tail);
+    let object_dir = dir_at(&copy, OBJECT);
+    let writer = open(&object_dir, Depth::Tail);
     settle(&writer, NOW).unwrap();
     sanctioned(&writer, &mark).unwrap();
     let head = writer.published().head().clone();
@@ -52,7 +52,7 @@ fn a_sanctioned_restore_is_recorded_and_the_next_wake_is_newer_than_all_that_is_
     wake(&writer, 99).unwrap();
     assert_eq!(writer.published().head().epoch, mark.epoch + 1);
     writer.close().unwrap();
-    let reader = Reader::verify(&home, |_| {}).unwrap();
+    let reader = Reader::verify(&object_dir, |_| {}).unwrap();
     let restored = reader.records(3..4).unwrap().next().unwrap().unwrap();
     assert!(
         matches!(&restored.record.body, Body::Restored(body) if body.abandoned == mark.head && body.seq == mark.seq)
@@ -63,7 +63,7 @@ fn a_sanctioned_restore_is_recorded_and_the_next_wake_is_newer_than_all_that_is_
 fn a_copy_made_awake_is_settled_first() {
     let (newest, copy) = parted(&[Step::Wake, Step::Note(2)]);
     let mark = mark(&newest);
-    let writer = open(&home_at(&copy, OBJECT), Depth::Tail);
+    let writer = open(&dir_at(&copy, OBJECT), Depth::Tail);
     assert!(matches!(
         restoration(&writer, &mark),
         Err(RestoreError::NotSettled)
@@ -79,7 +79,7 @@ fn a_copy_made_awake_is_settled_first() {
 fn a_quarantined_copy_wakes_only_after_its_controllers_restored_it() {
     let (newest, copy) = parted(&[]);
     let mark = mark(&newest);
-    let writer = open(&home_at(&copy, OBJECT), Depth::Tail);
+    let writer = open(&dir_at(&copy, OBJECT), Depth::Tail);
     let quarantined = Quarantined {
         reason: "rolled back".to_owned(),
     };
@@ -107,7 +107,7 @@ fn a_quarantined_copy_wakes_only_after_its_controllers_restored_it() {
 fn what_contains_the_witnessed_head_or_is_another_object_is_not_restored() {
     let disk = lived(1, &[Step::Wake, Step::Sleep]);
     let mark = mark(&disk);
-    let writer = open(&home_at(&disk, OBJECT), Depth::Tail);
+    let writer = open(&dir_at(&disk, OBJECT), Depth::Tail);
     let nothing = restoration(&writer, &mark);
     assert!(matches!(nothing, Err(RestoreError::NothingAbandoned(2))));
     let other = Mark {

@@ -7,7 +7,7 @@ use suijuris_store::frame::{FRAME_BYTES, Frame, Header, HeaderFault};
 use suijuris_store::{Depth, Reader, capsule};
 
 use crate::lives::{OBJECT, SHORT, exported, lived};
-use crate::support::{found_at, home_at, home_on};
+use crate::support::{dir_at, dir_on, found_at};
 
 const SPEC: &str = include_str!("../../../../spec/segments.md");
 const CAPSULE: &str = include_str!("../../../../spec/capsule.md");
@@ -52,8 +52,8 @@ fn headers_are_as_specified() {
 #[test]
 fn frames_are_as_specified() {
     let disk = suijuris_testkit::disk::FaultyDisk::default();
-    found_at(&home_on(&disk), 1).unwrap();
-    let reader = Reader::open(&home_on(&disk), Depth::Whole).unwrap();
+    found_at(&dir_on(&disk), 1).unwrap();
+    let reader = Reader::open(&dir_on(&disk), Depth::Whole).unwrap();
     let record = reader.records(0..1).unwrap().next().unwrap().unwrap().record;
     let stored = Stored {
         id: RecordId::of(b"record"),
@@ -86,8 +86,8 @@ fn capsule_headers_and_sections_are_as_specified() {
 
 /// `spec/vectors/capsule.json` as text; `SUIJURIS_VECTORS=write` writes it, for a new format version only.
 fn vector() -> String {
-    let home = home_at(&lived(1, SHORT), OBJECT);
-    let bytes = exported(&home);
+    let object_dir = dir_at(&lived(1, SHORT), OBJECT);
+    let bytes = exported(&object_dir);
     let verified = capsule::verify(&bytes[..], |_| {}).unwrap();
     format!(
         "{{\n  \"capsule\": \"{}\",\n  \"object\": \"{}\",\n  \"head\": \"{}\",\n  \"records\": {},\n  \"bundle\": \"{}\",\n  \"memory\": \"{}\",\n  \"sealed\": \"{}\"\n}}\n",

@@ -13,7 +13,7 @@ use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::time::Timestamp;
 use suijuris_store::disk::{Disk, File, How, Lock};
 use suijuris_store::{
-    BundleFiles, CommitError, Depth, Draft, FoundError, Founding, Home, Secret, Sign, Sizes, StageError,
+    BundleFiles, CommitError, Depth, Draft, FoundError, Founding, ObjectDir, Secret, Sign, Sizes, StageError,
     Ticket, Writer, found,
 };
 use suijuris_testkit::disk::{FaultyDisk, FileId};
@@ -43,11 +43,15 @@ pub(crate) fn owner() -> SecretKey {
     SecretKey::from_seed(&[9; 32])
 }
 
-pub(crate) fn found_at(home: &Home, nonce: u8) -> Result<ObjectId, FoundError> {
-    found_with(home, nonce, bundle_with("test"))
+pub(crate) fn found_at(object_dir: &ObjectDir, nonce: u8) -> Result<ObjectId, FoundError> {
+    found_with(object_dir, nonce, bundle_with("test"))
 }
 
-pub(crate) fn found_with(home: &Home, nonce: u8, bundle: BundleFiles) -> Result<ObjectId, FoundError> {
+pub(crate) fn found_with(
+    object_dir: &ObjectDir,
+    nonce: u8,
+    bundle: BundleFiles,
+) -> Result<ObjectId, FoundError> {
     let founding = Founding {
         name: "test".to_owned(),
         controllers: vec![owner().public()],
@@ -58,7 +62,7 @@ pub(crate) fn found_with(home: &Home, nonce: u8, bundle: BundleFiles) -> Result<
         bundle,
         seed: [nonce; 32].into(),
     };
-    found(home, founding)
+    found(object_dir, founding)
 }
 
 pub(crate) fn draft(body: Body, sign: Sign) -> Draft {
@@ -119,8 +123,8 @@ pub(crate) fn wake(writer: &Writer, seed: u8) -> Result<(), StageError> {
     writer.wake(&[seed; 32], Timestamp(2_000), body).map(drop)
 }
 
-pub(crate) fn open(home: &Home, depth: Depth) -> Writer {
-    Writer::open(home, depth, SIZES)
+pub(crate) fn open(object_dir: &ObjectDir, depth: Depth) -> Writer {
+    Writer::open(object_dir, depth, SIZES)
         .unwrap_or_else(|error| panic!("{}", chain(&error)))
         .0
 }
@@ -145,9 +149,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// An amendment to rules that are put on the shelf first.
+/// An amendment to rules that are put into the bundle store first.
 pub(crate) fn amend(writer: &Writer, to: &BundleFiles) {
-    let to = writer.shelf().put(to).unwrap().id();
+    let to = writer.bundles().put(to).unwrap().id();
     let (statement, from) = writer.staged(|state| {
         let head = state.head();
         let statement = Statement {
@@ -175,7 +179,7 @@ pub(crate) fn keep_token(writer: &Writer, value: &str, salt: u8) {
         salt: Digest([salt; 32]),
         value: Value::String(value.to_owned()),
     };
-    let commitment = writer.home().keep_secret(&secret).unwrap();
+    let commitment = writer.object_dir().keep_secret(&secret).unwrap();
     commit(writer, write("token", Value::Commitment(commitment)));
 }
 
@@ -189,12 +193,12 @@ struct FaultyFile(FaultyDisk, FileId);
 /// Names no parent, so that the directory's own name needs no directory.
 pub(crate) const PATH: &str = "object";
 
-pub(crate) fn home_on(disk: &FaultyDisk) -> Home {
-    home_at(disk, PATH)
+pub(crate) fn dir_on(disk: &FaultyDisk) -> ObjectDir {
+    dir_at(disk, PATH)
 }
 
-pub(crate) fn home_at(disk: &FaultyDisk, path: &str) -> Home {
-    Home::on(Arc::new(Faulty(disk.clone())), path)
+pub(crate) fn dir_at(disk: &FaultyDisk, path: &str) -> ObjectDir {
+    ObjectDir::on(Arc::new(Faulty(disk.clone())), path)
 }
 
 impl Disk for Faulty {

@@ -9,7 +9,7 @@ use suijuris_store::{Depth, OpenError, Reader, Sizes, Writer, frames_of};
 use suijuris_testkit::disk::{FaultyDisk, Loss};
 
 use crate::support::{
-    PATH, SIZES, chain, commit, count, dormant, found_at, home_on, note, open, seal, wait_all, wake,
+    PATH, SIZES, chain, commit, count, dir_on, dormant, found_at, note, open, seal, wait_all, wake,
 };
 
 /// A life over several segments, closed in good order.
@@ -20,9 +20,9 @@ fn lived(nonce: u8) -> FaultyDisk {
 }
 
 fn active(disk: &FaultyDisk, nonce: u8, sizes: Sizes) -> Writer {
-    let home = home_on(disk);
-    found_at(&home, nonce).unwrap();
-    let (writer, _) = Writer::open(&home, Depth::Tail, sizes).unwrap();
+    let object_dir = dir_on(disk);
+    found_at(&object_dir, nonce).unwrap();
+    let (writer, _) = Writer::open(&object_dir, Depth::Tail, sizes).unwrap();
     wake(&writer, nonce + 1).unwrap();
     commit(&writer, note(&"x".repeat(700)));
     for n in 0..4 {
@@ -55,12 +55,12 @@ fn frames(content: &[u8]) -> Vec<(usize, usize)> {
 }
 
 fn head(disk: &FaultyDisk) -> Head {
-    open(&home_on(disk), Depth::Whole).published().head().clone()
+    open(&dir_on(disk), Depth::Whole).published().head().clone()
 }
 
 fn refused(disk: &FaultyDisk, depth: Depth, context: &str) -> OpenError {
     let before: Vec<_> = disk.paths().iter().map(|path| disk.content(path)).collect();
-    let Err(error) = Writer::open(&home_on(disk), depth, SIZES) else {
+    let Err(error) = Writer::open(&dir_on(disk), depth, SIZES) else {
         panic!("accepted: {context}")
     };
     let after: Vec<_> = disk.paths().iter().map(|path| disk.content(path)).collect();
@@ -195,7 +195,7 @@ fn missing_swapped_and_foreign_files_are_refused() {
         gone.take_away(&path);
         if !is_checkpoint {
             assert!(
-                Writer::open(&home_on(&gone), Depth::Whole, SIZES).is_err(),
+                Writer::open(&dir_on(&gone), Depth::Whole, SIZES).is_err(),
                 "missing {}",
                 path.display()
             );
@@ -220,7 +220,7 @@ fn without_its_checkpoint_the_whole_history_is_read() {
     let disk = lived(1);
     let whole = head(&disk);
     disk.take_away(&Path::new(PATH).join("checkpoint"));
-    let reader = Reader::open(&home_on(&disk), Depth::Tail).unwrap();
+    let reader = Reader::open(&dir_on(&disk), Depth::Tail).unwrap();
     assert_eq!(
         (reader.state().head(), reader.records_read()),
         (&whole, whole.seq + 1)
@@ -236,9 +236,9 @@ fn after_a_crash_a_changed_acknowledged_record_is_no_torn_end() {
         ..SIZES
     };
     let live = FaultyDisk::default();
-    let home = home_on(&live);
-    found_at(&home, 1).unwrap();
-    let (writer, _) = Writer::open(&home, Depth::Tail, never).unwrap();
+    let object_dir = dir_on(&live);
+    found_at(&object_dir, 1).unwrap();
+    let (writer, _) = Writer::open(&object_dir, Depth::Tail, never).unwrap();
     wake(&writer, 2).unwrap();
     for n in 0..6 {
         commit(&writer, count(n));
@@ -258,7 +258,7 @@ fn after_a_crash_a_changed_acknowledged_record_is_no_torn_end() {
     }
     // The very last group cannot be told from one that was never acknowledged.
     let torn = with(&disk, &path, |content| content[last.0 + 20] ^= 1);
-    let (_, recovery) = Writer::open(&home_on(&torn), Depth::Whole, SIZES).unwrap();
+    let (_, recovery) = Writer::open(&dir_on(&torn), Depth::Whole, SIZES).unwrap();
     assert!(recovery.torn);
 }
 

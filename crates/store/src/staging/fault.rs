@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use suijuris_core::id::{BundleId, ObjectId};
 
-use crate::home::OpenError;
-use crate::shelf;
+use crate::bundle_store;
+use crate::object_dir::OpenError;
 
 /// Why a history is not put into a directory. The directory's object, if it has one, is as before.
 #[derive(Debug, thiserror::Error)]
-pub enum LandingError {
+pub enum StagingError {
     /// Something else is there.
     #[error("{dir} is not empty: it holds `{name}`; choose another directory")]
     NotEmpty {
@@ -51,7 +51,7 @@ pub enum LandingError {
     },
     /// The directory.
     #[error(transparent)]
-    Home(#[from] OpenError),
+    Open(#[from] OpenError),
     /// A bundle.
     #[error("bundle {id} cannot be kept")]
     Bundle {
@@ -59,7 +59,7 @@ pub enum LandingError {
         id: BundleId,
         /// Why.
         #[source]
-        source: shelf::Error,
+        source: bundle_store::Error,
     },
     /// The disk.
     #[error("cannot write {path}")]
@@ -72,8 +72,8 @@ pub enum LandingError {
     },
 }
 
-pub(super) fn failed<'a>(path: &'a Path) -> impl Fn(io::Error) -> LandingError + 'a {
-    move |source| LandingError::Disk {
+pub(super) fn failed<'a>(path: &'a Path) -> impl Fn(io::Error) -> StagingError + 'a {
+    move |source| StagingError::Disk {
         path: path.to_owned(),
         source,
     }

@@ -12,7 +12,7 @@ use suijuris_core::manifest;
 use suijuris_core::memory::Schema;
 
 use crate::disk;
-use crate::home::Home;
+use crate::object_dir::ObjectDir;
 
 const MAX_PROGRAM_BYTES: u64 = 16 << 20;
 
@@ -35,17 +35,17 @@ pub enum Error {
 
 /// The bundles of one object; each is read and checked once.
 #[derive(Debug)]
-pub struct Shelf {
-    home: Home,
+pub struct BundleStore {
+    object_dir: ObjectDir,
     open: Mutex<BTreeMap<BundleId, Arc<Bundle>>>,
 }
 
-impl Shelf {
-    /// The bundles in `home`; reads nothing yet.
+impl BundleStore {
+    /// The bundles in `object_dir`; reads nothing yet.
     #[must_use]
-    pub fn of(home: &Home) -> Self {
+    pub fn of(object_dir: &ObjectDir) -> Self {
         Self {
-            home: home.clone(),
+            object_dir: object_dir.clone(),
             open: Mutex::default(),
         }
     }
@@ -71,9 +71,10 @@ impl Shelf {
     /// # Errors
     /// [`Error::Disk`].
     pub fn files(&self, id: &BundleId) -> Result<BundleFiles, Error> {
-        let dir = self.home.bundles().join(id.to_string());
+        let dir = self.object_dir.bundles().join(id.to_string());
         let read = |file: &'static str, max: u64| {
-            disk::read(&*self.home.disk, &dir.join(file), max).map_err(|source| Error::Disk { file, source })
+            disk::read(&*self.object_dir.disk, &dir.join(file), max)
+                .map_err(|source| Error::Disk { file, source })
         };
         Ok(BundleFiles {
             manifest: read("manifest", manifest::MAX_BYTES as u64)?,
@@ -82,7 +83,7 @@ impl Shelf {
         })
     }
 
-    /// Puts a bundle on the shelf, durably, before a record names it. One that is there is left as it is.
+    /// Puts a bundle into the store, durably, before a record names it. One that is there is left as it is.
     ///
     /// # Errors
     /// [`Error`] where the files are not a bundle, or cannot be written.
@@ -92,18 +93,18 @@ impl Shelf {
         if let Ok(there) = self.bundle(&id) {
             return Ok(there);
         }
-        let (disk, shelf) = (&*self.home.disk, self.home.bundles());
-        let dir = shelf.join(id.to_string());
+        let (disk, bundles) = (&*self.object_dir.disk, self.object_dir.bundles());
+        let dir = bundles.join(id.to_string());
         let made = |result: io::Result<()>| {
             result.map_err(|source| Error::Disk {
                 file: "bundles",
                 source,
             })
         };
-        made(disk.create_dir(&shelf))?;
-        made(disk.sync_dir(self.home.path()))?;
+        made(disk.create_dir(&bundles))?;
+        made(disk.sync_dir(self.object_dir.path()))?;
         made(disk.create_dir(&dir))?;
-        made(disk.sync_dir(&shelf))?;
+        made(disk.sync_dir(&bundles))?;
         for (file, bytes) in [
             ("governance.cedar", &files.governance),
             ("program", &files.program),
@@ -114,11 +115,14 @@ impl Shelf {
         self.bundle(&id)
     }
 
-    /// Takes a bundle off the shelf again; no record may name it.
+    /// Takes a bundle out of the store again; no record may name it.
     pub(crate) fn remove(&self, id: &BundleId) -> io::Result<()> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.remove(id);
-        let (disk, dir) = (&*self.home.disk, self.home.bundles().join(id.to_string()));
+        let (disk, dir) = (
+            &*self.object_dir.disk,
+            self.object_dir.bundles().join(id.to_string()),
+        );
         for name in disk::optional(disk.list(&dir))?.unwrap_or_default() {
             disk.remove(&dir.join(name))?;
         }
@@ -126,7 +130,7 @@ impl Shelf {
     }
 }
 
-impl Bundles for Shelf {
+impl Bundles for BundleStore {
     fn schema(&self, id: &BundleId) -> Option<Arc<Schema>> {
         Some(Arc::clone(self.bundle(id).ok()?.schema()))
     }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use suijuris_core::lineage::Stored;
 
-use super::fault::{LandingError, failed};
+use super::fault::{StagingError, failed};
 use crate::disk::{File, How};
 use crate::frame::{FRAME_BYTES, Frame, Header};
-use crate::home::Home;
+use crate::object_dir::ObjectDir;
 
 /// Bytes written at once.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -24,8 +24,12 @@ pub(super) struct Filling {
 }
 
 impl Filling {
-    pub(super) fn begin(home: &Home, path: PathBuf, header: &Header) -> Result<Self, LandingError> {
-        let file = home.disk.open(&path, How::Create).map_err(failed(&path))?;
+    pub(super) fn begin(
+        object_dir: &ObjectDir,
+        path: PathBuf,
+        header: &Header,
+    ) -> Result<Self, StagingError> {
+        let file = object_dir.disk.open(&path, How::Create).map_err(failed(&path))?;
         Ok(Self {
             path,
             file,
@@ -40,7 +44,7 @@ impl Filling {
         self.at + self.buffer.len() as u64
     }
 
-    pub(super) fn push(&mut self, stored: &Stored) -> Result<(), LandingError> {
+    pub(super) fn push(&mut self, stored: &Stored) -> Result<(), StagingError> {
         self.last_frame_bytes = (FRAME_BYTES + stored.bytes.len()) as u64;
         // Each record is a group of its own: whoever sees one knows that all before it were durable.
         Frame::push(stored, 0, &mut self.buffer);
@@ -50,7 +54,7 @@ impl Filling {
         Ok(())
     }
 
-    fn write(&mut self) -> Result<(), LandingError> {
+    fn write(&mut self) -> Result<(), StagingError> {
         self.file
             .write_at(&self.buffer, self.at)
             .map_err(failed(&self.path))?;
@@ -59,7 +63,7 @@ impl Filling {
         Ok(())
     }
 
-    pub(super) fn settle(&mut self) -> Result<(), LandingError> {
+    pub(super) fn sync(&mut self) -> Result<(), StagingError> {
         self.write()?;
         self.file.sync().map_err(failed(&self.path))
     }

@@ -8,13 +8,13 @@ use suijuris_core::codec;
 use suijuris_core::id::{BundleId, ObjectId};
 use suijuris_core::lineage::{Broken, Unusable};
 
+use crate::bundle_store;
 use crate::disk::{self, Disk, Lock, Real};
 use crate::frame::HeaderFault;
-use crate::shelf;
 
 /// An object's directory on some disk. Holding one opens nothing.
 #[derive(Debug, Clone)]
-pub struct Home {
+pub struct ObjectDir {
     pub(crate) disk: Arc<dyn Disk>,
     path: PathBuf,
 }
@@ -102,7 +102,7 @@ pub enum OpenError {
         id: BundleId,
         /// Why.
         #[source]
-        source: shelf::Error,
+        source: bundle_store::Error,
     },
     /// Neither waiting key is the one that the history commits to.
     #[error(
@@ -139,7 +139,7 @@ impl OpenError {
     }
 }
 
-impl Home {
+impl ObjectDir {
     /// The directory at `path` of the machine's own disk.
     #[must_use]
     pub fn at(path: impl Into<PathBuf>) -> Self {
@@ -273,7 +273,7 @@ impl Home {
         Ok(segments)
     }
 
-    pub(crate) fn locked(&self) -> Result<Held, OpenError> {
+    pub(crate) fn locked(&self) -> Result<WriterLock, OpenError> {
         let path = self.lock_path();
         let whoami = format!("process {}", std::process::id());
         // A reader that looks whether somebody writes holds the lock for some microseconds.
@@ -283,7 +283,7 @@ impl Home {
                 .lock(&path, &whoami)
                 .map_err(OpenError::disk("lock", &path))?
             {
-                Lock::Held(guard) => return Ok(Held(guard)),
+                Lock::Held(guard) => return Ok(WriterLock(guard)),
                 Lock::Taken(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
             }
         }
@@ -292,7 +292,7 @@ impl Home {
             .lock(&path, &whoami)
             .map_err(OpenError::disk("lock", &path))?
         {
-            Lock::Held(guard) => Ok(Held(guard)),
+            Lock::Held(guard) => Ok(WriterLock(guard)),
             Lock::Taken(holder) => Err(OpenError::Locked {
                 path: self.path.clone(),
                 holder: if holder.is_empty() {
@@ -307,6 +307,6 @@ impl Home {
 
 /// The right to write, until dropped.
 #[derive(Debug)]
-pub(crate) struct Held(
+pub(crate) struct WriterLock(
     #[expect(dead_code, reason = "held for its drop")] Box<dyn std::any::Any + Send + Sync>,
 );

@@ -4,7 +4,7 @@
 //! of birth. In one that holds an older part of the same history, the rest becomes one more segment, and its naming is
 //! the moment. Everything else (bundles, secrets, the waiting key) is durable before, and means nothing without it.
 //!
-//! Not here: whether the records are a sound chain; who fills a [`Landing`] folds them (`capsule`, `rebuild`, `fork`).
+//! Not here: whether the records are a sound chain; who fills a [`Staging`] folds them (`capsule`, `rebuild`, `fork`).
 
 mod fault;
 mod filling;
@@ -17,17 +17,17 @@ use suijuris_core::id::BundleId;
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{Checkpoint, State, Stored};
 
+use crate::bundle_store::{BundleFiles, BundleStore};
 use crate::disk::{self, How};
 use crate::frame::{FRAME_BYTES, HEADER_BYTES, Header};
-use crate::home::{Held, Home, OpenError};
 use crate::keys;
+use crate::object_dir::{ObjectDir, OpenError, WriterLock};
 use crate::opening::{self, Depth};
 use crate::queue::Tail;
 use crate::secrets::{self, Secret};
-use crate::shelf::{BundleFiles, Shelf};
 use crate::writer::Sizes;
 
-pub use fault::LandingError;
+pub use fault::StagingError;
 use fault::failed;
 use filling::Filling;
 pub(crate) use known::Known;
@@ -61,12 +61,12 @@ enum Ground {
     Older { seq: u64 },
 }
 
-/// A history on its way into a directory. Dropping it without [`Landing::land`] undoes what it did, as far as the disk
+/// A history on its way into a directory. Dropping it without [`Staging::commit`] undoes what it did, as far as the disk
 /// lets it.
 #[derive(Debug)]
-pub(crate) struct Landing {
-    home: Home,
-    shelf: Shelf,
+pub(crate) struct Staging {
+    object_dir: ObjectDir,
+    bundles: BundleStore,
     sizes: Sizes,
     ground: Ground,
     filling: Option<Filling>,
@@ -74,45 +74,50 @@ pub(crate) struct Landing {
     kept: Vec<PathBuf>,
     added: u64,
     over: bool,
-    _lock: Held,
+    _lock: WriterLock,
 }
 
-impl Landing {
+impl Staging {
     /// Looks at the directory, which is made where its parent directory exists, and takes its lock.
     ///
     /// # Errors
-    /// [`LandingError`]; nothing was changed.
-    pub(crate) fn begin(home: &Home, sizes: Sizes) -> Result<Self, LandingError> {
-        let disk = &*home.disk;
-        let listed = disk::optional(disk.list(home.path())).map_err(OpenError::disk("list", home.path()))?;
+    /// [`StagingError`]; nothing was changed.
+    pub(crate) fn begin(object_dir: &ObjectDir, sizes: Sizes) -> Result<Self, StagingError> {
+        let disk = &*object_dir.disk;
+        let listed = disk::optional(disk.list(object_dir.path()))
+            .map_err(OpenError::disk("list", object_dir.path()))?;
         let made_dir = listed.is_none();
-        let parent = home.path().parent().filter(|path| !path.as_os_str().is_empty());
-        disk.create_dir(home.path()).map_err(failed(home.path()))?;
+        let parent = object_dir
+            .path()
+            .parent()
+            .filter(|path| !path.as_os_str().is_empty());
+        disk.create_dir(object_dir.path())
+            .map_err(failed(object_dir.path()))?;
         disk.sync_dir(parent.unwrap_or_else(|| Path::new(".")))
-            .map_err(failed(home.path()))?;
-        let bare = !home.holds_object()?;
+            .map_err(failed(object_dir.path()))?;
+        let bare = !object_dir.holds_object()?;
         let foreign = |name: &&String| !KNOWN.contains(&name.as_str());
         if let (true, Some(name)) = (bare, listed.unwrap_or_default().iter().find(foreign)) {
-            return Err(LandingError::NotEmpty {
-                dir: home.path().to_owned(),
+            return Err(StagingError::NotEmpty {
+                dir: object_dir.path().to_owned(),
                 name: name.clone(),
             });
         }
-        let lock = home.locked()?;
-        let shelf = Shelf::of(home);
-        home.clear_staged()?;
-        let ground = if bare && !home.holds_object()? {
-            disk.create_dir(&home.staged_lineage())
-                .map_err(failed(&home.staged_lineage()))?;
+        let lock = object_dir.locked()?;
+        let bundles = BundleStore::of(object_dir);
+        object_dir.clear_staged()?;
+        let ground = if bare && !object_dir.holds_object()? {
+            disk.create_dir(&object_dir.staged_lineage())
+                .map_err(failed(&object_dir.staged_lineage()))?;
             Ground::Bare { made_dir }
         } else {
             Ground::Older {
-                seq: settled(home, &shelf)?,
+                seq: repaired_end(object_dir, &bundles)?,
             }
         };
         Ok(Self {
-            home: home.clone(),
-            shelf,
+            object_dir: object_dir.clone(),
+            bundles,
             sizes,
             ground,
             filling: None,
@@ -124,23 +129,23 @@ impl Landing {
         })
     }
 
-    /// Puts a bundle on the shelf.
+    /// Puts a bundle into the bundle store.
     ///
     /// # Errors
-    /// [`LandingError::Bundle`].
-    pub(crate) fn bundle(&mut self, id: BundleId, files: &BundleFiles) -> Result<(), LandingError> {
-        if self.shelf.bundle(&id).is_ok() {
+    /// [`StagingError::Bundle`].
+    pub(crate) fn bundle(&mut self, id: BundleId, files: &BundleFiles) -> Result<(), StagingError> {
+        if self.bundles.bundle(&id).is_ok() {
             return Ok(());
         }
         self.put.push(id);
-        let put = self.shelf.put(files);
+        let put = self.bundles.put(files);
         put.map(drop)
-            .map_err(|source| LandingError::Bundle { id, source })
+            .map_err(|source| StagingError::Bundle { id, source })
     }
 
     /// The bundles put so far, for the fold.
-    pub(crate) const fn shelf(&self) -> &Shelf {
-        &self.shelf
+    pub(crate) const fn bundles(&self) -> &BundleStore {
+        &self.bundles
     }
 
     /// Records that were not there before.
@@ -156,19 +161,19 @@ impl Landing {
         }
     }
 
-    /// The records that are there, to be compared with those that come; `home` is the directory that was given.
+    /// The records that are there, to be compared with those that come; `object_dir` is the directory that was given.
     ///
     /// # Errors
-    /// [`LandingError::Home`].
-    pub(crate) fn known<'a>(&self, home: &'a Home) -> Result<Known<'a>, LandingError> {
-        Ok(Known::of(home, self.old().is_some())?)
+    /// [`StagingError::Open`].
+    pub(crate) fn known<'a>(&self, object_dir: &'a ObjectDir) -> Result<Known<'a>, StagingError> {
+        Ok(Known::of(object_dir, self.old().is_some())?)
     }
 
     /// Takes the next record of the history, which the caller's fold has accepted.
     ///
     /// # Errors
-    /// [`LandingError`].
-    pub(crate) fn record(&mut self, stored: &Stored, known: &mut Known<'_>) -> Result<(), LandingError> {
+    /// [`StagingError`].
+    pub(crate) fn record(&mut self, stored: &Stored, known: &mut Known<'_>) -> Result<(), StagingError> {
         let seq = stored.record.seq;
         let object = stored.record.object.unwrap_or_else(|| stored.id.into());
         if self.old().is_some_and(|old| seq <= old) {
@@ -182,12 +187,12 @@ impl Landing {
             more && self.old().is_none()
         });
         if full && let Some(mut filling) = self.filling.take() {
-            filling.settle()?;
+            filling.sync()?;
         }
         let mut filling = match self.filling.take() {
             Some(filling) => filling,
             None => Filling::begin(
-                &self.home,
+                &self.object_dir,
                 self.path_of(seq),
                 &Header {
                     object,
@@ -204,22 +209,22 @@ impl Landing {
 
     fn path_of(&self, first: u64) -> PathBuf {
         match self.ground {
-            Ground::Bare { .. } => self.home.staged_segment(first),
-            Ground::Older { .. } => self.home.unnamed_segment(first),
+            Ground::Bare { .. } => self.object_dir.staged_segment(first),
+            Ground::Older { .. } => self.object_dir.unnamed_segment(first),
         }
     }
 
     /// Makes durable what is there so far; it has no name yet.
     ///
     /// # Errors
-    /// [`LandingError`].
-    pub(crate) fn settle(&mut self) -> Result<(), LandingError> {
+    /// [`StagingError`].
+    pub(crate) fn sync_staged(&mut self) -> Result<(), StagingError> {
         if let Some(filling) = &mut self.filling {
-            filling.settle()?;
+            filling.sync()?;
         }
         if let Ground::Bare { .. } = self.ground {
-            let dir = self.home.staged_lineage();
-            self.home.disk.sync_dir(&dir).map_err(failed(&dir))?;
+            let dir = self.object_dir.staged_lineage();
+            self.object_dir.disk.sync_dir(&dir).map_err(failed(&dir))?;
         }
         Ok(())
     }
@@ -232,9 +237,9 @@ impl Landing {
     /// Leaves everything staged as it is, durable, for [`birth`] at another time.
     ///
     /// # Errors
-    /// [`LandingError`].
-    pub(crate) fn leave(mut self) -> Result<(), LandingError> {
-        self.settle()?;
+    /// [`StagingError`].
+    pub(crate) fn keep_staged(mut self) -> Result<(), StagingError> {
+        self.sync_staged()?;
         self.over = true;
         Ok(())
     }
@@ -242,13 +247,13 @@ impl Landing {
     /// Whether the history may have this place; `state` is its fold. Nothing that was there before has changed yet.
     ///
     /// # Errors
-    /// [`LandingError::Newer`]; [`LandingError::NotEmpty`] for a key of another history.
-    pub(crate) fn check(&self, state: &State) -> Result<(), LandingError> {
-        let dir = || self.home.path().to_owned();
+    /// [`StagingError::Newer`]; [`StagingError::NotEmpty`] for a key of another history.
+    pub(crate) fn check(&self, state: &State) -> Result<(), StagingError> {
+        let dir = || self.object_dir.path().to_owned();
         let theirs = state.head().seq;
         if let Some(ours) = self.old() {
             return match ours > theirs {
-                true => Err(LandingError::Newer {
+                true => Err(StagingError::Newer {
                     dir: dir(),
                     ours,
                     theirs,
@@ -257,10 +262,10 @@ impl Landing {
             };
         }
         // A key whose history is not here may be the last copy of it: it is never written over.
-        let path = self.home.next_key();
-        let there = disk::optional(self.home.disk.open(&path, How::Read)).map_err(failed(&path))?;
-        if there.is_some() && keys::waiting(&self.home, &state.head().next).is_err() {
-            return Err(LandingError::NotEmpty {
+        let path = self.object_dir.next_key();
+        let there = disk::optional(self.object_dir.disk.open(&path, How::Read)).map_err(failed(&path))?;
+        if there.is_some() && keys::waiting(&self.object_dir, &state.head().next).is_err() {
+            return Err(StagingError::NotEmpty {
                 dir: dir(),
                 name: "next.key".to_owned(),
             });
@@ -271,9 +276,9 @@ impl Landing {
     /// Keeps a small file beside the history, durably.
     ///
     /// # Errors
-    /// [`LandingError::Disk`].
-    pub(crate) fn keep(&mut self, path: PathBuf, bytes: &[u8]) -> Result<(), LandingError> {
-        disk::replace(&*self.home.disk, &path, bytes).map_err(failed(&path))?;
+    /// [`StagingError::Disk`].
+    pub(crate) fn keep(&mut self, path: PathBuf, bytes: &[u8]) -> Result<(), StagingError> {
+        disk::replace(&*self.object_dir.disk, &path, bytes).map_err(failed(&path))?;
         self.kept.push(path);
         Ok(())
     }
@@ -283,56 +288,56 @@ impl Landing {
     /// # Errors
     /// [`secrets::Error`].
     pub(crate) fn keep_secret(&mut self, secret: &Secret) -> Result<(), secrets::Error> {
-        let commitment = self.home.keep_secret(secret)?;
-        self.kept.push(self.home.secrets().join(commitment.hex()));
+        let commitment = self.object_dir.keep_secret(secret)?;
+        self.kept.push(self.object_dir.secrets().join(commitment.hex()));
         Ok(())
     }
 
-    /// Gives the history its place, after [`Landing::check`]; `waiting` is the key that it commits to, where it is at
+    /// Gives the history its place, after [`Staging::check`]; `waiting` is the key that it commits to, where it is at
     /// hand.
     ///
     /// # Errors
-    /// [`LandingError`].
-    pub(crate) fn land(mut self, state: &State, waiting: Option<&SecretKey>) -> Result<(), LandingError> {
-        self.settle()?;
-        let home = self.home.clone();
-        let fits = keys::waiting(&home, &state.head().next).is_ok();
+    /// [`StagingError`].
+    pub(crate) fn commit(mut self, state: &State, waiting: Option<&SecretKey>) -> Result<(), StagingError> {
+        self.sync_staged()?;
+        let object_dir = self.object_dir.clone();
+        let fits = keys::waiting(&object_dir, &state.head().next).is_ok();
         if let Some(key) = waiting.filter(|_| !fits) {
-            keys::prepare(&home, key).map_err(failed(&home.new_key()))?;
+            keys::prepare(&object_dir, key).map_err(failed(&object_dir.new_key()))?;
         }
         self.over = true;
         match self.ground {
-            Ground::Bare { .. } => birth(&home)?,
+            Ground::Bare { .. } => birth(&object_dir)?,
             Ground::Older { .. } => self.name_rest()?,
         }
-        let Ok((key, prepared)) = keys::waiting(&home, &state.head().next) else {
+        let Ok((key, prepared)) = keys::waiting(&object_dir, &state.head().next) else {
             return Ok(());
         };
         if prepared {
-            keys::adopt(&home).map_err(failed(&home.next_key()))?;
+            keys::adopt(&object_dir).map_err(failed(&object_dir.next_key()))?;
         }
         self.checkpoint(state, &key)
     }
 
-    fn name_rest(&self) -> Result<(), LandingError> {
+    fn name_rest(&self) -> Result<(), StagingError> {
         let Some(filling) = &self.filling else {
             return Ok(());
         };
-        let (disk, named) = (&*self.home.disk, self.home.segment(filling.first));
+        let (disk, named) = (&*self.object_dir.disk, self.object_dir.segment(filling.first));
         disk.rename(&filling.path, &named)
-            .and_then(|()| disk.sync_dir(&self.home.lineage()))
+            .and_then(|()| disk.sync_dir(&self.object_dir.lineage()))
             .map_err(failed(&named))
     }
 
-    fn checkpoint(&self, state: &State, key: &SecretKey) -> Result<(), LandingError> {
+    fn checkpoint(&self, state: &State, key: &SecretKey) -> Result<(), StagingError> {
         let Some(filling) = &self.filling else {
             return Ok(());
         };
         let position = opening::position(filling.end(), filling.last_frame_bytes);
-        let path = self.home.checkpoint();
+        let path = self.object_dir.checkpoint();
         let bytes = Checkpoint::of(state, position, key).map_err(io::Error::other);
         bytes
-            .and_then(|bytes| disk::replace(&*self.home.disk, &path, &bytes))
+            .and_then(|bytes| disk::replace(&*self.object_dir.disk, &path, &bytes))
             .map_err(failed(&path))
     }
 }
@@ -340,51 +345,51 @@ impl Landing {
 /// Lets a staged history be an object: it gets its name.
 ///
 /// # Errors
-/// [`LandingError::Disk`].
-pub(crate) fn birth(home: &Home) -> Result<(), LandingError> {
-    let disk = &*home.disk;
-    home.remove_unnamed()?;
-    disk.rename(&home.staged_lineage(), &home.lineage())
-        .and_then(|()| disk.sync_dir(home.path()))
-        .map_err(failed(&home.lineage()))
+/// [`StagingError::Disk`].
+pub(crate) fn birth(object_dir: &ObjectDir) -> Result<(), StagingError> {
+    let disk = &*object_dir.disk;
+    object_dir.remove_unnamed()?;
+    disk.rename(&object_dir.staged_lineage(), &object_dir.lineage())
+        .and_then(|()| disk.sync_dir(object_dir.path()))
+        .map_err(failed(&object_dir.lineage()))
 }
 
-/// Mends the end of the object that is there, as a writer would, and says where it is.
-fn settled(home: &Home, shelf: &Shelf) -> Result<u64, LandingError> {
-    let opened = opening::open(home, shelf, Depth::Tail, &|| false, &mut |_| {})?;
-    Tail::mend(home, &opened)?;
-    home.remove_unnamed()?;
-    if let Ok((_, true)) = keys::waiting(home, &opened.state.head().next) {
-        keys::adopt(home).map_err(failed(&home.next_key()))?;
+/// Repairs the end of the object that is there, as a writer would, and says where it is.
+fn repaired_end(object_dir: &ObjectDir, bundles: &BundleStore) -> Result<u64, StagingError> {
+    let opened = opening::open(object_dir, bundles, Depth::Tail, &|| false, &mut |_| {})?;
+    Tail::repair(object_dir, &opened)?;
+    object_dir.remove_unnamed()?;
+    if let Ok((_, true)) = keys::waiting(object_dir, &opened.state.head().next) {
+        keys::adopt(object_dir).map_err(failed(&object_dir.next_key()))?;
     }
     Ok(opened.state.head().seq)
 }
 
-impl Drop for Landing {
+impl Drop for Staging {
     fn drop(&mut self) {
         if self.over {
             return;
         }
-        // What is left behind has no name and is removed by the next landing.
-        let disk = &*self.home.disk;
+        // What is left behind has no name and is removed by the next staging.
+        let disk = &*self.object_dir.disk;
         let Ground::Bare { made_dir } = self.ground else {
-            let _ = self.home.remove_unnamed();
+            let _ = self.object_dir.remove_unnamed();
             return;
         };
-        let _ = self.home.clear_staged();
-        let _ = disk.remove_dir(&self.home.staged_lineage());
+        let _ = self.object_dir.clear_staged();
+        let _ = disk.remove_dir(&self.object_dir.staged_lineage());
         for id in &self.put {
-            let _ = self.shelf.remove(id);
+            let _ = self.bundles.remove(id);
         }
         for path in &self.kept {
             let _ = disk.remove(path);
         }
-        for dir in [self.home.bundles(), self.home.secrets()] {
+        for dir in [self.object_dir.bundles(), self.object_dir.secrets()] {
             let _ = disk.remove_dir(&dir);
         }
         if made_dir {
-            let _ = disk.remove(&self.home.lock_path());
-            let _ = disk.remove_dir(self.home.path());
+            let _ = disk.remove(&self.object_dir.lock_path());
+            let _ = disk.remove_dir(self.object_dir.path());
         }
     }
 }
