@@ -1,0 +1,195 @@
+//! Everything that a runtime has to know at its start. None of it stands in arguments or the environment, where whoever
+//! may look at `/proc` would read it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_bytes::ByteBuf;
+use suijuris_core::governance::TriggerKind;
+use suijuris_core::inputs::{Caller, Host, Request, Trigger};
+use suijuris_core::lineage::Fired;
+use suijuris_core::witness::HolderId;
+
+use crate::identity::{ActivationId, Secret};
+use crate::message::MessageError;
+
+/// Why a machine was started or resumed: what its owner knows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cause {
+    /// What proposes the wake.
+    pub trigger: Trigger,
+    /// The request, for that trigger.
+    pub request: Option<Request>,
+    /// Who proposes.
+    pub by: Proposer,
+    /// The caller, where a verified one proposes.
+    pub caller: Option<Caller>,
+    /// Timer occurrences that this wake deals with.
+    pub fired: Fired,
+    /// Where the machine runs.
+    pub host: Host,
+}
+
+/// Who proposes a wake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proposer {
+    /// Somebody at the gate.
+    Caller,
+    /// A timer of the bundle.
+    Timer,
+    /// An owner.
+    Controller,
+    /// The host or the platform.
+    Host,
+    /// Another object.
+    Peer,
+    /// The program inside.
+    Workload,
+}
+
+impl Default for Cause {
+    /// A machine that somebody just started.
+    fn default() -> Self {
+        let host = Host {
+            provider: "process".to_owned(),
+            ..Host::default()
+        };
+        Self {
+            trigger: Trigger::new(TriggerKind::Boot),
+            request: None,
+            by: Proposer::Host,
+            caller: None,
+            fired: Fired::new(),
+            host,
+        }
+    }
+}
+
+/// An address with a port; its text where it travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address(pub SocketAddr);
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// Where the gate takes connections from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Listen<D> {
+    /// A listening socket.
+    Descriptor(D),
+    /// An address of the machine's own.
+    Address(Address),
+    /// Nowhere: each connection comes over the link.
+    Link,
+}
+
+/// How the runtime reaches its depot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DepotRoute<D> {
+    /// There is none.
+    None,
+    /// A socket to one that the supervisor serves.
+    Descriptor(D),
+    /// A stream of the link, which the runtime opens, to one that the supervisor serves.
+    Link,
+    /// By itself.
+    Url(String),
+}
+
+/// A whole launch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch<D> {
+    /// Proves, when a supervisor attaches later, that it is ours, and to it that we are.
+    pub secret: Secret,
+    /// The activation, as in the hello.
+    pub activation: ActivationId,
+    /// Why.
+    pub cause: Cause,
+    /// The object's data directory, inside the machine.
+    #[serde(with = "path")]
+    pub data: PathBuf,
+    /// The directory that `{object}` of the workload's command stands for.
+    #[serde(with = "path")]
+    pub object_dir: PathBuf,
+    /// Where the workload's own interface is to be.
+    #[serde(with = "path")]
+    pub agent_socket: PathBuf,
+    /// Where connections come from.
+    pub listen: Listen<D>,
+    /// The way to the depot.
+    pub depot: DepotRoute<D>,
+    /// Kept open as long as the machine runs: whoever sees it held knows that it does.
+    pub presence: Option<D>,
+    /// The name under which whoever starts the machine holds the object; it goes on under it.
+    pub holder: Option<HolderId>,
+    /// What the claim of the object gave, in the words of whoever claims; opaque here.
+    pub grant: Option<ByteBuf>,
+}
+
+impl<D> Launch<D> {
+    pub(crate) fn map<E>(
+        self,
+        change: &mut impl FnMut(D) -> Result<E, MessageError>,
+    ) -> Result<Launch<E>, MessageError> {
+        let listen = match self.listen {
+            Listen::Descriptor(descriptor) => Listen::Descriptor(change(descriptor)?),
+            Listen::Address(address) => Listen::Address(address),
+            Listen::Link => Listen::Link,
+        };
+        let depot = match self.depot {
+            DepotRoute::None => DepotRoute::None,
+            DepotRoute::Descriptor(descriptor) => DepotRoute::Descriptor(change(descriptor)?),
+            DepotRoute::Link => DepotRoute::Link,
+            DepotRoute::Url(url) => DepotRoute::Url(url),
+        };
+        Ok(Launch {
+            secret: self.secret,
+            activation: self.activation,
+            cause: self.cause,
+            data: self.data,
+            object_dir: self.object_dir,
+            agent_socket: self.agent_socket,
+            listen,
+            depot,
+            presence: self.presence.map(change).transpose()?,
+            holder: self.holder,
+            grant: self.grant,
+        })
+    }
+}
+
+/// A path as the bytes that the system knows it by; not all are text.
+mod path {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use serde_bytes::ByteBuf;
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(path.as_os_str().as_bytes())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        let bytes = ByteBuf::deserialize(deserializer)?;
+        Ok(PathBuf::from(OsString::from_vec(bytes.into_vec())))
+    }
+}

@@ -1,0 +1,278 @@
+//! What the two ends say: typed messages, as canonical DAG-CBOR in message frames.
+//!
+//! A document that scripts read (an event, a reply, a problem, a patch) travels as the JSON that scripts read, so that
+//! there is one form of it. `D` is a descriptor that comes with the message: owned by the program, a slot in the bytes.
+
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_bytes::ByteBuf;
+use suijuris_api::Problem;
+use suijuris_api::agent::Patch;
+use suijuris_api::control::Reply;
+use suijuris_api::event::Stamped;
+use suijuris_core::codec;
+use suijuris_core::lineage::Refused;
+
+use crate::launch::{Address, Cause, Launch};
+
+/// A document of `api`, as its JSON text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Json<T>(pub T);
+
+impl<T: Serialize> Serialize for Json<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = serde_json::to_string(&self.0).map_err(serde::ser::Error::custom)?;
+        serializer.serialize_str(&text)
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Json<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        serde_json::from_str(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// Number of a descriptor among those that come with the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Slot(pub u8);
+
+/// How a connection travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Carrier<D> {
+    /// As itself, where the vehicle passes descriptors.
+    Descriptor(D),
+    /// As a stream of the link that the supervisor has opened, where it does not.
+    Stream {
+        /// The stream.
+        number: u64,
+        /// Who is at the other end of the connection.
+        peer: Address,
+    },
+}
+
+/// Who asks for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// An owner.
+    Controller,
+    /// Whoever runs the machine.
+    Host,
+}
+
+/// To the runtime.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToRuntime<D> {
+    /// The first message of a supervisor that launches, and of no other.
+    Launch(Box<Launch<D>>),
+    /// A connection accepted while the object slept. The supervisor keeps it until [`ToSupervisor::Taken`].
+    Connection {
+        /// Names the connection.
+        id: u64,
+        /// How it comes.
+        carrier: Carrier<D>,
+        /// Bytes that were already read from it.
+        read: ByteBuf,
+    },
+    /// A refusal at the door while the machine was suspended, to be recorded.
+    Record {
+        /// Names it; [`ToSupervisor::Recorded`] repeats it.
+        id: u64,
+        /// The refusal.
+        refused: Box<Refused>,
+    },
+    /// The machine was suspended and runs again.
+    Resumed {
+        /// How often it has: greater than any before; a launch is generation 0.
+        generation: u64,
+        /// Why.
+        cause: Box<Cause>,
+    },
+    /// Somebody asks the object to sleep.
+    Sleep {
+        /// Names the request; the reply repeats it.
+        id: u64,
+        /// Who.
+        by: By,
+    },
+    /// An owner writes memory.
+    Patch {
+        /// Names the request.
+        id: u64,
+        /// The writes.
+        patch: Json<Patch>,
+    },
+    /// The machine is stopped.
+    Stop {
+        /// Milliseconds until it is killed.
+        within_ms: u64,
+    },
+}
+
+/// How the runtime leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// Dormant by the object's own act; the machine can be stopped.
+    Stop,
+    /// Dormant by the object's own act; the machine can be suspended.
+    Suspend,
+    /// The object refused to run.
+    Refused,
+    /// It was stopped without a decision of the object.
+    HostStop,
+    /// Something is broken.
+    Failed,
+}
+
+/// To the supervisor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToSupervisor {
+    /// The first message to a supervisor that attaches, and to no other.
+    Present(Box<Present>),
+    /// Something happened.
+    Event(Box<Json<Stamped>>),
+    /// A request was answered.
+    Reply {
+        /// The request.
+        id: u64,
+        /// The answer.
+        reply: Box<Json<Reply>>,
+    },
+    /// The gate has taken a connection: it is the runtime's alone from now on.
+    Taken {
+        /// The connection.
+        id: u64,
+    },
+    /// A refusal of [`ToRuntime::Record`] is durable.
+    Recorded {
+        /// The refusal.
+        id: u64,
+    },
+    /// The runtime leaves; its machine can be stopped or suspended.
+    Leaving {
+        /// How.
+        how: How,
+        /// The generation in which it says so; older than that of the last [`ToRuntime::Resumed`]: it had not heard.
+        generation: u64,
+        /// What its gate answered everybody, where it refused everybody.
+        problem: Option<Box<Json<Problem>>>,
+    },
+}
+
+/// How an activation stands whose supervisor comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Present {
+    /// The object.
+    pub object: suijuris_core::ObjectId,
+    /// Its phase, as on the agent socket.
+    pub phase: String,
+    /// Number of the activation.
+    pub epoch: u64,
+    /// Position of the last record.
+    pub seq: u64,
+    /// How often the machine was resumed.
+    pub generation: u64,
+    /// Connections that were taken, the last 1,024, so that none is served twice.
+    pub taken: Vec<u64>,
+}
+
+/// Why a message is none.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// Not canonical, or not a message.
+    #[error("a message that is none")]
+    Encoding(#[from] codec::Error),
+    /// The first message of a supervisor that launches is another one.
+    #[error("a first message that is no launch")]
+    NoLaunch,
+    /// The descriptors that came are not those it speaks of.
+    #[error("a message whose descriptors are not those that came with it")]
+    Descriptors,
+}
+
+/// A message that travels in one direction; `D` as the program has it.
+pub trait Message<D>: Sized {
+    /// Bytes and descriptors.
+    ///
+    /// # Errors
+    /// [`MessageError::Encoding`]; no message of ours has it.
+    fn pack(self) -> Result<(Vec<u8>, Vec<D>), MessageError>;
+
+    /// What was packed, of at most `max` bytes.
+    ///
+    /// # Errors
+    /// [`MessageError`]; the descriptors are closed.
+    fn unpack(body: &[u8], descriptors: Vec<D>, max: usize) -> Result<Self, MessageError>;
+}
+
+impl<D> Message<D> for ToSupervisor {
+    fn pack(self) -> Result<(Vec<u8>, Vec<D>), MessageError> {
+        Ok((codec::encode(&self)?, Vec::new()))
+    }
+
+    fn unpack(body: &[u8], descriptors: Vec<D>, max: usize) -> Result<Self, MessageError> {
+        let message = codec::decode(body, max)?;
+        if descriptors.is_empty() {
+            Ok(message)
+        } else {
+            Err(MessageError::Descriptors)
+        }
+    }
+}
+
+impl<D> Message<D> for ToRuntime<D> {
+    fn pack(self) -> Result<(Vec<u8>, Vec<D>), MessageError> {
+        let mut descriptors = Vec::new();
+        let message = self.map(&mut |descriptor| {
+            let slot = u8::try_from(descriptors.len()).map_err(|_many| MessageError::Descriptors)?;
+            descriptors.push(descriptor);
+            Ok(Slot(slot))
+        })?;
+        Ok((codec::encode(&message)?, descriptors))
+    }
+
+    fn unpack(body: &[u8], descriptors: Vec<D>, max: usize) -> Result<Self, MessageError> {
+        let message: ToRuntime<Slot> = codec::decode(body, max)?;
+        let mut came = descriptors.into_iter().zip(0_u8..);
+        // In the order in which they were packed, each once, none left over.
+        let message = message.map(&mut |slot| match came.next() {
+            Some((descriptor, number)) if number == slot.0 => Ok(descriptor),
+            _ => Err(MessageError::Descriptors),
+        })?;
+        if came.next().is_none() {
+            Ok(message)
+        } else {
+            Err(MessageError::Descriptors)
+        }
+    }
+}
+
+impl<D> ToRuntime<D> {
+    fn map<E>(
+        self,
+        change: &mut impl FnMut(D) -> Result<E, MessageError>,
+    ) -> Result<ToRuntime<E>, MessageError> {
+        Ok(match self {
+            Self::Launch(launch) => ToRuntime::Launch(Box::new(launch.map(change)?)),
+            Self::Connection { id, carrier, read } => {
+                let carrier = match carrier {
+                    Carrier::Descriptor(descriptor) => Carrier::Descriptor(change(descriptor)?),
+                    Carrier::Stream { number, peer } => Carrier::Stream { number, peer },
+                };
+                ToRuntime::Connection { id, carrier, read }
+            }
+            Self::Record { id, refused } => ToRuntime::Record { id, refused },
+            Self::Resumed { generation, cause } => ToRuntime::Resumed { generation, cause },
+            Self::Sleep { id, by } => ToRuntime::Sleep { id, by },
+            Self::Patch { id, patch } => ToRuntime::Patch { id, patch },
+            Self::Stop { within_ms } => ToRuntime::Stop { within_ms },
+        })
+    }
+}
