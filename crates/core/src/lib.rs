@@ -3,6 +3,7 @@
 //! No I/O, no clock, no randomness: time, keys and bytes are arguments, effects are return values. Every shell
 //! (runtime, door, command line) performs what this crate decides, and so all of them decide alike.
 
+pub mod activation;
 pub mod bundle;
 pub mod codec;
 pub mod decide;
