@@ -267,7 +267,8 @@ impl State {
 
     fn deadline(&self) -> Option<Mono> {
         match self {
-            Self::Resting(_) | Self::Suspended(_) => None,
+            Self::Resting(_) => None,
+            Self::Suspended(suspended) => suspended.deadline(),
             Self::Starting(waking) | Self::Resuming(waking) => Some(waking.deadline()),
             Self::Running(running) => Some(running.deadline()),
             Self::Suspending(suspending) => Some(suspending.deadline()),

@@ -1,5 +1,7 @@
 //! A machine runs with its object awake or falling asleep in it; then it may be suspended, and resumed.
 
+use std::time::Duration;
+
 use super::settling::Settling;
 use super::stopping::Stopping;
 use super::turn::{End, Past, Turn};
@@ -48,6 +50,8 @@ enum Step {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspended {
     run: Run,
+    /// Until when only an owner or a write resumes it, after an activation that never served.
+    until: Option<Mono>,
 }
 
 impl Running {
@@ -260,13 +264,18 @@ impl Suspending {
 
     /// Who was not taken by the gate is decided about by the door, as is who came since.
     fn suspended(self, turn: &mut Turn<'_>) -> State {
-        if self.past.served.is_some() {
-            // A pause before the next wake is for those that ended badly; this one has not ended.
-            turn.me.pace.forgive();
+        let pause = turn.account(self.past);
+        if let Some(pause) = pause {
+            turn.report(Report::Paused(pause, turn.me.pace.failures()));
         }
         turn.again(self.handed.into_iter().chain(self.held));
-        turn.then(Effect::Look);
-        State::Suspended(Suspended { run: self.run })
+        if pause.is_none() {
+            turn.then(Effect::Look);
+        }
+        State::Suspended(Suspended {
+            run: self.run,
+            until: pause.map(|pause| turn.after(pause)),
+        })
     }
 
     fn late(self, turn: &mut Turn<'_>) -> State {
@@ -313,17 +322,39 @@ impl Suspending {
 }
 
 impl Suspended {
-    pub(super) fn on(self, event: Event, turn: &mut Turn<'_>) -> State {
+    pub(super) fn on(mut self, event: Event, turn: &mut Turn<'_>) -> State {
         let past = Past {
             end: End::GivenUp,
             served: None,
         };
         match event {
-            Event::Proposed(proposal) => State::Resuming(Waking::resume(turn, self.run, proposal)),
-            Event::GiveUp => State::Stopping(Stopping::kill(turn, self.run, Vec::new(), Vec::new(), past)),
-            Event::Exited(run) if run == self.run => Settling::record(turn, past, Vec::new()),
-            _ => State::Suspended(self),
+            Event::Proposed(proposal) => match self.pause(turn) {
+                Some(pause) if !matches!(proposal.by, By::Owner | By::Memory) => {
+                    turn.refuse([proposal], Refusal::Paused(pause));
+                }
+                _ => return State::Resuming(Waking::resume(turn, self.run, proposal)),
+            },
+            Event::GiveUp => {
+                let stopping = Stopping::kill(turn, self.run, Vec::new(), Vec::new(), past);
+                return State::Stopping(stopping);
+            }
+            Event::Exited(run) if run == self.run => return Settling::record(turn, past, Vec::new()),
+            Event::Tick if self.until.is_some() && self.pause(turn).is_none() => {
+                self.until = None;
+                turn.then(Effect::Look);
+            }
+            _ => {}
         }
+        State::Suspended(self)
+    }
+
+    fn pause(&self, turn: &Turn<'_>) -> Option<Duration> {
+        let left = self.until.map(|until| until.since(turn.now));
+        left.filter(|left| !left.is_zero())
+    }
+
+    pub(super) const fn deadline(&self) -> Option<Mono> {
+        self.until
     }
 
     pub(super) fn stop(self, turn: &mut Turn<'_>, now: bool) -> State {

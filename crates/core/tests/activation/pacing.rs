@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use suijuris_core::activation::pace::{Deliveries, Fate, Outcome, Pace, Terms, fate};
-use suijuris_core::activation::{Answer, By, Effect, Found, Leave, Phase, Recorded, Refusal, Report, Word};
+use suijuris_core::activation::{
+    Answer, By, Claimed, Effect, Event, Found, Leave, Phase, Recorded, Refusal, Report, Word,
+};
 use suijuris_core::witness::Mono;
 
 use super::actor::Actor;
@@ -108,6 +110,24 @@ fn an_object_that_served_and_fell_asleep_is_not_paused_and_one_that_never_served
     actor.hear(Word::Leaving(Leave::Slept));
     actor.ends(Recorded::Crashed);
     assert_eq!(actor.phase(), Phase::BackingOff, "what the history says counts");
+}
+
+#[test]
+fn a_suspended_object_that_never_served_is_paused_too() {
+    let mut actor = Actor::at(Phase::Running);
+    actor.hear(Word::Suspend);
+    let run = actor.run();
+    actor.tell(Event::Suspended(run));
+    let ask = actor.asked();
+    actor.tell(Event::Claimed(ask, Claimed::Won));
+    assert_eq!(actor.phase(), Phase::Suspended);
+    actor.propose(2, By::Request);
+    assert_eq!(actor.answer(2), Some(Answer::Refused(Refusal::Paused(SECOND))));
+    let mut other = actor.clone();
+    assert_eq!(actor.pass(SECOND), [Effect::Look]);
+    actor.propose(3, By::Request);
+    other.propose(3, By::Owner);
+    assert_eq!((actor.phase(), other.phase()), (Phase::Resuming, Phase::Resuming));
 }
 
 #[test]
