@@ -17,13 +17,14 @@ mod chance;
 mod faults;
 mod machine;
 mod object;
+mod seeds;
 mod shore;
 mod world;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bugs::BUGS;
+use seeds::{each_seed, number};
 use world::{Tally, World};
 
 /// Worlds that one run lives through.
@@ -37,10 +38,6 @@ const STEPS: u64 = 100;
 
 /// Lines told of a world that broke.
 const LINES: usize = 150;
-
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap())
-}
 
 /// Lives through one world; ends the test, with the story, if it broke.
 fn live(seed: u64) -> Tally {
@@ -58,30 +55,6 @@ fn tell(seed: u64, lines: Option<usize>) {
     let told = world.told();
     let from = told.len().saturating_sub(lines.unwrap_or(LINES));
     println!("seed {seed}: {why:?}\n{}", told[from..].join("\n"));
-}
-
-/// Does `work` for the first worlds, on as many threads as there are; what came of each, until one yields nothing.
-fn each_seed<T: Send>(count: u64, work: impl Fn(u64) -> Option<T> + Sync) -> Vec<T> {
-    let next = AtomicU64::new(0);
-    let over = AtomicBool::new(false);
-    let worker = || {
-        let seeds = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
-        let mine = seeds.take_while(|seed| *seed < count && !over.load(Ordering::Relaxed));
-        let done = mine.map_while(|seed| {
-            let done = work(seed);
-            over.fetch_or(done.is_none(), Ordering::Relaxed);
-            done
-        });
-        done.collect::<Vec<_>>()
-    };
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap())
-            .collect()
-    })
 }
 
 // proves B6
