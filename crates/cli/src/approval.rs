@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// Approve this restore instead, as `restore` said it
     #[arg(long, value_name = "WHAT")]
     restore: Option<String>,
-    /// The owner's key [default: as for founding an object]
+    /// The owner's key [default: as for creating an object]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// File to write; standard output where absent
@@ -60,7 +60,7 @@ Makes the key where there is none.
 Example:
   suijuris key")]
 pub(crate) struct KeyArgs {
-    /// The owner's key [default: as for founding an object]
+    /// The owner's key [default: as for creating an object]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Print the age recipient that belongs to it instead, for others' `export --to`

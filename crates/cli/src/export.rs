@@ -23,7 +23,7 @@ const TRIES: u32 = 5;
 #[command(after_help = "\
 The file is a capsule: bundles, every record, a checkpoint; anybody can verify it. The key that
 continues the history and the values of secret fields travel sealed, by default to you, who
-founded the object: `import` it wherever your owner's key lies. The workload's volume is not in
+created the object: `import` it wherever your owner's key lies. The workload's volume is not in
 it. Exporting neither wakes nor stops the object; once an imported copy has woken with the same
 depot, this one is refused as rolled back.
 

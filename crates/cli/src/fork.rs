@@ -23,7 +23,7 @@ use crate::depots::Which;
 use crate::held::{self, Held, Taken};
 use crate::place::{Place, Where};
 use crate::screen::{self, Screen, Tone};
-use crate::up::founding;
+use crate::up::creation;
 use crate::{Answer, Usage, owner, sleeping, transition};
 
 /// Make a child of an object
@@ -62,7 +62,7 @@ pub(crate) struct Args {
     /// Give the child the parent's secrets too
     #[arg(long)]
     secrets: bool,
-    /// The parent's owner's key [default: as for founding an object]
+    /// The parent's owner's key [default: as for creating an object]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Another owner's approval of the child that was prepared, from `suijuris approve`; may be given several times
@@ -183,7 +183,7 @@ impl Definition {
             }));
         };
         let built = built(dir)?;
-        let files = founding::files(&built);
+        let files = creation::files(&built);
         if let Err(wider) = narrows(&held.bundle, &files.open()?) {
             return Ok(Err(NotNarrower(wider.to_string())));
         }

@@ -34,7 +34,7 @@ Example:
 pub(crate) struct Args {
     #[command(flatten)]
     at: Where,
-    /// An owner's key [default: as for founding an object]
+    /// An owner's key [default: as for creating an object]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Another owner's approval, from `suijuris approve --restore`; may be given several times

@@ -1,6 +1,6 @@
 //! Sealing what must not travel in clear — the waiting key and the secrets — to a named recipient, in the age format.
 //!
-//! An owner's key has an age identity of its own, derived from it, so that one file is enough: whoever founded an object can
+//! An owner's key has an age identity of its own, derived from it, so that one file is enough: whoever created an object can
 //! import it on any machine where that key lies. Others are named by their `age1…` recipient.
 
 use std::fs;

@@ -72,7 +72,7 @@ impl Local {
                         .into(),
                 ));
             }
-            None => found(&files, &format, refuse)?,
+            None => create(&files, &format, refuse)?,
         }
         files.sweep();
         Ok(Self {
@@ -101,7 +101,7 @@ impl Local {
 }
 
 /// Makes an empty depot. Two processes that do so at once make the same one.
-fn found(files: &Files, format: &Path, refuse: impl Fn(String) -> Error) -> Result<(), Error> {
+fn create(files: &Files, format: &Path, refuse: impl Fn(String) -> Error) -> Result<(), Error> {
     let ours = [
         layout::TMP,
         layout::OBJECTS,

@@ -24,7 +24,7 @@ use suijuris_runtime::witness::{
     ClaimError, History, News, Opening, PublishError, Uncovered, Witness, publish,
 };
 use suijuris_store::restore::{restoration, restore, settle};
-use suijuris_store::{Depth, Draft, Founding, ObjectDir, Reader, Sign, Sizes, StageError, Writer, found};
+use suijuris_store::{Creation, Depth, Draft, ObjectDir, Reader, Sign, Sizes, StageError, Writer, create};
 
 /// Histories of these tests, up to a record: each is the digest of its position.
 #[derive(Debug)]
@@ -336,11 +336,11 @@ async fn an_older_copy_and_a_copy_whose_history_cannot_be_read_do_not_run() {
     assert_eq!(error, ClaimError::History("the disk is on fire".to_owned()));
 }
 
-/// An object on disk: founded, woken, and some records on.
+/// An object on disk: created, woken, and some records on.
 fn life(dir: &Path, records: usize) -> ObjectDir {
     let home = ObjectDir::at(dir);
     let bundle = object::bundle_of("test", Schema::default()).unwrap();
-    let founding = Founding {
+    let creation = Creation {
         name: "test".to_owned(),
         controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
         threshold: 1,
@@ -350,7 +350,7 @@ fn life(dir: &Path, records: usize) -> ObjectDir {
         bundle,
         seed: [1; 32].into(),
     };
-    found(&home, founding).unwrap();
+    create(&home, creation).unwrap();
     go_on(&home, records);
     home
 }

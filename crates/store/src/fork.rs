@@ -198,7 +198,7 @@ pub fn stage(parent: &Writer, object_dir: &ObjectDir, conception: Conception) ->
         parent: Some(staged.clone()),
     };
     let schema = std::sync::Arc::clone(bundle.schema());
-    let (mut child, first) = State::found(inception, conception.at, bundle.id(), schema, &waiting)?;
+    let (mut child, first) = State::create(inception, conception.at, bundle.id(), schema, &waiting)?;
     staging.check(&child)?;
     let mut known = staging.known(object_dir)?;
     staging.record(&first, &mut known)?;

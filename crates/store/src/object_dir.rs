@@ -73,7 +73,7 @@ pub enum Damage {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No object is there.
-    #[error("{0} holds no object; found one with `suijuris up`, or name another directory")]
+    #[error("{0} holds no object; create one with `suijuris up`, or name another directory")]
     NotAnObject(PathBuf),
     /// A writer is at work.
     #[error("{path} is in use by {holder}; stop it first, or only read")]

@@ -32,7 +32,7 @@ use fault::failed;
 use filling::Filling;
 pub(crate) use known::Known;
 
-/// What a directory without object may hold: what its user's program puts there before, and what a founding or an
+/// What a directory without object may hold: what its user's program puts there before, and what a creation or an
 /// import that was cut short left.
 const KNOWN: [&str; 15] = [
     "lock",

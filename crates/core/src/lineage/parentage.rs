@@ -38,7 +38,7 @@ pub struct VerifiedParent {
     pub object: ObjectId,
     /// Its name for people, at its inception.
     pub name: String,
-    /// Its head when the child was founded.
+    /// Its head when the child was created.
     pub head: RecordId,
     /// The record that names the child, directly behind that head.
     pub forked: RecordId,

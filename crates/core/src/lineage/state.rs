@@ -230,11 +230,11 @@ pub struct State {
 }
 
 impl State {
-    /// Founds an object: makes the inception record, signed by the key of the first epoch.
+    /// Creates an object: makes the inception record, signed by the key of the first epoch.
     ///
     /// # Errors
     /// [`Broken`] where the inception is not sound (controllers, threshold, commitment to `signer`).
-    pub fn found(
+    pub fn create(
         body: Inception,
         at: Timestamp,
         bundle: BundleId,

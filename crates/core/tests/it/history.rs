@@ -283,9 +283,9 @@ fn rules_that_are_not_at_hand_are_named() {
 #[test]
 fn an_inception_with_unsound_controllers_or_a_foreign_key_is_refused() {
     use crate::lives::{controller, inception, rich_schema};
-    let found = |body| {
+    let create = |body| {
         let schema = std::sync::Arc::new(rich_schema());
-        State::found(body, Timestamp(0), bundle(0), schema, &epoch_key("life", 1))
+        State::create(body, Timestamp(0), bundle(0), schema, &epoch_key("life", 1))
     };
     let one = || vec![controller(0).public()];
     let crowd = (0..65).map(|index| epoch_key("crowd", index).public()).collect();
@@ -302,14 +302,14 @@ fn an_inception_with_unsound_controllers_or_a_foreign_key_is_refused() {
             threshold,
             ..inception("life")
         };
-        assert!(matches!(fault_of(found(body)), Fault::Controllers));
+        assert!(matches!(fault_of(create(body)), Fault::Controllers));
     }
     let next = epoch_key("other", 1).public().commitment();
     let body = Inception {
         next,
         ..inception("life")
     };
-    assert!(matches!(fault_of(found(body)), Fault::Key));
+    assert!(matches!(fault_of(create(body)), Fault::Key));
 }
 
 proptest! {

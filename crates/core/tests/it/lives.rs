@@ -289,7 +289,7 @@ impl Life {
     pub(crate) fn new(life: &'static str) -> Self {
         let (at, rules) = (Timestamp(1_000), bundle(0));
         let schema = Arc::new(rich_schema());
-        let (state, first) = State::found(inception(life), at, rules, schema, &epoch_key(life, 1)).unwrap();
+        let (state, first) = State::create(inception(life), at, rules, schema, &epoch_key(life, 1)).unwrap();
         Self {
             name: life,
             state,

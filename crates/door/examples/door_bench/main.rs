@@ -136,7 +136,7 @@ fn memory(i: usize) -> (Change, Timestamp) {
 }
 
 fn object(built: &Built, i: usize) -> Life {
-    let mut life = Life::found(&built.bundle, &format!("object-{i}"));
+    let mut life = Life::create(&built.bundle, &format!("object-{i}"));
     let (change, at) = memory(i);
     life.write(change, at);
     life

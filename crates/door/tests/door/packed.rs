@@ -139,7 +139,7 @@ fn one(seed: u64, tally: &mut Tally) {
     let Some(built) = Definition::of(&vocabulary, &source).build() else {
         return;
     };
-    let mut life = Life::found(&built.bundle, random.text());
+    let mut life = Life::create(&built.bundle, random.text());
     if random.one_in(2) {
         life.wake(life.state.head().at);
         life.sleep(Timestamp(life.state.head().at.0 + 7));
