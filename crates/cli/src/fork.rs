@@ -14,7 +14,7 @@ use suijuris_core::inputs::{Host, Inputs, Principal};
 use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::lineage::{Body, Decision, Refused, VerifiedParent};
 use suijuris_core::time::Span;
-use suijuris_store::fork::{self, Conception, Staged};
+use suijuris_store::fork::{self, ForkRequest, Staged};
 use suijuris_store::{BundleFiles, ObjectDir};
 use zeroize::Zeroizing;
 
@@ -122,12 +122,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
             return Ok(Answer::No);
         }
     };
-    let answer = bear(args, &place, &held, &child);
+    let answer = fork(args, &place, &held, &child);
     // Whatever was found, the object is let go.
     held.leave().and(answer)
 }
 
-fn bear(args: &Args, place: &Place, held: &Held, child: &ObjectDir) -> anyhow::Result<Answer> {
+fn fork(args: &Args, place: &Place, held: &Held, child: &ObjectDir) -> anyhow::Result<Answer> {
     let key = owner::key_if_any(args.key.as_deref())?;
     sleeping::settle_crash(&held.writer, held.now.at)?;
     let definition = match Definition::of(args, held)? {
@@ -151,7 +151,7 @@ fn bear(args: &Args, place: &Place, held: &Held, child: &ObjectDir) -> anyhow::R
         }
         approvals
     };
-    let parent = fork::beget(&held.writer, child, decision, approvals, held.now.at)?;
+    let parent = fork::commit(&held.writer, child, decision, approvals, held.now.at)?;
     told(args, &staged.child.to_string(), &parent, left_out)
 }
 
@@ -272,7 +272,7 @@ fn staged(
     let mut nonce = vec![0; 16];
     getrandom::fill(seed.as_mut_slice()).context("the system gives no randomness")?;
     getrandom::fill(&mut nonce).context("the system gives no randomness")?;
-    let conception = Conception {
+    let request = ForkRequest {
         name: definition.name,
         controllers: definition.owners,
         nonce,
@@ -281,7 +281,7 @@ fn staged(
         seed,
         secrets: args.secrets,
     };
-    let prepared = fork::stage(&held.writer, home, conception)?;
+    let prepared = fork::stage(&held.writer, home, request)?;
     let left_out = prepared.left_out.iter().map(ToString::to_string).collect();
     Ok((prepared.staged, left_out))
 }

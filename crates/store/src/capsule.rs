@@ -160,7 +160,7 @@ pub enum Kind {
     Bundle = 1,
     /// A record, as stored.
     Record = 2,
-    /// Proof that the parent begot the object.
+    /// Proof that the parent forked the object.
     Parent = 3,
     /// The announcement of the state behind the last record.
     Announcement = 4,

@@ -210,7 +210,7 @@ impl ObjectDir {
         Ok(())
     }
 
-    /// Proof that the object's parent begot it.
+    /// Proof that the object's parent forked it.
     pub(crate) fn parent_proof(&self) -> PathBuf {
         self.path.join("parent.proof")
     }

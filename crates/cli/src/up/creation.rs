@@ -1,4 +1,4 @@
-//! From a directory to an object that can be woken: build the bundle, found the object or amend it.
+//! From a directory to an object that can be woken: build the bundle, create the object or amend it.
 
 use std::fs;
 use std::path::PathBuf;

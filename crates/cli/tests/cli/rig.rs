@@ -72,7 +72,7 @@ impl Rig {
         Self::create_in(dir, name)
     }
 
-    /// As [`Rig::found`] from template `http`, with these rules added to its own.
+    /// As [`Rig::create`] from template `http`, with these rules added to its own.
     pub(crate) fn create_with(&self, name: &str, rules: &str) -> Object {
         let dir = self.path().join(name);
         scaffold("http", &dir, name).unwrap();

@@ -1,4 +1,4 @@
-//! The proof that a child carries of its parent: the parent's inception, and the record by which it begot the child.
+//! The proof that a child carries of its parent: the parent's inception, and the record by which it forked the child.
 //!
 //! It shows that the controllers whom the parent's inception names approved exactly this child. Not here: the parent's
 //! whole chain, which alone says where in its history the record stands.
@@ -31,7 +31,7 @@ pub struct ParentProof {
     forked: Vec<u8>,
 }
 
-/// A parent that provably begot the child.
+/// A parent that provably forked the child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedParent {
     /// The parent.

@@ -126,7 +126,7 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// Founds an object; another `name` is another object.
+    /// Creates an object; another `name` is another object.
     pub(crate) fn create(bundle: &Arc<Bundle>, name: &str) -> Self {
         let inception = Inception {
             name: name.to_owned(),

@@ -33,7 +33,7 @@ pub struct Imported {
     pub wakes: bool,
     /// Secret fields whose values did not come along; they must be set again.
     pub missing_secrets: Vec<Name>,
-    /// The parent that provably begot the object.
+    /// The parent that provably forked the object.
     pub parent: Option<VerifiedParent>,
 }
 

@@ -73,7 +73,7 @@ impl Object {
         self.dir().join(".suijuris")
     }
 
-    /// Founds the object: `up` until it listens, then its end.
+    /// Creates the object: `up` until it listens, then its end.
     ///
     /// # Errors
     /// What `up` says, or the system.
@@ -134,7 +134,7 @@ impl Object {
         Ok((init, events))
     }
 
-    /// Founds the object and runs `suijuris-init` until its gate is open; the port it listens on, too.
+    /// Creates the object and runs `suijuris-init` until its gate is open; the port it listens on, too.
     ///
     /// # Errors
     /// As [`Object::found`] and [`Object::init`], or what the runtime says.
