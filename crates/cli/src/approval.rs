@@ -15,7 +15,7 @@ use suijuris_core::key::{PublicKey, SecretKey, Signature};
 use suijuris_core::lineage::{Approval, Head, Restoration, Statement};
 
 use crate::place::Where;
-use crate::{Answer, Usage, history, owner, screen, sealing};
+use crate::{Answer, Usage, history, key_wrap, owner, screen};
 
 /// Size of an approval's file at most, bytes.
 const MAX_BYTES: u64 = 4_096;
@@ -306,7 +306,7 @@ fn check(bytes: &[u8], head: &Head, matter: &Matter) -> anyhow::Result<Approval>
 pub(crate) fn key(args: &KeyArgs) -> anyhow::Result<Answer> {
     let key = owner::key(args.key.as_deref())?;
     let text = if args.recipient {
-        sealing::recipient_of(&key)?
+        key_wrap::recipient_of(&key)?
     } else {
         key.public().to_string()
     };

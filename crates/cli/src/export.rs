@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Serialize;
-use suijuris_store::capsule::{self, Exported, NotUnsealed, Unsealed};
+use suijuris_store::capsule::{self, Decrypted, Exported, SecretsError};
 use suijuris_store::{Depth, ObjectDir, Reader};
 
 use crate::place::Where;
 use crate::progress::Progress;
 use crate::screen;
-use crate::{Answer, Usage, sealing};
+use crate::{Answer, Usage, key_wrap};
 
 /// Times to look again when the object wakes while its waiting key is read.
 const TRIES: u32 = 5;
@@ -139,10 +139,10 @@ fn read(home: &ObjectDir, sealed_to: &[String]) -> anyhow::Result<(Reader, Optio
         if sealed_to.is_empty() {
             return Ok((reader, None));
         }
-        match Unsealed::of(home, reader.state()) {
-            Ok(open) => return Ok((reader, Some(sealing::seal(&open, sealed_to)?))),
+        match Decrypted::of(home, reader.state()) {
+            Ok(open) => return Ok((reader, Some(key_wrap::encrypt(&open, sealed_to)?))),
             // The object has just woken, and another key waits.
-            Err(NotUnsealed::Key(_)) if home.is_in_use() => {}
+            Err(SecretsError::Key(_)) if home.is_in_use() => {}
             Err(error) => return Err(error.into()),
         }
     }

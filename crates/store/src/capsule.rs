@@ -2,11 +2,11 @@
 //!
 //! [`export`] writes one, [`verify`] checks one without any directory, [`import`] makes an object's directory of one. All
 //! three stream: what they hold in memory does not grow with the history. Bytes: `spec/capsule.md`. Not here: encrypting
-//! what is secret (the caller hands over the sealed bytes, and unseals them), registries (bundle).
+//! what is secret (the caller hands over the sealed bytes, and decrypts them), registries (bundle).
 
 mod import;
 mod pack;
-mod sealed;
+mod secrets;
 mod unpack;
 
 use std::io;
@@ -19,7 +19,7 @@ use crate::bundle_store::{MAX_BUNDLE_BYTES, NotFiles};
 
 pub use import::{ImportError, Imported, import, rebuild};
 pub use pack::{ExportError, Exported, announcement_of, export};
-pub use sealed::{NotUnsealed, Unsealed};
+pub use secrets::{Decrypted, SecretsError};
 pub use unpack::{Verified, verify, verify_with};
 
 /// First bytes of every capsule.

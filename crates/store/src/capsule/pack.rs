@@ -124,7 +124,7 @@ impl<W: Write> Packing<W> {
 /// durable in the object's own directory, so that no crash there makes it another history.
 ///
 /// `sealed` are bytes that only their recipient can read; of the waiting key and the secrets nothing else is written.
-/// See [`super::Unsealed`] for what to seal. `progress` hears of each record.
+/// See [`super::Decrypted`] for what to seal. `progress` hears of each record.
 ///
 /// The same history gives the same bytes, wherever it lies.
 ///
