@@ -18,7 +18,7 @@ use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::witness::{HolderId, Mark, Point, Purpose, Terms, VERSION, Verdict};
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
-use suijuris_depot::{Depot, Own, Swap};
+use suijuris_depot::{Depot, Session, Swap};
 use suijuris_runtime::clock::Clock;
 use suijuris_runtime::witness::{
     ClaimError, History, News, Opening, PublishError, Uncovered, Witness, publish,
@@ -69,15 +69,15 @@ fn opening(id: u8, lease: i64, seq: u64) -> Opening {
 
 const LONG: i64 = 60_000;
 
-fn own(depot: &Arc<dyn Depot>) -> Arc<Own> {
-    Arc::new(Own::new(Arc::clone(depot)))
+fn own(depot: &Arc<dyn Depot>) -> Arc<Session> {
+    Arc::new(Session::new(Arc::clone(depot)))
 }
 
 fn start(opening: Opening, depot: &Arc<dyn Depot>) -> Witness {
     start_on(opening, own(depot))
 }
 
-fn start_on(opening: Opening, own: Arc<Own>) -> Witness {
+fn start_on(opening: Opening, own: Arc<Session>) -> Witness {
     let counted = Counted(opening.newest.seq);
     Witness::start(opening, own, Arc::new(counted)).unwrap()
 }
@@ -91,7 +91,7 @@ fn boot_ns() -> u64 {
 }
 
 fn memory() -> Arc<dyn Depot> {
-    Arc::new(Memory::attending())
+    Arc::new(Memory::with_presence())
 }
 
 fn faulty() -> (Arc<Faulty>, Arc<dyn Depot>) {
@@ -252,12 +252,12 @@ async fn of_two_copies_under_one_name_one_serves() {
     asleep.hand_over().await;
     drop(asleep);
     let common = mark(&depot).await;
-    copy.attend(object_id(), HolderId([1; 16])).await.unwrap();
+    copy.register(object_id(), HolderId([1; 16])).await.unwrap();
     assert!(matches!(
         copy.swap(&common, None).await.unwrap(),
         Swap::Conflict(_)
     ));
-    assert!(copy.wrote(&common).await.unwrap());
+    assert!(copy.is_own_write(&common).await.unwrap());
 
     let awake = start_on(opening(1, 300, 8), original);
     assert_eq!(wake(&awake).await, Verdict::Agrees(4));
