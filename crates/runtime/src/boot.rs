@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::judge::GateJudge;
-use crate::ledger::Ledger;
+use crate::lineage_writer::LineageWriter;
 use crate::pid1::{self, Role, Signals};
 use crate::report::Reports;
 use crate::shell::Left;
@@ -162,12 +162,12 @@ async fn live(house: House, role: Role) -> Left {
     step("open");
     // Kept to the end: whoever sees it held knows that this machine runs.
     let _held = house.config.hold_fd.and_then(sys::inherited);
-    let (ledger, bundle) = match Ledger::open(&house.object_dir) {
+    let (lineage, bundle) = match LineageWriter::open(&house.object_dir) {
         Ok(opened) => opened,
         Err(error) => return refuse_all(house, &error).await,
     };
     step("verify");
-    match Box::pin(house.furnish(ledger, bundle)).await {
+    match Box::pin(house.furnish(lineage, bundle)).await {
         Ok(left) => left,
         Err((house, error)) => refuse_all(*house, &error).await,
     }

@@ -17,7 +17,7 @@ pub mod holds;
 pub mod inbox;
 pub mod intake;
 pub mod judge;
-pub mod ledger;
+pub mod lineage_writer;
 pub mod patch;
 pub mod pid1;
 pub mod remain;

@@ -30,7 +30,7 @@ use crate::holding::Holding;
 use crate::holds::{self, Holds};
 use crate::inbox::Inbox;
 use crate::intake::Intake;
-use crate::ledger::Ledger;
+use crate::lineage_writer::LineageWriter;
 use crate::refusals::Refusals;
 use crate::report::Reports;
 
@@ -39,7 +39,7 @@ use crate::report::Reports;
 pub struct Resident {
     id: String,
     bundle: Arc<Bundle>,
-    ledger: Ledger,
+    lineage: LineageWriter,
     clock: Rc<Clock>,
     detector: RefCell<ResumeDetector>,
     paused: Cell<Span>,
@@ -75,7 +75,7 @@ pub struct Resident {
 /// What a resident object is made of.
 pub struct Parts {
     /// The object on disk, open for writing.
-    pub ledger: Ledger,
+    pub lineage: LineageWriter,
     /// Its bundle.
     pub bundle: Arc<Bundle>,
     /// The clock.
@@ -103,7 +103,7 @@ impl Resident {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts {
-            ledger,
+            lineage,
             bundle,
             clock,
             host,
@@ -116,13 +116,13 @@ impl Resident {
             reports,
         } = parts;
         Self {
-            id: ledger.published(|state| state.head().object.to_string()),
+            id: lineage.published(|state| state.head().object.to_string()),
             detector: RefCell::new(detector),
             paused: Cell::default(),
             missed: Cell::default(),
             workload_pid: Cell::new(None),
             bundle,
-            ledger,
+            lineage,
             clock,
             host,
             launch: RefCell::default(),
@@ -162,8 +162,8 @@ impl Resident {
 
     /// The object on disk.
     #[must_use]
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+    pub fn lineage(&self) -> &LineageWriter {
+        &self.lineage
     }
 
     /// Where reports go.
@@ -230,7 +230,7 @@ impl Resident {
     pub fn enter(&self, phase: Phase) {
         if phase == Phase::Active && self.phase.get() != Phase::Active {
             self.active_since.set(Instant::now());
-            let epoch = self.ledger.published(|state| state.head().epoch);
+            let epoch = self.lineage.published(|state| state.head().epoch);
             *self.epoch_text.borrow_mut() = epoch.to_string();
         }
         self.phase.set(phase);
@@ -263,7 +263,7 @@ impl Resident {
     /// The time that a decision uses.
     #[must_use]
     pub fn now(&self) -> Now {
-        self.ledger.now(self.clock.reading())
+        self.lineage.now(self.clock.reading())
     }
 
     /// Whether the machine was suspended since the last look; the first to notice tells the lifecycle.

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::judge::GateJudge;
-use crate::ledger::{self};
+use crate::lineage_writer::{self};
 use crate::pid1;
 use crate::report::chain;
 use crate::resident::Resident;
@@ -122,7 +122,7 @@ impl Shell {
         }
     }
 
-    async fn perform(&mut self, effect: Effect) -> Result<Option<Event>, ledger::Error> {
+    async fn perform(&mut self, effect: Effect) -> Result<Option<Event>, lineage_writer::Error> {
         match effect {
             Effect::Commit(commit) => {
                 self.commit(commit).await?;
@@ -300,7 +300,7 @@ impl Shell {
     }
 
     /// The disk failed: nothing may be acknowledged any more, so nothing is served any more.
-    async fn break_down(&mut self, error: &ledger::Error) -> Left {
+    async fn break_down(&mut self, error: &lineage_writer::Error) -> Left {
         self.resident.reports().error(error.code(), error);
         self.gate.set(GatePhase::Closed);
         if let Some(running) = &self.workload {

@@ -27,10 +27,10 @@ use suijuris_core::time::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::bundle_store::{self, BundleFiles};
-use crate::chain::{Step, Walk};
 use crate::disk;
 use crate::frame::{FRAME_BYTES, Frame, HEADER_BYTES};
 use crate::keys;
+use crate::lineage_reader::{Step, Walk};
 use crate::object_dir::{ObjectDir, OpenError};
 use crate::opening::Depth;
 use crate::reader::Reader;

@@ -8,12 +8,12 @@
 
 pub mod bundle_store;
 pub mod capsule;
-mod chain;
 mod creation;
 pub mod disk;
 pub mod fork;
 pub mod frame;
 mod keys;
+mod lineage_reader;
 mod object_dir;
 mod opening;
 mod queue;
@@ -25,8 +25,8 @@ mod ticket;
 mod writer;
 
 pub use bundle_store::{BundleFiles, BundleStore};
-pub use chain::frames_of;
 pub use creation::{CreateError, Creation, create};
+pub use lineage_reader::frames_of;
 pub use object_dir::{Damage, ObjectDir, OpenError, Place};
 pub use opening::Depth;
 pub use reader::{Reader, Verified};

@@ -3,9 +3,9 @@
 use suijuris_core::lineage::{Broken, Checkpoint, Fault, State, Stored, Unusable};
 
 use crate::bundle_store::BundleStore;
-use crate::chain::{MAX_FRAME_BYTES, Step, Walk};
 use crate::disk;
 use crate::frame::FRAME_BYTES;
+use crate::lineage_reader::{MAX_FRAME_BYTES, Step, Walk};
 use crate::object_dir::{Damage, ObjectDir, OpenError, Place};
 
 /// Size of a checkpoint file at most, bytes.

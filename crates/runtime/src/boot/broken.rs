@@ -11,7 +11,7 @@ use suijuris_gate::{Claim, Control, Gate, HandedOver, Limits, Phase as GatePhase
 use tokio::sync::mpsc;
 
 use crate::intake::Intake;
-use crate::ledger::BootError;
+use crate::lineage_writer::BootError;
 use crate::report::chain;
 use crate::shell::Left;
 

@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::judge::GateJudge;
-use crate::ledger::{BootError, Ledger, Sign};
+use crate::lineage_writer::{BootError, LineageWriter, Sign};
 use crate::pid1::Signals;
 use crate::remain;
 use crate::report::{Reports, chain};
@@ -64,7 +64,7 @@ struct Life {
 impl House {
     pub(super) async fn furnish(
         self,
-        ledger: Ledger,
+        lineage: LineageWriter,
         bundle: Arc<Bundle>,
     ) -> Result<Left, (Box<Self>, BootError)> {
         let say = self.reports.clone();
@@ -78,7 +78,7 @@ impl House {
             Ok(depot) => depot,
             Err(why) => return Err((Box::new(self), BootError::Depot(why))),
         };
-        let holding = match witnessing::holding(&self, depot.clone(), &ledger, &bundle) {
+        let holding = match witnessing::holding(&self, depot.clone(), &lineage, &bundle) {
             Ok(holding) => holding,
             Err(why) => return Err((Box::new(self), BootError::Depot(why))),
         };
@@ -91,7 +91,7 @@ impl House {
                 Some(evidence) => {
                     return Ok(witnessing::refuse_copy(
                         self,
-                        &ledger,
+                        &lineage,
                         depot.as_deref(),
                         &claimed.verdict,
                         evidence,
@@ -102,8 +102,8 @@ impl House {
             },
             Err(error) => return Err((Box::new(self), BootError::Depot(chain(&error)))),
         }
-        let now = ledger.now(self.clock.reading());
-        match ledger.settle_crash(now.at).await {
+        let now = lineage.now(self.clock.reading());
+        match lineage.record_crash(now.at).await {
             Ok(true) => self.reports.event(Report::Boot {
                 step: "unsealed".to_owned(),
             }),
@@ -123,7 +123,7 @@ impl House {
         let (ours, theirs) = handing.unzip();
         let gate = gate(&bundle.manifest, judge.clone(), port, ours, control.clone());
         let (say, events) = mpsc::channel(EVENTS);
-        let id = ledger.published(|state| state.head().object.to_string());
+        let id = lineage.published(|state| state.head().object.to_string());
         // The manifest was checked when the bundle was opened: keys and schedules that cannot be used end the boot.
         let callers = match Callers::new(&bundle.manifest.callers, &bundle.manifest.claims, &id) {
             Ok(callers) => callers,
@@ -135,9 +135,9 @@ impl House {
             Ok(timers) => timers,
             Err(error) => return Err((Box::new(self), unusable("timers", chain(&error)))),
         };
-        let inbox = Inbox::new(depot, ledger.published(|state| state.head().object));
+        let inbox = Inbox::new(depot, lineage.published(|state| state.head().object));
         let resident = Rc::new(Resident::new(Parts {
-            ledger,
+            lineage,
             bundle: bundle.clone(),
             clock: self.clock.clone(),
             host: self.config.launch.host.clone(),
@@ -209,7 +209,7 @@ impl House {
                 resident.reports().error(error.code(), &error);
                 Left::Broken
             }
-            damage = resident.ledger().damage_behind() => quarantine(&resident, &damage).await,
+            damage = resident.lineage().damage_behind() => quarantine(&resident, &damage).await,
             left = witnessing::follow_lease(resident.clone(), control) => left,
             () = resident.inbox().watch(|| resident.messages_changed()) => Left::Broken,
             () = obey(self.signals, say, resident.clone()) => Left::Broken,
@@ -229,7 +229,11 @@ pub(super) async fn quarantine(resident: &Resident, damage: &OpenError) -> Left 
     let body = Body::Quarantined(Quarantined {
         reason: chain(damage),
     });
-    if let Err(error) = resident.ledger().commit(body, resident.now().at, Sign::Now).await {
+    if let Err(error) = resident
+        .lineage()
+        .commit(body, resident.now().at, Sign::Now)
+        .await
+    {
         resident.reports().error(error.code(), &error);
     }
     Left::Broken

@@ -17,7 +17,7 @@ use suijuris_depot::relay::Client;
 use suijuris_gate::{Control, Phase as GatePhase};
 
 use crate::holding::{self, Holding, Means};
-use crate::ledger::{Ledger, Sign};
+use crate::lineage_writer::{LineageWriter, Sign};
 use crate::report::{Reports, chain};
 use crate::resident::Resident;
 use crate::shell::Left;
@@ -54,7 +54,7 @@ pub(super) async fn depot(house: &House) -> Result<Option<Arc<dyn Depot>>, Strin
 pub(super) fn holding(
     house: &House,
     depot: Option<Arc<dyn Depot>>,
-    ledger: &Ledger,
+    lineage: &LineageWriter,
     bundle: &Bundle,
 ) -> Result<Holding, String> {
     let manifest = &bundle.manifest;
@@ -73,7 +73,7 @@ pub(super) fn holding(
         id,
         who: who(host),
     };
-    Holding::with(means, manifest, &house.object_dir, ledger.writer()).map_err(|error| chain(&error))
+    Holding::with(means, manifest, &house.object_dir, lineage.writer()).map_err(|error| chain(&error))
 }
 
 /// Who holds the object, for people; in a machine of its own the runtime is process 1, which says nothing.
@@ -116,7 +116,7 @@ fn refused(code: &str, evidence: &Evidence) -> Report {
 /// shuts itself away, so that it stays refused where no witness can be asked; one that met another only leaves.
 pub(super) async fn refuse_copy(
     house: House,
-    ledger: &Ledger,
+    lineage: &LineageWriter,
     depot: Option<&dyn Depot>,
     verdict: &Verdict,
     evidence: &Evidence,
@@ -124,7 +124,7 @@ pub(super) async fn refuse_copy(
     let code = holding::code_of(depot, verdict).await;
     house.reports.event(refused(code, evidence));
     if verdict.is_final() {
-        shut_away(&house, ledger, code, evidence).await;
+        shut_away(&house, lineage, code, evidence).await;
     }
     answer_all(house, not_the_object(code, evidence)).await;
     Left::Refused
@@ -138,14 +138,14 @@ fn not_the_object(code: &str, evidence: &Evidence) -> Problem {
     Problem::new(503, CODE_ROLLED_BACK, "This copy is older than the object").with_detail(words)
 }
 
-async fn shut_away(house: &House, ledger: &Ledger, code: &str, evidence: &Evidence) {
-    let at = ledger.now(house.clock.reading()).at;
+async fn shut_away(house: &House, lineage: &LineageWriter, code: &str, evidence: &Evidence) {
+    let at = lineage.now(house.clock.reading()).at;
     let body = Body::Quarantined(Quarantined {
         reason: format!("{code}: {}", holding::in_words(evidence)),
     });
     let recorded = async {
-        ledger.settle_crash(at).await?;
-        ledger.commit(body, at, Sign::Now).await
+        lineage.record_crash(at).await?;
+        lineage.commit(body, at, Sign::Now).await
     };
     if let Err(error) = recorded.await {
         // It is refused all the same, now and whenever the witness is asked.

@@ -20,7 +20,7 @@ impl Resident {
             "caller" => Principal::Caller(Box::new(launch.caller.unwrap_or_default())),
             "timer" => Principal::Timer,
             "controller" => {
-                Principal::Controller(self.ledger.published(|state| state.head().controllers.clone()))
+                Principal::Controller(self.lineage.published(|state| state.head().controllers.clone()))
             }
             _ => Principal::Host,
         };
@@ -62,7 +62,7 @@ impl Resident {
     /// Decides about the object as it was last staged, so that the decision can be recorded next.
     #[must_use]
     pub fn decide(&self, action: Action, inputs: Inputs) -> Verdict {
-        self.ledger.staged(|state| {
+        self.lineage.staged(|state| {
             decide::decide(
                 View::new(state, &self.bundle.rules),
                 action,
@@ -75,13 +75,13 @@ impl Resident {
     /// As [`Resident::decide`], for the words alone.
     #[must_use]
     pub fn consider(&self, action: Action, inputs: Inputs) -> Decision {
-        self.ledger
+        self.lineage
             .staged(|state| decide::consider(View::new(state, &self.bundle.rules), action, inputs))
     }
 
     /// Runs `run` with the durable object as rules see it, borrowed.
     pub fn with_object<R>(&self, run: impl FnOnce(View<'_>, governance::Object<'_>) -> R) -> R {
-        self.ledger.published(|state| {
+        self.lineage.published(|state| {
             let view = View::new(state, &self.bundle.rules);
             let lineage = decide::lineage_facts(view.head);
             run(
