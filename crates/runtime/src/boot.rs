@@ -24,10 +24,10 @@ use tokio::sync::mpsc;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::judge::GateJudge;
+use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::LineageWriter;
 use crate::pid1::{self, Role, Signals};
 use crate::report::Reports;
-use crate::shell::Left;
 use crate::sys;
 
 use self::broken::refuse_all;
@@ -95,7 +95,7 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
     };
     let left = Box::pin(live(house, role)).await;
     pid1::teardown(role, TEARDOWN).await;
-    reports.leaving(left_word(left), judge.refusing());
+    reports.leaving(exit_word(left), judge.refusing());
     // The judge has the object, which reports too.
     drop(judge);
     drop(reports);
@@ -104,21 +104,21 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
     Ok(ExitCode::from(exit_code(left)))
 }
 
-const fn left_word(left: Left) -> &'static str {
+const fn exit_word(left: ExitReason) -> &'static str {
     match left {
-        Left::Dormant => "stop",
-        Left::Refused => "refused",
-        Left::HostStopped => "host_stop",
-        Left::Broken => "failed",
+        ExitReason::Dormant => "stop",
+        ExitReason::Refused => "refused",
+        ExitReason::HostStopped => "host_stop",
+        ExitReason::Broken => "failed",
     }
 }
 
-const fn exit_code(left: Left) -> u8 {
+const fn exit_code(left: ExitReason) -> u8 {
     match left {
-        Left::Dormant => 0,
-        Left::Refused => 1,
-        Left::Broken => 3,
-        Left::HostStopped => 4,
+        ExitReason::Dormant => 0,
+        ExitReason::Refused => 1,
+        ExitReason::Broken => 3,
+        ExitReason::HostStopped => 4,
     }
 }
 
@@ -142,7 +142,7 @@ fn listener(config: &Config) -> Result<TcpListener, Error> {
     }
 }
 
-async fn live(house: House, role: Role) -> Left {
+async fn live(house: House, role: Role) -> ExitReason {
     let reports = house.reports.clone();
     let step = |step: &str| {
         reports.event(Report::Boot {

@@ -1,7 +1,7 @@
 //! The resident object: the one place where its state, its rules, its clock and its holds meet.
 //!
 //! Everything here runs on the runtime's one thread; whoever wants something of the object asks here, and nothing is
-//! answered that is not durable. What to do next is decided by the lifecycle (`shell`), not here.
+//! answered that is not durable. What to do next is decided by the lifecycle (`lifecycle_driver`), not here.
 
 mod asking;
 mod deciding;
@@ -191,7 +191,7 @@ impl Resident {
     }
 
     /// Something that `remain` may depend on has changed.
-    pub fn stir(&self) {
+    pub fn notify_changed(&self) {
         self.stirred.notify_one();
     }
 
@@ -200,7 +200,7 @@ impl Resident {
         let waiting = self.inbox.waiting();
         self.notices
             .send("messages", &serde_json::json!({"waiting": waiting}));
-        self.stir();
+        self.notify_changed();
     }
 
     /// Whether connections of the owner are taken.

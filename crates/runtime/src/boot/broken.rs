@@ -11,9 +11,9 @@ use suijuris_gate::{Claim, Control, Gate, HandedOver, Limits, Phase as GatePhase
 use tokio::sync::mpsc;
 
 use crate::intake::Intake;
+use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::BootError;
 use crate::report::chain;
-use crate::shell::Left;
 
 use super::HANDED_OVER;
 use super::house::House;
@@ -25,12 +25,12 @@ pub(super) const CODE_BROKEN_OBJECT: &str = "broken_object";
 pub(super) const REFUSE_WITHIN: Duration = Duration::from_millis(500);
 
 /// Answers whoever waits, at the listener or handed over, that nothing runs here, and why, then ends.
-pub(super) async fn refuse_all(house: House, error: &BootError) -> Left {
+pub(super) async fn refuse_all(house: House, error: &BootError) -> ExitReason {
     house.reports.error(CODE_BROKEN_OBJECT, error);
     let problem =
         Problem::new(503, CODE_BROKEN_OBJECT, "The object cannot be used").with_detail(chain(error));
     answer_all(house, problem).await;
-    Left::Broken
+    ExitReason::Broken
 }
 
 /// Gives everybody who waits, at the listener or handed over, this answer.

@@ -24,12 +24,12 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::judge::GateJudge;
+use crate::lifecycle_driver::{ExitReason, LifecycleDriver};
 use crate::lineage_writer::{BootError, LineageWriter, Sign};
 use crate::pid1::Signals;
 use crate::remain;
 use crate::report::{Reports, chain};
 use crate::resident::{Parts, Resident};
-use crate::shell::{Left, Shell};
 use crate::workload::{Placement, free_port};
 
 use super::broken::CODE_BROKEN_OBJECT;
@@ -55,7 +55,7 @@ struct Life {
     control: Control,
     /// The gate's control, where its protocol knows no requests.
     raw: Option<Control>,
-    shell: Shell,
+    driver: LifecycleDriver,
     inputs: Inputs,
     timers: Timers,
     say: mpsc::Sender<Event>,
@@ -66,7 +66,7 @@ impl House {
         self,
         lineage: LineageWriter,
         bundle: Arc<Bundle>,
-    ) -> Result<Left, (Box<Self>, BootError)> {
+    ) -> Result<ExitReason, (Box<Self>, BootError)> {
         let say = self.reports.clone();
         let step = |step: &str| {
             say.event(Report::Boot {
@@ -154,7 +154,7 @@ impl House {
         resident.relaunch(self.config.launch.clone());
         let inputs = resident.launch_inputs();
         let gate_control = control.clone();
-        let shell = Shell::new(
+        let driver = LifecycleDriver::new(
             resident.clone(),
             judge,
             control,
@@ -170,7 +170,7 @@ impl House {
             gate,
             raw: raw.then(|| gate_control.clone()),
             control: gate_control,
-            shell,
+            driver,
             inputs,
             timers,
             say,
@@ -178,12 +178,12 @@ impl House {
         Ok(self.serve(life, resident).await)
     }
 
-    async fn serve(self, life: Life, resident: Rc<Resident>) -> Left {
+    async fn serve(self, life: Life, resident: Rc<Resident>) -> ExitReason {
         let Life {
             gate,
             control,
             raw,
-            shell,
+            driver,
             inputs,
             timers,
             say,
@@ -193,29 +193,29 @@ impl House {
             Ok(listener) => listener,
             Err(error) => {
                 resident.reports().error(CODE_AGENT_SOCKET, &error);
-                return Left::Broken;
+                return ExitReason::Broken;
             }
         };
         let left = tokio::select! {
-            left = shell.run(inputs) => left,
+            left = driver.run(inputs) => left,
             served = gate.serve(self.listener, handed_over) => {
                 if let Err(error) = served {
                     resident.reports().error(CODE_GATE, &error);
                 }
-                Left::Broken
+                ExitReason::Broken
             }
-            () = agent::serve(agent, resident.clone()) => Left::Broken,
+            () = agent::serve(agent, resident.clone()) => ExitReason::Broken,
             error = remain::run(resident.clone(), timers, raw) => {
                 resident.reports().error(error.code(), &error);
-                Left::Broken
+                ExitReason::Broken
             }
             damage = resident.lineage().damage_behind() => quarantine(&resident, &damage).await,
             left = witnessing::follow_lease(resident.clone(), control) => left,
-            () = resident.inbox().watch(|| resident.messages_changed()) => Left::Broken,
-            () = obey(self.signals, say, resident.clone()) => Left::Broken,
-            () = hear(self.channel, hand_over, resident.clone()) => Left::Broken,
+            () = resident.inbox().watch(|| resident.messages_changed()) => ExitReason::Broken,
+            () = obey(self.signals, say, resident.clone()) => ExitReason::Broken,
+            () = hear(self.channel, hand_over, resident.clone()) => ExitReason::Broken,
         };
-        if self.config.launch.holder.is_none() && matches!(left, Left::Dormant) {
+        if self.config.launch.holder.is_none() && matches!(left, ExitReason::Dormant) {
             resident.holding().release().await;
         }
         let _ = std::fs::remove_file(&self.config.agent_socket);
@@ -224,7 +224,7 @@ impl House {
 }
 
 /// The history is damaged further back than opening had read: the object shuts itself away.
-pub(super) async fn quarantine(resident: &Resident, damage: &OpenError) -> Left {
+pub(super) async fn quarantine(resident: &Resident, damage: &OpenError) -> ExitReason {
     resident.reports().error(CODE_BROKEN_OBJECT, damage);
     let body = Body::Quarantined(Quarantined {
         reason: chain(damage),
@@ -236,7 +236,7 @@ pub(super) async fn quarantine(resident: &Resident, damage: &OpenError) -> Left 
     {
         resident.reports().error(error.code(), &error);
     }
-    Left::Broken
+    ExitReason::Broken
 }
 
 /// The agent socket cannot be made.

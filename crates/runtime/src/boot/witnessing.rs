@@ -17,10 +17,10 @@ use suijuris_depot::relay::Client;
 use suijuris_gate::{Control, Phase as GatePhase};
 
 use crate::holding::{self, Holding, Means};
+use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::{LineageWriter, Sign};
 use crate::report::{Reports, chain};
 use crate::resident::Resident;
-use crate::shell::Left;
 use crate::witness::{Claimed, News};
 
 use super::broken::answer_all;
@@ -120,14 +120,14 @@ pub(super) async fn refuse_copy(
     depot: Option<&dyn Depot>,
     verdict: &Verdict,
     evidence: &Evidence,
-) -> Left {
+) -> ExitReason {
     let code = holding::code_of(depot, verdict).await;
     house.reports.event(refused(code, evidence));
     if verdict.is_final() {
         shut_away(&house, lineage, code, evidence).await;
     }
     answer_all(house, not_the_object(code, evidence)).await;
-    Left::Refused
+    ExitReason::Refused
 }
 
 fn not_the_object(code: &str, evidence: &Evidence) -> Problem {
@@ -155,7 +155,7 @@ async fn shut_away(house: &House, lineage: &LineageWriter, code: &str, evidence:
 
 /// Follows the lease: holds the gate while it does not hold, and ends the machine when another copy has the object or
 /// serving has been over for too long.
-pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> Left {
+pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> ExitReason {
     let mut last = News::Quiet;
     loop {
         last = resident.holding().news(&last).await;
@@ -174,11 +174,11 @@ pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> Left 
             News::Renewed if active => gate.set(GatePhase::Open),
             News::Expired | News::Renewed => {}
             News::Over if active => leave(&resident),
-            News::Over => return Left::Refused,
+            News::Over => return ExitReason::Refused,
             News::Lost(evidence) => {
                 gate.set(GatePhase::Closed);
                 resident.reports().event(refused(CODE_TWIN, evidence));
-                return Left::Refused;
+                return ExitReason::Refused;
             }
         }
     }

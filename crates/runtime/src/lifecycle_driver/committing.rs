@@ -9,9 +9,9 @@ use suijuris_core::time::Span;
 use crate::lineage_writer::{self, Sign};
 use crate::resident::Resident;
 
-use super::Shell;
+use super::LifecycleDriver;
 
-impl Shell {
+impl LifecycleDriver {
     pub(super) async fn commit(&mut self, commit: Commit) -> Result<(), lineage_writer::Error> {
         let resident = self.resident.clone();
         let (lineage, at) = (resident.lineage(), resident.now().at);

@@ -1,6 +1,6 @@
 //! Performs what the lifecycle decides: the runtime's one loop.
 //!
-//! Tasks say events, the lifecycle answers with effects, and the shell performs them in order. It decides nothing.
+//! Tasks say events, the lifecycle answers with effects, and the driver performs them in order. It decides nothing.
 
 mod committing;
 
@@ -27,7 +27,7 @@ use crate::workload::{self, NotReady, Output, Placement, Running};
 
 /// How the runtime ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Left {
+pub(crate) enum ExitReason {
     /// Dormant: the machine is to be stopped.
     Dormant,
     /// The wake was refused.
@@ -46,7 +46,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const LEFT_WITHIN: Duration = Duration::from_millis(100);
 
 /// The loop and what it works on.
-pub(crate) struct Shell {
+pub(crate) struct LifecycleDriver {
     resident: Rc<Resident>,
     judge: Rc<GateJudge>,
     gate: Control,
@@ -60,8 +60,8 @@ pub(crate) struct Shell {
     refusing: bool,
 }
 
-impl Shell {
-    /// A shell for a resident object.
+impl LifecycleDriver {
+    /// A driver for a resident object.
     #[must_use]
     pub(crate) fn new(
         resident: Rc<Resident>,
@@ -87,7 +87,7 @@ impl Shell {
     }
 
     /// Runs one life, from the first decision to the end.
-    pub(crate) async fn run(mut self, inputs: Inputs) -> Left {
+    pub(crate) async fn run(mut self, inputs: Inputs) -> ExitReason {
         let mut lifecycle = Lifecycle::dormant(self.resident.bundle().manifest.sleep);
         let mut next = Some(self.decide_wake(inputs));
         while self.left.is_none() {
@@ -95,7 +95,7 @@ impl Shell {
                 Some(event) => event,
                 None => match self.events.recv().await {
                     Some(event) => event,
-                    None => return Left::Broken,
+                    None => return ExitReason::Broken,
                 },
             };
             let (after, effects) = lifecycle.on(event);
@@ -112,13 +112,13 @@ impl Shell {
         match self.left {
             Some(Leave::Stop) => {
                 self.linger().await;
-                Left::Dormant
+                ExitReason::Dormant
             }
             Some(Leave::Refused) => {
                 self.linger().await;
-                Left::Refused
+                ExitReason::Refused
             }
-            Some(Leave::HostStop) | None => Left::HostStopped,
+            Some(Leave::HostStop) | None => ExitReason::HostStopped,
         }
     }
 
@@ -300,14 +300,14 @@ impl Shell {
     }
 
     /// The disk failed: nothing may be acknowledged any more, so nothing is served any more.
-    async fn break_down(&mut self, error: &lineage_writer::Error) -> Left {
+    async fn break_down(&mut self, error: &lineage_writer::Error) -> ExitReason {
         self.resident.reports().error(error.code(), error);
         self.gate.set(GatePhase::Closed);
         if let Some(running) = &self.workload {
             let manifest = &self.resident.bundle().manifest.workload;
             running.stop(manifest.stop_signal, manifest.stop_within).await;
         }
-        Left::Broken
+        ExitReason::Broken
     }
 }
 
