@@ -3,7 +3,7 @@
 //! Whatever is wrong before `commit` means that nothing runs: the gate answers, the machine ends.
 
 mod broken;
-mod house;
+mod context;
 mod owner;
 mod witnessing;
 
@@ -31,7 +31,7 @@ use crate::report::Reports;
 use crate::sys;
 
 use self::broken::refuse_all;
-use self::house::House;
+use self::context::BootContext;
 
 /// Lifecycle events that wait at most; tasks say a handful each.
 const EVENTS: usize = 256;
@@ -83,7 +83,7 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
         sending.spawn_local(send_reports(channel.clone(), queue));
     }
     let judge = Rc::new(GateJudge::default());
-    let house = House {
+    let context = BootContext {
         object_dir: ObjectDir::at(&config.data),
         config,
         listener,
@@ -93,7 +93,7 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
         signals,
         judge: judge.clone(),
     };
-    let left = Box::pin(live(house, role)).await;
+    let left = Box::pin(live(context, role)).await;
     pid1::teardown(role, TEARDOWN).await;
     reports.leaving(exit_word(left), judge.refusing());
     // The judge has the object, which reports too.
@@ -142,8 +142,8 @@ fn listener(config: &Config) -> Result<TcpListener, Error> {
     }
 }
 
-async fn live(house: House, role: Role) -> ExitReason {
-    let reports = house.reports.clone();
+async fn live(context: BootContext, role: Role) -> ExitReason {
+    let reports = context.reports.clone();
     let step = |step: &str| {
         reports.event(Report::Boot {
             step: step.to_owned(),
@@ -161,15 +161,15 @@ async fn live(house: House, role: Role) -> ExitReason {
     }
     step("open");
     // Kept to the end: whoever sees it held knows that this machine runs.
-    let _held = house.config.hold_fd.and_then(sys::inherited);
-    let (lineage, bundle) = match LineageWriter::open(&house.object_dir) {
+    let _held = context.config.hold_fd.and_then(sys::inherited);
+    let (lineage, bundle) = match LineageWriter::open(&context.object_dir) {
         Ok(opened) => opened,
-        Err(error) => return refuse_all(house, &error).await,
+        Err(error) => return refuse_all(context, &error).await,
     };
     step("verify");
-    match Box::pin(house.furnish(lineage, bundle)).await {
+    match Box::pin(context.activate(lineage, bundle)).await {
         Ok(left) => left,
-        Err((house, error)) => refuse_all(*house, &error).await,
+        Err((context, error)) => refuse_all(*context, &error).await,
     }
 }
 

@@ -24,8 +24,8 @@ use crate::resident::Resident;
 use crate::witness::{Claimed, News};
 
 use super::broken::answer_all;
+use super::context::BootContext;
 use super::descriptor;
-use super::house::House;
 
 /// The depot cannot be used.
 const CODE_DEPOT: &str = "depot_failed";
@@ -34,8 +34,8 @@ const CODE_DEPOT: &str = "depot_failed";
 ///
 /// # Errors
 /// In words: it cannot be used.
-pub(super) async fn depot(house: &House) -> Result<Option<Arc<dyn Depot>>, String> {
-    let config = &house.config;
+pub(super) async fn depot(context: &BootContext) -> Result<Option<Arc<dyn Depot>>, String> {
+    let config = &context.config;
     if let Some(number) = config.relay_fd {
         let socket = descriptor(number).map_err(|error| chain(&error))?;
         let stream = UnixStream::from(socket);
@@ -52,7 +52,7 @@ pub(super) async fn depot(house: &House) -> Result<Option<Arc<dyn Depot>>, Strin
 
 /// How the object stands with its witness, nothing asked yet.
 pub(super) fn holding(
-    house: &House,
+    context: &BootContext,
     depot: Option<Arc<dyn Depot>>,
     lineage: &LineageWriter,
     bundle: &Bundle,
@@ -61,19 +61,19 @@ pub(super) fn holding(
     let Some(depot) = depot else {
         return Ok(Holding::alone(manifest));
     };
-    let id = house
+    let id = context
         .config
         .launch
         .holder
         .map_or_else(holding::fresh_id, Ok)
         .map_err(|error| chain(&error))?;
-    let host = &house.config.launch.host.id;
+    let host = &context.config.launch.host.id;
     let means = Means {
         depot,
         id,
         who: who(host),
     };
-    Holding::with(means, manifest, &house.object_dir, lineage.writer()).map_err(|error| chain(&error))
+    Holding::with(means, manifest, &context.object_dir, lineage.writer()).map_err(|error| chain(&error))
 }
 
 /// Who holds the object, for people; in a machine of its own the runtime is process 1, which says nothing.
@@ -115,18 +115,18 @@ fn refused(code: &str, evidence: &Evidence) -> Report {
 /// This copy is not the object: whoever waits is told why, nothing runs. A copy whose history lacks what was witnessed
 /// shuts itself away, so that it stays refused where no witness can be asked; one that met another only leaves.
 pub(super) async fn refuse_copy(
-    house: House,
+    context: BootContext,
     lineage: &LineageWriter,
     depot: Option<&dyn Depot>,
     verdict: &Verdict,
     evidence: &Evidence,
 ) -> ExitReason {
     let code = holding::code_of(depot, verdict).await;
-    house.reports.event(refused(code, evidence));
+    context.reports.event(refused(code, evidence));
     if verdict.is_final() {
-        shut_away(&house, lineage, code, evidence).await;
+        shut_away(&context, lineage, code, evidence).await;
     }
-    answer_all(house, not_the_object(code, evidence)).await;
+    answer_all(context, not_the_object(code, evidence)).await;
     ExitReason::Refused
 }
 
@@ -138,8 +138,8 @@ fn not_the_object(code: &str, evidence: &Evidence) -> Problem {
     Problem::new(503, CODE_ROLLED_BACK, "This copy is older than the object").with_detail(words)
 }
 
-async fn shut_away(house: &House, lineage: &LineageWriter, code: &str, evidence: &Evidence) {
-    let at = lineage.now(house.clock.reading()).at;
+async fn shut_away(context: &BootContext, lineage: &LineageWriter, code: &str, evidence: &Evidence) {
+    let at = lineage.now(context.clock.reading()).at;
     let body = Body::Quarantined(Quarantined {
         reason: format!("{code}: {}", holding::in_words(evidence)),
     });
@@ -149,7 +149,7 @@ async fn shut_away(house: &House, lineage: &LineageWriter, code: &str, evidence:
     };
     if let Err(error) = recorded.await {
         // It is refused all the same, now and whenever the witness is asked.
-        house.reports.error(error.code(), &error);
+        context.reports.error(error.code(), &error);
     }
 }
 

@@ -38,7 +38,7 @@ use super::witnessing;
 use super::{EVENTS, HANDED_OVER};
 
 /// Everything that outlives the boot.
-pub(super) struct House {
+pub(super) struct BootContext {
     pub(super) config: Config,
     pub(super) object_dir: ObjectDir,
     pub(super) listener: TcpListener,
@@ -49,8 +49,8 @@ pub(super) struct House {
     pub(super) judge: Rc<GateJudge>,
 }
 
-/// What runs side by side in one life.
-struct Life {
+/// What runs side by side in one activation.
+struct Activation {
     gate: Gate<Rc<GateJudge>>,
     control: Control,
     /// The gate's control, where its protocol knows no requests.
@@ -61,8 +61,8 @@ struct Life {
     say: mpsc::Sender<Event>,
 }
 
-impl House {
-    pub(super) async fn furnish(
+impl BootContext {
+    pub(super) async fn activate(
         self,
         lineage: LineageWriter,
         bundle: Arc<Bundle>,
@@ -166,7 +166,7 @@ impl House {
             bundle.manifest.gate.protocol,
             manifest::Protocol::Tcp | manifest::Protocol::Handover
         );
-        let life = Life {
+        let activation = Activation {
             gate,
             raw: raw.then(|| gate_control.clone()),
             control: gate_control,
@@ -175,11 +175,11 @@ impl House {
             timers,
             say,
         };
-        Ok(self.serve(life, resident).await)
+        Ok(self.serve(activation, resident).await)
     }
 
-    async fn serve(self, life: Life, resident: Rc<Resident>) -> ExitReason {
-        let Life {
+    async fn serve(self, activation: Activation, resident: Rc<Resident>) -> ExitReason {
+        let Activation {
             gate,
             control,
             raw,
@@ -187,7 +187,7 @@ impl House {
             inputs,
             timers,
             say,
-        } = life;
+        } = activation;
         let (hand_over, handed_over) = mpsc::channel(HANDED_OVER);
         let agent = match agent::bind(&self.config.agent_socket) {
             Ok(listener) => listener,
