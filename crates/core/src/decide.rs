@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::governance::{self, Action, Facts, Folded, Judgement, Program, RuleSet, Vocabulary};
+use crate::governance::{self, Action, Facts, Judgement, Program, Residual, RuleSet, Vocabulary};
 use crate::id::{BundleId, ObjectId};
 use crate::inputs::{Inputs, Principal, Standing, Witnessed, WorkloadEnd};
 use crate::lineage::{Decision, Head, Invariant, Outcome, Phase, State};
@@ -232,21 +232,21 @@ fn judge(subject: Subject<'_>, action: Action, target: ObjectId, inputs: Inputs)
 }
 
 /// Decides one request or connection at the gate: the permit and the rules that gave it, or the judgement that
-/// refuses. No allocation. `folded` is the program with this very state folded in, where the caller keeps one; once
+/// refuses. No allocation. `residual` is the program with this very state worked in, where the caller keeps one; once
 /// it is no longer valid the whole program judges.
 ///
 /// # Errors
 /// The [`Judgement`], to be put in words by [`consider`]; or the invariant that forbids any admission.
 pub fn admit(
     view: View<'_>,
-    folded: Option<&Folded>,
+    residual: Option<&Residual>,
     facts: &Facts<'_>,
 ) -> Result<(Permit, RuleSet), Refused> {
     if let Some(broken) = wrong_phase(view.head.phase, Action::Admit) {
         return Err(Refused::Invariant(broken));
     }
-    let folded = folded.and_then(|folded| folded.judge(facts));
-    let judgement = folded.unwrap_or_else(|| view.program.judge(Action::Admit, facts));
+    let residual = residual.and_then(|residual| residual.judge(facts));
+    let judgement = residual.unwrap_or_else(|| view.program.judge(Action::Admit, facts));
     match judgement.outcome {
         governance::Outcome::Permit => Ok((Permit(Action::Admit), judgement.deciding)),
         governance::Outcome::Refuse => Err(Refused::Rules(judgement)),

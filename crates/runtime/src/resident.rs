@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use suijuris_core::bundle::Bundle;
-use suijuris_core::governance::{Folded, RuleSet};
+use suijuris_core::governance::{Residual, RuleSet};
 use suijuris_core::inputs::{Caller, Host};
 use suijuris_core::lifecycle::{self, Phase};
 use suijuris_core::lineage::Fired;
@@ -58,8 +58,8 @@ pub struct Resident {
     active_since: Cell<Instant>,
     phase: Cell<Phase>,
     epoch_text: RefCell<String>,
-    /// Rules of `admit` with the state at this position folded in.
-    folded: RefCell<Option<(u64, Folded)>>,
+    /// Rules of `admit` with the state at this position worked in.
+    residual: RefCell<Option<(u64, Residual)>>,
     admitted: RefCell<Vec<(RuleSet, u64)>>,
     refusals: RefCell<Refusals>,
     changes: Feed,
@@ -135,7 +135,7 @@ impl Resident {
             active_since: Cell::new(Instant::now()),
             phase: Cell::new(Phase::Dormant),
             epoch_text: RefCell::default(),
-            folded: RefCell::default(),
+            residual: RefCell::default(),
             admitted: RefCell::default(),
             refusals: RefCell::default(),
             changes: Feed::default(),
