@@ -140,7 +140,7 @@ pub fn decide(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) 
 /// The answer to a proposal for the resident object itself, in words, without a permit: for refusals, `why` and
 /// `what-if`.
 #[must_use]
-pub fn consider<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inputs) -> Decision {
+pub fn evaluate<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inputs) -> Decision {
     let subject = subject.into();
     judge(subject, action, subject.object, inputs)
 }
@@ -148,7 +148,7 @@ pub fn consider<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inp
 /// What the rules would say of `action` if the object were awake; for the door, which turns away whoever would not be
 /// admitted before anything is started.
 #[must_use]
-pub fn foresee<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inputs) -> Decision {
+pub fn evaluate_as_if_awake<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inputs) -> Decision {
     let subject = Subject {
         phase: Phase::Active,
         ..subject.into()
@@ -156,14 +156,19 @@ pub fn foresee<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inpu
     judge(subject, action, subject.object, inputs)
 }
 
-/// The answers of [`consider`] to `wake`, and where a request asks to `admit` as [`foresee`] gives it, without their words:
-/// the rules that permit, or the action that is refused. For a door that answers for many objects: facts are put together
-/// once, and nothing is allocated but where callers carry claims, scopes or declared headers. `id` is the object's id as
-/// text; it may be empty where [`governance::Watches::identity`] says that the rules do not look at it.
+/// The answers of [`evaluate`] to `wake`, and where a request asks to `admit` as [`evaluate_as_if_awake`] gives it,
+/// without their words: the rules that permit, or the action that is refused. For a door that answers for many objects:
+/// facts are put together once, and nothing is allocated but where callers carry claims, scopes or declared headers.
+/// `id` is the object's id as text; it may be empty where [`governance::Watches::identity`] says that the rules do not
+/// look at it.
 ///
 /// # Errors
-/// [`Refused`], to be put in words by [`consider`] or [`foresee`].
-pub fn weigh(subject: &Subject<'_>, id: &str, inputs: &Inputs) -> Result<RuleSet, (Action, Refused)> {
+/// [`Refused`], to be put in words by [`evaluate`] or [`evaluate_as_if_awake`].
+pub fn evaluate_quick(
+    subject: &Subject<'_>,
+    id: &str,
+    inputs: &Inputs,
+) -> Result<RuleSet, (Action, Refused)> {
     let broken = |subject: &Subject<'_>, action| {
         invariant(subject, action, subject.object, &inputs.standing)
             .map(|broken| (action, Refused::Invariant(broken)))
@@ -236,7 +241,7 @@ fn judge(subject: Subject<'_>, action: Action, target: ObjectId, inputs: Inputs)
 /// it is no longer valid the whole program judges.
 ///
 /// # Errors
-/// The [`Judgement`], to be put in words by [`consider`]; or the invariant that forbids any admission.
+/// The [`Judgement`], to be put in words by [`evaluate`]; or the invariant that forbids any admission.
 pub fn admit(
     view: View<'_>,
     residual: Option<&Residual>,

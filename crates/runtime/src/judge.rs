@@ -269,7 +269,7 @@ fn explain(resident: &Resident, caller: Arc<Caller>, request: Request) -> Proble
     let principal = Principal::Caller(Box::new(Arc::unwrap_or_clone(caller)));
     let mut inputs = resident.inputs(principal);
     inputs.request = Some(request);
-    let decision = resident.consider(Action::Admit, inputs);
+    let decision = resident.evaluate(Action::Admit, inputs);
     let problem = verdict::problem(&decision, resident.id());
     resident.refused_at_gate(decision);
     problem

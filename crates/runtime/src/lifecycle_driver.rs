@@ -197,7 +197,7 @@ impl LifecycleDriver {
     fn workload_decision(&self, end: WorkloadEnd) -> Box<Decision> {
         let mut inputs = self.resident.busy_inputs(Principal::Workload);
         inputs.standing.workload = Some(end);
-        Box::new(self.resident.consider(Action::Remain, inputs))
+        Box::new(self.resident.evaluate(Action::Remain, inputs))
     }
 
     // The workload.
@@ -360,6 +360,6 @@ async fn watch(resident: Rc<Resident>, running: Rc<Running>) {
     inputs.standing.workload = Some(end);
     resident.say(Event::WorkloadEnded(
         how,
-        Box::new(resident.consider(Action::Remain, inputs)),
+        Box::new(resident.evaluate(Action::Remain, inputs)),
     ));
 }

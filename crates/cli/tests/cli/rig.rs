@@ -196,7 +196,7 @@ impl Live {
     pub(crate) fn refuse_admission(&self, method: &str) {
         let state = self.state();
         let view = View::new(&state, &self.bundle.rules);
-        let decision = decide::foresee(view, Action::Admit, self.asked(method));
+        let decision = decide::evaluate_as_if_awake(view, Action::Admit, self.asked(method));
         assert_ne!(decision.outcome, Outcome::Permit);
         self.record(Body::Refused(Box::new(Refused {
             decision,

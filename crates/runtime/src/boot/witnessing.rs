@@ -188,6 +188,6 @@ pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> ExitR
 fn leave(resident: &Resident) {
     let mut inputs = resident.busy_inputs(Principal::Host);
     inputs.standing.witness = Witnessed::Missing;
-    let decision = resident.consider(Action::Remain, inputs);
+    let decision = resident.evaluate(Action::Remain, inputs);
     resident.say(Event::RemainRefused(Box::new(decision)));
 }

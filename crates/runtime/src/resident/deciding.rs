@@ -74,9 +74,9 @@ impl Resident {
 
     /// As [`Resident::decide`], for the words alone.
     #[must_use]
-    pub fn consider(&self, action: Action, inputs: Inputs) -> Decision {
+    pub fn evaluate(&self, action: Action, inputs: Inputs) -> Decision {
         self.lineage
-            .staged(|state| decide::consider(View::new(state, &self.bundle.rules), action, inputs))
+            .staged(|state| decide::evaluate(View::new(state, &self.bundle.rules), action, inputs))
     }
 
     /// Runs `run` with the durable object as rules see it, borrowed.
