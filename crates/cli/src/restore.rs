@@ -129,7 +129,7 @@ fn record(args: &Args, place: &Place, writer: &Writer, mark: &Mark) -> anyhow::R
     if !matches!(phase, Phase::Active | Phase::Dormant | Phase::Quarantined) {
         bail!("the object is {}: no copy of it can be restored", phase.as_str());
     }
-    restore::settle(writer, now.at)?;
+    restore::record_crash(writer, now.at)?;
     let stated = match restore::restoration(writer, mark) {
         Ok(stated) => stated,
         Err(error @ RestoreError::NothingAbandoned(_)) => {

@@ -23,7 +23,7 @@ use suijuris_runtime::clock::Clock;
 use suijuris_runtime::witness::{
     ClaimError, History, News, Opening, PublishError, Uncovered, Witness, publish,
 };
-use suijuris_store::restore::{restoration, restore, settle};
+use suijuris_store::restore::{record_crash, restoration, restore};
 use suijuris_store::{Creation, Depth, Draft, ObjectDir, Reader, Sign, Sizes, StageError, Writer, create};
 
 /// Histories of these tests, up to a record: each is the digest of its position.
@@ -364,7 +364,7 @@ fn go_on(home: &ObjectDir, records: usize) {
 
 /// Begins an activation, the one before ended as it may.
 fn wake_up(writer: &Writer) {
-    settle(writer, Timestamp(2_000)).unwrap();
+    record_crash(writer, Timestamp(2_000)).unwrap();
     let body = |_: &_, next| {
         let woke = Woke {
             decision: object::decision(Action::Wake),
@@ -473,7 +473,7 @@ async fn a_restored_copy_takes_the_place_of_what_it_gives_up_in_the_depot_too() 
     };
     let (writer, _) = Writer::open(&copy, Depth::Tail, Sizes::default()).unwrap();
     assert_eq!(copy.holds(mark.seq, &mark.head), Ok(false));
-    settle(&writer, Timestamp(9_000)).unwrap();
+    record_crash(&writer, Timestamp(9_000)).unwrap();
     let approval = restoration(&writer, &mark)
         .unwrap()
         .approve(&SecretKey::from_seed(&[9; 32]))

@@ -349,6 +349,6 @@ fn complete(
     let path = object_dir.parent_proof();
     disk::replace(&*object_dir.disk, &path, &proof).map_err(OpenError::disk("write", &path))?;
     staging::activate(object_dir)?;
-    keys::adopt(object_dir).map_err(OpenError::disk("settle", &object_dir.next_key()))?;
+    keys::adopt(object_dir).map_err(OpenError::disk("adopt", &object_dir.next_key()))?;
     Ok(verified)
 }

@@ -188,7 +188,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Writer {
-    /// Takes the lock, reads as deep as asked, removes a torn end, settles the waiting key.
+    /// Takes the lock, reads as deep as asked, removes a torn end, adopts the waiting key.
     ///
     /// # Errors
     /// [`OpenError`]; [`OpenError::Locked`] names the process that writes.
@@ -203,7 +203,7 @@ impl Writer {
         let tail = Tail::repair(object_dir, &opened)?;
         object_dir.remove_unnamed()?;
         if prepared {
-            keys::adopt(object_dir).map_err(OpenError::disk("settle", &object_dir.next_key()))?;
+            keys::adopt(object_dir).map_err(OpenError::disk("adopt", &object_dir.next_key()))?;
         }
         let recovery = Recovery {
             read: opened.read,
@@ -333,7 +333,7 @@ impl Writer {
         drop(staged);
         shared.commit_all(&mut commits).map_err(StageError::from)?;
         keys::adopt(&shared.object_dir).map_err(|error| {
-            StageError::from(shared.poison(CommitError::new("settle the waiting key")(error)))
+            StageError::from(shared.poison(CommitError::new("adopt the waiting key")(error)))
         })?;
         Ok(id)
     }

@@ -140,7 +140,7 @@ pub fn export(
         return Err(ExportError::Sealed(len));
     }
     let object_dir = reader.object_dir();
-    settle(object_dir)?;
+    sync_written(object_dir)?;
     let mut packing = Packing {
         out,
         buffer: Vec::with_capacity(BUFFER_BYTES + FRAME_BYTES),
@@ -171,7 +171,7 @@ pub fn export(
 }
 
 /// Makes durable what a live writer may have written and not yet synced.
-fn settle(object_dir: &ObjectDir) -> Result<(), OpenError> {
+fn sync_written(object_dir: &ObjectDir) -> Result<(), OpenError> {
     let Some(last) = object_dir.segments()?.pop() else {
         return Ok(());
     };
