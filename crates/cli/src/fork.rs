@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use suijuris_api::verdict;
 use suijuris_bundle::Style;
-use suijuris_core::bundle::narrows;
+use suijuris_core::bundle::check_attenuation;
 use suijuris_core::decide::{Verdict, View, decide};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Host, Inputs, Principal};
@@ -184,8 +184,8 @@ impl Definition {
         };
         let built = built(dir)?;
         let files = creation::files(&built);
-        if let Err(wider) = narrows(&held.bundle, &files.open()?) {
-            return Ok(Err(NotNarrower(wider.to_string())));
+        if let Err(why) = check_attenuation(&held.bundle, &files.open()?) {
+            return Ok(Err(NotNarrower(why.to_string())));
         }
         let in_definition = built
             .controllers

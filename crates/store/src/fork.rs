@@ -7,7 +7,7 @@
 //!
 //! A crash before the record leaves no child; one behind it a child without name, which [`finish`] names. If that child's
 //! directory is lost first, the parent's record speaks of a child that never was. At no time there is a child without
-//! proof. Not here: whether the child's rules are narrower (`core::bundle::narrows`), whether the rules permit it (core's
+//! proof. Not here: whether the child's rules are narrower (`core::bundle::attenuation`), whether the rules permit it (core's
 //! decisions); the caller asks both.
 
 mod carry;
