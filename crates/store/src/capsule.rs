@@ -13,7 +13,9 @@ use std::io;
 
 use suijuris_core::codec;
 use suijuris_core::id::Digest;
-use suijuris_core::lineage::{self, Broken, Disbelief, MAX_ANNOUNCEMENT, MAX_PARENT_PROOF, NotAFork};
+use suijuris_core::lineage::{
+    self, AnnouncementError, ChainError, MAX_ANNOUNCEMENT, MAX_PARENT_PROOF, ParentProofError,
+};
 
 use crate::bundle_store::{MAX_BUNDLE_BYTES, NotFiles};
 
@@ -115,7 +117,7 @@ pub enum Fault {
     Encoding(#[from] codec::Error),
     /// An intact record that does not continue the chain.
     #[error("it does not fit the history before it")]
-    Broken(#[from] Broken),
+    Chain(#[from] ChainError),
     /// A section that is not the files of a bundle.
     #[error("it is not a bundle")]
     Files(#[from] NotFiles),
@@ -130,10 +132,10 @@ pub enum Fault {
     ManyBundles,
     /// The parent's proof.
     #[error("it is not the fork it says")]
-    Parent(#[from] NotAFork),
+    Parent(#[from] ParentProofError),
     /// The announcement.
     #[error("its announcement is not believed")]
-    Announcement(#[from] Disbelief),
+    Announcement(#[from] AnnouncementError),
     /// An announcement of another state.
     #[error("its announcement is not of the state that its records yield")]
     OtherAnnouncement,

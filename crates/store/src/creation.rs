@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use suijuris_core::id::ObjectId;
 use suijuris_core::key::{PublicKey, SecretKey};
-use suijuris_core::lineage::{Broken, Checkpoint, Inception, Parent, State, Stored};
+use suijuris_core::lineage::{ChainError, Checkpoint, Inception, Parent, State, Stored};
 use suijuris_core::time::Timestamp;
 use zeroize::Zeroizing;
 
@@ -44,7 +44,7 @@ pub enum CreateError {
     Exists(PathBuf),
     /// The inception is not sound.
     #[error(transparent)]
-    Broken(#[from] Broken),
+    Chain(#[from] ChainError),
     /// The bundle.
     #[error("the bundle cannot be kept")]
     Bundle(#[from] bundle_store::Error),

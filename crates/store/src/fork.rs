@@ -19,8 +19,8 @@ use suijuris_core::governance::Action;
 use suijuris_core::id::{ObjectId, RecordId};
 use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::lineage::{
-    self, Approval, Body, Broken, Decision, Forked, Inception, MAX_PARENT_PROOF, Mutated, NotAFork, Outcome,
-    Parent, ParentProof, State, Statement, Stored, VerifiedParent,
+    self, Approval, Body, ChainError, Decision, Forked, Inception, MAX_PARENT_PROOF, Mutated, Outcome,
+    Parent, ParentProof, ParentProofError, State, Statement, Stored, VerifiedParent,
 };
 use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::Timestamp;
@@ -108,7 +108,7 @@ pub enum ForkError {
     Store(#[from] bundle_store::Error),
     /// The child's first records.
     #[error("the child's beginning is not sound")]
-    Broken(#[from] Broken),
+    Chain(#[from] ChainError),
     /// A secret of the parent.
     #[error("a secret of the parent cannot be given to the child")]
     Secret(#[from] secrets::Error),
@@ -131,7 +131,7 @@ pub enum ForkError {
     Stage(#[from] StageError),
     /// The proof.
     #[error("the child cannot be proved")]
-    NotAFork(#[from] NotAFork),
+    Proof(#[from] ParentProofError),
 }
 
 /// Why an object's parent is not known.
@@ -142,13 +142,13 @@ pub enum ParentError {
     Open(#[from] OpenError),
     /// The proof.
     #[error("the object is not the fork it says")]
-    NotAFork(#[from] NotAFork),
+    Proof(#[from] ParentProofError),
 }
 
 /// The parent that provably forked the object in `object_dir`; nothing where its inception names none.
 ///
 /// # Errors
-/// [`ParentError::NotAFork`] where it names one without a proof that holds: it is a copy, not a fork.
+/// [`ParentError::Proof`] where it names one without a proof that holds: it is a copy, not a fork.
 pub fn parent_of(object_dir: &ObjectDir) -> Result<Option<VerifiedParent>, ParentError> {
     let mut walk = Walk::from_start(object_dir)?;
     let Step::Record(_, inception) = walk.step()? else {
@@ -317,7 +317,7 @@ pub fn finish(parent: &ObjectDir, object_dir: &ObjectDir) -> Result<Option<Verif
         return match object_dir.holds_object()? {
             true => parent_of(object_dir).map_err(|error| match error {
                 ParentError::Open(error) => ForkError::Open(error),
-                ParentError::NotAFork(error) => ForkError::NotAFork(error),
+                ParentError::Proof(error) => ForkError::Proof(error),
             }),
             false => Ok(None),
         };

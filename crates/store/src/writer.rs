@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use suijuris_core::codec;
 use suijuris_core::id::{BundleId, Digest, RecordId};
 use suijuris_core::key::{Domain, SecretKey, Signature};
-use suijuris_core::lineage::{self, Advance, Body, Broken, Checkpoint, State, Stored};
+use suijuris_core::lineage::{self, Advance, Body, ChainError, Checkpoint, State, Stored};
 use suijuris_core::time::Timestamp;
 
 use crate::bundle_store::BundleStore;
@@ -85,7 +85,7 @@ pub struct Draft {
 pub enum StageError {
     /// The record does not continue the chain.
     #[error(transparent)]
-    Broken(#[from] Broken),
+    Chain(#[from] ChainError),
     /// The body is larger than a record may be.
     #[error("the record would be up to {0} bytes, more than the {max} allowed; write less at once", max = lineage::MAX_BYTES)]
     TooLarge(usize),

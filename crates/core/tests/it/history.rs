@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use suijuris_core::id::RecordId;
 use suijuris_core::key::{SecretKey, Signature};
-use suijuris_core::lineage::{Broken, Fault, Inception, Phase, Record, State, Stored};
+use suijuris_core::lineage::{ChainError, Fault, Inception, Phase, Record, State, Stored};
 use suijuris_core::memory::{Value, Write};
 use suijuris_core::time::Timestamp;
 
@@ -113,7 +113,7 @@ proptest! {
 }
 
 /// Refused for its place: an inception where none belongs or none where one does, or a position out of order.
-fn misplaced(broken: &Broken, at: usize) -> bool {
+fn misplaced(broken: &ChainError, at: usize) -> bool {
     match broken.fault {
         Fault::Inception => at == 0,
         Fault::Seq { found, expected } => found != expected,

@@ -6,7 +6,7 @@ use std::io::Read;
 
 use suijuris_core::id::{BundleId, ObjectId, RecordId};
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Broken, NotAFork, ParentProof, State, Stored, VerifiedParent};
+use suijuris_core::lineage::{ChainError, ParentProof, ParentProofError, State, Stored, VerifiedParent};
 use suijuris_core::memory::Name;
 
 use super::secrets::committed;
@@ -60,10 +60,10 @@ pub enum ImportError {
     Source(#[source] Box<dyn Error + Send + Sync>),
     /// The records are no chain.
     #[error("the records are not a sound history")]
-    Broken(#[from] Broken),
+    Chain(#[from] ChainError),
     /// The proof of the parent.
     #[error("the object is not the fork it says")]
-    Parent(#[from] NotAFork),
+    Parent(#[from] ParentProofError),
     /// There are no records.
     #[error("there are no records")]
     Nothing,

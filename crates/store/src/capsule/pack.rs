@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use sha2::{Digest as _, Sha256};
 use suijuris_core::id::{BundleId, Digest, ObjectId, RecordId};
-use suijuris_core::lineage::{Announcement, NotAFork, ParentProof, State, Stored};
+use suijuris_core::lineage::{Announcement, ParentProof, ParentProofError, State, Stored};
 
 use super::{FRAME_BYTES, Frame, Kind, MAX_ALL_BUNDLES_BYTES, MAX_SEALED_BYTES, Progress, end, header};
 use crate::bundle_store::{self, NotFiles};
@@ -66,7 +66,7 @@ pub enum ExportError {
     ManyBundles,
     /// A child without proof of its parent.
     #[error("the object is not the fork it says")]
-    Parent(#[from] NotAFork),
+    Parent(#[from] ParentProofError),
     /// The sealed bytes.
     #[error(
         "the sealed section has {0} bytes, where at most {MAX_SEALED_BYTES} are allowed; unset large secrets"

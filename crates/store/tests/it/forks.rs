@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use suijuris_core::governance::Action;
 use suijuris_core::id::ObjectId;
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Body, Decision, NotAFork, Outcome, VerifiedParent};
+use suijuris_core::lineage::{Body, Decision, Outcome, ParentProofError, VerifiedParent};
 use suijuris_core::memory::{Field, Kind, Name, Value};
 use suijuris_core::time::{Span, Timestamp};
 use suijuris_store::capsule::{self, import, verify};
@@ -167,7 +167,7 @@ fn a_child_may_have_owners_of_its_own() {
         ..request(rules(0))
     };
     let refused = stage(&parent, &dir_at(&disk, "other"), none);
-    assert!(matches!(refused, Err(ForkError::Broken(_))));
+    assert!(matches!(refused, Err(ForkError::Chain(_))));
 }
 
 // proves B7
@@ -184,7 +184,7 @@ fn nobody_but_the_controllers_forks_and_only_at_the_head_that_was_signed_for() {
     let stranger = statement.approve(&SecretKey::from_seed(&[1; 32])).unwrap();
     for approvals in [vec![], vec![stranger]] {
         let refused = fork::commit(&parent, &object_dir, permitted(), approvals, NOW);
-        assert!(matches!(refused, Err(ForkError::Stage(StageError::Broken(_)))));
+        assert!(matches!(refused, Err(ForkError::Stage(StageError::Chain(_)))));
     }
     let no = Decision {
         outcome: Outcome::Refuse(None),
@@ -213,9 +213,9 @@ fn nobody_but_the_controllers_forks_and_only_at_the_head_that_was_signed_for() {
     ));
 }
 
-fn not_a_fork(object_dir: &ObjectDir) -> NotAFork {
+fn not_a_fork(object_dir: &ObjectDir) -> ParentProofError {
     match parent_of(object_dir) {
-        Err(ParentError::NotAFork(error)) => error,
+        Err(ParentError::Proof(error)) => error,
         other => panic!("{other:?}"),
     }
 }
@@ -228,7 +228,7 @@ fn a_child_without_a_proof_that_holds_is_no_fork() {
     let path = std::path::Path::new("child/parent.proof");
     let proof = disk.content(path).unwrap();
     disk.take_away(path);
-    assert!(matches!(not_a_fork(&object_dir), NotAFork::Missing));
+    assert!(matches!(not_a_fork(&object_dir), ParentProofError::Missing));
     let reader = Reader::open(&object_dir, Depth::Tail).unwrap();
     let refused = capsule::export(&reader, std::io::sink(), None, |_| {});
     assert!(chain(&refused.unwrap_err()).contains("a copy is not a fork"));
@@ -257,7 +257,7 @@ fn a_child_without_a_proof_that_holds_is_no_fork() {
         (disk, staged, verified)
     };
     disk.set_content(path, other.content(path).unwrap());
-    assert!(matches!(not_a_fork(&object_dir), NotAFork::OtherChild));
+    assert!(matches!(not_a_fork(&object_dir), ParentProofError::OtherChild));
     disk.set_content(path, proof);
     assert!(parent_of(&object_dir).unwrap().is_some());
 }

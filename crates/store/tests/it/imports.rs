@@ -319,7 +319,7 @@ fn a_depots_bundles_and_records_make_the_same_object() {
         .filter_map(|(seq, record)| (seq != 4).then_some(record));
     let refused = capsule::rebuild(&elsewhere, SIZES, bundle, gap, None).unwrap_err();
     assert!(
-        matches!(&refused, ImportError::Broken(broken) if broken.seq == 5),
+        matches!(&refused, ImportError::Chain(broken) if broken.seq == 5),
         "{}",
         chain(&refused)
     );

@@ -90,7 +90,7 @@ fn a_quarantined_copy_wakes_only_after_its_controllers_restored_it() {
     let by_stranger = restoration(&writer, &mark).unwrap().approve(&stranger).unwrap();
     for approvals in [vec![], vec![by_stranger]] {
         let refused = restore(&writer, &mark, approvals, NOW);
-        assert!(matches!(refused, Err(RestoreError::Stage(StageError::Broken(_)))));
+        assert!(matches!(refused, Err(RestoreError::Stage(StageError::Chain(_)))));
     }
     let earlier = Mark {
         seq: mark.seq - 1,
