@@ -15,7 +15,7 @@ use suijuris_core::key::{PublicKey, SecretKey, Signature};
 use suijuris_core::lineage::{Approval, Head, Restoration, Statement};
 
 use crate::place::Where;
-use crate::{Answer, Usage, history, owner, screen, sealing};
+use crate::{Answer, Usage, history, key_wrap, owner, screen};
 
 /// Size of an approval's file at most, bytes.
 const MAX_BYTES: u64 = 4_096;
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// Approve this restore instead, as `restore` said it
     #[arg(long, value_name = "WHAT")]
     restore: Option<String>,
-    /// The owner's key [default: as for founding an object]
+    /// The owner's key [default: as for creating an object]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// File to write; standard output where absent
@@ -60,7 +60,7 @@ Makes the key where there is none.
 Example:
   suijuris key")]
 pub(crate) struct KeyArgs {
-    /// The owner's key [default: as for founding an object]
+    /// The owner's key [default: as for creating an object]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Print the age recipient that belongs to it instead, for others' `export --to`
@@ -306,7 +306,7 @@ fn check(bytes: &[u8], head: &Head, matter: &Matter) -> anyhow::Result<Approval>
 pub(crate) fn key(args: &KeyArgs) -> anyhow::Result<Answer> {
     let key = owner::key(args.key.as_deref())?;
     let text = if args.recipient {
-        sealing::recipient_of(&key)?
+        key_wrap::recipient_of(&key)?
     } else {
         key.public().to_string()
     };

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Serialize;
-use suijuris_store::capsule::{self, Exported, NotUnsealed, Unsealed};
+use suijuris_store::capsule::{self, Decrypted, Exported, SecretsError};
 use suijuris_store::{Depth, ObjectDir, Reader};
 
 use crate::place::Where;
 use crate::progress::Progress;
 use crate::screen;
-use crate::{Answer, Usage, sealing};
+use crate::{Answer, Usage, key_wrap};
 
 /// Times to look again when the object wakes while its waiting key is read.
 const TRIES: u32 = 5;
@@ -23,7 +23,7 @@ const TRIES: u32 = 5;
 #[command(after_help = "\
 The file is a capsule: bundles, every record, a checkpoint; anybody can verify it. The key that
 continues the history and the values of secret fields travel sealed, by default to you, who
-founded the object: `import` it wherever your owner's key lies. The workload's volume is not in
+created the object: `import` it wherever your owner's key lies. The workload's volume is not in
 it. Exporting neither wakes nor stops the object; once an imported copy has woken with the same
 depot, this one is refused as rolled back.
 
@@ -139,10 +139,10 @@ fn read(home: &ObjectDir, sealed_to: &[String]) -> anyhow::Result<(Reader, Optio
         if sealed_to.is_empty() {
             return Ok((reader, None));
         }
-        match Unsealed::of(home, reader.state()) {
-            Ok(open) => return Ok((reader, Some(sealing::seal(&open, sealed_to)?))),
+        match Decrypted::of(home, reader.state()) {
+            Ok(open) => return Ok((reader, Some(key_wrap::encrypt(&open, sealed_to)?))),
             // The object has just woken, and another key waits.
-            Err(NotUnsealed::Key(_)) if home.is_in_use() => {}
+            Err(SecretsError::Key(_)) if home.is_in_use() => {}
             Err(error) => return Err(error.into()),
         }
     }

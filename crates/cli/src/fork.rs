@@ -7,14 +7,14 @@ use anyhow::Context as _;
 use serde::Serialize;
 use suijuris_api::verdict;
 use suijuris_bundle::Style;
-use suijuris_core::bundle::narrows;
+use suijuris_core::bundle::check_attenuation;
 use suijuris_core::decide::{Verdict, View, decide};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Host, Inputs, Principal};
 use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::lineage::{Body, Decision, Refused, VerifiedParent};
 use suijuris_core::time::Span;
-use suijuris_store::fork::{self, Conception, Staged};
+use suijuris_store::fork::{self, ForkRequest, Staged};
 use suijuris_store::{BundleFiles, ObjectDir};
 use zeroize::Zeroizing;
 
@@ -23,7 +23,7 @@ use crate::depots::Which;
 use crate::held::{self, Held, Taken};
 use crate::place::{Place, Where};
 use crate::screen::{self, Screen, Tone};
-use crate::up::founding;
+use crate::up::creation;
 use crate::{Answer, Usage, owner, sleeping, transition};
 
 /// Make a child of an object
@@ -62,7 +62,7 @@ pub(crate) struct Args {
     /// Give the child the parent's secrets too
     #[arg(long)]
     secrets: bool,
-    /// The parent's owner's key [default: as for founding an object]
+    /// The parent's owner's key [default: as for creating an object]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Another owner's approval of the child that was prepared, from `suijuris approve`; may be given several times
@@ -122,12 +122,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
             return Ok(Answer::No);
         }
     };
-    let answer = bear(args, &place, &held, &child);
+    let answer = fork(args, &place, &held, &child);
     // Whatever was found, the object is let go.
     held.leave().and(answer)
 }
 
-fn bear(args: &Args, place: &Place, held: &Held, child: &ObjectDir) -> anyhow::Result<Answer> {
+fn fork(args: &Args, place: &Place, held: &Held, child: &ObjectDir) -> anyhow::Result<Answer> {
     let key = owner::key_if_any(args.key.as_deref())?;
     sleeping::settle_crash(&held.writer, held.now.at)?;
     let definition = match Definition::of(args, held)? {
@@ -151,7 +151,7 @@ fn bear(args: &Args, place: &Place, held: &Held, child: &ObjectDir) -> anyhow::R
         }
         approvals
     };
-    let parent = fork::beget(&held.writer, child, decision, approvals, held.now.at)?;
+    let parent = fork::commit(&held.writer, child, decision, approvals, held.now.at)?;
     told(args, &staged.child.to_string(), &parent, left_out)
 }
 
@@ -183,9 +183,9 @@ impl Definition {
             }));
         };
         let built = built(dir)?;
-        let files = founding::files(&built);
-        if let Err(wider) = narrows(&held.bundle, &files.open()?) {
-            return Ok(Err(NotNarrower(wider.to_string())));
+        let files = creation::files(&built);
+        if let Err(why) = check_attenuation(&held.bundle, &files.open()?) {
+            return Ok(Err(NotNarrower(why.to_string())));
         }
         let in_definition = built
             .controllers
@@ -272,7 +272,7 @@ fn staged(
     let mut nonce = vec![0; 16];
     getrandom::fill(seed.as_mut_slice()).context("the system gives no randomness")?;
     getrandom::fill(&mut nonce).context("the system gives no randomness")?;
-    let conception = Conception {
+    let request = ForkRequest {
         name: definition.name,
         controllers: definition.owners,
         nonce,
@@ -281,7 +281,7 @@ fn staged(
         seed,
         secrets: args.secrets,
     };
-    let prepared = fork::stage(&held.writer, home, conception)?;
+    let prepared = fork::stage(&held.writer, home, request)?;
     let left_out = prepared.left_out.iter().map(ToString::to_string).collect();
     Ok((prepared.staged, left_out))
 }

@@ -52,7 +52,7 @@ pub(crate) fn place(body: &Body) -> &str {
 pub(crate) fn again(view: View<'_>, body: &Body, decision: &Decision) -> Decision {
     match decision.action {
         Action::Admit if place(body) == "door" => {
-            decide::foresee(view, Action::Admit, decision.inputs.clone())
+            decide::evaluate_as_if_awake(view, Action::Admit, decision.inputs.clone())
         }
         _ => decide::replay(view, decision),
     }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Serialize;
-use suijuris_store::capsule::{self, ImportError, Imported, Unsealed};
+use suijuris_store::capsule::{self, Decrypted, ImportError, Imported};
 use suijuris_store::{ObjectDir, Sizes};
 
 use crate::progress::Progress;
 use crate::screen::{self, Screen, Tone};
-use crate::{Answer, sealing};
+use crate::{Answer, key_wrap};
 
 /// Make an object out of a capsule
 #[derive(Debug, clap::Args)]
@@ -109,7 +109,7 @@ pub(crate) fn answer(
 fn is_no(error: &anyhow::Error) -> bool {
     use suijuris_store::capsule::CapsuleError;
     match error.downcast_ref() {
-        Some(ImportError::Capsule(CapsuleError::Read(_)) | ImportError::Unseal(_)) | None => false,
+        Some(ImportError::Capsule(CapsuleError::Read(_)) | ImportError::Decrypt(_)) | None => false,
         Some(_) => true,
     }
 }
@@ -128,17 +128,17 @@ pub(crate) fn read(
         fs::create_dir_all(parent).with_context(|| format!("`{}` cannot be made", parent.display()))?;
     }
     let progress = Progress::of(None, "imported");
-    let unseal = |sealed: Option<&[u8]>| -> anyhow::Result<Option<Unsealed>> {
+    let decrypt = |sealed: Option<&[u8]>| -> anyhow::Result<Option<Decrypted>> {
         sealed
             .filter(|_| !without_key)
-            .map(|sealed| sealing::open(sealed, key))
+            .map(|sealed| key_wrap::decrypt(sealed, key))
             .transpose()
     };
     let imported = capsule::import(
         BufReader::with_capacity(256 << 10, source),
         &ObjectDir::at(&data),
         Sizes::default(),
-        unseal,
+        decrypt,
         |at| progress.at(at.records),
     )?;
     Ok(imported)

@@ -34,7 +34,7 @@ Example:
 pub(crate) struct Args {
     #[command(flatten)]
     at: Where,
-    /// An owner's key [default: as for founding an object]
+    /// An owner's key [default: as for creating an object]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Another owner's approval, from `suijuris approve --restore`; may be given several times
@@ -129,7 +129,7 @@ fn record(args: &Args, place: &Place, writer: &Writer, mark: &Mark) -> anyhow::R
     if !matches!(phase, Phase::Active | Phase::Dormant | Phase::Quarantined) {
         bail!("the object is {}: no copy of it can be restored", phase.as_str());
     }
-    restore::settle(writer, now.at)?;
+    restore::record_crash(writer, now.at)?;
     let stated = match restore::restoration(writer, mark) {
         Ok(stated) => stated,
         Err(error @ RestoreError::NothingAbandoned(_)) => {

@@ -7,10 +7,10 @@
 
 mod amending;
 mod awake;
+pub(crate) mod creation;
 mod desk;
 mod door;
 mod dormant;
-pub(crate) mod founding;
 pub(crate) mod holding;
 mod house;
 mod machine;
@@ -34,7 +34,7 @@ use crate::depots::Which;
 use crate::place::Place;
 use crate::{control, place, screen};
 
-use founding::Opened;
+use creation::Opened;
 use holding::{Holding, NotTheObject};
 
 /// Arguments of `up`.
@@ -86,7 +86,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     let say = Rc::new(say::Say::new(args.json));
-    let opened = founding::open(&place, &say)?;
+    let opened = creation::open(&place, &say)?;
     let isolation = args.plain.then_some(Isolation::Plain);
     let driver = Process::detect(
         Shim::itself("__shim"),
@@ -121,14 +121,14 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         ));
         return Ok(ExitCode::from(1));
     }
-    let founded = match founding::settle(opened, &args.approvals, &say)? {
-        founding::Prepared::Ready(founded) => *founded,
-        founding::Prepared::Refused => {
+    let created = match creation::settle(opened, &args.approvals, &say)? {
+        creation::Prepared::Ready(created) => *created,
+        creation::Prepared::Refused => {
             holding.leave(None, &say).await;
             return Ok(ExitCode::from(1));
         }
     };
-    let house = house::House::new(place, founded, holding, driver, listener, url, say)?;
+    let house = house::House::new(place, created, holding, driver, listener, url, say)?;
     Box::pin(house.run()).await
 }
 

@@ -133,8 +133,8 @@ fn verify(home: &ObjectDir) -> anyhow::Result<Outcome> {
     let torn = || last.filter(|_| reader.is_torn()).map(|last| torn(last.place));
     let orphaned = match fork::parent_of(home) {
         Ok(_) => None,
-        Err(ParentError::NotAFork(error)) => {
-            let error = ParentError::NotAFork(error);
+        Err(ParentError::Proof(error)) => {
+            let error = ParentError::Proof(error);
             Some(Fault::whole(suijuris_runtime::report::chain(&error)))
         }
         Err(ParentError::Open(error)) => Some(fault(error)?),

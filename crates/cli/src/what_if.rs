@@ -95,7 +95,7 @@ fn now(args: &Args, action: Action, reader: &Reader) -> anyhow::Result<Answer> {
         vocabulary: &rules.vocabulary,
         bundle: rules.bundle,
     };
-    let decision = decide::consider(view, action, inputs);
+    let decision = decide::evaluate(view, action, inputs);
     let texts = telling::rule_texts(&decision, &bundle);
     if args.json {
         let verdict = verdict::verdict(&decision, "what-if");

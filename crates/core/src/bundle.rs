@@ -3,7 +3,7 @@
 //! Opening checks digests, so that whatever holds a [`Bundle`] holds exactly the definition of its id. That the
 //! program is what the text compiles to is checked where a compiler is at hand: `check` and `verify`.
 
-mod narrows;
+mod attenuation;
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::id::{BlobId, BundleId};
 use crate::manifest::{self, Manifest};
 use crate::memory::Schema;
 
-pub use narrows::{Wider, narrows};
+pub use attenuation::{NotAttenuated, check_attenuation};
 
 /// Size of the governance text at most, bytes.
 pub const MAX_GOVERNANCE_BYTES: usize = 1 << 20;

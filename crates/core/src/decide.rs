@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use crate::governance::{self, Action, Facts, Folded, Judgement, Program, RuleSet, Vocabulary};
+use crate::governance::{self, Action, Facts, Judgement, Program, Residual, RuleSet, Vocabulary};
 use crate::id::{BundleId, ObjectId};
 use crate::inputs::{Inputs, Principal, Standing, Witnessed, WorkloadEnd};
 use crate::lineage::{Decision, Head, Invariant, Outcome, Phase, State};
@@ -140,7 +140,7 @@ pub fn decide(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) 
 /// The answer to a proposal for the resident object itself, in words, without a permit: for refusals, `why` and
 /// `what-if`.
 #[must_use]
-pub fn consider<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inputs) -> Decision {
+pub fn evaluate<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inputs) -> Decision {
     let subject = subject.into();
     judge(subject, action, subject.object, inputs)
 }
@@ -148,7 +148,7 @@ pub fn consider<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inp
 /// What the rules would say of `action` if the object were awake; for the door, which turns away whoever would not be
 /// admitted before anything is started.
 #[must_use]
-pub fn foresee<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inputs) -> Decision {
+pub fn evaluate_as_if_awake<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inputs) -> Decision {
     let subject = Subject {
         phase: Phase::Active,
         ..subject.into()
@@ -156,14 +156,19 @@ pub fn foresee<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: Inpu
     judge(subject, action, subject.object, inputs)
 }
 
-/// The answers of [`consider`] to `wake`, and where a request asks to `admit` as [`foresee`] gives it, without their words:
-/// the rules that permit, or the action that is refused. For a door that answers for many objects: facts are put together
-/// once, and nothing is allocated but where callers carry claims, scopes or declared headers. `id` is the object's id as
-/// text; it may be empty where [`governance::Watches::identity`] says that the rules do not look at it.
+/// The answers of [`evaluate`] to `wake`, and where a request asks to `admit` as [`evaluate_as_if_awake`] gives it,
+/// without their words: the rules that permit, or the action that is refused. For a door that answers for many objects:
+/// facts are put together once, and nothing is allocated but where callers carry claims, scopes or declared headers.
+/// `id` is the object's id as text; it may be empty where [`governance::Watches::identity`] says that the rules do not
+/// look at it.
 ///
 /// # Errors
-/// [`Refused`], to be put in words by [`consider`] or [`foresee`].
-pub fn weigh(subject: &Subject<'_>, id: &str, inputs: &Inputs) -> Result<RuleSet, (Action, Refused)> {
+/// [`Refused`], to be put in words by [`evaluate`] or [`evaluate_as_if_awake`].
+pub fn evaluate_quick(
+    subject: &Subject<'_>,
+    id: &str,
+    inputs: &Inputs,
+) -> Result<RuleSet, (Action, Refused)> {
     let broken = |subject: &Subject<'_>, action| {
         invariant(subject, action, subject.object, &inputs.standing)
             .map(|broken| (action, Refused::Invariant(broken)))
@@ -232,21 +237,21 @@ fn judge(subject: Subject<'_>, action: Action, target: ObjectId, inputs: Inputs)
 }
 
 /// Decides one request or connection at the gate: the permit and the rules that gave it, or the judgement that
-/// refuses. No allocation. `folded` is the program with this very state folded in, where the caller keeps one; once
+/// refuses. No allocation. `residual` is the program with this very state worked in, where the caller keeps one; once
 /// it is no longer valid the whole program judges.
 ///
 /// # Errors
-/// The [`Judgement`], to be put in words by [`consider`]; or the invariant that forbids any admission.
+/// The [`Judgement`], to be put in words by [`evaluate`]; or the invariant that forbids any admission.
 pub fn admit(
     view: View<'_>,
-    folded: Option<&Folded>,
+    residual: Option<&Residual>,
     facts: &Facts<'_>,
 ) -> Result<(Permit, RuleSet), Refused> {
     if let Some(broken) = wrong_phase(view.head.phase, Action::Admit) {
         return Err(Refused::Invariant(broken));
     }
-    let folded = folded.and_then(|folded| folded.judge(facts));
-    let judgement = folded.unwrap_or_else(|| view.program.judge(Action::Admit, facts));
+    let residual = residual.and_then(|residual| residual.judge(facts));
+    let judgement = residual.unwrap_or_else(|| view.program.judge(Action::Admit, facts));
     match judgement.outcome {
         governance::Outcome::Permit => Ok((Permit(Action::Admit), judgement.deciding)),
         governance::Outcome::Refuse => Err(Refused::Rules(judgement)),

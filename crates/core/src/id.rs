@@ -312,7 +312,7 @@ id!(
 );
 
 impl From<RecordId> for ObjectId {
-    /// The object that an inception record of this id founds.
+    /// The object that an inception record of this id creates.
     fn from(inception: RecordId) -> Self {
         Self(inception.0)
     }

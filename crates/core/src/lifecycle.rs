@@ -297,7 +297,7 @@ fn durable(state: State) -> (State, Vec<Effect>) {
     }
 }
 
-fn settle(decision: Box<Decision>, how: String) -> (State, Vec<Effect>) {
+fn commit_dormancy(decision: Box<Decision>, how: String) -> (State, Vec<Effect>) {
     (
         State::Settling { frozen: false },
         vec![Effect::Commit(Commit::Dormant(decision, how))],
@@ -307,12 +307,12 @@ fn settle(decision: Box<Decision>, how: String) -> (State, Vec<Effect>) {
 fn workload_ended(state: State, how: String, decision: Box<Decision>) -> (State, Vec<Effect>) {
     match state {
         State::Starting => {
-            let (state, mut effects) = settle(decision.clone(), how);
+            let (state, mut effects) = commit_dormancy(decision.clone(), how);
             effects.insert(0, Effect::RefuseGate(decision));
             (state, effects)
         }
         State::Active | State::Resuming { announced: false } | State::Reviving => drain(decision, Some(how)),
-        State::Draining(ending) if ending.drained => settle(ending.decision, how),
+        State::Draining(ending) if ending.drained => commit_dormancy(ending.decision, how),
         State::Draining(ending) => (
             State::Draining(Ending {
                 workload: Some(how),
@@ -342,7 +342,7 @@ fn drained(state: State, sleep: SleepMode) -> (State, Vec<Effect>) {
             decision,
             workload: Some(how),
             ..
-        }) => settle(decision, how),
+        }) => commit_dormancy(decision, how),
         State::Draining(ending) if !ending.drained => (
             State::Draining(Ending {
                 drained: true,

@@ -23,7 +23,7 @@ use suijuris_core::witness::{Holder, HolderId, Mark};
 use suijuris_depot::local::Local;
 use suijuris_depot::memory::Memory;
 use suijuris_depot::relay::{self, Client};
-use suijuris_depot::{Depot, Own, Swap, Version};
+use suijuris_depot::{Depot, Session, Swap, Version};
 use suijuris_testkit::bench::{Better, Contender, Report, Row, Settings, interleave};
 use tokio::runtime::Runtime;
 
@@ -137,7 +137,7 @@ fn relayed(scope: ObjectId) -> Outcomes<Client> {
         let tokio = tokio().expect("tokio starts");
         let served = tokio.block_on(async {
             let there = tokio::net::UnixStream::from_std(there).expect("a socket");
-            relay::serve(there, Arc::new(Own::new(Arc::new(Memory::new()))), scope).await
+            relay::serve(there, Arc::new(Session::new(Arc::new(Memory::new()))), scope).await
         });
         served.expect("the relay ends in order");
     });

@@ -2,10 +2,10 @@
 //!
 //! `spec/depot.md` gives the layout, `docs/depot.md` what it costs and what to give a cluster.
 
-mod attendance;
 mod blobs;
 mod inbox;
 mod keyspace;
+mod presence;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -22,7 +22,7 @@ use self::keyspace::{Keyspace, revision};
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{Environment, Place};
 use crate::{
-    Answer, Attendance, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting,
+    Answer, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, PresenceGuard, Swap, Version, Waiting,
     frame, segment,
 };
 
@@ -287,17 +287,17 @@ impl Depot for Etcd {
         self.run(QUICK, |shared| async move { shared.swap(mark, expected).await })
     }
 
-    fn attend(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+    fn register(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
         let driver = Arc::clone(&self.driver);
         self.run(QUICK, |shared| async move {
-            let held = attendance::attend(Arc::clone(&shared.space), driver, object, holder).await?;
-            Ok(Some(Arc::new(held) as Arc<dyn Attendance>))
+            let held = presence::register(Arc::clone(&shared.space), driver, object, holder).await?;
+            Ok(Some(Arc::new(held) as Arc<dyn PresenceGuard>))
         })
     }
 
     fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {
         self.run(LONG, |shared| async move {
-            attendance::presence(&shared.space, object, holder).await
+            presence::presence(&shared.space, object, holder).await
         })
     }
 

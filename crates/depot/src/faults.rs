@@ -14,7 +14,7 @@ use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
 use tokio::sync::oneshot;
 
-use crate::{Answer, Attendance, Depot, Error, Posted, Presence, Swap, Version, Waiting};
+use crate::{Answer, Depot, Error, Posted, Presence, PresenceGuard, Swap, Version, Waiting};
 
 /// What goes wrong with one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +41,9 @@ pub enum Fault {
 pub enum Call {
     Mark,
     Swap,
-    Attend,
+    Register,
     Rename,
-    Wrote,
+    IsOwnWrite,
     Presence,
     Announce,
     Announcement,
@@ -68,7 +68,7 @@ impl Call {
         matches!(
             self,
             Self::Swap
-                | Self::Attend
+                | Self::Register
                 | Self::Rename
                 | Self::Announce
                 | Self::PutSegment
@@ -198,24 +198,24 @@ impl Depot for Faulty {
         self.perform(Call::Swap, move |depot| depot.swap(mark, expected))
     }
 
-    fn attend(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
-        self.perform(Call::Attend, move |depot| depot.attend(object, holder))
+    fn register(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
+        self.perform(Call::Register, move |depot| depot.register(object, holder))
     }
 
     fn rename(
         &self,
         object: ObjectId,
         former: HolderId,
-        held: Arc<dyn Attendance>,
+        held: Arc<dyn PresenceGuard>,
         holder: HolderId,
-    ) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+    ) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
         self.perform(Call::Rename, move |depot| {
             depot.rename(object, former, held, holder)
         })
     }
 
-    fn wrote<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
-        self.perform(Call::Wrote, move |depot| depot.wrote(mark))
+    fn is_own_write<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
+        self.perform(Call::IsOwnWrite, move |depot| depot.is_own_write(mark))
     }
 
     fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {

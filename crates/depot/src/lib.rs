@@ -21,10 +21,10 @@ pub mod memory;
 #[cfg(feature = "object")]
 mod object;
 mod open;
-mod own;
 mod pool;
 pub mod relay;
 mod segment;
+mod session;
 
 use std::fmt;
 use std::future::Future;
@@ -39,8 +39,8 @@ use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
 
 pub use self::open::{Environment, default_directory, open};
-pub use self::own::Own;
 pub use self::segment::row;
+pub use self::session::Session;
 
 /// What a depot answers, some time later. Dropping it gives up waiting; the operation may still happen.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -124,7 +124,7 @@ pub enum Swap {
 }
 
 /// What a depot knows of a holder beyond the mark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Presence {
     /// It runs: it holds something that ends with it.
     Here,
@@ -135,7 +135,7 @@ pub enum Presence {
 }
 
 /// Something held as long as a holder runs; dropping it, or the end of every process that has it, ends the presence.
-pub trait Attendance: fmt::Debug + Send + Sync {
+pub trait PresenceGuard: fmt::Debug + Send + Sync {
     /// A descriptor that, inherited by a machine, keeps the presence until the machine ends too. Close-on-exec must stay set
     /// towards workloads.
     fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
@@ -181,7 +181,7 @@ pub trait Depot: fmt::Debug + Send + Sync {
     fn swap<'a>(&'a self, mark: &'a Mark, expected: Option<&'a Version>) -> Answer<'a, Swap>;
 
     /// Says that `holder` of `object` runs, until what is returned is dropped. `None` where the backend has no means.
-    fn attend(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>>;
+    fn register(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn PresenceGuard>>>;
 
     /// Gives the presence of `former`, which `held` holds, to `holder`: whoever inherited it keeps that one up. Nobody is
     /// called `former` then. A backend whose presence nobody inherits takes a new one.
@@ -189,15 +189,15 @@ pub trait Depot: fmt::Debug + Send + Sync {
         &self,
         object: ObjectId,
         former: HolderId,
-        held: Arc<dyn Attendance>,
+        held: Arc<dyn PresenceGuard>,
         holder: HolderId,
-    ) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+    ) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
         let _ = (former, held);
-        self.attend(object, holder)
+        self.register(object, holder)
     }
 
-    /// Whether this copy of the object sent that mark, as far as it remembers. A backend remembers nothing: see [`Own`].
-    fn wrote<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
+    /// Whether this copy of the object sent that mark, as far as it remembers. A backend remembers nothing: see [`Session`].
+    fn is_own_write<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
         let _ = mark;
         Box::pin(std::future::ready(Ok(false)))
     }

@@ -28,7 +28,7 @@ use self::files::{Created, Files};
 use self::watch::Watcher;
 use crate::pool::Pool;
 use crate::{
-    Answer, Attendance, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting,
+    Answer, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, PresenceGuard, Swap, Version, Waiting,
     frame, segment,
 };
 
@@ -72,7 +72,7 @@ impl Local {
                         .into(),
                 ));
             }
-            None => found(&files, &format, refuse)?,
+            None => create(&files, &format, refuse)?,
         }
         files.sweep();
         Ok(Self {
@@ -101,7 +101,7 @@ impl Local {
 }
 
 /// Makes an empty depot. Two processes that do so at once make the same one.
-fn found(files: &Files, format: &Path, refuse: impl Fn(String) -> Error) -> Result<(), Error> {
+fn create(files: &Files, format: &Path, refuse: impl Fn(String) -> Error) -> Result<(), Error> {
     let ours = [
         layout::TMP,
         layout::OBJECTS,
@@ -159,10 +159,10 @@ impl Depot for Local {
         self.run(move |shared| marks::swap(&shared.files, &mark, expected.as_ref()))
     }
 
-    fn attend(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+    fn register(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
         self.run(move |shared| {
-            let held = holders::attend(&shared.files, object, holder)?;
-            Ok(Some(Arc::new(held) as Arc<dyn Attendance>))
+            let held = holders::register(&shared.files, object, holder)?;
+            Ok(Some(Arc::new(held) as Arc<dyn PresenceGuard>))
         })
     }
 
@@ -170,9 +170,9 @@ impl Depot for Local {
         &self,
         object: ObjectId,
         former: HolderId,
-        held: Arc<dyn Attendance>,
+        held: Arc<dyn PresenceGuard>,
         holder: HolderId,
-    ) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+    ) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
         self.run(move |shared| {
             let fresh = holders::rename(&shared.files, object, former, holder)?;
             Ok(Some(fresh.map_or(held, |fresh| Arc::new(fresh))))

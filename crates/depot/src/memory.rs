@@ -16,8 +16,8 @@ use suijuris_core::{BundleId, ObjectId};
 use tokio::sync::oneshot;
 
 use crate::{
-    Answer, Attendance, Depot, Error, MAX_BUNDLE, MAX_READ, MAX_SEGMENT, MAX_WAITING, Posted, Presence, Swap,
-    Version, Waiting, frame, segment,
+    Answer, Depot, Error, MAX_BUNDLE, MAX_READ, MAX_SEGMENT, MAX_WAITING, Posted, Presence, PresenceGuard,
+    Swap, Version, Waiting, frame, segment,
 };
 
 /// Acknowledged messages that are remembered of each object.
@@ -32,7 +32,7 @@ pub struct Memory {
 #[derive(Debug, Default)]
 struct State {
     versions: u64,
-    attends: bool,
+    keeps_presence: bool,
     objects: BTreeMap<String, Object>,
     bundles: BTreeMap<BundleId, Vec<u8>>,
 }
@@ -53,7 +53,7 @@ struct Object {
 #[derive(Debug)]
 struct Held;
 
-impl Attendance for Held {}
+impl PresenceGuard for Held {}
 
 /// What [`Memory::corrupt`] replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +75,9 @@ impl Memory {
 
     /// An empty depot that knows who runs, as a local directory does.
     #[must_use]
-    pub fn attending() -> Self {
+    pub fn with_presence() -> Self {
         let memory = Self::default();
-        memory.state().attends = true;
+        memory.state().keeps_presence = true;
         memory
     }
 
@@ -147,16 +147,16 @@ impl Depot for Memory {
         })
     }
 
-    fn attend(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+    fn register(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
         Box::pin(async move {
             let mut state = self.state();
-            if !state.attends {
+            if !state.keeps_presence {
                 return Ok(None);
             }
             let found = state.objects.entry(object.to_string()).or_default();
             let held = Arc::new(Held);
             found.holders.insert(holder, Arc::downgrade(&held));
-            Ok(Some(held as Arc<dyn Attendance>))
+            Ok(Some(held as Arc<dyn PresenceGuard>))
         })
     }
 

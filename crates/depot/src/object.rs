@@ -29,7 +29,7 @@ use self::store::{Put, Store};
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{Environment, Place};
 use crate::{
-    Answer, Attendance, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting,
+    Answer, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, PresenceGuard, Swap, Version, Waiting,
     frame, segment,
 };
 
@@ -177,7 +177,7 @@ impl Depot for Objects {
         })
     }
 
-    fn attend(&self, _: ObjectId, _: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
+    fn register(&self, _: ObjectId, _: HolderId) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
         Box::pin(std::future::ready(Ok(None)))
     }
 

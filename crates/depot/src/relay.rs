@@ -1,7 +1,7 @@
 //! A depot through a Unix socket: the runtime in a machine has no network and no credentials, what started it has both.
 //!
 //! [`Client`] is the depot at the machine's end, [`serve`] answers at the other, for one object only. One round trip a
-//! call, several in flight. Of attendance the name passes: whoever serves holds it for its machine.
+//! call, several in flight. Of a presence the name passes: whoever serves holds it for its machine.
 
 mod client;
 mod link;

@@ -1,8 +1,8 @@
 //! Deciding for a sleeping object: `wake`, and where a request wants to be let in, `admit` as if the object were awake.
 //!
-//! The order of the two in words ([`consider`]), and with a permit for whoever holds the state itself ([`decide`]);
-//! without words it is `core::decide::weigh`. A property test holds the three to the same answers. What an action needs
-//! is `core::decide`.
+//! The order of the two in words ([`evaluate`]), and with a permit for whoever holds the state itself ([`decide`]);
+//! without words it is `core::decide::evaluate_quick`. A property test holds the three to the same answers. What an
+//! action needs is `core::decide`.
 
 use suijuris_core::decide::{self, Subject, Verdict, View};
 use suijuris_core::governance::Action;
@@ -10,8 +10,8 @@ use suijuris_core::inputs::Inputs;
 use suijuris_core::lineage::{Decision, Outcome};
 
 /// The decision of `wake`, or that of `admit` where `wake` is permitted and a request asks.
-pub(crate) fn consider(subject: Subject<'_>, inputs: Inputs) -> Decision {
-    let wake = decide::consider(subject, Action::Wake, inputs);
+pub(crate) fn evaluate(subject: Subject<'_>, inputs: Inputs) -> Decision {
+    let wake = decide::evaluate(subject, Action::Wake, inputs);
     if wake.outcome != Outcome::Permit {
         return wake;
     }
@@ -32,5 +32,9 @@ pub(crate) fn decide(view: View<'_>, inputs: Inputs) -> Verdict {
 /// What is decided of the request that asks; none where none does.
 fn admission(subject: Subject<'_>, inputs: &Inputs) -> Option<Decision> {
     inputs.request.as_ref()?;
-    Some(decide::foresee(subject, Action::Admit, inputs.clone()))
+    Some(decide::evaluate_as_if_awake(
+        subject,
+        Action::Admit,
+        inputs.clone(),
+    ))
 }

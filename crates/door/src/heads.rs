@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use suijuris_core::bundle::{self, Bundle, Files};
-use suijuris_core::lineage::{self, Announcement, Body, Broken, Disbelief, Phase, State, Stored, Unusable};
+use suijuris_core::lineage::{
+    self, Announcement, AnnouncementError, Body, ChainError, CheckpointError, Phase, State, Stored,
+};
 use suijuris_core::memory::Schema;
 use suijuris_core::witness::Mark;
 use suijuris_core::{BundleId, ObjectId, RecordId};
@@ -45,7 +47,7 @@ pub enum Error {
     Slow,
     /// Forged, truncated, or of another format.
     #[error("the object's announcement is not believed")]
-    Disbelief(#[from] Disbelief),
+    Announcement(#[from] AnnouncementError),
     /// The depot lacks its bundle.
     #[error("the depot has no bundle {0}, which the object carries; publish it again")]
     NoBundle(BundleId),
@@ -86,10 +88,10 @@ pub enum Error {
     },
     /// A segment cannot be read.
     #[error("the object's chain in the depot cannot be read")]
-    Segment(#[from] lineage::segment::Unsound),
+    Segment(#[from] lineage::segment::SegmentError),
     /// A record does not follow from those before.
     #[error("the object's chain in the depot does not hold")]
-    Chain(#[from] Broken),
+    Chain(#[from] ChainError),
     /// Records are missing.
     #[error("the object's chain in the depot has no record {0}")]
     Gap(u64),
@@ -105,7 +107,7 @@ impl Error {
         match self {
             Self::Depot(suijuris_depot::Error::Garbage { .. }) => "garbage",
             Self::Depot(_) | Self::Slow => "depot",
-            Self::Disbelief(_) => "disbelief",
+            Self::Announcement(_) => "disbelief",
             Self::NoBundle(_) => "no_bundle",
             Self::Bundle(_) => "bundle",
             Self::Foreign(_) => "foreign",
@@ -285,7 +287,7 @@ impl<F: Fn(BundleId) -> Option<Arc<Bundle>>> Shelf<'_, F> {
     /// Opens an announcement; its bundle is read as soon as it is named.
     async fn open(&mut self, bytes: &[u8]) -> Result<(State, Stored), Error> {
         match self.open_with_these(bytes) {
-            (Err(Disbelief::Checkpoint(Unusable::NoBundle)), Some(id)) => {
+            (Err(AnnouncementError::Checkpoint(CheckpointError::NoBundle)), Some(id)) => {
                 self.named(id).await?;
                 Ok(self.open_with_these(bytes).0?)
             }
@@ -294,7 +296,10 @@ impl<F: Fn(BundleId) -> Option<Arc<Bundle>>> Shelf<'_, F> {
     }
 
     /// Opens an announcement with the bundles at hand, and says which one it names.
-    fn open_with_these(&self, bytes: &[u8]) -> (Result<(State, Stored), Disbelief>, Option<BundleId>) {
+    fn open_with_these(
+        &self,
+        bytes: &[u8],
+    ) -> (Result<(State, Stored), AnnouncementError>, Option<BundleId>) {
         let named = std::cell::Cell::new(None);
         let look = |id: &BundleId| {
             named.set(Some(*id));

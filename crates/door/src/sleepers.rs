@@ -334,7 +334,7 @@ impl Sleepers {
 
     /// Weighs `wake`, and for a request `admit` as well. The time in `inputs` is set: what `reading` says, but never
     /// before the object's last record.
-    pub fn weigh(&self, object: ObjectId, inputs: &mut Inputs, reading: Reading) -> Weighed {
+    pub fn evaluate_quick(&self, object: ObjectId, inputs: &mut Inputs, reading: Reading) -> Weighed {
         let weighed = self.with(object, |packed, known, kept| {
             if !known.asleep {
                 return Some(Weighed::Awake);
@@ -347,7 +347,7 @@ impl Sleepers {
             } else {
                 String::new()
             };
-            let weighed = decide::weigh(&unpacked.subject(kept), &id, inputs);
+            let weighed = decide::evaluate_quick(&unpacked.subject(kept), &id, inputs);
             SCRATCH.set(Some(unpacked.into_cells()));
             Some(match weighed {
                 Ok(rules) => Weighed::Permit(rules),
@@ -357,14 +357,14 @@ impl Sleepers {
         weighed.flatten().unwrap_or(Weighed::Unknown)
     }
 
-    /// The decision of [`Sleepers::weigh`] in words: of `wake`, or of `admit` where `wake` is permitted and a request
+    /// The decision of [`Sleepers::evaluate_quick`] in words: of `wake`, or of `admit` where `wake` is permitted and a request
     /// asks. `inputs` are those that were weighed.
     #[must_use]
-    pub fn consider(&self, object: ObjectId, inputs: &Inputs) -> Option<Decision> {
+    pub fn evaluate(&self, object: ObjectId, inputs: &Inputs) -> Option<Decision> {
         let decision = self.with(object, |packed, known, kept| {
             let kept = kept?;
             let unpacked = packed.unpack(&known, kept, None)?;
-            Some(deciding::consider(unpacked.subject(kept), inputs.clone()))
+            Some(deciding::evaluate(unpacked.subject(kept), inputs.clone()))
         });
         decision.flatten()
     }

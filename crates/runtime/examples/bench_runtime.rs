@@ -40,7 +40,7 @@ fn measure(settings: &Settings) -> Result<(), Box<dyn Error>> {
         "protocol = \"http\"",
         "true",
     )?;
-    object.found()?;
+    object.create()?;
     object.live_once()?;
     starts(&mut report, &object, settings)?;
     memory(&mut report, &object)?;

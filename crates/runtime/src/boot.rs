@@ -3,7 +3,7 @@
 //! Whatever is wrong before `commit` means that nothing runs: the gate answers, the machine ends.
 
 mod broken;
-mod house;
+mod context;
 mod owner;
 mod witnessing;
 
@@ -24,14 +24,14 @@ use tokio::sync::mpsc;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::judge::GateJudge;
-use crate::ledger::Ledger;
+use crate::lifecycle_driver::ExitReason;
+use crate::lineage_writer::LineageWriter;
 use crate::pid1::{self, Role, Signals};
 use crate::report::Reports;
-use crate::shell::Left;
 use crate::sys;
 
 use self::broken::refuse_all;
-use self::house::House;
+use self::context::BootContext;
 
 /// Lifecycle events that wait at most; tasks say a handful each.
 const EVENTS: usize = 256;
@@ -83,7 +83,7 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
         sending.spawn_local(send_reports(channel.clone(), queue));
     }
     let judge = Rc::new(GateJudge::default());
-    let house = House {
+    let context = BootContext {
         object_dir: ObjectDir::at(&config.data),
         config,
         listener,
@@ -93,9 +93,9 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
         signals,
         judge: judge.clone(),
     };
-    let left = Box::pin(live(house, role)).await;
+    let left = Box::pin(live(context, role)).await;
     pid1::teardown(role, TEARDOWN).await;
-    reports.leaving(left_word(left), judge.refusing());
+    reports.leaving(exit_word(left), judge.refusing());
     // The judge has the object, which reports too.
     drop(judge);
     drop(reports);
@@ -104,21 +104,21 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
     Ok(ExitCode::from(exit_code(left)))
 }
 
-const fn left_word(left: Left) -> &'static str {
+const fn exit_word(left: ExitReason) -> &'static str {
     match left {
-        Left::Dormant => "stop",
-        Left::Refused => "refused",
-        Left::HostStopped => "host_stop",
-        Left::Broken => "failed",
+        ExitReason::Dormant => "stop",
+        ExitReason::Refused => "refused",
+        ExitReason::HostStopped => "host_stop",
+        ExitReason::Broken => "failed",
     }
 }
 
-const fn exit_code(left: Left) -> u8 {
+const fn exit_code(left: ExitReason) -> u8 {
     match left {
-        Left::Dormant => 0,
-        Left::Refused => 1,
-        Left::Broken => 3,
-        Left::HostStopped => 4,
+        ExitReason::Dormant => 0,
+        ExitReason::Refused => 1,
+        ExitReason::Broken => 3,
+        ExitReason::HostStopped => 4,
     }
 }
 
@@ -142,8 +142,8 @@ fn listener(config: &Config) -> Result<TcpListener, Error> {
     }
 }
 
-async fn live(house: House, role: Role) -> Left {
-    let reports = house.reports.clone();
+async fn live(context: BootContext, role: Role) -> ExitReason {
+    let reports = context.reports.clone();
     let step = |step: &str| {
         reports.event(Report::Boot {
             step: step.to_owned(),
@@ -161,15 +161,15 @@ async fn live(house: House, role: Role) -> Left {
     }
     step("open");
     // Kept to the end: whoever sees it held knows that this machine runs.
-    let _held = house.config.hold_fd.and_then(sys::inherited);
-    let (ledger, bundle) = match Ledger::open(&house.object_dir) {
+    let _held = context.config.hold_fd.and_then(sys::inherited);
+    let (lineage, bundle) = match LineageWriter::open(&context.object_dir) {
         Ok(opened) => opened,
-        Err(error) => return refuse_all(house, &error).await,
+        Err(error) => return refuse_all(context, &error).await,
     };
     step("verify");
-    match Box::pin(house.furnish(ledger, bundle)).await {
+    match Box::pin(context.activate(lineage, bundle)).await {
         Ok(left) => left,
-        Err((house, error)) => refuse_all(*house, &error).await,
+        Err((context, error)) => refuse_all(*context, &error).await,
     }
 }
 

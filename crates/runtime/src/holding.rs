@@ -2,7 +2,7 @@
 //! served or acknowledged.
 //!
 //! A thin layer between the object's one thread and [`Witness`]. Without a depot the object holds itself, unless its bundle
-//! requires a witness. Who calls: boot, shell, judge, and the writes of the resident object.
+//! requires a witness. Who calls: boot, lifecycle_driver, judge, and the writes of the resident object.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use suijuris_core::id::Digest;
 use suijuris_core::inputs::Witnessed;
 use suijuris_core::manifest::{Manifest, Witness as Strength};
 use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
-use suijuris_depot::{Depot, Own, Presence};
+use suijuris_depot::{Depot, Presence, Session};
 use suijuris_store::{ObjectDir, Writer};
 
 use crate::clock;
@@ -126,7 +126,7 @@ impl Holding {
         };
         let witness = Arc::new(Witness::start(
             opening,
-            Arc::new(Own::new(depot)),
+            Arc::new(Session::new(depot)),
             Arc::new(home.clone()),
         )?);
         follow(writer, witness.clone());

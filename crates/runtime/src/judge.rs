@@ -236,7 +236,7 @@ impl<'a> Asked<'a> {
 }
 
 fn judge(resident: &Resident, caller: &Arc<Caller>, request: &Asked<'_>) -> Result<Permit, Refused> {
-    let answer = resident.with_folded(|view, object, folded| {
+    let answer = resident.with_residual(|view, object, residual| {
         let audience: Vec<&str> = caller.audience.iter().map(String::as_str).collect();
         let scopes: Vec<&str> = caller.scopes.iter().map(String::as_str).collect();
         let claims: Vec<_> = view
@@ -258,7 +258,7 @@ fn judge(resident: &Resident, caller: &Arc<Caller>, request: &Asked<'_>) -> Resu
         let holds: Vec<&str> = names.iter().map(String::as_str).collect();
         facts.holds = suijuris_core::governance::Holds { names: &holds };
         facts.request = Some(request.facts());
-        decide::admit(view, folded, &facts)
+        decide::admit(view, residual, &facts)
     });
     resident.count_admission(&answer);
     answer.map(|(permit, _)| permit)
@@ -269,7 +269,7 @@ fn explain(resident: &Resident, caller: Arc<Caller>, request: Request) -> Proble
     let principal = Principal::Caller(Box::new(Arc::unwrap_or_clone(caller)));
     let mut inputs = resident.inputs(principal);
     inputs.request = Some(request);
-    let decision = resident.consider(Action::Admit, inputs);
+    let decision = resident.evaluate(Action::Admit, inputs);
     let problem = verdict::problem(&decision, resident.id());
     resident.refused_at_gate(decision);
     problem

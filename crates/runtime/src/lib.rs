@@ -1,6 +1,6 @@
 //! suijuris-init: the object's runtime inside its machine.
 //!
-//! One thread. `boot` opens and decides, `shell` performs what the lifecycle (core) says, `resident` is the object,
+//! One thread. `boot` opens and decides, `lifecycle_driver` performs what the lifecycle (core) says, `resident` is the object,
 //! `judge` answers the gate, `agent` answers the workload, `remain` asks again and again whether to stay. The command
 //! line embeds this crate to run as the runtime where no static `suijuris-init` lies beside it.
 
@@ -17,13 +17,13 @@ pub mod holds;
 pub mod inbox;
 pub mod intake;
 pub mod judge;
-pub mod ledger;
+mod lifecycle_driver;
+pub mod lineage_writer;
 pub mod patch;
 pub mod pid1;
 pub mod remain;
 pub mod report;
 pub mod resident;
-mod shell;
 mod sys;
 pub mod witness;
 pub mod words;

@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use crate::sys::{self, Which};
-use crate::workload::family;
+use crate::workload::process_tree;
 
 /// Time between two looks at processes that are on their way out.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -203,9 +203,9 @@ pub struct Teardown {
 /// machine, flushes the disks. Takes the status of every child: let go of the workload first.
 pub async fn teardown(role: Role, budget: Duration) -> Teardown {
     let begin = Instant::now();
-    let below = family::below_us();
-    family::signal_each(&below, libc::SIGTERM);
-    family::signal_each(&below, libc::SIGCONT);
+    let below = process_tree::below_us();
+    process_tree::signal_each(&below, libc::SIGTERM);
+    process_tree::signal_each(&below, libc::SIGCONT);
     let stubborn = gone_by(begin + budget * 2 / 3, None).await;
     let left = match stubborn {
         0 => 0,
@@ -224,9 +224,9 @@ pub async fn teardown(role: Role, budget: Duration) -> Teardown {
 /// Waits for all below us to end, sending `signal` at each look; how many are left at `deadline`.
 async fn gone_by(deadline: Instant, signal: Option<i32>) -> usize {
     loop {
-        let below = family::below_us();
+        let below = process_tree::below_us();
         if let Some(signal) = signal {
-            family::signal_each(&below, signal);
+            process_tree::signal_each(&below, signal);
         }
         reap(None);
         if below.is_empty() || Instant::now() >= deadline {

@@ -15,14 +15,14 @@ use suijuris_core::lineage::{Body, Fired, Seal};
 use suijuris_core::trigger::Timers;
 use suijuris_gate::{Control, Phase as GatePhase};
 
-use crate::ledger::{self, Sign};
+use crate::lineage_writer::{self, Sign};
 use crate::resident::Resident;
 
 /// `remain` is decided at least this often while active.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Runs while the object is active; ends when the disk failed. `raw` is the gate, where its protocol knows no requests.
-pub async fn run(resident: Rc<Resident>, timers: Timers, raw: Option<Control>) -> ledger::Error {
+pub async fn run(resident: Rc<Resident>, timers: Timers, raw: Option<Control>) -> lineage_writer::Error {
     loop {
         let step = match resident.phase() {
             Phase::Active => {
@@ -49,7 +49,7 @@ pub async fn run(resident: Rc<Resident>, timers: Timers, raw: Option<Control>) -
 }
 
 /// One look; how long until the next at the latest.
-async fn step(resident: &Resident, timers: &Timers) -> Result<Duration, ledger::Error> {
+async fn step(resident: &Resident, timers: &Timers) -> Result<Duration, lineage_writer::Error> {
     if resident.jumped() {
         return Ok(TICK);
     }
@@ -68,7 +68,7 @@ async fn step(resident: &Resident, timers: &Timers) -> Result<Duration, ledger::
         .next_hold_end()
         .map(|end| end.saturating_duration_since(Instant::now()));
     let fresh = resident
-        .ledger()
+        .lineage()
         .published(|state| state.memory().next_deadline(resident.now()));
     let until = |at: suijuris_core::time::Timestamp| {
         Duration::from_millis(u64::try_from(at.since(resident.now().at).0).unwrap_or(0))
@@ -81,10 +81,10 @@ async fn step(resident: &Resident, timers: &Timers) -> Result<Duration, ledger::
 async fn fire(
     resident: &Resident,
     timers: &Timers,
-) -> Result<Option<suijuris_core::time::Timestamp>, ledger::Error> {
+) -> Result<Option<suijuris_core::time::Timestamp>, lineage_writer::Error> {
     let now = resident.now().at;
     let pending = resident
-        .ledger()
+        .lineage()
         .published(|state| timers.pending(&state.head().fired, state.head().born, now));
     if !pending.due.is_empty() {
         let fired: Fired = pending
@@ -96,7 +96,7 @@ async fn fire(
             fired,
             admitted: resident.take_admitted(),
         });
-        resident.ledger().commit(body, now, Sign::Now).await?;
+        resident.lineage().commit(body, now, Sign::Now).await?;
     }
     for (name, due) in pending.due {
         for at in due.fire {
@@ -109,12 +109,12 @@ async fn fire(
     Ok(pending.next)
 }
 
-async fn record_refusals(resident: &Resident) -> Result<(), ledger::Error> {
+async fn record_refusals(resident: &Resident) -> Result<(), lineage_writer::Error> {
     for refused in resident.take_refusals(false) {
         resident.reports().event(verdict::refused(&refused));
         let at = resident.now().at;
         resident
-            .ledger()
+            .lineage()
             .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
             .await?;
     }
@@ -122,8 +122,8 @@ async fn record_refusals(resident: &Resident) -> Result<(), ledger::Error> {
 }
 
 /// Signs what no signature covers yet, once it is old enough; how long until that is.
-async fn seal(resident: &Resident) -> Result<Option<Duration>, ledger::Error> {
-    let Some(age) = resident.ledger().uncovered_for() else {
+async fn seal(resident: &Resident) -> Result<Option<Duration>, lineage_writer::Error> {
+    let Some(age) = resident.lineage().uncovered_for() else {
         return Ok(None);
     };
     let within = Duration::from_millis(u64::try_from(resident.bundle().manifest.seal_within.0).unwrap_or(0));
@@ -135,7 +135,7 @@ async fn seal(resident: &Resident) -> Result<Option<Duration>, ledger::Error> {
         admitted: resident.take_admitted(),
     });
     resident
-        .ledger()
+        .lineage()
         .commit(body, resident.now().at, Sign::Now)
         .await?;
     Ok(None)

@@ -1,7 +1,7 @@
 //! The resident object: the one place where its state, its rules, its clock and its holds meet.
 //!
 //! Everything here runs on the runtime's one thread; whoever wants something of the object asks here, and nothing is
-//! answered that is not durable. What to do next is decided by the lifecycle (`shell`), not here.
+//! answered that is not durable. What to do next is decided by the lifecycle (`lifecycle_driver`), not here.
 
 mod asking;
 mod deciding;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use suijuris_core::bundle::Bundle;
-use suijuris_core::governance::{Folded, RuleSet};
+use suijuris_core::governance::{Residual, RuleSet};
 use suijuris_core::inputs::{Caller, Host};
 use suijuris_core::lifecycle::{self, Phase};
 use suijuris_core::lineage::Fired;
@@ -30,7 +30,7 @@ use crate::holding::Holding;
 use crate::holds::{self, Holds};
 use crate::inbox::Inbox;
 use crate::intake::Intake;
-use crate::ledger::Ledger;
+use crate::lineage_writer::LineageWriter;
 use crate::refusals::Refusals;
 use crate::report::Reports;
 
@@ -39,7 +39,7 @@ use crate::report::Reports;
 pub struct Resident {
     id: String,
     bundle: Arc<Bundle>,
-    ledger: Ledger,
+    lineage: LineageWriter,
     clock: Rc<Clock>,
     detector: RefCell<ResumeDetector>,
     paused: Cell<Span>,
@@ -58,8 +58,8 @@ pub struct Resident {
     active_since: Cell<Instant>,
     phase: Cell<Phase>,
     epoch_text: RefCell<String>,
-    /// Rules of `admit` with the state at this position folded in.
-    folded: RefCell<Option<(u64, Folded)>>,
+    /// Rules of `admit` with the state at this position worked in.
+    residual: RefCell<Option<(u64, Residual)>>,
     admitted: RefCell<Vec<(RuleSet, u64)>>,
     refusals: RefCell<Refusals>,
     changes: Feed,
@@ -75,7 +75,7 @@ pub struct Resident {
 /// What a resident object is made of.
 pub struct Parts {
     /// The object on disk, open for writing.
-    pub ledger: Ledger,
+    pub lineage: LineageWriter,
     /// Its bundle.
     pub bundle: Arc<Bundle>,
     /// The clock.
@@ -103,7 +103,7 @@ impl Resident {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts {
-            ledger,
+            lineage,
             bundle,
             clock,
             host,
@@ -116,13 +116,13 @@ impl Resident {
             reports,
         } = parts;
         Self {
-            id: ledger.published(|state| state.head().object.to_string()),
+            id: lineage.published(|state| state.head().object.to_string()),
             detector: RefCell::new(detector),
             paused: Cell::default(),
             missed: Cell::default(),
             workload_pid: Cell::new(None),
             bundle,
-            ledger,
+            lineage,
             clock,
             host,
             launch: RefCell::default(),
@@ -135,7 +135,7 @@ impl Resident {
             active_since: Cell::new(Instant::now()),
             phase: Cell::new(Phase::Dormant),
             epoch_text: RefCell::default(),
-            folded: RefCell::default(),
+            residual: RefCell::default(),
             admitted: RefCell::default(),
             refusals: RefCell::default(),
             changes: Feed::default(),
@@ -162,8 +162,8 @@ impl Resident {
 
     /// The object on disk.
     #[must_use]
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+    pub fn lineage(&self) -> &LineageWriter {
+        &self.lineage
     }
 
     /// Where reports go.
@@ -191,7 +191,7 @@ impl Resident {
     }
 
     /// Something that `remain` may depend on has changed.
-    pub fn stir(&self) {
+    pub fn notify_changed(&self) {
         self.stirred.notify_one();
     }
 
@@ -200,7 +200,7 @@ impl Resident {
         let waiting = self.inbox.waiting();
         self.notices
             .send("messages", &serde_json::json!({"waiting": waiting}));
-        self.stir();
+        self.notify_changed();
     }
 
     /// Whether connections of the owner are taken.
@@ -230,7 +230,7 @@ impl Resident {
     pub fn enter(&self, phase: Phase) {
         if phase == Phase::Active && self.phase.get() != Phase::Active {
             self.active_since.set(Instant::now());
-            let epoch = self.ledger.published(|state| state.head().epoch);
+            let epoch = self.lineage.published(|state| state.head().epoch);
             *self.epoch_text.borrow_mut() = epoch.to_string();
         }
         self.phase.set(phase);
@@ -263,7 +263,7 @@ impl Resident {
     /// The time that a decision uses.
     #[must_use]
     pub fn now(&self) -> Now {
-        self.ledger.now(self.clock.reading())
+        self.lineage.now(self.clock.reading())
     }
 
     /// Whether the machine was suspended since the last look; the first to notice tells the lifecycle.

@@ -2,7 +2,7 @@
 //! are answered by a thread of its own, so that nothing the object does delays a renewal.
 //!
 //! The protocol is `core::witness`; `thread` performs what its keeper says on a depot, `publish` leaves in the depot what
-//! doors and importers read while the object sleeps. Who calls: `boot`, `shell`, `judge`, and `up`.
+//! doors and importers read while the object sleeps. Who calls: `boot`, `lifecycle_driver`, `judge`, and `up`.
 
 mod history;
 mod lease;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use suijuris_core::ObjectId;
 use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
-use suijuris_depot::Own;
+use suijuris_depot::Session;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use history::History;
@@ -117,7 +117,7 @@ impl Witness {
     ///
     /// # Errors
     /// The system's answer where it starts no thread.
-    pub fn start(opening: Opening, depot: Arc<Own>, history: Arc<dyn History>) -> io::Result<Self> {
+    pub fn start(opening: Opening, depot: Arc<Session>, history: Arc<dyn History>) -> io::Result<Self> {
         let (orders, taken) = mpsc::channel(ORDERS);
         let (newest, followed) = watch::channel(opening.newest);
         let (covers, covered) = watch::channel(None);

@@ -18,13 +18,13 @@ use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::witness::{HolderId, Mark, Point, Purpose, Terms, VERSION, Verdict};
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
-use suijuris_depot::{Depot, Own, Swap};
+use suijuris_depot::{Depot, Session, Swap};
 use suijuris_runtime::clock::Clock;
 use suijuris_runtime::witness::{
     ClaimError, History, News, Opening, PublishError, Uncovered, Witness, publish,
 };
-use suijuris_store::restore::{restoration, restore, settle};
-use suijuris_store::{Depth, Draft, Founding, ObjectDir, Reader, Sign, Sizes, StageError, Writer, found};
+use suijuris_store::restore::{record_crash, restoration, restore};
+use suijuris_store::{Creation, Depth, Draft, ObjectDir, Reader, Sign, Sizes, StageError, Writer, create};
 
 /// Histories of these tests, up to a record: each is the digest of its position.
 #[derive(Debug)]
@@ -69,15 +69,15 @@ fn opening(id: u8, lease: i64, seq: u64) -> Opening {
 
 const LONG: i64 = 60_000;
 
-fn own(depot: &Arc<dyn Depot>) -> Arc<Own> {
-    Arc::new(Own::new(Arc::clone(depot)))
+fn own(depot: &Arc<dyn Depot>) -> Arc<Session> {
+    Arc::new(Session::new(Arc::clone(depot)))
 }
 
 fn start(opening: Opening, depot: &Arc<dyn Depot>) -> Witness {
     start_on(opening, own(depot))
 }
 
-fn start_on(opening: Opening, own: Arc<Own>) -> Witness {
+fn start_on(opening: Opening, own: Arc<Session>) -> Witness {
     let counted = Counted(opening.newest.seq);
     Witness::start(opening, own, Arc::new(counted)).unwrap()
 }
@@ -91,7 +91,7 @@ fn boot_ns() -> u64 {
 }
 
 fn memory() -> Arc<dyn Depot> {
-    Arc::new(Memory::attending())
+    Arc::new(Memory::with_presence())
 }
 
 fn faulty() -> (Arc<Faulty>, Arc<dyn Depot>) {
@@ -252,12 +252,12 @@ async fn of_two_copies_under_one_name_one_serves() {
     asleep.hand_over().await;
     drop(asleep);
     let common = mark(&depot).await;
-    copy.attend(object_id(), HolderId([1; 16])).await.unwrap();
+    copy.register(object_id(), HolderId([1; 16])).await.unwrap();
     assert!(matches!(
         copy.swap(&common, None).await.unwrap(),
         Swap::Conflict(_)
     ));
-    assert!(copy.wrote(&common).await.unwrap());
+    assert!(copy.is_own_write(&common).await.unwrap());
 
     let awake = start_on(opening(1, 300, 8), original);
     assert_eq!(wake(&awake).await, Verdict::Agrees(4));
@@ -336,11 +336,11 @@ async fn an_older_copy_and_a_copy_whose_history_cannot_be_read_do_not_run() {
     assert_eq!(error, ClaimError::History("the disk is on fire".to_owned()));
 }
 
-/// An object on disk: founded, woken, and some records on.
+/// An object on disk: created, woken, and some records on.
 fn life(dir: &Path, records: usize) -> ObjectDir {
     let home = ObjectDir::at(dir);
     let bundle = object::bundle_of("test", Schema::default()).unwrap();
-    let founding = Founding {
+    let creation = Creation {
         name: "test".to_owned(),
         controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
         threshold: 1,
@@ -350,7 +350,7 @@ fn life(dir: &Path, records: usize) -> ObjectDir {
         bundle,
         seed: [1; 32].into(),
     };
-    found(&home, founding).unwrap();
+    create(&home, creation).unwrap();
     go_on(&home, records);
     home
 }
@@ -364,7 +364,7 @@ fn go_on(home: &ObjectDir, records: usize) {
 
 /// Begins an activation, the one before ended as it may.
 fn wake_up(writer: &Writer) {
-    settle(writer, Timestamp(2_000)).unwrap();
+    record_crash(writer, Timestamp(2_000)).unwrap();
     let body = |_: &_, next| {
         let woke = Woke {
             decision: object::decision(Action::Wake),
@@ -473,7 +473,7 @@ async fn a_restored_copy_takes_the_place_of_what_it_gives_up_in_the_depot_too() 
     };
     let (writer, _) = Writer::open(&copy, Depth::Tail, Sizes::default()).unwrap();
     assert_eq!(copy.holds(mark.seq, &mark.head), Ok(false));
-    settle(&writer, Timestamp(9_000)).unwrap();
+    record_crash(&writer, Timestamp(9_000)).unwrap();
     let approval = restoration(&writer, &mark)
         .unwrap()
         .approve(&SecretKey::from_seed(&[9; 32]))

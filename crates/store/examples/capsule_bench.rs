@@ -22,7 +22,7 @@ use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::time::Timestamp;
 use suijuris_store::capsule::{export, import, verify};
 use suijuris_store::{
-    BundleFiles, Depth, Draft, Founding, ObjectDir, Reader, Sign, Sizes, StageError, Writer, found,
+    BundleFiles, Creation, Depth, Draft, ObjectDir, Reader, Sign, Sizes, StageError, Writer, create,
 };
 use suijuris_testkit::bench::{Better, Contender, Report, Row, Samples, Settings, interleave};
 
@@ -48,7 +48,7 @@ fn draft(body: Body, sign: Sign) -> Draft {
 /// An object with so many mutations that write `value_bytes` each.
 fn object(path: &Path, mutations: usize, value_bytes: usize) -> Outcomes<ObjectDir> {
     let object_dir = ObjectDir::at(path);
-    let founding = Founding {
+    let creation = Creation {
         name: "bench".to_owned(),
         controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
         threshold: 1,
@@ -58,7 +58,7 @@ fn object(path: &Path, mutations: usize, value_bytes: usize) -> Outcomes<ObjectD
         bundle: bundle()?,
         seed: [1; 32].into(),
     };
-    found(&object_dir, founding)?;
+    create(&object_dir, creation)?;
     let (writer, _) = Writer::open(&object_dir, Depth::Tail, Sizes::default())?;
     let decision = object::decision(Action::Wake);
     let fired = BTreeMap::new();

@@ -2,24 +2,26 @@
 //!
 //! [`export`] writes one, [`verify`] checks one without any directory, [`import`] makes an object's directory of one. All
 //! three stream: what they hold in memory does not grow with the history. Bytes: `spec/capsule.md`. Not here: encrypting
-//! what is secret (the caller hands over the sealed bytes, and unseals them), registries (bundle).
+//! what is secret (the caller hands over the sealed bytes, and decrypts them), registries (bundle).
 
 mod import;
 mod pack;
-mod sealed;
+mod secrets;
 mod unpack;
 
 use std::io;
 
 use suijuris_core::codec;
 use suijuris_core::id::Digest;
-use suijuris_core::lineage::{self, Broken, Disbelief, MAX_ANNOUNCEMENT, MAX_PARENT_PROOF, NotAFork};
+use suijuris_core::lineage::{
+    self, AnnouncementError, ChainError, MAX_ANNOUNCEMENT, MAX_PARENT_PROOF, ParentProofError,
+};
 
 use crate::bundle_store::{MAX_BUNDLE_BYTES, NotFiles};
 
 pub use import::{ImportError, Imported, import, rebuild};
 pub use pack::{ExportError, Exported, announcement_of, export};
-pub use sealed::{NotUnsealed, Unsealed};
+pub use secrets::{Decrypted, SecretsError};
 pub use unpack::{Verified, verify, verify_with};
 
 /// First bytes of every capsule.
@@ -115,7 +117,7 @@ pub enum Fault {
     Encoding(#[from] codec::Error),
     /// An intact record that does not continue the chain.
     #[error("it does not fit the history before it")]
-    Broken(#[from] Broken),
+    Chain(#[from] ChainError),
     /// A section that is not the files of a bundle.
     #[error("it is not a bundle")]
     Files(#[from] NotFiles),
@@ -130,10 +132,10 @@ pub enum Fault {
     ManyBundles,
     /// The parent's proof.
     #[error("it is not the fork it says")]
-    Parent(#[from] NotAFork),
+    Parent(#[from] ParentProofError),
     /// The announcement.
     #[error("its announcement is not believed")]
-    Announcement(#[from] Disbelief),
+    Announcement(#[from] AnnouncementError),
     /// An announcement of another state.
     #[error("its announcement is not of the state that its records yield")]
     OtherAnnouncement,
@@ -160,7 +162,7 @@ pub enum Kind {
     Bundle = 1,
     /// A record, as stored.
     Record = 2,
-    /// Proof that the parent begot the object.
+    /// Proof that the parent forked the object.
     Parent = 3,
     /// The announcement of the state behind the last record.
     Announcement = 4,

@@ -1,13 +1,13 @@
-//! Begetting a child: by the controllers' will, provable on both sides.
+//! Forking: a child by the controllers' will, provable on both sides.
 //!
 //! 1. [`stage`] makes the child whole in its directory, durably, but for its name: it is no object yet. Its id is known
 //!    then, and the controllers sign for it ([`Staged::statement`]).
-//! 2. [`beget`] records `forked` in the parent, durably; then keeps the proof beside the child, durably; then gives the
+//! 2. [`commit`] records `forked` in the parent, durably; then keeps the proof beside the child, durably; then gives the
 //!    child its name.
 //!
 //! A crash before the record leaves no child; one behind it a child without name, which [`finish`] names. If that child's
 //! directory is lost first, the parent's record speaks of a child that never was. At no time there is a child without
-//! proof. Not here: whether the child's rules are narrower (`core::bundle::narrows`), whether the rules permit it (core's
+//! proof. Not here: whether the child's rules are narrower (`core::bundle::attenuation`), whether the rules permit it (core's
 //! decisions); the caller asks both.
 
 mod carry;
@@ -19,18 +19,18 @@ use suijuris_core::governance::Action;
 use suijuris_core::id::{ObjectId, RecordId};
 use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::lineage::{
-    self, Approval, Body, Broken, Decision, Forked, Inception, MAX_PARENT_PROOF, Mutated, NotAFork, Outcome,
-    Parent, ParentProof, State, Statement, Stored, VerifiedParent,
+    self, Approval, Body, ChainError, Decision, Forked, Inception, MAX_PARENT_PROOF, Mutated, Outcome,
+    Parent, ParentProof, ParentProofError, State, Statement, Stored, VerifiedParent,
 };
 use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::bundle_store::{self, BundleFiles};
-use crate::chain::{Step, Walk};
 use crate::disk;
 use crate::frame::{FRAME_BYTES, Frame, HEADER_BYTES};
 use crate::keys;
+use crate::lineage_reader::{Step, Walk};
 use crate::object_dir::{ObjectDir, OpenError};
 use crate::opening::Depth;
 use crate::reader::Reader;
@@ -40,7 +40,7 @@ use crate::writer::{Draft, Sign, Sizes, StageError, Writer};
 
 /// What a child is made from. `seed` and `nonce` are fresh random bytes.
 #[derive(Debug, Clone)]
-pub struct Conception {
+pub struct ForkRequest {
     /// Name for people.
     pub name: String,
     /// Owners and how many of them must sign; the parent's where absent.
@@ -108,7 +108,7 @@ pub enum ForkError {
     Store(#[from] bundle_store::Error),
     /// The child's first records.
     #[error("the child's beginning is not sound")]
-    Broken(#[from] Broken),
+    Chain(#[from] ChainError),
     /// A secret of the parent.
     #[error("a secret of the parent cannot be given to the child")]
     Secret(#[from] secrets::Error),
@@ -131,7 +131,7 @@ pub enum ForkError {
     Stage(#[from] StageError),
     /// The proof.
     #[error("the child cannot be proved")]
-    NotAFork(#[from] NotAFork),
+    Proof(#[from] ParentProofError),
 }
 
 /// Why an object's parent is not known.
@@ -142,13 +142,13 @@ pub enum ParentError {
     Open(#[from] OpenError),
     /// The proof.
     #[error("the object is not the fork it says")]
-    NotAFork(#[from] NotAFork),
+    Proof(#[from] ParentProofError),
 }
 
-/// The parent that provably begot the object in `object_dir`; nothing where its inception names none.
+/// The parent that provably forked the object in `object_dir`; nothing where its inception names none.
 ///
 /// # Errors
-/// [`ParentError::NotAFork`] where it names one without a proof that holds: it is a copy, not a fork.
+/// [`ParentError::Proof`] where it names one without a proof that holds: it is a copy, not a fork.
 pub fn parent_of(object_dir: &ObjectDir) -> Result<Option<VerifiedParent>, ParentError> {
     let mut walk = Walk::from_start(object_dir)?;
     let Step::Record(_, inception) = walk.step()? else {
@@ -172,17 +172,17 @@ pub(crate) fn proof(object_dir: &ObjectDir) -> Result<Option<Vec<u8>>, OpenError
 ///
 /// # Errors
 /// [`ForkError`]; nothing is staged then.
-pub fn stage(parent: &Writer, object_dir: &ObjectDir, conception: Conception) -> Result<Prepared, ForkError> {
+pub fn stage(parent: &Writer, object_dir: &ObjectDir, request: ForkRequest) -> Result<Prepared, ForkError> {
     let origin = parent.staged(Clone::clone);
     let mut staging = Staging::begin(object_dir, Sizes::default())?;
     if !staging.is_bare() {
         return Err(ForkError::Exists(object_dir.path().to_owned()));
     }
-    let waiting = SecretKey::from_seed(&conception.seed);
-    let bundle = conception.bundle.open()?;
-    staging.bundle(bundle.id(), &conception.bundle)?;
+    let waiting = SecretKey::from_seed(&request.seed);
+    let bundle = request.bundle.open()?;
+    staging.bundle(bundle.id(), &request.bundle)?;
     let head = origin.head();
-    let (controllers, threshold) = conception
+    let (controllers, threshold) = request
         .controllers
         .unwrap_or_else(|| (head.controllers.clone(), head.threshold));
     let staged = Parent {
@@ -190,19 +190,19 @@ pub fn stage(parent: &Writer, object_dir: &ObjectDir, conception: Conception) ->
         head: head.record,
     };
     let inception = Inception {
-        name: conception.name,
+        name: request.name,
         controllers,
         threshold,
         next: waiting.public().commitment(),
-        nonce: conception.nonce,
+        nonce: request.nonce,
         parent: Some(staged.clone()),
     };
     let schema = std::sync::Arc::clone(bundle.schema());
-    let (mut child, first) = State::found(inception, conception.at, bundle.id(), schema, &waiting)?;
+    let (mut child, first) = State::create(inception, request.at, bundle.id(), schema, &waiting)?;
     staging.check(&child)?;
     let mut known = staging.known(object_dir)?;
     staging.record(&first, &mut known)?;
-    let carry = carry::carry(origin.memory(), child.memory(), conception.secrets)?;
+    let carry = carry::carry(origin.memory(), child.memory(), request.secrets)?;
     for change in carry.changes {
         for write in change.values() {
             if let Write::Set(Value::Commitment(commitment)) = write {
@@ -213,7 +213,7 @@ pub fn stage(parent: &Writer, object_dir: &ObjectDir, conception: Conception) ->
             by: "controller".to_owned(),
             change,
         });
-        let stored = child.extend(body, conception.at, None, Some(&waiting), staging.bundles())?;
+        let stored = child.extend(body, request.at, None, Some(&waiting), staging.bundles())?;
         staging.record(&stored, &mut known)?;
     }
     staging.keep(object_dir.new_key(), &*waiting.seed())?;
@@ -272,7 +272,7 @@ fn first_record(bytes: &[u8]) -> Option<Stored> {
 ///
 /// # Errors
 /// [`ForkError`].
-pub fn beget(
+pub fn commit(
     parent: &Writer,
     object_dir: &ObjectDir,
     decision: Decision,
@@ -307,7 +307,7 @@ pub fn beget(
 }
 
 /// Names the child that is staged in `object_dir` if the object in `parent` has recorded it, and returns the parent as it is
-/// proved; nothing where there is no such record: then the child can still be born by [`beget`]. A child that has its
+/// proved; nothing where there is no such record: then the child can still be born by [`commit`]. A child that has its
 /// name already is only verified.
 ///
 /// # Errors
@@ -317,7 +317,7 @@ pub fn finish(parent: &ObjectDir, object_dir: &ObjectDir) -> Result<Option<Verif
         return match object_dir.holds_object()? {
             true => parent_of(object_dir).map_err(|error| match error {
                 ParentError::Open(error) => ForkError::Open(error),
-                ParentError::NotAFork(error) => ForkError::NotAFork(error),
+                ParentError::Proof(error) => ForkError::Proof(error),
             }),
             false => Ok(None),
         };
@@ -348,7 +348,7 @@ fn complete(
     let _lock = object_dir.locked()?;
     let path = object_dir.parent_proof();
     disk::replace(&*object_dir.disk, &path, &proof).map_err(OpenError::disk("write", &path))?;
-    staging::birth(object_dir)?;
-    keys::adopt(object_dir).map_err(OpenError::disk("settle", &object_dir.next_key()))?;
+    staging::activate(object_dir)?;
+    keys::adopt(object_dir).map_err(OpenError::disk("adopt", &object_dir.next_key()))?;
     Ok(verified)
 }

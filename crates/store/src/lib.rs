@@ -1,6 +1,6 @@
 //! The object on disk: lineage segments, checkpoint, waiting key, bundles, secrets; and how they survive a crash.
 //!
-//! [`found`] begins an object in an [`ObjectDir`]. One [`Writer`] at a time extends it; any number of [`Reader`]s look.
+//! [`create`] begins an object in an [`ObjectDir`]. One [`Writer`] at a time extends it; any number of [`Reader`]s look.
 //! Bytes and recovery rules: `spec/segments.md`. Not here: what records mean (core), who may write them (the runtime's
 //! decisions), when to seal (the runtime; [`Writer::uncovered`] tells it how much is open).
 //!
@@ -8,12 +8,12 @@
 
 pub mod bundle_store;
 pub mod capsule;
-mod chain;
+mod creation;
 pub mod disk;
 pub mod fork;
-mod founding;
 pub mod frame;
 mod keys;
+mod lineage_reader;
 mod object_dir;
 mod opening;
 mod queue;
@@ -25,8 +25,8 @@ mod ticket;
 mod writer;
 
 pub use bundle_store::{BundleFiles, BundleStore};
-pub use chain::frames_of;
-pub use founding::{FoundError, Founding, found};
+pub use creation::{CreateError, Creation, create};
+pub use lineage_reader::frames_of;
 pub use object_dir::{Damage, ObjectDir, OpenError, Place};
 pub use opening::Depth;
 pub use reader::{Reader, Verified};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use suijuris_core::codec;
 use suijuris_core::id::{BundleId, ObjectId};
-use suijuris_core::lineage::{Broken, Unusable};
+use suijuris_core::lineage::{ChainError, CheckpointError};
 
 use crate::bundle_store;
 use crate::disk::{self, Disk, Lock, Real};
@@ -57,7 +57,7 @@ pub enum Damage {
     Trailing,
     /// An intact record that does not continue the chain.
     #[error("it does not fit the history before it")]
-    Broken(#[from] Broken),
+    Chain(#[from] ChainError),
     /// An intact frame whose content is no record.
     #[error("it is not a record")]
     Encoding(#[from] codec::Error),
@@ -73,7 +73,7 @@ pub enum Damage {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// No object is there.
-    #[error("{0} holds no object; found one with `suijuris up`, or name another directory")]
+    #[error("{0} holds no object; create one with `suijuris up`, or name another directory")]
     NotAnObject(PathBuf),
     /// A writer is at work.
     #[error("{path} is in use by {holder}; stop it first, or only read")]
@@ -94,7 +94,7 @@ pub enum OpenError {
     },
     /// The checkpoint file.
     #[error("the checkpoint cannot be used; move it away to have the whole history read instead")]
-    Checkpoint(#[from] Unusable),
+    Checkpoint(#[from] CheckpointError),
     /// A bundle that the history names.
     #[error("bundle {id} cannot be used; put the bundle's own files back")]
     Bundle {
@@ -210,7 +210,7 @@ impl ObjectDir {
         Ok(())
     }
 
-    /// Proof that the object's parent begot it.
+    /// Proof that the object's parent forked it.
     pub(crate) fn parent_proof(&self) -> PathBuf {
         self.path.join("parent.proof")
     }

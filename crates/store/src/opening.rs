@@ -1,11 +1,11 @@
 //! From files to a verified state: the fold that readers and writers both begin with.
 
-use suijuris_core::lineage::{Broken, Checkpoint, Fault, State, Stored, Unusable};
+use suijuris_core::lineage::{ChainError, Checkpoint, CheckpointError, Fault, State, Stored};
 
 use crate::bundle_store::BundleStore;
-use crate::chain::{MAX_FRAME_BYTES, Step, Walk};
 use crate::disk;
 use crate::frame::FRAME_BYTES;
+use crate::lineage_reader::{MAX_FRAME_BYTES, Step, Walk};
 use crate::object_dir::{Damage, ObjectDir, OpenError, Place};
 
 /// Size of a checkpoint file at most, bytes.
@@ -93,7 +93,7 @@ fn checkpoint(object_dir: &ObjectDir, bundles: &BundleStore) -> Result<Option<(S
     };
     match (Checkpoint::open(&bytes, &schemas), missing.get()) {
         (Ok(opened), _) => Ok(Some(opened)),
-        (Err(Unusable::NoBundle), Some(id)) => Err(no_bundle(bundles, id)),
+        (Err(CheckpointError::NoBundle), Some(id)) => Err(no_bundle(bundles, id)),
         (Err(unusable), _) => Err(unusable.into()),
     }
 }
@@ -101,7 +101,7 @@ fn checkpoint(object_dir: &ObjectDir, bundles: &BundleStore) -> Result<Option<(S
 fn no_bundle(bundles: &BundleStore, id: suijuris_core::id::BundleId) -> OpenError {
     match bundles.bundle(&id) {
         Err(source) => OpenError::Bundle { id, source },
-        Ok(_) => OpenError::Checkpoint(Unusable::NoBundle),
+        Ok(_) => OpenError::Checkpoint(CheckpointError::NoBundle),
     }
 }
 
@@ -195,7 +195,7 @@ impl<'a> Fold<'a> {
         taken.map_err(|broken| self.broken(broken, place))
     }
 
-    fn broken(&self, broken: Broken, place: Place) -> OpenError {
+    fn broken(&self, broken: ChainError, place: Place) -> OpenError {
         match broken.fault {
             Fault::NoBundle(id) => no_bundle(self.bundles, id),
             _ => OpenError::Damaged {

@@ -11,7 +11,7 @@ use suijuris_core::id::{BundleId, RecordId};
 use suijuris_core::lineage::{State, Stored};
 
 use crate::bundle_store::{self, BundleStore};
-use crate::chain::{Step, Walk};
+use crate::lineage_reader::{Step, Walk};
 use crate::object_dir::{ObjectDir, OpenError, Place};
 use crate::opening::{self, Depth, Opened};
 

@@ -24,9 +24,9 @@ pub enum RestoreError {
         "record {0}, the newest that the witness knows, is part of this history: there is nothing to restore, wake it"
     )]
     NothingAbandoned(u64),
-    /// The activation is not settled.
-    #[error("the last activation is not settled; settle it, and sign for the head that follows")]
-    NotSettled,
+    /// The crash is not recorded.
+    #[error("the last activation did not end; record that first, and sign for the head that follows")]
+    CrashUnrecorded,
     /// The directory.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -40,7 +40,7 @@ pub enum RestoreError {
 ///
 /// # Errors
 /// [`RestoreError::Stage`].
-pub fn settle(writer: &Writer, at: Timestamp) -> Result<(), RestoreError> {
+pub fn record_crash(writer: &Writer, at: Timestamp) -> Result<(), RestoreError> {
     let head = writer.staged(|state| state.head().clone());
     if head.phase != Phase::Active {
         return Ok(());
@@ -56,7 +56,7 @@ pub fn settle(writer: &Writer, at: Timestamp) -> Result<(), RestoreError> {
 /// What the controllers sign so that the history of `writer` goes on in place of the one that `mark` knows.
 ///
 /// # Errors
-/// [`RestoreError::OtherObject`]; [`RestoreError::NotSettled`] before [`settle`]; [`RestoreError::NothingAbandoned`]
+/// [`RestoreError::OtherObject`]; [`RestoreError::CrashUnrecorded`] before [`record_crash`]; [`RestoreError::NothingAbandoned`]
 /// where the history contains the mark's head, unless it is quarantined.
 pub fn restoration(writer: &Writer, mark: &Mark) -> Result<Restoration, RestoreError> {
     let head = writer.staged(|state| state.head().clone());
@@ -64,7 +64,7 @@ pub fn restoration(writer: &Writer, mark: &Mark) -> Result<Restoration, RestoreE
         return Err(RestoreError::OtherObject(mark.object));
     }
     if head.phase == Phase::Active {
-        return Err(RestoreError::NotSettled);
+        return Err(RestoreError::CrashUnrecorded);
     }
     if head.phase != Phase::Quarantined && contains(writer, mark)? {
         return Err(RestoreError::NothingAbandoned(mark.seq));

@@ -32,7 +32,7 @@ use fault::failed;
 use filling::Filling;
 pub(crate) use known::Known;
 
-/// What a directory without object may hold: what its user's program puts there before, and what a founding or an
+/// What a directory without object may hold: what its user's program puts there before, and what a creation or an
 /// import that was cut short left.
 const KNOWN: [&str; 15] = [
     "lock",
@@ -234,7 +234,7 @@ impl Staging {
         matches!(self.ground, Ground::Bare { .. })
     }
 
-    /// Leaves everything staged as it is, durable, for [`birth`] at another time.
+    /// Leaves everything staged as it is, durable, for [`activate`] at another time.
     ///
     /// # Errors
     /// [`StagingError`].
@@ -307,7 +307,7 @@ impl Staging {
         }
         self.over = true;
         match self.ground {
-            Ground::Bare { .. } => birth(&object_dir)?,
+            Ground::Bare { .. } => activate(&object_dir)?,
             Ground::Older { .. } => self.name_rest()?,
         }
         let Ok((key, prepared)) = keys::waiting(&object_dir, &state.head().next) else {
@@ -346,7 +346,7 @@ impl Staging {
 ///
 /// # Errors
 /// [`StagingError::Disk`].
-pub(crate) fn birth(object_dir: &ObjectDir) -> Result<(), StagingError> {
+pub(crate) fn activate(object_dir: &ObjectDir) -> Result<(), StagingError> {
     let disk = &*object_dir.disk;
     object_dir.remove_unnamed()?;
     disk.rename(&object_dir.staged_lineage(), &object_dir.lineage())

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use suijuris_core::codec;
 use suijuris_core::id::{BundleId, Digest, RecordId};
 use suijuris_core::key::{Domain, SecretKey, Signature};
-use suijuris_core::lineage::{self, Advance, Body, Broken, Checkpoint, State, Stored};
+use suijuris_core::lineage::{self, Advance, Body, ChainError, Checkpoint, State, Stored};
 use suijuris_core::time::Timestamp;
 
 use crate::bundle_store::BundleStore;
@@ -85,7 +85,7 @@ pub struct Draft {
 pub enum StageError {
     /// The record does not continue the chain.
     #[error(transparent)]
-    Broken(#[from] Broken),
+    Chain(#[from] ChainError),
     /// The body is larger than a record may be.
     #[error("the record would be up to {0} bytes, more than the {max} allowed; write less at once", max = lineage::MAX_BYTES)]
     TooLarge(usize),
@@ -188,7 +188,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Writer {
-    /// Takes the lock, reads as deep as asked, removes a torn end, settles the waiting key.
+    /// Takes the lock, reads as deep as asked, removes a torn end, adopts the waiting key.
     ///
     /// # Errors
     /// [`OpenError`]; [`OpenError::Locked`] names the process that writes.
@@ -203,7 +203,7 @@ impl Writer {
         let tail = Tail::repair(object_dir, &opened)?;
         object_dir.remove_unnamed()?;
         if prepared {
-            keys::adopt(object_dir).map_err(OpenError::disk("settle", &object_dir.next_key()))?;
+            keys::adopt(object_dir).map_err(OpenError::disk("adopt", &object_dir.next_key()))?;
         }
         let recovery = Recovery {
             read: opened.read,
@@ -333,7 +333,7 @@ impl Writer {
         drop(staged);
         shared.commit_all(&mut commits).map_err(StageError::from)?;
         keys::adopt(&shared.object_dir).map_err(|error| {
-            StageError::from(shared.poison(CommitError::new("settle the waiting key")(error)))
+            StageError::from(shared.poison(CommitError::new("adopt the waiting key")(error)))
         })?;
         Ok(id)
     }

@@ -11,7 +11,7 @@ use suijuris_core::lineage::{Amended, Approval, Body};
 use suijuris_core::time::{Ratchet, Reading};
 use suijuris_store::{Draft, Sign, Writer};
 
-use super::founding::files;
+use super::creation::files;
 use super::say::Say;
 use crate::approval::Matter;
 use crate::{approval, owner, sleeping};

@@ -17,7 +17,7 @@ use suijuris_core::lineage::{Body, Invariant, Quarantined};
 use suijuris_core::manifest::Manifest;
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
-use suijuris_depot::{Attendance, Depot, Own, relay};
+use suijuris_depot::{Depot, PresenceGuard, Session, relay};
 use suijuris_runtime::clock::{Clock, Continuity, ResumeDetector};
 use suijuris_runtime::holding::{FOLLOW_WITHIN, code_of, follow, fresh_id, in_words, newest};
 use suijuris_runtime::report::chain;
@@ -39,7 +39,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How the object is held.
 pub(crate) struct Holding {
-    depot: Option<Arc<Own>>,
+    depot: Option<Arc<Session>>,
     witness: Option<Arc<Witness>>,
     id: HolderId,
     object: ObjectId,
@@ -64,7 +64,7 @@ impl Holding {
         let object = writer.published().head().object;
         let id = fresh_id().context("the system gives no randomness")?;
         let depot = match which.open().await {
-            Ok(depot) => Some(Arc::new(Own::new(depot))),
+            Ok(depot) => Some(Arc::new(Session::new(depot))),
             // A depot that somebody named is wanted; the default one may be missing.
             Err(error) if which.depot.is_some() => return Err(error.into()),
             Err(error) => {
@@ -72,7 +72,7 @@ impl Holding {
                 None
             }
         };
-        let witness = depot.clone().map(|depot: Arc<Own>| {
+        let witness = depot.clone().map(|depot: Arc<Session>| {
             let opening = Opening {
                 object,
                 id,
@@ -240,7 +240,7 @@ impl Holding {
         };
         witness.hand_over().await;
         let (ours, theirs) = UnixStream::pair()?;
-        let attendance = depot.attendance().await;
+        let attendance = depot.presence_guard().await;
         serve(ours, depot, self.object)?;
         Ok(Handed {
             holder: Some(self.id),
@@ -335,11 +335,11 @@ async fn ask_again(witness: Arc<Witness>) -> Verdict {
 pub(super) struct Handed {
     pub(super) holder: Option<HolderId>,
     pub(super) depot: Option<OwnedFd>,
-    pub(super) attendance: Option<Arc<dyn Attendance>>,
+    pub(super) attendance: Option<Arc<dyn PresenceGuard>>,
 }
 
 /// Serves the depot to one machine, on a thread of its own, so that nothing `up` does delays a renewal.
-fn serve(stream: UnixStream, depot: Arc<Own>, object: ObjectId) -> std::io::Result<()> {
+fn serve(stream: UnixStream, depot: Arc<Session>, object: ObjectId) -> std::io::Result<()> {
     stream.set_nonblocking(true)?;
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -33,10 +33,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::awake::Awake;
+use super::creation::Created;
 use super::desk::{self, Errand};
 use super::door::{self, Visitor};
 use super::dormant::{Asleep, Frozen};
-use super::founding::Founded;
 use super::holding::Holding;
 use super::post::Post;
 use super::say::Say;
@@ -110,18 +110,18 @@ enum Step {
 impl House {
     pub(super) fn new(
         place: Place,
-        founded: Founded,
+        created: Created,
         holding: Holding,
         driver: Process,
         listener: std::net::TcpListener,
         url: String,
         say: Rc<Say>,
     ) -> anyhow::Result<Self> {
-        let Founded {
+        let Created {
             writer,
             bundle,
             clock,
-        } = founded;
+        } = created;
         let witnessed = holding.witnessed(&bundle.manifest);
         let kept = Arc::new(Kept::new(bundle.clone())?);
         let asleep = Asleep::new(writer, kept.clone(), host(), witnessed, clock.reading())?;

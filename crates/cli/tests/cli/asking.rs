@@ -6,7 +6,7 @@ use crate::rig::Rig;
 #[test]
 fn every_recorded_decision_comes_out_the_same_again() {
     let rig = Rig::new();
-    rig.found("http", "hello").live();
+    rig.create("http", "hello").live();
     let records = rig.run(&["log", "hello", "--json"]).code(0).lines();
     let mut explained = 0;
     for record in records.iter().filter(|record| !record["verdict"].is_null()) {
@@ -23,7 +23,7 @@ fn every_recorded_decision_comes_out_the_same_again() {
 #[test]
 fn why_names_rule_reason_text_facts_and_memory() {
     let rig = Rig::new();
-    rig.found("http", "hello").live();
+    rig.create("http", "hello").live();
     let why = rig.run(&["why", "hello"]).code(0).out;
     for part in [
         "refused wake",
@@ -58,7 +58,7 @@ fn why_names_rule_reason_text_facts_and_memory() {
 #[test]
 fn what_if_answers_a_proposal_that_nobody_made() {
     let rig = Rig::new();
-    rig.found("http", "hello").live();
+    rig.create("http", "hello").live();
     let ask = |more: &[&str]| rig.run(&[&["what-if", "hello", "--json"], more].concat());
     let wake = ["--action", "wake", "--trigger", "request", "--path", "/"];
     let no = ask(&wake).code(1).json();
@@ -98,7 +98,7 @@ fn what_if_answers_a_proposal_that_nobody_made() {
 #[test]
 fn what_if_looks_ahead_to_when_something_grows_stale() {
     let rig = Rig::new();
-    rig.found("tcp", "lines");
+    rig.create("tcp", "lines");
     let ask = |at| {
         let consent = "consent=2026-11-23T08:00:00Z";
         let asked = [
@@ -118,7 +118,7 @@ fn what_if_looks_ahead_to_when_something_grows_stale() {
 #[test]
 fn what_if_judges_the_past_by_other_rules() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     object.live();
     let same = rig
         .run(&["what-if", "hello", "--rules", "hello", "--json"])
@@ -156,7 +156,7 @@ fn an_admission_refused_at_the_door_is_judged_again_as_the_door_did() {
     let rig = Rig::new();
     let rule = r#"
         @id("reads") forbid (principal, action == Action::"admit", resource) unless { context.request.method == "GET" };"#;
-    let object = rig.found_with("hello", rule);
+    let object = rig.create_with("hello", rule);
     let live = object.open();
     live.refuse_admission("HEAD");
     live.writer.close().unwrap();

@@ -10,7 +10,7 @@ use crate::rig::Rig;
 #[test]
 fn what_cannot_be_meant_or_used_says_what_to_do() {
     let rig = Rig::new();
-    rig.found("http", "hello").live();
+    rig.create("http", "hello").live();
     fs::create_dir(rig.path().join("empty")).unwrap();
     fs::write(rig.path().join("file"), "x").unwrap();
     for (args, code, says) in [
@@ -69,7 +69,7 @@ fn what_cannot_be_meant_or_used_says_what_to_do() {
 #[test]
 fn an_owners_key_that_others_can_read_is_refused() {
     let rig = Rig::new();
-    rig.found("http", "hello");
+    rig.create("http", "hello");
     let key = rig.path().join("config/suijuris/owner.key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(
@@ -83,7 +83,7 @@ fn an_owners_key_that_others_can_read_is_refused() {
 #[test]
 fn values_cannot_play_tricks_on_a_terminal() {
     let rig = Rig::new();
-    rig.found("http", "hello");
+    rig.create("http", "hello");
     rig.run(&["memory", "set", "hello", "note=\u{1b}[2Jgone\nforged"])
         .code(0);
     for args in [
@@ -102,7 +102,7 @@ fn values_cannot_play_tricks_on_a_terminal() {
 #[test]
 fn whatever_listens_in_the_place_of_up_gets_no_further_than_an_error() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     let run = object.home.run_dir();
     fs::create_dir_all(&run).unwrap();
     for (answer, says) in [
@@ -130,7 +130,7 @@ fn whatever_listens_in_the_place_of_up_gets_no_further_than_an_error() {
 #[test]
 fn notes_of_nonsense_are_passed_over() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     let notes = rig.path().join("share/suijuris/objects");
     fs::create_dir_all(notes.join(format!("{}.json", suijuris_core::ObjectId::of(b"directory")))).unwrap();
     let path = notes.join(format!("{}.json", object.id));

@@ -40,7 +40,7 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn a_copy_is_verified_without_the_definition_the_key_or_the_network() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     object.live();
     copy(object.data(), &rig.path().join("elsewhere"));
     fs::remove_file(rig.path().join("elsewhere/next.key")).unwrap();
@@ -65,7 +65,7 @@ fn a_copy_is_verified_without_the_definition_the_key_or_the_network() {
 #[test]
 fn every_flipped_byte_is_found_and_its_record_named() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     object.live();
     let (path, bytes) = (segment(object.data()), used(&object));
     let whole = fs::read(&path).unwrap();
@@ -95,7 +95,7 @@ fn every_flipped_byte_is_found_and_its_record_named() {
 #[test]
 fn a_history_that_was_cut_is_not_a_shorter_one() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     object.live();
     let (path, bytes) = (segment(object.data()), used(&object));
     let whole = fs::read(&path).unwrap();
@@ -131,7 +131,7 @@ fn a_history_that_was_cut_is_not_a_shorter_one() {
 #[test]
 fn rules_that_were_swapped_or_altered_are_found() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     object.live();
     let bundles = object.data().join("bundles");
     let bundle = fs::read_dir(bundles).unwrap().next().unwrap().unwrap().path();
@@ -158,7 +158,7 @@ fn rules_that_were_swapped_or_altered_are_found() {
 #[test]
 fn an_unsealed_end_holds_and_is_said() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     let live = object.open();
     live.wake();
     live.write_unsealed("note", Value::String("late".to_owned()));

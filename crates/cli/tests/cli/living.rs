@@ -112,7 +112,7 @@ fn what_a_running_object_decided_comes_out_the_same_again() {
 #[test]
 fn who_has_read_enough_breaks_nothing() {
     let rig = Rig::new();
-    rig.found("http", "hello").live();
+    rig.create("http", "hello").live();
     let mut command = rig.command(&["log", "hello", "--json"]);
     let mut child = command
         .stdout(Stdio::piped())

@@ -17,7 +17,7 @@ fn holds_secret(path: &Path) -> bool {
 #[test]
 fn a_secret_is_in_no_output_and_in_no_file_but_its_own() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     object.live();
     let written = rig
         .run(&["memory", "set", "hello", &format!("token={SECRET}"), "open=true"])

@@ -5,7 +5,7 @@ use crate::rig::Rig;
 #[test]
 fn show_says_what_an_object_is_and_holds() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     object.live();
     let shown = rig.run(&["show", "hello", "--json"]).code(0).json();
     assert_eq!(shown["object"], object.id);
@@ -31,7 +31,7 @@ fn show_says_what_an_object_is_and_holds() {
 #[test]
 fn an_object_is_found_by_directory_data_or_both() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     let copy = rig.path().join("copy");
     std::fs::rename(object.data(), &copy).unwrap();
     for args in [
@@ -63,7 +63,7 @@ fn an_object_is_found_by_directory_data_or_both() {
 #[test]
 fn log_tells_the_history_in_order() {
     let rig = Rig::new();
-    rig.found("http", "hello").live();
+    rig.create("http", "hello").live();
     let records = rig.run(&["log", "hello", "--json"]).code(0).lines();
     let kinds: Vec<&str> = records
         .iter()
@@ -100,7 +100,7 @@ fn log_tells_the_history_in_order() {
 #[test]
 fn memory_get_prints_a_value_for_programs() {
     let rig = Rig::new();
-    rig.found("http", "hello").live();
+    rig.create("http", "hello").live();
     assert_eq!(
         rig.run(&["memory", "get", "hello", "note"]).code(0).out,
         "between\n"
@@ -130,7 +130,7 @@ fn memory_get_prints_a_value_for_programs() {
 #[test]
 fn looking_changes_no_file_while_the_object_sleeps_and_while_it_runs() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     object.live();
     let look = || {
         for args in [
@@ -160,7 +160,7 @@ fn looking_changes_no_file_while_the_object_sleeps_and_while_it_runs() {
 #[test]
 fn ps_knows_what_up_has_noted_and_forgets_what_is_gone() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     let notes = rig.path().join("share/suijuris/objects");
     std::fs::create_dir_all(&notes).unwrap();
     let note = serde_json::json!({"name": "hello", "data": object.data(), "object_dir": object.dir});

@@ -17,7 +17,7 @@ use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Mutated, Outcome, R
 use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
 use suijuris_store::{
-    BundleFiles, Depth, Draft, Founding, ObjectDir, Sign, Sizes, StageError, Writer, found,
+    BundleFiles, Creation, Depth, Draft, ObjectDir, Sign, Sizes, StageError, Writer, create,
 };
 
 pub(crate) use crate::ran::Ran;
@@ -66,23 +66,23 @@ impl Rig {
     }
 
     /// An object of `template` in directory `name`, with some more fields, one of them secret.
-    pub(crate) fn found(&self, template: &str, name: &str) -> Object {
+    pub(crate) fn create(&self, template: &str, name: &str) -> Object {
         let dir = self.path().join(name);
         scaffold(template, &dir, name).unwrap();
-        Self::found_in(dir, name)
+        Self::create_in(dir, name)
     }
 
-    /// As [`Rig::found`] from template `http`, with these rules added to its own.
-    pub(crate) fn found_with(&self, name: &str, rules: &str) -> Object {
+    /// As [`Rig::create`] from template `http`, with these rules added to its own.
+    pub(crate) fn create_with(&self, name: &str, rules: &str) -> Object {
         let dir = self.path().join(name);
         scaffold("http", &dir, name).unwrap();
         let path = dir.join("governance.cedar");
         let text = std::fs::read_to_string(&path).unwrap() + rules;
         std::fs::write(path, text).unwrap();
-        Self::found_in(dir, name)
+        Self::create_in(dir, name)
     }
 
-    fn found_in(dir: PathBuf, name: &str) -> Object {
+    fn create_in(dir: PathBuf, name: &str) -> Object {
         let mut definition = std::fs::read_to_string(dir.join("object.toml")).unwrap();
         definition += "\n[memory.token]\ntype = \"string\"\nsecret = true\n";
         definition += "[memory.tags]\ntype = { set = \"string\" }\n[memory.note]\ntype = \"string\"\n";
@@ -93,7 +93,7 @@ impl Rig {
             governance: built.governance.into_bytes(),
             program: built.program_bytes,
         };
-        let founding = Founding {
+        let creation = Creation {
             name: name.to_owned(),
             controllers: vec![SecretKey::from_seed(&OWNER).public()],
             threshold: 1,
@@ -104,7 +104,7 @@ impl Rig {
             seed: [1; 32].into(),
         };
         let home = ObjectDir::at(dir.join(".suijuris"));
-        let id = found(&home, founding).unwrap().to_string();
+        let id = create(&home, creation).unwrap().to_string();
         Object { dir, home, id }
     }
 }
@@ -196,7 +196,7 @@ impl Live {
     pub(crate) fn refuse_admission(&self, method: &str) {
         let state = self.state();
         let view = View::new(&state, &self.bundle.rules);
-        let decision = decide::foresee(view, Action::Admit, self.asked(method));
+        let decision = decide::evaluate_as_if_awake(view, Action::Admit, self.asked(method));
         assert_ne!(decision.outcome, Outcome::Permit);
         self.record(Body::Refused(Box::new(Refused {
             decision,

@@ -14,7 +14,7 @@ use crate::rig::{Object, Rig};
 #[test]
 fn an_owner_writes_fields_of_every_form_and_all_or_none() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     let set = |more: &[&str]| rig.run(&[&["memory", "set"], more].concat());
     let get = |field| rig.run(&["memory", "get", "hello", field]).out;
     assert_eq!(
@@ -67,7 +67,7 @@ fn an_owner_writes_fields_of_every_form_and_all_or_none() {
 #[test]
 fn what_the_readmes_of_templates_say_to_type_works() {
     let rig = Rig::new();
-    let object = rig.found("agent", "bot");
+    let object = rig.create("agent", "bot");
     let run = |args: &[&str]| {
         let output = rig.command(args).current_dir(&object.dir).output().unwrap();
         assert!(
@@ -90,7 +90,7 @@ fn what_the_readmes_of_templates_say_to_type_works() {
 #[test]
 fn the_rules_decide_whether_even_an_owner_writes_and_a_refusal_is_recorded() {
     let rig = Rig::new();
-    let object = rig.found_with(
+    let object = rig.create_with(
         "strict",
         r#"
 @id("sealed") @reason("Nobody touches the sign.")
@@ -119,7 +119,7 @@ forbid (principal, action == Action::"mutate", resource) when { context.fields.c
 #[test]
 fn who_is_no_owner_writes_nothing() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     let before = object.files();
     let key = rig.path().join("other.key");
     let mut command = rig.command(&["memory", "set", "hello", "open=false"]);
@@ -140,7 +140,7 @@ fn who_is_no_owner_writes_nothing() {
 #[test]
 fn an_activation_that_crashed_is_settled_before_a_write() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     let live = object.open();
     live.wake();
     live.writer.close().unwrap();
@@ -159,7 +159,7 @@ fn an_activation_that_crashed_is_settled_before_a_write() {
 #[test]
 fn a_second_writer_is_told_who_writes() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     let _live = object.open();
     let busy = rig.run(&["memory", "set", "hello", "open=false"]).code(3);
     assert!(
@@ -210,7 +210,7 @@ fn verdict(action: &str, outcome: &str) -> Reply {
 #[test]
 fn wake_and_sleep_ask_whoever_runs_the_object() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     for command in ["wake", "sleep"] {
         let nobody = rig.run(&[command, "hello"]).code(3);
         assert!(
@@ -258,7 +258,7 @@ fn wake_and_sleep_ask_whoever_runs_the_object() {
 #[test]
 fn a_running_object_is_written_and_shown_through_up() {
     let rig = Rig::new();
-    let object = rig.found("http", "hello");
+    let object = rig.create("http", "hello");
     let refused = |code: &str| Reply::Error {
         code: code.to_owned(),
         message: "no".to_owned(),
@@ -295,7 +295,7 @@ fn a_running_object_is_written_and_shown_through_up() {
 #[test]
 fn watching_and_following_see_what_is_written() {
     let rig = Rig::new();
-    rig.found("http", "hello");
+    rig.create("http", "hello");
     let follow = |args: &[&str]| {
         let mut child = rig
             .command(args)

@@ -209,7 +209,7 @@ fn rules_that_do_not_fit_memory_never_start() {
         "{}",
         ran.err
     );
-    assert!(!object.data().join("lineage").exists(), "nothing was founded");
+    assert!(!object.data().join("lineage").exists(), "nothing was created");
 }
 
 // proves A9

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use suijuris_core::key::SecretKey;
 use suijuris_core::time::Timestamp;
-use suijuris_store::{BundleFiles, Founding, ObjectDir, found};
+use suijuris_store::{BundleFiles, Creation, ObjectDir, create};
 
 use crate::house::{OPEN, Object, STAY, Up, until};
 
@@ -397,7 +397,7 @@ fn nights_that_nobody_ran_count_as_one_and_their_number_is_told() {
     let four_days_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(96);
     let built = suijuris_bundle::build(object.dir()).unwrap();
     let files = built.files();
-    let founding = Founding {
+    let creation = Creation {
         name: "probe".to_owned(),
         controllers: vec![SecretKey::from_seed(&[7; 32]).public()],
         threshold: 1,
@@ -411,7 +411,7 @@ fn nights_that_nobody_ran_count_as_one_and_their_number_is_told() {
         },
         seed: [1; 32].into(),
     };
-    found(&ObjectDir::at(object.data()), founding).unwrap();
+    create(&ObjectDir::at(object.data()), creation).unwrap();
     let mut up = object.up();
     let proposal = up.wait(json!({"event": "proposal", "by": "timer", "trigger": "timer"}));
     assert_eq!(proposal["detail"], "nightly");

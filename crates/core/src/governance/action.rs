@@ -68,7 +68,7 @@ words! {
         Sleep = "sleep",
         /// Continue on another host.
         Migrate = "migrate",
-        /// Beget a child object.
+        /// Fork a child object.
         Fork = "fork",
         /// Write memory.
         Mutate = "mutate",

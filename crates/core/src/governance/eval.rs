@@ -150,11 +150,13 @@ impl<'a> Eval<'a> {
                 yes(addr.ip()?.is_in(&range.ip()?))
             }
             Node::Set(items) => {
-                items.iter().try_for_each(|item| self.settle(*item))?;
+                items.iter().try_for_each(|item| self.check_item(*item))?;
                 Ok(Operand::Set(Items::Nodes(items)))
             }
             Node::Record(attributes) => {
-                attributes.iter().try_for_each(|part| self.settle(part.value))?;
+                attributes
+                    .iter()
+                    .try_for_each(|part| self.check_item(part.value))?;
                 Ok(Operand::Record(Parts::Nodes(attributes)))
             }
             _ => Err(Fault::Type),
@@ -180,7 +182,7 @@ impl<'a> Eval<'a> {
     }
 
     /// Evaluates an item of a literal for its error alone.
-    fn settle(&self, item: NodeId) -> Result<(), Fault> {
+    fn check_item(&self, item: NodeId) -> Result<(), Fault> {
         let index = usize::try_from(item).map_err(|_| Fault::Type)?;
         if self.fallible.get(index).copied().unwrap_or(true) {
             self.spend()?;
@@ -332,7 +334,7 @@ impl<'a> Eval<'a> {
         }
     }
 
-    /// A value of its own, for folding.
+    /// A value of its own, for specializing.
     pub(super) fn constant(&self, value: Operand<'a>) -> Result<Const, Fault> {
         Ok(match value {
             Operand::Bool(v) => Const::Bool(v),

@@ -56,8 +56,8 @@ fn run(bytes: &[u8]) -> bool {
         assert!(judgement.erring.is_empty() || judgement.outcome == Outcome::Refuse);
         let _ = program.explain(*action, &facts, &judgement);
         let _ = program.watches(*action);
-        if let Ok(folded) = program.fold(*action, object, now) {
-            let _ = folded.judge(&facts);
+        if let Ok(residual) = program.specialize(*action, object, now) {
+            let _ = residual.judge(&facts);
         }
     }
     true

@@ -8,7 +8,6 @@ mod action;
 mod eval;
 mod explain;
 mod facts;
-mod fold;
 #[cfg(test)]
 mod fuzz;
 mod judgement;
@@ -16,6 +15,7 @@ mod node;
 mod operand;
 mod program;
 mod slot;
+mod specialize;
 mod steps;
 mod verify;
 mod vocabulary;
@@ -23,7 +23,6 @@ mod watch;
 
 pub use action::{Action, PrincipalKind, Protocol, TriggerKind, WordError};
 pub use facts::{Activity, Caller, Facts, Holds, Host, Lineage, Object, Principal, Request, Trigger};
-pub use fold::Folded;
 pub use judgement::{
     Erred, Explanation, Fault, Judgement, MAX_RULES, NearMiss, NotFresh, Outcome, Reason, RuleSet,
 };
@@ -33,6 +32,7 @@ pub use node::{
 pub use operand::{EntityKind, Net};
 pub use program::Program;
 pub use slot::Slot;
+pub use specialize::Residual;
 pub use verify::{MAX_BYTES, ProgramError};
 pub use vocabulary::{MAX_WORDS, Vocabulary, VocabularyError};
 pub use watch::Watches;

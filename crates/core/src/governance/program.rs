@@ -25,27 +25,27 @@ pub(super) struct Linked {
     pub(super) nodes: Vec<Node>,
     pub(super) fallible: Vec<bool>,
     pub(super) steps: Steps,
-    pub(super) agendas: Vec<Agenda>,
+    pub(super) plans: Vec<Plan>,
 }
 
 /// What decides one action by one sort of principal.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Agenda {
+pub(super) struct Plan {
     pub(super) forbids: Vec<(u8, Label)>,
     pub(super) permits: Vec<(u8, Label)>,
     /// Rules whose answer is already known.
-    pub(super) settled: Settled,
+    pub(super) known: Known,
 }
 
 /// Rules by what is known of them.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Settled {
+pub(super) struct Known {
     pub(super) forbidding: RuleSet,
     pub(super) permitting: RuleSet,
     pub(super) erring: RuleSet,
 }
 
-impl Settled {
+impl Known {
     /// Forbid wins, an error counts against, and nothing is permitted unless some rule permits it.
     #[inline]
     fn judgement(self) -> Judgement {
@@ -58,29 +58,29 @@ impl Settled {
     }
 }
 
-impl Agenda {
+impl Plan {
     #[inline]
     pub(super) fn judge(&self, steps: &Steps, eval: &Eval<'_>) -> Judgement {
-        let mut settled = self.settled;
+        let mut known = self.known;
         for (rule, entry) in &self.forbids {
             match steps.run(*entry, eval) {
-                Ok(true) => settled.forbidding.insert(*rule),
+                Ok(true) => known.forbidding.insert(*rule),
                 Ok(false) => {}
-                Err(_) => settled.erring.insert(*rule),
+                Err(_) => known.erring.insert(*rule),
             }
         }
         for (rule, entry) in &self.permits {
             match steps.run(*entry, eval) {
-                Ok(true) => settled.permitting.insert(*rule),
+                Ok(true) => known.permitting.insert(*rule),
                 Ok(false) => {}
-                Err(_) => settled.erring.insert(*rule),
+                Err(_) => known.erring.insert(*rule),
             }
         }
-        settled.judgement()
+        known.judgement()
     }
 }
 
-const fn agenda_index(action: Action, principal: PrincipalKind) -> usize {
+const fn plan_index(action: Action, principal: PrincipalKind) -> usize {
     action as usize * PrincipalKind::ALL.len() + principal as usize
 }
 
@@ -173,13 +173,13 @@ impl Linked {
             steps.lower(&listing.nodes, conditions)
         };
         let entries: Vec<Label> = listing.bodies.iter().map(lower).collect::<Result<_, _>>()?;
-        let mut agendas = vec![Agenda::default(); GROUPS];
+        let mut plans = vec![Plan::default(); GROUPS];
         for group in &listing.groups {
-            if let Some(agenda) = agendas.get_mut(agenda_index(group.action, group.principal)) {
+            if let Some(plan) = plans.get_mut(plan_index(group.action, group.principal)) {
                 for body in &group.bodies {
                     let body = usize::from(*body);
                     if let (Some(body), Some(entry)) = (listing.bodies.get(body), entries.get(body)) {
-                        agenda.add(listing, body.rule, *entry);
+                        plan.add(listing, body.rule, *entry);
                     }
                 }
             }
@@ -188,21 +188,21 @@ impl Linked {
             nodes: listing.nodes.clone(),
             fallible,
             steps,
-            agendas,
+            plans,
         })
     }
 
     #[inline]
     fn judge(&self, action: Action, facts: &Facts<'_>) -> Judgement {
         let eval = Eval::new(&self.nodes, &self.fallible, facts);
-        match self.agendas.get(agenda_index(action, facts.principal.kind())) {
-            Some(agenda) => agenda.judge(&self.steps, &eval),
-            None => Settled::default().judgement(),
+        match self.plans.get(plan_index(action, facts.principal.kind())) {
+            Some(plan) => plan.judge(&self.steps, &eval),
+            None => Known::default().judgement(),
         }
     }
 }
 
-impl Agenda {
+impl Plan {
     /// Adds a rule that is entered at `entry`.
     pub(super) fn add(&mut self, listing: &Listing, rule: u8, entry: Label) {
         let forbids = listing
@@ -210,8 +210,8 @@ impl Agenda {
             .get(usize::from(rule))
             .is_some_and(|rule| rule.effect == Effect::Forbid);
         match (forbids, entry) {
-            (true, TRUE) => self.settled.forbidding.insert(rule),
-            (false, TRUE) => self.settled.permitting.insert(rule),
+            (true, TRUE) => self.known.forbidding.insert(rule),
+            (false, TRUE) => self.known.permitting.insert(rule),
             (true, _) => self.forbids.push((rule, entry)),
             (false, _) => self.permits.push((rule, entry)),
         }

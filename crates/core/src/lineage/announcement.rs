@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{Checkpoint, Unusable};
+use super::checkpoint::{Checkpoint, CheckpointError};
 use super::record::Stored;
 use super::state::{Bundles, State};
 use crate::codec;
@@ -28,7 +28,7 @@ pub struct Announcement {
 
 /// Why an announcement is not believed.
 #[derive(Debug, thiserror::Error)]
-pub enum Disbelief {
+pub enum AnnouncementError {
     /// Not the canonical bytes of one, or larger than [`MAX_ANNOUNCEMENT`].
     #[error("it cannot be read")]
     Encoding(#[from] codec::Error),
@@ -37,7 +37,7 @@ pub enum Disbelief {
     Version(u32),
     /// The checkpoint in it.
     #[error("its checkpoint does not hold")]
-    Checkpoint(#[from] Unusable),
+    Checkpoint(#[from] CheckpointError),
     /// Its record is not the one that the checkpoint stands behind.
     #[error("its record {0} is not the head that its checkpoint names")]
     Record(RecordId),
@@ -73,19 +73,19 @@ impl Announcement {
     /// names the same head, or by folding the whole chain.
     ///
     /// # Errors
-    /// [`Disbelief`].
-    pub fn open(bytes: &[u8], bundles: &impl Bundles) -> Result<(State, Stored), Disbelief> {
+    /// [`AnnouncementError`].
+    pub fn open(bytes: &[u8], bundles: &impl Bundles) -> Result<(State, Stored), AnnouncementError> {
         let announcement: Self = codec::decode(bytes, MAX_ANNOUNCEMENT)?;
         if announcement.v != VERSION {
-            return Err(Disbelief::Version(announcement.v));
+            return Err(AnnouncementError::Version(announcement.v));
         }
         let (state, _) = Checkpoint::open(&announcement.checkpoint, bundles)?;
         let last = Stored::decode(announcement.record)?;
         if last.id != state.head().record {
-            return Err(Disbelief::Record(last.id));
+            return Err(AnnouncementError::Record(last.id));
         }
         if last.record.key.is_some() && !last.record.signature_holds() {
-            return Err(Disbelief::Signature);
+            return Err(AnnouncementError::Signature);
         }
         Ok((state, last))
     }

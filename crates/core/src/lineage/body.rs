@@ -34,7 +34,7 @@ pub enum Body {
     Departed(Departed),
     /// The object came from another host.
     Arrived(Arrived),
-    /// A child was founded.
+    /// A child was created.
     Forked(Forked),
     /// The rules changed.
     Amended(Amended),
@@ -189,7 +189,7 @@ pub struct Inception {
 pub struct Parent {
     /// The parent.
     pub object: ObjectId,
-    /// The parent's head when the child was founded.
+    /// The parent's head when the child was created.
     pub head: RecordId,
 }
 

@@ -30,7 +30,7 @@ pub struct Checkpoint {
 
 /// Why a checkpoint is not used; the whole chain is read instead.
 #[derive(Debug, thiserror::Error)]
-pub enum Unusable {
+pub enum CheckpointError {
     /// Not the canonical bytes of a checkpoint.
     #[error("it cannot be read")]
     Encoding(#[from] codec::Error),
@@ -76,21 +76,21 @@ impl Checkpoint {
     /// caller knows by its own key: [`Head::next`] of the state must be its commitment. Without that key fold the chain.
     ///
     /// # Errors
-    /// [`Unusable`]; a checkpoint is only a short cut, so the caller then folds the whole chain.
-    pub fn open(bytes: &[u8], bundles: &impl Bundles) -> Result<(State, u64), Unusable> {
+    /// [`CheckpointError`]; a checkpoint is only a short cut, so the caller then folds the whole chain.
+    pub fn open(bytes: &[u8], bundles: &impl Bundles) -> Result<(State, u64), CheckpointError> {
         let mut checkpoint: Self = codec::decode(bytes, MAX_BYTES)?;
-        let sig = checkpoint.sig.take().ok_or(Unusable::Signature)?;
+        let sig = checkpoint.sig.take().ok_or(CheckpointError::Signature)?;
         let signed = codec::encode(&checkpoint)?;
         let ours = checkpoint.v == 1 && checkpoint.key.commitment() == checkpoint.head.next;
         if !ours || !checkpoint.key.verifies(Domain::Checkpoint, &signed, &sig) {
-            return Err(Unusable::Signature);
+            return Err(CheckpointError::Signature);
         }
         let schema = bundles
             .schema(&checkpoint.head.bundle)
-            .ok_or(Unusable::NoBundle)?;
+            .ok_or(CheckpointError::NoBundle)?;
         let memory = Memory::restore(schema, checkpoint.cells);
         if memory.root() != checkpoint.root {
-            return Err(Unusable::Memory);
+            return Err(CheckpointError::Memory);
         }
         Ok((State::restored(checkpoint.head, memory), checkpoint.position))
     }

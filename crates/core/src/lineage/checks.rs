@@ -13,7 +13,7 @@ use crate::memory;
 /// A record that does not continue the chain.
 #[derive(Debug, thiserror::Error)]
 #[error("record {seq} does not continue the chain")]
-pub struct Broken {
+pub struct ChainError {
     /// Position at which the chain breaks.
     pub seq: u64,
     /// How.

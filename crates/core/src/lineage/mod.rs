@@ -14,14 +14,14 @@ mod record;
 pub mod segment;
 mod state;
 
-pub use announcement::{Announcement, Disbelief, MAX_ANNOUNCEMENT};
+pub use announcement::{Announcement, AnnouncementError, MAX_ANNOUNCEMENT};
 pub use approval::{Approval, Restoration, Statement};
 pub use body::{
     Amended, Arrived, Body, Count, Decision, Departed, Dormant, Fired, Forked, Inception, Invariant, Mutated,
     Outcome, Parent, Quarantined, Refused, Restored, Resumed, Seal, Terminated, Unsealed, Woke,
 };
-pub use checkpoint::{Checkpoint, Unusable};
-pub use checks::{Broken, Fault};
-pub use parentage::{MAX_PARENT_PROOF, NotAFork, ParentProof, VerifiedParent};
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use checks::{ChainError, Fault};
+pub use parentage::{MAX_PARENT_PROOF, ParentProof, ParentProofError, VerifiedParent};
 pub use record::{MAX_BYTES, Record, Stored, VERSION};
 pub use state::{Advance, Bundles, Head, Phase, State};

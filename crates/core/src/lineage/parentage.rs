@@ -1,4 +1,4 @@
-//! The proof that a child carries of its parent: the parent's inception, and the record by which it begot the child.
+//! The proof that a child carries of its parent: the parent's inception, and the record by which it forked the child.
 //!
 //! It shows that the controllers whom the parent's inception names approved exactly this child. Not here: the parent's
 //! whole chain, which alone says where in its history the record stands.
@@ -31,14 +31,14 @@ pub struct ParentProof {
     forked: Vec<u8>,
 }
 
-/// A parent that provably begot the child.
+/// A parent that provably forked the child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedParent {
     /// The parent.
     pub object: ObjectId,
     /// Its name for people, at its inception.
     pub name: String,
-    /// Its head when the child was founded.
+    /// Its head when the child was created.
     pub head: RecordId,
     /// The record that names the child, directly behind that head.
     pub forked: RecordId,
@@ -50,7 +50,7 @@ pub struct VerifiedParent {
 
 /// Why an object that names a parent is not its child.
 #[derive(Debug, thiserror::Error)]
-pub enum NotAFork {
+pub enum ParentProofError {
     /// There is no proof.
     #[error(
         "its inception names a parent, but there is no proof of it: a copy is not a fork; fork the parent with its controllers' key"
@@ -103,36 +103,36 @@ impl ParentProof {
     /// approval over the child's id, and that id is the child's whole inception, parent and head included.
     ///
     /// # Errors
-    /// [`NotAFork`].
-    pub fn verify(proof: Option<&[u8]>, child: &Stored) -> Result<Option<VerifiedParent>, NotAFork> {
+    /// [`ParentProofError`].
+    pub fn verify(proof: Option<&[u8]>, child: &Stored) -> Result<Option<VerifiedParent>, ParentProofError> {
         let parent = match &child.record.body {
             Body::Inception(inception) => inception.parent.as_ref(),
             _ => None,
         };
         let (proof, parent) = match (proof, parent) {
             (None, None) => return Ok(None),
-            (Some(_), None) => return Err(NotAFork::NoParent),
-            (None, Some(_)) => return Err(NotAFork::Missing),
+            (Some(_), None) => return Err(ParentProofError::NoParent),
+            (None, Some(_)) => return Err(ParentProofError::Missing),
             (Some(proof), Some(parent)) => (proof, parent),
         };
         let proof: Self = codec::decode(proof, MAX_PARENT_PROOF)?;
         if proof.v != VERSION {
-            return Err(NotAFork::Version(proof.v));
+            return Err(ParentProofError::Version(proof.v));
         }
         let inception = Stored::decode(proof.inception)?;
-        let controllers = born(&inception).map_err(NotAFork::Inception)?;
+        let controllers = born(&inception).map_err(ParentProofError::Inception)?;
         if ObjectId::from(inception.id) != parent.object {
-            return Err(NotAFork::OtherParent(inception.id.into()));
+            return Err(ParentProofError::OtherParent(inception.id.into()));
         }
         let forked = Stored::decode(proof.forked)?;
         let record = &forked.record;
         let child = ObjectId::from(child.id);
         let body = match &record.body {
             Body::Forked(body) if body.child == child && record.object == Some(parent.object) => body,
-            _ => return Err(NotAFork::OtherChild),
+            _ => return Err(ParentProofError::OtherChild),
         };
         if record.prev != Some(parent.head) {
-            return Err(NotAFork::OtherHead);
+            return Err(ParentProofError::OtherHead);
         }
         let statement = Statement {
             object: parent.object,
@@ -145,9 +145,9 @@ impl ParentProof {
             &controllers.controllers,
             controllers.threshold,
         )
-        .map_err(NotAFork::Forked)?;
+        .map_err(ParentProofError::Forked)?;
         if !record.signature_holds() {
-            return Err(NotAFork::Forked(Fault::Signature));
+            return Err(ParentProofError::Forked(Fault::Signature));
         }
         Ok(Some(VerifiedParent {
             object: parent.object,

@@ -2,7 +2,7 @@
 //!
 //! A depot keeps such segments. Not the segment files of the store, which carry more (`spec/segments.md`).
 
-use super::checks::Broken;
+use super::checks::ChainError;
 use super::record::{MAX_BYTES, Stored};
 use super::state::{Bundles, State};
 use crate::codec;
@@ -13,7 +13,7 @@ pub const SIZE_BYTES: usize = 4;
 /// What is wrong with a segment, or with the history that it continues.
 #[derive(Debug, thiserror::Error)]
 #[error("the segment is not sound at record {seq} (byte {offset})")]
-pub struct Unsound {
+pub struct SegmentError {
     /// Byte of the segment at which the record begins, its size included.
     pub offset: usize,
     /// Position of the record that stands or would stand there; counted from the segment's first one while its records
@@ -38,7 +38,7 @@ pub enum Why {
     Encoding(#[from] codec::Error),
     /// A record that does not continue the chain.
     #[error("it does not fit the history before it")]
-    Broken(#[from] Broken),
+    Chain(#[from] ChainError),
     /// No records at all.
     #[error("there are no records")]
     Empty,
@@ -63,12 +63,12 @@ pub fn push(stored: &Stored, segment: &mut Vec<u8>) {
 
 /// The records of a segment in order, each read when it is asked for; the first fault ends them. That they continue a
 /// chain, [`Fold`] says.
-pub fn decode(segment: &[u8]) -> impl Iterator<Item = Result<Stored, Unsound>> + '_ {
+pub fn decode(segment: &[u8]) -> impl Iterator<Item = Result<Stored, SegmentError>> + '_ {
     let (mut offset, mut seq, mut over) = (0, 0, false);
     std::iter::from_fn(move || {
         let rest = segment.get(offset..).filter(|rest| !rest.is_empty() && !over)?;
         let (at, number) = (offset, seq);
-        let read = first(rest).map_err(|why| Unsound {
+        let read = first(rest).map_err(|why| SegmentError {
             offset: at,
             seq: number,
             why,
@@ -114,8 +114,8 @@ impl Fold {
     /// Takes the next record.
     ///
     /// # Errors
-    /// [`Broken`] with the first check that fails. The fold is then of no further use: drop it.
-    pub fn record(&mut self, stored: &Stored, bundles: &impl Bundles) -> Result<(), Broken> {
+    /// [`ChainError`] with the first check that fails. The fold is then of no further use: drop it.
+    pub fn record(&mut self, stored: &Stored, bundles: &impl Bundles) -> Result<(), ChainError> {
         match &mut self.state {
             Some(state) => state.apply(stored, bundles),
             None => State::begin(stored, bundles).map(|state| self.state = Some(state)),
@@ -125,13 +125,13 @@ impl Fold {
     /// Takes the records of a whole segment.
     ///
     /// # Errors
-    /// [`Unsound`] names the first bad record. The fold is then of no further use: drop it.
-    pub fn segment(&mut self, segment: &[u8], bundles: &impl Bundles) -> Result<(), Unsound> {
+    /// [`SegmentError`] names the first bad record. The fold is then of no further use: drop it.
+    pub fn segment(&mut self, segment: &[u8], bundles: &impl Bundles) -> Result<(), SegmentError> {
         let mut offset = 0;
         for read in decode(segment) {
             let seq = self.state.as_ref().map_or(0, |state| state.head().seq + 1);
-            let stored = read.map_err(|unsound| Unsound { seq, ..unsound })?;
-            self.record(&stored, bundles).map_err(|broken| Unsound {
+            let stored = read.map_err(|unsound| SegmentError { seq, ..unsound })?;
+            self.record(&stored, bundles).map_err(|broken| SegmentError {
                 offset,
                 seq,
                 why: broken.into(),
@@ -145,16 +145,16 @@ impl Fold {
 /// Verifies a history that lies in `segments`, in order: its state.
 ///
 /// # Errors
-/// [`Unsound`] names the first bad record; its byte is counted in its own segment.
+/// [`SegmentError`] names the first bad record; its byte is counted in its own segment.
 pub fn fold<S: AsRef<[u8]>>(
     segments: impl IntoIterator<Item = S>,
     bundles: &impl Bundles,
-) -> Result<State, Unsound> {
+) -> Result<State, SegmentError> {
     let mut fold = Fold::default();
     for segment in segments {
         fold.segment(segment.as_ref(), bundles)?;
     }
-    fold.state.ok_or(Unsound {
+    fold.state.ok_or(SegmentError {
         offset: 0,
         seq: 0,
         why: Why::Empty,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::body::{Body, Fired, Inception};
-use super::checks::{self, Broken, Fault};
+use super::checks::{self, ChainError, Fault};
 use super::record::{Record, Stored, VERSION};
 use crate::id::{BundleId, Digest, ObjectId, RecordId};
 use crate::key::{PublicKey, SecretKey};
@@ -230,17 +230,17 @@ pub struct State {
 }
 
 impl State {
-    /// Founds an object: makes the inception record, signed by the key of the first epoch.
+    /// Creates an object: makes the inception record, signed by the key of the first epoch.
     ///
     /// # Errors
-    /// [`Broken`] where the inception is not sound (controllers, threshold, commitment to `signer`).
-    pub fn found(
+    /// [`ChainError`] where the inception is not sound (controllers, threshold, commitment to `signer`).
+    pub fn create(
         body: Inception,
         at: Timestamp,
         bundle: BundleId,
         schema: Arc<Schema>,
         signer: &SecretKey,
-    ) -> Result<(Self, Stored), Broken> {
+    ) -> Result<(Self, Stored), ChainError> {
         let memory = Memory::new(schema);
         let record = Record {
             v: VERSION,
@@ -255,7 +255,7 @@ impl State {
             key: None,
             sig: None,
         };
-        let broken = |fault| Broken { seq: 0, fault };
+        let broken = |fault| ChainError { seq: 0, fault };
         let stored = record.store(Some(signer)).map_err(|error| broken(error.into()))?;
         let head = checks::inception(&stored.record, stored.id).map_err(broken)?;
         Ok((Self { head, memory }, stored))
@@ -264,8 +264,8 @@ impl State {
     /// Begins the fold with a read inception record.
     ///
     /// # Errors
-    /// [`Broken`] with the first check that fails.
-    pub fn begin(first: &Stored, bundles: &impl Bundles) -> Result<Self, Broken> {
+    /// [`ChainError`] with the first check that fails.
+    pub fn begin(first: &Stored, bundles: &impl Bundles) -> Result<Self, ChainError> {
         let record = &first.record;
         let begin = || {
             checks::version(record)?;
@@ -281,7 +281,7 @@ impl State {
                 Err(Fault::Memory)
             }
         };
-        begin().map_err(|fault| Broken {
+        begin().map_err(|fault| ChainError {
             seq: record.seq,
             fault,
         })
@@ -307,10 +307,10 @@ impl State {
     /// Takes one read record into the fold.
     ///
     /// # Errors
-    /// [`Broken`] with the first check that fails. The state is then of no further use: drop it.
-    pub fn apply(&mut self, next: &Stored, bundles: &impl Bundles) -> Result<(), Broken> {
+    /// [`ChainError`] with the first check that fails. The state is then of no further use: drop it.
+    pub fn apply(&mut self, next: &Stored, bundles: &impl Bundles) -> Result<(), ChainError> {
         let record = &next.record;
-        self.take(next, bundles).map_err(|fault| Broken {
+        self.take(next, bundles).map_err(|fault| ChainError {
             seq: record.seq,
             fault,
         })
@@ -369,7 +369,7 @@ impl State {
     /// force. A record without signer must be one that a later signed record covers.
     ///
     /// # Errors
-    /// [`Broken`] with the first check that fails; the state is then unchanged.
+    /// [`ChainError`] with the first check that fails; the state is then unchanged.
     pub fn extend(
         &mut self,
         body: Body,
@@ -377,7 +377,7 @@ impl State {
         bundle: Option<BundleId>,
         signer: Option<&SecretKey>,
         bundles: &impl Bundles,
-    ) -> Result<Stored, Broken> {
+    ) -> Result<Stored, ChainError> {
         let mut record = Record {
             v: VERSION,
             object: Some(self.head.object),
@@ -393,7 +393,7 @@ impl State {
         };
         match self.make(&mut record, signer, bundles) {
             Ok((id, bytes)) => Ok(Stored { id, bytes, record }),
-            Err(fault) => Err(Broken {
+            Err(fault) => Err(ChainError {
                 seq: record.seq,
                 fault,
             }),

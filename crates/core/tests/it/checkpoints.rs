@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Checkpoint, Phase, Unusable};
+use suijuris_core::lineage::{Checkpoint, CheckpointError, Phase};
 
 use crate::lives::{Life, any_life, assert_same, bundles};
 
@@ -48,7 +48,7 @@ fn a_checkpoint_signed_by_anyone_but_the_holder_of_the_next_key_is_unusable() {
         let bytes = Checkpoint::of(&life.state, 0, &key).unwrap();
         assert!(matches!(
             Checkpoint::open(&bytes, &bundles()),
-            Err(Unusable::Signature)
+            Err(CheckpointError::Signature)
         ));
     }
 }
@@ -59,12 +59,12 @@ fn a_checkpoint_without_its_bundle_or_with_bytes_missing_is_unusable() {
     let nothing = |_: &_| None;
     assert!(matches!(
         Checkpoint::open(&bytes, &nothing),
-        Err(Unusable::NoBundle)
+        Err(CheckpointError::NoBundle)
     ));
     for len in 0..bytes.len() {
         assert!(matches!(
             Checkpoint::open(&bytes[..len], &bundles()),
-            Err(Unusable::Encoding(_))
+            Err(CheckpointError::Encoding(_))
         ));
     }
 }
@@ -74,5 +74,8 @@ fn a_checkpoint_under_another_schema_is_unusable() {
     let bytes = checkpoint(&Life::new("life"));
     let other = std::sync::Arc::new(crate::lives::amended_schema());
     let wrong = move |_: &_| Some(std::sync::Arc::clone(&other));
-    assert!(matches!(Checkpoint::open(&bytes, &wrong), Err(Unusable::Memory)));
+    assert!(matches!(
+        Checkpoint::open(&bytes, &wrong),
+        Err(CheckpointError::Memory)
+    ));
 }

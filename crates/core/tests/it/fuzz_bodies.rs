@@ -72,7 +72,7 @@ fn child() -> Stored {
         head: parent.state.head().record,
     });
     let schema = std::sync::Arc::clone(parent.state.memory().schema());
-    State::found(body, Timestamp(2_000), bundle(0), schema, &key)
+    State::create(body, Timestamp(2_000), bundle(0), schema, &key)
         .unwrap()
         .1
 }

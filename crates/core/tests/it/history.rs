@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use suijuris_core::id::RecordId;
 use suijuris_core::key::{SecretKey, Signature};
-use suijuris_core::lineage::{Broken, Fault, Inception, Phase, Record, State, Stored};
+use suijuris_core::lineage::{ChainError, Fault, Inception, Phase, Record, State, Stored};
 use suijuris_core::memory::{Value, Write};
 use suijuris_core::time::Timestamp;
 
@@ -113,7 +113,7 @@ proptest! {
 }
 
 /// Refused for its place: an inception where none belongs or none where one does, or a position out of order.
-fn misplaced(broken: &Broken, at: usize) -> bool {
+fn misplaced(broken: &ChainError, at: usize) -> bool {
     match broken.fault {
         Fault::Inception => at == 0,
         Fault::Seq { found, expected } => found != expected,
@@ -283,9 +283,9 @@ fn rules_that_are_not_at_hand_are_named() {
 #[test]
 fn an_inception_with_unsound_controllers_or_a_foreign_key_is_refused() {
     use crate::lives::{controller, inception, rich_schema};
-    let found = |body| {
+    let create = |body| {
         let schema = std::sync::Arc::new(rich_schema());
-        State::found(body, Timestamp(0), bundle(0), schema, &epoch_key("life", 1))
+        State::create(body, Timestamp(0), bundle(0), schema, &epoch_key("life", 1))
     };
     let one = || vec![controller(0).public()];
     let crowd = (0..65).map(|index| epoch_key("crowd", index).public()).collect();
@@ -302,14 +302,14 @@ fn an_inception_with_unsound_controllers_or_a_foreign_key_is_refused() {
             threshold,
             ..inception("life")
         };
-        assert!(matches!(fault_of(found(body)), Fault::Controllers));
+        assert!(matches!(fault_of(create(body)), Fault::Controllers));
     }
     let next = epoch_key("other", 1).public().commitment();
     let body = Inception {
         next,
         ..inception("life")
     };
-    assert!(matches!(fault_of(found(body)), Fault::Key));
+    assert!(matches!(fault_of(create(body)), Fault::Key));
 }
 
 proptest! {

@@ -12,7 +12,7 @@ use suijuris_core::id::{BundleId, Digest, ObjectId, RecordId};
 use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{
-    Amended, Approval, Arrived, Body, Broken, Bundles, Decision, Departed, Dormant, Fault, Fired, Forked,
+    Amended, Approval, Arrived, Body, Bundles, ChainError, Decision, Departed, Dormant, Fault, Fired, Forked,
     Head, Inception, Mutated, Outcome, Phase, Quarantined, Refused, Restoration, Restored, Resumed, Seal,
     State, Statement, Stored, Terminated, Unsealed, Woke,
 };
@@ -232,7 +232,7 @@ pub(crate) fn plain_mutation() -> Body {
     mutated(change([("budget", Write::Set(Value::Int(7)))]))
 }
 
-pub(crate) fn fault_of<T: std::fmt::Debug>(result: Result<T, Broken>) -> Fault {
+pub(crate) fn fault_of<T: std::fmt::Debug>(result: Result<T, ChainError>) -> Fault {
     result.unwrap_err().fault
 }
 
@@ -289,7 +289,7 @@ impl Life {
     pub(crate) fn new(life: &'static str) -> Self {
         let (at, rules) = (Timestamp(1_000), bundle(0));
         let schema = Arc::new(rich_schema());
-        let (state, first) = State::found(inception(life), at, rules, schema, &epoch_key(life, 1)).unwrap();
+        let (state, first) = State::create(inception(life), at, rules, schema, &epoch_key(life, 1)).unwrap();
         Self {
             name: life,
             state,
@@ -432,7 +432,7 @@ impl Life {
     }
 
     /// Extends with `body`, signed by `signer`; a refusal must leave the state as it was.
-    pub(crate) fn try_extend(&mut self, body: Body, signer: Option<&SecretKey>) -> Result<(), Broken> {
+    pub(crate) fn try_extend(&mut self, body: Body, signer: Option<&SecretKey>) -> Result<(), ChainError> {
         let amends = matches!(body, Body::Amended(_)).then(|| self.other_rules());
         self.try_extend_to(body, amends, signer)
     }
@@ -443,7 +443,7 @@ impl Life {
         body: Body,
         rules: Option<BundleId>,
         signer: Option<&SecretKey>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), ChainError> {
         let before = self.state.clone();
         let at = before.head().at.saturating_add(Span(10));
         match self.state.extend(body, at, rules, signer, &bundles()) {
@@ -457,7 +457,7 @@ impl Life {
     }
 
     /// Extends with a well-formed body of `kind` by the right key.
-    pub(crate) fn try_live(&mut self, kind: &str) -> Result<(), Broken> {
+    pub(crate) fn try_live(&mut self, kind: &str) -> Result<(), ChainError> {
         let body = self.body(kind);
         let signer = self.signer(&body);
         self.try_extend(body, Some(&signer))
@@ -467,7 +467,7 @@ impl Life {
         self.try_live(kind).unwrap();
     }
 
-    pub(crate) fn write(&mut self, change: Change, signed: bool) -> Result<(), Broken> {
+    pub(crate) fn write(&mut self, change: Change, signed: bool) -> Result<(), ChainError> {
         let body = mutated(change);
         let signer = self.signer(&body);
         self.try_extend(body, signed.then_some(&signer))
@@ -485,11 +485,11 @@ impl Life {
 }
 
 /// Reads a chain back from its bytes.
-pub(crate) fn read_back<'a>(chain: impl IntoIterator<Item = &'a [u8]>) -> Result<State, Broken> {
+pub(crate) fn read_back<'a>(chain: impl IntoIterator<Item = &'a [u8]>) -> Result<State, ChainError> {
     let bundles = bundles();
     let mut state: Option<State> = None;
     for (seq, bytes) in (0u64..).zip(chain) {
-        let stored = Stored::decode(bytes.to_vec()).map_err(|error| Broken {
+        let stored = Stored::decode(bytes.to_vec()).map_err(|error| ChainError {
             seq,
             fault: error.into(),
         })?;
@@ -507,7 +507,7 @@ pub(crate) fn bytes_of(chain: &[Stored]) -> Vec<Vec<u8>> {
 }
 
 /// Reads back a chain given as owned bytes.
-pub(crate) fn fold(chain: &[Vec<u8>]) -> Result<State, Broken> {
+pub(crate) fn fold(chain: &[Vec<u8>]) -> Result<State, ChainError> {
     read_back(chain.iter().map(Vec::as_slice))
 }
 

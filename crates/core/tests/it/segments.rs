@@ -1,7 +1,7 @@
 //! Histories that come back from a depot in segments.
 
 use proptest::prelude::*;
-use suijuris_core::lineage::segment::{self, Fold, SIZE_BYTES, Unsound, Why};
+use suijuris_core::lineage::segment::{self, Fold, SIZE_BYTES, SegmentError, Why};
 use suijuris_core::lineage::{Fault, Phase, Stored};
 
 use crate::lives::{Life, any_life, assert_same, bundles};
@@ -51,10 +51,10 @@ fn the_first_bad_record_is_named() {
     let whole = segment::encode(&life.chain);
     let second = SIZE_BYTES + life.chain[0].bytes.len();
     let twice = [&whole[..second], &whole[..]].concat();
-    let Err(Unsound {
+    let Err(SegmentError {
         offset,
         seq,
-        why: Why::Broken(broken),
+        why: Why::Chain(broken),
     }) = segment::fold([&twice], &bundles())
     else {
         panic!("accepted")
@@ -65,7 +65,7 @@ fn the_first_bad_record_is_named() {
     assert!(
         matches!(
             cut,
-            Unsound {
+            SegmentError {
                 seq: 1,
                 why: Why::Cut,
                 ..
@@ -91,7 +91,7 @@ fn sizes_are_held_to_the_limit_and_a_fault_ends_the_records() {
     assert_eq!(read.len(), good + 1);
     assert!(matches!(
         &read[good],
-        Err(Unsound {
+        Err(SegmentError {
             why: Why::TooLong(_),
             ..
         })

@@ -370,7 +370,7 @@ fn an_object_is_another_when_any_part_of_its_definition_is() {
     let id = |body, at, rules: u8, seed: u64| {
         let schema = Arc::new(rich_schema());
         let (state, stored) =
-            State::found(body, at, bundle(rules), schema, &epoch_key("life", seed)).unwrap();
+            State::create(body, at, bundle(rules), schema, &epoch_key("life", seed)).unwrap();
         assert_eq!(ObjectId::from(stored.id), state.head().object);
         state.head().object
     };

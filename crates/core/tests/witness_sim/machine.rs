@@ -17,7 +17,7 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// A disk with the inception record.
-    pub(crate) fn founded() -> Self {
+    pub(crate) fn created() -> Self {
         Self {
             chain: vec![(RecordId::of(b"inception"), 0)],
             quarantined: false,

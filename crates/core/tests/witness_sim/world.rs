@@ -103,7 +103,7 @@ impl World {
         let mut shore = Shore::new(plan.by_content);
         shore.blind = bug == Some(Bug::BlindSwap);
         let mut machines: Vec<Machine> = (0..plan.copies)
-            .map(|_| Machine::draw(&mut chance, Disk::founded()))
+            .map(|_| Machine::draw(&mut chance, Disk::created()))
             .collect();
         for machine in &mut machines {
             machine.by_wall = bug == Some(Bug::WallClock);

@@ -14,7 +14,7 @@ use suijuris_core::witness::HolderId;
 
 use super::files::Files;
 use super::{layout, marks};
-use crate::{Attendance, Error, Presence};
+use crate::{Error, Presence, PresenceGuard};
 
 /// Files of holders of one object at most.
 const MAX_HOLDERS: usize = 10_000;
@@ -23,18 +23,18 @@ const MAX_HOLDERS: usize = 10_000;
 #[derive(Debug)]
 struct Held(File);
 
-impl Attendance for Held {
+impl PresenceGuard for Held {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
     }
 }
 
 /// Locks the file of `holder` until what is returned is dropped.
-pub(crate) fn attend(
+pub(crate) fn register(
     files: &Files,
     object: ObjectId,
     holder: HolderId,
-) -> Result<impl Attendance + use<>, Error> {
+) -> Result<impl PresenceGuard + use<>, Error> {
     let home = layout::home(&files.root, object);
     let directory = home.join(layout::HOLDERS);
     files.directory(&directory)?;
@@ -61,7 +61,7 @@ pub(crate) fn rename(
     object: ObjectId,
     former: HolderId,
     holder: HolderId,
-) -> Result<Option<impl Attendance + use<>>, Error> {
+) -> Result<Option<impl PresenceGuard + use<>>, Error> {
     let home = layout::home(&files.root, object);
     let _lock = files.lock(&home.join(layout::LOCK))?;
     let old = layout::holder(&files.root, object, former);

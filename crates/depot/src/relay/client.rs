@@ -16,9 +16,9 @@ use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
 
 use super::link::Link;
-use super::wire::{Answered, Call, Seen, milliseconds};
+use super::wire::{Call, Response, milliseconds};
 use crate::{
-    Answer, Attendance, Depot, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting, frame,
+    Answer, Depot, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, PresenceGuard, Swap, Version, Waiting, frame,
     segment,
 };
 
@@ -44,15 +44,15 @@ impl Client {
         &'a self,
         call: Call,
         patience: Duration,
-        read: impl FnOnce(Answered) -> Option<T> + Send + 'a,
+        read: impl FnOnce(Response) -> Option<T> + Send + 'a,
     ) -> Answer<'a, T> {
         let wait = self.link.ask(call, patience);
         Box::pin(async move {
-            let answered = match wait?.await {
+            let response = match wait?.await {
                 Ok(outcome) => outcome?,
                 Err(_) => return Err(self.link.unreachable("the relay has ended")),
             };
-            read(answered).ok_or_else(|| frame::garbage("relay", "the answer is to another question"))
+            read(response).ok_or_else(|| frame::garbage("relay", "the answer is to another question"))
         })
     }
 }
@@ -67,9 +67,9 @@ fn found(found: Option<(Mark, ByteBuf)>) -> Option<(Mark, Version)> {
     found.map(|(mark, version)| (mark, Version(version.into_vec())))
 }
 
-fn nothing(answered: Answered) -> Option<()> {
-    match answered {
-        Answered::Nothing => Some(()),
+fn nothing(response: Response) -> Option<()> {
+    match response {
+        Response::Nothing => Some(()),
         other => {
             drop(other);
             None
@@ -77,9 +77,9 @@ fn nothing(answered: Answered) -> Option<()> {
     }
 }
 
-fn bytes(answered: Answered) -> Option<Option<Vec<u8>>> {
-    match answered {
-        Answered::Bytes(bytes) => Some(bytes.map(ByteBuf::into_vec)),
+fn bytes(response: Response) -> Option<Option<Vec<u8>>> {
+    match response {
+        Response::Bytes(bytes) => Some(bytes.map(ByteBuf::into_vec)),
         _ => None,
     }
 }
@@ -99,8 +99,8 @@ impl Depot for Client {
     }
 
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
-        self.call(Call::Mark(object), PATIENCE, |answered| match answered {
-            Answered::Mark(mark) => Some(found(mark)),
+        self.call(Call::Mark(object), PATIENCE, |response| match response {
+            Response::Mark(mark) => Some(found(mark)),
             _ => None,
         })
     }
@@ -108,26 +108,26 @@ impl Depot for Client {
     fn swap<'a>(&'a self, mark: &'a Mark, expected: Option<&'a Version>) -> Answer<'a, Swap> {
         let expected = expected.map(|version| ByteBuf::from(version.0.clone()));
         let call = Call::Swap(Box::new(mark.clone()), expected);
-        self.call(call, PATIENCE, |answered| match answered {
-            Answered::Swapped(version) => Some(Swap::Done(Version(version.into_vec()))),
-            Answered::Mark(present) => Some(Swap::Conflict(found(present))),
+        self.call(call, PATIENCE, |response| match response {
+            Response::Swapped(version) => Some(Swap::Done(Version(version.into_vec()))),
+            Response::Mark(present) => Some(Swap::Conflict(found(present))),
             _ => None,
         })
     }
 
     /// Says the name; the other end holds the presence.
-    fn attend(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
-        self.call(Call::Attend(object, holder), PATIENCE, |answered| {
-            nothing(answered).map(|()| None)
+    fn register(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
+        self.call(Call::Register(object, holder), PATIENCE, |response| {
+            nothing(response).map(|()| None)
         })
     }
 
-    fn wrote<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
+    fn is_own_write<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
         self.call(
-            Call::Wrote(Box::new(mark.clone())),
+            Call::IsOwnWrite(Box::new(mark.clone())),
             PATIENCE,
-            |answered| match answered {
-                Answered::Wrote(wrote) => Some(wrote),
+            |response| match response {
+                Response::IsOwnWrite(wrote) => Some(wrote),
                 _ => None,
             },
         )
@@ -137,10 +137,8 @@ impl Depot for Client {
         self.call(
             Call::Presence(object, holder),
             PATIENCE,
-            |answered| match answered {
-                Answered::Presence(Seen::Here) => Some(Presence::Here),
-                Answered::Presence(Seen::Gone) => Some(Presence::Gone),
-                Answered::Presence(Seen::Unknown) => Some(Presence::Unknown),
+            |response| match response {
+                Response::Presence(presence) => Some(presence),
                 _ => None,
             },
         )
@@ -165,8 +163,8 @@ impl Depot for Client {
         self.call(
             Call::Announced(after, limit as u64),
             PATIENCE,
-            |answered| match answered {
-                Answered::Objects(objects) => Some(objects),
+            |response| match response {
+                Response::Objects(objects) => Some(objects),
                 _ => None,
             },
         )
@@ -176,8 +174,8 @@ impl Depot for Client {
         self.call(
             Call::Due(until, limit as u64),
             PATIENCE,
-            |answered| match answered {
-                Answered::Due(due) => Some(due),
+            |response| match response {
+                Response::Due(due) => Some(due),
                 _ => None,
             },
         )
@@ -200,8 +198,8 @@ impl Depot for Client {
     }
 
     fn segments(&self, object: ObjectId) -> Answer<'_, Vec<RangeInclusive<u64>>> {
-        self.call(Call::Segments(object), PATIENCE, |answered| match answered {
-            Answered::Segments(found) => Some(found.into_iter().map(|(first, last)| first..=last).collect()),
+        self.call(Call::Segments(object), PATIENCE, |response| match response {
+            Response::Segments(found) => Some(found.into_iter().map(|(first, last)| first..=last).collect()),
             _ => None,
         })
     }
@@ -229,9 +227,9 @@ impl Depot for Client {
 
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
         let call = Call::Post(object, Box::new(message.clone()));
-        self.call(call, PATIENCE, |answered| match answered {
-            Answered::Posted(true) => Some(Posted::Stored),
-            Answered::Posted(false) => Some(Posted::Duplicate),
+        self.call(call, PATIENCE, |response| match response {
+            Response::Posted(true) => Some(Posted::Stored),
+            Response::Posted(false) => Some(Posted::Duplicate),
             _ => None,
         })
     }
@@ -240,8 +238,8 @@ impl Depot for Client {
         self.call(
             Call::Inbox(object, limit as u64),
             PATIENCE,
-            |answered| match answered {
-                Answered::Inbox(inbox) => {
+            |response| match response {
+                Response::Inbox(inbox) => {
                     let waiting = |(place, message)| Waiting { place, message };
                     Some(inbox.into_iter().map(waiting).collect())
                 }

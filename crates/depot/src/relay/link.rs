@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 
-use super::wire::{self, Answered, Call, Greeting, Refused, Request, Told};
+use super::wire::{self, Call, Greeting, Refused, Request, Response, ServerFrame};
 use crate::{Error, frame};
 
 /// Bytes that wait to be written at most.
@@ -25,7 +25,7 @@ const MAX_PENDING: usize = 256;
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
 
-pub(super) type Outcome = Result<Answered, Error>;
+pub(super) type Outcome = Result<Response, Error>;
 
 #[derive(Debug)]
 struct Pending {
@@ -209,7 +209,7 @@ impl Link {
         while let Some((frame, used)) =
             wire::split(arrived.get(taken..).unwrap_or_default()).map_err(refused)?
         {
-            self.told(wire::decode(frame).map_err(refused)?)
+            self.take(wire::decode(frame).map_err(refused)?)
                 .map_err(refused)?;
             taken += used;
         }
@@ -217,13 +217,13 @@ impl Link {
         Ok(true)
     }
 
-    fn told(&self, told: Told) -> Result<(), Refused> {
-        match told {
-            Told::Greeting(greeting) if greeting.v != wire::VERSION => {
+    fn take(&self, frame: ServerFrame) -> Result<(), Refused> {
+        match frame {
+            ServerFrame::Greeting(greeting) if greeting.v != wire::VERSION => {
                 return Err(Refused::Version(greeting.v));
             }
-            Told::Greeting(greeting) => drop(self.greeting.set(greeting)),
-            Told::Reply(number, outcome) => {
+            ServerFrame::Greeting(greeting) => drop(self.greeting.set(greeting)),
+            ServerFrame::Reply(number, outcome) => {
                 if let Some(pending) = self.lock().pending.remove(&number) {
                     let _ = pending.answer.send(outcome.map_err(Error::from));
                 }

@@ -14,8 +14,8 @@ use tokio::net::unix::OwnedReadHalf;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::wire::{self, Answered, Call, Failure, Greeting, Refused, Request, Told, milliseconds};
-use crate::{Depot, Error, Own, Version};
+use super::wire::{self, Call, Failure, Greeting, Refused, Request, Response, ServerFrame, milliseconds};
+use crate::{Depot, Error, Session, Version};
 
 /// Calls that are worked on at once at most; more wait in the socket.
 const MAX_IN_FLIGHT: usize = 16;
@@ -54,7 +54,7 @@ pub enum Ended {
 ///
 /// # Errors
 /// [`Ended`] where it was not the other end's wish.
-pub async fn serve(stream: UnixStream, depot: Arc<Own>, scope: ObjectId) -> Result<(), Ended> {
+pub async fn serve(stream: UnixStream, depot: Arc<Session>, scope: ObjectId) -> Result<(), Ended> {
     match exchange(stream, depot, scope).await {
         // The other end went with answers on their way to it: it wants them no more.
         Err(Ended::Socket(error)) if matches!(error.kind(), ConnectionReset | BrokenPipe) => Ok(()),
@@ -62,9 +62,9 @@ pub async fn serve(stream: UnixStream, depot: Arc<Own>, scope: ObjectId) -> Resu
     }
 }
 
-async fn exchange(stream: UnixStream, depot: Arc<Own>, scope: ObjectId) -> Result<(), Ended> {
+async fn exchange(stream: UnixStream, depot: Arc<Session>, scope: ObjectId) -> Result<(), Ended> {
     let (mut from, mut to) = stream.into_split();
-    let greeting = Told::Greeting(Greeting {
+    let greeting = ServerFrame::Greeting(Greeting {
         v: wire::VERSION,
         depot: depot.describe(),
         pace_ms: milliseconds(depot.pace()),
@@ -84,7 +84,7 @@ async fn exchange(stream: UnixStream, depot: Arc<Own>, scope: ObjectId) -> Resul
                     // A panic of a backend answers nobody: the asking end gives up by itself.
                     let Ok((number, size, outcome)) = done else { continue };
                     held = held.saturating_sub(size);
-                    break encode(number, &Told::Reply(number, outcome));
+                    break encode(number, &ServerFrame::Reply(number, outcome));
                 }
                 request = request(&mut from, &mut arrived), if room => {
                     let Some((Request(number, call), size)) = request? else { return Ok(()) };
@@ -98,9 +98,9 @@ async fn exchange(stream: UnixStream, depot: Arc<Own>, scope: ObjectId) -> Resul
 }
 
 /// An answer as a frame; one that is too long for it says so instead.
-fn encode(number: u64, told: &Told) -> Vec<u8> {
-    let too_long = |error: Error| wire::encode(&Told::Reply(number, Err(error.into())));
-    wire::encode(told).or_else(too_long).unwrap_or_default()
+fn encode(number: u64, frame: &ServerFrame) -> Vec<u8> {
+    let too_long = |error: Error| wire::encode(&ServerFrame::Reply(number, Err(error.into())));
+    wire::encode(frame).or_else(too_long).unwrap_or_default()
 }
 
 /// The next request and its size; `None` at the end. Cancel safe: what has arrived stays in `arrived`.
@@ -117,7 +117,7 @@ async fn request(from: &mut OwnedReadHalf, arrived: &mut Vec<u8>) -> Result<Opti
     }
 }
 
-async fn answer(depot: &dyn Depot, scope: ObjectId, call: Call) -> Result<Answered, Failure> {
+async fn answer(depot: &dyn Depot, scope: ObjectId, call: Call) -> Result<Response, Failure> {
     let patience = match &call {
         Call::InboxChanged(_, wait) => Duration::from_millis(*wait).min(LONGEST_WAIT) + PATIENCE,
         _ => PATIENCE,
@@ -135,9 +135,9 @@ async fn answer(depot: &dyn Depot, scope: ObjectId, call: Call) -> Result<Answer
 /// The object that a call is about.
 fn object_of(call: &Call) -> Option<ObjectId> {
     match call {
-        Call::Swap(mark, _) | Call::Wrote(mark) => Some(mark.object),
+        Call::Swap(mark, _) | Call::IsOwnWrite(mark) => Some(mark.object),
         Call::Mark(object)
-        | Call::Attend(object, _)
+        | Call::Register(object, _)
         | Call::Presence(object, _)
         | Call::Announce(object, ..)
         | Call::Announcement(object)
@@ -153,7 +153,7 @@ fn object_of(call: &Call) -> Option<ObjectId> {
     }
 }
 
-async fn perform(depot: &dyn Depot, call: Call) -> Result<Answered, Error> {
+async fn perform(depot: &dyn Depot, call: Call) -> Result<Response, Error> {
     Ok(match call {
         Call::Mark(object) => depot.mark(object).await?.into(),
         Call::Swap(mark, expected) => {
@@ -161,8 +161,8 @@ async fn perform(depot: &dyn Depot, call: Call) -> Result<Answered, Error> {
             depot.swap(&mark, expected.as_ref()).await?.into()
         }
         // Held by the depot itself, which is the copy's own.
-        Call::Attend(object, holder) => depot.attend(object, holder).await.map(drop)?.into(),
-        Call::Wrote(mark) => Answered::Wrote(depot.wrote(&mark).await?),
+        Call::Register(object, holder) => depot.register(object, holder).await.map(drop)?.into(),
+        Call::IsOwnWrite(mark) => Response::IsOwnWrite(depot.is_own_write(&mark).await?),
         Call::Presence(object, holder) => depot.presence(object, holder).await?.into(),
         Call::Announce(object, bytes, due) => depot.announce(object, &bytes, due).await?.into(),
         Call::Announcement(object) => depot.announcement(object).await?.into(),

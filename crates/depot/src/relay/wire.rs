@@ -16,7 +16,7 @@ use suijuris_core::{BundleId, ObjectId, codec};
 use crate::{Error, MAX_BUNDLE, MAX_READ, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting, frame};
 
 /// Version of what passes; the first frame says it.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// What surrounds the largest content of a frame, bytes.
 const ROOM: usize = 64 << 10;
@@ -62,22 +62,22 @@ pub(crate) struct Greeting {
 
 /// What the serving end sends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Told {
+pub(crate) enum ServerFrame {
     Greeting(Greeting),
-    Reply(u64, Result<Answered, Failure>),
+    Reply(u64, Result<Response, Failure>),
 }
 
 /// What the asking end sends: a number for the reply, and a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Request(pub(crate) u64, pub(crate) Call);
 
-/// A call of a depot. `attend` says under which name: whoever serves the relay holds the presence.
+/// A call of a depot. `register` says under which name: whoever serves the relay holds the presence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Call {
     Mark(ObjectId),
     Swap(Box<Mark>, Option<ByteBuf>),
-    Attend(ObjectId, HolderId),
-    Wrote(Box<Mark>),
+    Register(ObjectId, HolderId),
+    IsOwnWrite(Box<Mark>),
     Presence(ObjectId, HolderId),
     Announce(ObjectId, ByteBuf, Option<Timestamp>),
     Announcement(ObjectId),
@@ -97,26 +97,18 @@ pub(crate) enum Call {
 
 /// What a call yields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Answered {
+pub(crate) enum Response {
     Nothing,
     Mark(Option<(Mark, ByteBuf)>),
     Swapped(ByteBuf),
-    Wrote(bool),
-    Presence(Seen),
+    IsOwnWrite(bool),
+    Presence(Presence),
     Bytes(Option<ByteBuf>),
     Segments(Vec<(u64, u64)>),
     Objects(Vec<ObjectId>),
     Due(Vec<(Timestamp, ObjectId)>),
     Posted(bool),
     Inbox(Vec<(String, Message)>),
-}
-
-/// [`Presence`] on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Seen {
-    Here,
-    Gone,
-    Unknown,
 }
 
 /// [`Error`] on the wire; sources as text.
@@ -165,13 +157,13 @@ impl From<Failure> for Error {
     }
 }
 
-impl From<Option<(Mark, Version)>> for Answered {
+impl From<Option<(Mark, Version)>> for Response {
     fn from(found: Option<(Mark, Version)>) -> Self {
         Self::Mark(found.map(|(mark, version)| (mark, ByteBuf::from(version.0))))
     }
 }
 
-impl From<Swap> for Answered {
+impl From<Swap> for Response {
     fn from(swap: Swap) -> Self {
         match swap {
             Swap::Done(version) => Self::Swapped(ByteBuf::from(version.0)),
@@ -180,35 +172,31 @@ impl From<Swap> for Answered {
     }
 }
 
-impl From<Option<Vec<u8>>> for Answered {
+impl From<Option<Vec<u8>>> for Response {
     fn from(bytes: Option<Vec<u8>>) -> Self {
         Self::Bytes(bytes.map(ByteBuf::from))
     }
 }
 
-impl From<Presence> for Answered {
+impl From<Presence> for Response {
     fn from(presence: Presence) -> Self {
-        Self::Presence(match presence {
-            Presence::Here => Seen::Here,
-            Presence::Gone => Seen::Gone,
-            Presence::Unknown => Seen::Unknown,
-        })
+        Self::Presence(presence)
     }
 }
 
-impl From<Vec<RangeInclusive<u64>>> for Answered {
+impl From<Vec<RangeInclusive<u64>>> for Response {
     fn from(segments: Vec<RangeInclusive<u64>>) -> Self {
         Self::Segments(segments.into_iter().map(RangeInclusive::into_inner).collect())
     }
 }
 
-impl From<Posted> for Answered {
+impl From<Posted> for Response {
     fn from(posted: Posted) -> Self {
         Self::Posted(posted == Posted::Stored)
     }
 }
 
-impl From<Vec<Waiting>> for Answered {
+impl From<Vec<Waiting>> for Response {
     fn from(waiting: Vec<Waiting>) -> Self {
         Self::Inbox(
             waiting
@@ -219,19 +207,19 @@ impl From<Vec<Waiting>> for Answered {
     }
 }
 
-impl From<()> for Answered {
+impl From<()> for Response {
     fn from((): ()) -> Self {
         Self::Nothing
     }
 }
 
-impl From<Vec<ObjectId>> for Answered {
+impl From<Vec<ObjectId>> for Response {
     fn from(objects: Vec<ObjectId>) -> Self {
         Self::Objects(objects)
     }
 }
 
-impl From<Vec<(Timestamp, ObjectId)>> for Answered {
+impl From<Vec<(Timestamp, ObjectId)>> for Response {
     fn from(due: Vec<(Timestamp, ObjectId)>) -> Self {
         Self::Due(due)
     }
@@ -286,10 +274,10 @@ mod tests {
             if let Ok(Some((frame, used))) = split(&bytes) {
                 prop_assert!(used <= bytes.len());
                 let _ = decode::<Request>(frame);
-                let _ = decode::<Told>(frame);
+                let _ = decode::<ServerFrame>(frame);
             }
             let _ = decode::<Request>(&bytes);
-            let _ = decode::<Told>(&bytes);
+            let _ = decode::<ServerFrame>(&bytes);
         }
 
         #[test]

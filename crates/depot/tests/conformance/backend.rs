@@ -32,7 +32,7 @@ impl Made {
 }
 
 fn memory() -> Made {
-    Made::new(Arc::new(Memory::attending()), ())
+    Made::new(Arc::new(Memory::with_presence()), ())
 }
 
 fn local() -> Made {

@@ -135,12 +135,12 @@ fn messages_survive_kills_and_come_once() {
 
 #[test]
 fn a_killed_holder_is_gone_at_once() {
-    if let Some(argument) = child::argument("attends") {
+    if let Some(argument) = child::argument("registers") {
         let (path, id) = argument.split_once(' ').unwrap();
         return run(async {
             let depot = Local::open(path.as_ref()).unwrap();
             let _attendance = depot
-                .attend(id.parse().unwrap(), holder(7))
+                .register(id.parse().unwrap(), holder(7))
                 .await
                 .unwrap()
                 .unwrap();
@@ -153,7 +153,7 @@ fn a_killed_holder_is_gone_at_once() {
     let depot = Local::open(directory.path()).unwrap();
     let mut command = child::command(
         "crash::a_killed_holder_is_gone_at_once",
-        "attends",
+        "registers",
         &format!("{} {object}", directory.path().display()),
     );
     let mut child = command
@@ -175,8 +175,8 @@ fn a_machine_that_inherits_the_descriptor_is_here_until_it_ends() {
     let directory = tempfile::tempdir().unwrap();
     let object = object();
     let depot = Local::open(directory.path()).unwrap();
-    let attendance = run(depot.attend(object, holder(7))).unwrap().unwrap();
-    let descriptor = attendance.descriptor().unwrap().try_clone_to_owned().unwrap();
+    let guard = run(depot.register(object, holder(7))).unwrap().unwrap();
+    let descriptor = guard.descriptor().unwrap().try_clone_to_owned().unwrap();
     // As its standard input, the simplest descriptor to inherit.
     let mut machine = std::process::Command::new("sh")
         .args(["-c", "echo up; while :; do sleep 1000; done"])
@@ -187,7 +187,7 @@ fn a_machine_that_inherits_the_descriptor_is_here_until_it_ends() {
     let mut line = String::new();
     let mut told = BufReader::new(machine.stdout.take().unwrap());
     told.read_line(&mut line).unwrap();
-    drop(attendance);
+    drop(guard);
     let presence = || run(depot.presence(object, holder(7))).unwrap();
     assert_eq!(presence(), Presence::Here);
     end(&mut machine);

@@ -14,7 +14,7 @@ mod crash;
 mod failing;
 mod garbage;
 mod open;
-mod own;
 mod promises;
 mod relay;
 mod samples;
+mod session;

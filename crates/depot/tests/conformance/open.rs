@@ -155,7 +155,7 @@ fn files_are_for_their_owner_only() {
             .await
             .unwrap();
         depot.post(object, &message("a")).await.unwrap();
-        let _held = depot.attend(object, crate::samples::holder(1)).await.unwrap();
+        let _held = depot.register(object, crate::samples::holder(1)).await.unwrap();
     });
     let mut seen = 0;
     let mut left = vec![root];

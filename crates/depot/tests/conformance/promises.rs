@@ -7,7 +7,7 @@ use suijuris_core::lineage::MAX_ANNOUNCEMENT;
 use suijuris_core::message::MessageKey;
 use suijuris_core::time::Timestamp;
 use suijuris_core::{BundleId, ObjectId};
-use suijuris_depot::{Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Own, Posted, Presence, Swap, Version};
+use suijuris_depot::{Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Session, Swap, Version};
 use tokio::task::JoinSet;
 
 use crate::samples::{holder, mark, message, object};
@@ -157,7 +157,7 @@ pub(crate) async fn a_mark_that_cannot_be_read_back_is_not_stored(depot: Shared)
 
 pub(crate) async fn whoever_attends_is_here_until_it_lets_go(depot: Shared) {
     let object = object();
-    let Some(attendance) = depot.attend(object, holder(1)).await.unwrap() else {
+    let Some(guard) = depot.register(object, holder(1)).await.unwrap() else {
         // A backend without means says so of everybody.
         assert_eq!(
             depot.presence(object, holder(1)).await.unwrap(),
@@ -167,10 +167,10 @@ pub(crate) async fn whoever_attends_is_here_until_it_lets_go(depot: Shared) {
     };
     assert_eq!(depot.presence(object, holder(1)).await.unwrap(), Presence::Here);
     assert_ne!(depot.presence(object, holder(2)).await.unwrap(), Presence::Here);
-    let other = depot.attend(object, holder(2)).await.unwrap();
+    let other = depot.register(object, holder(2)).await.unwrap();
     assert_eq!(depot.presence(object, holder(1)).await.unwrap(), Presence::Here);
     assert_eq!(depot.presence(object, holder(2)).await.unwrap(), Presence::Here);
-    drop(attendance);
+    drop(guard);
     let until = Instant::now() + Duration::from_secs(60);
     while depot.presence(object, holder(1)).await.unwrap() == Presence::Here {
         assert!(Instant::now() < until, "it stays here after it let go");
@@ -181,11 +181,11 @@ pub(crate) async fn whoever_attends_is_here_until_it_lets_go(depot: Shared) {
 
 pub(crate) async fn a_fresh_name_is_here_and_the_former_is_not(depot: Shared) {
     let object = object();
-    let own = Own::new(Arc::clone(&depot));
-    let held = own.attend(object, holder(1)).await.unwrap();
-    assert_eq!(own.name(), Some(holder(1)));
-    own.attend(object, holder(2)).await.unwrap();
-    assert_eq!(own.name(), Some(holder(2)));
+    let session = Session::new(Arc::clone(&depot));
+    let held = session.register(object, holder(1)).await.unwrap();
+    assert_eq!(session.name(), Some(holder(1)));
+    session.register(object, holder(2)).await.unwrap();
+    assert_eq!(session.name(), Some(holder(2)));
     let Some(held) = held else { return };
     // What a machine inherited under the former name holds the fresh one.
     let inherited = held.descriptor().map(|held| held.try_clone_to_owned().unwrap());
@@ -195,7 +195,7 @@ pub(crate) async fn a_fresh_name_is_here_and_the_former_is_not(depot: Shared) {
     while depot.presence(object, holder(1)).await.unwrap() == Presence::Here {
         assert!(Instant::now() < until, "the former name stays");
     }
-    drop(own);
+    drop(session);
     if inherited.is_some() {
         assert_eq!(depot.presence(object, holder(2)).await.unwrap(), Presence::Here);
         drop(inherited);

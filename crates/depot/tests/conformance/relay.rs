@@ -8,7 +8,7 @@ use suijuris_core::{BundleId, ObjectId};
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
 use suijuris_depot::relay::{self, Client};
-use suijuris_depot::{Depot, Error, Own, Posted, Presence, Swap};
+use suijuris_depot::{Depot, Error, Posted, Presence, Session, Swap};
 use tokio::task::JoinSet;
 
 use crate::promises::{Shared, done};
@@ -20,14 +20,14 @@ fn relayed(depot: Shared, scope: ObjectId) -> (Client, JoinSet<Result<(), relay:
     there.set_nonblocking(true).unwrap();
     let there = tokio::net::UnixStream::from_std(there).unwrap();
     let mut serving = JoinSet::new();
-    serving.spawn(relay::serve(there, Arc::new(Own::new(depot)), scope));
+    serving.spawn(relay::serve(there, Arc::new(Session::new(depot)), scope));
     (Client::new(here).unwrap(), serving)
 }
 
 #[test]
 fn every_call_passes_with_its_answer() {
     run(async {
-        let memory = Arc::new(Memory::attending());
+        let memory = Arc::new(Memory::with_presence());
         let object = object();
         let (depot, _serving) = relayed(Arc::clone(&memory) as Shared, object);
         assert_eq!(depot.mark(object).await.unwrap(), None);
@@ -45,16 +45,16 @@ fn every_call_passes_with_its_answer() {
             depot.presence(object, holder(1)).await.unwrap(),
             Presence::Unknown
         );
-        let attendance = memory.attend(object, holder(1)).await.unwrap();
+        let guard = memory.register(object, holder(1)).await.unwrap();
         assert_eq!(depot.presence(object, holder(1)).await.unwrap(), Presence::Here);
-        drop(attendance);
+        drop(guard);
         assert_eq!(depot.presence(object, holder(1)).await.unwrap(), Presence::Gone);
 
         // Under which name the copy runs passes, and is held at the other end; so is what it wrote.
-        assert!(depot.attend(object, holder(2)).await.unwrap().is_none());
+        assert!(depot.register(object, holder(2)).await.unwrap().is_none());
         assert_eq!(depot.presence(object, holder(2)).await.unwrap(), Presence::Here);
-        assert!(!depot.wrote(&mark(object, 3)).await.unwrap());
-        assert!(depot.attend(object, holder(3)).await.unwrap().is_none());
+        assert!(!depot.is_own_write(&mark(object, 3)).await.unwrap());
+        assert!(depot.register(object, holder(3)).await.unwrap().is_none());
         assert_eq!(depot.presence(object, holder(2)).await.unwrap(), Presence::Gone);
         assert_eq!(depot.presence(object, holder(3)).await.unwrap(), Presence::Here);
 
@@ -229,7 +229,7 @@ fn an_end_that_talks_nonsense_is_cut_off() {
             b"GET / HTTP/1.1\r\n\r\n",
         ] {
             let (mut here, there) = tokio::net::UnixStream::pair().unwrap();
-            let memory = Arc::new(Own::new(Arc::new(Memory::new())));
+            let memory = Arc::new(Session::new(Arc::new(Memory::new())));
             let mut serving = JoinSet::new();
             serving.spawn(relay::serve(there, memory, object()));
             here.write_all(nonsense).await.unwrap();
@@ -281,7 +281,7 @@ fn a_relay_runs_under_any_executor() {
     run(async {
         there.set_nonblocking(true).unwrap();
         let there = tokio::net::UnixStream::from_std(there).unwrap();
-        relay::serve(there, Arc::new(Own::new(Arc::new(Memory::new()))), object)
+        relay::serve(there, Arc::new(Session::new(Arc::new(Memory::new()))), object)
             .await
             .unwrap();
     });

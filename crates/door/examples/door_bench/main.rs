@@ -136,7 +136,7 @@ fn memory(i: usize) -> (Change, Timestamp) {
 }
 
 fn object(built: &Built, i: usize) -> Life {
-    let mut life = Life::found(&built.bundle, &format!("object-{i}"));
+    let mut life = Life::create(&built.bundle, &format!("object-{i}"));
     let (change, at) = memory(i);
     life.write(change, at);
     life
@@ -312,7 +312,11 @@ fn decisions(
             per(many, &mut || {
                 for n in 0..many {
                     at = (at + 61_803_399) % ids.len();
-                    std::hint::black_box(sleepers.weigh(ids[at], &mut ours[n % REQUESTS], reading()));
+                    std::hint::black_box(sleepers.evaluate_quick(
+                        ids[at],
+                        &mut ours[n % REQUESTS],
+                        reading(),
+                    ));
                 }
             })
         }),
@@ -372,9 +376,9 @@ fn decisions(
 
 fn in_words(built: &Built, life: &Life, inputs: &Inputs) -> bool {
     let view = View::new(&life.state, &built.bundle.rules);
-    let wake = decide::consider(view, Action::Wake, inputs.clone());
+    let wake = decide::evaluate(view, Action::Wake, inputs.clone());
     wake.outcome == Outcome::Permit
-        && decide::foresee(view, Action::Admit, inputs.clone()).outcome == Outcome::Permit
+        && decide::evaluate_as_if_awake(view, Action::Admit, inputs.clone()).outcome == Outcome::Permit
 }
 
 fn by_rego(rego: &mut regorus::Engine, document: &regorus::Value) -> bool {
@@ -400,7 +404,7 @@ fn agree(
         let object = life.state.head().object;
         for inputs in proposals {
             let weighed = matches!(
-                known.weigh(object, &mut inputs.clone(), reading()),
+                known.evaluate_quick(object, &mut inputs.clone(), reading()),
                 Weighed::Permit(_)
             );
             let (words, theirs) = (

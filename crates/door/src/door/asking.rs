@@ -45,7 +45,7 @@ impl Door {
         };
         let mut inputs = inputs?;
         self.count_pending(object, &mut inputs).await?;
-        let weighed = self.weigh(object, &mut inputs);
+        let weighed = self.evaluate_quick(object, &mut inputs);
         self.metrics.decided.observe(began.elapsed().as_secs_f64());
         match weighed {
             Ok(true) => self.wake(object).await,
@@ -85,11 +85,11 @@ impl Door {
     }
 
     /// Whether the rules permit: false where the object sleeps no longer; the problem where they refuse.
-    pub(super) fn weigh(&self, object: ObjectId, inputs: &mut Inputs) -> Result<bool, Problem> {
-        match self.sleepers.weigh(object, inputs, (self.clock)()) {
+    pub(super) fn evaluate_quick(&self, object: ObjectId, inputs: &mut Inputs) -> Result<bool, Problem> {
+        match self.sleepers.evaluate_quick(object, inputs, (self.clock)()) {
             Weighed::Permit(_) => Ok(true),
             Weighed::Awake | Weighed::Unknown => Ok(false),
-            Weighed::Refuse(..) => match self.sleepers.consider(object, inputs) {
+            Weighed::Refuse(..) => match self.sleepers.evaluate(object, inputs) {
                 Some(decision) if decision.outcome != Outcome::Permit => {
                     let problem = verdict::problem(&decision, &object.to_string());
                     self.refused(object, decision, &problem.code);

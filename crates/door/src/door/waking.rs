@@ -117,7 +117,7 @@ impl Door {
         mut inputs: Inputs,
     ) -> Result<Passed, Problem> {
         self.count_pending(object, &mut inputs).await?;
-        match self.weigh(object, &mut inputs) {
+        match self.evaluate_quick(object, &mut inputs) {
             Ok(true) => self.wake(object).await,
             Ok(false) => Ok(Passed::Awake),
             Err(problem) => Err(problem),

@@ -93,7 +93,7 @@ async fn garbage_in_any_place_of_the_depot_starts_nothing_and_is_named() {
     // A bundle that is none.
     let built = Definition::rules(RULES).build().unwrap();
     let rig = Rig::new().await;
-    let life = Life::found(&built.bundle, "a");
+    let life = Life::create(&built.bundle, "a");
     let object = life.state.head().object;
     mark(&rig.memory, &life).await;
     rig.memory
@@ -137,7 +137,7 @@ async fn garbage_in_any_place_of_the_depot_starts_nothing_and_is_named() {
 async fn an_old_announcement_shown_again_is_not_decided_by() {
     let built = Definition::rules(RULES).build().unwrap();
     let rig = Rig::new().await;
-    let mut life = Life::found(&built.bundle, "a");
+    let mut life = Life::create(&built.bundle, "a");
     let object = rig.settle(&built, life.clone(), None).await;
     let old = life.announcement();
     assert_eq!(rig.door.look(object).await.unwrap(), Standing::Asleep);

@@ -97,7 +97,7 @@ async fn the_door_of_many_and_the_door_of_one_answer_with_the_same_problem() {
     ] {
         let rig = Rig::new().await;
         let built = definition.build().unwrap();
-        let life = Life::found(&built.bundle, "a");
+        let life = Life::create(&built.bundle, "a");
         let object = rig.settle(&built, life.clone(), None).await;
         let header = |name: &str, value: Option<&str>| {
             value.map_or_else(String::new, |value| format!("\r\n{name}: {value}"))

@@ -50,7 +50,7 @@ async fn mark_of(rig: &Rig, object: ObjectId) -> Mark {
 async fn a_head_is_believed_where_announcement_and_mark_agree_and_an_object_ahead_of_it_is_awake() {
     let rig = Rig::new().await;
     let built = counting();
-    let mut life = Life::found(&built.bundle, "a");
+    let mut life = Life::create(&built.bundle, "a");
     let object = life.state.head().object;
     assert_eq!(rig.door.look(object).await.unwrap(), Standing::Unknown);
 
@@ -75,7 +75,7 @@ async fn a_head_is_believed_where_announcement_and_mark_agree_and_an_object_ahea
 async fn what_is_forged_truncated_foreign_or_torn_is_refused_with_what_is_wrong() {
     let rig = Rig::new().await;
     let built = counting();
-    let mut life = Life::found(&built.bundle, "a");
+    let mut life = Life::create(&built.bundle, "a");
     life.write(set(1), BORN);
     let object = rig.settle(&built, life.clone(), None).await;
     let good = life.announcement();
@@ -96,7 +96,7 @@ async fn what_is_forged_truncated_foreign_or_torn_is_refused_with_what_is_wrong(
     rig.memory.announce(object, &forged, None).await.unwrap();
     assert_eq!(why(&rig, object, Trust::Mark).await, "disbelief");
 
-    let other = Life::found(&built.bundle, "b");
+    let other = Life::create(&built.bundle, "b");
     rig.memory
         .announce(object, &other.announcement(), None)
         .await
@@ -121,7 +121,7 @@ async fn what_is_forged_truncated_foreign_or_torn_is_refused_with_what_is_wrong(
 async fn an_announcement_without_mark_bundle_or_the_marks_own_record_is_refused() {
     let rig = Rig::new().await;
     let built = counting();
-    let mut life = Life::found(&built.bundle, "a");
+    let mut life = Life::create(&built.bundle, "a");
     let object = life.state.head().object;
     rig.memory
         .announce(object, &life.announcement(), None)
@@ -155,7 +155,7 @@ async fn an_announcement_without_mark_bundle_or_the_marks_own_record_is_refused(
 async fn a_mark_that_was_set_back_is_noticed_and_a_later_epoch_is_not_older() {
     let rig = Rig::new().await;
     let built = counting();
-    let mut life = Life::found(&built.bundle, "a");
+    let mut life = Life::create(&built.bundle, "a");
     let object = rig.settle(&built, life.clone(), None).await;
     let (old_mark, old) = (mark_of(&rig, object).await, life.announcement());
     life.write(set(1), BORN);
@@ -185,7 +185,7 @@ async fn a_mark_that_was_set_back_is_noticed_and_a_later_epoch_is_not_older() {
 async fn with_trust_in_the_chain_alone_every_record_must_lead_to_the_head() {
     let built = counting();
     let base = {
-        let mut life = Life::found(&built.bundle, "a");
+        let mut life = Life::create(&built.bundle, "a");
         (1..100).for_each(|n| life.write(set(n), BORN));
         life
     };
@@ -248,7 +248,7 @@ async fn with_trust_in_the_chain_alone_every_record_must_lead_to_the_head() {
 async fn a_history_that_its_controllers_put_in_the_place_of_the_known_one_is_not_older() {
     let rig = Rig::new().await;
     let built = counting();
-    let mut life = Life::found(&built.bundle, "a");
+    let mut life = Life::create(&built.bundle, "a");
     let object = rig.settle(&built, life.clone(), None).await;
     let mut copy = life.clone();
     (1..=3).for_each(|n| life.write(set(n), BORN));

@@ -126,8 +126,8 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    /// Founds an object; another `name` is another object.
-    pub(crate) fn found(bundle: &Arc<Bundle>, name: &str) -> Self {
+    /// Creates an object; another `name` is another object.
+    pub(crate) fn create(bundle: &Arc<Bundle>, name: &str) -> Self {
         let inception = Inception {
             name: name.to_owned(),
             controllers: vec![SecretKey::from_seed(&[0xc0; 32]).public()],
@@ -137,7 +137,7 @@ impl Life {
             parent: None,
         };
         let schema = Arc::clone(bundle.schema());
-        let (state, first) = State::found(inception, BORN, bundle.id(), schema, &key(name, 1)).unwrap();
+        let (state, first) = State::create(inception, BORN, bundle.id(), schema, &key(name, 1)).unwrap();
         Self {
             name: name.to_owned(),
             bundle: Arc::clone(bundle),

@@ -109,9 +109,9 @@ fn inputs(
 /// What the whole state says, as the door asks it: `wake`, then `admit` as if awake.
 fn whole(life: &Life, definition: &Built, inputs: &Inputs) -> Decision {
     let view = View::new(&life.state, &definition.bundle.rules);
-    let wake = decide::consider(view, Action::Wake, inputs.clone());
+    let wake = decide::evaluate(view, Action::Wake, inputs.clone());
     if wake.outcome == Outcome::Permit && inputs.request.is_some() {
-        return decide::foresee(view, Action::Admit, inputs.clone());
+        return decide::evaluate_as_if_awake(view, Action::Admit, inputs.clone());
     }
     wake
 }
@@ -139,7 +139,7 @@ fn one(seed: u64, tally: &mut Tally) {
     let Some(built) = Definition::of(&vocabulary, &source).build() else {
         return;
     };
-    let mut life = Life::found(&built.bundle, random.text());
+    let mut life = Life::create(&built.bundle, random.text());
     if random.one_in(2) {
         life.wake(life.state.head().at);
         life.sleep(Timestamp(life.state.head().at.0 + 7));
@@ -186,13 +186,13 @@ fn propose(life: &Life, built: &Built, mut inputs: Inputs, quality: Quality, tal
         .keep(&life.state, &built.bundle, reading.wall, 0)
         .unwrap();
     let object = life.state.head().object;
-    let weighed = sleepers.weigh(object, &mut inputs, reading);
+    let weighed = sleepers.evaluate_quick(object, &mut inputs, reading);
     let now = Ratchet::new(life.state.head().at).observe(reading);
     assert_eq!(
         inputs.now, now,
         "{seed}: the time is never before the last record"
     );
-    let words = sleepers.consider(object, &inputs).unwrap();
+    let words = sleepers.evaluate(object, &inputs).unwrap();
     let expect = whole(life, built, &inputs);
     let context = || format!("{seed}\n{inputs:#?}\n{:#?}\n{weighed:?}", life.state);
     assert_eq!(words, expect, "in words\n{}", context());
@@ -246,7 +246,7 @@ fn open(life: &Life, built: &Built, inputs: &Inputs, reading: Reading, expect: &
         Verdict::Refuse(decision) => assert_eq!(*decision, *expect),
         Verdict::Permit(permit, decision) => {
             let view = View::new(&life.state, &built.bundle.rules);
-            let wake = decide::consider(view, Action::Wake, inputs.clone());
+            let wake = decide::evaluate(view, Action::Wake, inputs.clone());
             assert_eq!((permit.action(), *decision), (Action::Wake, wake));
             assert_eq!(expect.outcome, Outcome::Permit);
         }

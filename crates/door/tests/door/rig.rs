@@ -194,7 +194,7 @@ impl Rig {
 
     /// An object at rest, in the depot and known to the starter.
     pub(crate) async fn sleeper(&self, built: &Built, name: &str) -> ObjectId {
-        let life = Life::found(&built.bundle, name);
+        let life = Life::create(&built.bundle, name);
         self.settle(built, life, None).await
     }
 

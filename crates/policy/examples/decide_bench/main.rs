@@ -1,4 +1,4 @@
-//! What a decision costs: ours, ours folded, Cedar's authorizer, CEL, regorus and Rust by hand, over the same 1,000
+//! What a decision costs: ours, ours residual, Cedar's authorizer, CEL, regorus and Rust by hand, over the same 1,000
 //! pairs of memory and request, with equal verdicts required.
 //!
 //! `cargo run --release -p suijuris-policy --features peers --example decide_bench` prints CPU nanoseconds per decision
@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use suijuris_core::governance::{
-    Action, Caller, Facts, Folded, Host, Lineage, Object, Outcome, Principal, Program, Protocol, Request,
+    Action, Caller, Facts, Host, Lineage, Object, Outcome, Principal, Program, Protocol, Request, Residual,
     Trigger, TriggerKind, Vocabulary,
 };
 use suijuris_core::memory::{Change, Field, Kind, Memory, Name, Schema, Value, Write};
@@ -303,7 +303,7 @@ type Contender = (&'static str, for<'a> fn(&Setting<'a>) -> Decide<'a>);
 /// All of them: the floor first, ours before the peers.
 const CONTENDERS: [Contender; 6] = [
     ("by hand", by_hand),
-    ("ours folded", folded),
+    ("ours residual", residual),
     ("ours", ours),
     ("cel", cel),
     ("regorus", regorus),
@@ -323,15 +323,15 @@ fn by_hand<'a>(setting: &Setting<'a>) -> Decide<'a> {
     })
 }
 
-fn folded<'a>(setting: &Setting<'a>) -> Decide<'a> {
+fn residual<'a>(setting: &Setting<'a>) -> Decide<'a> {
     let (action, facts, program) = (setting.action, setting.facts, setting.program);
-    let folds: Vec<Folded> = facts
+    let residuals: Vec<Residual> = facts
         .iter()
         .step_by(REQUESTS)
-        .map(|facts| program.fold(action, facts.object, facts.now).unwrap())
+        .map(|facts| program.specialize(action, facts.object, facts.now).unwrap())
         .collect();
     Box::new(move |out| {
-        let judge = |(index, facts): (usize, &Facts<'_>)| folds[index / REQUESTS].judge(facts);
+        let judge = |(index, facts): (usize, &Facts<'_>)| residuals[index / REQUESTS].judge(facts);
         out.extend(
             facts
                 .iter()
@@ -483,7 +483,7 @@ fn compare(setting: &Setting<'_>, settings: &Settings, report: &mut Report) {
         "{:<12} {:>12} {:>12} {:>14} {:>10} {:>12}",
         "", "CPU ns", "allocations", "instructions", "x by hand", "ours is x"
     );
-    let (floor, folded, ours) = (measured[0].0, measured[1].0, measured[2].0);
+    let (floor, residual, ours) = (measured[0].0, measured[1].0, measured[2].0);
     for (index, ((name, _), (ns, allocations))) in CONTENDERS.iter().zip(&measured).enumerate() {
         let count = instructions(action, name, expected.len(), repeats(index) as u64);
         let count = count.map_or("?".to_owned(), |count| format!("{count:.0}"));
@@ -508,8 +508,8 @@ fn compare(setting: &Setting<'_>, settings: &Settings, report: &mut Report) {
     row("to ship", ours, 3, 8.0);
     row("moonshot", ours, 5, 200.0);
     row("moonshot", ours, 0, 0.25);
-    row("moonshot, folded", folded, 5, 200.0);
-    row("moonshot, folded", folded, 0, 0.25);
+    row("moonshot, residual", residual, 5, 200.0);
+    row("moonshot, residual", residual, 0, 0.25);
 }
 
 fn main() {

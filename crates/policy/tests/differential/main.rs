@@ -131,8 +131,8 @@ fn one(seed: u64, tally: &mut Tally) {
         } else {
             assert_eq!(ours.outcome, Outcome::Refuse, "an error refuses\n{}", context());
         }
-        let folded = program.fold(world.action, facts.object, facts.now).unwrap();
-        assert_eq!(folded.judge(&facts), Some(ours), "folded\n{}", context());
+        let residual = program.specialize(world.action, facts.object, facts.now).unwrap();
+        assert_eq!(residual.judge(&facts), Some(ours), "residual\n{}", context());
         let words = program.explain(world.action, &facts, &ours);
         assert_eq!(words.erred.len(), erring.len(), "errors in words\n{}", context());
         assert_eq!(

@@ -60,7 +60,7 @@ pub(super) async fn acknowledge(resident: &Resident, wanted: &Acknowledge) -> Re
         .acknowledge(&keys)
         .await
         .map_err(|error| failed(&error))?;
-    resident.stir();
+    resident.notify_changed();
     Ok(())
 }
 

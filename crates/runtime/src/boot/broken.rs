@@ -11,12 +11,12 @@ use suijuris_gate::{Claim, Control, Gate, HandedOver, Limits, Phase as GatePhase
 use tokio::sync::mpsc;
 
 use crate::intake::Intake;
-use crate::ledger::BootError;
+use crate::lifecycle_driver::ExitReason;
+use crate::lineage_writer::BootError;
 use crate::report::chain;
-use crate::shell::Left;
 
 use super::HANDED_OVER;
-use super::house::House;
+use super::context::BootContext;
 
 /// The object on disk cannot be used.
 pub(super) const CODE_BROKEN_OBJECT: &str = "broken_object";
@@ -25,22 +25,22 @@ pub(super) const CODE_BROKEN_OBJECT: &str = "broken_object";
 pub(super) const REFUSE_WITHIN: Duration = Duration::from_millis(500);
 
 /// Answers whoever waits, at the listener or handed over, that nothing runs here, and why, then ends.
-pub(super) async fn refuse_all(house: House, error: &BootError) -> Left {
-    house.reports.error(CODE_BROKEN_OBJECT, error);
+pub(super) async fn refuse_all(context: BootContext, error: &BootError) -> ExitReason {
+    context.reports.error(CODE_BROKEN_OBJECT, error);
     let problem =
         Problem::new(503, CODE_BROKEN_OBJECT, "The object cannot be used").with_detail(chain(error));
-    answer_all(house, problem).await;
-    Left::Broken
+    answer_all(context, problem).await;
+    ExitReason::Broken
 }
 
 /// Gives everybody who waits, at the listener or handed over, this answer.
-pub(super) async fn answer_all(house: House, problem: Problem) {
-    let House {
+pub(super) async fn answer_all(context: BootContext, problem: Problem) {
+    let BootContext {
         listener,
         channel,
         judge,
         ..
-    } = house;
+    } = context;
     judge.refuse(problem);
     let nowhere = Upstream::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let gate = Gate::new(

@@ -13,7 +13,7 @@ use suijuris_core::lineage::{Body, Refused};
 use suijuris_gate::HandedOver;
 use tokio::sync::mpsc;
 
-use crate::ledger::Sign;
+use crate::lineage_writer::Sign;
 use crate::pid1::{self, Signal, Signals};
 use crate::resident::Resident;
 
@@ -102,7 +102,7 @@ pub(super) async fn hear(
 pub(super) fn owner(resident: &Resident) -> Principal {
     Principal::Controller(
         resident
-            .ledger()
+            .lineage()
             .published(|state| state.head().controllers.clone()),
     )
 }
@@ -114,7 +114,11 @@ async fn record_refused(resident: &Resident, bytes: &[u8]) -> bool {
     };
     let event = suijuris_api::verdict::refused(&refused);
     let body = Body::Refused(Box::new(refused));
-    match resident.ledger().commit(body, resident.now().at, Sign::Now).await {
+    match resident
+        .lineage()
+        .commit(body, resident.now().at, Sign::Now)
+        .await
+    {
         Ok(_committed) => {
             resident.reports().event(event);
             true

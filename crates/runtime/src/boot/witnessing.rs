@@ -17,15 +17,15 @@ use suijuris_depot::relay::Client;
 use suijuris_gate::{Control, Phase as GatePhase};
 
 use crate::holding::{self, Holding, Means};
-use crate::ledger::{Ledger, Sign};
+use crate::lifecycle_driver::ExitReason;
+use crate::lineage_writer::{LineageWriter, Sign};
 use crate::report::{Reports, chain};
 use crate::resident::Resident;
-use crate::shell::Left;
 use crate::witness::{Claimed, News};
 
 use super::broken::answer_all;
+use super::context::BootContext;
 use super::descriptor;
-use super::house::House;
 
 /// The depot cannot be used.
 const CODE_DEPOT: &str = "depot_failed";
@@ -34,8 +34,8 @@ const CODE_DEPOT: &str = "depot_failed";
 ///
 /// # Errors
 /// In words: it cannot be used.
-pub(super) async fn depot(house: &House) -> Result<Option<Arc<dyn Depot>>, String> {
-    let config = &house.config;
+pub(super) async fn depot(context: &BootContext) -> Result<Option<Arc<dyn Depot>>, String> {
+    let config = &context.config;
     if let Some(number) = config.relay_fd {
         let socket = descriptor(number).map_err(|error| chain(&error))?;
         let stream = UnixStream::from(socket);
@@ -52,28 +52,28 @@ pub(super) async fn depot(house: &House) -> Result<Option<Arc<dyn Depot>>, Strin
 
 /// How the object stands with its witness, nothing asked yet.
 pub(super) fn holding(
-    house: &House,
+    context: &BootContext,
     depot: Option<Arc<dyn Depot>>,
-    ledger: &Ledger,
+    lineage: &LineageWriter,
     bundle: &Bundle,
 ) -> Result<Holding, String> {
     let manifest = &bundle.manifest;
     let Some(depot) = depot else {
         return Ok(Holding::alone(manifest));
     };
-    let id = house
+    let id = context
         .config
         .launch
         .holder
         .map_or_else(holding::fresh_id, Ok)
         .map_err(|error| chain(&error))?;
-    let host = &house.config.launch.host.id;
+    let host = &context.config.launch.host.id;
     let means = Means {
         depot,
         id,
         who: who(host),
     };
-    Holding::with(means, manifest, &house.object_dir, ledger.writer()).map_err(|error| chain(&error))
+    Holding::with(means, manifest, &context.object_dir, lineage.writer()).map_err(|error| chain(&error))
 }
 
 /// Who holds the object, for people; in a machine of its own the runtime is process 1, which says nothing.
@@ -115,19 +115,19 @@ fn refused(code: &str, evidence: &Evidence) -> Report {
 /// This copy is not the object: whoever waits is told why, nothing runs. A copy whose history lacks what was witnessed
 /// shuts itself away, so that it stays refused where no witness can be asked; one that met another only leaves.
 pub(super) async fn refuse_copy(
-    house: House,
-    ledger: &Ledger,
+    context: BootContext,
+    lineage: &LineageWriter,
     depot: Option<&dyn Depot>,
     verdict: &Verdict,
     evidence: &Evidence,
-) -> Left {
+) -> ExitReason {
     let code = holding::code_of(depot, verdict).await;
-    house.reports.event(refused(code, evidence));
+    context.reports.event(refused(code, evidence));
     if verdict.is_final() {
-        shut_away(&house, ledger, code, evidence).await;
+        shut_away(&context, lineage, code, evidence).await;
     }
-    answer_all(house, not_the_object(code, evidence)).await;
-    Left::Refused
+    answer_all(context, not_the_object(code, evidence)).await;
+    ExitReason::Refused
 }
 
 fn not_the_object(code: &str, evidence: &Evidence) -> Problem {
@@ -138,24 +138,24 @@ fn not_the_object(code: &str, evidence: &Evidence) -> Problem {
     Problem::new(503, CODE_ROLLED_BACK, "This copy is older than the object").with_detail(words)
 }
 
-async fn shut_away(house: &House, ledger: &Ledger, code: &str, evidence: &Evidence) {
-    let at = ledger.now(house.clock.reading()).at;
+async fn shut_away(context: &BootContext, lineage: &LineageWriter, code: &str, evidence: &Evidence) {
+    let at = lineage.now(context.clock.reading()).at;
     let body = Body::Quarantined(Quarantined {
         reason: format!("{code}: {}", holding::in_words(evidence)),
     });
     let recorded = async {
-        ledger.settle_crash(at).await?;
-        ledger.commit(body, at, Sign::Now).await
+        lineage.record_crash(at).await?;
+        lineage.commit(body, at, Sign::Now).await
     };
     if let Err(error) = recorded.await {
         // It is refused all the same, now and whenever the witness is asked.
-        house.reports.error(error.code(), &error);
+        context.reports.error(error.code(), &error);
     }
 }
 
 /// Follows the lease: holds the gate while it does not hold, and ends the machine when another copy has the object or
 /// serving has been over for too long.
-pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> Left {
+pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> ExitReason {
     let mut last = News::Quiet;
     loop {
         last = resident.holding().news(&last).await;
@@ -174,11 +174,11 @@ pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> Left 
             News::Renewed if active => gate.set(GatePhase::Open),
             News::Expired | News::Renewed => {}
             News::Over if active => leave(&resident),
-            News::Over => return Left::Refused,
+            News::Over => return ExitReason::Refused,
             News::Lost(evidence) => {
                 gate.set(GatePhase::Closed);
                 resident.reports().event(refused(CODE_TWIN, evidence));
-                return Left::Refused;
+                return ExitReason::Refused;
             }
         }
     }
@@ -188,6 +188,6 @@ pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> Left 
 fn leave(resident: &Resident) {
     let mut inputs = resident.busy_inputs(Principal::Host);
     inputs.standing.witness = Witnessed::Missing;
-    let decision = resident.consider(Action::Remain, inputs);
+    let decision = resident.evaluate(Action::Remain, inputs);
     resident.say(Event::RemainRefused(Box::new(decision)));
 }

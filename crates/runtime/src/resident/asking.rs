@@ -28,7 +28,7 @@ impl Resident {
             Phase::Draining | Phase::Left => "draining",
         };
         let holds = crate::agent::holds_left(self.holds.left(Instant::now()));
-        self.ledger.published(|state| Status {
+        self.lineage.published(|state| Status {
             object: self.id.clone(),
             name: state.head().name.clone(),
             phase: phase.to_owned(),
@@ -111,13 +111,13 @@ impl Resident {
         }
         let length = Span(i64::try_from(length.as_millis()).unwrap_or(i64::MAX));
         let (now, expires) = (self.now().at, self.now().at.saturating_add(length));
-        let claims = self.ledger.published(|state| {
+        let claims = self.lineage.published(|state| {
             serde_json::json!({
                 "iss": self.id, "sub": self.id, "aud": audience, "iat": now.0 / 1_000, "exp": expires.0 / 1_000,
                 "name": state.head().name, "epoch": state.head().epoch, "head": state.head().record.to_string(),
             })
         });
-        let token = self.ledger.sign_token(&claims).ok_or_else(|| {
+        let token = self.lineage.sign_token(&claims).ok_or_else(|| {
             Problem::new(409, "no_epoch", "No activation runs")
                 .with_detail("ask again once the object is awake")
         })?;

@@ -1,10 +1,10 @@
-//! Decisions about the resident object: their inputs, their rules with memory folded in, and the counts of what they gave.
+//! Decisions about the resident object: their inputs, their rules with memory worked in, and the counts of what they gave.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use suijuris_core::decide::{self, Refused, Verdict, View};
-use suijuris_core::governance::{self, Action, Folded, RuleSet};
+use suijuris_core::governance::{self, Action, Residual, RuleSet};
 use suijuris_core::inputs::{Caller, Inputs, Principal};
 use suijuris_core::lineage::{Count, Decision};
 use suijuris_core::time::Span;
@@ -20,7 +20,7 @@ impl Resident {
             "caller" => Principal::Caller(Box::new(launch.caller.unwrap_or_default())),
             "timer" => Principal::Timer,
             "controller" => {
-                Principal::Controller(self.ledger.published(|state| state.head().controllers.clone()))
+                Principal::Controller(self.lineage.published(|state| state.head().controllers.clone()))
             }
             _ => Principal::Host,
         };
@@ -62,7 +62,7 @@ impl Resident {
     /// Decides about the object as it was last staged, so that the decision can be recorded next.
     #[must_use]
     pub fn decide(&self, action: Action, inputs: Inputs) -> Verdict {
-        self.ledger.staged(|state| {
+        self.lineage.staged(|state| {
             decide::decide(
                 View::new(state, &self.bundle.rules),
                 action,
@@ -74,14 +74,14 @@ impl Resident {
 
     /// As [`Resident::decide`], for the words alone.
     #[must_use]
-    pub fn consider(&self, action: Action, inputs: Inputs) -> Decision {
-        self.ledger
-            .staged(|state| decide::consider(View::new(state, &self.bundle.rules), action, inputs))
+    pub fn evaluate(&self, action: Action, inputs: Inputs) -> Decision {
+        self.lineage
+            .staged(|state| decide::evaluate(View::new(state, &self.bundle.rules), action, inputs))
     }
 
     /// Runs `run` with the durable object as rules see it, borrowed.
     pub fn with_object<R>(&self, run: impl FnOnce(View<'_>, governance::Object<'_>) -> R) -> R {
-        self.ledger.published(|state| {
+        self.lineage.published(|state| {
             let view = View::new(state, &self.bundle.rules);
             let lineage = decide::lineage_facts(view.head);
             run(
@@ -96,23 +96,23 @@ impl Resident {
         })
     }
 
-    /// Runs `run` with the durable object as rules see it, and with the rules of `admit` into which it is folded.
-    pub fn with_folded<R>(
+    /// Runs `run` with the durable object as rules see it, and with the rules of `admit` into which it is worked.
+    pub fn with_residual<R>(
         &self,
-        run: impl FnOnce(View<'_>, governance::Object<'_>, Option<&Folded>) -> R,
+        run: impl FnOnce(View<'_>, governance::Object<'_>, Option<&Residual>) -> R,
     ) -> R {
         self.with_object(|view, object| {
             let now = self.now();
-            let mut folded = self.folded.borrow_mut();
-            let current = folded
+            let mut residual = self.residual.borrow_mut();
+            let current = residual
                 .as_ref()
-                .is_some_and(|(seq, folded)| *seq == view.head.seq && folded.is_valid(now));
+                .is_some_and(|(seq, residual)| *seq == view.head.seq && residual.is_valid(now));
             if !current {
-                // Rules too large to fold are judged whole.
-                let fold = view.program.fold(Action::Admit, object, now).ok();
-                *folded = fold.map(|fold| (view.head.seq, fold));
+                // Rules too large to specialize are judged whole.
+                let fresh = view.program.specialize(Action::Admit, object, now).ok();
+                *residual = fresh.map(|fresh| (view.head.seq, fresh));
             }
-            run(view, object, folded.as_ref().map(|(_, folded)| folded))
+            run(view, object, residual.as_ref().map(|(_, residual)| residual))
         })
     }
 

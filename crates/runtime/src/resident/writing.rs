@@ -10,7 +10,7 @@ use suijuris_core::inputs::Principal;
 use suijuris_core::lineage::{Body, Mutated};
 use suijuris_core::memory::{Change, Plain, Write};
 
-use crate::ledger::{self, Sign};
+use crate::lineage_writer::{self, Sign};
 use crate::patch;
 use crate::report::chain;
 
@@ -21,7 +21,7 @@ impl Resident {
     #[must_use]
     pub fn memory(&self) -> agent::Memory {
         let now = self.now();
-        self.ledger.published(|state| crate::words::memory(state, now))
+        self.lineage.published(|state| crate::words::memory(state, now))
     }
 
     /// The value of a secret field; `None` for any other field.
@@ -29,7 +29,7 @@ impl Resident {
     /// # Errors
     /// When the secret cannot be read.
     pub fn secret(&self, name: &str) -> Result<Option<serde_json::Value>, Problem> {
-        let secret = self.ledger.secret(name).map_err(|error| {
+        let secret = self.lineage.secret(name).map_err(|error| {
             Problem::new(500, "secret_unreadable", "The secret cannot be read").with_detail(chain(&error))
         })?;
         Ok(secret.map(|value| serde_json::to_value(Plain(&value)).unwrap_or_default()))
@@ -41,7 +41,7 @@ impl Resident {
     /// The problem to answer with: not a fitting change, refused by the rules, or the disk failed.
     pub async fn patch(&self, by: Principal, patch: &Patch) -> Result<Patched, Problem> {
         let parsed = self
-            .ledger
+            .lineage
             .staged(|state| patch::parse(patch, state.memory()))
             .map_err(|error| {
                 let (status, code) = error.status();
@@ -57,7 +57,7 @@ impl Resident {
         let mut change = parsed.change;
         for (name, value) in parsed.secrets {
             let commitment = self
-                .ledger
+                .lineage
                 .keep_secret(&value)
                 .map_err(|error| disk_problem(&error))?;
             change.insert(
@@ -94,7 +94,7 @@ impl Resident {
         by: &str,
         change: Change,
         fields: BTreeSet<String>,
-    ) -> Result<Patched, ledger::Error> {
+    ) -> Result<Patched, lineage_writer::Error> {
         let body = Body::Mutated(Mutated {
             by: by.to_owned(),
             change,
@@ -104,8 +104,8 @@ impl Resident {
         } else {
             Sign::Later
         };
-        let committed = self.ledger.commit(body, self.now().at, sign).await?;
-        let root = self.ledger.published(|state| state.memory().root().hex());
+        let committed = self.lineage.commit(body, self.now().at, sign).await?;
+        let root = self.lineage.published(|state| state.memory().root().hex());
         let fields: Vec<String> = fields.into_iter().collect();
         self.changes.send("memory", &self.memory());
         self.reports.event(Event::Mutated {

@@ -11,7 +11,7 @@ use suijuris_core::ObjectId;
 use suijuris_core::witness::{
     Effect, Failure, HolderId, Input, Keeper, Mark, Notice, Point, Swapped, Verdict,
 };
-use suijuris_depot::{Depot as _, Own, Presence, Swap, Version};
+use suijuris_depot::{Depot as _, Presence, Session, Swap, Version};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -39,7 +39,7 @@ struct Answered {
 pub(super) struct Thread {
     object: ObjectId,
     opening: Opening,
-    depot: Arc<Own>,
+    depot: Arc<Session>,
     history: Arc<dyn History>,
     ends: Ends,
     era: u64,
@@ -52,7 +52,7 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    pub(super) fn new(opening: Opening, depot: Arc<Own>, history: Arc<dyn History>, ends: Ends) -> Self {
+    pub(super) fn new(opening: Opening, depot: Arc<Session>, history: Arc<dyn History>, ends: Ends) -> Self {
         Self {
             object: opening.object,
             opening,
@@ -185,7 +185,7 @@ impl Thread {
             Effect::Read(ask, within) => {
                 self.ask(within, move |answer| Input::Read(ask, answer), async move {
                     // Before the mark can name us, the depot must know that we run: one that can tell would take us for gone.
-                    let (_, mark) = tokio::try_join!(depot.attend(object, id), depot.mark(object))?;
+                    let (_, mark) = tokio::try_join!(depot.register(object, id), depot.mark(object))?;
                     Ok(mark)
                 });
             }
@@ -197,7 +197,7 @@ impl Thread {
             Effect::Recall(ask, mark, within) => {
                 let recalled =
                     move |answer: Result<_, Failure>| Input::Recalled(ask, answer.unwrap_or_default());
-                self.ask(within, recalled, async move { depot.wrote(&mark).await });
+                self.ask(within, recalled, async move { depot.is_own_write(&mark).await });
             }
             Effect::Look(ask, holder, within) => {
                 let looked = move |answer: Result<_, Failure>| Input::Looked(ask, answer.unwrap_or_default());
@@ -284,7 +284,7 @@ const fn failure(error: &suijuris_depot::Error) -> Failure {
 }
 
 async fn swap(
-    depot: &Own,
+    depot: &Session,
     mark: &Mark,
     expected: Option<&Version>,
 ) -> Result<Swapped<Version>, suijuris_depot::Error> {

@@ -1,15 +1,15 @@
 //! One unmodified program: spawn it, see when it can serve, see how it ends, stop it.
 //!
 //! [`spawn`] prepares (placeholders, environment, user) and starts, [`Running`] watches and stops; `ready` finds the
-//! listening socket, `family` knows which processes belong to the program. Not here: when a workload may run (the
+//! listening socket, `process_tree` knows which processes belong to the program. Not here: when a workload may run (the
 //! resident decides), what its output means (the caller forwards it), adopted orphans in general (`pid1`).
 //!
 //! Called by boot and the resident, on the main thread: the kernel kills the program when the thread that started it
 //! ends.
 
 mod ended;
-pub(crate) mod family;
 mod prepare;
+pub(crate) mod process_tree;
 mod ready;
 mod running;
 mod sockets;

@@ -9,7 +9,7 @@ use suijuris_core::time::Span;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::family;
+use super::process_tree;
 use super::{Ended, How, Stopped};
 use crate::pid1;
 use crate::sys::{self, Which};
@@ -81,7 +81,7 @@ impl Running {
             Err(_) => How::Unknown,
         };
         // Counted while the zombie still holds the number of its session.
-        let left = family::others(self.pid).len();
+        let left = process_tree::others(self.pid).len();
         let _ = sys::ended_child(this, true);
         Some(*self.ended.get_or_init(|| Ended { how, left }))
     }
@@ -114,7 +114,7 @@ impl Running {
             self.cleared_by(Instant::now() + CLEARED_WITHIN).await;
         }
         let how = self.poll_ended().map_or(How::Unknown, |ended| ended.how);
-        let left = family::others(self.pid).len();
+        let left = process_tree::others(self.pid).len();
         Stopped {
             ended: Ended { how, left },
             forced,
@@ -125,24 +125,24 @@ impl Running {
     /// not asked: it may be what cleans up.
     fn ask(&self, signal: i32) {
         let singly = match self.poll_ended() {
-            Some(_) => family::others(self.pid),
-            None => family::outside_group(self.pid),
+            Some(_) => process_tree::others(self.pid),
+            None => process_tree::outside_group(self.pid),
         };
         // A stopped process takes no signal until it goes on.
         for signal in [signal, libc::SIGCONT] {
             let _ = self.signal(signal);
-            family::signal_each(&singly, signal);
+            process_tree::signal_each(&singly, signal);
         }
     }
 
     fn kill_all(&self) {
         let _ = self.signal(libc::SIGKILL);
-        family::signal_each(&family::others(self.pid), libc::SIGKILL);
+        process_tree::signal_each(&process_tree::others(self.pid), libc::SIGKILL);
     }
 
     /// Whether every other process of the workload ended before `deadline`.
     async fn alone_by(&self, deadline: Instant) -> bool {
-        while !family::others(self.pid).is_empty() {
+        while !process_tree::others(self.pid).is_empty() {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -154,7 +154,7 @@ impl Running {
 
     /// Kills again whoever a dying process forked.
     async fn cleared_by(&self, deadline: Instant) {
-        while !family::others(self.pid).is_empty() && Instant::now() < deadline {
+        while !process_tree::others(self.pid).is_empty() && Instant::now() < deadline {
             self.kill_all();
             sleep(LOOK_AGAIN).await;
             self.reap();
@@ -162,7 +162,7 @@ impl Running {
     }
 
     fn reap(&self) {
-        if family::adopts_orphans() {
+        if process_tree::adopts_orphans() {
             pid1::reap(Some(self.pid));
         }
     }

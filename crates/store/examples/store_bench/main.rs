@@ -274,7 +274,7 @@ fn awake(fields: usize) -> Outcomes<(State, impl Bundles)> {
         parent: None,
     };
     let bundle = BundleId::of(b"bench");
-    let (mut state, _) = State::found(inception, Timestamp(0), bundle, Arc::clone(&schema), &key)?;
+    let (mut state, _) = State::create(inception, Timestamp(0), bundle, Arc::clone(&schema), &key)?;
     let bundles = move |_: &BundleId| Some(Arc::clone(&schema));
     let woke = Body::Woke(Box::new(Woke {
         decision: object::decision(Action::Wake),

@@ -11,7 +11,7 @@ use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::time::Timestamp;
 use suijuris_store::frame::FRAME_BYTES;
 use suijuris_store::{
-    Depth, Draft, Founding, ObjectDir, Reader, Sign, Sizes, StageError, Ticket, Writer, found,
+    Creation, Depth, Draft, ObjectDir, Reader, Sign, Sizes, StageError, Ticket, Writer, create,
 };
 
 use crate::Outcomes;
@@ -69,7 +69,7 @@ pub(crate) fn wake(writer: &Writer, seed: u8) -> Outcomes<()> {
 /// A new object, awake.
 pub(crate) fn object(path: &Path) -> Outcomes<Writer> {
     let object_dir = ObjectDir::at(path);
-    let founding = Founding {
+    let creation = Creation {
         name: "bench".to_owned(),
         controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
         threshold: 1,
@@ -79,7 +79,7 @@ pub(crate) fn object(path: &Path) -> Outcomes<Writer> {
         bundle: bundle_of("bench", schema(FIELDS)?)?,
         seed: [1; 32].into(),
     };
-    found(&object_dir, founding)?;
+    create(&object_dir, creation)?;
     let (writer, _) = Writer::open(&object_dir, Depth::Tail, Sizes::default())?;
     wake(&writer, 2)?;
     Ok(writer)

@@ -6,12 +6,12 @@ use std::io::Read;
 
 use suijuris_core::id::{BundleId, ObjectId, RecordId};
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Broken, NotAFork, ParentProof, State, Stored, VerifiedParent};
+use suijuris_core::lineage::{ChainError, ParentProof, ParentProofError, State, Stored, VerifiedParent};
 use suijuris_core::memory::Name;
 
-use super::sealed::committed;
+use super::secrets::committed;
 use super::unpack::{Item, Unpacking};
-use super::{CapsuleError, Progress, Unsealed};
+use super::{CapsuleError, Decrypted, Progress};
 use crate::bundle_store::BundleFiles;
 use crate::object_dir::ObjectDir;
 use crate::secrets;
@@ -33,7 +33,7 @@ pub struct Imported {
     pub wakes: bool,
     /// Secret fields whose values did not come along; they must be set again.
     pub missing_secrets: Vec<Name>,
-    /// The parent that provably begot the object.
+    /// The parent that provably forked the object.
     pub parent: Option<VerifiedParent>,
 }
 
@@ -46,9 +46,9 @@ pub enum ImportError {
     /// The directory.
     #[error(transparent)]
     Staging(#[from] StagingError),
-    /// The caller could not unseal what is sealed.
+    /// The caller could not decrypt what is sealed.
     #[error("what is sealed in the capsule cannot be opened; import it with the key of its recipient")]
-    Unseal(#[source] Box<dyn Error + Send + Sync>),
+    Decrypt(#[source] Box<dyn Error + Send + Sync>),
     /// A key that the history does not commit to.
     #[error("the key that came with the capsule is not the one its history commits to; export it again")]
     Key,
@@ -60,10 +60,10 @@ pub enum ImportError {
     Source(#[source] Box<dyn Error + Send + Sync>),
     /// The records are no chain.
     #[error("the records are not a sound history")]
-    Broken(#[from] Broken),
+    Chain(#[from] ChainError),
     /// The proof of the parent.
     #[error("the object is not the fork it says")]
-    Parent(#[from] NotAFork),
+    Parent(#[from] ParentProofError),
     /// There are no records.
     #[error("there are no records")]
     Nothing,
@@ -75,7 +75,7 @@ pub enum ImportError {
 /// A directory that holds an older part of the same history is brought up to the capsule's; one that holds the same
 /// history stays as it is, but for keys that it lacks. Any other is refused.
 ///
-/// `unseal` is given the sealed section once everything else is verified, and opens it; with `Ok(None)` the copy gets no
+/// `decrypt` is given the sealed section once everything else is verified, and opens it; with `Ok(None)` the copy gets no
 /// key. `sizes` are those of the store, [`Sizes::default`] in production. `progress` hears of each record.
 ///
 /// # Errors
@@ -84,7 +84,7 @@ pub fn import<E: Into<Box<dyn Error + Send + Sync>>>(
     source: impl Read,
     object_dir: &ObjectDir,
     sizes: Sizes,
-    unseal: impl FnOnce(Option<&[u8]>) -> Result<Option<Unsealed>, E>,
+    decrypt: impl FnOnce(Option<&[u8]>) -> Result<Option<Decrypted>, E>,
     mut progress: impl FnMut(Progress),
 ) -> Result<Imported, ImportError> {
     // A file that is no capsule leaves no trace at all.
@@ -103,9 +103,10 @@ pub fn import<E: Into<Box<dyn Error + Send + Sync>>>(
     };
     let state = &verified.state;
     staging.check(state)?;
-    let unsealed = unseal(verified.sealed.as_deref()).map_err(|error| ImportError::Unseal(error.into()))?;
-    match (&unsealed, &verified.announcement) {
-        (Some(unsealed), _) => keep_secrets(&mut staging, state, unsealed)?,
+    let decrypted =
+        decrypt(verified.sealed.as_deref()).map_err(|error| ImportError::Decrypt(error.into()))?;
+    match (&decrypted, &verified.announcement) {
+        (Some(decrypted), _) => keep_secrets(&mut staging, state, decrypted)?,
         // Whoever has the key makes announcements; whoever has not hands this one on.
         (None, Some(announcement)) => staging.keep(object_dir.announcement(), announcement)?,
         (None, None) => {}
@@ -114,16 +115,16 @@ pub fn import<E: Into<Box<dyn Error + Send + Sync>>>(
         staging.keep(object_dir.parent_proof(), proof)?;
     }
     let added = staging.added();
-    staging.commit(state, unsealed.as_ref().map(|unsealed| &unsealed.next_key))?;
+    staging.commit(state, decrypted.as_ref().map(|decrypted| &decrypted.next_key))?;
     Ok(imported(object_dir, state, added, verified.parent))
 }
 
 /// Keeps the secrets that memory commits to; the key must be the one that waits.
-fn keep_secrets(staging: &mut Staging, state: &State, unsealed: &Unsealed) -> Result<(), ImportError> {
-    if !is_next(&unsealed.next_key, state) {
+fn keep_secrets(staging: &mut Staging, state: &State, decrypted: &Decrypted) -> Result<(), ImportError> {
+    if !is_next(&decrypted.next_key, state) {
         return Err(ImportError::Key);
     }
-    for secret in &unsealed.secrets {
+    for secret in &decrypted.secrets {
         let commitment = secret.commitment().map_err(secrets::Error::from)?;
         if committed(state).any(|(_, wanted)| wanted == commitment) {
             staging.keep_secret(secret)?;

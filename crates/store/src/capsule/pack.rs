@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use sha2::{Digest as _, Sha256};
 use suijuris_core::id::{BundleId, Digest, ObjectId, RecordId};
-use suijuris_core::lineage::{Announcement, NotAFork, ParentProof, State, Stored};
+use suijuris_core::lineage::{Announcement, ParentProof, ParentProofError, State, Stored};
 
 use super::{FRAME_BYTES, Frame, Kind, MAX_ALL_BUNDLES_BYTES, MAX_SEALED_BYTES, Progress, end, header};
 use crate::bundle_store::{self, NotFiles};
@@ -66,7 +66,7 @@ pub enum ExportError {
     ManyBundles,
     /// A child without proof of its parent.
     #[error("the object is not the fork it says")]
-    Parent(#[from] NotAFork),
+    Parent(#[from] ParentProofError),
     /// The sealed bytes.
     #[error(
         "the sealed section has {0} bytes, where at most {MAX_SEALED_BYTES} are allowed; unset large secrets"
@@ -124,7 +124,7 @@ impl<W: Write> Packing<W> {
 /// durable in the object's own directory, so that no crash there makes it another history.
 ///
 /// `sealed` are bytes that only their recipient can read; of the waiting key and the secrets nothing else is written.
-/// See [`super::Unsealed`] for what to seal. `progress` hears of each record.
+/// See [`super::Decrypted`] for what to seal. `progress` hears of each record.
 ///
 /// The same history gives the same bytes, wherever it lies.
 ///
@@ -140,7 +140,7 @@ pub fn export(
         return Err(ExportError::Sealed(len));
     }
     let object_dir = reader.object_dir();
-    settle(object_dir)?;
+    sync_written(object_dir)?;
     let mut packing = Packing {
         out,
         buffer: Vec::with_capacity(BUFFER_BYTES + FRAME_BYTES),
@@ -171,7 +171,7 @@ pub fn export(
 }
 
 /// Makes durable what a live writer may have written and not yet synced.
-fn settle(object_dir: &ObjectDir) -> Result<(), OpenError> {
+fn sync_written(object_dir: &ObjectDir) -> Result<(), OpenError> {
     let Some(last) = object_dir.segments()?.pop() else {
         return Ok(());
     };

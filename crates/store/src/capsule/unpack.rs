@@ -28,7 +28,7 @@ pub struct Verified {
     pub records: u64,
     /// Its size, bytes.
     pub bytes: u64,
-    /// The parent that provably begot the object.
+    /// The parent that provably forked the object.
     pub parent: Option<VerifiedParent>,
     /// The announcement of the state, as it stands.
     pub announcement: Option<Vec<u8>>,

@@ -3,7 +3,7 @@
 use suijuris_core::lineage::Stored;
 
 use super::fault::StagingError;
-use crate::chain::{Step, Walk};
+use crate::lineage_reader::{Step, Walk};
 use crate::object_dir::{ObjectDir, OpenError};
 
 /// The records that are there already, walked beside those that come.

@@ -244,7 +244,7 @@ fn a_forged_record_is_named_by_position_and_byte() {
                 seq: seq as u64
             }
         );
-        assert!(matches!(fault, Fault::Broken(_)), "{fault:?}");
+        assert!(matches!(fault, Fault::Chain(_)), "{fault:?}");
     }
     // A record that fits but for its signature.
     let forged = with_record(&sections, starts.len() - 1, |record| record.at.0 += 1);
@@ -259,7 +259,7 @@ fn a_forged_record_is_named_by_position_and_byte() {
         "{told}"
     );
     let CapsuleError::Bad {
-        fault: Fault::Broken(broken),
+        fault: Fault::Chain(broken),
         ..
     } = error
     else {

@@ -7,7 +7,7 @@ use suijuris_store::{Depth, Reader, Sizes, StageError, Writer};
 use suijuris_testkit::disk::{Dice, Fault, FaultyDisk, Loss};
 
 use crate::support::{
-    SIZES, chain, commit, count, dir_on, dormant, found_at, note, seal, unsealed, wait_all, wake,
+    SIZES, chain, commit, count, create_at, dir_on, dormant, note, seal, unsealed, wait_all, wake,
 };
 
 /// One step of a life.
@@ -27,7 +27,7 @@ enum Step {
 struct Told {
     staged: Vec<RecordId>,
     acknowledged: usize,
-    founded: bool,
+    created: bool,
 }
 
 impl Told {
@@ -72,10 +72,10 @@ fn step(writer: &Writer, step: Step, told: &mut Told, seed: u8) -> Result<(), St
 fn live(disk: &FaultyDisk, steps: &[Step], sizes: Sizes) -> Told {
     let object_dir = dir_on(disk);
     let mut told = Told::default();
-    if found_at(&object_dir, 1).is_err() {
+    if create_at(&object_dir, 1).is_err() {
         return told;
     }
-    told.founded = true;
+    told.created = true;
     let open = || {
         Writer::open(&object_dir, Depth::Tail, sizes)
             .ok()
@@ -104,8 +104,8 @@ fn live(disk: &FaultyDisk, steps: &[Step], sizes: Sizes) -> Told {
 fn check(disk: &FaultyDisk, told: &Told, context: &str) {
     let object_dir = dir_on(disk);
     if !object_dir.holds_object().unwrap() {
-        assert!(!told.founded, "the object is gone: {context}");
-        found_at(&object_dir, 1).unwrap();
+        assert!(!told.created, "the object is gone: {context}");
+        create_at(&object_dir, 1).unwrap();
         return;
     }
     let reader =

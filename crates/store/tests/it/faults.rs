@@ -5,11 +5,11 @@ use suijuris_core::memory::Value;
 use suijuris_store::{Depth, Reader, StageError};
 use suijuris_testkit::disk::{Fault, FaultyDisk};
 
-use crate::support::{commit, count, dir_on, dormant, found_at, note, open, wake};
+use crate::support::{commit, count, create_at, dir_on, dormant, note, open, wake};
 
 fn awake(disk: &FaultyDisk) -> suijuris_store::Writer {
     let object_dir = dir_on(disk);
-    found_at(&object_dir, 1).unwrap();
+    create_at(&object_dir, 1).unwrap();
     let writer = open(&object_dir, Depth::Tail);
     wake(&writer, 2).unwrap();
     writer

@@ -1,15 +1,15 @@
-//! Children: their own id, a parent that provably begot them, and never one without proof.
+//! Children: their own id, a parent that provably forked them, and never one without proof.
 
 use std::convert::Infallible;
 
 use suijuris_core::governance::Action;
 use suijuris_core::id::ObjectId;
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::{Body, Decision, NotAFork, Outcome, VerifiedParent};
+use suijuris_core::lineage::{Body, Decision, Outcome, ParentProofError, VerifiedParent};
 use suijuris_core::memory::{Field, Kind, Name, Value};
 use suijuris_core::time::{Span, Timestamp};
 use suijuris_store::capsule::{self, import, verify};
-use suijuris_store::fork::{self, Conception, ForkError, ParentError, Staged, parent_of, stage, staged};
+use suijuris_store::fork::{self, ForkError, ForkRequest, ParentError, Staged, parent_of, stage, staged};
 use suijuris_store::{BundleFiles, Depth, ObjectDir, Reader, StageError, Writer};
 use suijuris_testkit::disk::{Fault, FaultyDisk, Loss};
 
@@ -19,8 +19,8 @@ use crate::support::{SIZES, bundle_of, chain, commit, count, decision, dir_at, d
 const CHILD: &str = "child";
 const NOW: Timestamp = Timestamp(9_000);
 
-fn conception(bundle: BundleFiles) -> Conception {
-    Conception {
+fn request(bundle: BundleFiles) -> ForkRequest {
+    ForkRequest {
         name: "child".to_owned(),
         controllers: None,
         nonce: vec![3; 16],
@@ -35,9 +35,9 @@ fn permitted() -> Decision {
     decision(Action::Fork)
 }
 
-fn begotten(parent: &Writer, object_dir: &ObjectDir, staged: &Staged) -> Result<VerifiedParent, ForkError> {
+fn committed(parent: &Writer, object_dir: &ObjectDir, staged: &Staged) -> Result<VerifiedParent, ForkError> {
     let approval = staged.statement().approve(&owner()).unwrap();
-    fork::beget(parent, object_dir, permitted(), vec![approval], NOW)
+    fork::commit(parent, object_dir, permitted(), vec![approval], NOW)
 }
 
 /// A disk with an object and its child.
@@ -45,8 +45,8 @@ fn family() -> (FaultyDisk, Staged, VerifiedParent) {
     let disk = lived(1, SHORT);
     let parent = open(&dir_at(&disk, OBJECT), Depth::Tail);
     let child = dir_at(&disk, CHILD);
-    let staged = stage(&parent, &child, conception(rules(0))).unwrap().staged;
-    let verified = begotten(&parent, &child, &staged).unwrap();
+    let staged = stage(&parent, &child, request(rules(0))).unwrap().staged;
+    let verified = committed(&parent, &child, &staged).unwrap();
     parent.close().unwrap();
     (disk, staged, verified)
 }
@@ -108,15 +108,15 @@ fn secrets_go_along_where_they_are_asked_for() {
         prepared.left_out.iter().map(ToString::to_string).collect()
     };
     assert_eq!(
-        left_out(stage(&parent, &object_dir, conception(rules(0))).unwrap()),
+        left_out(stage(&parent, &object_dir, request(rules(0))).unwrap()),
         ["token"]
     );
-    let with = Conception {
+    let with = ForkRequest {
         secrets: true,
-        ..conception(rules(0))
+        ..request(rules(0))
     };
     let prepared = stage(&parent, &object_dir, with).unwrap();
-    begotten(&parent, &object_dir, &prepared.staged).unwrap();
+    committed(&parent, &object_dir, &prepared.staged).unwrap();
     assert_eq!(left_out(prepared), Vec::<String>::new());
     let child = Reader::open(&object_dir, Depth::Tail).unwrap();
     let Some(Value::Commitment(commitment)) = value(&child, "token") else {
@@ -138,7 +138,7 @@ fn what_must_stay_fresh_or_does_not_fit_is_left_out() {
         ..Field::new(Kind::INT)
     };
     let narrower = bundle_of("narrower", [(name("count"), fresh)].into());
-    let prepared = stage(&parent, &dir_at(&disk, CHILD), conception(narrower)).unwrap();
+    let prepared = stage(&parent, &dir_at(&disk, CHILD), request(narrower)).unwrap();
     assert_eq!(prepared.left_out, [name("count"), name("token")]);
 }
 
@@ -148,12 +148,12 @@ fn a_child_may_have_owners_of_its_own() {
     let parent = open(&dir_at(&disk, OBJECT), Depth::Tail);
     let object_dir = dir_at(&disk, CHILD);
     let heir = SecretKey::from_seed(&[44; 32]).public();
-    let theirs = Conception {
+    let theirs = ForkRequest {
         controllers: Some((vec![heir], 1)),
-        ..conception(rules(0))
+        ..request(rules(0))
     };
     let prepared = stage(&parent, &object_dir, theirs).unwrap();
-    begotten(&parent, &object_dir, &prepared.staged).unwrap();
+    committed(&parent, &object_dir, &prepared.staged).unwrap();
     assert_eq!(
         Reader::open(&object_dir, Depth::Tail)
             .unwrap()
@@ -162,35 +162,35 @@ fn a_child_may_have_owners_of_its_own() {
             .controllers,
         [heir]
     );
-    let none = Conception {
+    let none = ForkRequest {
         controllers: Some((vec![], 1)),
-        ..conception(rules(0))
+        ..request(rules(0))
     };
     let refused = stage(&parent, &dir_at(&disk, "other"), none);
-    assert!(matches!(refused, Err(ForkError::Broken(_))));
+    assert!(matches!(refused, Err(ForkError::Chain(_))));
 }
 
 // proves B7
 #[test]
-fn nobody_but_the_controllers_begets_and_only_at_the_head_that_was_signed_for() {
+fn nobody_but_the_controllers_forks_and_only_at_the_head_that_was_signed_for() {
     let disk = lived(1, SHORT);
     let parent = open(&dir_at(&disk, OBJECT), Depth::Tail);
     let object_dir = dir_at(&disk, CHILD);
-    let refused = fork::beget(&parent, &object_dir, permitted(), vec![], NOW);
+    let refused = fork::commit(&parent, &object_dir, permitted(), vec![], NOW);
     assert!(matches!(refused, Err(ForkError::NothingStaged(_))));
-    let prepared = stage(&parent, &object_dir, conception(rules(0))).unwrap();
+    let prepared = stage(&parent, &object_dir, request(rules(0))).unwrap();
     assert_eq!(staged(&object_dir).unwrap(), Some(prepared.staged.clone()));
     let statement = prepared.staged.statement();
     let stranger = statement.approve(&SecretKey::from_seed(&[1; 32])).unwrap();
     for approvals in [vec![], vec![stranger]] {
-        let refused = fork::beget(&parent, &object_dir, permitted(), approvals, NOW);
-        assert!(matches!(refused, Err(ForkError::Stage(StageError::Broken(_)))));
+        let refused = fork::commit(&parent, &object_dir, permitted(), approvals, NOW);
+        assert!(matches!(refused, Err(ForkError::Stage(StageError::Chain(_)))));
     }
     let no = Decision {
         outcome: Outcome::Refuse(None),
         ..permitted()
     };
-    let refused = fork::beget(
+    let refused = fork::commit(
         &parent,
         &object_dir,
         no,
@@ -201,21 +201,21 @@ fn nobody_but_the_controllers_begets_and_only_at_the_head_that_was_signed_for() 
     assert_eq!(fork::finish(parent.object_dir(), &object_dir).unwrap(), None);
     assert!(!object_dir.holds_object().unwrap());
     wake(&parent, 90).unwrap();
-    let moved = begotten(&parent, &object_dir, &prepared.staged);
+    let moved = committed(&parent, &object_dir, &prepared.staged);
     assert!(matches!(moved, Err(ForkError::ParentMoved)));
     // Staged anew, at the head of now, also while the parent is awake.
-    let again = stage(&parent, &object_dir, conception(rules(0))).unwrap();
+    let again = stage(&parent, &object_dir, request(rules(0))).unwrap();
     assert_ne!(again.staged.child, prepared.staged.child);
-    begotten(&parent, &object_dir, &again.staged).unwrap();
+    committed(&parent, &object_dir, &again.staged).unwrap();
     assert!(matches!(
-        stage(&parent, &object_dir, conception(rules(0))),
+        stage(&parent, &object_dir, request(rules(0))),
         Err(ForkError::Exists(_))
     ));
 }
 
-fn not_a_fork(object_dir: &ObjectDir) -> NotAFork {
+fn not_a_fork(object_dir: &ObjectDir) -> ParentProofError {
     match parent_of(object_dir) {
-        Err(ParentError::NotAFork(error)) => error,
+        Err(ParentError::Proof(error)) => error,
         other => panic!("{other:?}"),
     }
 }
@@ -228,7 +228,7 @@ fn a_child_without_a_proof_that_holds_is_no_fork() {
     let path = std::path::Path::new("child/parent.proof");
     let proof = disk.content(path).unwrap();
     disk.take_away(path);
-    assert!(matches!(not_a_fork(&object_dir), NotAFork::Missing));
+    assert!(matches!(not_a_fork(&object_dir), ParentProofError::Missing));
     let reader = Reader::open(&object_dir, Depth::Tail).unwrap();
     let refused = capsule::export(&reader, std::io::sink(), None, |_| {});
     assert!(chain(&refused.unwrap_err()).contains("a copy is not a fork"));
@@ -248,16 +248,16 @@ fn a_child_without_a_proof_that_holds_is_no_fork() {
         let disk = lived(1, SHORT);
         let parent = open(&dir_at(&disk, OBJECT), Depth::Tail);
         let child = dir_at(&disk, CHILD);
-        let sibling = Conception {
+        let sibling = ForkRequest {
             nonce: vec![4; 16],
-            ..conception(rules(0))
+            ..request(rules(0))
         };
         let staged = stage(&parent, &child, sibling).unwrap().staged;
-        let verified = begotten(&parent, &child, &staged).unwrap();
+        let verified = committed(&parent, &child, &staged).unwrap();
         (disk, staged, verified)
     };
     disk.set_content(path, other.content(path).unwrap());
-    assert!(matches!(not_a_fork(&object_dir), NotAFork::OtherChild));
+    assert!(matches!(not_a_fork(&object_dir), ParentProofError::OtherChild));
     disk.set_content(path, proof);
     assert!(parent_of(&object_dir).unwrap().is_some());
 }
@@ -286,25 +286,25 @@ fn the_proof_travels_with_the_child() {
 #[test]
 fn the_power_goes_at_every_operation_of_a_birth_and_there_is_a_provable_child_or_none() {
     let start = lived(1, SHORT);
-    let beget_all = |disk: &FaultyDisk| -> Result<ObjectId, ForkError> {
+    let fork_all = |disk: &FaultyDisk| -> Result<ObjectId, ForkError> {
         let parent = Writer::open(&dir_at(disk, OBJECT), Depth::Tail, SIZES)?.0;
         let object_dir = dir_at(disk, CHILD);
-        let staged = stage(&parent, &object_dir, conception(rules(0)))?.staged;
-        begotten(&parent, &object_dir, &staged)?;
+        let staged = stage(&parent, &object_dir, request(rules(0)))?.staged;
+        committed(&parent, &object_dir, &staged)?;
         Ok(staged.child)
     };
     let whole = start.copy();
-    let child = beget_all(&whole).unwrap();
+    let child = fork_all(&whole).unwrap();
     let mut born = [0; 2];
     for cut in 1..=whole.operations() {
         for loss in [Loss::All, Loss::Nothing, Loss::Later(cut), Loss::Scattered(cut)] {
             let context = format!("cut at operation {cut}, {loss:?}");
             let disk = start.copy();
             disk.fail(cut, Fault::PowerLoss);
-            let _ = beget_all(&disk);
+            let _ = fork_all(&disk);
             let disk = disk.crash(loss);
             let (parent, object_dir) = (dir_at(&disk, OBJECT), dir_at(&disk, CHILD));
-            let begot = Reader::verify(&parent, |_| {})
+            let forked = Reader::verify(&parent, |_| {})
                 .unwrap_or_else(|error| panic!("{}: {context}", chain(&error)))
                 .records(0..u64::MAX)
                 .unwrap()
@@ -312,21 +312,21 @@ fn the_power_goes_at_every_operation_of_a_birth_and_there_is_a_provable_child_or
                     |record| matches!(record.unwrap().record.body, Body::Forked(body) if body.child == child),
                 );
             if object_dir.holds_object().unwrap() {
-                assert!(begot && parent_of(&object_dir).unwrap().is_some(), "{context}");
+                assert!(forked && parent_of(&object_dir).unwrap().is_some(), "{context}");
             }
             let finished = fork::finish(&parent, &object_dir)
                 .unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
-            assert_eq!(finished.is_some(), begot, "{context}");
-            if begot {
+            assert_eq!(finished.is_some(), forked, "{context}");
+            if forked {
                 assert!(parent_of(&object_dir).unwrap().is_some(), "{context}");
                 let writer = open(&object_dir, Depth::Whole);
                 assert_eq!(writer.published().head().object, child, "{context}");
                 wake(&writer, 91).unwrap();
             } else {
                 assert!(!object_dir.holds_object().unwrap(), "{context}");
-                assert_eq!(beget_all(&disk).unwrap(), child, "{context}");
+                assert_eq!(fork_all(&disk).unwrap(), child, "{context}");
             }
-            born[usize::from(begot)] += 1;
+            born[usize::from(forked)] += 1;
         }
     }
     assert!(

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use proptest::prelude::*;
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::Phase;
-use suijuris_store::capsule::{self, ImportError, Imported, Unsealed, import, verify};
+use suijuris_store::capsule::{self, Decrypted, ImportError, Imported, import, verify};
 use suijuris_store::{Depth, ObjectDir, OpenError, Reader, StagingError, Writer};
 use suijuris_testkit::disk::{Dice, Fault, FaultyDisk, Loss};
 
@@ -14,24 +14,24 @@ use crate::support::{SIZES, chain, commit, dir_at, dormant, unsealed, wake};
 
 const COPY: &str = "copy";
 
-fn keyless(_: Option<&[u8]>) -> Result<Option<Unsealed>, Infallible> {
+fn keyless(_: Option<&[u8]>) -> Result<Option<Decrypted>, Infallible> {
     Ok(None)
 }
 
-/// What the recipient of a capsule of the object on `disk` unseals.
-fn unseals(disk: &FaultyDisk) -> impl FnOnce(Option<&[u8]>) -> Result<Option<Unsealed>, Infallible> {
+/// What the recipient of a capsule of the object on `disk` decrypts.
+fn decrypts(disk: &FaultyDisk) -> impl FnOnce(Option<&[u8]>) -> Result<Option<Decrypted>, Infallible> {
     let object_dir = dir_at(disk, OBJECT);
     move |sealed| {
         assert_eq!(sealed, Some(&b"sealed for somebody"[..]));
         let reader = Reader::open(&object_dir, Depth::Tail).unwrap();
-        let unsealed = Unsealed::of(&object_dir, reader.state()).unwrap();
-        Ok(Some(Unsealed::decode(&unsealed.encode().unwrap()).unwrap()))
+        let decrypted = Decrypted::of(&object_dir, reader.state()).unwrap();
+        Ok(Some(Decrypted::decode(&decrypted.encode().unwrap()).unwrap()))
     }
 }
 
 fn import_all(from: &FaultyDisk, to: &FaultyDisk) -> Result<Imported, ImportError> {
     let capsule = exported(&dir_at(from, OBJECT));
-    import(&capsule[..], &dir_at(to, COPY), SIZES, unseals(from), |_| {})
+    import(&capsule[..], &dir_at(to, COPY), SIZES, decrypts(from), |_| {})
 }
 
 fn staging(result: Result<Imported, ImportError>) -> StagingError {
@@ -232,7 +232,7 @@ fn without_keys_a_copy_is_read_and_not_woken_until_they_come() {
         matches!(error, OpenError::NoKey) && error.to_string().contains("import it with its key"),
         "{error}"
     );
-    let imported = import(&capsule[..], &object_dir, SIZES, unseals(&original), |_| {}).unwrap();
+    let imported = import(&capsule[..], &object_dir, SIZES, decrypts(&original), |_| {}).unwrap();
     assert!(imported.wakes && imported.missing_secrets.is_empty() && imported.added == 0);
     goes_on(&object_dir);
 }
@@ -242,14 +242,14 @@ fn the_key_must_be_the_one_that_the_history_commits_to() {
     let (original, copy) = (lived(1, FULL), FaultyDisk::default());
     let capsule = exported(&dir_at(&original, OBJECT));
     let wrong = |_: Option<&[u8]>| {
-        Ok::<_, Infallible>(Some(Unsealed {
+        Ok::<_, Infallible>(Some(Decrypted {
             next_key: SecretKey::from_seed(&[200; 32]),
             secrets: vec![],
         }))
     };
     let refused = import(&capsule[..], &dir_at(&copy, COPY), SIZES, wrong, |_| {});
     assert!(matches!(refused, Err(ImportError::Key)));
-    let cannot = |_: Option<&[u8]>| Err::<Option<Unsealed>, _>("no identity");
+    let cannot = |_: Option<&[u8]>| Err::<Option<Decrypted>, _>("no identity");
     let refused = import(&capsule[..], &dir_at(&copy, COPY), SIZES, cannot, |_| {});
     assert!(chain(&refused.unwrap_err()).ends_with("no identity"));
     assert!(copy.paths().is_empty());
@@ -319,7 +319,7 @@ fn a_depots_bundles_and_records_make_the_same_object() {
         .filter_map(|(seq, record)| (seq != 4).then_some(record));
     let refused = capsule::rebuild(&elsewhere, SIZES, bundle, gap, None).unwrap_err();
     assert!(
-        matches!(&refused, ImportError::Broken(broken) if broken.seq == 5),
+        matches!(&refused, ImportError::Chain(broken) if broken.seq == 5),
         "{}",
         chain(&refused)
     );
@@ -351,11 +351,11 @@ fn sealed_bytes_read_back_and_nothing_else_does() {
     let disk = lived(1, FULL);
     let object_dir = dir_at(&disk, OBJECT);
     let reader = Reader::open(&object_dir, Depth::Tail).unwrap();
-    let unsealed = Unsealed::of(&object_dir, reader.state()).unwrap();
-    assert_eq!(format!("{unsealed:?}"), "Unsealed(<redacted>)");
-    assert_eq!(unsealed.secrets.len(), 1);
-    let bytes = unsealed.encode().unwrap();
-    assert!(Unsealed::decode(&bytes).is_ok());
+    let decrypted = Decrypted::of(&object_dir, reader.state()).unwrap();
+    assert_eq!(format!("{decrypted:?}"), "Decrypted(<redacted>)");
+    assert_eq!(decrypted.secrets.len(), 1);
+    let bytes = decrypted.encode().unwrap();
+    assert!(Decrypted::decode(&bytes).is_ok());
     let mut dice = Dice::new(1);
     for _ in 0..2_000 {
         let mut altered = bytes.to_vec();
@@ -366,6 +366,6 @@ fn sealed_bytes_read_back_and_nothing_else_does() {
             _ => altered.insert(at, 0),
         }
         // A flip in the seed or a value is another seed or value; the import holds both to their commitments.
-        let _any_answer = Unsealed::decode(&altered);
+        let _any_answer = Decrypted::decode(&altered);
     }
 }

@@ -14,11 +14,11 @@ use suijuris_core::memory::Value;
 use suijuris_store::{Depth, ObjectDir, OpenError, Reader, Secret, Writer};
 use suijuris_testkit::disk::Dice;
 
-use crate::support::{bundle_with, chain, commit, count, dormant, found_at, note, open, unsealed, wake};
+use crate::support::{bundle_with, chain, commit, count, create_at, dormant, note, open, unsealed, wake};
 
 fn awake(path: &Path) -> (ObjectDir, Writer) {
     let object_dir = ObjectDir::at(path.join("object"));
-    found_at(&object_dir, 1).unwrap();
+    create_at(&object_dir, 1).unwrap();
     let writer = open(&object_dir, Depth::Tail);
     wake(&writer, 2).unwrap();
     (object_dir, writer)
@@ -43,7 +43,7 @@ fn a_second_writer_is_told_who_writes() {
 }
 
 #[test]
-fn of_two_foundings_one_wins() {
+fn of_two_creations_one_wins() {
     let dir = tempfile::tempdir().unwrap();
     let object_dir = ObjectDir::at(dir.path().join("object"));
     let found: Vec<bool> = thread::scope(|scope| {
@@ -51,7 +51,7 @@ fn of_two_foundings_one_wins() {
             .map(|nonce| {
                 scope.spawn({
                     let object_dir = &object_dir;
-                    move || found_at(object_dir, nonce).is_ok()
+                    move || create_at(object_dir, nonce).is_ok()
                 })
             })
             .collect();
@@ -172,7 +172,7 @@ fn killed_at_random_points_the_object_keeps_every_acknowledged_record() {
     }
     let dir = tempfile::tempdir().unwrap();
     let object_dir = ObjectDir::at(dir.path().join("object"));
-    found_at(&object_dir, 1).unwrap();
+    create_at(&object_dir, 1).unwrap();
     let mut dice = Dice::new(7);
     for _ in 0..10 {
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -219,10 +219,10 @@ fn what_is_no_object_is_said_to_be_none() {
         panic!("a writer of nothing")
     };
     assert!(matches!(error, OpenError::NotAnObject(_)), "{error}");
-    found_at(&ObjectDir::at(&file), 1).unwrap_err();
+    create_at(&ObjectDir::at(&file), 1).unwrap_err();
     let (object_dir, _writer) = awake(dir.path());
     assert!(
-        found_at(&object_dir, 1)
+        create_at(&object_dir, 1)
             .unwrap_err()
             .to_string()
             .contains("holds an object already")

@@ -9,7 +9,7 @@ use suijuris_store::{BundleFiles, Depth, ObjectDir, Writer, capsule};
 use suijuris_testkit::disk::FaultyDisk;
 
 use crate::support::{
-    amend, bundle_of, commit, count, dir_at, dormant, found_with, keep_token, note, open, seal, unsealed,
+    amend, bundle_of, commit, count, create_with, dir_at, dormant, keep_token, note, open, seal, unsealed,
     wait_all, wake,
 };
 
@@ -49,7 +49,7 @@ pub(crate) const OBJECT: &str = "object";
 /// A disk with an object that lived `steps`, as number `nonce`.
 pub(crate) fn lived(nonce: u8, steps: &[Step]) -> FaultyDisk {
     let disk = FaultyDisk::default();
-    found_with(&dir_at(&disk, OBJECT), nonce, rules(0)).unwrap();
+    create_with(&dir_at(&disk, OBJECT), nonce, rules(0)).unwrap();
     live_on(&disk, steps, nonce);
     disk
 }

@@ -3,7 +3,7 @@
 use suijuris_core::lineage::{Body, Phase, Quarantined};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{self, Mark};
-use suijuris_store::restore::{RestoreError, restoration, restore, settle};
+use suijuris_store::restore::{RestoreError, record_crash, restoration, restore};
 use suijuris_store::{Depth, Reader, Sign, StageError, Writer};
 use suijuris_testkit::disk::FaultyDisk;
 
@@ -45,7 +45,7 @@ fn a_sanctioned_restore_is_recorded_and_the_next_wake_is_newer_than_all_that_is_
     let mark = mark(&newest);
     let object_dir = dir_at(&copy, OBJECT);
     let writer = open(&object_dir, Depth::Tail);
-    settle(&writer, NOW).unwrap();
+    record_crash(&writer, NOW).unwrap();
     sanctioned(&writer, &mark).unwrap();
     let head = writer.published().head().clone();
     assert_eq!((head.phase, head.epoch), (Phase::Dormant, mark.epoch));
@@ -60,17 +60,17 @@ fn a_sanctioned_restore_is_recorded_and_the_next_wake_is_newer_than_all_that_is_
 }
 
 #[test]
-fn a_copy_made_awake_is_settled_first() {
+fn a_crash_of_a_copy_made_awake_is_recorded_first() {
     let (newest, copy) = parted(&[Step::Wake, Step::Note(2)]);
     let mark = mark(&newest);
     let writer = open(&dir_at(&copy, OBJECT), Depth::Tail);
     assert!(matches!(
         restoration(&writer, &mark),
-        Err(RestoreError::NotSettled)
+        Err(RestoreError::CrashUnrecorded)
     ));
-    settle(&writer, NOW).unwrap();
-    settle(&writer, NOW).unwrap();
-    assert_eq!(writer.published().head().seq, 3, "settled once");
+    record_crash(&writer, NOW).unwrap();
+    record_crash(&writer, NOW).unwrap();
+    assert_eq!(writer.published().head().seq, 3, "recorded once");
     sanctioned(&writer, &mark).unwrap();
     assert!(writer.published().head().unsealed);
 }
@@ -90,7 +90,7 @@ fn a_quarantined_copy_wakes_only_after_its_controllers_restored_it() {
     let by_stranger = restoration(&writer, &mark).unwrap().approve(&stranger).unwrap();
     for approvals in [vec![], vec![by_stranger]] {
         let refused = restore(&writer, &mark, approvals, NOW);
-        assert!(matches!(refused, Err(RestoreError::Stage(StageError::Broken(_)))));
+        assert!(matches!(refused, Err(RestoreError::Stage(StageError::Chain(_)))));
     }
     let earlier = Mark {
         seq: mark.seq - 1,

@@ -7,7 +7,7 @@ use suijuris_store::frame::{FRAME_BYTES, Frame, Header, HeaderFault};
 use suijuris_store::{Depth, Reader, capsule};
 
 use crate::lives::{OBJECT, SHORT, exported, lived};
-use crate::support::{dir_at, dir_on, found_at};
+use crate::support::{create_at, dir_at, dir_on};
 
 const SPEC: &str = include_str!("../../../../spec/segments.md");
 const CAPSULE: &str = include_str!("../../../../spec/capsule.md");
@@ -52,7 +52,7 @@ fn headers_are_as_specified() {
 #[test]
 fn frames_are_as_specified() {
     let disk = suijuris_testkit::disk::FaultyDisk::default();
-    found_at(&dir_on(&disk), 1).unwrap();
+    create_at(&dir_on(&disk), 1).unwrap();
     let reader = Reader::open(&dir_on(&disk), Depth::Whole).unwrap();
     let record = reader.records(0..1).unwrap().next().unwrap().unwrap().record;
     let stored = Stored {

@@ -13,8 +13,8 @@ use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::time::Timestamp;
 use suijuris_store::disk::{Disk, File, How, Lock};
 use suijuris_store::{
-    BundleFiles, CommitError, Depth, Draft, FoundError, Founding, ObjectDir, Secret, Sign, Sizes, StageError,
-    Ticket, Writer, found,
+    BundleFiles, CommitError, CreateError, Creation, Depth, Draft, ObjectDir, Secret, Sign, Sizes,
+    StageError, Ticket, Writer, create,
 };
 use suijuris_testkit::disk::{FaultyDisk, FileId};
 
@@ -43,16 +43,16 @@ pub(crate) fn owner() -> SecretKey {
     SecretKey::from_seed(&[9; 32])
 }
 
-pub(crate) fn found_at(object_dir: &ObjectDir, nonce: u8) -> Result<ObjectId, FoundError> {
-    found_with(object_dir, nonce, bundle_with("test"))
+pub(crate) fn create_at(object_dir: &ObjectDir, nonce: u8) -> Result<ObjectId, CreateError> {
+    create_with(object_dir, nonce, bundle_with("test"))
 }
 
-pub(crate) fn found_with(
+pub(crate) fn create_with(
     object_dir: &ObjectDir,
     nonce: u8,
     bundle: BundleFiles,
-) -> Result<ObjectId, FoundError> {
-    let founding = Founding {
+) -> Result<ObjectId, CreateError> {
+    let creation = Creation {
         name: "test".to_owned(),
         controllers: vec![owner().public()],
         threshold: 1,
@@ -62,7 +62,7 @@ pub(crate) fn found_with(
         bundle,
         seed: [nonce; 32].into(),
     };
-    found(object_dir, founding)
+    create(object_dir, creation)
 }
 
 pub(crate) fn draft(body: Body, sign: Sign) -> Draft {

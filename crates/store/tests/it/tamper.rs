@@ -9,7 +9,7 @@ use suijuris_store::{Depth, OpenError, Reader, Sizes, Writer, frames_of};
 use suijuris_testkit::disk::{FaultyDisk, Loss};
 
 use crate::support::{
-    PATH, SIZES, chain, commit, count, dir_on, dormant, found_at, note, open, seal, wait_all, wake,
+    PATH, SIZES, chain, commit, count, create_at, dir_on, dormant, note, open, seal, wait_all, wake,
 };
 
 /// A life over several segments, closed in good order.
@@ -21,7 +21,7 @@ fn lived(nonce: u8) -> FaultyDisk {
 
 fn active(disk: &FaultyDisk, nonce: u8, sizes: Sizes) -> Writer {
     let object_dir = dir_on(disk);
-    found_at(&object_dir, nonce).unwrap();
+    create_at(&object_dir, nonce).unwrap();
     let (writer, _) = Writer::open(&object_dir, Depth::Tail, sizes).unwrap();
     wake(&writer, nonce + 1).unwrap();
     commit(&writer, note(&"x".repeat(700)));
@@ -237,7 +237,7 @@ fn after_a_crash_a_changed_acknowledged_record_is_no_torn_end() {
     };
     let live = FaultyDisk::default();
     let object_dir = dir_on(&live);
-    found_at(&object_dir, 1).unwrap();
+    create_at(&object_dir, 1).unwrap();
     let (writer, _) = Writer::open(&object_dir, Depth::Tail, never).unwrap();
     wake(&writer, 2).unwrap();
     for n in 0..6 {

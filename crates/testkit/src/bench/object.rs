@@ -1,4 +1,4 @@
-//! Objects for benches: a directory with a definition, founded by `suijuris up`, run by `suijuris-init` or `up`.
+//! Objects for benches: a directory with a definition, created by `suijuris up`, run by `suijuris-init` or `up`.
 
 use std::io::{self, BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::SocketAddr;
@@ -73,11 +73,11 @@ impl Object {
         self.dir().join(".suijuris")
     }
 
-    /// Founds the object: `up` until it listens, then its end.
+    /// Creates the object: `up` until it listens, then its end.
     ///
     /// # Errors
     /// What `up` says, or the system.
-    pub fn found(&self) -> io::Result<()> {
+    pub fn create(&self) -> io::Result<()> {
         let (up, _events, _listening) = self.up(&["--plain"])?;
         up.interrupt()
     }
@@ -134,12 +134,12 @@ impl Object {
         Ok((init, events))
     }
 
-    /// Founds the object and runs `suijuris-init` until its gate is open; the port it listens on, too.
+    /// Creates the object and runs `suijuris-init` until its gate is open; the port it listens on, too.
     ///
     /// # Errors
     /// As [`Object::found`] and [`Object::init`], or what the runtime says.
     pub fn serve(&self) -> io::Result<(u16, Running)> {
-        self.found()?;
+        self.create()?;
         let port = free_port()?;
         let (running, mut events) = self.init(port)?;
         events.until(|event| says(event, "/event/step", "serve"))?;

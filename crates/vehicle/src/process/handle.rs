@@ -312,13 +312,13 @@ async fn hear_end(shared: Arc<Shared>, mut shim: Child) {
     // Its code says nothing that the report did not.
     let _ = shim.wait().await;
     if exit == Exit::Lost {
-        mop_up(&shared).await;
+        clean_up(&shared).await;
     }
     shared.exit.send_replace(Some(exit));
 }
 
 /// Makes sure that nothing is left of a machine whose shim was killed.
-async fn mop_up(shared: &Shared) {
+async fn clean_up(shared: &Shared) {
     let _ = sys::pidfd_signal(shared.pidfd.get_ref().as_fd(), libc::SIGKILL);
     let limit = Instant::now() + KILL_LIMIT;
     while !shared.freezer.clear() && Instant::now() < limit {

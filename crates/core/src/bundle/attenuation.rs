@@ -17,7 +17,7 @@ const LESS: &str = "as the parent's, or less";
 
 /// Where a child's bundle may allow more than its parent's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Wider {
+pub enum NotAttenuated {
     /// Its text does not begin with the parent's.
     #[error("the child's governance must be the parent's text, unchanged, with more `forbid`s behind it")]
     Text,
@@ -51,34 +51,34 @@ pub enum Wider {
 /// - The name is free.
 ///
 /// # Errors
-/// The first [`Wider`] found.
-pub fn narrows(parent: &Bundle, child: &Bundle) -> Result<(), Wider> {
+/// The first [`NotAttenuated`] found.
+pub fn check_attenuation(parent: &Bundle, child: &Bundle) -> Result<(), NotAttenuated> {
     governance(parent, child)?;
     manifest(&parent.manifest, &child.manifest)
 }
 
-fn governance(parent: &Bundle, child: &Bundle) -> Result<(), Wider> {
+fn governance(parent: &Bundle, child: &Bundle) -> Result<(), NotAttenuated> {
     if !child.governance.starts_with(&parent.governance) {
-        return Err(Wider::Text);
+        return Err(NotAttenuated::Text);
     }
     let (parents, childs) = (parent.rules.program.rules(), child.rules.program.rules());
-    let added = childs.strip_prefix(parents).ok_or(Wider::Rules)?;
+    let added = childs.strip_prefix(parents).ok_or(NotAttenuated::Rules)?;
     match added.iter().find(|rule| rule.effect == Effect::Permit) {
-        Some(rule) => Err(Wider::Permits(rule.id.clone())),
+        Some(rule) => Err(NotAttenuated::Permits(rule.id.clone())),
         None => Ok(()),
     }
 }
 
-fn part(ok: bool, part: &'static str, allowed: &'static str) -> Result<(), Wider> {
+fn part(ok: bool, part: &'static str, allowed: &'static str) -> Result<(), NotAttenuated> {
     if ok {
         Ok(())
     } else {
-        Err(Wider::Part { part, allowed })
+        Err(NotAttenuated::Part { part, allowed })
     }
 }
 
 /// Each part by name, so that a new one cannot be forgotten here. Governance and program have been looked at.
-fn manifest(parent: &Manifest, child: &Manifest) -> Result<(), Wider> {
+fn manifest(parent: &Manifest, child: &Manifest) -> Result<(), NotAttenuated> {
     let Manifest {
         v: _,
         name: _,
@@ -118,7 +118,7 @@ fn manifest(parent: &Manifest, child: &Manifest) -> Result<(), Wider> {
     part(*seal_within <= parent.seal_within, "lineage.seal_within", LESS)
 }
 
-fn proposals(parent: &Triggers, child: &Triggers) -> Result<(), Wider> {
+fn proposals(parent: &Triggers, child: &Triggers) -> Result<(), NotAttenuated> {
     let Triggers {
         request,
         topics,
@@ -131,7 +131,7 @@ fn proposals(parent: &Triggers, child: &Triggers) -> Result<(), Wider> {
     part(timers.iter().all(timer), "timers", SOME)
 }
 
-fn gate(parent: &Gate, child: &Gate) -> Result<(), Wider> {
+fn gate(parent: &Gate, child: &Gate) -> Result<(), NotAttenuated> {
     let Gate {
         protocol,
         headers,
@@ -152,7 +152,7 @@ fn gate(parent: &Gate, child: &Gate) -> Result<(), Wider> {
     part(*linger <= parent.linger, "gate.linger", LESS)
 }
 
-fn workload(parent: &Workload, child: &Workload) -> Result<(), Wider> {
+fn workload(parent: &Workload, child: &Workload) -> Result<(), NotAttenuated> {
     let network = match child.network {
         Network::Private => parent.network,
         Network::Host => Network::Host,

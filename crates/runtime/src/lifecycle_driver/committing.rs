@@ -6,22 +6,22 @@ use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Refused, Resumed, S
 use suijuris_core::manifest::SleepMode;
 use suijuris_core::time::Span;
 
-use crate::ledger::{self, Sign};
+use crate::lineage_writer::{self, Sign};
 use crate::resident::Resident;
 
-use super::Shell;
+use super::LifecycleDriver;
 
-impl Shell {
-    pub(super) async fn commit(&mut self, commit: Commit) -> Result<(), ledger::Error> {
+impl LifecycleDriver {
+    pub(super) async fn commit(&mut self, commit: Commit) -> Result<(), lineage_writer::Error> {
         let resident = self.resident.clone();
-        let (ledger, at) = (resident.ledger(), resident.now().at);
+        let (lineage, at) = (resident.lineage(), resident.now().at);
         match commit {
             Commit::Woke(decision) => {
                 resident.reports().event(Report::Boot {
                     step: "commit".to_owned(),
                 });
                 let fired = std::mem::take(&mut self.fired);
-                let done = ledger.begin(at, |next| {
+                let done = lineage.begin(at, |next| {
                     Body::Woke(Box::new(Woke {
                         decision: *decision,
                         next,
@@ -44,7 +44,7 @@ impl Shell {
                         fired,
                     }))
                 };
-                let done = ledger.begin(at, body)?;
+                let done = lineage.begin(at, body)?;
                 witnessed(&resident, done.seq).await;
                 resident.reports().event(Report::Resumed {
                     epoch: done.epoch,
@@ -63,7 +63,7 @@ impl Shell {
                     fired,
                 };
                 self.say_refused(&refused);
-                ledger
+                lineage
                     .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
                     .await?;
             }
@@ -73,13 +73,17 @@ impl Shell {
                     fired: Fired::new(),
                     admitted: resident.take_admitted(),
                 };
-                ledger.commit(Body::Seal(body), at, Sign::Now).await?;
+                lineage.commit(Body::Seal(body), at, Sign::Now).await?;
             }
         }
         Ok(())
     }
 
-    async fn commit_dormancy(&self, decision: Box<Decision>, workload: String) -> Result<(), ledger::Error> {
+    async fn commit_dormancy(
+        &self,
+        decision: Box<Decision>,
+        workload: String,
+    ) -> Result<(), lineage_writer::Error> {
         let resident = &self.resident;
         let at = resident.now().at;
         self.record_refusals(true).await?;
@@ -91,19 +95,19 @@ impl Shell {
             suspend: resident.bundle().manifest.sleep == SleepMode::Suspend,
         };
         let body = Body::Dormant(Box::new(body));
-        let done = resident.ledger().commit(body, at, Sign::Now).await?;
+        let done = resident.lineage().commit(body, at, Sign::Now).await?;
         let seq = done.seq;
         resident.holding().settle(seq).await;
         resident.reports().event(Report::Dormant { seq, reason });
         Ok(())
     }
 
-    async fn record_refusals(&self, all: bool) -> Result<(), ledger::Error> {
+    async fn record_refusals(&self, all: bool) -> Result<(), lineage_writer::Error> {
         for refused in self.resident.take_refusals(all) {
             self.say_refused(&refused);
             let at = self.resident.now().at;
             self.resident
-                .ledger()
+                .lineage()
                 .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
                 .await?;
         }

@@ -1,6 +1,6 @@
-//! Sealing what must not travel in clear — the waiting key and the secrets — to a named recipient, in the age format.
+//! Encrypts what must not travel in clear — the waiting key and the secrets — to a named recipient, in the age format.
 //!
-//! An owner's key has an age identity of its own, derived from it, so that one file is enough: whoever founded an object can
+//! An owner's key has an age identity of its own, derived from it, so that one file is enough: whoever created an object can
 //! import it on any machine where that key lies. Others are named by their `age1…` recipient.
 
 use std::fs;
@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use bech32::{Bech32, Hrp};
 use suijuris_core::id::Digest;
 use suijuris_core::key::SecretKey;
-use suijuris_store::capsule::Unsealed;
+use suijuris_store::capsule::Decrypted;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::owner;
@@ -44,7 +44,7 @@ pub(crate) fn recipient_of(owner: &SecretKey) -> anyhow::Result<String> {
 }
 
 /// Seals to these recipients: `age1…`, or `owner` for this owner.
-pub(crate) fn seal(open: &Unsealed, to: &[String]) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn encrypt(clear: &Decrypted, to: &[String]) -> anyhow::Result<Vec<u8>> {
     let recipients = to
         .iter()
         .map(|name| recipient(name))
@@ -56,7 +56,7 @@ pub(crate) fn seal(open: &Unsealed, to: &[String]) -> anyhow::Result<Vec<u8>> {
     )?;
     let mut sealed = Vec::new();
     let mut writer = encryptor.wrap_output(&mut sealed)?;
-    writer.write_all(&open.encode()?)?;
+    writer.write_all(&clear.encode()?)?;
     writer.finish()?;
     Ok(sealed)
 }
@@ -74,7 +74,7 @@ fn recipient(name: &str) -> anyhow::Result<x25519::Recipient> {
 }
 
 /// Opens what was sealed, with the key in `file`, or with this owner's. The file holds an owner's key or age identities.
-pub(crate) fn open(sealed: &[u8], file: Option<&Path>) -> anyhow::Result<Unsealed> {
+pub(crate) fn decrypt(sealed: &[u8], file: Option<&Path>) -> anyhow::Result<Decrypted> {
     let identities = match file {
         None => vec![identity_of(&owner::owner_key()?)?],
         Some(path) => identities(path)?,
@@ -86,7 +86,7 @@ pub(crate) fn open(sealed: &[u8], file: Option<&Path>) -> anyhow::Result<Unseale
         .context("it is sealed to somebody else; name their key with --key")?;
     let mut bytes = Zeroizing::new(Vec::new());
     reader.take(MAX_OPEN).read_to_end(&mut bytes)?;
-    Ok(Unsealed::decode(&bytes)?)
+    Ok(Decrypted::decode(&bytes)?)
 }
 
 fn identities(path: &Path) -> anyhow::Result<Vec<x25519::Identity>> {
@@ -114,8 +114,8 @@ fn identities(path: &Path) -> anyhow::Result<Vec<x25519::Identity>> {
 mod tests {
     use super::*;
 
-    fn unsealed() -> Unsealed {
-        Unsealed {
+    fn decrypted() -> Decrypted {
+        Decrypted {
             next_key: SecretKey::from_seed(&[7; 32]),
             secrets: vec![],
         }
@@ -135,11 +135,11 @@ mod tests {
             .unwrap();
             path
         };
-        let sealed = seal(&unsealed(), &[ours.to_public().to_string()]).unwrap();
-        let open_with = |name: &str, identity| open(&sealed, Some(&write(name, identity)));
+        let sealed = encrypt(&decrypted(), &[ours.to_public().to_string()]).unwrap();
+        let open_with = |name: &str, identity| decrypt(&sealed, Some(&write(name, identity)));
         assert_eq!(
             open_with("ours", &ours).unwrap().next_key.public(),
-            unsealed().next_key.public()
+            decrypted().next_key.public()
         );
         assert!(
             open_with("theirs", &theirs)

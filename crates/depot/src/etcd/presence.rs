@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::keyspace::Keyspace;
 use crate::driver::Driver;
-use crate::{Attendance, Error, Presence};
+use crate::{Error, Presence, PresenceGuard};
 
 /// Lease of the key, seconds.
 const LEASE_S: i64 = 5;
@@ -33,14 +33,14 @@ pub(crate) struct Held {
     _driver: Arc<Driver>,
 }
 
-impl Attendance for Held {}
+impl PresenceGuard for Held {}
 
 fn key(object: ObjectId, holder: HolderId) -> String {
     format!("objects/{object}/holders/{holder}")
 }
 
 /// Puts the key of `holder` and keeps it alive until what is returned is dropped.
-pub(crate) async fn attend(
+pub(crate) async fn register(
     space: Arc<Keyspace>,
     driver: Arc<Driver>,
     object: ObjectId,

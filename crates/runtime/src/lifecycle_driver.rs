@@ -1,6 +1,6 @@
 //! Performs what the lifecycle decides: the runtime's one loop.
 //!
-//! Tasks say events, the lifecycle answers with effects, and the shell performs them in order. It decides nothing.
+//! Tasks say events, the lifecycle answers with effects, and the driver performs them in order. It decides nothing.
 
 mod committing;
 
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::judge::GateJudge;
-use crate::ledger::{self};
+use crate::lineage_writer::{self};
 use crate::pid1;
 use crate::report::chain;
 use crate::resident::Resident;
@@ -27,7 +27,7 @@ use crate::workload::{self, NotReady, Output, Placement, Running};
 
 /// How the runtime ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Left {
+pub(crate) enum ExitReason {
     /// Dormant: the machine is to be stopped.
     Dormant,
     /// The wake was refused.
@@ -46,7 +46,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 const LEFT_WITHIN: Duration = Duration::from_millis(100);
 
 /// The loop and what it works on.
-pub(crate) struct Shell {
+pub(crate) struct LifecycleDriver {
     resident: Rc<Resident>,
     judge: Rc<GateJudge>,
     gate: Control,
@@ -60,8 +60,8 @@ pub(crate) struct Shell {
     refusing: bool,
 }
 
-impl Shell {
-    /// A shell for a resident object.
+impl LifecycleDriver {
+    /// A driver for a resident object.
     #[must_use]
     pub(crate) fn new(
         resident: Rc<Resident>,
@@ -87,7 +87,7 @@ impl Shell {
     }
 
     /// Runs one life, from the first decision to the end.
-    pub(crate) async fn run(mut self, inputs: Inputs) -> Left {
+    pub(crate) async fn run(mut self, inputs: Inputs) -> ExitReason {
         let mut lifecycle = Lifecycle::dormant(self.resident.bundle().manifest.sleep);
         let mut next = Some(self.decide_wake(inputs));
         while self.left.is_none() {
@@ -95,7 +95,7 @@ impl Shell {
                 Some(event) => event,
                 None => match self.events.recv().await {
                     Some(event) => event,
-                    None => return Left::Broken,
+                    None => return ExitReason::Broken,
                 },
             };
             let (after, effects) = lifecycle.on(event);
@@ -112,17 +112,17 @@ impl Shell {
         match self.left {
             Some(Leave::Stop) => {
                 self.linger().await;
-                Left::Dormant
+                ExitReason::Dormant
             }
             Some(Leave::Refused) => {
                 self.linger().await;
-                Left::Refused
+                ExitReason::Refused
             }
-            Some(Leave::HostStop) | None => Left::HostStopped,
+            Some(Leave::HostStop) | None => ExitReason::HostStopped,
         }
     }
 
-    async fn perform(&mut self, effect: Effect) -> Result<Option<Event>, ledger::Error> {
+    async fn perform(&mut self, effect: Effect) -> Result<Option<Event>, lineage_writer::Error> {
         match effect {
             Effect::Commit(commit) => {
                 self.commit(commit).await?;
@@ -197,7 +197,7 @@ impl Shell {
     fn workload_decision(&self, end: WorkloadEnd) -> Box<Decision> {
         let mut inputs = self.resident.busy_inputs(Principal::Workload);
         inputs.standing.workload = Some(end);
-        Box::new(self.resident.consider(Action::Remain, inputs))
+        Box::new(self.resident.evaluate(Action::Remain, inputs))
     }
 
     // The workload.
@@ -300,14 +300,14 @@ impl Shell {
     }
 
     /// The disk failed: nothing may be acknowledged any more, so nothing is served any more.
-    async fn break_down(&mut self, error: &ledger::Error) -> Left {
+    async fn break_down(&mut self, error: &lineage_writer::Error) -> ExitReason {
         self.resident.reports().error(error.code(), error);
         self.gate.set(GatePhase::Closed);
         if let Some(running) = &self.workload {
             let manifest = &self.resident.bundle().manifest.workload;
             running.stop(manifest.stop_signal, manifest.stop_within).await;
         }
-        Left::Broken
+        ExitReason::Broken
     }
 }
 
@@ -360,6 +360,6 @@ async fn watch(resident: Rc<Resident>, running: Rc<Running>) {
     inputs.standing.workload = Some(end);
     resident.say(Event::WorkloadEnded(
         how,
-        Box::new(resident.consider(Action::Remain, inputs)),
+        Box::new(resident.evaluate(Action::Remain, inputs)),
     ));
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use suijuris_bundle::{Style, build_texts};
-use suijuris_core::bundle::{Bundle, Wider, narrows};
+use suijuris_core::bundle::{Bundle, NotAttenuated, check_attenuation};
 
 const DEFINITION: &str = r#"name = "parent"
 
@@ -51,8 +51,8 @@ fn bundle(definition: &str, rules: &str) -> Bundle {
     }
 }
 
-fn against_parent(definition: &str, rules: &str) -> Result<(), Wider> {
-    narrows(&bundle(DEFINITION, RULES), &bundle(definition, rules))
+fn against_parent(definition: &str, rules: &str) -> Result<(), NotAttenuated> {
+    check_attenuation(&bundle(DEFINITION, RULES), &bundle(definition, rules))
 }
 
 // proves B7
@@ -86,7 +86,7 @@ fn whatever_may_be_more_is_wider() {
     let permit = r#"@id("open") permit (principal, action, resource);"#;
     assert_eq!(
         against_parent(DEFINITION, &format!("{RULES}{FORBID}{permit}")),
-        Err(Wider::Permits("open".to_owned()))
+        Err(NotAttenuated::Permits("open".to_owned()))
     );
     for rules in [
         permit,
@@ -94,7 +94,11 @@ fn whatever_may_be_more_is_wider() {
         &RULES.replace("> 0", "> 1"),
         &format!("{FORBID}{RULES}"),
     ] {
-        assert_eq!(against_parent(DEFINITION, rules), Err(Wider::Text), "{rules}");
+        assert_eq!(
+            against_parent(DEFINITION, rules),
+            Err(NotAttenuated::Text),
+            "{rules}"
+        );
     }
     for (from, to, part) in [
         ("\"x-tenant\"", "\"x-tenant\", \"accept\"", "gate.headers"),
@@ -120,13 +124,16 @@ fn whatever_may_be_more_is_wider() {
         let more = DEFINITION.replace(from, to);
         assert_ne!(more, DEFINITION, "{from}");
         match against_parent(&more, RULES) {
-            Err(Wider::Part { part: found, .. }) => assert_eq!(found, part, "{from}"),
+            Err(NotAttenuated::Part { part: found, .. }) => assert_eq!(found, part, "{from}"),
             other => panic!("{from}: {other:?}"),
         }
     }
     // The parent of a narrower child is not narrower than the child.
     for (from, to) in [("\"suspend\"", "\"stop\""), ("\"host\"", "\"private\"")] {
         let less = bundle(&DEFINITION.replace(from, to), RULES);
-        assert!(narrows(&less, &bundle(DEFINITION, RULES)).is_err(), "{from}");
+        assert!(
+            check_attenuation(&less, &bundle(DEFINITION, RULES)).is_err(),
+            "{from}"
+        );
     }
 }

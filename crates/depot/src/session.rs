@@ -14,21 +14,21 @@ use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark, Written};
 use suijuris_core::{BundleId, ObjectId};
 
-use crate::{Answer, Attendance, Depot, Error, Posted, Presence, Swap, Version, Waiting};
+use crate::{Answer, Depot, Error, Posted, Presence, PresenceGuard, Swap, Version, Waiting};
 
 /// The depot of one copy of one object.
 #[derive(Debug)]
-pub struct Own {
+pub struct Session {
     depot: Arc<dyn Depot>,
     copy: Mutex<Copy>,
-    attending: tokio::sync::Mutex<Option<Attending>>,
+    registered: tokio::sync::Mutex<Option<Registered>>,
 }
 
 /// Under which name the depot was told that the copy runs, and what holds that.
 #[derive(Debug)]
-struct Attending {
+struct Registered {
     name: HolderId,
-    held: Option<Arc<dyn Attendance>>,
+    held: Option<Arc<dyn PresenceGuard>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,28 +37,28 @@ struct Copy {
     written: Written,
 }
 
-impl Own {
+impl Session {
     /// The depot of a copy that has written nothing yet and has no name.
     #[must_use]
     pub fn new(depot: Arc<dyn Depot>) -> Self {
         Self {
             depot,
             copy: Mutex::default(),
-            attending: tokio::sync::Mutex::default(),
+            registered: tokio::sync::Mutex::default(),
         }
     }
 
-    /// The name that this copy goes by; nothing before it attended.
+    /// The name that this copy goes by; nothing before it registered.
     #[must_use]
     pub fn name(&self) -> Option<HolderId> {
         self.copy().name
     }
 
     /// What a machine has to inherit so that the object counts as held until that has ended too; nothing before this copy
-    /// attended, or where the depot has no means.
-    pub async fn attendance(&self) -> Option<Arc<dyn Attendance>> {
-        let attending = self.attending.lock().await;
-        attending.as_ref().and_then(|attending| attending.held.clone())
+    /// registered, or where the depot has no means.
+    pub async fn presence_guard(&self) -> Option<Arc<dyn PresenceGuard>> {
+        let registered = self.registered.lock().await;
+        registered.as_ref().and_then(|registered| registered.held.clone())
     }
 
     fn copy(&self) -> MutexGuard<'_, Copy> {
@@ -83,22 +83,22 @@ impl Own {
         }
     }
 
-    async fn attend_as(
+    async fn register_as(
         &self,
         object: ObjectId,
         name: HolderId,
-    ) -> Result<Option<Arc<dyn Attendance>>, Error> {
+    ) -> Result<Option<Arc<dyn PresenceGuard>>, Error> {
         self.call(name);
-        let mut attending = self.attending.lock().await;
-        let held = match &*attending {
-            Some(attending) if attending.name == name => return Ok(attending.held.clone()),
-            Some(Attending {
+        let mut registered = self.registered.lock().await;
+        let held = match &*registered {
+            Some(registered) if registered.name == name => return Ok(registered.held.clone()),
+            Some(Registered {
                 name: former,
                 held: Some(held),
             }) => self.depot.rename(object, *former, Arc::clone(held), name).await?,
-            Some(Attending { held: None, .. }) | None => self.depot.attend(object, name).await?,
+            Some(Registered { held: None, .. }) | None => self.depot.register(object, name).await?,
         };
-        *attending = Some(Attending {
+        *registered = Some(Registered {
             name,
             held: held.clone(),
         });
@@ -106,7 +106,7 @@ impl Own {
     }
 }
 
-impl Depot for Own {
+impl Depot for Session {
     fn describe(&self) -> String {
         self.depot.describe()
     }
@@ -124,20 +124,20 @@ impl Depot for Own {
         self.depot.swap(mark, expected)
     }
 
-    /// Held by this as well, until another name attends or this is dropped.
-    fn attend(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn Attendance>>> {
-        Box::pin(self.attend_as(object, holder))
+    /// Held by this as well, until another name registers or this is dropped.
+    fn register(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
+        Box::pin(self.register_as(object, holder))
     }
 
     fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {
         self.depot.presence(object, holder)
     }
 
-    fn wrote<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
+    fn is_own_write<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
         if self.copy().written.has(mark) {
             return Box::pin(std::future::ready(Ok(true)));
         }
-        self.depot.wrote(mark)
+        self.depot.is_own_write(mark)
     }
 
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {

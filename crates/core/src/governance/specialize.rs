@@ -1,7 +1,7 @@
-//! Folding: what is known between two memory changes is worked into the program once.
+//! Partial evaluation: what is known between two memory changes is worked into the program once.
 //!
-//! A fold holds for one action and one state of the object (memory, freshness, lineage). Where rules depend on
-//! nothing else they are settled at fold time; what is left is judged as the whole program would judge it. Folding
+//! A residual program holds for one action and one state of the object (memory, freshness, lineage). Where rules depend on
+//! nothing else they are known when it is made; what is left is judged as the whole program would judge it. Specializing
 //! never hides an error: an operand that errs becomes an expression that errs at the same place.
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use super::eval::Eval;
 use super::facts::{Facts, Host, Object, Principal};
 use super::judgement::{Fault, Judgement};
 use super::node::{Attribute, Const, Node, NodeId};
-use super::program::{Agenda, Linked, Program};
+use super::program::{Linked, Plan, Program};
 use super::slot::Slot;
 use super::steps::{FALSE, Steps};
 use super::verify::{self, ProgramError};
@@ -19,7 +19,7 @@ use crate::time::{Now, Quality, Span, Timestamp};
 
 /// A program narrowed to one action and one state of an object.
 #[derive(Debug, Clone)]
-pub struct Folded {
+pub struct Residual {
     linked: Linked,
     from: Timestamp,
     /// First instant at which some field consulted has become stale.
@@ -28,10 +28,10 @@ pub struct Folded {
     clock_known: Option<bool>,
 }
 
-impl Folded {
-    /// Judges as the whole program would; `None` once time or clock quality have left what was folded in: fold again.
+impl Residual {
+    /// Judges as the whole program would; `None` once time or clock quality have left what was worked in: specialize again.
     ///
-    /// The object in `facts` must stand as it stood when folded; its memory and lineage are not looked at.
+    /// The object in `facts` must stand as it stood when it was specialized; its memory and lineage are not looked at.
     #[inline]
     #[must_use]
     pub fn judge(&self, facts: &Facts<'_>) -> Option<Judgement> {
@@ -39,8 +39,8 @@ impl Folded {
             return None;
         }
         let eval = Eval::new(&self.linked.nodes, &self.linked.fallible, facts);
-        let agenda = self.linked.agendas.get(facts.principal.kind() as usize)?;
-        Some(agenda.judge(&self.linked.steps, &eval))
+        let plan = self.linked.plans.get(facts.principal.kind() as usize)?;
+        Some(plan.judge(&self.linked.steps, &eval))
     }
 
     /// Whether this still holds at `now`.
@@ -60,13 +60,13 @@ impl Folded {
         self.until
     }
 
-    /// Whether every rule is settled for this sort of principal: the judgement is the same whatever is asked.
+    /// Whether every rule is known for this sort of principal: the judgement is the same whatever is asked.
     #[must_use]
-    pub fn is_settled(&self, principal: PrincipalKind) -> bool {
+    pub fn is_known(&self, principal: PrincipalKind) -> bool {
         self.linked
-            .agendas
+            .plans
             .get(principal as usize)
-            .is_some_and(|agenda| agenda.forbids.is_empty() && agenda.permits.is_empty())
+            .is_some_and(|plan| plan.forbids.is_empty() && plan.permits.is_empty())
     }
 }
 
@@ -74,10 +74,10 @@ impl Program {
     /// Works what is known of `object` at `now` into the rules of `action`.
     ///
     /// # Errors
-    /// [`ProgramError::TooLarge`] where the rest has more tests than a program may; judge unfolded then.
-    pub fn fold(&self, action: Action, object: Object<'_>, now: Now) -> Result<Folded, ProgramError> {
+    /// [`ProgramError::TooLarge`] where the rest has more tests than a program may; judge the whole program then.
+    pub fn specialize(&self, action: Action, object: Object<'_>, now: Now) -> Result<Residual, ProgramError> {
         let facts = Facts::new(Principal::Host, object, now, Host::default());
-        let mut folding = Folding {
+        let mut specializer = Specializer {
             program: &self.listing().nodes,
             facts: &facts,
             nodes: Vec::new(),
@@ -86,33 +86,36 @@ impl Program {
             known: vec![None; self.listing().nodes.len()],
         };
         let mut steps = Steps::default();
-        let mut agendas = vec![Agenda::default(); PrincipalKind::ALL.len()];
+        let mut plans = vec![Plan::default(); PrincipalKind::ALL.len()];
         for kind in PrincipalKind::ALL {
             for body in self.bodies(action, *kind) {
-                let conditions: Vec<NodeId> =
-                    body.clauses.iter().map(|(node, _)| folding.node(*node)).collect();
-                let Some(agenda) = agendas.get_mut(*kind as usize) else {
+                let conditions: Vec<NodeId> = body
+                    .clauses
+                    .iter()
+                    .map(|(node, _)| specializer.node(*node))
+                    .collect();
+                let Some(plan) = plans.get_mut(*kind as usize) else {
                     continue;
                 };
-                match folding.settled(&conditions) {
-                    Some(Err(_)) => agenda.settled.erring.insert(body.rule),
+                match specializer.known_outcome(&conditions) {
+                    Some(Err(_)) => plan.known.erring.insert(body.rule),
                     Some(Ok(false)) => {}
                     _ => {
-                        let entry = steps.lower(&folding.nodes, conditions.into_iter())?;
+                        let entry = steps.lower(&specializer.nodes, conditions.into_iter())?;
                         if entry != FALSE {
-                            agenda.add(self.listing(), body.rule, entry);
+                            plan.add(self.listing(), body.rule, entry);
                         }
                     }
                 }
             }
         }
         let (until, clock_known) = self.validity(action, &facts);
-        Ok(Folded {
+        Ok(Residual {
             linked: Linked {
-                nodes: folding.nodes,
-                fallible: folding.fallible,
+                nodes: specializer.nodes,
+                fallible: specializer.fallible,
                 steps,
-                agendas,
+                plans,
             },
             from: now.at,
             until,
@@ -144,14 +147,14 @@ impl Program {
     }
 }
 
-/// One fold under way.
-struct Folding<'a> {
+/// One specialization under way.
+struct Specializer<'a> {
     program: &'a [Node],
     facts: &'a Facts<'a>,
     nodes: Vec<Node>,
     fallible: Vec<bool>,
     index: HashMap<Node, NodeId>,
-    /// Folded form of each expression of the program.
+    /// Specialized form of each expression of the program.
     known: Vec<Option<NodeId>>,
 }
 
@@ -174,7 +177,7 @@ const fn is_known(slot: Slot) -> bool {
     )
 }
 
-impl Folding<'_> {
+impl Specializer<'_> {
     fn add(&mut self, node: Node) -> NodeId {
         if let Some(id) = self.index.get(&node) {
             return *id;
@@ -211,7 +214,7 @@ impl Folding<'_> {
     }
 
     /// The answer of conditions in order, where it hangs on nothing more.
-    fn settled(&self, conditions: &[NodeId]) -> Option<Result<bool, Fault>> {
+    fn known_outcome(&self, conditions: &[NodeId]) -> Option<Result<bool, Fault>> {
         for condition in conditions {
             match self.truth(*condition)? {
                 Ok(true) => {}
@@ -233,7 +236,7 @@ impl Folding<'_> {
         if let Some(Some(known)) = self.known.get(index) {
             return *known;
         }
-        let folded = match node {
+        let residual = match node {
             Node::Slot(slot) if is_known(*slot) => self.evaluated(node.clone()),
             Node::Has(slot) if is_known(*slot) => self.evaluated(node.clone()),
             Node::Const(_) | Node::Fail(_) | Node::Slot(_) | Node::Has(_) => self.add(node.clone()),
@@ -247,23 +250,23 @@ impl Folding<'_> {
             _ => self.strict(node, Self::node),
         };
         if let Some(place) = self.known.get_mut(index) {
-            *place = Some(folded);
+            *place = Some(residual);
         }
-        folded
+        residual
     }
 
     /// An operator that evaluates all its operands, left to right.
-    fn strict(&mut self, node: &Node, fold: fn(&mut Self, NodeId) -> NodeId) -> NodeId {
+    fn strict(&mut self, node: &Node, specialize: fn(&mut Self, NodeId) -> NodeId) -> NodeId {
         let mut failed = None;
         let mut all_known = true;
         let node = node.map(|operand| {
-            let folded = fold(self, operand);
-            match self.literal(folded) {
+            let residual = specialize(self, operand);
+            match self.literal(residual) {
                 Some(Ok(_)) => {}
                 Some(Err(fault)) if all_known && failed.is_none() => failed = Some(fault),
                 _ => all_known = false,
             }
-            folded
+            residual
         });
         match failed {
             Some(fault) => self.add(Node::Fail(fault)),
@@ -272,7 +275,7 @@ impl Folding<'_> {
         }
     }
 
-    /// The attributes of a record that are there, or may be, folded.
+    /// The attributes of a record that are there, or may be, specialized.
     fn present(&mut self, parts: &[Attribute]) -> Vec<Attribute> {
         let mut kept = Vec::new();
         for part in parts {
@@ -292,14 +295,14 @@ impl Folding<'_> {
     fn junction(&mut self, items: &[NodeId], neutral: bool) -> NodeId {
         let mut kept = Vec::new();
         for item in items {
-            let folded = self.node(*item);
-            match self.truth(folded) {
+            let residual = self.node(*item);
+            match self.truth(residual) {
                 Some(Ok(value)) if value == neutral => {}
                 Some(_) => {
-                    kept.push(folded);
+                    kept.push(residual);
                     break;
                 }
-                None => kept.push(folded),
+                None => kept.push(residual),
             }
         }
         match (kept.as_slice(), neutral) {

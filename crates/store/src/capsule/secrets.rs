@@ -22,22 +22,22 @@ use crate::secrets::{self, Secret};
 const VERSION: u32 = 1;
 
 /// The waiting key of a state and the secrets that its memory commits to, in clear.
-pub struct Unsealed {
+pub struct Decrypted {
     /// The key that signs the next wake.
     pub next_key: SecretKey,
     /// Values of secret fields.
     pub secrets: Vec<Secret>,
 }
 
-impl fmt::Debug for Unsealed {
+impl fmt::Debug for Decrypted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Unsealed(<redacted>)")
+        f.write_str("Decrypted(<redacted>)")
     }
 }
 
 /// Why there is nothing to seal, or bytes are not what was sealed.
 #[derive(Debug, thiserror::Error)]
-pub enum NotUnsealed {
+pub enum SecretsError {
     /// The waiting key.
     #[error(transparent)]
     Key(#[from] OpenError),
@@ -73,14 +73,14 @@ impl Drop for Wire {
     }
 }
 
-impl Unsealed {
+impl Decrypted {
     /// The waiting key of `state`, and each secret that its memory commits to and whose value lies in `object_dir`. A secret
     /// whose value is gone stays gone.
     ///
     /// # Errors
-    /// [`NotUnsealed::Key`] where the key that waits is not `state`'s: while a writer wakes the object, look again.
-    /// [`NotUnsealed::Secret`].
-    pub fn of(object_dir: &ObjectDir, state: &State) -> Result<Self, NotUnsealed> {
+    /// [`SecretsError::Key`] where the key that waits is not `state`'s: while a writer wakes the object, look again.
+    /// [`SecretsError::Secret`].
+    pub fn of(object_dir: &ObjectDir, state: &State) -> Result<Self, SecretsError> {
         let (next_key, _) = keys::waiting(object_dir, &state.head().next)?;
         let mut secrets = Vec::new();
         for (name, commitment) in committed(state) {
@@ -88,7 +88,7 @@ impl Unsealed {
                 Ok(secret) => secrets.push(secret),
                 Err(secrets::Error::Disk(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => {
-                    return Err(NotUnsealed::Secret {
+                    return Err(SecretsError::Secret {
                         name: name.clone(),
                         source,
                     });
@@ -118,14 +118,14 @@ impl Unsealed {
         Ok(bytes)
     }
 
-    /// Reads what [`Unsealed::encode`] wrote.
+    /// Reads what [`Decrypted::encode`] wrote.
     ///
     /// # Errors
-    /// [`NotUnsealed::Encoding`], [`NotUnsealed::Version`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, NotUnsealed> {
+    /// [`SecretsError::Encoding`], [`SecretsError::Version`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, SecretsError> {
         let mut wire: Wire = codec::decode(bytes, MAX_SEALED_BYTES)?;
         if wire.v != VERSION {
-            return Err(NotUnsealed::Version(wire.v));
+            return Err(SecretsError::Version(wire.v));
         }
         let seed = Zeroizing::new(wire.next_key.0);
         Ok(Self {

@@ -1,4 +1,4 @@
-//! From a directory to an object that can be woken: build the bundle, found the object or amend it.
+//! From a directory to an object that can be woken: build the bundle, create the object or amend it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::manifest::Manifest;
 use suijuris_core::time::Reading;
 use suijuris_runtime::clock::Clock;
-use suijuris_store::{BundleFiles, Depth, Founding, ObjectDir, Sizes, Writer, fork, found};
+use suijuris_store::{BundleFiles, Creation, Depth, ObjectDir, Sizes, Writer, create, fork};
 use zeroize::Zeroizing;
 
 use super::amending::amend;
@@ -23,13 +23,13 @@ use crate::place::Place;
 const CHECKPOINT: &str = "checkpoint";
 
 /// An object that can be woken.
-pub(super) struct Founded {
+pub(super) struct Created {
     pub(super) writer: Writer,
     pub(super) bundle: Arc<Bundle>,
     pub(super) clock: Clock,
 }
 
-/// An object that is open, and what its directory defines now. Nothing has been written, but for an object founded here.
+/// An object that is open, and what its directory defines now. Nothing has been written, but for an object created here.
 pub(super) struct Opened {
     pub(super) writer: Writer,
     built: Option<Built>,
@@ -54,12 +54,12 @@ impl Opened {
 
 /// What became of the preparations.
 pub(super) enum Prepared {
-    Ready(Box<Founded>),
+    Ready(Box<Created>),
     /// The object refused to be amended; it was said.
     Refused,
 }
 
-/// Builds, founds where nothing is yet, opens.
+/// Builds, creates where nothing is yet, opens.
 pub(super) fn open(place: &Place, say: &Say) -> anyhow::Result<Opened> {
     let clock = Clock::start(None).context("the clock's pulse cannot be started")?;
     let built = place
@@ -86,7 +86,7 @@ pub(super) fn open(place: &Place, say: &Say) -> anyhow::Result<Opened> {
             );
         }
         fs::create_dir_all(&place.data).with_context(|| format!("cannot make {}", place.data.display()))?;
-        found_object(&home, built, clock.reading())?;
+        create_object(&home, built, clock.reading())?;
     }
     fs::create_dir_all(place.data.join("volume"))?;
     fs::create_dir_all(home.run_dir())?;
@@ -116,7 +116,7 @@ pub(super) fn settle(opened: Opened, papers: &[PathBuf], say: &Say) -> anyhow::R
     }
     let id = writer.published().head().bundle;
     let bundle = writer.bundles().bundle(&id)?;
-    Ok(Prepared::Ready(Box::new(Founded {
+    Ok(Prepared::Ready(Box::new(Created {
         writer,
         bundle,
         clock,
@@ -132,7 +132,7 @@ pub(crate) fn files(built: &Built) -> BundleFiles {
     }
 }
 
-fn found_object(home: &ObjectDir, built: &Built, reading: Reading) -> anyhow::Result<()> {
+fn create_object(home: &ObjectDir, built: &Built, reading: Reading) -> anyhow::Result<()> {
     let mut seed = Zeroizing::new([0; 32]);
     let mut nonce = vec![0; 16];
     getrandom::fill(seed.as_mut_slice()).context("the system gives no randomness")?;
@@ -141,7 +141,7 @@ fn found_object(home: &ObjectDir, built: &Built, reading: Reading) -> anyhow::Re
         Some(declared) => (declared.keys.clone(), declared.threshold),
         None => (vec![owner::owner_key()?.public()], 1),
     };
-    let founding = Founding {
+    let creation = Creation {
         name: built.manifest.name.clone(),
         controllers,
         threshold,
@@ -151,6 +151,6 @@ fn found_object(home: &ObjectDir, built: &Built, reading: Reading) -> anyhow::Re
         bundle: files(built),
         seed,
     };
-    found(home, founding)?;
+    create(home, creation)?;
     Ok(())
 }

@@ -24,12 +24,12 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::judge::GateJudge;
-use crate::ledger::{BootError, Ledger, Sign};
+use crate::lifecycle_driver::{ExitReason, LifecycleDriver};
+use crate::lineage_writer::{BootError, LineageWriter, Sign};
 use crate::pid1::Signals;
 use crate::remain;
 use crate::report::{Reports, chain};
 use crate::resident::{Parts, Resident};
-use crate::shell::{Left, Shell};
 use crate::workload::{Placement, free_port};
 
 use super::broken::CODE_BROKEN_OBJECT;
@@ -38,7 +38,7 @@ use super::witnessing;
 use super::{EVENTS, HANDED_OVER};
 
 /// Everything that outlives the boot.
-pub(super) struct House {
+pub(super) struct BootContext {
     pub(super) config: Config,
     pub(super) object_dir: ObjectDir,
     pub(super) listener: TcpListener,
@@ -49,24 +49,24 @@ pub(super) struct House {
     pub(super) judge: Rc<GateJudge>,
 }
 
-/// What runs side by side in one life.
-struct Life {
+/// What runs side by side in one activation.
+struct Activation {
     gate: Gate<Rc<GateJudge>>,
     control: Control,
     /// The gate's control, where its protocol knows no requests.
     raw: Option<Control>,
-    shell: Shell,
+    driver: LifecycleDriver,
     inputs: Inputs,
     timers: Timers,
     say: mpsc::Sender<Event>,
 }
 
-impl House {
-    pub(super) async fn furnish(
+impl BootContext {
+    pub(super) async fn activate(
         self,
-        ledger: Ledger,
+        lineage: LineageWriter,
         bundle: Arc<Bundle>,
-    ) -> Result<Left, (Box<Self>, BootError)> {
+    ) -> Result<ExitReason, (Box<Self>, BootError)> {
         let say = self.reports.clone();
         let step = |step: &str| {
             say.event(Report::Boot {
@@ -78,7 +78,7 @@ impl House {
             Ok(depot) => depot,
             Err(why) => return Err((Box::new(self), BootError::Depot(why))),
         };
-        let holding = match witnessing::holding(&self, depot.clone(), &ledger, &bundle) {
+        let holding = match witnessing::holding(&self, depot.clone(), &lineage, &bundle) {
             Ok(holding) => holding,
             Err(why) => return Err((Box::new(self), BootError::Depot(why))),
         };
@@ -91,7 +91,7 @@ impl House {
                 Some(evidence) => {
                     return Ok(witnessing::refuse_copy(
                         self,
-                        &ledger,
+                        &lineage,
                         depot.as_deref(),
                         &claimed.verdict,
                         evidence,
@@ -102,8 +102,8 @@ impl House {
             },
             Err(error) => return Err((Box::new(self), BootError::Depot(chain(&error)))),
         }
-        let now = ledger.now(self.clock.reading());
-        match ledger.settle_crash(now.at).await {
+        let now = lineage.now(self.clock.reading());
+        match lineage.record_crash(now.at).await {
             Ok(true) => self.reports.event(Report::Boot {
                 step: "unsealed".to_owned(),
             }),
@@ -123,7 +123,7 @@ impl House {
         let (ours, theirs) = handing.unzip();
         let gate = gate(&bundle.manifest, judge.clone(), port, ours, control.clone());
         let (say, events) = mpsc::channel(EVENTS);
-        let id = ledger.published(|state| state.head().object.to_string());
+        let id = lineage.published(|state| state.head().object.to_string());
         // The manifest was checked when the bundle was opened: keys and schedules that cannot be used end the boot.
         let callers = match Callers::new(&bundle.manifest.callers, &bundle.manifest.claims, &id) {
             Ok(callers) => callers,
@@ -135,9 +135,9 @@ impl House {
             Ok(timers) => timers,
             Err(error) => return Err((Box::new(self), unusable("timers", chain(&error)))),
         };
-        let inbox = Inbox::new(depot, ledger.published(|state| state.head().object));
+        let inbox = Inbox::new(depot, lineage.published(|state| state.head().object));
         let resident = Rc::new(Resident::new(Parts {
-            ledger,
+            lineage,
             bundle: bundle.clone(),
             clock: self.clock.clone(),
             host: self.config.launch.host.clone(),
@@ -154,7 +154,7 @@ impl House {
         resident.relaunch(self.config.launch.clone());
         let inputs = resident.launch_inputs();
         let gate_control = control.clone();
-        let shell = Shell::new(
+        let driver = LifecycleDriver::new(
             resident.clone(),
             judge,
             control,
@@ -166,56 +166,56 @@ impl House {
             bundle.manifest.gate.protocol,
             manifest::Protocol::Tcp | manifest::Protocol::Handover
         );
-        let life = Life {
+        let activation = Activation {
             gate,
             raw: raw.then(|| gate_control.clone()),
             control: gate_control,
-            shell,
+            driver,
             inputs,
             timers,
             say,
         };
-        Ok(self.serve(life, resident).await)
+        Ok(self.serve(activation, resident).await)
     }
 
-    async fn serve(self, life: Life, resident: Rc<Resident>) -> Left {
-        let Life {
+    async fn serve(self, activation: Activation, resident: Rc<Resident>) -> ExitReason {
+        let Activation {
             gate,
             control,
             raw,
-            shell,
+            driver,
             inputs,
             timers,
             say,
-        } = life;
+        } = activation;
         let (hand_over, handed_over) = mpsc::channel(HANDED_OVER);
         let agent = match agent::bind(&self.config.agent_socket) {
             Ok(listener) => listener,
             Err(error) => {
                 resident.reports().error(CODE_AGENT_SOCKET, &error);
-                return Left::Broken;
+                return ExitReason::Broken;
             }
         };
         let left = tokio::select! {
-            left = shell.run(inputs) => left,
+            left = driver.run(inputs) => left,
             served = gate.serve(self.listener, handed_over) => {
                 if let Err(error) = served {
                     resident.reports().error(CODE_GATE, &error);
                 }
-                Left::Broken
+                ExitReason::Broken
             }
-            () = agent::serve(agent, resident.clone()) => Left::Broken,
+            () = agent::serve(agent, resident.clone()) => ExitReason::Broken,
             error = remain::run(resident.clone(), timers, raw) => {
                 resident.reports().error(error.code(), &error);
-                Left::Broken
+                ExitReason::Broken
             }
-            damage = resident.ledger().damage_behind() => quarantine(&resident, &damage).await,
+            damage = resident.lineage().damage_behind() => quarantine(&resident, &damage).await,
             left = witnessing::follow_lease(resident.clone(), control) => left,
-            () = resident.inbox().watch(|| resident.messages_changed()) => Left::Broken,
-            () = obey(self.signals, say, resident.clone()) => Left::Broken,
-            () = hear(self.channel, hand_over, resident.clone()) => Left::Broken,
+            () = resident.inbox().watch(|| resident.messages_changed()) => ExitReason::Broken,
+            () = obey(self.signals, say, resident.clone()) => ExitReason::Broken,
+            () = hear(self.channel, hand_over, resident.clone()) => ExitReason::Broken,
         };
-        if self.config.launch.holder.is_none() && matches!(left, Left::Dormant) {
+        if self.config.launch.holder.is_none() && matches!(left, ExitReason::Dormant) {
             resident.holding().release().await;
         }
         let _ = std::fs::remove_file(&self.config.agent_socket);
@@ -224,15 +224,19 @@ impl House {
 }
 
 /// The history is damaged further back than opening had read: the object shuts itself away.
-pub(super) async fn quarantine(resident: &Resident, damage: &OpenError) -> Left {
+pub(super) async fn quarantine(resident: &Resident, damage: &OpenError) -> ExitReason {
     resident.reports().error(CODE_BROKEN_OBJECT, damage);
     let body = Body::Quarantined(Quarantined {
         reason: chain(damage),
     });
-    if let Err(error) = resident.ledger().commit(body, resident.now().at, Sign::Now).await {
+    if let Err(error) = resident
+        .lineage()
+        .commit(body, resident.now().at, Sign::Now)
+        .await
+    {
         resident.reports().error(error.code(), &error);
     }
-    Left::Broken
+    ExitReason::Broken
 }
 
 /// The agent socket cannot be made.

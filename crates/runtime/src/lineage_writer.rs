@@ -92,7 +92,7 @@ pub enum BootError {
 
 /// The object on disk.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct LineageWriter {
     writer: Writer,
     ratchet: RefCell<Ratchet>,
     uncovered_since: Cell<Option<Instant>>,
@@ -112,7 +112,7 @@ fn depth(object_dir: &ObjectDir) -> Depth {
     }
 }
 
-impl Ledger {
+impl LineageWriter {
     /// Opens the object for writing, with the bundle in force.
     ///
     /// # Errors
@@ -125,13 +125,13 @@ impl Ledger {
             (state.head().bundle, state.head().at)
         };
         let bundle = writer.bundles().bundle(&id)?;
-        let ledger = Self {
+        let lineage = Self {
             writer,
             ratchet: RefCell::new(Ratchet::new(at)),
             uncovered_since: Cell::new(None),
             whole: matches!(depth, Depth::Whole),
         };
-        Ok((ledger, bundle))
+        Ok((lineage, bundle))
     }
 
     /// Resolves when the part of the history that opening had left out turns out to be damaged; never otherwise.
@@ -173,7 +173,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn settle_crash(&self, at: Timestamp) -> Result<bool, Error> {
+    pub async fn record_crash(&self, at: Timestamp) -> Result<bool, Error> {
         let left = self.staged(|state| {
             let head = state.head();
             let unsealed = Unsealed {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use suijuris_core::id::ObjectId;
 use suijuris_core::key::{PublicKey, SecretKey};
-use suijuris_core::lineage::{Broken, Checkpoint, Inception, Parent, State, Stored};
+use suijuris_core::lineage::{ChainError, Checkpoint, Inception, Parent, State, Stored};
 use suijuris_core::time::Timestamp;
 use zeroize::Zeroizing;
 
@@ -17,7 +17,7 @@ use crate::opening;
 
 /// What a new object is made from. `seed` and `nonce` are fresh random bytes.
 #[derive(Debug, Clone)]
-pub struct Founding {
+pub struct Creation {
     /// Name for people.
     pub name: String,
     /// Owners.
@@ -36,15 +36,15 @@ pub struct Founding {
     pub seed: Zeroizing<[u8; 32]>,
 }
 
-/// Why no object was founded.
+/// Why no object was created.
 #[derive(Debug, thiserror::Error)]
-pub enum FoundError {
+pub enum CreateError {
     /// There is one already.
     #[error("{0} holds an object already; choose another directory")]
     Exists(PathBuf),
     /// The inception is not sound.
     #[error(transparent)]
-    Broken(#[from] Broken),
+    Chain(#[from] ChainError),
     /// The bundle.
     #[error("the bundle cannot be kept")]
     Bundle(#[from] bundle_store::Error),
@@ -62,13 +62,13 @@ pub enum FoundError {
     },
 }
 
-/// Founds an object in `object_dir`, whose parent directory must exist. Everything is durable when it returns; a founding that
-/// was cut short leaves no object, and can be done again.
+/// Creates an object in `object_dir`, whose parent directory must exist. Everything is durable when it returns; a
+/// creation that was cut short leaves no object, and can be done again.
 ///
 /// # Errors
-/// [`FoundError`].
-pub fn found(object_dir: &ObjectDir, founding: Founding) -> Result<ObjectId, FoundError> {
-    let failed = |path: PathBuf| move |source| FoundError::Disk { path, source };
+/// [`CreateError`].
+pub fn create(object_dir: &ObjectDir, creation: Creation) -> Result<ObjectId, CreateError> {
+    let failed = |path: PathBuf| move |source| CreateError::Disk { path, source };
     let here = || failed(object_dir.path().to_owned());
     let parent = object_dir
         .path()
@@ -80,26 +80,26 @@ pub fn found(object_dir: &ObjectDir, founding: Founding) -> Result<ObjectId, Fou
         .sync_dir(parent.unwrap_or_else(|| std::path::Path::new(".")))
         .map_err(here())?;
     let vacant = || match object_dir.holds_object()? {
-        true => Err(FoundError::Exists(object_dir.path().to_owned())),
+        true => Err(CreateError::Exists(object_dir.path().to_owned())),
         false => Ok(()),
     };
     vacant()?;
     let _held = object_dir.locked()?;
     vacant()?;
-    let bundle = BundleStore::of(object_dir).put(&founding.bundle)?;
-    let waiting = SecretKey::from_seed(&founding.seed);
+    let bundle = BundleStore::of(object_dir).put(&creation.bundle)?;
+    let waiting = SecretKey::from_seed(&creation.seed);
     disk::replace(&*object_dir.disk, &object_dir.next_key(), &*waiting.seed())
         .map_err(failed(object_dir.next_key()))?;
     let inception = Inception {
-        name: founding.name,
-        controllers: founding.controllers,
-        threshold: founding.threshold,
+        name: creation.name,
+        controllers: creation.controllers,
+        threshold: creation.threshold,
         next: waiting.public().commitment(),
-        nonce: founding.nonce,
-        parent: founding.parent,
+        nonce: creation.nonce,
+        parent: creation.parent,
     };
     let schema = std::sync::Arc::clone(bundle.schema());
-    let (state, stored) = State::found(inception, founding.at, bundle.id(), schema, &waiting)?;
+    let (state, stored) = State::create(inception, creation.at, bundle.id(), schema, &waiting)?;
     write_first(object_dir, &state, &stored).map_err(failed(object_dir.lineage()))?;
     let frame_bytes = (FRAME_BYTES + stored.bytes.len()) as u64;
     let position = opening::position(HEADER_BYTES as u64 + frame_bytes, frame_bytes);
