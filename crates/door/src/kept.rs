@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use suijuris_callers::{KeyError, Keys};
+use suijuris_auth::{KeyError, Keys};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::Fired;

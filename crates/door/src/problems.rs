@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use suijuris_api::Problem;
-use suijuris_callers::TokenError;
+use suijuris_auth::TokenError;
 use suijuris_core::ObjectId;
 
 use crate::{asked, events, heads};

@@ -29,7 +29,7 @@ pub mod witness;
 pub mod words;
 pub mod workload;
 
-pub use suijuris_callers as callers;
+pub use suijuris_auth as auth;
 pub use suijuris_core::refusals;
 
 use report::chain;

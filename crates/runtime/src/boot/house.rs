@@ -19,7 +19,7 @@ use suijuris_store::{ObjectDir, OpenError};
 use tokio::sync::mpsc;
 
 use crate::agent;
-use crate::callers::Callers;
+use crate::auth::Callers;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::inbox::Inbox;
