@@ -21,7 +21,7 @@ use crate::refusal::Refusal;
 use crate::stream::Stream;
 use crate::traffic::{Open, Traffic};
 use crate::upstream::{Pool, Upstream};
-use crate::{Admission, Judge, handover, http2, tunnel};
+use crate::{Admission, Authorizer, handover, http2, tunnel};
 
 /// What the workload speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,15 +54,15 @@ pub enum ServeError {
 
 /// A gate in front of one workload.
 #[derive(Debug)]
-pub struct Gate<J> {
-    shared: Rc<Shared<J>>,
+pub struct Gate<A> {
+    shared: Rc<Shared<A>>,
     keeps_backlog: bool,
 }
 
 /// What all connections of a gate share.
 #[derive(Debug)]
-pub(crate) struct Shared<J> {
-    judge: J,
+pub(crate) struct Shared<A> {
+    authorizer: A,
     pub(crate) protocol: Protocol,
     pub(crate) limits: Limits,
     pub(crate) control: Control,
@@ -74,17 +74,23 @@ pub(crate) struct Shared<J> {
     pub(crate) outbound: FreeList<Outbound>,
 }
 
-impl<J: Judge> Gate<J> {
-    /// A gate that asks `judge` and forwards to `upstream`.
+impl<A: Authorizer> Gate<A> {
+    /// A gate that asks `authorizer` and forwards to `upstream`.
     ///
     /// With [`Protocol::Handover`] each admitted connection is sent to the workload as a descriptor (`SCM_RIGHTS`) in
     /// one message over a `SOCK_SEQPACKET` Unix socket, `upstream`; the message's bytes are the client's address, a
     /// line feed, and what was read before. The gate keeps a second descriptor, to cut with: a workload must
     /// therefore `shutdown` a connection, not only close it.
     #[must_use]
-    pub fn new(judge: J, upstream: Upstream, protocol: Protocol, limits: Limits, control: Control) -> Self {
+    pub fn new(
+        authorizer: A,
+        upstream: Upstream,
+        protocol: Protocol,
+        limits: Limits,
+        control: Control,
+    ) -> Self {
         let shared = Shared {
-            judge,
+            authorizer,
             protocol,
             control: control.clone(),
             traffic: Rc::default(),
@@ -153,14 +159,14 @@ impl<J: Judge> Gate<J> {
 }
 
 /// The accept loop and the connections it owns.
-struct Server<J> {
-    gate: Rc<Shared<J>>,
+struct Server<A> {
+    gate: Rc<Shared<A>>,
     keeps_backlog: bool,
     connections: JoinSet<()>,
     cuts: u64,
 }
 
-impl<J: Judge> Server<J> {
+impl<A: Authorizer> Server<A> {
     async fn run(
         mut self,
         listener: TcpListener,
@@ -247,14 +253,14 @@ impl<J: Judge> Server<J> {
     }
 }
 
-impl<J> Drop for Server<J> {
+impl<A> Drop for Server<A> {
     fn drop(&mut self) {
         self.gate.close_idle();
     }
 }
 
 /// Cleans up what no connection would come by to clean.
-async fn keep_house<J: Judge>(gate: Rc<Shared<J>>) {
+async fn keep_house<A: Authorizer>(gate: Rc<Shared<A>>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         gate.pool.expire();
@@ -281,8 +287,8 @@ fn ready_if(condition: bool) -> std::task::Poll<()> {
     }
 }
 
-async fn connection<J: Judge>(
-    gate: Rc<Shared<J>>,
+async fn connection<A: Authorizer>(
+    gate: Rc<Shared<A>>,
     stream: TcpStream,
     peer: SocketAddr,
     prefix: Vec<u8>,
@@ -331,18 +337,18 @@ impl Drop for Guard {
     }
 }
 
-impl<J: Judge> Shared<J> {
+impl<A: Authorizer> Shared<A> {
     /// The verdict on a request, as far as the phase lets one be asked for.
-    pub(crate) fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<J::Permit> {
-        self.by_phase(|| self.judge.admit(head, out))
+    pub(crate) fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<A::Permit> {
+        self.by_phase(|| self.authorizer.admit(head, out))
     }
 
     /// The verdict on a raw connection.
-    pub(crate) fn connect(&self, peer: SocketAddr) -> Admission<J::Permit> {
-        self.by_phase(|| self.judge.connect(peer))
+    pub(crate) fn connect(&self, peer: SocketAddr) -> Admission<A::Permit> {
+        self.by_phase(|| self.authorizer.connect(peer))
     }
 
-    fn by_phase(&self, ask: impl FnOnce() -> Admission<J::Permit>) -> Admission<J::Permit> {
+    fn by_phase(&self, ask: impl FnOnce() -> Admission<A::Permit>) -> Admission<A::Permit> {
         match self.control.phase() {
             Phase::Holding => Admission::Hold,
             Phase::Open => ask(),
@@ -365,7 +371,7 @@ impl<J: Judge> Shared<J> {
     }
 }
 
-impl<J> Shared<J> {
+impl<A> Shared<A> {
     /// Closes connections to the workload that serve nobody at present, and hyper's.
     fn close_idle(&self) {
         self.pool.clear();

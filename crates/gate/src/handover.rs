@@ -1,9 +1,9 @@
 //! Connection mode: the workload gets the admitted client's socket itself, and the gate steps out of the data path.
 //!
 //! The gate keeps a second descriptor of each connection, only to cut it and to notice its end; it never reads. It cuts
-//! when the judge, asked again, refuses the connection, and when the gate holds: what is out of its hands cannot wait.
-//! A client that ended its sending side is cut [`HALF_CLOSED_MS`](crate::limits::HALF_CLOSED_MS) later: a workload
-//! that merely closed its descriptor would otherwise leave the connection open for ever.
+//! when the authorizer, asked again, refuses the connection, and when the gate holds: what is out of its hands cannot
+//! wait. A client that ended its sending side is cut [`HALF_CLOSED_MS`](crate::limits::HALF_CLOSED_MS) later: a
+//! workload that merely closed its descriptor would otherwise leave the connection open for ever.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 
-use crate::Judge;
+use crate::Authorizer;
 use crate::control::Timer;
 use crate::gate::Shared;
 use crate::standing::{Reviewed, Standing, Stands};
@@ -130,8 +130,8 @@ impl Channel {
 }
 
 /// Serves one connection: admits it, hands it over, and waits for its end.
-pub(crate) async fn serve<J: Judge>(
-    gate: &Rc<Shared<J>>,
+pub(crate) async fn serve<A: Authorizer>(
+    gate: &Rc<Shared<A>>,
     stream: TcpStream,
     peer: SocketAddr,
     prefix: &[u8],

@@ -1,8 +1,8 @@
 //! The gate: a reverse proxy that forwards only what a permit lets through.
 //!
-//! It stands in front of one workload inside a machine and knows no rules: it asks a [`Judge`], and every way to the
-//! workload wants to see the [`Judge::Permit`] that only a judge can make. A refused request costs the workload
-//! nothing, not even a connection.
+//! It stands in front of one workload inside a machine and knows no rules: it asks an [`Authorizer`], and every way to
+//! the workload wants to see the [`Authorizer::Permit`] that only an authorizer can make. A refused request costs the
+//! workload nothing, not even a connection.
 //!
 //! | module | duty |
 //! |---|---|
@@ -53,7 +53,7 @@ pub use traffic::Traffic;
 pub use upstream::Upstream;
 
 /// Decides what may pass. Called on the gate's thread for each request; must answer in microseconds and never block.
-pub trait Judge: 'static {
+pub trait Authorizer: 'static {
     /// Proof of a positive verdict. The gate can neither make nor copy one, and drops it when what it allowed ended.
     type Permit: 'static;
 
@@ -65,19 +65,19 @@ pub trait Judge: 'static {
     fn connect(&self, peer: SocketAddr) -> Admission<Self::Permit>;
 }
 
-impl<J: Judge> Judge for Rc<J> {
-    type Permit = J::Permit;
+impl<A: Authorizer> Authorizer for Rc<A> {
+    type Permit = A::Permit;
 
     fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<Self::Permit> {
-        J::admit(self, head, out)
+        A::admit(self, head, out)
     }
 
     fn connect(&self, peer: SocketAddr) -> Admission<Self::Permit> {
-        J::connect(self, peer)
+        A::connect(self, peer)
     }
 }
 
-/// A judge's answer.
+/// An authorizer's answer.
 #[derive(Debug)]
 pub enum Admission<P> {
     /// Goes to the workload.

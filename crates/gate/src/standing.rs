@@ -1,15 +1,15 @@
 //! Whether a raw connection that was admitted may go on: asked again whenever the control says so.
 //!
 //! Requests are judged one by one; a raw connection is judged once, at connect, and may live for days. So each change
-//! of phase and each [`Control::ask_again`](crate::Control::ask_again) puts it before the judge anew: refused, it is
-//! cut; held (a machine that was suspended decides whether to wake again), nothing of it moves.
+//! of phase and each [`Control::ask_again`](crate::Control::ask_again) puts it before the authorizer anew: refused, it
+//! is cut; held (a machine that was suspended decides whether to wake again), nothing of it moves.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 
 use crate::control::{Control, Phase};
 use crate::gate::Shared;
-use crate::{Admission, Judge};
+use crate::{Admission, Authorizer};
 
 /// What a raw connection may do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,19 +28,19 @@ pub(crate) trait Stands {
     fn standing(&self) -> Standing;
 }
 
-/// A connection that its judge can be asked about.
-pub(crate) struct Reviewed<'x, J: Judge> {
-    gate: &'x Shared<J>,
+/// A connection that its authorizer can be asked about.
+pub(crate) struct Reviewed<'x, A: Authorizer> {
+    gate: &'x Shared<A>,
     peer: SocketAddr,
     /// The newest permit; held for as long as the connection lives.
-    permit: RefCell<J::Permit>,
+    permit: RefCell<A::Permit>,
     asked: Cell<u64>,
     last: Cell<Standing>,
 }
 
-impl<'x, J: Judge> Reviewed<'x, J> {
+impl<'x, A: Authorizer> Reviewed<'x, A> {
     /// A connection from `peer` that has just got `permit`.
-    pub(crate) fn new(gate: &'x Shared<J>, peer: SocketAddr, permit: J::Permit) -> Self {
+    pub(crate) fn new(gate: &'x Shared<A>, peer: SocketAddr, permit: A::Permit) -> Self {
         Self {
             asked: Cell::new(gate.control.round()),
             gate,
@@ -67,7 +67,7 @@ impl<'x, J: Judge> Reviewed<'x, J> {
     }
 }
 
-impl<J: Judge> Stands for Reviewed<'_, J> {
+impl<A: Authorizer> Stands for Reviewed<'_, A> {
     fn standing(&self) -> Standing {
         let round = self.gate.control.round();
         if self.asked.get() != round && self.last.get() != Standing::Revoked {

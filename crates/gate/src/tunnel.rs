@@ -14,7 +14,7 @@ use crate::control::Timer;
 use crate::gate::Shared;
 use crate::standing::{Reviewed, Standing, Stands};
 use crate::stream::{ReadHalf, Stream, WriteHalf};
-use crate::{Admission, Judge};
+use crate::{Admission, Authorizer};
 
 /// Both ends of a tunnel.
 pub(crate) struct Ends<'x, 's, 'u> {
@@ -24,8 +24,8 @@ pub(crate) struct Ends<'x, 's, 'u> {
 
 /// Copies until both directions ended, for as long as `stands` lets it. What the buffers hold already goes first.
 /// False: cut short.
-pub(crate) async fn run<J>(
-    gate: &Shared<J>,
+pub(crate) async fn run<A>(
+    gate: &Shared<A>,
     stands: &dyn Stands,
     ends: Ends<'_, '_, '_>,
     (input, answer): (&mut Buffer, &mut Buffer),
@@ -105,8 +105,8 @@ impl Direction<'_> {
 }
 
 /// Serves one raw connection: decided before the workload sees anything. False: refused or cut short.
-pub(crate) async fn serve<J: Judge>(
-    gate: &Rc<Shared<J>>,
+pub(crate) async fn serve<A: Authorizer>(
+    gate: &Rc<Shared<A>>,
     stream: &mut Stream,
     peer: SocketAddr,
     prefix: &[u8],
@@ -138,11 +138,11 @@ pub(crate) async fn serve<J: Judge>(
 }
 
 /// The verdict on a raw connection, waiting while it is held. The connection is not read meanwhile.
-pub(crate) async fn admit<J: Judge>(
-    gate: &Rc<Shared<J>>,
+pub(crate) async fn admit<A: Authorizer>(
+    gate: &Rc<Shared<A>>,
     peer: SocketAddr,
     timer: &Timer,
-) -> Option<J::Permit> {
+) -> Option<A::Permit> {
     let mut held = None;
     loop {
         match gate.connect(peer) {

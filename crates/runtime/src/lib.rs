@@ -1,14 +1,15 @@
 //! suijuris-init: the object's runtime inside its machine.
 //!
 //! One thread. `boot` opens and decides, `shell` performs what the lifecycle (core) says, `resident` is the object,
-//! `judge` answers the gate, `agent` answers the workload, `remain` asks again and again whether to stay. The command
-//! line embeds this crate to run as the runtime where no static `suijuris-init` lies beside it.
+//! `authorizer` answers the gate, `agent` answers the workload, `remain` asks again and again whether to stay. The
+//! command line embeds this crate to run as the runtime where no static `suijuris-init` lies beside it.
 
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 pub mod agent;
+pub mod authorizer;
 mod boot;
 pub mod clock;
 pub mod config;
@@ -16,7 +17,6 @@ pub mod holding;
 pub mod holds;
 pub mod inbox;
 pub mod intake;
-pub mod judge;
 pub mod ledger;
 pub mod patch;
 pub mod pid1;

@@ -113,7 +113,7 @@ fn look(bundle: &Bundle, head: &RequestHead<'_>) -> Looked {
             .map(str::to_owned)
     };
     Looked {
-        request: suijuris_runtime::judge::request(&bundle.rules.vocabulary, head),
+        request: suijuris_runtime::authorizer::request(&bundle.rules.vocabulary, head),
         authorization: text("authorization"),
         wants: text("x-suijuris-object"),
     }

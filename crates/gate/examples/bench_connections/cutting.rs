@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use suijuris_gate::{
-    Admission, Control, Forwarding, Gate, Judge, Limits, Phase, Protocol, RequestHead, Upstream,
+    Admission, Authorizer, Control, Forwarding, Gate, Limits, Phase, Protocol, RequestHead, Upstream,
 };
 use suijuris_testkit::bench::{Better, Contender, Report, Row, Settings, interleave, server};
 use tokio::sync::{mpsc, oneshot};
@@ -22,7 +22,7 @@ const BUDGET_US: f64 = 1_000.0;
 
 struct Everyone;
 
-impl Judge for Everyone {
+impl Authorizer for Everyone {
     type Permit = ();
 
     fn admit(&self, _: &RequestHead<'_>, _: &mut Forwarding) -> Admission<()> {

@@ -38,13 +38,13 @@ pub(super) async fn answer_all(house: House, problem: Problem) {
     let House {
         listener,
         channel,
-        judge,
+        authorizer,
         ..
     } = house;
-    judge.refuse(problem);
+    authorizer.refuse(problem);
     let nowhere = Upstream::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let gate = Gate::new(
-        judge,
+        authorizer,
         nowhere,
         Protocol::Http,
         Limits::default(),

@@ -20,10 +20,10 @@ use tokio::sync::mpsc;
 
 use crate::agent;
 use crate::auth::Callers;
+use crate::authorizer::ObjectAuthorizer;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::inbox::Inbox;
-use crate::judge::GateJudge;
 use crate::ledger::{BootError, Ledger, Sign};
 use crate::pid1::Signals;
 use crate::remain;
@@ -46,12 +46,12 @@ pub(super) struct House {
     pub(super) clock: Rc<Clock>,
     pub(super) reports: Reports,
     pub(super) signals: Signals,
-    pub(super) judge: Rc<GateJudge>,
+    pub(super) authorizer: Rc<ObjectAuthorizer>,
 }
 
 /// What runs side by side in one life.
 struct Life {
-    gate: Gate<Rc<GateJudge>>,
+    gate: Gate<Rc<ObjectAuthorizer>>,
     control: Control,
     /// The gate's control, where its protocol knows no requests.
     raw: Option<Control>,
@@ -115,13 +115,13 @@ impl House {
             port => port,
         };
         let control = Control::new(GatePhase::Holding);
-        let judge = self.judge.clone();
+        let authorizer = self.authorizer.clone();
         let handing = match handing(&bundle.manifest) {
             Ok(handing) => handing,
             Err(error) => return Err((Box::new(self), BootError::Handover(error))),
         };
         let (ours, theirs) = handing.unzip();
-        let gate = gate(&bundle.manifest, judge.clone(), port, ours, control.clone());
+        let gate = gate(&bundle.manifest, authorizer.clone(), port, ours, control.clone());
         let (say, events) = mpsc::channel(EVENTS);
         let id = ledger.published(|state| state.head().object.to_string());
         // The manifest was checked when the bundle was opened: keys and schedules that cannot be used end the boot.
@@ -149,14 +149,14 @@ impl House {
             events: say.clone(),
             reports: self.reports.clone(),
         }));
-        judge.install(resident.clone());
+        authorizer.install(resident.clone());
         let placement = placement(&self.config, &id, port, theirs);
         resident.relaunch(self.config.launch.clone());
         let inputs = resident.launch_inputs();
         let gate_control = control.clone();
         let shell = Shell::new(
             resident.clone(),
-            judge,
+            authorizer,
             control,
             placement,
             events,
@@ -261,11 +261,11 @@ fn handing(manifest: &Manifest) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
 
 pub(super) fn gate(
     manifest: &Manifest,
-    judge: Rc<GateJudge>,
+    authorizer: Rc<ObjectAuthorizer>,
     port: u16,
     handing: Option<OwnedFd>,
     control: Control,
-) -> Gate<Rc<GateJudge>> {
+) -> Gate<Rc<ObjectAuthorizer>> {
     let loopback = Upstream::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let (protocol, upstream) = match manifest.gate.protocol {
         manifest::Protocol::Http => (Protocol::Http, loopback),
@@ -285,7 +285,7 @@ pub(super) fn gate(
         drain_ms: ms(manifest.gate.drain),
         ..Limits::default()
     };
-    Gate::new(judge, upstream, protocol, limits, control).keeping_backlog()
+    Gate::new(authorizer, upstream, protocol, limits, control).keeping_backlog()
 }
 
 pub(super) fn placement(config: &Config, id: &str, port: u16, connections: Option<OwnedFd>) -> Placement {
