@@ -13,7 +13,7 @@ use crate::accept::{accept, turn_away};
 use crate::buffer::{FreeList, Inbound, Outbound};
 use crate::control::{Control, Elapsed, Phase, Timer};
 use crate::forward::Forwarding;
-use crate::handed::HandedOver;
+use crate::handoff::Handoff;
 use crate::head::{HTTP2_PREFACE, RequestHead};
 use crate::http1::{self, End};
 use crate::limits::{LINGER_BYTES, Limits};
@@ -132,7 +132,7 @@ impl<A: Authorizer> Gate<A> {
     pub async fn serve(
         &self,
         listener: std::net::TcpListener,
-        handed_over: mpsc::Receiver<HandedOver>,
+        handed_over: mpsc::Receiver<Handoff>,
     ) -> Result<(), ServeError> {
         listener.set_nonblocking(true).map_err(ServeError::Listener)?;
         let listener = TcpListener::from_std(listener).map_err(ServeError::Listener)?;
@@ -170,7 +170,7 @@ impl<A: Authorizer> Server<A> {
     async fn run(
         mut self,
         listener: TcpListener,
-        mut handed_over: mpsc::Receiver<HandedOver>,
+        mut handed_over: mpsc::Receiver<Handoff>,
         watch: Option<impl Future<Output = ()> + 'static>,
     ) {
         let control = self.gate.control.clone();
@@ -186,7 +186,7 @@ impl<A: Authorizer> Server<A> {
             let accepts = phase < Phase::Draining || !self.keeps_backlog;
             tokio::select! {
                 (stream, peer) = accept(&listener), if accepts => self.open(stream, peer, Vec::new()),
-                Some(handed) = handed_over.recv(), if accepts => self.take_over(handed),
+                Some(handoff) = handed_over.recv(), if accepts => self.take_over(handoff),
                 Some(_ended) = self.connections.join_next() => {}
                 changed = changed(&control, round, &timer) => {
                     match changed {
@@ -224,18 +224,18 @@ impl<A: Authorizer> Server<A> {
         self.gate.close_idle();
     }
 
-    fn take_over(&mut self, handed: HandedOver) {
-        if !handed.claim.make() {
+    fn take_over(&mut self, handoff: Handoff) {
+        if !handoff.claim.make() {
             return;
         }
         // One that is gone meanwhile is nobody's loss.
-        let Ok(peer) = handed.stream.peer_addr() else {
+        let Ok(peer) = handoff.stream.peer_addr() else {
             return;
         };
-        if handed.stream.set_nonblocking(true).is_ok()
-            && let Ok(stream) = TcpStream::from_std(handed.stream)
+        if handoff.stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(handoff.stream)
         {
-            self.open(stream, peer, handed.prefix);
+            self.open(stream, peer, handoff.prefix);
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use suijuris_api::Problem;
 use suijuris_gate::{
-    Admission, Authorizer, Claim, Control, Forwarding, Gate, HandedOver, Limits, Phase, Protocol, Refusal,
+    Admission, Authorizer, Claim, Control, Forwarding, Gate, Handoff, Limits, Phase, Protocol, Refusal,
     RequestHead, Traffic, Upstream,
 };
 use tokio::sync::mpsc;
@@ -254,12 +254,12 @@ impl Rig {
                 let hand = async {
                     while let Some((stream, prefix)) = handed.recv().await {
                         let claim = Claim::default();
-                        let handed = HandedOver {
+                        let handoff = Handoff {
                             stream,
                             prefix,
                             claim,
                         };
-                        assert!(hand_over.send(handed).await.is_ok());
+                        assert!(hand_over.send(handoff).await.is_ok());
                     }
                     std::future::pending::<()>().await;
                 };
