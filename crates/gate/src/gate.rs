@@ -21,7 +21,7 @@ use crate::refusal::Refusal;
 use crate::stream::Stream;
 use crate::traffic::{Open, Traffic};
 use crate::upstream::{Pool, Upstream};
-use crate::{Admission, Authorizer, handover, http2, tunnel};
+use crate::{Admission, Authorizer, fd_passing, http2, tunnel};
 
 /// What the workload speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum Protocol {
     /// Any byte stream, decided at connect.
     Tcp,
     /// Any byte stream; the workload gets the client's socket itself, as [`Gate::new`] says.
-    Handover,
+    FdPassing,
 }
 
 /// Why serving could not start.
@@ -44,9 +44,9 @@ pub enum ServeError {
     Listener(#[source] io::Error),
     /// Connections can be handed over through a Unix socket only, and some Unix sockets for nothing else.
     #[error(
-        "handover needs a unix socket, not a TCP address, as upstream; and other protocols no given socket"
+        "passing connections on needs a unix socket, not a TCP address, as upstream; and other protocols no given socket"
     )]
-    Handover,
+    FdPassing,
     /// No descriptor is left to watch handed-over connections with.
     #[error("handed-over connections cannot be watched: raise the limit of open files")]
     Watch(#[source] io::Error),
@@ -69,7 +69,7 @@ pub(crate) struct Shared<A> {
     pub(crate) traffic: Rc<Traffic>,
     pub(crate) pool: Pool,
     pub(crate) clients: http2::Clients,
-    pub(crate) handover: handover::Channel,
+    pub(crate) fd_passing: fd_passing::Channel,
     pub(crate) inbound: FreeList<Inbound>,
     pub(crate) outbound: FreeList<Outbound>,
 }
@@ -77,7 +77,7 @@ pub(crate) struct Shared<A> {
 impl<A: Authorizer> Gate<A> {
     /// A gate that asks `authorizer` and forwards to `upstream`.
     ///
-    /// With [`Protocol::Handover`] each admitted connection is sent to the workload as a descriptor (`SCM_RIGHTS`) in
+    /// With [`Protocol::FdPassing`] each admitted connection is sent to the workload as a descriptor (`SCM_RIGHTS`) in
     /// one message over a `SOCK_SEQPACKET` Unix socket, `upstream`; the message's bytes are the client's address, a
     /// line feed, and what was read before. The gate keeps a second descriptor, to cut with: a workload must
     /// therefore `shutdown` a connection, not only close it.
@@ -95,7 +95,7 @@ impl<A: Authorizer> Gate<A> {
             control: control.clone(),
             traffic: Rc::default(),
             clients: http2::Clients::default(),
-            handover: handover::Channel::new(&upstream),
+            fd_passing: fd_passing::Channel::new(&upstream),
             pool: Pool::new(upstream, &limits, control),
             limits,
             inbound: FreeList::default(),
@@ -137,13 +137,17 @@ impl<A: Authorizer> Gate<A> {
         listener.set_nonblocking(true).map_err(ServeError::Listener)?;
         let listener = TcpListener::from_std(listener).map_err(ServeError::Listener)?;
         let mut watch = None;
-        if self.shared.protocol == Protocol::Handover {
+        if self.shared.protocol == Protocol::FdPassing {
             let watching = self
                 .shared
-                .handover
+                .fd_passing
                 .has_way()
-                .then(|| self.shared.handover.watch());
-            watch = Some(watching.ok_or(ServeError::Handover)?.map_err(ServeError::Watch)?);
+                .then(|| self.shared.fd_passing.watch());
+            watch = Some(
+                watching
+                    .ok_or(ServeError::FdPassing)?
+                    .map_err(ServeError::Watch)?,
+            );
         }
         let server = Server {
             gate: Rc::clone(&self.shared),
@@ -294,8 +298,8 @@ async fn connection<A: Authorizer>(
     prefix: Vec<u8>,
     _open: Open,
 ) {
-    if gate.protocol == Protocol::Handover {
-        return handover::serve(&gate, stream, peer, &prefix).await;
+    if gate.protocol == Protocol::FdPassing {
+        return fd_passing::serve(&gate, stream, peer, &prefix).await;
     }
     let mut guard = Guard(Some(Stream::Tcp(stream)));
     let Some(stream) = guard.0.as_mut() else { return };

@@ -9,7 +9,7 @@
 //! | [`head`], [`chunked`] | what of HTTP/1.x is understood at all, shared with the door |
 //! | [`refusal`] | problem documents as responses |
 //! | [`probe`] | the first request on an HTTP/2 connection, before a byte is answered: for the door |
-//! | `http1`, `http2`, `tunnel`, `handover` | one connection each |
+//! | `http1`, `http2`, `tunnel`, `fd_passing` | one connection each |
 //! | `standing` | whether a raw connection may go on |
 //! | `gate`, [`control`], [`traffic`], [`limits`] | accepting, phases, counters, bounds |
 //!
@@ -26,10 +26,10 @@ pub mod traffic;
 
 mod accept;
 mod buffer;
+mod fd_passing;
 mod forward;
 mod gate;
 mod handoff;
-mod handover;
 mod http1;
 mod http2;
 mod response;

@@ -64,7 +64,7 @@ pub(super) async fn greet(
 ) {
     let raw = matches!(
         bundle.manifest.gate.protocol,
-        manifest::Protocol::Tcp | manifest::Protocol::Handover
+        manifest::Protocol::Tcp | manifest::Protocol::FdPassing
     );
     let visitor = if raw {
         Some(Visitor {

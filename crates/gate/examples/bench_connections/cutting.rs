@@ -75,7 +75,7 @@ fn start(path: &Path) -> Result<Cutter, Box<dyn Error>> {
         let control = Control::new(Phase::Open);
         let limits = Limits::default();
         let upstream = Upstream::Unix(path);
-        let gate = Gate::new(Everyone, upstream, Protocol::Handover, limits, control.clone());
+        let gate = Gate::new(Everyone, upstream, Protocol::FdPassing, limits, control.clone());
         let (_handing, handed_over) = mpsc::channel(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let Ok(runtime) = runtime else { return };

@@ -150,8 +150,8 @@ pub(crate) async fn serve<A: Authorizer>(
         return;
     };
     let message = [peer.to_string().as_bytes(), b"\n", prefix].concat();
-    if gate.handover.send(&cut.0, &message).await.is_ok()
-        && let Ok(watched) = gate.handover.watched(&cut.0)
+    if gate.fd_passing.send(&cut.0, &message).await.is_ok()
+        && let Ok(watched) = gate.fd_passing.watched(&cut.0)
     {
         watched.ended(&timer, &reviewed, gate.limits.half_closed_ms).await;
     }
