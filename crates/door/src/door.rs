@@ -368,9 +368,9 @@ impl Door {
 
     /// The metrics as text.
     pub(crate) fn metrics_text(&self) -> String {
-        let census = self.sleepers.census();
-        self.metrics.objects("dormant", census.asleep);
-        self.metrics.objects("active", census.awake);
+        let counts = self.sleepers.counts();
+        self.metrics.objects("dormant", counts.asleep);
+        self.metrics.objects("active", counts.awake);
         self.metrics.objects("refused", self.notes.len());
         self.metrics
             .objects("resting", self.wakes.resting(Instant::now()));

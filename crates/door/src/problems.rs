@@ -7,7 +7,7 @@ use suijuris_api::Problem;
 use suijuris_auth::TokenError;
 use suijuris_core::ObjectId;
 
-use crate::{asked, events, heads};
+use crate::{events, ext_authz, heads};
 
 /// Seconds after which a depot that did not answer may do so.
 const DEPOT_AGAIN_S: u64 = 5;
@@ -161,10 +161,12 @@ pub(crate) fn leaving(object: ObjectId) -> Problem {
     of(object, problem, "ask the next one", Some(1))
 }
 
-pub(crate) fn not_asked(error: &asked::Error) -> Problem {
+pub(crate) fn not_asked(error: &ext_authz::Error) -> Problem {
     let problem = match error {
-        asked::Error::TwoObjects(object) => return wrong_object(*object),
-        asked::Error::NoObject => Problem::new(404, "unknown_object", "The door does not know this object"),
+        ext_authz::Error::TwoObjects(object) => return wrong_object(*object),
+        ext_authz::Error::NoObject => {
+            Problem::new(404, "unknown_object", "The door does not know this object")
+        }
         _ => Problem::new(400, "not_asked", "The question does not say what was asked"),
     };
     problem.with_detail(error.to_string())

@@ -21,7 +21,7 @@ use suijuris_core::time::Timestamp;
 use suijuris_core::trigger::Pending;
 use suijuris_depot::Waiting;
 use suijuris_door::wakes::BackOff;
-use suijuris_door::{Kept, Proposal, Sleeper};
+use suijuris_door::{PreparedBundle, Proposal, Sleeper};
 use suijuris_runtime::clock::Clock;
 use suijuris_runtime::config::Launch;
 use suijuris_store::ObjectDir;
@@ -68,7 +68,7 @@ pub(super) struct House {
     bundle: Arc<Bundle>,
     id: String,
     /// The same with what its door needs of it.
-    kept: Arc<Kept>,
+    prepared: Arc<PreparedBundle>,
     clock: Clock,
     driver: Process,
     listener: TcpListener,
@@ -123,8 +123,8 @@ impl House {
             clock,
         } = founded;
         let witnessed = holding.witnessed(&bundle.manifest);
-        let kept = Arc::new(Kept::new(bundle.clone())?);
-        let asleep = Asleep::new(writer, kept.clone(), host(), witnessed, clock.reading())?;
+        let prepared = Arc::new(PreparedBundle::new(bundle.clone())?);
+        let asleep = Asleep::new(writer, prepared.clone(), host(), witnessed, clock.reading())?;
         let id = asleep.look(|state| state.head().object.to_string());
         let inherited = listener.try_clone()?;
         Ok(Self {
@@ -132,7 +132,7 @@ impl House {
             place,
             id,
             bundle,
-            kept,
+            prepared,
             clock,
             driver,
             listener: TcpListener::from_std(listener)?,

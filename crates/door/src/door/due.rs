@@ -95,9 +95,9 @@ impl Door {
             return None;
         };
         let head = state.head();
-        let pending = self
-            .sleepers
-            .with_kept(object, |kept, _| kept.pending(&head.fired, head.born, self.now()))?;
+        let pending = self.sleepers.with_prepared(object, |prepared, _| {
+            prepared.pending(&head.fired, head.born, self.now())
+        })?;
         if let Some(next) = pending.next {
             self.put_off(next, object);
         }

@@ -11,7 +11,7 @@ use suijuris_depot::Posted;
 
 use super::{Door, Standing};
 use crate::proposal::Proposal;
-use crate::{hearing, problems};
+use crate::{authenticate, problems};
 
 impl Door {
     /// Stores a message for `object`, and wakes it for a topic that it declares. `authorization` is the sender's.
@@ -56,9 +56,9 @@ impl Door {
 
     fn sender(&self, object: ObjectId, authorization: Option<&str>) -> Result<Arc<Caller>, Problem> {
         let reading = (self.clock)();
-        let sender = self.sleepers.with_kept(object, |kept, at| {
+        let sender = self.sleepers.with_prepared(object, |prepared, at| {
             let now = Ratchet::new(at).observe(reading);
-            hearing::caller(kept, object, now, authorization)
+            authenticate::caller(prepared, object, now, authorization)
         });
         sender.unwrap_or_else(|| Ok(Arc::default()))
     }
@@ -67,7 +67,7 @@ impl Door {
     fn wake_for(self: &Arc<Self>, object: ObjectId, message: &Message, sender: Arc<Caller>) {
         let wakes = self
             .sleepers
-            .with_kept(object, |kept, _| kept.wakes_for(&message.topic));
+            .with_prepared(object, |prepared, _| prepared.wakes_for(&message.topic));
         if wakes != Some(true) {
             return;
         }

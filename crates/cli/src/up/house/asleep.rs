@@ -26,7 +26,7 @@ impl House {
         let Some(door) = self.door() else {
             return self.hand_over(visitor).await;
         };
-        match door.hear(visitor.knock(), |_| visitor.request.clone(), reading) {
+        match door.authenticate(visitor.credentials(), |_| visitor.request.clone(), reading) {
             Ok(proposal) => {
                 let detail = visitor.summary();
                 self.propose(proposal, detail, Some(visitor)).await.map(drop)
@@ -200,7 +200,7 @@ impl House {
             return Ok(());
         }
         let witnessed = self.holding.witnessed(&self.bundle.manifest);
-        let asleep = Asleep::new(writer, self.kept.clone(), host(), witnessed, reading)?;
+        let asleep = Asleep::new(writer, self.prepared.clone(), host(), witnessed, reading)?;
         let epoch = asleep.look(|state| state.head().epoch);
         match self.began.take() {
             Some(began) if epoch == began => drop(self.back_off.failed(Instant::now(), None)),
