@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::notes::Notes;
 use crate::sleepers::Sleepers;
 use crate::waker::Waker;
-use crate::wakes::Wakes;
+use crate::single_flight::SingleFlight;
 
 /// Locks under which an object is looked for: as many can be looked for at once, and each by one alone.
 const STRIPES: usize = 512;
@@ -88,7 +88,7 @@ pub struct Door {
     depot: Arc<dyn Depot>,
     sleepers: Sleepers,
     waker: Box<dyn Waker>,
-    wakes: Wakes,
+    wakes: SingleFlight,
     notes: Notes,
     pub(crate) metrics: Metrics,
     limits: Limits,
@@ -102,7 +102,7 @@ pub struct Door {
     running: Semaphore,
     absent: Mutex<HashMap<ObjectId, u32>>,
     due: Mutex<BTreeSet<(Timestamp, ObjectId)>>,
-    deferred: Wakes,
+    deferred: SingleFlight,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -155,8 +155,8 @@ impl Door {
             depot,
             sleepers: Sleepers::new(limits.table_bytes),
             waker,
-            wakes: Wakes::new(limits.pauses),
-            deferred: Wakes::new(limits.pauses),
+            wakes: SingleFlight::new(limits.pauses),
+            deferred: SingleFlight::new(limits.pauses),
             notes: Notes::new(limits.noted),
             metrics: Metrics::default(),
             trust,
@@ -373,7 +373,7 @@ impl Door {
         self.metrics.objects("active", counts.awake);
         self.metrics.objects("refused", self.notes.len());
         self.metrics
-            .objects("resting", self.wakes.resting(Instant::now()));
+            .objects("resting", self.wakes.backing_off(Instant::now()));
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.bytes.set(number(self.sleepers.bytes()));
         self.metrics.bundles.set(number(self.sleepers.bundles()));

@@ -7,7 +7,7 @@
 //!
 //! Two callers ask here: a [`Door`] for a table of packed heads that a depot feeds, and `up` for its one object, whose
 //! state it has open ([`Sleeper`]). Who may ask, what is decided, which timers are due, how refusals are counted, how
-//! long a failure is rested after: each has one function for both.
+//! long an object is left alone after a failure: each has one function for both.
 //!
 //! Not here: the listening socket of `up` and handing connections over (cli), what a depot does (depot), rules (core).
 
@@ -32,7 +32,7 @@ mod sleeper;
 pub mod sleepers;
 mod value;
 pub mod waker;
-pub mod wakes;
+pub mod single_flight;
 
 pub use authenticate::Credentials;
 pub use config::Config;

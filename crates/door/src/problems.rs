@@ -123,7 +123,7 @@ pub(crate) fn moving(object: ObjectId) -> Problem {
 
 /// The object failed or refused to wake, and is not tried again before this time is over.
 #[must_use]
-pub fn rests(object: ObjectId, left: Duration) -> Problem {
+pub fn backing_off(object: ObjectId, left: Duration) -> Problem {
     let problem = Problem::new(
         503,
         "wake_paused",

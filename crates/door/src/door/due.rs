@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Door, Standing, lock};
 use crate::heads::{self, Found, Trust};
 use crate::proposal::Proposal;
-use crate::wakes::{Ended, Turn};
+use crate::single_flight::{Ended, Turn};
 
 /// Due times in memory at most; with more, the depot's index alone says what is due.
 const DUE: usize = 4_000_000;
@@ -60,7 +60,7 @@ impl Door {
     async fn timer(self: &Arc<Self>, object: ObjectId) {
         match self.deferred.ask(object, Instant::now()) {
             Turn::First(..) => {}
-            Turn::Rests { .. } => return self.put_off(self.now().saturating_add(AGAIN), object),
+            Turn::BackingOff { .. } => return self.put_off(self.now().saturating_add(AGAIN), object),
             Turn::Waits(_) | Turn::Full => return,
         }
         let ended = match self.look(object).await {
