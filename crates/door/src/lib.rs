@@ -36,7 +36,7 @@ pub mod single_flight;
 
 pub use authenticate::Credentials;
 pub use config::Config;
-pub use door::{Clock, Door, Listener, Passed, Standing};
+pub use door::{Clock, Door, Listener, Passed, ObjectStatus};
 pub use prepared::PreparedBundle;
 pub use proposal::Proposal;
 pub use secret::Secret;

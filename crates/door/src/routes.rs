@@ -15,7 +15,7 @@ use suijuris_api::problem::MEDIA_TYPE;
 use suijuris_core::ObjectId;
 use suijuris_depot::Posted;
 
-use crate::door::{Door, Standing};
+use crate::door::{Door, ObjectStatus};
 use crate::ext_authz::{self, CheckRequest, Mode, Received};
 use crate::{events, problems};
 
@@ -142,15 +142,15 @@ impl Routes {
 
     /// What the object does. Looking never wakes.
     async fn status(&self, object: ObjectId) -> Answer {
-        let standing = match self.door.look(object).await {
-            Ok(standing) => standing,
+        let status = match self.door.look(object).await {
+            Ok(status) => status,
             Err(error) => return refusal(&problems::head(&error, object), None),
         };
         let known = self.door.sleepers().known(object);
-        let state = match (standing, known) {
-            (Standing::Unknown, _) => return refusal(&problems::unknown(object), None),
-            (Standing::Awake, _) | (_, None) => "active",
-            (Standing::Asleep, Some(known)) => known.phase().as_str(),
+        let state = match (status, known) {
+            (ObjectStatus::Unknown, _) => return refusal(&problems::unknown(object), None),
+            (ObjectStatus::Awake, _) | (_, None) => "active",
+            (ObjectStatus::Asleep, Some(known)) => known.phase().as_str(),
         };
         let status = Status {
             object: object.to_string(),

@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 use crate::Authorizer;
 use crate::control::Timer;
 use crate::gate::Shared;
-use crate::standing::{Reviewed, Standing, Stands};
+use crate::connection_status::{Reviewed, ConnectionStatus, StatusSource};
 use crate::upstream::Upstream;
 use crate::{sys, tunnel};
 
@@ -280,10 +280,10 @@ struct Watched<'s> {
 impl Watched<'_> {
     /// Waits until both sides ended, or the client did and its time for reading is over, or the connection may not go
     /// on: what is in the workload's hands cannot be held, only cut.
-    async fn ended(&self, timer: &Timer, stands: &dyn Stands, half_closed_ms: u64) {
-        let over = |until: Ended, cx: &mut Context<'_>| match stands.standing() {
-            Standing::Good => self.watch.poll_ended(self.id, until, cx).map(|()| true),
-            Standing::Held | Standing::Revoked => Poll::Ready(false),
+    async fn ended(&self, timer: &Timer, source: &dyn StatusSource, half_closed_ms: u64) {
+        let over = |until: Ended, cx: &mut Context<'_>| match source.status() {
+            ConnectionStatus::Good => self.watch.poll_ended(self.id, until, cx).map(|()| true),
+            ConnectionStatus::Held | ConnectionStatus::Revoked => Poll::Ready(false),
         };
         let for_ever = u64::MAX;
         if timer.within(for_ever, |cx| over(Ended::ClientDone, cx)).await == Ok(true) {

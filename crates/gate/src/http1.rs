@@ -24,7 +24,7 @@ use crate::gate::{Protocol, Shared};
 use crate::head::{self, Framing, HTTP2_PREFACE, Reject, Version, Wire};
 use crate::refusal::{self, Refusal};
 use crate::response::Body;
-use crate::standing::Unreviewed;
+use crate::connection_status::Unreviewed;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::upstream::Lease;
 use crate::{Admission, Authorizer, tunnel};

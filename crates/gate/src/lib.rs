@@ -10,7 +10,7 @@
 //! | [`refusal`] | problem documents as responses |
 //! | [`probe`] | the first request on an HTTP/2 connection, before a byte is answered: for the door |
 //! | `http1`, `http2`, `tunnel`, `fd_passing` | one connection each |
-//! | `standing` | whether a raw connection may go on |
+//! | `connection_status` | whether a raw connection may go on |
 //! | `gate`, [`control`], [`traffic`], [`limits`] | accepting, phases, counters, bounds |
 //!
 //! Everything runs on one thread and inside [`Gate::serve`]: dropping that future closes every connection. No TLS,
@@ -33,7 +33,7 @@ mod handoff;
 mod http1;
 mod http2;
 mod response;
-mod standing;
+mod connection_status;
 mod stream;
 mod sys;
 mod tunnel;

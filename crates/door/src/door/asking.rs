@@ -10,7 +10,7 @@ use suijuris_core::lineage::{Decision, Outcome, Refused};
 use suijuris_core::time::Ratchet;
 use tokio::time::Instant;
 
-use super::{Door, Passed, Standing};
+use super::{Door, Passed, ObjectStatus};
 use crate::authenticate;
 use crate::ext_authz::CheckRequest;
 use crate::problems;
@@ -31,14 +31,14 @@ impl Door {
         check: &CheckRequest<'_>,
     ) -> Result<Passed, Problem> {
         let began = Instant::now();
-        let standing = self
+        let status = self
             .look(object)
             .await
             .map_err(|error| problems::head(&error, object))?;
-        match standing {
-            Standing::Unknown => return Err(problems::unknown(object)),
-            Standing::Awake => return Ok(Passed::Awake),
-            Standing::Asleep => {}
+        match status {
+            ObjectStatus::Unknown => return Err(problems::unknown(object)),
+            ObjectStatus::Awake => return Ok(Passed::Awake),
+            ObjectStatus::Asleep => {}
         }
         let Some(inputs) = self.authenticate(object, check) else {
             return Ok(Passed::Awake);

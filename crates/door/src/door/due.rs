@@ -7,7 +7,7 @@ use suijuris_core::ObjectId;
 use suijuris_core::time::{Span, Timestamp};
 use tokio::time::Instant;
 
-use super::{Door, Standing, lock};
+use super::{Door, ObjectStatus, lock};
 use crate::heads::{self, Found, Trust};
 use crate::proposal::Proposal;
 use crate::single_flight::{Ended, Turn};
@@ -64,7 +64,7 @@ impl Door {
             Turn::Waits(_) | Turn::Full => return,
         }
         let ended = match self.look(object).await {
-            Ok(Standing::Asleep) => self.propose_timer(object).await,
+            Ok(ObjectStatus::Asleep) => self.propose_timer(object).await,
             Ok(_) => Ended::Woke,
             Err(error) => Ended::Failed(error.in_full().into()),
         };

@@ -9,7 +9,7 @@ use suijuris_core::message::Message;
 use suijuris_core::time::Ratchet;
 use suijuris_depot::Posted;
 
-use super::{Door, Standing};
+use super::{Door, ObjectStatus};
 use crate::proposal::Proposal;
 use crate::{authenticate, problems};
 
@@ -24,18 +24,18 @@ impl Door {
         message: &Message,
         authorization: Option<&str>,
     ) -> Result<Posted, Problem> {
-        let standing = match self.look(object).await {
-            Ok(Standing::Unknown) => {
+        let status = match self.look(object).await {
+            Ok(ObjectStatus::Unknown) => {
                 self.metrics.message("unknown_object");
                 return Err(problems::unknown(object));
             }
-            Ok(standing) => standing,
+            Ok(status) => status,
             Err(error) if error.is_unreachable() => {
                 self.metrics.message("depot");
                 return Err(problems::head(&error, object));
             }
             // A head that is not believed wakes nobody, but whoever has a mark may be written to.
-            Err(_) => Standing::Awake,
+            Err(_) => ObjectStatus::Awake,
         };
         let sender = self.sender(object, authorization)?;
         let stored = tokio::time::timeout(self.limits.depot_within, self.depot.post(object, message)).await;
@@ -48,7 +48,7 @@ impl Door {
             Posted::Stored => "stored",
             Posted::Duplicate => "duplicate",
         });
-        if posted == Posted::Stored && standing == Standing::Asleep {
+        if posted == Posted::Stored && status == ObjectStatus::Asleep {
             self.wake_for(object, message, sender);
         }
         Ok(posted)

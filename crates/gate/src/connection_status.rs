@@ -13,7 +13,7 @@ use crate::{Admission, Authorizer};
 
 /// What a raw connection may do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum ConnectionStatus {
     /// Bytes pass.
     Good,
     /// No verdict: bytes wait.
@@ -23,9 +23,9 @@ pub(crate) enum Standing {
 }
 
 /// Answers for one connection as long as it lives.
-pub(crate) trait Stands {
+pub(crate) trait StatusSource {
     /// Looks whether something has changed; cheap where nothing has.
-    fn standing(&self) -> Standing;
+    fn status(&self) -> ConnectionStatus;
 }
 
 /// A connection that its authorizer can be asked about.
@@ -35,7 +35,7 @@ pub(crate) struct Reviewed<'x, A: Authorizer> {
     /// The newest permit; held for as long as the connection lives.
     permit: RefCell<A::Permit>,
     asked: Cell<u64>,
-    last: Cell<Standing>,
+    last: Cell<ConnectionStatus>,
 }
 
 impl<'x, A: Authorizer> Reviewed<'x, A> {
@@ -46,31 +46,31 @@ impl<'x, A: Authorizer> Reviewed<'x, A> {
             gate,
             peer,
             permit: RefCell::new(permit),
-            last: Cell::new(Standing::Good),
+            last: Cell::new(ConnectionStatus::Good),
         }
     }
 
-    fn ask(&self) -> Standing {
+    fn ask(&self) -> ConnectionStatus {
         match self.gate.control.phase() {
-            Phase::Holding => Standing::Held,
+            Phase::Holding => ConnectionStatus::Held,
             // What was admitted may finish; the bound of draining cuts it.
-            Phase::Draining | Phase::Closed => Standing::Good,
+            Phase::Draining | Phase::Closed => ConnectionStatus::Good,
             Phase::Open => match self.gate.connect(self.peer) {
                 Admission::Forward(permit) => {
                     self.permit.replace(permit);
-                    Standing::Good
+                    ConnectionStatus::Good
                 }
-                Admission::Hold => Standing::Held,
-                Admission::Refuse(_) => Standing::Revoked,
+                Admission::Hold => ConnectionStatus::Held,
+                Admission::Refuse(_) => ConnectionStatus::Revoked,
             },
         }
     }
 }
 
-impl<A: Authorizer> Stands for Reviewed<'_, A> {
-    fn standing(&self) -> Standing {
+impl<A: Authorizer> StatusSource for Reviewed<'_, A> {
+    fn status(&self) -> ConnectionStatus {
         let round = self.gate.control.round();
-        if self.asked.get() != round && self.last.get() != Standing::Revoked {
+        if self.asked.get() != round && self.last.get() != ConnectionStatus::Revoked {
             self.asked.set(round);
             self.last.set(self.ask());
         }
@@ -81,11 +81,11 @@ impl<A: Authorizer> Stands for Reviewed<'_, A> {
 /// A connection whose request was judged and cannot be shown again, as after an upgrade: it is only held.
 pub(crate) struct Unreviewed<'x>(pub(crate) &'x Control);
 
-impl Stands for Unreviewed<'_> {
-    fn standing(&self) -> Standing {
+impl StatusSource for Unreviewed<'_> {
+    fn status(&self) -> ConnectionStatus {
         match self.0.phase() {
-            Phase::Holding => Standing::Held,
-            _ => Standing::Good,
+            Phase::Holding => ConnectionStatus::Held,
+            _ => ConnectionStatus::Good,
         }
     }
 }
