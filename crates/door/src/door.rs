@@ -26,9 +26,9 @@ use crate::config::{Config, Limits, Place};
 use crate::heads::{self, Found, Trust};
 use crate::metrics::Metrics;
 use crate::notes::Notes;
+use crate::single_flight::SingleFlight;
 use crate::sleepers::Sleepers;
 use crate::waker::Waker;
-use crate::single_flight::SingleFlight;
 
 /// Locks under which an object is looked for: as many can be looked for at once, and each by one alone.
 const STRIPES: usize = 512;

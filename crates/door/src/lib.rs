@@ -28,15 +28,15 @@ pub mod proposal;
 mod routes;
 mod secret;
 mod server;
+pub mod single_flight;
 mod sleeper;
 pub mod sleepers;
 mod value;
 pub mod waker;
-pub mod single_flight;
 
 pub use authenticate::Credentials;
 pub use config::Config;
-pub use door::{Clock, Door, Listener, Passed, ObjectStatus};
+pub use door::{Clock, Door, Listener, ObjectStatus, Passed};
 pub use prepared::PreparedBundle;
 pub use proposal::Proposal;
 pub use secret::Secret;

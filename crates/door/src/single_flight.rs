@@ -137,8 +137,7 @@ impl SingleFlight {
 
     /// Objects that are left alone after a failure.
     pub(crate) fn backing_off(&self, now: Instant) -> usize {
-        let backing_off =
-            |attempt: &&Attempt| matches!(attempt, Attempt::BackingOff(back_off) if back_off.until(now).is_some());
+        let backing_off = |attempt: &&Attempt| matches!(attempt, Attempt::BackingOff(back_off) if back_off.until(now).is_some());
         self.attempts().values().filter(backing_off).count()
     }
 }

@@ -25,9 +25,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 
 use crate::Authorizer;
+use crate::connection_status::{ConnectionStatus, Reviewed, StatusSource};
 use crate::control::Timer;
 use crate::gate::Shared;
-use crate::connection_status::{Reviewed, ConnectionStatus, StatusSource};
 use crate::upstream::Upstream;
 use crate::{sys, tunnel};
 

@@ -18,13 +18,13 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 
 use crate::buffer::{Inbound, Loan};
+use crate::connection_status::Unreviewed;
 use crate::control::{Phase, Timer};
 use crate::forward::{self, Forwarding, Origin};
 use crate::gate::{Protocol, Shared};
 use crate::head::{self, Framing, HTTP2_PREFACE, Reject, Version, Wire};
 use crate::refusal::{self, Refusal};
 use crate::response::Body;
-use crate::connection_status::Unreviewed;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::upstream::Lease;
 use crate::{Admission, Authorizer, tunnel};

@@ -26,6 +26,7 @@ pub mod traffic;
 
 mod accept;
 mod buffer;
+mod connection_status;
 mod fd_passing;
 mod forward;
 mod gate;
@@ -33,7 +34,6 @@ mod handoff;
 mod http1;
 mod http2;
 mod response;
-mod connection_status;
 mod stream;
 mod sys;
 mod tunnel;

@@ -10,9 +10,9 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use crate::buffer::Buffer;
+use crate::connection_status::{ConnectionStatus, Reviewed, StatusSource};
 use crate::control::Timer;
 use crate::gate::Shared;
-use crate::connection_status::{Reviewed, ConnectionStatus, StatusSource};
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::{Admission, Authorizer};
 

@@ -275,6 +275,6 @@ fn explain(resident: &Resident, caller: Arc<Caller>, request: Request) -> Proble
     inputs.request = Some(request);
     let decision = resident.consider(Action::Admit, inputs);
     let problem = verdict::problem(&decision, resident.id());
-    resident.refused_at_gate(decision);
+    resident.refused(decision);
     problem
 }

@@ -10,7 +10,7 @@ use suijuris_core::lineage::{Decision, Outcome, Refused};
 use suijuris_core::time::Ratchet;
 use tokio::time::Instant;
 
-use super::{Door, Passed, ObjectStatus};
+use super::{Door, ObjectStatus, Passed};
 use crate::authenticate;
 use crate::ext_authz::CheckRequest;
 use crate::problems;

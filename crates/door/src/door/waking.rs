@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::{Door, Passed, in_full};
 use crate::problems;
-use crate::sleepers::Known;
 use crate::single_flight::{Ended, Turn};
+use crate::sleepers::Known;
 
 /// First and longest pause between two looks for the mark of an object that wakes.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
