@@ -190,7 +190,7 @@ impl Finder<'_> {
 
     /// Words of HTTP where the gate sees nothing but connections.
     fn protocol(&self) {
-        if !matches!(self.manifest.gate.protocol, Protocol::Tcp | Protocol::Handover) {
+        if !matches!(self.manifest.gate.protocol, Protocol::Tcp | Protocol::FdPassing) {
             return;
         }
         let of_http = |slot: Slot| match slot {

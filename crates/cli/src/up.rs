@@ -136,7 +136,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
 fn url(opened: &Opened, address: SocketAddr) -> String {
     match opened.manifest().gate.protocol {
         Protocol::Http | Protocol::H2c => format!("http://{address}/"),
-        Protocol::Tcp | Protocol::Handover => format!("tcp://{address}"),
+        Protocol::Tcp | Protocol::FdPassing => format!("tcp://{address}"),
     }
 }
 

@@ -89,7 +89,8 @@ pub enum Protocol {
     /// Bytes. Every connection is decided.
     Tcp,
     /// The connection itself is handed to the workload over a Unix socket; every connection is decided.
-    Handover,
+    #[serde(rename = "handover")]
+    FdPassing,
 }
 
 /// The gate.

@@ -26,9 +26,9 @@ use crate::config::{Config, Limits, Place};
 use crate::heads::{self, Found, Trust};
 use crate::metrics::Metrics;
 use crate::notes::Notes;
+use crate::single_flight::SingleFlight;
 use crate::sleepers::Sleepers;
 use crate::waker::Waker;
-use crate::wakes::Wakes;
 
 /// Locks under which an object is looked for: as many can be looked for at once, and each by one alone.
 const STRIPES: usize = 512;
@@ -74,7 +74,7 @@ impl Passed {
 
 /// What an object does, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum ObjectStatus {
     /// It sleeps, and is decided for.
     Asleep,
     /// It is awake.
@@ -88,7 +88,7 @@ pub struct Door {
     depot: Arc<dyn Depot>,
     sleepers: Sleepers,
     waker: Box<dyn Waker>,
-    wakes: Wakes,
+    wakes: SingleFlight,
     notes: Notes,
     pub(crate) metrics: Metrics,
     limits: Limits,
@@ -102,7 +102,7 @@ pub struct Door {
     running: Semaphore,
     absent: Mutex<HashMap<ObjectId, u32>>,
     due: Mutex<BTreeSet<(Timestamp, ObjectId)>>,
-    deferred: Wakes,
+    deferred: SingleFlight,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -155,8 +155,8 @@ impl Door {
             depot,
             sleepers: Sleepers::new(limits.table_bytes),
             waker,
-            wakes: Wakes::new(limits.pauses),
-            deferred: Wakes::new(limits.pauses),
+            wakes: SingleFlight::new(limits.pauses),
+            deferred: SingleFlight::new(limits.pauses),
             notes: Notes::new(limits.noted),
             metrics: Metrics::default(),
             trust,
@@ -232,20 +232,20 @@ impl Door {
     ///
     /// # Errors
     /// [`heads::Error`] where what the depot has is not believed, or it does not answer.
-    pub async fn look(&self, object: ObjectId) -> Result<Standing, heads::Error> {
-        if let Some(standing) = self.recall(object, self.limits.fresh_for) {
-            return Ok(standing);
+    pub async fn look(&self, object: ObjectId) -> Result<ObjectStatus, heads::Error> {
+        if let Some(status) = self.recall(object, self.limits.fresh_for) {
+            return Ok(status);
         }
         let _alone = match self.stripe(object) {
             Some(stripe) => Some(stripe.lock().await),
             None => None,
         };
         // Whoever held the lock may have looked.
-        if let Some(standing) = self.recall(object, self.limits.fresh_for) {
-            return Ok(standing);
+        if let Some(status) = self.recall(object, self.limits.fresh_for) {
+            return Ok(status);
         }
         match self.read(object).await {
-            Ok(standing) => Ok(standing),
+            Ok(status) => Ok(status),
             Err(error) => {
                 self.metrics.head_refused(error.as_str());
                 let recalled = self.recall(object, self.limits.stale_for);
@@ -260,22 +260,22 @@ impl Door {
             .get(usize::from(u16::from_be_bytes([a, b])) % STRIPES)
     }
 
-    fn recall(&self, object: ObjectId, age: Duration) -> Option<Standing> {
+    fn recall(&self, object: ObjectId, age: Duration) -> Option<ObjectStatus> {
         if let Some(known) = self.sleepers.known(object) {
-            let standing = if known.asleep {
-                Standing::Asleep
+            let status = if known.asleep {
+                ObjectStatus::Asleep
             } else {
-                Standing::Awake
+                ObjectStatus::Awake
             };
-            return self.is_within(known.checked, age).then_some(standing);
+            return self.is_within(known.checked, age).then_some(status);
         }
         let checked = lock(&self.absent).get(&object).copied()?;
         self.is_within(checked, age.min(self.limits.fresh_for))
-            .then_some(Standing::Unknown)
+            .then_some(ObjectStatus::Unknown)
     }
 
     /// Reads what the depot has and takes it in.
-    async fn read(&self, object: ObjectId) -> Result<Standing, heads::Error> {
+    async fn read(&self, object: ObjectId) -> Result<ObjectStatus, heads::Error> {
         let before = self.sleepers.known(object);
         let reading = async {
             let _turn = self.reads.acquire().await;
@@ -286,7 +286,7 @@ impl Door {
             .await
             .map_err(|_| heads::Error::Slow)??;
         let checked = self.tick();
-        let standing = match found {
+        let status = match found {
             Found::Nothing => {
                 self.sleepers.forget(object);
                 let mut absent = lock(&self.absent);
@@ -294,16 +294,16 @@ impl Door {
                     absent.clear();
                 }
                 absent.insert(object, checked);
-                return Ok(Standing::Unknown);
+                return Ok(ObjectStatus::Unknown);
             }
             Found::Same => {
                 self.sleepers.touch(object, checked);
-                Standing::Asleep
+                ObjectStatus::Asleep
             }
             Found::Awake(mark) => {
                 self.sleepers
                     .awake(object, mark.head, mark.seq, mark.epoch, checked);
-                Standing::Awake
+                ObjectStatus::Awake
             }
             Found::Asleep(state, bundle) => {
                 let kept = self.sleepers.keep(&state, &bundle, self.now(), checked);
@@ -312,18 +312,18 @@ impl Door {
                         if let Some(due) = known.due {
                             self.put_off(due, object);
                         }
-                        Standing::Asleep
+                        ObjectStatus::Asleep
                     }
                     // What cannot be decided for is left to the object.
                     Err(error) => {
                         self.tell(object, "door_table", &error.to_string());
-                        Standing::Awake
+                        ObjectStatus::Awake
                     }
                 }
             }
         };
         lock(&self.absent).remove(&object);
-        Ok(standing)
+        Ok(status)
     }
 
     // At large.
@@ -346,7 +346,7 @@ impl Door {
                     asleep += usize::from(slept.unwrap_or_default());
                 }
                 let door = Arc::clone(self);
-                looks.spawn(async move { matches!(door.look(object).await, Ok(Standing::Asleep)) });
+                looks.spawn(async move { matches!(door.look(object).await, Ok(ObjectStatus::Asleep)) });
             }
         }
         while let Some(slept) = looks.join_next().await {
@@ -368,12 +368,12 @@ impl Door {
 
     /// The metrics as text.
     pub(crate) fn metrics_text(&self) -> String {
-        let census = self.sleepers.census();
-        self.metrics.objects("dormant", census.asleep);
-        self.metrics.objects("active", census.awake);
+        let counts = self.sleepers.counts();
+        self.metrics.objects("dormant", counts.asleep);
+        self.metrics.objects("active", counts.awake);
         self.metrics.objects("refused", self.notes.len());
         self.metrics
-            .objects("resting", self.wakes.resting(Instant::now()));
+            .objects("resting", self.wakes.backing_off(Instant::now()));
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.bytes.set(number(self.sleepers.bytes()));
         self.metrics.bundles.set(number(self.sleepers.bundles()));

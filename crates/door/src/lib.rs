@@ -6,38 +6,38 @@
 //! started for nothing. Looking at an object never wakes it.
 //!
 //! Two callers ask here: a [`Door`] for a table of packed heads that a depot feeds, and `up` for its one object, whose
-//! state it has open ([`Sleeper`]). Who is heard, what is decided, which timers are due, how refusals are counted, how
-//! long a failure is rested after: each has one function for both.
+//! state it has open ([`Sleeper`]). Who may ask, what is decided, which timers are due, how refusals are counted, how
+//! long an object is left alone after a failure: each has one function for both.
 //!
 //! Not here: the listening socket of `up` and handing connections over (cli), what a depot does (depot), rules (core).
 
-mod asked;
+mod authenticate;
 mod bytes;
 pub mod config;
 mod deciding;
 mod door;
 pub mod events;
+mod ext_authz;
 pub mod heads;
-mod hearing;
-pub mod kept;
 mod metrics;
 mod notes;
 mod pack;
+pub mod prepared;
 pub mod problems;
 pub mod proposal;
 mod routes;
 mod secret;
 mod server;
+pub mod single_flight;
 mod sleeper;
 pub mod sleepers;
 mod value;
 pub mod waker;
-pub mod wakes;
 
+pub use authenticate::Credentials;
 pub use config::Config;
-pub use door::{Clock, Door, Listener, Passed, Standing};
-pub use hearing::Knock;
-pub use kept::Kept;
+pub use door::{Clock, Door, Listener, ObjectStatus, Passed};
+pub use prepared::PreparedBundle;
 pub use proposal::Proposal;
 pub use secret::Secret;
 pub use server::{serve, serve_door};

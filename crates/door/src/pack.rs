@@ -2,7 +2,7 @@
 //! in, and nothing else.
 //!
 //! The form lives in RAM only and is made from verified states; it has no version and is never read from outside. All
-//! that objects of one bundle share is in [`Kept`]. Called by the table of sleepers.
+//! that objects of one bundle share is in [`PreparedBundle`]. Called by the table of sleepers.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use suijuris_core::time::Timestamp;
 use suijuris_core::{ObjectId, RecordId};
 
 use crate::bytes::{Reader, Writer};
-use crate::kept::{Kept, Look};
+use crate::prepared::{Look, PreparedBundle};
 use crate::value;
 
 /// Where the time of the last look at the mark stands, and its length.
@@ -99,10 +99,16 @@ fn header(out: &mut Writer, object: ObjectId, head: RecordId, checked: u32) {
 }
 
 impl Packed {
-    /// Packs a state at rest; `index` stands for the bundle in `kept`, `due` is when a timer wants it next.
-    pub(crate) fn of(state: &State, kept: &Kept, index: u32, due: Option<Timestamp>, checked: u32) -> Self {
+    /// Packs a state at rest; `index` stands for the bundle in `prepared`, `due` is when a timer wants it next.
+    pub(crate) fn of(
+        state: &State,
+        prepared: &PreparedBundle,
+        index: u32,
+        due: Option<Timestamp>,
+        checked: u32,
+    ) -> Self {
         let head = state.head();
-        let own_name = head.name != kept.bundle().manifest.name;
+        let own_name = head.name != prepared.bundle().manifest.name;
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         let flags = flag(head.unsealed, UNSEALED)
             | flag(own_name, OWN_NAME)
@@ -127,7 +133,7 @@ impl Packed {
         if own_name {
             out.text(&head.name);
         }
-        for look in kept.looks() {
+        for look in prepared.looks() {
             let cell = state.memory().cell_at(look.position);
             pack_cell(&mut out, cell, look, head.at);
         }
@@ -207,12 +213,13 @@ impl Packed {
         bytes.signed().map(Timestamp)
     }
 
-    /// All of it; none where it is awake. `known` is what [`Packed::known`] says; `kept` is the bundle that it was packed with; `scratch` are cells that were
+    /// All of it; none where it is awake. `known` is what [`Packed::known`] says; `prepared` is the bundle that it was
+    /// packed with; `scratch` are cells that were
     /// unpacked before, of whichever object.
     pub(crate) fn unpack<'a>(
         &'a self,
         known: &Known,
-        kept: &'a Kept,
+        prepared: &'a PreparedBundle,
         scratch: Option<Cells>,
     ) -> Option<Unpacked<'a>> {
         let mut bytes = self.rest(known)?;
@@ -225,16 +232,16 @@ impl Packed {
         let mut optional = |bit: u8| (flags & bit != 0).then(|| before(&mut bytes));
         let (last_woke, last_dormant) = (optional(WOKE), optional(SLEPT));
         let name = if flags & OWN_NAME == 0 {
-            &kept.bundle().manifest.name
+            &prepared.bundle().manifest.name
         } else {
             bytes.text()?
         };
         // Rules look at no other cells than those that are filled here.
-        let schema = kept.bundle().schema();
+        let schema = prepared.bundle().schema();
         let mut cells = scratch
             .filter(|cells| Arc::ptr_eq(cells.schema(), schema))
             .unwrap_or_else(|| Cells::blank(schema.clone()));
-        for look in kept.looks() {
+        for look in prepared.looks() {
             unpack_cell(&mut bytes, look, at, cells.place(look.position)?)?;
         }
         let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -264,8 +271,8 @@ impl Unpacked<'_> {
     }
 
     /// The object as decisions look at it.
-    pub(crate) fn subject<'a>(&'a self, kept: &'a Kept) -> Subject<'a> {
-        let rules = &kept.bundle().rules;
+    pub(crate) fn subject<'a>(&'a self, prepared: &'a PreparedBundle) -> Subject<'a> {
+        let rules = &prepared.bundle().rules;
         Subject {
             object: self.object,
             name: self.name,

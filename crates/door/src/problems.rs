@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use suijuris_api::Problem;
-use suijuris_callers::TokenError;
+use suijuris_auth::TokenError;
 use suijuris_core::ObjectId;
 
-use crate::{asked, events, heads};
+use crate::{events, ext_authz, heads};
 
 /// Seconds after which a depot that did not answer may do so.
 const DEPOT_AGAIN_S: u64 = 5;
@@ -123,7 +123,7 @@ pub(crate) fn moving(object: ObjectId) -> Problem {
 
 /// The object failed or refused to wake, and is not tried again before this time is over.
 #[must_use]
-pub fn rests(object: ObjectId, left: Duration) -> Problem {
+pub fn backing_off(object: ObjectId, left: Duration) -> Problem {
     let problem = Problem::new(
         503,
         "wake_paused",
@@ -161,10 +161,12 @@ pub(crate) fn leaving(object: ObjectId) -> Problem {
     of(object, problem, "ask the next one", Some(1))
 }
 
-pub(crate) fn not_asked(error: &asked::Error) -> Problem {
+pub(crate) fn not_asked(error: &ext_authz::Error) -> Problem {
     let problem = match error {
-        asked::Error::TwoObjects(object) => return wrong_object(*object),
-        asked::Error::NoObject => Problem::new(404, "unknown_object", "The door does not know this object"),
+        ext_authz::Error::TwoObjects(object) => return wrong_object(*object),
+        ext_authz::Error::NoObject => {
+            Problem::new(404, "unknown_object", "The door does not know this object")
+        }
         _ => Problem::new(400, "not_asked", "The question does not say what was asked"),
     };
     problem.with_detail(error.to_string())

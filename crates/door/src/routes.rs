@@ -15,8 +15,8 @@ use suijuris_api::problem::MEDIA_TYPE;
 use suijuris_core::ObjectId;
 use suijuris_depot::Posted;
 
-use crate::asked::{self, Asked, Mode, Received};
-use crate::door::{Door, Standing};
+use crate::door::{Door, ObjectStatus};
+use crate::ext_authz::{self, CheckRequest, Mode, Received};
 use crate::{events, problems};
 
 /// Which object a permitted request is for.
@@ -61,9 +61,9 @@ impl Routes {
     pub(crate) async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Answer {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
-        if path == asked::PATH
+        if path == ext_authz::PATH
             || path
-                .strip_prefix(asked::PATH)
+                .strip_prefix(ext_authz::PATH)
                 .is_some_and(|below| below.starts_with('/'))
         {
             return self.ext_authz(&parts, peer).await;
@@ -89,15 +89,15 @@ impl Routes {
             headers: &parts.headers,
             peer,
         };
-        let asked = match Asked::of(&received) {
-            Ok(asked) => asked,
+        let check = match CheckRequest::of(&received) {
+            Ok(check) => check,
             Err(error) => return self.refused(&problems::not_asked(&error), None),
         };
-        let object = match asked.object(&self.map) {
+        let object = match check.object(&self.map) {
             Ok(object) => object,
-            Err(error) => return self.refused(&problems::not_asked(&error), Some(asked.mode)),
+            Err(error) => return self.refused(&problems::not_asked(&error), Some(check.mode)),
         };
-        match self.door.knock(object, &asked).await {
+        match self.door.check(object, &check).await {
             Ok(passed) => {
                 self.door.metrics.answered(passed.as_str());
                 let mut answer = Response::new(Full::default());
@@ -105,7 +105,7 @@ impl Routes {
                 put(&mut answer, PASSED, passed.as_str());
                 answer
             }
-            Err(problem) => self.refused(&problem, Some(asked.mode)),
+            Err(problem) => self.refused(&problem, Some(check.mode)),
         }
     }
 
@@ -142,15 +142,15 @@ impl Routes {
 
     /// What the object does. Looking never wakes.
     async fn status(&self, object: ObjectId) -> Answer {
-        let standing = match self.door.look(object).await {
-            Ok(standing) => standing,
+        let status = match self.door.look(object).await {
+            Ok(status) => status,
             Err(error) => return refusal(&problems::head(&error, object), None),
         };
         let known = self.door.sleepers().known(object);
-        let state = match (standing, known) {
-            (Standing::Unknown, _) => return refusal(&problems::unknown(object), None),
-            (Standing::Awake, _) | (_, None) => "active",
-            (Standing::Asleep, Some(known)) => known.phase().as_str(),
+        let state = match (status, known) {
+            (ObjectStatus::Unknown, _) => return refusal(&problems::unknown(object), None),
+            (ObjectStatus::Awake, _) | (_, None) => "active",
+            (ObjectStatus::Asleep, Some(known)) => known.phase().as_str(),
         };
         let status = Status {
             object: object.to_string(),

@@ -1,4 +1,4 @@
-//! One sleeping object whose state the caller has open: who knocks, what its rules say, which timers are due, and what
+//! One sleeping object whose state the caller has open: who asks, what its rules say, which timers are due, and what
 //! was refused and is not recorded yet.
 //!
 //! The state stays with the caller, who also records what is refused; nothing here waits or reads a depot. Called by
@@ -16,16 +16,16 @@ use suijuris_core::lineage::{Decision, Fired, Head, Refused, State};
 use suijuris_core::time::{Now, Ratchet, Reading, Timestamp};
 use suijuris_core::trigger::Pending;
 
+use crate::authenticate::{self, Credentials};
 use crate::deciding;
-use crate::hearing::{self, Knock};
-use crate::kept::Kept;
 use crate::notes::Tally;
+use crate::prepared::PreparedBundle;
 use crate::proposal::Proposal;
 
 /// A sleeping object at its own door.
 #[derive(Debug)]
 pub struct Sleeper {
-    kept: Arc<Kept>,
+    prepared: Arc<PreparedBundle>,
     object: ObjectId,
     born: Timestamp,
     place: Host,
@@ -36,11 +36,11 @@ pub struct Sleeper {
 }
 
 impl Sleeper {
-    /// The object with this head, which carries the bundle in `kept`; `place` is where its machine would run.
+    /// The object with this head, which carries the bundle in `prepared`; `place` is where its machine would run.
     #[must_use]
-    pub fn new(kept: Arc<Kept>, head: &Head, place: Host, witnessed: Witnessed) -> Self {
+    pub fn new(prepared: Arc<PreparedBundle>, head: &Head, place: Host, witnessed: Witnessed) -> Self {
         Self {
-            kept,
+            prepared,
             object: head.object,
             born: head.born,
             place,
@@ -54,7 +54,7 @@ impl Sleeper {
     /// The bundle that it carries.
     #[must_use]
     pub fn bundle(&self) -> &Arc<Bundle> {
-        self.kept.bundle()
+        self.prepared.bundle()
     }
 
     /// Where its machine would run.
@@ -78,19 +78,19 @@ impl Sleeper {
         self.pending = pending;
     }
 
-    /// The proposal of whoever knocks.
+    /// The proposal of whoever asks.
     ///
     /// # Errors
     /// The [`Problem`] to answer with: they mean another object, requests do not wake this one, or their token is not
     /// valid.
-    pub fn hear(
+    pub fn authenticate(
         &mut self,
-        knock: Knock<'_>,
+        credentials: Credentials<'_>,
         request: impl FnOnce(&Vocabulary) -> Request,
         reading: Reading,
     ) -> Result<Proposal, Problem> {
         let now = self.now(reading);
-        hearing::hear(&self.kept, self.object, now, knock, request)
+        authenticate::proposal(&self.prepared, self.object, now, credentials, request)
     }
 
     /// Decides `wake`, and for a request `admit` as well, on the object's `state`.
@@ -100,7 +100,7 @@ impl Sleeper {
             .clone()
             .inputs(self.place.clone(), self.witnessed, self.pending);
         inputs.now = now;
-        deciding::decide(View::new(state, &self.kept.bundle().rules), inputs)
+        deciding::decide(View::new(state, &self.prepared.bundle().rules), inputs)
     }
 
     /// The problem document of a refused proposal.
@@ -122,6 +122,6 @@ impl Sleeper {
     /// What timers want, where the occurrences in `fired` are dealt with.
     pub fn timers(&mut self, fired: &Fired, reading: Reading) -> Pending {
         let now = self.now(reading).at;
-        self.kept.pending(fired, self.born, now)
+        self.prepared.pending(fired, self.born, now)
     }
 }

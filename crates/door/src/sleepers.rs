@@ -18,22 +18,22 @@ use suijuris_core::memory::Cells;
 use suijuris_core::time::{Ratchet, Reading, Timestamp};
 use suijuris_core::{BundleId, ObjectId, RecordId};
 
-pub use crate::kept::Unusable;
 pub use crate::pack::Known;
+pub use crate::prepared::PrepareError;
 
 use crate::deciding;
-use crate::kept::{self, Kept};
 use crate::pack::Packed;
+use crate::prepared::{self, PreparedBundle};
 
 /// Parts of the table, each with its own lock.
 const SHARDS: usize = 64;
 
 /// Why an object is not taken in. It can still be decided for, from its state.
 #[derive(Debug, thiserror::Error)]
-pub enum NotKept {
+pub enum KeepError {
     /// Its bundle cannot be decided with.
     #[error("the object's bundle cannot be used")]
-    Bundle(#[from] Unusable),
+    Bundle(#[from] PrepareError),
     /// The table holds as much as it may.
     #[error("the door holds {0} bytes of sleeping objects and bundles already; give it more memory")]
     Full(usize),
@@ -41,7 +41,7 @@ pub enum NotKept {
 
 /// What the rules say of a proposal, without the words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weighed {
+pub enum QuickDecision {
     /// `wake` is permitted by these rules, and so is `admit` where a request asks.
     Permit(RuleSet),
     /// This action is refused.
@@ -71,21 +71,21 @@ pub struct Sleepers {
 /// Bundles in use, by the number that stands for them.
 #[derive(Debug, Default)]
 struct Bundles {
-    kept: Vec<Option<Shared>>,
+    prepared: Vec<Option<Shared>>,
     free: Vec<usize>,
     by_id: std::collections::HashMap<BundleId, usize>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    kept: Arc<Kept>,
+    prepared: Arc<PreparedBundle>,
     objects: usize,
     bytes: usize,
 }
 
 impl Bundles {
     fn at(&self, index: u32) -> Option<&Shared> {
-        self.kept.get(usize::try_from(index).ok()?)?.as_ref()
+        self.prepared.get(usize::try_from(index).ok()?)?.as_ref()
     }
 }
 
@@ -162,8 +162,8 @@ impl Sleepers {
     pub fn bundle(&self, id: BundleId) -> Option<Arc<Bundle>> {
         let bundles = read(&self.bundles);
         let index = bundles.by_id.get(&id)?;
-        let shared = bundles.kept.get(*index)?.as_ref()?;
-        Some(Arc::clone(shared.kept.bundle()))
+        let shared = bundles.prepared.get(*index)?.as_ref()?;
+        Some(Arc::clone(shared.prepared.bundle()))
     }
 
     fn shard(&self, key: &[u8]) -> Option<(&RwLock<HashTable<Packed>>, u64)> {
@@ -176,26 +176,26 @@ impl Sleepers {
     /// Takes in an object at rest, verified; its mark was seen at `checked`.
     ///
     /// # Errors
-    /// [`NotKept`]; what was known of it before is forgotten then.
+    /// [`KeepError`]; what was known of it before is forgotten then.
     pub fn keep(
         &self,
         state: &State,
         bundle: &Arc<Bundle>,
         now: Timestamp,
         checked: u32,
-    ) -> Result<Known, NotKept> {
+    ) -> Result<Known, KeepError> {
         let object = state.head().object;
         self.forget(object);
-        let (kept, index) = self.enter(bundle)?;
-        let due = kept::due(&kept.pending(&state.head().fired, state.head().born, now));
-        let packed = Packed::of(state, &kept, index, due, checked);
+        let (prepared, index) = self.enter(bundle)?;
+        let due = prepared::due(&prepared.pending(&state.head().fired, state.head().born, now));
+        let packed = Packed::of(state, &prepared, index, due, checked);
         if self.bytes().saturating_add(packed.len()) > self.max_bytes {
             self.leave(index);
-            return Err(NotKept::Full(self.bytes()));
+            return Err(KeepError::Full(self.bytes()));
         }
         let known = packed.known();
         self.insert(packed);
-        known.ok_or(NotKept::Full(self.bytes()))
+        known.ok_or(KeepError::Full(self.bytes()))
     }
 
     /// Notes that an object is awake, with the newest position and epoch that its mark names.
@@ -248,51 +248,51 @@ impl Sleepers {
     }
 
     /// One more object of this bundle, and the number that stands for it.
-    fn enter(&self, bundle: &Arc<Bundle>) -> Result<(Arc<Kept>, u32), NotKept> {
+    fn enter(&self, bundle: &Arc<Bundle>) -> Result<(Arc<PreparedBundle>, u32), KeepError> {
         let mut bundles = write(&self.bundles);
         if let Some(index) = bundles.by_id.get(&bundle.id()).copied()
-            && let Some(Some(shared)) = bundles.kept.get_mut(index)
+            && let Some(Some(shared)) = bundles.prepared.get_mut(index)
             && let Ok(number) = u32::try_from(index)
         {
             shared.objects += 1;
-            return Ok((Arc::clone(&shared.kept), number));
+            return Ok((Arc::clone(&shared.prepared), number));
         }
         let bytes = bundle_bytes(bundle);
-        let full = NotKept::Full(self.bytes());
+        let full = KeepError::Full(self.bytes());
         if self.bytes().saturating_add(bytes) > self.max_bytes {
             return Err(full);
         }
-        let index = bundles.free.last().copied().unwrap_or(bundles.kept.len());
+        let index = bundles.free.last().copied().unwrap_or(bundles.prepared.len());
         let Some(number) = u32::try_from(index).ok().filter(|number| *number < u32::MAX) else {
             return Err(full);
         };
-        let kept = Arc::new(Kept::new(Arc::clone(bundle))?);
+        let prepared = Arc::new(PreparedBundle::new(Arc::clone(bundle))?);
         let shared = Some(Shared {
-            kept: Arc::clone(&kept),
+            prepared: Arc::clone(&prepared),
             objects: 1,
             bytes,
         });
-        match bundles.kept.get_mut(index) {
+        match bundles.prepared.get_mut(index) {
             Some(place) => *place = shared,
-            None => bundles.kept.push(shared),
+            None => bundles.prepared.push(shared),
         }
         bundles.free.retain(|free| *free != index);
         bundles.by_id.insert(bundle.id(), index);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok((kept, number))
+        Ok((prepared, number))
     }
 
     /// One object less of this bundle.
     fn leave(&self, index: u32) {
         let mut bundles = write(&self.bundles);
         let Ok(place) = usize::try_from(index) else { return };
-        let Some(slot) = bundles.kept.get_mut(place) else {
+        let Some(slot) = bundles.prepared.get_mut(place) else {
             return;
         };
         let Some(shared) = slot else { return };
         shared.objects = shared.objects.saturating_sub(1);
         if shared.objects == 0 {
-            let (id, bytes) = (shared.kept.bundle().id(), shared.bytes);
+            let (id, bytes) = (shared.prepared.bundle().id(), shared.bytes);
             *slot = None;
             bundles.by_id.remove(&id);
             bundles.free.push(place);
@@ -301,7 +301,11 @@ impl Sleepers {
     }
 
     /// Runs `look` on an entry, with its bundle where it sleeps.
-    fn with<R>(&self, object: ObjectId, look: impl FnOnce(&Packed, Known, Option<&Kept>) -> R) -> Option<R> {
+    fn with<R>(
+        &self,
+        object: ObjectId,
+        look: impl FnOnce(&Packed, Known, Option<&PreparedBundle>) -> R,
+    ) -> Option<R> {
         let key = &object.digest().0[..];
         let (shard, hash) = self.shard(key)?;
         // Always the shard before the bundles, and never a shard while bundles are written.
@@ -312,8 +316,8 @@ impl Sleepers {
             return Some(look(packed, known, None));
         }
         let bundles = read(&self.bundles);
-        let kept = bundles.at(known.bundle).map(|shared| &*shared.kept);
-        Some(look(packed, known, kept))
+        let prepared = bundles.at(known.bundle).map(|shared| &*shared.prepared);
+        Some(look(packed, known, prepared))
     }
 
     /// What is known of an object.
@@ -334,70 +338,72 @@ impl Sleepers {
 
     /// Weighs `wake`, and for a request `admit` as well. The time in `inputs` is set: what `reading` says, but never
     /// before the object's last record.
-    pub fn evaluate_quick(&self, object: ObjectId, inputs: &mut Inputs, reading: Reading) -> Weighed {
-        let weighed = self.with(object, |packed, known, kept| {
+    pub fn evaluate_quick(&self, object: ObjectId, inputs: &mut Inputs, reading: Reading) -> QuickDecision {
+        let quick = self.with(object, |packed, known, prepared| {
             if !known.asleep {
-                return Some(Weighed::Awake);
+                return Some(QuickDecision::Awake);
             }
-            let kept = kept?;
-            let unpacked = packed.unpack(&known, kept, SCRATCH.take())?;
+            let prepared = prepared?;
+            let unpacked = packed.unpack(&known, prepared, SCRATCH.take())?;
             inputs.now = Ratchet::new(unpacked.at).observe(reading);
-            let id = if kept.identity() {
+            let id = if prepared.identity() {
                 object.to_string()
             } else {
                 String::new()
             };
-            let weighed = decide::evaluate_quick(&unpacked.subject(kept), &id, inputs);
+            let quick = decide::evaluate_quick(&unpacked.subject(prepared), &id, inputs);
             SCRATCH.set(Some(unpacked.into_cells()));
-            Some(match weighed {
-                Ok(rules) => Weighed::Permit(rules),
-                Err((action, refused)) => Weighed::Refuse(action, refused),
+            Some(match quick {
+                Ok(rules) => QuickDecision::Permit(rules),
+                Err((action, refused)) => QuickDecision::Refuse(action, refused),
             })
         });
-        weighed.flatten().unwrap_or(Weighed::Unknown)
+        quick.flatten().unwrap_or(QuickDecision::Unknown)
     }
 
     /// The decision of [`Sleepers::evaluate_quick`] in words: of `wake`, or of `admit` where `wake` is permitted and a request
-    /// asks. `inputs` are those that were weighed.
+    /// asks. `inputs` are those of the quick decision.
     #[must_use]
     pub fn evaluate(&self, object: ObjectId, inputs: &Inputs) -> Option<Decision> {
-        let decision = self.with(object, |packed, known, kept| {
-            let kept = kept?;
-            let unpacked = packed.unpack(&known, kept, None)?;
-            Some(deciding::evaluate(unpacked.subject(kept), inputs.clone()))
+        let decision = self.with(object, |packed, known, prepared| {
+            let prepared = prepared?;
+            let unpacked = packed.unpack(&known, prepared, None)?;
+            Some(deciding::evaluate(unpacked.subject(prepared), inputs.clone()))
         });
         decision.flatten()
     }
 
     /// Runs `look` on the bundle of a sleeping object, and the time of its last record.
-    pub(crate) fn with_kept<R>(
+    pub(crate) fn with_prepared<R>(
         &self,
         object: ObjectId,
-        look: impl FnOnce(&Kept, Timestamp) -> R,
+        look: impl FnOnce(&PreparedBundle, Timestamp) -> R,
     ) -> Option<R> {
-        self.with(object, |packed, _, kept| Some(look(kept?, packed.last()?)))
-            .flatten()
+        self.with(object, |packed, _, prepared| {
+            Some(look(prepared?, packed.last()?))
+        })
+        .flatten()
     }
 
     /// Objects that are asleep, and those that are awake, counted by a walk over the table.
     #[must_use]
-    pub fn census(&self) -> Census {
-        let mut census = Census::default();
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
         for shard in &self.shards {
             for packed in read(shard).iter() {
                 match packed.known() {
-                    Some(known) if known.asleep => census.asleep += 1,
-                    _ => census.awake += 1,
+                    Some(known) if known.asleep => counts.asleep += 1,
+                    _ => counts.awake += 1,
                 }
             }
         }
-        census
+        counts
     }
 }
 
 /// Numbers of objects by what they do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Census {
+pub struct Counts {
     /// Sleeping.
     pub asleep: usize,
     /// Awake when last looked at.

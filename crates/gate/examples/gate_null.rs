@@ -1,17 +1,17 @@
-//! A gate whose judge admits everything: what the gate itself costs. Used by benchmarks.
+//! A gate whose authorizer admits everything: what the gate itself costs. Used by benchmarks.
 //!
 //! `gate_null LISTEN UPSTREAM [http|h2c|tcp]`, both addresses as `ADDR:PORT`.
 
 use std::net::{SocketAddr, TcpListener};
 
 use suijuris_gate::{
-    Admission, Control, Forwarding, Gate, Judge, Limits, Phase, Protocol, RequestHead, Upstream,
+    Admission, Authorizer, Control, Forwarding, Gate, Limits, Phase, Protocol, RequestHead, Upstream,
 };
 use tokio::sync::mpsc;
 
 struct Everyone;
 
-impl Judge for Everyone {
+impl Authorizer for Everyone {
     type Permit = ();
 
     fn admit(&self, _: &RequestHead<'_>, _: &mut Forwarding) -> Admission<()> {

@@ -76,8 +76,8 @@ impl Control {
         self.ask_again();
     }
 
-    /// Puts requests whose judge said [`Hold`](crate::Admission::Hold) before the judge again, and raw connections
-    /// that it admitted: those it refuses now are cut.
+    /// Puts requests whose authorizer said [`Hold`](crate::Admission::Hold) before the authorizer again, and raw
+    /// connections that it admitted: those it refuses now are cut.
     pub fn ask_again(&self) {
         self.0.round.set(self.0.round.get() + 1);
         self.wake_all();

@@ -1,4 +1,4 @@
-//! The head that goes to the workload: the client's, cleaned, with what the judge and the gate add.
+//! The head that goes to the workload: the client's, cleaned, with what the authorizer and the gate add.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use crate::response;
 /// Prefix of the header fields that only the gate may set.
 pub const RESERVED_PREFIX: &str = "x-suijuris-";
 
-/// Header fields that the judge adds to an admitted request. The buffer is reused.
+/// Header fields that the authorizer adds to an admitted request. The buffer is reused.
 #[derive(Debug, Default)]
 pub struct Forwarding {
     lines: String,

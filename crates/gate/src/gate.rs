@@ -13,7 +13,7 @@ use crate::accept::{accept, turn_away};
 use crate::buffer::{FreeList, Inbound, Outbound};
 use crate::control::{Control, Elapsed, Phase, Timer};
 use crate::forward::Forwarding;
-use crate::handed::HandedOver;
+use crate::handoff::Handoff;
 use crate::head::{HTTP2_PREFACE, RequestHead};
 use crate::http1::{self, End};
 use crate::limits::{LINGER_BYTES, Limits};
@@ -21,7 +21,7 @@ use crate::refusal::Refusal;
 use crate::stream::Stream;
 use crate::traffic::{Open, Traffic};
 use crate::upstream::{Pool, Upstream};
-use crate::{Admission, Judge, handover, http2, tunnel};
+use crate::{Admission, Authorizer, fd_passing, http2, tunnel};
 
 /// What the workload speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum Protocol {
     /// Any byte stream, decided at connect.
     Tcp,
     /// Any byte stream; the workload gets the client's socket itself, as [`Gate::new`] says.
-    Handover,
+    FdPassing,
 }
 
 /// Why serving could not start.
@@ -44,9 +44,9 @@ pub enum ServeError {
     Listener(#[source] io::Error),
     /// Connections can be handed over through a Unix socket only, and some Unix sockets for nothing else.
     #[error(
-        "handover needs a unix socket, not a TCP address, as upstream; and other protocols no given socket"
+        "passing connections on needs a unix socket, not a TCP address, as upstream; and other protocols no given socket"
     )]
-    Handover,
+    FdPassing,
     /// No descriptor is left to watch handed-over connections with.
     #[error("handed-over connections cannot be watched: raise the limit of open files")]
     Watch(#[source] io::Error),
@@ -54,42 +54,48 @@ pub enum ServeError {
 
 /// A gate in front of one workload.
 #[derive(Debug)]
-pub struct Gate<J> {
-    shared: Rc<Shared<J>>,
+pub struct Gate<A> {
+    shared: Rc<Shared<A>>,
     keeps_backlog: bool,
 }
 
 /// What all connections of a gate share.
 #[derive(Debug)]
-pub(crate) struct Shared<J> {
-    judge: J,
+pub(crate) struct Shared<A> {
+    authorizer: A,
     pub(crate) protocol: Protocol,
     pub(crate) limits: Limits,
     pub(crate) control: Control,
     pub(crate) traffic: Rc<Traffic>,
     pub(crate) pool: Pool,
     pub(crate) clients: http2::Clients,
-    pub(crate) handover: handover::Channel,
+    pub(crate) fd_passing: fd_passing::Channel,
     pub(crate) inbound: FreeList<Inbound>,
     pub(crate) outbound: FreeList<Outbound>,
 }
 
-impl<J: Judge> Gate<J> {
-    /// A gate that asks `judge` and forwards to `upstream`.
+impl<A: Authorizer> Gate<A> {
+    /// A gate that asks `authorizer` and forwards to `upstream`.
     ///
-    /// With [`Protocol::Handover`] each admitted connection is sent to the workload as a descriptor (`SCM_RIGHTS`) in
+    /// With [`Protocol::FdPassing`] each admitted connection is sent to the workload as a descriptor (`SCM_RIGHTS`) in
     /// one message over a `SOCK_SEQPACKET` Unix socket, `upstream`; the message's bytes are the client's address, a
     /// line feed, and what was read before. The gate keeps a second descriptor, to cut with: a workload must
     /// therefore `shutdown` a connection, not only close it.
     #[must_use]
-    pub fn new(judge: J, upstream: Upstream, protocol: Protocol, limits: Limits, control: Control) -> Self {
+    pub fn new(
+        authorizer: A,
+        upstream: Upstream,
+        protocol: Protocol,
+        limits: Limits,
+        control: Control,
+    ) -> Self {
         let shared = Shared {
-            judge,
+            authorizer,
             protocol,
             control: control.clone(),
             traffic: Rc::default(),
             clients: http2::Clients::default(),
-            handover: handover::Channel::new(&upstream),
+            fd_passing: fd_passing::Channel::new(&upstream),
             pool: Pool::new(upstream, &limits, control),
             limits,
             inbound: FreeList::default(),
@@ -126,18 +132,22 @@ impl<J: Judge> Gate<J> {
     pub async fn serve(
         &self,
         listener: std::net::TcpListener,
-        handed_over: mpsc::Receiver<HandedOver>,
+        handed_over: mpsc::Receiver<Handoff>,
     ) -> Result<(), ServeError> {
         listener.set_nonblocking(true).map_err(ServeError::Listener)?;
         let listener = TcpListener::from_std(listener).map_err(ServeError::Listener)?;
         let mut watch = None;
-        if self.shared.protocol == Protocol::Handover {
+        if self.shared.protocol == Protocol::FdPassing {
             let watching = self
                 .shared
-                .handover
+                .fd_passing
                 .has_way()
-                .then(|| self.shared.handover.watch());
-            watch = Some(watching.ok_or(ServeError::Handover)?.map_err(ServeError::Watch)?);
+                .then(|| self.shared.fd_passing.watch());
+            watch = Some(
+                watching
+                    .ok_or(ServeError::FdPassing)?
+                    .map_err(ServeError::Watch)?,
+            );
         }
         let server = Server {
             gate: Rc::clone(&self.shared),
@@ -153,18 +163,18 @@ impl<J: Judge> Gate<J> {
 }
 
 /// The accept loop and the connections it owns.
-struct Server<J> {
-    gate: Rc<Shared<J>>,
+struct Server<A> {
+    gate: Rc<Shared<A>>,
     keeps_backlog: bool,
     connections: JoinSet<()>,
     cuts: u64,
 }
 
-impl<J: Judge> Server<J> {
+impl<A: Authorizer> Server<A> {
     async fn run(
         mut self,
         listener: TcpListener,
-        mut handed_over: mpsc::Receiver<HandedOver>,
+        mut handed_over: mpsc::Receiver<Handoff>,
         watch: Option<impl Future<Output = ()> + 'static>,
     ) {
         let control = self.gate.control.clone();
@@ -180,7 +190,7 @@ impl<J: Judge> Server<J> {
             let accepts = phase < Phase::Draining || !self.keeps_backlog;
             tokio::select! {
                 (stream, peer) = accept(&listener), if accepts => self.open(stream, peer, Vec::new()),
-                Some(handed) = handed_over.recv(), if accepts => self.take_over(handed),
+                Some(handoff) = handed_over.recv(), if accepts => self.take_over(handoff),
                 Some(_ended) = self.connections.join_next() => {}
                 changed = changed(&control, round, &timer) => {
                     match changed {
@@ -218,18 +228,18 @@ impl<J: Judge> Server<J> {
         self.gate.close_idle();
     }
 
-    fn take_over(&mut self, handed: HandedOver) {
-        if !handed.claim.make() {
+    fn take_over(&mut self, handoff: Handoff) {
+        if !handoff.claim.make() {
             return;
         }
         // One that is gone meanwhile is nobody's loss.
-        let Ok(peer) = handed.stream.peer_addr() else {
+        let Ok(peer) = handoff.stream.peer_addr() else {
             return;
         };
-        if handed.stream.set_nonblocking(true).is_ok()
-            && let Ok(stream) = TcpStream::from_std(handed.stream)
+        if handoff.stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(handoff.stream)
         {
-            self.open(stream, peer, handed.prefix);
+            self.open(stream, peer, handoff.prefix);
         }
     }
 
@@ -247,14 +257,14 @@ impl<J: Judge> Server<J> {
     }
 }
 
-impl<J> Drop for Server<J> {
+impl<A> Drop for Server<A> {
     fn drop(&mut self) {
         self.gate.close_idle();
     }
 }
 
 /// Cleans up what no connection would come by to clean.
-async fn keep_house<J: Judge>(gate: Rc<Shared<J>>) {
+async fn keep_house<A: Authorizer>(gate: Rc<Shared<A>>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         gate.pool.expire();
@@ -281,15 +291,15 @@ fn ready_if(condition: bool) -> std::task::Poll<()> {
     }
 }
 
-async fn connection<J: Judge>(
-    gate: Rc<Shared<J>>,
+async fn connection<A: Authorizer>(
+    gate: Rc<Shared<A>>,
     stream: TcpStream,
     peer: SocketAddr,
     prefix: Vec<u8>,
     _open: Open,
 ) {
-    if gate.protocol == Protocol::Handover {
-        return handover::serve(&gate, stream, peer, &prefix).await;
+    if gate.protocol == Protocol::FdPassing {
+        return fd_passing::serve(&gate, stream, peer, &prefix).await;
     }
     let mut guard = Guard(Some(Stream::Tcp(stream)));
     let Some(stream) = guard.0.as_mut() else { return };
@@ -331,18 +341,18 @@ impl Drop for Guard {
     }
 }
 
-impl<J: Judge> Shared<J> {
+impl<A: Authorizer> Shared<A> {
     /// The verdict on a request, as far as the phase lets one be asked for.
-    pub(crate) fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<J::Permit> {
-        self.by_phase(|| self.judge.admit(head, out))
+    pub(crate) fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<A::Permit> {
+        self.by_phase(|| self.authorizer.admit(head, out))
     }
 
     /// The verdict on a raw connection.
-    pub(crate) fn connect(&self, peer: SocketAddr) -> Admission<J::Permit> {
-        self.by_phase(|| self.judge.connect(peer))
+    pub(crate) fn connect(&self, peer: SocketAddr) -> Admission<A::Permit> {
+        self.by_phase(|| self.authorizer.connect(peer))
     }
 
-    fn by_phase(&self, ask: impl FnOnce() -> Admission<J::Permit>) -> Admission<J::Permit> {
+    fn by_phase(&self, ask: impl FnOnce() -> Admission<A::Permit>) -> Admission<A::Permit> {
         match self.control.phase() {
             Phase::Holding => Admission::Hold,
             Phase::Open => ask(),
@@ -365,7 +375,7 @@ impl<J: Judge> Shared<J> {
     }
 }
 
-impl<J> Shared<J> {
+impl<A> Shared<A> {
     /// Closes connections to the workload that serve nobody at present, and hyper's.
     fn close_idle(&self) {
         self.pool.clear();

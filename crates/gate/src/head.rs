@@ -26,7 +26,7 @@ pub enum Version {
     Http2,
 }
 
-/// One request as the judge sees it: everything the client sent before the body, unchanged.
+/// One request as the authorizer sees it: everything the client sent before the body, unchanged.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestHead<'a> {
     /// Method, case as sent.

@@ -18,16 +18,16 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 
 use crate::buffer::{Inbound, Loan};
+use crate::connection_status::Unreviewed;
 use crate::control::{Phase, Timer};
 use crate::forward::{self, Forwarding, Origin};
 use crate::gate::{Protocol, Shared};
 use crate::head::{self, Framing, HTTP2_PREFACE, Reject, Version, Wire};
 use crate::refusal::{self, Refusal};
 use crate::response::Body;
-use crate::standing::Unreviewed;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::upstream::Lease;
-use crate::{Admission, Judge, tunnel};
+use crate::{Admission, Authorizer, tunnel};
 
 use self::exchange::{Broken, Delivered, Receiving, Sending, first_part, skip_request};
 
@@ -61,8 +61,8 @@ enum Considered<P> {
 }
 
 /// Serves one connection until it ends; `prefix` was read from it before.
-pub(crate) async fn serve<J: Judge>(
-    gate: &Rc<Shared<J>>,
+pub(crate) async fn serve<A: Authorizer>(
+    gate: &Rc<Shared<A>>,
     stream: &mut Stream,
     peer: SocketAddr,
     prefix: &[u8],
@@ -83,8 +83,8 @@ pub(crate) async fn serve<J: Judge>(
 }
 
 /// One connection.
-struct Session<'s, J> {
-    gate: &'s Rc<Shared<J>>,
+struct Session<'s, A> {
+    gate: &'s Rc<Shared<A>>,
     peer: SocketAddr,
     origin: Origin,
     read: ReadHalf<'s>,
@@ -97,7 +97,7 @@ struct Session<'s, J> {
     first: bool,
 }
 
-impl<J: Judge> Session<'_, J> {
+impl<A: Authorizer> Session<'_, A> {
     async fn run(&mut self, prefix: &[u8]) -> End {
         let mut inbound = self.gate.inbound.loan();
         if inbound.input.append(prefix) < prefix.len() {
@@ -188,7 +188,7 @@ impl<J: Judge> Session<'_, J> {
     }
 
     /// Parses and judges what was read. On a permit, the head for the workload is composed.
-    fn consider(&mut self, buffers: &mut Inbound) -> Considered<J::Permit> {
+    fn consider(&mut self, buffers: &mut Inbound) -> Considered<A::Permit> {
         let bytes = buffers.input.filled();
         if self.first && head::starts_http2(bytes) {
             return if bytes.len() < HTTP2_PREFACE.len() {
@@ -254,7 +254,7 @@ impl<J: Judge> Session<'_, J> {
     }
 
     /// Forwards one admitted request and its response. The permit is held until both have ended.
-    async fn exchange(&mut self, buffers: &mut Inbound, permit: J::Permit, wire: Wire) -> Next {
+    async fn exchange(&mut self, buffers: &mut Inbound, permit: A::Permit, wire: Wire) -> Next {
         let _admitted = self.gate.traffic.admitted();
         buffers.input.consume(wire.head_len);
         let mut body = Body::new(wire.body);

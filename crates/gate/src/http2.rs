@@ -28,7 +28,7 @@ use crate::gate::{Protocol, Shared};
 use crate::head::{Fields, Reject, RequestHead, Version};
 use crate::refusal::{self, Refusal};
 use crate::stream::{Prefixed, Stream};
-use crate::{Admission, Judge};
+use crate::{Admission, Authorizer};
 
 use self::body::{Held, Meter, Relayed, Sent};
 pub(crate) use self::client::Clients;
@@ -61,7 +61,12 @@ struct Activity {
 }
 
 /// Serves one connection, whose first bytes were read before.
-pub(crate) async fn serve<J: Judge>(gate: &Rc<Shared<J>>, stream: Stream, peer: SocketAddr, read: Bytes) {
+pub(crate) async fn serve<A: Authorizer>(
+    gate: &Rc<Shared<A>>,
+    stream: Stream,
+    peer: SocketAddr,
+    read: Bytes,
+) {
     let activity = Rc::new(Activity::default());
     let timer = gate.control.timer();
     activity.moved_ms.set(gate.control.now_ms());
@@ -103,7 +108,7 @@ pub(crate) async fn serve<J: Judge>(gate: &Rc<Shared<J>>, stream: Stream, peer: 
 }
 
 /// False: streams are open and none has moved for longer than any of them may be silent.
-fn is_alive<J>(gate: &Shared<J>, activity: &Activity) -> bool {
+fn is_alive<A>(gate: &Shared<A>, activity: &Activity) -> bool {
     let silent_ms = gate.control.now_ms().saturating_sub(activity.moved_ms.get());
     activity.open.get() == 0 || silent_ms <= gate.limits.response_ms.max(gate.limits.body_idle_ms)
 }
@@ -125,13 +130,13 @@ impl Drop for OpenStream {
     }
 }
 
-async fn handle<J: Judge>(
-    gate: Rc<Shared<J>>,
+async fn handle<A: Authorizer>(
+    gate: Rc<Shared<A>>,
     activity: Rc<Activity>,
     origin: Rc<Origin>,
     peer: SocketAddr,
     request: http::Request<Incoming>,
-) -> Answer<J::Permit> {
+) -> Answer<A::Permit> {
     let stream = OpenStream::new(&activity);
     activity.moved_ms.set(gate.control.now_ms());
     let timer = gate.control.timer();
@@ -161,14 +166,14 @@ async fn handle<J: Judge>(
     answered.unwrap_or_else(|refusal| refusal::response(&refusal).map(|body| Either::Left(Full::new(body))))
 }
 
-/// The judge's word on one stream, waiting while it is held.
-async fn verdict<J: Judge>(
-    gate: &Rc<Shared<J>>,
+/// The authorizer's answer for one stream, waiting while it is held.
+async fn verdict<A: Authorizer>(
+    gate: &Rc<Shared<A>>,
     parts: &http::request::Parts,
     peer: SocketAddr,
     added: &mut Forwarding,
     timer: &Timer,
-) -> Result<J::Permit, Box<Refusal>> {
+) -> Result<A::Permit, Box<Refusal>> {
     let head = head(parts, peer, gate.limits.headers).map_err(|reject| Box::new(reject.into()))?;
     let mut held = None;
     loop {
@@ -181,7 +186,7 @@ async fn verdict<J: Judge>(
     }
 }
 
-/// The request as the judge sees it; hyper has refused malformed ones before.
+/// The request as the authorizer sees it; hyper has refused malformed ones before.
 pub(crate) fn head(
     parts: &http::request::Parts,
     peer: SocketAddr,
@@ -248,8 +253,8 @@ fn host<'a>(authority: Option<&'a str>, headers: &'a HeaderMap) -> Result<&'a st
 }
 
 /// The head for the workload.
-fn outbound<J>(
-    gate: &Shared<J>,
+fn outbound<A>(
+    gate: &Shared<A>,
     parts: &http::request::Parts,
     added: &Forwarding,
     origin: &Origin,
@@ -336,13 +341,13 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// The response, on its way to the client.
-fn relay<J: Judge>(
-    gate: &Rc<Shared<J>>,
+fn relay<A: Authorizer>(
+    gate: &Rc<Shared<A>>,
     response: http::Response<Incoming>,
-    held: Held<J::Permit>,
+    held: Held<A::Permit>,
     timer: Timer,
     meter: Meter,
-) -> Answer<J::Permit> {
+) -> Answer<A::Permit> {
     let (mut head, inner) = response.into_parts();
     for name in [
         header::CONNECTION,

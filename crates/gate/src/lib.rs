@@ -1,16 +1,16 @@
 //! The gate: a reverse proxy that forwards only what a permit lets through.
 //!
-//! It stands in front of one workload inside a machine and knows no rules: it asks a [`Judge`], and every way to the
-//! workload wants to see the [`Judge::Permit`] that only a judge can make. A refused request costs the workload
-//! nothing, not even a connection.
+//! It stands in front of one workload inside a machine and knows no rules: it asks an [`Authorizer`], and every way to
+//! the workload wants to see the [`Authorizer::Permit`] that only an authorizer can make. A refused request costs the
+//! workload nothing, not even a connection.
 //!
 //! | module | duty |
 //! |---|---|
 //! | [`head`], [`chunked`] | what of HTTP/1.x is understood at all, shared with the door |
 //! | [`refusal`] | problem documents as responses |
 //! | [`probe`] | the first request on an HTTP/2 connection, before a byte is answered: for the door |
-//! | `http1`, `http2`, `tunnel`, `handover` | one connection each |
-//! | `standing` | whether a raw connection may go on |
+//! | `http1`, `http2`, `tunnel`, `fd_passing` | one connection each |
+//! | `connection_status` | whether a raw connection may go on |
 //! | `gate`, [`control`], [`traffic`], [`limits`] | accepting, phases, counters, bounds |
 //!
 //! Everything runs on one thread and inside [`Gate::serve`]: dropping that future closes every connection. No TLS,
@@ -26,14 +26,14 @@ pub mod traffic;
 
 mod accept;
 mod buffer;
+mod connection_status;
+mod fd_passing;
 mod forward;
 mod gate;
-mod handed;
-mod handover;
+mod handoff;
 mod http1;
 mod http2;
 mod response;
-mod standing;
 mod stream;
 mod sys;
 mod tunnel;
@@ -45,7 +45,7 @@ use std::rc::Rc;
 pub use control::{Control, Phase};
 pub use forward::{BadField, Forwarding, RESERVED_PREFIX};
 pub use gate::{Gate, Protocol, ServeError};
-pub use handed::{Claim, HandedOver};
+pub use handoff::{Claim, Handoff};
 pub use head::{RequestHead, Version};
 pub use limits::Limits;
 pub use refusal::Refusal;
@@ -53,7 +53,7 @@ pub use traffic::Traffic;
 pub use upstream::Upstream;
 
 /// Decides what may pass. Called on the gate's thread for each request; must answer in microseconds and never block.
-pub trait Judge: 'static {
+pub trait Authorizer: 'static {
     /// Proof of a positive verdict. The gate can neither make nor copy one, and drops it when what it allowed ended.
     type Permit: 'static;
 
@@ -65,19 +65,19 @@ pub trait Judge: 'static {
     fn connect(&self, peer: SocketAddr) -> Admission<Self::Permit>;
 }
 
-impl<J: Judge> Judge for Rc<J> {
-    type Permit = J::Permit;
+impl<A: Authorizer> Authorizer for Rc<A> {
+    type Permit = A::Permit;
 
     fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<Self::Permit> {
-        J::admit(self, head, out)
+        A::admit(self, head, out)
     }
 
     fn connect(&self, peer: SocketAddr) -> Admission<Self::Permit> {
-        J::connect(self, peer)
+        A::connect(self, peer)
     }
 }
 
-/// A judge's answer.
+/// An authorizer's answer.
 #[derive(Debug)]
 pub enum Admission<P> {
     /// Goes to the workload.

@@ -10,11 +10,11 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use crate::buffer::Buffer;
+use crate::connection_status::{ConnectionStatus, Reviewed, StatusSource};
 use crate::control::Timer;
 use crate::gate::Shared;
-use crate::standing::{Reviewed, Standing, Stands};
 use crate::stream::{ReadHalf, Stream, WriteHalf};
-use crate::{Admission, Judge};
+use crate::{Admission, Authorizer};
 
 /// Both ends of a tunnel.
 pub(crate) struct Ends<'x, 's, 'u> {
@@ -22,11 +22,11 @@ pub(crate) struct Ends<'x, 's, 'u> {
     pub(crate) workload: (ReadHalf<'u>, WriteHalf<'u>),
 }
 
-/// Copies until both directions ended, for as long as `stands` lets it. What the buffers hold already goes first.
+/// Copies until both directions ended, for as long as `source` lets it. What the buffers hold already goes first.
 /// False: cut short.
-pub(crate) async fn run<J>(
-    gate: &Shared<J>,
-    stands: &dyn Stands,
+pub(crate) async fn run<A>(
+    gate: &Shared<A>,
+    source: &dyn StatusSource,
     ends: Ends<'_, '_, '_>,
     (input, answer): (&mut Buffer, &mut Buffer),
     (inward, outward): (&Timer, &Timer),
@@ -36,7 +36,7 @@ pub(crate) async fn run<J>(
     let idle_ms = gate.limits.tunnel_idle_ms;
     let direction = |timer| Direction {
         timer,
-        stands,
+        source,
         idle_ms,
         moved_ms: &moved_ms,
     };
@@ -60,7 +60,7 @@ struct Cut;
 
 struct Direction<'x> {
     timer: &'x Timer,
-    stands: &'x dyn Stands,
+    source: &'x dyn StatusSource,
     idle_ms: u64,
     /// When either direction last moved: one may be silent while the other streams.
     moved_ms: &'x Cell<u64>,
@@ -84,11 +84,11 @@ impl Direction<'_> {
             }
             match self
                 .timer
-                .within(self.idle_ms, |cx| match self.stands.standing() {
-                    Standing::Good => buffer.poll_fill(from, cx),
+                .within(self.idle_ms, |cx| match self.source.status() {
+                    ConnectionStatus::Good => buffer.poll_fill(from, cx),
                     // The timer wakes us when the control has news.
-                    Standing::Held => Poll::Pending,
-                    Standing::Revoked => Poll::Ready(Err(ErrorKind::PermissionDenied.into())),
+                    ConnectionStatus::Held => Poll::Pending,
+                    ConnectionStatus::Revoked => Poll::Ready(Err(ErrorKind::PermissionDenied.into())),
                 })
                 .await
             {
@@ -105,8 +105,8 @@ impl Direction<'_> {
 }
 
 /// Serves one raw connection: decided before the workload sees anything. False: refused or cut short.
-pub(crate) async fn serve<J: Judge>(
-    gate: &Rc<Shared<J>>,
+pub(crate) async fn serve<A: Authorizer>(
+    gate: &Rc<Shared<A>>,
     stream: &mut Stream,
     peer: SocketAddr,
     prefix: &[u8],
@@ -138,11 +138,11 @@ pub(crate) async fn serve<J: Judge>(
 }
 
 /// The verdict on a raw connection, waiting while it is held. The connection is not read meanwhile.
-pub(crate) async fn admit<J: Judge>(
-    gate: &Rc<Shared<J>>,
+pub(crate) async fn admit<A: Authorizer>(
+    gate: &Rc<Shared<A>>,
     peer: SocketAddr,
     timer: &Timer,
-) -> Option<J::Permit> {
+) -> Option<A::Permit> {
     let mut held = None;
     loop {
         match gate.connect(peer) {

@@ -21,9 +21,9 @@ use suijuris_api::control::FromRuntime;
 use suijuris_store::ObjectDir;
 use tokio::sync::mpsc;
 
+use crate::authorizer::ObjectAuthorizer;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::judge::GateJudge;
 use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::LineageWriter;
 use crate::pid1::{self, Role, Signals};
@@ -82,7 +82,7 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
     if let (Some(channel), Some(queue)) = (&channel, queue) {
         sending.spawn_local(send_reports(channel.clone(), queue));
     }
-    let judge = Rc::new(GateJudge::default());
+    let authorizer = Rc::new(ObjectAuthorizer::default());
     let context = BootContext {
         object_dir: ObjectDir::at(&config.data),
         config,
@@ -91,13 +91,13 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
         clock,
         reports: reports.clone(),
         signals,
-        judge: judge.clone(),
+        authorizer: authorizer.clone(),
     };
     let left = Box::pin(live(context, role)).await;
     pid1::teardown(role, TEARDOWN).await;
-    reports.leaving(exit_word(left), judge.refusing());
-    // The judge has the object, which reports too.
-    drop(judge);
+    reports.leaving(exit_word(left), authorizer.refusing());
+    // The authorizer has the object, which reports too.
+    drop(authorizer);
     drop(reports);
     // What was reported is sent before the channel closes; an owner that does not read is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(1), sending.join_next()).await;

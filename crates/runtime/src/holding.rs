@@ -2,7 +2,7 @@
 //! served or acknowledged.
 //!
 //! A thin layer between the object's one thread and [`Witness`]. Without a depot the object holds itself, unless its bundle
-//! requires a witness. Who calls: boot, lifecycle_driver, judge, and the writes of the resident object.
+//! requires a witness. Who calls: boot, lifecycle_driver, authorizer, and the writes of the resident object.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;

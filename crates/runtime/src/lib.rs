@@ -1,7 +1,7 @@
 //! suijuris-init: the object's runtime inside its machine.
 //!
 //! One thread. `boot` opens and decides, `lifecycle_driver` performs what the lifecycle (core) says, `resident` is the object,
-//! `judge` answers the gate, `agent` answers the workload, `remain` asks again and again whether to stay. The command
+//! `authorizer` answers the gate, `agent` answers the workload, `remain` asks again and again whether to stay. The command
 //! line embeds this crate to run as the runtime where no static `suijuris-init` lies beside it.
 
 use std::ffi::OsString;
@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 pub mod agent;
+pub mod authorizer;
 mod boot;
 pub mod clock;
 pub mod config;
@@ -16,7 +17,6 @@ pub mod holding;
 pub mod holds;
 pub mod inbox;
 pub mod intake;
-pub mod judge;
 mod lifecycle_driver;
 pub mod lineage_writer;
 pub mod patch;
@@ -29,7 +29,7 @@ pub mod witness;
 pub mod words;
 pub mod workload;
 
-pub use suijuris_callers as callers;
+pub use suijuris_auth as auth;
 pub use suijuris_core::refusals;
 
 use report::chain;

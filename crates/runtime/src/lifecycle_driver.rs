@@ -18,7 +18,7 @@ use suijuris_gate::{Control, Phase as GatePhase};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::judge::GateJudge;
+use crate::authorizer::ObjectAuthorizer;
 use crate::lineage_writer::{self};
 use crate::pid1;
 use crate::report::chain;
@@ -48,7 +48,7 @@ const LEFT_WITHIN: Duration = Duration::from_millis(100);
 /// The loop and what it works on.
 pub(crate) struct LifecycleDriver {
     resident: Rc<Resident>,
-    judge: Rc<GateJudge>,
+    authorizer: Rc<ObjectAuthorizer>,
     gate: Control,
     placement: Placement,
     events: mpsc::Receiver<Event>,
@@ -65,7 +65,7 @@ impl LifecycleDriver {
     #[must_use]
     pub(crate) fn new(
         resident: Rc<Resident>,
-        judge: Rc<GateJudge>,
+        authorizer: Rc<ObjectAuthorizer>,
         gate: Control,
         placement: Placement,
         events: mpsc::Receiver<Event>,
@@ -74,7 +74,7 @@ impl LifecycleDriver {
         let (workload, tasks, left) = (None, JoinSet::new(), None);
         Self {
             resident,
-            judge,
+            authorizer,
             gate,
             placement,
             events,
@@ -140,7 +140,8 @@ impl LifecycleDriver {
             Effect::HoldGate => self.gate.set(GatePhase::Holding),
             Effect::RefuseGate(decision) => {
                 self.refusing = true;
-                self.judge.refuse(verdict::problem(&decision, self.resident.id()));
+                self.authorizer
+                    .refuse(verdict::problem(&decision, self.resident.id()));
                 self.gate.set(GatePhase::Open);
                 self.gate.ask_again();
             }

@@ -84,7 +84,7 @@ pub enum BootError {
     Depot(String),
     /// No socket to hand connections over on.
     #[error("connections cannot be handed over to the workload: raise the limit of open files")]
-    Handover(#[source] std::io::Error),
+    FdPassing(#[source] std::io::Error),
     /// What was found could not be recorded.
     #[error("what the last activation left behind cannot be recorded")]
     Record(#[from] Error),

@@ -23,7 +23,7 @@ use suijuris_gate::Traffic;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::agent::Feed;
-use crate::callers::Callers;
+use crate::auth::Callers;
 use crate::clock::{Clock, Continuity, ResumeDetector};
 use crate::config::Launch;
 use crate::holding::Holding;

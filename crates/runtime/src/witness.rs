@@ -2,7 +2,7 @@
 //! are answered by a thread of its own, so that nothing the object does delays a renewal.
 //!
 //! The protocol is `core::witness`; `thread` performs what its keeper says on a depot, `publish` leaves in the depot what
-//! doors and importers read while the object sleeps. Who calls: `boot`, `lifecycle_driver`, `judge`, and `up`.
+//! doors and importers read while the object sleeps. Who calls: `boot`, `lifecycle_driver`, `authorizer`, and `up`.
 
 mod history;
 mod lease;
@@ -155,7 +155,7 @@ impl Witness {
         })
     }
 
-    /// Until when the object may serve; for the judge. Good for nothing before the first claim.
+    /// Until when the object may serve; for the authorizer. Good for nothing before the first claim.
     #[must_use]
     pub fn lease(&self) -> Lease {
         self.lease.clone()

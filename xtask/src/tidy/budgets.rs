@@ -52,7 +52,7 @@ const BUDGETS: &[Budget] = &[
     Budget { name: "store", why: "durability is files and system calls",
         allowed: &["serde", "serde_bytes", "serde_ipld_dagcbor", "ipld-core", "sha2", "ed25519-dalek", "zeroize", "getrandom", "thiserror",
             "libc", "nix"] },
-    Budget { name: "callers", why: "it meets what strangers send before anything is decided: encodings and signatures",
+    Budget { name: "auth", why: "it meets what strangers send before anything is decided: encodings and signatures",
         allowed: &["base64", "ed25519-dalek", "p256", "rsa", "serde", "serde_json", "sha2", "thiserror"] },
     Budget { name: "link", why: "it is in every machine and reads what a machine says: encodings, one digest, tokio's sockets",
         allowed: &["getrandom", "hmac", "nix", "serde", "serde_bytes", "serde_json", "sha2", "thiserror", "tokio", "zeroize"] },

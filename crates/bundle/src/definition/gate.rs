@@ -11,7 +11,7 @@ const PROTOCOLS: [(&str, Protocol); 4] = [
     ("http", Protocol::Http),
     ("h2c", Protocol::H2c),
     ("tcp", Protocol::Tcp),
-    ("handover", Protocol::Handover),
+    ("handover", Protocol::FdPassing),
 ];
 
 /// The gate, whether a request proposes `wake`, and whether every header was understood.

@@ -211,7 +211,7 @@ pub(super) fn ready_without_port(
     table: &DeTable<'_>,
     faults: &Faults<'_>,
 ) {
-    if protocol != Protocol::Handover || matches!(workload.ready, Ready::Agent | Ready::Spawned) {
+    if protocol != Protocol::FdPassing || matches!(workload.ready, Ready::Agent | Ready::Spawned) {
         return;
     }
     let said = table

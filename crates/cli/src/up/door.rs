@@ -1,5 +1,5 @@
 //! The socket side of the door of `up`: what arrives is read so far that it can be decided about, and then either waits
-//! for the machine or is turned away. Who is heard and what the rules say is the door's own affair (`suijuris_door`).
+//! for the machine or is turned away. Who may ask and what the rules say is the door's own affair (`suijuris_door`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::governance;
 use suijuris_core::inputs::Request;
 use suijuris_core::manifest;
-use suijuris_door::Knock;
+use suijuris_door::Credentials;
 use suijuris_gate::head::{self, Peek};
 use suijuris_gate::probe::{Found, Probe};
 use suijuris_gate::{Limits, Refusal, RequestHead, refusal};
@@ -64,7 +64,7 @@ pub(super) async fn greet(
 ) {
     let raw = matches!(
         bundle.manifest.gate.protocol,
-        manifest::Protocol::Tcp | manifest::Protocol::Handover
+        manifest::Protocol::Tcp | manifest::Protocol::FdPassing
     );
     let visitor = if raw {
         Some(Visitor {
@@ -113,7 +113,7 @@ fn look(bundle: &Bundle, head: &RequestHead<'_>) -> Looked {
             .map(str::to_owned)
     };
     Looked {
-        request: suijuris_runtime::judge::request(&bundle.rules.vocabulary, head),
+        request: suijuris_runtime::authorizer::request(&bundle.rules.vocabulary, head),
         authorization: text("authorization"),
         wants: text("x-suijuris-object"),
     }
@@ -224,9 +224,9 @@ impl Visitor {
         }
     }
 
-    /// What is read of it before it is heard.
-    pub(super) fn knock(&self) -> Knock<'_> {
-        Knock {
+    /// Who it says that it is, and which object it means.
+    pub(super) fn credentials(&self) -> Credentials<'_> {
+        Credentials {
             wants: self.wants.as_deref(),
             authorization: self.authorization.as_deref(),
         }

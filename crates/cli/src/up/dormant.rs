@@ -11,7 +11,7 @@ use suijuris_core::inputs::{Host, Principal, Witnessed};
 use suijuris_core::lineage::{Body, Decision, Fired, Head, Refused, Seal, State};
 use suijuris_core::time::Reading;
 use suijuris_core::trigger::Pending;
-use suijuris_door::{Kept, Proposal, Sleeper};
+use suijuris_door::{PreparedBundle, Proposal, Sleeper};
 use suijuris_store::{Reader, Writer};
 use suijuris_vehicle::process::Process;
 
@@ -28,13 +28,13 @@ impl Asleep {
     /// The object, which nobody runs.
     pub(super) fn new(
         writer: Writer,
-        kept: Arc<Kept>,
+        prepared: Arc<PreparedBundle>,
         host: Host,
         witnessed: Witnessed,
         reading: Reading,
     ) -> anyhow::Result<Self> {
         sleeping::settle_crash(&writer, reading.wall)?;
-        let door = Sleeper::new(kept, writer.published().head(), host, witnessed);
+        let door = Sleeper::new(prepared, writer.published().head(), host, witnessed);
         Ok(Self { writer, door })
     }
 
@@ -146,8 +146,13 @@ pub(super) struct Frozen {
 
 impl Frozen {
     /// The object as of its last record, which is durable: the runtime asked for the pause after it.
-    pub(super) fn new(reader: Reader, kept: Arc<Kept>, host: Host, witnessed: Witnessed) -> Self {
-        let door = Sleeper::new(kept, reader.state().head(), host, witnessed);
+    pub(super) fn new(
+        reader: Reader,
+        prepared: Arc<PreparedBundle>,
+        host: Host,
+        witnessed: Witnessed,
+    ) -> Self {
+        let door = Sleeper::new(prepared, reader.state().head(), host, witnessed);
         Self {
             reader,
             door,

@@ -20,8 +20,8 @@ use suijuris_core::inputs::{Host, Principal};
 use suijuris_core::time::Timestamp;
 use suijuris_core::trigger::Pending;
 use suijuris_depot::Waiting;
-use suijuris_door::wakes::BackOff;
-use suijuris_door::{Kept, Proposal, Sleeper};
+use suijuris_door::single_flight::BackOff;
+use suijuris_door::{PreparedBundle, Proposal, Sleeper};
 use suijuris_runtime::clock::Clock;
 use suijuris_runtime::config::Launch;
 use suijuris_store::ObjectDir;
@@ -68,7 +68,7 @@ pub(super) struct House {
     bundle: Arc<Bundle>,
     id: String,
     /// The same with what its door needs of it.
-    kept: Arc<Kept>,
+    prepared: Arc<PreparedBundle>,
     clock: Clock,
     driver: Process,
     listener: TcpListener,
@@ -123,8 +123,8 @@ impl House {
             clock,
         } = created;
         let witnessed = holding.witnessed(&bundle.manifest);
-        let kept = Arc::new(Kept::new(bundle.clone())?);
-        let asleep = Asleep::new(writer, kept.clone(), host(), witnessed, clock.reading())?;
+        let prepared = Arc::new(PreparedBundle::new(bundle.clone())?);
+        let asleep = Asleep::new(writer, prepared.clone(), host(), witnessed, clock.reading())?;
         let id = asleep.look(|state| state.head().object.to_string());
         let inherited = listener.try_clone()?;
         Ok(Self {
@@ -132,7 +132,7 @@ impl House {
             place,
             id,
             bundle,
-            kept,
+            prepared,
             clock,
             driver,
             listener: TcpListener::from_std(listener)?,
@@ -162,7 +162,7 @@ impl House {
         let ended = desk
             .run_until(async {
                 let ended = self.keep(&mut errands).await;
-                self.see_out().await;
+                self.shut_down().await;
                 ended
             })
             .await;
@@ -177,7 +177,7 @@ impl House {
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         self.announce();
-        self.settle_down();
+        self.prewarm();
         self.publish();
         self.ask_again();
         loop {
@@ -187,8 +187,8 @@ impl House {
             if self.ending && matches!(self.stay, Stay::Asleep(_)) {
                 return self.end().await;
             }
-            let rests = self.rests();
-            let wait = rests.map_or_else(|| self.next_timer(), |left| left.min(LONGEST_WAIT));
+            let backing_off = self.backoff_remaining();
+            let wait = backing_off.map_or_else(|| self.next_timer(), |left| left.min(LONGEST_WAIT));
             let door_open = matches!(&self.stay, Stay::Asleep(_)) || self.frozen().is_some();
             let step = tokio::select! {
                 biased;
@@ -208,7 +208,7 @@ impl House {
                 }
                 lost = self.holding.lost() => Step::Lost(Box::new(lost)),
                 Some(Ok(verdict)) = self.asking.join_next() => Step::Answered(Box::new(verdict)),
-                waiting = self.post.arrives(), if door_open && rests.is_none() => Step::Post(waiting),
+                waiting = self.post.arrives(), if door_open && backing_off.is_none() => Step::Post(waiting),
                 () = tokio::time::sleep(wait) => Step::Timer,
                 accepted = self.listener.accept(), if door_open && greeting.len() + self.turned_away.len() < MAX_VISITORS => match accepted {
                     Ok((socket, peer)) => Step::Accepted(socket, peer),
@@ -244,7 +244,7 @@ impl House {
     }
 
     /// What can be done ahead for the next start.
-    fn settle_down(&self) {
+    fn prewarm(&self) {
         if let Err(error) = self.driver.prepare() {
             self.say.error("machine_failed", &error.to_string());
         }
@@ -281,9 +281,9 @@ impl House {
     }
 
     /// How long nothing but an owner starts a machine, after one in which the object did not wake.
-    fn rests(&self) -> Option<Duration> {
+    fn backoff_remaining(&self) -> Option<Duration> {
         let now = Instant::now();
-        let until = self.back_off.rests(now)?;
+        let until = self.back_off.until(now)?;
         Some(until.saturating_duration_since(now))
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use suijuris_core::ObjectId;
 use suijuris_depot::{Depot, Waiting};
-use suijuris_door::wakes::BackOff;
+use suijuris_door::single_flight::BackOff;
 use tokio::time::Instant;
 
 /// Messages looked at; one that wakes is among them, or behind so many that do not.
@@ -47,7 +47,7 @@ impl Post {
                     tokio::time::sleep(LOOK).await;
                 }
             }
-            if let Some(until) = self.back_off.rests(Instant::now()) {
+            if let Some(until) = self.back_off.until(Instant::now()) {
                 tokio::time::sleep_until(until).await;
             }
             self.looked = true;

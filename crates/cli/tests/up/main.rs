@@ -13,8 +13,8 @@ mod clock;
 mod copies;
 mod crash;
 mod depots;
+mod fd_passing;
 mod gate;
-mod handover;
 mod house;
 mod lineages;
 #[cfg(target_arch = "x86_64")]

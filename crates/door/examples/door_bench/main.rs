@@ -32,7 +32,7 @@ use suijuris_depot::Depot;
 use suijuris_depot::memory::Memory;
 use suijuris_door::config::{Limits, Place};
 use suijuris_door::heads::Trust;
-use suijuris_door::sleepers::Weighed;
+use suijuris_door::sleepers::QuickDecision;
 use suijuris_door::waker::Elsewhere;
 use suijuris_door::{Door, Sleepers};
 use suijuris_testkit::bench::{Better, Contender, Report, Row, Settings, interleave, thread_cpu};
@@ -403,18 +403,18 @@ fn agree(
         known.keep(&life.state, &built.bundle, NOW, 0)?;
         let object = life.state.head().object;
         for inputs in proposals {
-            let weighed = matches!(
+            let quick = matches!(
                 known.evaluate_quick(object, &mut inputs.clone(), reading()),
-                Weighed::Permit(_)
+                QuickDecision::Permit(_)
             );
             let (words, theirs) = (
                 in_words(built, life, inputs),
                 by_rego(rego, documents.next().unwrap()),
             );
-            if weighed != words || weighed != theirs {
-                return Err(format!("{inputs:?}: door {weighed}, core {words}, regorus {theirs}").into());
+            if quick != words || quick != theirs {
+                return Err(format!("{inputs:?}: door {quick}, core {words}, regorus {theirs}").into());
             }
-            permitted += usize::from(weighed);
+            permitted += usize::from(quick);
         }
     }
     let all = whole.len() * proposals.len();

@@ -10,12 +10,12 @@ use suijuris_core::lineage::{Decision, Outcome, Refused};
 use suijuris_core::time::Ratchet;
 use tokio::time::Instant;
 
-use super::{Door, Passed, Standing};
-use crate::asked::Asked;
-use crate::hearing::hear;
+use super::{Door, ObjectStatus, Passed};
+use crate::authenticate;
+use crate::ext_authz::CheckRequest;
 use crate::problems;
 use crate::proposal::Proposal;
-use crate::sleepers::Weighed;
+use crate::sleepers::QuickDecision;
 
 /// Messages counted at most for rules that look at how many wait.
 const COUNTED: usize = 1_000;
@@ -25,29 +25,29 @@ impl Door {
     ///
     /// # Errors
     /// The [`Problem`] to answer with; nothing was started then, but where the object itself refused to wake.
-    pub(crate) async fn knock(
+    pub(crate) async fn check(
         self: &Arc<Self>,
         object: ObjectId,
-        asked: &Asked<'_>,
+        check: &CheckRequest<'_>,
     ) -> Result<Passed, Problem> {
         let began = Instant::now();
-        let standing = self
+        let status = self
             .look(object)
             .await
             .map_err(|error| problems::head(&error, object))?;
-        match standing {
-            Standing::Unknown => return Err(problems::unknown(object)),
-            Standing::Awake => return Ok(Passed::Awake),
-            Standing::Asleep => {}
+        match status {
+            ObjectStatus::Unknown => return Err(problems::unknown(object)),
+            ObjectStatus::Awake => return Ok(Passed::Awake),
+            ObjectStatus::Asleep => {}
         }
-        let Some(inputs) = self.hear(object, asked) else {
+        let Some(inputs) = self.authenticate(object, check) else {
             return Ok(Passed::Awake);
         };
         let mut inputs = inputs?;
         self.count_pending(object, &mut inputs).await?;
-        let weighed = self.evaluate_quick(object, &mut inputs);
+        let quick = self.evaluate_quick(object, &mut inputs);
         self.metrics.decided.observe(began.elapsed().as_secs_f64());
-        match weighed {
+        match quick {
             Ok(true) => self.wake(object).await,
             Ok(false) => Ok(Passed::Awake),
             Err(problem) => Err(problem),
@@ -55,13 +55,15 @@ impl Door {
     }
 
     /// The facts of a request for a sleeping object; none where it sleeps no longer.
-    fn hear(&self, object: ObjectId, asked: &Asked<'_>) -> Option<Result<Inputs, Problem>> {
+    fn authenticate(&self, object: ObjectId, check: &CheckRequest<'_>) -> Option<Result<Inputs, Problem>> {
         let reading = (self.clock)();
-        let heard = self.sleepers.with_kept(object, |kept, at| {
+        let authenticated = self.sleepers.with_prepared(object, |prepared, at| {
             let now = Ratchet::new(at).observe(reading);
-            hear(kept, object, now, asked.knock(), |words| asked.request(words))
+            authenticate::proposal(prepared, object, now, check.credentials(), |words| {
+                check.request(words)
+            })
         })?;
-        Some(heard.map(|proposal| self.inputs(proposal)))
+        Some(authenticated.map(|proposal| self.inputs(proposal)))
     }
 
     /// The facts of a proposal.
@@ -72,7 +74,11 @@ impl Door {
 
     /// How many messages wait, where rules look at it.
     pub(super) async fn count_pending(&self, object: ObjectId, inputs: &mut Inputs) -> Result<(), Problem> {
-        if self.sleepers.with_kept(object, |kept, _| kept.messages()) != Some(true) {
+        if self
+            .sleepers
+            .with_prepared(object, |prepared, _| prepared.messages())
+            != Some(true)
+        {
             return Ok(());
         }
         let waiting = tokio::time::timeout(self.limits.depot_within, self.depot.inbox(object, COUNTED)).await;
@@ -87,9 +93,9 @@ impl Door {
     /// Whether the rules permit: false where the object sleeps no longer; the problem where they refuse.
     pub(super) fn evaluate_quick(&self, object: ObjectId, inputs: &mut Inputs) -> Result<bool, Problem> {
         match self.sleepers.evaluate_quick(object, inputs, (self.clock)()) {
-            Weighed::Permit(_) => Ok(true),
-            Weighed::Awake | Weighed::Unknown => Ok(false),
-            Weighed::Refuse(..) => match self.sleepers.evaluate(object, inputs) {
+            QuickDecision::Permit(_) => Ok(true),
+            QuickDecision::Awake | QuickDecision::Unknown => Ok(false),
+            QuickDecision::Refuse(..) => match self.sleepers.evaluate(object, inputs) {
                 Some(decision) if decision.outcome != Outcome::Permit => {
                     let problem = verdict::problem(&decision, &object.to_string());
                     self.refused(object, decision, &problem.code);

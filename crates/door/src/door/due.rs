@@ -7,10 +7,10 @@ use suijuris_core::ObjectId;
 use suijuris_core::time::{Span, Timestamp};
 use tokio::time::Instant;
 
-use super::{Door, Standing, lock};
+use super::{Door, ObjectStatus, lock};
 use crate::heads::{self, Found, Trust};
 use crate::proposal::Proposal;
-use crate::wakes::{Ended, Turn};
+use crate::single_flight::{Ended, Turn};
 
 /// Due times in memory at most; with more, the depot's index alone says what is due.
 const DUE: usize = 4_000_000;
@@ -60,11 +60,11 @@ impl Door {
     async fn timer(self: &Arc<Self>, object: ObjectId) {
         match self.deferred.ask(object, Instant::now()) {
             Turn::First(..) => {}
-            Turn::Rests { .. } => return self.put_off(self.now().saturating_add(AGAIN), object),
+            Turn::BackingOff { .. } => return self.put_off(self.now().saturating_add(AGAIN), object),
             Turn::Waits(_) | Turn::Full => return,
         }
         let ended = match self.look(object).await {
-            Ok(Standing::Asleep) => self.propose_timer(object).await,
+            Ok(ObjectStatus::Asleep) => self.propose_timer(object).await,
             Ok(_) => Ended::Woke,
             Err(error) => Ended::Failed(error.in_full().into()),
         };
@@ -95,9 +95,9 @@ impl Door {
             return None;
         };
         let head = state.head();
-        let pending = self
-            .sleepers
-            .with_kept(object, |kept, _| kept.pending(&head.fired, head.born, self.now()))?;
+        let pending = self.sleepers.with_prepared(object, |prepared, _| {
+            prepared.pending(&head.fired, head.born, self.now())
+        })?;
         if let Some(next) = pending.next {
             self.put_off(next, object);
         }

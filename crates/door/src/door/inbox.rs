@@ -9,9 +9,9 @@ use suijuris_core::message::Message;
 use suijuris_core::time::Ratchet;
 use suijuris_depot::Posted;
 
-use super::{Door, Standing};
+use super::{Door, ObjectStatus};
 use crate::proposal::Proposal;
-use crate::{hearing, problems};
+use crate::{authenticate, problems};
 
 impl Door {
     /// Stores a message for `object`, and wakes it for a topic that it declares. `authorization` is the sender's.
@@ -24,18 +24,18 @@ impl Door {
         message: &Message,
         authorization: Option<&str>,
     ) -> Result<Posted, Problem> {
-        let standing = match self.look(object).await {
-            Ok(Standing::Unknown) => {
+        let status = match self.look(object).await {
+            Ok(ObjectStatus::Unknown) => {
                 self.metrics.message("unknown_object");
                 return Err(problems::unknown(object));
             }
-            Ok(standing) => standing,
+            Ok(status) => status,
             Err(error) if error.is_unreachable() => {
                 self.metrics.message("depot");
                 return Err(problems::head(&error, object));
             }
             // A head that is not believed wakes nobody, but whoever has a mark may be written to.
-            Err(_) => Standing::Awake,
+            Err(_) => ObjectStatus::Awake,
         };
         let sender = self.sender(object, authorization)?;
         let stored = tokio::time::timeout(self.limits.depot_within, self.depot.post(object, message)).await;
@@ -48,7 +48,7 @@ impl Door {
             Posted::Stored => "stored",
             Posted::Duplicate => "duplicate",
         });
-        if posted == Posted::Stored && standing == Standing::Asleep {
+        if posted == Posted::Stored && status == ObjectStatus::Asleep {
             self.wake_for(object, message, sender);
         }
         Ok(posted)
@@ -56,9 +56,9 @@ impl Door {
 
     fn sender(&self, object: ObjectId, authorization: Option<&str>) -> Result<Arc<Caller>, Problem> {
         let reading = (self.clock)();
-        let sender = self.sleepers.with_kept(object, |kept, at| {
+        let sender = self.sleepers.with_prepared(object, |prepared, at| {
             let now = Ratchet::new(at).observe(reading);
-            hearing::caller(kept, object, now, authorization)
+            authenticate::caller(prepared, object, now, authorization)
         });
         sender.unwrap_or_else(|| Ok(Arc::default()))
     }
@@ -67,7 +67,7 @@ impl Door {
     fn wake_for(self: &Arc<Self>, object: ObjectId, message: &Message, sender: Arc<Caller>) {
         let wakes = self
             .sleepers
-            .with_kept(object, |kept, _| kept.wakes_for(&message.topic));
+            .with_prepared(object, |prepared, _| prepared.wakes_for(&message.topic));
         if wakes != Some(true) {
             return;
         }

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::{Door, Passed, in_full};
 use crate::problems;
+use crate::single_flight::{Ended, Turn};
 use crate::sleepers::Known;
-use crate::wakes::{Ended, Turn};
 
 /// First and longest pause between two looks for the mark of an object that wakes.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
@@ -33,9 +33,9 @@ impl Door {
                 receiver
             }
             Turn::Waits(receiver) => receiver,
-            Turn::Rests { until } => {
+            Turn::BackingOff { until } => {
                 self.metrics.wake("rests");
-                return Err(problems::rests(
+                return Err(problems::backing_off(
                     object,
                     until.saturating_duration_since(Instant::now()),
                 ));

@@ -7,7 +7,7 @@ use suijuris_core::ObjectId;
 use suijuris_depot::Depot;
 use suijuris_depot::faults::{Call, Fault};
 use suijuris_depot::memory::What;
-use suijuris_door::Standing;
+use suijuris_door::ObjectStatus;
 
 use crate::life::{BORN, Definition, Life};
 use crate::rig::{Rig, limits, mark, rest};
@@ -140,7 +140,7 @@ async fn an_old_announcement_shown_again_is_not_decided_by() {
     let mut life = Life::create(&built.bundle, "a");
     let object = rig.settle(&built, life.clone(), None).await;
     let old = life.announcement();
-    assert_eq!(rig.door.look(object).await.unwrap(), Standing::Asleep);
+    assert_eq!(rig.door.look(object).await.unwrap(), ObjectStatus::Asleep);
     life.wake(BORN);
     life.sleep(BORN);
     rest(&rig.memory, &built, &life, None).await;

@@ -8,7 +8,7 @@ use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Protocol;
 use suijuris_core::inputs::{Host, Request, Witnessed};
 use suijuris_core::manifest::{Algorithm, CallerKey};
-use suijuris_door::{Kept, Knock, Sleeper};
+use suijuris_door::{Credentials, PreparedBundle, Sleeper};
 
 use crate::life::{Definition, Life};
 use crate::rig::{Rig, reading};
@@ -24,10 +24,16 @@ const RULES: &str = r#"
 "#;
 
 /// The document that the door with the state open answers with; none where it permits.
-fn open(definition: &Definition, life: &Life, rig: &Rig, path: &str, knock: Knock<'_>) -> Option<String> {
+fn open(
+    definition: &Definition,
+    life: &Life,
+    rig: &Rig,
+    path: &str,
+    credentials: Credentials<'_>,
+) -> Option<String> {
     let built = definition.build().unwrap();
-    let kept = Arc::new(Kept::new(built.bundle).unwrap());
-    let mut sleeper = Sleeper::new(kept, life.state.head(), Host::default(), Witnessed::Agrees);
+    let prepared = Arc::new(PreparedBundle::new(built.bundle).unwrap());
+    let mut sleeper = Sleeper::new(prepared, life.state.head(), Host::default(), Witnessed::Agrees);
     let request = Request {
         method: "GET".into(),
         path: path.into(),
@@ -39,7 +45,7 @@ fn open(definition: &Definition, life: &Life, rig: &Rig, path: &str, knock: Knoc
         headers: Default::default(),
     };
     let reading = reading(rig.now());
-    let problem = match sleeper.hear(knock, |_| request, reading) {
+    let problem = match sleeper.authenticate(credentials, |_| request, reading) {
         Err(problem) => problem,
         Ok(proposal) => match sleeper.decide(&life.state, &proposal, reading) {
             Verdict::Refuse(decision) => sleeper.problem(&decision),
@@ -61,7 +67,7 @@ async fn the_door_of_many_and_the_door_of_one_answer_with_the_same_problem() {
         issuer: None,
         audience: None,
     };
-    let heard = Definition {
+    let open_by_day = Definition {
         callers: vec![pinned],
         ..Definition::rules(RULES)
     };
@@ -70,27 +76,27 @@ async fn the_door_of_many_and_the_door_of_one_answer_with_the_same_problem() {
         ..Definition::rules(RULES)
     };
     let stranger = ObjectId::of(b"stranger").to_string();
-    let nobody = Knock::default();
-    let forged = Knock {
+    let nobody = Credentials::default();
+    let forged = Credentials {
         authorization: Some("Bearer nonsense"),
         ..nobody
     };
-    let basic = Knock {
+    let basic = Credentials {
         authorization: Some("Basic eDp5"),
         ..nobody
     };
-    let lost = Knock {
+    let lost = Credentials {
         wants: Some(&stranger),
         ..nobody
     };
-    for (definition, path, knock, expect) in [
-        (&heard, "/open", nobody, None),
-        (&heard, "/open/never", nobody, Some("admit_refused")),
-        (&heard, "/elsewhere", nobody, Some("admit_refused")),
-        (&heard, "/night", nobody, Some("wake_refused")),
-        (&heard, "/open", forged, Some("invalid_token")),
-        (&heard, "/open", basic, Some("invalid_token")),
-        (&heard, "/open", lost, Some("wrong_object")),
+    for (definition, path, credentials, expect) in [
+        (&open_by_day, "/open", nobody, None),
+        (&open_by_day, "/open/never", nobody, Some("admit_refused")),
+        (&open_by_day, "/elsewhere", nobody, Some("admit_refused")),
+        (&open_by_day, "/night", nobody, Some("wake_refused")),
+        (&open_by_day, "/open", forged, Some("invalid_token")),
+        (&open_by_day, "/open", basic, Some("invalid_token")),
+        (&open_by_day, "/open", lost, Some("wrong_object")),
         (&deaf, "/open", nobody, Some("asleep")),
         // No keys are pinned: the header is the workload's own affair.
         (&deaf, "/open", forged, Some("asleep")),
@@ -103,12 +109,12 @@ async fn the_door_of_many_and_the_door_of_one_answer_with_the_same_problem() {
             value.map_or_else(String::new, |value| format!("\r\n{name}: {value}"))
         };
         let (wants, token) = (
-            header("x-suijuris-object", knock.wants),
-            header("authorization", knock.authorization),
+            header("x-suijuris-object", credentials.wants),
+            header("authorization", credentials.authorization),
         );
         let head = format!("GET /ext_authz{path} HTTP/1.1\r\nhost: {object}.test{wants}{token}");
         let answer = rig.send(&head, b"").await;
-        let problem = open(definition, &life, &rig, path, knock);
+        let problem = open(definition, &life, &rig, path, credentials);
         match expect {
             None => assert_eq!((answer.status, problem), (200, None), "{path}"),
             Some(code) => {

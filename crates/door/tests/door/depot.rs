@@ -7,7 +7,7 @@ use suijuris_core::witness::Mark;
 use suijuris_depot::Depot;
 use suijuris_depot::faults::{Call, Fault};
 use suijuris_depot::memory::What;
-use suijuris_door::Standing;
+use suijuris_door::ObjectStatus;
 use suijuris_door::heads::{Error, Found, Trust, find};
 
 use crate::life::{BORN, Built, Definition, Life, key};
@@ -52,7 +52,7 @@ async fn a_head_is_believed_where_announcement_and_mark_agree_and_an_object_ahea
     let built = counting();
     let mut life = Life::create(&built.bundle, "a");
     let object = life.state.head().object;
-    assert_eq!(rig.door.look(object).await.unwrap(), Standing::Unknown);
+    assert_eq!(rig.door.look(object).await.unwrap(), ObjectStatus::Unknown);
 
     for trust in [Trust::Mark, Trust::Chain] {
         life.write(set(1), BORN);
@@ -161,7 +161,7 @@ async fn a_mark_that_was_set_back_is_noticed_and_a_later_epoch_is_not_older() {
     life.write(set(1), BORN);
     life.write(set(2), BORN);
     rest(&rig.memory, &built, &life, None).await;
-    assert_eq!(rig.door.look(object).await.unwrap(), Standing::Asleep);
+    assert_eq!(rig.door.look(object).await.unwrap(), ObjectStatus::Asleep);
 
     // Somebody restores yesterday's depot.
     swap(&rig.memory, &old_mark).await;
@@ -253,7 +253,7 @@ async fn a_history_that_its_controllers_put_in_the_place_of_the_known_one_is_not
     let mut copy = life.clone();
     (1..=3).for_each(|n| life.write(set(n), BORN));
     rest(&rig.memory, &built, &life, None).await;
-    assert_eq!(rig.door.look(object).await.unwrap(), Standing::Asleep);
+    assert_eq!(rig.door.look(object).await.unwrap(), ObjectStatus::Asleep);
     copy.restored(life.state.head(), BORN);
     copy.write(set(9), BORN);
     mark(&rig.memory, &copy).await;
@@ -283,7 +283,7 @@ async fn while_the_depot_is_silent_the_last_known_head_decides_for_a_while() {
         .build()
         .unwrap();
     let object = rig.sleeper(&built, "a").await;
-    assert_eq!(rig.door.look(object).await.unwrap(), Standing::Asleep);
+    assert_eq!(rig.door.look(object).await.unwrap(), ObjectStatus::Asleep);
     for fault in [Fault::Silence, Fault::LostRequest] {
         rig.depot.always(Some(fault));
         assert_eq!(rig.ask(object, "GET", "/").await.code(), "wake_refused");
@@ -309,7 +309,7 @@ async fn while_the_depot_is_silent_the_last_known_head_decides_for_a_while() {
     };
     let rig = Rig::with(impatient, Trust::Mark).await;
     let object = rig.sleeper(&built, "a").await;
-    assert_eq!(rig.door.look(object).await.unwrap(), Standing::Asleep);
+    assert_eq!(rig.door.look(object).await.unwrap(), ObjectStatus::Asleep);
     rig.depot.always(Some(Fault::Silence));
     assert_eq!(rig.ask(object, "GET", "/").await.code(), "depot_unreachable");
     rig.end().await;

@@ -10,8 +10,8 @@ use suijuris_core::inputs::{Caller, Host, Inputs, Principal, Request, Trigger, W
 use suijuris_core::lineage::{Decision, Fired, Outcome};
 use suijuris_core::memory::{Change, Write};
 use suijuris_core::time::{Quality, Ratchet, Reading, Timestamp};
-use suijuris_door::sleepers::Weighed;
-use suijuris_door::{Kept, Proposal, Sleeper, Sleepers};
+use suijuris_door::sleepers::QuickDecision;
+use suijuris_door::{PreparedBundle, Proposal, Sleeper, Sleepers};
 
 use crate::life::{Built, Definition, Life};
 use crate::random::Random;
@@ -186,7 +186,7 @@ fn propose(life: &Life, built: &Built, mut inputs: Inputs, quality: Quality, tal
         .keep(&life.state, &built.bundle, reading.wall, 0)
         .unwrap();
     let object = life.state.head().object;
-    let weighed = sleepers.evaluate_quick(object, &mut inputs, reading);
+    let quick = sleepers.evaluate_quick(object, &mut inputs, reading);
     let now = Ratchet::new(life.state.head().at).observe(reading);
     assert_eq!(
         inputs.now, now,
@@ -194,17 +194,17 @@ fn propose(life: &Life, built: &Built, mut inputs: Inputs, quality: Quality, tal
     );
     let words = sleepers.evaluate(object, &inputs).unwrap();
     let expect = whole(life, built, &inputs);
-    let context = || format!("{seed}\n{inputs:#?}\n{:#?}\n{weighed:?}", life.state);
+    let context = || format!("{seed}\n{inputs:#?}\n{:#?}\n{quick:?}", life.state);
     assert_eq!(words, expect, "in words\n{}", context());
     tally.open += usize::from(open(life, built, &inputs, reading, &expect));
     // The rules named are those of `wake`, or those of `admit` for a request.
-    match weighed {
-        Weighed::Permit(rules) => {
+    match quick {
+        QuickDecision::Permit(rules) => {
             assert_eq!(expect.outcome, Outcome::Permit, "{}", context());
             assert_eq!(names(&rules, built), said(&expect).0, "{}", context());
             tally.permitted += 1;
         }
-        Weighed::Refuse(action, refused) => {
+        QuickDecision::Refuse(action, refused) => {
             assert_eq!(action, expect.action, "{}", context());
             match refused {
                 Refused::Rules(judgement) => {
@@ -232,9 +232,9 @@ fn open(life: &Life, built: &Built, inputs: &Inputs, reading: Reading, expect: &
     let Some(trigger) = inputs.trigger.clone().filter(|_| !inputs.standing.incapable) else {
         return false;
     };
-    let kept = Arc::new(Kept::new(Arc::clone(&built.bundle)).unwrap());
+    let prepared = Arc::new(PreparedBundle::new(Arc::clone(&built.bundle)).unwrap());
     let (host, witnessed) = (inputs.host.clone(), inputs.standing.witness);
-    let mut sleeper = Sleeper::new(kept, life.state.head(), host, witnessed);
+    let mut sleeper = Sleeper::new(prepared, life.state.head(), host, witnessed);
     sleeper.expect_messages(inputs.pending);
     let proposal = Proposal {
         trigger,

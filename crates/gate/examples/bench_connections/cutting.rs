@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use suijuris_gate::{
-    Admission, Control, Forwarding, Gate, Judge, Limits, Phase, Protocol, RequestHead, Upstream,
+    Admission, Authorizer, Control, Forwarding, Gate, Limits, Phase, Protocol, RequestHead, Upstream,
 };
 use suijuris_testkit::bench::{Better, Contender, Report, Row, Settings, interleave, server};
 use tokio::sync::{mpsc, oneshot};
@@ -22,7 +22,7 @@ const BUDGET_US: f64 = 1_000.0;
 
 struct Everyone;
 
-impl Judge for Everyone {
+impl Authorizer for Everyone {
     type Permit = ();
 
     fn admit(&self, _: &RequestHead<'_>, _: &mut Forwarding) -> Admission<()> {
@@ -75,7 +75,7 @@ fn start(path: &Path) -> Result<Cutter, Box<dyn Error>> {
         let control = Control::new(Phase::Open);
         let limits = Limits::default();
         let upstream = Upstream::Unix(path);
-        let gate = Gate::new(Everyone, upstream, Protocol::Handover, limits, control.clone());
+        let gate = Gate::new(Everyone, upstream, Protocol::FdPassing, limits, control.clone());
         let (_handing, handed_over) = mpsc::channel(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let Ok(runtime) = runtime else { return };

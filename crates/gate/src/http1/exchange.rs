@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-use crate::Judge;
+use crate::Authorizer;
 use crate::buffer::{Buffer, COPY_BYTES, Inbound, Loan, Outbound};
 use crate::control::{Phase, Timer};
 use crate::gate::Shared;
@@ -67,14 +67,14 @@ pub(super) fn first_part(body: &mut Body, buffers: &mut Inbound) -> Result<bool,
 }
 
 /// The request's direction.
-pub(super) struct Sending<'x, 's, J> {
-    pub(super) gate: &'x Shared<J>,
+pub(super) struct Sending<'x, 's, A> {
+    pub(super) gate: &'x Shared<A>,
     pub(super) read: &'x mut ReadHalf<'s>,
     pub(super) input: &'x mut Buffer,
     pub(super) timer: &'x Timer,
 }
 
-impl<J: Judge> Sending<'_, '_, J> {
+impl<A: Authorizer> Sending<'_, '_, A> {
     /// Streams the rest of the body, then watches the client. Ends only when the exchange must end.
     pub(super) async fn run(
         mut self,
@@ -157,8 +157,8 @@ impl<J: Judge> Sending<'_, '_, J> {
 }
 
 /// The response's direction.
-pub(super) struct Receiving<'x, 's, 'u, J> {
-    pub(super) gate: &'x Shared<J>,
+pub(super) struct Receiving<'x, 's, 'u, A> {
+    pub(super) gate: &'x Shared<A>,
     pub(super) wire: &'x Wire,
     pub(super) from: &'x mut ReadHalf<'u>,
     pub(super) write: &'x mut WriteHalf<'s>,
@@ -168,7 +168,7 @@ pub(super) struct Receiving<'x, 's, 'u, J> {
     pub(super) started: &'x Cell<bool>,
 }
 
-impl<J: Judge> Receiving<'_, '_, '_, J> {
+impl<A: Authorizer> Receiving<'_, '_, '_, A> {
     pub(super) async fn run(mut self) -> Result<Delivered, Broken> {
         self.wait().await?;
         let mut outbound = self.gate.outbound.loan();

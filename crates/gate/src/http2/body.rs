@@ -31,7 +31,7 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn new<J>(gate: &Shared<J>, activity: &Rc<Activity>) -> Self {
+    pub(super) fn new<A>(gate: &Shared<A>, activity: &Rc<Activity>) -> Self {
         Self {
             traffic: Rc::clone(&gate.traffic),
             control: gate.control.clone(),

@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::Tasks;
 use super::body::{Meter, Sent};
-use crate::Judge;
+use crate::Authorizer;
 use crate::control::{Elapsed, Timer};
 use crate::gate::{Protocol, Shared};
 use crate::refusal::Refusal;
@@ -67,9 +67,9 @@ impl Clients {
 }
 
 /// Sends one admitted request and waits for the response's head.
-pub(super) async fn send<J: Judge>(
-    gate: &Shared<J>,
-    permit: &J::Permit,
+pub(super) async fn send<A: Authorizer>(
+    gate: &Shared<A>,
+    permit: &A::Permit,
     request: http::Request<Sent>,
     timer: &Timer,
     meter: &Meter,
@@ -91,9 +91,9 @@ pub(super) async fn send<J: Judge>(
     }
 }
 
-async fn send1<J: Judge>(
-    gate: &Shared<J>,
-    permit: &J::Permit,
+async fn send1<A: Authorizer>(
+    gate: &Shared<A>,
+    permit: &A::Permit,
     mut request: http::Request<Sent>,
 ) -> Result<http::Response<Incoming>, Box<Refusal>> {
     if let Some(mut client) = gate.clients.idle() {
@@ -130,9 +130,9 @@ async fn send1<J: Judge>(
     Ok(response)
 }
 
-async fn send2<J: Judge>(
-    gate: &Shared<J>,
-    permit: &J::Permit,
+async fn send2<A: Authorizer>(
+    gate: &Shared<A>,
+    permit: &A::Permit,
     request: http::Request<Sent>,
 ) -> Result<http::Response<Incoming>, Box<Refusal>> {
     let known = gate
@@ -150,9 +150,9 @@ async fn send2<J: Judge>(
     client.send_request(request).await.map_err(|error| failed(&error))
 }
 
-async fn connect2<J: Judge>(
-    gate: &Shared<J>,
-    permit: &J::Permit,
+async fn connect2<A: Authorizer>(
+    gate: &Shared<A>,
+    permit: &A::Permit,
 ) -> Result<http2::SendRequest<Sent>, Box<Refusal>> {
     let stream = gate
         .pool

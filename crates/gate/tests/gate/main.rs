@@ -7,8 +7,8 @@
 )]
 
 mod bounds;
+mod fd_passing;
 mod forwarding;
-mod handover;
 mod http2;
 mod refused;
 mod rig;

@@ -112,7 +112,7 @@ fn early_requests_wait_for_the_verdict() {
     assert_eq!(
         rig.script.asked.load(Ordering::SeqCst),
         0,
-        "the judge is not asked before its time"
+        "the authorizer is not asked before its time"
     );
     rig.set(Phase::Open);
     assert_eq!((yes.reply().status(), no.reply().status()), (200, 403));

@@ -1,4 +1,4 @@
-//! A gate on a thread of its own, a scripted judge, and a workload that counts what reaches it.
+//! A gate on a thread of its own, a scripted authorizer, and a workload that counts what reaches it.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use suijuris_api::Problem;
 use suijuris_gate::{
-    Admission, Claim, Control, Forwarding, Gate, HandedOver, Judge, Limits, Phase, Protocol, Refusal,
+    Admission, Authorizer, Claim, Control, Forwarding, Gate, Handoff, Limits, Phase, Protocol, Refusal,
     RequestHead, Traffic, Upstream,
 };
 use tokio::sync::mpsc;
@@ -26,7 +26,7 @@ pub(crate) struct Script {
 
 pub(crate) struct Scripted(Arc<Script>);
 
-impl Judge for Scripted {
+impl Authorizer for Scripted {
     type Permit = ();
 
     fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<()> {
@@ -229,11 +229,11 @@ impl Rig {
         });
         let (handing, mut handed) = mpsc::channel::<Handed>(4);
         let (orders, mut ordered) = mpsc::channel::<Order>(16);
-        let judge = Scripted(Arc::clone(&script));
+        let authorizer = Scripted(Arc::clone(&script));
         let thread = thread::spawn(move || {
             let control = Control::new(plan.phase);
             let gate = adjust(Gate::new(
-                judge,
+                authorizer,
                 plan.upstream,
                 plan.protocol,
                 plan.limits,
@@ -254,12 +254,12 @@ impl Rig {
                 let hand = async {
                     while let Some((stream, prefix)) = handed.recv().await {
                         let claim = Claim::default();
-                        let handed = HandedOver {
+                        let handoff = Handoff {
                             stream,
                             prefix,
                             claim,
                         };
-                        assert!(hand_over.send(handed).await.is_ok());
+                        assert!(hand_over.send(handoff).await.is_ok());
                     }
                     std::future::pending::<()>().await;
                 };

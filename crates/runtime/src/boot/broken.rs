@@ -7,7 +7,7 @@ use std::time::Duration;
 use suijuris_api::Problem;
 use suijuris_api::channel::{Channel, Packet};
 use suijuris_api::control::{FromRuntime, ToRuntime};
-use suijuris_gate::{Claim, Control, Gate, HandedOver, Limits, Phase as GatePhase, Protocol, Upstream};
+use suijuris_gate::{Claim, Control, Gate, Handoff, Limits, Phase as GatePhase, Protocol, Upstream};
 use tokio::sync::mpsc;
 
 use crate::intake::Intake;
@@ -38,13 +38,13 @@ pub(super) async fn answer_all(context: BootContext, problem: Problem) {
     let BootContext {
         listener,
         channel,
-        judge,
+        authorizer,
         ..
     } = context;
-    judge.refuse(problem);
+    authorizer.refuse(problem);
     let nowhere = Upstream::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let gate = Gate::new(
-        judge,
+        authorizer,
         nowhere,
         Protocol::Http,
         Limits::default(),
@@ -58,7 +58,7 @@ pub(super) async fn answer_all(context: BootContext, problem: Problem) {
 }
 
 /// Takes connections of the owner and hears nothing else; nobody is there to answer.
-pub(super) async fn let_in(channel: Option<Arc<Channel>>, hand_over: mpsc::Sender<HandedOver>) {
+pub(super) async fn let_in(channel: Option<Arc<Channel>>, hand_over: mpsc::Sender<Handoff>) {
     let Some(channel) = channel else { return };
     let intake = Intake::default();
     while let Ok(Some(packet)) = channel.receive::<ToRuntime>().await {
@@ -71,7 +71,7 @@ pub(super) async fn let_in(channel: Option<Arc<Channel>>, hand_over: mpsc::Sende
 pub(super) async fn let_through(
     channel: &Arc<Channel>,
     packet: Packet<ToRuntime>,
-    hand_over: &mpsc::Sender<HandedOver>,
+    hand_over: &mpsc::Sender<Handoff>,
     intake: &Intake,
 ) {
     let (ToRuntime::Connection { id }, Some(descriptor)) = (packet.message, packet.descriptor) else {
@@ -81,11 +81,11 @@ pub(super) async fn let_through(
     let channel = channel.clone();
     // An owner that cannot be told would serve the connection again: it is left to the owner.
     let claim = Claim::new(move || ticket.holds() && channel.try_send(&FromRuntime::Taken { id }).is_ok());
-    let handed = HandedOver {
+    let handoff = Handoff {
         stream: std::net::TcpStream::from(descriptor),
         prefix: packet.raw,
         claim,
     };
     // A gate that has ended takes nobody.
-    let _ = hand_over.send(handed).await;
+    let _ = hand_over.send(handoff).await;
 }

@@ -19,11 +19,11 @@ use suijuris_store::{ObjectDir, OpenError};
 use tokio::sync::mpsc;
 
 use crate::agent;
-use crate::callers::Callers;
+use crate::auth::Callers;
+use crate::authorizer::ObjectAuthorizer;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::inbox::Inbox;
-use crate::judge::GateJudge;
 use crate::lifecycle_driver::{ExitReason, LifecycleDriver};
 use crate::lineage_writer::{BootError, LineageWriter, Sign};
 use crate::pid1::Signals;
@@ -46,12 +46,12 @@ pub(super) struct BootContext {
     pub(super) clock: Rc<Clock>,
     pub(super) reports: Reports,
     pub(super) signals: Signals,
-    pub(super) judge: Rc<GateJudge>,
+    pub(super) authorizer: Rc<ObjectAuthorizer>,
 }
 
 /// What runs side by side in one activation.
 struct Activation {
-    gate: Gate<Rc<GateJudge>>,
+    gate: Gate<Rc<ObjectAuthorizer>>,
     control: Control,
     /// The gate's control, where its protocol knows no requests.
     raw: Option<Control>,
@@ -115,13 +115,13 @@ impl BootContext {
             port => port,
         };
         let control = Control::new(GatePhase::Holding);
-        let judge = self.judge.clone();
+        let authorizer = self.authorizer.clone();
         let handing = match handing(&bundle.manifest) {
             Ok(handing) => handing,
-            Err(error) => return Err((Box::new(self), BootError::Handover(error))),
+            Err(error) => return Err((Box::new(self), BootError::FdPassing(error))),
         };
         let (ours, theirs) = handing.unzip();
-        let gate = gate(&bundle.manifest, judge.clone(), port, ours, control.clone());
+        let gate = gate(&bundle.manifest, authorizer.clone(), port, ours, control.clone());
         let (say, events) = mpsc::channel(EVENTS);
         let id = lineage.published(|state| state.head().object.to_string());
         // The manifest was checked when the bundle was opened: keys and schedules that cannot be used end the boot.
@@ -149,14 +149,14 @@ impl BootContext {
             events: say.clone(),
             reports: self.reports.clone(),
         }));
-        judge.install(resident.clone());
+        authorizer.install(resident.clone());
         let placement = placement(&self.config, &id, port, theirs);
         resident.relaunch(self.config.launch.clone());
         let inputs = resident.launch_inputs();
         let gate_control = control.clone();
         let driver = LifecycleDriver::new(
             resident.clone(),
-            judge,
+            authorizer,
             control,
             placement,
             events,
@@ -164,7 +164,7 @@ impl BootContext {
         );
         let raw = matches!(
             bundle.manifest.gate.protocol,
-            manifest::Protocol::Tcp | manifest::Protocol::Handover
+            manifest::Protocol::Tcp | manifest::Protocol::FdPassing
         );
         let activation = Activation {
             gate,
@@ -251,7 +251,7 @@ pub(super) fn unusable(part: &'static str, why: String) -> BootError {
 
 /// The two ends of what connections are handed over on, the gate's first; none where they are not.
 fn handing(manifest: &Manifest) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
-    if manifest.gate.protocol != manifest::Protocol::Handover {
+    if manifest.gate.protocol != manifest::Protocol::FdPassing {
         return Ok(None);
     }
     let flags = SockFlag::SOCK_CLOEXEC;
@@ -265,19 +265,19 @@ fn handing(manifest: &Manifest) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
 
 pub(super) fn gate(
     manifest: &Manifest,
-    judge: Rc<GateJudge>,
+    authorizer: Rc<ObjectAuthorizer>,
     port: u16,
     handing: Option<OwnedFd>,
     control: Control,
-) -> Gate<Rc<GateJudge>> {
+) -> Gate<Rc<ObjectAuthorizer>> {
     let loopback = Upstream::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let (protocol, upstream) = match manifest.gate.protocol {
         manifest::Protocol::Http => (Protocol::Http, loopback),
         manifest::Protocol::H2c => (Protocol::H2c, loopback),
         manifest::Protocol::Tcp => (Protocol::Tcp, loopback),
-        manifest::Protocol::Handover => {
+        manifest::Protocol::FdPassing => {
             let given = handing.map(|ours| Upstream::Given(Arc::new(ours)));
-            (Protocol::Handover, given.unwrap_or(loopback))
+            (Protocol::FdPassing, given.unwrap_or(loopback))
         }
     };
     let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
@@ -289,7 +289,7 @@ pub(super) fn gate(
         drain_ms: ms(manifest.gate.drain),
         ..Limits::default()
     };
-    Gate::new(judge, upstream, protocol, limits, control).keeping_backlog()
+    Gate::new(authorizer, upstream, protocol, limits, control).keeping_backlog()
 }
 
 pub(super) fn placement(config: &Config, id: &str, port: u16, connections: Option<OwnedFd>) -> Placement {

@@ -10,7 +10,7 @@ use suijuris_core::codec;
 use suijuris_core::inputs::Principal;
 use suijuris_core::lifecycle::Event;
 use suijuris_core::lineage::{Body, Refused};
-use suijuris_gate::HandedOver;
+use suijuris_gate::Handoff;
 use tokio::sync::mpsc;
 
 use crate::lineage_writer::Sign;
@@ -37,7 +37,7 @@ pub(super) async fn obey(mut signals: Signals, say: mpsc::Sender<Event>, residen
 /// Does what the owner asks over the channel; for ever quiet without one, or once the owner is gone.
 pub(super) async fn hear(
     channel: Option<Arc<Channel>>,
-    hand_over: mpsc::Sender<HandedOver>,
+    hand_over: mpsc::Sender<Handoff>,
     resident: Rc<Resident>,
 ) {
     let Some(channel) = channel else {

@@ -175,7 +175,7 @@ impl Resident {
     }
 
     /// Takes note of a refused request; the first of its kind is reported and recorded.
-    pub fn refused_at_gate(&self, decision: Decision) {
+    pub fn refused(&self, decision: Decision) {
         self.refusals
             .borrow_mut()
             .add(decision, self.clock.reading().wall);

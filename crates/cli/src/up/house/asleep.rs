@@ -26,7 +26,7 @@ impl House {
         let Some(door) = self.door() else {
             return self.hand_over(visitor).await;
         };
-        match door.hear(visitor.knock(), |_| visitor.request.clone(), reading) {
+        match door.authenticate(visitor.credentials(), |_| visitor.request.clone(), reading) {
             Ok(proposal) => {
                 let detail = visitor.summary();
                 self.propose(proposal, detail, Some(visitor)).await.map(drop)
@@ -64,10 +64,10 @@ impl House {
                     self.hand_over(visitor).await?;
                 }
             }
-            Verdict::Permit(_, _) => match (self.rests(), visitor) {
+            Verdict::Permit(_, _) => match (self.backoff_remaining(), visitor) {
                 // Those whom a machine left behind are tried again at once, a bounded number of times.
                 (Some(left), Some(visitor)) if visitor.machines == 0 => {
-                    let problem = problems::rests(self.holding.object(), left);
+                    let problem = problems::backing_off(self.holding.object(), left);
                     self.turn_away(visitor, problem);
                 }
                 (_, visitor) => self.wake(proposal, visitor).await?,
@@ -172,7 +172,7 @@ impl House {
             self.say_refused(&recorded);
         }
         let due = self.pending().due;
-        if due.is_empty() || self.rests().is_some() {
+        if due.is_empty() || self.backoff_remaining().is_some() {
             return Ok(());
         }
         if let Some(proposal) = Proposal::timers(&due) {
@@ -200,14 +200,14 @@ impl House {
             return Ok(());
         }
         let witnessed = self.holding.witnessed(&self.bundle.manifest);
-        let asleep = Asleep::new(writer, self.kept.clone(), host(), witnessed, reading)?;
+        let asleep = Asleep::new(writer, self.prepared.clone(), host(), witnessed, reading)?;
         let epoch = asleep.look(|state| state.head().epoch);
         match self.began.take() {
             Some(began) if epoch == began => drop(self.back_off.failed(Instant::now(), None)),
             _ => self.back_off.succeeded(),
         }
         self.stay = Stay::Asleep(Box::new(asleep));
-        self.settle_down();
+        self.prewarm();
         self.publish();
         self.ask_again();
         Ok(())

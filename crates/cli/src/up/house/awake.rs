@@ -68,7 +68,7 @@ impl House {
                     return Ok(());
                 }
                 let witnessed = self.holding.witnessed(&self.bundle.manifest);
-                let frozen = Frozen::new(reader, self.kept.clone(), host(), witnessed);
+                let frozen = Frozen::new(reader, self.prepared.clone(), host(), witnessed);
                 awake.frozen = Some(Box::new(frozen));
                 let detail = self.driver.describe().to_string();
                 self.say.event(Event::Machine {

@@ -16,7 +16,7 @@ use super::{House, Stay};
 const MAX_MACHINES: u8 = 3;
 
 /// Time for those who are being turned away when `up` ends.
-const SEE_OUT: Duration = Duration::from_secs(1);
+const SHUT_DOWN_WITHIN: Duration = Duration::from_secs(1);
 
 impl House {
     /// Hands a visitor over to the running machine, and keeps it until its gate has taken it.
@@ -76,10 +76,10 @@ impl House {
     }
 
     /// Lets those who are being turned away read their answers.
-    pub(super) async fn see_out(&mut self) {
+    pub(super) async fn shut_down(&mut self) {
         let turned_away = &mut self.turned_away;
         let out = async { while turned_away.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(SEE_OUT, out).await;
+        let _ = tokio::time::timeout(SHUT_DOWN_WITHIN, out).await;
     }
 }
 

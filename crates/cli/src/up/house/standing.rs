@@ -5,7 +5,7 @@ use suijuris_core::inputs::Caller;
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::Verdict;
 use suijuris_depot::Waiting;
-use suijuris_door::{Proposal, kept};
+use suijuris_door::{Proposal, prepared};
 use suijuris_vehicle::machine::Signal;
 use tokio::task::JoinSet;
 
@@ -45,7 +45,7 @@ impl House {
 
     /// When a timer wants the object woken.
     pub(super) fn due(&mut self) -> Option<Timestamp> {
-        kept::due(&self.pending())
+        prepared::due(&self.pending())
     }
 
     /// Publishes the sleeping object, while the house goes on.
@@ -66,7 +66,7 @@ impl House {
         }
         let declared = waiting
             .iter()
-            .find(|waiting| self.kept.wakes_for(&waiting.message.topic));
+            .find(|waiting| self.prepared.wakes_for(&waiting.message.topic));
         let Some(first) = declared else { return Ok(()) };
         let topic = first.message.topic.clone();
         let detail = format!("{topic} {} of {}", first.message.id, first.message.source);

@@ -1,4 +1,4 @@
-//! Who asks for a sleeping object, and whether they are heard at all: before any rule is asked, the object must be the one
+//! Who asks for a sleeping object, and whether the rules are asked at all: first the object must be the one
 //! they mean, requests must be something that wakes it, and a token that they show must be good.
 //!
 //! The one place of these refusals for both kinds of door.
@@ -11,48 +11,48 @@ use suijuris_core::governance::Vocabulary;
 use suijuris_core::inputs::{Caller, Request};
 use suijuris_core::time::Now;
 
-use crate::kept::Kept;
+use crate::prepared::PreparedBundle;
 use crate::problems;
 use crate::proposal::Proposal;
 
-/// What is read of a request before it is heard.
+/// What is read of a request to find out who asks, and for which object.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Knock<'a> {
+pub struct Credentials<'a> {
     /// The identity that it asks for (`X-Suijuris-Object`), where it names one.
     pub wants: Option<&'a str>,
     /// The value of `Authorization`, where it has one.
     pub authorization: Option<&'a str>,
 }
 
-/// The proposal of whoever knocks for `object` at `now`; `request` reads what the rules' words ask for.
-pub(crate) fn hear(
-    kept: &Kept,
+/// The proposal of whoever asks for `object` at `now`; `request` reads what the rules' words ask for.
+pub(crate) fn proposal(
+    prepared: &PreparedBundle,
     object: ObjectId,
     now: Now,
-    knock: Knock<'_>,
+    credentials: Credentials<'_>,
     request: impl FnOnce(&Vocabulary) -> Request,
 ) -> Result<Proposal, Problem> {
-    if knock.wants.is_some_and(|wants| wants.parse() != Ok(object)) {
+    if credentials.wants.is_some_and(|wants| wants.parse() != Ok(object)) {
         return Err(problems::wrong_object(object));
     }
-    if !kept.bundle().manifest.triggers.request {
+    if !prepared.bundle().manifest.triggers.request {
         return Err(problems::asleep(object));
     }
-    let caller = caller(kept, object, now, knock.authorization)?;
-    let request = request(&kept.bundle().rules.vocabulary);
+    let caller = caller(prepared, object, now, credentials.authorization)?;
+    let request = request(&prepared.bundle().rules.vocabulary);
     Ok(Proposal::request(Arc::unwrap_or_clone(caller), request))
 }
 
 /// Who shows this value of `Authorization`: anonymous without one, and where the bundle pins no keys.
 pub(crate) fn caller(
-    kept: &Kept,
+    prepared: &PreparedBundle,
     object: ObjectId,
     now: Now,
     authorization: Option<&str>,
 ) -> Result<Arc<Caller>, Problem> {
-    match authorization.filter(|_| !kept.keys().is_empty()) {
+    match authorization.filter(|_| !prepared.keys().is_empty()) {
         Some(shown) => {
-            let verified = kept.keys().verify(shown, &object.to_string(), now);
+            let verified = prepared.keys().verify(shown, &object.to_string(), now);
             verified.map_err(|error| problems::token(&error, object))
         }
         None => Ok(Arc::default()),

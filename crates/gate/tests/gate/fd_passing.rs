@@ -45,7 +45,7 @@ fn taker(limits: Limits) -> Taker {
     });
     let rig = Rig::start(Plan {
         upstream: Upstream::Unix(path),
-        protocol: Protocol::Handover,
+        protocol: Protocol::FdPassing,
         limits,
         phase: Phase::Open,
     });

@@ -11,7 +11,7 @@ use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
 use p256::ecdsa::signature::{SignatureEncoding as _, Signer as _};
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
-use suijuris_callers::{Callers, KeyError, TokenError};
+use suijuris_auth::{Callers, KeyError, TokenError};
 use suijuris_core::inputs::Caller;
 use suijuris_core::manifest::{Algorithm, CallerKey};
 use suijuris_core::memory::{Kind, Name, Value};
@@ -442,7 +442,7 @@ fn nesting_without_end_is_refused() {
 
 #[test]
 fn what_was_verified_for_one_object_is_not_good_for_another_of_the_same_bundle() {
-    let keys = suijuris_callers::Keys::new(&[key(Algorithm::EdDsa)], &BTreeMap::new()).unwrap();
+    let keys = suijuris_auth::Keys::new(&[key(Algorithm::EdDsa)], &BTreeMap::new()).unwrap();
     let authorization = plain(&good());
     for _ in 0..2 {
         assert!(keys.verify(&authorization, OBJECT, at(NOON)).is_ok());

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A connection accepted elsewhere, with what was read from it.
 #[derive(Debug)]
-pub struct HandedOver {
+pub struct Handoff {
     /// The connection, in blocking mode or not.
     pub stream: std::net::TcpStream,
     /// Bytes read before, in order; at most [`Limits::head_bytes`](crate::Limits::head_bytes) for HTTP/1.x.

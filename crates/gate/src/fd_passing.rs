@@ -1,9 +1,9 @@
 //! Connection mode: the workload gets the admitted client's socket itself, and the gate steps out of the data path.
 //!
 //! The gate keeps a second descriptor of each connection, only to cut it and to notice its end; it never reads. It cuts
-//! when the judge, asked again, refuses the connection, and when the gate holds: what is out of its hands cannot wait.
-//! A client that ended its sending side is cut [`HALF_CLOSED_MS`](crate::limits::HALF_CLOSED_MS) later: a workload
-//! that merely closed its descriptor would otherwise leave the connection open for ever.
+//! when the authorizer, asked again, refuses the connection, and when the gate holds: what is out of its hands cannot
+//! wait. A client that ended its sending side is cut [`HALF_CLOSED_MS`](crate::limits::HALF_CLOSED_MS) later: a
+//! workload that merely closed its descriptor would otherwise leave the connection open for ever.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -24,10 +24,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 
-use crate::Judge;
+use crate::Authorizer;
+use crate::connection_status::{ConnectionStatus, Reviewed, StatusSource};
 use crate::control::Timer;
 use crate::gate::Shared;
-use crate::standing::{Reviewed, Standing, Stands};
 use crate::upstream::Upstream;
 use crate::{sys, tunnel};
 
@@ -130,8 +130,8 @@ impl Channel {
 }
 
 /// Serves one connection: admits it, hands it over, and waits for its end.
-pub(crate) async fn serve<J: Judge>(
-    gate: &Rc<Shared<J>>,
+pub(crate) async fn serve<A: Authorizer>(
+    gate: &Rc<Shared<A>>,
     stream: TcpStream,
     peer: SocketAddr,
     prefix: &[u8],
@@ -150,8 +150,8 @@ pub(crate) async fn serve<J: Judge>(
         return;
     };
     let message = [peer.to_string().as_bytes(), b"\n", prefix].concat();
-    if gate.handover.send(&cut.0, &message).await.is_ok()
-        && let Ok(watched) = gate.handover.watched(&cut.0)
+    if gate.fd_passing.send(&cut.0, &message).await.is_ok()
+        && let Ok(watched) = gate.fd_passing.watched(&cut.0)
     {
         watched.ended(&timer, &reviewed, gate.limits.half_closed_ms).await;
     }
@@ -280,10 +280,10 @@ struct Watched<'s> {
 impl Watched<'_> {
     /// Waits until both sides ended, or the client did and its time for reading is over, or the connection may not go
     /// on: what is in the workload's hands cannot be held, only cut.
-    async fn ended(&self, timer: &Timer, stands: &dyn Stands, half_closed_ms: u64) {
-        let over = |until: Ended, cx: &mut Context<'_>| match stands.standing() {
-            Standing::Good => self.watch.poll_ended(self.id, until, cx).map(|()| true),
-            Standing::Held | Standing::Revoked => Poll::Ready(false),
+    async fn ended(&self, timer: &Timer, source: &dyn StatusSource, half_closed_ms: u64) {
+        let over = |until: Ended, cx: &mut Context<'_>| match source.status() {
+            ConnectionStatus::Good => self.watch.poll_ended(self.id, until, cx).map(|()| true),
+            ConnectionStatus::Held | ConnectionStatus::Revoked => Poll::Ready(false),
         };
         let for_ever = u64::MAX;
         if timer.within(for_ever, |cx| over(Ended::ClientDone, cx)).await == Ok(true) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use suijuris_callers::{KeyError, Keys};
+use suijuris_auth::{KeyError, Keys};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::Fired;
@@ -27,7 +27,7 @@ pub(crate) struct Look {
 
 /// Why a bundle that belongs together still cannot be decided with.
 #[derive(Debug, thiserror::Error)]
-pub enum Unusable {
+pub enum PrepareError {
     /// A pinned key.
     #[error("the bundle's caller keys cannot be used")]
     Key(#[from] KeyError),
@@ -38,7 +38,7 @@ pub enum Unusable {
 
 /// A bundle with what follows from it: the keys of callers and the tokens verified lately, timers, where rules look.
 #[derive(Debug)]
-pub struct Kept {
+pub struct PreparedBundle {
     bundle: Arc<Bundle>,
     looks: Vec<Look>,
     identity: bool,
@@ -47,12 +47,12 @@ pub struct Kept {
     keys: Keys,
 }
 
-impl Kept {
+impl PreparedBundle {
     /// What follows from `bundle`.
     ///
     /// # Errors
-    /// [`Unusable`]; a bundle that was built or decoded here is not.
-    pub fn new(bundle: Arc<Bundle>) -> Result<Self, Unusable> {
+    /// [`PrepareError`]; a bundle that was built or decoded here is not.
+    pub fn new(bundle: Arc<Bundle>) -> Result<Self, PrepareError> {
         let watches = ACTIONS.map(|action| bundle.rules.program.watches(action));
         let mut looks: BTreeMap<usize, bool> = BTreeMap::new();
         for position in watches.iter().flat_map(|watches| &watches.fresh) {

@@ -38,7 +38,7 @@ impl BackOff {
 
     /// When it may be tried again, where that is later than `now`.
     #[must_use]
-    pub fn rests(&self, now: Instant) -> Option<Instant> {
+    pub fn until(&self, now: Instant) -> Option<Instant> {
         self.until.filter(|until| *until > now)
     }
 }
@@ -62,68 +62,68 @@ pub(crate) enum Turn {
     /// One is under way.
     Waits(watch::Receiver<Option<Ended>>),
     /// One failed lately.
-    Rests {
+    BackingOff {
         /// When to ask again.
         until: Instant,
     },
-    /// Too many objects wake or rest.
+    /// Too many objects wake or back off.
     Full,
 }
 
 #[derive(Debug)]
-enum Flight {
-    Under(watch::Receiver<Option<Ended>>, BackOff),
-    Rests(BackOff),
+enum Attempt {
+    UnderWay(watch::Receiver<Option<Ended>>, BackOff),
+    BackingOff(BackOff),
 }
 
 /// Wakes under way, and pauses after failures.
 #[derive(Debug)]
-pub(crate) struct Wakes {
-    flights: Mutex<HashMap<ObjectId, Flight>>,
+pub(crate) struct SingleFlight {
+    attempts: Mutex<HashMap<ObjectId, Attempt>>,
     max: usize,
 }
 
-impl Wakes {
+impl SingleFlight {
     pub(crate) fn new(max: usize) -> Self {
         Self {
-            flights: Mutex::default(),
+            attempts: Mutex::default(),
             max,
         }
     }
 
-    fn flights(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectId, Flight>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    fn attempts(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectId, Attempt>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for the wake of `object`.
     pub(crate) fn ask(&self, object: ObjectId, now: Instant) -> Turn {
-        let mut flights = self.flights();
-        let back_off = match flights.get(&object) {
-            Some(Flight::Under(receiver, _)) => return Turn::Waits(receiver.clone()),
-            Some(Flight::Rests(back_off)) => match back_off.rests(now) {
-                Some(until) => return Turn::Rests { until },
+        let mut attempts = self.attempts();
+        let back_off = match attempts.get(&object) {
+            Some(Attempt::UnderWay(receiver, _)) => return Turn::Waits(receiver.clone()),
+            Some(Attempt::BackingOff(back_off)) => match back_off.until(now) {
+                Some(until) => return Turn::BackingOff { until },
                 None => *back_off,
             },
             None => BackOff::default(),
         };
-        if flights.len() >= self.max && !flights.contains_key(&object) {
+        if attempts.len() >= self.max && !attempts.contains_key(&object) {
             // Those whose pause is over are forgotten, and with them how often they failed.
-            flights.retain(
-                |_, flight| !matches!(flight, Flight::Rests(back_off) if back_off.rests(now).is_none()),
+            attempts.retain(
+                |_, attempt| !matches!(attempt, Attempt::BackingOff(back_off) if back_off.until(now).is_none()),
             );
-            if flights.len() >= self.max {
+            if attempts.len() >= self.max {
                 return Turn::Full;
             }
         }
         let (sender, receiver) = watch::channel(None);
-        flights.insert(object, Flight::Under(receiver.clone(), back_off));
+        attempts.insert(object, Attempt::UnderWay(receiver.clone(), back_off));
         Turn::First(sender, receiver)
     }
 
     /// Notes how the wake of `object` ended, before those who wait are told.
     pub(crate) fn end(&self, object: ObjectId, ended: &Ended, now: Instant) {
-        let mut flights = self.flights();
-        let Some(Flight::Under(_, mut back_off)) = flights.remove(&object) else {
+        let mut attempts = self.attempts();
+        let Some(Attempt::UnderWay(_, mut back_off)) = attempts.remove(&object) else {
             return;
         };
         let retry_after = match ended {
@@ -132,14 +132,13 @@ impl Wakes {
             Ended::Failed(_) => None,
         };
         back_off.failed(now, retry_after);
-        flights.insert(object, Flight::Rests(back_off));
+        attempts.insert(object, Attempt::BackingOff(back_off));
     }
 
-    /// Objects that rest after a failure.
-    pub(crate) fn resting(&self, now: Instant) -> usize {
-        let rests =
-            |flight: &&Flight| matches!(flight, Flight::Rests(back_off) if back_off.rests(now).is_some());
-        self.flights().values().filter(rests).count()
+    /// Objects that are left alone after a failure.
+    pub(crate) fn backing_off(&self, now: Instant) -> usize {
+        let backing_off = |attempt: &&Attempt| matches!(attempt, Attempt::BackingOff(back_off) if back_off.until(now).is_some());
+        self.attempts().values().filter(backing_off).count()
     }
 }
 
@@ -147,21 +146,21 @@ impl Wakes {
 mod tests {
     use super::*;
 
-    fn first(wakes: &Wakes, object: ObjectId, now: Instant) -> bool {
+    fn first(wakes: &SingleFlight, object: ObjectId, now: Instant) -> bool {
         matches!(wakes.ask(object, now), Turn::First(..))
     }
 
     #[test]
     fn many_who_ask_share_one_wake_and_a_failure_is_followed_by_longer_and_longer_pauses() {
-        let wakes = Wakes::new(10);
+        let wakes = SingleFlight::new(10);
         let (object, mut now) = (ObjectId::of(b"a"), Instant::now());
         let mut pauses = Vec::new();
         for _ in 0..12 {
             assert!(first(&wakes, object, now));
             assert!(matches!(wakes.ask(object, now), Turn::Waits(_)));
             wakes.end(object, &Ended::Refused(None), now);
-            let Turn::Rests { until } = wakes.ask(object, now) else {
-                panic!("it rests");
+            let Turn::BackingOff { until } = wakes.ask(object, now) else {
+                panic!("it backs off");
             };
             pauses.push((until - now).as_secs());
             now = until;
@@ -184,12 +183,12 @@ mod tests {
             "the fourth failure"
         );
         back_off.succeeded();
-        assert_eq!(back_off.rests(now), None);
+        assert_eq!(back_off.until(now), None);
     }
 
     #[test]
     fn the_table_is_bounded_and_forgets_pauses_that_are_over() {
-        let wakes = Wakes::new(2);
+        let wakes = SingleFlight::new(2);
         let (objects, now) = ([b"a", b"b", b"c"].map(|name| ObjectId::of(name)), Instant::now());
         for object in &objects[..2] {
             assert!(first(&wakes, *object, now));

@@ -1,5 +1,5 @@
-//! What was asked of the proxy in front: the original request, read from a request to `/ext_authz`, and the object that
-//! it is for.
+//! What a proxy in front asks to have checked: the original request, read from a request to `/ext_authz`, and the
+//! object that it is for.
 //!
 //! A proxy says it in one of three ways, and a client may forge the words of the two others, so that the operator's
 //! configuration decides which is read: a path below `/ext_authz` (Envoy), or on `/ext_authz` itself the `mode` of its
@@ -13,7 +13,7 @@ use suijuris_core::ObjectId;
 use suijuris_core::governance::{Protocol, Vocabulary};
 use suijuris_core::inputs::Request;
 
-use crate::hearing::Knock;
+use crate::authenticate::Credentials;
 
 /// Where authorization is asked for.
 pub(crate) const PATH: &str = "/ext_authz";
@@ -60,9 +60,9 @@ pub(crate) enum Error {
     TwoObjects(ObjectId),
 }
 
-/// The original request.
+/// A question whether a request may pass: the original request, as the proxy in front tells it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct CheckRequest<'a> {
     pub(crate) mode: Mode,
     method: &'a str,
     path: &'a str,
@@ -87,7 +87,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-impl<'a> Asked<'a> {
+impl<'a> CheckRequest<'a> {
     pub(crate) fn of(received: &Received<'a>) -> Result<Self, Error> {
         let Received { uri, headers, .. } = *received;
         let below = uri.path().strip_prefix(PATH).ok_or(Error::Target)?;
@@ -135,9 +135,9 @@ impl<'a> Asked<'a> {
         })
     }
 
-    /// What is read of it before it is heard.
-    pub(crate) fn knock(&self) -> Knock<'a> {
-        Knock {
+    /// Who it says that it is, and which object it means.
+    pub(crate) fn credentials(&self) -> Credentials<'a> {
+        Credentials {
             wants: text(self.headers, OBJECT),
             authorization: text(self.headers, "authorization"),
         }
@@ -256,15 +256,15 @@ mod tests {
             headers: &headers,
             peer: ([127, 0, 0, 1], 9).into(),
         };
-        let asked = Asked::of(&received)?;
-        let Asked {
+        let check = CheckRequest::of(&received)?;
+        let CheckRequest {
             method,
             path,
             query,
             host,
             peer,
             ..
-        } = asked;
+        } = check;
         Ok(format!("{method} {host} {path} {query} {peer}"))
     }
 
@@ -345,7 +345,7 @@ mod tests {
             if let Some(named) = named {
                 headers.insert(OBJECT, named.to_string().parse().unwrap());
             }
-            let asked = Asked {
+            let check = CheckRequest {
                 mode: Mode::Path,
                 method: "GET",
                 path: "/",
@@ -355,7 +355,7 @@ mod tests {
                 peer: [127, 0, 0, 1].into(),
                 headers: &headers,
             };
-            asked.object(&map)
+            check.object(&map)
         };
         assert_eq!(find("a.example", None), Ok(id));
         assert_eq!(find("a.example", Some(id)), Ok(id));

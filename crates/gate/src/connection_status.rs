@@ -1,19 +1,19 @@
 //! Whether a raw connection that was admitted may go on: asked again whenever the control says so.
 //!
 //! Requests are judged one by one; a raw connection is judged once, at connect, and may live for days. So each change
-//! of phase and each [`Control::ask_again`](crate::Control::ask_again) puts it before the judge anew: refused, it is
-//! cut; held (a machine that was suspended decides whether to wake again), nothing of it moves.
+//! of phase and each [`Control::ask_again`](crate::Control::ask_again) puts it before the authorizer anew: refused, it
+//! is cut; held (a machine that was suspended decides whether to wake again), nothing of it moves.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 
 use crate::control::{Control, Phase};
 use crate::gate::Shared;
-use crate::{Admission, Judge};
+use crate::{Admission, Authorizer};
 
 /// What a raw connection may do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum ConnectionStatus {
     /// Bytes pass.
     Good,
     /// No verdict: bytes wait.
@@ -23,54 +23,54 @@ pub(crate) enum Standing {
 }
 
 /// Answers for one connection as long as it lives.
-pub(crate) trait Stands {
+pub(crate) trait StatusSource {
     /// Looks whether something has changed; cheap where nothing has.
-    fn standing(&self) -> Standing;
+    fn status(&self) -> ConnectionStatus;
 }
 
-/// A connection that its judge can be asked about.
-pub(crate) struct Reviewed<'x, J: Judge> {
-    gate: &'x Shared<J>,
+/// A connection that its authorizer can be asked about.
+pub(crate) struct Reviewed<'x, A: Authorizer> {
+    gate: &'x Shared<A>,
     peer: SocketAddr,
     /// The newest permit; held for as long as the connection lives.
-    permit: RefCell<J::Permit>,
+    permit: RefCell<A::Permit>,
     asked: Cell<u64>,
-    last: Cell<Standing>,
+    last: Cell<ConnectionStatus>,
 }
 
-impl<'x, J: Judge> Reviewed<'x, J> {
+impl<'x, A: Authorizer> Reviewed<'x, A> {
     /// A connection from `peer` that has just got `permit`.
-    pub(crate) fn new(gate: &'x Shared<J>, peer: SocketAddr, permit: J::Permit) -> Self {
+    pub(crate) fn new(gate: &'x Shared<A>, peer: SocketAddr, permit: A::Permit) -> Self {
         Self {
             asked: Cell::new(gate.control.round()),
             gate,
             peer,
             permit: RefCell::new(permit),
-            last: Cell::new(Standing::Good),
+            last: Cell::new(ConnectionStatus::Good),
         }
     }
 
-    fn ask(&self) -> Standing {
+    fn ask(&self) -> ConnectionStatus {
         match self.gate.control.phase() {
-            Phase::Holding => Standing::Held,
+            Phase::Holding => ConnectionStatus::Held,
             // What was admitted may finish; the bound of draining cuts it.
-            Phase::Draining | Phase::Closed => Standing::Good,
+            Phase::Draining | Phase::Closed => ConnectionStatus::Good,
             Phase::Open => match self.gate.connect(self.peer) {
                 Admission::Forward(permit) => {
                     self.permit.replace(permit);
-                    Standing::Good
+                    ConnectionStatus::Good
                 }
-                Admission::Hold => Standing::Held,
-                Admission::Refuse(_) => Standing::Revoked,
+                Admission::Hold => ConnectionStatus::Held,
+                Admission::Refuse(_) => ConnectionStatus::Revoked,
             },
         }
     }
 }
 
-impl<J: Judge> Stands for Reviewed<'_, J> {
-    fn standing(&self) -> Standing {
+impl<A: Authorizer> StatusSource for Reviewed<'_, A> {
+    fn status(&self) -> ConnectionStatus {
         let round = self.gate.control.round();
-        if self.asked.get() != round && self.last.get() != Standing::Revoked {
+        if self.asked.get() != round && self.last.get() != ConnectionStatus::Revoked {
             self.asked.set(round);
             self.last.set(self.ask());
         }
@@ -81,11 +81,11 @@ impl<J: Judge> Stands for Reviewed<'_, J> {
 /// A connection whose request was judged and cannot be shown again, as after an upgrade: it is only held.
 pub(crate) struct Unreviewed<'x>(pub(crate) &'x Control);
 
-impl Stands for Unreviewed<'_> {
-    fn standing(&self) -> Standing {
+impl StatusSource for Unreviewed<'_> {
+    fn status(&self) -> ConnectionStatus {
         match self.0.phase() {
-            Phase::Holding => Standing::Held,
-            _ => Standing::Good,
+            Phase::Holding => ConnectionStatus::Held,
+            _ => ConnectionStatus::Good,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The gate's judge: every request and connection is decided by the rules the object carries.
+//! The gate's authorizer: every request and connection is decided by the rules the object carries.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use suijuris_core::governance::{
     Action, Facts, Principal as PrincipalFacts, Protocol, Request as RequestFacts,
 };
 use suijuris_core::inputs::{Caller, Principal, Request};
-use suijuris_gate::{Admission, Forwarding, Judge, Refusal, RequestHead, Version};
+use suijuris_gate::{Admission, Authorizer, Forwarding, Refusal, RequestHead, Version};
 
 use crate::resident::Resident;
 
@@ -25,12 +25,12 @@ const EPOCH_HEADER: &str = "x-suijuris-epoch";
 
 /// Decides for the gate. Before there is a resident object it holds; after a refused wake it refuses.
 #[derive(Debug, Default)]
-pub struct GateJudge {
+pub struct ObjectAuthorizer {
     resident: RefCell<Option<Rc<Resident>>>,
     refusing: RefCell<Option<Problem>>,
 }
 
-impl GateJudge {
+impl ObjectAuthorizer {
     /// From now on decides by this object's rules.
     pub fn install(&self, resident: Rc<Resident>) {
         *self.resident.borrow_mut() = Some(resident);
@@ -53,7 +53,7 @@ impl GateJudge {
     }
 }
 
-impl Judge for GateJudge {
+impl Authorizer for ObjectAuthorizer {
     type Permit = Permit;
 
     fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<Permit> {
@@ -89,9 +89,9 @@ fn admit(resident: &Resident, head: &RequestHead<'_>, out: &mut Forwarding) -> A
         Ok(caller) => caller,
         Err(problem) => return refuse(problem),
     };
-    let request = Asked::of(&resident.bundle().rules.vocabulary, head);
+    let request = RequestView::of(&resident.bundle().rules.vocabulary, head);
     let forwarded = push_identity(resident, &caller, out);
-    match judge(resident, &caller, &request) {
+    match authorize(resident, &caller, &request) {
         Ok(permit) if forwarded => Admission::Forward(permit),
         Ok(_) => refuse(Problem::new(
             500,
@@ -107,8 +107,8 @@ fn admit(resident: &Resident, head: &RequestHead<'_>, out: &mut Forwarding) -> A
 }
 
 fn connect(resident: &Resident, peer: SocketAddr) -> Admission<Permit> {
-    let (caller, request) = (resident.anonymous(), Asked::connection(resident, peer));
-    match judge(resident, &caller, &request) {
+    let (caller, request) = (resident.anonymous(), RequestView::connection(resident, peer));
+    match authorize(resident, &caller, &request) {
         Ok(permit) => Admission::Forward(permit),
         Err(_refused) => refuse(explain(
             resident,
@@ -151,11 +151,11 @@ fn push_identity(resident: &Resident, caller: &Caller, out: &mut Forwarding) -> 
 /// What rules may look at of one request, owned; for the door, which decides while nothing runs.
 #[must_use]
 pub fn request(vocabulary: &Vocabulary, head: &RequestHead<'_>) -> Request {
-    Asked::of(vocabulary, head).to_inputs(vocabulary)
+    RequestView::of(vocabulary, head).to_inputs(vocabulary)
 }
 
 /// What rules may look at of one request, borrowed from its head.
-struct Asked<'a> {
+struct RequestView<'a> {
     protocol: Protocol,
     peer: SocketAddr,
     method: &'a str,
@@ -166,7 +166,7 @@ struct Asked<'a> {
     headers: Vec<Option<&'a str>>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> RequestView<'a> {
     fn of(vocabulary: &Vocabulary, head: &RequestHead<'a>) -> Self {
         let protocol = match (head.upgrade, head.version) {
             (Some(upgrade), _) if upgrade.eq_ignore_ascii_case("websocket") => Protocol::Websocket,
@@ -235,7 +235,11 @@ impl<'a> Asked<'a> {
     }
 }
 
-fn judge(resident: &Resident, caller: &Arc<Caller>, request: &Asked<'_>) -> Result<Permit, Refused> {
+fn authorize(
+    resident: &Resident,
+    caller: &Arc<Caller>,
+    request: &RequestView<'_>,
+) -> Result<Permit, Refused> {
     let answer = resident.with_residual(|view, object, residual| {
         let audience: Vec<&str> = caller.audience.iter().map(String::as_str).collect();
         let scopes: Vec<&str> = caller.scopes.iter().map(String::as_str).collect();
@@ -271,6 +275,6 @@ fn explain(resident: &Resident, caller: Arc<Caller>, request: Request) -> Proble
     inputs.request = Some(request);
     let decision = resident.evaluate(Action::Admit, inputs);
     let problem = verdict::problem(&decision, resident.id());
-    resident.refused_at_gate(decision);
+    resident.refused(decision);
     problem
 }
