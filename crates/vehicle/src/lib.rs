@@ -5,9 +5,10 @@
 //! where it does not; [`Driver::describe`] says which, and why not better. What runs in a machine, when
 //! it should run and whether it may, is decided by the callers (`suijuris up`, later the host).
 
+#![forbid(unsafe_code)]
+
 pub mod machine;
 pub mod process;
-mod sys;
 
 pub use machine::{Exit, Mount, Network, Output, Signal, Spec, State};
 

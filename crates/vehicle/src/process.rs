@@ -17,7 +17,6 @@ mod inside;
 mod mounts;
 mod plan;
 pub mod shim;
-mod tree;
 mod wire;
 
 use std::ffi::OsString;
@@ -32,10 +31,11 @@ use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::Serialize;
+use suijuris_sys::sockets;
 use tokio::process::{Child, Command};
 
+use crate::Driver;
 use crate::machine::Spec;
-use crate::{Driver, sys};
 use cgroup::Base;
 use handle::Channel;
 pub use handle::{FreezeError, Machine, SignalError};
@@ -210,10 +210,10 @@ impl Process {
         let request = plan.request.seal()?;
         let files = [&request].into_iter().chain(&plan.files);
         let fds: Vec<BorrowedFd<'_>> = files.map(AsFd::as_fd).collect();
-        match sys::send(waiting.socket.as_fd(), &wire::encode(&Order::Run)?, &fds) {
+        match sockets::send(waiting.socket.as_fd(), &wire::encode(&Order::Run)?, &fds) {
             // Already gone: told below, from its silence.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            sent => sent?,
+            sent => drop(sent?),
         }
         drop(plan.files);
         let channel = Channel::new(waiting.socket)?;

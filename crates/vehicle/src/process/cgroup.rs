@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::tree::Process;
+use suijuris_sys::Process;
 
 /// Begins the name of every group made here.
 const PREFIX: &str = "suijuris-";

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use super::cgroup::Leaf;
-use super::tree::{self, Process};
+use suijuris_sys::processes::{self, Process};
 
 /// How one machine is suspended.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ pub(super) fn clear(leaf: &Leaf) -> bool {
 /// A stopped process cannot fork, so a walk that meets only standing ones has seen all.
 fn stop_below(shim: u32, held: &mut HashSet<Process>) -> io::Result<bool> {
     let mut still = true;
-    for process in tree::below(shim) {
+    for process in processes::below(shim) {
         if !process.stands_still() {
             still = false;
             process.signal(libc::SIGSTOP)?;

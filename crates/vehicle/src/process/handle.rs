@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use suijuris_sys::descriptors::watch;
+use suijuris_sys::{Pidfd, sockets};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
@@ -21,7 +23,6 @@ use super::cgroup::Leaf;
 use super::freezer::Freezer;
 use super::wire::{self, MESSAGE_BYTES, Order, Report};
 use crate::machine::{Exit, Signal, State};
-use crate::sys;
 
 /// How long suspending or resuming may take; processes stuck in the kernel delay it.
 const FREEZE_LIMIT: Duration = Duration::from_secs(5);
@@ -68,20 +69,21 @@ impl Channel {
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        sys::watch_readable(socket).map(Self)
+        watch(socket, Interest::READABLE).map(Self)
     }
 
     /// The next report and the descriptor that came along; `None` when the shim is gone. Cancel safe.
-    pub(super) async fn receive(&self) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
-        let read = |socket: &OwnedFd| sys::receive(socket.as_fd(), MESSAGE_BYTES);
-        let Some((bytes, fds)) = self.0.async_io(Interest::READABLE, read).await? else {
+    pub(super) async fn receive(&self) -> io::Result<Option<(Report, Option<Pidfd>)>> {
+        let read = |socket: &OwnedFd| sockets::receive(socket.as_fd(), MESSAGE_BYTES);
+        let Some(message) = self.0.async_io(Interest::READABLE, read).await? else {
             return Ok(None);
         };
-        Ok(Some((wire::decode(&bytes)?, fds.into_iter().next())))
+        let pidfd = message.descriptors.into_iter().next();
+        Ok(Some((wire::decode(&message.bytes)?, pidfd.map(Pidfd::from))))
     }
 
     fn order(&self, order: Order) -> io::Result<()> {
-        sys::send(self.0.get_ref().as_fd(), &wire::encode(&order)?, &[])
+        sockets::send(self.0.get_ref().as_fd(), &wire::encode(&order)?, &[]).map(drop)
     }
 
     fn close(&self) {
@@ -94,7 +96,8 @@ impl Channel {
 #[derive(Debug)]
 struct Shared {
     channel: Channel,
-    pidfd: AsyncFd<OwnedFd>,
+    pidfd: Pidfd,
+    ended: AsyncFd<OwnedFd>,
     freezer: Freezer,
     exit: watch::Sender<Option<Exit>>,
 }
@@ -104,7 +107,7 @@ struct Shared {
 pub struct Machine {
     id: String,
     pid: u32,
-    shim: OwnedFd,
+    shim: Pidfd,
     shared: Arc<Shared>,
     suspended: AtomicBool,
     /// Taken while the machine is being suspended or resumed.
@@ -119,7 +122,7 @@ impl Machine {
     pub(super) fn new(
         id: String,
         pid: u32,
-        pidfd: OwnedFd,
+        pidfd: Pidfd,
         channel: Channel,
         child: Child,
         leaf: Option<Leaf>,
@@ -127,12 +130,13 @@ impl Machine {
     ) -> io::Result<Self> {
         // The child has not been waited for, so that it still has its number.
         let shim_pid = child.id().ok_or(io::ErrorKind::NotFound)?;
-        let shim = sys::pidfd_open(shim_pid)?;
-        let pidfd = sys::watch_readable(pidfd)?;
+        let shim = Pidfd::open(shim_pid)?;
+        let ended = pidfd.try_clone()?.watch()?;
         let exit = watch::Sender::new(None);
         let shared = Arc::new(Shared {
             channel,
             pidfd,
+            ended,
             freezer: Freezer::new(leaf, shim_pid),
             exit,
         });
@@ -210,7 +214,7 @@ impl Machine {
         if let Some(exit) = self.ended() {
             return Err(SignalError::Ended(exit));
         }
-        match sys::pidfd_signal(self.shared.pidfd.get_ref().as_fd(), signal.number()) {
+        match self.shared.pidfd.signal(signal.number()) {
             // It ended just now; who waits will hear of it.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             result => result.map_err(SignalError::Refused),
@@ -240,7 +244,7 @@ impl Machine {
         if let Ok(exit) = timeout(KILL_LIMIT, self.wait()).await {
             return exit;
         }
-        let _ = sys::pidfd_signal(self.shim.as_fd(), libc::SIGKILL);
+        let _ = self.shim.signal(libc::SIGKILL);
         self.wait().await
     }
 
@@ -319,11 +323,11 @@ async fn hear_end(shared: Arc<Shared>, mut shim: Child) {
 
 /// Makes sure that nothing is left of a machine whose shim was killed.
 async fn mop_up(shared: &Shared) {
-    let _ = sys::pidfd_signal(shared.pidfd.get_ref().as_fd(), libc::SIGKILL);
+    let _ = shared.pidfd.signal(libc::SIGKILL);
     let limit = Instant::now() + KILL_LIMIT;
     while !shared.freezer.clear() && Instant::now() < limit {
         sleep(PAUSE).await;
     }
     // Readable once the process has ended, and with it its namespace.
-    let _ = timeout(KILL_LIMIT, shared.pidfd.readable()).await;
+    let _ = timeout(KILL_LIMIT, shared.ended.readable()).await;
 }

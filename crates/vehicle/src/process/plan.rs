@@ -8,15 +8,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
+use suijuris_sys::descriptors;
+use suijuris_sys::sockets::MESSAGE_FDS;
 use tokio::net::unix::pipe;
 
 use super::wire::{Fault, MountOrder, Namespaces, Request, Step};
 use super::{Isolation, Process, StartError, step};
 use crate::machine::{Mount, Network, Output, Spec};
-use crate::sys;
 
 /// Most files a machine may inherit; the message also carries the request and both outputs.
-const MOST_FILES: usize = sys::MESSAGE_FDS - 3;
+const MOST_FILES: usize = MESSAGE_FDS - 3;
 /// Most mounts of a machine.
 const MOST_MOUNTS: usize = 256;
 /// Highest number of an inherited file: the usual soft limit on open files.
@@ -116,8 +117,8 @@ fn request(spec: &Spec, isolation: Isolation) -> Result<Request, NulError> {
 fn output(output: Output, own: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<pipe::Receiver>)> {
     Ok(match output {
         // A caller without output of its own has none to share.
-        Output::Inherit => (own.try_clone_to_owned().or_else(|_| sys::null())?, None),
-        Output::Null => (sys::null()?, None),
+        Output::Inherit => (own.try_clone_to_owned().or_else(|_| descriptors::null())?, None),
+        Output::Null => (descriptors::null()?, None),
         Output::Fd(fd) => (fd, None),
         Output::Pipe => {
             let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
@@ -193,7 +194,7 @@ mod tests {
             to: to.into(),
             size_bytes: 1,
         };
-        let null = || sys::null().unwrap();
+        let null = || descriptors::null().unwrap();
         for (change, reason) in [
             (
                 Box::new(|spec: &mut Spec| spec.name = "Web/1".into()) as Box<dyn FnOnce(&mut Spec)>,

@@ -23,13 +23,14 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid};
+use suijuris_sys::descriptors::poll;
+use suijuris_sys::fork::{self, Fork};
+use suijuris_sys::{Pidfd, processes, sockets};
 
 use super::cgroup::Leaf;
 use super::inside::{self, Birth};
-use super::tree;
 use super::wire::{self, Fault, MESSAGE_BYTES, Order, Report, Request, Step};
 use crate::machine::Exit;
-use crate::sys;
 
 /// How long the shim goes on killing what does not die (processes of another user, or stuck in the kernel).
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -63,13 +64,13 @@ fn serve() -> io::Result<()> {
         &watched.into_iter().collect(),
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )?;
-    let Some((bytes, files)) = sys::receive(channel.as_fd(), MESSAGE_BYTES)? else {
+    let Some(message) = sockets::receive(channel.as_fd(), MESSAGE_BYTES)? else {
         return Ok(());
     };
-    let Order::Run = wire::decode(&bytes)? else {
+    let Order::Run = wire::decode(&message.bytes)? else {
         return Ok(());
     };
-    match launch(files) {
+    match launch(message.descriptors) {
         Ok(machine) => Supervisor {
             channel,
             signals,
@@ -82,13 +83,13 @@ fn serve() -> io::Result<()> {
 }
 
 fn tell(channel: BorrowedFd<'_>, report: &Report, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    sys::send(channel, &wire::encode(report)?, fds)
+    sockets::send(channel, &wire::encode(report)?, fds).map(drop)
 }
 
 /// A machine that has been forked.
 struct Machine {
     pid: u32,
-    pidfd: OwnedFd,
+    pidfd: Pidfd,
     /// Closes when the first program is executed; carries a [`Fault`] before, if it is not.
     birth: Option<OwnedFd>,
     namespaced: bool,
@@ -125,12 +126,12 @@ fn launch(files: Vec<OwnedFd>) -> Result<Machine, Fault> {
     };
     let (reader, writer) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| unreadable(errno.into()))?;
-    match sys::fork(flags(&request), home.as_ref().map(AsFd::as_fd)) {
-        Ok(sys::Fork::Child) => {
+    match fork::fork(flags(&request), home.as_ref().map(AsFd::as_fd)) {
+        Ok(Fork::Child) => {
             drop(reader);
             inside::enter(&request, birth, writer.as_fd())
         }
-        Ok(sys::Fork::Parent { pid, pidfd }) => {
+        Ok(Fork::Parent { pid, pidfd }) => {
             let namespaced = request.namespaces.is_some();
             Ok(Machine {
                 pid,
@@ -193,7 +194,7 @@ impl Supervisor {
     fn turn(&mut self) -> io::Result<()> {
         let mut fds = vec![self.channel.as_fd(), self.signals.as_fd()];
         fds.extend(self.machine.birth.as_ref().map(AsFd::as_fd));
-        let ready = sys::poll(&fds, -1)?;
+        let ready = poll(&fds, -1)?;
         let is_ready = |index: usize| ready.get(index).copied().unwrap_or(false);
         if is_ready(2) {
             self.born()?;
@@ -231,7 +232,7 @@ impl Supervisor {
     /// The caller wants the machine killed: it says so, or is gone, or talks nonsense.
     fn ordered(&mut self) {
         // Emptied, so that the end of the connection is not mistaken for a further order.
-        let _ = sys::receive(self.channel.as_fd(), MESSAGE_BYTES);
+        let _ = sockets::receive(self.channel.as_fd(), MESSAGE_BYTES);
         self.extinguish();
     }
 
@@ -287,7 +288,7 @@ impl Supervisor {
                 return;
             }
             self.kill_once();
-            let _ = sys::poll(&[self.signals.as_fd()], pause_ms);
+            let _ = poll(&[self.signals.as_fd()], pause_ms);
             self.drain_signals();
             pause_ms = (pause_ms * 2).min(50);
         }
@@ -296,13 +297,13 @@ impl Supervisor {
     /// One pass. Its failures show in that something is left, and the next pass tries again.
     fn kill_once(&self) {
         if self.exit.is_none() {
-            let _ = sys::pidfd_signal(self.machine.pidfd.as_fd(), libc::SIGKILL);
+            let _ = self.machine.pidfd.signal(libc::SIGKILL);
         }
         if let Some(leaf) = &self.machine.leaf {
             let _ = leaf.kill();
         }
         if !self.machine.namespaced {
-            for process in tree::below(std::process::id()) {
+            for process in processes::below(std::process::id()) {
                 let _ = process.signal(libc::SIGKILL);
             }
         }
