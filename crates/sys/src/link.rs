@@ -39,6 +39,12 @@ impl From<OwnedFd> for Outlet {
     }
 }
 
+impl From<Outlet> for OwnedFd {
+    fn from(outlet: Outlet) -> Self {
+        outlet.0
+    }
+}
+
 impl AsFd for Outlet {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -10,17 +10,20 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Uid};
 
 use super::mounts;
-use super::wire::{Fault, Namespaces, Request, Step};
+use super::wire::{Fault, Namespaces, Request, Rlimit, Step};
 use suijuris_sys::{descriptors, fork, mounts as loopback, signals};
 
 /// What the child needs from the time before the fork.
 pub(super) struct Birth {
-    /// Member list of the version 1 control group to enter.
-    pub(super) members: Option<File>,
+    /// Gives a byte when the machine may act.
+    pub(super) go: OwnedFd,
+    /// Member lists of the version 1 control groups to enter.
+    pub(super) members: Vec<File>,
     /// What becomes files 1 and 2, then the others in the order of the request's numbers.
     pub(super) files: Vec<OwnedFd>,
     /// The user and group of the caller, which a new user namespace hides until they are mapped.
@@ -52,12 +55,13 @@ fn become_first(
     pipe: BorrowedFd<'_>,
     above: i32,
 ) -> Result<Infallible, Fault> {
-    if let Some(members) = &mut birth.members {
+    for members in &mut birth.members {
         members
             .write_all(b"0")
             .map_err(|error| Fault::new(Step::Cgroup, "", &error))?;
     }
     leash(pipe)?;
+    wait_for(&birth.go)?;
     if let Some(namespaces) = request.namespaces {
         move_in(namespaces, request, &birth)?;
     }
@@ -72,6 +76,7 @@ fn become_first(
         fork::exit_now(0)
     };
     let files = above_targets(&birth.files, &request.numbers, above)?;
+    limit(&request.rlimits)?;
     fork::execute(&files, (exe, &request.argv, &request.env), |number, error| {
         let fault = match number {
             Some(number) => Fault::new(Step::Files, number.to_string(), &error),
@@ -92,6 +97,31 @@ fn leash(pipe: BorrowedFd<'_>) -> Result<(), Fault> {
     } else {
         Ok(())
     }
+}
+
+/// Waits until the shim has written down what must be known of the machine before it acts.
+fn wait_for(go: &OwnedFd) -> Result<(), Fault> {
+    match nix::unistd::read(go, &mut [0]) {
+        Ok(length) if length > 0 => Ok(()),
+        // The shim is gone, and with it whoever could hear this.
+        _ => Err(Fault::new(Step::Leash, "", &io::ErrorKind::BrokenPipe.into())),
+    }
+}
+
+/// Sets the limits of this process, which its children inherit.
+fn limit(rlimits: &[(Rlimit, u64)]) -> Result<(), Fault> {
+    for (what, value) in rlimits {
+        let (resource, name) = match what {
+            Rlimit::Memory => (Resource::RLIMIT_AS, "memory"),
+            Rlimit::Processes => (Resource::RLIMIT_NPROC, "processes"),
+            Rlimit::OpenFiles => (Resource::RLIMIT_NOFILE, "open files"),
+        };
+        // A hard limit that is lower already stays.
+        let hard = getrlimit(resource).map_or(*value, |(_, hard)| hard);
+        let value = (*value).min(hard);
+        setrlimit(resource, value, value).map_err(|errno| Fault::new(Step::Limits, name, &errno.into()))?;
+    }
+    Ok(())
 }
 
 fn move_in(namespaces: Namespaces, request: &Request, birth: &Birth) -> Result<(), Fault> {
