@@ -7,9 +7,9 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use suijuris_sys::{sockets, watch};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-use crate::sys;
 
 /// Size of a packet at most, bytes: a request head and a memory patch fit; socket buffers hold it.
 pub const MAX_BYTES: usize = 96 * 1024;
@@ -34,7 +34,7 @@ pub struct Channel(AsyncFd<OwnedFd>);
 /// # Errors
 /// When no more descriptors can be had.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    sys::pair()
+    sockets::packet_pair()
 }
 
 fn invalid(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
@@ -47,7 +47,7 @@ impl Channel {
     /// # Errors
     /// Outside of a tokio runtime, or when the socket cannot be registered.
     pub fn new(end: OwnedFd) -> io::Result<Self> {
-        sys::watch(end).map(Self)
+        watch(end, Interest::READABLE | Interest::WRITABLE).map(Self)
     }
 
     /// Sends one packet. Cancellation safe: sent whole or not at all.
@@ -63,7 +63,7 @@ impl Channel {
         let bytes = pack(message, raw)?;
         loop {
             let mut ready = self.0.writable().await?;
-            match ready.try_io(|socket| sys::send(socket.as_fd(), &bytes, descriptor)) {
+            match ready.try_io(|socket| send(socket.as_fd(), &bytes, descriptor)) {
                 Ok(result) => return result,
                 Err(_would_block) => {}
             }
@@ -75,7 +75,7 @@ impl Channel {
     /// # Errors
     /// `WouldBlock` when the peer does not keep up; otherwise as [`Channel::send`].
     pub fn try_send<T: Serialize>(&self, message: &T) -> io::Result<()> {
-        sys::send(self.0.as_fd(), &pack(message, &[])?, None)
+        send(self.0.as_fd(), &pack(message, &[])?, None)
     }
 
     /// Receives one packet; `None` when the peer is gone. Cancellation safe.
@@ -83,26 +83,22 @@ impl Channel {
     /// # Errors
     /// `InvalidData` for a packet that is not one of ours.
     pub async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<Packet<T>>> {
-        let mut buffer = vec![0; MAX_BYTES];
-        loop {
-            let mut ready = self.0.readable().await?;
-            match ready.try_io(|socket| sys::receive(socket.as_fd(), &mut buffer)) {
-                Ok(Ok((0, _))) => return Ok(None),
-                Ok(Ok((length, descriptor))) => {
-                    let bytes = buffer.get(..length).unwrap_or_default();
-                    let (message, raw) = unpack(bytes)?;
-                    return Ok(Some(Packet {
-                        message,
-                        raw,
-                        descriptor,
-                    }));
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-                Ok(Err(error)) => return Err(error),
-                Err(_would_block) => {}
-            }
-        }
+        let read = |socket: &OwnedFd| sockets::receive(socket.as_fd(), MAX_BYTES);
+        let Some(received) = self.0.async_io(Interest::READABLE, read).await? else {
+            return Ok(None);
+        };
+        let (message, raw) = unpack(&received.bytes)?;
+        Ok(Some(Packet {
+            message,
+            raw,
+            descriptor: received.descriptors.into_iter().next(),
+        }))
     }
+}
+
+/// Sends one packet, which is sent whole or not at all.
+fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    sockets::send(socket, bytes, descriptor.as_slice()).map(drop)
 }
 
 fn pack<T: Serialize>(message: &T, raw: &[u8]) -> io::Result<Vec<u8>> {

@@ -3,13 +3,14 @@
 //!
 //! Types and their JSON, and the one thin client that both ends of the channel share. Servers live in the shells.
 
+#![forbid(unsafe_code)]
+
 pub mod agent;
 pub mod channel;
 pub mod cloudevents;
 pub mod control;
 pub mod event;
 pub mod problem;
-mod sys;
 pub mod verdict;
 
 pub use event::Event;

@@ -27,8 +27,8 @@ use suijuris_api::Event;
 use suijuris_core::BundleId;
 use suijuris_core::manifest::Protocol;
 use suijuris_store::Writer;
-use suijuris_vehicle::Driver as _;
-use suijuris_vehicle::process::{Isolation, Process, Shim, Want};
+use suijuris_vehicle::process::{Process, Shim, Want};
+use suijuris_vehicle::{Driver as _, Isolation};
 
 use crate::depots::Which;
 use crate::place::Place;

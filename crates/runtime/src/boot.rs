@@ -19,6 +19,7 @@ use suijuris_api::Event as Report;
 use suijuris_api::channel::Channel;
 use suijuris_api::control::FromRuntime;
 use suijuris_store::ObjectDir;
+use suijuris_sys::descriptors;
 use tokio::sync::mpsc;
 
 use crate::authorizer::ObjectAuthorizer;
@@ -28,7 +29,6 @@ use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::LineageWriter;
 use crate::pid1::{self, Role, Signals};
 use crate::report::Reports;
-use crate::sys;
 
 use self::broken::refuse_all;
 use self::context::BootContext;
@@ -131,7 +131,7 @@ async fn send_reports(channel: Arc<Channel>, mut queue: mpsc::Receiver<FromRunti
 }
 
 fn descriptor(number: i32) -> Result<OwnedFd, Error> {
-    sys::inherited(number).ok_or(Error::Descriptor(number))
+    descriptors::inherited(number).ok_or(Error::Descriptor(number))
 }
 
 fn listener(config: &Config) -> Result<TcpListener, Error> {
@@ -161,7 +161,7 @@ async fn live(context: BootContext, role: Role) -> ExitReason {
     }
     step("open");
     // Kept to the end: whoever sees it held knows that this machine runs.
-    let _held = context.config.hold_fd.and_then(sys::inherited);
+    let _held = context.config.hold_fd.and_then(descriptors::inherited);
     let (lineage, bundle) = match LineageWriter::open(&context.object_dir) {
         Ok(opened) => opened,
         Err(error) => return refuse_all(context, &error).await,

@@ -32,8 +32,6 @@ use nix::time::{ClockId, clock_gettime};
 use suijuris_core::time::{Quality, Reading, STEP_TOLERANCE, Span, Timestamp};
 use suijuris_core::witness::{Moment, Mono};
 
-use crate::sys;
-
 /// Time between two beats of the pulse.
 pub const PULSE_MS: u64 = 250;
 
@@ -197,7 +195,7 @@ impl Shared {
     }
 
     fn ask_quality(&self) {
-        let quality = match sys::clock_synced() {
+        let quality = match suijuris_sys::clock::is_synced() {
             Some(true) => 2,
             Some(false) => 1,
             None => 0,

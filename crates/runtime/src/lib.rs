@@ -4,6 +4,8 @@
 //! `authorizer` answers the gate, `agent` answers the workload, `remain` asks again and again whether to stay. The command
 //! line embeds this crate to run as the runtime where no static `suijuris-init` lies beside it.
 
+#![forbid(unsafe_code)]
+
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -24,7 +26,6 @@ pub mod pid1;
 pub mod remain;
 pub mod report;
 pub mod resident;
-mod sys;
 pub mod witness;
 pub mod words;
 pub mod workload;

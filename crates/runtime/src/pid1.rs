@@ -11,10 +11,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::prctl;
+use suijuris_sys::{Which, ended_child};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
-use crate::sys::{self, Which};
 use crate::workload::process_tree;
 
 /// Time between two looks at processes that are on their way out.
@@ -179,8 +179,8 @@ impl Signal {
 /// owner; orphans behind it in the kernel's list wait until its owner has taken it, so call this after that as well.
 pub fn reap(keep: Option<i32>) -> usize {
     let mut reaped = 0;
-    while let Ok(Some(exit)) = sys::ended_child(Which::Any, false) {
-        if Some(exit.pid) == keep || sys::ended_child(Which::Pid(exit.pid), true).is_err() {
+    while let Ok(Some(exit)) = ended_child(Which::Any, false) {
+        if Some(exit.pid) == keep || ended_child(Which::Pid(exit.pid), true).is_err() {
             break;
         }
         reaped += 1;

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::Pid;
-use suijuris_vehicle::process::{Freezing, Isolation, Process, Shim, Want, shim};
-use suijuris_vehicle::{Driver, Spec};
+use suijuris_sys::{descriptors, link};
+use suijuris_vehicle::process::{Process, Shim, Want, shim};
+use suijuris_vehicle::{Driver, Isolation, Lifetime, Machine, Output, Spec, Suspending};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 type Play = Result<u8, Box<dyn Error>>;
 
@@ -34,14 +36,27 @@ fn main() -> ExitCode {
         ["dial", port] => dial(port),
         ["answer", number] => answer(number),
         ["write", file] => fs::write(file, "x").map(|()| 0).map_err(Into::into),
-        ["caller", isolation, freezing, file] => caller(isolation, freezing, Path::new(file)),
+        ["polite"] => polite(),
+        ["deaf"] => deaf(),
+        ["counts"] => counts(),
+        ["says", lines @ ..] => says(lines),
+        ["floods"] => floods(),
+        ["echoes", number] => echoes(number),
+        ["holds", mebibytes] => holds(mebibytes),
+        ["opens"] => opens(),
+        ["spawns", number] => spawns(number),
+        ["lists", directory] => lists(directory),
+        ["caller", isolation, suspending, file] => caller(want(isolation, suspending), Path::new(file)),
+        ["supervisor", isolation, suspending, state, part @ ..] => {
+            supervisor(want(isolation, suspending), Path::new(state), part)
+        }
         _ => Err(format!("no such part: {args:?}").into()),
     };
     played.map_or_else(|error| complain(error.as_ref()), ExitCode::from)
 }
 
 fn complain(error: &dyn Error) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "actor: {error}");
+    let _ = writeln!(std::io::stderr(), "actor: {error} ({:?})", error.source());
     ExitCode::from(99)
 }
 
@@ -146,38 +161,173 @@ fn answer(number: &str) -> Play {
     Ok(0)
 }
 
-/// Starts a family and lives until killed, as a caller would.
+/// Ends with code 7 when asked to.
+fn polite() -> Play {
+    let set = blocked(Signal::SIGTERM)?;
+    say("ready")?;
+    set.wait()?;
+    Ok(7)
+}
+
+/// Does not end when asked to.
+fn deaf() -> Play {
+    blocked(Signal::SIGTERM)?;
+    say("ready")?;
+    loop {
+        sleep(Duration::from_secs(1));
+    }
+}
+
+fn counts() -> Play {
+    for number in 0_u64.. {
+        say(&number.to_string())?;
+        sleep(Duration::from_millis(1));
+    }
+    Ok(0)
+}
+
+fn floods() -> Play {
+    let line = "x".repeat(1000);
+    loop {
+        say(&line)?;
+    }
+}
+
+/// Writes each argument as a line, the last without its end.
+fn says(lines: &[&str]) -> Play {
+    stdout().write_all(lines.join("\n").as_bytes())?;
+    stdout().flush()?;
+    Ok(0)
+}
+
+fn say(line: &str) -> std::io::Result<()> {
+    let mut out = stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// Says back on each link what it hears there.
 #[tokio::main(flavor = "current_thread")]
-async fn caller(isolation: &str, freezing: &str, file: &Path) -> Play {
+async fn echoes(number: &str) -> Play {
+    let end = descriptors::inherited(number.parse()?).ok_or("no link")?;
+    let inlet = link::Inlet::new(end)?;
+    say("ready")?;
+    let mut links = tokio::task::JoinSet::new();
+    while let Some(link) = inlet.accept().await? {
+        link.set_nonblocking(true)?;
+        let mut link = tokio::net::UnixStream::from_std(link)?;
+        links.spawn(async move {
+            let mut bytes = [0; 1024];
+            while let Ok(length @ 1..) = link.read(&mut bytes).await {
+                let heard = bytes.get(..length).unwrap_or_default();
+                if link.write_all(heard).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    Ok(0)
+}
+
+/// Uses so much memory.
+fn holds(mebibytes: &str) -> Play {
+    let mut held = Vec::new();
+    for _ in 0..mebibytes.parse()? {
+        let mut block: Vec<u8> = Vec::new();
+        block.try_reserve_exact(1 << 20)?;
+        block.resize(1 << 20, 1);
+        held.push(block);
+    }
+    say(&format!("{} MiB", held.len()))?;
+    Ok(0)
+}
+
+/// Opens files until no more can be had, and says how many are open then.
+fn opens() -> Play {
+    let mut files = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        files.push(file);
+    }
+    say(&(files.len() + 3).to_string())?;
+    Ok(0)
+}
+
+/// Starts so many children, and says how many came about.
+fn spawns(number: &str) -> Play {
+    let mut children = Vec::new();
+    for _ in 0..number.parse()? {
+        children.extend(
+            Command::new(env::current_exe()?)
+                .arg("deaf")
+                .stdout(std::process::Stdio::null())
+                .spawn(),
+        );
+    }
+    say(&children.len().to_string())?;
+    for mut child in children {
+        child.kill()?;
+        child.wait()?;
+    }
+    Ok(0)
+}
+
+/// Says what is in a directory.
+fn lists(directory: &str) -> Play {
+    for entry in fs::read_dir(directory)? {
+        say(&entry?.file_name().to_string_lossy())?;
+    }
+    Ok(0)
+}
+
+fn want(isolation: &str, suspending: &str) -> Want {
     let isolation = match isolation {
         "Namespaces" => Isolation::Namespaces,
         "UserNamespaces" => Isolation::UserNamespaces,
         _ => Isolation::Plain,
     };
-    let freezing = match freezing {
-        "CgroupV2" => Freezing::CgroupV2,
-        "CgroupV1" => Freezing::CgroupV1,
-        _ => Freezing::Signals,
+    let suspending = match suspending {
+        "CgroupV2" => Suspending::CgroupV2,
+        "CgroupV1" => Suspending::CgroupV1,
+        _ => Suspending::Signals,
     };
-    let want = Want {
+    Want {
         isolation: Some(isolation),
-        freezing: Some(freezing),
-    };
+        suspending: Some(suspending),
+    }
+}
+
+/// Starts a family and lives until killed, as a caller would.
+#[tokio::main(flavor = "current_thread")]
+async fn caller(want: Want, file: &Path) -> Play {
     let driver = Process::detect(Shim::itself("__shim"), want).await?;
     let exe = env::current_exe()?;
-    let mut spec = Spec::new("family", &exe);
-    spec.argv.extend(["family".into(), file.as_os_str().to_owned()]);
+    let spec = Spec::new("family", &exe).with_args(["family".into(), file.as_os_str().to_owned()]);
     let machine = driver.start(spec).await?;
-    let mut out = stdout().lock();
-    writeln!(out, "{}", machine.pid())?;
-    out.flush()?;
-    // Told by a line whether to be suspended when the end comes.
+    say(&machine.pid().to_string())?;
+    until_killed(&machine).await
+}
+
+/// Starts a machine that outlives it, and lives until killed.
+#[tokio::main(flavor = "current_thread")]
+async fn supervisor(want: Want, state: &Path, part: &[&str]) -> Play {
+    let driver = Process::detect(Shim::itself("__shim"), want).await?;
+    let driver = driver.keeping_in(state)?;
+    let mut spec = Spec::new("orphan", env::current_exe()?).with_args(part);
+    spec.lifetime = Lifetime::Detached;
+    (spec.stdout, spec.stderr) = (Output::Lines, Output::Lines);
+    spec.link = Some(5);
+    let machine = driver.start(spec).await?;
+    say(machine.id().as_str())?;
+    until_killed(&machine).await
+}
+
+/// Told by a line whether to suspend the machine before the end comes.
+async fn until_killed(machine: &impl Machine) -> Play {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     if line.trim() == "suspend" {
         machine.suspend().await?;
-        writeln!(out, "suspended")?;
-        out.flush()?;
+        say("suspended")?;
     }
     machine.wait().await;
     Ok(0)

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use suijuris_vehicle::process::{Freezing, Isolation, Process, Shim, Want};
-use suijuris_vehicle::{Driver, Network, Output, Spec};
+use suijuris_vehicle::process::{Process, Shim, Want};
+use suijuris_vehicle::{Driver, Isolation, Machine, Network, Output, Spec, Suspending};
 
 const ROUNDS: usize = 100;
 const PROGRAM: &str = "/bin/true";
@@ -28,8 +28,9 @@ async fn main() {
             for network in networks {
                 let description = driver.describe();
                 let name = format!(
-                    "{:?} {:?} {network:?}",
-                    description.isolation, description.freezing
+                    "{} {} {network:?}",
+                    description.isolation,
+                    description.suspending.unwrap()
                 );
                 times
                     .entry(format!("{name} prepared"))
@@ -48,14 +49,14 @@ async fn main() {
 async fn drivers() -> Vec<Process> {
     let mut found = Vec::new();
     for isolation in [Isolation::Plain, Isolation::UserNamespaces, Isolation::Namespaces] {
-        for freezing in [Freezing::Signals, Freezing::CgroupV1, Freezing::CgroupV2] {
+        for suspending in [Suspending::Signals, Suspending::CgroupV1, Suspending::CgroupV2] {
             let shim = Shim {
                 exe: env!("CARGO_BIN_EXE_vehicle-actor").into(),
                 args: vec!["__shim".into()],
             };
             let want = Want {
                 isolation: Some(isolation),
-                freezing: Some(freezing),
+                suspending: Some(suspending),
             };
             found.extend(Process::detect(shim, want).await.ok());
         }

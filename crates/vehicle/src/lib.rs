@@ -1,30 +1,29 @@
-//! Drivers that start, stop, suspend and resume machines. Knows nothing of objects.
+//! Drivers that start, find again, stop, suspend and resume machines. Knows nothing of objects.
 //!
-//! A machine is described by a [`Spec`] and run by a [`Driver`]. The only driver here is [`process`]:
-//! a machine is a tree of processes, in namespaces of its own where the host allows them and plain
-//! where it does not; [`Driver::describe`] says which, and why not better. What runs in a machine, when
-//! it should run and whether it may, is decided by the callers (`suijuris up`, later the host).
+//! A machine is described by a [`Spec`], run by a [`Driver`] and held by a [`Machine`]. [`Driver::describe`] says what a
+//! driver can do on this host, and why not more. [`process`] runs machines as trees of processes; [`fake`] plays them
+//! for tests. Every driver passes one suite, `tests/conformance`. What runs in a machine, when it should run and
+//! whether it may, is decided by the callers (`suijuris up`, the supervisor).
 
+#![forbid(unsafe_code)]
+
+pub mod description;
+pub mod driver;
+pub mod error;
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod machine;
+pub mod output;
 pub mod process;
-mod sys;
+mod secret;
+pub mod spec;
 
-pub use machine::{Exit, Mount, Network, Output, Signal, Spec, State};
-
-/// Starts machines of one kind.
-pub trait Driver {
-    /// Handle on a machine of this kind. Dropping it ends the machine.
-    type Machine;
-    /// Why a machine could not be started.
-    type Error: std::error::Error;
-    /// What this driver can and cannot do on this host.
-    type Description;
-
-    /// Starts a machine and returns once its first program has been executed.
-    ///
-    /// Cancel safe: a dropped start leaves nothing behind.
-    fn start(&self, spec: Spec) -> impl Future<Output = Result<Self::Machine, Self::Error>> + Send;
-
-    /// Which mechanisms are in use, and what stands against better ones.
-    fn describe(&self) -> &Self::Description;
-}
+pub use description::{Description, Enforced, Isolation, Means, Place, Resource, Shortfall, Suspending};
+pub use driver::{Driver, Machine};
+pub use error::{
+    AttachError, LinkError, ListError, OutputError, ResumeError, SignalError, SpecError, StartError,
+    SuspendError,
+};
+pub use machine::{Exit, Link, MachineId, Signal, State};
+pub use output::{Line, Lines, Since};
+pub use spec::{Lifetime, Mount, Network, Output, Program, Resources, Spec};

@@ -1,103 +1,78 @@
-//! What a machine is to its caller: how it is specified, what state it is in, how it ended.
+//! What a machine is to its caller: its name, where it is between start and end, how it ended.
 //!
-//! Plain values without behaviour of any driver. Built by callers of [`crate::Driver::start`].
+//! Plain values without behaviour of any driver.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
 
-/// Everything a new machine gets. Nothing else is inherited from the caller but user, groups,
-/// resource limits and file mode mask.
-#[derive(Debug)]
-pub struct Spec {
-    /// Appears in the machine's id: 1 to 64 of `a-z`, `0-9` and `-`.
-    pub name: String,
-    /// Absolute path of the first program, as seen inside the machine.
-    pub exe: PathBuf,
-    /// Its arguments, the zeroth included.
-    pub argv: Vec<OsString>,
-    /// Its whole environment.
-    pub env: BTreeMap<OsString, OsString>,
-    /// Its working directory, absolute, as seen inside the machine.
-    pub cwd: PathBuf,
-    /// Open files and the numbers (3 to 1023) they get. No other file but 0 (always empty), 1 and 2 is open.
-    pub inherit: Vec<(OwnedFd, i32)>,
-    /// Whether the machine shares the host's network.
-    pub network: Network,
-    /// Where file 1 goes.
-    pub stdout: Output,
-    /// Where file 2 goes.
-    pub stderr: Output,
-    /// What is mounted over the host's file system, in this order, visible in the machine alone.
-    pub mounts: Vec<Mount>,
+/// Names a machine within its driver: 1 to 100 of `a-z`, `0-9` and `-`. Fit to be a file's name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MachineId(String);
+
+/// Longest [`MachineId`], in bytes.
+pub const MAX_ID: usize = 100;
+
+/// A text that is no machine's id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not 1 to {MAX_ID} of a-z, 0-9 and -")]
+pub struct NotAnId(String);
+
+impl MachineId {
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
-impl Spec {
-    /// A machine that runs `exe` in `/` with no arguments, an empty environment, the host's network and
-    /// the caller's output.
-    #[must_use]
-    pub fn new(name: impl Into<String>, exe: impl Into<PathBuf>) -> Self {
-        let exe = exe.into();
-        Self {
-            name: name.into(),
-            argv: vec![exe.clone().into_os_string()],
-            exe,
-            env: BTreeMap::new(),
-            cwd: PathBuf::from("/"),
-            inherit: Vec::new(),
-            network: Network::Host,
-            stdout: Output::Inherit,
-            stderr: Output::Inherit,
-            mounts: Vec::new(),
+impl FromStr for MachineId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl TryFrom<String> for MachineId {
+    type Error = NotAnId;
+
+    fn try_from(text: String) -> Result<Self, NotAnId> {
+        if (1..=MAX_ID).contains(&text.len()) && text.bytes().all(is_plain) {
+            Ok(Self(text))
+        } else {
+            Err(NotAnId(text))
         }
     }
 }
 
-/// The network a machine sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Network {
-    /// Its own: a loopback interface that is up, and nothing else. Inherited sockets keep working.
-    Private,
-    /// The host's.
-    Host,
+/// Whether `byte` may stand in a name.
+pub(crate) const fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
 }
 
-/// Where a machine's output goes.
+impl From<MachineId> for String {
+    fn from(id: MachineId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for MachineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A byte stream to a machine's first program.
 #[derive(Debug)]
-pub enum Output {
-    /// To the caller's own.
-    Inherit,
-    /// Nowhere.
-    Null,
-    /// To the caller, who reads it from the machine's handle.
-    Pipe,
-    /// Into this file.
-    Fd(OwnedFd),
-}
-
-/// Something mounted inside a machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mount {
-    /// The host's `from` (a directory or a file, with all that is mounted below it) appears at `to`.
-    Bind {
-        /// Absolute path on the host.
-        from: PathBuf,
-        /// Absolute path in the machine. Made, invisibly to the host, where its parent exists.
-        to: PathBuf,
-        /// Refuse writes.
-        read_only: bool,
-    },
-    /// An empty directory in memory appears at `to`, gone when the machine ends.
-    Tmpfs {
-        /// Absolute path in the machine. Made, invisibly to the host, where its parent exists.
-        to: PathBuf,
-        /// Most bytes it can hold.
-        size_bytes: u64,
-    },
+pub struct Link {
+    /// The stream; what is said over it is no affair of a vehicle.
+    pub stream: UnixStream,
+    /// Whether descriptors may be sent along (`SCM_RIGHTS`); where not, they would arrive nowhere.
+    pub passes_descriptors: bool,
 }
 
 /// How a machine ended.
@@ -108,7 +83,9 @@ pub enum Exit {
     Code(i32),
     /// Its first program was killed by this signal.
     Signal(i32),
-    /// Its supervisor vanished (killed from outside), and the machine was killed; how it ended is not known.
+    /// Its first program was killed because the machine had used up its memory, as its control group says.
+    OutOfMemory,
+    /// Nobody was there to see how it ended: it was found dead, or killed after its keeper had vanished.
     Lost,
 }
 
@@ -117,7 +94,8 @@ impl fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "exited with code {code}"),
             Self::Signal(number) => write!(f, "killed by signal {number}"),
-            Self::Lost => f.write_str("killed after its supervisor vanished"),
+            Self::OutOfMemory => f.write_str("killed at its memory limit"),
+            Self::Lost => f.write_str("ended unseen, after its supervisor had vanished"),
         }
     }
 }
@@ -157,5 +135,22 @@ impl Signal {
     #[must_use]
     pub fn number(self) -> i32 {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_file_names_and_nothing_else() {
+        for good in ["a", "web-1", &"x".repeat(MAX_ID)] {
+            assert_eq!(good.parse::<MachineId>().unwrap().as_str(), good);
+        }
+        for bad in ["", ".", "..", "a/b", "A", "é", "a\0", &"x".repeat(MAX_ID + 1)] {
+            assert!(bad.parse::<MachineId>().is_err(), "{bad:?}");
+            let json = serde_json::to_string(bad).unwrap();
+            assert!(serde_json::from_str::<MachineId>(&json).is_err(), "{bad:?}");
+        }
     }
 }

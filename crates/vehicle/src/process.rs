@@ -2,50 +2,68 @@
 //!
 //! Each machine is a tree of processes under a [`shim`] of its own, in namespaces where the host allows
 //! (the first program is process 1 in there), plain where it does not. [`Process::detect`] finds out by
-//! trying. Nothing of a machine outlives its handle or its caller, however either ends. The one gap: where
+//! trying. Nothing of a machine outlives its handle or its caller, however either ends, unless it was started to
+//! outlive them ([`Process::keeping_in`]). The one gap: where
 //! there are neither namespaces nor control groups, and the shim itself is killed, what the first program
 //! has started lives on.
 //!
 //! A program that embeds this driver calls [`shim::main`] when it is executed with the arguments that it
 //! gave to [`Shim`].
 
+mod attach;
 mod cgroup;
 mod detect;
 mod freezer;
 mod handle;
 mod inside;
+mod keeper;
+mod limits;
+mod log;
 mod mounts;
 mod plan;
+mod record;
 pub mod shim;
-mod tree;
+mod state;
 mod wire;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use serde::Serialize;
+use suijuris_sys::{Pidfd, sockets};
 use tokio::process::{Child, Command};
 
-use crate::machine::Spec;
-use crate::{Driver, sys};
+use crate::Driver;
+use crate::description::{Description, Isolation, Suspending};
+use crate::error::{AttachError, ListError, StartError};
+use crate::machine::MachineId;
+use crate::spec::Spec;
 use cgroup::Base;
-use handle::Channel;
-pub use handle::{FreezeError, Machine, SignalError};
+pub use handle::Machine;
+use handle::{Channel, Parts};
+use limits::Limiter;
 use plan::Plan;
-pub use plan::SpecError;
+use state::StateDir;
+pub use state::StateError;
 pub use wire::{Fault, Step};
 use wire::{Order, Report};
 
 /// How long a start may take before it is given up; a slow disk or a busy host, not a normal start.
 const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Numbers of machines and of their control groups: those of all drivers of a process share its name.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// A number that no other machine of this process has.
+fn number() -> u64 {
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// How to execute the shim.
 #[derive(Debug, Clone)]
@@ -66,104 +84,60 @@ impl Shim {
     }
 }
 
-/// What keeps a machine apart from the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Isolation {
-    /// Namespaces, made with root's privilege.
-    Namespaces,
-    /// Namespaces, made inside a user namespace: needs no privilege.
-    UserNamespaces,
-    /// Nothing: the machine sees the host's processes and network.
-    Plain,
-}
-
-/// How a machine is suspended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Freezing {
-    /// By a control group of version 2.
-    CgroupV2,
-    /// By the freezer of control groups version 1.
-    CgroupV1,
-    /// By SIGSTOP to each process; visible to parents inside the machine.
-    Signals,
-}
-
 /// What a caller insists on; none means the best that works.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Want {
     /// How to keep machines apart.
     pub isolation: Option<Isolation>,
     /// How to suspend them.
-    pub freezing: Option<Freezing>,
+    pub suspending: Option<Suspending>,
 }
 
-/// What the driver uses on this host, and what stood against better.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Description {
-    /// How machines are kept apart.
-    pub isolation: Isolation,
-    /// How machines are suspended.
-    pub freezing: Freezing,
-    /// What was tried and refused.
-    pub shortfalls: Vec<Shortfall>,
-}
-
-/// Something better that does not work here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Shortfall {
-    /// What it would have been.
-    pub wanted: String,
-    /// Which step failed, how, and what to do about it.
-    pub why: String,
-}
-
-/// Why a machine could not be started.
+/// A step on the way to a running machine failed; what [`StartError::Failed`] holds, where a step is to blame.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The specification cannot be used.
-    #[error("the machine's specification is unusable: {0}")]
-    Spec(SpecError),
-    /// The shim could not be executed.
+#[error("{fault}")]
+pub struct StepFailed {
+    /// Which, and what to do about it.
+    pub fault: Fault,
+    /// The kernel's answer.
+    pub source: io::Error,
+}
+
+/// The shim did not do its part; what [`StartError::Failed`] holds otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum ShimError {
+    /// It could not be executed.
     #[error("cannot execute {shim}; is the installation complete?")]
-    Shim {
+    Missing {
         /// Its path.
         shim: String,
         /// Why.
         source: io::Error,
     },
-    /// A step failed.
-    #[error("{fault}")]
-    Step {
-        /// Which, and what to do about it.
-        fault: Fault,
-        /// The kernel's answer.
-        source: io::Error,
-    },
-    /// The shim ended without a word.
+    /// It ended without a word.
     #[error("the shim ended before the machine had started; does {shim} call shim::main?")]
     Silent {
         /// Its path.
         shim: String,
     },
-    /// Nothing came of it in time.
-    #[error("the machine had not started after {limit_s} s; the host is overloaded or a file system hangs")]
-    Slow {
-        /// The time given, in seconds.
-        limit_s: u64,
-    },
-    /// What the caller insisted on does not work here.
-    #[error("not possible on this host: {}", list(.0))]
-    Unavailable(Vec<Shortfall>),
-    /// The caller's own resources gave out.
-    #[error("cannot prepare the machine's start")]
-    Io(#[from] io::Error),
 }
 
-impl From<SpecError> for StartError {
-    fn from(error: SpecError) -> Self {
-        Self::Spec(error)
+impl From<Fault> for StepFailed {
+    fn from(fault: Fault) -> Self {
+        let source = fault.cause();
+        Self { fault, source }
+    }
+}
+
+impl From<StepFailed> for StartError {
+    fn from(error: StepFailed) -> Self {
+        Self::Failed(Box::new(error))
+    }
+}
+
+impl From<ShimError> for StartError {
+    fn from(error: ShimError) -> Self {
+        Self::Failed(Box::new(error))
     }
 }
 
@@ -172,8 +146,9 @@ impl From<SpecError> for StartError {
 pub struct Process {
     shim: Shim,
     base: Option<Base>,
+    limiter: Limiter,
+    state: Option<StateDir>,
     description: Description,
-    next: AtomicU64,
     spare: Mutex<Option<Waiting>>,
 }
 
@@ -189,69 +164,68 @@ impl Process {
         Self {
             shim,
             base,
+            limiter: Limiter::default(),
+            state: None,
             description,
-            next: AtomicU64::new(0),
             spare: Mutex::default(),
         }
     }
 
-    async fn launch(&self, plan: Plan) -> Result<Machine, StartError> {
-        let leaf = plan.request.cgroup.clone();
-        let launched = self.launch_in(plan).await;
-        if let (Err(_), Some(leaf)) = (&launched, &leaf) {
-            // Where no shim got as far as to remove it.
-            let _ = leaf.remove();
-        }
-        launched
+    /// The same driver, able to start machines that outlive it, and to find those again that an earlier driver with
+    /// this directory started. Made if missing, for its owner alone; used by one process at a time.
+    ///
+    /// # Errors
+    /// When another process uses it, others may look into it, or it cannot be used.
+    pub fn keeping_in(mut self, directory: &Path) -> Result<Self, StateError> {
+        self.state = Some(StateDir::open(directory)?);
+        self.description.detached = true;
+        Ok(self)
     }
 
-    async fn launch_in(&self, plan: Plan) -> Result<Machine, StartError> {
-        let waiting = self.take_spare().map_or_else(|| self.spawn(), Ok)?;
+    async fn launch(&self, plan: Plan) -> Result<Machine, StartError> {
+        let Waiting { socket, child } = self.take_spare().map_or_else(|| self.spawn(), Ok)?;
+        // The child has not been waited for, so that it still has its number.
+        let keeper = child.id().and_then(suijuris_sys::Process::of);
+        let keeper = keeper.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let request = plan.request.seal()?;
         let files = [&request].into_iter().chain(&plan.files);
         let fds: Vec<BorrowedFd<'_>> = files.map(AsFd::as_fd).collect();
-        match sys::send(waiting.socket.as_fd(), &wire::encode(&Order::Run)?, &fds) {
+        match sockets::send(socket.as_fd(), &wire::encode(&Order::Run)?, &fds) {
             // Already gone: told below, from its silence.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            sent => sent?,
+            sent => drop(sent?),
         }
         drop(plan.files);
-        let channel = Channel::new(waiting.socket)?;
-        let answer = tokio::time::timeout(START_LIMIT, channel.receive()).await;
-        let answer = answer.map_err(|_| StartError::Slow {
+        let channel = Channel::new(socket)?;
+        let answer = tokio::time::timeout(START_LIMIT, channel.next::<Report>()).await;
+        let slow = |_| StartError::Slow {
             limit_s: START_LIMIT.as_secs(),
-        })??;
-        match answer {
-            Some((Report::Started { pid }, Some(pidfd))) => {
-                let leaf = plan.request.cgroup;
-                Ok(Machine::new(
-                    plan.id,
-                    pid,
-                    pidfd,
-                    channel,
-                    waiting.child,
-                    leaf,
-                    plan.outputs,
-                )?)
-            }
-            Some((Report::Failed(fault), _)) => Err(step(fault)),
-            _ => Err(StartError::Silent {
-                shim: self.shim.exe.display().to_string(),
-            }),
-        }
+        };
+        let (pid, pidfd) = match answer.map_err(slow)?? {
+            Some((Report::Started { pid }, fds)) => (pid, fds.into_iter().next().map(Pidfd::from)),
+            Some((Report::Failed(fault), _)) => return Err(StepFailed::from(fault).into()),
+            _ => return Err(self.silent()),
+        };
+        let parts = Parts {
+            id: plan.id,
+            pid,
+            pidfd: pidfd.ok_or_else(|| self.silent())?,
+            keeper,
+            child: Some(child),
+            channel,
+            groups: plan.groups.hand_over(),
+            outlet: plan.outlet,
+            has_log: plan.request.detached.is_some_and(|detached| detached.pipes > 0),
+            outputs: plan.outputs,
+            limits: plan.enforced,
+            place: plan.place,
+        };
+        Ok(Machine::started(parts)?)
     }
 
-    /// Has a shim wait for the next start, which then takes about half the time. It costs a sleeping
-    /// process; call it when a start is likely and time is at hand, as after a machine has ended.
-    ///
-    /// # Errors
-    /// When the shim cannot be executed.
-    pub fn prepare(&self) -> Result<(), StartError> {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if spare.as_mut().is_none_or(|waiting| !waiting.is_alive()) {
-            *spare = Some(self.spawn()?);
-        }
-        Ok(())
+    fn silent(&self) -> StartError {
+        let shim = self.shim.exe.display().to_string();
+        ShimError::Silent { shim }.into()
     }
 
     fn take_spare(&self) -> Option<Waiting> {
@@ -273,7 +247,7 @@ impl Process {
         let shim = || self.shim.exe.display().to_string();
         let child = command
             .spawn()
-            .map_err(|source| StartError::Shim { shim: shim(), source })?;
+            .map_err(|source| ShimError::Missing { shim: shim(), source })?;
         Ok(Waiting { socket, child })
     }
 }
@@ -286,62 +260,33 @@ impl Waiting {
 
 impl Driver for Process {
     type Machine = Machine;
-    type Error = StartError;
-    type Description = Description;
+
+    fn describe(&self) -> &Description {
+        &self.description
+    }
 
     async fn start(&self, spec: Spec) -> Result<Machine, StartError> {
         self.launch(Plan::new(self, spec)?).await
     }
 
-    fn describe(&self) -> &Description {
-        &self.description
+    async fn attach(&self, id: &MachineId) -> Result<Machine, AttachError> {
+        match &self.state {
+            Some(state) => attach::attach(state, id).await,
+            None => Err(AttachError::Unknown(id.clone())),
+        }
     }
-}
 
-fn step(fault: Fault) -> StartError {
-    let source = fault.cause();
-    StartError::Step { fault, source }
-}
-
-impl fmt::Display for Isolation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Namespaces => "namespaces",
-            Self::UserNamespaces => "namespaces without privilege",
-            Self::Plain => "plain processes",
-        })
+    async fn list(&self) -> Result<Vec<MachineId>, ListError> {
+        self.state.as_ref().map_or_else(|| Ok(Vec::new()), StateDir::list)
     }
-}
 
-impl fmt::Display for Freezing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::CgroupV2 => "control group v2",
-            Self::CgroupV1 => "control group v1",
-            Self::Signals => "SIGSTOP to each process",
-        })
+    /// Has a shim wait for the next start, which then takes about half the time. It costs a sleeping process; call it as
+    /// after a machine has ended.
+    fn prepare(&self) -> Result<(), StartError> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.as_mut().is_none_or(|waiting| !waiting.is_alive()) {
+            *spare = Some(self.spawn()?);
+        }
+        Ok(())
     }
-}
-
-impl fmt::Display for Shortfall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.wanted, self.why)
-    }
-}
-
-impl fmt::Display for Description {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, suspended by {}", self.isolation, self.freezing)?;
-        self.shortfalls
-            .iter()
-            .try_for_each(|shortfall| write!(f, "; no {shortfall}"))
-    }
-}
-
-fn list(shortfalls: &[Shortfall]) -> String {
-    shortfalls
-        .iter()
-        .map(Shortfall::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
 }

@@ -49,6 +49,8 @@ const BUDGETS: &[Budget] = &[
     Budget { name: "core", why: "core has no I/O, no clock and no randomness: only encodings, digests, signatures and civil time",
         allowed: &["serde", "serde_bytes", "serde_ipld_dagcbor", "serde_json", "ipld-core", "sha2", "ed25519-dalek", "base64",
             "zeroize", "thiserror", "jiff", "cronexpr"] },
+    Budget { name: "sys", why: "it is read whole by whoever asks where unsafe code stands: system calls and what lets tasks wait for them",
+        allowed: &["libc", "nix", "tokio"] },
     Budget { name: "store", why: "durability is files and system calls",
         allowed: &["serde", "serde_bytes", "serde_ipld_dagcbor", "ipld-core", "sha2", "ed25519-dalek", "zeroize", "getrandom", "thiserror",
             "libc", "nix"] },

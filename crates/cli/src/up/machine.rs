@@ -12,18 +12,13 @@ use suijuris_api::Event;
 use suijuris_api::channel::{self, Channel};
 use suijuris_core::manifest;
 use suijuris_runtime::config::Launch;
-use suijuris_vehicle::Driver as _;
-use suijuris_vehicle::machine::{Network, Output, Spec};
-use suijuris_vehicle::process::{Isolation, Machine, Process};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use suijuris_vehicle::process::{Machine, Process};
+use suijuris_vehicle::{Driver as _, Machine as _, Network, Output, Program, Since, Spec};
 use tokio::task::JoinSet;
 
 use super::holding::Handed;
 use super::say::Say;
 use crate::place::Place;
-
-/// Size of a printed line of a workload at most, bytes.
-const MAX_LINE: usize = 4_096;
 
 /// Number of the listening socket inside the machine.
 const LISTEN_FD: i32 = 3;
@@ -95,15 +90,18 @@ pub(super) async fn start(
         argv.extend([OsString::from("--hold-fd"), HOLD_FD.to_string().into()]);
         inherit.push((held.try_clone_to_owned()?, HOLD_FD));
     }
-    let private = wanted == manifest::Network::Private && driver.describe().isolation != Isolation::Plain;
+    let private = wanted == manifest::Network::Private && driver.describe().private_network;
     let spec = Spec {
-        argv,
+        program: Program::Command {
+            exe: exe.clone(),
+            argv,
+        },
         env: environment(),
         cwd: object_dir.to_owned(),
         inherit,
         network: if private { Network::Private } else { Network::Host },
-        stdout: Output::Pipe,
-        stderr: Output::Pipe,
+        stdout: Output::Lines,
+        stderr: Output::Lines,
         ..Spec::new("object", exe)
     };
     let machine = driver
@@ -125,31 +123,14 @@ fn environment() -> BTreeMap<OsString, OsString> {
 }
 
 impl Running {
-    /// Prints what machine and workload write, line by line; the tasks end with the machine.
-    pub(super) fn forward_output(&mut self, say: &Rc<Say>) -> JoinSet<()> {
+    /// Prints what machine and workload write, line by line; the task ends with the machine.
+    pub(super) fn forward_output(&self, say: &Rc<Say>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        for pipe in [self.machine.take_stdout(), self.machine.take_stderr()]
-            .into_iter()
-            .flatten()
-        {
+        if let Ok(mut lines) = self.machine.output(Since::Kept) {
             let say = say.clone();
             tasks.spawn_local(async move {
-                let mut reader = BufReader::with_capacity(MAX_LINE, pipe);
-                loop {
-                    let Ok(bytes) = reader.fill_buf().await else {
-                        return;
-                    };
-                    if bytes.is_empty() {
-                        return;
-                    }
-                    let end = bytes
-                        .iter()
-                        .position(|byte| *byte == b'\n')
-                        .map_or(bytes.len(), |at| at + 1);
-                    let line = String::from_utf8_lossy(bytes.get(..end).unwrap_or_default())
-                        .trim_end()
-                        .to_owned();
-                    reader.consume(end);
+                while let Some(line) = lines.next().await {
+                    let line = line.text.trim_end().to_owned();
                     say.event(Event::Output { line });
                 }
             });

@@ -67,7 +67,7 @@ impl Resident {
     pub fn forward_signal(&self, number: i32) {
         if let Some(pid) = self.workload_pid.get() {
             // A workload that has just ended needs no signal.
-            let _ = crate::sys::kill(-pid, number);
+            let _ = suijuris_sys::kill(-pid, number);
         }
     }
 

@@ -13,7 +13,8 @@ use nix::unistd::{AccessFlags, Gid, Uid, User, access, geteuid, getgrouplist};
 use suijuris_core::manifest;
 
 use super::Running;
-use crate::sys::{self, Credentials};
+use suijuris_sys::kill;
+use suijuris_sys::spawn::{self as child, Credentials};
 
 /// Variable that tells a workload the number of the descriptor over which connections are handed to it.
 pub const CONNECTIONS_FD: &str = "SUIJURIS_CONNECTIONS_FD";
@@ -165,11 +166,11 @@ pub fn spawn(
         program: program.clone(),
         source,
     };
-    let child = sys::spawn(&mut command, credentials, keep).map_err(|source| explain(&program, source))?;
+    let child = child::spawn(&mut command, credentials, keep).map_err(|source| explain(&program, source))?;
     let pid = i32::try_from(child.id()).map_err(|error| failed(io::Error::other(error)))?;
     Running::watch(pid, placement.port).map_err(|source| {
         // Nobody could see it end.
-        let _ = sys::kill(-pid, libc::SIGKILL);
+        let _ = kill(-pid, libc::SIGKILL);
         failed(source)
     })
 }

@@ -6,13 +6,13 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use suijuris_core::time::Span;
+use suijuris_sys::{Pidfd, Which, ended_child, kill};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::process_tree;
 use super::{Ended, How, Stopped};
 use crate::pid1;
-use crate::sys::{self, Which};
 
 /// Time between two looks at processes that are on their way out.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -31,7 +31,7 @@ pub struct Running {
 
 impl Running {
     pub(super) fn watch(pid: i32, port: u16) -> io::Result<Self> {
-        let pidfd = sys::watch_end(pid)?;
+        let pidfd = Pidfd::open(u32::try_from(pid).map_err(io::Error::other)?)?.watch()?;
         Ok(Self {
             pid,
             port,
@@ -74,7 +74,7 @@ impl Running {
             return Some(*ended);
         }
         let this = Which::Fd(self.pidfd.as_fd());
-        let how = match sys::ended_child(this, false) {
+        let how = match ended_child(this, false) {
             Ok(None) => return None,
             Ok(Some(exit)) if exit.exited => How::Exited(exit.status),
             Ok(Some(exit)) => How::Killed(exit.status),
@@ -82,7 +82,7 @@ impl Running {
         };
         // Counted while the zombie still holds the number of its session.
         let left = process_tree::others(self.pid).len();
-        let _ = sys::ended_child(this, true);
+        let _ = ended_child(this, true);
         Some(*self.ended.get_or_init(|| Ended { how, left }))
     }
 
@@ -93,7 +93,7 @@ impl Running {
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         match self.poll_ended() {
             Some(_) => Ok(()),
-            None => sys::kill(-self.pid, signal),
+            None => kill(-self.pid, signal),
         }
     }
 
@@ -171,7 +171,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if self.poll_ended().is_none() {
-            let _ = sys::kill(-self.pid, libc::SIGKILL);
+            let _ = kill(-self.pid, libc::SIGKILL);
         }
     }
 }

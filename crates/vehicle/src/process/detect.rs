@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use nix::unistd::Uid;
 
-use super::cgroup::{Base, Leaf, Version};
+use super::cgroup::{Base, Hierarchy, Leaf};
+use super::limits::Limiter;
 use super::plan::Plan;
 use super::wire::{Fault, Step};
-use super::{Description, Freezing, Isolation, Process, Shim, Shortfall, StartError, Want, freezer, step};
-use crate::machine::{Network, Spec};
+use super::{Process, Shim, StepFailed, Want, freezer};
+use crate::description::{Description, Isolation, Place, Shortfall, Suspending};
+use crate::driver::Machine as _;
+use crate::error::StartError;
+use crate::spec::{Network, Spec};
 
 /// Looks at a stale control group before it is left to the next sweep, and the pause between them.
 const SWEEPS: usize = 100;
@@ -19,7 +23,7 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(2);
 enum Trial {
     Works(Box<Process>),
     NoIsolation(Shortfall),
-    NoFreezing(Shortfall),
+    NoSuspending(Shortfall),
 }
 
 impl Process {
@@ -31,24 +35,25 @@ impl Process {
     pub async fn detect(shim: Shim, want: Want) -> Result<Self, StartError> {
         let mut shortfalls = Vec::new();
         for isolation in isolations(want) {
-            let mut of_freezing = Vec::new();
-            for freezing in freezings(want) {
-                match try_out(&shim, isolation, freezing).await? {
+            let mut of_suspending = Vec::new();
+            for suspending in suspendings(want) {
+                match try_out(&shim, isolation, suspending).await? {
                     Trial::Works(mut driver) => {
-                        shortfalls.append(&mut of_freezing);
+                        shortfalls.append(&mut of_suspending);
                         driver.description.shortfalls = shortfalls;
+                        driver.find_limits();
                         driver.sweep().await;
                         return Ok(*driver);
                     }
-                    Trial::NoFreezing(shortfall) => of_freezing.push(shortfall),
+                    Trial::NoSuspending(shortfall) => of_suspending.push(shortfall),
                     Trial::NoIsolation(shortfall) => {
                         // A group may have been blamed for it.
-                        of_freezing = vec![shortfall];
+                        of_suspending = vec![shortfall];
                         break;
                     }
                 }
             }
-            shortfalls.append(&mut of_freezing);
+            shortfalls.append(&mut of_suspending);
         }
         Err(StartError::Unavailable(shortfalls))
     }
@@ -65,16 +70,23 @@ impl Process {
             },
         )?;
         plan.request.exe = None;
-        let frozen = plan.request.cgroup.as_ref().map_or(Ok(()), try_freezing);
+        let frozen = plan.request.groups.first().map_or(Ok(()), try_freezing);
         self.launch(plan).await?.wait().await;
-        frozen.map_err(|error| step(Fault::new(Step::Cgroup, "", &error)))
+        Ok(frozen.map_err(|error| StepFailed::from(Fault::new(Step::Cgroup, "", &error)))?)
+    }
+
+    fn find_limits(&mut self) {
+        let (limiter, shortfalls) = Limiter::detect();
+        self.description.limits = limiter.means();
+        self.description.limit_shortfalls = shortfalls;
+        self.limiter = limiter;
     }
 
     /// Kills what is left of the machines of callers that are gone.
     async fn sweep(&self) {
         for leaf in self.base.as_ref().map(Base::stale).unwrap_or_default() {
             for _ in 0..SWEEPS {
-                if freezer::clear(&leaf) {
+                if freezer::clear(std::slice::from_ref(&leaf)) {
                     break;
                 }
                 tokio::time::sleep(SWEEP_PAUSE).await;
@@ -83,43 +95,70 @@ impl Process {
     }
 }
 
-async fn try_out(shim: &Shim, isolation: Isolation, freezing: Freezing) -> Result<Trial, StartError> {
-    let no_freezing = |why| {
-        Trial::NoFreezing(Shortfall {
-            wanted: freezing.to_string(),
+async fn try_out(shim: &Shim, isolation: Isolation, suspending: Suspending) -> Result<Trial, StartError> {
+    let no_suspending = |why| {
+        Trial::NoSuspending(Shortfall {
+            wanted: suspending.to_string(),
             why,
         })
     };
-    let base = match freezing {
-        Freezing::CgroupV2 => Base::own(Version::V2).map(Some),
-        Freezing::CgroupV1 => Base::own(Version::V1).map(Some),
-        Freezing::Signals => Ok(None),
+    let base = match suspending {
+        Suspending::CgroupV2 => Base::own(Hierarchy::V2).map(Some),
+        Suspending::CgroupV1 => Base::own(Hierarchy::Freezer).map(Some),
+        Suspending::Signals => Ok(None),
+        Suspending::MemoryFile => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "memory of processes cannot be put into a file",
+        )),
     };
     let base = match base {
         Ok(base) => base,
-        Err(error) => return Ok(no_freezing(error.to_string())),
+        Err(error) => return Ok(no_suspending(error.to_string())),
     };
-    let description = Description {
-        isolation,
-        freezing,
-        shortfalls: Vec::new(),
-    };
+    let description = describe(isolation, suspending);
     let driver = Process::new(shim.clone(), base, description);
     match driver.probe().await {
         Ok(()) => Ok(Trial::Works(Box::new(driver))),
-        Err(StartError::Step { fault, source }) => {
+        Err(StartError::Failed(error)) => {
+            let Some(StepFailed { fault, source }) = error.downcast_ref() else {
+                return Err(StartError::Failed(error));
+            };
             let why = format!("{fault}: {source}");
             let isolation = Shortfall {
                 wanted: isolation.to_string(),
                 why: why.clone(),
             };
             Ok(if fault.step == Step::Cgroup {
-                no_freezing(why)
+                no_suspending(why)
             } else {
                 Trial::NoIsolation(isolation)
             })
         }
         Err(error) => Err(error),
+    }
+}
+
+fn describe(isolation: Isolation, suspending: Suspending) -> Description {
+    let is_apart = isolation != Isolation::Plain;
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Description {
+        vehicle: "process",
+        place: Place {
+            region: "local".to_owned(),
+            provider: "process".to_owned(),
+            class: String::new(),
+            id: name.trim().to_owned(),
+        },
+        isolation,
+        suspending: Some(suspending),
+        limits: Vec::new(),
+        images: false,
+        mounts: is_apart,
+        private_network: is_apart,
+        descriptors: true,
+        detached: false,
+        shortfalls: Vec::new(),
+        limit_shortfalls: Vec::new(),
     }
 }
 
@@ -133,9 +172,9 @@ fn isolations(want: Want) -> Vec<Isolation> {
     }
 }
 
-fn freezings(want: Want) -> Vec<Freezing> {
-    let all = || vec![Freezing::CgroupV2, Freezing::CgroupV1, Freezing::Signals];
-    want.freezing.map_or_else(all, |freezing| vec![freezing])
+fn suspendings(want: Want) -> Vec<Suspending> {
+    let all = || vec![Suspending::CgroupV2, Suspending::CgroupV1, Suspending::Signals];
+    want.suspending.map_or_else(all, |suspending| vec![suspending])
 }
 
 /// Freezes and thaws the still empty `leaf`.

@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use super::cgroup::Leaf;
-use super::tree::{self, Process};
+use super::cgroup::{self, Leaf};
+use suijuris_sys::processes::{self, Process};
 
 /// How one machine is suspended.
 #[derive(Debug)]
@@ -22,8 +22,9 @@ pub(super) enum Freezer {
 }
 
 impl Freezer {
-    /// By control group where there is one, else by signals to what is below `shim`.
-    pub(super) fn new(leaf: Option<Leaf>, shim: u32) -> Self {
+    /// By control group where one of `groups` freezes, else by signals to what is below `shim`.
+    pub(super) fn new(groups: &[Leaf], shim: u32) -> Self {
+        let leaf = groups.iter().find(|leaf| leaf.freezes()).cloned();
         leaf.map_or_else(
             || Self::Signals {
                 shim,
@@ -31,6 +32,21 @@ impl Freezer {
             },
             Self::Cgroup,
         )
+    }
+
+    /// Finds out whether `first`, and with it the machine, stands still already: an earlier caller suspended it.
+    pub(super) fn recover(&self, first: Process) -> io::Result<bool> {
+        match self {
+            Self::Cgroup(leaf) => leaf.is_frozen(),
+            Self::Signals { shim, held } => {
+                let suspended = first.stands_still();
+                if suspended {
+                    let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                    held.extend(processes::below(*shim));
+                }
+                Ok(suspended)
+            }
+        }
     }
 
     /// One step towards standing still; whether nothing moves any more.
@@ -62,20 +78,14 @@ impl Freezer {
             }
         }
     }
-
-    /// Kills what a vanished shim left; whether nothing is left. Without a control group nobody knows.
-    pub(super) fn clear(&self) -> bool {
-        match self {
-            Self::Cgroup(leaf) => clear(leaf),
-            Self::Signals { .. } => true,
-        }
-    }
 }
 
-/// Kills the members of `leaf` and removes it; whether that is done.
-pub(super) fn clear(leaf: &Leaf) -> bool {
-    leaf.remove().unwrap_or(true) || {
-        let _ = leaf.kill();
+/// Kills the members of `groups` and removes them; whether that is done. Without groups nobody knows of any members.
+pub(super) fn clear(groups: &[Leaf]) -> bool {
+    cgroup::remove_all(groups) || {
+        for leaf in groups {
+            let _ = leaf.kill();
+        }
         false
     }
 }
@@ -84,7 +94,7 @@ pub(super) fn clear(leaf: &Leaf) -> bool {
 /// A stopped process cannot fork, so a walk that meets only standing ones has seen all.
 fn stop_below(shim: u32, held: &mut HashSet<Process>) -> io::Result<bool> {
     let mut still = true;
-    for process in tree::below(shim) {
+    for process in processes::below(shim) {
         if !process.stands_still() {
             still = false;
             process.signal(libc::SIGSTOP)?;

@@ -1,27 +1,37 @@
-//! The caller's handle on a running machine.
+//! The caller's handle on a machine of processes, started by this driver or taken over from an earlier one.
 //!
 //! One task per machine hears the shim's last word; everything else reads what it published. Dropping the
-//! handle closes the shim's socket, upon which the shim kills the machine and cleans up.
+//! handle closes the shim's socket, upon which the shim kills the machine and cleans up, unless it was released.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
-use tokio::io::Interest;
+use serde::de::DeserializeOwned;
+use suijuris_sys::descriptors::watch as watch_fd;
+use suijuris_sys::link::Outlet;
+use suijuris_sys::{Pidfd, Process, sockets};
 use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt as _, Interest};
+use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cgroup::Leaf;
-use super::freezer::Freezer;
+use super::freezer::{self, Freezer};
+use super::log;
+use super::record::Record;
+use super::state::Place;
 use super::wire::{self, MESSAGE_BYTES, Order, Report};
-use crate::machine::{Exit, Signal, State};
-use crate::sys;
+use crate::description::Enforced;
+use crate::error::{LinkError, OutputError, ResumeError, SignalError, SuspendError};
+use crate::machine::{Exit, Link, MachineId, Signal, State};
+use crate::output::{Line, Lines, Since, Splitter};
 
 /// How long suspending or resuming may take; processes stuck in the kernel delay it.
 const FREEZE_LIMIT: Duration = Duration::from_secs(5);
@@ -29,36 +39,8 @@ const FREEZE_LIMIT: Duration = Duration::from_secs(5);
 const KILL_LIMIT: Duration = Duration::from_secs(15);
 /// Pause between two looks at something that settles by itself.
 const PAUSE: Duration = Duration::from_micros(300);
-
-/// A signal could not be sent.
-#[derive(Debug, thiserror::Error)]
-pub enum SignalError {
-    /// There is nothing to send it to.
-    #[error("the machine has ended: {0}")]
-    Ended(Exit),
-    /// The kernel refused.
-    #[error("cannot signal the machine")]
-    Refused(#[source] io::Error),
-}
-
-/// A machine could not be suspended or resumed.
-#[derive(Debug, thiserror::Error)]
-pub enum FreezeError {
-    /// There is nothing to suspend.
-    #[error("the machine has ended: {0}")]
-    Ended(Exit),
-    /// A process stuck in the kernel held it up; the machine runs on.
-    #[error(
-        "the machine did not come to rest within {limit_s} s; a process waits for a disk or a network file system"
-    )]
-    Slow {
-        /// The time given, in seconds.
-        limit_s: u64,
-    },
-    /// The kernel refused.
-    #[error("cannot change the state of the machine's processes")]
-    Refused(#[from] io::Error),
-}
+/// Bytes read of an output at a time.
+const CHUNK: usize = 16 << 10;
 
 /// The socket to a shim.
 #[derive(Debug)]
@@ -68,20 +50,25 @@ impl Channel {
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        sys::watch_readable(socket).map(Self)
+        watch_fd(socket, Interest::READABLE).map(Self)
     }
 
-    /// The next report and the descriptor that came along; `None` when the shim is gone. Cancel safe.
-    pub(super) async fn receive(&self) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
-        let read = |socket: &OwnedFd| sys::receive(socket.as_fd(), MESSAGE_BYTES);
-        let Some((bytes, fds)) = self.0.async_io(Interest::READABLE, read).await? else {
+    /// The next message and the descriptors that came along; `None` when the shim is gone. Cancel safe.
+    pub(super) async fn next<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        let read = |socket: &OwnedFd| sockets::receive(socket.as_fd(), MESSAGE_BYTES);
+        let Some(message) = self.0.async_io(Interest::READABLE, read).await? else {
             return Ok(None);
         };
-        Ok(Some((wire::decode(&bytes)?, fds.into_iter().next())))
+        Ok(Some((wire::decode(&message.bytes)?, message.descriptors)))
+    }
+
+    /// Sends one message, which fits into the socket's buffer as nothing else is in it.
+    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        sockets::send(self.0.get_ref().as_fd(), bytes, &[]).map(drop)
     }
 
     fn order(&self, order: Order) -> io::Result<()> {
-        sys::send(self.0.get_ref().as_fd(), &wire::encode(&order)?, &[])
+        self.send(&wire::encode(&order)?)
     }
 
     fn close(&self) {
@@ -90,71 +77,126 @@ impl Channel {
     }
 }
 
+/// What a handle is made of.
+pub(super) struct Parts {
+    pub(super) id: MachineId,
+    pub(super) pid: u32,
+    pub(super) pidfd: Pidfd,
+    pub(super) keeper: Process,
+    /// The shim, where this process is its parent.
+    pub(super) child: Option<Child>,
+    pub(super) channel: Channel,
+    pub(super) groups: Vec<Leaf>,
+    pub(super) outlet: Option<Outlet>,
+    /// The outputs that this process reads.
+    pub(super) outputs: Vec<pipe::Receiver>,
+    /// Whether the shim keeps the output.
+    pub(super) has_log: bool,
+    pub(super) limits: Vec<Enforced>,
+    /// Of a machine that may outlive its caller.
+    pub(super) place: Option<Place>,
+}
+
 /// What the handle and its task share.
 #[derive(Debug)]
 struct Shared {
     channel: Channel,
-    pidfd: AsyncFd<OwnedFd>,
+    pidfd: Pidfd,
+    ended: AsyncFd<OwnedFd>,
+    shim: Pidfd,
     freezer: Freezer,
+    groups: Vec<Leaf>,
     exit: watch::Sender<Option<Exit>>,
 }
 
-/// A machine that has been started. Dropping it kills the machine.
+/// A machine that is there, or was when it was found.
 #[derive(Debug)]
 pub struct Machine {
-    id: String,
+    id: MachineId,
     pid: u32,
-    shim: OwnedFd,
-    shared: Arc<Shared>,
+    exit: watch::Receiver<Option<Exit>>,
+    /// None of a machine that had ended when it was found.
+    shared: Option<Arc<Shared>>,
     suspended: AtomicBool,
     /// Taken while the machine is being suspended or resumed.
     changing: Mutex<()>,
-    /// What the machine writes to files 1 and 2, where the caller reads it.
-    outputs: [Option<pipe::Receiver>; 2],
+    outlet: Option<Outlet>,
+    /// What the machine writes, where this process reads it and nobody does yet.
+    outputs: Lock<Vec<pipe::Receiver>>,
+    has_log: bool,
+    limits: Vec<Enforced>,
+    place: Option<Place>,
     /// Owns the task that waits for the end.
     _task: JoinSet<()>,
 }
 
 impl Machine {
-    pub(super) fn new(
-        id: String,
-        pid: u32,
-        pidfd: OwnedFd,
-        channel: Channel,
-        child: Child,
-        leaf: Option<Leaf>,
-        outputs: [Option<pipe::Receiver>; 2],
-    ) -> io::Result<Self> {
-        // The child has not been waited for, so that it still has its number.
-        let shim_pid = child.id().ok_or(io::ErrorKind::NotFound)?;
-        let shim = sys::pidfd_open(shim_pid)?;
-        let pidfd = sys::watch_readable(pidfd)?;
+    /// A machine that was started just now; one that may outlive its caller may from here on.
+    pub(super) fn started(parts: Parts) -> io::Result<Self> {
+        let mut machine = Self::new(parts)?;
+        if let (Some(place), Some(shared)) = (&mut machine.place, &machine.shared) {
+            // A shim that is gone already has written down how the machine ended.
+            let _ = shared.channel.order(Order::Release);
+            place.is_over = false;
+        }
+        Ok(machine)
+    }
+
+    /// A machine that was taken over.
+    pub(super) fn attached(parts: Parts, first: Process) -> io::Result<Self> {
+        let mut machine = Self::new(parts)?;
+        if let Some(shared) = &machine.shared {
+            *machine.suspended.get_mut() = shared.freezer.recover(first)?;
+        }
+        Ok(machine)
+    }
+
+    /// A machine of which only how it ended is left.
+    pub(super) fn ended(record: Record, place: Place, exit: Exit) -> Self {
+        Self {
+            pid: record.first().pid,
+            id: record.id,
+            exit: watch::Sender::new(Some(exit)).subscribe(),
+            shared: None,
+            suspended: AtomicBool::new(false),
+            changing: Mutex::default(),
+            outlet: None,
+            outputs: Lock::default(),
+            has_log: record.has_log,
+            limits: record.limits,
+            place: Some(place),
+            _task: JoinSet::new(),
+        }
+    }
+
+    fn new(parts: Parts) -> io::Result<Self> {
         let exit = watch::Sender::new(None);
+        let heard = exit.subscribe();
         let shared = Arc::new(Shared {
-            channel,
-            pidfd,
-            freezer: Freezer::new(leaf, shim_pid),
+            channel: parts.channel,
+            ended: parts.pidfd.try_clone()?.watch()?,
+            pidfd: parts.pidfd,
+            shim: parts.keeper.pidfd().ok_or(io::ErrorKind::NotFound)?,
+            freezer: Freezer::new(&parts.groups, parts.keeper.pid),
+            groups: parts.groups,
             exit,
         });
         let mut task = JoinSet::new();
-        task.spawn(hear_end(Arc::clone(&shared), child));
-        let (suspended, changing) = (AtomicBool::new(false), Mutex::default());
+        task.spawn(hear_end(Arc::clone(&shared), parts.child));
         Ok(Self {
-            id,
-            pid,
-            shim,
-            shared,
-            suspended,
-            changing,
-            outputs,
+            id: parts.id,
+            pid: parts.pid,
+            exit: heard,
+            shared: Some(shared),
+            suspended: AtomicBool::new(false),
+            changing: Mutex::default(),
+            outlet: parts.outlet,
+            outputs: Lock::new(parts.outputs),
+            has_log: parts.has_log,
+            limits: parts.limits,
+            place: parts.place,
             _task: task,
         })
-    }
-
-    /// Its name and a number, unique within the driver.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
     }
 
     /// The host's number of its first program; only for people to read, signals go by descriptor.
@@ -163,154 +205,212 @@ impl Machine {
         self.pid
     }
 
-    /// Its output, where [`crate::Output::Pipe`] was asked for. Ends when nothing of the machine is left.
-    pub fn take_stdout(&mut self) -> Option<pipe::Receiver> {
-        let [stdout, _] = &mut self.outputs;
-        stdout.take()
+    /// Becomes `Some` when nothing of the machine is left.
+    #[must_use]
+    pub fn exited(&self) -> watch::Receiver<Option<Exit>> {
+        self.exit.clone()
     }
 
-    /// Its error output, as [`Self::take_stdout`].
-    pub fn take_stderr(&mut self) -> Option<pipe::Receiver> {
-        let [_, stderr] = &mut self.outputs;
-        stderr.take()
+    /// What there is of it as long as it has not ended.
+    fn live(&self) -> Result<&Shared, Exit> {
+        match (*self.exit.borrow(), &self.shared) {
+            (Some(exit), _) => Err(exit),
+            (None, Some(shared)) => Ok(shared),
+            (None, None) => Err(Exit::Lost),
+        }
     }
 
-    /// Where it is now.
-    pub fn state(&self) -> State {
-        match *self.shared.exit.borrow() {
+    /// Repeats `step` until it says that it is done.
+    async fn settle(&self, step: impl Fn(&Freezer) -> io::Result<bool> + Send) -> Result<(), Unsettled> {
+        let limit = Instant::now() + FREEZE_LIMIT;
+        loop {
+            let shared = self.live().map_err(Unsettled::Ended)?;
+            match step(&shared.freezer) {
+                Ok(true) => return Ok(()),
+                Ok(false) if Instant::now() > limit => return Err(Unsettled::Slow),
+                Ok(false) => sleep(PAUSE).await,
+                // The group goes when the machine ends, which the task is about to hear.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {
+                    return Err(Unsettled::Ended(crate::Machine::wait(self).await));
+                }
+                Err(error) => return Err(Unsettled::Refused(error)),
+            }
+        }
+    }
+}
+
+/// Why freezing or thawing did not come about.
+enum Unsettled {
+    Ended(Exit),
+    Slow,
+    Refused(io::Error),
+}
+
+impl From<Unsettled> for SuspendError {
+    fn from(why: Unsettled) -> Self {
+        match why {
+            Unsettled::Ended(exit) => Self::Ended(exit),
+            Unsettled::Slow => Self::Slow {
+                limit_s: FREEZE_LIMIT.as_secs(),
+            },
+            Unsettled::Refused(error) => Self::Refused(error),
+        }
+    }
+}
+
+impl From<Unsettled> for ResumeError {
+    fn from(why: Unsettled) -> Self {
+        match why {
+            Unsettled::Ended(exit) => Self::Ended(exit),
+            Unsettled::Slow => Self::Slow {
+                limit_s: FREEZE_LIMIT.as_secs(),
+            },
+            Unsettled::Refused(error) => Self::Refused(error),
+        }
+    }
+}
+
+impl crate::Machine for Machine {
+    fn id(&self) -> &MachineId {
+        &self.id
+    }
+
+    fn state(&self) -> State {
+        match *self.exit.borrow() {
             Some(exit) => State::Exited(exit),
             None if self.suspended.load(Ordering::Acquire) => State::Suspended,
             None => State::Running,
         }
     }
 
-    /// Becomes `Some` when nothing of the machine is left.
-    #[must_use]
-    pub fn exited(&self) -> watch::Receiver<Option<Exit>> {
-        self.shared.exit.subscribe()
+    fn limits(&self) -> &[Enforced] {
+        &self.limits
     }
 
-    /// Waits until nothing of the machine is left. Cancel safe; any number may wait, also afterwards.
-    pub async fn wait(&self) -> Exit {
-        let mut exited = self.exited();
+    async fn wait(&self) -> Exit {
+        let mut exited = self.exit.clone();
         let exit = exited.wait_for(Option::is_some).await;
         exit.ok().and_then(|exit| *exit).unwrap_or(Exit::Lost)
     }
 
-    fn ended(&self) -> Option<Exit> {
-        *self.shared.exit.borrow()
-    }
-
-    /// Sends `signal` to the first program. As process 1 of its namespace it receives only what it
-    /// handles, and [`Signal::KILL`].
-    ///
-    /// # Errors
-    /// When the machine has ended or the kernel refuses.
-    pub fn signal(&self, signal: Signal) -> Result<(), SignalError> {
-        if let Some(exit) = self.ended() {
-            return Err(SignalError::Ended(exit));
-        }
-        match sys::pidfd_signal(self.shared.pidfd.get_ref().as_fd(), signal.number()) {
+    /// As process 1 of its namespace the first program receives only what it handles, and [`Signal::KILL`].
+    async fn signal(&self, signal: Signal) -> Result<(), SignalError> {
+        let shared = self.live().map_err(SignalError::Ended)?;
+        match shared.pidfd.signal(signal.number()) {
             // It ended just now; who waits will hear of it.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             result => result.map_err(SignalError::Refused),
         }
     }
 
-    /// Resumes it if need be, sends `signal` to the first program, and kills all that is left after `budget`.
-    ///
-    /// Cancelled, the signal may have been sent, and nothing is killed.
-    pub async fn stop(&self, signal: Signal, budget: Duration) -> Exit {
-        // Both may fail because it has ended; whatever else is wrong, the kill below settles it.
-        let _ = self.resume().await;
-        let _ = self.signal(signal);
-        match timeout(budget, self.wait()).await {
-            Ok(exit) => exit,
-            Err(_) => self.kill().await,
-        }
-    }
-
-    /// Kills everything in it, suspended or not, and waits until nothing is left.
-    pub async fn kill(&self) -> Exit {
-        if let Some(exit) = self.ended() {
-            return exit;
-        }
+    async fn kill(&self) -> Exit {
+        let shared = match self.live() {
+            Ok(shared) => shared,
+            Err(exit) => return exit,
+        };
         // A shim that cannot be reached has ended or will be killed below.
-        let _ = self.shared.channel.order(Order::Kill);
+        let _ = shared.channel.order(Order::Kill);
         if let Ok(exit) = timeout(KILL_LIMIT, self.wait()).await {
             return exit;
         }
-        let _ = sys::pidfd_signal(self.shim.as_fd(), libc::SIGKILL);
+        let _ = shared.shim.signal(libc::SIGKILL);
         self.wait().await
     }
 
-    /// Stops every process of it from running, and returns once none does. Idempotent.
-    ///
-    /// Cancelled, some processes may stand still while the state says running; [`Self::resume`] mends that.
-    ///
-    /// # Errors
-    /// When it has ended or does not come to rest; then it runs on.
-    pub async fn suspend(&self) -> Result<(), FreezeError> {
+    async fn suspend(&self) -> Result<(), SuspendError> {
         let _changing = self.changing.lock().await;
         let frozen = self.settle(Freezer::freeze).await;
         match frozen {
             Ok(()) => self.suspended.store(true, Ordering::Release),
             Err(_) => drop(self.settle(Freezer::thaw).await),
         }
-        frozen
+        Ok(frozen?)
     }
 
-    /// Lets every process of it run on. Idempotent; cancelled, call it again.
-    ///
-    /// # Errors
-    /// When it has ended, or the kernel refuses.
-    pub async fn resume(&self) -> Result<(), FreezeError> {
+    async fn resume(&self) -> Result<(), ResumeError> {
         let _changing = self.changing.lock().await;
         self.settle(Freezer::thaw).await?;
         self.suspended.store(false, Ordering::Release);
         Ok(())
     }
 
-    /// Repeats `step` until it says that it is done.
-    async fn settle(&self, step: impl Fn(&Freezer) -> io::Result<bool>) -> Result<(), FreezeError> {
-        let limit = Instant::now() + FREEZE_LIMIT;
-        loop {
-            if let Some(exit) = self.ended() {
-                return Err(FreezeError::Ended(exit));
-            }
-            match step(&self.shared.freezer) {
-                Ok(true) => return Ok(()),
-                Ok(false) if Instant::now() > limit => {
-                    return Err(FreezeError::Slow {
-                        limit_s: FREEZE_LIMIT.as_secs(),
-                    });
-                }
-                Ok(false) => sleep(PAUSE).await,
-                // The group goes when the machine ends, which the task is about to hear.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {
-                    return Err(FreezeError::Ended(self.wait().await));
-                }
-                Err(error) => return Err(error.into()),
-            }
+    async fn link(&self) -> Result<Link, LinkError> {
+        self.live().map_err(LinkError::Ended)?;
+        let outlet = self.outlet.as_ref().ok_or(LinkError::None)?;
+        let stream = outlet.open().and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream)
+        });
+        Ok(Link {
+            stream: stream.map_err(LinkError::Refused)?,
+            passes_descriptors: true,
+        })
+    }
+
+    fn output(&self, since: Since) -> Result<Lines, OutputError> {
+        if let Some(place) = self.place.as_ref().filter(|_| self.has_log) {
+            return Ok(log::follow(place.path(), since, self.exit.clone())?);
         }
+        let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        let outputs = std::mem::take(&mut *outputs);
+        if outputs.is_empty() {
+            return Err(OutputError::None);
+        }
+        Ok(Lines::read_by(|readers, sender| {
+            for pipe in outputs {
+                readers.spawn(read(pipe, sender.clone()));
+            }
+        }))
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // At once, not only when the runtime gets round to dropping the task that shares it.
-        self.shared.channel.close();
+        if let Some(shared) = &self.shared {
+            // At once, not only when the runtime gets round to dropping the task that shares it.
+            shared.channel.close();
+        }
+        if let (Some(place), Some(_)) = (&mut self.place, *self.exit.borrow()) {
+            // Its end has been told.
+            place.is_over = true;
+        }
+    }
+}
+
+/// Sends on what comes through `pipe`, line by line, until nobody writes or reads any more.
+async fn read(mut pipe: pipe::Receiver, sender: mpsc::Sender<Line>) {
+    let mut splitter = Splitter::default();
+    let mut chunk = vec![0; CHUNK];
+    while let Ok(length) = pipe.read(&mut chunk).await {
+        let lines = match length {
+            0 => splitter.finish().into_iter().collect(),
+            _ => splitter.push(chunk.get(..length).unwrap_or_default()),
+        };
+        for line in lines {
+            if sender.send(line).await.is_err() {
+                return;
+            }
+        }
+        if length == 0 {
+            return;
+        }
     }
 }
 
 /// Waits for the shim's last word, buries the shim, and publishes how the machine ended.
-async fn hear_end(shared: Arc<Shared>, mut shim: Child) {
-    let exit = match shared.channel.receive().await {
+async fn hear_end(shared: Arc<Shared>, shim: Option<Child>) {
+    let exit = match shared.channel.next::<Report>().await {
         Ok(Some((Report::Exited(exit), _))) => exit,
         _ => Exit::Lost,
     };
-    // Its code says nothing that the report did not.
-    let _ = shim.wait().await;
+    if exit == Exit::Lost {
+        // Whatever became of it, it keeps no machine any more.
+        let _ = shared.shim.signal(libc::SIGKILL);
+    }
+    if let Some(mut shim) = shim {
+        // Its code says nothing that the report did not.
+        let _ = shim.wait().await;
+    }
     if exit == Exit::Lost {
         clean_up(&shared).await;
     }
@@ -319,11 +419,11 @@ async fn hear_end(shared: Arc<Shared>, mut shim: Child) {
 
 /// Makes sure that nothing is left of a machine whose shim was killed.
 async fn clean_up(shared: &Shared) {
-    let _ = sys::pidfd_signal(shared.pidfd.get_ref().as_fd(), libc::SIGKILL);
+    let _ = shared.pidfd.signal(libc::SIGKILL);
     let limit = Instant::now() + KILL_LIMIT;
-    while !shared.freezer.clear() && Instant::now() < limit {
+    while !freezer::clear(&shared.groups) && Instant::now() < limit {
         sleep(PAUSE).await;
     }
     // Readable once the process has ended, and with it its namespace.
-    let _ = timeout(KILL_LIMIT, shared.pidfd.readable()).await;
+    let _ = timeout(KILL_LIMIT, shared.ended.readable()).await;
 }

@@ -10,17 +10,20 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Uid};
 
 use super::mounts;
-use super::wire::{Fault, Namespaces, Request, Step};
-use crate::sys;
+use super::wire::{Fault, Namespaces, Request, Rlimit, Step};
+use suijuris_sys::{descriptors, fork, mounts as loopback, signals};
 
 /// What the child needs from the time before the fork.
 pub(super) struct Birth {
-    /// Member list of the version 1 control group to enter.
-    pub(super) members: Option<File>,
+    /// Gives a byte when the machine may act.
+    pub(super) go: OwnedFd,
+    /// Member lists of the version 1 control groups to enter.
+    pub(super) members: Vec<File>,
     /// What becomes files 1 and 2, then the others in the order of the request's numbers.
     pub(super) files: Vec<OwnedFd>,
     /// The user and group of the caller, which a new user namespace hides until they are mapped.
@@ -34,16 +37,16 @@ pub(super) struct Birth {
 pub(super) fn enter(request: &Request, birth: Birth, pipe: BorrowedFd<'_>) -> ! {
     // Above all the numbers that the machine's files get, so that it cannot be hit by one of them.
     let above = request.numbers.iter().copied().max().unwrap_or(2).max(2) + 1;
-    let fault = match sys::copy_above(pipe, above) {
+    let fault = match descriptors::copy_above(pipe, above) {
         Ok(pipe) => {
             let Err(fault) = become_first(request, birth, pipe.as_fd(), above);
             report(pipe.as_fd(), &fault);
-            sys::exit_now(EXIT_FAULT)
+            fork::exit_now(EXIT_FAULT)
         }
         Err(error) => Fault::new(Step::Files, above.to_string(), &error),
     };
     report(pipe, &fault);
-    sys::exit_now(EXIT_FAULT)
+    fork::exit_now(EXIT_FAULT)
 }
 
 fn become_first(
@@ -52,25 +55,29 @@ fn become_first(
     pipe: BorrowedFd<'_>,
     above: i32,
 ) -> Result<Infallible, Fault> {
-    if let Some(members) = &mut birth.members {
+    for members in &mut birth.members {
         members
             .write_all(b"0")
             .map_err(|error| Fault::new(Step::Cgroup, "", &error))?;
     }
     leash(pipe)?;
+    wait_for(&birth.go)?;
     if let Some(namespaces) = request.namespaces {
         move_in(namespaces, request, &birth)?;
     }
     nix::unistd::chdir(request.cwd.as_c_str())
         .map_err(|errno| Fault::new(Step::Cwd, text(&request.cwd), &errno.into()))?;
-    sys::default_signals();
+    signals::default_all();
     let session = SigSet::empty()
         .thread_set_mask()
         .and_then(|()| nix::unistd::setsid());
     session.map_err(|errno| Fault::new(Step::Leash, "", &errno.into()))?;
-    let Some(exe) = &request.exe else { sys::exit_now(0) };
+    let Some(exe) = &request.exe else {
+        fork::exit_now(0)
+    };
     let files = above_targets(&birth.files, &request.numbers, above)?;
-    sys::execute(&files, (exe, &request.argv, &request.env), |number, error| {
+    limit(&request.rlimits)?;
+    fork::execute(&files, (exe, &request.argv, &request.env), |number, error| {
         let fault = match number {
             Some(number) => Fault::new(Step::Files, number.to_string(), &error),
             None => Fault::new(Step::Exec, text(exe), &error),
@@ -84,12 +91,37 @@ fn leash(pipe: BorrowedFd<'_>) -> Result<(), Fault> {
     let fault = |error: io::Error| Fault::new(Step::Leash, "", &error);
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| fault(errno.into()))?;
     // Nobody else has the other end: an event on it means that the shim is gone.
-    let alone = sys::poll(&[pipe], 0).map_err(fault)?;
+    let alone = descriptors::poll(&[pipe], 0).map_err(fault)?;
     if alone.contains(&true) {
         Err(fault(io::Error::from_raw_os_error(libc::EPIPE)))
     } else {
         Ok(())
     }
+}
+
+/// Waits until the shim has written down what must be known of the machine before it acts.
+fn wait_for(go: &OwnedFd) -> Result<(), Fault> {
+    match nix::unistd::read(go, &mut [0]) {
+        Ok(length) if length > 0 => Ok(()),
+        // The shim is gone, and with it whoever could hear this.
+        _ => Err(Fault::new(Step::Leash, "", &io::ErrorKind::BrokenPipe.into())),
+    }
+}
+
+/// Sets the limits of this process, which its children inherit.
+fn limit(rlimits: &[(Rlimit, u64)]) -> Result<(), Fault> {
+    for (what, value) in rlimits {
+        let (resource, name) = match what {
+            Rlimit::Memory => (Resource::RLIMIT_AS, "memory"),
+            Rlimit::Processes => (Resource::RLIMIT_NPROC, "processes"),
+            Rlimit::OpenFiles => (Resource::RLIMIT_NOFILE, "open files"),
+        };
+        // A hard limit that is lower already stays.
+        let hard = getrlimit(resource).map_or(*value, |(_, hard)| hard);
+        let value = (*value).min(hard);
+        setrlimit(resource, value, value).map_err(|errno| Fault::new(Step::Limits, name, &errno.into()))?;
+    }
+    Ok(())
 }
 
 fn move_in(namespaces: Namespaces, request: &Request, birth: &Birth) -> Result<(), Fault> {
@@ -98,7 +130,7 @@ fn move_in(namespaces: Namespaces, request: &Request, birth: &Birth) -> Result<(
     }
     mounts::assemble(&request.mounts)?;
     if namespaces.network {
-        sys::loopback_up().map_err(|error| Fault::new(Step::Loopback, "", &error))?;
+        loopback::loopback_up().map_err(|error| Fault::new(Step::Loopback, "", &error))?;
     }
     Ok(())
 }
@@ -120,9 +152,9 @@ fn map_users(birth: &Birth) -> Result<(), Fault> {
 
 /// Copies of `files` above the numbers they are to get, so that placing one never closes another.
 fn above_targets(files: &[OwnedFd], numbers: &[i32], above: i32) -> Result<Vec<(OwnedFd, i32)>, Fault> {
-    let null = sys::null().map_err(|error| Fault::new(Step::Files, "0", &error))?;
+    let null = descriptors::null().map_err(|error| Fault::new(Step::Files, "0", &error))?;
     let numbers = [0, 1, 2].into_iter().chain(numbers.iter().copied());
-    let place = |(file, number): (&OwnedFd, i32)| match sys::copy_above(file.as_fd(), above) {
+    let place = |(file, number): (&OwnedFd, i32)| match descriptors::copy_above(file.as_fd(), above) {
         Ok(copy) => Ok((copy, number)),
         Err(error) => Err(Fault::new(Step::Files, number.to_string(), &error)),
     };

@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 
 use super::wire::{Fault, MountOrder, Step};
-use crate::sys;
 
 const TMPFS_FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
@@ -60,7 +59,7 @@ fn perform(order: &MountOrder, ours: &mut HashSet<PathBuf>) -> io::Result<()> {
             bind(path(from), path(to))?;
             ours.retain(|seen| !seen.starts_with(path(to)));
             if *read_only {
-                sys::mount_read_only(to)
+                suijuris_sys::mounts::read_only(to)
             } else {
                 Ok(())
             }

@@ -5,97 +5,190 @@ use std::ffi::{CString, NulError, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::path::Path;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use suijuris_sys::descriptors;
+use suijuris_sys::link::{self, Outlet};
+use suijuris_sys::sockets::MESSAGE_FDS;
 use tokio::net::unix::pipe;
 
-use super::wire::{Fault, MountOrder, Namespaces, Request, Step};
-use super::{Isolation, Process, StartError, step};
-use crate::machine::{Mount, Network, Output, Spec};
-use crate::sys;
+use super::cgroup::{self, Leaf};
+use super::keeper::random;
+use super::state::Place;
+use super::wire::{Detached, Fault, MountOrder, Namespaces, Request, Step};
+use super::{Process, StepFailed, number};
+use crate::description::{Enforced, Isolation};
+use crate::error::{SpecError, StartError};
+use crate::machine::{MachineId, is_plain};
+use crate::spec::{Lifetime, Mount, Network, Output, Program, Resources, Spec};
 
-/// Most files a machine may inherit; the message also carries the request and both outputs.
-const MOST_FILES: usize = sys::MESSAGE_FDS - 3;
+/// Most files a machine may inherit; the message also carries the request, both outputs, an end of the link, and four
+/// that a detached machine needs.
+const MOST_FILES: usize = MESSAGE_FDS - 8;
 /// Most mounts of a machine.
 const MOST_MOUNTS: usize = 256;
 /// Highest number of an inherited file: the usual soft limit on open files.
 const HIGHEST_FILE: i32 = 1023;
+/// Size of what covers the driver's own directory in a machine.
+const COVER_BYTES: u64 = 4 << 10;
 
-/// A specification that passed all checks.
+/// A specification that passed all checks. Dropped before its machine runs, it takes the control groups along.
+#[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) id: String,
+    pub(super) id: MachineId,
     pub(super) request: Request,
-    /// Both outputs, then those that are inherited.
+    /// All that comes along behind the request.
     pub(super) files: Vec<OwnedFd>,
-    /// The other ends of the outputs that are pipes.
-    pub(super) outputs: [Option<pipe::Receiver>; 2],
+    /// The caller's ends of the outputs that are lines, unless the shim has them.
+    pub(super) outputs: Vec<pipe::Receiver>,
+    pub(super) outlet: Option<Outlet>,
+    pub(super) enforced: Vec<Enforced>,
+    /// The directory of a machine that may outlive its caller.
+    pub(super) place: Option<Place>,
+    pub(super) groups: Groups,
 }
 
-/// Why a specification cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpecError {
-    /// The name would not do as part of a file name.
-    #[error("name {0:?} is not 1 to 64 of a-z, 0-9 and -")]
-    Name(String),
-    /// A path must not depend on where the caller happens to be.
-    #[error("path {} is not absolute", .0.display())]
-    Relative(PathBuf),
-    /// An environment variable that no program could read back.
-    #[error("environment variable {0:?} is empty or contains `=`")]
-    Variable(OsString),
-    /// The kernel takes strings that end at the first zero byte.
-    #[error("a path, an argument or a variable contains a zero byte")]
-    ZeroByte(#[from] NulError),
-    /// More than can be passed on.
-    #[error("{count} {what} are more than {most}")]
-    TooMany {
-        /// Of what.
-        what: &'static str,
-        /// How many there are.
-        count: usize,
-        /// How many there may be.
-        most: usize,
-    },
-    /// The number for an inherited file is given twice or out of range.
-    #[error("inherited file number {0} is taken, or not within 3 to {HIGHEST_FILE}")]
-    Number(i32),
-    /// Asked for of plain processes.
-    #[error("{0} needs namespaces, which are off here: the driver's description says why")]
-    NeedsNamespaces(&'static str),
-}
+/// Control groups that are removed unless the machine has come to be.
+#[derive(Debug, Default)]
+pub(super) struct Groups(Vec<Leaf>);
 
-impl Plan {
-    /// Checks `spec` and makes the control group.
-    pub(super) fn new(driver: &Process, mut spec: Spec) -> Result<Self, StartError> {
-        let isolation = driver.description.isolation;
-        check(&spec, isolation)?;
-        let mut request = request(&spec, isolation).map_err(SpecError::from)?;
-        let (stdout, out) = output(spec.stdout, io::stdout().as_fd())?;
-        let (stderr, err) = output(spec.stderr, io::stderr().as_fd())?;
-        let inherited = spec.inherit.drain(..).map(|(file, _)| file);
-        let files = [stdout, stderr].into_iter().chain(inherited).collect();
-        let id = format!("{}-{}", spec.name, driver.next.fetch_add(1, Ordering::Relaxed));
-        let leaf = driver.base.as_ref().map(|base| base.leaf(&id)).transpose();
-        request.cgroup = leaf.map_err(|error| step(Fault::new(Step::Cgroup, "", &error)))?;
-        Ok(Self {
-            id,
-            request,
-            files,
-            outputs: [out, err],
-        })
+impl Groups {
+    /// The machine has them now.
+    pub(super) fn hand_over(mut self) -> Vec<Leaf> {
+        std::mem::take(&mut self.0)
     }
 }
 
-/// `spec` in the kernel's terms, without a control group.
+impl Drop for Groups {
+    fn drop(&mut self) {
+        // Where no shim got as far as to remove them.
+        cgroup::remove_all(&self.0);
+    }
+}
+
+impl Plan {
+    /// Checks `spec` and makes what it needs on the host.
+    pub(super) fn new(driver: &Process, mut spec: Spec) -> Result<Self, StartError> {
+        let isolation = driver.description.isolation;
+        check(&spec, isolation, driver.state.is_some())?;
+        let mut request = request(&spec, isolation).map_err(SpecError::from)?;
+        let id = id(&spec)?;
+        let (stdout, out) = output(spec.stdout, io::stdout().as_fd())?;
+        let (stderr, err) = output(spec.stderr, io::stderr().as_fd())?;
+        let mut pipes: Vec<OwnedFd> = out.into_iter().chain(err).collect();
+        let mut inherited: Vec<OwnedFd> = spec.inherit.drain(..).map(|(file, _)| file).collect();
+        let mut outlet = None;
+        if let Some(number) = spec.link {
+            let (ours, theirs) = link::pair()?;
+            inherited.push(theirs);
+            request.numbers.push(number);
+            outlet = Some(ours);
+        }
+        let detached = spec.lifetime == Lifetime::Detached;
+        let groups = Groups(Vec::new());
+        let mut plan = Self {
+            id,
+            request,
+            files: Vec::new(),
+            outputs: Vec::new(),
+            outlet,
+            enforced: Vec::new(),
+            place: None,
+            groups,
+        };
+        plan.enter_groups(driver, spec.resources, detached)
+            .map_err(|error| StepFailed::from(Fault::new(Step::Cgroup, "", &error)))?;
+        if detached {
+            plan.detach(driver, std::mem::take(&mut pipes))?;
+        }
+        plan.outputs = pipes
+            .into_iter()
+            .map(pipe::Receiver::from_owned_fd)
+            .collect::<io::Result<_>>()?;
+        plan.files.extend([stdout, stderr].into_iter().chain(inherited));
+        if let Some(state) = driver.state.as_ref().filter(|_| isolation != Isolation::Plain) {
+            // The records of all machines are out of every machine's view.
+            plan.request
+                .mounts
+                .push(MountOrder::cover(state.path(), COVER_BYTES).map_err(SpecError::from)?);
+        }
+        Ok(plan)
+    }
+
+    fn enter_groups(&mut self, driver: &Process, resources: Resources, detached: bool) -> io::Result<()> {
+        let Groups(groups) = &mut self.groups;
+        if let Some(base) = &driver.base {
+            groups.push(base.leaf(self.id.as_str(), detached)?);
+        }
+        let limits = driver
+            .limiter
+            .apply(resources, (self.id.as_str(), detached), groups)?;
+        self.request.groups = groups.clone();
+        self.request.rlimits = limits.rlimits;
+        self.enforced = limits.enforced;
+        Ok(())
+    }
+
+    /// Adds what the shim needs to keep the machine without its caller.
+    fn detach(&mut self, driver: &Process, pipes: Vec<OwnedFd>) -> Result<(), StartError> {
+        let Some(state) = &driver.state else {
+            return Ok(());
+        };
+        let (place, directory) = state.create(&self.id)?;
+        let nonce = random()?;
+        let outlet = self.outlet.as_ref().map(Outlet::try_clone).transpose()?;
+        self.request.detached = Some(Detached {
+            id: self.id.clone(),
+            nonce,
+            secret: *state.secret(&self.id, &nonce).reveal(),
+            has_link: outlet.is_some(),
+            pipes: pipes.len(),
+            limits: self.enforced.clone(),
+        });
+        self.files.push(directory);
+        self.files.extend(outlet.map(OwnedFd::from));
+        for pipe in pipes {
+            fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
+            self.files.push(pipe);
+        }
+        self.place = Some(place);
+        Ok(())
+    }
+}
+
+/// A name that the machine has for itself: within this driver, or for ever where it may outlive it.
+fn id(spec: &Spec) -> Result<MachineId, StartError> {
+    let text = match spec.lifetime {
+        Lifetime::WithCaller => {
+            format!("{}-{}", spec.name, number())
+        }
+        Lifetime::Detached => {
+            let [a, b, c, d, e, f, g, h, ..] = random()?;
+            format!(
+                "{}-{:016x}",
+                spec.name,
+                u64::from_le_bytes([a, b, c, d, e, f, g, h])
+            )
+        }
+    };
+    // Fits: the name has been checked.
+    MachineId::try_from(text).map_err(|_| SpecError::Name(spec.name.clone()).into())
+}
+
+/// `spec` in the kernel's terms, without what is made on the host.
 fn request(spec: &Spec, isolation: Isolation) -> Result<Request, NulError> {
     let text = |text: &OsStr| CString::new(text.as_bytes());
     let variable = |(name, value): (&OsString, &OsString)| {
         CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
     };
+    let (exe, argv) = match &spec.program {
+        Program::Command { exe, argv } => (Some(text(exe.as_os_str())?), argv.as_slice()),
+        Program::Image { argv, .. } => (None, argv.as_slice()),
+    };
     Ok(Request {
-        exe: Some(text(spec.exe.as_os_str())?),
-        argv: spec.argv.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?,
+        exe,
+        argv: argv.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?,
         env: spec.env.iter().map(variable).collect::<Result<_, _>>()?,
         cwd: text(spec.cwd.as_os_str())?,
         numbers: spec.inherit.iter().map(|(_, number)| *number).collect(),
@@ -108,31 +201,35 @@ fn request(spec: &Spec, isolation: Isolation) -> Result<Request, NulError> {
             .iter()
             .map(MountOrder::try_from)
             .collect::<Result<_, _>>()?,
-        cgroup: None,
+        groups: Vec::new(),
+        rlimits: Vec::new(),
+        detached: None,
     })
 }
 
-/// The machine's end of an output, and the caller's where there is one.
-fn output(output: Output, own: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<pipe::Receiver>)> {
+/// The machine's end of an output, and the reader's where there is one.
+fn output(output: Output, own: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
     Ok(match output {
         // A caller without output of its own has none to share.
-        Output::Inherit => (own.try_clone_to_owned().or_else(|_| sys::null())?, None),
-        Output::Null => (sys::null()?, None),
+        Output::Inherit => (own.try_clone_to_owned().or_else(|_| descriptors::null())?, None),
+        Output::Null => (descriptors::null()?, None),
         Output::Fd(fd) => (fd, None),
-        Output::Pipe => {
-            let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-            (writer, Some(pipe::Receiver::from_owned_fd(reader)?))
+        Output::Lines => {
+            let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+            (writer, Some(reader))
         }
     })
 }
 
-fn check(spec: &Spec, isolation: Isolation) -> Result<(), SpecError> {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if !(1..=64).contains(&spec.name.len()) || !spec.name.bytes().all(allowed) {
+fn check(spec: &Spec, isolation: Isolation, can_detach: bool) -> Result<(), SpecError> {
+    if !(1..=64).contains(&spec.name.len()) || !spec.name.bytes().all(is_plain) {
         return Err(SpecError::Name(spec.name.clone()));
     }
+    let Program::Command { exe, .. } = &spec.program else {
+        return unsupported("an image", "cannot be run as processes: name a command");
+    };
     let mounted = spec.mounts.iter().flat_map(mount_paths);
-    let mut paths = [spec.exe.as_path(), &spec.cwd].into_iter().chain(mounted);
+    let mut paths = [exe.as_path(), &spec.cwd].into_iter().chain(mounted);
     if let Some(path) = paths.find(|path| !path.is_absolute()) {
         return Err(SpecError::Relative(path.to_owned()));
     }
@@ -140,23 +237,45 @@ fn check(spec: &Spec, isolation: Isolation) -> Result<(), SpecError> {
     if let Some(name) = spec.env.keys().find(unusable) {
         return Err(SpecError::Variable(name.clone()));
     }
-    check_files(&spec.inherit)?;
+    check_files(spec)?;
+    check_resources(spec.resources)?;
     at_most("mounts", spec.mounts.len(), MOST_MOUNTS)?;
+    if spec.lifetime == Lifetime::Detached && !can_detach {
+        return unsupported(
+            "a machine that outlives its caller",
+            "needs a directory in which the driver keeps what finds it again",
+        );
+    }
+    let why = "needs namespaces, which are off here: the driver's description says why";
     match isolation {
-        Isolation::Plain if spec.network == Network::Private => {
-            Err(SpecError::NeedsNamespaces("a private network"))
-        }
-        Isolation::Plain if !spec.mounts.is_empty() => Err(SpecError::NeedsNamespaces("a mount")),
+        Isolation::Plain if spec.network == Network::Private => unsupported("a private network", why),
+        Isolation::Plain if !spec.mounts.is_empty() => unsupported("a mount", why),
         _ => Ok(()),
     }
 }
 
-fn check_files(files: &[(OwnedFd, i32)]) -> Result<(), SpecError> {
-    at_most("inherited files", files.len(), MOST_FILES)?;
+const fn unsupported(what: &'static str, why: &'static str) -> Result<(), SpecError> {
+    Err(SpecError::Unsupported { what, why })
+}
+
+fn check_files(spec: &Spec) -> Result<(), SpecError> {
+    at_most("inherited files", spec.inherit.len(), MOST_FILES)?;
     let mut seen = BTreeSet::new();
-    let mut numbers = files.iter().map(|(_, number)| *number);
+    let inherited = spec.inherit.iter().map(|(_, number)| *number);
+    let mut numbers = inherited.chain(spec.link);
     let wrong = numbers.find(|number| !(3..=HIGHEST_FILE).contains(number) || !seen.insert(*number));
     wrong.map_or(Ok(()), |number| Err(SpecError::Number(number)))
+}
+
+fn check_resources(resources: Resources) -> Result<(), SpecError> {
+    let none = [
+        ("memory", resources.memory == Some(0)),
+        ("cpu", resources.cpu == Some(0)),
+        ("processes", resources.processes == Some(0)),
+        ("open files", resources.open_files == Some(0)),
+    ];
+    let none = none.into_iter().find(|(_, is_none)| *is_none);
+    none.map_or(Ok(()), |(what, _)| Err(SpecError::Zero(what)))
 }
 
 fn at_most(what: &'static str, count: usize, most: usize) -> Result<(), SpecError> {
@@ -180,9 +299,9 @@ mod tests {
 
     fn refused(change: impl FnOnce(&mut Spec), isolation: Isolation) -> String {
         let mut spec = Spec::new("web-1", "/bin/true");
-        assert_eq!(check(&spec, isolation), Ok(()));
+        assert_eq!(check(&spec, isolation, false), Ok(()));
         change(&mut spec);
-        let checked = check(&spec, isolation);
+        let checked = check(&spec, isolation, false);
         let made = checked.and_then(|()| request(&spec, isolation).map_err(SpecError::from));
         made.unwrap_err().to_string()
     }
@@ -193,7 +312,7 @@ mod tests {
             to: to.into(),
             size_bytes: 1,
         };
-        let null = || sys::null().unwrap();
+        let null = || descriptors::null().unwrap();
         for (change, reason) in [
             (
                 Box::new(|spec: &mut Spec| spec.name = "Web/1".into()) as Box<dyn FnOnce(&mut Spec)>,
@@ -201,7 +320,7 @@ mod tests {
             ),
             (Box::new(|spec| spec.name = "x".repeat(65)), "is not 1 to 64"),
             (
-                Box::new(|spec| spec.exe = "true".into()),
+                Box::new(|spec| *spec = Spec::new("web-1", "true")),
                 "path true is not absolute",
             ),
             (
@@ -216,7 +335,19 @@ mod tests {
                 Box::new(|spec| drop(spec.env.insert("A=B".into(), "".into()))),
                 "variable \"A=B\"",
             ),
-            (Box::new(|spec| spec.argv.push("a\0b".into())), "zero byte"),
+            (
+                Box::new(|spec| *spec = Spec::new("web-1", "/bin/true").with_args(["a\0b"])),
+                "zero byte",
+            ),
+            (
+                Box::new(|spec| spec.lifetime = Lifetime::Detached),
+                "needs a directory",
+            ),
+            (
+                Box::new(|spec| spec.resources.memory = Some(0)),
+                "a limit of 0 memory",
+            ),
+            (Box::new(|spec| spec.link = Some(2)), "file number 2"),
             (
                 Box::new(move |spec| spec.inherit.push((null(), 2))),
                 "file number 2",

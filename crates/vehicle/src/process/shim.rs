@@ -12,6 +12,9 @@
 //! that orphans fall to (a "child subreaper"), and kills until none is left. If the shim itself is killed,
 //! the first program dies by its parent-death signal; what it had started survives only without namespaces
 //! and without control groups.
+//!
+//! A machine that its caller released outlives the caller: the shim goes on, writes its output to a file, and lets in
+//! who proves to be the caller's successor (`keeper`).
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,18 +22,26 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid};
+use suijuris_sys::descriptors::poll;
+use suijuris_sys::fork::{self, Fork};
+use suijuris_sys::link::Outlet;
+use suijuris_sys::{Pidfd, Process, processes, sockets};
 
-use super::cgroup::Leaf;
+use super::cgroup::{self, Leaf};
 use super::inside::{self, Birth};
-use super::tree;
-use super::wire::{self, Fault, MESSAGE_BYTES, Order, Report, Request, Step};
+use super::keeper::Keeper;
+use super::log::Writer;
+use super::record::Record;
+use super::wire::{self, Detached, Fault, MESSAGE_BYTES, Order, Report, Request, Step};
 use crate::machine::Exit;
-use crate::sys;
 
+/// How often the shim looks whether somebody takes too long to prove himself.
+const LOOK_AGAIN_MS: i32 = 1_000;
 /// How long the shim goes on killing what does not die (processes of another user, or stuck in the kernel).
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -63,17 +74,19 @@ fn serve() -> io::Result<()> {
         &watched.into_iter().collect(),
         SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
     )?;
-    let Some((bytes, files)) = sys::receive(channel.as_fd(), MESSAGE_BYTES)? else {
+    let Some(message) = sockets::receive(channel.as_fd(), MESSAGE_BYTES)? else {
         return Ok(());
     };
-    let Order::Run = wire::decode(&bytes)? else {
+    let Order::Run = wire::decode(&message.bytes)? else {
         return Ok(());
     };
-    match launch(files) {
-        Ok(machine) => Supervisor {
-            channel,
+    match launch(message.descriptors) {
+        Ok((machine, keeping)) => Supervisor {
+            channel: Some(channel),
+            is_released: false,
             signals,
             machine,
+            keeping,
             exit: None,
         }
         .run(),
@@ -82,64 +95,113 @@ fn serve() -> io::Result<()> {
 }
 
 fn tell(channel: BorrowedFd<'_>, report: &Report, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    sys::send(channel, &wire::encode(report)?, fds)
+    sockets::send(channel, &wire::encode(report)?, fds).map(drop)
 }
 
 /// A machine that has been forked.
 struct Machine {
     pid: u32,
-    pidfd: OwnedFd,
+    pidfd: Pidfd,
     /// Closes when the first program is executed; carries a [`Fault`] before, if it is not.
     birth: Option<OwnedFd>,
     namespaced: bool,
-    leaf: Option<Leaf>,
+    groups: Vec<Leaf>,
 }
 
-fn launch(files: Vec<OwnedFd>) -> Result<Machine, Fault> {
+/// What a machine that may outlive its caller needs besides.
+struct Keeping {
+    keeper: Keeper,
+    log: Writer,
+    outlet: Option<Outlet>,
+}
+
+/// What came along with the order to run.
+struct Parcel {
+    request: Request,
+    directory: Option<OwnedFd>,
+    outlet: Option<Outlet>,
+    pipes: Vec<OwnedFd>,
+    /// Files 1 and 2, then those that are inherited.
+    files: Vec<OwnedFd>,
+}
+
+impl Parcel {
+    fn open(files: Vec<OwnedFd>) -> io::Result<Self> {
+        let mut files = files.into_iter();
+        let request = Request::open(files.next().ok_or(io::ErrorKind::UnexpectedEof)?)?;
+        let detached = request.detached.as_ref();
+        let directory = detached.and_then(|_| files.next());
+        let outlet = detached
+            .filter(|detached| detached.has_link)
+            .and_then(|_| files.next());
+        let pipes = files
+            .by_ref()
+            .take(detached.map_or(0, |detached| detached.pipes))
+            .collect();
+        Ok(Self {
+            directory,
+            outlet: outlet.map(Outlet::from),
+            pipes,
+            files: files.collect(),
+            request,
+        })
+    }
+}
+
+fn launch(files: Vec<OwnedFd>) -> Result<(Machine, Option<Keeping>), Fault> {
     let unreadable = |error: io::Error| Fault::new(Step::Request, "", &error);
-    let mut files = files.into_iter();
-    let request = files
-        .next()
-        .ok_or_else(|| unreadable(io::ErrorKind::UnexpectedEof.into()))?;
-    let request = Request::open(request).map_err(unreadable)?;
+    let parcel = Parcel::open(files).map_err(unreadable)?;
+    if let Some(directory) = &parcel.directory {
+        nix::unistd::fchdir(directory).map_err(|errno| Fault::new(Step::Record, "", &errno.into()))?;
+    }
+    let (go, mut gate) = pipe().map_err(unreadable)?;
+    let request = &parcel.request;
+    let machine = give_birth(request, parcel.files, go)?;
+    let keeping = match &request.detached {
+        Some(detached) => match keep(detached, &machine, parcel.outlet, parcel.pipes) {
+            Ok(keeping) => Some(keeping),
+            Err(error) => {
+                machine.abort();
+                return Err(Fault::new(Step::Record, "", &error));
+            }
+        },
+        None => None,
+    };
+    // Should it be gone already, its end is noticed as any other.
+    let _ = gate.write_all(b"g");
+    Ok((machine, keeping))
+}
+
+/// Forks the first program, which waits for a byte from `go` before it becomes one.
+fn give_birth(request: &Request, files: Vec<OwnedFd>, go: OwnedFd) -> Result<Machine, Fault> {
     let closed = |error: io::Error| Fault::new(Step::Cgroup, "", &error);
-    let members = request
-        .cgroup
-        .as_ref()
-        .map(Leaf::members)
-        .transpose()
-        .map_err(closed)?
-        .flatten();
-    let home = request
-        .cgroup
-        .as_ref()
+    let groups = request.groups.as_slice();
+    let members = groups.iter().map(Leaf::members).collect::<io::Result<Vec<_>>>();
+    let homes = groups
+        .iter()
         .map(Leaf::birthplace)
-        .transpose()
-        .map_err(closed)?
-        .flatten();
+        .collect::<io::Result<Vec<_>>>();
+    let home = homes.map_err(closed)?.into_iter().flatten().next();
     let birth = Birth {
-        members,
-        files: files.collect(),
+        go,
+        members: members.map_err(closed)?.into_iter().flatten().collect(),
+        files,
         user: Uid::effective(),
         group: Gid::effective(),
     };
-    let (reader, writer) =
-        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| unreadable(errno.into()))?;
-    match sys::fork(flags(&request), home.as_ref().map(AsFd::as_fd)) {
-        Ok(sys::Fork::Child) => {
+    let (reader, writer) = pipe().map_err(|error| Fault::new(Step::Request, "", &error))?;
+    match fork::fork(flags(request), home.as_ref().map(AsFd::as_fd)) {
+        Ok(Fork::Child) => {
             drop(reader);
-            inside::enter(&request, birth, writer.as_fd())
+            inside::enter(request, birth, writer.as_fd())
         }
-        Ok(sys::Fork::Parent { pid, pidfd }) => {
-            let namespaced = request.namespaces.is_some();
-            Ok(Machine {
-                pid,
-                pidfd,
-                birth: Some(reader),
-                namespaced,
-                leaf: request.cgroup,
-            })
-        }
+        Ok(Fork::Parent { pid, pidfd }) => Ok(Machine {
+            pid,
+            pidfd,
+            birth: Some(reader),
+            namespaced: request.namespaces.is_some(),
+            groups: request.groups.clone(),
+        }),
         // Only version 2 groups take part in the fork, and only they answer with these.
         Err(error)
             if home.is_some()
@@ -151,6 +213,38 @@ fn launch(files: Vec<OwnedFd>) -> Result<Machine, Fault> {
             Err(closed(error))
         }
         Err(error) => Err(Fault::new(Step::Namespaces, "", &error)),
+    }
+}
+
+fn pipe() -> io::Result<(OwnedFd, std::fs::File)> {
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    Ok((reader, writer.into()))
+}
+
+/// Writes down how to find `machine` again, before it may act.
+fn keep(
+    detached: &Detached,
+    machine: &Machine,
+    outlet: Option<Outlet>,
+    pipes: Vec<OwnedFd>,
+) -> io::Result<Keeping> {
+    let known = |pid| Process::of(pid).ok_or(io::ErrorKind::NotFound);
+    let both = (known(machine.pid)?, known(std::process::id())?);
+    let record = Record::new(detached, Keeper::fingerprint(detached), both, &machine.groups)?;
+    Ok(Keeping {
+        keeper: Keeper::open(detached, record)?,
+        log: Writer::new(pipes),
+        outlet,
+    })
+}
+
+impl Machine {
+    /// Ends what has not begun.
+    fn abort(&self) {
+        let _ = self.pidfd.signal(libc::SIGKILL);
+        let _ = waitpid(Pid::from_raw(self.pid.cast_signed()), None);
+        cgroup::remove_all(&self.groups);
+        Keeper::forget();
     }
 }
 
@@ -166,11 +260,26 @@ fn flags(request: &Request) -> libc::c_int {
 
 /// The shim while its machine exists.
 struct Supervisor {
-    channel: OwnedFd,
+    /// To the caller; none while nobody is there.
+    channel: Option<OwnedFd>,
+    /// Whether the machine outlives its caller.
+    is_released: bool,
     signals: SignalFd,
     machine: Machine,
+    keeping: Option<Keeping>,
     /// How the first program ended, once it has.
     exit: Option<Exit>,
+}
+
+/// What has something to say, in the order in which it is heard: a short-lived program has been executed before it has
+/// exited, and a caller's death is known before his successor is let in.
+#[derive(Clone, Copy)]
+enum Source {
+    Birth,
+    Pipe(usize),
+    Caller,
+    Signals,
+    Keeper(usize),
 }
 
 impl Supervisor {
@@ -179,32 +288,76 @@ impl Supervisor {
             self.turn()?;
         }
         self.extinguish();
+        let exit = self.exit.unwrap_or(Exit::Lost);
+        if let Some(keeping) = &mut self.keeping {
+            keeping.log.finish();
+            keeping.keeper.ended(exit);
+        }
         // No one may be left to hear it.
-        let _ = tell(
-            self.channel.as_fd(),
-            &Report::Exited(self.exit.unwrap_or(Exit::Lost)),
-            &[],
-        );
+        self.tell(&Report::Exited(exit), &[]);
         Ok(())
     }
 
-    /// Waits for something to happen and deals with it. Birth comes first: a short-lived program has
-    /// been executed before it has exited.
+    fn tell(&self, report: &Report, fds: &[BorrowedFd<'_>]) {
+        if let Some(channel) = &self.channel {
+            // A caller that is gone is noticed in the next turn.
+            let _ = tell(channel.as_fd(), report, fds);
+        }
+    }
+
+    /// Waits for something to happen and deals with it.
     fn turn(&mut self) -> io::Result<()> {
-        let mut fds = vec![self.channel.as_fd(), self.signals.as_fd()];
-        fds.extend(self.machine.birth.as_ref().map(AsFd::as_fd));
-        let ready = sys::poll(&fds, -1)?;
-        let is_ready = |index: usize| ready.get(index).copied().unwrap_or(false);
-        if is_ready(2) {
-            self.born()?;
+        for source in self.wait()?.into_iter().rev() {
+            match source {
+                Source::Birth => self.born()?,
+                Source::Caller => self.ordered(),
+                Source::Signals => self.signalled(),
+                Source::Pipe(index) => {
+                    if let Some(keeping) = &mut self.keeping {
+                        keeping.log.take(index);
+                    }
+                }
+                Source::Keeper(index) => self.knocked(index),
+            }
         }
-        if is_ready(0) {
-            self.ordered();
-        }
-        if is_ready(1) {
-            self.signalled();
+        if let Some(keeping) = &mut self.keeping {
+            keeping.keeper.tidy();
         }
         Ok(())
+    }
+
+    /// The sources that have something to say, the first to be heard last: dealing with one may shorten the lists that
+    /// later numbers count in, never what earlier ones count in.
+    fn wait(&self) -> io::Result<Vec<Source>> {
+        let mut asked: Vec<(Source, BorrowedFd<'_>)> = Vec::new();
+        let mut limit_ms = -1;
+        if let Some(keeping) = &self.keeping {
+            let numbered = keeping.keeper.sockets().enumerate();
+            asked.extend(numbered.map(|(index, socket)| (Source::Keeper(index), socket.as_fd())));
+            if keeping.keeper.is_waited_for() {
+                limit_ms = LOOK_AGAIN_MS;
+            }
+        }
+        asked.push((Source::Signals, self.signals.as_fd()));
+        asked.extend(
+            self.channel
+                .as_ref()
+                .map(|channel| (Source::Caller, channel.as_fd())),
+        );
+        if let Some(keeping) = &self.keeping {
+            let numbered = keeping.log.pipes().enumerate();
+            asked.extend(numbered.map(|(index, pipe)| (Source::Pipe(index), pipe.as_fd())));
+        }
+        asked.extend(
+            self.machine
+                .birth
+                .as_ref()
+                .map(|birth| (Source::Birth, birth.as_fd())),
+        );
+        let fds: Vec<BorrowedFd<'_>> = asked.iter().map(|(_, fd)| *fd).collect();
+        let ready = poll(&fds, limit_ms)?;
+        let heard = asked.iter().zip(ready).filter(|(_, ready)| *ready);
+        Ok(heard.map(|((source, _), _)| *source).collect())
     }
 
     /// The pipe of the newborn has something to say, or closed because it was executed.
@@ -215,24 +368,43 @@ impl Supervisor {
         let mut bytes = [0; 4096];
         let length = nix::unistd::read(&pipe, &mut bytes)?;
         if length == 0 {
-            let report = Report::Started {
-                pid: self.machine.pid,
-            };
-            // A caller that is gone is noticed in the next turn.
-            let _ = tell(self.channel.as_fd(), &report, &[self.machine.pidfd.as_fd()]);
+            let pid = self.machine.pid;
+            self.tell(&Report::Started { pid }, &[self.machine.pidfd.as_fd()]);
             return Ok(());
         }
         let fault = wire::decode(bytes.get(..length).unwrap_or_default())?;
         self.extinguish();
-        let _ = tell(self.channel.as_fd(), &Report::Failed(fault), &[]);
+        if self.keeping.take().is_some() {
+            Keeper::forget();
+        }
+        self.tell(&Report::Failed(fault), &[]);
         Ok(())
     }
 
-    /// The caller wants the machine killed: it says so, or is gone, or talks nonsense.
+    /// The caller says something, or is gone, or talks nonsense.
     fn ordered(&mut self) {
-        // Emptied, so that the end of the connection is not mistaken for a further order.
-        let _ = sys::receive(self.channel.as_fd(), MESSAGE_BYTES);
-        self.extinguish();
+        let Some(channel) = &self.channel else { return };
+        let message = sockets::receive(channel.as_fd(), MESSAGE_BYTES);
+        match message.map(|message| message.map(|message| wire::decode(&message.bytes))) {
+            Ok(Some(Ok(Order::Release))) => self.is_released = self.keeping.is_some(),
+            // Its successor will come.
+            Ok(None) if self.is_released => self.channel = None,
+            _ => self.extinguish(),
+        }
+    }
+
+    /// Somebody connects, or proves to be the caller's successor, who then takes his place.
+    fn knocked(&mut self, index: usize) {
+        let Some(keeping) = &mut self.keeping else { return };
+        let Some(channel) = keeping.keeper.hear(index) else {
+            return;
+        };
+        let mut fds = vec![self.machine.pidfd.as_fd()];
+        fds.extend(keeping.outlet.as_ref().map(AsFd::as_fd));
+        if tell(channel.as_fd(), &Report::Attached, &fds).is_ok() {
+            self.is_released = true;
+            self.channel = Some(channel);
+        }
     }
 
     fn signalled(&mut self) {
@@ -262,8 +434,18 @@ impl Supervisor {
                 Ok(_) | Err(_) => continue,
             };
             if self.is_first(pid) {
-                self.exit = Some(exit);
+                self.exit = Some(self.explain(exit));
             }
+        }
+    }
+
+    /// Names a death at the memory limit.
+    fn explain(&self, exit: Exit) -> Exit {
+        let killed = exit == Exit::Signal(libc::SIGKILL);
+        if killed && self.machine.groups.iter().any(|leaf| leaf.out_of_memory() > 0) {
+            Exit::OutOfMemory
+        } else {
+            exit
         }
     }
 
@@ -277,17 +459,11 @@ impl Supervisor {
         let mut pause_ms = 1;
         loop {
             let alone = self.reap();
-            let clean = alone
-                && self
-                    .machine
-                    .leaf
-                    .as_ref()
-                    .is_none_or(|leaf| leaf.remove().unwrap_or(true));
-            if clean || Instant::now() > limit {
+            if (alone && cgroup::remove_all(&self.machine.groups)) || Instant::now() > limit {
                 return;
             }
             self.kill_once();
-            let _ = sys::poll(&[self.signals.as_fd()], pause_ms);
+            let _ = poll(&[self.signals.as_fd()], pause_ms);
             self.drain_signals();
             pause_ms = (pause_ms * 2).min(50);
         }
@@ -296,13 +472,13 @@ impl Supervisor {
     /// One pass. Its failures show in that something is left, and the next pass tries again.
     fn kill_once(&self) {
         if self.exit.is_none() {
-            let _ = sys::pidfd_signal(self.machine.pidfd.as_fd(), libc::SIGKILL);
+            let _ = self.machine.pidfd.signal(libc::SIGKILL);
         }
-        if let Some(leaf) = &self.machine.leaf {
+        for leaf in &self.machine.groups {
             let _ = leaf.kill();
         }
         if !self.machine.namespaced {
-            for process in tree::below(std::process::id()) {
+            for process in processes::below(std::process::id()) {
                 let _ = process.signal(libc::SIGKILL);
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! The caller opens with [`Order::Run`], whose bulk ([`Request`], JSON) lies in a file in memory that
 //! travels with it, ahead of the machine's two outputs and the files that it inherits. The shim answers with [`Report`]s. The end of
-//! the connection is a message too: whoever is left cleans up.
+//! the connection is a message too: whoever is left cleans up, unless the machine was released to outlive its caller.
 
 use std::ffi::{CString, NulError};
 use std::fmt;
@@ -15,7 +15,11 @@ use std::path::Path;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{Exit, Mount};
+use super::cgroup::Leaf;
+use crate::description::Enforced;
+use crate::machine::{Exit, MachineId};
+use crate::secret::Bytes;
+use crate::spec::Mount;
 
 /// Most bytes of a [`Request`]: the kernel's own limit on arguments and environment, in JSON's wider form.
 const REQUEST_BYTES: u64 = 8 << 20;
@@ -36,7 +40,45 @@ pub(super) struct Request {
     pub(super) numbers: Vec<i32>,
     pub(super) namespaces: Option<Namespaces>,
     pub(super) mounts: Vec<MountOrder>,
-    pub(super) cgroup: Option<super::cgroup::Leaf>,
+    /// The control groups that the machine lives in.
+    pub(super) groups: Vec<Leaf>,
+    /// Limits of each process, in the kernel's numbers.
+    pub(super) rlimits: Vec<(Rlimit, u64)>,
+    /// Of a machine that may outlive its caller.
+    pub(super) detached: Option<Detached>,
+}
+
+/// What a shim needs to keep a machine without its caller. Its files come along behind the request: the machine's
+/// directory, the outer end of the link where there is one, and the pipes of its output.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Detached {
+    pub(super) id: MachineId,
+    pub(super) nonce: Bytes,
+    /// What later callers must prove to know.
+    pub(super) secret: Bytes,
+    pub(super) has_link: bool,
+    /// How many pipes of output come along.
+    pub(super) pipes: usize,
+    pub(super) limits: Vec<Enforced>,
+}
+
+impl fmt::Debug for Detached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Detached({})", self.id)
+    }
+}
+
+/// A limit of each process by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Rlimit {
+    /// Bytes of address space.
+    Memory,
+    /// Processes of the user.
+    Processes,
+    /// Open files.
+    OpenFiles,
 }
 
 /// Which namespaces a machine gets beside those for processes, mounts, names and System V objects.
@@ -61,6 +103,16 @@ pub(super) enum MountOrder {
         to: CString,
         size_bytes: u64,
     },
+}
+
+impl MountOrder {
+    /// Hides what is at `path`.
+    pub(super) fn cover(path: &Path, size_bytes: u64) -> Result<Self, NulError> {
+        Self::try_from(&Mount::Tmpfs {
+            to: path.to_owned(),
+            size_bytes,
+        })
+    }
 }
 
 impl TryFrom<&Mount> for MountOrder {
@@ -88,6 +140,8 @@ impl TryFrom<&Mount> for MountOrder {
 pub(super) enum Order {
     /// Run the [`Request`] in the first file that comes along.
     Run,
+    /// The machine may outlive the caller from now on.
+    Release,
     /// Kill whatever runs in the machine.
     Kill,
 }
@@ -98,7 +152,10 @@ pub(super) enum Order {
 pub(super) enum Report {
     /// The first program has been executed; a descriptor of its process comes along.
     Started { pid: u32 },
-    /// It could not be; nothing is left.
+    /// The caller has proved that the machine is its own; a descriptor of its first process comes along, and the outer
+    /// end of the link where there is one.
+    Attached,
+    /// It could not be executed; nothing is left.
     Failed(Fault),
     /// The machine has ended; nothing is left.
     Exited(Exit),
@@ -122,8 +179,12 @@ pub struct Fault {
 pub enum Step {
     /// The shim reads what it is to run.
     Request,
-    /// The control group for suspending is entered.
+    /// The control groups are entered.
     Cgroup,
+    /// What limits each process is set.
+    Limits,
+    /// What finds the machine again is written down.
+    Record,
     /// The namespaces are made.
     Namespaces,
     /// The machine is tied to the life of its supervisor.
@@ -170,6 +231,8 @@ impl Fault {
                 Step::Namespaces | Step::Users | Step::Mounts | Step::Proc | Step::Loopback,
                 libc::EPERM | libc::EACCES,
             ) => refusal_hint(self.step),
+            (Step::Record, libc::ENOSPC) => "the disk is full",
+            (Step::Limits, libc::EPERM) => "the caller itself is limited to less",
             (Step::Cgroup, _) => "run under a delegated control group (systemd: Delegate=yes)",
             (Step::Exec, libc::ENOENT) if Path::new(&self.subject).exists() => {
                 "the program exists, but the interpreter or loader that it names does not"
@@ -212,6 +275,8 @@ impl fmt::Display for Step {
         f.write_str(match self {
             Self::Request => "cannot read the machine's specification",
             Self::Cgroup => "cannot use the control group",
+            Self::Limits => "cannot limit",
+            Self::Record => "cannot write down how to find the machine again",
             Self::Namespaces => "cannot make namespaces",
             Self::Leash => "cannot tie the machine to its supervisor",
             Self::Users => "cannot map users",
@@ -306,7 +371,16 @@ mod tests {
                 to: c"/run".to_owned(),
                 size_bytes: 1,
             }],
-            cgroup: None,
+            groups: Vec::new(),
+            rlimits: vec![(Rlimit::OpenFiles, 64)],
+            detached: Some(Detached {
+                id: "web-1".parse().unwrap(),
+                nonce: [1; 32],
+                secret: [2; 32],
+                has_link: true,
+                pipes: 2,
+                limits: Vec::new(),
+            }),
         }
     }
 

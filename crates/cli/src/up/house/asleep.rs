@@ -138,7 +138,7 @@ impl House {
         )
         .await;
         match started {
-            Ok(mut running) => {
+            Ok(running) => {
                 let detail = self.driver.describe().to_string();
                 self.say.event(Event::Machine {
                     state: "started".to_owned(),

@@ -10,8 +10,7 @@ use suijuris_core::codec;
 use suijuris_core::witness::Point;
 use suijuris_runtime::config::Launch;
 use suijuris_store::{Depth, Reader};
-use suijuris_vehicle::Driver as _;
-use suijuris_vehicle::machine::{Exit, Signal};
+use suijuris_vehicle::{Driver as _, Exit, Machine as _, Signal};
 
 use crate::up::dormant::{Frozen, Owed};
 use crate::up::holding::NotTheObject;
@@ -85,7 +84,7 @@ impl House {
                     "machine_failed",
                     &format!("the machine cannot be frozen, so it is stopped: {error}"),
                 );
-                awake.running.machine.signal(Signal::TERM)?;
+                awake.running.machine.signal(Signal::TERM).await?;
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use suijuris_api::control::{Reply, ToRuntime};
 use suijuris_core::lineage::Fired;
-use suijuris_vehicle::machine::Signal;
+use suijuris_vehicle::{Machine as _, Signal};
 use tokio::sync::oneshot;
 
 use super::{House, LEAVE_WITHIN, Stay, hear};

@@ -7,7 +7,7 @@ use suijuris_core::decide::Verdict;
 use suijuris_core::lineage::Fired;
 use suijuris_core::time::Reading;
 use suijuris_door::Proposal;
-use suijuris_vehicle::machine::Signal;
+use suijuris_vehicle::{Machine as _, Signal};
 use tokio::sync::oneshot;
 
 use crate::sleeping::{self, Written};

@@ -6,7 +6,7 @@ use suijuris_core::time::Timestamp;
 use suijuris_core::witness::Verdict;
 use suijuris_depot::Waiting;
 use suijuris_door::{Proposal, prepared};
-use suijuris_vehicle::machine::Signal;
+use suijuris_vehicle::{Machine as _, Signal};
 use tokio::task::JoinSet;
 
 use super::{House, LEAVE_WITHIN, Stay};

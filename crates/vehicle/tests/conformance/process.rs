@@ -1,18 +1,10 @@
-//! One suite for every way of running a machine as processes: each isolation with each way to suspend, as
-//! root and without privilege, as far as this host has them.
-
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "tests"
-)]
+//! Machines as processes: the suite for each isolation with each way to suspend, as root and without privilege, as far
+//! as this host has them; and what only processes do.
 
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -21,21 +13,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use suijuris_vehicle::process::{
-    Freezing, Isolation, Machine, Process, Shim, SpecError, StartError, Step, Want,
+use suijuris_vehicle::process::{Machine, Process, Shim, StateError, Step, StepFailed, Want};
+use suijuris_vehicle::{
+    AttachError, Driver, Exit, Isolation, Machine as _, MachineId, Means, Mount, Network, Output, Resource,
+    Since, Spec, SpecError, StartError, State, Suspending,
 };
-use suijuris_vehicle::{Driver, Exit, Mount, Network, Output, Signal, Spec, State};
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt;
 
-/// Guards against hanging; nothing is expected to take long.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::suite::{self, PATIENCE, Part};
+
 /// An id of nobody in particular.
 const NOBODY: u32 = 65534;
 
 /// A driver under test with a directory for its machines' files.
 struct Stage {
-    driver: Process,
+    /// None only while another supervisor has the directory.
+    driver: Option<Process>,
+    want: Want,
     dir: TempDir,
     actor: PathBuf,
 }
@@ -43,23 +37,22 @@ struct Stage {
 impl Stage {
     /// None where this host has no such thing; why is printed.
     async fn new(want: Want) -> Option<Self> {
-        let actor =
-            env::var_os("ACTOR").map_or_else(|| env!("CARGO_BIN_EXE_vehicle-actor").into(), PathBuf::from);
-        let shim = Shim {
-            exe: actor.clone(),
-            args: vec!["__shim".into()],
+        let stage = Self {
+            driver: None,
+            want,
+            dir: TempDir::new().unwrap(),
+            actor: actor(),
         };
-        match Process::detect(shim, want).await {
+        match Process::detect(stage.shim(), want).await {
             Ok(driver) => Some(Self {
-                driver,
-                dir: TempDir::new().unwrap(),
-                actor,
+                driver: Some(driver.keeping_in(&stage.path("state")).unwrap()),
+                ..stage
             }),
             Err(error @ StartError::Unavailable(_)) => {
                 eprintln!("{error}");
                 assert_ne!(
                     want.isolation,
-                    Some(Isolation::Plain).filter(|_| want.freezing == Some(Freezing::Signals))
+                    Some(Isolation::Plain).filter(|_| want.suspending == Some(Suspending::Signals))
                 );
                 None
             }
@@ -67,8 +60,34 @@ impl Stage {
         }
     }
 
+    fn shim(&self) -> Shim {
+        Shim {
+            exe: self.actor.clone(),
+            args: vec!["__shim".into()],
+        }
+    }
+
+    fn driver(&self) -> &Process {
+        self.driver.as_ref().unwrap()
+    }
+
+    /// The next supervisor's driver.
+    async fn restart(&mut self) {
+        // The lock goes with the last descriptor of the earlier one, which a dying process may hold a moment longer.
+        let limit = Instant::now() + PATIENCE;
+        self.driver = None;
+        while self.driver.is_none() {
+            let driver = Process::detect(self.shim(), self.want).await.unwrap();
+            match driver.keeping_in(&self.path("state")) {
+                Ok(driver) => self.driver = Some(driver),
+                Err(StateError::InUse(_)) if Instant::now() < limit => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
     fn isolation(&self) -> Isolation {
-        self.driver.describe().isolation
+        self.driver().describe().isolation
     }
 
     fn is_namespaced(&self) -> bool {
@@ -80,13 +99,11 @@ impl Stage {
     }
 
     fn spec(&self, part: &[&str]) -> Spec {
-        let mut spec = Spec::new("test", &self.actor);
-        spec.argv.extend(part.iter().map(OsString::from));
-        spec
+        Spec::new("test", &self.actor).with_args(part.iter().map(OsString::from))
     }
 
     async fn start(&self, part: &[&str]) -> Machine {
-        self.driver.start(self.spec(part)).await.unwrap()
+        self.driver().start(self.spec(part)).await.unwrap()
     }
 
     /// Starts `part` with a file of this name as its last argument.
@@ -95,19 +112,102 @@ impl Stage {
         (self.start(&[part, path.to_str().unwrap()]).await, path)
     }
 
-    async fn output(&self, mut spec: Spec) -> String {
-        spec.stdout = Output::Pipe;
-        let mut machine = self.driver.start(spec).await.unwrap();
-        let mut text = String::new();
-        machine
-            .take_stdout()
-            .unwrap()
-            .read_to_string(&mut text)
-            .await
-            .unwrap();
-        assert_eq!(machine.wait().await, Exit::Code(0));
+    /// What `spec` writes until it ends with code 0.
+    async fn output(&self, spec: Spec) -> String {
+        let (text, exit) = self.play(spec).await;
+        assert_eq!(exit, Exit::Code(0), "{text}");
         text
     }
+
+    /// What `spec` writes until it ends, and how it ends.
+    async fn play(&self, mut spec: Spec) -> (String, Exit) {
+        spec.stdout = Output::Lines;
+        let machine = self.driver().start(spec).await.unwrap();
+        let mut lines = machine.output(Since::Kept).unwrap();
+        let mut text = String::new();
+        while let Some(line) = lines.next().await {
+            text.push_str(&line.text);
+            text.push('\n');
+        }
+        (text, machine.wait().await)
+    }
+
+    /// Another supervisor, which starts a detached machine, and that machine's id.
+    fn spawn_supervisor(&self, part: &[&str]) -> (Child, MachineId) {
+        let Description {
+            isolation,
+            suspending,
+        } = Description::of(self);
+        let mut command = Command::new(&self.actor);
+        command.args(["supervisor", &isolation, &suspending]);
+        command.arg(self.path("state")).args(part);
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut supervisor = piped.spawn().unwrap();
+        let id = line_of(&mut supervisor).parse().unwrap();
+        (supervisor, id)
+    }
+}
+
+/// The next line that `child` writes.
+fn line_of(child: &mut Child) -> String {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    // Not a byte more than the line, which a buffer would swallow.
+    while child.stdout.as_mut().unwrap().read(&mut byte).unwrap() > 0 && byte != *b"\n" {
+        line.extend(byte);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+fn actor() -> PathBuf {
+    env::var_os("ACTOR").map_or_else(|| env!("CARGO_BIN_EXE_vehicle-actor").into(), PathBuf::from)
+}
+
+impl suite::Stage for Stage {
+    type Driver = Process;
+
+    fn driver(&self) -> &Process {
+        self.driver.as_ref().unwrap()
+    }
+
+    fn spec(&self, part: Part) -> Spec {
+        let mut spec = self.spec(&[]).with_args(arguments(part));
+        (spec.stdout, spec.stderr) = (Output::Lines, Output::Lines);
+        spec.link = Some(5);
+        spec
+    }
+
+    async fn orphan(&mut self, part: Part, suspended: bool) -> MachineId {
+        self.driver.take();
+        let arguments = arguments(part);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let (mut supervisor, id) = self.spawn_supervisor(&arguments);
+        if suspended {
+            writeln!(supervisor.stdin.as_mut().unwrap(), "suspend").unwrap();
+            assert_eq!(line_of(&mut supervisor), "suspended");
+        }
+        supervisor.kill().unwrap();
+        supervisor.wait().unwrap();
+        self.restart().await;
+        id
+    }
+}
+
+/// `part` as the actor's arguments name it.
+fn arguments(part: Part) -> Vec<String> {
+    let text: Vec<String> = match part {
+        Part::Exits(code) => vec!["exit".into(), code.to_string()],
+        Part::Polite => vec!["polite".into()],
+        Part::Deaf => vec!["deaf".into()],
+        Part::Counts => vec!["counts".into()],
+        Part::Says(text) => ["says"]
+            .into_iter()
+            .chain(text.split('\n'))
+            .map(str::to_owned)
+            .collect(),
+        Part::Floods => vec!["floods".into()],
+        Part::Echoes => vec!["echoes".into(), "5".into()],
+    };
+    text
 }
 
 /// Waits until `holds`, or fails saying what did not come true.
@@ -142,23 +242,27 @@ fn family_files(path: &Path) -> [PathBuf; 3] {
 }
 
 async fn conformance(want: Want) {
-    let Some(stage) = Stage::new(want).await else {
+    let Some(mut stage) = Stage::new(want).await else {
         return;
     };
-    eprintln!("{}", stage.driver.describe());
-    exits_are_passed_on(&stage).await;
+    eprintln!("{}", stage.driver().describe());
+    suite::conforms(&mut stage).await;
+    signals_kill(&stage).await;
     nothing_is_inherited(&stage).await;
     files_arrive_at_their_numbers(&stage).await;
     failures_name_the_step(&stage).await;
-    stopping(&stage).await;
     suspending(&stage).await;
+    limits_hold(&stage).await;
     nobody_is_left_behind(&stage).await;
     a_killed_shim_takes_the_machine_along(&stage).await;
     callers_do_not_disturb_each_other(&stage, want).await;
     for farewell in ["", "suspend"] {
         a_killed_caller_leaves_nothing(&stage, farewell);
     }
+    what_is_kept_is_private(&stage).await;
+    who_cannot_prove_to_be_the_machine_is_killed(&mut stage).await;
     if stage.is_namespaced() {
+        what_is_kept_is_out_of_sight(&stage).await;
         a_private_network_is_private(&stage).await;
         mounts_are_seen_inside_alone(&stage).await;
     } else {
@@ -166,18 +270,7 @@ async fn conformance(want: Want) {
     }
 }
 
-async fn exits_are_passed_on(stage: &Stage) {
-    let machine = stage.start(&["exit", "42"]).await;
-    assert_eq!(machine.wait().await, Exit::Code(42));
-    assert_eq!(
-        machine.wait().await,
-        Exit::Code(42),
-        "waiting again gives the same"
-    );
-    assert_eq!(machine.state(), State::Exited(Exit::Code(42)));
-    assert!(machine.signal(Signal::TERM).is_err());
-    assert!(machine.suspend().await.is_err());
-    assert_eq!(machine.kill().await, Exit::Code(42));
+async fn signals_kill(stage: &Stage) {
     // Process 1 of a namespace is immune to its own signals.
     if !stage.is_namespaced() {
         assert_eq!(
@@ -231,7 +324,7 @@ async fn files_arrive_at_their_numbers(stage: &Stage) {
     let mut twice = stage.spec(&["look"]);
     twice.inherit = vec![(open("a"), 4), (open("b"), 4)];
     assert!(matches!(
-        stage.driver.start(twice).await,
+        stage.driver().start(twice).await,
         Err(StartError::Spec(_))
     ));
 }
@@ -247,10 +340,11 @@ async fn failures_name_the_step(stage: &Stage) {
         (&text, 13, "not executable"),
         (&script, 2, "interpreter"),
     ] {
-        let error = stage.driver.start(Spec::new("test", exe)).await.unwrap_err();
-        let StartError::Step { fault, .. } = &error else {
+        let error = stage.driver().start(Spec::new("test", exe)).await.unwrap_err();
+        let StartError::Failed(failed) = &error else {
             panic!("{error}")
         };
+        let fault = &failed.downcast_ref::<StepFailed>().unwrap().fault;
         assert_eq!((fault.step, fault.errno), (Step::Exec, errno));
         let told = error.to_string();
         assert!(
@@ -260,42 +354,13 @@ async fn failures_name_the_step(stage: &Stage) {
     }
     let mut lost = stage.spec(&["exit", "0"]);
     lost.cwd = "/no/such/directory".into();
-    let error = stage.driver.start(lost).await.unwrap_err().to_string();
+    let error = stage.driver().start(lost).await.unwrap_err().to_string();
     assert_eq!(
         error,
         "cannot enter directory /no/such/directory (the working directory does not exist in the machine)"
     );
-    let relative = stage.driver.start(Spec::new("test", "true")).await;
+    let relative = stage.driver().start(Spec::new("test", "true")).await;
     assert!(matches!(relative, Err(StartError::Spec(_))));
-}
-
-async fn stopping(stage: &Stage) {
-    let (obedient, ready) = stage.start_with("obedient", "obedient").await;
-    eventually("it is ready", || ready.exists());
-    assert_eq!(obedient.stop(Signal::TERM, PATIENCE).await, Exit::Code(7));
-
-    let (stubborn, file) = stage.start_with("stubborn", "stubborn").await;
-    grows(&file);
-    assert_eq!(
-        stubborn.stop(Signal::TERM, Duration::from_millis(50)).await,
-        Exit::Signal(9)
-    );
-    assert!(is_deserted(&file));
-
-    let (suspended, file) = stage.start_with("stubborn", "suspended").await;
-    grows(&file);
-    suspended.suspend().await.unwrap();
-    assert_eq!(suspended.kill().await, Exit::Signal(9));
-    assert!(is_deserted(&file));
-
-    let (asleep, ready) = stage.start_with("obedient", "asleep").await;
-    eventually("it is ready", || ready.exists());
-    asleep.suspend().await.unwrap();
-    assert_eq!(
-        asleep.stop(Signal::TERM, PATIENCE).await,
-        Exit::Code(7),
-        "a suspended machine can obey"
-    );
 }
 
 async fn suspending(stage: &Stage) {
@@ -348,7 +413,8 @@ async fn a_killed_shim_takes_the_machine_along(stage: &Stage) {
     kill(parent_of(machine.pid()));
     assert_eq!(machine.wait().await, Exit::Lost);
     assert!(is_deserted(&file), "the first program dies with the shim");
-    let everything = stage.is_namespaced() || stage.driver.describe().freezing != Freezing::Signals;
+    let everything =
+        stage.is_namespaced() || stage.driver().describe().suspending != Some(Suspending::Signals);
     if everything {
         assert!(files.iter().all(|file| is_deserted(file)));
     } else {
@@ -421,20 +487,22 @@ fn a_killed_caller_leaves_nothing(stage: &Stage, farewell: &str) {
 }
 
 fn spawn_caller(stage: &Stage, file: &Path, farewell: &str) -> (Child, u32) {
-    let Description { isolation, freezing } = Description::of(stage);
+    let Description {
+        isolation,
+        suspending,
+    } = Description::of(stage);
     let mut command = Command::new(&stage.actor);
-    command.args(["caller", &isolation, &freezing]).arg(file);
+    command.args(["caller", &isolation, &suspending]).arg(file);
     let mut caller = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(caller.stdout.take().unwrap()).lines();
-    let pid = lines.next().unwrap().unwrap().parse().unwrap();
+    let pid = line_of(&mut caller).parse().unwrap();
     family_files(file).iter().for_each(|file| grows(file));
     writeln!(caller.stdin.as_mut().unwrap(), "{farewell}").unwrap();
     if !farewell.is_empty() {
-        assert_eq!(lines.next().unwrap().unwrap(), "suspended");
+        assert_eq!(line_of(&mut caller), "suspended");
     }
     (caller, pid)
 }
@@ -442,17 +510,163 @@ fn spawn_caller(stage: &Stage, file: &Path, farewell: &str) -> (Child, u32) {
 /// The driver's choices as the actor's arguments name them.
 struct Description {
     isolation: String,
-    freezing: String,
+    suspending: String,
 }
 
 impl Description {
     fn of(stage: &Stage) -> Self {
-        let description = stage.driver.describe();
+        let Want {
+            isolation,
+            suspending,
+        } = stage.want;
         Self {
-            isolation: format!("{:?}", description.isolation),
-            freezing: format!("{:?}", description.freezing),
+            isolation: format!("{:?}", isolation.unwrap()),
+            suspending: format!("{:?}", suspending.unwrap()),
         }
     }
+}
+
+/// Limits of the whole machine where there are control groups, of each process else.
+async fn limits_hold(stage: &Stage) {
+    let mut few = stage.spec(&["opens"]);
+    few.resources.open_files = Some(40);
+    assert_eq!(stage.output(few).await, "40\n");
+
+    let mut small = stage.spec(&["holds", "300"]);
+    small.resources.memory = Some(128 << 20);
+    small.stderr = Output::Null;
+    let (said, exit) = stage.play(small).await;
+    assert_eq!(said, "", "it cannot have 300 MiB");
+    match stage.driver().describe().limits(Resource::Memory) {
+        Means::CgroupV1 | Means::CgroupV2 => assert_eq!(exit, Exit::OutOfMemory),
+        // Its own allocation failed, and it said so.
+        _ => assert_eq!(exit, Exit::Code(99)),
+    }
+
+    let mut lonely = stage.spec(&["spawns", "8"]);
+    lonely.resources.processes = Some(5);
+    match stage.driver().describe().limits(Resource::Processes) {
+        Means::CgroupV1 | Means::CgroupV2 => assert_eq!(stage.output(lonely).await, "4\n"),
+        // Counts all of a user's processes, and none of root's.
+        means => assert_eq!(means, Means::PerUser),
+    }
+}
+
+/// What finds machines again is for their owner alone, and no secret stands in it or in an argument.
+async fn what_is_kept_is_private(stage: &Stage) {
+    let mut spec = suite::Stage::spec(stage, Part::Echoes);
+    spec.lifetime = suijuris_vehicle::Lifetime::Detached;
+    let machine = stage.driver().start(spec).await.unwrap();
+    let state = stage.path("state");
+    let mut next = vec![state.clone()];
+    let mut seen = 0;
+    while let Some(path) = next.pop() {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o077, 0, "{}", path.display());
+        seen += 1;
+        if metadata.is_dir() {
+            next.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    assert!(
+        seen >= 6,
+        "the directory, lock, key, and the machine's directory with record and socket"
+    );
+    let second = Process::detect(stage.shim(), stage.want).await.unwrap();
+    let refused = second.keeping_in(&state).unwrap_err();
+    assert!(matches!(refused, StateError::InUse(_)), "{refused}");
+    assert_eq!(machine.kill().await, Exit::Signal(9));
+
+    let open = stage.path("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, PermissionsExt::from_mode(0o755)).unwrap();
+    let second = Process::detect(stage.shim(), stage.want).await.unwrap();
+    let refused = second.keeping_in(&open).unwrap_err();
+    assert!(refused.to_string().contains("chmod 700"), "{refused}");
+}
+
+async fn what_is_kept_is_out_of_sight(stage: &Stage) {
+    let state = stage.path("state");
+    assert!(state.join("key").exists());
+    let spec = stage.spec(&["lists", state.to_str().unwrap()]);
+    assert_eq!(stage.output(spec).await, "", "a machine sees an empty directory");
+}
+
+/// Does something to a machine's directory, or to its keeper by number.
+type Tampering = fn(&Path, u32);
+
+/// What an attacker, or an accident, may do between two supervisors; the word by which it is told.
+const TAMPERINGS: [(Tampering, &str); 5] = [
+    (another_key, "made with another key"),
+    (another_start, "its first program is gone"),
+    (an_impostor, "does not know its secret"),
+    (a_stuck_keeper, "does not answer within"),
+    (a_damaged_record, "damaged"),
+];
+
+async fn who_cannot_prove_to_be_the_machine_is_killed(stage: &mut Stage) {
+    for (tamper, told) in TAMPERINGS {
+        let file = stage.path(&format!("tampered{}", told.len()));
+        stage.driver.take();
+        let (mut supervisor, id) = stage.spawn_supervisor(&["count", file.to_str().unwrap()]);
+        grows(&file);
+        supervisor.kill().unwrap();
+        supervisor.wait().unwrap();
+        let dir = stage.path("state").join(id.as_str());
+        let pid = record(&dir)["keeper"]["pid"].as_u64().unwrap();
+        tamper(&dir, u32::try_from(pid).unwrap());
+        stage.restart().await;
+        let error = stage.driver().attach(&id).await.unwrap_err();
+        assert!(matches!(error, AttachError::Killed { .. }), "{error}");
+        assert!(error.to_string().contains(told), "{error}");
+        if told == "damaged" {
+            // Nobody can know who it was; that is said, and the test ends it.
+            assert!(error.to_string().contains("may still run"), "{error}");
+            send(i32::try_from(pid).unwrap(), nix::sys::signal::Signal::SIGTERM);
+        }
+        eventually("it is dead", || is_deserted(&file));
+        assert!(!dir.exists() && stage.driver().list().await.unwrap().is_empty());
+    }
+}
+
+fn record(dir: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(dir.join("record")).unwrap()).unwrap()
+}
+
+fn another_key(dir: &Path, _keeper: u32) {
+    fs::write(dir.with_file_name("key"), [7; 32]).unwrap();
+}
+
+fn another_start(dir: &Path, _keeper: u32) {
+    let mut record = record(dir);
+    let started = record["first"]["started"].as_u64().unwrap();
+    record["first"]["started"] = (started + 1).into();
+    fs::write(dir.join("record"), record.to_string()).unwrap();
+}
+
+/// Answers in the keeper's place, without the secret.
+fn an_impostor(dir: &Path, _keeper: u32) {
+    fs::remove_file(dir.join("attach")).unwrap();
+    let listener = suijuris_sys::sockets::listen(&dir.join("attach")).unwrap();
+    std::thread::spawn(move || {
+        use std::os::fd::AsFd as _;
+        suijuris_sys::descriptors::poll(&[listener.as_fd()], 30_000).unwrap();
+        let caller = suijuris_sys::sockets::accept(listener.as_fd()).unwrap();
+        suijuris_sys::descriptors::poll(&[caller.as_fd()], 30_000).unwrap();
+        let numbers = vec![0_u8; 32];
+        let challenge = serde_json::json!({ "nonce": numbers, "proof": numbers }).to_string();
+        suijuris_sys::sockets::receive(caller.as_fd(), 4096).unwrap();
+        suijuris_sys::sockets::send(caller.as_fd(), challenge.as_bytes(), &[]).unwrap();
+        suijuris_sys::descriptors::poll(&[caller.as_fd()], 30_000).unwrap();
+    });
+}
+
+fn a_stuck_keeper(_dir: &Path, keeper: u32) {
+    send(i32::try_from(keeper).unwrap(), nix::sys::signal::Signal::SIGSTOP);
+}
+
+fn a_damaged_record(dir: &Path, _keeper: u32) {
+    fs::write(dir.join("record"), "{").unwrap();
 }
 
 fn control_groups_of(pid: u32) -> Vec<PathBuf> {
@@ -480,7 +694,7 @@ async fn a_private_network_is_private(stage: &Stage) {
     for (network, code) in [(Network::Private, 1), (Network::Host, 0)] {
         let mut spec = stage.spec(&["dial", &port]);
         spec.network = network;
-        let machine = stage.driver.start(spec).await.unwrap();
+        let machine = stage.driver().start(spec).await.unwrap();
         assert_eq!(machine.wait().await, Exit::Code(code), "{network:?}");
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -488,7 +702,7 @@ async fn a_private_network_is_private(stage: &Stage) {
     let mut spec = stage.spec(&["answer", "5"]);
     spec.network = Network::Private;
     spec.inherit = vec![(listener.into(), 5)];
-    let machine = stage.driver.start(spec).await.unwrap();
+    let machine = stage.driver().start(spec).await.unwrap();
     let mut greeting = String::new();
     TcpStream::connect(there)
         .unwrap()
@@ -522,7 +736,7 @@ async fn mounts_are_seen_inside_alone(stage: &Stage) {
         let mut spec = stage.spec(&["write", "/run/suijuris-conformance/deep/file"]);
         spec.mounts = vec![mount.clone()];
         spec.stderr = Output::Null;
-        let machine = stage.driver.start(spec).await.unwrap();
+        let machine = stage.driver().start(spec).await.unwrap();
         assert_eq!(machine.wait().await, Exit::Code(code), "{mount:?}");
         assert_eq!(source.join("file").exists(), arrives, "{mount:?}");
     }
@@ -545,9 +759,9 @@ async fn what_needs_namespaces_is_refused(stage: &Stage) {
         size_bytes: 1,
     }];
     for spec in [private, mounted] {
-        let error = stage.driver.start(spec).await.unwrap_err();
+        let error = stage.driver().start(spec).await.unwrap_err();
         assert!(
-            matches!(&error, StartError::Spec(SpecError::NeedsNamespaces(_))),
+            matches!(&error, StartError::Spec(SpecError::Unsupported { .. })),
             "{error}"
         );
     }
@@ -559,10 +773,10 @@ fn conforms(isolation: Isolation) {
         .enable_all()
         .build()
         .unwrap();
-    for freezing in [Freezing::CgroupV2, Freezing::CgroupV1, Freezing::Signals] {
+    for suspending in [Suspending::CgroupV2, Suspending::CgroupV1, Suspending::Signals] {
         let want = Want {
             isolation: Some(isolation),
-            freezing: Some(freezing),
+            suspending: Some(suspending),
         };
         runtime.block_on(conformance(want));
     }
@@ -628,6 +842,8 @@ impl Again {
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("1 passed"), "the test did run: {said}");
     }
 
     /// Whether this is the copy; it then has its conditions.
@@ -647,7 +863,7 @@ fn machines_conform_without_root() {
         conforms(Isolation::UserNamespaces);
         conforms(Isolation::Plain);
     } else if nix::unistd::geteuid().is_root() {
-        Again::new("machines_conform_without_root").run(&[], NOBODY, |_| ());
+        Again::new("process::machines_conform_without_root").run(&[], NOBODY, |_| ());
     }
 }
 
@@ -660,7 +876,7 @@ fn a_delegated_control_group_is_used_without_root() {
             .build()
             .unwrap();
         let want = Want {
-            freezing: Some(Freezing::CgroupV2),
+            suspending: Some(Suspending::CgroupV2),
             ..Want::default()
         };
         let stage = runtime.block_on(Stage::new(want)).expect("version 2 is usable");
@@ -669,7 +885,7 @@ fn a_delegated_control_group_is_used_without_root() {
     let Some(group) = delegated_group() else {
         return eprintln!("not on this host");
     };
-    let again = Again::new("a_delegated_control_group_is_used_without_root");
+    let again = Again::new("process::a_delegated_control_group_is_used_without_root");
     again.run(&[], NOBODY, |pid| {
         fs::write(group.join("cgroup.procs"), pid.to_string()).unwrap();
     });
@@ -697,7 +913,7 @@ fn where_namespaces_are_refused_machines_are_plain() {
             .build()
             .unwrap();
         let stage = runtime.block_on(Stage::new(Want::default())).unwrap();
-        let description = stage.driver.describe();
+        let description = stage.driver().describe();
         assert_eq!(description.isolation, Isolation::Plain);
         assert!(
             description
@@ -705,7 +921,7 @@ fn where_namespaces_are_refused_machines_are_plain() {
                 .contains("sysctl user.max_user_namespaces"),
             "{description}"
         );
-        return runtime.block_on(stopping(&stage));
+        return runtime.block_on(nobody_is_left_behind(&stage));
     }
     let forbid = r#"echo 0 > /proc/sys/user/max_pid_namespaces && exec "$0" "$@""#;
     let around = ["unshare", "--user", "--map-root-user", "sh", "-c", forbid];
@@ -714,7 +930,7 @@ fn where_namespaces_are_refused_machines_are_plain() {
         return eprintln!("not on this host");
     }
     let user = nix::unistd::geteuid().as_raw();
-    Again::new("where_namespaces_are_refused_machines_are_plain").run(&around, user, |_| ());
+    Again::new("process::where_namespaces_are_refused_machines_are_plain").run(&around, user, |_| ());
 }
 
 /// Where caller and shim are killed at once, control groups let the next caller clear what is left.
@@ -722,7 +938,7 @@ fn where_namespaces_are_refused_machines_are_plain() {
 async fn the_next_caller_clears_what_a_killed_shim_left() {
     let want = Want {
         isolation: Some(Isolation::Plain),
-        freezing: Some(Freezing::CgroupV2),
+        suspending: Some(Suspending::CgroupV2),
     };
     let Some(stage) = Stage::new(want).await else {
         return;
@@ -763,7 +979,7 @@ async fn a_program_that_is_no_shim_is_told_apart() {
 async fn left_to_itself_the_driver_picks_what_works() {
     let stage = Stage::new(Want::default()).await.unwrap();
     assert_eq!(stage.start(&["exit", "3"]).await.wait().await, Exit::Code(3));
-    let description = stage.driver.describe().to_string();
+    let description = stage.driver().describe().to_string();
     assert!(description.contains("suspended by"), "{description}");
 }
 
@@ -771,8 +987,8 @@ async fn left_to_itself_the_driver_picks_what_works() {
 async fn a_prepared_shim_is_used_once_and_replaced_when_dead() {
     let stage = Stage::new(Want::default()).await.unwrap();
     for code in 1..4 {
-        stage.driver.prepare().unwrap();
-        stage.driver.prepare().unwrap();
+        stage.driver().prepare().unwrap();
+        stage.driver().prepare().unwrap();
         let waiting = children();
         assert_eq!(waiting.len(), 1, "one shim waits");
         if code == 2 {

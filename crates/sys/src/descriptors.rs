@@ -1,0 +1,71 @@
+//! Descriptors: watched by tokio, copied above a number, taken over from whoever started this process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::{checked, owned};
+
+/// Lets tasks wait until `fd` is ready; to be called within a tokio runtime. What is read or written must be in
+/// non-blocking mode.
+///
+/// # Errors
+/// When the descriptor cannot be watched.
+pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open descriptor for as long as it lives, and the `AsyncFd` owns it: nothing
+    // here takes it out or hands out more than a borrow.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
+
+/// An owned copy of `file` with a number of at least `least`, closed on exec.
+///
+/// # Errors
+/// When no more descriptors can be had.
+pub fn copy_above(file: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let number = checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) }.into())?;
+    owned(number)
+}
+
+/// Takes an inherited descriptor over; `None` where the number is not open.
+#[must_use]
+pub fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: `fcntl` with `F_SETFD` takes a number, open or not, and touches no memory.
+    let open = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+    // SAFETY: the number is open, was given to this process by whoever started it, and is taken over once, at boot.
+    (number > 2 && open).then(|| unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// An empty file that nothing can be read from and whose writes vanish.
+///
+/// # Errors
+/// When the system has no `/dev/null`.
+pub fn null() -> io::Result<OwnedFd> {
+    File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map(OwnedFd::from)
+}
+
+/// Waits until `fds` have something to read or their peer is gone, at most `limit_ms` (-1: no limit).
+///
+/// # Errors
+/// When the kernel has no memory for it.
+pub fn poll(fds: &[BorrowedFd<'_>], limit_ms: i32) -> io::Result<Vec<bool>> {
+    let mut asked: Vec<PollFd<'_>> = fds
+        .iter()
+        .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN))
+        .collect();
+    let limit = PollTimeout::try_from(limit_ms).map_err(io::Error::other)?;
+    match nix::poll::poll(&mut asked, limit) {
+        Ok(_) => Ok(asked.iter().map(|fd| fd.any().unwrap_or(true)).collect()),
+        Err(Errno::EINTR) => Ok(vec![false; fds.len()]),
+        Err(errno) => Err(errno.into()),
+    }
+}
