@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use suijuris_custody::clock::Clock;
 use suijuris_door::{Config, serve};
-use suijuris_runtime::clock::Clock;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -9,7 +9,7 @@ use suijuris_core::inputs::{Host, Inputs, Principal};
 use suijuris_core::lineage::{Body, Decision, Mutated, Phase, Unsealed};
 use suijuris_core::memory::{Change, Value, Write};
 use suijuris_core::time::{Now, Timestamp};
-use suijuris_runtime::patch::{self, Parsed};
+use suijuris_custody::patch::{self, Parsed};
 use suijuris_store::{Draft, Secret, Sign, Writer};
 
 /// What became of a write.

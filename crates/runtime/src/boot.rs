@@ -21,7 +21,6 @@ use suijuris_api::control::FromRuntime;
 use suijuris_store::ObjectDir;
 use tokio::sync::mpsc;
 
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::judge::GateJudge;
 use crate::ledger::Ledger;
@@ -29,6 +28,7 @@ use crate::pid1::{self, Role, Signals};
 use crate::report::Reports;
 use crate::shell::Left;
 use crate::sys;
+use suijuris_custody::clock::Clock;
 
 use self::broken::refuse_all;
 use self::house::House;

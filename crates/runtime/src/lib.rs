@@ -10,29 +10,25 @@ use std::process::ExitCode;
 
 pub mod agent;
 mod boot;
-pub mod clock;
 pub mod config;
-pub mod holding;
 pub mod holds;
 pub mod inbox;
 pub mod intake;
 pub mod judge;
 pub mod ledger;
-pub mod patch;
 pub mod pid1;
 pub mod remain;
 pub mod report;
 pub mod resident;
 mod shell;
 mod sys;
-pub mod witness;
 pub mod words;
 pub mod workload;
 
 pub use suijuris_callers as callers;
 pub use suijuris_core::refusals;
 
-use report::chain;
+use suijuris_custody::chain;
 
 /// Runs `suijuris-init` with these arguments, without the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {

@@ -24,15 +24,15 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::agent::Feed;
 use crate::callers::Callers;
-use crate::clock::{Clock, Continuity, ResumeDetector};
 use crate::config::Launch;
-use crate::holding::Holding;
 use crate::holds::{self, Holds};
 use crate::inbox::Inbox;
 use crate::intake::Intake;
 use crate::ledger::Ledger;
 use crate::refusals::Refusals;
 use crate::report::Reports;
+use suijuris_custody::clock::{Clock, Continuity, ResumeDetector};
+use suijuris_custody::holding::Holding;
 
 /// The resident object.
 #[derive(Debug)]

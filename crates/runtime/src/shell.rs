@@ -21,9 +21,9 @@ use tokio::task::JoinSet;
 use crate::judge::GateJudge;
 use crate::ledger::{self};
 use crate::pid1;
-use crate::report::chain;
 use crate::resident::Resident;
 use crate::workload::{self, NotReady, Output, Placement, Running};
+use suijuris_custody::chain;
 
 /// How the runtime ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The system calls that no safe wrapper offers; the one file of this crate with `unsafe`.
 //!
-//! Called by `workload`, `pid1` and `clock`. Nothing here decides anything.
+//! Called by `workload` and `pid1`. Nothing here decides anything.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -23,15 +23,6 @@ fn checked(result: c_long) -> io::Result<c_long> {
     } else {
         Ok(result)
     }
-}
-
-/// Whether the kernel says that the wall clock is synchronised; `None` where it does not say.
-pub(crate) fn clock_synced() -> Option<bool> {
-    // SAFETY: `timex` is plain integers, for which zero is a value; `modes` zero only reads.
-    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a live, writable `timex`.
-    let state = unsafe { libc::adjtimex(&raw mut timex) };
-    (state >= 0).then_some(timex.status & libc::STA_UNSYNC == 0)
 }
 
 /// A descriptor that becomes readable when process `pid` ends (Linux 5.3), known to the event loop.

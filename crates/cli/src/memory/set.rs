@@ -9,7 +9,7 @@ use suijuris_api::verdict;
 use suijuris_core::inputs::{Host, Principal};
 use suijuris_core::lineage::{Body, Refused};
 use suijuris_core::time::Span;
-use suijuris_runtime::patch;
+use suijuris_custody::patch;
 
 use crate::depots::Which;
 use crate::held::{self, Held, Taken};

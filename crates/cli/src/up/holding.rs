@@ -17,11 +17,11 @@ use suijuris_core::lineage::{Body, Invariant, Quarantined};
 use suijuris_core::manifest::Manifest;
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
+use suijuris_custody::chain;
+use suijuris_custody::clock::{Clock, Continuity, ResumeDetector};
+use suijuris_custody::holding::{FOLLOW_WITHIN, code_of, follow, fresh_id, in_words, newest};
+use suijuris_custody::witness::{News, Opening, Witness, publish};
 use suijuris_depot::{Attendance, Depot, Own, relay};
-use suijuris_runtime::clock::{Clock, Continuity, ResumeDetector};
-use suijuris_runtime::holding::{FOLLOW_WITHIN, code_of, follow, fresh_id, in_words, newest};
-use suijuris_runtime::report::chain;
-use suijuris_runtime::witness::{News, Opening, Witness, publish};
 use suijuris_store::{Depth, ObjectDir, Reader, Writer, capsule};
 
 use super::say::Say;

@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 use crate::intake::Intake;
 use crate::ledger::BootError;
-use crate::report::chain;
 use crate::shell::Left;
+use suijuris_custody::chain;
 
 use super::HANDED_OVER;
 use super::house::House;

@@ -20,17 +20,18 @@ use tokio::sync::mpsc;
 
 use crate::agent;
 use crate::callers::Callers;
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::judge::GateJudge;
 use crate::ledger::{BootError, Ledger, Sign};
 use crate::pid1::Signals;
 use crate::remain;
-use crate::report::{Reports, chain};
+use crate::report::Reports;
 use crate::resident::{Parts, Resident};
 use crate::shell::{Left, Shell};
 use crate::workload::{Placement, free_port};
+use suijuris_custody::chain;
+use suijuris_custody::clock::Clock;
 
 use super::broken::CODE_BROKEN_OBJECT;
 use super::owner::{hear, obey};

@@ -16,12 +16,13 @@ use suijuris_depot::Depot;
 use suijuris_depot::relay::Client;
 use suijuris_gate::{Control, Phase as GatePhase};
 
-use crate::holding::{self, Holding, Means};
 use crate::ledger::{Ledger, Sign};
-use crate::report::{Reports, chain};
+use crate::report::Reports;
 use crate::resident::Resident;
 use crate::shell::Left;
-use crate::witness::{Claimed, News};
+use suijuris_custody::chain;
+use suijuris_custody::holding::{self, Holding, Means};
+use suijuris_custody::witness::{Claimed, News};
 
 use super::broken::answer_all;
 use super::descriptor;

@@ -11,8 +11,8 @@ use suijuris_core::lineage::{Body, Mutated};
 use suijuris_core::memory::{Change, Plain, Write};
 
 use crate::ledger::{self, Sign};
-use crate::patch;
-use crate::report::chain;
+use suijuris_custody::chain;
+use suijuris_custody::patch;
 
 use super::Resident;
 

@@ -16,13 +16,13 @@ use suijuris_core::manifest::Witness as Strength;
 use suijuris_core::memory::Schema;
 use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::witness::{HolderId, Mark, Point, Purpose, Terms, VERSION, Verdict};
+use suijuris_custody::clock::Clock;
+use suijuris_custody::witness::{
+    ClaimError, History, News, Opening, PublishError, Uncovered, Witness, publish,
+};
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
 use suijuris_depot::{Depot, Own, Swap};
-use suijuris_runtime::clock::Clock;
-use suijuris_runtime::witness::{
-    ClaimError, History, News, Opening, PublishError, Uncovered, Witness, publish,
-};
 use suijuris_store::restore::{restoration, restore, settle};
 use suijuris_store::{Depth, Draft, Founding, ObjectDir, Reader, Sign, Sizes, StageError, Writer, found};
 

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::{ClaimError, Claimed, History, Lease, News, Opening, Order};
+use crate::chain;
 use crate::clock;
-use crate::report::chain;
 
 /// The thread's ends of what connects it with the handle.
 pub(super) struct Ends {
