@@ -16,7 +16,7 @@ use suijuris_depot::{Depot, Own, Presence};
 use suijuris_store::{ObjectDir, Writer};
 
 use crate::clock;
-use crate::witness::{ClaimError, Claimed, Lease, News, Opening, Uncovered, Witness};
+use crate::witness::{ClaimError, Claimed, Config, Lease, LeaseEvent, Uncovered, Witness};
 
 /// Time that a write waits for the mark where the witness is optional and marks cost nothing. Then it is acknowledged all the
 /// same, as the bundle says.
@@ -117,7 +117,7 @@ impl Holding {
         let Means { depot, id, who } = means;
         let newest = newest(writer);
         let prompt = depot.pace().is_zero();
-        let opening = Opening {
+        let opening = Config {
             object: writer.published().head().object,
             id,
             who,
@@ -200,7 +200,7 @@ impl Holding {
         match (&self.witness, self.strength) {
             (Some(witness), Strength::Required) => {
                 let mut news = witness.news();
-                let over = news.wait_for(|news| matches!(news, News::Over));
+                let over = news.wait_for(|news| matches!(news, LeaseEvent::Over));
                 tokio::select! {
                     biased;
                     covered = witness.covered(seq) => covered,
@@ -235,7 +235,7 @@ impl Holding {
     }
 
     /// The next news of the lease other than `last`; never without a witness.
-    pub async fn news(&self, last: &News) -> News {
+    pub async fn news(&self, last: &LeaseEvent) -> LeaseEvent {
         if let Some(witness) = &self.witness {
             let mut news = witness.news();
             if let Ok(new) = news.wait_for(|new| new != last).await {

@@ -22,15 +22,15 @@ pub use history::History;
 pub use lease::Lease;
 pub use publish::{PublishError, publish};
 
-/// Orders that wait for the witness's thread at most; whoever gives one more waits.
-const ORDERS: usize = 16;
+/// Commands that wait for the witness's thread at most; whoever gives one more waits.
+const COMMANDS: usize = 16;
 
 /// Stack of the witness's thread: it runs a depot's client.
 const STACK_BYTES: usize = 512 << 10;
 
 /// Who holds which object, and on what terms.
 #[derive(Debug, Clone)]
-pub struct Opening {
+pub struct Config {
     /// The object.
     pub object: ObjectId,
     /// The name of this copy.
@@ -79,7 +79,7 @@ pub enum Uncovered {
 
 /// What last became of the lease.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum News {
+pub enum LeaseEvent {
     /// Nothing since it was had.
     #[default]
     Quiet,
@@ -94,7 +94,7 @@ pub enum News {
 }
 
 #[derive(Debug)]
-enum Order {
+enum Command {
     Claim(Purpose, oneshot::Sender<Result<Claimed, ClaimError>>),
     Thawed(HolderId, u64),
     HandOver(oneshot::Sender<()>),
@@ -106,10 +106,10 @@ enum Order {
 #[derive(Debug)]
 pub struct Witness {
     lease: Lease,
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<Command>,
     newest: watch::Sender<Point>,
     covered: watch::Receiver<Option<u64>>,
-    news: watch::Receiver<News>,
+    news: watch::Receiver<LeaseEvent>,
 }
 
 impl Witness {
@@ -117,19 +117,19 @@ impl Witness {
     ///
     /// # Errors
     /// The system's answer where it starts no thread.
-    pub fn start(opening: Opening, depot: Arc<Own>, history: Arc<dyn History>) -> io::Result<Self> {
-        let (orders, taken) = mpsc::channel(ORDERS);
+    pub fn start(config: Config, depot: Arc<Own>, history: Arc<dyn History>) -> io::Result<Self> {
+        let (commands, taken) = mpsc::channel(COMMANDS);
         let (newest, followed) = watch::channel(opening.newest);
         let (covers, covered) = watch::channel(None);
-        let (tells, news) = watch::channel(News::default());
+        let (tells, news) = watch::channel(LeaseEvent::default());
         let lease = Lease::default();
         let thread = thread::Thread::new(
-            opening,
+            config,
             depot,
             history,
-            thread::Ends {
+            thread::Channels {
                 lease: lease.clone(),
-                orders: taken,
+                commands: taken,
                 newest: followed,
                 covered: covers,
                 news: tells,
@@ -148,7 +148,7 @@ impl Witness {
             })?;
         Ok(Self {
             lease,
-            orders,
+            commands,
             newest,
             covered,
             news,
@@ -169,8 +169,8 @@ impl Witness {
     /// [`ClaimError`]; nothing may run then.
     pub async fn claim(&self, purpose: Purpose) -> Result<Claimed, ClaimError> {
         let (answer, answered) = oneshot::channel();
-        let order = Order::Claim(purpose, answer);
-        self.orders.send(order).await.map_err(|_| ClaimError::Ended)?;
+        let command = Command::Claim(purpose, answer);
+        self.commands.send(command).await.map_err(|_| ClaimError::Ended)?;
         answered.await.unwrap_or(Err(ClaimError::Ended))
     }
 
@@ -192,7 +192,7 @@ impl Witness {
     pub async fn covered(&self, seq: u64) -> Result<(), Uncovered> {
         let (mut covered, mut news) = (self.covered.clone(), self.news.clone());
         let reached = covered.wait_for(|covered| covered.is_some_and(|covered| covered >= seq));
-        let lost = news.wait_for(|news| matches!(news, News::Lost(_)));
+        let lost = news.wait_for(|news| matches!(news, LeaseEvent::Lost(_)));
         tokio::select! {
             biased;
             reached = reached => reached.map(drop).map_err(|_| Uncovered::Ended),
@@ -208,7 +208,7 @@ impl Witness {
 
     /// What becomes of the lease: the newest word is there at once, later ones are waited for.
     #[must_use]
-    pub fn news(&self) -> watch::Receiver<News> {
+    pub fn news(&self) -> watch::Receiver<LeaseEvent> {
         self.news.clone()
     }
 
@@ -219,14 +219,14 @@ impl Witness {
         let era = self.lease.revoke();
         async move {
             // A thread that has ended holds nothing.
-            let _ = self.orders.send(Order::Thawed(id, era)).await;
+            let _ = self.commands.send(Command::Thawed(id, era)).await;
         }
     }
 
     /// Leaves the mark as it is, for another process that goes on with the same depot; returns once nothing more is asked.
     pub async fn hand_over(&self) {
         let (done, over) = oneshot::channel();
-        if self.orders.send(Order::HandOver(done)).await.is_ok() {
+        if self.commands.send(Command::HandOver(done)).await.is_ok() {
             // A thread that has ended asks nothing more either.
             let _ = over.await;
         }
@@ -235,7 +235,7 @@ impl Witness {
     /// Gives the object up, the newest noted record in the mark, within this time; whether the mark says so.
     pub async fn release(&self, within: Duration) -> bool {
         let (done, released) = oneshot::channel();
-        let order = Order::Release(within, done);
-        self.orders.send(order).await.is_ok() && released.await.unwrap_or(false)
+        let command = Command::Release(within, done);
+        self.commands.send(command).await.is_ok() && released.await.unwrap_or(false)
     }
 }

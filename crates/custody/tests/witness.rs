@@ -18,7 +18,7 @@ use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::witness::{HolderId, Mark, Point, Purpose, Terms, VERSION, Verdict};
 use suijuris_custody::clock::Clock;
 use suijuris_custody::witness::{
-    ClaimError, History, News, Opening, PublishError, Uncovered, Witness, publish,
+    ClaimError, Config, History, LeaseEvent, PublishError, Uncovered, Witness, publish,
 };
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
@@ -57,8 +57,8 @@ fn object_id() -> ObjectId {
     ObjectId::of(b"object")
 }
 
-fn opening(id: u8, lease: i64, seq: u64) -> Opening {
-    Opening {
+fn opening(id: u8, lease: i64, seq: u64) -> Config {
+    Config {
         object: object_id(),
         id: HolderId([id; 16]),
         who: format!("copy {id}"),
@@ -73,11 +73,11 @@ fn own(depot: &Arc<dyn Depot>) -> Arc<Own> {
     Arc::new(Own::new(Arc::clone(depot)))
 }
 
-fn start(opening: Opening, depot: &Arc<dyn Depot>) -> Witness {
+fn start(opening: Config, depot: &Arc<dyn Depot>) -> Witness {
     start_on(opening, own(depot))
 }
 
-fn start_on(opening: Opening, own: Arc<Own>) -> Witness {
+fn start_on(opening: Config, own: Arc<Own>) -> Witness {
     let counted = Counted(opening.newest.seq);
     Witness::start(opening, own, Arc::new(counted)).unwrap()
 }
@@ -174,11 +174,11 @@ async fn silence_ends_the_lease_and_an_answer_brings_it_back() {
     wake(&witness).await;
     let mut news = witness.news();
     faults.always(Some(Fault::LostRequest));
-    news.wait_for(|news| *news == News::Expired).await.unwrap();
+    news.wait_for(|news| *news == LeaseEvent::Expired).await.unwrap();
     assert!(!witness.lease().is_good(boot_ns()));
-    news.wait_for(|news| *news == News::Over).await.unwrap();
+    news.wait_for(|news| *news == LeaseEvent::Over).await.unwrap();
     faults.always(None);
-    news.wait_for(|news| *news == News::Renewed).await.unwrap();
+    news.wait_for(|news| *news == LeaseEvent::Renewed).await.unwrap();
     assert!(witness.lease().is_good(boot_ns()));
 }
 
@@ -200,11 +200,13 @@ async fn another_copy_in_its_place_ends_it() {
     }
     let mut news = witness.news();
     let lost = news
-        .wait_for(|news| matches!(news, News::Lost(_)))
+        .wait_for(|news| matches!(news, LeaseEvent::Lost(_)))
         .await
         .unwrap()
         .clone();
-    let News::Lost(evidence) = lost else { panic!() };
+    let LeaseEvent::Lost(evidence) = lost else {
+        panic!()
+    };
     assert_eq!(evidence.witnessed.as_ref().unwrap().seq, 30);
     assert!(!witness.lease().is_good(boot_ns()));
     assert_eq!(witness.covered(9).await, Err(Uncovered::Lost));

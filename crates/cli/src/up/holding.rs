@@ -20,7 +20,7 @@ use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict}
 use suijuris_custody::chain;
 use suijuris_custody::clock::{Clock, Continuity, ResumeDetector};
 use suijuris_custody::holding::{FOLLOW_WITHIN, code_of, follow, fresh_id, in_words, newest};
-use suijuris_custody::witness::{News, Opening, Witness, publish};
+use suijuris_custody::witness::{Config, LeaseEvent, Witness, publish};
 use suijuris_depot::{Attendance, Depot, Own, relay};
 use suijuris_store::{Depth, ObjectDir, Reader, Writer, capsule};
 
@@ -73,7 +73,7 @@ impl Holding {
             }
         };
         let witness = depot.clone().map(|depot: Arc<Own>| {
-            let opening = Opening {
+            let opening = Config {
                 object,
                 id,
                 who: format!("host {}, process {}", super::house::host().id, std::process::id()),
@@ -266,8 +266,8 @@ impl Holding {
     pub(super) async fn lost(&self) -> Event {
         if let Some(witness) = &self.witness {
             let mut news = witness.news();
-            if let Ok(lost) = news.wait_for(|news| matches!(news, News::Lost(_))).await
-                && let News::Lost(evidence) = &*lost
+            if let Ok(lost) = news.wait_for(|news| matches!(news, LeaseEvent::Lost(_))).await
+                && let LeaseEvent::Lost(evidence) = &*lost
             {
                 return refused(Invariant::Twin.as_str(), evidence);
             }

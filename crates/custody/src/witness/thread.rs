@@ -15,17 +15,17 @@ use suijuris_depot::{Depot as _, Own, Presence, Swap, Version};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::{ClaimError, Claimed, History, Lease, News, Opening, Order};
+use super::{ClaimError, Claimed, Command, Config, History, Lease, LeaseEvent};
 use crate::chain;
 use crate::clock;
 
 /// The thread's ends of what connects it with the handle.
-pub(super) struct Ends {
+pub(super) struct Channels {
     pub(super) lease: Lease,
-    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) commands: mpsc::Receiver<Command>,
     pub(super) newest: watch::Receiver<Point>,
     pub(super) covered: watch::Sender<Option<u64>>,
-    pub(super) news: watch::Sender<News>,
+    pub(super) news: watch::Sender<LeaseEvent>,
 }
 
 /// What a question came to.
@@ -38,12 +38,12 @@ struct Answered {
 /// Everything that the loop works with but the keeper.
 pub(super) struct Thread {
     object: ObjectId,
-    opening: Opening,
+    config: Config,
     depot: Arc<Own>,
     history: Arc<dyn History>,
-    ends: Ends,
+    channels: Channels,
     era: u64,
-    postponed: Option<Order>,
+    postponed: Option<Command>,
     asking: JoinSet<Answered>,
     claiming: Vec<oneshot::Sender<Result<Claimed, ClaimError>>>,
     releasing: Vec<oneshot::Sender<bool>>,
@@ -52,13 +52,18 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    pub(super) fn new(opening: Opening, depot: Arc<Own>, history: Arc<dyn History>, ends: Ends) -> Self {
+    pub(super) fn new(
+        config: Config,
+        depot: Arc<Own>,
+        history: Arc<dyn History>,
+        channels: Channels,
+    ) -> Self {
         Self {
-            object: opening.object,
-            opening,
+            object: config.object,
+            config,
             depot,
             history,
-            ends,
+            channels,
             era: 0,
             postponed: None,
             asking: JoinSet::new(),
@@ -71,19 +76,19 @@ impl Thread {
 
     /// Runs until the handle is dropped.
     pub(super) async fn run(mut self) {
-        let Opening {
+        let Config {
             object,
             id,
             who,
             terms,
             newest,
             ..
-        } = &self.opening;
+        } = &self.config;
         let mut keeper = Keeper::new(*object, *id, who, *terms, *newest);
         while let Some(input) = self.next(&keeper).await {
             let (next, effects) = keeper.on(clock::moment(), input);
             keeper = next;
-            self.ends.lease.set(self.era, keeper.good_until());
+            self.channels.lease.set(self.era, keeper.good_until());
             for effect in effects {
                 self.perform(keeper.id(), effect);
             }
@@ -93,13 +98,13 @@ impl Thread {
             }
         }
         // Nobody renews any more: whoever still looks finds the lease over at once.
-        self.ends.lease.set(self.era, None);
+        self.channels.lease.set(self.era, None);
     }
 
     /// What happens next; `None` ends the thread.
     async fn next(&mut self, keeper: &Keeper<Version>) -> Option<Input<Version>> {
-        if let Some(order) = self.postponed.take() {
-            return Some(self.take(order));
+        if let Some(command) = self.postponed.take() {
+            return Some(self.take(command));
         }
         let wait = keeper.wait_until().map(|until| until.since(clock::moment().mono));
         let alarm = async {
@@ -111,18 +116,18 @@ impl Thread {
         tokio::pin!(alarm);
         loop {
             tokio::select! {
-                order = self.ends.orders.recv() => {
-                    let order = order?;
+                command = self.channels.commands.recv() => {
+                    let command = command?;
                     // What was noted before the order was given is known before it is taken.
-                    if !self.ends.newest.has_changed().unwrap_or(false) {
-                        return Some(self.take(order));
+                    if !self.channels.newest.has_changed().unwrap_or(false) {
+                        return Some(self.take(command));
                     }
-                    self.postponed = Some(order);
-                    return Some(Input::Note(*self.ends.newest.borrow_and_update()));
+                    self.postponed = Some(command);
+                    return Some(Input::Note(*self.channels.newest.borrow_and_update()));
                 }
-                changed = self.ends.newest.changed() => {
+                changed = self.channels.newest.changed() => {
                     changed.ok()?;
-                    return Some(Input::Note(*self.ends.newest.borrow_and_update()));
+                    return Some(Input::Note(*self.channels.newest.borrow_and_update()));
                 }
                 Some(answered) = self.asking.join_next(), if !self.asking.is_empty() => match answered {
                     Ok(answered) => return Some(self.hear(answered)),
@@ -134,27 +139,27 @@ impl Thread {
         }
     }
 
-    fn take(&mut self, order: Order) -> Input<Version> {
-        match order {
-            Order::Claim(purpose, answer) => {
+    fn take(&mut self, command: Command) -> Input<Version> {
+        match command {
+            Command::Claim(purpose, answer) => {
                 self.claiming.push(answer);
                 Input::Claim(purpose)
             }
-            Order::Thawed(id, era) => {
+            Command::Thawed(id, era) => {
                 self.era = era;
                 self.answer(&Err(ClaimError::Overtaken));
                 // What is on its way may be under the old name.
                 self.asking.abort_all();
                 Input::Thawed(id)
             }
-            Order::HandOver(done) => {
+            Command::HandOver(done) => {
                 self.answer(&Err(ClaimError::Overtaken));
                 // What is on its way is given up.
                 self.asking.abort_all();
                 self.handing_over.push(done);
                 Input::HandOver
             }
-            Order::Release(within, released) => {
+            Command::Release(within, released) => {
                 self.releasing.push(released);
                 Input::Release(within)
             }
@@ -252,16 +257,16 @@ impl Thread {
             Notice::Verdict(verdict) => {
                 if matches!(verdict, Verdict::Agrees(_)) {
                     // Whatever became of an earlier lease.
-                    self.tell(News::Quiet);
+                    self.tell(LeaseEvent::Quiet);
                 }
                 let trouble = self.trouble.clone();
                 self.answer(&Ok(Claimed { verdict, trouble }));
             }
-            Notice::Covered(seq) => drop(self.ends.covered.send_replace(Some(seq))),
-            Notice::Expired => self.tell(News::Expired),
-            Notice::Renewed => self.tell(News::Renewed),
-            Notice::Over => self.tell(News::Over),
-            Notice::Lost(evidence) => self.tell(News::Lost(evidence.into())),
+            Notice::Covered(seq) => drop(self.channels.covered.send_replace(Some(seq))),
+            Notice::Expired => self.tell(LeaseEvent::Expired),
+            Notice::Renewed => self.tell(LeaseEvent::Renewed),
+            Notice::Over => self.tell(LeaseEvent::Over),
+            Notice::Lost(evidence) => self.tell(LeaseEvent::Lost(evidence.into())),
             Notice::Released(clean) => {
                 for releasing in self.releasing.drain(..) {
                     // Whoever asked may not wait any more.
@@ -271,8 +276,8 @@ impl Thread {
         }
     }
 
-    fn tell(&self, news: News) {
-        self.ends.news.send_replace(news);
+    fn tell(&self, news: LeaseEvent) {
+        self.channels.news.send_replace(news);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::resident::Resident;
 use crate::shell::Left;
 use suijuris_custody::chain;
 use suijuris_custody::holding::{self, Holding, Means};
-use suijuris_custody::witness::{Claimed, News};
+use suijuris_custody::witness::{Claimed, LeaseEvent};
 
 use super::broken::answer_all;
 use super::descriptor;
@@ -157,13 +157,13 @@ async fn shut_away(house: &House, ledger: &Ledger, code: &str, evidence: &Eviden
 /// Follows the lease: holds the gate while it does not hold, and ends the machine when another copy has the object or
 /// serving has been over for too long.
 pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> Left {
-    let mut last = News::Quiet;
+    let mut last = LeaseEvent::Quiet;
     loop {
         last = resident.holding().news(&last).await;
         let active = resident.phase() == Phase::Active;
         match &last {
-            News::Quiet => {}
-            News::Expired if active => {
+            LeaseEvent::Quiet => {}
+            LeaseEvent::Expired if active => {
                 gate.set(GatePhase::Holding);
                 resident.reports().event(Report::Error {
                     code: CODE_DEPOT.to_owned(),
@@ -172,11 +172,11 @@ pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> Left 
                             .to_owned(),
                 });
             }
-            News::Renewed if active => gate.set(GatePhase::Open),
-            News::Expired | News::Renewed => {}
-            News::Over if active => leave(&resident),
-            News::Over => return Left::Refused,
-            News::Lost(evidence) => {
+            LeaseEvent::Renewed if active => gate.set(GatePhase::Open),
+            LeaseEvent::Expired | LeaseEvent::Renewed => {}
+            LeaseEvent::Over if active => leave(&resident),
+            LeaseEvent::Over => return Left::Refused,
+            LeaseEvent::Lost(evidence) => {
                 gate.set(GatePhase::Closed);
                 resident.reports().event(refused(CODE_TWIN, evidence));
                 return Left::Refused;
