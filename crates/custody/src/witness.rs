@@ -1,32 +1,29 @@
-//! The witness, as the object's own thread sees it: one atomic to look at before anything is served, and questions that
-//! are answered by a thread of its own, so that nothing the object does delays a renewal.
+//! The witness, as whoever holds an object sees it: one atomic to look at before anything is served, and questions that
+//! are answered on the thread of the process's one [`Service`], so that nothing an object does delays a renewal.
 //!
-//! The protocol is `core::witness`; `thread` performs what its keeper says on a depot, `publish` leaves in the depot what
-//! doors and importers read while the object sleeps. Who calls: `boot`, `shell`, `judge`, and `up`.
+//! The protocol is `core::witness`; `task` performs what one object's keeper says on a depot, `publish` leaves in the
+//! depot what doors and importers read while the object sleeps. Who calls: `claim` alone; tests.
 
 mod history;
 mod lease;
 mod publish;
-mod thread;
+mod service;
+mod task;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_core::ObjectId;
 use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
-use suijuris_depot::Own;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use history::History;
 pub use lease::Lease;
 pub use publish::{PublishError, publish};
+pub use service::Service;
 
-/// Commands that wait for the witness's thread at most; whoever gives one more waits.
+/// Commands that wait for the service at most; whoever gives one more waits.
 const COMMANDS: usize = 16;
-
-/// Stack of the witness's thread: it runs a depot's client.
-const STACK_BYTES: usize = 512 << 10;
 
 /// Who holds which object, and on what terms.
 #[derive(Debug, Clone)]
@@ -61,8 +58,8 @@ pub enum ClaimError {
     /// A pause was found meanwhile.
     #[error("the machine was paused while the witness was asked; ask again")]
     Overtaken,
-    /// The thread has ended.
-    #[error("the thread that asks the witness has ended; start the object again")]
+    /// Its task has ended.
+    #[error("the witness is asked no more: start the object again")]
     Ended,
 }
 
@@ -72,8 +69,8 @@ pub enum Uncovered {
     /// Another copy has the object.
     #[error("another copy has the object")]
     Lost,
-    /// The thread has ended.
-    #[error("the thread that asks the witness has ended; start the object again")]
+    /// Its task has ended.
+    #[error("the witness is asked no more: start the object again")]
     Ended,
 }
 
@@ -101,7 +98,7 @@ enum Command {
     Release(Duration, oneshot::Sender<bool>),
 }
 
-/// The witness of one running copy. Dropping it ends its thread; the object stays held until its lease is over, or its
+/// The witness of one running copy. Dropping it ends its task; the object stays held until its lease is over, or its
 /// presence ends with its depot.
 #[derive(Debug)]
 pub struct Witness {
@@ -110,51 +107,11 @@ pub struct Witness {
     newest: watch::Sender<Point>,
     covered: watch::Receiver<Option<u64>>,
     news: watch::Receiver<LeaseEvent>,
+    /// Its thread runs as long as somebody has a witness of it.
+    _service: Service,
 }
 
 impl Witness {
-    /// Starts the thread. Nothing is asked before the first claim.
-    ///
-    /// # Errors
-    /// The system's answer where it starts no thread.
-    pub fn start(config: Config, depot: Arc<Own>, history: Arc<dyn History>) -> io::Result<Self> {
-        let (commands, taken) = mpsc::channel(COMMANDS);
-        let (newest, followed) = watch::channel(opening.newest);
-        let (covers, covered) = watch::channel(None);
-        let (tells, news) = watch::channel(LeaseEvent::default());
-        let lease = Lease::default();
-        let thread = thread::Thread::new(
-            config,
-            depot,
-            history,
-            thread::Channels {
-                lease: lease.clone(),
-                commands: taken,
-                newest: followed,
-                covered: covers,
-                news: tells,
-            },
-        );
-        let tokio = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        std::thread::Builder::new()
-            .name("witness".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                tokio.block_on(thread.run());
-                // A question to the disk may hang; nobody waits for its answer any more.
-                tokio.shutdown_background();
-            })?;
-        Ok(Self {
-            lease,
-            commands,
-            newest,
-            covered,
-            news,
-        })
-    }
-
     /// Until when the object may serve; for the judge. Good for nothing before the first claim.
     #[must_use]
     pub fn lease(&self) -> Lease {
@@ -218,7 +175,7 @@ impl Witness {
     pub fn thawed(&self, id: HolderId) -> impl Future<Output = ()> + '_ {
         let era = self.lease.revoke();
         async move {
-            // A thread that has ended holds nothing.
+            // A task that has ended holds nothing.
             let _ = self.commands.send(Command::Thawed(id, era)).await;
         }
     }
@@ -227,7 +184,7 @@ impl Witness {
     pub async fn hand_over(&self) {
         let (done, over) = oneshot::channel();
         if self.commands.send(Command::HandOver(done)).await.is_ok() {
-            // A thread that has ended asks nothing more either.
+            // A task that has ended asks nothing more either.
             let _ = over.await;
         }
     }

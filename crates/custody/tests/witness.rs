@@ -79,7 +79,7 @@ fn start(opening: Config, depot: &Arc<dyn Depot>) -> Witness {
 
 fn start_on(opening: Config, own: Arc<Own>) -> Witness {
     let counted = Counted(opening.newest.seq);
-    Witness::start(opening, own, Arc::new(counted)).unwrap()
+    Service::start().unwrap().open(opening, own, Arc::new(counted))
 }
 
 async fn wake(witness: &Witness) -> Verdict {

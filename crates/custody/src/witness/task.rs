@@ -1,8 +1,8 @@
-//! The witness's thread: one event loop that feeds the keeper and performs what it says.
+//! One object's share of the witness service: a task that feeds its keeper and performs what that says.
 //!
 //! The end of the lease is set before anything the keeper says is done, so that whoever hears of a loss has stopped
 //! serving already. Each question runs as a task of its own with the time that the keeper gives it; one that panics ends
-//! the thread, and with it the renewals.
+//! this task, and with it the renewals of this one object.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::{ClaimError, Claimed, Command, Config, History, Lease, LeaseEvent};
 use crate::chain;
 use crate::clock;
 
-/// The thread's ends of what connects it with the handle.
+/// The task's ends of what connects it with the handle.
 pub(super) struct Channels {
     pub(super) lease: Lease,
     pub(super) commands: mpsc::Receiver<Command>,
@@ -36,7 +36,7 @@ struct Answered {
 }
 
 /// Everything that the loop works with but the keeper.
-pub(super) struct Thread {
+pub(super) struct Task {
     object: ObjectId,
     config: Config,
     depot: Arc<Own>,
@@ -51,7 +51,7 @@ pub(super) struct Thread {
     trouble: Option<String>,
 }
 
-impl Thread {
+impl Task {
     pub(super) fn new(
         config: Config,
         depot: Arc<Own>,
@@ -97,11 +97,9 @@ impl Thread {
                 let _ = done.send(());
             }
         }
-        // Nobody renews any more: whoever still looks finds the lease over at once.
-        self.channels.lease.set(self.era, None);
     }
 
-    /// What happens next; `None` ends the thread.
+    /// What happens next; `None` ends the task.
     async fn next(&mut self, keeper: &Keeper<Version>) -> Option<Input<Version>> {
         if let Some(command) = self.postponed.take() {
             return Some(self.take(command));
@@ -278,6 +276,13 @@ impl Thread {
 
     fn tell(&self, news: LeaseEvent) {
         self.channels.news.send_replace(news);
+    }
+}
+
+impl Drop for Task {
+    /// Nobody renews any more, however it came to that: whoever still looks finds the lease over at once.
+    fn drop(&mut self) {
+        self.channels.lease.set(self.era, None);
     }
 }
 
