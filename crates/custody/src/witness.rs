@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_core::ObjectId;
-use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
+use suijuris_core::witness::{Evidence, HolderId, Lent, Point, Purpose, Terms, Verdict};
+use suijuris_depot::Version;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use history::History;
@@ -38,6 +39,8 @@ pub struct Config {
     pub terms: Terms,
     /// The newest durable record.
     pub newest: Point,
+    /// What this copy goes on with, awake, where another process claimed the object for it.
+    pub lent: Option<Lent<Version>>,
 }
 
 /// Answer to a claim.
@@ -94,7 +97,7 @@ pub enum LeaseEvent {
 enum Command {
     Claim(Purpose, oneshot::Sender<Result<Claimed, ClaimError>>),
     Thawed(HolderId, u64),
-    HandOver(oneshot::Sender<()>),
+    HandOver(oneshot::Sender<Option<Lent<Version>>>),
     Release(Duration, oneshot::Sender<bool>),
 }
 
@@ -180,13 +183,13 @@ impl Witness {
         }
     }
 
-    /// Leaves the mark as it is, for another process that goes on with the same depot; returns once nothing more is asked.
-    pub async fn hand_over(&self) {
+    /// Leaves the mark as it is, for another process that goes on with the same depot; returns once nothing more is asked,
+    /// with what that process can go on with where this one claimed the object to wake it.
+    pub async fn hand_over(&self) -> Option<Lent<Version>> {
         let (done, over) = oneshot::channel();
-        if self.commands.send(Command::HandOver(done)).await.is_ok() {
-            // A task that has ended asks nothing more either.
-            let _ = over.await;
-        }
+        // A task that has ended asks nothing more either.
+        self.commands.send(Command::HandOver(done)).await.ok()?;
+        over.await.ok().flatten()
     }
 
     /// Gives the object up, the newest noted record in the mark, within this time; whether the mark says so.

@@ -18,7 +18,7 @@ use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::witness::{HolderId, Mark, Point, Purpose, Terms, VERSION, Verdict};
 use suijuris_custody::clock::Clock;
 use suijuris_custody::witness::{
-    ClaimError, Config, History, LeaseEvent, PublishError, Uncovered, Witness, publish,
+    ClaimError, Config, History, LeaseEvent, PublishError, Service, Uncovered, Witness, publish,
 };
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
@@ -64,6 +64,7 @@ fn opening(id: u8, lease: i64, seq: u64) -> Config {
         who: format!("copy {id}"),
         terms: Terms::new(Strength::Required, Span(lease), Span(0), Duration::ZERO),
         newest: point(seq),
+        lent: None,
     }
 }
 
@@ -124,6 +125,30 @@ async fn of_two_copies_one_serves_and_the_other_is_told_who() {
     while !matches!(wake(&second).await, Verdict::Agrees(5)) {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn who_is_lent_a_claim_goes_on_with_it_and_asks_nothing() {
+    let (faulty, depot) = faulty();
+    let session = own(&depot);
+    let lender = start_on(opening(1, LONG, 8), session.clone());
+    assert_eq!(wake(&lender).await, Verdict::Agrees(4));
+    let lent = lender.hand_over().await;
+    assert!(lent.is_some() && !lender.lease().is_good(boot_ns()));
+    let before = faulty.calls().len();
+    let borrower = start_on(
+        Config {
+            lent,
+            ..opening(1, LONG, 8)
+        },
+        session,
+    );
+    assert!(borrower.lease().is_good(boot_ns()), "at once");
+    assert_eq!((borrower.covers(), faulty.calls().len()), (Some(8), before));
+    borrower.note(point(9));
+    borrower.covered(9).await.unwrap();
+    assert_eq!(faulty.calls()[before..], [Call::Swap]);
+    assert_eq!(mark(&depot).await.epoch, 4);
 }
 
 #[tokio::test]
@@ -333,7 +358,8 @@ async fn an_older_copy_and_a_copy_whose_history_cannot_be_read_do_not_run() {
         wake(&start(opening(2, LONG, 25), &depot)).await,
         Verdict::Agrees(_)
     ));
-    let unreadable = Witness::start(opening(3, LONG, 30), own(&depot), Arc::new(Unreadable)).unwrap();
+    let service = Service::start().unwrap();
+    let unreadable = service.open(opening(3, LONG, 30), own(&depot), Arc::new(Unreadable));
     let error = unreadable.claim(Purpose::Wake).await.unwrap_err();
     assert_eq!(error, ClaimError::History("the disk is on fire".to_owned()));
 }

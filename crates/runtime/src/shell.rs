@@ -133,6 +133,7 @@ impl Shell {
                 self.resident.reports().event(Report::Boot {
                     step: "serve".to_owned(),
                 });
+                self.resident.may_answer().await;
                 self.gate.set(GatePhase::Open);
             }
             // Until it is frozen the gate stays shut as it drained: it takes nobody into a machine that stands still.
@@ -173,9 +174,9 @@ impl Shell {
     }
 
     async fn decide_again(&self) -> Event {
-        let holding = self.resident.holding();
-        let asked = match holding.thawed().await {
-            Ok(()) => holding.claim().await.map(drop).map_err(|error| chain(&error)),
+        let claim = self.resident.claim();
+        let asked = match claim.resumed().await {
+            Ok(()) => claim.wake().await.map(drop).map_err(|error| chain(&error)),
             Err(error) => Err(chain(&error)),
         };
         if let Err(message) = asked {

@@ -72,9 +72,11 @@ impl Service {
             covered: covers,
             news: tells,
         };
-        let task = Task::new(config, depot, history, channels);
+        let mut task = Task::new(config, depot, history, channels);
+        // Before anybody looks at the lease.
+        let keeper = task.begin();
         // Ended by dropping the witness, or with the thread.
-        drop(self.0.tokio.spawn(task.run()));
+        drop(self.0.tokio.spawn(task.run(keeper)));
         Witness {
             lease,
             commands,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use suijuris_core::ObjectId;
 use suijuris_core::witness::{
-    Effect, Failure, HolderId, Input, Keeper, Mark, Notice, Point, Swapped, Verdict,
+    Effect, Failure, HolderId, Input, Keeper, Lent, Mark, Notice, Point, Swapped, Verdict,
 };
 use suijuris_depot::{Depot as _, Own, Presence, Swap, Version};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -47,7 +47,7 @@ pub(super) struct Task {
     asking: JoinSet<Answered>,
     claiming: Vec<oneshot::Sender<Result<Claimed, ClaimError>>>,
     releasing: Vec<oneshot::Sender<bool>>,
-    handing_over: Vec<oneshot::Sender<()>>,
+    handing_over: Vec<oneshot::Sender<Option<Lent<Version>>>>,
     trouble: Option<String>,
 }
 
@@ -75,17 +75,9 @@ impl Task {
     }
 
     /// Runs until the handle is dropped.
-    pub(super) async fn run(mut self) {
-        let Config {
-            object,
-            id,
-            who,
-            terms,
-            newest,
-            ..
-        } = &self.config;
-        let mut keeper = Keeper::new(*object, *id, who, *terms, *newest);
+    pub(super) async fn run(mut self, mut keeper: Keeper<Version>) {
         while let Some(input) = self.next(&keeper).await {
+            let lent = keeper.lent();
             let (next, effects) = keeper.on(clock::moment(), input);
             keeper = next;
             self.channels.lease.set(self.era, keeper.good_until());
@@ -94,9 +86,29 @@ impl Task {
             }
             for done in self.handing_over.drain(..) {
                 // Whoever asked may not wait any more.
-                let _ = done.send(());
+                let _ = done.send(lent.clone());
             }
         }
+    }
+
+    /// The keeper, which has nothing or goes on with what was lent.
+    pub(super) fn begin(&mut self) -> Keeper<Version> {
+        let Config {
+            object,
+            id,
+            who,
+            terms,
+            newest,
+            lent,
+        } = &mut self.config;
+        let Some(lent) = lent.take() else {
+            return Keeper::new(*object, *id, who, *terms, *newest);
+        };
+        let covered = lent.mark.seq;
+        let keeper = Keeper::from_lent(*object, *id, who, *terms, *newest, lent);
+        self.channels.lease.set(self.era, keeper.good_until());
+        self.channels.covered.send_replace(Some(covered));
+        keeper
     }
 
     /// What happens next; `None` ends the task.

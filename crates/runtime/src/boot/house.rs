@@ -31,6 +31,7 @@ use crate::resident::{Parts, Resident};
 use crate::shell::{Left, Shell};
 use crate::workload::{Placement, free_port};
 use suijuris_custody::chain;
+use suijuris_custody::claim::Answer;
 use suijuris_custody::clock::Clock;
 
 use super::broken::CODE_BROKEN_OBJECT;
@@ -79,32 +80,28 @@ impl House {
             Ok(depot) => depot,
             Err(why) => return Err((Box::new(self), BootError::Depot(why))),
         };
-        let holding = match witnessing::holding(&self, depot.clone(), &ledger, &bundle) {
-            Ok(holding) => holding,
+        let (claim, since) = match witnessing::claim(&self, depot.clone(), &ledger, &bundle).await {
+            Ok(claimed) => claimed,
             Err(why) => return Err((Box::new(self), BootError::Depot(why))),
         };
         // Before the first record: a copy that is not the object writes nothing.
         step("witness");
-        let detector = self.clock.detector();
-        match holding.claim().await {
-            Ok(None) => {}
-            Ok(Some(claimed)) => match claimed.verdict.evidence() {
-                Some(evidence) => {
-                    return Ok(witnessing::refuse_copy(
-                        self,
-                        &ledger,
-                        depot.as_deref(),
-                        &claimed.verdict,
-                        evidence,
-                    )
-                    .await);
-                }
-                None => witnessing::say_absent(&self.reports, &claimed),
-            },
+        let detector = match since {
+            Some(reading) => self.clock.detector_since(reading),
+            None => self.clock.detector(),
+        };
+        let answer = match since {
+            Some(_) => Ok(Answer::Ours),
+            None => claim.wake().await,
+        };
+        match answer {
+            Ok(Answer::Ours) => {}
+            Ok(Answer::Unasked(why)) => witnessing::say_unasked(&self.reports, &why),
+            Ok(Answer::Refused(copy)) => return Ok(witnessing::refuse_copy(self, &ledger, &copy).await),
             Err(error) => return Err((Box::new(self), BootError::Depot(chain(&error)))),
         }
         let now = ledger.now(self.clock.reading());
-        match ledger.settle_crash(now.at).await {
+        match ledger.record_crash(now.at).await {
             Ok(true) => self.reports.event(Report::Boot {
                 step: "unsealed".to_owned(),
             }),
@@ -143,7 +140,7 @@ impl House {
             clock: self.clock.clone(),
             host: self.config.launch.host.clone(),
             callers,
-            holding,
+            claim,
             detector,
             inbox,
             traffic: gate.traffic(),
@@ -217,7 +214,7 @@ impl House {
             () = hear(self.channel, hand_over, resident.clone()) => Left::Broken,
         };
         if self.config.launch.holder.is_none() && matches!(left, Left::Dormant) {
-            resident.holding().release().await;
+            resident.claim().release().await;
         }
         let _ = std::fs::remove_file(&self.config.agent_socket);
         left

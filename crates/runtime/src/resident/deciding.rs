@@ -16,26 +16,17 @@ impl Resident {
     #[must_use]
     pub fn launch_inputs(&self) -> Inputs {
         let launch = self.launch.borrow().clone();
-        let principal = match launch.by.as_str() {
-            "caller" => Principal::Caller(Box::new(launch.caller.unwrap_or_default())),
-            "timer" => Principal::Timer,
-            "controller" => {
-                Principal::Controller(self.ledger.published(|state| state.head().controllers.clone()))
-            }
-            _ => Principal::Host,
-        };
-        let mut inputs = self.inputs(principal);
+        let mut inputs = self.inputs(launch.principal);
         inputs.trigger = Some(launch.trigger);
         inputs.request = launch.request;
-        inputs.standing.witness = self.holding.witnessed();
+        inputs.standing.witness = self.claim.witnessed();
         inputs
     }
 
     /// Facts that every decision has.
     #[must_use]
     pub fn inputs(&self, principal: Principal) -> Inputs {
-        let mut inputs = Inputs::new(self.now(), principal);
-        inputs.host = self.host.clone();
+        let mut inputs = Inputs::new(self.now(), principal, self.host.clone());
         inputs.holds = self.holds.names(Instant::now());
         inputs.pending = self.inbox.waiting();
         inputs
