@@ -46,6 +46,7 @@ pub(crate) const ROWS: &[Row] = &[
     claimed("A10", "UL", "no path changes lifecycle without a decision"),
     claimed("A11", "U", "every decision is reproducible from its record"),
     claimed("A12", "L", "a host's stop or kill never changes object state"),
+    claimed("A14", "UL", "the same proposal has the same verdict whoever carries it"),
     claimed("B1", "U", "memory is typed"),
     claimed("B2", "U", "acknowledged writes survive kill and power loss"),
     claimed("B3", "U", "identity is a digest of the definition"),
@@ -56,6 +57,7 @@ pub(crate) const ROWS: &[Row] = &[
     claimed("B8", "L", "anyone can verify a lineage offline"),
     claimed("B9", "UL", "amending is governed and signed; the id stays"),
     claimed("B10", "U", "no secret stands in clear in lineage or bundle"),
+    claimed("B12", "UL", "an acknowledgement means what the witness setting says"),
     claimed("C1", "L", "boot order; a bad bundle runs nothing"),
     claimed("C2", "L", "all inbound traffic crosses the gate"),
     claimed("C3", "L", "a refused request causes zero workload bytes"),
@@ -109,7 +111,7 @@ mod tests {
     #[test]
     fn what_is_claimed_is_what_was_built() {
         let claimed: Vec<&str> = ROWS.iter().filter(|row| row.claimed).map(|row| row.id).collect();
-        let expected = "A1 A2 A3 A4 A5 A6 A7 A8 A9 A10 A11 A12 B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 \
+        let expected = "A1 A2 A3 A4 A5 A6 A7 A8 A9 A10 A11 A12 A14 B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 B12 \
                         C1 C2 C3 C4 C5 C6 C7 C8 D1 D2 D3 D4 D5 D6 G1 G2";
         assert_eq!(claimed.join(" "), expected);
     }

@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use suijuris_core::governance::TriggerKind;
-use suijuris_core::inputs::{Caller, Host, Request, Trigger};
+use suijuris_core::inputs::{Host, Principal, Request, Trigger};
+use suijuris_core::key::PublicKey;
 use suijuris_core::lineage::Fired;
+use suijuris_core::owner_request::SignedRequest;
 use suijuris_core::witness::HolderId;
 
 use crate::agent::Patch;
@@ -19,37 +21,37 @@ pub struct Launch {
     /// The request, for that trigger.
     #[serde(default)]
     pub request: Option<Request>,
-    /// Who proposes: `caller`, `timer`, `controller` or `host`.
-    pub by: String,
-    /// The caller, where a verified one proposes.
-    #[serde(default)]
-    pub caller: Option<Caller>,
+    /// Who proposes, as whoever starts the machine verified.
+    pub principal: Principal,
     /// Timer occurrences that this wake deals with.
     #[serde(default)]
     pub fired: Fired,
     /// Where the machine runs.
-    #[serde(default)]
     pub host: Host,
     /// The name under which whoever starts the machine holds the object; it goes on under it.
     #[serde(default)]
     pub holder: Option<HolderId>,
+    /// Whoever starts the machine claims the object beside its start; [`ToRuntime::Granted`] follows.
+    #[serde(default)]
+    pub granted: bool,
+    /// The server that owners' requests are signed for; none are heard without one.
+    #[serde(default)]
+    pub server: Option<PublicKey>,
 }
 
-impl Default for Launch {
-    /// A machine that somebody just started.
-    fn default() -> Self {
-        let host = Host {
-            provider: "process".to_owned(),
-            ..Host::default()
-        };
+impl Launch {
+    /// A machine on `host` that somebody just started.
+    #[must_use]
+    pub const fn boot(host: Host) -> Self {
         Self {
             trigger: Trigger::new(TriggerKind::Boot),
             request: None,
-            by: "host".to_owned(),
-            caller: None,
+            principal: Principal::Host,
             fired: Fired::new(),
             host,
             holder: None,
+            granted: false,
+            server: None,
         }
     }
 }
@@ -64,6 +66,9 @@ pub enum ToRuntime {
         /// Names the connection.
         id: u64,
     },
+    /// What the claim came to that whoever started the machine made for it, where [`Launch::granted`] says that it follows:
+    /// the first message then. Behind the JSON, where the machine need not ask again: what it goes on with.
+    Granted,
     /// Refusals at the door while the machine was frozen, for the runtime to record. Behind the JSON: a
     /// `suijuris_core::lineage::Refused`, DAG-CBOR.
     Refused {
@@ -72,19 +77,23 @@ pub enum ToRuntime {
     },
     /// The machine was frozen and runs again, for this reason.
     Thawed(Box<Launch>),
-    /// Somebody asks the object to sleep.
+    /// Somebody asks the object to sleep: the host, or owners who signed.
     Sleep {
         /// Names the request; the reply repeats it.
         id: u64,
-        /// Who: `controller` or `host`.
-        by: String,
+        /// What owners signed; its nonce is spent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signed: Option<Box<SignedRequest>>,
     },
-    /// An owner writes memory.
+    /// Somebody writes memory: the host, or owners who signed.
     Patch {
         /// Names the request.
         id: u64,
         /// The writes.
         patch: Patch,
+        /// What owners signed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signed: Option<Box<SignedRequest>>,
     },
 }
 
@@ -122,7 +131,7 @@ pub enum FromRuntime {
     },
 }
 
-/// From the command line to `up`: one JSON line each.
+/// From the command line to `up`: one JSON line each. What nobody signed is asked by the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToUp {
@@ -132,6 +141,14 @@ pub enum ToUp {
     Sleep,
     /// Write memory.
     Patch(Patch),
+    /// What owners signed says what is asked.
+    Owner {
+        /// The request.
+        signed: Box<SignedRequest>,
+        /// What a write writes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        patch: Option<Patch>,
+    },
     /// How is it?
     Status,
 }
@@ -157,6 +174,8 @@ pub enum Reply {
         pid: u32,
         /// Where callers reach the object.
         url: String,
+        /// The key that owners' requests to this `up` are signed for.
+        server: PublicKey,
     },
     /// It could not be done.
     Error {

@@ -112,7 +112,7 @@ impl Matter {
     }
 
     /// What owners sign where it is no restore.
-    fn statement(&self, head: &Head) -> Option<Statement> {
+    pub(crate) fn statement(&self, head: &Head) -> Option<Statement> {
         let (action, content) = match self {
             Self::Amend(bundle) => (Action::Amend, head.amendment(bundle)),
             Self::Fork(child) => (Action::Fork, *child.digest()),

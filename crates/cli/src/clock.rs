@@ -4,7 +4,7 @@ use std::io;
 
 use suijuris_core::lineage::State;
 use suijuris_core::time::{Now, Ratchet, Reading};
-use suijuris_runtime::clock::Clock;
+use suijuris_custody::clock::Clock;
 
 /// One reading of the machine's clocks.
 pub(crate) fn reading() -> io::Result<Reading> {

@@ -4,9 +4,13 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use suijuris_api::agent::Patch;
 use suijuris_api::control::{Reply, ToUp};
+use suijuris_core::owner_request::Ask;
+use suijuris_custody::owner::{CODE_STALE_HEAD, content_of, no_content};
 
 use crate::place::Place;
+use crate::{here, history};
 
 /// Bytes of an answer at most.
 const MAX_REPLY: u64 = 256 << 10;
@@ -60,6 +64,39 @@ pub(crate) fn ask(place: &Place, question: &ToUp) -> Result<Option<Reply>, Error
     Ok(Some(serde_json::from_str(&reply)?))
 }
 
+/// Tries of a write whose object records something at the same time.
+const TRIES: u32 = 16;
+
+/// Asks the `up` that runs the object, as the owner whose key is here, or else as the host; `None` where none runs.
+pub(crate) fn ask_as_owner(
+    place: &Place,
+    asked: Ask,
+    patch: Option<&Patch>,
+) -> anyhow::Result<Option<Reply>> {
+    let Some(Reply::Status { server, .. }) = ask(place, &ToUp::Status)? else {
+        return Ok(None);
+    };
+    let content = patch.map_or_else(no_content, content_of);
+    let mut tries = 0;
+    loop {
+        let signed = here::sign(history::open(place)?.state().head(), asked, content, server)?;
+        let question = match (signed, asked, patch) {
+            (Some(signed), _, patch) => ToUp::Owner {
+                signed: Box::new(signed),
+                patch: patch.cloned(),
+            },
+            (None, Ask::Sleep, _) => ToUp::Sleep,
+            (None, _, Some(patch)) => ToUp::Patch(patch.clone()),
+            (None, _, None) => ToUp::Wake,
+        };
+        tries += 1;
+        match ask(place, &question)? {
+            Some(Reply::Error { code, .. }) if code == CODE_STALE_HEAD && tries < TRIES => {}
+            reply => return Ok(reply),
+        }
+    }
+}
+
 /// A socket that nobody listens on is left over from an `up` that was killed.
 fn is_absent(error: &io::Error) -> bool {
     matches!(
@@ -82,7 +119,7 @@ pub(crate) struct Running {
 /// The `up` that runs the object, if one does and answers.
 pub(crate) fn running(place: &Place) -> Option<Running> {
     match ask(place, &ToUp::Status) {
-        Ok(Some(Reply::Status { phase, pid, url })) => Some(Running { phase, pid, url }),
+        Ok(Some(Reply::Status { phase, pid, url, .. })) => Some(Running { phase, pid, url }),
         _ => None,
     }
 }

@@ -6,14 +6,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use suijuris_core::inputs::Host;
+use suijuris_custody::clock::Clock;
+use suijuris_door::config::Place;
 use suijuris_door::{Config, serve};
-use suijuris_runtime::clock::Clock;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::depots::Which;
 use crate::screen;
-use crate::{Answer, Usage};
+use crate::{Answer, Usage, here};
 
 /// Size of a configuration file at most, bytes.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -52,7 +54,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn door(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = config(args)?;
+    let mut config = config(args)?;
     let which = Which {
         depot: args
             .depot
@@ -77,6 +79,7 @@ async fn door(args: &Args) -> anyhow::Result<ExitCode> {
     for listener in &listeners {
         say_listening(listener, &depot.describe(), args.json)?;
     }
+    fill_in(&mut config.place, here::host());
     let clock = Clock::start(None).context("the clock's pulse cannot be started")?;
     let clock = Arc::new(move || clock.reading());
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -98,6 +101,19 @@ async fn door(args: &Args) -> anyhow::Result<ExitCode> {
     });
     serve(listeners, depot, config, clock, Some(tell), shutdown).await;
     Ok(Answer::Yes.into())
+}
+
+/// What the configuration leaves open of where the machines are is where this door is.
+fn fill_in(place: &mut Place, here: Host) {
+    let missing = |told: &mut String, found: String| {
+        if told.is_empty() {
+            *told = found;
+        }
+    };
+    missing(&mut place.region, here.region);
+    missing(&mut place.provider, here.provider);
+    missing(&mut place.class, here.class);
+    missing(&mut place.id, here.id);
 }
 
 fn say_listening(listener: &TcpListener, depot: &str, json: bool) -> anyhow::Result<()> {

@@ -10,10 +10,11 @@ use suijuris_bundle::Style;
 use suijuris_core::bundle::check_attenuation;
 use suijuris_core::decide::{Verdict, View, decide};
 use suijuris_core::governance::Action;
-use suijuris_core::inputs::{Host, Inputs, Principal};
+use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::key::{PublicKey, SecretKey};
-use suijuris_core::lineage::{Body, Decision, Refused, VerifiedParent};
+use suijuris_core::lineage::{Approval, Body, Decision, Head, Refused, Statement, VerifiedParent};
 use suijuris_core::time::Span;
+use suijuris_custody::record::{record, record_crash};
 use suijuris_store::fork::{self, ForkRequest, Staged};
 use suijuris_store::{BundleFiles, ObjectDir};
 use zeroize::Zeroizing;
@@ -24,7 +25,7 @@ use crate::held::{self, Held, Taken};
 use crate::place::{Place, Where};
 use crate::screen::{self, Screen, Tone};
 use crate::up::creation;
-use crate::{Answer, Usage, owner, sleeping, transition};
+use crate::{Answer, Usage, here, owner, transition};
 
 /// Make a child of an object
 #[derive(Debug, clap::Args)]
@@ -115,10 +116,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
             .object;
         return told(args, &object.to_string(), &parent, Vec::new());
     }
-    let held = match held::take(&place, writer, &args.depot)? {
+    let held = match held::take(writer, &args.depot)? {
         Taken::Held(held) => held,
-        Taken::NotTheObject(event) => {
-            held::tell_not_the_object(&event, args.json)?;
+        Taken::NotTheObject(copy) => {
+            held::tell_not_the_object(&copy, args.json)?;
             return Ok(Answer::No);
         }
     };
@@ -129,7 +130,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 
 fn fork(args: &Args, place: &Place, held: &Held, child: &ObjectDir) -> anyhow::Result<Answer> {
     let key = owner::key_if_any(args.key.as_deref())?;
-    sleeping::settle_crash(&held.writer, held.now.at)?;
+    record_crash(&held.writer, held.now.at)?;
     let definition = match Definition::of(args, held)? {
         Ok(definition) => definition,
         Err(NotNarrower(words)) => {
@@ -212,18 +213,26 @@ fn built(dir: &Path) -> anyhow::Result<suijuris_bundle::Built> {
     })
 }
 
+/// The owner here, who signs for this one answer.
+fn asking(head: &Head, key: Option<&SecretKey>) -> anyhow::Result<Principal> {
+    let statement = Statement {
+        object: head.object,
+        action: Action::Fork,
+        content: *head.record.digest(),
+    };
+    let approvals: Vec<Approval> = key
+        .map(|key| statement.approve(key))
+        .transpose()?
+        .into_iter()
+        .collect();
+    Ok(Principal::approving(&statement, &approvals, &head.controllers))
+}
+
 /// The parent's own decision; a refusal is recorded and told.
 fn decided(held: &Held, key: Option<&SecretKey>, json: bool) -> anyhow::Result<Option<Decision>> {
-    let mut inputs = Inputs::new(
-        held.now,
-        Principal::Controller(key.map(SecretKey::public).into_iter().collect()),
-    );
-    inputs.host = Host {
-        provider: "process".to_owned(),
-        ..Host::default()
-    };
     let verdict = {
         let state = held.writer.published();
+        let inputs = Inputs::new(held.now, asking(state.head(), key)?, here::host());
         let view = View::new(&state, &held.bundle.rules);
         decide(view, Action::Fork, state.head().object, inputs)
     };
@@ -239,7 +248,7 @@ fn decided(held: &Held, key: Option<&SecretKey>, json: bool) -> anyhow::Result<O
         at: "door".to_owned(),
         fired: BTreeMap::new(),
     };
-    sleeping::record(&held.writer, Body::Refused(Box::new(refused)), held.now.at)?;
+    record(&held.writer, Body::Refused(Box::new(refused)), held.now.at)?;
     Ok(None)
 }
 

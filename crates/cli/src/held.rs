@@ -4,18 +4,17 @@
 use std::sync::Arc;
 
 use anyhow::bail;
-use suijuris_api::Event;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::time::{Now, Timestamp};
 use suijuris_core::trigger::Timers;
+use suijuris_custody::claim::{Acknowledged, Answer, Claim, RefusedCopy};
 use suijuris_store::{Depth, Sizes, Writer};
 
 use crate::depots::Which;
 use crate::place::Place;
 use crate::screen::{self, Screen, Tone};
-use crate::up::holding::{Holding, NotTheObject};
 use crate::up::say::Say;
-use crate::{clock, control};
+use crate::{claiming, clock, control};
 
 /// The object, open for writing.
 pub(crate) fn open(place: &Place) -> anyhow::Result<Writer> {
@@ -34,9 +33,9 @@ pub(crate) struct Held {
     pub(crate) writer: Writer,
     pub(crate) bundle: Arc<Bundle>,
     pub(crate) now: Now,
-    holding: Holding,
+    pub(crate) claim: Claim,
     say: Say,
-    tokio: tokio::runtime::Runtime,
+    pub(crate) tokio: tokio::runtime::Runtime,
 }
 
 /// Whether this copy is the object.
@@ -44,11 +43,11 @@ pub(crate) enum Taken {
     /// It is, or nobody can say otherwise and its bundle lets it go on.
     Held(Box<Held>),
     /// Another copy is; what tells so.
-    NotTheObject(Box<Event>),
+    NotTheObject(Box<RefusedCopy>),
 }
 
 /// Claims the object in `place`, open in `writer`, in the depot.
-pub(crate) fn take(place: &Place, writer: Writer, depot: &Which) -> anyhow::Result<Taken> {
+pub(crate) fn take(writer: Writer, depot: &Which) -> anyhow::Result<Taken> {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -60,43 +59,47 @@ pub(crate) fn take(place: &Place, writer: Writer, depot: &Which) -> anyhow::Resu
         )
     };
     let say = Say::aside();
-    let home = place.home();
     let claimed = tokio.block_on(async {
-        let mut holding = Holding::open(depot, &home, &bundle.manifest, &writer, &say).await?;
-        let claimed = holding.claim(&writer, now.at, &say).await?;
-        anyhow::Ok(claimed.map(|()| holding))
+        let claim = claiming::open(depot, &bundle.manifest, &writer, &say).await?;
+        let answer = claim.rest(&writer, now.at).await?;
+        anyhow::Ok((claim, answer))
     });
-    Ok(match claimed? {
-        Ok(holding) => Taken::Held(Box::new(Held {
-            writer,
-            bundle,
-            now,
-            holding,
-            say,
-            tokio,
-        })),
-        Err(NotTheObject(event)) => Taken::NotTheObject(event),
-    })
+    let (claim, answer) = claimed?;
+    match answer {
+        Answer::Ours => {}
+        Answer::Unasked(why) => claiming::say_unasked(&say, &why),
+        Answer::Refused(copy) => return Ok(Taken::NotTheObject(copy)),
+    }
+    Ok(Taken::Held(Box::new(Held {
+        writer,
+        bundle,
+        now,
+        claim,
+        say,
+        tokio,
+    })))
 }
 
 impl Held {
-    /// Waits until the witness knows what was written, where it has to; publishes, and lets go.
+    /// Waits until everything recorded may be told, publishes, and lets go.
     pub(crate) fn leave(self) -> anyhow::Result<()> {
         let due = self.due()?;
         let seq = self.writer.published().head().seq;
         let acknowledged = self.tokio.block_on(async {
-            let acknowledged = self.holding.acknowledged(seq, &self.bundle.manifest).await;
-            self.holding.leave(due, &self.say).await;
+            let acknowledged = self.claim.acknowledge(seq).await;
+            if let Err(why) = self.claim.leave(due).await {
+                self.say.error(claiming::CODE_DEPOT, &why);
+            }
             acknowledged
         });
         self.writer.close()?;
-        if !acknowledged {
-            bail!(
-                "record {seq} is written here, and the witness did not take it in time: other copies are not refused yet; \
-                 start the object once with the same depot"
-            );
+        match acknowledged {
+            Ok(Acknowledged::Witnessed | Acknowledged::Durable) => Ok(()),
+            Err(why) => bail!(
+                "record {seq} is written here, and other copies are not refused yet: {why}; start the object once with the \
+                 same depot"
+            ),
         }
-        Ok(())
     }
 
     /// When a timer wants the object woken.
@@ -114,13 +117,14 @@ impl Held {
 }
 
 /// Tells that another copy is the object.
-pub(crate) fn tell_not_the_object(event: &Event, json: bool) -> anyhow::Result<()> {
+pub(crate) fn tell_not_the_object(copy: &RefusedCopy, json: bool) -> anyhow::Result<()> {
     if json {
-        screen::print_json(event)?;
-    } else if let Event::Refused { reason, reasons, .. } = event {
-        let word = Screen::stdout().paint(Tone::Bad, "refused");
-        let reasons: Vec<String> = reasons.iter().map(|reason| screen::clean(reason)).collect();
-        screen::print(&format!("{word} {reason}\n  {}\n", reasons.join("\n  ")))?;
+        return screen::print_json(&copy.event());
     }
-    Ok(())
+    let word = Screen::stdout().paint(Tone::Bad, "refused");
+    Ok(screen::print(&format!(
+        "{word} {}\n  {}\n",
+        copy.code,
+        screen::clean(&copy.words())
+    ))?)
 }

@@ -6,6 +6,7 @@
 
 mod approval;
 mod check;
+mod claiming;
 mod clock;
 mod control;
 mod depots;
@@ -13,6 +14,7 @@ mod door;
 mod export;
 mod fork;
 mod held;
+mod here;
 mod history;
 mod import;
 mod key_wrap;
@@ -32,7 +34,6 @@ mod restore;
 mod screen;
 mod send;
 mod show;
-mod sleeping;
 mod telling;
 mod transition;
 mod up;

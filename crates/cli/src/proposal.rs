@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use clap::ValueEnum;
 use serde::de::DeserializeSeed as _;
 use suijuris_core::governance::{Action, Protocol, TriggerKind, Vocabulary};
-use suijuris_core::inputs::{Activity, Caller, Host, Inputs, Principal, Request, Trigger};
+use suijuris_core::inputs::{Activity, Caller, Inputs, Principal, Request, Trigger};
 use suijuris_core::lineage::Head;
 use suijuris_core::memory::Name;
 use suijuris_core::time::{Now, ParseError, Span, Timestamp};
 
-use crate::Usage;
+use crate::{Usage, here};
 
 /// Who proposes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -120,11 +120,8 @@ impl Options {
         now: Now,
     ) -> Result<Inputs, Usage> {
         let trigger = self.trigger(action);
-        let mut inputs = Inputs::new(now, self.principal(action, trigger.as_ref(), head, words)?);
-        inputs.host = Host {
-            provider: "process".to_owned(),
-            ..Host::default()
-        };
+        let by = self.principal(action, trigger.as_ref(), head, words)?;
+        let mut inputs = Inputs::new(now, by, here::host());
         let asks = trigger
             .as_ref()
             .is_some_and(|trigger| trigger.kind == TriggerKind::Request);
@@ -182,7 +179,7 @@ impl Options {
             By::Caller => Principal::Caller(Box::new(self.caller(words)?)),
             By::Host => Principal::Host,
             By::Timer => Principal::Timer,
-            By::Controller => Principal::Controller(head.controllers.clone()),
+            By::Controller => Principal::supposed_controller(head.controllers.clone()),
             By::Workload => Principal::Workload,
         })
     }

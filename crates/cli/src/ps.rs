@@ -97,10 +97,7 @@ fn look((object, note): (ObjectId, Note)) -> Known {
         url: running.map(|running| running.url).or(note.url.filter(|_| in_use)),
         epoch: head.map(|head| head.epoch),
         since: since.map(|at| at.to_string()),
-        error: read
-            .as_ref()
-            .err()
-            .map(|error| suijuris_runtime::report::chain(error)),
+        error: read.as_ref().err().map(|error| suijuris_custody::chain(error)),
         name: note.name,
         data: place.data.display().to_string(),
         object_dir: place.object_dir.map(|dir| dir.display().to_string()),

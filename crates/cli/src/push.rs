@@ -169,7 +169,7 @@ fn look(file: &Path) -> anyhow::Result<Result<Looked, String>> {
     let verified = match verified {
         Ok(verified) => verified,
         Err(error @ capsule::CapsuleError::Read(_)) => return Err(error.into()),
-        Err(error) => return Ok(Err(suijuris_runtime::report::chain(&error))),
+        Err(error) => return Ok(Err(suijuris_custody::chain(&error))),
     };
     let head = verified.state.head();
     let in_force = images.iter().find(|(id, _)| *id == head.bundle);

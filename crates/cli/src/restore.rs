@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 use suijuris_core::lineage::Phase;
 use suijuris_core::witness::Mark;
+use suijuris_custody::record::record_crash;
 use suijuris_depot::{Depot, Presence};
 use suijuris_store::Writer;
 use suijuris_store::restore::{self, RestoreError};
@@ -101,7 +102,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
             Some(answer) => return Ok(answer),
         }
     }
-    take_over(args, &place, writer, &mark)
+    take_over(args, writer, &mark)
 }
 
 /// Who runs the object, where the depot can tell.
@@ -129,7 +130,7 @@ fn record(args: &Args, place: &Place, writer: &Writer, mark: &Mark) -> anyhow::R
     if !matches!(phase, Phase::Active | Phase::Dormant | Phase::Quarantined) {
         bail!("the object is {}: no copy of it can be restored", phase.as_str());
     }
-    restore::record_crash(writer, now.at)?;
+    record_crash(writer, now.at)?;
     let stated = match restore::restoration(writer, mark) {
         Ok(stated) => stated,
         Err(error @ RestoreError::NothingAbandoned(_)) => {
@@ -172,14 +173,14 @@ fn missing(args: &Args, place: &Place, what: String, found: usize, needed: u32) 
 }
 
 /// The mark and what is published become this copy's.
-fn take_over(args: &Args, place: &Place, writer: Writer, mark: &Mark) -> anyhow::Result<Answer> {
-    let held = match held::take(place, writer, &args.depot)? {
+fn take_over(args: &Args, writer: Writer, mark: &Mark) -> anyhow::Result<Answer> {
+    let held = match held::take(writer, &args.depot)? {
         Taken::Held(held) => held,
-        Taken::NotTheObject(event) => {
+        Taken::NotTheObject(copy) => {
             screen::note(
                 "the restore is recorded here, but another copy has the object; end it and restore again",
             );
-            held::tell_not_the_object(&event, args.json)?;
+            held::tell_not_the_object(&copy, args.json)?;
             return Ok(Answer::No);
         }
     };

@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         Ok(Posted::Stored) => "stored",
         Ok(Posted::Duplicate) => "duplicate",
         Err(error @ (suijuris_depot::Error::InboxFull | suijuris_depot::Error::NotAllowed(_))) => {
-            screen::note(&suijuris_runtime::report::chain(&error));
+            screen::note(&suijuris_custody::chain(&error));
             return Ok(Answer::No);
         }
         Err(error) => return Err(error.into()),

@@ -1,7 +1,8 @@
 //! `wake` and `sleep`: proposals to the `up` that runs an object. The object decides.
 
-use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::control::Reply;
 use suijuris_api::event::Verdict;
+use suijuris_core::owner_request::Ask;
 
 use crate::Answer;
 use crate::control;
@@ -39,16 +40,16 @@ pub(crate) struct SleepArgs {
 }
 
 pub(crate) fn wake(args: &WakeArgs) -> anyhow::Result<Answer> {
-    propose(&args.at, &ToUp::Wake, args.json)
+    propose(&args.at, Ask::Wake, args.json)
 }
 
 pub(crate) fn sleep(args: &SleepArgs) -> anyhow::Result<Answer> {
-    propose(&args.at, &ToUp::Sleep, args.json)
+    propose(&args.at, Ask::Sleep, args.json)
 }
 
-fn propose(at: &Where, question: &ToUp, json: bool) -> anyhow::Result<Answer> {
+fn propose(at: &Where, asked: Ask, json: bool) -> anyhow::Result<Answer> {
     let place = at.locate()?;
-    match control::ask(&place, question)? {
+    match control::ask_as_owner(&place, asked, None)? {
         Some(Reply::Verdict(verdict)) => tell(&verdict, json),
         Some(Reply::Error { code, message }) => anyhow::bail!("{message} [{code}]"),
         // Nothing to decide: it is so already.

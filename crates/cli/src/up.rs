@@ -11,7 +11,6 @@ pub(crate) mod creation;
 mod desk;
 mod door;
 mod dormant;
-pub(crate) mod holding;
 mod house;
 mod machine;
 mod post;
@@ -26,16 +25,16 @@ use anyhow::Context as _;
 use suijuris_api::Event;
 use suijuris_core::BundleId;
 use suijuris_core::manifest::Protocol;
+use suijuris_custody::claim::Answer;
 use suijuris_store::Writer;
 use suijuris_vehicle::process::{Process, Shim, Want};
 use suijuris_vehicle::{Driver as _, Isolation};
 
 use crate::depots::Which;
 use crate::place::Place;
-use crate::{control, place, screen};
+use crate::{claiming, control, place, screen};
 
 use creation::Opened;
-use holding::{Holding, NotTheObject};
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
@@ -103,17 +102,20 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     })?;
     listener.set_nonblocking(true)?;
     let url = url(&opened, listener.local_addr()?);
-    let home = place.home();
-    let mut holding = Holding::open(&args.depot, &home, opened.manifest(), &opened.writer, &say).await?;
+    let claim = claiming::open(&args.depot, opened.manifest(), &opened.writer, &say).await?;
     // Before the first record: a copy that is not the object writes none.
     let now = opened.clock.reading().wall;
-    if let Err(NotTheObject(event)) = holding.claim(&opened.writer, now, &say).await? {
+    let answer = claim.rest(&opened.writer, now).await?;
+    if let Answer::Unasked(why) = &answer {
+        claiming::say_unasked(&say, why);
+    }
+    if let Answer::Refused(copy) = answer {
         if args.json {
             // What scripts read first.
             let (writer, bundle) = (&opened.writer, opened.bundle_id());
             say.event(listening(&place, writer, bundle, &driver, &url));
         }
-        say.event(*event);
+        say.event(copy.event());
         let name = place.data.display();
         screen::note(&format!(
             "nothing was served: one copy of an object runs at a time, and only the newest. `suijuris restore {name}` makes this one \
@@ -124,11 +126,13 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     let created = match creation::settle(opened, &args.approvals, &say)? {
         creation::Prepared::Ready(created) => *created,
         creation::Prepared::Refused => {
-            holding.leave(None, &say).await;
+            if let Err(why) = claim.leave(None).await {
+                say.error(claiming::CODE_DEPOT, &why);
+            }
             return Ok(ExitCode::from(1));
         }
     };
-    let house = house::House::new(place, created, holding, driver, listener, url, say)?;
+    let house = house::House::new(place, created, claim, driver, listener, url, say)?;
     Box::pin(house.run()).await
 }
 

@@ -135,7 +135,7 @@ fn verify(home: &ObjectDir) -> anyhow::Result<Outcome> {
         Ok(_) => None,
         Err(ParentError::Proof(error)) => {
             let error = ParentError::Proof(error);
-            Some(Fault::whole(suijuris_runtime::report::chain(&error)))
+            Some(Fault::whole(suijuris_custody::chain(&error)))
         }
         Err(ParentError::Open(error)) => Some(fault(error)?),
     };
@@ -194,7 +194,7 @@ fn verify_capsule(path: &Path) -> anyhow::Result<Outcome> {
                 seq: Some(spot.seq),
                 file: Some(shown.to_string()),
                 offset: Some(spot.offset),
-                message: suijuris_runtime::report::chain(&fault),
+                message: suijuris_custody::chain(&fault),
             }),
             ..Outcome::default()
         }),
@@ -205,11 +205,9 @@ fn verify_capsule(path: &Path) -> anyhow::Result<Outcome> {
 /// What does not hold; an error where the question could not be asked.
 fn fault(error: OpenError) -> anyhow::Result<Fault> {
     match error {
-        OpenError::Damaged { place, damage } => {
-            Ok(Fault::at(place, suijuris_runtime::report::chain(&damage)))
-        }
+        OpenError::Damaged { place, damage } => Ok(Fault::at(place, suijuris_custody::chain(&damage))),
         OpenError::Checkpoint(_) | OpenError::Bundle { .. } => {
-            Ok(Fault::whole(suijuris_runtime::report::chain(&error)))
+            Ok(Fault::whole(suijuris_custody::chain(&error)))
         }
         other => Err(other.into()),
     }

@@ -122,7 +122,7 @@ fn as_if(memory: &Memory, set: &[String], at: Timestamp) -> anyhow::Result<Memor
         set: memory::assignments(set, &memory)?,
         ..Patch::default()
     };
-    let parsed = suijuris_runtime::patch::parse(&patch, &memory)?;
+    let parsed = suijuris_custody::patch::parse(&patch, &memory)?;
     let mut change = parsed.change;
     // Rules never see a secret, so that any commitment does.
     let veiled = |name| {

@@ -420,8 +420,8 @@ struct Words {
 impl Words {
     fn of(principal: &Principal) -> Self {
         match principal {
-            Principal::Controller(keys) => Self {
-                keys: keys.iter().map(ToString::to_string).collect(),
+            Principal::Controller(owners) => Self {
+                keys: owners.keys().iter().map(ToString::to_string).collect(),
                 ..Self::default()
             },
             Principal::Peer(id) => Self {

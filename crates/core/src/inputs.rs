@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::governance::{Protocol, TriggerKind};
 use crate::id::ObjectId;
 use crate::key::PublicKey;
+use crate::lineage::{Approval, Statement};
 use crate::memory::{Name, Value};
+use crate::owner_request::Signers;
 use crate::time::{Now, Quality, Span, Timestamp};
 
 /// Who proposes.
@@ -25,13 +27,45 @@ pub enum Principal {
     Timer,
     /// Another object.
     Peer(ObjectId),
-    /// An owner, with the keys that were shown.
-    Controller(Vec<PublicKey>),
+    /// An owner, with the keys that signed.
+    Controller(Owners),
     /// The program inside.
     Workload,
 }
 
+/// Owners whose signatures were verified: [`Principal::controller`] and [`Principal::approving`] make them, and records
+/// that were decided on them are read back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Owners(Vec<PublicKey>);
+
+impl Owners {
+    /// Their keys.
+    #[must_use]
+    pub fn keys(&self) -> &[PublicKey] {
+        &self.0
+    }
+}
+
 impl Principal {
+    /// Owners who signed a request.
+    #[must_use]
+    pub fn controller(signers: &Signers) -> Self {
+        Self::Controller(Owners(signers.keys().to_vec()))
+    }
+
+    /// Those of `controllers` who approved `statement`; possibly nobody.
+    #[must_use]
+    pub fn approving(statement: &Statement, approvals: &[Approval], controllers: &[PublicKey]) -> Self {
+        Self::Controller(Owners(statement.approving(approvals, controllers)))
+    }
+
+    /// Owners of a proposal that nobody made: what an object would say, were it to come. Never recorded.
+    #[must_use]
+    pub const fn supposed_controller(keys: Vec<PublicKey>) -> Self {
+        Self::Controller(Owners(keys))
+    }
+
     /// The word used in records, events and JSON.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
@@ -69,9 +103,11 @@ pub struct Caller {
     pub claims: BTreeMap<Name, Value>,
 }
 
-/// Where the machine runs; empty where unknown.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Where an object is, or its machine would run. Only [`Host::of`] makes one, so that the same place has the same words
+/// whoever proposes; records are read back as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Host {
     /// Region code.
     pub region: String,
@@ -81,6 +117,32 @@ pub struct Host {
     pub class: String,
     /// Host or machine id; never identity.
     pub id: String,
+}
+
+/// The region of a host that names none.
+pub const LOCAL_REGION: &str = "local";
+
+/// What a vehicle's driver says of the machines it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vehicle<'a> {
+    /// `process`, `fly`, `qemu`, ….
+    pub provider: &'a str,
+    /// Class of machine; empty where there is one only.
+    pub class: &'a str,
+}
+
+impl Host {
+    /// The place of `vehicle`'s machines on the host called `name`; in [`LOCAL_REGION`] where nobody said otherwise.
+    #[must_use]
+    pub fn of(vehicle: Vehicle<'_>, region: Option<&str>, name: &str) -> Self {
+        let region = region.map(str::trim).filter(|region| !region.is_empty());
+        Self {
+            region: region.unwrap_or(LOCAL_REGION).to_owned(),
+            provider: vehicle.provider.to_owned(),
+            class: vehicle.class.to_owned(),
+            id: name.trim().to_owned(),
+        }
+    }
 }
 
 /// What proposes a wake.
@@ -243,13 +305,13 @@ impl Trigger {
 }
 
 impl Inputs {
-    /// Bare facts: a time and who asks.
+    /// Bare facts: a time, who asks, and where.
     #[must_use]
-    pub fn new(now: Now, principal: Principal) -> Self {
+    pub fn new(now: Now, principal: Principal, host: Host) -> Self {
         Self {
             now,
             principal,
-            host: Host::default(),
+            host,
             standing: Standing::default(),
             trigger: None,
             request: None,
@@ -262,15 +324,19 @@ impl Inputs {
         }
     }
 
-    /// Facts of a test or of something that nobody timed: the epoch, unknown quality.
+    /// Facts of a test: the epoch, a clock of unknown quality, and nowhere.
     #[must_use]
     pub fn timeless(principal: Principal) -> Self {
-        Self::new(
-            Now {
-                at: Timestamp(0),
-                quality: Quality::Unknown,
-            },
-            principal,
-        )
+        let now = Now {
+            at: Timestamp(0),
+            quality: Quality::Unknown,
+        };
+        let nowhere = Host {
+            region: String::new(),
+            provider: String::new(),
+            class: String::new(),
+            id: String::new(),
+        };
+        Self::new(now, principal, nowhere)
     }
 }

@@ -190,6 +190,10 @@ impl Depot for Faulty {
         self.inner.pace()
     }
 
+    fn presence_is_a_lock(&self) -> bool {
+        self.inner.presence_is_a_lock()
+    }
+
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.perform(Call::Mark, move |depot| depot.mark(object))
     }

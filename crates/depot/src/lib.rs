@@ -172,6 +172,11 @@ pub trait Depot: fmt::Debug + Send + Sync {
     /// Shortest reasonable time between two writes of one mark; zero where writes cost nothing.
     fn pace(&self) -> Duration;
 
+    /// Whether presence is a lock of one system: whoever holds it lives, and nobody takes what they hold.
+    fn presence_is_a_lock(&self) -> bool {
+        false
+    }
+
     // The witness.
 
     /// The mark of `object`, where there is one.

@@ -43,6 +43,8 @@ pub struct Local {
 #[derive(Debug)]
 struct Shared {
     files: Files,
+    /// The kernel alone keeps its locks.
+    locks: bool,
     acknowledged: AtomicU64,
 }
 
@@ -78,6 +80,7 @@ impl Local {
         Ok(Self {
             pool: Pool::new(files.url.clone()),
             shared: Arc::new(Shared {
+                locks: holders::is_local(&files.root),
                 files,
                 acknowledged: AtomicU64::new(0),
             }),
@@ -148,6 +151,10 @@ impl Depot for Local {
 
     fn pace(&self) -> Duration {
         Duration::ZERO
+    }
+
+    fn presence_is_a_lock(&self) -> bool {
+        self.shared.locks
     }
 
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {

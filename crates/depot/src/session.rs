@@ -115,6 +115,10 @@ impl Depot for Session {
         self.depot.pace()
     }
 
+    fn presence_is_a_lock(&self) -> bool {
+        self.depot.presence_is_a_lock()
+    }
+
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.depot.mark(object)
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 use suijuris_core::ObjectId;
+use suijuris_core::inputs::{Host, Vehicle};
 use suijuris_core::time::Span;
 
 use crate::heads::Trust;
@@ -29,7 +30,8 @@ pub struct Config {
     /// On whose word heads are believed.
     #[serde(default)]
     pub trust: Trust,
-    /// Where the machines are, as `context.host` of rules: region, provider, class. Empty where unknown.
+    /// Where the machines are, as `context.host` of rules: region, provider, class, id. The command fills in of the host it
+    /// runs on what is left empty.
     #[serde(default)]
     pub place: Place,
     /// Reads all announcements at the start, so that the first request of each object is quick.
@@ -50,6 +52,20 @@ pub struct Place {
     pub provider: String,
     /// Class of machine.
     pub class: String,
+    /// Host or machine id.
+    pub id: String,
+}
+
+impl Place {
+    /// As rules see it.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        let vehicle = Vehicle {
+            provider: &self.provider,
+            class: &self.class,
+        };
+        Host::of(vehicle, Some(&self.region), &self.id)
+    }
 }
 
 /// Bounds of a door. Each default is fit for a small machine.

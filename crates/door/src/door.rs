@@ -129,7 +129,7 @@ impl Door {
             waker,
             config.limits,
             config.trust,
-            config.place,
+            &config.place,
             clock,
             listener,
         )
@@ -142,15 +142,10 @@ impl Door {
         waker: Box<dyn Waker>,
         limits: Limits,
         trust: Trust,
-        place: Place,
+        place: &Place,
         clock: Clock,
         listener: Option<Listener>,
     ) -> Self {
-        let Place {
-            region,
-            provider,
-            class,
-        } = place;
         Self {
             depot,
             sleepers: Sleepers::new(limits.table_bytes),
@@ -160,12 +155,7 @@ impl Door {
             notes: Notes::new(limits.noted),
             metrics: Metrics::default(),
             trust,
-            host: Host {
-                region,
-                provider,
-                class,
-                id: String::new(),
-            },
+            host: place.host(),
             clock,
             listener,
             started: Instant::now(),

@@ -7,6 +7,7 @@ use suijuris_core::governance::TriggerKind;
 use suijuris_core::inputs::{Caller, Host, Inputs, Principal, Request, Trigger, Witnessed};
 use suijuris_core::lineage::Fired;
 use suijuris_core::memory::Name;
+use suijuris_core::time::Now;
 use suijuris_core::trigger::Due;
 
 /// A proposal to wake.
@@ -84,11 +85,10 @@ impl Proposal {
         Self::new(trigger, owner)
     }
 
-    /// The facts of a decision, without the time: that is set when it is made.
+    /// The facts of a decision at `now`.
     #[must_use]
-    pub fn inputs(self, place: Host, witnessed: Witnessed, pending: u64) -> Inputs {
-        let mut inputs = Inputs::timeless(self.principal);
-        inputs.host = place;
+    pub fn inputs(self, now: Now, place: Host, witnessed: Witnessed, pending: u64) -> Inputs {
+        let mut inputs = Inputs::new(now, self.principal, place);
         inputs.trigger = Some(self.trigger);
         inputs.request = self.request;
         inputs.standing.witness = witnessed;

@@ -96,10 +96,9 @@ impl Sleeper {
     /// Decides `wake`, and for a request `admit` as well, on the object's `state`.
     pub fn decide(&mut self, state: &State, proposal: &Proposal, reading: Reading) -> Verdict {
         let now = self.now(reading);
-        let mut inputs = proposal
+        let inputs = proposal
             .clone()
-            .inputs(self.place.clone(), self.witnessed, self.pending);
-        inputs.now = now;
+            .inputs(now, self.place.clone(), self.witnessed, self.pending);
         deciding::decide(View::new(state, &self.prepared.bundle().rules), inputs)
     }
 

@@ -23,12 +23,12 @@ use suijuris_sys::descriptors;
 use tokio::sync::mpsc;
 
 use crate::authorizer::ObjectAuthorizer;
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::LineageWriter;
 use crate::pid1::{self, Role, Signals};
 use crate::report::Reports;
+use suijuris_custody::clock::Clock;
 
 use self::broken::refuse_all;
 use self::context::BootContext;

@@ -6,6 +6,14 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 pub use suijuris_api::control::Launch;
+use suijuris_core::inputs::Vehicle;
+use suijuris_custody::host;
+
+/// What carries a runtime that nobody says anything of: it was started as a process.
+const VEHICLE: Vehicle<'_> = Vehicle {
+    provider: "process",
+    class: "",
+};
 
 /// What `--help` says.
 pub const HELP: &str = "\
@@ -95,6 +103,7 @@ pub fn parse(
     let mut object_dir = environment("SUIJURIS_OBJECT_DIR").map(PathBuf::from);
     let mut listen = environment("SUIJURIS_LISTEN").map(|text| text.to_string_lossy().into_owned());
     let mut depot = environment("SUIJURIS_DEPOT").map(|text| text.to_string_lossy().into_owned());
+    let region = environment(host::REGION_VARIABLE).map(|text| text.to_string_lossy().into_owned());
     let (mut relay_fd, mut hold_fd) = (None, None);
     let (mut listen_fd, mut control_fd, mut agent_socket, mut launch) = (None, None, None, None);
     let mut parser = lexopt::Parser::from_args(arguments);
@@ -136,7 +145,10 @@ pub fn parse(
         depot: depot.filter(|_| relay_fd.is_none()),
         relay_fd,
         hold_fd,
-        launch: launch.map(read).transpose()?.unwrap_or_default(),
+        launch: match launch {
+            Some(text) => read(text)?,
+            None => Launch::boot(host::here(VEHICLE, region.as_deref())),
+        },
         data,
     })))
 }

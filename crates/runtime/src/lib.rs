@@ -13,27 +13,23 @@ use std::process::ExitCode;
 pub mod agent;
 pub mod authorizer;
 mod boot;
-pub mod clock;
 pub mod config;
-pub mod holding;
 pub mod holds;
 pub mod inbox;
 pub mod intake;
 mod lifecycle_driver;
 pub mod lineage_writer;
-pub mod patch;
 pub mod pid1;
 pub mod remain;
 pub mod report;
 pub mod resident;
-pub mod witness;
 pub mod words;
 pub mod workload;
 
 pub use suijuris_auth as auth;
 pub use suijuris_core::refusals;
 
-use report::chain;
+use suijuris_custody::chain;
 
 /// Runs `suijuris-init` with these arguments, without the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {

@@ -21,9 +21,9 @@ use tokio::task::JoinSet;
 use crate::authorizer::ObjectAuthorizer;
 use crate::lineage_writer::{self};
 use crate::pid1;
-use crate::report::chain;
 use crate::resident::Resident;
 use crate::workload::{self, NotReady, Output, Placement, Running};
+use suijuris_custody::chain;
 
 /// How the runtime ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +133,7 @@ impl LifecycleDriver {
                 self.resident.reports().event(Report::Boot {
                     step: "serve".to_owned(),
                 });
+                self.resident.may_answer().await;
                 self.gate.set(GatePhase::Open);
             }
             // Until it is frozen the gate stays shut as it drained: it takes nobody into a machine that stands still.
@@ -174,9 +175,9 @@ impl LifecycleDriver {
     }
 
     async fn decide_again(&self) -> Event {
-        let holding = self.resident.holding();
-        let asked = match holding.thawed().await {
-            Ok(()) => holding.claim().await.map(drop).map_err(|error| chain(&error)),
+        let claim = self.resident.claim();
+        let asked = match claim.resumed().await {
+            Ok(()) => claim.wake().await.map(drop).map_err(|error| chain(&error)),
             Err(error) => Err(chain(&error)),
         };
         if let Err(message) = asked {

@@ -6,14 +6,19 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use suijuris_api::agent::Patch;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::id::Digest;
+use suijuris_core::inputs::Inputs;
 use suijuris_core::key::Domain;
-use suijuris_core::lineage::{Body, Phase, State, Unsealed};
+use suijuris_core::lineage::{Body, State};
 use suijuris_core::memory::Value;
-use suijuris_core::time::{Now, Ratchet, Reading, Timestamp};
+use suijuris_core::time::{Now, Ratchet, Reading, Span, Timestamp};
+use suijuris_custody::claim::Claim;
+use suijuris_custody::record;
+use suijuris_custody::write::{self, Staged, WriteError};
 use suijuris_store::{
-    Depth, Draft, ObjectDir, OpenError, Reader, Secret, Sizes, StageError, Writer, bundle_store, secrets,
+    Depth, Draft, ObjectDir, OpenError, Reader, Sizes, StageError, Writer, bundle_store, secrets,
 };
 use zeroize::Zeroizing;
 
@@ -39,9 +44,6 @@ pub enum Error {
     /// The store.
     #[error("the record was not made durable")]
     Stage(#[from] StageError),
-    /// A secret.
-    #[error("the secret was not kept")]
-    Secret(#[from] secrets::Error),
     /// No randomness for a fresh key.
     #[error("the system gives no randomness for a fresh key")]
     Random(#[from] getrandom::Error),
@@ -174,20 +176,41 @@ impl LineageWriter {
     /// # Errors
     /// [`Error`].
     pub async fn record_crash(&self, at: Timestamp) -> Result<bool, Error> {
-        let left = self.staged(|state| {
-            let head = state.head();
-            let unsealed = Unsealed {
-                mutations: head.uncovered(),
-                sealed: head.sealed,
-            };
-            (head.phase == Phase::Active).then_some(unsealed)
-        });
-        match left {
-            Some(unsealed) => self
-                .commit(Body::Unsealed(unsealed), at, Sign::Now)
-                .await
-                .map(|_| true),
+        match record::crash(&self.writer) {
+            Some(body) => self.commit(body, at, Sign::Now).await.map(|_| true),
             None => Ok(false),
+        }
+    }
+
+    /// Writes memory, as [`write::stage`] does: signed with what comes next, or at once where the bundle says so.
+    ///
+    /// # Errors
+    /// [`WriteError`]: nothing was written.
+    pub fn write(
+        &self,
+        claim: &Claim,
+        bundle: &Bundle,
+        inputs: Inputs,
+        patch: &Patch,
+    ) -> Result<Staged, WriteError> {
+        let sign = match bundle.manifest.seal_within {
+            Span(0) => Sign::Now,
+            _ => Sign::Later,
+        };
+        let at = inputs.now.at;
+        let staged = write::stage(claim, &self.writer, bundle, inputs, patch, (at, sign))?;
+        self.note_signed(sign);
+        Ok(staged)
+    }
+
+    /// Counts the time from the first record that waits for a signature.
+    fn note_signed(&self, sign: Sign) {
+        match sign {
+            Sign::Now => self.uncovered_since.set(None),
+            Sign::Later if self.uncovered_since.get().is_none() => {
+                self.uncovered_since.set(Some(Instant::now()));
+            }
+            Sign::Later => {}
         }
     }
 
@@ -196,13 +219,7 @@ impl LineageWriter {
     /// # Errors
     /// [`Error`].
     pub async fn commit(&self, body: Body, at: Timestamp, sign: Sign) -> Result<Committed, Error> {
-        match sign {
-            Sign::Now => self.uncovered_since.set(None),
-            Sign::Later if self.uncovered_since.get().is_none() => {
-                self.uncovered_since.set(Some(Instant::now()));
-            }
-            Sign::Later => {}
-        }
+        self.note_signed(sign);
         let ticket = self.writer.stage(Draft {
             body,
             at,
@@ -236,20 +253,6 @@ impl LineageWriter {
     #[must_use]
     pub fn uncovered_for(&self) -> Option<Duration> {
         self.uncovered_since.get().map(|since| since.elapsed())
-    }
-
-    /// Keeps a secret and returns what stands in memory for it.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn keep_secret(&self, value: &Value) -> Result<Digest, Error> {
-        let mut salt = [0; 32];
-        getrandom::fill(&mut salt)?;
-        let secret = Secret {
-            salt: Digest(salt),
-            value: value.clone(),
-        };
-        Ok(self.writer.object_dir().keep_secret(&secret)?)
     }
 
     /// The value of the secret in field `name`; `None` for what is no secret, or empty.

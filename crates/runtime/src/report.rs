@@ -9,7 +9,8 @@ use suijuris_api::event::Stamped;
 use suijuris_api::{Event, Problem};
 use tokio::sync::mpsc;
 
-use crate::clock::Clock;
+use suijuris_custody::chain;
+use suijuris_custody::clock::Clock;
 
 /// Reports that wait for the owner at most; further ones are dropped and counted, since nobody reads.
 const WAITING: usize = 4_096;
@@ -87,11 +88,4 @@ impl Reports {
             }
         }
     }
-}
-
-/// An error with its causes, joined by colons.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -16,23 +16,25 @@ use std::time::{Duration, Instant};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::governance::{Residual, RuleSet};
 use suijuris_core::inputs::{Caller, Host};
+use suijuris_core::key::PublicKey;
 use suijuris_core::lifecycle::{self, Phase};
 use suijuris_core::lineage::Fired;
-use suijuris_core::time::{Now, Span};
+use suijuris_core::owner_request::nobody;
+use suijuris_core::time::{Now, Reading, Span};
 use suijuris_gate::Traffic;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::agent::Feed;
 use crate::auth::Callers;
-use crate::clock::{Clock, Continuity, ResumeDetector};
 use crate::config::Launch;
-use crate::holding::Holding;
 use crate::holds::{self, Holds};
 use crate::inbox::Inbox;
 use crate::intake::Intake;
 use crate::lineage_writer::LineageWriter;
 use crate::refusals::Refusals;
 use crate::report::Reports;
+use suijuris_custody::claim::Claim;
+use suijuris_custody::clock::{Clock, Continuity, ResumeDetector};
 
 /// The resident object.
 #[derive(Debug)]
@@ -51,7 +53,7 @@ pub struct Resident {
     launch: RefCell<Launch>,
     callers: Callers,
     anonymous: Arc<Caller>,
-    holding: Holding,
+    claim: Claim,
     holds: Holds,
     inbox: Inbox,
     traffic: Rc<Traffic>,
@@ -68,6 +70,8 @@ pub struct Resident {
     stirred: Notify,
     intake: Intake,
     workload_ready: watch::Sender<bool>,
+    /// The mark covers the record that began this activation, as far as it is waited for.
+    witnessed: watch::Sender<bool>,
     events: mpsc::Sender<lifecycle::Event>,
     reports: Reports,
 }
@@ -84,8 +88,8 @@ pub struct Parts {
     pub host: Host,
     /// Verifies callers' tokens.
     pub callers: Callers,
-    /// How it stands with its witness.
-    pub holding: Holding,
+    /// This copy's right to the object.
+    pub claim: Claim,
     /// For which everything up to the claim is accounted for: a copy may have been made since.
     pub detector: ResumeDetector,
     /// Messages that wait for it.
@@ -108,7 +112,7 @@ impl Resident {
             clock,
             host,
             callers,
-            holding,
+            claim,
             detector,
             inbox,
             traffic,
@@ -124,11 +128,11 @@ impl Resident {
             bundle,
             lineage,
             clock,
+            launch: RefCell::new(Launch::boot(host.clone())),
             host,
-            launch: RefCell::default(),
             callers,
             anonymous: Arc::default(),
-            holding,
+            claim,
             holds: Holds::default(),
             inbox,
             traffic,
@@ -143,6 +147,7 @@ impl Resident {
             stirred: Notify::new(),
             intake: Intake::default(),
             workload_ready: watch::Sender::new(false),
+            witnessed: watch::Sender::new(true),
             events,
             reports,
         }
@@ -178,10 +183,22 @@ impl Resident {
         &self.traffic
     }
 
-    /// How the object stands with its witness.
+    /// This copy's right to the object.
     #[must_use]
-    pub fn holding(&self) -> &Holding {
-        &self.holding
+    pub fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// An activation is durable, and its mark on the way; or that is there, where it is waited for.
+    pub fn activation_witnessed(&self, witnessed: bool) {
+        self.witnessed.send_replace(witnessed);
+    }
+
+    /// Resolves once the witness knows this activation as its bundle asks: before that nothing is served, acknowledged or
+    /// signed for the workload.
+    pub async fn may_answer(&self) {
+        // Its sender lives as long as this.
+        let _ = self.witnessed.subscribe().wait_for(|witnessed| *witnessed).await;
     }
 
     /// Messages that wait for the object.
@@ -266,6 +283,18 @@ impl Resident {
         self.lineage.now(self.clock.reading())
     }
 
+    /// One look at the clocks.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        self.clock.reading()
+    }
+
+    /// The server that owners' requests are signed for; a key that nobody has where none was named.
+    #[must_use]
+    pub fn server(&self) -> PublicKey {
+        self.launch.borrow().server.unwrap_or_else(nobody)
+    }
+
     /// Whether the machine was suspended since the last look; the first to notice tells the lifecycle.
     #[must_use]
     pub fn jumped(&self) -> bool {
@@ -276,7 +305,7 @@ impl Resident {
     #[must_use]
     pub fn may_serve(&self) -> bool {
         let (boot_ns, jumped) = self.look();
-        !jumped && self.holding.is_good(boot_ns)
+        !jumped && self.claim.is_good(boot_ns)
     }
 
     /// Boot time, and whether the machine was suspended since the last look.
@@ -299,7 +328,7 @@ impl Resident {
     pub fn thawed(&self) {
         let phase = self.phase.get();
         if phase == Phase::Suspended {
-            self.holding.announce_pause();
+            self.claim.announce_pause();
             let (_, continuity) = self.clock.check(&mut self.detector.borrow_mut());
             if let Continuity::Jumped { paused, .. } = continuity {
                 self.paused.set(paused);

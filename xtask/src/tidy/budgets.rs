@@ -61,6 +61,8 @@ const BUDGETS: &[Budget] = &[
     Budget { name: "depot", why: "the runtime links its default features: files, locks, sockets, and no network; the rest is optional, for cli",
         allowed: &["getrandom", "nix", "serde", "serde_bytes", "thiserror", "tokio",
             "etcd-client", "futures-util", "object_store", "reqwest", "rustls", "rustls-platform-verifier"] },
+    Budget { name: "custody", why: "the runtime links it: clocks, threads and what JSON a patch is",
+        allowed: &["getrandom", "libc", "nix", "serde", "serde_bytes", "serde_json", "thiserror", "tokio"] },
     Budget { name: "gate", why: "a proxy that must be read in one sitting: hyper's parts, tokio and system calls",
         allowed: &["bytes", "http", "http-body-util", "httparse", "hyper", "hyper-util", "libc", "nix", "serde", "serde_json",
             "thiserror", "tokio"] },

@@ -4,19 +4,23 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use suijuris_api::agent::Patch;
-use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::control::Reply;
 use suijuris_api::verdict;
-use suijuris_core::inputs::{Host, Principal};
+use suijuris_core::inputs::Inputs;
 use suijuris_core::lineage::{Body, Refused};
+use suijuris_core::owner_request::{Ask, nobody};
 use suijuris_core::time::Span;
-use suijuris_runtime::patch;
+use suijuris_custody::owner::{Asking, content_of};
+use suijuris_custody::patch;
+use suijuris_custody::record::{record, record_crash};
+use suijuris_custody::write::{self, Staged, WriteError, unwitnessed};
+use suijuris_store::Sign;
 
 use crate::depots::Which;
 use crate::held::{self, Held, Taken};
 use crate::place::{Place, locate};
 use crate::screen;
-use crate::sleeping::{self, Written};
-use crate::{Answer, Usage, control, history, owner, transition};
+use crate::{Answer, Usage, clock, control, here, history, transition};
 
 /// Write memory, as the object's owner
 #[derive(Debug, clap::Args)]
@@ -29,7 +33,7 @@ holds nothing.
 Where no `up` runs the object, this command holds it in the depot while it writes, as `up` would.
 
 Exit codes: 0 written, 1 refused by the rules, not as expected, or this copy is not the object, 3
-it does not fit memory.
+it does not fit memory, or the witness that the object requires does not have it.
 
 Example:
   suijuris memory set hello open=false linger=1m
@@ -87,16 +91,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
     }
     let place = locate(dir, args.data.as_deref())?;
     let patch = patch_of(args, &set, &place)?;
-    match control::ask(&place, &ToUp::Patch(patch.clone()))? {
+    match control::ask_as_owner(&place, Ask::Write, Some(&patch))? {
         Some(reply) => answered(reply, args.json),
-        None => match held::take(&place, held::open(&place)?, &args.depot)? {
+        None => match held::take(held::open(&place)?, &args.depot)? {
             Taken::Held(held) => {
                 let answer = write(&held, &patch, args.json);
-                // Whatever was found, the object is let go.
-                held.leave().and(answer)
+                // Whatever was found, the object is let go; what was written is told only once it may be.
+                held.leave()?;
+                answer
             }
-            Taken::NotTheObject(event) => {
-                held::tell_not_the_object(&event, args.json)?;
+            Taken::NotTheObject(copy) => {
+                held::tell_not_the_object(&copy, args.json)?;
                 Ok(Answer::No)
             }
         },
@@ -140,25 +145,41 @@ fn written(seq: u64, root: &str, json: bool) -> anyhow::Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// Writes while nobody runs the object.
+/// Writes while nobody runs the object: as the owner whose key is here, or as the host.
 fn write(held: &Held, patch: &Patch, json: bool) -> anyhow::Result<Answer> {
     let (writer, now) = (&held.writer, held.now);
-    let owner = owner::owner_key()?.public();
-    if !writer.published().head().controllers.contains(&owner) {
-        screen::note(
-            "not written: the key here is not one of the object's owners; use theirs with SUIJURIS_OWNER_KEY",
-        );
-        return Ok(Answer::No);
-    }
-    sleeping::settle_crash(writer, now.at)?;
-    let host = Host {
-        provider: "process".to_owned(),
-        ..Host::default()
+    held.claim.may_write().map_err(WriteError::from)?;
+    record_crash(writer, now.at)?;
+    let content = content_of(patch);
+    let by = {
+        let state = writer.published();
+        let signed = here::sign(state.head(), Ask::Write, content, nobody())?;
+        let asking = Asking {
+            ask: Ask::Write,
+            content,
+            signed: signed.as_ref(),
+            server: nobody(),
+            now: clock::reading()?.wall,
+        };
+        asking.principal(state.head())?
     };
-    let owner = Principal::Controller(vec![owner]);
-    match sleeping::write(writer, &held.bundle, owner, host, now, patch) {
-        Ok(Written::Done { seq, root, .. }) => written(seq, &root, json),
-        Ok(Written::Refused(decision)) => {
+    let inputs = Inputs::new(now, by, here::host());
+    let staged = write::stage(
+        &held.claim,
+        writer,
+        &held.bundle,
+        inputs,
+        patch,
+        (now.at, Sign::Now),
+    );
+    match staged.and_then(Staged::wait) {
+        Ok(durable) => {
+            let acknowledged = held.tokio.block_on(held.claim.acknowledge_write(durable));
+            let done =
+                acknowledged.map_err(|why| anyhow::anyhow!("not written: {}", unwitnessed(why).detail))?;
+            written(done.seq, &done.root, json)
+        }
+        Err(WriteError::Refused(decision)) => {
             transition::tell(&verdict::verdict(&decision, "runtime"), json)?;
             let refused = Refused {
                 decision: *decision,
@@ -167,10 +188,10 @@ fn write(held: &Held, patch: &Patch, json: bool) -> anyhow::Result<Answer> {
                 at: "runtime".to_owned(),
                 fired: BTreeMap::new(),
             };
-            sleeping::record(writer, Body::Refused(Box::new(refused)), now.at)?;
+            record(writer, Body::Refused(Box::new(refused)), now.at)?;
             Ok(Answer::No)
         }
-        Err(sleeping::Error::Patch(error @ (patch::Error::Conflict(_) | patch::Error::RootConflict))) => {
+        Err(WriteError::Patch(error @ (patch::Error::Conflict(_) | patch::Error::RootConflict))) => {
             screen::note(&format!("not written: {error}"));
             Ok(Answer::No)
         }

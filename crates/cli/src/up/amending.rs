@@ -9,12 +9,13 @@ use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::lineage::{Amended, Approval, Body};
 use suijuris_core::time::{Ratchet, Reading};
+use suijuris_custody::record::record_crash;
 use suijuris_store::{Draft, Sign, Writer};
 
 use super::creation::files;
 use super::say::Say;
 use crate::approval::Matter;
-use crate::{approval, owner, sleeping};
+use crate::{approval, here, owner};
 
 /// Too few owners approved.
 const CODE_APPROVALS: &str = "approvals_missing";
@@ -28,18 +29,21 @@ pub(super) fn amend(
     reading: Reading,
     say: &Say,
 ) -> anyhow::Result<bool> {
-    sleeping::settle_crash(writer, reading.wall)?;
+    record_crash(writer, reading.wall)?;
     let approvals = approvals(writer, built, papers)?;
     let (decision, from) = {
         let state = writer.published();
         let head = state.head();
         let bundle = writer.bundles().bundle(&head.bundle)?;
         let now = Ratchet::new(head.at).observe(reading);
-        let keys = approvals.iter().map(|approval| approval.key).collect();
         let detail = format!("bundle {}", built.id.short());
         say.proposal(Action::Amend, "controller", None, &detail);
         let view = View::new(&state, &bundle.rules);
-        let inputs = Inputs::new(now, Principal::Controller(keys));
+        let statement = Matter::Amend(built.id)
+            .statement(head)
+            .context("nothing is stated")?;
+        let by = Principal::approving(&statement, &approvals, &head.controllers);
+        let inputs = Inputs::new(now, by, here::host());
         let verdict = decide(view, Action::Amend, head.object, inputs);
         say.verdict(verdict.decision(), "door");
         match verdict {

@@ -8,11 +8,12 @@ use suijuris_api::{Event, Problem};
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::Refused;
 use suijuris_core::time::Reading;
+use suijuris_custody::at_rest::Unrecorded;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::door::Visitor;
-use super::dormant::{Frozen, Owed};
+use super::dormant::Frozen;
 use super::machine::Running;
 use super::say::Say;
 
@@ -22,7 +23,7 @@ pub(super) struct Awake {
     /// The object in the machine that is frozen.
     pub(super) frozen: Option<Box<Frozen>>,
     /// Refusals that the runtime was told to record and has not yet.
-    pub(super) unrecorded: BTreeMap<u64, Refused>,
+    pub(super) told: BTreeMap<u64, Refused>,
     pub(super) replies: BTreeMap<u64, oneshot::Sender<Reply>>,
     pub(super) next_id: u64,
     /// What its gate answered everybody at the end, where it refused everybody.
@@ -42,7 +43,7 @@ impl Awake {
         Self {
             running,
             frozen: None,
-            unrecorded: BTreeMap::new(),
+            told: BTreeMap::new(),
             replies: BTreeMap::new(),
             next_id: 0,
             problem: None,
@@ -65,7 +66,7 @@ impl Awake {
                     let _ = answer.send(reply);
                 }
             }
-            FromRuntime::Recorded { id } => drop(self.unrecorded.remove(&id)),
+            FromRuntime::Recorded { id } => drop(self.told.remove(&id)),
             FromRuntime::Taken { id } => drop(self.handed.remove(&id)),
             FromRuntime::Leaving { problem, .. } => self.problem = problem,
         }
@@ -104,11 +105,11 @@ impl Awake {
     }
 
     /// What the machine leaves unrecorded when it ends.
-    pub(super) fn owed(&mut self, reading: Reading) -> Owed {
+    pub(super) fn unrecorded(&mut self, reading: Reading) -> Unrecorded {
         let frozen = self.frozen.take();
-        let mut owed = frozen.map_or_else(Owed::default, |frozen| frozen.owed(reading));
-        let told = std::mem::take(&mut self.unrecorded);
-        owed.refused.splice(..0, told.into_values());
-        owed
+        let mut unrecorded = frozen.map_or_else(Unrecorded::default, |frozen| frozen.unrecorded(reading));
+        let told = std::mem::take(&mut self.told);
+        unrecorded.refused.splice(..0, told.into_values());
+        unrecorded
     }
 }

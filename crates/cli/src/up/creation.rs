@@ -10,7 +10,7 @@ use suijuris_core::BundleId;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::manifest::Manifest;
 use suijuris_core::time::Reading;
-use suijuris_runtime::clock::Clock;
+use suijuris_custody::clock::Clock;
 use suijuris_store::{BundleFiles, Creation, Depth, ObjectDir, Sizes, Writer, create, fork};
 use zeroize::Zeroizing;
 

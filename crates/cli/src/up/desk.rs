@@ -71,7 +71,7 @@ async fn client(socket: UnixStream, errands: mpsc::Sender<Errand>) {
 }
 
 /// A line that is no request.
-const CODE_BAD_REQUEST: &str = "bad_request";
+pub(super) const CODE_BAD_REQUEST: &str = "bad_request";
 /// `up` is on its way out.
 const CODE_ENDING: &str = "up_ending";
 

@@ -7,20 +7,22 @@ use std::sync::Arc;
 use suijuris_api::Event;
 use suijuris_api::agent::Patch;
 use suijuris_core::decide::Verdict;
-use suijuris_core::inputs::{Host, Principal, Witnessed};
-use suijuris_core::lineage::{Body, Decision, Fired, Head, Refused, Seal, State};
+use suijuris_core::inputs::{Host, Inputs, Principal, Witnessed};
+use suijuris_core::lineage::{Decision, Fired, Refused, State};
 use suijuris_core::time::Reading;
 use suijuris_core::trigger::Pending;
+use suijuris_custody::at_rest::{Open, Suspended, Unrecorded};
+use suijuris_custody::claim::Claim;
+use suijuris_custody::write::{self, Durable, WriteError};
 use suijuris_door::{PreparedBundle, Proposal, Sleeper};
-use suijuris_store::{Reader, Writer};
+use suijuris_store::{Reader, Sign, Writer};
 use suijuris_vehicle::process::Process;
 
 use crate::place::Place;
-use crate::sleeping::{self, Written};
 
 /// A sleeping object, open for writing.
 pub(super) struct Asleep {
-    writer: Writer,
+    rest: Open,
     door: Sleeper,
 }
 
@@ -33,15 +35,18 @@ impl Asleep {
         witnessed: Witnessed,
         reading: Reading,
     ) -> anyhow::Result<Self> {
-        sleeping::settle_crash(&writer, reading.wall)?;
-        let door = Sleeper::new(prepared, writer.published().head(), host, witnessed);
-        Ok(Self { writer, door })
+        let rest = Open::new(writer, reading.wall)?;
+        let door = rest.look(|state| Sleeper::new(prepared, state.head(), host, witnessed));
+        Ok(Self { rest, door })
     }
 
     /// Its name, and the first event of `up`.
     pub(super) fn listening(&self, place: &Place, driver: &Process, url: &str) -> (String, Event) {
         let (name, bundle) = self.look(|state| (state.head().name.clone(), state.head().bundle));
-        (name, super::listening(place, &self.writer, bundle, driver, url))
+        (
+            name,
+            super::listening(place, self.rest.writer(), bundle, driver, url),
+        )
     }
 
     /// Its door.
@@ -51,7 +56,8 @@ impl Asleep {
 
     /// Decides `wake`, and for a request `admit` as well.
     pub(super) fn decide(&mut self, proposal: &Proposal, reading: Reading) -> Verdict {
-        self.door.decide(&self.writer.published(), proposal, reading)
+        self.door
+            .decide(&self.rest.writer().published(), proposal, reading)
     }
 
     /// Takes note of a refusal; records that are due now are made durable and returned.
@@ -72,76 +78,58 @@ impl Asleep {
         reading: Reading,
         all: bool,
     ) -> anyhow::Result<Vec<Refused>> {
-        let taken = self.door.owed(reading, all);
-        self.record(
-            Owed {
-                refused: taken,
-                fired,
-            },
-            reading,
-        )
+        let refused = self.door.owed(reading, all);
+        self.record(Unrecorded { refused, fired }, reading)
     }
 
     /// Records refusals, and timer occurrences that they deal with.
-    pub(super) fn record(&mut self, owed: Owed, reading: Reading) -> anyhow::Result<Vec<Refused>> {
+    pub(super) fn record(
+        &mut self,
+        unrecorded: Unrecorded,
+        reading: Reading,
+    ) -> anyhow::Result<Vec<Refused>> {
         let at = self.door.now(reading).at;
-        let Owed { refused, mut fired } = owed;
-        let mut recorded = Vec::new();
-        for mut refused in refused {
-            refused.fired.append(&mut fired);
-            sleeping::record(&self.writer, Body::Refused(Box::new(refused.clone())), at)?;
-            recorded.push(refused);
-        }
-        if !fired.is_empty() {
-            // A repeated refusal is only counted, but its timer must not come due again.
-            let seal = Seal {
-                fired,
-                admitted: Vec::new(),
-            };
-            sleeping::record(&self.writer, Body::Seal(seal), at)?;
-        }
-        Ok(recorded)
+        Ok(self.rest.record(unrecorded, at)?)
     }
 
-    /// An owner's write.
-    pub(super) fn write(&mut self, patch: &Patch, reading: Reading) -> Result<Written, sleeping::Error> {
-        let owner = self.owner();
+    /// Writes memory, if the rules let `by`.
+    pub(super) fn write(
+        &mut self,
+        claim: &Claim,
+        by: Principal,
+        patch: &Patch,
+        reading: Reading,
+    ) -> Result<Durable, WriteError> {
         let now = self.door.now(reading);
-        let (bundle, host) = (self.door.bundle(), self.door.place().clone());
-        sleeping::write(&self.writer, bundle, owner, host, now, patch)
-    }
-
-    /// The owner, as one who proposes.
-    pub(super) fn owner(&self) -> Principal {
-        Principal::Controller(self.look(|state| state.head().controllers.clone()))
+        let inputs = Inputs::new(now, by, self.door.place().clone());
+        write::stage(
+            claim,
+            self.rest.writer(),
+            self.door.bundle(),
+            inputs,
+            patch,
+            (now.at, Sign::Now),
+        )?
+        .wait()
     }
 
     /// Looks at the state.
     pub(super) fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
-        look(&self.writer.published())
+        self.rest.look(look)
     }
 
     /// What its timers want.
     pub(super) fn timers(&mut self, reading: Reading) -> Pending {
-        self.door.timers(&self.writer.published().head().fired, reading)
+        let fired = self.rest.look(|state| state.head().fired.clone());
+        self.door.timers(&fired, reading)
     }
 }
 
-/// What is to be recorded by whoever holds the lock next.
-#[derive(Debug, Default)]
-pub(super) struct Owed {
-    pub(super) refused: Vec<Refused>,
-    /// Timer occurrences that were refused or skipped.
-    pub(super) fired: Fired,
-}
-
 /// A dormant object in a frozen machine. The runtime in it holds the lock, so that nothing can be recorded; what is to
-/// be is owed until it runs again or its machine ends.
+/// be is kept until it runs again or its machine ends.
 pub(super) struct Frozen {
-    reader: Reader,
+    rest: Suspended,
     door: Sleeper,
-    /// Timer occurrences refused or skipped since.
-    fired: Fired,
 }
 
 impl Frozen {
@@ -152,12 +140,9 @@ impl Frozen {
         host: Host,
         witnessed: Witnessed,
     ) -> Self {
-        let door = Sleeper::new(prepared, reader.state().head(), host, witnessed);
-        Self {
-            reader,
-            door,
-            fired: Fired::new(),
-        }
+        let rest = Suspended::new(reader);
+        let door = Sleeper::new(prepared, rest.head(), host, witnessed);
+        Self { rest, door }
     }
 
     /// Its door.
@@ -165,21 +150,14 @@ impl Frozen {
         &mut self.door
     }
 
-    /// The last record.
-    pub(super) fn head(&self) -> &Head {
-        self.reader.state().head()
-    }
-
     /// What its timers want, those since dealt with left out.
     pub(super) fn timers(&mut self, reading: Reading) -> Pending {
-        let mut fired = self.head().fired.clone();
-        fired.extend(self.fired.iter().map(|(name, at)| (name.clone(), *at)));
-        self.door.timers(&fired, reading)
+        self.door.timers(&self.rest.fired(), reading)
     }
 
     /// Decides `wake`, and for a request `admit` as well.
     pub(super) fn decide(&mut self, proposal: &Proposal, reading: Reading) -> Verdict {
-        self.door.decide(self.reader.state(), proposal, reading)
+        self.door.decide(self.rest.state(), proposal, reading)
     }
 
     /// Counts a refusal.
@@ -190,19 +168,13 @@ impl Frozen {
 
     /// Timer occurrences that nothing is thawed for.
     pub(super) fn skip(&mut self, fired: Fired) {
-        self.fired.extend(fired);
-    }
-
-    /// The owner, as one who proposes.
-    pub(super) fn owner(&self) -> Principal {
-        Principal::Controller(self.head().controllers.clone())
+        self.rest.skip(fired);
     }
 
     /// What is to be recorded.
-    pub(super) fn owed(mut self, reading: Reading) -> Owed {
-        Owed {
-            refused: self.door.owed(reading, true),
-            fired: self.fired,
-        }
+    pub(super) fn unrecorded(mut self, reading: Reading) -> Unrecorded {
+        let mut unrecorded = self.rest.into_unrecorded();
+        unrecorded.refused.extend(self.door.owed(reading, true));
+        unrecorded
     }
 }

@@ -12,17 +12,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use suijuris_api::Event;
+use anyhow::Context as _;
 use suijuris_api::channel::Packet;
 use suijuris_api::control::FromRuntime;
 use suijuris_core::bundle::Bundle;
-use suijuris_core::inputs::{Host, Principal};
+use suijuris_core::key::{PublicKey, SecretKey};
+use suijuris_core::owner_request::Spent;
 use suijuris_core::time::Timestamp;
 use suijuris_core::trigger::Pending;
+use suijuris_custody::claim::{Claim, RefusedCopy};
+use suijuris_custody::clock::Clock;
+use suijuris_custody::relay;
 use suijuris_depot::Waiting;
 use suijuris_door::single_flight::BackOff;
 use suijuris_door::{PreparedBundle, Proposal, Sleeper};
-use suijuris_runtime::clock::Clock;
 use suijuris_runtime::config::Launch;
 use suijuris_store::ObjectDir;
 use suijuris_vehicle::process::Process;
@@ -31,15 +34,16 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::awake::Awake;
 use super::creation::Created;
 use super::desk::{self, Errand};
 use super::door::{self, Visitor};
 use super::dormant::{Asleep, Frozen};
-use super::holding::Holding;
 use super::post::Post;
 use super::say::Say;
+use crate::here;
 use crate::place::Place;
 use crate::registry;
 
@@ -76,7 +80,13 @@ pub(super) struct House {
     say: Rc<Say>,
     url: String,
     stay: Stay,
-    holding: Holding,
+    claim: Claim,
+    /// Serves the depot to its machines.
+    relay: relay::Service,
+    /// What owners sign their requests to this `up` for.
+    server: PublicKey,
+    /// Owners' requests that were used.
+    spent: Spent,
     /// Publishing what the object left when it fell asleep.
     publishing: JoinSet<Result<(), String>>,
     /// Asking a witness that did not answer.
@@ -102,7 +112,7 @@ enum Step {
     Ended(Exit),
     Timer,
     Post(Vec<Waiting>),
-    Lost(Box<Event>),
+    Lost(Box<RefusedCopy>),
     Answered(Box<suijuris_core::witness::Verdict>),
     Interrupted,
 }
@@ -111,7 +121,7 @@ impl House {
     pub(super) fn new(
         place: Place,
         created: Created,
-        holding: Holding,
+        claim: Claim,
         driver: Process,
         listener: std::net::TcpListener,
         url: String,
@@ -122,9 +132,9 @@ impl House {
             bundle,
             clock,
         } = created;
-        let witnessed = holding.witnessed(&bundle.manifest);
+        let witnessed = claim.witnessed();
         let prepared = Arc::new(PreparedBundle::new(bundle.clone())?);
-        let asleep = Asleep::new(writer, prepared.clone(), host(), witnessed, clock.reading())?;
+        let asleep = Asleep::new(writer, prepared.clone(), here::host(), witnessed, clock.reading())?;
         let id = asleep.look(|state| state.head().object.to_string());
         let inherited = listener.try_clone()?;
         Ok(Self {
@@ -139,8 +149,11 @@ impl House {
             inherited,
             say,
             url,
-            post: Post::new(holding.depot(), holding.object()),
-            holding,
+            post: Post::new(claim.depot(), claim.object()),
+            claim,
+            relay: relay::Service::start()?,
+            server: fresh_server()?,
+            spent: Spent::default(),
             publishing: JoinSet::new(),
             asking: JoinSet::new(),
             began: None,
@@ -206,7 +219,7 @@ impl House {
                     }
                     continue;
                 }
-                lost = self.holding.lost() => Step::Lost(Box::new(lost)),
+                lost = self.claim.lost() => Step::Lost(Box::new(lost)),
                 Some(Ok(verdict)) = self.asking.join_next() => Step::Answered(Box::new(verdict)),
                 waiting = self.post.arrives(), if door_open && backing_off.is_none() => Step::Post(waiting),
                 () = tokio::time::sleep(wait) => Step::Timer,
@@ -229,7 +242,7 @@ impl House {
                 Step::Ended(exit) => self.machine_ended(exit).await?,
                 Step::Timer => self.timer().await?,
                 Step::Post(waiting) => self.post_arrived(&waiting).await?,
-                Step::Lost(event) => self.lose(*event).await,
+                Step::Lost(copy) => self.lose(&copy).await,
                 Step::Answered(verdict) => self.answered(*verdict).await,
                 Step::Interrupted => self.interrupted().await?,
             }
@@ -241,6 +254,26 @@ impl House {
         let (name, listening) = asleep.listening(&self.place, &self.driver, &self.url);
         registry::note(&self.place, &self.id, &name, &self.url);
         self.say.event(listening);
+    }
+
+    /// Why a machine is started, or runs on.
+    fn launch(&self, proposal: Proposal) -> Launch {
+        let Proposal {
+            trigger,
+            principal,
+            request,
+            fired,
+        } = proposal;
+        Launch {
+            trigger,
+            request,
+            principal,
+            fired,
+            host: here::host(),
+            holder: None,
+            granted: false,
+            server: Some(self.server),
+        }
     }
 
     /// What can be done ahead for the next start.
@@ -316,35 +349,9 @@ async fn gone(stay: &Stay) -> Exit {
     }
 }
 
-pub(super) fn host() -> Host {
-    let id = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Host {
-        region: "local".to_owned(),
-        provider: "process".to_owned(),
-        class: String::new(),
-        id: id.trim().to_owned(),
-    }
-}
-
-fn launch(proposal: Proposal) -> Launch {
-    let Proposal {
-        trigger,
-        principal,
-        request,
-        fired,
-    } = proposal;
-    let by = principal.as_str().to_owned();
-    let caller = match principal {
-        Principal::Caller(caller) => Some(*caller),
-        _ => None,
-    };
-    Launch {
-        trigger,
-        request,
-        by,
-        caller,
-        fired,
-        host: host(),
-        holder: None,
-    }
+/// A key for this `up`, so that what was signed for another, or for an earlier one, is not taken for its own.
+fn fresh_server() -> anyhow::Result<PublicKey> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(seed.as_mut_slice()).context("the system gives no randomness")?;
+    Ok(SecretKey::from_seed(&seed).public())
 }

@@ -11,12 +11,12 @@ use anyhow::Context as _;
 use suijuris_api::Event;
 use suijuris_api::channel::{self, Channel};
 use suijuris_core::manifest;
+use suijuris_custody::claim::LeaseGrant;
 use suijuris_runtime::config::Launch;
 use suijuris_vehicle::process::{Machine, Process};
 use suijuris_vehicle::{Driver as _, Machine as _, Network, Output, Program, Since, Spec};
 use tokio::task::JoinSet;
 
-use super::holding::Handed;
 use super::say::Say;
 use crate::place::Place;
 
@@ -66,7 +66,7 @@ pub(super) async fn start(
     listener: &TcpListener,
     wanted: manifest::Network,
     launch: &Launch,
-    handed: Handed,
+    grant: LeaseGrant,
 ) -> anyhow::Result<Running> {
     let (ours, theirs) = channel::pair().context("no channel to the machine can be made")?;
     let (exe, mut argv) = runtime();
@@ -82,11 +82,11 @@ pub(super) async fn start(
         (OwnedFd::from(listener.try_clone()?), LISTEN_FD),
         (theirs, CONTROL_FD),
     ];
-    if let Some(depot) = handed.depot {
+    if let Some(depot) = grant.relay {
         argv.extend([OsString::from("--relay-fd"), RELAY_FD.to_string().into()]);
         inherit.push((depot, RELAY_FD));
     }
-    if let Some(held) = handed.attendance.as_ref().and_then(|held| held.descriptor()) {
+    if let Some(held) = grant.presence.as_ref().and_then(|held| held.descriptor()) {
         argv.extend([OsString::from("--hold-fd"), HOLD_FD.to_string().into()]);
         inherit.push((held.try_clone_to_owned()?, HOLD_FD));
     }

@@ -97,7 +97,7 @@ impl Say {
         self.event(Event::Verdict(verdict::verdict(decision, place)));
     }
 
-    pub(super) fn error(&self, code: &str, message: &str) {
+    pub(crate) fn error(&self, code: &str, message: &str) {
         self.event(Event::Error {
             code: code.to_owned(),
             message: message.to_owned(),

@@ -11,7 +11,7 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{self, View};
 use suijuris_core::governance::{Action, Protocol, TriggerKind};
 use suijuris_core::id::Digest;
-use suijuris_core::inputs::{Activity, Inputs, Principal, Request, Trigger};
+use suijuris_core::inputs::{Activity, Host, Inputs, Principal, Request, Trigger, Vehicle};
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Mutated, Outcome, Refused, State, Woke};
 use suijuris_core::memory::{Name, Value, Write};
@@ -208,7 +208,7 @@ impl Live {
     }
 
     fn asked(&self, method: &str) -> Inputs {
-        let mut inputs = Inputs::new(self.now(), Principal::Caller(Box::default()));
+        let mut inputs = Inputs::new(self.now(), Principal::Caller(Box::default()), here());
         inputs.trigger = Some(Trigger::new(TriggerKind::Request));
         inputs.request = Some(Request {
             method: method.to_owned(),
@@ -244,7 +244,7 @@ impl Live {
     }
 
     pub(crate) fn sleep(&self) {
-        let mut inputs = Inputs::new(self.now(), Principal::Workload);
+        let mut inputs = Inputs::new(self.now(), Principal::Workload, here());
         inputs.activity = Some(Activity {
             active: Span(60_000),
             idle: Span(20_000),
@@ -296,4 +296,13 @@ impl Live {
         };
         self.writer.stage(draft).unwrap().wait().unwrap();
     }
+}
+
+/// Where the objects of these tests are.
+fn here() -> Host {
+    let vehicle = Vehicle {
+        provider: "process",
+        class: "",
+    };
+    Host::of(vehicle, None, "test")
 }

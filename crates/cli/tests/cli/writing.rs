@@ -1,13 +1,15 @@
 //! `memory set`, with nobody running the object and with somebody; `wake` and `sleep`.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
 
 use suijuris_api::agent::Patch;
 use suijuris_api::control::{Reply, ToUp};
 use suijuris_api::event::Verdict;
+use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::memory::Value;
+use suijuris_core::owner_request::Ask;
 
 use crate::rig::{Object, Rig};
 
@@ -117,24 +119,24 @@ forbid (principal, action == Action::"mutate", resource) when { context.fields.c
 }
 
 #[test]
-fn who_is_no_owner_writes_nothing() {
+fn who_is_no_owner_asks_as_the_host_which_the_rules_may_refuse() {
     let rig = Rig::new();
-    let object = rig.create("http", "hello");
-    let before = object.files();
+    rig.create("http", "hello");
     let key = rig.path().join("other.key");
     let mut command = rig.command(&["memory", "set", "hello", "open=false"]);
     let output = command.env("SUIJURIS_OWNER_KEY", &key).output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(
-        err.contains("made the owner's key") && err.contains("not one of the object's owners"),
+        err.contains("no owner's key is here") && err.contains("SUIJURIS_OWNER_KEY"),
         "{err}"
     );
-    assert_eq!(
-        object.files()[&object.data().join("checkpoint")],
-        before[&object.data().join("checkpoint")]
-    );
     assert_eq!(rig.run(&["memory", "get", "hello", "open"]).out, "true\n");
+    let why = rig
+        .run(&["why", "hello", "--action", "mutate", "--json"])
+        .code(0)
+        .json();
+    assert_eq!(why["replay"]["same"], true, "{why}");
 }
 
 #[test]
@@ -170,21 +172,49 @@ fn a_second_writer_is_told_who_writes() {
     );
 }
 
-/// Somebody who runs the object: answers one question after the other with `replies`, and returns what was asked.
+/// Somebody who runs the object: says so whenever asked, answers what is asked of the object with `replies`, one after the
+/// other, and returns that.
 fn up(object: &Object, replies: Vec<Reply>) -> JoinHandle<Vec<ToUp>> {
     let run = object.home.run_dir();
     std::fs::create_dir_all(&run).unwrap();
     let listener = UnixListener::bind(run.join("up.sock")).unwrap();
+    let hear = move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        (stream, serde_json::from_str::<ToUp>(&line).unwrap())
+    };
+    let say = |mut stream: UnixStream, reply: &Reply| {
+        writeln!(stream, "{}", serde_json::to_string(reply).unwrap()).unwrap()
+    };
     std::thread::spawn(move || {
-        let answer = |reply: Reply| {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut line = String::new();
-            BufReader::new(&stream).read_line(&mut line).unwrap();
-            writeln!(stream, "{}", serde_json::to_string(&reply).unwrap()).unwrap();
-            serde_json::from_str(&line).unwrap()
+        let answer = |reply: Reply| loop {
+            match hear() {
+                (stream, ToUp::Status) => say(stream, &status("waking")),
+                (stream, asked) => {
+                    say(stream, &reply);
+                    return asked;
+                }
+            }
         };
         replies.into_iter().map(answer).collect()
     })
+}
+
+/// What an owner asked of `up`, and signed for it.
+fn signed(asked: &ToUp) -> Ask {
+    match asked {
+        ToUp::Owner { signed, .. } => {
+            assert_eq!((signed.request.audience, signed.signatures.len()), (server(), 1));
+            signed.request.ask
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The key of the `up` of these tests.
+fn server() -> PublicKey {
+    SecretKey::from_seed(&[5; 32]).public()
 }
 
 fn status(phase: &str) -> Reply {
@@ -192,6 +222,7 @@ fn status(phase: &str) -> Reply {
         phase: phase.to_owned(),
         pid: 77,
         url: "http://127.0.0.1:1/".to_owned(),
+        server: server(),
     }
 }
 
@@ -248,10 +279,8 @@ fn wake_and_sleep_ask_whoever_runs_the_object() {
             .contains("it is going to sleep [draining]")
     );
     assert_eq!(rig.run(&["wake", "hello"]).code(0).out, "already active\n");
-    assert_eq!(
-        asked.join().unwrap(),
-        [ToUp::Wake, ToUp::Sleep, ToUp::Wake, ToUp::Wake]
-    );
+    let asked: Vec<Ask> = asked.join().unwrap().iter().map(signed).collect();
+    assert_eq!(asked, [Ask::Wake, Ask::Sleep, Ask::Wake, Ask::Wake]);
     rig.run(&["wake", "hello"]).code(3);
 }
 
@@ -269,12 +298,7 @@ fn a_running_object_is_written_and_shown_through_up() {
     };
     let asked = up(
         &object,
-        vec![
-            patched,
-            status("waking"),
-            refused("memory_conflict"),
-            refused("disk_full"),
-        ],
+        vec![patched, refused("memory_conflict"), refused("disk_full")],
     );
     let set = |text| rig.run(&["memory", "set", "hello", text, "--json"]);
     assert_eq!(set("open=false").code(0).json()["seq"], 9);
@@ -289,7 +313,9 @@ fn a_running_object_is_written_and_shown_through_up() {
         set: [("open".to_owned(), false.into())].into(),
         ..Patch::default()
     };
-    assert_eq!(asked.join().unwrap()[0], ToUp::Patch(patch));
+    let asked = asked.join().unwrap();
+    assert_eq!(signed(&asked[0]), Ask::Write);
+    assert!(matches!(&asked[0], ToUp::Owner { patch: Some(sent), .. } if *sent == patch));
 }
 
 #[test]

@@ -257,7 +257,7 @@ fn goes_on_alone(kept: &Kept) {
     up.wait_event("woke");
     let frozen = Frozen::freeze(&up);
     // Longer than a process that is only slow stands still.
-    std::thread::sleep(Duration::from_millis(suijuris_runtime::clock::FREEZE_MS + 1_000));
+    std::thread::sleep(Duration::from_millis(suijuris_custody::clock::FREEZE_MS + 1_000));
     frozen.thaw();
     up.get("/after").status(200);
     up.wait_event("resumed");
@@ -313,7 +313,7 @@ fn a_machine_that_stood_still_decides_again_before_the_next_byte() {
         .write_all(b"GET /meanwhile HTTP/1.1\r\nhost: x\r\n\r\n")
         .unwrap();
     // Longer than a process that is only slow stands still.
-    std::thread::sleep(Duration::from_millis(suijuris_runtime::clock::FREEZE_MS + 1_000));
+    std::thread::sleep(Duration::from_millis(suijuris_custody::clock::FREEZE_MS + 1_000));
     pids.iter().rev().for_each(|pid| kill(*pid, "CONT"));
     let answer = read_answer(&mut waiting).unwrap();
     assert_eq!(answer.status, 200);

@@ -9,6 +9,7 @@
 
 mod boot;
 mod broken;
+mod carriers;
 mod clock;
 mod copies;
 mod crash;

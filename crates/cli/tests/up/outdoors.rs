@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use crate::house::{Answer, OPEN, Object, STAY, read_answer};
 
 /// The server, ended when dropped.
-struct Door {
+pub(crate) struct Door {
     child: Child,
     address: String,
 }
 
 impl Door {
-    fn of(object: &Object) -> Self {
+    pub(crate) fn of(object: &Object) -> Self {
         let mut command = object.command(env!("CARGO_BIN_EXE_suijuris"));
         let mut child = command
             .args(["door", "--json"])
@@ -32,7 +32,7 @@ impl Door {
         Self { child, address }
     }
 
-    fn ask(&self, request: &str, body: &str) -> (u16, Value) {
+    pub(crate) fn ask(&self, request: &str, body: &str) -> (u16, Value) {
         let answer = self.answer(request, body);
         (
             answer.status,

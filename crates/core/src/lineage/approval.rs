@@ -46,7 +46,13 @@ impl Statement {
     /// How many different controllers signed this statement.
     #[must_use]
     pub fn approved_by(&self, approvals: &[Approval], controllers: &[PublicKey]) -> usize {
-        codec::encode(self).map_or(0, |bytes| signers(&bytes, approvals, controllers))
+        codec::encode(self).map_or(0, |bytes| signers(&bytes, approvals, controllers).len())
+    }
+
+    /// The controllers who signed this statement, sorted.
+    pub(crate) fn approving(&self, approvals: &[Approval], controllers: &[PublicKey]) -> Vec<PublicKey> {
+        let signers = codec::encode(self).map(|bytes| signers(&bytes, approvals, controllers));
+        signers.unwrap_or_default().into_iter().collect()
     }
 }
 
@@ -105,7 +111,7 @@ impl Restoration {
     /// How many different controllers signed this statement.
     #[must_use]
     pub fn approved_by(&self, approvals: &[Approval], controllers: &[PublicKey]) -> usize {
-        codec::encode(self).map_or(0, |bytes| signers(&bytes, approvals, controllers))
+        codec::encode(self).map_or(0, |bytes| signers(&bytes, approvals, controllers).len())
     }
 }
 
@@ -116,7 +122,7 @@ fn sign(statement: &[u8], key: &SecretKey) -> Approval {
     }
 }
 
-fn signers(statement: &[u8], approvals: &[Approval], controllers: &[PublicKey]) -> usize {
+fn signers(statement: &[u8], approvals: &[Approval], controllers: &[PublicKey]) -> BTreeSet<PublicKey> {
     let signed = |approval: &&Approval| {
         controllers.contains(&approval.key)
             && approval.key.verifies(Domain::Approval, statement, &approval.sig)
@@ -126,6 +132,5 @@ fn signers(statement: &[u8], approvals: &[Approval], controllers: &[PublicKey]) 
         .take(256)
         .filter(signed)
         .map(|approval| approval.key)
-        .collect::<BTreeSet<_>>()
-        .len()
+        .collect()
 }

@@ -295,7 +295,9 @@ impl<V: Clone + PartialEq> Claim<V> {
         } else {
             Notice::Verdict(Verdict::Agrees(wrote.mark.epoch))
         });
-        Hold::begin(wrote, version).on(turn, Input::Tick)
+        // One that was told to go on without is awake.
+        let rests = self.purpose == Purpose::Rest && !self.without;
+        Hold::begin(wrote, version, rests).on(turn, Input::Tick)
     }
 
     fn failed(mut self, turn: &mut Turn<'_, V>, failure: Failure) -> Phase<V> {

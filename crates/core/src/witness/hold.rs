@@ -5,11 +5,14 @@
 
 use std::time::Duration;
 
-use super::keeper::{Me, Phase, Traces, Turn, Wrote};
+use super::keeper::{Lent, Me, Phase, Traces, Turn, Wrote};
 use super::mark::Mark;
 use super::terms::{CLAIM_PATIENCE, Mono, Terms};
 use super::words::{Ask, Effect, Failure, Input, Notice, Purpose, Swapped, Verdict};
 use crate::manifest;
+
+/// Later than any instant.
+const NEVER: Mono = Mono(u64::MAX);
 
 /// An object that is held.
 #[derive(Debug, Clone)]
@@ -21,6 +24,8 @@ pub(super) struct Hold<V> {
     sent: Mono,
     /// Epoch that the mark is to have.
     epoch: u64,
+    /// Epoch of the mark while the object only rests; a claim to wake raises it.
+    rest: Option<u64>,
     /// A claim to be answered, until when.
     owed: Option<Mono>,
     asked: Option<(Ask, Wrote)>,
@@ -45,9 +50,10 @@ enum Told {
 }
 
 impl<V: Clone + PartialEq> Hold<V> {
-    pub(super) fn begin(wrote: Wrote, version: V) -> Self {
+    pub(super) fn begin(wrote: Wrote, version: V, rests: bool) -> Self {
         Self {
             epoch: wrote.mark.epoch,
+            rest: rests.then_some(wrote.mark.epoch),
             mark: wrote.mark,
             version,
             sent: wrote.sent,
@@ -116,6 +122,8 @@ impl<V: Clone + PartialEq> Hold<V> {
             Mono(0)
         } else if me.newest.seq > self.mark.seq {
             self.sent.after(terms.pace())
+        } else if self.rests(terms) && self.epoch == self.mark.epoch {
+            NEVER
         } else {
             self.sent.after(terms.renewal())
         };
@@ -228,11 +236,31 @@ impl<V: Clone + PartialEq> Hold<V> {
             Told::Over => None,
         };
         let due = self.asked.is_none().then(|| self.due(me));
-        [told, due, self.owed, self.leaving].into_iter().flatten().min()
+        let next = [told, due, self.owed, self.leaving].into_iter().flatten().min();
+        next.filter(|next| *next < NEVER)
     }
 
     pub(super) fn serves_until(&self, terms: &Terms) -> Mono {
+        if self.rests(terms) {
+            return NEVER;
+        }
         self.sent.after(terms.serves())
+    }
+
+    /// Whether presence alone holds the object: it rests, and the depot knows by a lock that this copy runs.
+    fn rests(&self, terms: &Terms) -> bool {
+        terms.rests_on_presence() && self.rest == Some(self.mark.epoch)
+    }
+
+    /// What another process can go on with.
+    pub(super) fn lent(&self) -> Option<Lent<V>> {
+        let is_settled = self.asked.is_none() && self.unsure.is_empty() && self.owed.is_none();
+        let is_awake = self.rest != Some(self.mark.epoch) && self.leaving.is_none();
+        (is_settled && is_awake && self.is_good()).then(|| Lent {
+            mark: self.mark.clone(),
+            version: self.version.clone(),
+            sent: self.sent,
+        })
     }
 
     pub(super) const fn is_good(&self) -> bool {

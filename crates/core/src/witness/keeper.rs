@@ -64,6 +64,17 @@ pub enum Standing {
     Lost,
 }
 
+/// A mark that one process wrote and another goes on with: the one asks, the other need not ask again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lent<V> {
+    /// The mark as it stands in the depot.
+    pub mark: Mark,
+    /// Its version there.
+    pub version: V,
+    /// An instant before it was sent: its lease counts from here. Of the clock that both processes have.
+    pub sent: Mono,
+}
+
 /// A write whose outcome is not known, or that is on its way.
 #[derive(Debug, Clone)]
 pub(super) struct Wrote {
@@ -98,6 +109,33 @@ impl<V: Clone + PartialEq> Keeper<V> {
         Self {
             me,
             phase: Phase::Idle(Traces::None),
+        }
+    }
+
+    /// A copy that goes on, awake, with what was [`Lent`]: as if it had claimed the object itself.
+    #[must_use]
+    pub fn from_lent(
+        object: ObjectId,
+        id: HolderId,
+        who: &str,
+        terms: Terms,
+        newest: Point,
+        lent: Lent<V>,
+    ) -> Self {
+        let mut keeper = Self::new(object, id, who, terms, newest);
+        keeper.me.beat = lent.mark.holder.as_ref().map_or(0, |holder| holder.beat);
+        let Lent { mark, version, sent } = lent;
+        keeper.phase = Phase::Holding(Hold::begin(Wrote { mark, sent }, version, false));
+        keeper
+    }
+
+    /// What another process can go on with once this one is told [`Input::HandOver`]: nothing where the object is not held
+    /// to be awake, or where it is not known what stands in the depot.
+    #[must_use]
+    pub fn lent(&self) -> Option<Lent<V>> {
+        match &self.phase {
+            Phase::Holding(hold) => hold.lent(),
+            Phase::Idle(_) | Phase::Claiming(_) | Phase::Lost(_) => None,
         }
     }
 

@@ -62,6 +62,7 @@ pub struct Terms {
     lease: Duration,
     grace: Duration,
     pace: Duration,
+    locks: bool,
 }
 
 fn length(span: Span) -> Duration {
@@ -90,7 +91,20 @@ impl Terms {
             lease,
             grace,
             pace,
+            locks: false,
         }
+    }
+
+    /// The depot knows by a lock who runs: whoever rests renews nothing, for nobody takes what a living copy holds.
+    #[must_use]
+    pub const fn where_presence_is_a_lock(mut self, locks: bool) -> Self {
+        self.locks = locks;
+        self
+    }
+
+    /// Whether an object at rest is held by presence alone.
+    pub(super) const fn rests_on_presence(&self) -> bool {
+        self.locks
     }
 
     /// How much the object relies on the witness.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::mark::{HolderId, Mark};
 use crate::id::RecordId;
 use crate::inputs::Witnessed;
+use crate::lineage::Head;
 
 /// A place in a history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +16,16 @@ pub struct Point {
     pub record: RecordId,
     /// The activation it belongs to.
     pub epoch: u64,
+}
+
+impl From<&Head> for Point {
+    fn from(head: &Head) -> Self {
+        Self {
+            seq: head.seq,
+            record: head.record,
+            epoch: head.epoch,
+        }
+    }
 }
 
 /// What a claim is for.

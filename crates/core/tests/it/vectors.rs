@@ -15,7 +15,7 @@ use suijuris_core::governance::{
 };
 use suijuris_core::id::{BlobId, BundleId, Digest, ObjectId, RecordId};
 use suijuris_core::inputs::{
-    Activity, Caller, Host, Inputs, Principal, Request, Standing, Trigger, Witnessed, WorkloadEnd,
+    Activity, Caller, Host, Inputs, Principal, Request, Standing, Trigger, Vehicle, Witnessed, WorkloadEnd,
 };
 use suijuris_core::key::{Domain, SecretKey};
 use suijuris_core::lineage::{
@@ -491,12 +491,11 @@ fn bundle_manifest() {
 
 /// Every fact that inputs can hold, and every part of an explanation.
 fn full_decision() -> Decision {
-    let host = Host {
-        region: "fra".into(),
-        provider: "process".into(),
-        class: "small".into(),
-        id: "m1".into(),
+    let vehicle = Vehicle {
+        provider: "process",
+        class: "small",
     };
+    let host = Host::of(vehicle, Some("fra"), "m1");
     let caller = Caller {
         authenticated: true,
         subject: Some("alice".into()),
@@ -510,7 +509,6 @@ fn full_decision() -> Decision {
         quality: Quality::Synced,
     };
     let inputs = Inputs {
-        host: host.clone(),
         standing: Standing {
             witness: Witnessed::Agrees,
             incapable: true,
@@ -540,9 +538,9 @@ fn full_decision() -> Decision {
         holds: ["working".to_owned()].into(),
         pending: 3,
         fields: ["budget".to_owned()].into(),
-        to: Some(host),
+        to: Some(host.clone()),
         scope: Some("child".into()),
-        ..Inputs::new(now, Principal::Caller(Box::new(caller)))
+        ..Inputs::new(now, Principal::Caller(Box::new(caller)), host)
     };
     let explanation = Explanation {
         outcome: governance::Outcome::Refuse,

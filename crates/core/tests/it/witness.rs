@@ -719,3 +719,67 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn at_rest_a_lock_that_says_the_holder_lives_needs_no_renewals() {
+    let terms =
+        Terms::new(Witness::Required, Span(10_000), Span(0), Duration::ZERO).where_presence_is_a_lock(true);
+    let mut rig = Rig::new(Witness::Required);
+    rig.keeper = Some(Keeper::new(ObjectId::of(b"object"), ME, "here", terms, point(8)));
+    rig.give(Input::Claim(Purpose::Rest));
+    rig.read(Ok(None));
+    rig.swapped(Ok(Swapped::Done(1)));
+    rig.heard();
+    // For a day nothing is written, and nothing ends.
+    assert_eq!(rig.keeper().wait_until(), None);
+    rig.now += 86_400_000 * MS;
+    rig.give(Input::Tick);
+    assert_eq!((rig.asked.len(), rig.heard()), (0, vec![]));
+    // What is recorded asleep is followed all the same.
+    rig.give(Input::Note(point(9)));
+    rig.swapped(Ok(Swapped::Done(2)));
+    assert_eq!(rig.heard(), [Notice::Covered(9)]);
+    assert_eq!(rig.keeper().wait_until(), None);
+    // Awake it holds by its lease, as everywhere.
+    rig.give(Input::Claim(Purpose::Wake));
+    let sent = rig.now;
+    rig.swapped(Ok(Swapped::Done(3)));
+    assert_eq!(rig.heard(), [Notice::Verdict(Verdict::Agrees(4))]);
+    assert_eq!(rig.keeper().good_until(), Some(Mono(sent + LEASE)));
+    rig.now = sent + LEASE;
+    rig.give(Input::Tick);
+    assert!(rig.heard().contains(&Notice::Expired));
+}
+
+#[test]
+fn what_was_claimed_for_another_is_gone_on_with_and_not_asked_again() {
+    let mut rig = Rig::holding(Witness::Required);
+    rig.give(Input::Claim(Purpose::Wake));
+    assert_eq!(rig.keeper().lent(), None, "a write is on its way");
+    let sent = rig.now;
+    let written = rig.swapped(Ok(Swapped::Done(2)));
+    rig.heard();
+    let lent = rig.keeper().lent().unwrap();
+    assert_eq!((&lent.mark, lent.version, lent.sent), (&written, 2, Mono(sent)));
+    rig.give(Input::HandOver);
+    assert_eq!((rig.keeper().lent(), rig.keeper().good_until()), (None, None));
+    // The other one serves at once, and renews what stands there.
+    let terms = Terms::new(Witness::Required, Span(10_000), Span(0), Duration::ZERO);
+    rig.keeper = Some(Keeper::from_lent(
+        ObjectId::of(b"object"),
+        ME,
+        "there",
+        terms,
+        point(8),
+        lent,
+    ));
+    assert_eq!(rig.keeper().good_until(), Some(Mono(sent + LEASE)));
+    rig.give(Input::Note(point(9)));
+    let Effect::Swap(_, mark, expected, _) = rig.asked[0].clone() else {
+        panic!()
+    };
+    assert_eq!((mark.seq, mark.epoch, expected), (9, written.epoch, Some(2)));
+    assert!(mark.holder.unwrap().beat > written.holder.unwrap().beat);
+    rig.swapped(Ok(Swapped::Done(3)));
+    assert_eq!(rig.heard(), [Notice::Covered(9)]);
+}

@@ -211,7 +211,10 @@ impl Plan {
     }
 
     pub(crate) fn terms(&self) -> Terms {
+        // Whoever is known to run at once is known by a lock.
+        let locks = matches!(self.presence, Presence::True);
         Terms::new(self.strength, Span(self.lease_ms), Span(self.grace_ms), self.pace)
+            .where_presence_is_a_lock(locks)
     }
 
     pub(crate) fn lease(&self) -> Ns {

@@ -100,7 +100,7 @@ fn try_shared(files: &Files, path: &Path) -> Result<Option<bool>, Error> {
 }
 
 /// Whether the kernel alone keeps the locks of this directory.
-fn is_local(root: &Path) -> bool {
+pub(crate) fn is_local(root: &Path) -> bool {
     // The type of the numbers is the C library's.
     const REMOTE: &[FsType] = &[
         FsType(0x6969),      // NFS

@@ -23,7 +23,7 @@ use serde_json::json;
 use suijuris_core::ObjectId;
 use suijuris_core::decide::{self, View};
 use suijuris_core::governance::{Action, Protocol, TriggerKind, Vocabulary};
-use suijuris_core::inputs::{Caller, Inputs, Principal, Request, Trigger, Witnessed};
+use suijuris_core::inputs::{Caller, Host, Inputs, Principal, Request, Trigger, Vehicle, Witnessed};
 use suijuris_core::lineage::{Announcement, Outcome, State};
 use suijuris_core::memory::{Change, Decimal, Field, Kind, Name, Plain, Schema, Value, Write};
 use suijuris_core::time::{Now, Quality, Reading, Span, Timestamp};
@@ -154,8 +154,12 @@ fn inputs(j: usize) -> Inputs {
         at: NOW,
         quality: Quality::Synced,
     };
-    let mut inputs = Inputs::new(now, Principal::Caller(Box::new(caller)));
-    inputs.host.region = "fra".to_owned();
+    let vehicle = Vehicle {
+        provider: "",
+        class: "",
+    };
+    let host = Host::of(vehicle, Some("fra"), "");
+    let mut inputs = Inputs::new(now, Principal::Caller(Box::new(caller)), host);
     inputs.standing.witness = Witnessed::Agrees;
     inputs.trigger = Some(Trigger::new(TriggerKind::Request));
     inputs.request = Some(Request {
@@ -439,7 +443,7 @@ fn door(depot: &Memory) -> Arc<Door> {
         waker,
         limits,
         trust,
-        Place::default(),
+        &Place::default(),
         clock,
         None,
     ))

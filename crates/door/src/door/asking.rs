@@ -7,7 +7,7 @@ use suijuris_api::{Problem, verdict};
 use suijuris_core::ObjectId;
 use suijuris_core::inputs::{Inputs, Witnessed};
 use suijuris_core::lineage::{Decision, Outcome, Refused};
-use suijuris_core::time::Ratchet;
+use suijuris_core::time::{Now, Ratchet};
 use tokio::time::Instant;
 
 use super::{Door, ObjectStatus, Passed};
@@ -68,8 +68,14 @@ impl Door {
 
     /// The facts of a proposal.
     pub(super) fn inputs(&self, proposal: Proposal) -> Inputs {
+        let reading = (self.clock)();
+        // Never behind what is recorded: that is seen to where it is weighed.
+        let now = Now {
+            at: reading.wall,
+            quality: reading.quality,
+        };
         // Nothing is decided for that the witness does not agree with.
-        proposal.inputs(self.host.clone(), Witnessed::Agrees, 0)
+        proposal.inputs(now, self.host.clone(), Witnessed::Agrees, 0)
     }
 
     /// How many messages wait, where rules look at it.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use suijuris_core::ObjectId;
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Protocol;
-use suijuris_core::inputs::{Host, Request, Witnessed};
+use suijuris_core::inputs::{Request, Witnessed};
 use suijuris_core::manifest::{Algorithm, CallerKey};
+use suijuris_door::config::Place;
 use suijuris_door::{Credentials, PreparedBundle, Sleeper};
 
 use crate::life::{Definition, Life};
@@ -33,7 +34,12 @@ fn open(
 ) -> Option<String> {
     let built = definition.build().unwrap();
     let prepared = Arc::new(PreparedBundle::new(built.bundle).unwrap());
-    let mut sleeper = Sleeper::new(prepared, life.state.head(), Host::default(), Witnessed::Agrees);
+    let mut sleeper = Sleeper::new(
+        prepared,
+        life.state.head(),
+        Place::default().host(),
+        Witnessed::Agrees,
+    );
     let request = Request {
         method: "GET".into(),
         path: path.into(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use suijuris_core::decide::{self, Refused, Verdict, View};
 use suijuris_core::governance::{Action, Facts, Principal as Who, RuleSet};
-use suijuris_core::inputs::{Caller, Host, Inputs, Principal, Request, Trigger, Witnessed};
+use suijuris_core::inputs::{Caller, Host, Inputs, Principal, Request, Trigger, Vehicle, Witnessed};
 use suijuris_core::lineage::{Decision, Fired, Outcome};
 use suijuris_core::memory::{Change, Write};
 use suijuris_core::time::{Quality, Ratchet, Reading, Timestamp};
@@ -71,13 +71,12 @@ fn inputs(
         _ => Principal::Host,
     };
     let text = |text: Option<&str>| text.map(str::to_owned);
-    let mut inputs = Inputs::new(facts.now, principal);
-    inputs.host = Host {
-        region: facts.host.region.to_owned(),
-        provider: facts.host.provider.to_owned(),
-        class: facts.host.class.to_owned(),
-        id: facts.host.id.to_owned(),
+    let vehicle = Vehicle {
+        provider: facts.host.provider,
+        class: facts.host.class,
     };
+    let host = Host::of(vehicle, Some(facts.host.region), facts.host.id);
+    let mut inputs = Inputs::new(facts.now, principal, host);
     inputs.trigger = facts.trigger.map(|trigger| Trigger {
         kind: trigger.kind,
         name: text(trigger.name),

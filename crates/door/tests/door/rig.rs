@@ -165,7 +165,7 @@ impl Rig {
             Box::new(Shared(Arc::clone(&starter))),
             limits,
             trust,
-            Place::default(),
+            &Place::default(),
             read,
             Some(Arc::new(move |object, event| {
                 told.lock().unwrap().push((object, event));

@@ -66,7 +66,7 @@ pub(super) async fn acknowledge(resident: &Resident, wanted: &Acknowledge) -> Re
 
 fn failed(error: &Error) -> Problem {
     let mut problem = Problem::new(503, "depot_failed", "The depot did not answer as it should")
-        .with_detail(crate::report::chain(error));
+        .with_detail(suijuris_custody::chain(error));
     problem.retry_after = Some(1);
     problem
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::intake::Intake;
 use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::BootError;
-use crate::report::chain;
+use suijuris_custody::chain;
 
 use super::HANDED_OVER;
 use super::context::BootContext;

@@ -21,16 +21,18 @@ use tokio::sync::mpsc;
 use crate::agent;
 use crate::auth::Callers;
 use crate::authorizer::ObjectAuthorizer;
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::lifecycle_driver::{ExitReason, LifecycleDriver};
 use crate::lineage_writer::{BootError, LineageWriter, Sign};
 use crate::pid1::Signals;
 use crate::remain;
-use crate::report::{Reports, chain};
+use crate::report::Reports;
 use crate::resident::{Parts, Resident};
 use crate::workload::{Placement, free_port};
+use suijuris_custody::chain;
+use suijuris_custody::claim::Answer;
+use suijuris_custody::clock::Clock;
 
 use super::broken::CODE_BROKEN_OBJECT;
 use super::owner::{hear, obey};
@@ -49,13 +51,13 @@ pub(super) struct BootContext {
     pub(super) authorizer: Rc<ObjectAuthorizer>,
 }
 
-/// What runs side by side in one activation.
+/// What runs side by side in one life.
 struct Activation {
     gate: Gate<Rc<ObjectAuthorizer>>,
     control: Control,
     /// The gate's control, where its protocol knows no requests.
     raw: Option<Control>,
-    driver: LifecycleDriver,
+    shell: LifecycleDriver,
     inputs: Inputs,
     timers: Timers,
     say: mpsc::Sender<Event>,
@@ -78,28 +80,24 @@ impl BootContext {
             Ok(depot) => depot,
             Err(why) => return Err((Box::new(self), BootError::Depot(why))),
         };
-        let holding = match witnessing::holding(&self, depot.clone(), &lineage, &bundle) {
-            Ok(holding) => holding,
+        let (claim, since) = match witnessing::claim(&self, depot.clone(), &lineage, &bundle).await {
+            Ok(claimed) => claimed,
             Err(why) => return Err((Box::new(self), BootError::Depot(why))),
         };
         // Before the first record: a copy that is not the object writes nothing.
         step("witness");
-        let detector = self.clock.detector();
-        match holding.claim().await {
-            Ok(None) => {}
-            Ok(Some(claimed)) => match claimed.verdict.evidence() {
-                Some(evidence) => {
-                    return Ok(witnessing::refuse_copy(
-                        self,
-                        &lineage,
-                        depot.as_deref(),
-                        &claimed.verdict,
-                        evidence,
-                    )
-                    .await);
-                }
-                None => witnessing::say_absent(&self.reports, &claimed),
-            },
+        let detector = match since {
+            Some(reading) => self.clock.detector_since(reading),
+            None => self.clock.detector(),
+        };
+        let answer = match since {
+            Some(_) => Ok(Answer::Ours),
+            None => claim.wake().await,
+        };
+        match answer {
+            Ok(Answer::Ours) => {}
+            Ok(Answer::Unasked(why)) => witnessing::say_unasked(&self.reports, &why),
+            Ok(Answer::Refused(copy)) => return Ok(witnessing::refuse_copy(self, &lineage, &copy).await),
             Err(error) => return Err((Box::new(self), BootError::Depot(chain(&error)))),
         }
         let now = lineage.now(self.clock.reading());
@@ -118,7 +116,7 @@ impl BootContext {
         let authorizer = self.authorizer.clone();
         let handing = match handing(&bundle.manifest) {
             Ok(handing) => handing,
-            Err(error) => return Err((Box::new(self), BootError::FdPassing(error))),
+            Err(error) => return Err((Box::new(self), BootError::Handover(error))),
         };
         let (ours, theirs) = handing.unzip();
         let gate = gate(&bundle.manifest, authorizer.clone(), port, ours, control.clone());
@@ -142,7 +140,7 @@ impl BootContext {
             clock: self.clock.clone(),
             host: self.config.launch.host.clone(),
             callers,
-            holding,
+            claim,
             detector,
             inbox,
             traffic: gate.traffic(),
@@ -154,7 +152,7 @@ impl BootContext {
         resident.relaunch(self.config.launch.clone());
         let inputs = resident.launch_inputs();
         let gate_control = control.clone();
-        let driver = LifecycleDriver::new(
+        let shell = LifecycleDriver::new(
             resident.clone(),
             authorizer,
             control,
@@ -164,30 +162,30 @@ impl BootContext {
         );
         let raw = matches!(
             bundle.manifest.gate.protocol,
-            manifest::Protocol::Tcp | manifest::Protocol::FdPassing
+            manifest::Protocol::Tcp | manifest::Protocol::Handover
         );
-        let activation = Activation {
+        let life = Activation {
             gate,
             raw: raw.then(|| gate_control.clone()),
             control: gate_control,
-            driver,
+            shell,
             inputs,
             timers,
             say,
         };
-        Ok(self.serve(activation, resident).await)
+        Ok(self.serve(life, resident).await)
     }
 
-    async fn serve(self, activation: Activation, resident: Rc<Resident>) -> ExitReason {
+    async fn serve(self, life: Activation, resident: Rc<Resident>) -> ExitReason {
         let Activation {
             gate,
             control,
             raw,
-            driver,
+            shell,
             inputs,
             timers,
             say,
-        } = activation;
+        } = life;
         let (hand_over, handed_over) = mpsc::channel(HANDED_OVER);
         let agent = match agent::bind(&self.config.agent_socket) {
             Ok(listener) => listener,
@@ -197,7 +195,7 @@ impl BootContext {
             }
         };
         let left = tokio::select! {
-            left = driver.run(inputs) => left,
+            left = shell.run(inputs) => left,
             served = gate.serve(self.listener, handed_over) => {
                 if let Err(error) = served {
                     resident.reports().error(CODE_GATE, &error);
@@ -216,7 +214,7 @@ impl BootContext {
             () = hear(self.channel, hand_over, resident.clone()) => ExitReason::Broken,
         };
         if self.config.launch.holder.is_none() && matches!(left, ExitReason::Dormant) {
-            resident.holding().release().await;
+            resident.claim().release().await;
         }
         let _ = std::fs::remove_file(&self.config.agent_socket);
         left
@@ -251,7 +249,7 @@ pub(super) fn unusable(part: &'static str, why: String) -> BootError {
 
 /// The two ends of what connections are handed over on, the gate's first; none where they are not.
 fn handing(manifest: &Manifest) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
-    if manifest.gate.protocol != manifest::Protocol::FdPassing {
+    if manifest.gate.protocol != manifest::Protocol::Handover {
         return Ok(None);
     }
     let flags = SockFlag::SOCK_CLOEXEC;
@@ -275,9 +273,9 @@ pub(super) fn gate(
         manifest::Protocol::Http => (Protocol::Http, loopback),
         manifest::Protocol::H2c => (Protocol::H2c, loopback),
         manifest::Protocol::Tcp => (Protocol::Tcp, loopback),
-        manifest::Protocol::FdPassing => {
+        manifest::Protocol::Handover => {
             let given = handing.map(|ours| Upstream::Given(Arc::new(ours)));
-            (Protocol::FdPassing, given.unwrap_or(loopback))
+            (Protocol::Handover, given.unwrap_or(loopback))
         }
     };
     let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);

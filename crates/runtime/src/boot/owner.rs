@@ -3,13 +3,18 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use suijuris_api::Problem;
+use suijuris_api::agent::Patched;
 use suijuris_api::channel::Channel;
 use suijuris_api::channel::MAX_BYTES;
 use suijuris_api::control::{FromRuntime, Reply, ToRuntime};
 use suijuris_core::codec;
+use suijuris_core::id::Digest;
 use suijuris_core::inputs::Principal;
 use suijuris_core::lifecycle::Event;
 use suijuris_core::lineage::{Body, Refused};
+use suijuris_core::owner_request::{Ask, SignedRequest};
+use suijuris_custody::owner::{Asking, content_of, no_content, not_an_owner};
 use suijuris_gate::Handoff;
 use tokio::sync::mpsc;
 
@@ -56,6 +61,8 @@ pub(super) async fn hear(
             ToRuntime::Connection { .. } => {
                 let_through(&channel, packet, &hand_over, resident.intake()).await;
             }
+            // One that was not announced: nobody waits for it any more.
+            ToRuntime::Granted => {}
             ToRuntime::Refused { id } => {
                 if record_refused(&resident, &packet.raw).await {
                     // An owner that is gone records nothing either.
@@ -67,44 +74,50 @@ pub(super) async fn hear(
                 resident.relaunch(*launch);
                 resident.thawed();
             }
-            ToRuntime::Sleep { id, by } => {
-                let by = if by == "host" {
-                    Principal::Host
-                } else {
-                    owner(&resident)
-                };
-                let reply = match resident.propose_sleep(by) {
-                    Ok(verdict) => Reply::Verdict(verdict),
-                    Err(problem) => Reply::Error {
-                        code: problem.code,
-                        message: problem.detail,
-                    },
-                };
-                resident.reports().reply(id, reply);
+            ToRuntime::Sleep { id, signed } => {
+                let slept = principal(&resident, signed.as_deref(), (Ask::Sleep, no_content()))
+                    .and_then(|by| resident.propose_sleep(by));
+                resident
+                    .reports()
+                    .reply(id, slept.map_or_else(error, Reply::Verdict));
             }
-            ToRuntime::Patch { id, patch } => {
-                let reply = match resident.patch(owner(&resident), &patch).await {
-                    Ok(patched) => Reply::Patched {
-                        seq: patched.seq,
-                        root: patched.root,
-                    },
-                    Err(problem) => Reply::Error {
-                        code: problem.code,
-                        message: problem.detail,
-                    },
+            ToRuntime::Patch { id, patch, signed } => {
+                let patched = match principal(&resident, signed.as_deref(), (Ask::Write, content_of(&patch)))
+                {
+                    Ok(by) => resident.patch(by, &patch).await,
+                    Err(problem) => Err(problem),
                 };
+                let reply = patched.map_or_else(error, |Patched { seq, root }| Reply::Patched { seq, root });
                 resident.reports().reply(id, reply);
             }
         }
     }
 }
 
-pub(super) fn owner(resident: &Resident) -> Principal {
-    Principal::Controller(
-        resident
-            .lineage()
-            .published(|state| state.head().controllers.clone()),
-    )
+fn error(problem: Problem) -> Reply {
+    Reply::Error {
+        code: problem.code,
+        message: problem.detail,
+    }
+}
+
+/// Whoever asks: the owners who signed, or the host.
+fn principal(
+    resident: &Resident,
+    signed: Option<&SignedRequest>,
+    (ask, content): (Ask, Digest),
+) -> Result<Principal, Problem> {
+    let asking = Asking {
+        ask,
+        content,
+        signed,
+        server: resident.server(),
+        now: resident.reading().wall,
+    };
+    let found = resident
+        .lineage()
+        .published(|state| asking.principal(state.head()));
+    found.map_err(|error| not_an_owner(&error))
 }
 
 /// Records what the door refused while the machine was frozen; whether it is durable.

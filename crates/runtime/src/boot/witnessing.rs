@@ -5,23 +5,26 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use suijuris_api::control::ToRuntime;
 use suijuris_api::{Event as Report, Problem};
 use suijuris_core::bundle::Bundle;
+use suijuris_core::codec;
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Principal, Witnessed};
 use suijuris_core::lifecycle::{Event, Phase};
-use suijuris_core::lineage::{Body, Quarantined};
-use suijuris_core::witness::{Evidence, Verdict};
+use suijuris_core::time::Reading;
+use suijuris_custody::chain;
+use suijuris_custody::claim::{Claim, Granted, Means, RefusedCopy, fresh_id};
+use suijuris_custody::record::quarantine;
+use suijuris_custody::witness::{LeaseEvent, Service};
 use suijuris_depot::Depot;
 use suijuris_depot::relay::Client;
 use suijuris_gate::{Control, Phase as GatePhase};
 
-use crate::holding::{self, Holding, Means};
 use crate::lifecycle_driver::ExitReason;
-use crate::lineage_writer::{LineageWriter, Sign};
-use crate::report::{Reports, chain};
+use crate::lineage_writer::{self, LineageWriter};
+use crate::report::Reports;
 use crate::resident::Resident;
-use crate::witness::{Claimed, News};
 
 use super::broken::answer_all;
 use super::context::BootContext;
@@ -50,30 +53,48 @@ pub(super) async fn depot(context: &BootContext) -> Result<Option<Arc<dyn Depot>
     opened.map(Some).map_err(|error| chain(&error))
 }
 
-/// How the object stands with its witness, nothing asked yet.
-pub(super) fn holding(
+/// Size of what a machine is granted at most, bytes.
+const MAX_GRANT: usize = 16 << 10;
+
+/// This copy's right to the object. Where somebody claimed it for this machine, also the clocks before that: nothing has to
+/// be asked again. Else nothing is asked yet.
+pub(super) async fn claim(
     context: &BootContext,
     depot: Option<Arc<dyn Depot>>,
     lineage: &LineageWriter,
     bundle: &Bundle,
-) -> Result<Holding, String> {
-    let manifest = &bundle.manifest;
-    let Some(depot) = depot else {
-        return Ok(Holding::alone(manifest));
+) -> Result<(Claim, Option<Reading>), String> {
+    let launch = &context.config.launch;
+    let means = |depot| {
+        let id = launch.holder.map_or_else(fresh_id, Ok);
+        Ok::<_, String>(Means {
+            service: Service::start().map_err(|error| chain(&error))?,
+            depot,
+            id: id.map_err(|error| chain(&error))?,
+            who: who(&launch.host.id),
+        })
     };
-    let id = context
-        .config
-        .launch
-        .holder
-        .map_or_else(holding::fresh_id, Ok)
-        .map_err(|error| chain(&error))?;
-    let host = &context.config.launch.host.id;
-    let means = Means {
-        depot,
-        id,
-        who: who(host),
+    let means = depot.map(means).transpose()?;
+    let granted = granted(context).await;
+    let (claim, goes_on) = match (means, &granted) {
+        (Some(means), Some(granted)) => Claim::from_grant(means, &bundle.manifest, lineage.writer(), granted),
+        (means, _) => (Claim::open(means, &bundle.manifest, lineage.writer()), false),
     };
-    Holding::with(means, manifest, &context.object_dir, lineage.writer()).map_err(|error| chain(&error))
+    claim.follow(lineage.writer());
+    let since = granted.filter(|_| goes_on).map(|granted| granted.reading());
+    Ok((claim, since))
+}
+
+/// What whoever started the machine was answered when they claimed the object for it; nothing where they did not, or it has
+/// to ask for itself.
+async fn granted(context: &BootContext) -> Option<Granted> {
+    let channel = context
+        .channel
+        .as_ref()
+        .filter(|_| context.config.launch.granted)?;
+    let packet = channel.receive::<ToRuntime>().await.ok()??;
+    matches!(packet.message, ToRuntime::Granted).then_some(())?;
+    codec::decode(&packet.raw, MAX_GRANT).ok()
 }
 
 /// Who holds the object, for people; in a machine of its own the runtime is process 1, which says nothing.
@@ -84,15 +105,12 @@ fn who(host: &str) -> String {
     }
 }
 
-/// Tells of a depot that was not there.
-pub(super) fn say_absent(reports: &Reports, claimed: &Claimed) {
-    if let Verdict::Absent | Verdict::Missing = claimed.verdict {
-        let why = claimed.trouble.as_deref().unwrap_or("it does not answer");
-        reports.event(Report::Error {
-            code: CODE_DEPOT.to_owned(),
-            message: format!("the witness cannot be asked: {why}"),
-        });
-    }
+/// Tells of a witness that was not asked.
+pub(super) fn say_unasked(reports: &Reports, why: &str) {
+    reports.event(Report::Error {
+        code: CODE_DEPOT.to_owned(),
+        message: format!("the witness cannot be asked: {why}"),
+    });
 }
 
 /// Another copy has taken the object.
@@ -100,69 +118,43 @@ const CODE_TWIN: &str = "twin";
 /// This copy lacks what was witnessed.
 const CODE_ROLLED_BACK: &str = "rolled_back";
 
-/// The event of a copy that is not the object.
-fn refused(code: &str, evidence: &Evidence) -> Report {
-    Report::Refused {
-        action: Action::Wake.as_str().to_owned(),
-        reason: code.to_owned(),
-        rules: Vec::new(),
-        reasons: vec![holding::in_words(evidence)],
-        times: 1,
-        evidence: Some(Box::new(evidence.into())),
-    }
-}
-
 /// This copy is not the object: whoever waits is told why, nothing runs. A copy whose history lacks what was witnessed
 /// shuts itself away, so that it stays refused where no witness can be asked; one that met another only leaves.
 pub(super) async fn refuse_copy(
     context: BootContext,
     lineage: &LineageWriter,
-    depot: Option<&dyn Depot>,
-    verdict: &Verdict,
-    evidence: &Evidence,
+    copy: &RefusedCopy,
 ) -> ExitReason {
-    let code = holding::code_of(depot, verdict).await;
-    context.reports.event(refused(code, evidence));
-    if verdict.is_final() {
-        shut_away(&context, lineage, code, evidence).await;
+    context.reports.event(copy.event());
+    if copy.is_final {
+        let at = lineage.now(context.clock.reading()).at;
+        if let Err(error) = quarantine(lineage.writer(), copy.code, &copy.evidence, at) {
+            // It is refused all the same, now and whenever the witness is asked.
+            let error = lineage_writer::Error::from(error);
+            context.reports.error(error.code(), &error);
+        }
     }
-    answer_all(context, not_the_object(code, evidence)).await;
+    answer_all(context, not_the_object(copy)).await;
     ExitReason::Refused
 }
 
-fn not_the_object(code: &str, evidence: &Evidence) -> Problem {
-    let words = holding::in_words(evidence);
-    if code == CODE_TWIN {
-        return Problem::new(503, CODE_TWIN, "Another copy is the object").with_detail(words);
+fn not_the_object(copy: &RefusedCopy) -> Problem {
+    if copy.code == CODE_TWIN {
+        return Problem::new(503, CODE_TWIN, "Another copy is the object").with_detail(copy.words());
     }
-    Problem::new(503, CODE_ROLLED_BACK, "This copy is older than the object").with_detail(words)
-}
-
-async fn shut_away(context: &BootContext, lineage: &LineageWriter, code: &str, evidence: &Evidence) {
-    let at = lineage.now(context.clock.reading()).at;
-    let body = Body::Quarantined(Quarantined {
-        reason: format!("{code}: {}", holding::in_words(evidence)),
-    });
-    let recorded = async {
-        lineage.record_crash(at).await?;
-        lineage.commit(body, at, Sign::Now).await
-    };
-    if let Err(error) = recorded.await {
-        // It is refused all the same, now and whenever the witness is asked.
-        context.reports.error(error.code(), &error);
-    }
+    Problem::new(503, CODE_ROLLED_BACK, "This copy is older than the object").with_detail(copy.words())
 }
 
 /// Follows the lease: holds the gate while it does not hold, and ends the machine when another copy has the object or
 /// serving has been over for too long.
 pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> ExitReason {
-    let mut last = News::Quiet;
+    let mut last = LeaseEvent::Quiet;
     loop {
-        last = resident.holding().news(&last).await;
+        last = resident.claim().lease_event(&last).await;
         let active = resident.phase() == Phase::Active;
         match &last {
-            News::Quiet => {}
-            News::Expired if active => {
+            LeaseEvent::Quiet => {}
+            LeaseEvent::Expired if active => {
                 gate.set(GatePhase::Holding);
                 resident.reports().event(Report::Error {
                     code: CODE_DEPOT.to_owned(),
@@ -171,13 +163,13 @@ pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> ExitR
                             .to_owned(),
                 });
             }
-            News::Renewed if active => gate.set(GatePhase::Open),
-            News::Expired | News::Renewed => {}
-            News::Over if active => leave(&resident),
-            News::Over => return ExitReason::Refused,
-            News::Lost(evidence) => {
+            LeaseEvent::Renewed if active => gate.set(GatePhase::Open),
+            LeaseEvent::Expired | LeaseEvent::Renewed => {}
+            LeaseEvent::Over if active => leave(&resident),
+            LeaseEvent::Over => return ExitReason::Refused,
+            LeaseEvent::Lost(evidence) => {
                 gate.set(GatePhase::Closed);
-                resident.reports().event(refused(CODE_TWIN, evidence));
+                resident.reports().event(RefusedCopy::twin(evidence).event());
                 return ExitReason::Refused;
             }
         }

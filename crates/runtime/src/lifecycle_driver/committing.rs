@@ -7,7 +7,6 @@ use suijuris_core::manifest::SleepMode;
 use suijuris_core::time::Span;
 
 use crate::lineage_writer::{self, Sign};
-use crate::resident::Resident;
 
 use super::LifecycleDriver;
 
@@ -28,7 +27,7 @@ impl LifecycleDriver {
                         fired,
                     }))
                 })?;
-                witnessed(&resident, done.seq).await;
+                self.await_mark(done.seq);
                 resident.reports().event(Report::Woke {
                     epoch: done.epoch,
                     seq: done.seq,
@@ -45,7 +44,7 @@ impl LifecycleDriver {
                     }))
                 };
                 let done = lineage.begin(at, body)?;
-                witnessed(&resident, done.seq).await;
+                self.await_mark(done.seq);
                 resident.reports().event(Report::Resumed {
                     epoch: done.epoch,
                     seq: done.seq,
@@ -79,6 +78,18 @@ impl LifecycleDriver {
         Ok(())
     }
 
+    /// Lets the mark of a durable activation follow beside what comes next, with the gate shut until it is there. One that
+    /// never will be goes no further: the end of its lease ends the machine.
+    fn await_mark(&mut self, seq: u64) {
+        let resident = self.resident.clone();
+        resident.activation_witnessed(false);
+        self.tasks.spawn_local(async move {
+            if resident.claim().may_serve_from(seq).await.is_ok() {
+                resident.activation_witnessed(true);
+            }
+        });
+    }
+
     async fn commit_dormancy(
         &self,
         decision: Box<Decision>,
@@ -97,7 +108,7 @@ impl LifecycleDriver {
         let body = Body::Dormant(Box::new(body));
         let done = resident.lineage().commit(body, at, Sign::Now).await?;
         let seq = done.seq;
-        resident.holding().settle(seq).await;
+        resident.claim().await_mark(seq).await;
         resident.reports().event(Report::Dormant { seq, reason });
         Ok(())
     }
@@ -116,14 +127,6 @@ impl LifecycleDriver {
 
     fn say_refused(&self, refused: &Refused) {
         self.resident.reports().event(verdict::refused(refused));
-    }
-}
-
-/// Waits until an activation that is durable is witnessed too, where that is required. One that never will be goes no
-/// further: the end of its lease ends the machine.
-async fn witnessed(resident: &Resident, seq: u64) {
-    if resident.holding().acknowledged(seq).await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

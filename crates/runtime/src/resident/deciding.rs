@@ -1,4 +1,4 @@
-//! Decisions about the resident object: their inputs, their rules with memory worked in, and the counts of what they gave.
+//! Decisions about the resident object: their inputs, their rules with memory folded in, and the counts of what they gave.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,26 +16,17 @@ impl Resident {
     #[must_use]
     pub fn launch_inputs(&self) -> Inputs {
         let launch = self.launch.borrow().clone();
-        let principal = match launch.by.as_str() {
-            "caller" => Principal::Caller(Box::new(launch.caller.unwrap_or_default())),
-            "timer" => Principal::Timer,
-            "controller" => {
-                Principal::Controller(self.lineage.published(|state| state.head().controllers.clone()))
-            }
-            _ => Principal::Host,
-        };
-        let mut inputs = self.inputs(principal);
+        let mut inputs = self.inputs(launch.principal);
         inputs.trigger = Some(launch.trigger);
         inputs.request = launch.request;
-        inputs.standing.witness = self.holding.witnessed();
+        inputs.standing.witness = self.claim.witnessed();
         inputs
     }
 
     /// Facts that every decision has.
     #[must_use]
     pub fn inputs(&self, principal: Principal) -> Inputs {
-        let mut inputs = Inputs::new(self.now(), principal);
-        inputs.host = self.host.clone();
+        let mut inputs = Inputs::new(self.now(), principal, self.host.clone());
         inputs.holds = self.holds.names(Instant::now());
         inputs.pending = self.inbox.waiting();
         inputs
@@ -96,23 +87,23 @@ impl Resident {
         })
     }
 
-    /// Runs `run` with the durable object as rules see it, and with the rules of `admit` into which it is worked.
-    pub fn with_residual<R>(
+    /// Runs `run` with the durable object as rules see it, and with the rules of `admit` into which it is folded.
+    pub fn with_folded<R>(
         &self,
         run: impl FnOnce(View<'_>, governance::Object<'_>, Option<&Residual>) -> R,
     ) -> R {
         self.with_object(|view, object| {
             let now = self.now();
-            let mut residual = self.residual.borrow_mut();
-            let current = residual
+            let mut folded = self.folded.borrow_mut();
+            let current = folded
                 .as_ref()
-                .is_some_and(|(seq, residual)| *seq == view.head.seq && residual.is_valid(now));
+                .is_some_and(|(seq, folded)| *seq == view.head.seq && folded.is_valid(now));
             if !current {
-                // Rules too large to specialize are judged whole.
-                let fresh = view.program.specialize(Action::Admit, object, now).ok();
-                *residual = fresh.map(|fresh| (view.head.seq, fresh));
+                // Rules too large to fold are judged whole.
+                let fold = view.program.fold(Action::Admit, object, now).ok();
+                *folded = fold.map(|fold| (view.head.seq, fold));
             }
-            run(view, object, residual.as_ref().map(|(_, residual)| residual))
+            run(view, object, folded.as_ref().map(|(_, folded)| folded))
         })
     }
 

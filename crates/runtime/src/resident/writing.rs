@@ -1,18 +1,11 @@
 //! Memory of the resident object: read with secrets veiled, written when the rules let, answered when durable.
 
-use std::collections::BTreeSet;
-
 use suijuris_api::agent::{self, Patch, Patched};
-use suijuris_api::{Event, Problem, verdict};
-use suijuris_core::decide::Verdict;
-use suijuris_core::governance::Action;
+use suijuris_api::{Event, Problem};
 use suijuris_core::inputs::Principal;
-use suijuris_core::lineage::{Body, Mutated};
-use suijuris_core::memory::{Change, Plain, Write};
-
-use crate::lineage_writer::{self, Sign};
-use crate::patch;
-use crate::report::chain;
+use suijuris_core::memory::Plain;
+use suijuris_custody::chain;
+use suijuris_custody::write::{WriteError, Written, unwitnessed};
 
 use super::Resident;
 
@@ -35,105 +28,39 @@ impl Resident {
         Ok(secret.map(|value| serde_json::to_value(Plain(&value)).unwrap_or_default()))
     }
 
-    /// Writes memory if the rules let `by`; answered when it is durable.
+    /// Writes memory if the rules let `by`; answered when it may be acknowledged.
     ///
     /// # Errors
-    /// The problem to answer with: not a fitting change, refused by the rules, or the disk failed.
+    /// The problem to answer with: not a fitting change, refused by the rules, the disk failed, or the witness does not have
+    /// what it is to have.
     pub async fn patch(&self, by: Principal, patch: &Patch) -> Result<Patched, Problem> {
-        let parsed = self
+        let durable = match self
             .lineage
-            .staged(|state| patch::parse(patch, state.memory()))
-            .map_err(|error| {
-                let (status, code) = error.status();
-                memory_problem(status, code, &error)
-            })?;
-        let fields: BTreeSet<String> = parsed
-            .change
-            .keys()
-            .chain(parsed.secrets.keys())
-            .map(ToString::to_string)
-            .collect();
-        self.may_write(by.clone(), &fields)?;
-        let mut change = parsed.change;
-        for (name, value) in parsed.secrets {
-            let commitment = self
-                .lineage
-                .keep_secret(&value)
-                .map_err(|error| disk_problem(&error))?;
-            change.insert(
-                name,
-                Write::Set(suijuris_core::memory::Value::Commitment(commitment)),
-            );
-        }
-        let patched = self
-            .mutate(by.as_str(), change, fields)
-            .await
-            .map_err(|error| disk_problem(&error))?;
-        match self.holding.acknowledged(patched.seq).await {
-            Ok(()) => Ok(patched),
-            Err(error) => Err(Problem::new(503, "unwitnessed", "The write is not witnessed")
-                .with_detail(format!("it may be lost: {}", chain(&error)))),
-        }
-    }
-
-    fn may_write(&self, by: Principal, fields: &BTreeSet<String>) -> Result<(), Problem> {
-        let mut inputs = self.inputs(by);
-        inputs.fields.clone_from(fields);
-        match self.decide(Action::Mutate, inputs) {
-            Verdict::Permit(..) => Ok(()),
-            Verdict::Refuse(decision) => {
-                let problem = verdict::problem(&decision, &self.id);
-                self.refused(*decision);
-                Err(problem)
-            }
-        }
-    }
-
-    async fn mutate(
-        &self,
-        by: &str,
-        change: Change,
-        fields: BTreeSet<String>,
-    ) -> Result<Patched, lineage_writer::Error> {
-        let body = Body::Mutated(Mutated {
-            by: by.to_owned(),
-            change,
-        });
-        let sign = if self.bundle.manifest.seal_within.0 == 0 {
-            Sign::Now
-        } else {
-            Sign::Later
+            .write(&self.claim, &self.bundle, self.inputs(by), patch)
+        {
+            Ok(staged) => staged.durable().await,
+            Err(error) => Err(error),
         };
-        let committed = self.lineage.commit(body, self.now().at, sign).await?;
-        let root = self.lineage.published(|state| state.memory().root().hex());
-        let fields: Vec<String> = fields.into_iter().collect();
+        let durable = durable.map_err(|error| self.not_written(error))?;
         self.changes.send("memory", &self.memory());
-        self.reports.event(Event::Mutated {
-            fields,
-            by: by.to_owned(),
-            seq: committed.seq,
-        });
         self.stirred.notify_one();
-        Ok(Patched {
-            seq: committed.seq,
+        let written = self.claim.acknowledge_write(durable).await.map_err(unwitnessed)?;
+        let Written {
+            seq,
             root,
-        })
+            fields,
+            by,
+        } = written;
+        self.reports.event(Event::Mutated { fields, by, seq });
+        Ok(Patched { seq, root })
     }
-}
 
-fn memory_problem(status: u16, code: &'static str, error: &patch::Error) -> Problem {
-    let problem = match code {
-        "memory_conflict" => Problem::new(status, "memory_conflict", "Memory has changed"),
-        _ => Problem::new(status, "memory_refused", "The write does not fit memory"),
-    };
-    problem.with_detail(error.to_string())
-}
-
-fn disk_problem(error: &dyn std::error::Error) -> Problem {
-    Problem::new(
-        507,
-        "not_durable",
-        "The write could not be made durable; nothing was written",
-    )
-    .with_detail(chain(error))
+    /// The answer to a write that did not happen; a refusal is counted.
+    fn not_written(&self, error: WriteError) -> Problem {
+        let problem = error.problem(&self.id);
+        if let WriteError::Refused(decision) = error {
+            self.refused(*decision);
+        }
+        problem
+    }
 }

@@ -1,10 +1,13 @@
 //! The house while the object sleeps: proposals are decided at the door, and a permit starts a machine.
 
 use anyhow::Context as _;
+use suijuris_api::control::ToRuntime;
 use suijuris_api::{Event, verdict};
+use suijuris_core::codec;
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::{Decision, Fired, Refused};
+use suijuris_custody::claim::Answer;
 use suijuris_door::proposal::dealt_with;
 use suijuris_door::{Proposal, problems};
 use suijuris_runtime::config::Launch;
@@ -15,10 +18,10 @@ use tokio::time::Instant;
 use crate::up::awake::Awake;
 use crate::up::door::Visitor;
 use crate::up::dormant::Asleep;
-use crate::up::holding::NotTheObject;
 use crate::up::machine;
+use crate::{claiming, here};
 
-use super::{House, Stay, host, launch};
+use super::{House, Stay};
 
 impl House {
     pub(super) async fn visitor(&mut self, visitor: Visitor) -> anyhow::Result<()> {
@@ -59,7 +62,8 @@ impl House {
         self.say.event(Event::Verdict(words.clone()));
         match verdict {
             Verdict::Permit(_, _) if self.frozen().is_some() => {
-                self.thaw(launch(proposal)).await?;
+                let launch = self.launch(proposal);
+                self.thaw(launch).await?;
                 if let Some(visitor) = visitor {
                     self.hand_over(visitor).await?;
                 }
@@ -67,10 +71,10 @@ impl House {
             Verdict::Permit(_, _) => match (self.backoff_remaining(), visitor) {
                 // Those whom a machine left behind are tried again at once, a bounded number of times.
                 (Some(left), Some(visitor)) if visitor.machines == 0 => {
-                    let problem = problems::backing_off(self.holding.object(), left);
+                    let problem = problems::backing_off(self.claim.object(), left);
                     self.turn_away(visitor, problem);
                 }
-                (_, visitor) => self.wake(proposal, visitor).await?,
+                (_, visitor) => Box::pin(self.wake(proposal, visitor)).await?,
             },
             Verdict::Refuse(decision) => self.refuse(*decision, proposal.fired, visitor)?,
         }
@@ -90,7 +94,7 @@ impl House {
         }
     }
 
-    /// A refusal is recorded, or owed while the machine is frozen, and the visitor is turned away.
+    /// A refusal is recorded, or kept while the machine is frozen, and the visitor is turned away.
     fn refuse(&mut self, decision: Decision, fired: Fired, visitor: Option<Visitor>) -> anyhow::Result<()> {
         let reading = self.clock.reading();
         let problem = self.door().map(|door| door.problem(&decision));
@@ -122,21 +126,23 @@ impl House {
         self.say_refused(&recorded);
         self.began = Some(asleep.look(|state| state.head().epoch));
         drop(asleep);
-        let handed = self.holding.hand_over(&self.clock).await?;
+        let grant = self.claim.lend(&self.clock, &self.relay).await?;
         let launch = Launch {
-            holder: handed.holder,
-            ..launch(proposal)
+            holder: grant.holder,
+            granted: grant.holder.is_some(),
+            ..self.launch(proposal)
         };
         let network = self.bundle.manifest.workload.network;
-        let started = machine::start(
+        let starting = machine::start(
             &self.driver,
             &self.place,
             &self.inherited,
             network,
             &launch,
-            handed,
-        )
-        .await;
+            grant,
+        );
+        // The claim is won beside the machine's start, and before its workload's.
+        let (started, granted) = tokio::join!(starting, self.claim.claim_for(&self.clock));
         match started {
             Ok(running) => {
                 let detail = self.driver.describe().to_string();
@@ -145,6 +151,15 @@ impl House {
                     detail,
                 });
                 let output = running.forward_output(&self.say);
+                if launch.granted {
+                    let bytes = granted
+                        .as_ref()
+                        .map(codec::encode)
+                        .transpose()?
+                        .unwrap_or_default();
+                    // A runtime that has just left asks nothing either: the end of its machine follows.
+                    let _ = running.channel.send(&ToRuntime::Granted, &bytes, None).await;
+                }
                 let awake = Awake::new(running, output);
                 self.stay = Stay::Awake(Box::new(awake));
                 if let Some(visitor) = visitor {
@@ -193,14 +208,18 @@ impl House {
         let (writer, _recovery) = Writer::open(&self.home, Depth::Tail, Sizes::default())
             .context("the object cannot be opened after its machine ended")?;
         let reading = self.clock.reading();
-        self.holding.take_back(&self.clock).await?;
-        if let Err(NotTheObject(event)) = self.holding.claim(&writer, reading.wall, &self.say).await? {
-            self.say.event(*event);
-            self.lost = true;
-            return Ok(());
+        self.claim.take_back(&self.clock).await?;
+        match self.claim.rest(&writer, reading.wall).await? {
+            Answer::Ours => {}
+            Answer::Unasked(why) => claiming::say_unasked(&self.say, &why),
+            Answer::Refused(copy) => {
+                self.say.event(copy.event());
+                self.lost = true;
+                return Ok(());
+            }
         }
-        let witnessed = self.holding.witnessed(&self.bundle.manifest);
-        let asleep = Asleep::new(writer, self.prepared.clone(), host(), witnessed, reading)?;
+        let witnessed = self.claim.witnessed();
+        let asleep = Asleep::new(writer, self.prepared.clone(), here::host(), witnessed, reading)?;
         let epoch = asleep.look(|state| state.head().epoch);
         match self.began.take() {
             Some(began) if epoch == began => drop(self.back_off.failed(Instant::now(), None)),

@@ -7,16 +7,17 @@ use suijuris_api::Event;
 use suijuris_api::channel::Packet;
 use suijuris_api::control::{FromRuntime, ToRuntime};
 use suijuris_core::codec;
-use suijuris_core::witness::Point;
+use suijuris_custody::at_rest::Unrecorded;
+use suijuris_custody::claim::Answer;
 use suijuris_runtime::config::Launch;
 use suijuris_store::{Depth, Reader};
 use suijuris_vehicle::{Driver as _, Exit, Machine as _, Signal};
 
-use crate::up::dormant::{Frozen, Owed};
-use crate::up::holding::NotTheObject;
+use crate::up::dormant::Frozen;
 use crate::up::machine;
+use crate::{claiming, here};
 
-use super::{House, LEAVE_WITHIN, Stay, host};
+use super::{House, LEAVE_WITHIN, Stay};
 
 /// How the runtime ends that does not know what it is asked.
 const NOT_UNDERSTOOD: i32 = 2;
@@ -54,20 +55,20 @@ impl House {
             Ok(()) => {
                 // The frozen runtime keeps the lock; its last record is durable, so that anybody can read on from it.
                 let reader = Reader::open(&self.home, Depth::Tail)?;
-                let point = Point {
-                    seq: reader.state().head().seq,
-                    record: reader.state().head().record,
-                    epoch: reader.state().head().epoch,
-                };
-                self.holding.take_back(&self.clock).await?;
-                if let Err(NotTheObject(event)) = self.holding.rest(point).await? {
-                    self.say.event(*event);
-                    awake.running.machine.stop(Signal::KILL, LEAVE_WITHIN).await;
-                    self.lost = true;
-                    return Ok(());
+                let newest = reader.state().head().into();
+                self.claim.take_back(&self.clock).await?;
+                match self.claim.rest_at(newest).await? {
+                    Answer::Ours => {}
+                    Answer::Unasked(why) => claiming::say_unasked(&self.say, &why),
+                    Answer::Refused(copy) => {
+                        self.say.event(copy.event());
+                        awake.running.machine.stop(Signal::KILL, LEAVE_WITHIN).await;
+                        self.lost = true;
+                        return Ok(());
+                    }
                 }
-                let witnessed = self.holding.witnessed(&self.bundle.manifest);
-                let frozen = Frozen::new(reader, self.prepared.clone(), host(), witnessed);
+                let witnessed = self.claim.witnessed();
+                let frozen = Frozen::new(reader, self.prepared.clone(), here::host(), witnessed);
                 awake.frozen = Some(Box::new(frozen));
                 let detail = self.driver.describe().to_string();
                 self.say.event(Event::Machine {
@@ -96,16 +97,16 @@ impl House {
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
         };
-        self.holding.thaw(&self.clock).await;
+        self.claim.lend_again(&self.clock).await;
         let machine = &awake.running.machine;
         machine.resume().await.context("the machine cannot be resumed")?;
-        let owed = awake.owed(reading);
-        let mut fired = owed.fired;
+        let unrecorded = awake.unrecorded(reading);
+        let mut fired = unrecorded.fired;
         fired.append(&mut launch.fired);
         launch.fired = fired;
-        for refused in owed.refused {
+        for refused in unrecorded.refused {
             let (id, bytes) = (awake.number(), codec::encode(&refused)?);
-            awake.unrecorded.insert(id, refused);
+            awake.told.insert(id, refused);
             // What does not arrive stays unrecorded, and is recorded here when the machine ends.
             let message = ToRuntime::Refused { id };
             let _ = awake.running.channel.send(&message, &bytes, None).await;
@@ -133,7 +134,7 @@ impl House {
         {
             awake.note(packet.message, &self.say);
         }
-        let owed = awake.owed(self.clock.reading());
+        let unrecorded = awake.unrecorded(self.clock.reading());
         let (handed, problem) = (std::mem::take(&mut awake.handed), awake.problem.take());
         let _ = tokio::time::timeout(Duration::from_millis(500), awake.output.join_next()).await;
         self.say.event(Event::Machine {
@@ -145,7 +146,7 @@ impl House {
         }
         self.stay = Stay::Moving;
         let settled = match self.fall_asleep().await {
-            Ok(()) => self.record(owed),
+            Ok(()) => self.record(unrecorded),
             Err(error) => Err(error),
         };
         match settled {
@@ -160,10 +161,10 @@ impl House {
     }
 
     /// Records what the machine left unrecorded.
-    fn record(&mut self, owed: Owed) -> anyhow::Result<()> {
+    fn record(&mut self, unrecorded: Unrecorded) -> anyhow::Result<()> {
         let reading = self.clock.reading();
         if let Stay::Asleep(asleep) = &mut self.stay {
-            let recorded = asleep.record(owed, reading)?;
+            let recorded = asleep.record(unrecorded, reading)?;
             self.say_refused(&recorded);
         }
         Ok(())

@@ -4,8 +4,12 @@ use std::process::ExitCode;
 
 use suijuris_api::control::{Reply, ToRuntime};
 use suijuris_core::lineage::Fired;
+use suijuris_core::owner_request::Ask;
+use suijuris_custody::owner::no_content;
 use suijuris_vehicle::{Machine as _, Signal};
 use tokio::sync::oneshot;
+
+use crate::{claiming, here};
 
 use super::{House, LEAVE_WITHIN, Stay, hear};
 
@@ -23,12 +27,15 @@ impl House {
             awake.running.machine.stop(Signal::TERM, LEAVE_WITHIN).await;
             return Ok(());
         }
+        // Whoever runs `up` is the owner where their key is, and the host elsewhere.
+        let head = self.head()?;
+        let signed = here::sign(&head, Ask::Sleep, no_content(), self.server)?.map(Box::new);
+        let Stay::Awake(awake) = &mut self.stay else {
+            return Ok(());
+        };
         let (answer, answered) = oneshot::channel();
         let id = awake.expect(answer);
-        let message = ToRuntime::Sleep {
-            id,
-            by: "controller".to_owned(),
-        };
+        let message = ToRuntime::Sleep { id, signed };
         let sent = awake.running.channel.send(&message, &[], None).await.is_ok();
         let refused = sent && self.slept(answered).await?;
         if refused {
@@ -68,7 +75,9 @@ impl House {
             let recorded = asleep.record_refusals(Fired::new(), reading, true)?;
             self.say_refused(&recorded);
         }
-        self.holding.leave(due, &self.say).await;
+        if let Err(why) = self.claim.leave(due).await {
+            self.say.error(claiming::CODE_DEPOT, &why);
+        }
         Ok(ExitCode::from(u8::from(self.refused_to_sleep)))
     }
 }

@@ -1,86 +1,150 @@
-//! What the other commands ask of the house: wake, sleep, write, how is it.
+//! What the other commands ask of the house: wake, sleep, write, how is it. Owners sign what they ask; whatever nobody
+//! signed is asked by the host.
 
 use suijuris_api::agent::Patch;
 use suijuris_api::control::{Reply, ToRuntime, ToUp};
-use suijuris_api::{Event, verdict};
+use suijuris_api::{Event, Problem};
 use suijuris_core::decide::Verdict;
-use suijuris_core::lineage::Fired;
+use suijuris_core::id::Digest;
+use suijuris_core::inputs::Principal;
+use suijuris_core::lineage::{Fired, Head};
+use suijuris_core::owner_request::{Ask, SignedRequest};
 use suijuris_core::time::Reading;
+use suijuris_custody::claim::Claim;
+use suijuris_custody::owner::{Asking, content_of, no_content, not_an_owner};
+use suijuris_custody::write::{WriteError, Written, unwitnessed};
 use suijuris_door::Proposal;
+use suijuris_store::{Depth, Reader};
 use suijuris_vehicle::{Machine as _, Signal};
 use tokio::sync::oneshot;
 
-use crate::sleeping::{self, Written};
-use crate::up::desk::Errand;
+use crate::up::desk::{CODE_BAD_REQUEST, Errand};
 use crate::up::dormant::Asleep;
-use crate::up::say::Say;
 
-use super::{House, LEAVE_WITHIN, Stay, launch};
+use super::{House, LEAVE_WITHIN, Stay};
+
+/// What is asked, and who signed it.
+struct Asked {
+    what: What,
+    signed: Option<Box<SignedRequest>>,
+}
+
+enum What {
+    Wake,
+    Sleep,
+    Write(Patch),
+}
+
+impl Asked {
+    /// What a request asks; nothing where it only wants to know how the house is.
+    fn of(request: ToUp) -> Result<Option<Self>, Reply> {
+        let unsigned = |what| Ok(Some(Self { what, signed: None }));
+        let (signed, patch) = match request {
+            ToUp::Status => return Ok(None),
+            ToUp::Wake => return unsigned(What::Wake),
+            ToUp::Sleep => return unsigned(What::Sleep),
+            ToUp::Patch(patch) => return unsigned(What::Write(patch)),
+            ToUp::Owner { signed, patch } => (signed, patch),
+        };
+        let what = match (signed.request.ask, patch) {
+            (Ask::Wake, None) => What::Wake,
+            (Ask::Sleep, None) => What::Sleep,
+            (Ask::Write, Some(patch)) => What::Write(patch),
+            _ => {
+                return Err(Reply::Error {
+                    code: CODE_BAD_REQUEST.to_owned(),
+                    message: "`up` is asked for a wake, a sleep or a write".to_owned(),
+                });
+            }
+        };
+        let signed = Some(signed);
+        Ok(Some(Self { what, signed }))
+    }
+
+    fn content(&self) -> (Ask, Digest) {
+        match &self.what {
+            What::Wake => (Ask::Wake, no_content()),
+            What::Sleep => (Ask::Sleep, no_content()),
+            What::Write(patch) => (Ask::Write, content_of(patch)),
+        }
+    }
+}
 
 impl House {
     pub(super) async fn errand(&mut self, errand: Errand) -> anyhow::Result<()> {
         let Errand { request, answer } = errand;
-        if matches!(request, ToUp::Patch(_)) {
-            self.unlock().await?;
+        let asked = match Asked::of(request) {
+            Ok(Some(asked)) => asked,
+            Ok(None) => {
+                let _ = answer.send(self.status());
+                return Ok(());
+            }
+            Err(reply) => {
+                let _ = answer.send(reply);
+                return Ok(());
+            }
+        };
+        let by = match self.principal(&asked)? {
+            Ok(by) => by,
+            Err(problem) => {
+                let _ = answer.send(error(problem));
+                return Ok(());
+            }
+        };
+        if matches!(asked.what, What::Write(_)) {
+            self.unlock(by.clone()).await?;
         }
+        self.ask(asked, by, answer).await
+    }
+
+    async fn ask(
+        &mut self,
+        asked: Asked,
+        by: Principal,
+        answer: oneshot::Sender<Reply>,
+    ) -> anyhow::Result<()> {
         let is_frozen = self.frozen().is_some();
-        match (&mut self.stay, request) {
-            (_, ToUp::Status) => {
-                let _ = answer.send(self.status());
-            }
-            (Stay::Awake(_), ToUp::Sleep) if is_frozen => {
-                let _ = answer.send(self.status());
-            }
-            (Stay::Awake(awake), ToUp::Sleep) => {
+        let Asked { what, signed } = asked;
+        match (&mut self.stay, what) {
+            (Stay::Awake(awake), What::Sleep) if !is_frozen => {
                 let id = awake.expect(answer);
-                let message = ToRuntime::Sleep {
-                    id,
-                    by: "controller".to_owned(),
-                };
+                let message = ToRuntime::Sleep { id, signed };
                 let _ = awake.running.channel.send(&message, &[], None).await;
             }
-            (Stay::Awake(awake), ToUp::Patch(patch)) => {
+            (Stay::Awake(awake), What::Write(patch)) => {
                 let id = awake.expect(answer);
-                let _ = awake
-                    .running
-                    .channel
-                    .send(&ToRuntime::Patch { id, patch }, &[], None)
-                    .await;
+                let message = ToRuntime::Patch { id, patch, signed };
+                let _ = awake.running.channel.send(&message, &[], None).await;
             }
-            (Stay::Asleep(asleep), ToUp::Wake) => {
-                let proposal = Proposal::manual(asleep.owner());
-                self.woken(proposal, answer).await?;
-            }
-            (Stay::Awake(awake), ToUp::Wake) => match &awake.frozen {
-                Some(frozen) => {
-                    let proposal = Proposal::manual(frozen.owner());
-                    self.woken(proposal, answer).await?;
-                }
-                None => {
-                    let _ = answer.send(self.status());
-                }
-            },
-            (Stay::Asleep(_), ToUp::Sleep) => {
+            (Stay::Awake(_), What::Wake) if !is_frozen => {
                 let _ = answer.send(self.status());
             }
-            (Stay::Asleep(asleep), ToUp::Patch(patch)) => {
+            (Stay::Asleep(_) | Stay::Awake(_), What::Wake) => {
+                self.woken(Proposal::manual(by), answer).await?;
+            }
+            (Stay::Asleep(_) | Stay::Awake(_), What::Sleep) => {
+                let _ = answer.send(self.status());
+            }
+            (Stay::Asleep(asleep), What::Write(patch)) => {
                 let wakes = wakes(asleep, &patch);
-                let owner = asleep.owner();
-                let mut reply = write_asleep(asleep, &patch, self.clock.reading(), &self.say);
-                if let Reply::Patched { seq, .. } = reply
-                    && !self.holding.acknowledged(seq, &self.bundle.manifest).await
-                {
-                    reply = Reply::Error {
-                        code: "unwitnessed".to_owned(),
-                        message:
-                            "the write is durable here, but the witness does not know it: it may be lost"
-                                .to_owned(),
-                    };
-                }
-                let written = matches!(reply, Reply::Patched { .. });
+                let written =
+                    write_asleep(asleep, &self.claim, by.clone(), &patch, self.clock.reading()).await;
+                let reply = written.as_ref().map_or_else(
+                    |problem| error(problem.clone()),
+                    |written| {
+                        let Written {
+                            seq,
+                            root,
+                            fields,
+                            by,
+                        } = written.clone();
+                        self.say.event(Event::Mutated { fields, by, seq });
+                        Reply::Patched { seq, root }
+                    },
+                );
                 let _ = answer.send(reply);
-                if let Some(field) = wakes.filter(|_| written) {
-                    self.propose(Proposal::memory(owner, field.clone()), field, None)
+                if let Some(field) = wakes.filter(|_| written.is_ok()) {
+                    self.propose(Proposal::memory(by, field.clone()), field, None)
                         .await?;
                 }
             }
@@ -89,7 +153,34 @@ impl House {
         Ok(())
     }
 
-    /// An owner wakes the object; answered once the object has decided and the record is durable.
+    /// Whoever asks: the owners who signed, or the host. What they signed is good for one use.
+    fn principal(&mut self, asked: &Asked) -> anyhow::Result<Result<Principal, Problem>> {
+        let (ask, content) = asked.content();
+        let asking = Asking {
+            ask,
+            content,
+            signed: asked.signed.as_deref(),
+            server: self.server,
+            now: self.clock.reading().wall,
+        };
+        let head = self.head()?;
+        let mut spend = |by| match &asking.signed {
+            Some(signed) => self.spent.spend(&signed.request, asking.now).map(|()| by),
+            None => Ok(by),
+        };
+        let by = asking.principal(&head).and_then(&mut spend);
+        Ok(by.map_err(|error| not_an_owner(&error)))
+    }
+
+    /// The object's last record, whoever has its writer.
+    pub(super) fn head(&self) -> anyhow::Result<Head> {
+        if let Stay::Asleep(asleep) = &self.stay {
+            return Ok(asleep.look(|state| state.head().clone()));
+        }
+        Ok(Reader::open(&self.home, Depth::Tail)?.state().head().clone())
+    }
+
+    /// Somebody wakes the object; answered once the object has decided and the record is durable.
     async fn woken(&mut self, proposal: Proposal, answer: oneshot::Sender<Reply>) -> anyhow::Result<()> {
         let words = self.propose(proposal, String::new(), None).await?;
         match &mut self.stay {
@@ -102,15 +193,16 @@ impl House {
         Ok(())
     }
 
-    /// Before an owner's write: a frozen machine holds the lock. Where the object lets the owner wake it, it is thawed
-    /// and writes itself; otherwise the machine is given up, which is all that its runtime would do.
-    async fn unlock(&mut self) -> anyhow::Result<()> {
-        let Some(frozen) = self.frozen() else {
+    /// Before a write: a frozen machine holds the lock. Where the object lets whoever writes wake it, it is thawed and
+    /// writes itself; otherwise the machine is given up, which is all that its runtime would do.
+    async fn unlock(&mut self, by: Principal) -> anyhow::Result<()> {
+        if self.frozen().is_none() {
             return Ok(());
-        };
-        let proposal = Proposal::manual(frozen.owner());
+        }
+        let proposal = Proposal::manual(by);
         if let Some(Verdict::Permit(..)) = self.decide(&proposal) {
-            return self.thaw(launch(proposal)).await;
+            let launch = self.launch(proposal);
+            return self.thaw(launch).await;
         }
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
@@ -129,7 +221,15 @@ impl House {
             phase: phase.to_owned(),
             pid: std::process::id(),
             url: self.url.clone(),
+            server: self.server,
         }
+    }
+}
+
+fn error(problem: Problem) -> Reply {
+    Reply::Error {
+        code: problem.code,
+        message: problem.detail,
     }
 }
 
@@ -143,29 +243,31 @@ fn wakes(asleep: &mut Asleep, patch: &Patch) -> Option<String> {
         .cloned()
 }
 
-/// An owner's write while the object sleeps: decided, recorded, durable.
-fn write_asleep(asleep: &mut Asleep, patch: &Patch, reading: Reading, say: &Say) -> Reply {
-    let error = |code: &str, message: String| Reply::Error {
-        code: code.to_owned(),
-        message,
-    };
-    match asleep.write(patch, reading) {
-        Ok(Written::Done { seq, root, fields }) => {
-            say.event(Event::Mutated {
-                fields,
-                by: "controller".to_owned(),
-                seq,
-            });
-            Reply::Patched { seq, root }
-        }
-        Ok(Written::Refused(decision)) => {
-            let message = verdict::reasons(&decision).join("; ");
-            match asleep.refused(*decision, Fired::new(), reading) {
-                Ok(_recorded) => error("refused", message),
-                Err(wrong) => error("not_durable", format!("{wrong:#}")),
+/// A write while the object sleeps: decided, recorded, acknowledged; a refusal is counted.
+async fn write_asleep(
+    asleep: &mut Asleep,
+    claim: &Claim,
+    by: Principal,
+    patch: &Patch,
+    reading: Reading,
+) -> Result<Written, Problem> {
+    let id = claim.object().to_string();
+    match asleep.write(claim, by, patch, reading) {
+        Ok(durable) => claim.acknowledge_write(durable).await.map_err(unwitnessed),
+        Err(error) => {
+            let problem = error.problem(&id);
+            if let WriteError::Refused(decision) = error
+                && let Err(wrong) = asleep.refused(*decision, Fired::new(), reading)
+            {
+                return Err(
+                    Problem::new(507, CODE_NOT_DURABLE, "The refusal could not be recorded")
+                        .with_detail(format!("{wrong:#}")),
+                );
             }
+            Err(problem)
         }
-        Err(sleeping::Error::Patch(wrong)) => error(wrong.status().1, wrong.to_string()),
-        Err(sleeping::Error::System(wrong)) => error("not_durable", format!("{wrong:#}")),
     }
 }
+
+/// What is to be recorded could not be made durable.
+const CODE_NOT_DURABLE: &str = "not_durable";

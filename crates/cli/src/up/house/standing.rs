@@ -1,9 +1,9 @@
 //! The house and the world outside the object: the witness, what is published, messages that wait.
 
-use suijuris_api::Event;
 use suijuris_core::inputs::Caller;
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::Verdict;
+use suijuris_custody::claim::RefusedCopy;
 use suijuris_depot::Waiting;
 use suijuris_door::{Proposal, prepared};
 use suijuris_vehicle::{Machine as _, Signal};
@@ -13,8 +13,8 @@ use super::{House, LEAVE_WITHIN, Stay};
 
 impl House {
     /// Another copy has taken the object: nothing more is served or written here.
-    pub(super) async fn lose(&mut self, event: Event) {
-        self.say.event(event);
+    pub(super) async fn lose(&mut self, copy: &RefusedCopy) {
+        self.say.event(copy.event());
         self.lost = true;
         if let Stay::Awake(awake) = &mut self.stay {
             awake.running.machine.stop(Signal::KILL, LEAVE_WITHIN).await;
@@ -24,17 +24,17 @@ impl House {
     /// Keeps asking a witness that is required and does not answer.
     pub(super) fn ask_again(&mut self) {
         self.asking = JoinSet::new();
-        if let Some(asking) = self.holding.again() {
+        if let Some(asking) = self.claim.again() {
             self.asking.spawn_local(asking);
         }
     }
 
     /// A witness answers that had not.
     pub(super) async fn answered(&mut self, verdict: Verdict) {
-        if let Some(event) = self.holding.take(verdict).await {
-            return self.lose(event).await;
+        if let Some(copy) = self.claim.take(verdict).await {
+            return self.lose(&copy).await;
         }
-        let witnessed = self.holding.witnessed(&self.bundle.manifest);
+        let witnessed = self.claim.witnessed();
         if let Some(door) = self.door() {
             door.witnessed(witnessed);
         }
@@ -51,9 +51,7 @@ impl House {
     /// Publishes the sleeping object, while the house goes on.
     pub(super) fn publish(&mut self) {
         let due = self.due();
-        if self.holding.agrees()
-            && let Some(publishing) = self.holding.publish(due)
-        {
+        if let Some(publishing) = self.claim.publish(due) {
             self.publishing.spawn_local(publishing);
         }
     }

@@ -4,7 +4,7 @@ use suijuris_core::RecordId;
 use suijuris_core::lineage::Body;
 use suijuris_store::{Depth, ObjectDir, Reader};
 
-use crate::report::chain;
+use crate::chain;
 
 /// The history of an object, on a disk.
 pub trait History: Send + Sync {

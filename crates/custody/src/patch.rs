@@ -1,6 +1,6 @@
 //! From the JSON of a memory patch to the change that lineage records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeSeed as _;
 use suijuris_api::agent::Patch;
@@ -34,17 +34,6 @@ pub enum Error {
     RootConflict,
 }
 
-impl Error {
-    /// HTTP status and code.
-    #[must_use]
-    pub const fn status(&self) -> (u16, &'static str) {
-        match self {
-            Self::Conflict(_) | Self::RootConflict => (409, "memory_conflict"),
-            _ => (422, "memory_refused"),
-        }
-    }
-}
-
 /// A change and the secrets that it commits to.
 #[derive(Debug, Default)]
 pub struct Parsed {
@@ -52,6 +41,15 @@ pub struct Parsed {
     pub change: Change,
     /// Fields whose value is a secret.
     pub secrets: BTreeMap<Name, Value>,
+}
+
+impl Parsed {
+    /// The fields that it writes.
+    #[must_use]
+    pub fn fields(&self) -> BTreeSet<String> {
+        let names = self.change.keys().chain(self.secrets.keys());
+        names.map(ToString::to_string).collect()
+    }
 }
 
 /// Reads `patch` by the types of `memory`, and checks what it expects.
@@ -187,21 +185,17 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_with_its_field() {
-        let code = |patch| run(patch).unwrap_err().status();
-        assert_eq!(code(json!({"set": {"budget": "five"}})), (422, "memory_refused"));
-        assert_eq!(code(json!({"set": {"nothing": 5}})), (422, "memory_refused"));
-        assert_eq!(
-            code(json!({"set": {"budget": 5}, "unset": ["budget"]})),
-            (422, "memory_refused")
-        );
-        assert_eq!(
-            code(json!({"set": {"budget": 5}, "expect": {"budget": 8}})),
-            (409, "memory_conflict")
-        );
-        assert_eq!(
-            code(json!({"set": {"budget": 5}, "expect_root": "00"})),
-            (409, "memory_conflict")
-        );
-        assert_eq!(code(json!({})), (422, "memory_refused"));
+        let ill = |patch| {
+            let error = run(patch).unwrap_err();
+            !matches!(error, Error::Conflict(_) | Error::RootConflict)
+        };
+        assert!(ill(json!({"set": {"budget": "five"}})));
+        assert!(ill(json!({"set": {"nothing": 5}})));
+        assert!(ill(json!({"set": {"budget": 5}, "unset": ["budget"]})));
+        assert!(ill(json!({})));
+        let conflict = run(json!({"set": {"budget": 5}, "expect": {"budget": 8}})).unwrap_err();
+        assert!(matches!(conflict, Error::Conflict(field) if field.as_str() == "budget"));
+        let root = run(json!({"set": {"budget": 5}, "expect_root": "00"})).unwrap_err();
+        assert_eq!(root, Error::RootConflict);
     }
 }

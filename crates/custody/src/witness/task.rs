@@ -1,31 +1,31 @@
-//! The witness's thread: one event loop that feeds the keeper and performs what it says.
+//! One object's share of the witness service: a task that feeds its keeper and performs what that says.
 //!
 //! The end of the lease is set before anything the keeper says is done, so that whoever hears of a loss has stopped
 //! serving already. Each question runs as a task of its own with the time that the keeper gives it; one that panics ends
-//! the thread, and with it the renewals.
+//! this task, and with it the renewals of this one object.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_core::ObjectId;
 use suijuris_core::witness::{
-    Effect, Failure, HolderId, Input, Keeper, Mark, Notice, Point, Swapped, Verdict,
+    Effect, Failure, HolderId, Input, Keeper, Lent, Mark, Notice, Point, Swapped, Verdict,
 };
 use suijuris_depot::{Depot as _, Presence, Session, Swap, Version};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::{ClaimError, Claimed, History, Lease, News, Opening, Order};
+use super::{ClaimError, Claimed, Command, Config, History, Lease, LeaseEvent};
+use crate::chain;
 use crate::clock;
-use crate::report::chain;
 
-/// The thread's ends of what connects it with the handle.
-pub(super) struct Ends {
+/// The task's ends of what connects it with the handle.
+pub(super) struct Channels {
     pub(super) lease: Lease,
-    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) commands: mpsc::Receiver<Command>,
     pub(super) newest: watch::Receiver<Point>,
     pub(super) covered: watch::Sender<Option<u64>>,
-    pub(super) news: watch::Sender<News>,
+    pub(super) news: watch::Sender<LeaseEvent>,
 }
 
 /// What a question came to.
@@ -36,29 +36,34 @@ struct Answered {
 }
 
 /// Everything that the loop works with but the keeper.
-pub(super) struct Thread {
+pub(super) struct Task {
     object: ObjectId,
-    opening: Opening,
+    config: Config,
     depot: Arc<Session>,
     history: Arc<dyn History>,
-    ends: Ends,
+    channels: Channels,
     era: u64,
-    postponed: Option<Order>,
+    postponed: Option<Command>,
     asking: JoinSet<Answered>,
     claiming: Vec<oneshot::Sender<Result<Claimed, ClaimError>>>,
     releasing: Vec<oneshot::Sender<bool>>,
-    handing_over: Vec<oneshot::Sender<()>>,
+    handing_over: Vec<oneshot::Sender<Option<Lent<Version>>>>,
     trouble: Option<String>,
 }
 
-impl Thread {
-    pub(super) fn new(opening: Opening, depot: Arc<Session>, history: Arc<dyn History>, ends: Ends) -> Self {
+impl Task {
+    pub(super) fn new(
+        config: Config,
+        depot: Arc<Session>,
+        history: Arc<dyn History>,
+        channels: Channels,
+    ) -> Self {
         Self {
-            object: opening.object,
-            opening,
+            object: config.object,
+            config,
             depot,
             history,
-            ends,
+            channels,
             era: 0,
             postponed: None,
             asking: JoinSet::new(),
@@ -70,36 +75,46 @@ impl Thread {
     }
 
     /// Runs until the handle is dropped.
-    pub(super) async fn run(mut self) {
-        let Opening {
-            object,
-            id,
-            who,
-            terms,
-            newest,
-            ..
-        } = &self.opening;
-        let mut keeper = Keeper::new(*object, *id, who, *terms, *newest);
+    pub(super) async fn run(mut self, mut keeper: Keeper<Version>) {
         while let Some(input) = self.next(&keeper).await {
+            let lent = keeper.lent();
             let (next, effects) = keeper.on(clock::moment(), input);
             keeper = next;
-            self.ends.lease.set(self.era, keeper.good_until());
+            self.channels.lease.set(self.era, keeper.good_until());
             for effect in effects {
                 self.perform(keeper.id(), effect);
             }
             for done in self.handing_over.drain(..) {
                 // Whoever asked may not wait any more.
-                let _ = done.send(());
+                let _ = done.send(lent.clone());
             }
         }
-        // Nobody renews any more: whoever still looks finds the lease over at once.
-        self.ends.lease.set(self.era, None);
     }
 
-    /// What happens next; `None` ends the thread.
+    /// The keeper, which has nothing or goes on with what was lent.
+    pub(super) fn begin(&mut self) -> Keeper<Version> {
+        let Config {
+            object,
+            id,
+            who,
+            terms,
+            newest,
+            lent,
+        } = &mut self.config;
+        let Some(lent) = lent.take() else {
+            return Keeper::new(*object, *id, who, *terms, *newest);
+        };
+        let covered = lent.mark.seq;
+        let keeper = Keeper::from_lent(*object, *id, who, *terms, *newest, lent);
+        self.channels.lease.set(self.era, keeper.good_until());
+        self.channels.covered.send_replace(Some(covered));
+        keeper
+    }
+
+    /// What happens next; `None` ends the task.
     async fn next(&mut self, keeper: &Keeper<Version>) -> Option<Input<Version>> {
-        if let Some(order) = self.postponed.take() {
-            return Some(self.take(order));
+        if let Some(command) = self.postponed.take() {
+            return Some(self.take(command));
         }
         let wait = keeper.wait_until().map(|until| until.since(clock::moment().mono));
         let alarm = async {
@@ -111,18 +126,18 @@ impl Thread {
         tokio::pin!(alarm);
         loop {
             tokio::select! {
-                order = self.ends.orders.recv() => {
-                    let order = order?;
+                command = self.channels.commands.recv() => {
+                    let command = command?;
                     // What was noted before the order was given is known before it is taken.
-                    if !self.ends.newest.has_changed().unwrap_or(false) {
-                        return Some(self.take(order));
+                    if !self.channels.newest.has_changed().unwrap_or(false) {
+                        return Some(self.take(command));
                     }
-                    self.postponed = Some(order);
-                    return Some(Input::Note(*self.ends.newest.borrow_and_update()));
+                    self.postponed = Some(command);
+                    return Some(Input::Note(*self.channels.newest.borrow_and_update()));
                 }
-                changed = self.ends.newest.changed() => {
+                changed = self.channels.newest.changed() => {
                     changed.ok()?;
-                    return Some(Input::Note(*self.ends.newest.borrow_and_update()));
+                    return Some(Input::Note(*self.channels.newest.borrow_and_update()));
                 }
                 Some(answered) = self.asking.join_next(), if !self.asking.is_empty() => match answered {
                     Ok(answered) => return Some(self.hear(answered)),
@@ -134,27 +149,27 @@ impl Thread {
         }
     }
 
-    fn take(&mut self, order: Order) -> Input<Version> {
-        match order {
-            Order::Claim(purpose, answer) => {
+    fn take(&mut self, command: Command) -> Input<Version> {
+        match command {
+            Command::Claim(purpose, answer) => {
                 self.claiming.push(answer);
                 Input::Claim(purpose)
             }
-            Order::Thawed(id, era) => {
+            Command::Thawed(id, era) => {
                 self.era = era;
                 self.answer(&Err(ClaimError::Overtaken));
                 // What is on its way may be under the old name.
                 self.asking.abort_all();
                 Input::Thawed(id)
             }
-            Order::HandOver(done) => {
+            Command::HandOver(done) => {
                 self.answer(&Err(ClaimError::Overtaken));
                 // What is on its way is given up.
                 self.asking.abort_all();
                 self.handing_over.push(done);
                 Input::HandOver
             }
-            Order::Release(within, released) => {
+            Command::Release(within, released) => {
                 self.releasing.push(released);
                 Input::Release(within)
             }
@@ -252,16 +267,16 @@ impl Thread {
             Notice::Verdict(verdict) => {
                 if matches!(verdict, Verdict::Agrees(_)) {
                     // Whatever became of an earlier lease.
-                    self.tell(News::Quiet);
+                    self.tell(LeaseEvent::Quiet);
                 }
                 let trouble = self.trouble.clone();
                 self.answer(&Ok(Claimed { verdict, trouble }));
             }
-            Notice::Covered(seq) => drop(self.ends.covered.send_replace(Some(seq))),
-            Notice::Expired => self.tell(News::Expired),
-            Notice::Renewed => self.tell(News::Renewed),
-            Notice::Over => self.tell(News::Over),
-            Notice::Lost(evidence) => self.tell(News::Lost(evidence.into())),
+            Notice::Covered(seq) => drop(self.channels.covered.send_replace(Some(seq))),
+            Notice::Expired => self.tell(LeaseEvent::Expired),
+            Notice::Renewed => self.tell(LeaseEvent::Renewed),
+            Notice::Over => self.tell(LeaseEvent::Over),
+            Notice::Lost(evidence) => self.tell(LeaseEvent::Lost(evidence.into())),
             Notice::Released(clean) => {
                 for releasing in self.releasing.drain(..) {
                     // Whoever asked may not wait any more.
@@ -271,8 +286,15 @@ impl Thread {
         }
     }
 
-    fn tell(&self, news: News) {
-        self.ends.news.send_replace(news);
+    fn tell(&self, news: LeaseEvent) {
+        self.channels.news.send_replace(news);
+    }
+}
+
+impl Drop for Task {
+    /// Nobody renews any more, however it came to that: whoever still looks finds the lease over at once.
+    fn drop(&mut self) {
+        self.channels.lease.set(self.era, None);
     }
 }
 

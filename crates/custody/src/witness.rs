@@ -1,36 +1,34 @@
-//! The witness, as the object's own thread sees it: one atomic to look at before anything is served, and questions that
-//! are answered by a thread of its own, so that nothing the object does delays a renewal.
+//! The witness, as whoever holds an object sees it: one atomic to look at before anything is served, and questions that
+//! are answered on the thread of the process's one [`Service`], so that nothing an object does delays a renewal.
 //!
-//! The protocol is `core::witness`; `thread` performs what its keeper says on a depot, `publish` leaves in the depot what
-//! doors and importers read while the object sleeps. Who calls: `boot`, `lifecycle_driver`, `authorizer`, and `up`.
+//! The protocol is `core::witness`; `task` performs what one object's keeper says on a depot, `publish` leaves in the
+//! depot what doors and importers read while the object sleeps. Who calls: `claim` alone; tests.
 
 mod history;
 mod lease;
 mod publish;
-mod thread;
+mod service;
+mod task;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_core::ObjectId;
-use suijuris_core::witness::{Evidence, HolderId, Point, Purpose, Terms, Verdict};
-use suijuris_depot::Session;
+use suijuris_core::witness::{Evidence, HolderId, Lent, Point, Purpose, Terms, Verdict};
+use suijuris_depot::Version;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use history::History;
 pub use lease::Lease;
 pub use publish::{PublishError, publish};
+pub use service::Service;
 
-/// Orders that wait for the witness's thread at most; whoever gives one more waits.
-const ORDERS: usize = 16;
-
-/// Stack of the witness's thread: it runs a depot's client.
-const STACK_BYTES: usize = 512 << 10;
+/// Commands that wait for the service at most; whoever gives one more waits.
+const COMMANDS: usize = 16;
 
 /// Who holds which object, and on what terms.
 #[derive(Debug, Clone)]
-pub struct Opening {
+pub struct Config {
     /// The object.
     pub object: ObjectId,
     /// The name of this copy.
@@ -41,6 +39,8 @@ pub struct Opening {
     pub terms: Terms,
     /// The newest durable record.
     pub newest: Point,
+    /// What this copy goes on with, awake, where another process claimed the object for it.
+    pub lent: Option<Lent<Version>>,
 }
 
 /// Answer to a claim.
@@ -61,8 +61,8 @@ pub enum ClaimError {
     /// A pause was found meanwhile.
     #[error("the machine was paused while the witness was asked; ask again")]
     Overtaken,
-    /// The thread has ended.
-    #[error("the thread that asks the witness has ended; start the object again")]
+    /// Its task has ended.
+    #[error("the witness is asked no more: start the object again")]
     Ended,
 }
 
@@ -72,14 +72,14 @@ pub enum Uncovered {
     /// Another copy has the object.
     #[error("another copy has the object")]
     Lost,
-    /// The thread has ended.
-    #[error("the thread that asks the witness has ended; start the object again")]
+    /// Its task has ended.
+    #[error("the witness is asked no more: start the object again")]
     Ended,
 }
 
 /// What last became of the lease.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum News {
+pub enum LeaseEvent {
     /// Nothing since it was had.
     #[default]
     Quiet,
@@ -94,67 +94,27 @@ pub enum News {
 }
 
 #[derive(Debug)]
-enum Order {
+enum Command {
     Claim(Purpose, oneshot::Sender<Result<Claimed, ClaimError>>),
     Thawed(HolderId, u64),
-    HandOver(oneshot::Sender<()>),
+    HandOver(oneshot::Sender<Option<Lent<Version>>>),
     Release(Duration, oneshot::Sender<bool>),
 }
 
-/// The witness of one running copy. Dropping it ends its thread; the object stays held until its lease is over, or its
+/// The witness of one running copy. Dropping it ends its task; the object stays held until its lease is over, or its
 /// presence ends with its depot.
 #[derive(Debug)]
 pub struct Witness {
     lease: Lease,
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<Command>,
     newest: watch::Sender<Point>,
     covered: watch::Receiver<Option<u64>>,
-    news: watch::Receiver<News>,
+    news: watch::Receiver<LeaseEvent>,
+    /// Its thread runs as long as somebody has a witness of it.
+    _service: Service,
 }
 
 impl Witness {
-    /// Starts the thread. Nothing is asked before the first claim.
-    ///
-    /// # Errors
-    /// The system's answer where it starts no thread.
-    pub fn start(opening: Opening, depot: Arc<Session>, history: Arc<dyn History>) -> io::Result<Self> {
-        let (orders, taken) = mpsc::channel(ORDERS);
-        let (newest, followed) = watch::channel(opening.newest);
-        let (covers, covered) = watch::channel(None);
-        let (tells, news) = watch::channel(News::default());
-        let lease = Lease::default();
-        let thread = thread::Thread::new(
-            opening,
-            depot,
-            history,
-            thread::Ends {
-                lease: lease.clone(),
-                orders: taken,
-                newest: followed,
-                covered: covers,
-                news: tells,
-            },
-        );
-        let tokio = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        std::thread::Builder::new()
-            .name("witness".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                tokio.block_on(thread.run());
-                // A question to the disk may hang; nobody waits for its answer any more.
-                tokio.shutdown_background();
-            })?;
-        Ok(Self {
-            lease,
-            orders,
-            newest,
-            covered,
-            news,
-        })
-    }
-
     /// Until when the object may serve; for the authorizer. Good for nothing before the first claim.
     #[must_use]
     pub fn lease(&self) -> Lease {
@@ -169,8 +129,8 @@ impl Witness {
     /// [`ClaimError`]; nothing may run then.
     pub async fn claim(&self, purpose: Purpose) -> Result<Claimed, ClaimError> {
         let (answer, answered) = oneshot::channel();
-        let order = Order::Claim(purpose, answer);
-        self.orders.send(order).await.map_err(|_| ClaimError::Ended)?;
+        let command = Command::Claim(purpose, answer);
+        self.commands.send(command).await.map_err(|_| ClaimError::Ended)?;
         answered.await.unwrap_or(Err(ClaimError::Ended))
     }
 
@@ -192,7 +152,7 @@ impl Witness {
     pub async fn covered(&self, seq: u64) -> Result<(), Uncovered> {
         let (mut covered, mut news) = (self.covered.clone(), self.news.clone());
         let reached = covered.wait_for(|covered| covered.is_some_and(|covered| covered >= seq));
-        let lost = news.wait_for(|news| matches!(news, News::Lost(_)));
+        let lost = news.wait_for(|news| matches!(news, LeaseEvent::Lost(_)));
         tokio::select! {
             biased;
             reached = reached => reached.map(drop).map_err(|_| Uncovered::Ended),
@@ -208,7 +168,7 @@ impl Witness {
 
     /// What becomes of the lease: the newest word is there at once, later ones are waited for.
     #[must_use]
-    pub fn news(&self) -> watch::Receiver<News> {
+    pub fn news(&self) -> watch::Receiver<LeaseEvent> {
         self.news.clone()
     }
 
@@ -218,24 +178,24 @@ impl Witness {
     pub fn thawed(&self, id: HolderId) -> impl Future<Output = ()> + '_ {
         let era = self.lease.revoke();
         async move {
-            // A thread that has ended holds nothing.
-            let _ = self.orders.send(Order::Thawed(id, era)).await;
+            // A task that has ended holds nothing.
+            let _ = self.commands.send(Command::Thawed(id, era)).await;
         }
     }
 
-    /// Leaves the mark as it is, for another process that goes on with the same depot; returns once nothing more is asked.
-    pub async fn hand_over(&self) {
+    /// Leaves the mark as it is, for another process that goes on with the same depot; returns once nothing more is asked,
+    /// with what that process can go on with where this one claimed the object to wake it.
+    pub async fn hand_over(&self) -> Option<Lent<Version>> {
         let (done, over) = oneshot::channel();
-        if self.orders.send(Order::HandOver(done)).await.is_ok() {
-            // A thread that has ended asks nothing more either.
-            let _ = over.await;
-        }
+        // A task that has ended asks nothing more either.
+        self.commands.send(Command::HandOver(done)).await.ok()?;
+        over.await.ok().flatten()
     }
 
     /// Gives the object up, the newest noted record in the mark, within this time; whether the mark says so.
     pub async fn release(&self, within: Duration) -> bool {
         let (done, released) = oneshot::channel();
-        let order = Order::Release(within, done);
-        self.orders.send(order).await.is_ok() && released.await.unwrap_or(false)
+        let command = Command::Release(within, done);
+        self.commands.send(command).await.is_ok() && released.await.unwrap_or(false)
     }
 }

@@ -262,6 +262,13 @@ impl Clock {
         ResumeDetector::new(reading, self.shared.pulse())
     }
 
+    /// A detector for which everything up to `reading` is accounted for, which another process of this machine took.
+    #[must_use]
+    pub fn detector_since(&self, reading: Reading) -> ResumeDetector {
+        self.shared.note(self.reading().mono_ns, false);
+        ResumeDetector::new(reading, self.shared.pulse())
+    }
+
     /// A look at the clocks and whether it follows the last one without a break. For every admission.
     ///
     /// A break is looked at twice, for a thread that loses the CPU between two reads sees clocks that disagree.

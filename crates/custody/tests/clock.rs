@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use suijuris_core::time::{Quality, Span};
-use suijuris_runtime::clock::{Clock, Continuity, FREEZE_MS, Why};
+use suijuris_custody::clock::{Clock, Continuity, FREEZE_MS, Why};
 
 const PART: &str = "SUIJURIS_TEST_PART";
 

@@ -16,15 +16,15 @@ use suijuris_core::manifest::Witness as Strength;
 use suijuris_core::memory::Schema;
 use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::witness::{HolderId, Mark, Point, Purpose, Terms, VERSION, Verdict};
+use suijuris_custody::clock::Clock;
+use suijuris_custody::witness::{
+    ClaimError, Config, History, LeaseEvent, PublishError, Service, Uncovered, Witness, publish,
+};
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
 use suijuris_depot::{Depot, Session, Swap};
-use suijuris_runtime::clock::Clock;
-use suijuris_runtime::witness::{
-    ClaimError, History, News, Opening, PublishError, Uncovered, Witness, publish,
-};
-use suijuris_store::restore::{record_crash, restoration, restore};
-use suijuris_store::{Creation, Depth, Draft, ObjectDir, Reader, Sign, Sizes, StageError, Writer, create};
+use suijuris_store::restore::{restoration, restore, settle};
+use suijuris_store::{Depth, Draft, Founding, ObjectDir, Reader, Sign, Sizes, StageError, Writer, found};
 
 /// Histories of these tests, up to a record: each is the digest of its position.
 #[derive(Debug)]
@@ -57,13 +57,14 @@ fn object_id() -> ObjectId {
     ObjectId::of(b"object")
 }
 
-fn opening(id: u8, lease: i64, seq: u64) -> Opening {
-    Opening {
+fn opening(id: u8, lease: i64, seq: u64) -> Config {
+    Config {
         object: object_id(),
         id: HolderId([id; 16]),
         who: format!("copy {id}"),
         terms: Terms::new(Strength::Required, Span(lease), Span(0), Duration::ZERO),
         newest: point(seq),
+        lent: None,
     }
 }
 
@@ -73,13 +74,13 @@ fn own(depot: &Arc<dyn Depot>) -> Arc<Session> {
     Arc::new(Session::new(Arc::clone(depot)))
 }
 
-fn start(opening: Opening, depot: &Arc<dyn Depot>) -> Witness {
+fn start(opening: Config, depot: &Arc<dyn Depot>) -> Witness {
     start_on(opening, own(depot))
 }
 
-fn start_on(opening: Opening, own: Arc<Session>) -> Witness {
+fn start_on(opening: Config, own: Arc<Session>) -> Witness {
     let counted = Counted(opening.newest.seq);
-    Witness::start(opening, own, Arc::new(counted)).unwrap()
+    Service::start().unwrap().open(opening, own, Arc::new(counted))
 }
 
 async fn wake(witness: &Witness) -> Verdict {
@@ -91,7 +92,7 @@ fn boot_ns() -> u64 {
 }
 
 fn memory() -> Arc<dyn Depot> {
-    Arc::new(Memory::with_presence())
+    Arc::new(Memory::attending())
 }
 
 fn faulty() -> (Arc<Faulty>, Arc<dyn Depot>) {
@@ -124,6 +125,30 @@ async fn of_two_copies_one_serves_and_the_other_is_told_who() {
     while !matches!(wake(&second).await, Verdict::Agrees(5)) {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn who_is_lent_a_claim_goes_on_with_it_and_asks_nothing() {
+    let (faulty, depot) = faulty();
+    let session = own(&depot);
+    let lender = start_on(opening(1, LONG, 8), session.clone());
+    assert_eq!(wake(&lender).await, Verdict::Agrees(4));
+    let lent = lender.hand_over().await;
+    assert!(lent.is_some() && !lender.lease().is_good(boot_ns()));
+    let before = faulty.calls().len();
+    let borrower = start_on(
+        Config {
+            lent,
+            ..opening(1, LONG, 8)
+        },
+        session,
+    );
+    assert!(borrower.lease().is_good(boot_ns()), "at once");
+    assert_eq!((borrower.covers(), faulty.calls().len()), (Some(8), before));
+    borrower.note(point(9));
+    borrower.covered(9).await.unwrap();
+    assert_eq!(faulty.calls()[before..], [Call::Swap]);
+    assert_eq!(mark(&depot).await.epoch, 4);
 }
 
 #[tokio::test]
@@ -174,11 +199,11 @@ async fn silence_ends_the_lease_and_an_answer_brings_it_back() {
     wake(&witness).await;
     let mut news = witness.news();
     faults.always(Some(Fault::LostRequest));
-    news.wait_for(|news| *news == News::Expired).await.unwrap();
+    news.wait_for(|news| *news == LeaseEvent::Expired).await.unwrap();
     assert!(!witness.lease().is_good(boot_ns()));
-    news.wait_for(|news| *news == News::Over).await.unwrap();
+    news.wait_for(|news| *news == LeaseEvent::Over).await.unwrap();
     faults.always(None);
-    news.wait_for(|news| *news == News::Renewed).await.unwrap();
+    news.wait_for(|news| *news == LeaseEvent::Renewed).await.unwrap();
     assert!(witness.lease().is_good(boot_ns()));
 }
 
@@ -200,11 +225,13 @@ async fn another_copy_in_its_place_ends_it() {
     }
     let mut news = witness.news();
     let lost = news
-        .wait_for(|news| matches!(news, News::Lost(_)))
+        .wait_for(|news| matches!(news, LeaseEvent::Lost(_)))
         .await
         .unwrap()
         .clone();
-    let News::Lost(evidence) = lost else { panic!() };
+    let LeaseEvent::Lost(evidence) = lost else {
+        panic!()
+    };
     assert_eq!(evidence.witnessed.as_ref().unwrap().seq, 30);
     assert!(!witness.lease().is_good(boot_ns()));
     assert_eq!(witness.covered(9).await, Err(Uncovered::Lost));
@@ -241,7 +268,7 @@ async fn a_restored_copy_gives_way_to_the_one_that_ran_on() {
     assert!(original.lease().is_good(boot_ns()));
 }
 
-/// A whole machine is copied, with the process that holds the sleeping object: both have its name and know what it wrote.
+/// A whole machine is copied, with the process that holds the sleeping object: both have its name and know what it is_own_write.
 // proves B6, C6
 #[tokio::test]
 async fn of_two_copies_under_one_name_one_serves() {
@@ -331,16 +358,17 @@ async fn an_older_copy_and_a_copy_whose_history_cannot_be_read_do_not_run() {
         wake(&start(opening(2, LONG, 25), &depot)).await,
         Verdict::Agrees(_)
     ));
-    let unreadable = Witness::start(opening(3, LONG, 30), own(&depot), Arc::new(Unreadable)).unwrap();
+    let service = Service::start().unwrap();
+    let unreadable = service.open(opening(3, LONG, 30), own(&depot), Arc::new(Unreadable));
     let error = unreadable.claim(Purpose::Wake).await.unwrap_err();
     assert_eq!(error, ClaimError::History("the disk is on fire".to_owned()));
 }
 
-/// An object on disk: created, woken, and some records on.
+/// An object on disk: founded, woken, and some records on.
 fn life(dir: &Path, records: usize) -> ObjectDir {
     let home = ObjectDir::at(dir);
     let bundle = object::bundle_of("test", Schema::default()).unwrap();
-    let creation = Creation {
+    let founding = Founding {
         name: "test".to_owned(),
         controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
         threshold: 1,
@@ -350,7 +378,7 @@ fn life(dir: &Path, records: usize) -> ObjectDir {
         bundle,
         seed: [1; 32].into(),
     };
-    create(&home, creation).unwrap();
+    found(&home, founding).unwrap();
     go_on(&home, records);
     home
 }
@@ -364,7 +392,7 @@ fn go_on(home: &ObjectDir, records: usize) {
 
 /// Begins an activation, the one before ended as it may.
 fn wake_up(writer: &Writer) {
-    record_crash(writer, Timestamp(2_000)).unwrap();
+    settle(writer, Timestamp(2_000)).unwrap();
     let body = |_: &_, next| {
         let woke = Woke {
             decision: object::decision(Action::Wake),
@@ -473,7 +501,7 @@ async fn a_restored_copy_takes_the_place_of_what_it_gives_up_in_the_depot_too() 
     };
     let (writer, _) = Writer::open(&copy, Depth::Tail, Sizes::default()).unwrap();
     assert_eq!(copy.holds(mark.seq, &mark.head), Ok(false));
-    record_crash(&writer, Timestamp(9_000)).unwrap();
+    settle(&writer, Timestamp(9_000)).unwrap();
     let approval = restoration(&writer, &mark)
         .unwrap()
         .approve(&SecretKey::from_seed(&[9; 32]))

@@ -1,0 +1,59 @@
+//! Where this program is, as rules see it, and with whose word it asks: the same for every command and for `up`.
+
+use suijuris_core::id::Digest;
+use suijuris_core::inputs::{Host, Vehicle};
+use suijuris_core::key::PublicKey;
+use suijuris_core::lineage::Head;
+use suijuris_core::owner_request::{Ask, Once, OwnerRequest, SignedRequest};
+use suijuris_core::time::Span;
+use suijuris_custody::host;
+
+use crate::{clock, owner, screen};
+
+/// How long a request of a command is good for: it is answered at once or not at all.
+const GOOD_FOR: Span = Span(30_000);
+
+/// What machines the commands and `up` have.
+const VEHICLE: Vehicle<'_> = Vehicle {
+    provider: "process",
+    class: "",
+};
+
+/// Where objects are that are run or written to from here.
+pub(crate) fn host() -> Host {
+    let region = std::env::var(host::REGION_VARIABLE).ok();
+    host::here(VEHICLE, region.as_deref())
+}
+
+/// Signs what is asked of the object with this head by the owner's key here; nothing where that is none of its owners'.
+pub(crate) fn sign(
+    head: &Head,
+    ask: Ask,
+    content: Digest,
+    audience: PublicKey,
+) -> anyhow::Result<Option<SignedRequest>> {
+    let key = owner::existing_key()?.filter(|key| head.controllers.contains(&key.public()));
+    let Some(key) = key else {
+        screen::note(
+            "asked as the host: no owner's key is here; name one of the object's with SUIJURIS_OWNER_KEY to ask as its owner",
+        );
+        return Ok(None);
+    };
+    let once = if ask == Ask::Write {
+        Once::Head(head.record)
+    } else {
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce)?;
+        Once::Nonce(nonce)
+    };
+    let request = OwnerRequest {
+        object: head.object,
+        ask,
+        content,
+        audience,
+        once,
+        expires: clock::reading()?.wall.saturating_add(GOOD_FOR),
+    };
+    let signatures = vec![request.sign(&key)?];
+    Ok(Some(SignedRequest { request, signatures }))
+}

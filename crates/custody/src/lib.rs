@@ -1,0 +1,22 @@
+//! The one room where a copy of an object is claimed, opened at rest, written to, published, shut away, and found to have
+//! crashed.
+//!
+//! It decides nothing by itself: rules and records are core's, files are store's, marks are depot's. Who calls: the
+//! runtime in its machine, `up`, and every command that writes. They call the same functions, so that the same act gets
+//! the same answer whoever asks: [`host`] and [`owner`] make the facts, [`write`] and [`record`] make records, and
+//! [`claim::Claim`] says when anybody may be told.
+
+pub mod at_rest;
+mod causes;
+pub mod claim;
+pub mod clock;
+pub mod host;
+pub mod owner;
+pub mod patch;
+pub mod record;
+pub mod relay;
+mod sys;
+pub mod witness;
+pub mod write;
+
+pub use causes::chain;
