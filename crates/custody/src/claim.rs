@@ -18,7 +18,7 @@ use suijuris_core::inputs::Witnessed;
 use suijuris_core::manifest::{Manifest, Witness as Strength};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Lent, Point, Purpose, Terms, Verdict};
-use suijuris_depot::{Depot, Own, Version};
+use suijuris_depot::{Depot, Session, Version};
 use suijuris_store::{ObjectDir, StageError, Writer, capsule};
 
 use crate::chain;
@@ -49,7 +49,7 @@ pub struct Claim {
 /// What stands between this copy and others.
 #[derive(Debug, Clone)]
 struct Shared {
-    session: Arc<Own>,
+    session: Arc<Session>,
     witness: Arc<Witness>,
     lease: Lease,
     /// Marks cost nothing: they are waited for even where they need not be.
@@ -404,7 +404,7 @@ impl Shared {
             who,
         } = means;
         let pace = depot.pace();
-        let session = Arc::new(Own::new(depot));
+        let session = Arc::new(Session::new(depot));
         let config = Config {
             object,
             id,

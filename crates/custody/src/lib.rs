@@ -15,7 +15,6 @@ pub mod owner;
 pub mod patch;
 pub mod record;
 pub mod relay;
-mod sys;
 pub mod witness;
 pub mod write;
 

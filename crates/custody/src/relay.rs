@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use suijuris_core::ObjectId;
-use suijuris_depot::{Own, relay};
+use suijuris_depot::{Session, relay};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
@@ -47,7 +47,7 @@ impl Service {
     ///
     /// # Errors
     /// The system's answer where the stream cannot be waited for.
-    pub fn serve(&self, stream: UnixStream, session: Arc<Own>, object: ObjectId) -> io::Result<()> {
+    pub fn serve(&self, stream: UnixStream, session: Arc<Session>, object: ObjectId) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         let _entered = self.0.tokio.enter();
         let stream = tokio::net::UnixStream::from_std(stream)?;

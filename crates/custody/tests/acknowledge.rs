@@ -19,7 +19,7 @@ use suijuris_custody::witness::Service;
 use suijuris_depot::Depot;
 use suijuris_depot::faults::{Fault, Faulty};
 use suijuris_depot::memory::Memory;
-use suijuris_store::{Depth, Founding, ObjectDir, Sizes, Writer, found};
+use suijuris_store::{Creation, Depth, ObjectDir, Sizes, Writer, create};
 
 const AT: Timestamp = Timestamp(2_000);
 
@@ -38,7 +38,7 @@ impl Rig {
         let (_, mut manifest) = Manifest::decode(&bundle.manifest).unwrap();
         manifest.witness = strength;
         bundle.manifest = manifest.encode().unwrap();
-        let founding = Founding {
+        let founding = Creation {
             name: "test".to_owned(),
             controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
             threshold: 1,
@@ -49,9 +49,9 @@ impl Rig {
             seed: [1; 32].into(),
         };
         let home = ObjectDir::at(dir.path());
-        found(&home, founding).unwrap();
+        create(&home, founding).unwrap();
         let (writer, _) = Writer::open(&home, Depth::Tail, Sizes::default()).unwrap();
-        let depot = Arc::new(Faulty::new(Arc::new(Memory::attending())));
+        let depot = Arc::new(Faulty::new(Arc::new(Memory::with_presence())));
         let means = with_depot.then(|| Means {
             service: Service::start().unwrap(),
             depot: depot.clone(),

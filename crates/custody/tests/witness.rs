@@ -23,8 +23,8 @@ use suijuris_custody::witness::{
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
 use suijuris_depot::{Depot, Session, Swap};
-use suijuris_store::restore::{restoration, restore, settle};
-use suijuris_store::{Depth, Draft, Founding, ObjectDir, Reader, Sign, Sizes, StageError, Writer, found};
+use suijuris_store::restore::{record_crash, restoration, restore};
+use suijuris_store::{Creation, Depth, Draft, ObjectDir, Reader, Sign, Sizes, StageError, Writer, create};
 
 /// Histories of these tests, up to a record: each is the digest of its position.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ fn boot_ns() -> u64 {
 }
 
 fn memory() -> Arc<dyn Depot> {
-    Arc::new(Memory::attending())
+    Arc::new(Memory::with_presence())
 }
 
 fn faulty() -> (Arc<Faulty>, Arc<dyn Depot>) {
@@ -368,7 +368,7 @@ async fn an_older_copy_and_a_copy_whose_history_cannot_be_read_do_not_run() {
 fn life(dir: &Path, records: usize) -> ObjectDir {
     let home = ObjectDir::at(dir);
     let bundle = object::bundle_of("test", Schema::default()).unwrap();
-    let founding = Founding {
+    let founding = Creation {
         name: "test".to_owned(),
         controllers: vec![SecretKey::from_seed(&[9; 32]).public()],
         threshold: 1,
@@ -378,7 +378,7 @@ fn life(dir: &Path, records: usize) -> ObjectDir {
         bundle,
         seed: [1; 32].into(),
     };
-    found(&home, founding).unwrap();
+    create(&home, founding).unwrap();
     go_on(&home, records);
     home
 }
@@ -392,7 +392,7 @@ fn go_on(home: &ObjectDir, records: usize) {
 
 /// Begins an activation, the one before ended as it may.
 fn wake_up(writer: &Writer) {
-    settle(writer, Timestamp(2_000)).unwrap();
+    record_crash(writer, Timestamp(2_000)).unwrap();
     let body = |_: &_, next| {
         let woke = Woke {
             decision: object::decision(Action::Wake),
@@ -501,7 +501,7 @@ async fn a_restored_copy_takes_the_place_of_what_it_gives_up_in_the_depot_too() 
     };
     let (writer, _) = Writer::open(&copy, Depth::Tail, Sizes::default()).unwrap();
     assert_eq!(copy.holds(mark.seq, &mark.head), Ok(false));
-    settle(&writer, Timestamp(9_000)).unwrap();
+    record_crash(&writer, Timestamp(9_000)).unwrap();
     let approval = restoration(&writer, &mark)
         .unwrap()
         .approve(&SecretKey::from_seed(&[9; 32]))

@@ -51,13 +51,10 @@ pub enum Proposer {
     Workload,
 }
 
-impl Default for Cause {
-    /// A machine that somebody just started.
-    fn default() -> Self {
-        let host = Host {
-            provider: "process".to_owned(),
-            ..Host::default()
-        };
+impl Cause {
+    /// A machine on `host` that somebody just started.
+    #[must_use]
+    pub const fn boot(host: Host) -> Self {
         Self {
             trigger: Trigger::new(TriggerKind::Boot),
             request: None,

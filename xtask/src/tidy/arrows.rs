@@ -39,7 +39,7 @@ const ARROWS: &[Arrow] = &[
         why: "link is what supervisor and runtime say to each other: it knows neither of them, nor what carries its bytes" },
     Arrow { from: "gate", to: &["api"], tests: &[],
         why: "the gate is generic over the permit, so that it cannot make one: it must not know core" },
-    Arrow { from: "custody", to: &["core", "store", "depot", "api"], tests: &[],
+    Arrow { from: "custody", to: &["core", "store", "depot", "api", "sys"], tests: &[],
         why: "custody is reached by runtime, supervisor and commands alike: it knows neither machines nor doors; of api it reads the patch" },
     Arrow { from: "runtime", to: &["core", "store", "custody", "gate", "depot", "api", "auth", "link", "sys"], tests: &["policy", "bundle"],
         why: "the runtime runs inside the machine: no Cedar (policy, bundle), and it must not know its vehicle or host" },

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use suijuris_core::time::{Quality, Reading, Timestamp};
 use suijuris_core::witness::{HolderId, Lent, Mark, Mono, Purpose, Verdict};
-use suijuris_depot::{Attendance, Version};
+use suijuris_depot::{PresenceGuard, Version};
 
 use super::{Claim, fresh_id};
 use crate::clock::{Clock, Continuity};
@@ -21,7 +21,7 @@ pub struct LeaseGrant {
     /// Its way to the depot.
     pub relay: Option<OwnedFd>,
     /// What keeps the object held until the machine has ended, by the word of the kernel.
-    pub presence: Option<Arc<dyn Attendance>>,
+    pub presence: Option<Arc<dyn PresenceGuard>>,
 }
 
 /// What a machine goes on with whose starter claimed the object for it: the claim's result, and never a verdict of rules.
@@ -107,7 +107,7 @@ impl Claim {
             });
         };
         let (ours, theirs) = UnixStream::pair()?;
-        let presence = shared.session.attendance().await;
+        let presence = shared.session.presence_guard().await;
         relay.serve(ours, shared.session.clone(), self.object)?;
         Ok(LeaseGrant {
             holder: Some(self.known().id),

@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
-use suijuris_depot::Own;
+use suijuris_depot::Session;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -59,7 +59,7 @@ impl Service {
 
     /// Takes one more object in. Nothing is asked before the first claim.
     #[must_use]
-    pub fn open(&self, config: Config, depot: Arc<Own>, history: Arc<dyn History>) -> Witness {
+    pub fn open(&self, config: Config, depot: Arc<Session>, history: Arc<dyn History>) -> Witness {
         let (commands, taken) = mpsc::channel(COMMANDS);
         let (newest, followed) = watch::channel(config.newest);
         let (covers, covered) = watch::channel(None);

@@ -29,7 +29,7 @@ fn launch(listen: Listen<OwnedFd>) -> Launch<OwnedFd> {
     Launch {
         secret: Secret::from_bytes([6; 32]),
         activation: ACTIVATION,
-        cause: Cause::default(),
+        cause: Cause::boot(here()),
         data: "/data".into(),
         object_dir: "/object".into(),
         agent_socket: "/data/run/agent.sock".into(),
@@ -435,4 +435,13 @@ async fn a_stream_that_is_let_go_unfinished_is_seen_to_be_cut() {
     refused.1.reset(Reset::Refused);
     let error = refused.0.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+/// Where the machines of these tests run.
+fn here() -> suijuris_core::inputs::Host {
+    let vehicle = suijuris_core::inputs::Vehicle {
+        provider: "process",
+        class: "",
+    };
+    suijuris_core::inputs::Host::of(vehicle, None, "")
 }

@@ -48,7 +48,7 @@ fn cause() -> Cause {
         }),
         by: Proposer::Caller,
         caller: Some(Default::default()),
-        ..Cause::default()
+        ..Cause::boot(here())
     }
 }
 
@@ -70,7 +70,7 @@ fn launch() -> Launch<u8> {
 
 fn in_a_machine() -> Launch<u8> {
     Launch {
-        cause: Cause::default(),
+        cause: Cause::boot(here()),
         listen: Listen::Link,
         depot: DepotRoute::Link,
         presence: None,
@@ -356,4 +356,13 @@ fn each_message_is_read_as_it_was_said() {
             suijuris_link::message::Message::<u8>::unpack(&body, Vec::new(), 10_000).unwrap();
         assert_eq!(read, message, "{name}");
     }
+}
+
+/// Where the machines of these tests run.
+fn here() -> suijuris_core::inputs::Host {
+    let vehicle = suijuris_core::inputs::Vehicle {
+        provider: "process",
+        class: "",
+    };
+    suijuris_core::inputs::Host::of(vehicle, None, "")
 }

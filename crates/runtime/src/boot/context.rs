@@ -116,7 +116,7 @@ impl BootContext {
         let authorizer = self.authorizer.clone();
         let handing = match handing(&bundle.manifest) {
             Ok(handing) => handing,
-            Err(error) => return Err((Box::new(self), BootError::Handover(error))),
+            Err(error) => return Err((Box::new(self), BootError::FdPassing(error))),
         };
         let (ours, theirs) = handing.unzip();
         let gate = gate(&bundle.manifest, authorizer.clone(), port, ours, control.clone());
@@ -162,7 +162,7 @@ impl BootContext {
         );
         let raw = matches!(
             bundle.manifest.gate.protocol,
-            manifest::Protocol::Tcp | manifest::Protocol::Handover
+            manifest::Protocol::Tcp | manifest::Protocol::FdPassing
         );
         let life = Activation {
             gate,
@@ -249,7 +249,7 @@ pub(super) fn unusable(part: &'static str, why: String) -> BootError {
 
 /// The two ends of what connections are handed over on, the gate's first; none where they are not.
 fn handing(manifest: &Manifest) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
-    if manifest.gate.protocol != manifest::Protocol::Handover {
+    if manifest.gate.protocol != manifest::Protocol::FdPassing {
         return Ok(None);
     }
     let flags = SockFlag::SOCK_CLOEXEC;
@@ -273,9 +273,9 @@ pub(super) fn gate(
         manifest::Protocol::Http => (Protocol::Http, loopback),
         manifest::Protocol::H2c => (Protocol::H2c, loopback),
         manifest::Protocol::Tcp => (Protocol::Tcp, loopback),
-        manifest::Protocol::Handover => {
+        manifest::Protocol::FdPassing => {
             let given = handing.map(|ours| Upstream::Given(Arc::new(ours)));
-            (Protocol::Handover, given.unwrap_or(loopback))
+            (Protocol::FdPassing, given.unwrap_or(loopback))
         }
     };
     let size = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);

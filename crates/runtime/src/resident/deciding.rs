@@ -87,23 +87,23 @@ impl Resident {
         })
     }
 
-    /// Runs `run` with the durable object as rules see it, and with the rules of `admit` into which it is folded.
-    pub fn with_folded<R>(
+    /// Runs `run` with the durable object as rules see it, and with the rules of `admit` into which it is worked.
+    pub fn with_residual<R>(
         &self,
         run: impl FnOnce(View<'_>, governance::Object<'_>, Option<&Residual>) -> R,
     ) -> R {
         self.with_object(|view, object| {
             let now = self.now();
-            let mut folded = self.folded.borrow_mut();
-            let current = folded
+            let mut residual = self.residual.borrow_mut();
+            let current = residual
                 .as_ref()
-                .is_some_and(|(seq, folded)| *seq == view.head.seq && folded.is_valid(now));
+                .is_some_and(|(seq, residual)| *seq == view.head.seq && residual.is_valid(now));
             if !current {
-                // Rules too large to fold are judged whole.
-                let fold = view.program.fold(Action::Admit, object, now).ok();
-                *folded = fold.map(|fold| (view.head.seq, fold));
+                // Rules too large to specialize are judged whole.
+                let fresh = view.program.specialize(Action::Admit, object, now).ok();
+                *residual = fresh.map(|fresh| (view.head.seq, fresh));
             }
-            run(view, object, folded.as_ref().map(|(_, folded)| folded))
+            run(view, object, residual.as_ref().map(|(_, residual)| residual))
         })
     }
 
