@@ -33,6 +33,7 @@ fn open(definition: &Definition, life: &Life, rig: &Rig, path: &str, knock: Knoc
         path: path.into(),
         query: String::new(),
         host: format!("{}.test", life.state.head().object),
+        port: None,
         protocol: Protocol::Http1,
         peer_ip: IpAddr::from([127, 0, 0, 1]),
         content_length: None,

@@ -1,6 +1,7 @@
 //! Request targets: origin form, absolute form, and `*` (RFC 9112 §3.2).
 
-use super::fields::is_authority;
+use crate::canonical::is_authority;
+
 use super::{Reject, bad};
 
 /// The parts of a request target.
@@ -20,7 +21,9 @@ impl<'a> Target<'a> {
                 detail,
             });
         }
-        if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        // A fragment is for the client alone. The parser of HTTP/2 leaves it out too, so that both take the same.
+        let target = target.split('#').next().unwrap_or_default();
+        if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(bad(
                 "the request target has a character that must be percent-encoded",
             ));

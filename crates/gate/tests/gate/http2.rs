@@ -334,7 +334,7 @@ fn a_door_sees_the_first_request_and_hands_the_connection_on() {
     let asking = std::thread::spawn(move || ask(addr, request("/handed", "hello")));
     let (stream, probe) = door(&listener);
     assert_eq!(
-        probe.look(|head| head.path.to_owned()).unwrap().unwrap(),
+        probe.look(|head| head.path.to_string()).unwrap().unwrap(),
         "/handed"
     );
     rig.hand_over(stream, probe.recorded());
