@@ -10,6 +10,8 @@ use suijuris_core::ObjectId;
 use suijuris_core::governance::Vocabulary;
 use suijuris_core::inputs::{Caller, Request};
 use suijuris_core::time::Now;
+use suijuris_gate::Refusal;
+use suijuris_gate::head::Reject;
 
 use crate::kept::Kept;
 use crate::problems;
@@ -30,7 +32,7 @@ pub(crate) fn hear(
     object: ObjectId,
     now: Now,
     knock: Knock<'_>,
-    request: impl FnOnce(&Vocabulary) -> Request,
+    request: impl FnOnce(&Vocabulary) -> Result<Request, Reject>,
 ) -> Result<Proposal, Problem> {
     if knock.wants.is_some_and(|wants| wants.parse() != Ok(object)) {
         return Err(problems::wrong_object(object));
@@ -40,6 +42,7 @@ pub(crate) fn hear(
     }
     let caller = caller(kept, object, now, knock.authorization)?;
     let request = request(&kept.bundle().rules.vocabulary);
+    let request = request.map_err(|reject| Refusal::from(reject).problem)?;
     Ok(Proposal::request(Arc::unwrap_or_clone(caller), request))
 }
 

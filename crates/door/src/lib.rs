@@ -34,6 +34,7 @@ mod value;
 pub mod waker;
 pub mod wakes;
 
+pub use asked::request;
 pub use config::Config;
 pub use door::{Clock, Door, Listener, Passed, Standing};
 pub use hearing::Knock;

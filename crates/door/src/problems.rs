@@ -164,6 +164,7 @@ pub(crate) fn leaving(object: ObjectId) -> Problem {
 pub(crate) fn not_asked(error: &asked::Error) -> Problem {
     let problem = match error {
         asked::Error::TwoObjects(object) => return wrong_object(*object),
+        asked::Error::Canonical(reject) => return suijuris_gate::Refusal::from(*reject).problem,
         asked::Error::NoObject => Problem::new(404, "unknown_object", "The door does not know this object"),
         _ => Problem::new(400, "not_asked", "The question does not say what was asked"),
     };

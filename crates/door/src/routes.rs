@@ -14,6 +14,7 @@ use suijuris_api::Problem;
 use suijuris_api::problem::MEDIA_TYPE;
 use suijuris_core::ObjectId;
 use suijuris_depot::Posted;
+use suijuris_gate::Refusal;
 
 use crate::asked::{self, Asked, Mode, Received};
 use crate::door::{Door, Standing};
@@ -93,6 +94,9 @@ impl Routes {
             Ok(asked) => asked,
             Err(error) => return self.refused(&problems::not_asked(&error), None),
         };
+        if asked.head.is_reserved() {
+            return self.refused(&Refusal::reserved().problem, Some(asked.mode));
+        }
         let object = match asked.object(&self.map) {
             Ok(object) => object,
             Err(error) => return self.refused(&problems::not_asked(&error), Some(asked.mode)),

@@ -334,6 +334,9 @@ impl Drop for Guard {
 impl<J: Judge> Shared<J> {
     /// The verdict on a request, as far as the phase lets one be asked for.
     pub(crate) fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<J::Permit> {
+        if head.is_reserved() {
+            return Admission::Refuse(Box::new(Refusal::reserved()));
+        }
         self.by_phase(|| self.judge.admit(head, out))
     }
 

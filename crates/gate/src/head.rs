@@ -93,7 +93,8 @@ impl<'a> TryFrom<Described<'a>> for RequestHead<'a> {
             version: described.version,
         };
         let fields = described.headers.iter();
-        let found = Found::scan(fields.map(|(name, value)| (name.as_str(), value.as_bytes())))?.without_host();
+        let found =
+            Found::scan(fields.map(|(name, value)| (name.as_str(), value.as_bytes())))?.without_host();
         let fields = Fields::Http2(described.headers);
         let mut head = understand(&line, &found, fields, described.peer)?;
         head.upgrade = found.upgrade_offered().filter(|protocol| !is_h2c(protocol));
@@ -102,6 +103,20 @@ impl<'a> TryFrom<Described<'a>> for RequestHead<'a> {
 }
 
 impl<'a> RequestHead<'a> {
+    /// A request without fields that nobody sent: for asking what would be decided about one.
+    ///
+    /// # Errors
+    /// [`Reject`] for one without a canonical form.
+    pub fn bare(method: &'a str, target: &'a str, host: &'a str, peer: SocketAddr) -> Result<Self, Reject> {
+        let line = Line {
+            method,
+            target,
+            authority: Some(host),
+            version: Version::Http11,
+        };
+        understand(&line, &Found::default(), Fields::Http1(&[]), peer)
+    }
+
     /// All header fields as (name, value), in order; names as sent (HTTP/2: lower case).
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
         let (http1, http2) = match self.fields {
@@ -411,10 +426,7 @@ fn understand_http1<'a>(
     let mut head = understand(line, &found, Fields::Http1(fields), peer)?;
     // Cleartext HTTP/2 is spoken with prior knowledge only; ignoring the offer is allowed (RFC 9110 §7.8).
     head.upgrade = found.upgrade.filter(|protocol| {
-        found.connection_upgrade
-            && version == Version::Http11
-            && body == Framing::Empty
-            && !is_h2c(protocol)
+        found.connection_upgrade && version == Version::Http11 && body == Framing::Empty && !is_h2c(protocol)
     });
     let wire = Wire {
         head_len,
@@ -440,7 +452,13 @@ mod tests {
             bytes,
             "127.0.0.1:1".parse().unwrap(),
             &Limits::default(),
-            |head| (head.method.to_owned(), head.path.to_string(), head.authority().into_owned()),
+            |head| {
+                (
+                    head.method.to_owned(),
+                    head.path.to_string(),
+                    head.authority().into_owned(),
+                )
+            },
         )
     }
 

@@ -11,7 +11,7 @@ use suijuris_core::time::Ratchet;
 use tokio::time::Instant;
 
 use super::{Door, Passed, Standing};
-use crate::asked::Asked;
+use crate::asked::{Asked, request};
 use crate::hearing::hear;
 use crate::problems;
 use crate::proposal::Proposal;
@@ -59,7 +59,9 @@ impl Door {
         let reading = (self.clock)();
         let heard = self.sleepers.with_kept(object, |kept, at| {
             let now = Ratchet::new(at).observe(reading);
-            hear(kept, object, now, asked.knock(), |words| asked.request(words))
+            hear(kept, object, now, asked.knock(), |words| {
+                request(words, &asked.head)
+            })
         })?;
         Some(heard.map(|proposal| self.inputs(proposal)))
     }

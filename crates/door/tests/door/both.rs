@@ -40,7 +40,7 @@ fn open(definition: &Definition, life: &Life, rig: &Rig, path: &str, knock: Knoc
         headers: Default::default(),
     };
     let reading = reading(rig.now());
-    let problem = match sleeper.hear(knock, |_| request, reading) {
+    let problem = match sleeper.hear(knock, |_| Ok(request), reading) {
         Err(problem) => problem,
         Ok(proposal) => match sleeper.decide(&life.state, &proposal, reading) {
             Verdict::Refuse(decision) => sleeper.problem(&decision),

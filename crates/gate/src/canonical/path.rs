@@ -39,7 +39,9 @@ pub(crate) fn path(sent: &str) -> Result<Cow<'_, str>, Reject> {
 
 /// Whether a path is canonical at first sight, as nearly all are.
 fn is_plain(path: &[u8]) -> bool {
-    let plain = path.iter().all(|&byte| is_pchar(byte) && byte != b';' || byte == b'/');
+    let plain = path
+        .iter()
+        .all(|&byte| is_pchar(byte) && byte != b';' || byte == b'/');
     let after = path.get(1..).unwrap_or_default();
     let mut pairs = path.iter().zip(after);
     plain && path.first() == Some(&b'/') && !pairs.any(|(&a, &b)| a == b'/' && (b == b'/' || b == b'.'))
@@ -59,9 +61,16 @@ fn respell(sent: &str) -> Result<String, Reject> {
         };
         decoded.push(meant);
         match meant {
-            b'\\' => return Err(bad("the path has a backslash, which some programs read as a slash")),
+            b'\\' => {
+                return Err(bad(
+                    "the path has a backslash, which some programs read as a slash",
+                ));
+            }
+            b'<' | b'>' | b'`' if byte != b'%' => return Err(bad("the path has one of <>` unescaped")),
             b'/' if byte == b'%' => {
-                return Err(bad("the path has an escaped slash, which some programs read as a slash"));
+                return Err(bad(
+                    "the path has an escaped slash, which some programs read as a slash",
+                ));
             }
             0..=0x1f | 0x7f => return Err(bad("the path has an escaped control character")),
             _ if is_unreserved(meant) || (byte != b'%' && (is_pchar(byte) || byte == b'/')) => {
@@ -155,8 +164,25 @@ mod tests {
     #[test]
     fn what_has_no_canonical_form_is_refused() {
         for sent in [
-            "/a%2fb", "/a%2Fb", "/a\\b", "/a%5cb", "/a%00", "/a%0a", "/a%7f", "/a%", "/a%4", "/a%zz", "/a%+1",
-            "/%c0%af", "/%c0%ae", "/%ff", "/%e9", "/..;/private", "/.;x/private", "/;/private", "/%2e%2e;/x",
+            "/a%2fb",
+            "/a%2Fb",
+            "/a\\b",
+            "/a%5cb",
+            "/a%00",
+            "/a%0a",
+            "/a%7f",
+            "/a%",
+            "/a%4",
+            "/a%zz",
+            "/a%+1",
+            "/%c0%af",
+            "/%c0%ae",
+            "/%ff",
+            "/%e9",
+            "/..;/private",
+            "/.;x/private",
+            "/;/private",
+            "/%2e%2e;/x",
             "/..%3b/x",
         ] {
             check(sent, None);

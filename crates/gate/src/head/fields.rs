@@ -61,14 +61,19 @@ impl<'a> Found<'a> {
     }
 
     fn authorization(&mut self, value: &'a [u8]) -> Result<(), Reject> {
-        match self.authorization.replace(canonical::text(value).ok_or(bad("Authorization has characters other than visible ASCII"))?) {
+        match self.authorization.replace(
+            canonical::text(value).ok_or(bad("Authorization has characters other than visible ASCII"))?,
+        ) {
             Some(_) => Err(bad("Authorization appears more than once")),
             None => Ok(()),
         }
     }
 
     fn object(&mut self, value: &'a [u8]) -> Result<(), Reject> {
-        match self.object.replace(canonical::text(value).ok_or(bad("X-Suijuris-Object is no object id"))?) {
+        match self
+            .object
+            .replace(canonical::text(value).ok_or(bad("X-Suijuris-Object is no object id"))?)
+        {
             Some(_) => Err(bad("X-Suijuris-Object appears more than once")),
             None => Ok(()),
         }

@@ -28,6 +28,11 @@ impl<'a> Target<'a> {
                 "the request target has a character that must be percent-encoded",
             ));
         }
+        // Not taken over HTTP/2 either.
+        let query = target.split_once('?').map_or("", |(_, query)| query);
+        if query.bytes().any(|byte| b"\"<>".contains(&byte)) {
+            return Err(bad("the query has one of \"<> unescaped"));
+        }
         if target.starts_with('/') {
             return Ok(Self::origin(target, None));
         }

@@ -26,7 +26,7 @@ impl House {
         let Some(door) = self.door() else {
             return self.hand_over(visitor).await;
         };
-        match door.hear(visitor.knock(), |_| visitor.request.clone(), reading) {
+        match door.hear(visitor.knock(), |_| Ok(visitor.request.clone()), reading) {
             Ok(proposal) => {
                 let detail = visitor.summary();
                 self.propose(proposal, detail, Some(visitor)).await.map(drop)
