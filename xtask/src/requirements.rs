@@ -67,6 +67,7 @@ pub(crate) const ROWS: &[Row] = &[
     claimed("C7", "LB", "duties of PID 1"),
     claimed("C8", "LB", "works with every platform call missing"),
     later("C9", "bench", "cheap"),
+    claimed("C11", "LU", "what rules judge is what the workload gets"),
     claimed("D1", "L", "a declared message wakes, once"),
     claimed("D2", "UL", "time wakes: instant, interval, cron with zone"),
     claimed("D3", "UL", "memory wakes: only fields declared sensitive"),
@@ -112,7 +113,7 @@ mod tests {
     fn what_is_claimed_is_what_was_built() {
         let claimed: Vec<&str> = ROWS.iter().filter(|row| row.claimed).map(|row| row.id).collect();
         let expected = "A1 A2 A3 A4 A5 A6 A7 A8 A9 A10 A11 A12 A14 B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 B12 \
-                        C1 C2 C3 C4 C5 C6 C7 C8 D1 D2 D3 D4 D5 D6 G1 G2";
+                        C1 C2 C3 C4 C5 C6 C7 C8 C11 D1 D2 D3 D4 D5 D6 G1 G2";
         assert_eq!(claimed.join(" "), expected);
     }
 

@@ -198,6 +198,7 @@ impl Finder<'_> {
             Slot::Path => Some("request.path"),
             Slot::Query => Some("request.query"),
             Slot::RequestHost => Some("request.host"),
+            Slot::RequestPort => Some("request.port"),
             Slot::ContentLength => Some("request.content_length"),
             Slot::Header(_) => Some("request.headers"),
             Slot::Authenticated => Some("principal.authenticated"),

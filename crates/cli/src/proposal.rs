@@ -1,6 +1,6 @@
 //! A proposal that nobody made, from the command line: what `what-if` asks an object about.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use clap::ValueEnum;
 use serde::de::DeserializeSeed as _;
@@ -9,6 +9,7 @@ use suijuris_core::inputs::{Activity, Caller, Inputs, Principal, Request, Trigge
 use suijuris_core::lineage::Head;
 use suijuris_core::memory::Name;
 use suijuris_core::time::{Now, ParseError, Span, Timestamp};
+use suijuris_gate::RequestHead;
 
 use crate::{Usage, here};
 
@@ -210,11 +211,17 @@ impl Options {
         })
     }
 
-    fn request(&self, words: &Vocabulary) -> Result<Request, Usage> {
+    /// Method, path and host as the gate would have them decided.
+    fn canonical(&self) -> Result<RequestHead<'_>, Usage> {
         let target = self.path.as_deref().unwrap_or("/");
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        RequestHead::bare(&self.method, target, &self.host, SocketAddr::new(self.peer, 0))
+            .map_err(|reject| Usage(format!("the gate refuses such a request: {}", reject.detail)))
+    }
+
+    fn request(&self, words: &Vocabulary) -> Result<Request, Usage> {
         let raw = self.protocol == Protocol::Tcp;
         let text = |text: &str| if raw { String::new() } else { text.to_owned() };
+        let head = self.canonical()?;
         let headers = self.header.iter().map(|text| {
             let (name, value) = split(text, "--header")?;
             let name = name.to_ascii_lowercase();
@@ -229,10 +236,11 @@ impl Options {
                 .ok_or_else(unknown)
         });
         Ok(Request {
-            method: text(&self.method),
-            path: text(path),
-            query: text(query),
-            host: text(&self.host),
+            method: text(head.method),
+            path: text(&head.path),
+            query: text(head.query.unwrap_or_default()),
+            host: text(&head.host),
+            port: head.port.filter(|_| !raw),
             protocol: self.protocol,
             peer_ip: self.peer,
             content_length: None,

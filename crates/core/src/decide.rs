@@ -374,6 +374,7 @@ fn with_facts<R>(subject: &Subject<'_>, id: &str, inputs: &Inputs, run: impl FnO
         path: &request.path,
         query: &request.query,
         host: &request.host,
+        port: request.port.map(i64::from),
         content_length: request.content_length.map(number),
         headers: &headers,
     });

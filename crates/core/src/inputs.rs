@@ -171,12 +171,15 @@ pub struct Trigger {
 pub struct Request {
     /// Method; empty for a raw connection.
     pub method: String,
-    /// Path without query.
+    /// Path without query, in canonical form.
     pub path: String,
     /// Query without `?`; empty where there is none.
     pub query: String,
-    /// Host asked for.
+    /// Host asked for, in canonical form, without its port.
     pub host: String,
+    /// Port asked for, where the request names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Protocol.
     pub protocol: Protocol,
     /// Address of the peer.

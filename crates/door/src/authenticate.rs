@@ -10,6 +10,8 @@ use suijuris_core::ObjectId;
 use suijuris_core::governance::Vocabulary;
 use suijuris_core::inputs::{Caller, Request};
 use suijuris_core::time::Now;
+use suijuris_gate::Refusal;
+use suijuris_gate::head::Reject;
 
 use crate::prepared::PreparedBundle;
 use crate::problems;
@@ -30,7 +32,7 @@ pub(crate) fn proposal(
     object: ObjectId,
     now: Now,
     credentials: Credentials<'_>,
-    request: impl FnOnce(&Vocabulary) -> Request,
+    request: impl FnOnce(&Vocabulary) -> Result<Request, Reject>,
 ) -> Result<Proposal, Problem> {
     if credentials.wants.is_some_and(|wants| wants.parse() != Ok(object)) {
         return Err(problems::wrong_object(object));
@@ -40,6 +42,7 @@ pub(crate) fn proposal(
     }
     let caller = caller(prepared, object, now, credentials.authorization)?;
     let request = request(&prepared.bundle().rules.vocabulary);
+    let request = request.map_err(|reject| Refusal::from(reject).problem)?;
     Ok(Proposal::request(Arc::unwrap_or_clone(caller), request))
 }
 

@@ -1,5 +1,5 @@
-//! What a proxy in front asks to have checked: the original request, read from a request to `/ext_authz`, and the
-//! object that it is for.
+//! What was asked of the proxy in front: the original request, read from a request to `/ext_authz`, and the object that
+//! it is for.
 //!
 //! A proxy says it in one of three ways, and a client may forge the words of the two others, so that the operator's
 //! configuration decides which is read: a path below `/ext_authz` (Envoy), or on `/ext_authz` itself the `mode` of its
@@ -12,6 +12,8 @@ use http::{HeaderMap, Method, Uri, Version};
 use suijuris_core::ObjectId;
 use suijuris_core::governance::{Protocol, Vocabulary};
 use suijuris_core::inputs::Request;
+use suijuris_gate::RequestHead;
+use suijuris_gate::head::{Described, Reject};
 
 use crate::authenticate::Credentials;
 
@@ -50,6 +52,9 @@ pub(crate) enum Error {
     /// The original target is no path.
     #[error("the original target is no path that begins with `/`")]
     Target,
+    /// The original request has no canonical form.
+    #[error("{}", .0.detail)]
+    Canonical(Reject),
     /// No object is named.
     #[error(
         "nothing names the object: neither a host that the door knows, nor its id as first label, nor {OBJECT}"
@@ -60,17 +65,11 @@ pub(crate) enum Error {
     TwoObjects(ObjectId),
 }
 
-/// A question whether a request may pass: the original request, as the proxy in front tells it.
-#[derive(Debug, Clone, Copy)]
+/// The original request, in its canonical form.
+#[derive(Debug, Clone)]
 pub(crate) struct CheckRequest<'a> {
     pub(crate) mode: Mode,
-    method: &'a str,
-    path: &'a str,
-    query: &'a str,
-    pub(crate) host: &'a str,
-    protocol: Protocol,
-    peer: IpAddr,
-    headers: &'a HeaderMap,
+    pub(crate) head: RequestHead<'a>,
 }
 
 /// A request as the server has it.
@@ -100,9 +99,9 @@ impl<'a> CheckRequest<'a> {
             let host = text(headers, "host").or_else(|| uri.authority().map(|authority| authority.as_str()));
             host.ok_or(Error::Header("host"))
         };
-        let ((path, query), method, host) = match mode {
+        let (target, method, host) = match mode {
             Mode::Path => (
-                (below, uri.query().unwrap_or_default()),
+                below_path(uri).ok_or(Error::Target)?,
                 received.method.as_str(),
                 host()?,
             ),
@@ -110,82 +109,86 @@ impl<'a> CheckRequest<'a> {
                 let target = text(headers, "x-original-uri").ok_or(Error::Header("x-original-uri"))?;
                 let method = text(headers, "x-original-method").ok_or(Error::Header("x-original-method"))?;
                 let host = text(headers, "x-original-host").map_or_else(host, Ok)?;
-                (target_parts(target), method, host)
+                (target, method, host)
             }
             Mode::Forward => {
                 let target = text(headers, "x-forwarded-uri").ok_or(Error::Header("x-forwarded-uri"))?;
                 let method =
                     text(headers, "x-forwarded-method").ok_or(Error::Header("x-forwarded-method"))?;
                 let host = text(headers, "x-forwarded-host").map_or_else(host, Ok)?;
-                (target_parts(target), method, host)
+                (target, method, host)
             }
         };
-        if !path.starts_with('/') {
+        if !target.starts_with('/') {
             return Err(Error::Target);
         }
-        Ok(Self {
-            mode,
+        let described = Described {
             method,
-            path,
-            query,
+            target,
             host,
-            protocol: protocol(received),
-            peer: peer(received),
+            version: version(received.version),
+            peer: SocketAddr::new(peer(received), 0),
             headers,
-        })
+        };
+        let head = RequestHead::try_from(described).map_err(Error::Canonical)?;
+        Ok(Self { mode, head })
     }
 
-    /// Who it says that it is, and which object it means.
+    /// What is read of it before it is heard.
     pub(crate) fn credentials(&self) -> Credentials<'a> {
         Credentials {
-            wants: text(self.headers, OBJECT),
-            authorization: text(self.headers, "authorization"),
+            wants: self.head.object,
+            authorization: self.head.authorization,
         }
     }
 
     /// The object that is asked for: by the host's entry in `map`, by the host's first label, by header; the header
     /// may repeat what the host says, but not contradict it.
     pub(crate) fn object(&self, map: &BTreeMap<String, ObjectId>) -> Result<ObjectId, Error> {
-        let named = text(self.headers, OBJECT).map(str::parse::<ObjectId>);
-        match (by_host(self.host, map), named) {
+        let named = self.head.object.map(str::parse::<ObjectId>);
+        match (by_host(&self.head.host, map), named) {
             (Some(object), Some(named)) if named != Ok(object) => Err(Error::TwoObjects(object)),
             (Some(object), _) => Ok(object),
             (None, Some(Ok(object))) => Ok(object),
             (None, _) => Err(Error::NoObject),
         }
     }
-
-    /// What rules may look at of it.
-    pub(crate) fn request(&self, vocabulary: &Vocabulary) -> Request {
-        let value = |name: &String| {
-            let value = self.headers.get(name)?;
-            let value = std::str::from_utf8(value.as_bytes()).ok()?;
-            Some((name.clone(), value.to_owned()))
-        };
-        Request {
-            method: self.method.to_owned(),
-            path: self.path.to_owned(),
-            query: self.query.to_owned(),
-            host: self.host.to_owned(),
-            protocol: self.protocol,
-            peer_ip: self.peer.to_canonical(),
-            content_length: text(self.headers, "content-length").and_then(|length| length.parse().ok()),
-            headers: vocabulary.headers.iter().filter_map(value).collect(),
-        }
-    }
 }
 
-/// The object that a host stands for.
+/// What rules may look at of a request.
+///
+/// # Errors
+/// [`Reject`] where a header that rules read has no one value.
+pub fn request(vocabulary: &Vocabulary, head: &RequestHead<'_>) -> Result<Request, Reject> {
+    let mut headers = BTreeMap::new();
+    for name in &vocabulary.headers {
+        if let Some(value) = head.exposed(name)? {
+            headers.insert(name.clone(), value.into_owned());
+        }
+    }
+    Ok(Request {
+        method: head.method.to_owned(),
+        path: head.path.to_string(),
+        query: head.query.unwrap_or_default().to_owned(),
+        host: head.host.to_string(),
+        port: head.port,
+        protocol: match (head.upgrade, head.version) {
+            (Some("websocket"), _) => Protocol::Websocket,
+            (_, suijuris_gate::Version::Http2) => Protocol::Http2,
+            _ => Protocol::Http1,
+        },
+        peer_ip: head.peer.ip().to_canonical(),
+        content_length: head.content_length,
+        headers,
+    })
+}
+
+/// The object that a host, in canonical form, stands for.
 pub(crate) fn by_host(host: &str, map: &BTreeMap<String, ObjectId>) -> Option<ObjectId> {
-    let end = host
-        .rfind(':')
-        .filter(|_| !host.ends_with(']'))
-        .unwrap_or(host.len());
-    let name = host.get(..end).unwrap_or_default().to_ascii_lowercase();
-    if let Some(object) = map.get(&name) {
+    if let Some(object) = map.get(host) {
         return Some(*object);
     }
-    let label = name.split('.').next().unwrap_or_default();
+    let label = host.split('.').next().unwrap_or_default();
     label.parse().ok()
 }
 
@@ -210,15 +213,16 @@ fn mode(uri: &Uri, headers: &HeaderMap) -> Result<Mode, Error> {
     }
 }
 
-fn target_parts(target: &str) -> (&str, &str) {
-    target.split_once('?').unwrap_or((target, ""))
+/// Path and query of the original request, where they stand below [`PATH`].
+fn below_path(uri: &Uri) -> Option<&str> {
+    uri.path_and_query()?.as_str().strip_prefix(PATH)
 }
 
-fn protocol(received: &Received<'_>) -> Protocol {
-    match (text(received.headers, "upgrade"), received.version) {
-        (Some(upgrade), _) if upgrade.eq_ignore_ascii_case("websocket") => Protocol::Websocket,
-        (_, Version::HTTP_2) => Protocol::Http2,
-        _ => Protocol::Http1,
+const fn version(version: Version) -> suijuris_gate::Version {
+    match version {
+        Version::HTTP_2 => suijuris_gate::Version::Http2,
+        Version::HTTP_10 => suijuris_gate::Version::Http10,
+        _ => suijuris_gate::Version::Http11,
     }
 }
 
@@ -257,15 +261,14 @@ mod tests {
             peer: ([127, 0, 0, 1], 9).into(),
         };
         let check = CheckRequest::of(&received)?;
-        let CheckRequest {
-            method,
-            path,
-            query,
-            host,
-            peer,
-            ..
-        } = check;
-        Ok(format!("{method} {host} {path} {query} {peer}"))
+        let head = check.head;
+        let (host, query) = (head.authority(), head.query.unwrap_or_default());
+        Ok(format!(
+            "{} {host} {} {query} {}",
+            head.method,
+            head.path,
+            head.peer.ip()
+        ))
     }
 
     #[test]
@@ -333,11 +336,11 @@ mod tests {
     fn an_object_is_named_by_map_by_label_or_by_header_and_never_twice() {
         let (id, other) = (object(), ObjectId::of(b"other"));
         let map = BTreeMap::from([("a.example".to_owned(), id)]);
-        let label = format!("{id}.objects.example:8080");
-        for host in ["a.example", "A.Example:80", &label] {
+        let label = format!("{id}.objects.example");
+        for host in ["a.example", &label] {
             assert_eq!(by_host(host, &map), Some(id), "{host}");
         }
-        for host in ["", "b.example", "[::1]:80", "[::1]", "bafy.example"] {
+        for host in ["", "b.example", "[::1]", "bafy.example"] {
             assert_eq!(by_host(host, &map), None, "{host}");
         }
         let find = |host: &str, named: Option<ObjectId>| {
@@ -345,19 +348,20 @@ mod tests {
             if let Some(named) = named {
                 headers.insert(OBJECT, named.to_string().parse().unwrap());
             }
-            let check = CheckRequest {
-                mode: Mode::Path,
+            let described = Described {
                 method: "GET",
-                path: "/",
-                query: "",
+                target: "/",
                 host,
-                protocol: Protocol::Http1,
-                peer: [127, 0, 0, 1].into(),
+                version: suijuris_gate::Version::Http11,
+                peer: ([127, 0, 0, 1], 0).into(),
                 headers: &headers,
             };
-            check.object(&map)
+            let head = RequestHead::try_from(described).unwrap();
+            let mode = Mode::Path;
+            CheckRequest { mode, head }.object(&map)
         };
         assert_eq!(find("a.example", None), Ok(id));
+        assert_eq!(find("A.Example.:80", None), Ok(id));
         assert_eq!(find("a.example", Some(id)), Ok(id));
         assert_eq!(find("a.example", Some(other)), Err(Error::TwoObjects(id)));
         assert_eq!(find("b.example", Some(other)), Ok(other));

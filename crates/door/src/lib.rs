@@ -34,6 +34,7 @@ pub mod sleepers;
 mod value;
 pub mod waker;
 
+pub use ext_authz::request;
 pub use authenticate::Credentials;
 pub use config::Config;
 pub use door::{Clock, Door, Listener, ObjectStatus, Passed};

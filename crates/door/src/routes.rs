@@ -14,6 +14,7 @@ use suijuris_api::Problem;
 use suijuris_api::problem::MEDIA_TYPE;
 use suijuris_core::ObjectId;
 use suijuris_depot::Posted;
+use suijuris_gate::Refusal;
 
 use crate::door::{Door, ObjectStatus};
 use crate::ext_authz::{self, CheckRequest, Mode, Received};
@@ -93,6 +94,9 @@ impl Routes {
             Ok(check) => check,
             Err(error) => return self.refused(&problems::not_asked(&error), None),
         };
+        if check.head.is_reserved() {
+            return self.refused(&Refusal::reserved().problem, Some(check.mode));
+        }
         let object = match check.object(&self.map) {
             Ok(object) => object,
             Err(error) => return self.refused(&problems::not_asked(&error), Some(check.mode)),

@@ -15,6 +15,7 @@ use suijuris_core::inputs::{Host, Request, Witnessed};
 use suijuris_core::lineage::{Decision, Fired, Head, Refused, State};
 use suijuris_core::time::{Now, Ratchet, Reading, Timestamp};
 use suijuris_core::trigger::Pending;
+use suijuris_gate::head::Reject;
 
 use crate::authenticate::{self, Credentials};
 use crate::deciding;
@@ -81,12 +82,12 @@ impl Sleeper {
     /// The proposal of whoever asks.
     ///
     /// # Errors
-    /// The [`Problem`] to answer with: they mean another object, requests do not wake this one, or their token is not
-    /// valid.
+    /// The [`Problem`] to answer with: they mean another object, requests do not wake this one, their token is not
+    /// valid, or the request has no canonical form.
     pub fn authenticate(
         &mut self,
         credentials: Credentials<'_>,
-        request: impl FnOnce(&Vocabulary) -> Request,
+        request: impl FnOnce(&Vocabulary) -> Result<Request, Reject>,
         reading: Reading,
     ) -> Result<Proposal, Problem> {
         let now = self.now(reading);

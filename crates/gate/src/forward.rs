@@ -158,7 +158,7 @@ fn request_line(head: &RequestHead<'_>, wire: &Wire, out: &mut Vec<u8>) {
     } else {
         b" HTTP/1.1\r\nhost: "
     };
-    response::parts(&[version, head.host.as_bytes(), b"\r\n"], out);
+    response::parts(&[version, head.authority().as_bytes(), b"\r\n"], out);
 }
 
 fn framing(head: &RequestHead<'_>, wire: &Wire, out: &mut Vec<u8>) {
@@ -250,7 +250,7 @@ mod tests {
                 let (mut ours, mut theirs) = (slots(), slots());
                 let (a, wire_a) = parse(sent.as_bytes(), peer, &Limits::default(), &mut ours).unwrap().unwrap();
                 let (b, wire_b) = parse(out.as_bytes(), peer, &Limits::default(), &mut theirs).unwrap().unwrap();
-                prop_assert_eq!((a.method, a.path, a.query, a.host, a.content_length), (b.method, b.path, b.query, b.host, b.content_length));
+                prop_assert_eq!((a.method, a.path, a.query, a.host, a.port, a.content_length), (b.method, b.path, b.query, b.host, b.port, b.content_length));
                 prop_assert_eq!(wire_a.body, wire_b.body);
                 prop_assert_eq!(wire_b.head_len, out.len());
             }

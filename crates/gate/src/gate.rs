@@ -344,6 +344,9 @@ impl Drop for Guard {
 impl<A: Authorizer> Shared<A> {
     /// The verdict on a request, as far as the phase lets one be asked for.
     pub(crate) fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<A::Permit> {
+        if head.is_reserved() {
+            return Admission::Refuse(Box::new(Refusal::reserved()));
+        }
         self.by_phase(|| self.authorizer.admit(head, out))
     }
 

@@ -1,18 +1,20 @@
 //! Request heads: bytes in, a borrowed head or a precise complaint out. No I/O.
 //!
 //! `httparse` parses; this module refuses what two readers could understand differently (request smuggling) and
-//! decides the body's framing. The gate and the door both call it, so both refuse the same bytes.
+//! decides the body's framing. The gate and the door both call it, so both refuse the same bytes; a head of HTTP/2
+//! becomes a [`RequestHead`] by the same steps.
 
 mod fields;
 mod target;
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 
+use crate::canonical::{self, Authority};
 use crate::limits::{HEADERS, Limits};
 
-use self::fields::Found;
-pub(crate) use self::fields::{length, list};
+pub(crate) use self::fields::{Found, length, list};
 use self::target::Target;
 
 /// Protocol version of a request.
@@ -26,29 +28,36 @@ pub enum Version {
     Http2,
 }
 
-/// One request as the authorizer sees it: everything the client sent before the body, unchanged.
-#[derive(Debug, Clone, Copy)]
+/// One request in its canonical form (see [`crate::canonical`]): what is judged, and what the workload gets.
+#[derive(Debug, Clone)]
 pub struct RequestHead<'a> {
     /// Method, case as sent.
     pub method: &'a str,
-    /// Request target as received.
-    pub target: &'a str,
-    /// Path without the query; `*` for a server-wide OPTIONS.
-    pub path: &'a str,
-    /// Query without its `?`.
+    /// Canonical path without the query; `*` for a server-wide OPTIONS.
+    pub path: Cow<'a, str>,
+    /// Query without its `?`, as sent.
     pub query: Option<&'a str>,
-    /// Host and port the client named; empty where HTTP/1.0 named none.
-    pub host: &'a str,
+    /// Canonical host that the client named, without port; empty where HTTP/1.0 named none.
+    pub host: Cow<'a, str>,
+    /// Port that the client named.
+    pub port: Option<u16>,
     /// Protocol version.
     pub version: Version,
     /// Address of the client's end of the connection.
     pub peer: SocketAddr,
-    /// Protocols asked for by `Upgrade`, where the connection can switch.
+    /// The protocol asked for by `Upgrade`, where the connection can switch.
     pub upgrade: Option<&'a str>,
+    /// The value of `Authorization`.
+    pub authorization: Option<&'a str>,
+    /// The object asked for by `X-Suijuris-Object`.
+    pub object: Option<&'a str>,
     /// Declared length of the body; none for a chunked one or none at all.
     pub content_length: Option<u64>,
     pub(crate) fields: Fields<'a>,
 }
+
+/// Paths that are never forwarded begin with this: they belong to the object and not to its workload.
+pub const RESERVED_PATHS: &str = "/.suijuris";
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fields<'a> {
@@ -56,7 +65,58 @@ pub(crate) enum Fields<'a> {
     Http2(&'a http::HeaderMap),
 }
 
+/// A request that another proxy received, in its words: for a door that is asked about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Described<'a> {
+    /// Method, case as sent.
+    pub method: &'a str,
+    /// Path and query.
+    pub target: &'a str,
+    /// Host and port.
+    pub host: &'a str,
+    /// Protocol version.
+    pub version: Version,
+    /// Address of the client, as far as it is known.
+    pub peer: SocketAddr,
+    /// Header fields; `Host` among them is the door's own.
+    pub headers: &'a http::HeaderMap,
+}
+
+impl<'a> TryFrom<Described<'a>> for RequestHead<'a> {
+    type Error = Reject;
+
+    fn try_from(described: Described<'a>) -> Result<Self, Reject> {
+        let line = Line {
+            method: described.method,
+            target: described.target,
+            authority: Some(described.host),
+            version: described.version,
+        };
+        let fields = described.headers.iter();
+        let found =
+            Found::scan(fields.map(|(name, value)| (name.as_str(), value.as_bytes())))?.without_host();
+        let fields = Fields::Http2(described.headers);
+        let mut head = understand(&line, &found, fields, described.peer)?;
+        head.upgrade = found.upgrade_offered().filter(|protocol| !is_h2c(protocol));
+        Ok(head)
+    }
+}
+
 impl<'a> RequestHead<'a> {
+    /// A request without fields that nobody sent: for asking what would be decided about one.
+    ///
+    /// # Errors
+    /// [`Reject`] for one without a canonical form.
+    pub fn bare(method: &'a str, target: &'a str, host: &'a str, peer: SocketAddr) -> Result<Self, Reject> {
+        let line = Line {
+            method,
+            target,
+            authority: Some(host),
+            version: Version::Http11,
+        };
+        understand(&line, &Found::default(), Fields::Http1(&[]), peer)
+    }
+
     /// All header fields as (name, value), in order; names as sent (HTTP/2: lower case).
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
         let (http1, http2) = match self.fields {
@@ -70,6 +130,35 @@ impl<'a> RequestHead<'a> {
                 .flatten()
                 .map(|(name, value)| (name.as_str(), value.as_bytes())),
         )
+    }
+
+    /// The one value of the field `name`, in lower case, for rules that read it; the workload gets the same.
+    ///
+    /// # Errors
+    /// [`Reject`] where two programs could see different values: doubled, a twin with an underscore, other characters than
+    /// visible ASCII, named by `Connection`.
+    pub fn exposed(&self, name: &str) -> Result<Option<Cow<'a, str>>, Reject> {
+        canonical::exposed(self, name)
+    }
+
+    /// Whether the path is one of [`RESERVED_PATHS`].
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        let below = self.path.strip_prefix(RESERVED_PATHS);
+        below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    }
+
+    /// Host and port as they are forwarded.
+    #[must_use]
+    pub fn authority(&self) -> Cow<'_, str> {
+        match self.port {
+            Some(port) => Cow::Owned(format!("{}:{port}", self.host)),
+            None => Cow::Borrowed(&self.host),
+        }
+    }
+
+    pub(crate) fn splits_cookies(&self) -> bool {
+        self.version == Version::Http2
     }
 
     /// The first value of `name`, in any case.
@@ -102,7 +191,7 @@ impl From<crate::chunked::ChunkError> for Reject {
     }
 }
 
-const fn bad(detail: &'static str) -> Reject {
+pub(crate) const fn bad(detail: &'static str) -> Reject {
     Reject {
         status: 400,
         code: "bad_request",
@@ -211,17 +300,13 @@ pub(crate) fn parse<'a, 'b: 'a>(
     } else {
         Version::Http11
     };
-    understand(
-        Line {
-            method,
-            target,
-            version,
-        },
-        request.headers,
-        head_len,
-        peer,
-    )
-    .map(Some)
+    let line = Line {
+        method,
+        target,
+        authority: None,
+        version,
+    };
+    understand_http1(&line, request.headers, head_len, peer).map(Some)
 }
 
 fn oversize(bytes: &[u8], limits: &Limits) -> Reject {
@@ -272,73 +357,89 @@ pub(crate) fn has_bare_lf(head: &[u8]) -> bool {
     bare || head.first() == Some(&b'\n')
 }
 
-/// The request line.
-struct Line<'a> {
-    method: &'a str,
-    target: &'a str,
-    version: Version,
+/// The request line, or what HTTP/2 has in its place.
+pub(crate) struct Line<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) target: &'a str,
+    /// `:authority` of HTTP/2, or what a proxy says the host was.
+    pub(crate) authority: Option<&'a str>,
+    pub(crate) version: Version,
 }
 
-fn understand<'a>(
-    Line {
-        method,
-        target,
-        version,
-    }: Line<'a>,
-    fields: &'a [httparse::Header<'a>],
-    head_len: usize,
+/// The canonical head; every request comes through here, whatever its protocol.
+pub(crate) fn understand<'a>(
+    line: &Line<'a>,
+    found: &Found<'a>,
+    fields: Fields<'a>,
     peer: SocketAddr,
-) -> Result<(RequestHead<'a>, Wire), Reject> {
-    let found = Found::scan(fields)?;
-    if found.host.is_none() && version == Version::Http11 {
-        return Err(bad("Host is missing"));
-    }
-    let body = found.framing(version)?;
-    let host =
-        str::from_utf8(found.host.unwrap_or_default()).map_err(|_| bad("Host is not a host and port"))?;
+) -> Result<RequestHead<'a>, Reject> {
     let Target {
         path,
         query,
         authority,
-    } = Target::of(method, target)?;
-    if authority.is_some_and(|authority| found.host.is_some() && !authority.eq_ignore_ascii_case(host)) {
+    } = Target::of(line.method, line.target)?;
+    let named = found.host.map(Authority::read).transpose()?;
+    let target = authority.or(line.authority).map(Authority::read).transpose()?;
+    if let (Some(named), Some(target)) = (&named, &target)
+        && named != target
+    {
         return Err(bad("Host and the request target name different hosts"));
     }
-    let upgrade = found.upgrade.filter(|_| {
-        found.connection_upgrade && version == Version::Http11 && body == Framing::Empty && !found.chunked
-    });
-    // Cleartext HTTP/2 is spoken with prior knowledge only; ignoring the offer is allowed (RFC 9110 §7.8).
-    let upgrade = upgrade
-        .and_then(|value| str::from_utf8(value).ok())
-        .filter(|value| !offers_h2c(value));
-    let head = RequestHead {
-        method,
-        target,
-        path,
-        query,
-        host: authority.unwrap_or(host),
-        version,
-        peer,
-        upgrade,
-        content_length: found.length,
-        fields: Fields::Http1(fields),
+    let Authority { host, port } = match target.or(named) {
+        Some(authority) => authority,
+        None if line.version == Version::Http10 => Authority::default(),
+        None => return Err(bad("Host is missing")),
     };
+    Ok(RequestHead {
+        method: canonical::method(line.method)?,
+        path: if path == "*" {
+            path.into()
+        } else {
+            canonical::path(path)?
+        },
+        query,
+        host,
+        port,
+        version: line.version,
+        peer,
+        upgrade: None,
+        authorization: found.authorization,
+        object: found.object,
+        content_length: found.length,
+        fields,
+    })
+}
+
+fn is_h2c(protocol: &str) -> bool {
+    protocol.eq_ignore_ascii_case("h2c")
+}
+
+fn understand_http1<'a>(
+    line: &Line<'a>,
+    fields: &'a [httparse::Header<'a>],
+    head_len: usize,
+    peer: SocketAddr,
+) -> Result<(RequestHead<'a>, Wire), Reject> {
+    let found = Found::scan(fields.iter().map(|field| (field.name, field.value)))?;
+    let (method, version) = (line.method, line.version);
+    let body = found.framing(version)?;
+    let mut head = understand(line, &found, Fields::Http1(fields), peer)?;
+    // Cleartext HTTP/2 is spoken with prior knowledge only; ignoring the offer is allowed (RFC 9110 §7.8).
+    head.upgrade = found.upgrade.filter(|protocol| {
+        found.connection_upgrade && version == Version::Http11 && body == Framing::Empty && !is_h2c(protocol)
+    });
     let wire = Wire {
         head_len,
         body,
         version,
         keep_alive: !found.close && (version == Version::Http11 || found.keep_alive),
         expects: found.expects && version == Version::Http11 && body != Framing::Empty,
-        upgrade: upgrade.is_some(),
+        upgrade: head.upgrade.is_some(),
         nominates: found.nominates,
         is_head: method == "HEAD",
         idempotent: matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE"),
     };
     Ok((head, wire))
-}
-
-fn offers_h2c(upgrade: &str) -> bool {
-    list(upgrade.as_bytes()).any(|protocol| protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
 #[cfg(test)]
@@ -351,7 +452,13 @@ mod tests {
             bytes,
             "127.0.0.1:1".parse().unwrap(),
             &Limits::default(),
-            |head| (head.method.to_owned(), head.path.to_owned(), head.host.to_owned()),
+            |head| {
+                (
+                    head.method.to_owned(),
+                    head.path.to_string(),
+                    head.authority().into_owned(),
+                )
+            },
         )
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Uri};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -25,7 +26,7 @@ use tokio::task::JoinSet;
 use crate::control::{Elapsed, Phase, Timer};
 use crate::forward::{Forwarding, Origin, stays_behind};
 use crate::gate::{Protocol, Shared};
-use crate::head::{Fields, Reject, RequestHead, Version};
+use crate::head::{self, Fields, Found, Line, Reject, RequestHead, Version};
 use crate::refusal::{self, Refusal};
 use crate::stream::{Prefixed, Stream};
 use crate::{Admission, Authorizer};
@@ -141,13 +142,12 @@ async fn handle<A: Authorizer>(
     activity.moved_ms.set(gate.control.now_ms());
     let timer = gate.control.timer();
     let (parts, body) = request.into_parts();
-    let mut added = Forwarding::default();
-    let answered = match verdict(&gate, &parts, peer, &mut added, &timer).await {
+    let answered = match judged(&gate, &parts, peer, &origin, &timer).await {
         Err(refusal) => {
             gate.traffic.count_refused();
             Err(refusal)
         }
-        Ok(permit) => {
+        Ok((permit, outbound)) => {
             let held = Held {
                 permit,
                 _admitted: gate.traffic.admitted(),
@@ -158,7 +158,7 @@ async fn handle<A: Authorizer>(
                 inner: body,
                 meter: meter.clone(),
             };
-            let request = http::Request::from_parts(outbound(&gate, &parts, &added, &origin), body);
+            let request = http::Request::from_parts(outbound, body);
             let sent = send(&gate, &held.permit, request, &timer, &meter).await;
             sent.map(|response| relay(&gate, response, held, timer, meter))
         }
@@ -166,20 +166,24 @@ async fn handle<A: Authorizer>(
     answered.unwrap_or_else(|refusal| refusal::response(&refusal).map(|body| Either::Left(Full::new(body))))
 }
 
-/// The authorizer's answer for one stream, waiting while it is held.
-async fn verdict<A: Authorizer>(
+/// The authorizer's answer on one stream, waiting while it is held, and the head for the workload.
+async fn judged<A: Authorizer>(
     gate: &Rc<Shared<A>>,
     parts: &http::request::Parts,
     peer: SocketAddr,
-    added: &mut Forwarding,
+    origin: &Origin,
     timer: &Timer,
-) -> Result<A::Permit, Box<Refusal>> {
-    let head = head(parts, peer, gate.limits.headers).map_err(|reject| Box::new(reject.into()))?;
-    let mut held = None;
+) -> Result<(A::Permit, http::request::Parts), Box<Refusal>> {
+    let rejected = |reject: Reject| Box::new(Refusal::from(reject));
+    let head = head(parts, peer, gate.limits.headers).map_err(rejected)?;
+    let (mut held, mut added) = (None, Forwarding::default());
     loop {
         added.clear();
-        match gate.admit(&head, added) {
-            Admission::Forward(permit) => return Ok(permit),
+        match gate.admit(&head, &mut added) {
+            Admission::Forward(permit) => {
+                let outbound = outbound(gate, parts, &head, &added, origin).map_err(rejected)?;
+                return Ok((permit, outbound));
+            }
             Admission::Refuse(refusal) => return Err(refusal),
             Admission::Hold => gate.hold(&mut held, timer).await?,
         }
@@ -207,90 +211,68 @@ pub(crate) fn head(
             detail: "this is no forward proxy",
         });
     }
-    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
-    let host = host(authority, &parts.headers)?;
-    let target = parts
-        .uri
-        .path_and_query()
-        .map_or("/", http::uri::PathAndQuery::as_str);
-    Ok(RequestHead {
+    let edge = |&byte: &u8| byte == b' ' || byte == b'\t';
+    for value in parts.headers.values().map(HeaderValue::as_bytes) {
+        if value.first().is_some_and(edge) || value.last().is_some_and(edge) {
+            // HTTP/1.1 would drop it on the way (RFC 9113 §8.2.1).
+            return Err(head::bad("a header value begins or ends with white space"));
+        }
+    }
+    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let line = Line {
         method: parts.method.as_str(),
         target,
-        path: parts.uri.path(),
-        query: parts.uri.query(),
-        host,
+        authority: parts.uri.authority().map(Authority::as_str),
         version: Version::Http2,
-        peer,
-        upgrade: None,
-        content_length: parts
-            .headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|v| crate::head::length(v.as_bytes())),
-        fields: Fields::Http2(&parts.headers),
-    })
-}
-
-fn host<'a>(authority: Option<&'a str>, headers: &'a HeaderMap) -> Result<&'a str, Reject> {
-    let bad = |detail| Reject {
-        status: 400,
-        code: "bad_request",
-        detail,
     };
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = hosts
-        .next()
-        .map(|host| host.to_str().map_err(|_| bad("Host is not a host and port")))
-        .transpose()?;
-    match (authority, host, hosts.next()) {
-        (_, _, Some(_)) => Err(bad("Host appears more than once")),
-        (Some(authority), _, _) if authority.contains('@') => Err(bad("the authority names a user")),
-        (Some(authority), Some(host), _) if !authority.eq_ignore_ascii_case(host) => {
-            Err(bad("Host and :authority name different hosts"))
-        }
-        (Some(name), _, _) | (None, Some(name), _) => Ok(name),
-        (None, None, _) => Err(bad(":authority is missing")),
-    }
+    let fields = parts.headers.iter();
+    let found = Found::scan(fields.map(|(name, value)| (name.as_str(), value.as_bytes())))?;
+    head::understand(&line, &found, Fields::Http2(&parts.headers), peer)
 }
 
 /// The head for the workload.
 fn outbound<A>(
     gate: &Shared<A>,
     parts: &http::request::Parts,
+    judged: &RequestHead<'_>,
     added: &Forwarding,
     origin: &Origin,
-) -> http::request::Parts {
+) -> Result<http::request::Parts, Reject> {
     let (mut head, ()) = http::Request::new(()).into_parts();
     head.method = parts.method.clone();
-    let authority = host(
-        parts.uri.authority().map(http::uri::Authority::as_str),
-        &parts.headers,
-    )
-    .unwrap_or_default();
-    let target = parts
-        .uri
-        .path_and_query()
-        .map_or("/", http::uri::PathAndQuery::as_str);
     let h2c = gate.protocol == Protocol::H2c;
-    let uri = if h2c {
-        format!("http://{authority}{target}").parse()
-    } else {
-        target.parse()
-    };
-    // Both parts were part of a valid address.
-    head.uri = uri.unwrap_or_default();
+    // Both were part of a valid address.
+    head.uri = uri(judged, h2c).map_err(|_| head::bad("the request's address cannot be written"))?;
     fields(parts, added, origin, &mut head.headers);
-    if !h2c {
-        join_cookies(&mut head.headers);
-    }
     if h2c {
         if parts.headers.get(header::TE).is_some_and(|te| te == "trailers") {
             head.headers
                 .insert(header::TE, HeaderValue::from_static("trailers"));
         }
-    } else if let Ok(host) = HeaderValue::from_str(authority) {
-        head.headers.insert(header::HOST, host);
+        return Ok(head);
     }
-    head
+    join_cookies(&mut head.headers);
+    let host = HeaderValue::from_str(&judged.authority());
+    head.headers.insert(
+        header::HOST,
+        host.map_err(|_| head::bad("the host cannot be written"))?,
+    );
+    Ok(head)
+}
+
+/// The canonical address; without scheme and host for a workload that speaks HTTP/1.1.
+fn uri(head: &RequestHead<'_>, h2c: bool) -> Result<Uri, http::Error> {
+    let target = match head.query {
+        Some(query) => format!("{}?{query}", head.path),
+        None => head.path.to_string(),
+    };
+    let mut uri = http::uri::Parts::default();
+    uri.path_and_query = Some(target.parse()?);
+    if h2c {
+        uri.scheme = Some(http::uri::Scheme::HTTP);
+        uri.authority = Some(head.authority().parse()?);
+    }
+    Ok(Uri::from_parts(uri)?)
 }
 
 fn fields(parts: &http::request::Parts, added: &Forwarding, origin: &Origin, out: &mut HeaderMap) {

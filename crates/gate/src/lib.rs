@@ -7,6 +7,7 @@
 //! | module | duty |
 //! |---|---|
 //! | [`head`], [`chunked`] | what of HTTP/1.x is understood at all, shared with the door |
+//! | `canonical` | the one form of a request that is judged and forwarded |
 //! | [`refusal`] | problem documents as responses |
 //! | [`probe`] | the first request on an HTTP/2 connection, before a byte is answered: for the door |
 //! | `http1`, `http2`, `tunnel`, `fd_passing` | one connection each |
@@ -26,6 +27,7 @@ pub mod traffic;
 
 mod accept;
 mod buffer;
+mod canonical;
 mod connection_status;
 mod fd_passing;
 mod forward;
@@ -46,7 +48,7 @@ pub use control::{Control, Phase};
 pub use forward::{BadField, Forwarding, RESERVED_PREFIX};
 pub use gate::{Gate, Protocol, ServeError};
 pub use handoff::{Claim, Handoff};
-pub use head::{RequestHead, Version};
+pub use head::{RESERVED_PATHS, RequestHead, Version};
 pub use limits::Limits;
 pub use refusal::Refusal;
 pub use traffic::Traffic;

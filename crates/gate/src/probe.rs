@@ -350,7 +350,13 @@ mod tests {
             assert_ne!(probe.look(|_| ()), Ok(Some(())));
             assert!(!matches!(probe.push(&[byte]), Found::Bad(_)));
         }
-        let seen = probe.look(|head| (head.method.to_owned(), head.path.to_owned(), head.host.to_owned()));
+        let seen = probe.look(|head| {
+            (
+                head.method.to_owned(),
+                head.path.to_string(),
+                head.host.to_string(),
+            )
+        });
         assert_eq!(seen, Ok(Some(("GET".into(), "/".into(), "h".into()))));
         assert_eq!(probe.recorded(), request());
     }

@@ -25,6 +25,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("draining", "The object is going to sleep"),
     ("too_many_connections", "Too many connections are open"),
     ("http_version", "The HTTP version is not served"),
+    ("no_such_route", "There is nothing here"),
 ];
 
 /// A negative answer, ready to be rendered.
@@ -75,6 +76,16 @@ impl Refusal {
             &format!("connecting to the workload failed: {cause}"),
         )
         .retry_after(1)
+    }
+
+    /// For paths that belong to the object and that nothing answers.
+    #[must_use]
+    pub fn reserved() -> Self {
+        Self::of(
+            404,
+            "no_such_route",
+            "paths below /.suijuris/ are never forwarded",
+        )
     }
 
     pub(crate) fn held_full() -> Self {

@@ -1,5 +1,7 @@
 //! What `check` tells the author of valid rules: what likely was not meant.
 
+mod canonical;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use suijuris_core::governance::{
@@ -23,6 +25,7 @@ pub(crate) fn all(vocabulary: &Vocabulary, program: &Program, warnings: Vec<Diag
     all.extend(without_fresh_for(vocabulary, listing));
     all.extend(unused(vocabulary, listing));
     all.extend(not_kept(program));
+    all.extend(canonical::all(listing));
     all
 }
 

@@ -311,6 +311,7 @@ fn request_parts(vocabulary: &Vocabulary, request: &gov::Request<'_>) -> Result<
         .with("path", text(request.path))
         .with("query", text(request.query))
         .with("host", text(request.host))
+        .maybe("port", request.port.map(Expr::new_long))
         .maybe("content_length", request.content_length.map(Expr::new_long))
         .with("headers", headers.record()?)
         .record()

@@ -181,6 +181,7 @@ fn request(vocabulary: &Vocabulary, present: Option<Slot>) -> Word {
             ("path", fact(Slot::Path, "String")),
             ("query", fact(Slot::Query, "String")),
             ("host", fact(Slot::RequestHost, "String")),
+            ("port", optional(Slot::RequestPort, "Long")),
             ("content_length", optional(Slot::ContentLength, "Long")),
             (
                 "headers",

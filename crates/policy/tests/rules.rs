@@ -90,6 +90,7 @@ fn facts<'a>(memory: &'a Memory, principal: Principal<'a>) -> Facts<'a> {
         path: "/",
         query: "",
         host: "o.localhost",
+        port: None,
         content_length: None,
         headers: &[],
     });

@@ -1,5 +1,6 @@
 //! The gate's authorizer: every request and connection is decided by the rules the object carries.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use suijuris_core::governance::{
     Action, Facts, Principal as PrincipalFacts, Protocol, Request as RequestFacts,
 };
 use suijuris_core::inputs::{Caller, Principal, Request};
+use suijuris_gate::head::Reject;
 use suijuris_gate::{Admission, Authorizer, Forwarding, Refusal, RequestHead, Version};
 
 use crate::resident::Resident;
@@ -89,7 +91,10 @@ fn admit(resident: &Resident, head: &RequestHead<'_>, out: &mut Forwarding) -> A
         Ok(caller) => caller,
         Err(problem) => return refuse(problem),
     };
-    let request = RequestView::of(&resident.bundle().rules.vocabulary, head);
+    let request = match RequestView::of(&resident.bundle().rules.vocabulary, head) {
+        Ok(request) => request,
+        Err(reject) => return Admission::Refuse(Box::new(reject.into())),
+    };
     let forwarded = push_identity(resident, &caller, out);
     match authorize(resident, &caller, &request) {
         Ok(permit) if forwarded => Admission::Forward(permit),
@@ -120,15 +125,15 @@ fn connect(resident: &Resident, peer: SocketAddr) -> Admission<Permit> {
 
 /// A request may say which object it is for; the one that lives here answers no other name.
 fn wrong_object(resident: &Resident, head: &RequestHead<'_>) -> Option<Problem> {
-    let asked = head.header(OBJECT_HEADER)?;
-    (asked != resident.id().as_bytes()).then(|| {
+    let asked = head.object?;
+    (asked != resident.id()).then(|| {
         let problem = Problem::new(421, "wrong_object", "Another object lives here");
         problem.with_detail(format!("`{}` lives here", resident.id()))
     })
 }
 
 fn caller(resident: &Resident, head: &RequestHead<'_>) -> Result<Arc<Caller>, Problem> {
-    let Some(header) = head.header("authorization") else {
+    let Some(header) = head.authorization else {
         return Ok(resident.anonymous());
     };
     resident
@@ -148,12 +153,6 @@ fn push_identity(resident: &Resident, caller: &Caller, out: &mut Forwarding) -> 
         && subject.is_ok()
 }
 
-/// What rules may look at of one request, owned; for the door, which decides while nothing runs.
-#[must_use]
-pub fn request(vocabulary: &Vocabulary, head: &RequestHead<'_>) -> Request {
-    RequestView::of(vocabulary, head).to_inputs(vocabulary)
-}
-
 /// What rules may look at of one request, borrowed from its head.
 struct RequestView<'a> {
     protocol: Protocol,
@@ -162,33 +161,32 @@ struct RequestView<'a> {
     path: &'a str,
     query: &'a str,
     host: &'a str,
+    port: Option<u16>,
     content_length: Option<i64>,
-    headers: Vec<Option<&'a str>>,
+    headers: Vec<Option<Cow<'a, str>>>,
 }
 
 impl<'a> RequestView<'a> {
-    fn of(vocabulary: &Vocabulary, head: &RequestHead<'a>) -> Self {
+    fn of(vocabulary: &Vocabulary, head: &'a RequestHead<'_>) -> Result<Self, Reject> {
         let protocol = match (head.upgrade, head.version) {
-            (Some(upgrade), _) if upgrade.eq_ignore_ascii_case("websocket") => Protocol::Websocket,
+            (Some("websocket"), _) => Protocol::Websocket,
             (_, Version::Http2) => Protocol::Http2,
             _ => Protocol::Http1,
         };
-        let value = |name: &String| {
-            head.header(name)
-                .and_then(|value| std::str::from_utf8(value).ok())
-        };
-        Self {
+        let headers = vocabulary.headers.iter();
+        Ok(Self {
             protocol,
             peer: head.peer,
             method: head.method,
-            path: head.path,
+            path: &head.path,
             query: head.query.unwrap_or_default(),
-            host: head.host,
+            host: &head.host,
+            port: head.port,
             content_length: head
                 .content_length
                 .map(|length| i64::try_from(length).unwrap_or(i64::MAX)),
-            headers: vocabulary.headers.iter().map(value).collect(),
-        }
+            headers: headers.map(|name| head.exposed(name)).collect::<Result<_, _>>()?,
+        })
     }
 
     fn connection(resident: &Resident, peer: SocketAddr) -> Self {
@@ -199,12 +197,13 @@ impl<'a> RequestView<'a> {
             path: "",
             query: "",
             host: "",
+            port: None,
             content_length: None,
             headers: vec![None; resident.bundle().rules.vocabulary.headers.len()],
         }
     }
 
-    fn facts(&self) -> RequestFacts<'_> {
+    fn facts<'f>(&'f self, headers: &'f [Option<&'f str>]) -> RequestFacts<'f> {
         RequestFacts {
             protocol: self.protocol,
             peer_ip: self.peer.ip().to_canonical(),
@@ -212,8 +211,9 @@ impl<'a> RequestView<'a> {
             path: self.path,
             query: self.query,
             host: self.host,
+            port: self.port.map(i64::from),
             content_length: self.content_length,
-            headers: &self.headers,
+            headers,
         }
     }
 
@@ -221,12 +221,13 @@ impl<'a> RequestView<'a> {
         let names = vocabulary.headers.iter();
         let headers = names
             .zip(&self.headers)
-            .filter_map(|(name, value)| Some((name.clone(), (*value)?.to_owned())));
+            .filter_map(|(name, value)| Some((name.clone(), value.as_deref()?.to_owned())));
         Request {
             method: self.method.to_owned(),
             path: self.path.to_owned(),
             query: self.query.to_owned(),
             host: self.host.to_owned(),
+            port: self.port,
             protocol: self.protocol,
             peer_ip: self.peer.ip().to_canonical(),
             content_length: self.content_length.and_then(|length| u64::try_from(length).ok()),
@@ -261,7 +262,8 @@ fn authorize(
         let names = resident.hold_names();
         let holds: Vec<&str> = names.iter().map(String::as_str).collect();
         facts.holds = suijuris_core::governance::Holds { names: &holds };
-        facts.request = Some(request.facts());
+        let headers: Vec<_> = request.headers.iter().map(Option::as_deref).collect();
+        facts.request = Some(request.facts(&headers));
         decide::admit(view, residual, &facts)
     });
     resident.count_admission(&answer);

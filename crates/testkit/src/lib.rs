@@ -4,3 +4,4 @@ pub mod bench;
 pub mod disk;
 pub mod proxy;
 pub mod servers;
+pub mod spellings;

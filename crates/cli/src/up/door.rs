@@ -93,6 +93,7 @@ fn connection(peer: SocketAddr) -> Request {
         path: String::new(),
         query: String::new(),
         host: String::new(),
+        port: None,
         protocol: governance::Protocol::Tcp,
         peer_ip: peer.ip().to_canonical(),
         content_length: None,
@@ -106,17 +107,16 @@ struct Looked {
     wants: Option<String>,
 }
 
-fn look(bundle: &Bundle, head: &RequestHead<'_>) -> Looked {
-    let text = |name| {
-        head.header(name)
-            .and_then(|value| std::str::from_utf8(value).ok())
-            .map(str::to_owned)
-    };
-    Looked {
-        request: suijuris_runtime::authorizer::request(&bundle.rules.vocabulary, head),
-        authorization: text("authorization"),
-        wants: text("x-suijuris-object"),
+/// What is decided about; or the answer to what the gate would not judge either.
+fn look(bundle: &Bundle, head: &RequestHead<'_>) -> Result<Looked, Refusal> {
+    if head.is_reserved() {
+        return Err(Refusal::reserved());
     }
+    Ok(Looked {
+        request: suijuris_door::request(&bundle.rules.vocabulary, head)?,
+        authorization: head.authorization.map(str::to_owned),
+        wants: head.object.map(str::to_owned),
+    })
 }
 
 async fn read_head(mut socket: TcpStream, peer: SocketAddr, bundle: &Bundle) -> Option<Visitor> {
@@ -136,11 +136,11 @@ async fn read_head(mut socket: TcpStream, peer: SocketAddr, bundle: &Bundle) -> 
             Peek::Incomplete => {}
             Peek::Complete {
                 value:
-                    Looked {
+                    Ok(Looked {
                         request,
                         authorization,
                         wants,
-                    },
+                    }),
                 ..
             } => {
                 return Some(Visitor {
@@ -151,6 +151,12 @@ async fn read_head(mut socket: TcpStream, peer: SocketAddr, bundle: &Bundle) -> 
                     said: Said::Http1(bytes),
                     machines: 0,
                 });
+            }
+            Peek::Complete {
+                value: Err(refusal), ..
+            } => {
+                turn_away(socket, &refusal::render_http1(&refusal, false)).await;
+                return None;
             }
             Peek::Bad(reject) => {
                 turn_away(socket, &refusal::render_http1(&reject.into(), false)).await;
@@ -190,11 +196,21 @@ async fn read_http2(
             Err(_silent) => {}
         }
     }
+    let looked = match probe.look(|head| look(bundle, head)) {
+        Ok(looked) => looked?,
+        Err(reject) => Err(reject.into()),
+    };
     let Looked {
         request,
         authorization,
         wants,
-    } = probe.look(|head| look(bundle, head)).ok().flatten()?;
+    } = match looked {
+        Ok(looked) => looked,
+        Err(refusal) => {
+            turn_away(socket, &probe.refuse(&refusal)).await;
+            return None;
+        }
+    };
     Some(Visitor {
         socket,
         request,

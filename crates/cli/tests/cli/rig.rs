@@ -215,6 +215,7 @@ impl Live {
             path: "/".to_owned(),
             query: String::new(),
             host: "localhost".to_owned(),
+            port: None,
             protocol: Protocol::Http1,
             peer_ip: [127, 0, 0, 1].into(),
             content_length: None,

@@ -148,12 +148,14 @@ pub struct Request<'a> {
     pub peer_ip: IpAddr,
     /// Method; empty on raw connections, as are path, query and host.
     pub method: &'a str,
-    /// Path, percent-encoded as received, without the query.
+    /// Path in canonical form, percent-encoded, without the query.
     pub path: &'a str,
     /// Query without `?`.
     pub query: &'a str,
-    /// Host asked for.
+    /// Host asked for, in canonical form, without its port.
     pub host: &'a str,
+    /// Port asked for, where the request names one.
+    pub port: Option<i64>,
     /// Body length, where declared.
     pub content_length: Option<i64>,
     /// Header values by their position in the vocabulary.

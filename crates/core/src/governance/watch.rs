@@ -72,6 +72,7 @@ impl Watches {
             | Slot::Path
             | Slot::Query
             | Slot::RequestHost
+            | Slot::RequestPort
             | Slot::ContentLength
             | Slot::Header(_) => self.request = true,
             Slot::Protocol | Slot::PeerIp | Slot::HasRequest => self.connection = true,

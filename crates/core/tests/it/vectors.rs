@@ -524,6 +524,7 @@ fn full_decision() -> Decision {
             path: "/a".into(),
             query: "b=c".into(),
             host: "hello.example".into(),
+            port: None,
             protocol: Protocol::Http1,
             peer_ip: IpAddr::from([127, 0, 0, 1]),
             content_length: Some(9),

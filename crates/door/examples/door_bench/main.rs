@@ -167,6 +167,7 @@ fn inputs(j: usize) -> Inputs {
         path: ["/public/logo.svg", "/", "/api/items/17", "/public/"][j / 4 % 4].to_owned(),
         query: String::new(),
         host: "bench.test".to_owned(),
+        port: None,
         protocol: Protocol::Http1,
         peer_ip: [10, 0, 0, 1].into(),
         content_length: j.is_multiple_of(5).then(|| u64::try_from(j).unwrap() << 17),

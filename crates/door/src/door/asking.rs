@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{Door, ObjectStatus, Passed};
 use crate::authenticate;
-use crate::ext_authz::CheckRequest;
+use crate::ext_authz::{CheckRequest, request};
 use crate::problems;
 use crate::proposal::Proposal;
 use crate::sleepers::QuickDecision;
@@ -60,7 +60,7 @@ impl Door {
         let authenticated = self.sleepers.with_prepared(object, |prepared, at| {
             let now = Ratchet::new(at).observe(reading);
             authenticate::proposal(prepared, object, now, check.credentials(), |words| {
-                check.request(words)
+                request(words, &check.head)
             })
         })?;
         Some(authenticated.map(|proposal| self.inputs(proposal)))

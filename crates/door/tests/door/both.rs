@@ -45,13 +45,14 @@ fn open(
         path: path.into(),
         query: String::new(),
         host: format!("{}.test", life.state.head().object),
+        port: None,
         protocol: Protocol::Http1,
         peer_ip: IpAddr::from([127, 0, 0, 1]),
         content_length: None,
         headers: Default::default(),
     };
     let reading = reading(rig.now());
-    let problem = match sleeper.authenticate(credentials, |_| request, reading) {
+    let problem = match sleeper.authenticate(credentials, |_| Ok(request), reading) {
         Err(problem) => problem,
         Ok(proposal) => match sleeper.decide(&life.state, &proposal, reading) {
             Verdict::Refuse(decision) => sleeper.problem(&decision),

@@ -19,5 +19,6 @@ mod random;
 mod rig;
 #[path = "../../../policy/tests/differential/rules.rs"]
 mod rules;
+mod spellings;
 #[path = "../../../policy/tests/differential/world.rs"]
 mod world;

@@ -89,6 +89,7 @@ fn inputs(
         path: request.path.to_owned(),
         query: request.query.to_owned(),
         host: request.host.to_owned(),
+        port: request.port.and_then(|port| u16::try_from(port).ok()),
         protocol: request.protocol,
         peer_ip: request.peer_ip,
         content_length: request.content_length.map(i64::unsigned_abs),

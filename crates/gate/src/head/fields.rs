@@ -1,45 +1,90 @@
 //! The fields of a request head that decide how it is framed and where it goes.
 
+use crate::canonical;
+
 use super::{Framing, Reject, Version, bad};
 
 /// The fields that decide framing and connection, found in one pass.
 #[derive(Default)]
-pub(super) struct Found<'a> {
-    pub(super) host: Option<&'a [u8]>,
+pub(crate) struct Found<'a> {
+    pub(super) host: Option<&'a str>,
+    pub(super) authorization: Option<&'a str>,
+    pub(super) object: Option<&'a str>,
     pub(super) length: Option<u64>,
     pub(super) chunked: bool,
     pub(super) close: bool,
     pub(super) keep_alive: bool,
     pub(super) connection_upgrade: bool,
     pub(super) nominates: bool,
-    pub(super) upgrade: Option<&'a [u8]>,
+    /// The one protocol that `Upgrade` names.
+    pub(super) upgrade: Option<&'a str>,
+    has_upgrade: bool,
     pub(super) expects: bool,
 }
 
 impl<'a> Found<'a> {
-    pub(super) fn scan(fields: &[httparse::Header<'a>]) -> Result<Self, Reject> {
+    pub(crate) fn scan(fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Self, Reject> {
         let mut found = Self::default();
-        for field in fields {
-            let is = |name: &str| field.name.eq_ignore_ascii_case(name);
-            match field.name.len() {
-                4 if is("host") => found.host(field.value)?,
-                6 if is("expect") => found.expect(field.value)?,
-                7 if is("upgrade") => found.upgrade = Some(field.value),
-                10 if is("connection") => found.connection(field.value)?,
-                14 if is("content-length") => found.length(field.value)?,
-                17 if is("transfer-encoding") => found.coding(field.value)?,
+        for (name, value) in fields {
+            let is = |known: &str| name.eq_ignore_ascii_case(known);
+            match name.len() {
+                4 if is("host") => found.host(value)?,
+                6 if is("expect") => found.expect(value)?,
+                7 if is("upgrade") => found.upgrade(value)?,
+                10 if is("connection") => found.connection(value)?,
+                13 if is("authorization") => found.authorization(value)?,
+                14 if is("content-length") => found.length(value)?,
+                17 if is("transfer-encoding") => found.coding(value)?,
+                17 if is("x-suijuris-object") => found.object(value)?,
                 _ => {}
             }
         }
         Ok(found)
     }
 
+    /// The same without the host, where another field says what it was.
+    pub(crate) fn without_host(self) -> Self {
+        Self { host: None, ..self }
+    }
+
+    /// What `Upgrade` asks for, whatever `Connection` says.
+    pub(crate) const fn upgrade_offered(&self) -> Option<&'a str> {
+        self.upgrade
+    }
+
     fn host(&mut self, value: &'a [u8]) -> Result<(), Reject> {
-        match self.host.replace(value) {
+        let text = str::from_utf8(value).map_err(|_| bad("Host is not a host and port"))?;
+        match self.host.replace(text) {
             Some(_) => Err(bad("Host appears more than once")),
-            None if value.iter().all(|&byte| is_authority(byte)) => Ok(()),
-            None => Err(bad("Host is not a host and port")),
+            None => Ok(()),
         }
+    }
+
+    fn authorization(&mut self, value: &'a [u8]) -> Result<(), Reject> {
+        match self.authorization.replace(
+            canonical::text(value).ok_or(bad("Authorization has characters other than visible ASCII"))?,
+        ) {
+            Some(_) => Err(bad("Authorization appears more than once")),
+            None => Ok(()),
+        }
+    }
+
+    fn object(&mut self, value: &'a [u8]) -> Result<(), Reject> {
+        match self
+            .object
+            .replace(canonical::text(value).ok_or(bad("X-Suijuris-Object is no object id"))?)
+        {
+            Some(_) => Err(bad("X-Suijuris-Object appears more than once")),
+            None => Ok(()),
+        }
+    }
+
+    fn upgrade(&mut self, value: &'a [u8]) -> Result<(), Reject> {
+        if std::mem::replace(&mut self.has_upgrade, true) {
+            return Err(bad("Upgrade appears more than once"));
+        }
+        self.upgrade = canonical::upgrade(value)?;
+        Ok(())
     }
 
     fn expect(&mut self, value: &[u8]) -> Result<(), Reject> {
@@ -137,9 +182,4 @@ pub(crate) fn length(value: &[u8]) -> Option<u64> {
         return None;
     }
     str::from_utf8(value).ok()?.parse().ok()
-}
-
-/// `uri-host [":" port]` without user information; no comma, which some readers take for a list.
-pub(super) fn is_authority(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(&byte)
 }

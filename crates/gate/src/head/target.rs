@@ -1,6 +1,7 @@
 //! Request targets: origin form, absolute form, and `*` (RFC 9112 §3.2).
 
-use super::fields::is_authority;
+use crate::canonical::is_authority;
+
 use super::{Reject, bad};
 
 /// The parts of a request target.
@@ -20,10 +21,17 @@ impl<'a> Target<'a> {
                 detail,
             });
         }
-        if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        // A fragment is for the client alone. The parser of HTTP/2 leaves it out too, so that both take the same.
+        let target = target.split('#').next().unwrap_or_default();
+        if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(bad(
                 "the request target has a character that must be percent-encoded",
             ));
+        }
+        // Not taken over HTTP/2 either.
+        let query = target.split_once('?').map_or("", |(_, query)| query);
+        if query.bytes().any(|byte| b"\"<>".contains(&byte)) {
+            return Err(bad("the query has one of \"<> unescaped"));
         }
         if target.starts_with('/') {
             return Ok(Self::origin(target, None));

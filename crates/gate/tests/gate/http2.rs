@@ -21,10 +21,10 @@ use suijuris_gate::{Limits, Phase, Protocol, Refusal, Upstream};
 use crate::rig::{PATIENCE, Plan, Rig, Workload, get};
 
 #[derive(Debug)]
-struct Got {
-    status: u16,
+pub(crate) struct Got {
+    pub(crate) status: u16,
     headers: HeaderMap,
-    body: String,
+    pub(crate) body: String,
     trailers: Option<HeaderMap>,
 }
 
@@ -43,7 +43,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Sends `requests` at once over one connection; answers in their order.
-fn ask_all(addr: SocketAddr, requests: Vec<Request<Full<Bytes>>>) -> Vec<Result<Got, String>> {
+pub(crate) fn ask_all(addr: SocketAddr, requests: Vec<Request<Full<Bytes>>>) -> Vec<Result<Got, String>> {
     let conversation = async {
         let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
         let (client, connection) =
@@ -91,6 +91,26 @@ fn request(path: &str, body: &'static str) -> Request<Full<Bytes>> {
         .uri(format!("http://h{path}"))
         .body(Full::new(body.into()))
         .unwrap()
+}
+
+/// A request in any spelling that this client can write.
+pub(crate) fn build(
+    method: &str,
+    target: &str,
+    host: &str,
+    fields: &[(&str, &str)],
+) -> Option<Request<Full<Bytes>>> {
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(http::uri::Scheme::HTTP);
+    uri.authority = Some(host.parse().ok()?);
+    uri.path_and_query = Some(target.parse().ok()?);
+    let mut request = Request::builder()
+        .method(method)
+        .uri(http::Uri::from_parts(uri).ok()?);
+    for (name, value) in fields {
+        request = request.header(*name, http::HeaderValue::from_bytes(value.as_bytes()).ok()?);
+    }
+    request.body(Full::default()).ok()
 }
 
 fn ask(addr: SocketAddr, request: Request<Full<Bytes>>) -> Got {
@@ -334,7 +354,7 @@ fn a_door_sees_the_first_request_and_hands_the_connection_on() {
     let asking = std::thread::spawn(move || ask(addr, request("/handed", "hello")));
     let (stream, probe) = door(&listener);
     assert_eq!(
-        probe.look(|head| head.path.to_owned()).unwrap().unwrap(),
+        probe.look(|head| head.path.to_string()).unwrap().unwrap(),
         "/handed"
     );
     rig.hand_over(stream, probe.recorded());

@@ -13,5 +13,6 @@ mod http2;
 mod refused;
 mod rig;
 mod smuggling;
+mod spellings;
 mod sys;
 mod tunnels;

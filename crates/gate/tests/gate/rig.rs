@@ -1,5 +1,6 @@
 //! A gate on a thread of its own, a scripted authorizer, and a workload that counts what reaches it.
 
+use std::borrow::Cow;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub(crate) struct Script {
     pub(crate) released: AtomicBool,
     pub(crate) refuses_connections: AtomicBool,
     pub(crate) asked: AtomicUsize,
+    /// Says to the workload what it judged, `x-allow` being exposed to its rules.
+    pub(crate) tells: AtomicBool,
 }
 
 pub(crate) struct Scripted(Arc<Script>);
@@ -38,6 +41,24 @@ impl Authorizer for Scripted {
             return Admission::Refuse(Box::new(no()));
         }
         out.push("x-suijuris-object", "me").unwrap();
+        if self.0.tells.load(Ordering::SeqCst) {
+            let allow = match head.exposed("x-allow") {
+                Ok(allow) => allow.map_or("-".to_owned(), Cow::into_owned),
+                Err(reject) => return Admission::Refuse(Box::new(reject.into())),
+            };
+            let (query, protocol) = (
+                head.query.map(|query| format!("?{query}")),
+                head.upgrade.unwrap_or("http"),
+            );
+            let judged = format!(
+                "{} {}{} {} {protocol} {allow}",
+                head.method,
+                head.path,
+                query.unwrap_or_default(),
+                head.authority()
+            );
+            out.push("x-suijuris-judged", &judged).unwrap();
+        }
         Admission::Forward(())
     }
 
@@ -226,6 +247,7 @@ impl Rig {
             released: AtomicBool::new(false),
             refuses_connections: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
+            tells: AtomicBool::new(false),
         });
         let (handing, mut handed) = mpsc::channel::<Handed>(4);
         let (orders, mut ordered) = mpsc::channel::<Order>(16);

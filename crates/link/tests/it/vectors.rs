@@ -41,6 +41,7 @@ fn cause() -> Cause {
             path: "/a".to_owned(),
             query: "q=1".to_owned(),
             host: "localhost".to_owned(),
+            port: None,
             protocol: Protocol::Http1,
             peer_ip: [127, 0, 0, 1].into(),
             content_length: None,

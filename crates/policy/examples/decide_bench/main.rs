@@ -152,6 +152,7 @@ fn facts(action: Action, memory: &Memory, j: usize) -> Facts<'_> {
             path: PATHS[j / 4 % 4],
             query: "",
             host: "bench.localhost",
+            port: None,
             content_length: (j % 5 == 0).then(|| i64::try_from(j).unwrap() << 17),
             headers: &[],
         });

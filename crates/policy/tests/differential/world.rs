@@ -199,6 +199,7 @@ impl World {
             path: random.text(),
             query: random.text(),
             host: random.text(),
+            port: random.one_in(2).then(|| random.long()),
             content_length: random.one_in(2).then(|| random.long()),
             headers: &self.headers,
         };

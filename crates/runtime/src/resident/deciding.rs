@@ -123,11 +123,10 @@ impl Resident {
     ///
     /// # Errors
     /// Why the token is not valid.
-    pub fn verify_caller(&self, header: &[u8]) -> Result<Arc<Caller>, String> {
+    pub fn verify_caller(&self, header: &str) -> Result<Arc<Caller>, String> {
         if self.callers.is_empty() {
             return Ok(self.anonymous());
         }
-        let header = std::str::from_utf8(header).map_err(|_| "the header is not text".to_owned())?;
         self.callers
             .verify(header, self.now())
             .map_err(|error| error.to_string())

@@ -29,7 +29,7 @@ impl House {
         let Some(door) = self.door() else {
             return self.hand_over(visitor).await;
         };
-        match door.authenticate(visitor.credentials(), |_| visitor.request.clone(), reading) {
+        match door.authenticate(visitor.credentials(), |_| Ok(visitor.request.clone()), reading) {
             Ok(proposal) => {
                 let detail = visitor.summary();
                 self.propose(proposal, detail, Some(visitor)).await.map(drop)
