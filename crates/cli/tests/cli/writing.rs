@@ -185,7 +185,7 @@ fn up(object: &Object, replies: Vec<Reply>) -> JoinHandle<Vec<ToUp>> {
         (stream, serde_json::from_str::<ToUp>(&line).unwrap())
     };
     let say = |mut stream: UnixStream, reply: &Reply| {
-        writeln!(stream, "{}", serde_json::to_string(reply).unwrap()).unwrap()
+        writeln!(stream, "{}", serde_json::to_string(reply).unwrap()).unwrap();
     };
     std::thread::spawn(move || {
         let answer = |reply: Reply| loop {
