@@ -5,7 +5,7 @@
 //! alone, which knows whether the witness has to have it. Refusals are recorded by whoever calls, who counts them.
 
 use suijuris_api::agent::Patch;
-use suijuris_api::{Problem, verdict};
+use suijuris_api::{Event, Problem, verdict};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{Verdict, View, decide};
 use suijuris_core::governance::Action;
@@ -97,6 +97,15 @@ pub struct Staged {
 #[must_use = "a write is told only once the claim acknowledges it"]
 pub struct Durable {
     pub(crate) written: Written,
+}
+
+impl Durable {
+    /// The event that says what is recorded, for whoever watches the object: no answer to whoever wrote.
+    #[must_use]
+    pub fn event(&self) -> Event {
+        let Written { seq, fields, by, .. } = self.written.clone();
+        Event::Mutated { fields, by, seq }
+    }
 }
 
 /// A write that was acknowledged as the object's witness setting asks.

@@ -122,7 +122,7 @@ impl<V: Clone + PartialEq> Hold<V> {
             Mono(0)
         } else if me.newest.seq > self.mark.seq {
             self.sent.after(terms.pace())
-        } else if self.rests(terms) && self.epoch == self.mark.epoch {
+        } else if self.rests(terms) {
             NEVER
         } else {
             self.sent.after(terms.renewal())
@@ -216,6 +216,10 @@ impl<V: Clone + PartialEq> Hold<V> {
     /// Tells of the end of the lease and of the grace behind it, each stage once. The last stage leaves time for one more try from when it was
     /// noticed that serving is over, not from when it was: the process may have been paused.
     fn tell(&mut self, turn: &mut Turn<'_, V>) {
+        if self.owed.is_some() && turn.me.terms.rests_on_presence() {
+            // It rested without a lease: the answer to the claim tells.
+            return;
+        }
         let now = turn.now.mono;
         if self.told == Told::Good && now >= self.serves_until(&turn.me.terms) {
             self.told = Told::Expired(now);
@@ -247,9 +251,10 @@ impl<V: Clone + PartialEq> Hold<V> {
         self.sent.after(terms.serves())
     }
 
-    /// Whether presence alone holds the object: it rests, and the depot knows by a lock that this copy runs.
+    /// Whether presence alone holds the object: it rests, and the depot knows by a lock that this copy runs. From a claim
+    /// to wake on, answered or not, the lease counts.
     fn rests(&self, terms: &Terms) -> bool {
-        terms.rests_on_presence() && self.rest == Some(self.mark.epoch)
+        terms.rests_on_presence() && self.rest == Some(self.epoch)
     }
 
     /// What another process can go on with.

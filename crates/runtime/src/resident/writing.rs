@@ -1,7 +1,7 @@
 //! Memory of the resident object: read with secrets veiled, written when the rules let, answered when durable.
 
+use suijuris_api::Problem;
 use suijuris_api::agent::{self, Patch, Patched};
-use suijuris_api::{Event, Problem};
 use suijuris_core::inputs::Principal;
 use suijuris_core::memory::Plain;
 use suijuris_custody::chain;
@@ -43,15 +43,9 @@ impl Resident {
         };
         let durable = durable.map_err(|error| self.not_written(error))?;
         self.changes.send("memory", &self.memory());
+        self.reports.event(durable.event());
         self.stirred.notify_one();
-        let written = self.claim.acknowledge_write(durable).await.map_err(unwitnessed)?;
-        let Written {
-            seq,
-            root,
-            fields,
-            by,
-        } = written;
-        self.reports.event(Event::Mutated { fields, by, seq });
+        let Written { seq, root, .. } = self.claim.acknowledge_write(durable).await.map_err(unwitnessed)?;
         Ok(Patched { seq, root })
     }
 

@@ -1,9 +1,9 @@
 //! What the other commands ask of the house: wake, sleep, write, how is it. Owners sign what they ask; whatever nobody
 //! signed is asked by the host.
 
+use suijuris_api::Problem;
 use suijuris_api::agent::Patch;
 use suijuris_api::control::{Reply, ToRuntime, ToUp};
-use suijuris_api::{Event, Problem};
 use suijuris_core::decide::Verdict;
 use suijuris_core::id::Digest;
 use suijuris_core::inputs::Principal;
@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::up::desk::{CODE_BAD_REQUEST, Errand};
 use crate::up::dormant::Asleep;
+use crate::up::say::Say;
 
 use super::{House, LEAVE_WITHIN, Stay};
 
@@ -127,21 +128,22 @@ impl House {
             }
             (Stay::Asleep(asleep), What::Write(patch)) => {
                 let wakes = wakes(asleep, &patch);
-                let written =
-                    write_asleep(asleep, &self.claim, by.clone(), &patch, self.clock.reading()).await;
-                let reply = written.as_ref().map_or_else(
-                    |problem| error(problem.clone()),
-                    |written| {
-                        let Written {
-                            seq,
-                            root,
-                            fields,
-                            by,
-                        } = written.clone();
-                        self.say.event(Event::Mutated { fields, by, seq });
-                        Reply::Patched { seq, root }
+                let written = write_asleep(
+                    asleep,
+                    &self.claim,
+                    by.clone(),
+                    &patch,
+                    self.clock.reading(),
+                    &self.say,
+                )
+                .await;
+                let reply = match &written {
+                    Ok(Written { seq, root, .. }) => Reply::Patched {
+                        seq: *seq,
+                        root: root.clone(),
                     },
-                );
+                    Err(problem) => error(problem.clone()),
+                };
                 let _ = answer.send(reply);
                 if let Some(field) = wakes.filter(|_| written.is_ok()) {
                     self.propose(Proposal::memory(by, field.clone()), field, None)
@@ -250,10 +252,14 @@ async fn write_asleep(
     by: Principal,
     patch: &Patch,
     reading: Reading,
+    say: &Say,
 ) -> Result<Written, Problem> {
     let id = claim.object().to_string();
     match asleep.write(claim, by, patch, reading) {
-        Ok(durable) => claim.acknowledge_write(durable).await.map_err(unwitnessed),
+        Ok(durable) => {
+            say.event(durable.event());
+            claim.acknowledge_write(durable).await.map_err(unwitnessed)
+        }
         Err(error) => {
             let problem = error.problem(&id);
             if let WriteError::Refused(decision) = error
