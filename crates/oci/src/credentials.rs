@@ -13,7 +13,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::reference::Host;
-use crate::files::{self, FileError};
+use crate::file::{self, FileError};
 
 /// Size of a configuration file at most, bytes.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
@@ -134,7 +134,7 @@ impl DockerConfig {
     /// # Errors
     /// See [`CredentialsError`].
     pub fn read(path: &Path) -> Result<Self, CredentialsError> {
-        Self::decode(&Zeroizing::new(files::bytes(path, MAX_CONFIG_BYTES)?))
+        Self::decode(&Zeroizing::new(file::bytes(path, MAX_CONFIG_BYTES)?))
     }
 
     /// Reads the text of a configuration.
