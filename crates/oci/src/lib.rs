@@ -16,7 +16,7 @@ mod registry;
 
 pub use blob::{Blob, BlobError};
 pub use credentials::{
-    Credentials, CredentialsError, DockerConfig, MAX_CONFIG_BYTES, Secret, docker_config_path,
+    Credentials, CredentialsError, DockerConfig, HelperError, MAX_CONFIG_BYTES, Secret, docker_config_path,
 };
 pub use descriptor::{
     ContentDigest, Descriptor, MediaType, NotAContentDigest, NotADescriptor, NotAMediaType,
