@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn one_that_hangs_is_ended() {
-        for script in ["exec sleep 600", "exec >&-; exec sleep 600", "yes >/dev/null"] {
+        for script in ["exec sleep 600", "exec >&-; exec sleep 600", "exec yes >/dev/null"] {
             let from = Instant::now();
             let error = within(script, "a.example", Duration::from_millis(300)).unwrap_err();
             assert!(matches!(error, HelperError::Timeout(_)), "{script}: {error}");

@@ -462,12 +462,12 @@ async fn refusals_say_what_to_do() {
 }
 
 #[tokio::test]
-async fn other_artifacts_are_not_taken() {
-    let image = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
+async fn what_is_no_manifest_is_not_taken() {
+    let hollow = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
     manifest(
         Options::default(),
-        Answer::new(200, image).header("content-type", MANIFEST_TYPE),
-        "this is a plain image and not a",
+        Answer::new(200, hollow).header("content-type", MANIFEST_TYPE),
+        "the manifest cannot be read",
     )
     .await;
     manifest(
