@@ -2,15 +2,15 @@
 //!
 //! [`build`] reports everything that is wrong at once, each fault at its place. This is build-time code, used by the
 //! command line: Cedar is in here, and nothing that runs in a machine depends on it. What a bundle is, is defined by
-//! [`suijuris_core::manifest`]. [`oci`] carries what was exported: as an artifact on disk, or in a registry.
+//! [`suijuris_core::manifest`]. [`artifact`] says what an exported object is to a registry.
 
 mod advice;
+pub mod artifact;
 mod build;
 pub mod defaults;
 mod definition;
 mod fault;
 mod files;
-pub mod oci;
 mod pem;
 mod report;
 mod rules;

@@ -9,12 +9,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use suijuris_bundle::oci::{
-    Artifact, CAPSULE_TYPE, Capsule, ContentDigest, Descriptor, EMPTY, INDEX_TYPE, Labels, MANIFEST_TYPE,
-    MAX_CAPSULE_BYTES, OBJECT_TYPE, layout,
-};
+use suijuris_bundle::artifact::{Artifact, CAPSULE_TYPE, Labels, OBJECT_TYPE, layout};
 use suijuris_core::time::Timestamp;
 use suijuris_core::{ObjectId, RecordId};
+use suijuris_oci::{Blob, ContentDigest, Descriptor, EMPTY, INDEX_TYPE, MANIFEST_TYPE, MAX_BLOB_BYTES};
 
 fn artifact(dir: &Path) -> Artifact {
     let path = dir.join("visits.sui");
@@ -27,7 +25,7 @@ fn artifact(dir: &Path) -> Artifact {
         seq: 41,
     };
     let subject = Descriptor::new(MANIFEST_TYPE.parse().unwrap(), ContentDigest::of(b"image"), 5);
-    let capsule = Capsule::measure(&path, MAX_CAPSULE_BYTES).unwrap();
+    let capsule = Blob::measure(&path, MAX_BLOB_BYTES).unwrap();
     Artifact::new(capsule, labels, Some(subject)).unwrap()
 }
 
@@ -41,7 +39,7 @@ fn written() -> (tempfile::TempDir, Artifact, PathBuf) {
 }
 
 fn read(layout: &Path) -> Result<Artifact, String> {
-    layout::read(layout, MAX_CAPSULE_BYTES).map_err(|error| {
+    layout::read(layout, MAX_BLOB_BYTES).map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         format!("{error}: {}", cause.unwrap_or_default())
     })
@@ -60,7 +58,7 @@ fn files(layout: &Path) -> Vec<PathBuf> {
 }
 
 fn blob(layout: &Path, digest: ContentDigest) -> PathBuf {
-    layout.join("blobs/sha256").join(digest.0.hex())
+    layout.join("blobs/sha256").join(digest.hex())
 }
 
 #[test]
@@ -187,12 +185,12 @@ fn hostile_indexes_are_refused_with_the_reason() {
     index(&layout, &json!([untyped]));
     read(&layout).unwrap();
     index(&layout, &json!([untyped, untyped]));
-    refused(&layout, "0 objects instead of one");
+    refused(&layout, "names 0 artifacts of type");
 
     index(&layout, &json!([]));
-    refused(&layout, "0 objects instead of one");
+    refused(&layout, "names 0 artifacts of type");
     index(&layout, &json!([good, good]));
-    refused(&layout, "2 objects instead of one");
+    refused(&layout, "names 2 artifacts of type");
     index(
         &layout,
         &json!([entry("sha256:../../../../etc/passwd", json!(1))]),
@@ -226,7 +224,7 @@ fn a_capsule_over_the_limit_is_refused() {
         error.contains("has 15 bytes, the limit is 14; raise the limit"),
         "{error}"
     );
-    let error = Capsule::measure(&dir.path().join("visits.sui"), 14).unwrap_err();
+    let error = Blob::measure(&dir.path().join("visits.sui"), 14).unwrap_err();
     assert!(error.to_string().contains("more than 14 bytes"), "{error}");
 }
 
@@ -234,7 +232,7 @@ fn a_capsule_over_the_limit_is_refused() {
 fn what_cannot_be_a_capsule_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let measure = |name: &str| {
-        Capsule::measure(&dir.path().join(name), 100)
+        Blob::measure(&dir.path().join(name), 100)
             .unwrap_err()
             .to_string()
     };

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use suijuris_bundle::oci::{
-    DockerConfig, MAX_CAPSULE_BYTES, Options, Reference, Registry, Transport, docker_config_path,
+use suijuris_oci::{
+    DockerConfig, MAX_BLOB_BYTES, Options, Reference, Registry, Transport, docker_config_path,
 };
 
 use crate::Usage;
@@ -23,7 +23,7 @@ pub(crate) struct Reach {
 /// Reads a reference as it is typed.
 pub(crate) fn reference(text: &str) -> Result<Reference, Usage> {
     text.parse()
-        .map_err(|error: suijuris_bundle::oci::ReferenceError| Usage(error.to_string()))
+        .map_err(|error: suijuris_oci::ReferenceError| Usage(error.to_string()))
 }
 
 impl Reach {
@@ -50,7 +50,7 @@ impl Reach {
                 Transport::ByHost
             },
             roots_pem,
-            max_capsule_bytes: MAX_CAPSULE_BYTES,
+            max_blob_bytes: MAX_BLOB_BYTES,
             ..Options::default()
         };
         Ok(Registry::new(reference.host(), options)?)

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use suijuris_bundle::oci::Artifact;
+use suijuris_bundle::artifact::{self, Artifact};
 
 use crate::oci::{Reach, reference, runtime};
 use crate::progress::Progress;
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let pull = |file: &std::path::Path| -> anyhow::Result<Artifact> {
         let progress = Progress::bytes("pulled");
         let mut told = |done, total| progress.bytes_at(done, total);
-        Ok(runtime()?.block_on(registry.pull(&from, file, &mut told))?)
+        Ok(runtime()?.block_on(artifact::pull(&registry, &from, file, &mut told))?)
     };
     if let Some(data) = &args.data {
         let above = std::path::absolute(data)?;

@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Serialize;
-use suijuris_bundle::oci::{
-    Artifact, Capsule, ContentDigest, Descriptor, Labels, MAX_CAPSULE_BYTES, Reference, Registry,
-    RegistryError, Title,
-};
+use suijuris_bundle::artifact::{self, Artifact, Labels, Title};
 use suijuris_core::id::{BundleId, Digest};
 use suijuris_core::time::Timestamp;
+use suijuris_oci::{Blob, ContentDigest, Descriptor, MAX_BLOB_BYTES, Reference, Registry, RegistryError};
 use suijuris_store::capsule;
 
 use crate::oci::{Reach, reference, runtime};
@@ -86,7 +84,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         }
     };
     let title = title(&args.object)?;
-    let capsule = Capsule::measure(file, MAX_CAPSULE_BYTES)?;
+    let capsule = Blob::measure(file, MAX_BLOB_BYTES)?;
     let bytes = capsule.size();
     let tokio = runtime()?;
     let subject = match (subject, looked.image) {
@@ -112,8 +110,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     };
     let artifact = Artifact::new(capsule, labels, subject)?;
     let progress = Progress::bytes("pushed");
-    let digest =
-        tokio.block_on(registry.push(&to, &artifact, &mut |done, total| progress.bytes_at(done, total)))?;
+    let mut tell_progress = |done, total| progress.bytes_at(done, total);
+    let digest = tokio.block_on(artifact::push(&registry, &to, &artifact, &mut tell_progress))?;
     drop(progress);
     tell(
         &Pushed {
@@ -185,12 +183,13 @@ fn look(file: &Path) -> anyhow::Result<Result<Looked, String>> {
 
 /// The workload's image, where the repository has it.
 async fn image_of(registry: &Registry, to: &Reference, image: Digest) -> anyhow::Result<Option<Descriptor>> {
-    match registry.resolve(&to.with_digest(ContentDigest(image))).await {
+    let digest = ContentDigest::from_bytes(image.0);
+    match registry.resolve(&to.with_digest(digest)).await {
         Ok(descriptor) => Ok(Some(descriptor)),
         Err(RegistryError::NotFound { .. }) => {
             screen::note(&format!(
                 "the image that the object runs ({}) is not in {}/{}: pushed without `subject`",
-                ContentDigest(image),
+                digest,
                 to.host(),
                 to.repository()
             ));

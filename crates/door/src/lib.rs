@@ -34,10 +34,10 @@ pub mod sleepers;
 mod value;
 pub mod waker;
 
-pub use ext_authz::request;
 pub use authenticate::Credentials;
 pub use config::Config;
 pub use door::{Clock, Door, Listener, ObjectStatus, Passed};
+pub use ext_authz::request;
 pub use prepared::PreparedBundle;
 pub use proposal::Proposal;
 pub use secret::Secret;

@@ -165,7 +165,9 @@ pub(crate) fn not_asked(error: &ext_authz::Error) -> Problem {
     let problem = match error {
         ext_authz::Error::TwoObjects(object) => return wrong_object(*object),
         ext_authz::Error::Canonical(reject) => return suijuris_gate::Refusal::from(*reject).problem,
-        ext_authz::Error::NoObject => Problem::new(404, "unknown_object", "The door does not know this object"),
+        ext_authz::Error::NoObject => {
+            Problem::new(404, "unknown_object", "The door does not know this object")
+        }
         _ => Problem::new(400, "not_asked", "The question does not say what was asked"),
     };
     problem.with_detail(error.to_string())

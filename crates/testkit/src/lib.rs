@@ -1,7 +1,8 @@
-//! Test equipment: simulated clock, faulty disk, servers of depots, bench tables.
+//! Test equipment: simulated clock, faulty disk, servers of depots, a registry, bench tables.
 
 pub mod bench;
 pub mod disk;
 pub mod proxy;
+pub mod registry;
 pub mod servers;
 pub mod spellings;

@@ -27,9 +27,6 @@ mod outdoors;
 mod paused;
 #[path = "../common/ran.rs"]
 mod ran;
-#[path = "../../../bundle/tests/registry/real.rs"]
-#[expect(dead_code, reason = "shared with the tests of the library, which need more")]
-mod real;
 mod registry;
 mod remain;
 mod rules;

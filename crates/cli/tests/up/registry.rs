@@ -1,9 +1,9 @@
 //! Objects that travel through a registry.
 
 use serde_json::json;
+use suijuris_testkit::registry::Real;
 
 use crate::house::{OPEN, Object, STAY, Up};
-use crate::real::Real;
 
 fn text(path: &std::path::Path) -> &str {
     path.to_str().unwrap()

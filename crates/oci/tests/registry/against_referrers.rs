@@ -4,19 +4,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
-use suijuris_bundle::oci::{
-    Artifact, ContentDigest, Descriptor, INDEX_TYPE, MANIFEST_TYPE, OBJECT_TYPE, Options,
-};
+use suijuris_oci::{ContentDigest, Descriptor, INDEX_TYPE, MANIFEST_TYPE, Options};
 
 use super::liar::{Answer, Liar, Seen};
-use super::{artifact, client, failed, reference};
+use super::{Artifact, KIND, Move as _, annotations, artifact, client, failed, reference};
 
 fn subject() -> Descriptor {
     Descriptor::new(MANIFEST_TYPE.parse().unwrap(), ContentDigest::of(b"image"), 5)
 }
 
 fn tag() -> String {
-    format!("sha256-{}", subject().digest.0.hex())
+    format!("sha256-{}", subject().digest.hex())
 }
 
 fn object(dir: &Path) -> Artifact {
@@ -27,21 +25,18 @@ fn is_api(seen: &Seen) -> bool {
     seen.path.contains("/referrers/")
 }
 
-async fn push(
-    liar: &Liar,
-    artifact: &Artifact,
-) -> Result<ContentDigest, suijuris_bundle::oci::RegistryError> {
+async fn push(liar: &Liar, artifact: &Artifact) -> Result<ContentDigest, suijuris_oci::RegistryError> {
     let to = reference(&liar.address, "shop:v1");
     client(&liar.address, Options::default())
-        .push(&to, artifact, &mut |_, _| {})
+        .put(&to, artifact, &mut |_, _| {})
         .await
 }
 
-async fn list(
-    liar: &Liar,
-) -> Result<Vec<suijuris_bundle::oci::Referrer>, suijuris_bundle::oci::RegistryError> {
+async fn list(liar: &Liar) -> Result<Vec<Descriptor>, suijuris_oci::RegistryError> {
     let image = reference(&liar.address, "shop:any").with_digest(subject().digest);
-    client(&liar.address, Options::default()).referrers(&image).await
+    client(&liar.address, Options::default())
+        .referrers(&image, KIND)
+        .await
 }
 
 #[tokio::test]
@@ -52,8 +47,8 @@ async fn a_registry_with_the_api_gets_no_tag() {
     push(&liar, &artifact).await.unwrap();
     let found = list(&liar).await.unwrap();
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].descriptor.digest, artifact.digest());
-    assert_eq!(found[0].labels.as_ref(), Some(&artifact.manifest().labels));
+    assert_eq!(found[0].digest, artifact.digest());
+    assert_eq!(found[0].annotations, annotations());
     assert!(!liar.shelf.lock().unwrap().has(&tag()));
 }
 
@@ -94,7 +89,7 @@ async fn a_registry_without_the_api_gets_the_tag() {
         assert_eq!(kept.len(), 1);
         let written: serde_json::Value = serde_json::from_slice(&kept[0].body).unwrap();
         assert_eq!(written["manifests"][0], other);
-        assert_eq!(written["manifests"][1]["artifactType"], OBJECT_TYPE);
+        assert_eq!(written["manifests"][1]["artifactType"], KIND);
     }
 }
 
@@ -220,7 +215,7 @@ fn page(from: usize, count: usize) -> String {
     let entries: Vec<_> = (from..from + count)
         .map(|number| {
             let digest = ContentDigest::of(number.to_string().as_bytes());
-            json!({"mediaType": MANIFEST_TYPE, "digest": digest, "size": 9, "artifactType": OBJECT_TYPE})
+            json!({"mediaType": MANIFEST_TYPE, "digest": digest, "size": 9, "artifactType": KIND})
         })
         .chain([json!({"mediaType": MANIFEST_TYPE, "digest": ContentDigest::of(b"s"), "size": 9, "artifactType": "a/signature"})])
         .collect();
@@ -240,10 +235,10 @@ async fn pages_are_joined_and_other_artifacts_left_out() {
     .await;
     let found = list(&liar).await.unwrap();
     assert_eq!(found.len(), 5);
-    assert!(found.iter().all(|found| found.labels.is_none()));
+    assert!(found.iter().all(|found| found.annotations.is_empty()));
     let asked = &liar.seen()[0].path;
     assert!(
-        asked.ends_with("?artifactType=application%2Fvnd.suijuris.object.v1"),
+        asked.ends_with("?artifactType=application%2Fvnd.example.thing.v1"),
         "{asked}"
     );
 }

@@ -1,4 +1,4 @@
-//! Fetching a capsule into a file, measured while it comes.
+//! Fetching a blob into a file, measured while it comes.
 
 use std::io;
 use std::path::Path;
@@ -7,21 +7,21 @@ use reqwest::{Response, StatusCode};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 
-use super::super::artifact::{Capsule, Meter};
+use super::super::blob::{Blob, Meter};
 use super::super::descriptor::Descriptor;
 use super::http::{Ask, Session};
 use super::upload::longest;
 use super::{Progress, RegistryError};
 
-/// Fetches the capsule of `descriptor` to the new file `out`; a file beside it until it is whole.
-pub(super) async fn capsule(
+/// Fetches the blob of `descriptor` to the new file `out`; a file beside it until it is whole.
+pub(super) async fn blob(
     session: &mut Session<'_>,
     descriptor: &Descriptor,
     out: &Path,
     progress: &mut Progress<'_>,
-) -> Result<Capsule, RegistryError> {
-    let (size, max) = (descriptor.size, session.registry.options.max_capsule_bytes);
-    let what = format!("the capsule {}", descriptor.digest);
+) -> Result<Blob, RegistryError> {
+    let (size, max) = (descriptor.size, session.registry.options.max_blob_bytes);
+    let what = format!("the blob {}", descriptor.digest);
     if size > max {
         return Err(RegistryError::TooLarge { what, size, max });
     }
@@ -51,15 +51,13 @@ pub(super) async fn capsule(
         .answer_within
         .saturating_add(longest(size));
     let whole = receive(session, response, descriptor, &what, &mut file, progress);
-    let piece = session
-        .within(&url, limit, "the end of the capsule", whole)
-        .await?;
+    let piece = session.within(&url, limit, "the end of the blob", whole).await?;
     piece?.map_err(failed)?;
     file.sync_all().await.map_err(failed)?;
     stage
         .persist_noclobber(out)
         .map_err(|error| failed(error.error))?;
-    Ok(Capsule::measured(out.to_owned(), descriptor.digest, size))
+    Ok(Blob::measured(out.to_owned(), descriptor.digest, size))
 }
 
 /// Takes the pieces in and holds them to the descriptor; the inner error is of the file.
@@ -86,7 +84,7 @@ async fn receive(
     progress(0, wanted);
     loop {
         let piece = session
-            .within(&url, idle, "the next piece of the capsule", response.chunk())
+            .within(&url, idle, "the next piece of the blob", response.chunk())
             .await?
             .map_err(|error| RegistryError::of(&url, error))?;
         let Some(piece) = piece else { break };
@@ -105,7 +103,7 @@ async fn receive(
     }
     if digest != descriptor.digest {
         return Err(RegistryError::Digest {
-            what: "capsule".to_owned(),
+            what: "blob".to_owned(),
             wanted: descriptor.digest,
             found: digest,
         });

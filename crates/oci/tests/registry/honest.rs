@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use suijuris_bundle::oci::{ContentDigest, INDEX_TYPE};
+use suijuris_oci::{ContentDigest, INDEX_TYPE};
 
 use super::liar::{Answer, Seen};
 

@@ -13,10 +13,10 @@ use tokio::fs::File;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::sync::watch;
 
-use super::super::artifact::{Capsule, CapsuleError};
+use super::super::blob::{Blob, BlobError};
 use super::super::descriptor::ContentDigest;
 use super::http::{Ask, Session};
-use super::{CAPSULE_TYPE, Progress, RegistryError};
+use super::{Progress, RegistryError};
 
 /// Bytes read and sent at a time.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -94,17 +94,17 @@ pub(super) async fn small(session: &mut Session<'_>, bytes: &[u8]) -> Result<(),
     Ok(())
 }
 
-/// Sends a capsule from its file.
-pub(super) async fn capsule(
+/// Sends a blob from its file.
+pub(super) async fn blob(
     session: &mut Session<'_>,
-    capsule: &Capsule,
+    blob: &Blob,
     progress: &mut Progress<'_>,
 ) -> Result<(), RegistryError> {
-    let size = capsule.size();
+    let size = blob.size();
     progress(0, size);
-    if !has(session, capsule.digest()).await? {
-        let url = begin(session, capsule.digest()).await?;
-        let (body, sent) = FileBody::open(capsule).await?;
+    if !has(session, blob.digest()).await? {
+        let url = begin(session, blob.digest()).await?;
+        let (body, sent) = FileBody::open(blob).await?;
         let request = session
             .request(Method::PUT, &url)?
             .header(CONTENT_TYPE, "application/octet-stream")
@@ -117,7 +117,7 @@ pub(super) async fn capsule(
             .within(&url, limit, "the end of the upload", whole)
             .await??;
         session
-            .check(response, &[StatusCode::CREATED], CAPSULE_TYPE)
+            .check(response, &[StatusCode::CREATED], &blob.digest().to_string())
             .await?;
     }
     progress(size, size);
@@ -165,19 +165,17 @@ struct FileBody {
 }
 
 impl FileBody {
-    async fn open(capsule: &Capsule) -> Result<(Self, watch::Receiver<u64>), RegistryError> {
-        let file = File::open(capsule.path())
-            .await
-            .map_err(|source| CapsuleError::Read {
-                path: capsule.path().to_owned(),
-                source,
-            })?;
+    async fn open(blob: &Blob) -> Result<(Self, watch::Receiver<u64>), RegistryError> {
+        let file = File::open(blob.path()).await.map_err(|source| BlobError::Read {
+            path: blob.path().to_owned(),
+            source,
+        })?;
         let (sent, receiver) = watch::channel(0);
         let body = Self {
             file,
             buffer: vec![0; PIECE_BYTES],
-            size: capsule.size(),
-            left: capsule.size(),
+            size: blob.size(),
+            left: blob.size(),
             sent,
         };
         Ok((body, receiver))
@@ -201,7 +199,7 @@ impl Body for FileBody {
         ready!(Pin::new(&mut this.file).poll_read(context, &mut piece))?;
         let piece = piece.filled();
         if piece.is_empty() {
-            let short = "the capsule became shorter while it was sent";
+            let short = "the file became shorter while it was sent";
             return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::UnexpectedEof, short))));
         }
         this.left = this.left.saturating_sub(piece.len() as u64);

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use oci_spec::image;
 use serde::{Deserialize, Serialize};
-use suijuris_core::id::Digest;
+use sha2::{Digest as _, Sha256};
 
 use super::printable;
 
@@ -13,9 +14,9 @@ use super::printable;
 const MAX_MEDIA_TYPE_BYTES: usize = 255;
 
 /// `sha256:` and 64 lower-case hexadecimal digits; the only algorithm that is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ContentDigest(pub Digest);
+pub struct ContentDigest([u8; 32]);
 
 /// A text that is no digest we take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,13 +27,51 @@ impl ContentDigest {
     /// The digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Digest::of(bytes))
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The digest that somebody else has taken.
+    #[must_use]
+    pub const fn from_bytes(sha256: [u8; 32]) -> Self {
+        Self(sha256)
+    }
+
+    /// Its 64 lower-case hexadecimal digits, which can be a file's name.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        use fmt::Write as _;
+        let mut text = String::with_capacity(64);
+        for byte in self.0 {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+
+    fn from_hex(hex: &str) -> Option<Self> {
+        let digit = |letter: u8| match letter {
+            b'0'..=b'9' => Some(letter - b'0'),
+            b'a'..=b'f' => Some(letter - b'a' + 10),
+            _ => None,
+        };
+        let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+        let bytes = pairs
+            .iter()
+            .map(|&[high, low]| Some(digit(high)? << 4 | digit(low)?))
+            .collect::<Option<Vec<u8>>>()?;
+        rest.is_empty().then(|| bytes.try_into().ok().map(Self))?
+    }
+}
+
+impl fmt::Debug for ContentDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
 impl fmt::Display for ContentDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.0.hex())
+        write!(f, "sha256:{}", self.hex())
     }
 }
 
@@ -41,8 +80,7 @@ impl FromStr for ContentDigest {
 
     fn from_str(text: &str) -> Result<Self, NotAContentDigest> {
         text.strip_prefix("sha256:")
-            .and_then(|hex| hex.parse().ok())
-            .map(Self)
+            .and_then(Self::from_hex)
             .ok_or_else(|| NotAContentDigest(printable(text)))
     }
 }
@@ -152,6 +190,43 @@ impl Descriptor {
     }
 }
 
+/// Why a descriptor cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotADescriptor {
+    /// Its type.
+    #[error(transparent)]
+    MediaType(#[from] NotAMediaType),
+    /// Its digest.
+    #[error(transparent)]
+    Digest(#[from] NotAContentDigest),
+}
+
+impl TryFrom<&image::MediaType> for MediaType {
+    type Error = NotAMediaType;
+
+    fn try_from(media_type: &image::MediaType) -> Result<Self, NotAMediaType> {
+        media_type.to_string().parse()
+    }
+}
+
+impl TryFrom<&image::Descriptor> for Descriptor {
+    type Error = NotADescriptor;
+
+    fn try_from(found: &image::Descriptor) -> Result<Self, NotADescriptor> {
+        let annotations = found.annotations().iter().flatten();
+        let artifact_type = found.artifact_type().as_ref().map(MediaType::try_from);
+        Ok(Self {
+            media_type: found.media_type().try_into()?,
+            digest: found.digest().to_string().parse()?,
+            size: found.size(),
+            artifact_type: artifact_type.transpose()?,
+            annotations: annotations
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,7 +237,7 @@ mod tests {
 
     #[test]
     fn media_types_are_two_names() {
-        check_media_type(super::super::CAPSULE_TYPE, true);
+        check_media_type(super::super::MANIFEST_TYPE, true);
         check_media_type(super::super::EMPTY_TYPE, true);
         for text in [
             "", "/", "a/", "/b", "a/b/c", "a/b; c=d", "a/b\n", ".a/b", "a/+b", "ä/b", "a",
@@ -178,7 +253,7 @@ mod tests {
         assert_eq!(digest.to_string().parse(), Ok(digest));
         for text in [
             String::new(),
-            digest.0.hex(),
+            digest.hex(),
             digest.to_string().to_uppercase(),
             format!("sha512:{}", "0".repeat(128)),
             format!("{digest}0"),

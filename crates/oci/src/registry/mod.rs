@@ -5,7 +5,7 @@
 //! token servers and hides the `OCI-Subject` answer that decides about the referrers tag. A registry is foreign: what
 //! it controls is bounded here in time, size and count.
 //!
-//! One [`Registry`] talks to one registry, so that credentials cannot reach another one. Capsules stream between file
+//! One [`Registry`] talks to one registry, so that credentials cannot reach another one. Blobs in files stream between file
 //! and network; memory stays at a few hundred KiB whatever their size. All methods may be dropped at any await: a
 //! broken push leaves at most unreferenced blobs, a broken pull nothing.
 
@@ -21,16 +21,13 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use error::RegistryError;
-pub use referrers::Referrer;
 
 use self::http::{Action, Ask, Session};
-use super::artifact::Artifact;
+use super::blob::Blob;
 use super::credentials::Credentials;
 use super::descriptor::{ContentDigest, Descriptor, MediaType};
 use super::reference::{Host, Reference, is_loopback};
-use super::{
-    CAPSULE_TYPE, EMPTY, INDEX_TYPE, MANIFEST_TYPE, MAX_CAPSULE_BYTES, MAX_MANIFEST_BYTES, Manifest,
-};
+use super::{INDEX_TYPE, MANIFEST_TYPE, MAX_BLOB_BYTES, MAX_MANIFEST_BYTES, Manifest};
 
 /// Docker Hub is called otherwise than where it answers.
 const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");
@@ -46,6 +43,54 @@ const IMAGE_TYPES: &[&str] = &[
 /// Told how far a transfer is: bytes done, bytes in all.
 pub type Progress<'a> = dyn FnMut(u64, u64) + Send + 'a;
 
+/// What is pushed: a manifest and all that it names.
+#[derive(Debug, Clone)]
+pub struct Package<'a> {
+    /// The bytes of the manifest.
+    pub manifest: &'a [u8],
+    /// What lists say of it: digest, size and media type of the manifest, its artifact type and annotations.
+    pub entry: Descriptor,
+    /// The image that it refers to.
+    pub subject: Option<ContentDigest>,
+    /// Contents that lie in memory, such as its config.
+    pub small: &'a [&'a [u8]],
+    /// The content that lies in a file.
+    pub blob: &'a Blob,
+}
+
+/// What is being pulled: first its manifest, then what that names.
+pub struct Pull<'a> {
+    session: Session<'a>,
+    reference: Reference,
+}
+
+impl Pull<'_> {
+    /// The manifest, as bytes and as read, held to the digest of the reference if it has one.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]; an index of several manifests is one of them.
+    pub async fn manifest(&mut self) -> Result<(Vec<u8>, Manifest), RegistryError> {
+        let types = &[MANIFEST_TYPE, INDEX_TYPE];
+        let (bytes, _) = self.session.manifest(&self.reference, types).await?;
+        let manifest = Manifest::decode(&bytes)?;
+        Ok((bytes, manifest))
+    }
+
+    /// Fetches a blob to the new file `out` (mode 0600), complete and synced or not at all. It has digest and size of
+    /// the descriptor when this returns.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]; what is larger than [`Options::max_blob_bytes`] is refused before it is asked for.
+    pub async fn blob(
+        &mut self,
+        descriptor: &Descriptor,
+        out: &Path,
+        progress: &mut Progress<'_>,
+    ) -> Result<Blob, RegistryError> {
+        download::blob(&mut self.session, descriptor, out, progress).await
+    }
+}
+
 /// How to reach a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transport {
@@ -54,7 +99,7 @@ pub enum Transport {
     ByHost,
     /// TLS, for this machine too.
     Tls,
-    /// Plain HTTP to wherever; passwords and capsules go readable through the network.
+    /// Plain HTTP to wherever; passwords and blobs go readable through the network.
     Plain,
 }
 
@@ -67,8 +112,8 @@ pub struct Options {
     pub transport: Transport,
     /// Certificates in PEM that are trusted beside those of the system; may be empty.
     pub roots_pem: Vec<u8>,
-    /// Size of a capsule to pull at most, bytes.
-    pub max_capsule_bytes: u64,
+    /// Size of a blob to pull at most, bytes.
+    pub max_blob_bytes: u64,
     /// Time to connect, TLS included.
     pub connect_within: Duration,
     /// Time for a short answer, and for a long one to begin.
@@ -83,7 +128,7 @@ impl Default for Options {
             credentials: Credentials::Anonymous,
             transport: Transport::ByHost,
             roots_pem: Vec::new(),
-            max_capsule_bytes: MAX_CAPSULE_BYTES,
+            max_blob_bytes: MAX_BLOB_BYTES,
             connect_within: Duration::from_secs(10),
             // Some registries copy an upload to object storage before they answer.
             answer_within: Duration::from_secs(60),
@@ -130,7 +175,7 @@ impl Registry {
         })
     }
 
-    /// Pushes `artifact` and returns its digest, by which it can be pulled for ever. Blobs that are there already are
+    /// Pushes an artifact and returns its digest, by which it can be pulled for ever. Blobs that are there already are
     /// not sent again. With a tag, the tag names it afterwards; with a digest, the artifact must have that digest.
     ///
     /// If it has a `subject`, [`Registry::referrers`] of that image finds it: through the registry, or where it lacks
@@ -141,10 +186,10 @@ impl Registry {
     pub async fn push(
         &self,
         reference: &Reference,
-        artifact: &Artifact,
+        package: &Package<'_>,
         progress: &mut Progress<'_>,
     ) -> Result<ContentDigest, RegistryError> {
-        let digest = artifact.digest();
+        let digest = package.entry.digest;
         if let Some(wanted) = reference.digest().filter(|wanted| *wanted != digest) {
             return Err(RegistryError::Digest {
                 what: "artifact".to_owned(),
@@ -153,48 +198,36 @@ impl Registry {
             });
         }
         let mut session = self.session(reference, Action::Push)?;
-        upload::small(&mut session, EMPTY).await?;
-        upload::capsule(&mut session, artifact.capsule(), progress).await?;
+        for bytes in package.small {
+            upload::small(&mut session, bytes).await?;
+        }
+        upload::blob(&mut session, package.blob, progress).await?;
         let target = match reference.tag() {
             Some(tag) => tag.to_string(),
             None => digest.to_string(),
         };
-        let put = upload::manifest(
-            &mut session,
-            &target,
-            MANIFEST_TYPE,
-            artifact.manifest_bytes(),
-            None,
-        )
-        .await?;
-        if let Some(subject) = &artifact.manifest().subject
+        let media_type = package.entry.media_type.as_str();
+        let put = upload::manifest(&mut session, &target, media_type, package.manifest, None).await?;
+        if let Some(subject) = package.subject
             && !put.linked
         {
-            referrers::link(&mut session, artifact, subject.digest).await?;
+            referrers::link(&mut session, &package.entry, subject).await?;
         }
         Ok(digest)
     }
 
-    /// Pulls an object; its capsule becomes the new file `out` (mode 0600), complete and synced or not at all. Manifest
-    /// and capsule have the digests and sizes that name them when this returns.
+    /// Begins to pull what `reference` names; asks nothing yet.
     ///
     /// # Errors
-    /// See [`RegistryError`]; what is no object, or larger than [`Options::max_capsule_bytes`], is refused before any
-    /// of its capsule is asked for.
-    pub async fn pull(
-        &self,
-        reference: &Reference,
-        out: &Path,
-        progress: &mut Progress<'_>,
-    ) -> Result<Artifact, RegistryError> {
-        let mut session = self.session(reference, Action::Pull)?;
-        let (bytes, _) = session.manifest(reference, &[MANIFEST_TYPE, INDEX_TYPE]).await?;
-        let manifest = Manifest::decode(&bytes)?;
-        let capsule = download::capsule(&mut session, &manifest.capsule, out, progress).await?;
-        Ok(Artifact::decode(bytes, capsule)?)
+    /// The reference is in another registry.
+    pub fn pull(&self, reference: &Reference) -> Result<Pull<'_>, RegistryError> {
+        Ok(Pull {
+            session: self.session(reference, Action::Pull)?,
+            reference: reference.clone(),
+        })
     }
 
-    /// The descriptor of an image, for [`Artifact::new`]'s `subject`.
+    /// The descriptor of an image, for the `subject` of an artifact.
     ///
     /// # Errors
     /// See [`RegistryError`].
@@ -208,18 +241,22 @@ impl Registry {
         ))
     }
 
-    /// The objects that name `image` as their workload's image; they lie in the image's own repository. An image that
-    /// is named by digest need not be there.
+    /// The artifacts of a type that name `image` as their subject, with the annotations that the registry passes on;
+    /// they lie in the image's own repository. An image that is named by digest need not be there.
     ///
     /// # Errors
     /// See [`RegistryError`].
-    pub async fn referrers(&self, image: &Reference) -> Result<Vec<Referrer>, RegistryError> {
+    pub async fn referrers(
+        &self,
+        image: &Reference,
+        artifact_type: &str,
+    ) -> Result<Vec<Descriptor>, RegistryError> {
         let digest = match image.digest() {
             Some(digest) => digest,
             None => self.resolve(image).await?.digest,
         };
         let mut session = self.session(image, Action::Pull)?;
-        referrers::list(&mut session, digest).await
+        referrers::list(&mut session, digest, artifact_type).await
     }
 
     fn session(&self, reference: &Reference, action: Action) -> Result<Session<'_>, RegistryError> {

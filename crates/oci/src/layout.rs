@@ -1,24 +1,27 @@
-//! An OCI image layout on disk that holds one object: `oci-layout`, `index.json`, `blobs/sha256/…`.
+//! An OCI image layout on disk: `oci-layout`, `index.json`, `blobs/sha256/…`.
 //!
 //! Reading trusts nothing: files are plain, bounded and held to the digest and size that name them, and a name on disk
 //! is only ever made of 64 hexadecimal digits. `index.json` itself is not covered by a digest (the format has none):
-//! who must know *which* object this is compares [`Artifact::digest`] with one from elsewhere.
+//! who must know *which* artifact this is compares its digest with one from elsewhere.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use oci_spec::image::OciLayout;
 use serde::{Deserialize, Serialize};
 
-use super::artifact::{Artifact, Capsule, CapsuleError, Meter};
-use super::descriptor::{ContentDigest, Descriptor};
-use super::manifest::{Manifest, ManifestError};
-use super::{EMPTY, INDEX_TYPE, MANIFEST_TYPE, MAX_MANIFEST_BYTES, OBJECT_TYPE, printable};
-use crate::files::{self, FileError};
+use crate::blob::{Blob, BlobError, Meter};
+use crate::descriptor::{ContentDigest, Descriptor};
+use crate::file::{self, FileError};
+use crate::{INDEX_TYPE, MANIFEST_TYPE, MAX_MANIFEST_BYTES, printable};
 
 const LAYOUT: &str = "oci-layout";
 const INDEX: &str = "index.json";
 const VERSION: &str = "1.0.0";
+
+/// The content of `oci-layout`.
+const MARKER: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Size of `oci-layout` at most, bytes.
 const MAX_LAYOUT_BYTES: usize = 4096;
@@ -38,7 +41,7 @@ pub enum LayoutError {
         #[source]
         source: io::Error,
     },
-    /// The capsule was written to meanwhile.
+    /// The file was written to meanwhile.
     #[error("`{0}` changed while it was read; try again when nothing writes to it")]
     Changed(PathBuf),
     /// A part is missing, no plain file, or too long.
@@ -47,18 +50,25 @@ pub enum LayoutError {
     /// A symbolic link where a file or directory should be.
     #[error("`{0}` is a symbolic link, which may lead out of the layout; put the file itself there")]
     Link(PathBuf),
-    /// The capsule cannot be taken.
-    #[error("the capsule in the layout cannot be taken; write the layout again")]
-    Capsule(#[from] CapsuleError),
+    /// A blob cannot be taken.
+    #[error("a blob of the layout cannot be taken; write the layout again")]
+    Blob(#[from] BlobError),
     /// `oci-layout` is not what it should be.
     #[error("`{LAYOUT}` is not the marker of a layout of version {VERSION}: {0}; write the layout again")]
     Marker(String),
     /// `index.json` cannot be read.
     #[error("`{INDEX}` cannot be read: {0}; write the layout again")]
     Index(String),
-    /// No object, or more than one.
-    #[error("`{INDEX}` names {0} objects instead of one; copy the wanted one into a layout of its own")]
-    Objects(usize),
+    /// No artifact of the type, or more than one.
+    #[error(
+        "`{INDEX}` names {found} artifacts of type `{wanted}` instead of one; copy the wanted one into a layout of its own"
+    )]
+    Count {
+        /// How many.
+        found: usize,
+        /// The type.
+        wanted: String,
+    },
     /// A blob is not what names it.
     #[error(
         "the {part} is not the one that is named: {found} of {found_size} bytes instead of {wanted} of {wanted_size}; write the layout again"
@@ -75,23 +85,17 @@ pub enum LayoutError {
         /// Its size, bytes.
         wanted_size: u64,
     },
-    /// The capsule is longer than the caller takes.
-    #[error("the capsule has {size} bytes, the limit is {max}; raise the limit if it is yours")]
+    /// A blob is longer than the caller takes.
+    #[error("the blob has {size} bytes, the limit is {max}; raise the limit if it is yours")]
     TooLarge {
         /// Its size, bytes.
         size: u64,
         /// Bytes allowed.
         max: u64,
     },
-    /// The manifest is none of an object.
-    #[error("the manifest in the layout cannot be used")]
-    Manifest(#[from] ManifestError),
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Marker {
-    image_layout_version: String,
+    /// Cannot happen: an index is made of texts and numbers.
+    #[error("the index of the layout cannot be written")]
+    Json(#[source] serde_json::Error),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,12 +106,25 @@ struct Index {
     manifests: Vec<serde_json::Value>,
 }
 
-/// Writes `artifact` as a layout to `dir`, which is new or empty. All or nothing: the directory appears complete and
+/// What a layout is written of: a manifest and all that it names.
+#[derive(Debug, Clone)]
+pub struct Content<'a> {
+    /// What the index says of the manifest.
+    pub entry: Descriptor,
+    /// The bytes of the manifest.
+    pub manifest: &'a [u8],
+    /// Contents that lie in memory, such as its config.
+    pub small: &'a [&'a [u8]],
+    /// The content that lies in a file.
+    pub blob: &'a Blob,
+}
+
+/// Writes one artifact as a layout to `dir`, which is new or empty. All or nothing: the directory appears complete and
 /// synced.
 ///
 /// # Errors
 /// See [`LayoutError`].
-pub fn write(artifact: &Artifact, dir: &Path) -> Result<(), LayoutError> {
+pub fn write(content: &Content<'_>, dir: &Path) -> Result<(), LayoutError> {
     let failed = |path: &Path, source| LayoutError::Write {
         path: path.to_owned(),
         source,
@@ -125,7 +142,7 @@ pub fn write(artifact: &Artifact, dir: &Path) -> Result<(), LayoutError> {
         .prefix(".layout-")
         .tempdir_in(parent)
         .map_err(|error| failed(parent, error))?;
-    fill(artifact, stage.path())?;
+    fill(content, stage.path())?;
     // Replaces an empty directory, and fails where something was put into it meanwhile.
     fs::rename(stage.path(), dir).map_err(|error| failed(dir, error))?;
     // Nothing is left for it to remove.
@@ -135,29 +152,28 @@ pub fn write(artifact: &Artifact, dir: &Path) -> Result<(), LayoutError> {
         .map_err(|error| failed(parent, error))
 }
 
-fn fill(artifact: &Artifact, stage: &Path) -> Result<(), LayoutError> {
+fn fill(content: &Content<'_>, stage: &Path) -> Result<(), LayoutError> {
     let blobs = blobs(stage);
     fs::create_dir_all(&blobs).map_err(|source| LayoutError::Write {
         path: blobs.clone(),
         source,
     })?;
-    copy(artifact.capsule(), &blob(stage, artifact.capsule().digest()))?;
-    put(&blob(stage, ContentDigest::of(EMPTY)), EMPTY)?;
-    put(&blob(stage, artifact.digest()), artifact.manifest_bytes())?;
-    let marker = Marker {
-        image_layout_version: VERSION.to_owned(),
-    };
-    put(&stage.join(LAYOUT), &json(&marker)?)?;
+    copy(content.blob, &blob(stage, content.blob.digest()))?;
+    for bytes in content.small {
+        put(&blob(stage, ContentDigest::of(bytes)), bytes)?;
+    }
+    put(&blob(stage, content.entry.digest), content.manifest)?;
+    put(&stage.join(LAYOUT), MARKER.as_bytes())?;
     let index = Index {
         schema_version: 2,
         media_type: Some(INDEX_TYPE.to_owned()),
-        manifests: vec![serde_json::to_value(artifact.descriptor()?).map_err(ManifestError::Json)?],
+        manifests: vec![serde_json::to_value(&content.entry).map_err(LayoutError::Json)?],
     };
     put(&stage.join(INDEX), &json(&index)?)
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>, LayoutError> {
-    Ok(serde_json::to_vec(value).map_err(ManifestError::Json)?)
+    serde_json::to_vec(value).map_err(LayoutError::Json)
 }
 
 fn put(path: &Path, bytes: &[u8]) -> Result<(), LayoutError> {
@@ -172,16 +188,16 @@ fn put(path: &Path, bytes: &[u8]) -> Result<(), LayoutError> {
     })
 }
 
-fn copy(capsule: &Capsule, to: &Path) -> Result<(), LayoutError> {
-    let from = File::open(capsule.path()).map_err(|source| CapsuleError::Read {
-        path: capsule.path().to_owned(),
+fn copy(blob: &Blob, to: &Path) -> Result<(), LayoutError> {
+    let from = File::open(blob.path()).map_err(|source| BlobError::Read {
+        path: blob.path().to_owned(),
         source,
     })?;
     let mut meter = Meter::default();
     let write = || {
         let mut file = File::create_new(to)?;
         // One byte more than measured: enough to see that the file grew.
-        let mut from = io::Read::take(from, capsule.size().saturating_add(1));
+        let mut from = io::Read::take(from, blob.size().saturating_add(1));
         meter.read(&mut from, |piece| file.write_all(piece))?;
         file.sync_all()?;
         Ok(meter.end())
@@ -190,57 +206,95 @@ fn copy(capsule: &Capsule, to: &Path) -> Result<(), LayoutError> {
         path: to.to_owned(),
         source,
     })?;
-    if found == (capsule.digest(), capsule.size()) {
+    if found == (blob.digest(), blob.size()) {
         Ok(())
     } else {
-        Err(LayoutError::Changed(capsule.path().to_owned()))
+        Err(LayoutError::Changed(blob.path().to_owned()))
     }
 }
 
-/// Reads the one object of a layout; its capsule stays where it lies, in the layout. Other artifacts beside it are
-/// passed over, if the index says what they are. `max_bytes` bounds the capsule ([`super::MAX_CAPSULE_BYTES`] is a good one).
-///
-/// # Errors
-/// See [`LayoutError`].
-pub fn read(dir: &Path, max_bytes: u64) -> Result<Artifact, LayoutError> {
-    check_marker(&part(dir, LAYOUT, MAX_LAYOUT_BYTES)?)?;
-    let named = object_of(&part(dir, INDEX, MAX_MANIFEST_BYTES)?)?;
-    for directory in [dir.join("blobs"), blobs(dir)] {
-        no_link(&directory)?;
-    }
-    let bytes = small(dir, "manifest", &named)?;
-    let manifest = Manifest::decode(&bytes)?;
-    small(dir, "config", &config())?;
-    let Descriptor { digest, size, .. } = manifest.capsule;
-    if size > max_bytes {
-        return Err(LayoutError::TooLarge { size, max: max_bytes });
-    }
-    let path = blob(dir, digest);
-    no_link(&path)?;
-    let capsule = Capsule::measure(&path, max_bytes)?;
-    hold("capsule", (capsule.digest(), capsule.size()), (digest, size))?;
-    Ok(Artifact::decode(bytes, capsule)?)
+/// A layout to read from. Nothing is trusted: each part is held to the digest and size that name it.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    dir: PathBuf,
+    named: (ContentDigest, u64),
 }
 
-/// What the config has to be; its type is checked in the manifest.
-fn config() -> (ContentDigest, u64) {
-    (ContentDigest::of(EMPTY), EMPTY.len() as u64)
+impl Layout {
+    /// Opens the layout in `dir`, and finds in it the one artifact of a type. Other artifacts beside it are passed
+    /// over, if the index says what they are.
+    ///
+    /// # Errors
+    /// See [`LayoutError`].
+    pub fn open(dir: &Path, artifact_type: &str) -> Result<Self, LayoutError> {
+        check_marker(&part(dir, LAYOUT, MAX_LAYOUT_BYTES)?)?;
+        let named = one_of(&part(dir, INDEX, MAX_MANIFEST_BYTES)?, artifact_type)?;
+        for directory in [dir.join("blobs"), blobs(dir)] {
+            no_link(&directory)?;
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            named,
+        })
+    }
+
+    /// The bytes of the artifact's manifest.
+    ///
+    /// # Errors
+    /// See [`LayoutError`].
+    pub fn manifest(&self) -> Result<Vec<u8>, LayoutError> {
+        small(&self.dir, "manifest", &self.named)
+    }
+
+    /// A blob that fits into memory: at most [`MAX_MANIFEST_BYTES`]. `what` names it in errors.
+    ///
+    /// # Errors
+    /// See [`LayoutError`].
+    pub fn bytes(
+        &self,
+        what: &'static str,
+        digest: ContentDigest,
+        size: u64,
+    ) -> Result<Vec<u8>, LayoutError> {
+        small(&self.dir, what, &(digest, size))
+    }
+
+    /// A blob of at most `max_bytes` where it lies, in the layout. `what` names it in errors.
+    ///
+    /// # Errors
+    /// See [`LayoutError`].
+    pub fn blob(
+        &self,
+        what: &'static str,
+        descriptor: &Descriptor,
+        max_bytes: u64,
+    ) -> Result<Blob, LayoutError> {
+        let (digest, size) = (descriptor.digest, descriptor.size);
+        if size > max_bytes {
+            return Err(LayoutError::TooLarge { size, max: max_bytes });
+        }
+        let path = blob(&self.dir, digest);
+        no_link(&path)?;
+        let found = Blob::measure(&path, max_bytes)?;
+        hold(what, (found.digest(), found.size()), (digest, size))?;
+        Ok(found)
+    }
 }
 
 fn check_marker(bytes: &[u8]) -> Result<(), LayoutError> {
-    let marker: Marker =
+    let marker: OciLayout =
         serde_json::from_slice(bytes).map_err(|error| LayoutError::Marker(error.to_string()))?;
-    if marker.image_layout_version == VERSION {
+    if marker.image_layout_version() == VERSION {
         return Ok(());
     }
     Err(LayoutError::Marker(format!(
         "its version is `{}`",
-        printable(&marker.image_layout_version)
+        printable(marker.image_layout_version())
     )))
 }
 
-/// The one object that an index names: digest and size of its manifest.
-fn object_of(bytes: &[u8]) -> Result<(ContentDigest, u64), LayoutError> {
+/// The one artifact of a type that an index names: digest and size of its manifest.
+fn one_of(bytes: &[u8], artifact_type: &str) -> Result<(ContentDigest, u64), LayoutError> {
     let index: Index =
         serde_json::from_slice(bytes).map_err(|error| LayoutError::Index(error.to_string()))?;
     if index.schema_version != 2 || !matches!(index.media_type.as_deref(), None | Some(INDEX_TYPE)) {
@@ -249,20 +303,23 @@ fn object_of(bytes: &[u8]) -> Result<(ContentDigest, u64), LayoutError> {
     // Some tools leave the artifact's type out of the index. A lone manifest is then the one to look into.
     let lone = index.manifests.len() == 1;
     let wanted = |entry: &serde_json::Value| match entry.get("artifactType") {
-        Some(kind) => kind.as_str() == Some(OBJECT_TYPE),
+        Some(kind) => kind.as_str() == Some(artifact_type),
         None => lone,
     };
-    let objects: Vec<Descriptor> = index
+    let found: Vec<Descriptor> = index
         .manifests
         .into_iter()
         .filter(wanted)
         .map(serde_json::from_value)
         .collect::<Result<_, _>>()
         .map_err(|error| LayoutError::Index(error.to_string()))?;
-    match objects.as_slice() {
-        [object] if object.media_type.as_str() == MANIFEST_TYPE => Ok((object.digest, object.size)),
-        [object] => Err(LayoutError::Index(format!("it names a `{}`", object.media_type))),
-        others => Err(LayoutError::Objects(others.len())),
+    match found.as_slice() {
+        [one] if one.media_type.as_str() == MANIFEST_TYPE => Ok((one.digest, one.size)),
+        [one] => Err(LayoutError::Index(format!("it names a `{}`", one.media_type))),
+        others => Err(LayoutError::Count {
+            found: others.len(),
+            wanted: artifact_type.to_owned(),
+        }),
     }
 }
 
@@ -271,7 +328,7 @@ fn blobs(dir: &Path) -> PathBuf {
 }
 
 fn blob(dir: &Path, digest: ContentDigest) -> PathBuf {
-    blobs(dir).join(digest.0.hex())
+    blobs(dir).join(digest.hex())
 }
 
 fn no_link(path: &Path) -> Result<(), LayoutError> {
@@ -285,14 +342,14 @@ fn no_link(path: &Path) -> Result<(), LayoutError> {
 fn part(dir: &Path, name: &str, max: usize) -> Result<Vec<u8>, LayoutError> {
     let path = dir.join(name);
     no_link(&path)?;
-    Ok(files::bytes(&path, max)?)
+    Ok(file::bytes(&path, max)?)
 }
 
 /// A blob that fits into memory, held to what names it.
 fn small(dir: &Path, part: &'static str, wanted: &(ContentDigest, u64)) -> Result<Vec<u8>, LayoutError> {
     let path = blob(dir, wanted.0);
     no_link(&path)?;
-    let bytes = files::bytes(&path, MAX_MANIFEST_BYTES)?;
+    let bytes = file::bytes(&path, MAX_MANIFEST_BYTES)?;
     hold(part, (ContentDigest::of(&bytes), bytes.len() as u64), *wanted)?;
     Ok(bytes)
 }
@@ -324,7 +381,7 @@ mod tests {
         #[test]
         fn arbitrary_markers_and_indexes_never_panic(bytes: Vec<u8>) {
             let _ = check_marker(&bytes);
-            let _ = object_of(&bytes);
+            let _ = one_of(&bytes, MANIFEST_TYPE);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use reqwest::{StatusCode, Url};
 
-use super::super::artifact::CapsuleError;
+use super::super::blob::BlobError;
 use super::super::descriptor::ContentDigest;
 use super::super::manifest::ManifestError;
 use super::super::printable;
@@ -176,12 +176,12 @@ pub enum RegistryError {
         /// What it is.
         found: ContentDigest,
     },
-    /// Not an object.
-    #[error("what the registry has is not an object that can be used")]
+    /// Not a manifest, or none that can be used.
+    #[error("what the registry has cannot be used")]
     Manifest(#[from] ManifestError),
-    /// The capsule to push cannot be read, or the pulled one not.
-    #[error("the capsule cannot be used")]
-    Capsule(#[from] CapsuleError),
+    /// The file to push cannot be read.
+    #[error("the file to push cannot be used")]
+    Blob(#[from] BlobError),
     /// The file to pull into.
     #[error("`{path}` cannot be written; name a new file in a directory that can be written to")]
     Write {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use suijuris_bundle::oci::{
-    Artifact, ContentDigest, Credentials, MANIFEST_TYPE, Options, Registry, RegistryError, Secret, Transport,
+use suijuris_oci::{
+    ContentDigest, Credentials, MANIFEST_TYPE, Options, Registry, RegistryError, Secret, Transport,
 };
 
 use super::liar::{Answer, End, Liar, Seen};
-use super::{artifact, client, failed, reference, restless, soon, text};
+use super::{Artifact, Move as _, artifact, client, failed, reference, restless, soon, text};
 
 /// A server with one artifact, tag `v1`, which lies as `lie` says.
 struct Stage {
@@ -39,7 +39,7 @@ impl Stage {
         let work = tempfile::tempdir_in(self.dir.path()).unwrap();
         let result = self
             .client(options)
-            .pull(&from, &work.path().join("out.sui"), &mut |_, _| {})
+            .get(&from, &work.path().join("out.sui"), &mut |_, _| {})
             .await;
         let left = std::fs::read_dir(work.path()).unwrap().count();
         assert_eq!(left, usize::from(result.is_ok()), "a failed pull leaves no file");
@@ -49,7 +49,7 @@ impl Stage {
     async fn push(&self, options: Options) -> Result<ContentDigest, RegistryError> {
         let to = reference(&self.liar.address, "object:v2");
         self.client(options)
-            .push(&to, &self.artifact, &mut |_, _| {})
+            .put(&to, &self.artifact, &mut |_, _| {})
             .await
     }
 }
@@ -71,7 +71,7 @@ async fn other_bytes_than_the_digest_says_are_refused() {
     blob(
         Options::default(),
         Answer::new(200, "capsulf"),
-        "the capsule is not the one that is named",
+        "the blob is not the one that is named",
     )
     .await;
     blob(
@@ -101,7 +101,7 @@ async fn other_bytes_than_the_digest_says_are_refused() {
     let registry = stage.client(Options::default());
     let out = stage.dir.path().join("out.sui");
     failed(
-        registry.pull(&by_digest, &out, &mut |_, _| {}).await,
+        registry.get(&by_digest, &out, &mut |_, _| {}).await,
         "the manifest is not the one that is named",
     );
     failed(
@@ -144,7 +144,7 @@ async fn slow_servers_are_given_up() {
     blob(
         restless(),
         silent.clone(),
-        "did not answer in time (the next piece of the capsule)",
+        "did not answer in time (the next piece of the blob)",
     )
     .await;
     manifest(
@@ -160,13 +160,13 @@ async fn slow_servers_are_given_up() {
     let from = reference(&address, "object:v1");
     let out = dir.path().join("out.sui");
     failed(
-        client(&address, soon()).pull(&from, &out, &mut |_, _| {}).await,
+        client(&address, soon()).get(&from, &out, &mut |_, _| {}).await,
         "in time (an answer)",
     );
     let artifact = artifact(dir.path(), b"capsule", None);
     failed(
         client(&address, soon())
-            .push(&from, &artifact, &mut |_, _| {})
+            .put(&from, &artifact, &mut |_, _| {})
             .await,
         "in time (an answer)",
     );
@@ -196,7 +196,7 @@ async fn an_upload_that_stalls_is_given_up() {
     let large = artifact(stage.dir.path(), &vec![7; 32 << 20], None);
     let to = reference(&stage.liar.address, "object:v2");
     failed(
-        stage.client(restless()).push(&to, &large, &mut |_, _| {}).await,
+        stage.client(restless()).put(&to, &large, &mut |_, _| {}).await,
         "did not answer in time (the next piece of the upload)",
     );
 }
@@ -462,12 +462,12 @@ async fn refusals_say_what_to_do() {
 }
 
 #[tokio::test]
-async fn other_artifacts_are_not_taken() {
-    let image = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
+async fn what_is_no_manifest_is_not_taken() {
+    let hollow = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
     manifest(
         Options::default(),
-        Answer::new(200, image).header("content-type", MANIFEST_TYPE),
-        "this is a plain image and not a",
+        Answer::new(200, hollow).header("content-type", MANIFEST_TYPE),
+        "the manifest cannot be read",
     )
     .await;
     manifest(

@@ -1,5 +1,13 @@
 //! Debian's `docker-registry` on a port of its own choice, with its storage in a temporary directory.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "for tests: what is not as expected ends them"
+)]
+
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
@@ -8,21 +16,25 @@ use std::process::{Child, Command, Stdio};
 /// Password file with user `alice`, password `open sesame`.
 const HTPASSWD: &str = "alice:$2b$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n";
 
-pub(crate) struct Real {
+/// A registry that runs until this is dropped.
+#[derive(Debug)]
+pub struct Real {
     process: Child,
     dir: tempfile::TempDir,
     /// Host and port.
-    pub(crate) address: String,
+    pub address: String,
 }
 
 impl Real {
     /// Without accounts.
-    pub(crate) fn open() -> Self {
+    #[must_use]
+    pub fn open() -> Self {
         Self::start(|_, _| {})
     }
 
     /// Only for `alice`.
-    pub(crate) fn with_accounts() -> Self {
+    #[must_use]
+    pub fn with_accounts() -> Self {
         Self::start(|command, dir| {
             std::fs::write(dir.join("htpasswd"), HTPASSWD).unwrap();
             command
@@ -32,12 +44,11 @@ impl Real {
         })
     }
 
-    /// With TLS, by a certificate for `localhost` that signs itself.
-    pub(crate) fn with_tls(certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Self {
-        let pem = certificate.cert.pem();
-        let key = certificate.signing_key.serialize_pem();
+    /// With TLS, by a certificate and its key in PEM.
+    #[must_use]
+    pub fn with_tls(certificate: &str, key: &str) -> Self {
         Self::start(|command, dir| {
-            std::fs::write(dir.join("cert.pem"), pem).unwrap();
+            std::fs::write(dir.join("cert.pem"), certificate).unwrap();
             std::fs::write(dir.join("key.pem"), key).unwrap();
             command
                 .env("REGISTRY_HTTP_TLS_CERTIFICATE", dir.join("cert.pem"))
@@ -75,18 +86,21 @@ impl Real {
     }
 
     /// The address under another name of this machine.
-    pub(crate) fn at(&self, host: &str) -> String {
+    #[must_use]
+    pub fn at(&self, host: &str) -> String {
         let port = self.address.rsplit_once(':').unwrap().1;
         format!("{host}:{port}")
     }
 
     /// The file in which it keeps a blob.
-    pub(crate) fn blob(&self, hex: &str) -> PathBuf {
+    #[must_use]
+    pub fn blob(&self, hex: &str) -> PathBuf {
         let blobs = self.dir.path().join("storage/docker/registry/v2/blobs/sha256");
         blobs.join(&hex[..2]).join(hex).join("data")
     }
 
-    pub(crate) fn stop(&mut self) {
+    /// Ends it.
+    pub fn stop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -124,7 +138,8 @@ fn address(process: &mut Child) -> String {
 }
 
 /// Bytes that no compression shortens, the same at each call.
-pub(crate) fn noise(length: usize) -> Vec<u8> {
+#[must_use]
+pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -138,7 +153,7 @@ pub(crate) fn noise(length: usize) -> Vec<u8> {
 }
 
 /// Writes other bytes of the same length over a file.
-pub(crate) fn falsify(path: &Path) {
+pub fn falsify(path: &Path) {
     let length = File::open(path).unwrap().metadata().unwrap().len();
     std::fs::write(path, vec![b'!'; usize::try_from(length).unwrap()]).unwrap();
 }

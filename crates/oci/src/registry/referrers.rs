@@ -1,4 +1,4 @@
-//! Which objects refer to an image: the referrers API, or the referrers tag where a registry lacks it.
+//! Which artifacts refer to an image: the referrers API, or the referrers tag where a registry lacks it.
 //!
 //! The tag (`sha256-<hex>`) names an index that clients keep themselves (distribution-spec 1.1, "Referrers Tag
 //! Schema"). Where the registry marks versions (`ETag`), [`link`] replaces only the one it has read. Where it does not,
@@ -12,10 +12,8 @@ use reqwest::{Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::super::artifact::Artifact;
 use super::super::descriptor::{ContentDigest, Descriptor};
-use super::super::manifest::{Labels, ManifestError};
-use super::super::{INDEX_TYPE, MAX_MANIFEST_BYTES, OBJECT_TYPE};
+use super::super::{INDEX_TYPE, MAX_MANIFEST_BYTES};
 use super::http::{Ask, Session};
 use super::{RegistryError, upload};
 
@@ -38,15 +36,6 @@ const LISTED_OR_NOT: &[StatusCode] = &[
     StatusCode::METHOD_NOT_ALLOWED,
     StatusCode::NOT_IMPLEMENTED,
 ];
-
-/// An object that refers to an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Referrer {
-    /// Its manifest.
-    pub descriptor: Descriptor,
-    /// What it says of itself, where the registry passes that on.
-    pub labels: Option<Labels>,
-}
 
 /// An image index as far as it matters here. Entries stay as they are: those of others are written back unchanged.
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,37 +75,34 @@ impl Index {
             .any(|entry| entry.get("digest").and_then(Value::as_str) == Some(&digest))
     }
 
-    /// The objects in it; entries that are no objects, or in no form we know, are passed over.
-    fn objects(self) -> impl Iterator<Item = Referrer> {
+    /// The artifacts of a type; entries of other types, or in no form we know, are passed over.
+    fn of_type(self, artifact_type: &str) -> impl Iterator<Item = Descriptor> {
         self.manifests
             .into_iter()
             .filter_map(|entry| serde_json::from_value::<Descriptor>(entry).ok())
-            .filter(|found| {
+            .filter(move |found| {
                 found
                     .artifact_type
                     .as_ref()
-                    .is_some_and(|kind| kind.as_str() == OBJECT_TYPE)
-            })
-            .map(|descriptor| Referrer {
-                labels: Labels::of(&descriptor.annotations).ok(),
-                descriptor,
+                    .is_some_and(|kind| kind.as_str() == artifact_type)
             })
     }
 }
 
 /// The tag under which the referrers of `subject` are listed.
 fn tag_of(subject: ContentDigest) -> String {
-    format!("sha256-{}", subject.0.hex())
+    format!("sha256-{}", subject.hex())
 }
 
-/// Lists the objects that refer to `subject`.
+/// Lists the artifacts of a type that refer to `subject`.
 pub(super) async fn list(
     session: &mut Session<'_>,
     subject: ContentDigest,
-) -> Result<Vec<Referrer>, RegistryError> {
+    artifact_type: &str,
+) -> Result<Vec<Descriptor>, RegistryError> {
     let mut url = session.url(&["referrers", &subject.to_string()])?;
-    url.query_pairs_mut().append_pair("artifactType", OBJECT_TYPE);
-    let mut found: Vec<Referrer> = Vec::new();
+    url.query_pairs_mut().append_pair("artifactType", artifact_type);
+    let mut found: Vec<Descriptor> = Vec::new();
     for page in 0..MAX_PAGES {
         let ask = Ask::get(url.clone(), format!("the referrers of {subject}")).accept(&[INDEX_TYPE]);
         let wanted = if page == 0 {
@@ -128,7 +114,7 @@ pub(super) async fn list(
         if response.status() != StatusCode::OK {
             let index = tagged(session, &tag_of(subject)).await?;
             return Ok(index.map_or_else(Vec::new, |(index, _)| {
-                index.objects().take(MAX_REFERRERS).collect()
+                index.of_type(artifact_type).take(MAX_REFERRERS).collect()
             }));
         }
         let next = next_page(session, &url, &response)?;
@@ -137,7 +123,7 @@ pub(super) async fn list(
             RegistryError::Protocol(format!("the referrers it lists cannot be read: {why}"))
         })?;
         let room = MAX_REFERRERS.saturating_sub(found.len());
-        found.extend(index.objects().take(room));
+        found.extend(index.of_type(artifact_type).take(room));
         match next {
             Some(next) if found.len() < MAX_REFERRERS => url = next,
             _ => break,
@@ -199,20 +185,18 @@ async fn tagged(
     }
 }
 
-/// Puts `artifact` on the list behind the referrers tag of its subject.
+/// Puts an artifact on the list behind the referrers tag of its subject.
 pub(super) async fn link(
     session: &mut Session<'_>,
-    artifact: &Artifact,
+    artifact: &Descriptor,
     subject: ContentDigest,
 ) -> Result<(), RegistryError> {
     let tag = tag_of(subject);
-    let mut entry = artifact.descriptor()?;
-    entry.annotations = artifact.manifest().labels.annotations();
-    let entry = serde_json::to_value(entry).map_err(ManifestError::Json)?;
+    let entry = serde_json::to_value(artifact).map_err(|error| unwritable(&error))?;
     let mut last = RegistryError::Contended(tag.clone());
     for pause in 0..MAX_LINKS {
         tokio::time::sleep(PAUSE.saturating_mul(pause)).await;
-        match add(session, &tag, &entry, artifact.digest()).await {
+        match add(session, &tag, &entry, artifact.digest).await {
             Ok(Link::There) => return Ok(()),
             Ok(Link::Written | Link::Overtaken) => last = RegistryError::Contended(tag.clone()),
             // A registry on a plain file system fails to read a tag that is being written.
@@ -221,6 +205,11 @@ pub(super) async fn link(
         }
     }
     Err(last)
+}
+
+/// Cannot happen: what is written was read, or is made of texts and numbers.
+fn unwritable(error: &serde_json::Error) -> RegistryError {
+    RegistryError::Protocol(format!("what it lists cannot be written again: {error}"))
 }
 
 /// How one round of linking ended.
@@ -245,7 +234,7 @@ async fn add(
         None => (Index::empty(), None),
     };
     index.manifests.push(entry.clone());
-    let bytes = serde_json::to_vec(&index).map_err(ManifestError::Json)?;
+    let bytes = serde_json::to_vec(&index).map_err(|error| unwritable(&error))?;
     if bytes.len() > MAX_MANIFEST_BYTES {
         return Err(RegistryError::Referrers {
             tag: tag.to_owned(),
@@ -286,7 +275,7 @@ mod tests {
         );
         let index = Index::decode(text.as_bytes()).unwrap();
         assert_eq!(serde_json::to_string(&index).unwrap(), text);
-        assert_eq!(index.objects().count(), 0);
+        assert_eq!(index.of_type("application/vnd.example").count(), 0);
     }
 
     #[test]
@@ -300,7 +289,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>, header: String) {
             if let Ok(index) = Index::decode(&bytes) {
-                let _ = index.objects().count();
+                let _ = index.of_type("application/vnd.example").count();
             }
             let _ = next_of(&header);
         }

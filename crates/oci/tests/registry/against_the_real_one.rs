@@ -2,12 +2,10 @@
 
 use std::fs;
 
-use suijuris_bundle::oci::{
-    Artifact, ContentDigest, Credentials, Descriptor, DockerConfig, Options, Secret, Transport,
-};
+use suijuris_oci::{ContentDigest, Credentials, Descriptor, DockerConfig, Options, Secret, Transport};
+use suijuris_testkit::registry::{Real, falsify, noise};
 
-use super::real::{Real, falsify, noise};
-use super::{artifact, client, failed, reference};
+use super::{Artifact, KIND, Move as _, annotations, artifact, client, failed, reference};
 
 fn alice(password: &str) -> Options {
     Options {
@@ -30,7 +28,7 @@ async fn what_is_pushed_is_pulled_by_tag_and_by_digest() {
 
     let mut steps = Vec::new();
     let digest = registry
-        .push(&tagged, &artifact, &mut |done, total| steps.push((done, total)))
+        .put(&tagged, &artifact, &mut |done, total| steps.push((done, total)))
         .await
         .unwrap();
     assert_eq!(digest, artifact.digest());
@@ -43,10 +41,10 @@ async fn what_is_pushed_is_pulled_by_tag_and_by_digest() {
         let out = dir.path().join(name);
         let mut steps = Vec::new();
         let found = registry
-            .pull(&from, &out, &mut |done, total| steps.push((done, total)))
+            .get(&from, &out, &mut |done, total| steps.push((done, total)))
             .await
             .unwrap();
-        assert_eq!(found.manifest(), artifact.manifest());
+        assert_eq!(found.digest(), artifact.digest());
         assert_eq!(found.digest(), digest);
         assert_eq!(fs::read(&out).unwrap(), bytes);
         assert_eq!(steps.last(), Some(&(total, total)));
@@ -55,7 +53,7 @@ async fn what_is_pushed_is_pulled_by_tag_and_by_digest() {
     // Pushing the same again is no error and sends the capsule no second time.
     let mut steps = Vec::new();
     registry
-        .push(&tagged, &artifact, &mut |done, total| steps.push((done, total)))
+        .put(&tagged, &artifact, &mut |done, total| steps.push((done, total)))
         .await
         .unwrap();
     assert_eq!(steps, [(0, total), (total, total)]);
@@ -70,41 +68,35 @@ async fn a_digest_in_the_reference_must_be_the_artifacts() {
     let tagged = reference(&real.address, "object:v1");
     let other = tagged.with_digest(ContentDigest::of(b"other"));
     failed(
-        registry.push(&other, &artifact, &mut |_, _| {}).await,
+        registry.put(&other, &artifact, &mut |_, _| {}).await,
         "the artifact is not the one that is named",
     );
     let own = tagged.with_digest(artifact.digest());
-    registry.push(&own, &artifact, &mut |_, _| {}).await.unwrap();
+    registry.put(&own, &artifact, &mut |_, _| {}).await.unwrap();
     let out = dir.path().join("out.sui");
-    registry.pull(&own, &out, &mut |_, _| {}).await.unwrap();
+    registry.get(&own, &out, &mut |_, _| {}).await.unwrap();
     failed(
-        registry
-            .pull(&tagged, &dir.path().join("x"), &mut |_, _| {})
-            .await,
+        registry.get(&tagged, &dir.path().join("x"), &mut |_, _| {}).await,
         "MANIFEST_UNKNOWN",
     );
 }
 
 /// An artifact without subject stands in for an image: its manifest is one.
-async fn image(
-    registry: &suijuris_bundle::oci::Registry,
-    address: &str,
-    dir: &std::path::Path,
-) -> Descriptor {
+async fn image(registry: &suijuris_oci::Registry, address: &str, dir: &std::path::Path) -> Descriptor {
     let image = reference(address, "shop:image");
     let stand_in = artifact(dir, b"the image", None);
-    registry.push(&image, &stand_in, &mut |_, _| {}).await.unwrap();
+    registry.put(&image, &stand_in, &mut |_, _| {}).await.unwrap();
     registry.resolve(&image).await.unwrap()
 }
 
 #[tokio::test]
-async fn objects_are_found_by_the_image_they_run() {
+async fn artifacts_are_found_by_the_image_they_refer_to() {
     let real = Real::open();
     let dir = tempfile::tempdir().unwrap();
     let registry = client(&real.address, Options::default());
     let subject = image(&registry, &real.address, dir.path()).await;
     let by_tag = reference(&real.address, "shop:image");
-    assert_eq!(registry.referrers(&by_tag).await.unwrap(), []);
+    assert_eq!(registry.referrers(&by_tag, KIND).await.unwrap(), []);
 
     let mut pushed: Vec<Artifact> = Vec::new();
     for bytes in [b"first", b"other"] {
@@ -112,30 +104,30 @@ async fn objects_are_found_by_the_image_they_run() {
         let tag = format!("shop:{}", String::from_utf8_lossy(bytes));
         for _ in 0..2 {
             registry
-                .push(&reference(&real.address, &tag), &artifact, &mut |_, _| {})
+                .put(&reference(&real.address, &tag), &artifact, &mut |_, _| {})
                 .await
                 .unwrap();
         }
         pushed.push(artifact);
     }
     for name in [by_tag.clone(), by_tag.with_digest(subject.digest)] {
-        let found = registry.referrers(&name).await.unwrap();
+        let found = registry.referrers(&name, KIND).await.unwrap();
         assert_eq!(found.len(), 2, "{found:?}");
         for (found, pushed) in found.iter().zip(&pushed) {
-            assert_eq!(found.descriptor.digest, pushed.digest());
-            assert_eq!(found.labels.as_ref(), Some(&pushed.manifest().labels));
+            assert_eq!(found.digest, pushed.digest());
+            assert_eq!(found.annotations, annotations());
         }
     }
     // The subject travels with the artifact.
     let out = dir.path().join("out.sui");
     let found = registry
-        .pull(&reference(&real.address, "shop:first"), &out, &mut |_, _| {})
+        .get(&reference(&real.address, "shop:first"), &out, &mut |_, _| {})
         .await
         .unwrap();
-    assert_eq!(found.manifest().subject.as_ref(), Some(&subject));
+    assert_eq!(found.subject.as_ref(), Some(&subject));
     // An image that nobody has may still be referred to.
     let absent = by_tag.with_digest(ContentDigest::of(b"absent"));
-    assert_eq!(registry.referrers(&absent).await.unwrap(), []);
+    assert_eq!(registry.referrers(&absent, KIND).await.unwrap(), []);
 }
 
 /// This registry marks no versions, so that one push may drop another from the list; it must not fail, and pushing
@@ -152,18 +144,18 @@ async fn pushes_at_the_same_time_succeed_and_again_are_all_listed() {
     let tags = ["shop:a", "shop:b", "shop:c"].map(|tag| reference(&real.address, tag));
     let (mut p, mut q, mut r) = (|_, _| {}, |_, _| {}, |_, _| {});
     let (a, b, c) = tokio::join!(
-        registry.push(&tags[0], &artifacts[0], &mut p),
-        registry.push(&tags[1], &artifacts[1], &mut q),
-        registry.push(&tags[2], &artifacts[2], &mut r),
+        registry.put(&tags[0], &artifacts[0], &mut p),
+        registry.put(&tags[1], &artifacts[1], &mut q),
+        registry.put(&tags[2], &artifacts[2], &mut r),
     );
     for pushed in [a, b, c] {
         pushed.unwrap();
     }
     for (tag, artifact) in tags.iter().zip(&artifacts) {
-        registry.push(tag, artifact, &mut |_, _| {}).await.unwrap();
+        registry.put(tag, artifact, &mut |_, _| {}).await.unwrap();
     }
     let found = registry
-        .referrers(&tags[0].with_digest(subject.digest))
+        .referrers(&tags[0].with_digest(subject.digest), KIND)
         .await
         .unwrap();
     assert_eq!(found.len(), 3, "{found:?}");
@@ -178,18 +170,18 @@ async fn accounts_are_respected() {
     for options in [Options::default(), alice("wrong")] {
         let registry = client(&real.address, options);
         failed(
-            registry.push(&tagged, &artifact, &mut |_, _| {}).await,
+            registry.put(&tagged, &artifact, &mut |_, _| {}).await,
             "log in, or give user and password",
         );
         let out = dir.path().join("never.sui");
         failed(
-            registry.pull(&tagged, &out, &mut |_, _| {}).await,
+            registry.get(&tagged, &out, &mut |_, _| {}).await,
             "does not accept who asks",
         );
         assert!(!out.exists());
     }
     let registry = client(&real.address, alice("open sesame"));
-    registry.push(&tagged, &artifact, &mut |_, _| {}).await.unwrap();
+    registry.put(&tagged, &artifact, &mut |_, _| {}).await.unwrap();
 
     // The same account from Docker's configuration.
     let config = format!(
@@ -208,7 +200,7 @@ async fn accounts_are_respected() {
         },
     );
     let out = dir.path().join("out.sui");
-    registry.pull(&tagged, &out, &mut |_, _| {}).await.unwrap();
+    registry.get(&tagged, &out, &mut |_, _| {}).await.unwrap();
     assert_eq!(fs::read(out).unwrap(), b"capsule");
 }
 
@@ -221,7 +213,7 @@ async fn what_is_not_there_or_not_an_object_is_said() {
         let from = reference(&real.address, rest);
         let registry = &registry;
         let out = dir.path().join("out.sui");
-        async move { registry.pull(&from, &out, &mut |_, _| {}).await }
+        async move { registry.get(&from, &out, &mut |_, _| {}).await }
     };
     failed(pull("nobody/here:v1").await, "is not in");
     failed(pull("nobody/here:v1").await, "check repository, tag and digest");
@@ -229,14 +221,14 @@ async fn what_is_not_there_or_not_an_object_is_said() {
     let subject = image(&registry, &real.address, dir.path()).await;
     let artifact = artifact(dir.path(), b"capsule", Some(subject.clone()));
     let tagged = reference(&real.address, "shop:v1");
-    registry.push(&tagged, &artifact, &mut |_, _| {}).await.unwrap();
+    registry.put(&tagged, &artifact, &mut |_, _| {}).await.unwrap();
     failed(
-        pull(&format!("shop:sha256-{}", subject.digest.0.hex())).await,
+        pull(&format!("shop:sha256-{}", subject.digest.hex())).await,
         "index of several manifests",
     );
     let elsewhere = reference("registry.example", "object:v1");
     failed(
-        registry.pull(&elsewhere, dir.path(), &mut |_, _| {}).await,
+        registry.get(&elsewhere, dir.path(), &mut |_, _| {}).await,
         "make a client for its own registry",
     );
 }
@@ -248,22 +240,22 @@ async fn nothing_is_written_over_and_a_limit_holds() {
     let registry = client(&real.address, Options::default());
     let artifact = artifact(dir.path(), b"capsule", None);
     let tagged = reference(&real.address, "object:v1");
-    registry.push(&tagged, &artifact, &mut |_, _| {}).await.unwrap();
+    registry.put(&tagged, &artifact, &mut |_, _| {}).await.unwrap();
     let out = dir.path().join("out.sui");
     fs::write(&out, "mine").unwrap();
     failed(
-        registry.pull(&tagged, &out, &mut |_, _| {}).await,
+        registry.get(&tagged, &out, &mut |_, _| {}).await,
         "name a new file",
     );
     assert_eq!(fs::read(&out).unwrap(), b"mine");
     let tight = Options {
-        max_capsule_bytes: 6,
+        max_blob_bytes: 6,
         ..Options::default()
     };
     let fresh = dir.path().join("fresh.sui");
     failed(
         client(&real.address, tight)
-            .pull(&tagged, &fresh, &mut |_, _| {})
+            .get(&tagged, &fresh, &mut |_, _| {})
             .await,
         "has 7 bytes, the limit is 6",
     );
@@ -277,13 +269,13 @@ async fn a_registry_whose_disk_was_tampered_with_is_found_out() {
     let registry = client(&real.address, Options::default());
     let artifact = artifact(dir.path(), &noise(1 << 20), None);
     let tagged = reference(&real.address, "object:v1");
-    registry.push(&tagged, &artifact, &mut |_, _| {}).await.unwrap();
-    falsify(&real.blob(&artifact.capsule().digest().0.hex()));
+    registry.put(&tagged, &artifact, &mut |_, _| {}).await.unwrap();
+    falsify(&real.blob(&artifact.blob().digest().hex()));
     let work = tempfile::tempdir().unwrap();
     let out = work.path().join("out.sui");
     failed(
-        registry.pull(&tagged, &out, &mut |_, _| {}).await,
-        "the capsule is not the one that is named",
+        registry.get(&tagged, &out, &mut |_, _| {}).await,
+        "the blob is not the one that is named",
     );
     assert_eq!(fs::read_dir(work.path()).unwrap().count(), 0);
 }
@@ -295,14 +287,14 @@ async fn a_capsule_that_changed_since_it_was_measured_is_not_pushed() {
     let registry = client(&real.address, Options::default());
     let artifact = artifact(dir.path(), b"capsule", None);
     let tagged = reference(&real.address, "object:v1");
-    fs::write(artifact.capsule().path(), "capsulf").unwrap();
+    fs::write(artifact.blob().path(), "capsulf").unwrap();
     failed(
-        registry.push(&tagged, &artifact, &mut |_, _| {}).await,
+        registry.put(&tagged, &artifact, &mut |_, _| {}).await,
         "DIGEST_INVALID",
     );
-    fs::write(artifact.capsule().path(), "cap").unwrap();
+    fs::write(artifact.blob().path(), "cap").unwrap();
     failed(
-        registry.push(&tagged, &artifact, &mut |_, _| {}).await,
+        registry.put(&tagged, &artifact, &mut |_, _| {}).await,
         "became shorter",
     );
 }
@@ -316,7 +308,7 @@ async fn a_registry_that_is_gone_is_unreachable() {
     let artifact = artifact(dir.path(), b"capsule", None);
     let tagged = reference(&real.address, "object:v1");
     failed(
-        registry.push(&tagged, &artifact, &mut |_, _| {}).await,
+        registry.put(&tagged, &artifact, &mut |_, _| {}).await,
         "cannot be reached",
     );
 }
@@ -324,7 +316,7 @@ async fn a_registry_that_is_gone_is_unreachable() {
 #[tokio::test]
 async fn tls_is_trusted_only_with_its_certificate() {
     let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let real = Real::with_tls(&certificate);
+    let real = Real::with_tls(&certificate.cert.pem(), &certificate.signing_key.serialize_pem());
     let dir = tempfile::tempdir().unwrap();
     let artifact = artifact(dir.path(), b"capsule", None);
     let address = real.at("localhost");
@@ -338,14 +330,14 @@ async fn tls_is_trusted_only_with_its_certificate() {
         ..tls.clone()
     };
     let registry = client(&address, trusting.clone());
-    registry.push(&tagged, &artifact, &mut |_, _| {}).await.unwrap();
+    registry.put(&tagged, &artifact, &mut |_, _| {}).await.unwrap();
     let out = dir.path().join("out.sui");
-    registry.pull(&tagged, &out, &mut |_, _| {}).await.unwrap();
+    registry.get(&tagged, &out, &mut |_, _| {}).await.unwrap();
     assert_eq!(fs::read(out).unwrap(), b"capsule");
 
     failed(
         client(&address, tls)
-            .push(&tagged, &artifact, &mut |_, _| {})
+            .put(&tagged, &artifact, &mut |_, _| {})
             .await,
         "no TLS that can be trusted",
     );
@@ -353,7 +345,7 @@ async fn tls_is_trusted_only_with_its_certificate() {
     let registry = client(&real.address, trusting);
     let by_number = reference(&real.address, "object:v1");
     failed(
-        registry.push(&by_number, &artifact, &mut |_, _| {}).await,
+        registry.put(&by_number, &artifact, &mut |_, _| {}).await,
         "no TLS that can be trusted",
     );
     // TLS where there is none.
@@ -365,7 +357,7 @@ async fn tls_is_trusted_only_with_its_certificate() {
     let by_number = reference(&plain.address, "object:v1");
     failed(
         client(&plain.address, tls)
-            .push(&by_number, &artifact, &mut |_, _| {})
+            .put(&by_number, &artifact, &mut |_, _| {})
             .await,
         "ask for plain HTTP",
     );
@@ -377,6 +369,6 @@ async fn certificates_that_are_none_are_refused() {
         roots_pem: b"nonsense".to_vec(),
         ..Options::default()
     };
-    let error = suijuris_bundle::oci::Registry::new(&"localhost:1".parse().unwrap(), options).unwrap_err();
+    let error = suijuris_oci::Registry::new(&"localhost:1".parse().unwrap(), options).unwrap_err();
     assert!(error.to_string().contains("give certificates in PEM"), "{error}");
 }

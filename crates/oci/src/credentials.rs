@@ -1,7 +1,9 @@
 //! Who asks a registry: nobody, a user with a password, or a token; from the caller or from Docker's configuration.
 //!
-//! Secrets are wiped when dropped and never shown. Credential helpers are programs that this module does not run; a
-//! configuration that leaves the secret to one is an error that says so.
+//! Secrets are wiped when dropped and never shown. Where the configuration names a credential helper, that program is
+//! asked ([`helper`]), in Docker's order: the helper of the registry, the store for all, then the file itself.
+
+mod helper;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,8 +14,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+pub use self::helper::HelperError;
 use super::reference::Host;
-use crate::files::{self, FileError};
+use crate::file::{self, FileError};
 
 /// Size of a configuration file at most, bytes.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
@@ -81,15 +84,16 @@ pub enum CredentialsError {
         "the entry for `{0}` in the registry configuration has no readable user and password; log in again"
     )]
     Entry(Host),
-    /// The secret is with a program.
-    #[error(
-        "the credentials for `{host}` are kept by the helper `{helper}`, which is not run; give user and password or a token"
-    )]
+    /// The secret is with a program that does not give it.
+    #[error("the credential helper `docker-credential-{helper}` gives nothing for `{host}`")]
     Helper {
         /// The registry.
         host: Host,
         /// The helper.
         helper: String,
+        /// Why not.
+        #[source]
+        source: HelperError,
     },
     /// The secret is a token that only Docker's own protocol exchanges.
     #[error(
@@ -134,7 +138,7 @@ impl DockerConfig {
     /// # Errors
     /// See [`CredentialsError`].
     pub fn read(path: &Path) -> Result<Self, CredentialsError> {
-        Self::decode(&Zeroizing::new(files::bytes(path, MAX_CONFIG_BYTES)?))
+        Self::decode(&Zeroizing::new(file::bytes(path, MAX_CONFIG_BYTES)?))
     }
 
     /// Reads the text of a configuration.
@@ -145,26 +149,37 @@ impl DockerConfig {
         serde_json::from_slice(bytes).map_err(|error| CredentialsError::Json { line: error.line() })
     }
 
-    /// Who asks the registry `host`; anonymous where nothing is kept for it.
+    /// Who asks the registry `host`; anonymous where nothing is kept for it. May run a credential helper, and then
+    /// wait for it, up to a minute.
     ///
     /// # Errors
-    /// The secret is with a helper, or cannot be read.
+    /// A helper fails, or the secret cannot be read.
     pub fn credentials(&self, host: &Host) -> Result<Credentials, CredentialsError> {
-        let helper = |helper: &str| CredentialsError::Helper {
-            host: host.clone(),
-            helper: super::printable(helper),
-        };
-        if let Some((_, name)) = self.cred_helpers.iter().find(|(key, _)| concerns(key, host)) {
-            return Err(helper(name));
+        self.credentials_by(host, |name| {
+            helper::ask(helper::program(name)?, host, helper::WITHIN)
+        })
+    }
+
+    fn credentials_by(
+        &self,
+        host: &Host,
+        ask: impl FnOnce(&str) -> Result<Option<Credentials>, HelperError>,
+    ) -> Result<Credentials, CredentialsError> {
+        let own = self.cred_helpers.iter().find(|(key, _)| concerns(key, host));
+        let store = self.creds_store.as_ref().filter(|store| !store.is_empty());
+        if let Some(name) = own.map(|(_, name)| name).or(store) {
+            let kept = ask(name).map_err(|source| CredentialsError::Helper {
+                host: host.clone(),
+                helper: super::printable(name),
+                source,
+            })?;
+            if let Some(credentials) = kept {
+                return Ok(credentials);
+            }
         }
-        let Some((_, entry)) = self.auths.iter().find(|(key, _)| concerns(key, host)) else {
-            return Ok(Credentials::Anonymous);
-        };
-        let found = entry.credentials(host)?;
-        match (&found, &self.creds_store) {
-            // With a store, an entry without secret only says that the store has it.
-            (Credentials::Anonymous, Some(store)) => Err(helper(store)),
-            _ => Ok(found),
+        match self.auths.iter().find(|(key, _)| concerns(key, host)) {
+            Some((_, entry)) => entry.credentials(host),
+            None => Ok(Credentials::Anonymous),
         }
     }
 }
@@ -237,9 +252,16 @@ mod tests {
     }"#;
 
     fn find(host: &str) -> Result<Credentials, CredentialsError> {
-        DockerConfig::decode(CONFIG.as_bytes())
-            .unwrap()
-            .credentials(&host.parse().unwrap())
+        asking(CONFIG, host, |name| panic!("`{name}` was asked"))
+    }
+
+    fn asking(
+        config: &str,
+        host: &str,
+        ask: impl FnOnce(&str) -> Result<Option<Credentials>, HelperError>,
+    ) -> Result<Credentials, CredentialsError> {
+        let config = DockerConfig::decode(config.as_bytes()).unwrap();
+        config.credentials_by(&host.parse().unwrap(), ask)
     }
 
     fn basic(user: &str, password: &str) -> Credentials {
@@ -265,14 +287,39 @@ mod tests {
     #[test]
     fn what_cannot_be_used_says_why() {
         let text = |host: &str| find(host).unwrap_err().to_string();
-        assert!(text("helped.example").contains("helper `pass`"));
         assert!(text("broken.example").contains("log in again"));
         assert!(text("identity.example").contains("identity token"));
-        let stored = r#"{"auths": {"a.example": {}}, "credsStore": "desktop"}"#;
-        let error = DockerConfig::decode(stored.as_bytes())
-            .unwrap()
-            .credentials(&"a.example".parse().unwrap());
-        assert!(error.unwrap_err().to_string().contains("helper `desktop`"));
+    }
+
+    #[test]
+    fn helpers_are_asked_in_dockers_order() {
+        let config = r#"{
+            "auths": {"a.example": {}, "b.example": {"username": "bob", "password": "pw"}},
+            "credsStore": "desktop",
+            "credHelpers": {"helped.example": "pass"}
+        }"#;
+        for (host, helper) in [
+            ("helped.example", "pass"),
+            ("a.example", "desktop"),
+            ("unheard.example", "desktop"),
+        ] {
+            let found = asking(config, host, |name| Ok(Some(basic(name, "s")))).unwrap();
+            assert_eq!(found, basic(helper, "s"), "{host}");
+            let none = asking(config, host, |_| Ok(None)).unwrap();
+            assert_eq!(none, Credentials::Anonymous, "{host}");
+        }
+        // What the helper does not keep may still stand in the file.
+        assert_eq!(
+            asking(config, "b.example", |_| Ok(None)).unwrap(),
+            basic("bob", "pw")
+        );
+        let error = asking(config, "helped.example", |_| Err(HelperError::Json)).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("`docker-credential-pass` gives nothing for `helped.example`")
+        );
+        assert!(asking(r#"{"credsStore": ""}"#, "a.example", |_| panic!("asked")).is_ok());
     }
 
     #[test]

@@ -2,20 +2,17 @@
 //!
 //! Decoding is strict in what we rely on (types, the empty config, one capsule, the labels) and passes over members
 //! and annotations that others may add, as image-spec asks. The bytes are the identity, so that whoever keeps a
-//! manifest keeps its bytes ([`super::Artifact`] does).
+//! manifest keeps its bytes ([`super::Artifact`] does). What holds for every manifest is [`suijuris_oci::Manifest`].
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use suijuris_core::time::Timestamp;
 use suijuris_core::{ObjectId, RecordId};
+use suijuris_oci::{ContentDigest, Descriptor, EMPTY, EMPTY_TYPE, MediaType, printable};
 
-use super::descriptor::{ContentDigest, Descriptor, MediaType};
-use super::{
-    CAPSULE_TYPE, EMPTY, EMPTY_TYPE, INDEX_TYPE, MANIFEST_TYPE, MAX_MANIFEST_BYTES, OBJECT_TYPE, printable,
-};
+use super::{CAPSULE_TYPE, OBJECT_TYPE};
 
 const TITLE: &str = "org.opencontainers.image.title";
 const CREATED: &str = "org.opencontainers.image.created";
@@ -127,21 +124,9 @@ pub struct Manifest {
 /// Why bytes are not the manifest of an object.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// Longer than any registry has to take.
-    #[error("the manifest is longer than {MAX_MANIFEST_BYTES} bytes; this is not the manifest of an object")]
-    TooLong,
-    /// Not JSON, or a member of another type than it should be.
-    #[error("the manifest cannot be read; push the object again")]
-    Json(#[source] serde_json::Error),
-    /// Another version of the schema.
-    #[error("the manifest has schema version {0} instead of 2; push the object again")]
-    SchemaVersion(u64),
-    /// An index.
-    #[error("this is an index of several manifests; name one of them by its digest")]
-    Index,
-    /// Another kind of manifest.
-    #[error("the manifest is a `{0}` and not a `{MANIFEST_TYPE}`; name the tag or digest of an object")]
-    MediaType(String),
+    /// No manifest at all.
+    #[error(transparent)]
+    Manifest(#[from] suijuris_oci::ManifestError),
     /// An artifact of another kind, or a plain image.
     #[error("this is {0} and not a `{OBJECT_TYPE}`; name the tag or digest of an object")]
     ArtifactType(String),
@@ -165,31 +150,6 @@ pub enum ManifestError {
     Label(&'static str, String),
 }
 
-/// What is looked at first, so that the error names what was found instead of the first member that differs.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Kind {
-    schema_version: u64,
-    media_type: Option<String>,
-    artifact_type: Option<String>,
-}
-
-/// As on the wire; members in the order in which they are written.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Wire {
-    schema_version: u8,
-    #[serde(default)]
-    media_type: Option<String>,
-    artifact_type: MediaType,
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    subject: Option<Descriptor>,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-}
-
 impl Manifest {
     /// The bytes of this manifest: JSON without spaces, always the same for equal manifests.
     ///
@@ -200,10 +160,8 @@ impl Manifest {
         layer
             .annotations
             .insert(TITLE.to_owned(), self.labels.title.to_string());
-        let wire = Wire {
-            schema_version: 2,
-            media_type: Some(MANIFEST_TYPE.to_owned()),
-            artifact_type: media_type(OBJECT_TYPE)?,
+        let general = suijuris_oci::Manifest {
+            artifact_type: Some(media_type(OBJECT_TYPE)?),
             config: Descriptor::new(
                 media_type(EMPTY_TYPE)?,
                 ContentDigest::of(EMPTY),
@@ -213,29 +171,37 @@ impl Manifest {
             subject: self.subject.clone(),
             annotations: self.labels.annotations(),
         };
-        let bytes = serde_json::to_vec(&wire).map_err(ManifestError::Json)?;
+        let bytes = general.encode()?;
         Self::decode(&bytes)?;
         Ok(bytes)
     }
 
-    /// Reads a manifest of at most [`MAX_MANIFEST_BYTES`].
+    /// Reads a manifest of at most [`suijuris_oci::MAX_MANIFEST_BYTES`].
     ///
     /// # Errors
     /// See [`ManifestError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
-        if bytes.len() > MAX_MANIFEST_BYTES {
-            return Err(ManifestError::TooLong);
+        suijuris_oci::Manifest::decode(bytes)?.try_into()
+    }
+}
+
+impl TryFrom<suijuris_oci::Manifest> for Manifest {
+    type Error = ManifestError;
+
+    fn try_from(general: suijuris_oci::Manifest) -> Result<Self, ManifestError> {
+        match general.artifact_type.as_ref().map(MediaType::as_str) {
+            Some(OBJECT_TYPE) => {}
+            Some(other) => return Err(ManifestError::ArtifactType(format!("a `{other}`"))),
+            None => return Err(ManifestError::ArtifactType("a plain image".to_owned())),
         }
-        check_kind(&serde_json::from_slice(bytes).map_err(ManifestError::Json)?)?;
-        let wire: Wire = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
-        let empty = wire.config.media_type.as_str() == EMPTY_TYPE
-            && wire.config.digest == ContentDigest::of(EMPTY)
-            && wire.config.size == EMPTY.len() as u64;
+        let empty = general.config.media_type.as_str() == EMPTY_TYPE
+            && general.config.digest == ContentDigest::of(EMPTY)
+            && general.config.size == EMPTY.len() as u64;
         if !empty {
             return Err(ManifestError::Config);
         }
-        let count = wire.layers.len();
-        let Ok([capsule]) = <[Descriptor; 1]>::try_from(wire.layers) else {
+        let count = general.layers.len();
+        let Ok([capsule]) = <[Descriptor; 1]>::try_from(general.layers) else {
             return Err(ManifestError::Layers(count));
         };
         if capsule.media_type.as_str() != CAPSULE_TYPE {
@@ -245,38 +211,24 @@ impl Manifest {
             return Err(ManifestError::Empty);
         }
         Ok(Self {
-            labels: Labels::of(&wire.annotations)?,
+            labels: Labels::of(&general.annotations)?,
             capsule,
-            subject: wire.subject,
+            subject: general.subject,
         })
-    }
-}
-
-fn check_kind(kind: &Kind) -> Result<(), ManifestError> {
-    if kind.schema_version != 2 {
-        return Err(ManifestError::SchemaVersion(kind.schema_version));
-    }
-    match kind.media_type.as_deref() {
-        None | Some(MANIFEST_TYPE) => {}
-        Some(INDEX_TYPE) => return Err(ManifestError::Index),
-        Some(other) => return Err(ManifestError::MediaType(printable(other))),
-    }
-    match kind.artifact_type.as_deref() {
-        Some(OBJECT_TYPE) => Ok(()),
-        Some(other) => Err(ManifestError::ArtifactType(format!("a `{}`", printable(other)))),
-        None => Err(ManifestError::ArtifactType("a plain image".to_owned())),
     }
 }
 
 /// A media type of our own; cannot fail, but the compiler does not know.
 pub(super) fn media_type(text: &str) -> Result<MediaType, ManifestError> {
     text.parse()
-        .map_err(|_| ManifestError::MediaType(printable(text)))
+        .map_err(|_| ManifestError::ArtifactType(printable(text)))
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use suijuris_oci::{INDEX_TYPE, MANIFEST_TYPE, MAX_MANIFEST_BYTES};
 
     use super::*;
 
@@ -383,11 +335,14 @@ mod tests {
     #[test]
     fn too_long_is_refused_before_it_is_parsed() {
         let long = vec![b' '; MAX_MANIFEST_BYTES + 1];
-        assert!(matches!(Manifest::decode(&long), Err(ManifestError::TooLong)));
+        assert!(matches!(
+            Manifest::decode(&long),
+            Err(ManifestError::Manifest(suijuris_oci::ManifestError::TooLong))
+        ));
         let deep = "[".repeat(100_000);
         assert!(matches!(
             Manifest::decode(deep.as_bytes()),
-            Err(ManifestError::Json(_))
+            Err(ManifestError::Manifest(suijuris_oci::ManifestError::Json(_)))
         ));
     }
 

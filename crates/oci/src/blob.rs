@@ -1,30 +1,27 @@
-//! A capsule on disk, measured, and the artifact that it is part of.
+//! A file whose digest and size were taken, which can be stored or sent under them.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
-use suijuris_core::id::Digest;
 
-use super::descriptor::{ContentDigest, Descriptor};
-use super::manifest::{Labels, Manifest, ManifestError, media_type};
-use super::{CAPSULE_TYPE, MANIFEST_TYPE, OBJECT_TYPE};
+use super::descriptor::ContentDigest;
 
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// The file of a capsule with the digest and size that it had when it was read.
+/// A file with the digest and size that it had when it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capsule {
+pub struct Blob {
     path: PathBuf,
     digest: ContentDigest,
     size: u64,
 }
 
-/// Why a file cannot be a capsule.
+/// Why a file cannot be a blob.
 #[derive(Debug, thiserror::Error)]
-pub enum CapsuleError {
+pub enum BlobError {
     /// The operating system says so.
     #[error("`{path}` cannot be read")]
     Read {
@@ -35,10 +32,10 @@ pub enum CapsuleError {
         source: io::Error,
     },
     /// A directory, device, pipe or symbolic link.
-    #[error("`{0}` is not a plain file; give the file that was exported")]
+    #[error("`{0}` is not a plain file; give a plain file")]
     NotPlain(PathBuf),
     /// No bytes in it.
-    #[error("`{0}` is empty; export the object again")]
+    #[error("`{0}` is empty; give a file with something in it")]
     Empty(PathBuf),
     /// Longer than the limit.
     #[error("`{path}` has more than {max} bytes; raise the limit if it is yours")]
@@ -50,19 +47,19 @@ pub enum CapsuleError {
     },
 }
 
-impl Capsule {
+impl Blob {
     /// Reads a plain file of at most `max_bytes` through and takes its digest; memory stays bounded.
     ///
     /// # Errors
-    /// See [`CapsuleError`].
-    pub fn measure(path: &Path, max_bytes: u64) -> Result<Self, CapsuleError> {
-        let failed = |source| CapsuleError::Read {
+    /// See [`BlobError`].
+    pub fn measure(path: &Path, max_bytes: u64) -> Result<Self, BlobError> {
+        let failed = |source| BlobError::Read {
             path: path.to_owned(),
             source,
         };
         // Asked before it is opened: opening a pipe would wait for a writer.
         if !std::fs::symlink_metadata(path).map_err(failed)?.is_file() {
-            return Err(CapsuleError::NotPlain(path.to_owned()));
+            return Err(BlobError::NotPlain(path.to_owned()));
         }
         let file = File::open(path).map_err(failed)?;
         let mut meter = Meter::default();
@@ -71,8 +68,8 @@ impl Capsule {
             .map_err(failed)?;
         let (digest, size) = meter.end();
         match size {
-            0 => Err(CapsuleError::Empty(path.to_owned())),
-            size if size > max_bytes => Err(CapsuleError::TooLarge {
+            0 => Err(BlobError::Empty(path.to_owned())),
+            size if size > max_bytes => Err(BlobError::TooLarge {
                 path: path.to_owned(),
                 max: max_bytes,
             }),
@@ -150,73 +147,9 @@ impl Meter {
 
     /// Digest and length.
     pub(super) fn end(self) -> (ContentDigest, u64) {
-        (ContentDigest(Digest(self.hasher.finalize().into())), self.size)
-    }
-}
-
-/// A manifest, as bytes and as read, with the capsule that it names.
-#[derive(Debug, Clone)]
-pub struct Artifact {
-    manifest: Manifest,
-    bytes: Vec<u8>,
-    capsule: Capsule,
-}
-
-impl Artifact {
-    /// The artifact of a capsule; `subject` is the descriptor of the workload's image if the bundle names one.
-    ///
-    /// # Errors
-    /// The manifest could not be read back, such as one with a time outside the calendar.
-    pub fn new(capsule: Capsule, labels: Labels, subject: Option<Descriptor>) -> Result<Self, ManifestError> {
-        let manifest = Manifest {
-            labels,
-            capsule: Descriptor::new(media_type(CAPSULE_TYPE)?, capsule.digest, capsule.size),
-            subject,
-        };
-        Self::decode(manifest.encode()?, capsule)
-    }
-
-    /// The artifact of a manifest's bytes. The caller has held the capsule to [`Manifest::capsule`].
-    pub(super) fn decode(bytes: Vec<u8>, capsule: Capsule) -> Result<Self, ManifestError> {
-        Ok(Self {
-            manifest: Manifest::decode(&bytes)?,
-            bytes,
-            capsule,
-        })
-    }
-
-    /// The manifest as read.
-    #[must_use]
-    pub const fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    /// The manifest's bytes, which its digest is of.
-    #[must_use]
-    pub fn manifest_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The capsule.
-    #[must_use]
-    pub const fn capsule(&self) -> &Capsule {
-        &self.capsule
-    }
-
-    /// Digest of the manifest: the name of this artifact.
-    #[must_use]
-    pub fn digest(&self) -> ContentDigest {
-        ContentDigest::of(&self.bytes)
-    }
-
-    /// What an index says of this artifact.
-    ///
-    /// # Errors
-    /// None in practice.
-    pub(super) fn descriptor(&self) -> Result<Descriptor, ManifestError> {
-        Ok(Descriptor {
-            artifact_type: Some(media_type(OBJECT_TYPE)?),
-            ..Descriptor::new(media_type(MANIFEST_TYPE)?, self.digest(), self.bytes.len() as u64)
-        })
+        (
+            ContentDigest::from_bytes(self.hasher.finalize().into()),
+            self.size,
+        )
     }
 }
