@@ -12,7 +12,7 @@ mod text;
 
 use std::fmt;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::proofs;
 use crate::tree::{self, File};
@@ -69,6 +69,9 @@ pub(crate) fn run() -> Result<()> {
     findings.extend(budgets::check_runtime_tree(&budgets::runtime_tree(
         &workspace::shell()?,
     )?));
+    let lock =
+        std::fs::read_to_string(workspace::root().join("Cargo.lock")).context("Cargo.lock cannot be read")?;
+    findings.extend(budgets::check_lock(&lock));
     findings.sort();
     for finding in &findings {
         println!("{finding}");

@@ -3,6 +3,7 @@
 //! `spec/depot.md` gives the layout, `docs/depot.md` what it costs and what to give a cluster.
 
 mod blobs;
+mod gateway;
 mod inbox;
 mod keyspace;
 mod presence;
@@ -12,13 +13,13 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{GetOptions, SortOrder, SortTarget, TxnOp, TxnOpResponse};
 use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
 
-use self::keyspace::{Keyspace, revision};
+use self::gateway::{KeyValue, Op, Range, Sort};
+use self::keyspace::Keyspace;
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{Environment, Place};
 use crate::{
@@ -121,21 +122,14 @@ impl Shared {
         let Some(expected) = expected else {
             return Ok(Swap::Conflict(self.mark(mark.object).await?));
         };
-        let put = TxnOp::put(self.space.key(&key), stored, None);
-        let get = TxnOp::get(self.space.key(&key), None);
-        let done = self.space.change(&key, expected, vec![put], vec![get]).await?;
-        if done.succeeded() {
-            return Ok(Swap::Done(version(revision(done.header()))));
+        let put = Op::Put(self.space.key(&key), stored, None);
+        let get = Op::Get(self.space.key(&key));
+        let mut done = self.space.change(&key, expected, &[put], &[get]).await?;
+        if done.succeeded {
+            return Ok(Swap::Done(version(done.revision)));
         }
-        let present = done
-            .op_responses()
-            .into_iter()
-            .find_map(|response| match response {
-                TxnOpResponse::Get(mut got) => got.take_kvs().pop(),
-                _ => None,
-            });
-        let open =
-            |found: etcd_client::KeyValue| self.open_mark(mark.object, found.value(), found.mod_revision());
+        let present = done.found.pop();
+        let open = |found: KeyValue| self.open_mark(mark.object, &found.value, found.changed);
         Ok(Swap::Conflict(present.map(open).transpose()?))
     }
 
@@ -147,17 +141,12 @@ impl Shared {
             let old = before
                 .as_ref()
                 .and_then(|(stored, _)| frame::open_announcement(stored, &key).ok()?.0);
-            let mut operations = vec![TxnOp::put(self.space.key(&key), stored.clone(), None)];
-            operations.extend(due.map(|at| TxnOp::put(self.space.key(&due_key(at, object)), "", None)));
+            let mut operations = vec![Op::Put(self.space.key(&key), stored.clone(), None)];
+            operations.extend(due.map(|at| Op::Put(self.space.key(&due_key(at, object)), Vec::new(), None)));
             let over = old.filter(|old| Some(*old) != due);
-            operations.extend(over.map(|at| TxnOp::delete(self.space.key(&due_key(at, object)), None)));
+            operations.extend(over.map(|at| Op::Delete(self.space.key(&due_key(at, object)))));
             let known = before.map_or(0, |(_, revision)| revision);
-            if self
-                .space
-                .change(&key, known, operations, vec![])
-                .await?
-                .succeeded()
-            {
+            if self.space.change(&key, known, &operations, &[]).await?.succeeded {
                 return Ok(());
             }
         }
@@ -180,14 +169,13 @@ impl Shared {
         if limit == 0 {
             return Ok(Vec::new()); // etcd takes 0 for no limit
         }
-        let options = GetOptions::new()
-            .with_range(self.space.key(to))
-            .with_keys_only()
-            .with_sort(SortTarget::Key, SortOrder::Ascend)
-            .with_limit(limit_of(limit));
-        let got = self.space.get(from, Some(options)).await?;
-        let bare = |found: &etcd_client::KeyValue| self.space.bare(found.key()).map(str::to_owned);
-        Ok(got.kvs().iter().filter_map(bare).collect())
+        let range = Range::between(self.space.key(from), &self.space.key(to))
+            .keys_only()
+            .sorted(Sort::Key)
+            .limited(limit_of(limit));
+        let got = self.space.range(range).await?;
+        let bare = |found: &KeyValue| self.space.bare(&found.key).map(str::to_owned);
+        Ok(got.found.iter().filter_map(bare).collect())
     }
 
     async fn announced(&self, after: Option<ObjectId>, limit: usize) -> Result<Vec<ObjectId>, Error> {

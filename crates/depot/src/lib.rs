@@ -15,6 +15,8 @@ mod etcd;
 #[cfg(feature = "testing")]
 pub mod faults;
 mod frame;
+#[cfg(any(feature = "object", feature = "etcd"))]
+mod http;
 pub mod local;
 #[cfg(feature = "testing")]
 pub mod memory;

@@ -60,7 +60,7 @@ const BUDGETS: &[Budget] = &[
         allowed: &["getrandom", "hmac", "nix", "serde", "serde_bytes", "serde_json", "sha2", "thiserror", "tokio", "zeroize"] },
     Budget { name: "depot", why: "the runtime links its default features: files, locks, sockets, and no network; the rest is optional, for cli",
         allowed: &["getrandom", "nix", "serde", "serde_bytes", "thiserror", "tokio",
-            "etcd-client", "futures-util", "object_store", "reqwest", "rustls", "rustls-platform-verifier"] },
+            "base64", "futures-util", "object_store", "reqwest", "rustls", "rustls-platform-verifier", "serde_json", "zeroize"] },
     Budget { name: "custody", why: "the runtime links it: clocks, threads and what JSON a patch is",
         allowed: &["getrandom", "libc", "nix", "serde", "serde_bytes", "serde_json", "thiserror", "tokio"] },
     Budget { name: "oci", why: "layouts and references take little; the registry client is optional, for whoever has a network",
@@ -125,6 +125,28 @@ pub(super) fn runtime_tree(shell: &Shell) -> Result<Vec<String>> {
     Ok(crates.into_iter().collect())
 }
 
+/// Build dependencies that run a program which a machine with Rust and a C compiler has not.
+const BUILD_BANS: &[(&str, &str)] = &[
+    ("prost-build", "it runs protoc"),
+    ("tonic-build", "it runs protoc"),
+    ("tonic-prost-build", "it runs protoc"),
+    ("protobuf-codegen", "it runs protoc"),
+    ("cmake", "it runs cmake"),
+    ("bindgen", "it needs libclang"),
+];
+
+/// Checks that a machine with Rust and a C compiler builds everything. `lock` is Cargo.lock.
+pub(super) fn check_lock(lock: &str) -> Vec<Finding> {
+    let has = |name: &str| lock.lines().any(|line| line == format!("name = \"{name}\""));
+    let banned = BUILD_BANS.iter().filter(|(ban, _)| has(ban));
+    banned
+        .map(|(ban, why)| {
+            let advice = format!("`{ban}` is in the graph: {why}; see cargo tree -i {ban} --workspace");
+            Finding::error("Cargo.lock", 0, RULE, advice)
+        })
+        .collect()
+}
+
 /// Checks number and names of what the runtime links.
 pub(super) fn check_runtime_tree(crates: &[String]) -> Vec<Finding> {
     let manifest = manifest_of("runtime");
@@ -171,6 +193,13 @@ mod tests {
     fn cedar_in_the_runtime_is_caught_however_it_came() {
         let names = ["tokio v1.54.1", "cedar-policy v4.14.0", "suijuris-core v0.1.0"].map(str::to_owned);
         assert_eq!(rules(&check_runtime_tree(&names)), [RULE]);
+    }
+
+    #[test]
+    fn what_needs_more_than_a_c_compiler_to_build_is_caught() {
+        let lock = "[[package]]\nname = \"prost\"\n\n[[package]]\nname = \"prost-build\"\n";
+        assert_eq!(rules(&check_lock(lock)), [RULE]);
+        assert_eq!(check_lock("[[package]]\nname = \"prost\"\n"), []);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! Pieces are put first; the key, create-only, makes them count.
 
-use etcd_client::{GetOptions, SortOrder, SortTarget, TxnOp};
 use suijuris_core::id::Digest;
 
+use super::gateway::{Op, Range, Sort};
 use super::keyspace::Keyspace;
 use crate::{Error, frame};
 
@@ -36,13 +36,13 @@ pub(crate) async fn keep(space: &Keyspace, key: &str, bytes: &[u8], what: &str) 
     if let Some((found, _)) = space.value(key, NAMED).await? {
         return same(&found);
     }
-    let mut kv = space.kv().await?;
     for (number, part) in bytes.chunks(PIECE).enumerate() {
-        let put = kv.put(space.key(&piece(&digest, number)), part, None).await;
+        let key = space.key(&piece(&digest, number));
+        let put = space.gateway().put(&key, part, None).await;
         put.map_err(|cause| space.failed(cause))?;
     }
-    let put = TxnOp::put(space.key(key), named.clone(), None);
-    if space.change(key, 0, vec![put], vec![]).await?.succeeded() {
+    let put = Op::Put(space.key(key), named.clone(), None);
+    if space.change(key, 0, &[put], &[]).await?.succeeded {
         return Ok(());
     }
     match space.value(key, NAMED).await? {
@@ -65,11 +65,9 @@ pub(crate) async fn get(space: &Keyspace, key: &str, max: usize) -> Result<Optio
     let pieces = length.div_ceil(PIECE);
     for first in (0..pieces).step_by(PAGE) {
         let end = space.key(&piece(&digest, (first + PAGE).min(pieces)));
-        let options = GetOptions::new()
-            .with_range(end)
-            .with_sort(SortTarget::Key, SortOrder::Ascend);
-        for found in space.get(&piece(&digest, first), Some(options)).await?.kvs() {
-            bytes.extend_from_slice(found.value());
+        let range = Range::between(space.key(&piece(&digest, first)), &end).sorted(Sort::Key);
+        for found in space.range(range).await?.found {
+            bytes.extend_from_slice(&found.value);
         }
         if bytes.len() > length {
             break;
@@ -101,10 +99,8 @@ pub(crate) async fn remove(space: &Keyspace, key: &str, max: usize) -> Result<()
         return Ok(());
     };
     let (length, digest) = read_named(space, key, &named, max)?;
-    let mut gone = vec![TxnOp::delete(space.key(key), None)];
-    gone.extend(
-        (0..length.div_ceil(PIECE)).map(|number| TxnOp::delete(space.key(&piece(&digest, number)), None)),
-    );
+    let mut gone = vec![Op::Delete(space.key(key))];
+    gone.extend((0..length.div_ceil(PIECE)).map(|number| Op::Delete(space.key(&piece(&digest, number)))));
     // Somebody else removed it where this does nothing.
-    space.change(key, revision, gone, vec![]).await.map(drop)
+    space.change(key, revision, &gone, &[]).await.map(drop)
 }

@@ -3,17 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use etcd_client::{
-    Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, WatchFilterType,
-    WatchOptions,
-};
 use suijuris_core::ObjectId;
 use suijuris_core::id::Digest;
 use suijuris_core::message::{self, Message, MessageKey};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::keyspace::{Keyspace, revision};
+use super::gateway::{Compare, KeyValue, Op, Range, Sort};
+use super::keyspace::Keyspace;
 use crate::{Error, MAX_READ, MAX_WAITING, Posted, Waiting, frame};
 
 /// How long the cluster remembers acknowledged keys, seconds; each lease serves for a day, so 30 days at least.
@@ -48,21 +45,17 @@ pub(crate) async fn post(space: &Keyspace, object: ObjectId, message: &Message) 
         waiting_key(object, message.key()),
         seen_key(object, message.key()),
     );
-    let absent = |key: &str| Compare::version(space.key(key), CompareOp::Equal, 0);
-    let count = GetOptions::new().with_prefix().with_count_only();
-    let full = usize::try_from(space.get(&inbox(object), Some(count)).await?.count())
-        .is_ok_and(|count| count >= MAX_WAITING);
-    let put = TxnOp::put(space.key(&waiting), bytes, None);
+    let count = Range::under(space.key(&inbox(object))).count_only();
+    let full = usize::try_from(space.range(count).await?.count).is_ok_and(|count| count >= MAX_WAITING);
+    let put = Op::Put(space.key(&waiting), bytes, None);
     // A full inbox still knows its duplicates.
     let then = if full { vec![] } else { vec![put] };
-    let txn = Txn::new().when([absent(&waiting), absent(&seen)]).and_then(then);
-    let done = space
-        .kv()
-        .await?
-        .txn(txn)
-        .await
-        .map_err(|cause| space.failed(cause))?;
-    match (done.succeeded(), full) {
+    let when = [
+        Compare::Absent(space.key(&waiting)),
+        Compare::Absent(space.key(&seen)),
+    ];
+    let done = space.gateway().txn(&when, &then, &[]).await;
+    match (done.map_err(|cause| space.failed(cause))?.succeeded, full) {
         (true, false) => Ok(Posted::Stored),
         (true, true) => Err(Error::InboxFull),
         (false, _) => Ok(Posted::Duplicate),
@@ -78,15 +71,13 @@ struct Letter {
 
 /// At most `limit` of those that wait, oldest first, and the revision at which that was true.
 async fn letters(space: &Keyspace, object: ObjectId, limit: usize) -> Result<(Vec<Letter>, i64), Error> {
-    let options = GetOptions::new()
-        .with_prefix()
-        .with_keys_only()
-        .with_sort(SortTarget::Create, SortOrder::Ascend)
-        .with_limit(i64::try_from(limit.min(2 * MAX_WAITING)).unwrap_or(i64::MAX));
-    let got = space.get(&inbox(object), Some(options)).await?;
-    let at = revision(got.header());
-    let parse = |found: &etcd_client::KeyValue| -> Result<Letter, Error> {
-        let name = space.bare(found.key()).unwrap_or_default();
+    let range = Range::under(space.key(&inbox(object)))
+        .keys_only()
+        .sorted(Sort::Create)
+        .limited(i64::try_from(limit.min(2 * MAX_WAITING)).unwrap_or(i64::MAX));
+    let got = space.range(range).await?;
+    let parse = |found: &KeyValue| -> Result<Letter, Error> {
+        let name = space.bare(&found.key).unwrap_or_default();
         let key = name
             .rsplit_once('/')
             .and_then(|(_, key)| key.parse::<Digest>().ok());
@@ -94,10 +85,13 @@ async fn letters(space: &Keyspace, object: ObjectId, limit: usize) -> Result<(Ve
         Ok(Letter {
             name: name.to_owned(),
             key: MessageKey(key),
-            created: found.create_revision(),
+            created: found.created,
         })
     };
-    Ok((got.kvs().iter().map(parse).collect::<Result<_, _>>()?, at))
+    Ok((
+        got.found.iter().map(parse).collect::<Result<_, _>>()?,
+        got.revision,
+    ))
 }
 
 /// Waiting messages, oldest first, and the revision at which they waited.
@@ -144,18 +138,16 @@ pub(crate) async fn acknowledge(
         return Ok(());
     }
     let lease = memory.lease(space).await?;
-    let mut kv = space.kv().await?;
     for some in done.chunks(TOGETHER) {
         let operations = some.iter().flat_map(|letter| {
             let seen = space.key(&seen_key(object, letter.key));
-            let remembered = PutOptions::new().with_lease(lease);
             [
-                TxnOp::put(seen, "", Some(remembered)),
-                TxnOp::delete(space.key(&letter.name), None),
+                Op::Put(seen, Vec::new(), Some(lease)),
+                Op::Delete(space.key(&letter.name)),
             ]
         });
-        let txn = Txn::new().and_then(operations.collect::<Vec<_>>());
-        if let Err(cause) = kv.txn(txn).await {
+        let operations: Vec<Op> = operations.collect();
+        if let Err(cause) = space.gateway().txn(&[], &operations, &[]).await {
             // The lease may be gone, with a cluster that was restored: the next try takes a new one.
             memory.forget().await;
             return Err(space.failed(cause));
@@ -171,21 +163,8 @@ pub(crate) async fn changed(
     known: i64,
     at_most: Duration,
 ) -> Result<(), Error> {
-    let options = WatchOptions::new()
-        .with_prefix()
-        .with_start_revision(known + 1)
-        .with_filters([WatchFilterType::NoDelete]);
-    let mut client = space.watches().await?;
-    let watch = async {
-        let mut watch = client.watch(space.key(&inbox(object)), Some(options)).await?;
-        // A watch that is canceled (compacted, no leader) ends the wait: the caller looks for itself.
-        while let Some(told) = watch.message().await? {
-            if told.canceled() || !told.events().is_empty() {
-                break;
-            }
-        }
-        Ok(())
-    };
+    let prefix = space.key(&inbox(object));
+    let watch = space.gateway().watch(&prefix, known + 1);
     match tokio::time::timeout(at_most, watch).await {
         Ok(Err(cause)) => Err(space.failed(cause)),
         Ok(Ok(())) | Err(_) => Ok(()),
@@ -194,9 +173,10 @@ pub(crate) async fn changed(
 
 /// Whether anything waits, and the revision at which that was true.
 pub(crate) async fn any(space: &Keyspace, object: ObjectId) -> Result<(bool, i64), Error> {
-    let count = GetOptions::new().with_prefix().with_count_only();
-    let got = space.get(&inbox(object), Some(count)).await?;
-    Ok((got.count() > 0, revision(got.header())))
+    let got = space
+        .range(Range::under(space.key(&inbox(object))).count_only())
+        .await?;
+    Ok((got.count > 0, got.revision))
 }
 
 impl Memory {
@@ -207,8 +187,8 @@ impl Memory {
         {
             return Ok(lease);
         }
-        let granted = space.leases().await?.grant(REMEMBERED_S, None).await;
-        let lease = granted.map_err(|cause| space.failed(cause))?.id();
+        let granted = space.gateway().grant(REMEMBERED_S).await;
+        let lease = granted.map_err(|cause| space.failed(cause))?;
         *held = Some((lease, Instant::now()));
         Ok(lease)
     }

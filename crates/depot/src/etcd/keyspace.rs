@@ -1,57 +1,15 @@
 //! A cluster under a prefix: a connection made when it is first needed, and what failures mean.
 
-use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error as Cause, GetOptions, GetResponse, KvClient,
-    LeaseClient, TlsOptions, Txn, TxnOp, TxnResponse, WatchClient,
-};
-use tokio::sync::OnceCell;
-
+use super::gateway::{Compare, Done, Failure, Gateway, Got, Kind, Op, Range};
 use crate::open::{Environment, Place};
 use crate::{Error, frame};
-use std::time::Duration;
-
-/// How long connecting may take, and how long a peer that answers no ping is believed to be there.
-const CONNECT: Duration = Duration::from_secs(5);
-
-/// Size of an answer at most, bytes: a page of messages, or the names of all segments.
-const MAX_ANSWER: usize = 64 << 20;
-
-/// gRPC codes (`google.rpc.Code`) by number; the type is not exported by the client.
-const INVALID_ARGUMENT: i32 = 3;
-const PERMISSION_DENIED: i32 = 7;
-const RESOURCE_EXHAUSTED: i32 = 8;
-const UNAUTHENTICATED: i32 = 16;
 
 /// A cluster under a prefix.
 #[derive(Debug)]
 pub(crate) struct Keyspace {
-    endpoints: Vec<String>,
-    options: Options,
+    gateway: Gateway,
     prefix: String,
     pub(crate) url: String,
-    client: OnceCell<Connected>,
-}
-
-struct Connected(Client);
-
-impl std::fmt::Debug for Connected {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Connected")
-    }
-}
-
-/// How to connect; the password is not shown.
-struct Options {
-    user: Option<(String, String)>,
-    tls: bool,
-}
-
-impl std::fmt::Debug for Options {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options")
-            .field("tls", &self.tls)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Keyspace {
@@ -89,11 +47,10 @@ impl Keyspace {
             &place.path
         };
         Ok(Self {
-            endpoints: hosts.map(endpoint).collect::<Result<_, _>>()?,
-            options: Options { user, tls },
+            gateway: Gateway::new(hosts.map(endpoint).collect::<Result<_, _>>()?, user)
+                .map_err(|cause| Error::Unreachable(place.url(), Some(cause.into())))?,
             prefix: format!("{prefix}/"),
             url: place.url(),
-            client: OnceCell::new(),
         })
     }
 
@@ -112,90 +69,51 @@ impl Keyspace {
         format!("{}/{key}", self.url)
     }
 
-    pub(crate) fn failed(&self, cause: Cause) -> Error {
-        let code = match &cause {
-            Cause::GRpcStatus(status) => i32::from(status.code()),
-            _ => 0,
-        };
-        match code {
-            PERMISSION_DENIED | UNAUTHENTICATED => Error::ReadOnly(self.url.clone(), Some(cause.into())),
-            RESOURCE_EXHAUSTED => Error::Full(self.url.clone()),
-            INVALID_ARGUMENT => Error::NotAllowed(frame::told(&cause)),
-            _ => Error::Unreachable(self.url.clone(), Some(cause.into())),
+    pub(super) fn failed(&self, cause: Failure) -> Error {
+        match cause.kind() {
+            Kind::Denied => Error::ReadOnly(self.url.clone(), Some(cause.into())),
+            Kind::Exhausted => Error::Full(self.url.clone()),
+            Kind::Invalid => Error::NotAllowed(frame::told(&cause)),
+            Kind::Unknown => Error::Unreachable(self.url.clone(), Some(cause.into())),
         }
     }
 
-    async fn client(&self) -> Result<Client, Error> {
-        let connect = async || {
-            let mut options = ConnectOptions::new()
-                .with_connect_timeout(CONNECT)
-                .with_keep_alive(CONNECT, CONNECT)
-                .with_require_leader(true)
-                .with_auto_token_refresh(self.options.user.is_some());
-            if let Some((user, password)) = &self.options.user {
-                options = options.with_user(user, password);
-            }
-            if self.options.tls {
-                options = options.with_tls(TlsOptions::new().with_native_roots());
-            }
-            let client = Client::connect(&self.endpoints, Some(options)).await;
-            client.map(Connected).map_err(|cause| self.failed(cause))
-        };
-        Ok(self.client.get_or_try_init(connect).await?.0.clone())
+    /// The cluster itself, for what has no key.
+    pub(super) const fn gateway(&self) -> &Gateway {
+        &self.gateway
     }
 
-    pub(crate) async fn kv(&self) -> Result<KvClient, Error> {
-        Ok(self
-            .client()
-            .await?
-            .kv_client()
-            .max_decoding_message_size(MAX_ANSWER))
-    }
-
-    pub(crate) async fn leases(&self) -> Result<LeaseClient, Error> {
-        Ok(self.client().await?.lease_client())
-    }
-
-    pub(crate) async fn watches(&self) -> Result<WatchClient, Error> {
-        Ok(self.client().await?.watch_client())
-    }
-
-    /// What is at or below `key`, as `options` say. Linearizable.
-    pub(crate) async fn get(&self, key: &str, options: Option<GetOptions>) -> Result<GetResponse, Error> {
-        let got = self.kv().await?.get(self.key(key), options).await;
-        got.map_err(|cause| self.failed(cause))
+    /// What a range of whole keys holds. Linearizable.
+    pub(super) async fn range(&self, range: Range) -> Result<Got, Error> {
+        self.gateway
+            .range(&range)
+            .await
+            .map_err(|cause| self.failed(cause))
     }
 
     /// The value of `key` and the revision that last changed it.
     pub(crate) async fn value(&self, key: &str, max: usize) -> Result<Option<(Vec<u8>, i64)>, Error> {
-        let mut got = self.get(key, None).await?;
-        let Some(found) = got.take_kvs().pop() else {
+        let mut got = self.range(Range::of(self.key(key))).await?;
+        let Some(found) = got.found.pop() else {
             return Ok(None);
         };
-        if found.value().len() > max {
+        if found.value.len() > max {
             let why = format!("it has more than {max} bytes");
             return Err(frame::garbage(&self.place(key), &why));
         }
-        let revision = found.mod_revision();
-        Ok(Some((found.into_key_value().1, revision)))
+        Ok(Some((found.value, found.changed)))
     }
 
     /// Performs `then` if `key` was last changed by `revision` (0: it is not there), else `otherwise`.
-    pub(crate) async fn change(
+    pub(super) async fn change(
         &self,
         key: &str,
         revision: i64,
-        then: Vec<TxnOp>,
-        otherwise: Vec<TxnOp>,
-    ) -> Result<TxnResponse, Error> {
-        let compare = Compare::mod_revision(self.key(key), CompareOp::Equal, revision);
-        let txn = Txn::new().when([compare]).and_then(then).or_else(otherwise);
-        let done = self.kv().await?.txn(txn).await;
+        then: &[Op],
+        otherwise: &[Op],
+    ) -> Result<Done, Error> {
+        let when = [Compare::Revision(self.key(key), revision)];
+        let done = self.gateway.txn(&when, then, otherwise).await;
         done.map_err(|cause| self.failed(cause))
     }
-}
-
-/// The revision at which an answer was true.
-pub(crate) fn revision(header: Option<&etcd_client::ResponseHeader>) -> i64 {
-    header.map_or(0, etcd_client::ResponseHeader::revision)
 }

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::PutOptions;
 use suijuris_core::ObjectId;
 use suijuris_core::witness::HolderId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::gateway::Range;
 use super::keyspace::Keyspace;
 use crate::driver::Driver;
 use crate::{Error, Presence, PresenceGuard};
@@ -58,10 +58,12 @@ pub(crate) async fn register(
 }
 
 async fn put(space: &Keyspace, key: &str) -> Result<i64, Error> {
-    let granted = space.leases().await?.grant(LEASE_S, None).await;
-    let lease = granted.map_err(|cause| space.failed(cause))?.id();
-    let options = PutOptions::new().with_lease(lease);
-    let put = space.kv().await?.put(space.key(key), "", Some(options)).await;
+    let gateway = space.gateway();
+    let lease = gateway
+        .grant(LEASE_S)
+        .await
+        .map_err(|cause| space.failed(cause))?;
+    let put = gateway.put(&space.key(key), b"", Some(lease)).await;
     put.map_err(|cause| space.failed(cause))?;
     Ok(lease)
 }
@@ -81,26 +83,16 @@ async fn keep(space: Arc<Keyspace>, key: String, mut lease: i64, mut ended: ones
             lease = granted;
         }
     }
-    if let Ok(mut leases) = space.leases().await {
-        let _ = leases.revoke(lease).await;
-    }
+    // A lease that is not revoked runs out.
+    let _ = space.gateway().revoke(lease).await;
 }
 
 /// Keeps `lease` alive until that fails.
 async fn beat(space: &Keyspace, lease: i64) {
-    let Ok(mut leases) = space.leases().await else {
-        return;
-    };
-    let Ok((mut keeper, mut answers)) = leases.keep_alive(lease).await else {
-        return;
-    };
+    let within = Duration::from_secs(LEASE_S.unsigned_abs());
     loop {
-        let beaten = async {
-            keeper.keep_alive().await?;
-            answers.message().await
-        };
-        match tokio::time::timeout(Duration::from_secs(LEASE_S.unsigned_abs()), beaten).await {
-            Ok(Ok(Some(answer))) if answer.ttl() > 0 => {}
+        match tokio::time::timeout(within, space.gateway().keep_alive(lease)).await {
+            Ok(Ok(left)) if left > 0 => {}
             _ => return,
         }
         tokio::time::sleep(BEAT).await;
@@ -113,17 +105,16 @@ pub(crate) async fn presence(
     object: ObjectId,
     holder: HolderId,
 ) -> Result<Presence, Error> {
-    let got = space.get(&key(object, holder), None).await?;
-    let Some(lease) = got.kvs().first().map(etcd_client::KeyValue::lease) else {
+    let got = space.range(Range::of(space.key(&key(object, holder)))).await?;
+    let Some(lease) = got.found.first().map(|found| found.lease) else {
         return Ok(Presence::Unknown);
     };
-    let mut leases = space.leases().await?;
     let start = Instant::now();
     let mut first = None;
     while start.elapsed() < LOOK {
         let before = start.elapsed();
-        let left = leases.time_to_live(lease, None).await;
-        let left = left.map_err(|cause| space.failed(cause))?.ttl();
+        let left = space.gateway().time_to_live(lease).await;
+        let left = left.map_err(|cause| space.failed(cause))?;
         if left <= 0 {
             return Ok(Presence::Unknown);
         }

@@ -53,10 +53,6 @@ const AZURE_VARIABLES: &[(&str, AzureConfigKey)] = &[
     ("AZURE_FEDERATED_TOKEN_FILE", AzureConfigKey::FederatedTokenFile),
 ];
 
-/// How long connecting may take, and how long a server may be silent.
-const CONNECT: Duration = Duration::from_secs(5);
-const SILENCE: Duration = Duration::from_secs(8);
-
 /// The bucket that `place` names.
 pub(crate) fn bucket(place: &Place, environment: Environment<'_>) -> Result<Arc<dyn ObjectStore>, Error> {
     if place.authority.is_empty() {
@@ -139,36 +135,16 @@ fn once() -> RetryConfig {
     }
 }
 
-/// HTTP as the depot wants it: TLS on ring with the system's certificates, short waits, no redirects.
+/// The client that the depots on servers share.
 #[derive(Debug)]
 struct Connector;
 
 impl HttpConnector for Connector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| object_store::Error::Generic {
+        let failed = |source| object_store::Error::Generic {
             store: "http",
-            source: error,
+            source,
         };
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls().map_err(failed)?)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(CONNECT)
-            .read_timeout(SILENCE)
-            .user_agent(concat!("suijuris/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| failed(error.into()))?;
-        Ok(HttpClient::new(client))
+        crate::http::client().map(HttpClient::new).map_err(failed)
     }
-}
-
-fn tls() -> Result<rustls::ClientConfig, Box<dyn std::error::Error + Send + Sync>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = rustls_platform_verifier::Verifier::new(Arc::clone(&provider))?;
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(config)
 }
