@@ -97,9 +97,11 @@ impl Sleeper {
     /// Decides `wake`, and for a request `admit` as well, on the object's `state`.
     pub fn decide(&mut self, state: &State, proposal: &Proposal, reading: Reading) -> Verdict {
         let now = self.now(reading);
-        let inputs = proposal
+        let mut inputs = proposal
             .clone()
             .inputs(now, self.place.clone(), self.witnessed, self.pending);
+        // No vehicle runs images yet, and a command of the host is not what the bundle names.
+        inputs.standing.incapable = self.prepared.bundle().manifest.workload.image.is_some();
         deciding::decide(View::new(state, &self.prepared.bundle().rules), inputs)
     }
 

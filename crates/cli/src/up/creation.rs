@@ -1,7 +1,9 @@
 //! From a directory to an object that can be woken: build the bundle, create the object or amend it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -85,7 +87,7 @@ pub(super) fn open(place: &Place, say: &Say) -> anyhow::Result<Opened> {
                 place.data.display()
             );
         }
-        fs::create_dir_all(&place.data).with_context(|| format!("cannot make {}", place.data.display()))?;
+        make_data_dir(&place.data).with_context(|| format!("cannot make {}", place.data.display()))?;
         create_object(&home, built, clock.reading())?;
     }
     fs::create_dir_all(place.data.join("volume"))?;
@@ -101,6 +103,16 @@ pub(super) fn open(place: &Place, say: &Say) -> anyhow::Result<Opened> {
         in_force,
         clock,
     })
+}
+
+/// The object's data directory: open to this user alone, and in no repository that its definition lies in.
+fn make_data_dir(data: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data)?;
+    match fs::File::create_new(data.join(".gitignore")) {
+        Ok(mut file) => file.write_all(b"*\n"),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Amends where the definition has changed.

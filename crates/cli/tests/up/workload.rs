@@ -20,6 +20,37 @@ fn an_unmodified_web_server_serves_from_an_empty_environment_and_wakes_again() {
     object.verify();
 }
 
+#[test]
+fn an_image_is_not_taken_for_a_command_of_the_host() {
+    let definition = format!(
+        "name = \"probe\"\n[workload]\nimage = \"sha256:{}\"\ncommand = [\"python3\", \"-c\", \"print('ran')\"]\nport = 8080\n",
+        "a".repeat(64)
+    );
+    let object = Object::defined(&definition, &[OPEN, STAY].concat());
+    let mut up = object.up();
+    up.get("/").status(503);
+    up.wait(json!({"event": "verdict", "outcome": "refuse", "place": "door", "invariant": "incapable"}));
+    assert_eq!(up.count(&json!({"event": "machine", "state": "started"})), 0);
+    assert_eq!(up.interrupt(), Some(0));
+    let refused = object.records("refused");
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    object.verify();
+}
+
+#[test]
+fn what_up_makes_is_for_its_user_alone_and_in_no_repository() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let object = Object::new("", &[OPEN, STAY].concat());
+    let up = object.up();
+    let mode = object.data().metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    assert_eq!(
+        std::fs::read_to_string(object.data().join(".gitignore")).unwrap(),
+        "*\n"
+    );
+    assert_eq!(up.interrupt(), Some(0));
+}
+
 // proves G1, C8
 #[test]
 fn nobody_in_particular_can_run_it() {

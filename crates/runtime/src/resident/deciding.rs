@@ -20,6 +20,8 @@ impl Resident {
         inputs.trigger = Some(launch.trigger);
         inputs.request = launch.request;
         inputs.standing.witness = self.claim.witnessed();
+        // What runs here is a command of the host, which is not the image that the bundle names.
+        inputs.standing.incapable = self.bundle.manifest.workload.image.is_some();
         inputs
     }
 
