@@ -7,6 +7,8 @@ use std::io;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::error::Elapsed;
 
 use crate::{Answer, Error};
 
@@ -45,18 +47,30 @@ impl Driver {
         limit: Duration,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Answer<'static, T> {
-        let name = self.name.clone();
         let task = self
             .handle
             .spawn(async move { tokio::time::timeout(limit, work).await });
+        let answered = answered(self.name.clone(), limit);
+        Box::pin(async move { answered(task.await) })
+    }
+
+    /// The same of what changes nothing and lasts: it ends when nobody waits for the answer any more.
+    pub(crate) fn run_while_awaited<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Answer<'static, T> {
+        let mut task = JoinSet::new();
+        task.spawn_on(
+            async move { tokio::time::timeout(limit, work).await },
+            &self.handle,
+        );
+        let answered = answered(self.name.clone(), limit);
         Box::pin(async move {
-            match task.await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => {
-                    let why = format!("nothing for {} s", limit.as_secs());
-                    Err(Error::Unreachable(name, Some(why.into())))
-                }
-                Err(error) => Err(Error::Unreachable(name, Some(error.into()))),
+            match task.join_next().await {
+                Some(outcome) => answered(outcome),
+                // There is one task in it.
+                None => std::future::pending().await,
             }
         })
     }
@@ -74,5 +88,72 @@ impl Drop for Driver {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// How a task with a limit ended.
+type Outcome<T> = Result<Result<Result<T, Error>, Elapsed>, JoinError>;
+
+/// What a task of at most `limit` comes to, in the words of the depot `name`.
+fn answered<T>(name: String, limit: Duration) -> impl FnOnce(Outcome<T>) -> Result<T, Error> {
+    move |outcome| match outcome {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_elapsed)) => {
+            let why = format!("nothing for {} s", limit.as_secs());
+            Err(Error::Unreachable(name, Some(why.into())))
+        }
+        Err(error) => Err(Error::Unreachable(name, Some(error.into()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+
+    /// Work that says when it has begun, goes on once it is told to, and ends with the sender that it has.
+    async fn work(
+        begun: oneshot::Sender<()>,
+        go_on: oneshot::Receiver<()>,
+        done: mpsc::Sender<()>,
+    ) -> Result<(), Error> {
+        let _ = begun.send(());
+        if go_on.await.is_ok() {
+            let _ = done.send(()).await;
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_is_run_goes_on_when_its_answer_is_dropped_and_what_is_awaited_ends() {
+        let driver = Driver::new("depot").unwrap();
+        for ends in [false, true] {
+            let (begun, begins) = oneshot::channel();
+            let (go_on, told) = oneshot::channel();
+            let (done, mut does) = mpsc::channel(1);
+            let work = work(begun, told, done);
+            let answer = if ends {
+                driver.run_while_awaited(LONG, work)
+            } else {
+                driver.run(LONG, work)
+            };
+            begins.await.unwrap();
+            drop(answer);
+            if !ends {
+                go_on.send(()).unwrap();
+            }
+            // Without a word the channel closes only when the work is gone.
+            assert_eq!(does.recv().await.is_none(), ends);
+        }
+    }
+
+    #[tokio::test]
+    async fn both_answer_with_what_the_work_came_to() {
+        let driver = Driver::new("depot").unwrap();
+        assert_eq!(driver.run(QUICK, async { Ok(1) }).await.unwrap(), 1);
+        assert_eq!(driver.run_while_awaited(QUICK, async { Ok(2) }).await.unwrap(), 2);
+        let late = driver.run_while_awaited::<()>(Duration::ZERO, std::future::pending());
+        assert!(matches!(late.await, Err(Error::Unreachable(name, Some(_))) if name == "depot"));
     }
 }

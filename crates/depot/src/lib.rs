@@ -264,6 +264,7 @@ pub trait Depot: fmt::Debug + Send + Sync {
     /// not there are no error.
     fn acknowledge<'a>(&'a self, object: ObjectId, messages: &'a [MessageKey]) -> Answer<'a, ()>;
 
-    /// Resolves when the inbox of `object` may have changed since the call, or after `at_most`.
+    /// Resolves when the inbox of `object` may have changed since the call, or after `at_most`. Nothing more is asked of the
+    /// backend for an answer that was dropped.
     fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()>;
 }

@@ -327,8 +327,9 @@ impl Depot for Objects {
     }
 
     fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
-        self.run(at_most.saturating_add(LONG), |shared| async move {
-            shared.inbox_changed(object, at_most).await
-        })
+        let shared = Arc::clone(&self.shared);
+        let changed = async move { shared.inbox_changed(object, at_most).await };
+        self.driver
+            .run_while_awaited(at_most.saturating_add(LONG), changed)
     }
 }

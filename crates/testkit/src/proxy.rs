@@ -17,6 +17,7 @@ struct State {
     holds: AtomicBool,
     delays_ms: AtomicU64,
     refuses: AtomicBool,
+    connections: AtomicU64,
     streams: Mutex<Vec<TcpStream>>,
 }
 
@@ -38,12 +39,19 @@ impl Proxy {
         let theirs = Arc::clone(&state);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                theirs.connections.fetch_add(1, Ordering::SeqCst);
                 if !theirs.refuses.load(Ordering::SeqCst) {
                     pass(&theirs, client, server);
                 }
             }
         });
         Self { address, state }
+    }
+
+    /// How many connections were made so far, refused ones included: one for each request, where the server keeps none open.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.state.connections.load(Ordering::SeqCst)
     }
 
     /// From now on requests arrive and answers do not, until [`Proxy::cut`].

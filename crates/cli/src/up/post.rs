@@ -1,6 +1,7 @@
 //! Messages that wait for a sleeping object: noticed when they arrive, and proposed again, ever more rarely, while the object
 //! refuses to wake for them.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,17 @@ const LOOK_AT: usize = 1_000;
 /// The inbox is looked at this often where the depot does not tell of changes.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// A look at the inbox that is under way: resolves with what waits, once anything does.
+type Look = Pin<Box<dyn Future<Output = Vec<Waiting>>>>;
+
 /// The inbox of a sleeping object, as `up` watches it.
 pub(super) struct Post {
     depot: Option<Arc<dyn Depot>>,
     object: ObjectId,
     back_off: BackOff,
+    /// The one look there is. Whatever else `up` hears of meanwhile does not begin another: each costs requests, and
+    /// anybody may knock at the door.
+    look: Option<Look>,
     /// Whether it was looked into since the object last fell asleep.
     looked: bool,
 }
@@ -30,33 +37,32 @@ impl Post {
             depot,
             object,
             back_off: BackOff::default(),
+            look: None,
             looked: false,
         }
     }
 
-    /// Resolves with what waits, where anything does and the object may be asked about it. Cancel safe.
+    /// Resolves with what waits, where anything does and the object may be asked about it. Cancel safe: the next call goes
+    /// on with the same look.
     pub(super) async fn arrives(&mut self) -> Vec<Waiting> {
-        let Some(depot) = self.depot.clone() else {
+        let Some(depot) = &self.depot else {
             return std::future::pending().await;
         };
-        loop {
-            if self.looked {
-                // A depot that fails is asked again after the same time.
-                let changed = depot.inbox_changed(self.object, LOOK).await;
-                if changed.is_err() {
-                    tokio::time::sleep(LOOK).await;
-                }
-            }
-            if let Some(until) = self.back_off.until(Instant::now()) {
-                tokio::time::sleep_until(until).await;
-            }
-            self.looked = true;
-            match depot.inbox(self.object, LOOK_AT).await {
-                Ok(waiting) if !waiting.is_empty() => return waiting,
-                Ok(_) => {}
-                Err(_unreachable) => tokio::time::sleep(LOOK).await,
-            }
-        }
+        let look = self.look.get_or_insert_with(|| {
+            let until = self.back_off.until(Instant::now());
+            Box::pin(look(Arc::clone(depot), self.object, self.looked, until))
+        });
+        let waiting = look.await;
+        self.look = None;
+        self.looked = true;
+        waiting
+    }
+
+    /// Somebody wakes the object, and whoever runs it looks after its inbox: what was seen before is old when it next falls
+    /// asleep.
+    pub(super) fn pause(&mut self) {
+        self.look = None;
+        self.looked = false;
     }
 
     /// The object was woken, or nothing there wakes it.
@@ -69,5 +75,30 @@ impl Post {
     pub(super) fn refused(&mut self, retry_after: Option<u64>) {
         self.back_off
             .failed(Instant::now(), retry_after.map(Duration::from_secs));
+    }
+}
+
+/// Looks into the inbox of `object` until something waits there: at once where nobody has `looked` yet, else when it
+/// changes, and not before the instant `until`.
+async fn look(
+    depot: Arc<dyn Depot>,
+    object: ObjectId,
+    mut looked: bool,
+    until: Option<Instant>,
+) -> Vec<Waiting> {
+    loop {
+        // A depot that fails is asked again after the same time.
+        if looked && depot.inbox_changed(object, LOOK).await.is_err() {
+            tokio::time::sleep(LOOK).await;
+        }
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
+        }
+        looked = true;
+        match depot.inbox(object, LOOK_AT).await {
+            Ok(waiting) if !waiting.is_empty() => return waiting,
+            Ok(_) => {}
+            Err(_unreachable) => tokio::time::sleep(LOOK).await,
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use suijuris_testkit::proxy::Proxy;
@@ -373,6 +373,23 @@ fn an_optional_witness_that_is_away_lets_the_object_serve_through_its_grace() {
     assert_eq!(up.interrupt(), Some(0));
     let note = object.ask(&["memory", "get", "note"]).code(0);
     assert_eq!(note.out.trim(), "in grace");
+}
+
+#[test]
+fn visitors_whom_a_sleeping_object_turns_away_cost_its_depot_no_requests() {
+    let (proxy, kept) = troubled("visitors");
+    // No rule permits to wake it.
+    let object = Object::new(NOTE, "");
+    let up = kept.up(&object, &object.data());
+    up.get("/").status(503);
+    let (before, start) = (proxy.connections(), Instant::now());
+    for _ in 0..300 {
+        up.get("/").status(503);
+    }
+    // What it asks for itself, to be held and to look after its inbox, is a few requests a second, whoever comes.
+    let (asked, took) = (proxy.connections() - before, start.elapsed());
+    assert!(asked <= 20 + 4 * took.as_secs(), "{asked} requests in {took:?}");
+    assert_eq!(up.interrupt(), Some(0));
 }
 
 #[test]

@@ -120,6 +120,7 @@ impl House {
         let Stay::Asleep(asleep) = std::mem::replace(&mut self.stay, Stay::Moving) else {
             return Ok(());
         };
+        self.post.pause();
         // The runtime takes the lock; what is not recorded yet is recorded before.
         let mut asleep = asleep;
         let recorded = asleep.record_refusals(Fired::new(), self.clock.reading(), true)?;

@@ -97,6 +97,7 @@ impl House {
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
         };
+        self.post.pause();
         self.claim.lend_again(&self.clock).await;
         let machine = &awake.running.machine;
         machine.resume().await.context("the machine cannot be resumed")?;
