@@ -140,7 +140,8 @@ impl Shell {
             Effect::HoldGate => self.gate.set(GatePhase::Holding),
             Effect::RefuseGate(decision) => {
                 self.refusing = true;
-                self.judge.refuse(verdict::problem(&decision, self.resident.id()));
+                let id = self.resident.refusal_id(&decision);
+                self.judge.refuse(self.resident.public_problem(&decision, &id));
                 self.gate.set(GatePhase::Open);
                 self.gate.ask_again();
             }

@@ -83,7 +83,7 @@ impl Resident {
             Verdict::Permit(..) => Ok(()),
             Verdict::Refuse(decision) => {
                 let problem = verdict::problem(&decision, &self.id);
-                self.refused_at_gate(*decision);
+                self.refused_at_gate(&decision);
                 Err(problem)
             }
         }
