@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use suijuris_api::{Problem, verdict};
+use suijuris_api::Problem;
 use suijuris_core::decide::{self, Permit, Refused};
 use suijuris_core::governance::Vocabulary;
 use suijuris_core::governance::{
@@ -276,7 +276,6 @@ fn explain(resident: &Resident, caller: Arc<Caller>, request: Request) -> Proble
     let mut inputs = resident.inputs(principal);
     inputs.request = Some(request);
     let decision = resident.evaluate(Action::Admit, inputs);
-    let problem = verdict::problem(&decision, resident.id());
-    resident.refused(decision);
-    problem
+    let id = resident.refused(&decision);
+    resident.public_problem(&decision, &id)
 }
