@@ -61,21 +61,20 @@ impl Refusal {
         self
     }
 
-    pub(crate) fn upstream_failed(detail: &str) -> Self {
-        Self::of(502, "upstream_failed", detail)
+    pub(crate) fn upstream_failed() -> Self {
+        Self::of(
+            502,
+            "upstream_failed",
+            "the workload may have acted on the request: repeat only what may be done twice",
+        )
     }
 
     pub(crate) fn upstream_timeout() -> Self {
         Self::of(504, "upstream_timeout", "no response began within the bound")
     }
 
-    pub(crate) fn upstream_unreachable(cause: &std::io::Error) -> Self {
-        Self::of(
-            503,
-            "upstream_unreachable",
-            &format!("connecting to the workload failed: {cause}"),
-        )
-        .retry_after(1)
+    pub(crate) fn upstream_unreachable() -> Self {
+        Self::of(503, "upstream_unreachable", "nothing was done: ask again").retry_after(1)
     }
 
     /// For paths that belong to the object and that nothing answers.

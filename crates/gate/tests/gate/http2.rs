@@ -207,11 +207,15 @@ fn a_response_cut_short_is_an_error() {
     let rig = Rig::http(&workload);
     assert!(ask_all(rig.addr, vec![request("/", "")]).pop().unwrap().is_err());
     let garbage = Workload::fixed(b"garbage\r\n\r\n");
-    let answer = ask(Rig::http(&garbage).addr, request("/", ""));
+    let rig = Rig::http(&garbage);
+    let answer = ask(rig.addr, request("/", ""));
     assert_eq!(
         (answer.status, answer.problem().code.as_str()),
         (502, "upstream_failed")
     );
+    let told = rig.script.unanswered.lock().unwrap().clone();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(!answer.problem().detail.contains(&told[0].1), "{told:?}");
 }
 
 #[test]
