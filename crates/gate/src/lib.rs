@@ -32,6 +32,7 @@ mod connection_status;
 mod fd_passing;
 mod forward;
 mod gate;
+mod grpc;
 mod handoff;
 mod http1;
 mod http2;

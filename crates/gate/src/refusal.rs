@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use suijuris_api::problem::{MEDIA_TYPE, Problem};
 
+use crate::grpc;
 use crate::head::Reject;
 
 /// Every code the gate answers with on its own, and its title; each has a page `docs/errors/<code>.md`.
@@ -160,8 +161,11 @@ pub(crate) fn render_into(refusal: &Refusal, keep_alive: bool, is_head: bool, ou
     }
 }
 
-/// The refusal as a response of the `http` crate, for HTTP/2.
-pub(crate) fn response(refusal: &Refusal) -> http::Response<bytes::Bytes> {
+/// The refusal as a response of the `http` crate, for HTTP/2: as whoever sent these header fields can read it.
+pub(crate) fn response(refusal: &Refusal, asked: &http::HeaderMap) -> http::Response<bytes::Bytes> {
+    if grpc::is_spoken(asked) {
+        return grpc::response(refusal);
+    }
     let mut response = http::Response::new(bytes::Bytes::from(refusal.body()));
     *response.status_mut() = refusal.status();
     let headers = response.headers_mut();
