@@ -180,10 +180,22 @@ pub fn public(decision: &Decision, circumstances: Circumstances<'_>) -> Problem 
     let explanation = decision.explanation.as_ref();
     let mut problem = bare(decision, circumstances.object);
     circumstances.id.as_str().clone_into(&mut problem.id);
-    problem.detail = match decision.outcome {
-        Outcome::Refuse(Some(invariant)) => sentence(invariant).to_owned(),
-        _ => said(explanation).join("; "),
-    };
+    match decision.outcome {
+        Outcome::Refuse(Some(Invariant::WrongObject)) => {
+            // Who asks for another learns nothing of this one.
+            problem.object.clear();
+            sentence(Invariant::WrongObject).clone_into(&mut problem.detail);
+        }
+        Outcome::Refuse(Some(invariant)) if is_public(invariant) => {
+            sentence(invariant).clone_into(&mut problem.detail);
+        }
+        Outcome::Refuse(Some(_)) => {
+            let unavailable = unavailable();
+            (problem.kind, problem.code) = (unavailable.kind, unavailable.code);
+            problem.detail = unavailable.detail;
+        }
+        _ => problem.detail = said(explanation).join("; "),
+    }
     let undecided = explanation.is_some_and(|explanation| explanation.reasons.is_empty());
     if undecided && circumstances.token_helps && is_anonymous(decision) {
         let token = Problem::new(401, "token_required", "A caller's token is needed");
@@ -191,6 +203,24 @@ pub fn public(decision: &Decision, circumstances: Circumstances<'_>) -> Problem 
         problem.status = token.status;
     }
     problem
+}
+
+/// The object cannot serve for a cause that is its owner's affair: what callers read in place of code and cause.
+#[must_use]
+pub fn unavailable() -> Problem {
+    Problem::new(503, "unavailable", "The object cannot serve").with_detail(OWNER_KNOWS)
+}
+
+/// What callers read where only the owner is told the cause.
+pub const OWNER_KNOWS: &str = "its owner finds the cause in its events";
+
+/// Whether callers may read the invariant's code and meaning: states that last, and how their own request fared.
+const fn is_public(invariant: Invariant) -> bool {
+    use Invariant::{Departed, Quarantined, Terminated, WorkloadFailed, WorkloadGone};
+    matches!(
+        invariant,
+        Quarantined | Terminated | Departed | WorkloadFailed | WorkloadGone
+    )
 }
 
 /// `@reason` of each deciding rule.

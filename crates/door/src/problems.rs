@@ -125,9 +125,10 @@ pub(crate) fn depot(error: &suijuris_depot::Error, object: ObjectId) -> Problem 
     of(object, problem, detail, again)
 }
 
-pub(crate) fn wrong_object(object: ObjectId) -> Problem {
+/// Who asks for another object learns nothing of the one that lives here.
+pub(crate) fn wrong_object() -> Problem {
     let problem = Problem::new(421, "wrong_object", "Another object lives here");
-    of(object, problem, format!("`{object}` lives here"), None)
+    problem.with_detail("look up where the object that you ask for lives now")
 }
 
 pub(crate) fn asleep(object: ObjectId) -> Problem {
@@ -199,7 +200,7 @@ pub(crate) fn leaving(object: ObjectId) -> Problem {
 
 pub(crate) fn not_asked(error: &ext_authz::Error) -> Problem {
     let problem = match error {
-        ext_authz::Error::TwoObjects(object) => return wrong_object(*object),
+        ext_authz::Error::TwoObjects(_) => return wrong_object(),
         ext_authz::Error::Canonical(reject) => return suijuris_gate::Refusal::from(*reject).problem,
         ext_authz::Error::NoObject => {
             Problem::new(404, "unknown_object", "The door does not know this object")
