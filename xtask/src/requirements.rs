@@ -68,6 +68,7 @@ pub(crate) const ROWS: &[Row] = &[
     claimed("C8", "LB", "works with every platform call missing"),
     later("C9", "bench", "cheap"),
     claimed("C11", "LU", "what rules judge is what the workload gets"),
+    later("C14", "L", "refusals give nothing away; nothing secret in argv, environment of others, logs"),
     claimed("D1", "L", "a declared message wakes, once"),
     claimed("D2", "UL", "time wakes: instant, interval, cron with zone"),
     claimed("D3", "UL", "memory wakes: only fields declared sensitive"),

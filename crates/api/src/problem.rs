@@ -39,7 +39,10 @@ pub struct Problem {
     /// Action that was refused (`wake`, `admit`, …), empty where none was proposed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub action: String,
-    /// Rules that decided.
+    /// Id of the refusal, where one is recorded: the owner finds it with `suijuris why ID`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// Rules that decided; on the agent socket only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
     /// Seconds until a retry may succeed; the same number stands in the `Retry-After` header.
@@ -59,16 +62,18 @@ impl Problem {
             detail: String::new(),
             object: String::new(),
             action: String::new(),
+            id: String::new(),
             rules: Vec::new(),
             retry_after: None,
         }
     }
 
-    /// What a 401 says in `WWW-Authenticate` (RFC 6750, section 3): the token that was shown is not valid.
+    /// What a 401 says in `WWW-Authenticate` (RFC 6750, section 3): a token is needed, or the one shown is not valid.
     #[must_use]
-    pub const fn challenge(&self) -> Option<&'static str> {
-        match self.status {
-            401 => Some("Bearer error=\"invalid_token\""),
+    pub fn challenge(&self) -> Option<&'static str> {
+        match (self.status, self.code.as_str()) {
+            (401, "invalid_token") => Some("Bearer error=\"invalid_token\""),
+            (401, _) => Some("Bearer"),
             _ => None,
         }
     }

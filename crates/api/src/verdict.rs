@@ -1,7 +1,9 @@
 //! Decisions in the words of the wire: what an event, a problem document and the log say of one and the same decision.
 
 use suijuris_core::governance::{Action, Explanation};
+use suijuris_core::inputs::Principal;
 use suijuris_core::lineage::{Decision, Invariant, Outcome, Refused};
+use suijuris_core::refusals::RefusalId;
 use suijuris_core::time::Span;
 
 use crate::Problem;
@@ -151,10 +153,95 @@ pub fn retry_after_s(explanation: Option<&Explanation>) -> Option<u64> {
     u64::try_from(ms).ok().map(|ms| ms.div_ceil(1_000))
 }
 
-/// The refusal as an HTTP caller reads it. A refused `wake` is 503: the service is not available now; a refused
-/// request is 403; one for another object 421 (RFC 9110 §15.5.20).
+/// The refusal as the object's own workload and its owner read it, with rules and reasons.
 #[must_use]
 pub fn problem(decision: &Decision, object: &str) -> Problem {
+    let mut problem = bare(decision, object);
+    problem.detail = reasons(decision).join("; ");
+    problem.rules = rules(decision);
+    problem
+}
+
+/// What the owner knows and a caller needs beside the decision.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances<'a> {
+    /// The object.
+    pub object: &'a str,
+    /// What the owner finds the record by.
+    pub id: &'a RefusalId,
+    /// The bundle pins keys of callers, and the rules look at who calls: with a token the answer may be another.
+    pub token_helps: bool,
+}
+
+/// The refusal as a caller reads it: `@reason`, `@status` and `@retry_after` of the deciding rules, and an id to quote.
+/// Nothing else of rules, memory or other objects.
+#[must_use]
+pub fn public(decision: &Decision, circumstances: Circumstances<'_>) -> Problem {
+    let explanation = decision.explanation.as_ref();
+    let mut problem = bare(decision, circumstances.object);
+    circumstances.id.as_str().clone_into(&mut problem.id);
+    match decision.outcome {
+        Outcome::Refuse(Some(Invariant::WrongObject)) => {
+            // Who asks for another learns nothing of this one.
+            problem.object.clear();
+            sentence(Invariant::WrongObject).clone_into(&mut problem.detail);
+        }
+        Outcome::Refuse(Some(invariant)) if is_public(invariant) => {
+            sentence(invariant).clone_into(&mut problem.detail);
+        }
+        Outcome::Refuse(Some(_)) => {
+            let unavailable = unavailable();
+            (problem.kind, problem.code) = (unavailable.kind, unavailable.code);
+            problem.detail = unavailable.detail;
+        }
+        _ => problem.detail = said(explanation).join("; "),
+    }
+    let undecided = explanation.is_some_and(|explanation| explanation.reasons.is_empty());
+    if undecided && circumstances.token_helps && is_anonymous(decision) {
+        let token = Problem::new(401, "token_required", "A caller's token is needed");
+        (problem.kind, problem.title, problem.code) = (token.kind, token.title, token.code);
+        problem.status = token.status;
+    }
+    problem
+}
+
+/// The object cannot serve for a cause that is its owner's affair: what callers read in place of code and cause.
+#[must_use]
+pub fn unavailable() -> Problem {
+    Problem::new(503, "unavailable", "The object cannot serve").with_detail(OWNER_KNOWS)
+}
+
+/// What callers read where only the owner is told the cause.
+pub const OWNER_KNOWS: &str = "its owner finds the cause in its events";
+
+/// Whether callers may read the invariant's code and meaning: states that last, and how their own request fared.
+const fn is_public(invariant: Invariant) -> bool {
+    use Invariant::{Departed, Quarantined, Terminated, WorkloadFailed, WorkloadGone};
+    matches!(
+        invariant,
+        Quarantined | Terminated | Departed | WorkloadFailed | WorkloadGone
+    )
+}
+
+/// `@reason` of each deciding rule.
+fn said(explanation: Option<&Explanation>) -> Vec<String> {
+    let reasons = explanation
+        .into_iter()
+        .flat_map(|explanation| &explanation.reasons);
+    reasons.filter_map(|reason| reason.reason.clone()).collect()
+}
+
+fn is_anonymous(decision: &Decision) -> bool {
+    matches!(&decision.inputs.principal, Principal::Caller(caller) if !caller.authenticated)
+}
+
+/// Code and status: what the deciding rules say, else 503 where they say when to ask again, else 403; 421 for another
+/// object (RFC 9110 §15.5.20), 503 where the object cannot serve.
+fn bare(decision: &Decision, object: &str) -> Problem {
+    let explanation = decision.explanation.as_ref();
+    let again = retry_after_s(explanation);
+    let status = explanation.and_then(|explanation| explanation.status);
+    let status = status.unwrap_or(if again.is_some() { 503 } else { 403 });
     let mut problem = match (decision.outcome.clone(), decision.action) {
         (Outcome::Refuse(Some(Invariant::WrongObject)), _) => {
             Problem::new(421, "wrong_object", "Another object lives here")
@@ -162,15 +249,13 @@ pub fn problem(decision: &Decision, object: &str) -> Problem {
         (Outcome::Refuse(Some(invariant)), _) => {
             Problem::new(503, code(invariant), "The object cannot serve")
         }
-        (_, Action::Wake) => Problem::new(503, "wake_refused", "The object refuses to wake"),
-        (_, Action::Admit) => Problem::new(403, "admit_refused", "The object refuses this request"),
+        (_, Action::Wake) => Problem::new(status, "wake_refused", "The object refuses to wake"),
+        (_, Action::Admit) => Problem::new(status, "admit_refused", "The object refuses this request"),
         (_, Action::Remain) => Problem::new(503, "remain_refused", "The object is going to sleep"),
-        _ => Problem::new(403, "refused", "The object refuses"),
+        _ => Problem::new(status, "refused", "The object refuses"),
     };
-    problem.detail = reasons(decision).join("; ");
     object.clone_into(&mut problem.object);
     problem.action = decision.action.to_string();
-    problem.rules = rules(decision);
-    problem.retry_after = retry_after_s(decision.explanation.as_ref());
+    problem.retry_after = again;
     problem
 }

@@ -31,6 +31,7 @@ pub(crate) fn of(definition: &str, manifest: &Manifest, program: &Program) -> Ve
     finder.triggers();
     finder.words();
     finder.protocol();
+    finder.secrets();
     finder.faults.into_list()
 }
 
@@ -176,6 +177,34 @@ impl Finder<'_> {
         }
     }
 
+    /// Texts of the rules that headers are compared with which, by their names, carry secrets.
+    fn secrets(&self) {
+        for (index, name) in self.manifest.gate.headers.iter().enumerate() {
+            let slot = u16::try_from(index).map(Slot::Header);
+            if is_secret(name) && slot.is_ok_and(|slot| self.is_compared(slot)) {
+                self.faults.warning(
+                    code::SECRET_LITERAL,
+                    &self.item("gate", "headers", name),
+                    format!("a rule compares header `{name}` with a text, and whoever has the bundle can read that text"),
+                    "let callers show a token, whose public key stands in [callers] keys, and ask for principal.authenticated",
+                );
+            }
+        }
+    }
+
+    /// Whether `slot` is compared with a text that stands in the rules.
+    fn is_compared(&self, slot: Slot) -> bool {
+        let nodes = &self.listing.nodes;
+        let is_slot = |id: &NodeId| matches!(node(nodes, *id), Some(Node::Slot(found)) if *found == slot);
+        let is_const = |id: &NodeId| matches!(node(nodes, *id), Some(Node::Const(_)));
+        nodes.iter().any(|node| match node {
+            Node::Equal(a, b) => (is_slot(a) && is_const(b)) || (is_slot(b) && is_const(a)),
+            Node::Contains(set, item) => is_slot(item) && is_const(set),
+            Node::Like(text, pieces) => is_slot(text) && pieces.iter().any(|piece| !piece.is_empty()),
+            _ => false,
+        })
+    }
+
     /// The place of a text in a list.
     fn item(&self, table: &str, key: &str, text: &str) -> Range<usize> {
         let list = self
@@ -225,6 +254,25 @@ impl Finder<'_> {
             );
         }
     }
+}
+
+/// Whether a header of this name likely carries a secret.
+fn is_secret(header: &str) -> bool {
+    const WORDS: [&str; 12] = [
+        "apikey",
+        "auth",
+        "authorization",
+        "cookie",
+        "credential",
+        "key",
+        "passwd",
+        "password",
+        "secret",
+        "session",
+        "signature",
+        "token",
+    ];
+    header.split(['-', '_']).any(|word| WORDS.contains(&word))
 }
 
 /// For each expression whether it is true or false in every case of `proposal`; none where it depends on more.

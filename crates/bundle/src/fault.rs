@@ -39,6 +39,7 @@ pub(crate) mod code {
         UNUSED_CLAIM = "object.unused_claim",
         UNUSED_HEADER = "object.unused_header",
         NO_REQUEST_WORDS = "object.no_request_words",
+        SECRET_LITERAL = "object.secret_literal",
     }
 }
 

@@ -585,6 +585,44 @@ fn triggers_and_words_that_the_rules_leave_unused_are_pointed_out() {
 }
 
 #[test]
+fn texts_that_secret_headers_are_compared_with_are_pointed_out() {
+    let definition = format!("{GOOD}[gate]\nheaders = [\"x-api-key\", \"x-monkey\", \"x-auth-token\"]\n");
+    let rules = |when: &str| {
+        format!(
+            "permit (principal, action, resource);\nforbid (principal, action == Action::\"admit\", resource) when {{ {when} }};"
+        )
+    };
+    let warned = |when: &str| -> Vec<String> {
+        let (diagnostics, _) = checked(&definition, &rules(when));
+        let found = diagnostics
+            .iter()
+            .filter(|found| found.code == "object.secret_literal");
+        found
+            .map(|found| definition[found.labels[0].start..found.labels[0].end].to_owned())
+            .collect()
+    };
+    let header = |name: &str, test: &str| {
+        format!(
+            "context.request.headers has \"{name}\" && {}",
+            test.replace("KEY", &format!("context.request.headers[\"{name}\"]"))
+        )
+    };
+    for test in [
+        "KEY == \"s3cret\"",
+        "[\"s3cret\", \"other\"].contains(KEY)",
+        "KEY like \"s3cret*\"",
+    ] {
+        assert_eq!(warned(&header("x-api-key", test)), ["\"x-api-key\""], "{test}");
+        assert_eq!(warned(&header("x-monkey", test)).len(), 0, "{test}");
+    }
+    assert_eq!(
+        warned("!(context.request.headers has \"x-auth-token\")").len(),
+        0,
+        "that it is there is no secret"
+    );
+}
+
+#[test]
 fn http_words_under_raw_connections_are_pointed_out() {
     let definition = format!("{GOOD}[gate]\nprotocol = \"tcp\"\n");
     let rules = "permit (principal, action, resource);\nforbid (principal, action == Action::\"admit\", resource) when { context.request.path == \"/admin\" };";

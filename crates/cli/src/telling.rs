@@ -3,7 +3,7 @@
 use serde_json::{Map, json};
 use suijuris_api::verdict;
 use suijuris_core::governance::Effect;
-use suijuris_core::inputs::{Inputs, Request, Trigger};
+use suijuris_core::inputs::{Caller, Inputs, Principal, Request, Trigger};
 use suijuris_core::lineage::{Body, Count, Decision, Mutated, Outcome, Stored};
 use suijuris_core::memory::Write;
 
@@ -96,7 +96,7 @@ fn decided(decision: &Decision) -> String {
 /// Who proposed, and what made them.
 pub(crate) fn proposed(decision: &Decision) -> String {
     let inputs = &decision.inputs;
-    let mut text = inputs.principal.as_str().to_owned();
+    let mut text = named(&inputs.principal);
     if let Some(trigger) = &inputs.trigger {
         text += &format!(", {}", triggered(trigger));
     }
@@ -104,6 +104,47 @@ pub(crate) fn proposed(decision: &Decision) -> String {
         text += &format!(" {}", requested(request));
     }
     text
+}
+
+/// The principal; a caller with a token by subject and issuer.
+fn named(principal: &Principal) -> String {
+    let Principal::Caller(caller) = principal else {
+        return principal.as_str().to_owned();
+    };
+    let subject = caller
+        .subject
+        .as_ref()
+        .map(|subject| format!(" `{}`", clean(subject)));
+    let issuer = caller
+        .issuer
+        .as_ref()
+        .map(|issuer| format!(" of {}", clean(issuer)));
+    format!(
+        "caller{}{}",
+        subject.unwrap_or_default(),
+        issuer.unwrap_or_default()
+    )
+}
+
+/// What a caller's token said beside subject and issuer.
+fn token(caller: &Caller) -> String {
+    let list = |texts: &std::collections::BTreeSet<String>| {
+        texts.iter().map(|text| clean(text)).collect::<Vec<_>>().join(" ")
+    };
+    let claims = caller
+        .claims
+        .iter()
+        .map(|(name, value)| format!("{name} = {}", screen::cell(value)));
+    let parts = [
+        ("scopes ", list(&caller.scopes)),
+        ("audience ", list(&caller.audience)),
+        ("", claims.collect::<Vec<_>>().join(", ")),
+    ];
+    let parts = parts.into_iter().filter(|(_, text)| !text.is_empty());
+    parts
+        .map(|(name, text)| format!("{name}{text}"))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 fn triggered(trigger: &Trigger) -> String {
@@ -198,6 +239,14 @@ fn facts(inputs: &Inputs) -> String {
         "time",
         &format!("{} ({})", inputs.now.at, inputs.now.quality.as_str()),
     ]);
+    if let Principal::Caller(caller) = &inputs.principal {
+        let who = if caller.authenticated {
+            named(&inputs.principal)
+        } else {
+            "without a token".to_owned()
+        };
+        table.row(["caller", &join([who, token(caller)])]);
+    }
     if let Some(request) = &inputs.request {
         table.row([
             "request",

@@ -9,6 +9,7 @@ use suijuris_core::decide::View;
 use suijuris_core::governance::Action;
 use suijuris_core::id::Digest;
 use suijuris_core::lineage::{Decision, State, Stored};
+use suijuris_core::refusals::RefusalId;
 use suijuris_store::Reader;
 
 use crate::place::locate;
@@ -20,7 +21,7 @@ use crate::{Answer, Usage, history, show};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 SEQ is the position of a record (see `suijuris log`), or `last`: the last decision of all, or of
-one --action.
+one --action. ID is what a refused caller quotes, as in r-abcdefghijkl: the record that counts it.
 
 Exit codes: 0 explained, and the same inputs give the same bytes again; 1 they do not, or nothing
 was decided yet.
@@ -28,10 +29,11 @@ was decided yet.
 Example:
   suijuris why hello
   suijuris why hello 12
+  suijuris why hello r-k3mz6q2wfa4d
   suijuris why hello --action wake --json | jq .rules")]
 pub(crate) struct Args {
-    /// Object's directory and position, in any order [default: . last]
-    #[arg(value_name = "DIR|SEQ", num_args = 0..=2)]
+    /// Object's directory, and a position or a refusal's id, in any order [default: . last]
+    #[arg(value_name = "DIR|SEQ|ID", num_args = 0..=2)]
     words: Vec<String>,
     /// Data directory [default: DIR/.suijuris]
     #[arg(long, value_name = "DATA")]
@@ -45,10 +47,11 @@ pub(crate) struct Args {
 }
 
 /// Which decision is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Which {
     Last,
     Seq(u64),
+    Refusal(RefusalId),
 }
 
 impl Args {
@@ -58,7 +61,8 @@ impl Args {
             let seq = if word == "last" {
                 Some(Which::Last)
             } else {
-                word.parse().ok().map(Which::Seq)
+                let id = || RefusalId::parse(word).map(Which::Refusal);
+                word.parse().ok().map(Which::Seq).or_else(id)
             };
             let twice = match seq {
                 Some(seq) => which.replace(seq).is_some(),
@@ -66,7 +70,7 @@ impl Args {
             };
             if twice {
                 return Err(Usage(format!(
-                    "`{word}`: name one directory and one position at most"
+                    "`{word}`: name one directory and one position or id at most"
                 )));
             }
         }
@@ -87,7 +91,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let (dir, which) = args.read()?;
     let place = locate(dir, args.data.as_deref())?;
     let reader = history::open(&place)?;
-    let Some((stored, decision)) = select(&reader, which, args.action)? else {
+    let Some((stored, decision)) = select(&reader, &which, args.action)? else {
         screen::note("nothing has been decided yet; `suijuris what-if` asks what would be");
         return Ok(Answer::No);
     };
@@ -99,12 +103,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 
 fn select(
     reader: &Reader,
-    which: Which,
+    which: &Which,
     action: Option<Action>,
 ) -> anyhow::Result<Option<(Stored, Decision)>> {
     let range = match which {
-        Which::Last => 0..u64::MAX,
-        Which::Seq(seq) => seq..seq.saturating_add(1),
+        Which::Last | Which::Refusal(_) => 0..u64::MAX,
+        Which::Seq(seq) => *seq..seq.saturating_add(1),
     };
     let mut last = None;
     for stored in reader.records(range)? {
@@ -114,6 +118,16 @@ fn select(
             .filter(|decision| action.is_none_or(|action| decision.action == action))
             .cloned();
         match (decision, which) {
+            (decision, Which::Refusal(id)) => {
+                // Counted again later, the same decision stands in several records: the last one counts all.
+                let counts = |decision: &Decision| {
+                    RefusalId::of(reader.state().head().object, stored.record.bundle, decision) == *id
+                };
+                last = decision
+                    .filter(counts)
+                    .map(|decision| (stored, decision))
+                    .or(last);
+            }
             (Some(decision), _) => last = Some((stored, decision)),
             (None, Which::Seq(seq)) => {
                 let kind = stored.record.body.kind();
@@ -126,6 +140,11 @@ fn select(
         }
     }
     match (last, which) {
+        (None, Which::Refusal(id)) => Err(Usage(format!(
+            "no record counts the refusal {}: `up` records refusals within a minute, and `suijuris door` records none",
+            id.as_str()
+        ))
+        .into()),
         (None, Which::Seq(seq)) => {
             let head = reader.state().head().seq;
             Err(Usage(format!("there is no record {seq}: the history ends at {head}")).into())

@@ -5,8 +5,60 @@
 
 use std::collections::BTreeMap;
 
+use crate::id::{BundleId, Digest, ObjectId};
 use crate::lineage::{Decision, Fired, Outcome, Refused};
 use crate::time::{Span, Timestamp};
+
+/// What a refused caller quotes, and the owner finds the record by: the same for all that one record counts.
+///
+/// Made from what the record keeps, so that it stands nowhere else: object, rules in force, kind of refusal, and the time of
+/// the first. Whoever does not know the rules learns nothing of them from it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RefusalId(String);
+
+impl RefusalId {
+    /// Characters of the digest that are shown: 60 bits.
+    const CHARACTERS: usize = 12;
+    const PREFIX: &'static str = "r-";
+
+    /// The id of the refusal that stands for all of its kind; `first` is the decision that its record keeps.
+    #[must_use]
+    pub fn of(object: ObjectId, bundle: BundleId, first: &Decision) -> Self {
+        let at = first.inputs.now.at.0.to_be_bytes();
+        let digest = Digest::of_parts(&[
+            b"suijuris refusal",
+            &object.digest().0,
+            &bundle.digest().0,
+            &at,
+            kind(first).as_bytes(),
+        ]);
+        let letters = digest
+            .0
+            .iter()
+            .map(|byte| b"abcdefghijklmnopqrstuvwxyz234567".get(usize::from(byte & 31)));
+        let letters = letters
+            .flatten()
+            .map(|letter| char::from(*letter))
+            .take(Self::CHARACTERS);
+        Self(Self::PREFIX.chars().chain(letters).collect())
+    }
+
+    /// Reads what a caller quotes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let letters = text.strip_prefix(Self::PREFIX)?;
+        let known = letters
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'));
+        (known && letters.len() == Self::CHARACTERS).then(|| Self(text.to_owned()))
+    }
+
+    /// As callers see it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// Kinds told apart; further ones count with the last.
 pub const MAX_KINDS: usize = 16;
@@ -47,14 +99,11 @@ fn kind(decision: &Decision) -> String {
 }
 
 impl Refusals {
-    /// Takes note of one refusal.
-    pub fn add(&mut self, decision: Decision, at: Timestamp) {
-        let mut key = kind(&decision);
-        if self.0.len() >= MAX_KINDS && !self.0.contains_key(&key) {
-            key = "others".to_owned();
-        }
+    /// Takes note of one refusal; the decision that the record keeps for all of its kind.
+    pub fn add(&mut self, decision: &Decision, at: Timestamp) -> &Decision {
+        let key = self.key(decision);
         let fresh = || Kind {
-            first: decision,
+            first: decision.clone(),
             opened: at,
             last: at,
             times: 0,
@@ -63,6 +112,23 @@ impl Refusals {
         let entry = self.0.entry(key).or_insert_with(fresh);
         entry.times = entry.times.saturating_add(1);
         entry.last = at;
+        &entry.first
+    }
+
+    /// The decision that the record of this refusal keeps, once it is added.
+    #[must_use]
+    pub fn first<'a>(&'a self, decision: &'a Decision) -> &'a Decision {
+        self.0
+            .get(&self.key(decision))
+            .map_or(decision, |kind| &kind.first)
+    }
+
+    fn key(&self, decision: &Decision) -> String {
+        let key = kind(decision);
+        if self.0.len() >= MAX_KINDS && !self.0.contains_key(&key) {
+            return "others".to_owned();
+        }
+        key
     }
 
     /// Whether nothing is known: no window is open.
@@ -115,7 +181,7 @@ mod tests {
     #[test]
     fn the_first_is_recorded_at_once_and_a_flood_is_counted() {
         let mut refusals = Refusals::default();
-        refusals.add(refused(Action::Admit), Timestamp(0));
+        refusals.add(&refused(Action::Admit), Timestamp(0));
         assert_eq!(
             refusals
                 .take(Timestamp(0), false)
@@ -125,10 +191,10 @@ mod tests {
             [1]
         );
         for n in 1..=10_000 {
-            refusals.add(refused(Action::Admit), Timestamp(n));
+            refusals.add(&refused(Action::Admit), Timestamp(n));
             assert!(refusals.take(Timestamp(n), false).is_empty());
         }
-        refusals.add(refused(Action::Mutate), Timestamp(10_001));
+        refusals.add(&refused(Action::Mutate), Timestamp(10_001));
         assert_eq!(
             refusals.take(Timestamp(10_001), false).len(),
             1,
@@ -139,7 +205,7 @@ mod tests {
             counted.iter().map(|r| (r.times, r.window)).collect::<Vec<_>>(),
             [(10_000, Span(10_000))]
         );
-        refusals.add(refused(Action::Admit), Timestamp(WINDOW.0 + 1));
+        refusals.add(&refused(Action::Admit), Timestamp(WINDOW.0 + 1));
         assert_eq!(
             refusals.take(Timestamp(WINDOW.0 + 1), false).len(),
             1,
@@ -148,10 +214,37 @@ mod tests {
     }
 
     #[test]
+    fn all_that_one_record_counts_have_its_id_and_no_other() {
+        let (object, bundle) = (ObjectId::of(b"object"), BundleId::of(b"bundle"));
+        let at = |action, ms| {
+            let mut decision = refused(action);
+            decision.inputs.now.at = Timestamp(ms);
+            decision
+        };
+        let mut refusals = Refusals::default();
+        let mut id = |action, ms| {
+            let first = refusals.add(&at(action, ms), Timestamp(ms));
+            RefusalId::of(object, bundle, first)
+        };
+        let first = id(Action::Admit, 1);
+        assert_eq!(id(Action::Admit, 2), first);
+        assert_ne!(id(Action::Wake, 2), first);
+        assert_eq!(RefusalId::parse(first.as_str()), Some(first.clone()));
+        assert_eq!(RefusalId::parse("r-short"), None);
+        let recorded = refusals.take(Timestamp(3), false);
+        let found = recorded
+            .iter()
+            .filter(|refused| RefusalId::of(object, bundle, &refused.decision) == first);
+        assert_eq!(found.map(|refused| refused.times).collect::<Vec<_>>(), [2]);
+        let later = at(Action::Admit, 9);
+        assert_eq!(RefusalId::of(object, bundle, refusals.first(&later)), first);
+    }
+
+    #[test]
     fn at_the_end_everything_is_recorded() {
         let mut refusals = Refusals::default();
         for n in 0..5 {
-            refusals.add(refused(Action::Admit), Timestamp(n));
+            refusals.add(&refused(Action::Admit), Timestamp(n));
         }
         assert_eq!(
             refusals.take(Timestamp(5), true).first().map(|r| r.times),

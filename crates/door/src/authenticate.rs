@@ -35,7 +35,7 @@ pub(crate) fn proposal(
     request: impl FnOnce(&Vocabulary) -> Result<Request, Reject>,
 ) -> Result<Proposal, Problem> {
     if credentials.wants.is_some_and(|wants| wants.parse() != Ok(object)) {
-        return Err(problems::wrong_object(object));
+        return Err(problems::wrong_object());
     }
     if !prepared.bundle().manifest.triggers.request {
         return Err(problems::asleep(object));

@@ -7,10 +7,10 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use suijuris_core::ObjectId;
 use suijuris_core::lineage::{Decision, Refused};
-use suijuris_core::refusals::Refusals;
+use suijuris_core::refusals::{RefusalId, Refusals};
 use suijuris_core::time::Timestamp;
+use suijuris_core::{BundleId, ObjectId};
 
 /// Where these refusals were given, in records and events.
 const AT: &str = "door";
@@ -21,8 +21,13 @@ pub(crate) struct Tally(Refusals);
 
 impl Tally {
     /// Takes note of a refusal.
-    pub(crate) fn add(&mut self, decision: Decision, at: Timestamp) {
+    pub(crate) fn add(&mut self, decision: &Decision, at: Timestamp) {
         self.0.add(decision, at);
+    }
+
+    /// The decision that the record of this refusal keeps.
+    pub(crate) fn first<'a>(&'a self, decision: &'a Decision) -> &'a Decision {
+        self.0.first(decision)
     }
 
     /// Whether nothing is known.
@@ -55,15 +60,21 @@ impl Notes {
         }
     }
 
-    /// Takes note of a refusal; what is to be told now.
-    pub(crate) fn add(&self, object: ObjectId, decision: Decision, at: Timestamp) -> Vec<Refused> {
+    /// Takes note of a refusal of an object under the rules of `bundle`: its id, and what is to be told now.
+    pub(crate) fn add(
+        &self,
+        (object, bundle): (ObjectId, BundleId),
+        decision: &Decision,
+        at: Timestamp,
+    ) -> (RefusalId, Vec<Refused>) {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         if objects.len() >= self.max && !objects.contains_key(&object) {
-            return Vec::new();
+            return (RefusalId::of(object, bundle, decision), Vec::new());
         }
         let tally = objects.entry(object).or_default();
         tally.add(decision, at);
-        tally.take(at, false)
+        let id = RefusalId::of(object, bundle, tally.first(decision));
+        (id, tally.take(at, false))
     }
 
     /// Counts of windows that are over, or all; objects with nothing more to tell are forgotten.

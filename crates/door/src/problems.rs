@@ -4,9 +4,13 @@
 use std::time::Duration;
 
 use suijuris_api::Problem;
+use suijuris_api::verdict::{self, Circumstances};
 use suijuris_auth::TokenError;
 use suijuris_core::ObjectId;
+use suijuris_core::lineage::Decision;
+use suijuris_core::refusals::RefusalId;
 
+use crate::prepared::PreparedBundle;
 use crate::{events, ext_authz, heads};
 
 /// Seconds after which a depot that did not answer may do so.
@@ -19,6 +23,22 @@ fn of(object: ObjectId, mut problem: Problem, detail: impl Into<String>, again_s
     problem.object = object.to_string();
     problem.retry_after = again_s;
     problem.with_detail(detail)
+}
+
+/// What the object's rules refuse, as a caller reads it.
+pub(crate) fn refused(
+    prepared: &PreparedBundle,
+    object: ObjectId,
+    decision: &Decision,
+    id: &RefusalId,
+) -> Problem {
+    let bundle = prepared.bundle();
+    let circumstances = Circumstances {
+        object: &object.to_string(),
+        id,
+        token_helps: !prepared.keys().is_empty() && bundle.rules.program.watches(decision.action).caller,
+    };
+    verdict::public(decision, circumstances)
 }
 
 pub(crate) fn unknown(object: ObjectId) -> Problem {
@@ -34,10 +54,15 @@ pub(crate) fn unknown(object: ObjectId) -> Problem {
 pub(crate) fn head(error: &heads::Error, object: ObjectId) -> Problem {
     if error.is_unreachable() {
         let problem = Problem::new(503, "depot_unreachable", "The depot does not answer");
-        return of(object, problem, error.in_full(), Some(DEPOT_AGAIN_S));
+        return of(object, problem, "ask again", Some(DEPOT_AGAIN_S));
     }
     let problem = Problem::new(503, "head_refused", "The object's head is not believed");
-    of(object, problem, error.in_full(), None)
+    // What is wrong with the head says nothing of rules, memory or the depot's address.
+    let detail = match error {
+        heads::Error::Depot(_) => "the depot gives answers that cannot be used".to_owned(),
+        _ => error.in_full(),
+    };
+    of(object, problem, detail, None)
 }
 
 pub(crate) fn slow(object: ObjectId) -> Problem {
@@ -63,7 +88,7 @@ pub(crate) fn depot(error: &suijuris_depot::Error, object: ObjectId) -> Problem 
             return of(
                 object,
                 slow(object),
-                format!("{error}; a message sent again is stored once"),
+                "a message sent again is stored once",
                 Some(DEPOT_AGAIN_S),
             );
         }
@@ -92,12 +117,18 @@ pub(crate) fn depot(error: &suijuris_depot::Error, object: ObjectId) -> Problem 
             None,
         ),
     };
-    of(object, problem, error.to_string(), again)
+    let detail = match error {
+        // Written by the sender.
+        Error::NotAllowed(_) | Error::InboxFull => error.to_string(),
+        _ => "the owner finds the cause in the door's events".to_owned(),
+    };
+    of(object, problem, detail, again)
 }
 
-pub(crate) fn wrong_object(object: ObjectId) -> Problem {
+/// Who asks for another object learns nothing of the one that lives here.
+pub(crate) fn wrong_object() -> Problem {
     let problem = Problem::new(421, "wrong_object", "Another object lives here");
-    of(object, problem, format!("`{object}` lives here"), None)
+    problem.with_detail("look up where the object that you ask for lives now")
 }
 
 pub(crate) fn asleep(object: ObjectId) -> Problem {
@@ -151,9 +182,15 @@ pub(crate) fn refused_inside(object: ObjectId) -> Problem {
     problem
 }
 
-pub(crate) fn not_started(object: ObjectId, why: &str) -> Problem {
+/// Why is for the door's events alone.
+pub(crate) fn not_started(object: ObjectId) -> Problem {
     let problem = Problem::new(503, "wake_failed", "The object's machine cannot be started");
-    of(object, problem, why, Some(1))
+    of(
+        object,
+        problem,
+        "its owner finds the cause in the door's events",
+        Some(1),
+    )
 }
 
 pub(crate) fn leaving(object: ObjectId) -> Problem {
@@ -163,7 +200,7 @@ pub(crate) fn leaving(object: ObjectId) -> Problem {
 
 pub(crate) fn not_asked(error: &ext_authz::Error) -> Problem {
     let problem = match error {
-        ext_authz::Error::TwoObjects(object) => return wrong_object(*object),
+        ext_authz::Error::TwoObjects(_) => return wrong_object(),
         ext_authz::Error::Canonical(reject) => return suijuris_gate::Refusal::from(*reject).problem,
         ext_authz::Error::NoObject => {
             Problem::new(404, "unknown_object", "The door does not know this object")

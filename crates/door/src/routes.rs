@@ -240,7 +240,9 @@ pub(crate) fn refusal(problem: &Problem, mode: Option<Mode>) -> Answer {
     let mut answer = text(status, MEDIA_TYPE, body);
     put(&mut answer, REFUSED, &problem.code);
     put(&mut answer, STATUS, &problem.status.to_string());
-    put(&mut answer, OBJECT, &problem.object);
+    if !problem.object.is_empty() {
+        put(&mut answer, OBJECT, &problem.object);
+    }
     if let Some(seconds) = problem.retry_after {
         put(&mut answer, "retry-after", &seconds.to_string());
     }

@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
-use suijuris_api::{Problem, verdict};
+use suijuris_api::Problem;
 use suijuris_core::ObjectId;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{Verdict, View};
 use suijuris_core::governance::Vocabulary;
 use suijuris_core::inputs::{Host, Request, Witnessed};
 use suijuris_core::lineage::{Decision, Fired, Head, Refused, State};
+use suijuris_core::refusals::RefusalId;
 use suijuris_core::time::{Now, Ratchet, Reading, Timestamp};
 use suijuris_core::trigger::Pending;
 use suijuris_gate::head::Reject;
@@ -21,6 +22,7 @@ use crate::authenticate::{self, Credentials};
 use crate::deciding;
 use crate::notes::Tally;
 use crate::prepared::PreparedBundle;
+use crate::problems;
 use crate::proposal::Proposal;
 
 /// A sleeping object at its own door.
@@ -105,14 +107,20 @@ impl Sleeper {
         deciding::decide(View::new(state, &self.prepared.bundle().rules), inputs)
     }
 
-    /// The problem document of a refused proposal.
+    /// The problem document of a refused proposal, as its caller reads it. Its id is that of the record which
+    /// [`Sleeper::refused`] counts it in.
     #[must_use]
     pub fn problem(&self, decision: &Decision) -> Problem {
-        verdict::problem(decision, &self.object.to_string())
+        let id = RefusalId::of(
+            self.object,
+            self.prepared.bundle().id(),
+            self.tally.first(decision),
+        );
+        problems::refused(&self.prepared, self.object, decision, &id)
     }
 
     /// Takes note of a refusal.
-    pub fn refused(&mut self, decision: Decision, reading: Reading) {
+    pub fn refused(&mut self, decision: &Decision, reading: Reading) {
         self.tally.add(decision, reading.wall);
     }
 

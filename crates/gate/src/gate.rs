@@ -355,6 +355,22 @@ impl<A: Authorizer> Shared<A> {
         self.by_phase(|| self.authorizer.connect(peer))
     }
 
+    /// The workload could not be reached: the owner is told why, the caller that it may ask again.
+    pub(crate) fn unreachable(&self, why: &io::Error) -> Refusal {
+        self.unanswered("upstream_unreachable", why);
+        Refusal::upstream_unreachable()
+    }
+
+    /// The workload gave no valid answer: the owner is told why, the caller that it failed.
+    pub(crate) fn failed(&self, why: &dyn std::fmt::Display) -> Refusal {
+        self.unanswered("upstream_failed", why);
+        Refusal::upstream_failed()
+    }
+
+    fn unanswered(&self, code: &'static str, why: &dyn std::fmt::Display) {
+        self.authorizer.unanswered(code, why);
+    }
+
     fn by_phase(&self, ask: impl FnOnce() -> Admission<A::Permit>) -> Admission<A::Permit> {
         match self.control.phase() {
             Phase::Holding => Admission::Hold,

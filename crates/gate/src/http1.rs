@@ -270,9 +270,8 @@ impl<A: Authorizer> Session<'_, A> {
             let mut connected = match lease {
                 Ok(connected) => connected,
                 Err(error) => {
-                    return self
-                        .give_up(buffers, &Refusal::upstream_unreachable(&error), &sent)
-                        .await;
+                    let refusal = self.gate.unreachable(&error);
+                    return self.give_up(buffers, &refusal, &sent).await;
                 }
             };
             let started = Cell::new(false);
@@ -378,8 +377,10 @@ impl<A: Authorizer> Session<'_, A> {
         let refusal = match broken {
             _ if started => return Next::End(End::Reset),
             Broken::Client | Broken::Cut => return Next::End(End::Reset),
-            Broken::Stale => Refusal::upstream_failed("the workload closed the connection without an answer"),
-            Broken::Bad(detail) => Refusal::upstream_failed(detail),
+            Broken::Stale => self
+                .gate
+                .failed(&"the workload closed the connection without an answer"),
+            Broken::Bad(detail) => self.gate.failed(&detail),
             Broken::Timeout => Refusal::upstream_timeout(),
             Broken::Request(reject) => return self.refuse(buffers, &reject.into(), None).await,
         };

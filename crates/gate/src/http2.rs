@@ -163,7 +163,9 @@ async fn handle<A: Authorizer>(
             sent.map(|response| relay(&gate, response, held, timer, meter))
         }
     };
-    answered.unwrap_or_else(|refusal| refusal::response(&refusal).map(|body| Either::Left(Full::new(body))))
+    answered.unwrap_or_else(|refusal| {
+        refusal::response(&refusal, &parts.headers).map(|body| Either::Left(Full::new(body)))
+    })
 }
 
 /// The authorizer's answer on one stream, waiting while it is held, and the head for the workload.

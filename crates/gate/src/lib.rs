@@ -32,6 +32,7 @@ mod connection_status;
 mod fd_passing;
 mod forward;
 mod gate;
+mod grpc;
 mod handoff;
 mod http1;
 mod http2;
@@ -65,6 +66,12 @@ pub trait Authorizer: 'static {
     /// One raw TCP connection: before anything of it is read, and again after each change of phase and each
     /// [`Control::ask_again`]. One that is refused then is cut.
     fn connect(&self, peer: SocketAddr) -> Admission<Self::Permit>;
+
+    /// The workload gave no answer to a request that was admitted. The caller reads `code`; why is for the owner alone.
+    /// May be called for every request: bounding what is told is up to the authorizer.
+    fn unanswered(&self, code: &'static str, why: &dyn std::fmt::Display) {
+        let _nobody_listens = (code, why);
+    }
 }
 
 impl<A: Authorizer> Authorizer for Rc<A> {
@@ -76,6 +83,10 @@ impl<A: Authorizer> Authorizer for Rc<A> {
 
     fn connect(&self, peer: SocketAddr) -> Admission<Self::Permit> {
         A::connect(self, peer)
+    }
+
+    fn unanswered(&self, code: &'static str, why: &dyn std::fmt::Display) {
+        A::unanswered(self, code, why);
     }
 }
 

@@ -160,7 +160,11 @@ impl Probe {
     /// The bytes that end the exchange with `refusal`: send them, then close.
     #[must_use]
     pub fn refuse(mut self, refusal: &Refusal) -> Vec<u8> {
-        let answer = refusal::response(refusal).map(Full::new);
+        let answer = match &self.desk.borrow().first {
+            Some(parts) => refusal::response(refusal, &parts.headers),
+            None => refusal::response(refusal, &http::HeaderMap::new()),
+        };
+        let answer = answer.map(Full::new);
         self.desk.borrow_mut().answer(answer);
         self.turn();
         std::mem::take(&mut self.wire.borrow_mut().kept_back)

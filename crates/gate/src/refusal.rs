@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use suijuris_api::problem::{MEDIA_TYPE, Problem};
 
+use crate::grpc;
 use crate::head::Reject;
 
 /// Every code the gate answers with on its own, and its title; each has a page `docs/errors/<code>.md`.
@@ -61,21 +62,20 @@ impl Refusal {
         self
     }
 
-    pub(crate) fn upstream_failed(detail: &str) -> Self {
-        Self::of(502, "upstream_failed", detail)
+    pub(crate) fn upstream_failed() -> Self {
+        Self::of(
+            502,
+            "upstream_failed",
+            "the workload may have acted on the request: repeat only what may be done twice",
+        )
     }
 
     pub(crate) fn upstream_timeout() -> Self {
         Self::of(504, "upstream_timeout", "no response began within the bound")
     }
 
-    pub(crate) fn upstream_unreachable(cause: &std::io::Error) -> Self {
-        Self::of(
-            503,
-            "upstream_unreachable",
-            &format!("connecting to the workload failed: {cause}"),
-        )
-        .retry_after(1)
+    pub(crate) fn upstream_unreachable() -> Self {
+        Self::of(503, "upstream_unreachable", "nothing was done: ask again").retry_after(1)
     }
 
     /// For paths that belong to the object and that nothing answers.
@@ -161,8 +161,11 @@ pub(crate) fn render_into(refusal: &Refusal, keep_alive: bool, is_head: bool, ou
     }
 }
 
-/// The refusal as a response of the `http` crate, for HTTP/2.
-pub(crate) fn response(refusal: &Refusal) -> http::Response<bytes::Bytes> {
+/// The refusal as a response of the `http` crate, for HTTP/2: as whoever sent these header fields can read it.
+pub(crate) fn response(refusal: &Refusal, asked: &http::HeaderMap) -> http::Response<bytes::Bytes> {
+    if grpc::is_spoken(asked) {
+        return grpc::response(refusal);
+    }
     let mut response = http::Response::new(bytes::Bytes::from(refusal.body()));
     *response.status_mut() = refusal.status();
     let headers = response.headers_mut();

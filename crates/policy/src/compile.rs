@@ -144,6 +144,7 @@ fn named(source: &str, templates: &[Template]) -> (Vec<Rule>, Vec<Diagnostic>) {
             },
             reason: None,
             retry_after: None,
+            status: None,
             span: span_of(start, end),
             clauses: Vec::new(),
         };
@@ -195,9 +196,19 @@ fn annotate(rule: &mut Rule, key: &AnyId, text: &str) -> Result<(), (String, &'s
                 "write it as in @retry_after(\"5m\"), longer than nothing",
             )),
         },
+        "status" => match text.parse() {
+            Ok(status @ 400..=599) if text.len() == 3 => {
+                rule.status = Some(status);
+                Ok(())
+            }
+            _ => Err((
+                format!("`{text}` is no HTTP status of a refusal"),
+                "write one from 400 to 599, as in @status(\"404\")",
+            )),
+        },
         other => Err((
             format!("there is no annotation @{other}"),
-            "use @id, @reason and @retry_after",
+            "use @id, @reason, @retry_after and @status",
         )),
     }
 }

@@ -159,6 +159,29 @@ fn wake_and_remain_are_decided_apart() {
     }
 }
 
+#[test]
+fn only_what_the_deciding_rules_look_at_explains() {
+    let rules = r#"@id("budget") @status("404") forbid(principal, action == Action::"wake", resource) when { resource.memory.count < 1 };
+        @id("spent") @status("410") forbid(principal, action == Action::"wake", resource) when { resource.memory.count < 1 };
+        @id("consented") permit(principal, action == Action::"wake", resource) when { resource.memory.on && resource.fresh.consent };
+        @id("remain") permit(principal, action == Action::"remain", resource) when { resource.memory.count > 5 && resource.fresh.consent };"#;
+    let program = program(rules);
+    let memory = memory();
+    let facts = facts(&memory, Principal::Host);
+    let explain = |action| {
+        let judgement = program.judge(action, &facts);
+        program.explain(action, &facts, &judgement)
+    };
+    let wake = explain(Action::Wake);
+    assert_eq!((wake.status, wake.not_fresh.len()), (Some(404), 0), "{wake:?}");
+    let remain = explain(Action::Remain);
+    assert_eq!(
+        (remain.status, remain.not_fresh.len()),
+        (None, 0),
+        "it failed before it looked: {remain:?}"
+    );
+}
+
 // proves A7
 #[test]
 fn a_wake_on_stale_memory_is_refused_and_says_why() {

@@ -1,12 +1,13 @@
 //! The gate's authorizer: every request and connection is decided by the rules the object carries.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use suijuris_api::{Problem, verdict};
+use suijuris_api::{Event, Problem};
 use suijuris_core::decide::{self, Permit, Refused};
 use suijuris_core::governance::Vocabulary;
 use suijuris_core::governance::{
@@ -30,6 +31,30 @@ const EPOCH_HEADER: &str = "x-suijuris-epoch";
 pub struct ObjectAuthorizer {
     resident: RefCell<Option<Rc<Resident>>>,
     refusing: RefCell<Option<Problem>>,
+    unanswered: Unanswered,
+}
+
+/// Requests without an answer of the workload, told to the owner: the first at once, then with a count of those between.
+#[derive(Debug, Default)]
+struct Unanswered {
+    told: Cell<Option<Instant>>,
+    since: Cell<u64>,
+}
+
+impl Unanswered {
+    /// Whoever makes the workload fail at will fills no log.
+    const APART: Duration = Duration::from_secs(10);
+
+    /// One more: how many were not told before it, where it is to be told now.
+    fn count(&self, now: Instant) -> Option<u64> {
+        let waits = |told: Instant| now.saturating_duration_since(told) < Self::APART;
+        if self.told.get().is_some_and(waits) {
+            self.since.set(self.since.get().saturating_add(1));
+            return None;
+        }
+        self.told.set(Some(now));
+        Some(self.since.take())
+    }
 }
 
 impl ObjectAuthorizer {
@@ -76,6 +101,19 @@ impl Authorizer for ObjectAuthorizer {
             Some(resident) if resident.may_serve() => connect(resident, peer),
             _ => Admission::Hold,
         }
+    }
+
+    fn unanswered(&self, code: &'static str, why: &dyn std::fmt::Display) {
+        let resident = self.resident.borrow();
+        let (Some(resident), Some(before)) = (&*resident, self.unanswered.count(Instant::now())) else {
+            return;
+        };
+        let message = match before {
+            0 => why.to_string(),
+            before => format!("{why}; {before} more since the last of these lines"),
+        };
+        let code = code.to_owned();
+        resident.reports().event(Event::Error { code, message });
     }
 }
 
@@ -126,9 +164,10 @@ fn connect(resident: &Resident, peer: SocketAddr) -> Admission<Permit> {
 /// A request may say which object it is for; the one that lives here answers no other name.
 fn wrong_object(resident: &Resident, head: &RequestHead<'_>) -> Option<Problem> {
     let asked = head.object?;
+    // Who asks for another learns nothing of the one that lives here.
     (asked != resident.id()).then(|| {
         let problem = Problem::new(421, "wrong_object", "Another object lives here");
-        problem.with_detail(format!("`{}` lives here", resident.id()))
+        problem.with_detail("look up where the object that you ask for lives now")
     })
 }
 
@@ -276,7 +315,6 @@ fn explain(resident: &Resident, caller: Arc<Caller>, request: Request) -> Proble
     let mut inputs = resident.inputs(principal);
     inputs.request = Some(request);
     let decision = resident.evaluate(Action::Admit, inputs);
-    let problem = verdict::problem(&decision, resident.id());
-    resident.refused(decision);
-    problem
+    let id = resident.refused(&decision);
+    resident.public_problem(&decision, &id)
 }

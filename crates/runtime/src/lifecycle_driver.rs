@@ -141,8 +141,9 @@ impl LifecycleDriver {
             Effect::HoldGate => self.gate.set(GatePhase::Holding),
             Effect::RefuseGate(decision) => {
                 self.refusing = true;
+                let id = self.resident.refusal_id(&decision);
                 self.authorizer
-                    .refuse(verdict::problem(&decision, self.resident.id()));
+                    .refuse(self.resident.public_problem(&decision, &id));
                 self.gate.set(GatePhase::Open);
                 self.gate.ask_again();
             }

@@ -63,7 +63,7 @@ impl Asleep {
     /// Takes note of a refusal; records that are due now are made durable and returned.
     pub(super) fn refused(
         &mut self,
-        decision: Decision,
+        decision: &Decision,
         fired: Fired,
         reading: Reading,
     ) -> anyhow::Result<Vec<Refused>> {
@@ -161,7 +161,7 @@ impl Frozen {
     }
 
     /// Counts a refusal.
-    pub(super) fn refused(&mut self, decision: Decision, fired: Fired, reading: Reading) {
+    pub(super) fn refused(&mut self, decision: &Decision, fired: Fired, reading: Reading) {
         self.door.refused(decision, reading);
         self.skip(fired);
     }

@@ -117,8 +117,8 @@ fn an_activation_that_was_cut_off_is_a_fact_that_rules_can_see() {
     up.kill();
     object.nobody_is_left();
     let up = object.up();
-    let problem = up.get("/").problem(503, "wake_refused");
-    assert_eq!(problem["rules"][0]["id"], "cut-off");
+    let problem = up.get("/").problem(403, "wake_refused");
+    assert_eq!(problem["detail"], "The last activation was cut off.");
     assert_eq!(
         object.ask(&["wake", "--json"]).code(0).json()["outcome"],
         "permit"

@@ -136,7 +136,7 @@ fn what_goes_stale_puts_it_to_sleep_at_its_deadline() {
     object.verify();
 }
 
-// proves A7
+// proves A7, C14
 #[test]
 fn what_was_never_written_is_stale_or_is_of_unknown_age_refuses_the_wake_with_its_reason() {
     let memory = "[memory]\nconsent = { type = \"timestamp\", fresh_for = \"1s\" }\n";
@@ -144,18 +144,29 @@ fn what_was_never_written_is_stale_or_is_of_unknown_age_refuses_the_wake_with_it
         @id("remain") permit (principal, action == Action::"remain", resource);
         @id("consent") forbid (principal, action == Action::"wake", resource) unless { resource.fresh.consent };"#;
     let object = Object::new(memory, &[OPEN, rules].concat());
-    let up = object.up();
-    let detail = || {
-        up.get("/").problem(503, "wake_refused")["detail"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+    let mut up = object.up();
+    // The caller learns nothing of memory; the owner everything.
+    let refused = |up: &mut crate::house::Up| {
+        let problem = up.get("/").problem(403, "wake_refused");
+        assert_eq!(problem.get("detail"), None, "{problem}");
+        let verdict = up.wait(json!({"event": "verdict", "action": "wake", "outcome": "refuse"}));
+        (
+            problem["id"].as_str().unwrap().to_owned(),
+            verdict["reasons"].to_string(),
+        )
     };
-    assert!(detail().contains("never written"), "{}", detail());
+    let (id, reasons) = refused(&mut up);
+    assert!(reasons.contains("never written"), "{reasons}");
+    let why = object.ask(&["why", &id, "--json"]).code(0).json();
+    assert!(
+        why["verdict"]["reasons"].to_string().contains("never written"),
+        "{why}"
+    );
     up.set(&json!({"consent": jiff::Timestamp::now().to_string()}));
     let consent = || object.ask(&["show", "--json"]).code(0).json()["memory"]["fields"]["consent"].clone();
     crate::house::until("it is stale", || consent()["freshness"] == "stale");
-    assert!(detail().contains("stale"), "{}", detail());
+    let (_, reasons) = refused(&mut up);
+    assert!(reasons.contains("stale"), "{reasons}");
     assert_eq!(up.count(&json!({"event": "machine"})), 0);
     assert_eq!(up.interrupt(), Some(0));
 
@@ -179,11 +190,12 @@ fn what_was_never_written_is_stale_or_is_of_unknown_age_refuses_the_wake_with_it
     };
     writer.stage(draft).unwrap().wait().unwrap();
     writer.close().unwrap();
-    let up = object.up();
-    let problem = up.get("/").problem(503, "wake_refused");
+    let mut up = object.up();
+    up.get("/").problem(403, "wake_refused");
+    let refused = up.wait(json!({"event": "refused", "action": "wake"}));
     assert!(
-        problem["detail"].as_str().unwrap().contains("clock unknown"),
-        "{problem}"
+        refused["reasons"].to_string().contains("clock unknown"),
+        "{refused}"
     );
     assert_eq!(up.interrupt(), Some(0));
     object.verify();

@@ -6,7 +6,7 @@ use super::action::Action;
 use super::eval::Eval;
 use super::facts::Facts;
 use super::judgement::{Erred, Explanation, Fault, Judgement, NearMiss, NotFresh, Outcome, Reason, RuleSet};
-use super::node::{Body, Effect, Rule};
+use super::node::{Body, Effect, NodeId, Rule};
 use super::program::Program;
 use super::slot::Slot;
 use crate::memory::Freshness;
@@ -30,12 +30,14 @@ impl Program {
                 .collect::<Vec<_>>()
         };
         let deciding = rules(&judgement.deciding);
+        let not_fresh = self.not_fresh(&self.explaining(action, facts, judgement), facts);
         Explanation {
             outcome: judgement.outcome,
             retry_after: deciding.iter().filter_map(|rule| rule.retry_after).max(),
+            status: deciding.iter().find_map(|rule| rule.status),
             reasons: deciding.into_iter().map(reason).collect(),
             erred: self.erred(action, facts, judgement),
-            not_fresh: self.not_fresh(action, facts),
+            not_fresh,
             near_misses,
         }
     }
@@ -58,8 +60,27 @@ impl Program {
             .collect()
     }
 
-    fn not_fresh(&self, action: Action, facts: &Facts<'_>) -> Vec<NotFresh> {
-        let consulted = self.slots(action, Some(facts.principal.kind()));
+    /// The rules that explain the answer: those that decided or erred; where there are none, the permits that came
+    /// nearest, up to the condition that failed. What other rules look at explains nothing.
+    fn explaining(&self, action: Action, facts: &Facts<'_>, judgement: &Judgement) -> Vec<NodeId> {
+        let bodies = || self.bodies(action, facts.principal.kind());
+        let took_part =
+            |body: &&Body| judgement.deciding.contains(body.rule) || judgement.erring.contains(body.rule);
+        let mut nodes: Vec<NodeId> = bodies()
+            .filter(took_part)
+            .flat_map(|body| body.clauses.iter().map(|(node, _)| *node))
+            .collect();
+        if nodes.is_empty() && judgement.outcome == Outcome::Refuse {
+            let misses = bodies().filter_map(|body| Some((self.near_miss(body, facts)?, body)));
+            let nearest = misses.min_by_key(|(miss, _)| miss.of.saturating_sub(miss.held));
+            let failed = nearest.and_then(|(miss, body)| body.clauses.get(usize::try_from(miss.held).ok()?));
+            nodes.extend(failed.map(|(node, _)| *node));
+        }
+        nodes
+    }
+
+    fn not_fresh(&self, explaining: &[NodeId], facts: &Facts<'_>) -> Vec<NotFresh> {
+        let consulted = self.slots_of(explaining.iter().copied());
         let positions = consulted.into_iter().filter_map(|slot| match slot {
             Slot::Fresh(position) => Some(usize::from(position)),
             _ => None,

@@ -128,6 +128,7 @@ fn listing(shape: &[(u8, u8, u8)]) -> Listing {
         effect: Effect::Permit,
         reason: None,
         retry_after: None,
+        status: None,
         span: TextSpan { start: 0, end: 0 },
         clauses: vec![Clause {
             span: TextSpan { start: 0, end: 0 },

@@ -137,10 +137,13 @@ pub struct Explanation {
     /// Longest `@retry_after` of the deciding rules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Span>,
+    /// `@status` of the first deciding rule that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
     /// Rules that erred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub erred: Vec<Erred>,
-    /// Fields that the rules of this action want fresh and that are not.
+    /// Fields that the deciding rules, or those that came nearest, want fresh and that are not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_fresh: Vec<NotFresh>,
     /// Where nothing permits: the permits that came nearest, nearest first.

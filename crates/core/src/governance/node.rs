@@ -263,6 +263,9 @@ pub struct Rule {
     /// `@retry_after`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Span>,
+    /// `@status`: the HTTP status of a refusal, 400 to 599.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
     /// Where it stands in the text.
     pub span: TextSpan,
     /// Its conditions: all must hold. Conditions of the scope are among them.

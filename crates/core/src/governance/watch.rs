@@ -114,10 +114,13 @@ impl Program {
         let kinds = PrincipalKind::ALL
             .iter()
             .filter(|kind| principal.is_none_or(|only| only == **kind));
-        let mut open: Vec<NodeId> = kinds
-            .flat_map(|kind| self.bodies(action, *kind))
-            .flat_map(|body| body.clauses.iter().map(|(node, _)| *node))
-            .collect();
+        let bodies = kinds.flat_map(|kind| self.bodies(action, *kind));
+        self.slots_of(bodies.flat_map(|body| body.clauses.iter().map(|(node, _)| *node)))
+    }
+
+    /// The slots that these expressions read.
+    pub(super) fn slots_of(&self, nodes: impl Iterator<Item = NodeId>) -> BTreeSet<Slot> {
+        let mut open: Vec<NodeId> = nodes.collect();
         let mut seen: BTreeSet<NodeId> = open.iter().copied().collect();
         let mut slots = BTreeSet::new();
         while let Some(id) = open.pop() {

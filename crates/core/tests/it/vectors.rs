@@ -550,6 +550,7 @@ fn full_decision() -> Decision {
             reason: Some("closed".into()),
         }],
         retry_after: Some(Span(60_000)),
+        status: None,
         erred: vec![Erred {
             rule: "rule2".into(),
             fault: governance::Fault::Overflow,

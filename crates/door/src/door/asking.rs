@@ -102,21 +102,27 @@ impl Door {
             QuickDecision::Permit(_) => Ok(true),
             QuickDecision::Awake | QuickDecision::Unknown => Ok(false),
             QuickDecision::Refuse(..) => match self.sleepers.evaluate(object, inputs) {
-                Some(decision) if decision.outcome != Outcome::Permit => {
-                    let problem = verdict::problem(&decision, &object.to_string());
-                    self.refused(object, decision, &problem.code);
-                    Err(problem)
-                }
+                Some(decision) if decision.outcome != Outcome::Permit => Err(self.refused(object, &decision)),
                 // It changed in between: ask again.
                 _ => Err(problems::moving(object)),
             },
         }
     }
 
-    fn refused(&self, object: ObjectId, decision: Decision, code: &str) {
-        self.metrics.refused(decision.action.as_str(), code);
-        let told = self.notes.add(object, decision, self.now());
+    /// Takes note of a refusal; the problem to answer with.
+    fn refused(&self, object: ObjectId, decision: &Decision) -> Problem {
+        let noted = self.sleepers.with_prepared(object, |prepared, _| {
+            let bundle = prepared.bundle().id();
+            let (id, told) = self.notes.add((object, bundle), decision, self.now());
+            (problems::refused(prepared, object, decision, &id), told)
+        });
+        // It woke in between.
+        let Some((problem, told)) = noted else {
+            return problems::moving(object);
+        };
+        self.metrics.refused(decision.action.as_str(), &problem.code);
         told.iter().for_each(|refused| self.tell_refused(object, refused));
+        problem
     }
 
     fn tell_refused(&self, object: ObjectId, refused: &Refused) {

@@ -53,7 +53,7 @@ impl Door {
         match ended {
             Some(Ended::Woke) => Ok(Passed::Woken),
             Some(Ended::Refused(_)) => Err(problems::refused_inside(object)),
-            Some(Ended::Failed(why)) => Err(problems::not_started(object, &why)),
+            Some(Ended::Failed(_)) => Err(problems::not_started(object)),
             None => Err(problems::leaving(object)),
         }
     }

@@ -105,7 +105,7 @@ async fn send1<A: Authorizer>(
             // Closed before the request left: it goes on a new connection, once.
             Err(mut error) => match error.take_message() {
                 Some(unsent) => request = unsent,
-                None => return Err(failed(&error.into_error())),
+                None => return Err(failed(gate, &error.into_error())),
             },
         }
     }
@@ -113,11 +113,11 @@ async fn send1<A: Authorizer>(
         .pool
         .connect(permit)
         .await
-        .map_err(|error| Box::new(Refusal::upstream_unreachable(&error)))?
+        .map_err(|error| Box::new(gate.unreachable(&error)))?
         .stream;
     let (mut client, connection) = http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|e| failed(&e))?;
+        .map_err(|error| failed(gate, &error))?;
     gate.clients.spawn(async move {
         // The request's own future reports what goes wrong.
         let _reported = connection.await;
@@ -125,7 +125,7 @@ async fn send1<A: Authorizer>(
     let response = client
         .send_request(request)
         .await
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| failed(gate, &error))?;
     gate.clients.keep(client);
     Ok(response)
 }
@@ -146,8 +146,11 @@ async fn send2<A: Authorizer>(
         Some(client) => client,
         None => connect2(gate, permit).await?,
     };
-    client.ready().await.map_err(|error| failed(&error))?;
-    client.send_request(request).await.map_err(|error| failed(&error))
+    client.ready().await.map_err(|error| failed(gate, &error))?;
+    client
+        .send_request(request)
+        .await
+        .map_err(|error| failed(gate, &error))
 }
 
 async fn connect2<A: Authorizer>(
@@ -158,12 +161,12 @@ async fn connect2<A: Authorizer>(
         .pool
         .connect(permit)
         .await
-        .map_err(|error| Box::new(Refusal::upstream_unreachable(&error)))?
+        .map_err(|error| Box::new(gate.unreachable(&error)))?
         .stream;
     let handshake = http2::Builder::new(gate.clients.tasks.clone())
         .timer(TokioTimer::new())
         .handshake(TokioIo::new(stream));
-    let (client, connection) = handshake.await.map_err(|error| failed(&error))?;
+    let (client, connection) = handshake.await.map_err(|error| failed(gate, &error))?;
     gate.clients.spawn(async move {
         // The requests' own futures report what goes wrong.
         let _reported = connection.await;
@@ -172,8 +175,10 @@ async fn connect2<A: Authorizer>(
     Ok(client)
 }
 
-fn failed(error: &hyper::Error) -> Box<Refusal> {
-    Box::new(Refusal::upstream_failed(&format!(
-        "the workload did not answer properly: {error}"
-    )))
+fn failed<A: Authorizer>(gate: &Shared<A>, error: &hyper::Error) -> Box<Refusal> {
+    let why = match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    Box::new(gate.failed(&why))
 }

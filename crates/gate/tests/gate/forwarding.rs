@@ -162,14 +162,22 @@ fn responses_keep_their_meaning() {
     );
 }
 
+// proves C14
 #[test]
-fn broken_workloads_are_explained() {
-    let check = |sent: &'static [u8], detail: &str| {
+fn broken_workloads_are_explained_to_the_owner_and_not_to_callers() {
+    let check = |sent: &'static [u8], cause: &str| {
         let workload = Workload::fixed(sent);
-        let reply = Rig::http(&workload).client().ask(&get("/"));
+        let rig = Rig::http(&workload);
+        let reply = rig.client().ask(&get("/"));
         let problem = reply.problem();
         assert_eq!((reply.status(), problem.code.as_str()), (502, "upstream_failed"));
-        assert!(problem.detail.contains(detail), "{problem:?}");
+        assert!(!problem.detail.contains(cause), "{problem:?}");
+        let told = rig.script.unanswered.lock().unwrap().clone();
+        assert!(
+            told.iter()
+                .any(|(code, why)| code == "upstream_failed" && why.contains(cause)),
+            "{told:?}"
+        );
     };
     check(b"", "without an answer");
     check(b"garbage\r\n\r\n", "malformed");
@@ -202,6 +210,16 @@ fn an_absent_workload_is_explained() {
         (503, "upstream_unreachable")
     );
     assert!(reply.head.contains("retry-after: 1\r\n"));
+    assert!(
+        !reply.problem().detail.contains("refused"),
+        "the cause is the owner's"
+    );
+    let told = rig.script.unanswered.lock().unwrap().clone();
+    assert!(
+        told.iter()
+            .any(|(code, why)| code == "upstream_unreachable" && why.contains("refused")),
+        "{told:?}"
+    );
 }
 
 #[test]

@@ -117,6 +117,65 @@ fn ask(addr: SocketAddr, request: Request<Full<Bytes>>) -> Got {
     ask_all(addr, vec![request]).pop().unwrap().unwrap()
 }
 
+const HEADERS: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// What a door sends to a call of gRPC that it refuses.
+fn refused_at_a_door(peer: SocketAddr) -> Vec<u8> {
+    // POST http://h/ by HPACK's static table.
+    let head = b"\x83\x86\x44\x01/\x41\x01h\x5f\x10application/grpc";
+    let frame = [0, 0, 26, HEADERS, END_HEADERS | END_STREAM, 0, 0, 0, 1];
+    let mut probe = Probe::new(peer, &Limits::default());
+    probe.push(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    assert_eq!(probe.push(&[&frame[..], &head[..]].concat()), Found::Request);
+    probe.refuse(&Problem::new(403, "admit_refused", "No").into())
+}
+
+/// Type and flags of each frame of the first stream.
+fn frames(mut bytes: &[u8]) -> Vec<(u8, u8)> {
+    let mut frames = Vec::new();
+    while let [a, b, c, kind, flags, _, _, _, stream, rest @ ..] = bytes {
+        if *stream == 1 {
+            frames.push((*kind, *flags));
+        }
+        bytes = &rest[usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c)..];
+    }
+    frames
+}
+
+// proves C4
+#[test]
+fn callers_that_speak_grpc_read_a_status_of_grpc() {
+    let workload = Workload::echo();
+    let rig = Rig::http(&workload);
+    let call = || {
+        build(
+            "POST",
+            "/no.Service/Call",
+            "h",
+            &[("content-type", "application/grpc+proto")],
+        )
+        .unwrap()
+    };
+    let awake = ask(rig.addr, call());
+    assert_eq!((awake.status, awake.body.as_str()), (200, ""));
+    assert_eq!(awake.headers["content-type"], "application/grpc");
+    assert_eq!(awake.headers["grpc-status"], "7");
+    assert_eq!(
+        awake.headers["grpc-message"],
+        "The object does not admit this [not_admitted]"
+    );
+    assert_eq!(awake.headers["retry-after"], "7");
+    assert!(awake.trailers.is_none());
+    // A door's look at the first request answers in the same way: a head that ends the stream.
+    assert_eq!(
+        frames(&refused_at_a_door(rig.addr)).last(),
+        Some(&(HEADERS, END_HEADERS | END_STREAM))
+    );
+    assert_eq!(workload.touched(), (0, 0));
+}
+
 // proves C3, C4
 #[test]
 fn refused_streams_cost_the_workload_nothing() {
@@ -207,11 +266,15 @@ fn a_response_cut_short_is_an_error() {
     let rig = Rig::http(&workload);
     assert!(ask_all(rig.addr, vec![request("/", "")]).pop().unwrap().is_err());
     let garbage = Workload::fixed(b"garbage\r\n\r\n");
-    let answer = ask(Rig::http(&garbage).addr, request("/", ""));
+    let rig = Rig::http(&garbage);
+    let answer = ask(rig.addr, request("/", ""));
     assert_eq!(
         (answer.status, answer.problem().code.as_str()),
         (502, "upstream_failed")
     );
+    let told = rig.script.unanswered.lock().unwrap().clone();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(!answer.problem().detail.contains(&told[0].1), "{told:?}");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ pub(crate) struct Script {
     pub(crate) asked: AtomicUsize,
     /// Says to the workload what it judged, `x-allow` being exposed to its rules.
     pub(crate) tells: AtomicBool,
+    /// What the owner is told of requests without an answer: code and cause.
+    pub(crate) unanswered: Mutex<Vec<(String, String)>>,
 }
 
 pub(crate) struct Scripted(Arc<Script>);
@@ -68,6 +70,11 @@ impl Authorizer for Scripted {
             return Admission::Refuse(Box::new(no()));
         }
         Admission::Forward(())
+    }
+
+    fn unanswered(&self, code: &'static str, why: &dyn std::fmt::Display) {
+        let mut told = self.0.unanswered.lock().unwrap();
+        told.push((code.to_owned(), why.to_string()));
     }
 }
 
@@ -248,6 +255,7 @@ impl Rig {
             refuses_connections: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
             tells: AtomicBool::new(false),
+            unanswered: Mutex::default(),
         });
         let (handing, mut handed) = mpsc::channel::<Handed>(4);
         let (orders, mut ordered) = mpsc::channel::<Order>(16);

@@ -4,16 +4,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use suijuris_api::Problem;
 use suijuris_api::channel::{Channel, Packet};
 use suijuris_api::control::{FromRuntime, ToRuntime};
+use suijuris_api::{Problem, verdict};
 use suijuris_gate::{Claim, Control, Gate, Handoff, Limits, Phase as GatePhase, Protocol, Upstream};
 use tokio::sync::mpsc;
 
 use crate::intake::Intake;
 use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::BootError;
-use suijuris_custody::chain;
 
 use super::HANDED_OVER;
 use super::context::BootContext;
@@ -24,11 +23,11 @@ pub(super) const CODE_BROKEN_OBJECT: &str = "broken_object";
 /// Time to answer whoever waits for an object that cannot be used.
 pub(super) const REFUSE_WITHIN: Duration = Duration::from_millis(500);
 
-/// Answers whoever waits, at the listener or handed over, that nothing runs here, and why, then ends.
+/// Answers whoever waits, at the listener or handed over, that nothing runs here, then ends; why is for the owner.
 pub(super) async fn refuse_all(context: BootContext, error: &BootError) -> ExitReason {
     context.reports.error(CODE_BROKEN_OBJECT, error);
-    let problem =
-        Problem::new(503, CODE_BROKEN_OBJECT, "The object cannot be used").with_detail(chain(error));
+    let problem = Problem::new(503, CODE_BROKEN_OBJECT, "The object cannot be used");
+    let problem = problem.with_detail(verdict::OWNER_KNOWS);
     answer_all(context, problem).await;
     ExitReason::Broken
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use suijuris_api::control::ToRuntime;
-use suijuris_api::{Event as Report, Problem};
+use suijuris_api::{Event as Report, verdict};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::codec;
 use suijuris_core::governance::Action;
@@ -113,12 +113,7 @@ pub(super) fn say_unasked(reports: &Reports, why: &str) {
     });
 }
 
-/// Another copy has taken the object.
-const CODE_TWIN: &str = "twin";
-/// This copy lacks what was witnessed.
-const CODE_ROLLED_BACK: &str = "rolled_back";
-
-/// This copy is not the object: whoever waits is told why, nothing runs. A copy whose history lacks what was witnessed
+/// This copy is not the object: whoever waits is told that it cannot serve, the owner why; nothing runs. A copy whose history lacks what was witnessed
 /// shuts itself away, so that it stays refused where no witness can be asked; one that met another only leaves.
 pub(super) async fn refuse_copy(
     context: BootContext,
@@ -134,15 +129,8 @@ pub(super) async fn refuse_copy(
             context.reports.error(error.code(), &error);
         }
     }
-    answer_all(context, not_the_object(copy)).await;
+    answer_all(context, verdict::unavailable()).await;
     ExitReason::Refused
-}
-
-fn not_the_object(copy: &RefusedCopy) -> Problem {
-    if copy.code == CODE_TWIN {
-        return Problem::new(503, CODE_TWIN, "Another copy is the object").with_detail(copy.words());
-    }
-    Problem::new(503, CODE_ROLLED_BACK, "This copy is older than the object").with_detail(copy.words())
 }
 
 /// Follows the lease: holds the gate while it does not hold, and ends the machine when another copy has the object or

@@ -92,7 +92,7 @@ impl Resident {
             }
             Verdict::Refuse(decision) => {
                 let problem = verdict::problem(&decision, &self.id);
-                self.refused(*decision);
+                self.refused(&decision);
                 Err(problem)
             }
         }

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use suijuris_api::Problem;
+use suijuris_api::verdict::{self, Circumstances};
 use suijuris_core::decide::{self, Refused, Verdict, View};
 use suijuris_core::governance::{self, Action, Residual, RuleSet};
 use suijuris_core::inputs::{Caller, Inputs, Principal};
 use suijuris_core::lineage::{Count, Decision};
+use suijuris_core::refusals::RefusalId;
 use suijuris_core::time::Span;
 
 use super::Resident;
@@ -167,11 +170,30 @@ impl Resident {
     }
 
     /// Takes note of a refused request; the first of its kind is reported and recorded.
-    pub fn refused(&self, decision: Decision) {
-        self.refusals
-            .borrow_mut()
-            .add(decision, self.clock.reading().wall);
+    pub fn refused(&self, decision: &Decision) -> RefusalId {
+        let mut refusals = self.refusals.borrow_mut();
+        let first = refusals.add(decision, self.clock.reading().wall);
         self.stirred.notify_one();
+        self.refusal_id(first)
+    }
+
+    /// What the owner finds the record by that keeps this refusal.
+    #[must_use]
+    pub fn refusal_id(&self, first: &Decision) -> RefusalId {
+        let object = self.lineage.published(|state| state.head().object);
+        RefusalId::of(object, self.bundle.id(), first)
+    }
+
+    /// The refusal as a caller reads it.
+    #[must_use]
+    pub fn public_problem(&self, decision: &Decision, id: &RefusalId) -> Problem {
+        let circumstances = Circumstances {
+            object: &self.id,
+            id,
+            token_helps: !self.callers.is_empty()
+                && self.bundle.rules.program.watches(decision.action).caller,
+        };
+        verdict::public(decision, circumstances)
     }
 
     /// Refusals that are to be recorded now.

@@ -53,7 +53,7 @@ impl Resident {
     fn not_written(&self, error: WriteError) -> Problem {
         let problem = error.problem(&self.id);
         if let WriteError::Refused(decision) = error {
-            self.refused(*decision);
+            self.refused(&decision);
         }
         problem
     }

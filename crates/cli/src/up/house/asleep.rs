@@ -76,7 +76,7 @@ impl House {
                 }
                 (_, visitor) => Box::pin(self.wake(proposal, visitor)).await?,
             },
-            Verdict::Refuse(decision) => self.refuse(*decision, proposal.fired, visitor)?,
+            Verdict::Refuse(decision) => self.refuse(&decision, proposal.fired, visitor)?,
         }
         Ok(Some(words))
     }
@@ -95,9 +95,9 @@ impl House {
     }
 
     /// A refusal is recorded, or kept while the machine is frozen, and the visitor is turned away.
-    fn refuse(&mut self, decision: Decision, fired: Fired, visitor: Option<Visitor>) -> anyhow::Result<()> {
+    fn refuse(&mut self, decision: &Decision, fired: Fired, visitor: Option<Visitor>) -> anyhow::Result<()> {
         let reading = self.clock.reading();
-        let problem = self.door().map(|door| door.problem(&decision));
+        let problem = self.door().map(|door| door.problem(decision));
         if let Stay::Asleep(asleep) = &mut self.stay {
             let recorded = asleep.refused(decision, fired, reading)?;
             self.say_refused(&recorded);
@@ -174,7 +174,8 @@ impl House {
                 if let Some(visitor) = visitor {
                     let problem =
                         suijuris_api::Problem::new(503, "machine_failed", "The machine cannot be started");
-                    self.turn_away(visitor, problem.with_detail(format!("{error:#}")));
+                    let detail = "its owner finds the cause in the events of `up`";
+                    self.turn_away(visitor, problem.with_detail(detail));
                 }
                 Ok(())
             }

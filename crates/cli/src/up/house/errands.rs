@@ -263,7 +263,7 @@ async fn write_asleep(
         Err(error) => {
             let problem = error.problem(&id);
             if let WriteError::Refused(decision) = error
-                && let Err(wrong) = asleep.refused(*decision, Fired::new(), reading)
+                && let Err(wrong) = asleep.refused(&decision, Fired::new(), reading)
             {
                 return Err(
                     Problem::new(507, CODE_NOT_DURABLE, "The refusal could not be recorded")

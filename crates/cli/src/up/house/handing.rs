@@ -37,7 +37,10 @@ impl House {
         match sent {
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 let problem = Problem::new(431, "head_too_large", "The request head is too large");
-                self.turn_away(visitor, problem.with_detail(error.to_string()));
+                self.turn_away(
+                    visitor,
+                    problem.with_detail("send fewer or shorter header fields"),
+                );
             }
             // A runtime that has just left has not taken it either: the end of its machine follows.
             Ok(()) | Err(_) => drop(awake.handed.insert(id, visitor)),
