@@ -4,6 +4,7 @@
 //! (runtime, door, command line) performs what this crate decides, and so all of them decide alike.
 
 pub mod bundle;
+pub mod class;
 pub mod codec;
 pub mod decide;
 pub mod governance;
@@ -21,4 +22,4 @@ pub mod time;
 pub mod trigger;
 pub mod witness;
 
-pub use id::{BlobId, BundleId, ObjectId, RecordId};
+pub use id::{BlobId, BundleId, ClassId, ObjectId, RecordId};

@@ -70,6 +70,7 @@ fn facts<'a>(memory: &'a Memory, principal: Principal<'a>) -> Facts<'a> {
         name: "o",
         memory,
         lineage: Lineage::default(),
+        instance: None,
     };
     let now = Now {
         at: NOW,

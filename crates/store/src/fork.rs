@@ -196,6 +196,7 @@ pub fn stage(parent: &Writer, object_dir: &ObjectDir, conception: Conception) ->
         next: waiting.public().commitment(),
         nonce: conception.nonce,
         parent: Some(staged.clone()),
+        class: None,
     };
     let schema = std::sync::Arc::clone(bundle.schema());
     let (mut child, first) = State::found(inception, conception.at, bundle.id(), schema, &waiting)?;

@@ -97,6 +97,7 @@ pub fn found(object_dir: &ObjectDir, founding: Founding) -> Result<ObjectId, Fou
         next: waiting.public().commitment(),
         nonce: founding.nonce,
         parent: founding.parent,
+        class: None,
     };
     let schema = std::sync::Arc::clone(bundle.schema());
     let (state, stored) = State::found(inception, founding.at, bundle.id(), schema, &waiting)?;

@@ -111,6 +111,7 @@ impl Definition {
             witness: Witness::Optional,
             lease: suijuris_core::manifest::LEASE,
             grace: Span(0),
+            class: None,
             seal_within: Span(1_000),
         }
     }
@@ -135,6 +136,7 @@ impl Life {
             next: key(name, 1).public().commitment(),
             nonce: vec![7; 16],
             parent: None,
+            class: None,
         };
         let schema = Arc::clone(bundle.schema());
         let (state, first) = State::found(inception, BORN, bundle.id(), schema, &key(name, 1)).unwrap();
