@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use suijuris_core::class::Membership;
 use suijuris_core::decide::{self, Refused, Verdict, View};
 use suijuris_core::governance::{self, Action, Residual, RuleSet};
 use suijuris_core::inputs::{Caller, Inputs, Principal};
@@ -82,6 +83,7 @@ impl Resident {
                     name: &view.head.name,
                     memory: view.memory,
                     lineage,
+                    instance: view.head.class.as_ref().map(Membership::facts),
                 },
             )
         })
