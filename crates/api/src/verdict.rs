@@ -121,11 +121,12 @@ pub const fn sentence(invariant: Invariant) -> &'static str {
         Invariant::Twin => "twin: the witness knows another live copy",
         Invariant::WorkloadFailed => "the workload could not be started or did not become ready",
         Invariant::WorkloadGone => "the workload ended: there is nothing left to stay awake for",
+        Invariant::ClassFull => "the class has as many instances as it may",
     }
 }
 
 /// Codes of invariants, each with a page under `docs/errors`.
-const CODES: [(Invariant, &str); 11] = [
+const CODES: [(Invariant, &str); 12] = [
     (Invariant::WrongBundle, "wrong_bundle"),
     (Invariant::Quarantined, "quarantined"),
     (Invariant::Terminated, "terminated"),
@@ -137,6 +138,7 @@ const CODES: [(Invariant, &str); 11] = [
     (Invariant::Twin, "twin"),
     (Invariant::WorkloadFailed, "workload_failed"),
     (Invariant::WorkloadGone, "workload_gone"),
+    (Invariant::ClassFull, "class_full"),
 ];
 
 fn code(invariant: Invariant) -> &'static str {
@@ -251,6 +253,11 @@ fn bare(decision: &Decision, object: &str) -> Problem {
         }
         (_, Action::Wake) => Problem::new(status, "wake_refused", "The object refuses to wake"),
         (_, Action::Admit) => Problem::new(status, "admit_refused", "The object refuses this request"),
+        (_, Action::Instantiate) => Problem::new(
+            403,
+            "instantiate_refused",
+            "The class refuses to found this object",
+        ),
         (_, Action::Remain) => Problem::new(503, "remain_refused", "The object is going to sleep"),
         _ => Problem::new(status, "refused", "The object refuses"),
     };

@@ -237,5 +237,6 @@ pub fn vocabulary(manifest: &Manifest) -> Vocabulary {
         memory: manifest.memory.clone(),
         claims: manifest.claims.clone(),
         headers: manifest.gate.headers.clone(),
+        class: manifest.class.is_some(),
     }
 }

@@ -50,6 +50,16 @@ const TEMPLATES: &[Template] = &[
         "a worker with a budget and a queue of jobs, awake only while there is work",
         ["object.toml", "governance.cedar", "README.md", "agent.py"]
     ),
+    template!(
+        "class",
+        "a class: one object for each key, founded on first use, serving a page to anybody on loopback",
+        [
+            "object.toml",
+            "governance.cedar",
+            "README.md",
+            "public/index.html"
+        ]
+    ),
 ];
 
 /// All templates.
@@ -62,7 +72,7 @@ pub const fn templates() -> &'static [Template] {
 #[derive(Debug, thiserror::Error)]
 pub enum ScaffoldError {
     /// No such template.
-    #[error("there is no template `{0}`; choose http, tcp or agent")]
+    #[error("there is no template `{0}`; choose http, tcp, agent or class")]
     UnknownTemplate(String),
     /// Not a name for an object.
     #[error(

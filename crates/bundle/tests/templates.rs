@@ -105,6 +105,7 @@ impl Object {
             name: "my-object",
             memory: &self.memory,
             lineage: governance::Lineage::default(),
+            instance: None,
         };
         let mut facts = Facts::new(principal, object, NOON, governance::Host::default());
         more(&mut facts);
@@ -227,4 +228,39 @@ fn the_agent_is_awake_for_work_within_its_budget() {
             .0
     };
     assert!(writes(&["jobs", "done"]) && !writes(&["done", "consent"]) && !writes(&["budget"]));
+}
+
+#[test]
+fn a_class_founds_for_anybody_on_this_machine_and_for_its_owner() {
+    let object = Object::of("class");
+    let asks = |ip: [u8; 4], principal: Principal<'_>| {
+        let request = governance::Request {
+            protocol: governance::Protocol::Http1,
+            peer_ip: ip.into(),
+            method: "GET",
+            path: "/",
+            query: "",
+            host: "acme.my-object.localhost",
+            port: None,
+            content_length: None,
+            headers: &[],
+        };
+        let founding = governance::Founding {
+            max_instances: 100,
+            ..governance::Founding::default()
+        };
+        let answer = object.judge(Action::Instantiate, principal, |facts| {
+            facts.object.instance = Some(governance::Instance {
+                class: "class",
+                key: "acme",
+            });
+            facts.founding = Some(founding);
+            facts.request = Some(request);
+        });
+        answer.0
+    };
+    assert!(asks([127, 0, 0, 1], VISITOR));
+    assert!(!asks([192, 0, 2, 1], VISITOR), "not from elsewhere");
+    assert!(asks([192, 0, 2, 1], Principal::Controller(&[])));
+    assert!(!asks([127, 0, 0, 1], Principal::Host));
 }

@@ -25,8 +25,9 @@ pub(crate) fn open(place: &Place) -> Result<Reader, OpenError> {
 }
 
 /// The decision that a record keeps.
-pub(crate) const fn decision(body: &Body) -> Option<&Decision> {
+pub(crate) fn decision(body: &Body) -> Option<&Decision> {
     match body {
+        Body::Inception(body) => body.class.as_ref().map(|class| &class.decision),
         Body::Woke(body) => Some(&body.decision),
         Body::Resumed(body) => Some(&body.decision),
         Body::Dormant(body) => Some(&body.decision),
@@ -43,6 +44,7 @@ pub(crate) const fn decision(body: &Body) -> Option<&Decision> {
 pub(crate) fn place(body: &Body) -> &str {
     match body {
         Body::Refused(refused) => &refused.at,
+        Body::Inception(_) => "door",
         _ => "runtime",
     }
 }

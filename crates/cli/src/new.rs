@@ -6,6 +6,9 @@ use suijuris_bundle::{ScaffoldError, scaffold, templates};
 
 use crate::{Answer, Usage, screen};
 
+/// The template whose directory is no object.
+const CLASS: &str = "class";
+
 fn template_list() -> String {
     let line = |template: &suijuris_bundle::Template| format!("  {:6} {}\n", template.name, template.summary);
     let lines: String = templates().iter().map(line).collect();
@@ -18,7 +21,7 @@ fn template_list() -> String {
 #[derive(Debug, clap::Args)]
 #[command(after_help = template_list())]
 pub(crate) struct Args {
-    /// Template: http, tcp or agent
+    /// Template: http, tcp, agent or class
     template: String,
     /// Directory, new or empty
     dir: PathBuf,
@@ -48,8 +51,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         screen::print(&format!("{}\n", file.display()))?;
     }
     let dir = args.dir.display();
+    // A class is a template: there is no object of it to run.
+    let next = if args.template == CLASS { "check" } else { "up" };
     screen::note(&format!(
-        "`{name}` is ready: read {dir}/README.md, then `suijuris up {dir}`"
+        "`{name}` is ready: read {dir}/README.md, then `suijuris {next} {dir}`"
     ));
     Ok(Answer::Yes)
 }

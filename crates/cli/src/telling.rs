@@ -2,6 +2,7 @@
 
 use serde_json::{Map, json};
 use suijuris_api::verdict;
+use suijuris_core::class::Instantiation;
 use suijuris_core::governance::Effect;
 use suijuris_core::inputs::{Caller, Inputs, Principal, Request, Trigger};
 use suijuris_core::lineage::{Body, Count, Decision, Mutated, Outcome, Stored};
@@ -13,12 +14,15 @@ use crate::screen::{self, Screen, Tone, clean};
 /// What a record says, in a line.
 pub(crate) fn summary(body: &Body) -> String {
     match body {
-        Body::Inception(body) => format!(
-            "{}, {} of {} owners must sign",
-            body.name,
-            body.threshold,
-            body.controllers.len()
-        ),
+        Body::Inception(body) => join([
+            format!(
+                "{}, {} of {} owners must sign",
+                body.name,
+                body.threshold,
+                body.controllers.len()
+            ),
+            body.class.as_ref().map_or_else(String::new, instance),
+        ]),
         Body::Mutated(body) => format!("{} by {}", writes(body), body.by),
         Body::Seal(body) if body.admitted.is_empty() => String::new(),
         Body::Seal(body) => admitted(&body.admitted),
@@ -164,6 +168,11 @@ fn requested(request: &Request) -> String {
     clean(&format!("{} {}{question}", request.method, request.path))
 }
 
+/// Which instance of which class an object is.
+pub(crate) fn instance(class: &Instantiation) -> String {
+    format!("instance {} of class {}", class.key, class.id)
+}
+
 /// A record as JSON; the body as in `spec/records.md`, writes in the plain form of their fields.
 pub(crate) fn record_json(stored: &Stored) -> anyhow::Result<serde_json::Value> {
     let record = &stored.record;
@@ -257,6 +266,13 @@ fn facts(inputs: &Inputs) -> String {
                 request.protocol
             ),
         ]);
+    }
+    if let Some(founding) = &inputs.founding {
+        let text = format!(
+            "{} of {} instances; in the last second {} for this peer, {} in all",
+            founding.instances, founding.max_instances, founding.peer_rate, founding.class_rate
+        );
+        table.row(["founding", &text]);
     }
     if let Some(activity) = &inputs.activity {
         let text = format!(

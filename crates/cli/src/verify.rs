@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use suijuris_bundle::Files;
 use suijuris_core::id::BundleId;
+use suijuris_core::lineage::Body;
 use suijuris_store::capsule::{self, CapsuleError};
 use suijuris_store::fork::{self, ParentError};
 use suijuris_store::{BundleFiles, BundleStore, ObjectDir, OpenError, Place as At, Reader, Verified};
@@ -130,6 +131,7 @@ fn verify(home: &ObjectDir) -> anyhow::Result<Outcome> {
     let head = reader.state().head();
     let bundles = bundles(&reader)?;
     let unsound = bundles.iter().find_map(|id| check_bundle(home, id).err());
+    let misfounded = instance(&reader)?;
     let torn = || last.filter(|_| reader.is_torn()).map(|last| torn(last.place));
     let orphaned = match fork::parent_of(home) {
         Ok(_) => None,
@@ -139,7 +141,7 @@ fn verify(home: &ObjectDir) -> anyhow::Result<Outcome> {
         }
         Err(ParentError::Open(error)) => Some(fault(error)?),
     };
-    let fault = orphaned.or(unsound).or_else(torn);
+    let fault = orphaned.or(unsound).or(misfounded).or_else(torn);
     Ok(Outcome {
         verified: fault.is_none(),
         object: Some(head.object.to_string()),
@@ -149,6 +151,24 @@ fn verify(home: &ObjectDir) -> anyhow::Result<Outcome> {
         bundles: bundles.iter().map(ToString::to_string).collect(),
         fault,
     })
+}
+
+/// What does not hold of how an instance of a class was founded, by the bundle that its inception names.
+fn instance(reader: &Reader) -> anyhow::Result<Option<Fault>> {
+    let Some(first) = reader.records(0..1)?.next().transpose()? else {
+        return Ok(None);
+    };
+    let Body::Inception(inception) = &first.record.body else {
+        return Ok(None);
+    };
+    let (Some(class), Ok(bundle)) = (&inception.class, reader.bundle(&first.record.bundle)) else {
+        return Ok(None);
+    };
+    let checked = class.check(&inception.name, &bundle);
+    Ok(checked.err().map(|error| Fault {
+        seq: Some(0),
+        ..Fault::whole(suijuris_custody::chain(&error))
+    }))
 }
 
 /// Verifies a capsule: every section, record and signature, and that each bundle's text compiles to its program.

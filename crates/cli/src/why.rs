@@ -1,5 +1,7 @@
 //! `why`: a recorded decision explained, and made again from its recorded inputs.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::json;
@@ -7,8 +9,8 @@ use suijuris_api::verdict;
 use suijuris_core::codec;
 use suijuris_core::decide::View;
 use suijuris_core::governance::Action;
-use suijuris_core::id::Digest;
-use suijuris_core::lineage::{Decision, State, Stored};
+use suijuris_core::id::{BundleId, Digest};
+use suijuris_core::lineage::{Body, Decision, State, Stored};
 use suijuris_core::refusals::RefusalId;
 use suijuris_store::Reader;
 
@@ -155,8 +157,21 @@ fn select(
 
 /// Makes a decision again on the state it was made on: one in force at its instant and older than the first record that
 /// keeps it. Mostly that is the one before its record; a refusal that is counted again later was made earlier, and
-/// several records may share one millisecond.
+/// several records may share one millisecond. That which founded an instance was made before there was any state; what
+/// is shown is the one it was born with.
 fn remake(reader: &Reader, stored: Stored, decision: Decision) -> anyhow::Result<Found> {
+    if let Body::Inception(inception) = &stored.record.body
+        && let Some(class) = &inception.class
+    {
+        let bundle = reader.bundle(&stored.record.bundle)?;
+        let bundles = |id: &BundleId| (*id == stored.record.bundle).then(|| Arc::clone(bundle.schema()));
+        return Ok(Found {
+            again: class.replay(&inception.name, &bundle),
+            state: State::begin(&stored, &bundles)?,
+            stored,
+            decision,
+        });
+    }
     let (at, recorded) = (decision.inputs.now.at, codec::encode(&decision)?);
     let mut best: Option<(State, Decision, bool)> = None;
     let mut kept = false;
@@ -205,6 +220,11 @@ fn tell(reader: &Reader, found: &Found, same: bool, json: bool) -> anyhow::Resul
         record.at,
         record.epoch
     );
+    if let Body::Inception(inception) = &record.body
+        && let Some(class) = &inception.class
+    {
+        text += &format!("  {}\n", telling::instance(class));
+    }
     text += &telling::grounds(&found.decision);
     text += &format!(
         "\nmemory after record {}\n{}",
@@ -234,7 +254,7 @@ struct Why<'a> {
     kind: &'static str,
     at: String,
     epoch: u64,
-    /// Position of the record that the decision was made after.
+    /// Position of the record that the decision was made after; 0 for what founded an instance of a class.
     after: u64,
     bundle: String,
     verdict: suijuris_api::event::Verdict,

@@ -156,6 +156,7 @@ impl Manifest {
             memory: self.memory.clone(),
             claims: self.claims.clone(),
             headers: self.gate.headers.clone(),
+            class: self.class.is_some(),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use crate::class::Membership;
 use crate::governance::{self, Action, Facts, Judgement, Program, Residual, RuleSet, Vocabulary};
 use crate::id::{BundleId, ObjectId};
 use crate::inputs::{Inputs, Principal, Standing, Witnessed, WorkloadEnd};
@@ -70,6 +71,8 @@ pub struct Subject<'a> {
     pub lineage: governance::Lineage,
     /// What its memory holds, at least where its rules look.
     pub memory: &'a Cells,
+    /// Which instance of which class it is, if any.
+    pub instance: Option<&'a Membership>,
     /// The bundle in force.
     pub in_force: BundleId,
     /// The bundle of the rules at hand.
@@ -88,6 +91,7 @@ impl<'a> From<View<'a>> for Subject<'a> {
             phase: view.head.phase,
             lineage: lineage_facts(view.head),
             memory: view.memory,
+            instance: view.head.class.as_ref(),
             in_force: view.head.bundle,
             bundle: view.bundle,
             program: view.program,
@@ -130,9 +134,17 @@ impl Verdict {
 /// Answers a proposal to take `action` on `target`.
 #[must_use]
 pub fn decide(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) -> Verdict {
-    let decision = judge(view.into(), action, target, inputs);
+    answer(judge(view.into(), action, target, inputs))
+}
+
+/// Answers a proposal to found an instance; `template` is one as it would be born.
+pub(crate) fn instantiate(template: Subject<'_>, inputs: Inputs) -> Verdict {
+    answer(judge(template, Action::Instantiate, template.object, inputs))
+}
+
+fn answer(decision: Decision) -> Verdict {
     match decision.outcome {
-        Outcome::Permit => Verdict::Permit(Permit(action), Box::new(decision)),
+        Outcome::Permit => Verdict::Permit(Permit(decision.action), Box::new(decision)),
         _ => Verdict::Refuse(Box::new(decision)),
     }
 }
@@ -212,7 +224,8 @@ pub fn replay(view: View<'_>, recorded: &Decision) -> Decision {
 }
 
 fn judge(subject: Subject<'_>, action: Action, target: ObjectId, inputs: Inputs) -> Decision {
-    let broken = invariant(&subject, action, target, &inputs.standing);
+    let broken = invariant(&subject, action, target, &inputs.standing)
+        .or_else(|| unfoundable(&subject, action, &inputs));
     let explanation = broken.is_none().then(|| {
         let id = subject.object.to_string();
         with_facts(&subject, &id, &inputs, |facts| {
@@ -281,6 +294,19 @@ fn invariant(
         .or_else(|| workload(standing.workload).filter(|_| action == Action::Remain))
 }
 
+/// Instances are founded of a class, which has no history, and only where there is room for one more.
+fn unfoundable(subject: &Subject<'_>, action: Action, inputs: &Inputs) -> Option<Invariant> {
+    if action != Action::Instantiate {
+        return None;
+    }
+    match inputs.founding {
+        Some(founding) if subject.lineage.length == 0 => {
+            (founding.instances >= founding.max_instances).then_some(Invariant::ClassFull)
+        }
+        _ => Some(Invariant::WrongPhase),
+    }
+}
+
 fn wrong_identity(subject: &Subject<'_>, target: ObjectId) -> Option<Invariant> {
     if target != subject.object {
         Some(Invariant::WrongObject)
@@ -344,6 +370,7 @@ fn with_facts<R>(subject: &Subject<'_>, id: &str, inputs: &Inputs, run: impl FnO
         name: subject.name,
         memory: subject.memory,
         lineage: subject.lineage,
+        instance: subject.instance.map(Membership::facts),
     };
     let words = Words::of(&inputs.principal);
     let (audience, scopes): (Vec<&str>, Vec<&str>) = match &inputs.principal {
@@ -388,6 +415,12 @@ fn with_facts<R>(subject: &Subject<'_>, id: &str, inputs: &Inputs, run: impl FnO
     facts.field = fields.first().copied();
     facts.target = inputs.to.as_ref().map(self::host);
     facts.scope = inputs.scope.as_deref();
+    facts.founding = inputs.founding.map(|founding| governance::Founding {
+        instances: number(founding.instances),
+        max_instances: number(founding.max_instances),
+        peer_rate: number(founding.peer_rate),
+        class_rate: number(founding.class_rate),
+    });
     run(&facts)
 }
 

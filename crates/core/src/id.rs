@@ -303,6 +303,10 @@ id!(
     BundleId, DAG_CBOR, "dag-cbor"
 );
 id!(
+    /// Identity of a class: see [`crate::class::Identity`].
+    ClassId, DAG_CBOR, "dag-cbor"
+);
+id!(
     /// Identity of one lineage record as stored.
     RecordId, DAG_CBOR, "dag-cbor"
 );

@@ -254,6 +254,20 @@ impl Witnessed {
     }
 }
 
+/// How many instances a class has when one more is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Founding {
+    /// Instances so far, those being founded included.
+    pub instances: u64,
+    /// Instances at most.
+    pub max_instances: u64,
+    /// Instances founded for this peer in the last second.
+    pub peer_rate: u64,
+    /// Instances founded in the last second.
+    pub class_rate: u64,
+}
+
 /// Everything from outside that one decision looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -291,6 +305,9 @@ pub struct Inputs {
     /// Scope of the child (fork).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// How many instances there are (instantiate).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub founding: Option<Founding>,
 }
 
 impl Trigger {
@@ -324,6 +341,7 @@ impl Inputs {
             fields: BTreeSet::new(),
             to: None,
             scope: None,
+            founding: None,
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod bundle;
+pub mod class;
 pub mod codec;
 pub mod decide;
 pub mod governance;
@@ -22,4 +23,4 @@ pub mod time;
 pub mod trigger;
 pub mod witness;
 
-pub use id::{BlobId, BundleId, ObjectId, RecordId};
+pub use id::{BlobId, BundleId, ClassId, ObjectId, RecordId};

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::class::Class;
 use crate::codec;
 use crate::id::{BlobId, BundleId, Digest};
 use crate::memory::{Kind, Name, Schema};
@@ -220,6 +221,9 @@ pub struct Manifest {
     /// Other copies wait for it as for the lease.
     #[serde(default, skip_serializing_if = "is_no_grace")]
     pub grace: Span,
+    /// What makes the bundle a template of which objects are founded; absent for a bundle of one object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
     /// A signed record follows each mutation after this time at the latest; zero signs each mutation.
     pub seal_within: Span,
 }

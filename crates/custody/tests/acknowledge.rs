@@ -44,6 +44,7 @@ impl Rig {
             threshold: 1,
             nonce: vec![1; 16],
             parent: None,
+            class: None,
             at: Timestamp(1_000),
             bundle,
             seed: [1; 32].into(),

@@ -374,6 +374,7 @@ fn life(dir: &Path, records: usize) -> ObjectDir {
         threshold: 1,
         nonce: vec![1; 16],
         parent: None,
+        class: None,
         at: Timestamp(1_000),
         bundle,
         seed: [1; 32].into(),

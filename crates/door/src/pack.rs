@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use suijuris_core::class::{ClassId, Membership};
 use suijuris_core::decide::Subject;
 use suijuris_core::governance::Lineage;
 use suijuris_core::id::Digest;
@@ -28,6 +29,8 @@ const SLEPT: u8 = 1 << 3;
 const DUE: u8 = 1 << 4;
 /// Awake when last looked at: nothing but position and epoch is known.
 const AWAKE: u8 = 1 << 5;
+/// An instance of a class.
+const INSTANCE: u8 = 1 << 6;
 
 /// A packed object. Object id, head, time of the last look, flags, phase, then numbers as variable-length integers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +74,7 @@ pub(crate) struct Unpacked<'a> {
     name: &'a str,
     phase: Phase,
     lineage: Lineage,
+    instance: Option<Membership>,
     cells: Cells,
 }
 
@@ -114,7 +118,8 @@ impl Packed {
             | flag(own_name, OWN_NAME)
             | flag(head.last_woke.is_some(), WOKE)
             | flag(head.last_dormant.is_some(), SLEPT)
-            | flag(due.is_some(), DUE);
+            | flag(due.is_some(), DUE)
+            | flag(head.class.is_some(), INSTANCE);
         let mut out = Writer::default();
         header(&mut out, head.object, head.record, checked);
         out.raw(&[flags, code(head.phase)]);
@@ -132,6 +137,10 @@ impl Packed {
         }
         if own_name {
             out.text(&head.name);
+        }
+        if let Some(class) = &head.class {
+            out.raw(&class.id().digest().0);
+            out.text(class.key().as_str());
         }
         for look in prepared.looks() {
             let cell = state.memory().cell_at(look.position);
@@ -236,6 +245,12 @@ impl Packed {
         } else {
             bytes.text()?
         };
+        let instance = if flags & INSTANCE == 0 {
+            None
+        } else {
+            let id = ClassId::from_digest(Digest(bytes.array()?));
+            Some(Membership::new(id, bytes.text()?.parse().ok()?))
+        };
         // Rules look at no other cells than those that are filled here.
         let schema = prepared.bundle().schema();
         let mut cells = scratch
@@ -259,6 +274,7 @@ impl Packed {
                 last_dormant: last_dormant.flatten(),
                 refused: number(refused),
             },
+            instance,
             cells,
         })
     }
@@ -279,6 +295,7 @@ impl Unpacked<'_> {
             phase: self.phase,
             lineage: self.lineage,
             memory: &self.cells,
+            instance: self.instance.as_ref(),
             in_force: rules.bundle,
             bundle: rules.bundle,
             program: &rules.program,

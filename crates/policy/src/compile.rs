@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cedar_policy_core::ast::{AnyId, Effect as CedarEffect, PolicySet, Template};
+use cedar_policy_core::ast::{
+    ActionConstraint, AnyId, Effect as CedarEffect, EntityUID, PolicySet, Template,
+};
 use cedar_policy_core::parser::parse_policyset;
 use cedar_policy_core::validator::typecheck::{PolicyCheck, Typechecker};
 use cedar_policy_core::validator::types::RequestEnv;
@@ -82,7 +84,12 @@ fn check(vocabulary: &Vocabulary, source: &str) -> Result<Checked, Vec<Diagnosti
     let (rules, mut errors) = named(source, &templates);
     let result = Validator::new(schema.clone()).validate(&policies, ValidationMode::Strict);
     let (found, warned) = result.into_errors_and_warnings();
-    errors.extend(found.map(|error| Diagnostic::of_cedar(Severity::Error, "rules.type", &error)));
+    let foreign = founding_without_class(vocabulary, &templates, &rules);
+    let known =
+        |error: &Diagnostic| !foreign.is_empty() && error.message.contains(r#"Action::"instantiate""#);
+    let found = found.map(|error| Diagnostic::of_cedar(Severity::Error, "rules.type", &error));
+    errors.extend(found.filter(|error| !known(error)));
+    errors.extend(foreign);
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -93,6 +100,41 @@ fn check(vocabulary: &Vocabulary, source: &str) -> Result<Checked, Vec<Diagnosti
         rules,
         warnings: warnings.collect(),
     })
+}
+
+/// Rules that speak of founding instances where there is no class.
+fn founding_without_class(
+    vocabulary: &Vocabulary,
+    templates: &[Template],
+    rules: &[Rule],
+) -> Vec<Diagnostic> {
+    if vocabulary.class {
+        return Vec::new();
+    }
+    let instantiates = |template: &Template| {
+        let is = |uid: &EntityUID| AsRef::<str>::as_ref(uid.eid()) == Action::Instantiate.as_str();
+        match template.action_constraint() {
+            ActionConstraint::Eq(uid) => is(uid),
+            ActionConstraint::In(uids) => uids.iter().any(|uid| is(uid)),
+            _ => false,
+        }
+    };
+    let error = |(template, rule): (&Template, &Rule)| {
+        let message = format!(
+            "rule `{}` speaks of `instantiate`, and this bundle is no class",
+            rule.id
+        );
+        let at = template.loc().map_or((0, 0), |loc| (loc.start(), loc.end()));
+        Diagnostic::new(Severity::Error, "rules.no_class", message)
+            .at(at.0, at.1, None)
+            .help("add [class] with max_instances to object.toml, or leave the action out")
+    };
+    templates
+        .iter()
+        .zip(rules)
+        .filter(|(template, _)| instantiates(template))
+        .map(error)
+        .collect()
 }
 
 fn in_order(policies: &PolicySet) -> Vec<Template> {

@@ -20,7 +20,7 @@ pub(crate) fn all(vocabulary: &Vocabulary, program: &Program, warnings: Vec<Diag
     let listing = program.listing();
     let mut all = warnings;
     all.extend(never(listing, &all));
-    all.extend(unpermitted(program));
+    all.extend(unpermitted(vocabulary, program));
     all.extend(unknown_symbols(vocabulary, listing));
     all.extend(without_fresh_for(vocabulary, listing));
     all.extend(unused(vocabulary, listing));
@@ -138,11 +138,22 @@ fn narrowed(ranges: &mut BTreeMap<Slot, (i64, i64)>, slot: Slot, low: i64, high:
     range.0 > range.1
 }
 
-fn unpermitted(program: &Program) -> Vec<Diagnostic> {
+fn unpermitted(vocabulary: &Vocabulary, program: &Program) -> Vec<Diagnostic> {
     let permitted = permitted(program);
+    let instantiate = permitted.contains(&Action::Instantiate);
+    let useless = (vocabulary.class && !instantiate).then(|| {
+        let message = "no rule permits instantiate: no instance of this class is ever founded";
+        Diagnostic::new(Severity::Warning, "rules.no_instance", message).help(
+            "add to governance.cedar: permit (principal, action == Action::\"instantiate\", resource) when { … };",
+        )
+    });
+    useless.into_iter().chain(never_permitted(&permitted)).collect()
+}
+
+fn never_permitted(permitted: &BTreeSet<Action>) -> Vec<Diagnostic> {
     let missing: Vec<&str> = Action::ALL
         .iter()
-        .filter(|action| !permitted.contains(action))
+        .filter(|action| **action != Action::Instantiate && !permitted.contains(action))
         .map(|action| action.as_str())
         .collect();
     if missing.is_empty() {

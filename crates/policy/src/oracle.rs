@@ -257,6 +257,8 @@ fn object_parts(vocabulary: &Vocabulary, facts: &Facts<'_>) -> Result<Parts, Ora
     Ok(Parts::default()
         .with("id", text(object.id))
         .with("name", text(object.name))
+        .maybe("class", object.instance.map(|instance| text(instance.class)))
+        .maybe("key", object.instance.map(|instance| text(instance.key)))
         .with("memory", memory.record()?)
         .with("fresh", fresh.record()?)
         .with("lineage", lineage.record()?)
@@ -336,6 +338,26 @@ fn activity_parts(activity: &gov::Activity) -> Result<Expr, OracleError> {
         .record()
 }
 
+fn instantiate_parts(vocabulary: &Vocabulary, facts: &Facts<'_>, parts: Parts) -> Result<Parts, OracleError> {
+    let request = facts.request.as_ref();
+    let request = request
+        .map(|request| request_parts(vocabulary, request))
+        .transpose()?;
+    let parts = parts
+        .maybe("key", facts.object.instance.map(|instance| text(instance.key)))
+        .maybe("request", request);
+    let Some(founding) = facts.founding else {
+        return Ok(parts);
+    };
+    let rate = Parts::default()
+        .with("peer", Expr::new_long(founding.peer_rate))
+        .with("class", Expr::new_long(founding.class_rate));
+    Ok(parts
+        .with("instances", Expr::new_long(founding.instances))
+        .with("max_instances", Expr::new_long(founding.max_instances))
+        .with("rate", rate.record()?))
+}
+
 /// The proposal as a Cedar request.
 ///
 /// # Errors
@@ -368,6 +390,7 @@ pub fn request(vocabulary: &Vocabulary, action: Action, facts: &Facts<'_>) -> Re
         Action::Migrate => parts = parts.maybe("target", facts.target.as_ref().map(host_parts).transpose()?),
         Action::Fork => parts = parts.maybe("scope", facts.scope.map(text)),
         Action::Read => parts = parts.maybe("field", facts.field.map(text)),
+        Action::Instantiate => parts = instantiate_parts(vocabulary, facts, parts)?,
         Action::Amend | Action::Terminate => {}
     }
     Request::new(

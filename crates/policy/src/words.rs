@@ -130,9 +130,17 @@ pub(crate) fn resource(vocabulary: &Vocabulary) -> Parts {
         )
     });
     let record = |parts: Parts| Word::Branch { parts, present: None };
+    // Where the bundle is a class, every object is an instance.
+    let of_class = |slot: Slot| Word::Fact {
+        slot,
+        cedar: "String".to_owned(),
+        optional: !vocabulary.class,
+    };
     parts_of([
         ("id", fact(Slot::ObjectId, "String")),
         ("name", fact(Slot::ObjectName, "String")),
+        ("class", of_class(Slot::Class)),
+        ("key", of_class(Slot::Key)),
         ("memory", record(memory.collect())),
         ("fresh", record(fresh.collect())),
         (
@@ -249,6 +257,19 @@ pub(crate) fn context(action: Action, vocabulary: &Vocabulary) -> Parts {
         ),
         Action::Fork => add("scope", fact(Slot::Scope, "String")),
         Action::Read => add("field", fact(Slot::ReadField, "String")),
+        Action::Instantiate => {
+            add("key", fact(Slot::Key, "String"));
+            add("instances", fact(Slot::Instances, "Long"));
+            add("max_instances", fact(Slot::MaxInstances, "Long"));
+            add(
+                "rate",
+                branch([
+                    ("peer", fact(Slot::PeerRate, "Long")),
+                    ("class", fact(Slot::ClassRate, "Long")),
+                ]),
+            );
+            add("request", request(vocabulary, Some(Slot::HasRequest)));
+        }
         Action::Amend | Action::Terminate => {}
     }
     parts
@@ -285,7 +306,7 @@ pub fn schema_text(vocabulary: &Vocabulary) -> String {
     out.push_str("entity Object = ");
     write_parts(&mut out, &resource(vocabulary));
     out.push_str(";\n");
-    for action in Action::ALL {
+    for action in Action::ALL.iter().filter(|action| action.is_of(vocabulary.class)) {
         let principals: Vec<_> = PrincipalKind::ALL
             .iter()
             .filter(|kind| action.applies_to(**kind))

@@ -49,7 +49,11 @@ fn vocabulary() -> Vocabulary {
 }
 
 fn program(source: &str) -> Program {
-    compile(&vocabulary(), source)
+    compiled(&vocabulary(), source)
+}
+
+fn compiled(vocabulary: &Vocabulary, source: &str) -> Program {
+    compile(vocabulary, source)
         .unwrap_or_else(|errors| panic!("{errors:#?}"))
         .program
 }
@@ -70,6 +74,7 @@ fn facts<'a>(memory: &'a Memory, principal: Principal<'a>) -> Facts<'a> {
         name: "o",
         memory,
         lineage: Lineage::default(),
+        instance: None,
     };
     let now = Now {
         at: NOW,
@@ -116,6 +121,11 @@ fn principal(kind: PrincipalKind) -> Principal<'static> {
 #[test]
 fn every_action_is_decided_by_the_rules_and_by_nothing_else() {
     let memory = memory();
+    let class = Vocabulary {
+        class: true,
+        ..vocabulary()
+    };
+    let program = |source: &str| compiled(&class, source);
     for action in Action::ALL {
         let permit = program(&format!(
             "permit(principal, action == Action::\"{action}\", resource);"

@@ -54,6 +54,7 @@ fn object(path: &Path, mutations: usize, value_bytes: usize) -> Outcomes<ObjectD
         threshold: 1,
         nonce: vec![1; 16],
         parent: None,
+        class: None,
         at: Timestamp(1_000),
         bundle: bundle()?,
         seed: [1; 32].into(),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use suijuris_core::class::Instantiation;
 use suijuris_core::id::ObjectId;
 use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::lineage::{ChainError, Checkpoint, Inception, Parent, State, Stored};
@@ -28,6 +29,8 @@ pub struct Creation {
     pub nonce: Vec<u8>,
     /// The object that this one was forked from.
     pub parent: Option<Parent>,
+    /// The class that it is an instance of, and the verdict that permits it.
+    pub class: Option<Instantiation>,
     /// Its time of birth.
     pub at: Timestamp,
     /// Its definition.
@@ -97,6 +100,7 @@ pub fn create(object_dir: &ObjectDir, creation: Creation) -> Result<ObjectId, Cr
         next: waiting.public().commitment(),
         nonce: creation.nonce,
         parent: creation.parent,
+        class: creation.class,
     };
     let schema = std::sync::Arc::clone(bundle.schema());
     let (state, stored) = State::create(inception, creation.at, bundle.id(), schema, &waiting)?;

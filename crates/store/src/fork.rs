@@ -196,6 +196,7 @@ pub fn stage(parent: &Writer, object_dir: &ObjectDir, request: ForkRequest) -> R
         next: waiting.public().commitment(),
         nonce: request.nonce,
         parent: Some(staged.clone()),
+        class: None,
     };
     let schema = std::sync::Arc::clone(bundle.schema());
     let (mut child, first) = State::create(inception, request.at, bundle.id(), schema, &waiting)?;

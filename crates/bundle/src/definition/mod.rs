@@ -5,6 +5,7 @@
 //! reference for people.
 
 mod callers;
+mod class;
 mod gate;
 mod lineage;
 mod memory;
@@ -71,6 +72,7 @@ pub(crate) fn read(
     let sleep = sleep(&mut root);
     let (seal_within, witness) = lineage::read(&mut root);
     let controllers = callers::controllers(&mut root);
+    let class = class::read(&mut root, gate.protocol);
     root.finish();
 
     let manifest = Manifest {
@@ -97,13 +99,14 @@ pub(crate) fn read(
         witness: witness.strength,
         lease: witness.lease,
         grace: witness.grace,
+        class: class.section,
         seal_within,
     };
     report_bounds(&manifest, table, faults);
     Definition {
         manifest,
         controllers,
-        vocabulary_whole: fields_whole && headers_whole && callers.claims_whole,
+        vocabulary_whole: fields_whole && headers_whole && callers.claims_whole && class.whole,
     }
 }
 
@@ -112,6 +115,10 @@ fn report_bounds(manifest: &Manifest, table: &DeTable<'_>, faults: &Faults<'_>) 
     for fault in manifest.faults() {
         let (path, code, help) = match &fault {
             manifest::Error::Part { part: "name", why } => ("name".to_owned(), code::BAD_NAME, why.clone()),
+            manifest::Error::Part {
+                part: part @ ("class.from" | "class.paths"),
+                why,
+            } => ((*part).to_owned(), code::BAD_VALUE, why.clone()),
             manifest::Error::Part { part, why } => ((*part).to_owned(), code::OUT_OF_BOUNDS, why.clone()),
             manifest::Error::Timer(name, error) => {
                 (timer_path(name, error), code::BAD_TIMER, error.to_string())
@@ -124,7 +131,7 @@ fn report_bounds(manifest: &Manifest, table: &DeTable<'_>, faults: &Faults<'_>) 
         }
         let message = match code {
             code::BAD_NAME => format!("`{}` is not a name for an object", manifest.name),
-            code::BAD_TIMER => format!("`{path}` cannot be used"),
+            code::BAD_TIMER | code::BAD_VALUE => format!("`{path}` cannot be used"),
             _ => format!("`{path}` is out of bounds"),
         };
         faults.error(code, &span, message, help);

@@ -76,6 +76,14 @@ pub(super) fn open(place: &Place, say: &Say) -> anyhow::Result<Opened> {
             bail!("the definition has errors; `suijuris check` shows them again");
         }
     };
+    if built.as_ref().is_some_and(|built| built.manifest.class.is_some()) {
+        bail!(
+            "{} defines a class: a template of which objects are founded, one for each key. `up` runs a single object, and nothing founds \
+             instances yet. `suijuris check` checks the class; to run one object of this definition, take [class] out of object.toml \
+             and the rules of `instantiate` out of governance.cedar",
+            place.name()
+        );
+    }
     let home = ObjectDir::at(&place.data);
     if !home.holds_object()? {
         let Some(built) = &built else {
@@ -159,6 +167,7 @@ fn create_object(home: &ObjectDir, built: &Built, reading: Reading) -> anyhow::R
         threshold,
         nonce,
         parent: None,
+        class: None,
         at: reading.wall,
         bundle: files(built),
         seed,

@@ -23,7 +23,7 @@ fn what_cannot_be_meant_or_used_says_what_to_do() {
         (&["verify", "--data", "empty"], 3, "holds no object"),
         (&["log", "hello", "--kind", "dreamt"], 2, "possible values"),
         (&["log", "hello", "-n", "minus"], 2, "invalid"),
-        (&["new", "htp", "there"], 2, "choose http, tcp or agent"),
+        (&["new", "htp", "there"], 2, "choose http, tcp, agent or class"),
         (&["new", "http", "Not A Name"], 2, "--name"),
         (&["new", "http", "hello"], 3, "not empty"),
         (&["check", "empty"], 3, "object.toml"),

@@ -7,6 +7,7 @@
 
 mod asking;
 mod bad_input;
+mod classes;
 mod integrity;
 mod living;
 mod privacy;

@@ -99,6 +99,7 @@ impl Rig {
             threshold: 1,
             nonce: vec![1; 16],
             parent: None,
+            class: None,
             at: Timestamp(BORN),
             bundle,
             seed: [1; 32].into(),

@@ -403,6 +403,7 @@ fn nights_that_nobody_ran_count_as_one_and_their_number_is_told() {
         threshold: 1,
         nonce: vec![1; 16],
         parent: None,
+        class: None,
         at: Timestamp(four_days_ago.as_millisecond()),
         bundle: BundleFiles {
             manifest: files.manifest,

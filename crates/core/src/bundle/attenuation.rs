@@ -48,6 +48,7 @@ pub enum NotAttenuated {
 /// - Workload: the same, but for a network that may be private where the parent's is the host's.
 /// - Sleep and witness: the same, or `stop` for `suspend`, `required` for `optional`; lease and grace are the parent's or
 ///   less. A mutation is sealed as soon or sooner.
+/// - Class: none, or the same.
 /// - The name is free.
 ///
 /// # Errors
@@ -94,6 +95,7 @@ fn manifest(parent: &Manifest, child: &Manifest) -> Result<(), NotAttenuated> {
         witness,
         lease,
         grace,
+        class,
         seal_within,
     } = child;
     proposals(&parent.triggers, triggers)?;
@@ -115,6 +117,8 @@ fn manifest(parent: &Manifest, child: &Manifest) -> Result<(), NotAttenuated> {
     part(witnessed, "witness.strength", "`required`, or as the parent's")?;
     part(*lease <= parent.lease, "witness.lease", LESS)?;
     part(*grace <= parent.grace, "witness.grace", LESS)?;
+    let templates = class.is_none() || *class == parent.class;
+    part(templates, "class", "left out, or as the parent's")?;
     part(*seal_within <= parent.seal_within, "lineage.seal_within", LESS)
 }
 

@@ -78,6 +78,8 @@ words! {
         Terminate = "terminate",
         /// Read a memory field.
         Read = "read",
+        /// Found an instance of a class.
+        Instantiate = "instantiate",
     }
 }
 
@@ -132,9 +134,20 @@ words! {
 }
 
 impl Action {
-    /// Whether rules may speak of this action by this sort of principal: requests come from callers alone.
+    /// Whether rules may speak of this action by this sort of principal: requests come from callers alone, and what
+    /// belongs to an instance cannot ask for that instance.
     #[must_use]
     pub const fn applies_to(self, principal: PrincipalKind) -> bool {
-        !matches!(self, Self::Admit) || matches!(principal, PrincipalKind::Caller)
+        match self {
+            Self::Admit => matches!(principal, PrincipalKind::Caller),
+            Self::Instantiate => !matches!(principal, PrincipalKind::Timer | PrincipalKind::Workload),
+            _ => true,
+        }
+    }
+
+    /// Whether rules may speak of this action: of founding instances only those of a class may.
+    #[must_use]
+    pub const fn is_of(self, class: bool) -> bool {
+        class || !matches!(self, Self::Instantiate)
     }
 }

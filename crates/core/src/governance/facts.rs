@@ -83,6 +83,30 @@ pub struct Object<'a> {
     pub memory: &'a Cells,
     /// What lineage says.
     pub lineage: Lineage,
+    /// Which instance of which class it is, if any.
+    pub instance: Option<Instance<'a>>,
+}
+
+/// Which instance of which class an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instance<'a> {
+    /// Id of the class.
+    pub class: &'a str,
+    /// Its key in the class.
+    pub key: &'a str,
+}
+
+/// How many instances there are, and how many are being founded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Founding {
+    /// Instances so far.
+    pub instances: i64,
+    /// Instances at most.
+    pub max_instances: i64,
+    /// Instances founded for this peer in the last second.
+    pub peer_rate: i64,
+    /// Instances founded in the last second.
+    pub class_rate: i64,
 }
 
 /// What rules may know of the lineage.
@@ -192,7 +216,7 @@ pub struct Facts<'a> {
     pub host: Host<'a>,
     /// `wake`: what made somebody propose.
     pub trigger: Option<Trigger<'a>>,
-    /// `admit`, and `wake` by a request.
+    /// `admit`, and `wake` or `instantiate` by a request.
     pub request: Option<Request<'a>>,
     /// `remain` and `sleep`.
     pub activity: Option<Activity>,
@@ -204,6 +228,8 @@ pub struct Facts<'a> {
     pub scope: Option<&'a str>,
     /// `read`: the field read.
     pub field: Option<&'a str>,
+    /// `instantiate`: how many instances there are.
+    pub founding: Option<Founding>,
 }
 
 impl<'a> Facts<'a> {
@@ -224,6 +250,7 @@ impl<'a> Facts<'a> {
             target: None,
             scope: None,
             field: None,
+            founding: None,
         }
     }
 }

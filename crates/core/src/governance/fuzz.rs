@@ -44,6 +44,7 @@ fn run(bytes: &[u8]) -> bool {
         name: "o",
         memory: &memory,
         lineage: Lineage::default(),
+        instance: None,
     };
     let now = Now {
         at: Timestamp(5),
@@ -194,6 +195,7 @@ fn quadratic_work_on_memory_ends_in_a_refusal() {
         name: "o",
         memory: &memory,
         lineage: Lineage::default(),
+        instance: None,
     };
     let now = Now {
         at: Timestamp(5),

@@ -22,7 +22,9 @@ mod vocabulary;
 mod watch;
 
 pub use action::{Action, PrincipalKind, Protocol, TriggerKind, WordError};
-pub use facts::{Activity, Caller, Facts, Holds, Host, Lineage, Object, Principal, Request, Trigger};
+pub use facts::{
+    Activity, Caller, Facts, Founding, Holds, Host, Instance, Lineage, Object, Principal, Request, Trigger,
+};
 pub use judgement::{
     Erred, Explanation, Fault, Judgement, MAX_RULES, NearMiss, NotFresh, Outcome, Reason, RuleSet,
 };

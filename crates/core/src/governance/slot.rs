@@ -69,6 +69,12 @@ pub enum Slot {
     Scope,
     ReadField,
     HasRequest,
+    Class,
+    Key,
+    Instances,
+    MaxInstances,
+    PeerRate,
+    ClassRate,
 }
 
 impl Slot {
@@ -93,6 +99,10 @@ impl Slot {
             Self::Idle => facts.activity.as_ref()?.idle.0,
             Self::Connections => facts.activity.as_ref()?.connections,
             Self::InFlight => facts.activity.as_ref()?.in_flight,
+            Self::Instances => facts.founding?.instances,
+            Self::MaxInstances => facts.founding?.max_instances,
+            Self::PeerRate => facts.founding?.peer_rate,
+            Self::ClassRate => facts.founding?.class_rate,
             Self::Claim(position) => return value_number(claim(facts, position)?),
             _ => return None,
         })
@@ -145,6 +155,8 @@ impl Slot {
             },
             Self::ObjectId => Some(facts.object.id),
             Self::ObjectName => Some(facts.object.name),
+            Self::Class => Some(facts.object.instance?.class),
+            Self::Key => Some(facts.object.instance?.key),
             Self::Clock => Some(facts.now.quality.as_str()),
             Self::HostRegion => Some(facts.host.region),
             Self::HostProvider => Some(facts.host.provider),

@@ -165,6 +165,8 @@ const fn is_known(slot: Slot) -> bool {
         Slot::Resource
             | Slot::ObjectId
             | Slot::ObjectName
+            | Slot::Class
+            | Slot::Key
             | Slot::Memory(_)
             | Slot::Fresh(_)
             | Slot::Length

@@ -24,6 +24,10 @@ pub struct Vocabulary {
     /// Request headers exposed as `context.request.headers["<name>"]`, lower case.
     #[serde(default)]
     pub headers: Vec<String>,
+    /// The bundle is a class: rules may speak of `instantiate`, and every object has `resource.class` and
+    /// `resource.key`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub class: bool,
 }
 
 /// Why words do not make a vocabulary.

@@ -85,6 +85,12 @@ impl Watches {
             Slot::Resource | Slot::ObjectId => self.identity = true,
             // What is fixed for an object or given by a single proposal.
             Slot::ObjectName
+            | Slot::Class
+            | Slot::Key
+            | Slot::Instances
+            | Slot::MaxInstances
+            | Slot::PeerRate
+            | Slot::ClassRate
             | Slot::PeerId
             | Slot::Keys
             | Slot::Fields

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::approval::Approval;
+use crate::class::Instantiation;
 use crate::governance::{Action, Explanation};
 use crate::id::{BundleId, Digest, ObjectId, RecordId};
 use crate::inputs::Inputs;
@@ -125,6 +126,8 @@ pub enum Invariant {
     WorkloadFailed,
     /// The workload ended: there is nothing left to stay awake for.
     WorkloadGone,
+    /// The class has as many instances as it may.
+    ClassFull,
 }
 
 impl Invariant {
@@ -144,6 +147,7 @@ impl Invariant {
             Self::Twin => "twin",
             Self::WorkloadFailed => "workload_failed",
             Self::WorkloadGone => "workload_gone",
+            Self::ClassFull => "class_full",
         }
     }
 }
@@ -181,6 +185,9 @@ pub struct Inception {
     /// The object that this one was forked from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<Parent>,
+    /// The class that this object is an instance of, and the verdict that founded it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Instantiation>,
 }
 
 /// Link from a child to its parent.

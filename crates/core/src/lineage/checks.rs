@@ -1,7 +1,7 @@
 //! One function for each invariant of the chain.
 
 use super::approval::{Approval, Restoration, Statement};
-use super::body::Body;
+use super::body::{Body, Inception, Outcome};
 use super::record::{Record, VERSION};
 use super::state::{Head, Phase};
 use crate::codec;
@@ -90,6 +90,9 @@ pub enum Fault {
     /// Controllers that make no sense.
     #[error("its controllers are none, too many, repeated, or fewer than the threshold")]
     Controllers,
+    /// It says that it is an instance of a class, and not how that can be.
+    #[error("it is no instance of the class that it names: {0}")]
+    Class(&'static str),
     /// Too few controllers signed.
     #[error("{found} of the {needed} needed controllers approved it")]
     Approvals {
@@ -249,6 +252,31 @@ fn ensure_threshold(found: usize, needed: u32) -> Check {
     })
 }
 
+/// An instance was permitted before it was founded, and descends from nothing but its class. Its key is one by its type.
+fn instance(record: &Record, body: &Inception) -> Check {
+    let Some(class) = &body.class else {
+        return Ok(());
+    };
+    let decision = &class.decision;
+    let permitted = decision.action == Action::Instantiate && decision.outcome == Outcome::Permit;
+    ensure(permitted, || {
+        Fault::Class("its decision is no permit to instantiate")
+    })?;
+    let room = decision
+        .inputs
+        .founding
+        .is_some_and(|founding| founding.instances < founding.max_instances);
+    ensure(room, || {
+        Fault::Class("its decision does not say that there was room")
+    })?;
+    ensure(decision.inputs.now.at <= record.at, || {
+        Fault::Class("its decision is later than its first record")
+    })?;
+    ensure(body.parent.is_none(), || {
+        Fault::Class("it names a parent, and what is forked is no instance")
+    })
+}
+
 /// The inception record on its own.
 pub(super) fn inception(record: &Record, id: RecordId) -> Result<Head, Fault> {
     let Body::Inception(body) = &record.body else {
@@ -263,5 +291,6 @@ pub(super) fn inception(record: &Record, id: RecordId) -> Result<Head, Fault> {
     ensure(sound, || Fault::Controllers)?;
     let key = record.key.ok_or(Fault::Unsigned("inception"))?;
     ensure(key.commitment() == body.next, || Fault::Key)?;
+    instance(record, body)?;
     Ok(Head::born(record, id, body))
 }

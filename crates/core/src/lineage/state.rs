@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::body::{Body, Fired, Inception};
 use super::checks::{self, ChainError, Fault};
 use super::record::{Record, Stored, VERSION};
+use crate::class::{Instantiation, Membership};
 use crate::id::{BundleId, Digest, ObjectId, RecordId};
 use crate::key::{PublicKey, SecretKey};
 use crate::memory::{Cell, Changed, Memory, Schema};
@@ -72,6 +73,9 @@ pub struct Head {
     pub at: Timestamp,
     /// Phase of life.
     pub phase: Phase,
+    /// Which instance of which class it is, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Membership>,
     /// Rules in force.
     pub bundle: BundleId,
     /// The record that put them in force: the inception, or the last `amended`.
@@ -110,6 +114,7 @@ impl Head {
             epoch: 0,
             at: record.at,
             phase: Phase::Dormant,
+            class: body.class.as_ref().map(Instantiation::membership),
             bundle: record.bundle,
             ruled_since: id,
             controllers: body.controllers.clone(),

@@ -1,8 +1,13 @@
 //! What is out of bounds in a manifest, part by part as `object.toml` names them.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::{Error, Gate, Manifest, Witness, Workload, is_label};
+use super::{Error, Gate, Manifest, Protocol, Witness, Workload, is_label};
+use crate::class::{
+    Class, MAX_ARCHIVE_AFTER, MAX_FOUNDINGS_PER_SECOND, MAX_INSTANCES, MIN_ARCHIVE_AFTER, Source,
+};
+use crate::memory::Kind;
 use crate::time::Span;
 
 /// Shortest and longest lease, ms.
@@ -48,6 +53,9 @@ impl Manifest {
             "at most 1m",
         );
         self.witness(&mut faults);
+        if let Some(class) = &self.class {
+            self.instances(class, &mut faults);
+        }
         faults.part(self.triggers.timers.len() <= 256, "timers", "at most 256 timers");
         let topic = |topic: &String| !topic.is_empty() && topic.len() <= 255;
         faults.part(
@@ -61,6 +69,56 @@ impl Manifest {
             Some(Error::Timer(name.clone(), error))
         });
         faults.0.into_iter().chain(timers).collect()
+    }
+
+    fn instances(&self, class: &Class, faults: &mut Faults) {
+        faults.part(
+            (1..=MAX_INSTANCES).contains(&class.max_instances),
+            "class.max_instances",
+            "between 1 and 100000000",
+        );
+        let archive = class
+            .archive_after
+            .is_none_or(|after| (MIN_ARCHIVE_AFTER..=MAX_ARCHIVE_AFTER).contains(&after));
+        faults.part(archive, "class.archive_after", "between 1m and ten years");
+        rates(class, faults);
+        let distinct: BTreeSet<_> = class.from.iter().collect();
+        faults.part(
+            !class.from.is_empty() && distinct.len() == class.from.len(),
+            "class.from",
+            "at least one source, none twice",
+        );
+        faults.part(
+            !class.paths || distinct.contains(&Source::Path),
+            "class.paths",
+            "add \"path\" to class.from: without it no instance is found by its path",
+        );
+        let raw = matches!(self.gate.protocol, Protocol::Tcp | Protocol::FdPassing);
+        let of_http = |source: &&Source| {
+            matches!(
+                source,
+                Source::Host | Source::Path | Source::Header(_) | Source::Claim(_)
+            )
+        };
+        faults.part(
+            !(raw && class.from.iter().any(|source| of_http(&source))),
+            "class.from",
+            "raw connections have no host, path, header or claim: use sni, client_cert or port",
+        );
+        faults.part(
+            class.from.iter().all(|source| self.is_claim_of_text(source)),
+            "class.from",
+            "declare the claim in [callers.claims] as a string: only declared claims are read",
+        );
+    }
+
+    /// Whether a source that is a claim is one that rules may look at, and a text.
+    fn is_claim_of_text(&self, source: &Source) -> bool {
+        let Source::Claim(name) = source else {
+            return true;
+        };
+        let declared = self.claims.iter().find(|(have, _)| have.as_str() == name);
+        matches!(declared, Some((_, Kind::String | Kind::Enum(_))))
     }
 
     fn witness(&self, faults: &mut Faults) {
@@ -80,6 +138,25 @@ impl Manifest {
             "only an object that can do without its witness may serve on without: strength = \"optional\", or no grace",
         );
     }
+}
+
+fn rates(class: &Class, faults: &mut Faults) {
+    let rate = |rate: u32| (1..=MAX_FOUNDINGS_PER_SECOND).contains(&rate);
+    faults.part(
+        rate(class.per_peer),
+        "class.per_peer",
+        "between 1 and 100000 a second",
+    );
+    faults.part(
+        rate(class.per_class),
+        "class.per_class",
+        "between 1 and 100000 a second",
+    );
+    faults.part(
+        class.per_peer <= class.per_class,
+        "class.per_peer",
+        "no more than class.per_class: one peer cannot found more than all together",
+    );
 }
 
 fn workload(workload: &Workload, faults: &mut Faults) {

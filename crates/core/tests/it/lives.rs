@@ -282,6 +282,7 @@ pub(crate) fn inception(life: &str) -> Inception {
         next: epoch_key(life, 1).public().commitment(),
         nonce: vec![7; 16],
         parent: None,
+        class: None,
     }
 }
 

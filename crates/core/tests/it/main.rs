@@ -8,6 +8,7 @@
 
 mod approvals;
 mod checkpoints;
+mod classes;
 mod fuzz_bodies;
 mod history;
 mod lives;

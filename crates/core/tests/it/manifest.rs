@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use suijuris_core::class::{Class, Keys, Source};
 use suijuris_core::codec;
 use suijuris_core::id::{BlobId, BundleId};
 use suijuris_core::manifest::{
@@ -90,6 +91,7 @@ pub(crate) fn manifest() -> Manifest {
         witness: Witness::Optional,
         lease: LEASE,
         grace: Span(0),
+        class: None,
         seal_within: Span(1_000),
     }
 }
@@ -275,4 +277,64 @@ fn everything_wrong_is_said_at_once() {
         alter(&mut manifest);
     }
     assert_eq!(manifest.faults().len(), 3);
+}
+
+/// A class that nothing is wrong with.
+fn class() -> Class {
+    Class {
+        key: Keys::Label,
+        from: vec![Source::Host, Source::Path],
+        max_instances: 10,
+        archive_after: None,
+        paths: true,
+        per_peer: 5,
+        per_class: 50,
+    }
+}
+
+fn class_faults(change: impl FnOnce(&mut Manifest, &mut Class)) -> Vec<String> {
+    let (mut manifest, mut class) = (manifest(), class());
+    change(&mut manifest, &mut class);
+    manifest.class = Some(class);
+    manifest.faults().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_class_that_contradicts_itself_or_its_bundle_is_refused() {
+    assert_eq!(class_faults(|_, _| {}), [""; 0]);
+    let check = |expect: &str, change: &dyn Fn(&mut Manifest, &mut Class)| {
+        let faults = class_faults(change);
+        assert!(
+            faults.iter().any(|fault| fault.starts_with(expect)),
+            "{expect}: {faults:?}"
+        );
+    };
+    check("class.max_instances", &|_, class| class.max_instances = 0);
+    check("class.max_instances", &|_, class| class.max_instances = u64::MAX);
+    check("class.archive_after", &|_, class| {
+        class.archive_after = Some(Span(1));
+    });
+    check("class.per_peer", &|_, class| class.per_peer = 0);
+    check("class.per_peer", &|_, class| class.per_peer = 51);
+    check("class.from", &|_, class| class.from.clear());
+    check("class.from", &|_, class| class.from.push(Source::Host));
+    check("class.paths", &|_, class| class.from = vec![Source::Host]);
+    check("class.from: raw connections", &|manifest, _| {
+        manifest.gate.protocol = Protocol::Tcp;
+    });
+    check("class.from: declare the claim", &|_, class| {
+        class.from.push(Source::Claim("nobody".to_owned()));
+    });
+}
+
+#[test]
+fn a_bundle_without_a_class_has_the_bytes_that_it_always_had() {
+    let bytes = manifest().encode().unwrap();
+    assert!(!bytes.windows(5).any(|five| five == b"class"));
+    let template = Manifest {
+        class: Some(class()),
+        ..manifest()
+    };
+    let bytes = template.encode().unwrap();
+    assert_eq!(Manifest::decode(&bytes).unwrap().1, template);
 }

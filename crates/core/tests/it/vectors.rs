@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value as Json, json};
+use suijuris_core::class::founding::{Entry, Stage};
+use suijuris_core::class::{Class, Keys, Source};
 use suijuris_core::codec;
 use suijuris_core::governance::{
     self, Action, Erred, Explanation, NearMiss, NotFresh, Protocol, Reason, TriggerKind,
@@ -19,14 +21,17 @@ use suijuris_core::inputs::{
 };
 use suijuris_core::key::{Domain, SecretKey};
 use suijuris_core::lineage::{
-    Body, Checkpoint, Decision, Fault, Invariant, Outcome, Phase, Restoration, Restored, State, Stored,
+    Body, Checkpoint, Decision, Fault, Inception, Invariant, Outcome, Phase, Restoration, Restored, State,
+    Stored,
 };
 use suijuris_core::manifest::Manifest;
 use suijuris_core::memory::tree::{self, Proof};
 use suijuris_core::memory::{Decimal, Freshness, Kind, Memory, Plain, Value, Write};
 use suijuris_core::owner_request::{self, Ask, Once, OwnerRequest, SignedRequest};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
+use suijuris_core::witness::HolderId;
 
+use crate::classes::{acme, class_id, identity};
 use crate::lives::{
     KINDS, Life, assert_same, bundle, bundles, bytes_of, change, controller, epoch_key, fault_of, fold,
     inception, manifests, name, rich_schema,
@@ -584,6 +589,50 @@ fn decision() {
         codec::decode::<Decision>(&bytes, 10_000).unwrap(),
         full_decision()
     );
+}
+
+#[test]
+fn class() {
+    let digested = |raw: &[u8]| json!({ "raw": hex(raw), "key": Keys::Digest.asked(raw).unwrap() });
+    let entry = Entry::founding(ObjectId::of(b"object"), HolderId([7; 16]), "host 1".to_owned());
+    let stages = [Stage::Founding, Stage::Founded, Stage::Tombstone];
+    let schema = Arc::new(rich_schema());
+    let body = Inception {
+        class: Some(acme()),
+        ..inception("life")
+    };
+    let (_, first) = State::create(body, Timestamp(1_000), bundle(0), schema, &epoch_key("life", 1)).unwrap();
+    let template = Manifest {
+        class: Some(Class {
+            key: Keys::Pattern("t-[a-f0-9]{8}".parse().unwrap()),
+            from: vec![Source::Host, Source::Header("x-tenant".to_owned())],
+            max_instances: 1_000,
+            archive_after: Some(Span(86_400_000)),
+            paths: false,
+            per_peer: 5,
+            per_class: 50,
+        }),
+        ..manifest()
+    };
+    let manifest = template.encode().unwrap();
+    let owners: Vec<String> = identity().controllers.iter().map(ToString::to_string).collect();
+    let built = json!({
+        "class": {
+            "controllers": owners, "threshold": identity().threshold, "name": identity().name,
+            "nonce": hex(&identity().nonce), "id": class_id().to_string(),
+        },
+        "digested": [digested(b"acme"), digested(b"Acme"), digested(b"\xff")],
+        "name": Entry::name(class_id(), &"acme".parse().unwrap()),
+        "entries": stages.map(|stage| hex(&entry.at(stage).encode().unwrap())),
+        "inception": { "id": first.id.to_string(), "bytes": hex(&first.bytes) },
+        "manifest": { "id": BundleId::of(&manifest).to_string(), "bytes": hex(&manifest) },
+    });
+    let stands = golden("class.json", &built);
+    let bytes = unhex(stands["inception"]["bytes"].as_str().unwrap());
+    let state = State::begin(&Stored::decode(bytes).unwrap(), &bundles()).unwrap();
+    assert_eq!(state.head().class.as_ref().unwrap().id(), class_id());
+    let bytes = unhex(stands["manifest"]["bytes"].as_str().unwrap());
+    assert_eq!(Manifest::decode(&bytes).unwrap().1, template);
 }
 
 /// Bytes that a reader must refuse, with the check that refuses them.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use suijuris_core::bundle::{Bundle, Files};
+use suijuris_core::class::{Class, ClassId, Instantiation, Keys, Source};
 use suijuris_core::governance::{Action, Vocabulary};
 use suijuris_core::id::{BlobId, BundleId, Digest};
-use suijuris_core::inputs::{Inputs, Principal};
+use suijuris_core::inputs::{Founding, Inputs, Principal};
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{
     Announcement, Body, Decision, Dormant, Fired, Head, Inception, Mutated, Outcome, Refused, Restoration,
@@ -111,6 +112,15 @@ impl Definition {
             witness: Witness::Optional,
             lease: suijuris_core::manifest::LEASE,
             grace: Span(0),
+            class: self.vocabulary.class.then(|| Class {
+                key: Keys::Label,
+                from: vec![Source::Host],
+                max_instances: 1,
+                archive_after: None,
+                paths: false,
+                per_peer: 1,
+                per_class: 1,
+            }),
             seal_within: Span(1_000),
         }
     }
@@ -128,6 +138,25 @@ pub(crate) struct Life {
 impl Life {
     /// Creates an object; another `name` is another object.
     pub(crate) fn create(bundle: &Arc<Bundle>, name: &str) -> Self {
+        Self::begin(bundle, name, None)
+    }
+
+    /// Creates the instance `key` of a class.
+    pub(crate) fn instance(bundle: &Arc<Bundle>, name: &str, key: &str) -> Self {
+        let mut decision = decision(Action::Instantiate, Outcome::Permit);
+        decision.inputs.founding = Some(Founding {
+            max_instances: 1,
+            ..Founding::default()
+        });
+        let class = Instantiation {
+            id: ClassId::of(name.as_bytes()),
+            key: key.parse().unwrap(),
+            decision,
+        };
+        Self::begin(bundle, name, Some(class))
+    }
+
+    fn begin(bundle: &Arc<Bundle>, name: &str, class: Option<Instantiation>) -> Self {
         let inception = Inception {
             name: name.to_owned(),
             controllers: vec![SecretKey::from_seed(&[0xc0; 32]).public()],
@@ -135,6 +164,7 @@ impl Life {
             next: key(name, 1).public().commitment(),
             nonce: vec![7; 16],
             parent: None,
+            class,
         };
         let schema = Arc::clone(bundle.schema());
         let (state, first) = State::create(inception, BORN, bundle.id(), schema, &key(name, 1)).unwrap();

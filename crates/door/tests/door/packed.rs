@@ -18,6 +18,9 @@ use crate::random::Random;
 use crate::rules::{self, Focus};
 use crate::world::{self, World};
 
+/// Keys of instances; most are words of the rules.
+const KEYS: [&str; 4] = ["a", "b", "ab", "grun"];
+
 /// Proposals tried on one object.
 const PROPOSALS: usize = 12;
 
@@ -29,12 +32,13 @@ struct Tally {
     undecided: usize,
     admissions: usize,
     open: usize,
+    instances: usize,
 }
 
 /// A focus on what a door decides.
-fn focus(random: &mut Random) -> Focus {
+fn focus(random: &mut Random, class: bool) -> Focus {
     loop {
-        let focus = Focus::any(random);
+        let focus = Focus::any(random, class);
         let mut probe = random.clone();
         let ours = (0..8).filter(|_| matches!(focus.of(&mut probe).0, Action::Wake | Action::Admit));
         if ours.count() >= 6 {
@@ -134,12 +138,15 @@ fn said(decision: &Decision) -> (Vec<String>, Vec<String>) {
 fn one(seed: u64, tally: &mut Tally) {
     let mut random = Random(seed);
     let vocabulary = world::vocabulary(&mut random);
-    let focus = focus(&mut random);
+    let focus = focus(&mut random, vocabulary.class);
     let source = rules::rules(&mut random, &vocabulary, focus);
     let Some(built) = Definition::of(&vocabulary, &source).build() else {
         return;
     };
-    let mut life = Life::create(&built.bundle, random.text());
+    let mut life = match vocabulary.class {
+        true => Life::instance(&built.bundle, random.text(), random.pick::<&str>(&KEYS)),
+        false => Life::create(&built.bundle, random.text()),
+    };
     if random.one_in(2) {
         life.wake(life.state.head().at);
         life.sleep(Timestamp(life.state.head().at.0 + 7));
@@ -222,6 +229,7 @@ fn propose(life: &Life, built: &Built, mut inputs: Inputs, quality: Quality, tal
         other => panic!("{other:?}\n{}", context()),
     }
     tally.cases += 1;
+    tally.instances += usize::from(life.state.head().class.is_some());
     tally.admissions += usize::from(expect.action == Action::Admit);
     sleepers.forget(object);
     assert_eq!((sleepers.len(), sleepers.bundles(), sleepers.bytes()), (0, 0, 0));
@@ -280,6 +288,7 @@ fn the_packed_form_decides_as_the_whole_state_does() {
         ("default denials", tally.undecided),
         ("admissions", tally.admissions),
         ("decisions with the state open", tally.open),
+        ("instances of classes", tally.instances),
     ] {
         assert!(count * 50 > tally.cases, "too few {what}: {tally:?}");
     }

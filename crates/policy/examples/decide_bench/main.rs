@@ -124,6 +124,7 @@ fn facts(action: Action, memory: &Memory, j: usize) -> Facts<'_> {
         name: "bench",
         memory,
         lineage: Lineage::default(),
+        instance: None,
     };
     let host = Host {
         region: "fra",

@@ -88,12 +88,16 @@ const OPERATORS: &[&str] = &[
     "resource.fresh.",
     "principal.claims",
     "headers[",
+    "resource.key",
+    "resource.class",
+    "\"instantiate\"",
+    "context.rate.",
 ];
 
 fn one(seed: u64, tally: &mut Tally) {
     let mut random = Random(seed);
     let vocabulary = world::vocabulary(&mut random);
-    let focus = rules::Focus::any(&mut random);
+    let focus = rules::Focus::any(&mut random, vocabulary.class);
     let source = rules::rules(&mut random, &vocabulary, focus);
     let Ok(compiled) = compile(&vocabulary, &source) else {
         tally.rejected += 1;

@@ -204,6 +204,17 @@ fn of_action(action: Action, vocabulary: &Vocabulary) -> Vec<Path> {
         Action::Migrate => vec![path("context.target.region", Ty::Text)],
         Action::Fork => vec![path("context.scope", Ty::Text)],
         Action::Read => vec![path("context.field", Ty::Text)],
+        Action::Instantiate => {
+            let mut out = of_request(vocabulary, Some("context has request"));
+            out.extend([
+                path("context.key", Ty::Text),
+                path("context.instances", Ty::Long),
+                path("context.max_instances", Ty::Long),
+                path("context.rate.peer", Ty::Long),
+                path("context.rate.class", Ty::Long),
+            ]);
+            out
+        }
         Action::Amend | Action::Terminate => Vec::new(),
     }
 }
@@ -465,20 +476,25 @@ impl Author<'_> {
 
 /// The action and principal that most rules and worlds of a case are about, so that they meet.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Focus(Action, PrincipalKind);
+pub(crate) struct Focus(Action, PrincipalKind, bool);
 
 impl Focus {
-    pub(crate) fn any(random: &mut Random) -> Self {
-        let action = *random.pick(Action::ALL);
+    pub(crate) fn any(random: &mut Random, class: bool) -> Self {
+        let actions: Vec<_> = Action::ALL.iter().filter(|action| action.is_of(class)).collect();
+        let action = **random.pick(&actions);
         let kinds: Vec<_> = PrincipalKind::ALL
             .iter()
             .filter(|kind| action.applies_to(**kind))
             .collect();
-        Self(action, **random.pick(&kinds))
+        Self(action, **random.pick(&kinds), class)
     }
 
     pub(crate) fn of(self, random: &mut Random) -> (Action, PrincipalKind) {
-        let other = if random.one_in(4) { Self::any(random) } else { self };
+        let other = if random.one_in(4) {
+            Self::any(random, self.2)
+        } else {
+            self
+        };
         (other.0, other.1)
     }
 }

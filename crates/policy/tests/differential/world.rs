@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use suijuris_core::governance::{
-    Action, Activity, Caller, Facts, Holds, Host, Lineage, Object, Principal, PrincipalKind, Protocol,
-    Request, Trigger, TriggerKind, Vocabulary,
+    Action, Activity, Caller, Facts, Founding, Holds, Host, Instance, Lineage, Object, Principal,
+    PrincipalKind, Protocol, Request, Trigger, TriggerKind, Vocabulary,
 };
 use suijuris_core::memory::{Change, Decimal, Field, Kind, Memory, Name, Schema, Value, Write};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
@@ -82,6 +82,7 @@ pub(crate) fn vocabulary(random: &mut Random) -> Vocabulary {
             .take(random.below(3))
             .map(str::to_owned)
             .collect(),
+        class: random.one_in(2),
     }
 }
 
@@ -93,6 +94,7 @@ pub(crate) struct World {
     headers: Vec<Option<&'static str>>,
     names: Vec<&'static str>,
     random: Random,
+    class: bool,
     pub(crate) action: Action,
     pub(crate) kind: PrincipalKind,
 }
@@ -129,6 +131,7 @@ impl World {
             kind,
             action,
             memory,
+            class: vocabulary.class,
             random: random.clone(),
         }
     }
@@ -172,6 +175,10 @@ impl World {
                 last_dormant: random.one_in(2).then(|| Timestamp(random.instant())),
                 refused: random.long(),
             },
+            instance: (self.class || random.one_in(3)).then(|| Instance {
+                class: random.text(),
+                key: random.text(),
+            }),
         };
         let quality = *random.pick(&[Quality::Unknown, Quality::Host, Quality::Synced]);
         let at = if random.one_in(4) {
@@ -232,6 +239,15 @@ impl World {
             }
             Action::Fork => facts.scope = Some(random.text()),
             Action::Read => facts.field = Some(random.text()),
+            Action::Instantiate => {
+                facts.founding = Some(Founding {
+                    instances: random.long(),
+                    max_instances: random.long(),
+                    peer_rate: random.long(),
+                    class_rate: random.long(),
+                });
+                facts.request = random.one_in(2).then_some(request);
+            }
             Action::Amend | Action::Terminate => {}
         }
     }

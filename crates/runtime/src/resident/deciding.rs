@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use suijuris_api::Problem;
 use suijuris_api::verdict::{self, Circumstances};
+use suijuris_core::class::Membership;
 use suijuris_core::decide::{self, Refused, Verdict, View};
 use suijuris_core::governance::{self, Action, Residual, RuleSet};
 use suijuris_core::inputs::{Caller, Inputs, Principal};
@@ -87,6 +88,7 @@ impl Resident {
                     name: &view.head.name,
                     memory: view.memory,
                     lineage,
+                    instance: view.head.class.as_ref().map(Membership::facts),
                 },
             )
         })

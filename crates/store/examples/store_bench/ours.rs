@@ -75,6 +75,7 @@ pub(crate) fn object(path: &Path) -> Outcomes<Writer> {
         threshold: 1,
         nonce: vec![0; 16],
         parent: None,
+        class: None,
         at: Timestamp(1_000),
         bundle: bundle_of("bench", schema(FIELDS)?)?,
         seed: [1; 32].into(),

@@ -6,6 +6,7 @@ mod crash;
 mod faults;
 mod forks;
 mod imports;
+mod instances;
 mod live;
 mod lives;
 mod object;

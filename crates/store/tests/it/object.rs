@@ -57,6 +57,7 @@ pub(crate) fn bundle_of(name: &str, memory: Schema) -> Result<BundleFiles, Box<d
         witness: Witness::Optional,
         lease: suijuris_core::manifest::LEASE,
         grace: Span(0),
+        class: None,
         seal_within: Span(1_000),
     };
     Ok(BundleFiles {

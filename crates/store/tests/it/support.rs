@@ -58,6 +58,7 @@ pub(crate) fn create_with(
         threshold: 1,
         nonce: vec![nonce; 16],
         parent: None,
+        class: None,
         at: Timestamp(1_000),
         bundle,
         seed: [nonce; 32].into(),
