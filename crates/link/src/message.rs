@@ -11,6 +11,7 @@ use suijuris_api::agent::Patch;
 use suijuris_api::control::Reply;
 use suijuris_api::event::Stamped;
 use suijuris_core::codec;
+use suijuris_core::inputs::Principal;
 use suijuris_core::lineage::Refused;
 
 use crate::launch::{Address, Cause, Launch};
@@ -53,16 +54,6 @@ pub enum Carrier<D> {
     },
 }
 
-/// Who asks for something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum By {
-    /// An owner.
-    Controller,
-    /// Whoever runs the machine.
-    Host,
-}
-
 /// To the runtime.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -96,13 +87,15 @@ pub enum ToRuntime<D> {
     Sleep {
         /// Names the request; the reply repeats it.
         id: u64,
-        /// Who.
-        by: By,
+        /// Who, with what was shown of them.
+        by: Principal,
     },
-    /// An owner writes memory.
+    /// Somebody writes memory.
     Patch {
         /// Names the request.
         id: u64,
+        /// Who, with what was shown of them.
+        by: Principal,
         /// The writes.
         patch: Json<Patch>,
     },
@@ -271,7 +264,7 @@ impl<D> ToRuntime<D> {
             Self::Record { id, refused } => ToRuntime::Record { id, refused },
             Self::Resumed { generation, cause } => ToRuntime::Resumed { generation, cause },
             Self::Sleep { id, by } => ToRuntime::Sleep { id, by },
-            Self::Patch { id, patch } => ToRuntime::Patch { id, patch },
+            Self::Patch { id, by, patch } => ToRuntime::Patch { id, by, patch },
             Self::Stop { within_ms } => ToRuntime::Stop { within_ms },
         })
     }

@@ -5,24 +5,23 @@
 mod broken;
 mod house;
 mod owner;
+mod start;
 mod witnessing;
 
-use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_api::Event as Report;
-use suijuris_api::channel::Channel;
-use suijuris_api::control::FromRuntime;
+use suijuris_link::message::How;
+use suijuris_link::{RuntimeLink, ToSupervisor};
 use suijuris_store::ObjectDir;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::Start;
 use crate::judge::GateJudge;
 use crate::ledger::Ledger;
 use crate::pid1::{self, Role, Signals};
@@ -32,6 +31,7 @@ use crate::sys;
 
 use self::broken::refuse_all;
 use self::house::House;
+use self::start::{Config, Error};
 
 /// Lifecycle events that wait at most; tasks say a handful each.
 const EVENTS: usize = 256;
@@ -42,52 +42,32 @@ const HANDED_OVER: usize = 1_024;
 /// Time to end what is left in the machine when the runtime leaves.
 const TEARDOWN: Duration = Duration::from_secs(5);
 
-/// Why the runtime cannot run at all.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// An inherited descriptor is not one.
-    #[error("descriptor {0} was not inherited: start the machine again")]
-    Descriptor(i32),
-    /// The gate's address.
-    #[error("cannot listen on {0}: is the port in use?")]
-    Listen(SocketAddr, #[source] std::io::Error),
-    /// Something of the system.
-    #[error("the runtime cannot {0}")]
-    System(&'static str, #[source] std::io::Error),
-}
-
 /// Runs the object to the end of this activation.
 ///
 /// # Errors
 /// [`Error`] before anything is opened; everything later is reported and told by the exit code.
-pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
+pub(crate) async fn run(start: Start) -> Result<ExitCode, Error> {
     let role = pid1::adopt();
     let signals = Signals::new().map_err(|error| Error::System("take signals", error))?;
-    let listener = listener(&config)?;
-    let channel = config.control_fd.map(descriptor).transpose()?;
-    let channel = channel
-        .map(Channel::new)
-        .transpose()
-        .map_err(|error| Error::System("use its channel", error))?;
     let clock = Rc::new(Clock::start(None).map_err(|error| Error::System("start its pulse", error))?);
-    let (reports, queue) = match &channel {
-        Some(_) => {
-            let (reports, queue) = Reports::to_owner(clock.clone());
-            (reports, Some(queue))
-        }
-        None => (Reports::to_stderr(clock.clone()), None),
-    };
-    let channel = channel.map(Arc::new);
     let mut sending = tokio::task::JoinSet::new();
-    if let (Some(channel), Some(queue)) = (&channel, queue) {
-        sending.spawn_local(send_reports(channel.clone(), queue));
-    }
+    let (config, reports, link, _link_tasks) = match start {
+        Start::Linked(number) => {
+            let (link, config, tasks) = start::linked(number).await?;
+            let (reports, queue) = Reports::to_owner(clock.clone());
+            sending.spawn_local(send_reports(link.clone(), queue));
+            (config, reports, Some(link), tasks)
+        }
+        Start::Alone(alone) => {
+            let reports = Reports::to_stderr(clock.clone());
+            (Config::alone(*alone)?, reports, None, tokio::task::JoinSet::new())
+        }
+    };
     let judge = Rc::new(GateJudge::default());
     let house = House {
         object_dir: ObjectDir::at(&config.data),
         config,
-        listener,
-        channel,
+        link,
         clock,
         reports: reports.clone(),
         signals,
@@ -95,21 +75,21 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
     };
     let left = Box::pin(live(house, role)).await;
     pid1::teardown(role, TEARDOWN).await;
-    reports.leaving(left_word(left), judge.refusing());
+    reports.leaving(how(left), judge.refusing());
     // The judge has the object, which reports too.
     drop(judge);
     drop(reports);
-    // What was reported is sent before the channel closes; an owner that does not read is not waited for.
+    // What was reported is sent before the link closes; an owner that does not read is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(1), sending.join_next()).await;
     Ok(ExitCode::from(exit_code(left)))
 }
 
-const fn left_word(left: Left) -> &'static str {
+const fn how(left: Left) -> How {
     match left {
-        Left::Dormant => "stop",
-        Left::Refused => "refused",
-        Left::HostStopped => "host_stop",
-        Left::Broken => "failed",
+        Left::Dormant => How::Stop,
+        Left::Refused => How::Refused,
+        Left::HostStopped => How::HostStop,
+        Left::Broken => How::Failed,
     }
 }
 
@@ -122,27 +102,20 @@ const fn exit_code(left: Left) -> u8 {
     }
 }
 
-async fn send_reports(channel: Arc<Channel>, mut queue: mpsc::Receiver<FromRuntime>) {
+async fn send_reports(link: RuntimeLink, mut queue: mpsc::Receiver<ToSupervisor>) {
     while let Some(message) = queue.recv().await {
-        if channel.send(&message, &[], None).await.is_err() {
+        if link.send(message).await.is_err() {
             return;
         }
     }
+    link.flushed().await;
 }
 
 fn descriptor(number: i32) -> Result<OwnedFd, Error> {
     sys::inherited(number).ok_or(Error::Descriptor(number))
 }
 
-fn listener(config: &Config) -> Result<TcpListener, Error> {
-    match (config.listen_fd, config.listen) {
-        (Some(number), _) => descriptor(number).map(TcpListener::from),
-        (None, Some(address)) => TcpListener::bind(address).map_err(|error| Error::Listen(address, error)),
-        (None, None) => Err(Error::Descriptor(-1)),
-    }
-}
-
-async fn live(house: House, role: Role) -> Left {
+async fn live(mut house: House, role: Role) -> Left {
     let reports = house.reports.clone();
     let step = |step: &str| {
         reports.event(Report::Boot {
@@ -161,7 +134,7 @@ async fn live(house: House, role: Role) -> Left {
     }
     step("open");
     // Kept to the end: whoever sees it held knows that this machine runs.
-    let _held = house.config.hold_fd.and_then(sys::inherited);
+    let _presence = house.config.presence.take();
     let (ledger, bundle) = match Ledger::open(&house.object_dir) {
         Ok(opened) => opened,
         Err(error) => return refuse_all(house, &error).await,

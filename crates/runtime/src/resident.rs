@@ -20,12 +20,12 @@ use suijuris_core::lifecycle::{self, Phase};
 use suijuris_core::lineage::Fired;
 use suijuris_core::time::{Now, Span};
 use suijuris_gate::Traffic;
+use suijuris_link::Cause;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::agent::Feed;
 use crate::callers::Callers;
 use crate::clock::{Clock, Continuity, ResumeDetector};
-use crate::config::Launch;
 use crate::holding::Holding;
 use crate::holds::{self, Holds};
 use crate::inbox::Inbox;
@@ -48,7 +48,7 @@ pub struct Resident {
     workload_pid: Cell<Option<i32>>,
     host: Host,
     /// Why the machine runs; for a pause that nobody announced, what it was started for.
-    launch: RefCell<Launch>,
+    cause: RefCell<Cause>,
     callers: Callers,
     anonymous: Arc<Caller>,
     holding: Holding,
@@ -125,7 +125,7 @@ impl Resident {
             ledger,
             clock,
             host,
-            launch: RefCell::default(),
+            cause: RefCell::default(),
             callers,
             anonymous: Arc::default(),
             holding,
@@ -318,14 +318,14 @@ impl Resident {
     }
 
     /// The machine was started, or runs again, for this reason.
-    pub fn relaunch(&self, launch: Launch) {
-        self.launch.replace(launch);
+    pub fn started_for(&self, cause: Cause) {
+        self.cause.replace(cause);
     }
 
     /// Timer occurrences that the machine runs for.
     #[must_use]
     pub fn launch_fired(&self) -> Fired {
-        std::mem::take(&mut self.launch.borrow_mut().fired)
+        std::mem::take(&mut self.cause.borrow_mut().fired)
     }
 
     // Holds.

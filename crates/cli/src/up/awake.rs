@@ -1,13 +1,17 @@
 //! A running machine and what is awaited of it.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
-use suijuris_api::control::{FromRuntime, Reply};
+use suijuris_api::control::Reply;
 use suijuris_api::event::Verdict;
 use suijuris_api::{Event, Problem};
 use suijuris_core::governance::Action;
+use suijuris_core::inputs::Principal;
 use suijuris_core::lineage::Refused;
 use suijuris_core::time::Reading;
+use suijuris_link::mux::QueueError;
+use suijuris_link::{ToRuntime, ToSupervisor};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -19,6 +23,10 @@ use super::say::Say;
 /// A running machine.
 pub(super) struct Awake {
     pub(super) running: Running,
+    /// Its owners, who act here.
+    pub(super) owner: Principal,
+    /// How often the machine was resumed.
+    pub(super) generation: u64,
     /// The object in the machine that is frozen.
     pub(super) frozen: Option<Box<Frozen>>,
     /// Refusals that the runtime was told to record and has not yet.
@@ -38,9 +46,11 @@ pub(super) struct Awake {
 
 impl Awake {
     /// A machine that has just started.
-    pub(super) fn new(running: Running, output: JoinSet<()>) -> Self {
+    pub(super) fn new(running: Running, output: JoinSet<()>, owner: Principal) -> Self {
         Self {
             running,
+            owner,
+            generation: 0,
             frozen: None,
             unrecorded: BTreeMap::new(),
             replies: BTreeMap::new(),
@@ -54,20 +64,24 @@ impl Awake {
     }
 
     /// Takes in a word of the runtime.
-    pub(super) fn note(&mut self, message: FromRuntime, say: &Say) {
+    pub(super) fn note(&mut self, message: ToSupervisor, say: &Say) {
         match message {
-            FromRuntime::Event(stamped) => {
-                say.stamped(&stamped);
-                self.answer_waking(stamped.event);
+            ToSupervisor::Event(stamped) => {
+                say.stamped(&stamped.0);
+                self.answer_waking(stamped.0.event);
             }
-            FromRuntime::Reply { id, reply } => {
+            ToSupervisor::Reply { id, reply } => {
                 if let Some(answer) = self.replies.remove(&id) {
-                    let _ = answer.send(reply);
+                    let _ = answer.send(reply.0);
                 }
             }
-            FromRuntime::Recorded { id } => drop(self.unrecorded.remove(&id)),
-            FromRuntime::Taken { id } => drop(self.handed.remove(&id)),
-            FromRuntime::Leaving { problem, .. } => self.problem = problem,
+            ToSupervisor::Recorded { id } => drop(self.unrecorded.remove(&id)),
+            ToSupervisor::Taken { id } => drop(self.handed.remove(&id)),
+            ToSupervisor::Leaving { problem, .. } => {
+                self.problem = problem.map(|problem| Box::new(problem.0))
+            }
+            // Nobody attaches here.
+            ToSupervisor::Present(_) => {}
         }
     }
 
@@ -95,6 +109,20 @@ impl Awake {
         let id = self.number();
         self.replies.insert(id, answer);
         id
+    }
+
+    /// Sends a request whose answer is expected; where it cannot be sent, whoever waits is told.
+    pub(super) fn ask(&mut self, id: u64, request: ToRuntime<OwnedFd>) {
+        if let Err(error) = self.running.link.queue(request)
+            && let Some(answer) = self.replies.remove(&id)
+        {
+            let code = match error {
+                QueueError::TooLarge { .. } => "bad_request",
+                _ => "machine_failed",
+            };
+            let (code, message) = (code.to_owned(), error.to_string());
+            let _ = answer.send(Reply::Error { code, message });
+        }
     }
 
     /// A number for the next message.

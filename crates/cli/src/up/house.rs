@@ -13,17 +13,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_api::Event;
-use suijuris_api::channel::Packet;
-use suijuris_api::control::FromRuntime;
 use suijuris_core::bundle::Bundle;
-use suijuris_core::inputs::{Host, Principal};
+use suijuris_core::inputs::Host;
 use suijuris_core::time::Timestamp;
 use suijuris_core::trigger::Pending;
 use suijuris_depot::Waiting;
 use suijuris_door::wakes::BackOff;
 use suijuris_door::{Kept, Proposal, Sleeper};
+use suijuris_link::{Cause, LinkError, ToSupervisor};
 use suijuris_runtime::clock::Clock;
-use suijuris_runtime::config::Launch;
 use suijuris_store::ObjectDir;
 use suijuris_vehicle::machine::Exit;
 use suijuris_vehicle::process::Process;
@@ -98,7 +96,7 @@ enum Step {
     Accepted(tokio::net::TcpStream, std::net::SocketAddr),
     Visitor(Visitor),
     Errand(Errand),
-    Packet(std::io::Result<Option<Packet<FromRuntime>>>),
+    Said(Result<Option<ToSupervisor>, LinkError>),
     Ended(Exit),
     Timer,
     Post(Vec<Waiting>),
@@ -194,7 +192,7 @@ impl House {
                 biased;
                 _ = interrupt.recv() => Step::Interrupted,
                 _ = terminate.recv() => Step::Interrupted,
-                packet = hear(&self.stay) => Step::Packet(packet),
+                said = hear(&self.stay) => Step::Said(said),
                 exit = gone(&self.stay) => Step::Ended(exit),
                 Some(errand) = errands.recv() => Step::Errand(errand),
                 Some(visitor) = visitors.recv() => Step::Visitor(visitor),
@@ -225,7 +223,7 @@ impl House {
                 }
                 Step::Visitor(visitor) => self.visitor(visitor).await?,
                 Step::Errand(errand) => self.errand(errand).await?,
-                Step::Packet(packet) => self.packet(packet).await?,
+                Step::Said(said) => self.said(said).await?,
                 Step::Ended(exit) => self.machine_ended(exit).await?,
                 Step::Timer => self.timer().await?,
                 Step::Post(waiting) => self.post_arrived(&waiting).await?,
@@ -302,9 +300,9 @@ impl House {
 }
 
 /// The next word of the runtime; pending while nobody runs or the machine is frozen.
-async fn hear(stay: &Stay) -> std::io::Result<Option<Packet<FromRuntime>>> {
+async fn hear(stay: &Stay) -> Result<Option<ToSupervisor>, LinkError> {
     match stay {
-        Stay::Awake(awake) if awake.frozen.is_none() => awake.running.channel.receive().await,
+        Stay::Awake(awake) if awake.frozen.is_none() => awake.running.link.receive().await,
         _ => std::future::pending().await,
     }
 }
@@ -326,25 +324,18 @@ pub(super) fn host() -> Host {
     }
 }
 
-fn launch(proposal: Proposal) -> Launch {
+fn cause(proposal: Proposal) -> Cause {
     let Proposal {
         trigger,
         principal,
         request,
         fired,
     } = proposal;
-    let by = principal.as_str().to_owned();
-    let caller = match principal {
-        Principal::Caller(caller) => Some(*caller),
-        _ => None,
-    };
-    Launch {
+    Cause {
         trigger,
         request,
-        by,
-        caller,
+        by: principal,
         fired,
         host: host(),
-        holder: None,
     }
 }

@@ -32,6 +32,7 @@ mod real;
 mod registry;
 mod remain;
 mod rules;
+mod secrecy;
 mod sessions;
 mod wake;
 mod workload;

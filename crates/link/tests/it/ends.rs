@@ -6,11 +6,12 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
+use suijuris_core::inputs::Principal;
 use suijuris_link::frame::{Reset, StreamKind};
 use suijuris_link::handshake::HandshakeError;
 use suijuris_link::identity::{ActivationId, Nonce, Secret};
-use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen};
-use suijuris_link::message::{By, Carrier, How};
+use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen, Unattended};
+use suijuris_link::message::{Carrier, How};
 use suijuris_link::mux::QueueError;
 use suijuris_link::transport::{Bytes, Transport};
 use suijuris_link::{LinkError, RuntimeLink, SupervisorLink, ToRuntime, ToSupervisor};
@@ -35,6 +36,7 @@ fn launch(listen: Listen<OwnedFd>) -> Launch<OwnedFd> {
         agent_socket: "/data/run/agent.sock".into(),
         listen,
         depot: DepotRoute::None,
+        unattended: Unattended::Stop,
         presence: None,
         holder: None,
         grant: Some(ByteBuf::from(vec![1])),
@@ -221,7 +223,10 @@ async fn a_link_without_descriptors_says_so_and_goes_on() {
     });
     assert_eq!(refused, Err(QueueError::NoDescriptors));
     supervisor
-        .queue(ToRuntime::Sleep { id: 2, by: By::Host })
+        .queue(ToRuntime::Sleep {
+            id: 2,
+            by: Principal::Host,
+        })
         .unwrap();
     let came = runtime.receive().await.unwrap();
     assert_eq!(

@@ -18,9 +18,9 @@ use suijuris_core::witness::HolderId;
 use suijuris_link::frame::{Frame, Refusal, Reset, StreamId, StreamKind};
 use suijuris_link::handshake::{Handshake, Hello, Purpose, Side, Step};
 use suijuris_link::identity::{ActivationId, Nonce, Secret};
-use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen, Proposer};
+use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen, Unattended};
 use suijuris_link::message::{
-    By, Carrier, How, Json as Document, Message as _, Present, ToRuntime, ToSupervisor,
+    Carrier, How, Json as Document, Message as _, Present, ToRuntime, ToSupervisor,
 };
 
 const ACTIVATION: ActivationId = ActivationId([0xa1; 16]);
@@ -46,8 +46,7 @@ fn cause() -> Cause {
             content_length: None,
             headers: [("x-key".to_owned(), "v".to_owned())].into(),
         }),
-        by: Proposer::Caller,
-        caller: Some(Default::default()),
+        by: Principal::Caller(Box::default()),
         ..Cause::default()
     }
 }
@@ -62,6 +61,7 @@ fn launch() -> Launch<u8> {
         agent_socket: "/data/run/agent.sock".into(),
         listen: Listen::Descriptor(0),
         depot: DepotRoute::Descriptor(1),
+        unattended: Unattended::Stop,
         presence: Some(2),
         holder: Some(HolderId([9; 16])),
         grant: Some(ByteBuf::from(vec![1, 2, 3])),
@@ -73,6 +73,7 @@ fn in_a_machine() -> Launch<u8> {
         cause: Cause::default(),
         listen: Listen::Link,
         depot: DepotRoute::Link,
+        unattended: Unattended::Serve,
         presence: None,
         holder: None,
         grant: None,
@@ -148,13 +149,14 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
             "sleep",
             ToRuntime::Sleep {
                 id: 7,
-                by: By::Controller,
+                by: Principal::Controller(Vec::new()),
             },
         ),
         (
             "patch",
             ToRuntime::Patch {
                 id: 8,
+                by: Principal::Host,
                 patch: Document(patch),
             },
         ),

@@ -1,13 +1,12 @@
 //! Everything that outlives the boot: the gate, the agent socket, the loops, and the resident object in their middle.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use suijuris_api::Event as Report;
-use suijuris_api::channel::Channel;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::inputs::Inputs;
 use suijuris_core::lifecycle::Event;
@@ -15,13 +14,13 @@ use suijuris_core::lineage::{Body, Quarantined};
 use suijuris_core::manifest::{self, Manifest};
 use suijuris_core::trigger::Timers;
 use suijuris_gate::{Control, Gate, Limits, Phase as GatePhase, Protocol, Upstream};
+use suijuris_link::RuntimeLink;
 use suijuris_store::{ObjectDir, OpenError};
 use tokio::sync::mpsc;
 
 use crate::agent;
 use crate::callers::Callers;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::judge::GateJudge;
 use crate::ledger::{BootError, Ledger, Sign};
@@ -34,6 +33,7 @@ use crate::workload::{Placement, free_port};
 
 use super::broken::CODE_BROKEN_OBJECT;
 use super::owner::{hear, obey};
+use super::start::Config;
 use super::witnessing;
 use super::{EVENTS, HANDED_OVER};
 
@@ -41,8 +41,7 @@ use super::{EVENTS, HANDED_OVER};
 pub(super) struct House {
     pub(super) config: Config,
     pub(super) object_dir: ObjectDir,
-    pub(super) listener: TcpListener,
-    pub(super) channel: Option<Arc<Channel>>,
+    pub(super) link: Option<RuntimeLink>,
     pub(super) clock: Rc<Clock>,
     pub(super) reports: Reports,
     pub(super) signals: Signals,
@@ -63,7 +62,7 @@ struct Life {
 
 impl House {
     pub(super) async fn furnish(
-        self,
+        mut self,
         ledger: Ledger,
         bundle: Arc<Bundle>,
     ) -> Result<Left, (Box<Self>, BootError)> {
@@ -74,7 +73,7 @@ impl House {
             });
         };
         step("hydrate");
-        let depot = match witnessing::depot(&self).await {
+        let depot = match witnessing::depot(&mut self).await {
             Ok(depot) => depot,
             Err(why) => return Err((Box::new(self), BootError::Depot(why))),
         };
@@ -140,7 +139,7 @@ impl House {
             ledger,
             bundle: bundle.clone(),
             clock: self.clock.clone(),
-            host: self.config.launch.host.clone(),
+            host: self.config.cause.host.clone(),
             callers,
             holding,
             detector,
@@ -151,7 +150,7 @@ impl House {
         }));
         judge.install(resident.clone());
         let placement = placement(&self.config, &id, port, theirs);
-        resident.relaunch(self.config.launch.clone());
+        resident.started_for(self.config.cause.clone());
         let inputs = resident.launch_inputs();
         let gate_control = control.clone();
         let shell = Shell::new(
@@ -160,7 +159,7 @@ impl House {
             control,
             placement,
             events,
-            self.config.launch.fired.clone(),
+            self.config.cause.fired.clone(),
         );
         let raw = matches!(
             bundle.manifest.gate.protocol,
@@ -198,7 +197,7 @@ impl House {
         };
         let left = tokio::select! {
             left = shell.run(inputs) => left,
-            served = gate.serve(self.listener, handed_over) => {
+            served = gate.serve(self.config.listener, handed_over) => {
                 if let Err(error) = served {
                     resident.reports().error(CODE_GATE, &error);
                 }
@@ -213,9 +212,9 @@ impl House {
             left = witnessing::follow_lease(resident.clone(), control) => left,
             () = resident.inbox().watch(|| resident.messages_changed()) => Left::Broken,
             () = obey(self.signals, say, resident.clone()) => Left::Broken,
-            () = hear(self.channel, hand_over, resident.clone()) => Left::Broken,
+            () = hear(self.link, hand_over, resident.clone()) => Left::Broken,
         };
-        if self.config.launch.holder.is_none() && matches!(left, Left::Dormant) {
+        if self.config.holder.is_none() && matches!(left, Left::Dormant) {
             resident.holding().release().await;
         }
         let _ = std::fs::remove_file(&self.config.agent_socket);

@@ -1,16 +1,13 @@
-//! What reaches the runtime from outside its machine's gate: signals, and its owner's words.
+//! What reaches the runtime from outside its machine's gate: signals, and its supervisor's words.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
-use suijuris_api::channel::Channel;
-use suijuris_api::channel::MAX_BYTES;
-use suijuris_api::control::{FromRuntime, Reply, ToRuntime};
-use suijuris_core::codec;
-use suijuris_core::inputs::Principal;
+use suijuris_api::Problem;
+use suijuris_api::control::Reply;
 use suijuris_core::lifecycle::Event;
 use suijuris_core::lineage::{Body, Refused};
 use suijuris_gate::HandedOver;
+use suijuris_link::{RuntimeLink, ToRuntime, ToSupervisor};
 use tokio::sync::mpsc;
 
 use crate::ledger::Sign;
@@ -34,84 +31,70 @@ pub(super) async fn obey(mut signals: Signals, say: mpsc::Sender<Event>, residen
     }
 }
 
-/// Does what the owner asks over the channel; for ever quiet without one, or once the owner is gone.
+/// Does what the supervisor asks over the link; for ever quiet without one, or once it has ended.
 pub(super) async fn hear(
-    channel: Option<Arc<Channel>>,
+    link: Option<RuntimeLink>,
     hand_over: mpsc::Sender<HandedOver>,
     resident: Rc<Resident>,
 ) {
-    let Some(channel) = channel else {
+    let Some(link) = link else {
         return std::future::pending().await;
     };
     loop {
-        let packet = match channel.receive::<ToRuntime>().await {
-            Ok(Some(packet)) => packet,
+        let message = match link.receive().await {
+            Ok(Some(message)) => message,
             Ok(None) | Err(_) => {
                 // Nobody owns the machine any more: stop as if the host had asked.
                 resident.say(Event::HostStops);
                 return std::future::pending().await;
             }
         };
-        match packet.message {
-            ToRuntime::Connection { .. } => {
-                let_through(&channel, packet, &hand_over, resident.intake()).await;
+        match message {
+            ToRuntime::Connection { id, carrier, read } => {
+                let came = (id, carrier, read.into_vec());
+                let_through(&link, came, &hand_over, resident.intake()).await;
             }
-            ToRuntime::Refused { id } => {
-                if record_refused(&resident, &packet.raw).await {
-                    // An owner that is gone records nothing either.
-                    let _ = channel.send(&FromRuntime::Recorded { id }, &[], None).await;
+            ToRuntime::Record { id, refused } => {
+                if record_refused(&resident, *refused).await {
+                    // A supervisor that is gone records nothing either.
+                    let _ = link.send(ToSupervisor::Recorded { id }).await;
                 }
             }
-            ToRuntime::Thawed(launch) => {
-                resident.intake().open();
-                resident.relaunch(*launch);
-                resident.thawed();
+            ToRuntime::Resumed { generation, cause } => {
+                if resident.reports().resumed(generation) {
+                    resident.intake().open();
+                    resident.started_for(*cause);
+                    resident.thawed();
+                }
             }
             ToRuntime::Sleep { id, by } => {
-                let by = if by == "host" {
-                    Principal::Host
-                } else {
-                    owner(&resident)
-                };
-                let reply = match resident.propose_sleep(by) {
-                    Ok(verdict) => Reply::Verdict(verdict),
-                    Err(problem) => Reply::Error {
-                        code: problem.code,
-                        message: problem.detail,
-                    },
-                };
-                resident.reports().reply(id, reply);
+                let reply = resident.propose_sleep(by).map(Reply::Verdict);
+                resident.reports().reply(id, reply.unwrap_or_else(error));
             }
-            ToRuntime::Patch { id, patch } => {
-                let reply = match resident.patch(owner(&resident), &patch).await {
-                    Ok(patched) => Reply::Patched {
-                        seq: patched.seq,
-                        root: patched.root,
-                    },
-                    Err(problem) => Reply::Error {
-                        code: problem.code,
-                        message: problem.detail,
-                    },
-                };
-                resident.reports().reply(id, reply);
+            ToRuntime::Patch { id, by, patch } => {
+                let written = resident.patch(by, &patch.0).await;
+                let reply = written.map(|patched| Reply::Patched {
+                    seq: patched.seq,
+                    root: patched.root,
+                });
+                resident.reports().reply(id, reply.unwrap_or_else(error));
             }
+            ToRuntime::Stop { .. } => resident.say(Event::HostStops),
+            // It runs already.
+            ToRuntime::Launch(_) => {}
         }
     }
 }
 
-pub(super) fn owner(resident: &Resident) -> Principal {
-    Principal::Controller(
-        resident
-            .ledger()
-            .published(|state| state.head().controllers.clone()),
-    )
+fn error(problem: Problem) -> Reply {
+    Reply::Error {
+        code: problem.code,
+        message: problem.detail,
+    }
 }
 
 /// Records what the door refused while the machine was frozen; whether it is durable.
-async fn record_refused(resident: &Resident, bytes: &[u8]) -> bool {
-    let Ok(refused) = codec::decode::<Refused>(bytes, MAX_BYTES) else {
-        return false;
-    };
+async fn record_refused(resident: &Resident, refused: Refused) -> bool {
     let event = suijuris_api::verdict::refused(&refused);
     let body = Body::Refused(Box::new(refused));
     match resident.ledger().commit(body, resident.now().at, Sign::Now).await {

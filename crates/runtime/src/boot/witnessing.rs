@@ -15,6 +15,7 @@ use suijuris_core::witness::{Evidence, Verdict};
 use suijuris_depot::Depot;
 use suijuris_depot::relay::Client;
 use suijuris_gate::{Control, Phase as GatePhase};
+use suijuris_link::launch::DepotRoute;
 
 use crate::holding::{self, Holding, Means};
 use crate::ledger::{Ledger, Sign};
@@ -24,7 +25,6 @@ use crate::shell::Left;
 use crate::witness::{Claimed, News};
 
 use super::broken::answer_all;
-use super::descriptor;
 use super::house::House;
 
 /// The depot cannot be used.
@@ -34,19 +34,19 @@ const CODE_DEPOT: &str = "depot_failed";
 ///
 /// # Errors
 /// In words: it cannot be used.
-pub(super) async fn depot(house: &House) -> Result<Option<Arc<dyn Depot>>, String> {
-    let config = &house.config;
-    if let Some(number) = config.relay_fd {
-        let socket = descriptor(number).map_err(|error| chain(&error))?;
-        let stream = UnixStream::from(socket);
-        let client = Client::new(stream).map_err(|error| chain(&error))?;
-        return Ok(Some(Arc::new(client)));
-    }
-    let Some(url) = &config.depot else {
-        return Ok(None);
+pub(super) async fn depot(house: &mut House) -> Result<Option<Arc<dyn Depot>>, String> {
+    let opened = match std::mem::replace(&mut house.config.depot, DepotRoute::None) {
+        // Launches that want the last are refused at the start.
+        DepotRoute::None | DepotRoute::Link => return Ok(None),
+        DepotRoute::Descriptor(socket) => {
+            let client = Client::new(UnixStream::from(socket)).map_err(|error| chain(&error))?;
+            return Ok(Some(Arc::new(client)));
+        }
+        DepotRoute::Url(url) => {
+            let variable = |name: &str| std::env::var(name).ok();
+            suijuris_depot::open(&url, &variable).await
+        }
     };
-    let variable = |name: &str| std::env::var(name).ok();
-    let opened = suijuris_depot::open(url, &variable).await;
     opened.map(Some).map_err(|error| chain(&error))
 }
 
@@ -63,11 +63,10 @@ pub(super) fn holding(
     };
     let id = house
         .config
-        .launch
         .holder
         .map_or_else(holding::fresh_id, Ok)
         .map_err(|error| chain(&error))?;
-    let host = &house.config.launch.host.id;
+    let host = &house.config.cause.host.id;
     let means = Means {
         depot,
         id,

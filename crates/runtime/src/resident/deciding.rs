@@ -15,18 +15,10 @@ impl Resident {
     /// What a decision to wake looks at: why the machine runs, as its owner says.
     #[must_use]
     pub fn launch_inputs(&self) -> Inputs {
-        let launch = self.launch.borrow().clone();
-        let principal = match launch.by.as_str() {
-            "caller" => Principal::Caller(Box::new(launch.caller.unwrap_or_default())),
-            "timer" => Principal::Timer,
-            "controller" => {
-                Principal::Controller(self.ledger.published(|state| state.head().controllers.clone()))
-            }
-            _ => Principal::Host,
-        };
-        let mut inputs = self.inputs(principal);
-        inputs.trigger = Some(launch.trigger);
-        inputs.request = launch.request;
+        let cause = self.cause.borrow().clone();
+        let mut inputs = self.inputs(cause.by);
+        inputs.trigger = Some(cause.trigger);
+        inputs.request = cause.request;
         inputs.standing.witness = self.holding.witnessed();
         inputs
     }

@@ -7,7 +7,6 @@ use suijuris_core::governance::Action;
 use suijuris_core::lineage::{Decision, Fired, Refused};
 use suijuris_door::proposal::dealt_with;
 use suijuris_door::{Proposal, problems};
-use suijuris_runtime::config::Launch;
 use suijuris_store::{Depth, Sizes, Writer};
 use suijuris_vehicle::Driver as _;
 use tokio::time::Instant;
@@ -18,7 +17,7 @@ use crate::up::dormant::Asleep;
 use crate::up::holding::NotTheObject;
 use crate::up::machine;
 
-use super::{House, Stay, host, launch};
+use super::{House, Stay, cause, host};
 
 impl House {
     pub(super) async fn visitor(&mut self, visitor: Visitor) -> anyhow::Result<()> {
@@ -59,7 +58,7 @@ impl House {
         self.say.event(Event::Verdict(words.clone()));
         match verdict {
             Verdict::Permit(_, _) if self.frozen().is_some() => {
-                self.thaw(launch(proposal)).await?;
+                self.thaw(cause(proposal)).await?;
                 if let Some(visitor) = visitor {
                     self.hand_over(visitor).await?;
                 }
@@ -121,19 +120,16 @@ impl House {
         let recorded = asleep.record_refusals(Fired::new(), self.clock.reading(), true)?;
         self.say_refused(&recorded);
         self.began = Some(asleep.look(|state| state.head().epoch));
+        let owner = asleep.owner();
         drop(asleep);
         let handed = self.holding.hand_over(&self.clock).await?;
-        let launch = Launch {
-            holder: handed.holder,
-            ..launch(proposal)
-        };
         let network = self.bundle.manifest.workload.network;
         let started = machine::start(
             &self.driver,
             &self.place,
             &self.inherited,
             network,
-            &launch,
+            cause(proposal),
             handed,
         )
         .await;
@@ -145,7 +141,7 @@ impl House {
                     detail,
                 });
                 let output = running.forward_output(&self.say);
-                let awake = Awake::new(running, output);
+                let awake = Awake::new(running, output, owner);
                 self.stay = Stay::Awake(Box::new(awake));
                 if let Some(visitor) = visitor {
                     self.hand_over(visitor).await?;

@@ -1,12 +1,14 @@
 //! What the other commands ask of the house: wake, sleep, write, how is it.
 
 use suijuris_api::agent::Patch;
-use suijuris_api::control::{Reply, ToRuntime, ToUp};
+use suijuris_api::control::{Reply, ToUp};
 use suijuris_api::{Event, verdict};
 use suijuris_core::decide::Verdict;
 use suijuris_core::lineage::Fired;
 use suijuris_core::time::Reading;
 use suijuris_door::Proposal;
+use suijuris_link::ToRuntime;
+use suijuris_link::message::Json;
 use suijuris_vehicle::machine::Signal;
 use tokio::sync::oneshot;
 
@@ -15,7 +17,7 @@ use crate::up::desk::Errand;
 use crate::up::dormant::Asleep;
 use crate::up::say::Say;
 
-use super::{House, LEAVE_WITHIN, Stay, launch};
+use super::{House, LEAVE_WITHIN, Stay, cause};
 
 impl House {
     pub(super) async fn errand(&mut self, errand: Errand) -> anyhow::Result<()> {
@@ -33,19 +35,13 @@ impl House {
             }
             (Stay::Awake(awake), ToUp::Sleep) => {
                 let id = awake.expect(answer);
-                let message = ToRuntime::Sleep {
-                    id,
-                    by: "controller".to_owned(),
-                };
-                let _ = awake.running.channel.send(&message, &[], None).await;
+                let by = awake.owner.clone();
+                awake.ask(id, ToRuntime::Sleep { id, by });
             }
             (Stay::Awake(awake), ToUp::Patch(patch)) => {
                 let id = awake.expect(answer);
-                let _ = awake
-                    .running
-                    .channel
-                    .send(&ToRuntime::Patch { id, patch }, &[], None)
-                    .await;
+                let (by, patch) = (awake.owner.clone(), Json(patch));
+                awake.ask(id, ToRuntime::Patch { id, by, patch });
             }
             (Stay::Asleep(asleep), ToUp::Wake) => {
                 let proposal = Proposal::manual(asleep.owner());
@@ -110,7 +106,7 @@ impl House {
         };
         let proposal = Proposal::manual(frozen.owner());
         if let Some(Verdict::Permit(..)) = self.decide(&proposal) {
-            return self.thaw(launch(proposal)).await;
+            return self.thaw(cause(proposal)).await;
         }
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
