@@ -78,7 +78,7 @@ impl Awake {
             ToSupervisor::Recorded { id } => drop(self.unrecorded.remove(&id)),
             ToSupervisor::Taken { id } => drop(self.handed.remove(&id)),
             ToSupervisor::Leaving { problem, .. } => {
-                self.problem = problem.map(|problem| Box::new(problem.0))
+                self.problem = problem.map(|problem| Box::new(problem.0));
             }
             // Nobody attaches here.
             ToSupervisor::Present(_) => {}
