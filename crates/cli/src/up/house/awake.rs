@@ -64,9 +64,9 @@ impl House {
             return Ok(());
         };
         if self.ending {
-            // Dormant already, and nobody would thaw it again.
-            awake.running.machine.stop(Signal::TERM, LEAVE_WITHIN).await;
-            return Ok(());
+            // Dormant already, and nobody would thaw it again; whether it would sleep once more is no question.
+            let exit = awake.running.machine.stop(Signal::TERM, LEAVE_WITHIN).await;
+            return self.machine_ended(exit).await;
         }
         match awake.running.machine.suspend().await {
             Ok(()) => {
