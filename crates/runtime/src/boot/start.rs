@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use suijuris_core::key::PublicKey;
 use suijuris_core::witness::HolderId;
-use suijuris_link::launch::{DepotRoute, Listen};
+use suijuris_link::launch::{DepotRoute, Listen, Unattended};
 use suijuris_link::{Cause, HEARTBEAT_EVERY, Launch, LinkError, Nonce, RuntimeLink};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
@@ -36,6 +36,9 @@ pub(crate) enum Error {
     /// It wants what needs a vehicle that this runtime does not know.
     #[error("this runtime takes {0} as a descriptor only: run it on a vehicle that passes descriptors")]
     Streams(&'static str),
+    /// It is to go on where nobody is at the other end.
+    #[error("this runtime takes no second supervisor: launch it to stop when its own is gone")]
+    Unattended,
     /// Something of the system.
     #[error("the runtime cannot {0}")]
     System(&'static str, #[source] std::io::Error),
@@ -99,6 +102,9 @@ impl Config {
             }
             Listen::Link => return Err(Error::Streams("connections")),
         };
+        if launch.unattended == Unattended::Serve {
+            return Err(Error::Unattended);
+        }
         if matches!(launch.depot, DepotRoute::Link) {
             return Err(Error::Streams("its depot"));
         }
