@@ -14,7 +14,7 @@ const CLAIM: &str = "claim-in-confidence";
 
 fn token(key: &SigningKey) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let claims = json!({ "sub": "a", "exp": 4_102_444_800_u64, "plan": CLAIM });
+    let claims = json!({ "sub": "a", "aud": "us", "exp": 4_102_444_800_u64, "plan": CLAIM });
     let signed = format!("{}.{}", part(&json!({ "alg": "EdDSA" })), part(&claims));
     let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()).to_bytes());
     format!("{signed}.{signature}")
@@ -26,7 +26,7 @@ fn the_request_that_wakes_an_object_stands_in_no_arguments_and_no_environment() 
     let pem = key.verifying_key().to_public_key_pem(Default::default()).unwrap();
     let definition = format!(
         "[gate]\nheaders = [\"x-key\"]\n[callers]\nclaims = {{ plan = \"string\" }}\n\
-         [[callers.keys]]\nalgorithm = \"EdDSA\"\npem = \"\"\"\n{pem}\"\"\"\n"
+         [[callers.keys]]\nalgorithm = \"EdDSA\"\naudience = \"us\"\npem = \"\"\"\n{pem}\"\"\"\n"
     );
     // The rules do see all three: what is not there cannot be read elsewhere either.
     let rules = format!(
