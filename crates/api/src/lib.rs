@@ -1,12 +1,10 @@
-//! Wire types shared across process edges: refusals at the HTTP edge, events, the agent socket, the channel between
-//! a vehicle's owner and the runtime in its machine.
+//! Wire types shared across process edges: refusals at the HTTP edge, events, the agent socket, the control socket.
 //!
-//! Types and their JSON, and the one thin client that both ends of the channel share. Servers live in the shells.
+//! Types and their JSON. Servers live in the shells; what supervisor and runtime say to each other is `link`'s.
 
 #![forbid(unsafe_code)]
 
 pub mod agent;
-pub mod channel;
 pub mod cloudevents;
 pub mod control;
 pub mod event;

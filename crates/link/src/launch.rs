@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_bytes::ByteBuf;
 use suijuris_core::governance::TriggerKind;
-use suijuris_core::inputs::{Caller, Host, Request, Trigger};
+use suijuris_core::inputs::{Host, Principal, Request, Trigger};
+use suijuris_core::key::PublicKey;
 use suijuris_core::lineage::Fired;
 use suijuris_core::witness::HolderId;
 
@@ -23,32 +23,12 @@ pub struct Cause {
     pub trigger: Trigger,
     /// The request, for that trigger.
     pub request: Option<Request>,
-    /// Who proposes.
-    pub by: Proposer,
-    /// The caller, where a verified one proposes.
-    pub caller: Option<Caller>,
+    /// Who proposes, with what was shown of them.
+    pub by: Principal,
     /// Timer occurrences that this wake deals with.
     pub fired: Fired,
     /// Where the machine runs.
     pub host: Host,
-}
-
-/// Who proposes a wake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Proposer {
-    /// Somebody at the gate.
-    Caller,
-    /// A timer of the bundle.
-    Timer,
-    /// An owner.
-    Controller,
-    /// The host or the platform.
-    Host,
-    /// Another object.
-    Peer,
-    /// The program inside.
-    Workload,
 }
 
 impl Cause {
@@ -58,8 +38,7 @@ impl Cause {
         Self {
             trigger: Trigger::new(TriggerKind::Boot),
             request: None,
-            by: Proposer::Host,
-            caller: None,
+            by: Principal::Host,
             fired: Fired::new(),
             host,
         }
@@ -109,6 +88,16 @@ pub enum DepotRoute<D> {
     Url(String),
 }
 
+/// What the runtime does while no supervisor is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unattended {
+    /// It stops, as if the host had asked.
+    Stop,
+    /// It goes on, until one attaches again.
+    Serve,
+}
+
 /// A whole launch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -132,12 +121,16 @@ pub struct Launch<D> {
     pub listen: Listen<D>,
     /// The way to the depot.
     pub depot: DepotRoute<D>,
+    /// What is done while nobody is at the other end.
+    pub unattended: Unattended,
     /// Kept open as long as the machine runs: whoever sees it held knows that it does.
     pub presence: Option<D>,
     /// The name under which whoever starts the machine holds the object; it goes on under it.
     pub holder: Option<HolderId>,
-    /// What the claim of the object gave, in the words of whoever claims; opaque here.
-    pub grant: Option<ByteBuf>,
+    /// Whoever starts the machine claims the object beside its start; [`crate::ToRuntime::Granted`] follows.
+    pub granted: bool,
+    /// The server that owners' requests are signed for; none are heard without one.
+    pub server: Option<PublicKey>,
 }
 
 impl<D> Launch<D> {
@@ -165,9 +158,11 @@ impl<D> Launch<D> {
             agent_socket: self.agent_socket,
             listen,
             depot,
+            unattended: self.unattended,
             presence: self.presence.map(change).transpose()?,
             holder: self.holder,
-            grant: self.grant,
+            granted: self.granted,
+            server: self.server,
         })
     }
 }

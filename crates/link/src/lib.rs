@@ -5,6 +5,8 @@
 //! `message` and `launch` are what is said. `link` is the ends for programs, over a `transport`. The bytes are specified in
 //! `spec/link.md`. Not here: what either side does with a message.
 
+#![forbid(unsafe_code)]
+
 pub mod decoder;
 pub mod frame;
 pub mod fuzz;
@@ -17,7 +19,6 @@ pub mod message;
 pub mod mux;
 mod state;
 mod stream;
-mod sys;
 pub mod transport;
 
 pub use identity::{ActivationId, Nonce, Secret};

@@ -236,8 +236,8 @@ impl<E: End> Link<E> {
         Ok(())
     }
 
-    /// Sends a message if it can be on its way when this returns; nothing of it is sent otherwise. For words that must not
-    /// be lost when this process ends.
+    /// Sends a message if nothing waits before it: it has left when this returns, but where the transport is just full. For
+    /// what should not be lost when this process ends.
     ///
     /// # Errors
     /// [`QueueError::Full`] while others wait before it.

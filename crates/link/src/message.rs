@@ -12,6 +12,7 @@ use suijuris_api::control::Reply;
 use suijuris_api::event::Stamped;
 use suijuris_core::codec;
 use suijuris_core::lineage::Refused;
+use suijuris_core::owner_request::SignedRequest;
 
 use crate::launch::{Address, Cause, Launch};
 
@@ -53,22 +54,18 @@ pub enum Carrier<D> {
     },
 }
 
-/// Who asks for something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum By {
-    /// An owner.
-    Controller,
-    /// Whoever runs the machine.
-    Host,
-}
-
 /// To the runtime.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToRuntime<D> {
     /// The first message of a supervisor that launches, and of no other.
     Launch(Box<Launch<D>>),
+    /// What the claim came to that the supervisor made for this machine, where [`Launch::granted`] says that it follows: the
+    /// second message then, and in no other place.
+    Granted {
+        /// What the machine goes on with, in the words of whoever claims, opaque here; none where it has to ask for itself.
+        grant: Option<ByteBuf>,
+    },
     /// A connection accepted while the object slept. The supervisor keeps it until [`ToSupervisor::Taken`].
     Connection {
         /// Names the connection.
@@ -92,17 +89,19 @@ pub enum ToRuntime<D> {
         /// Why.
         cause: Box<Cause>,
     },
-    /// Somebody asks the object to sleep.
+    /// Somebody asks the object to sleep: the host, or owners who signed.
     Sleep {
         /// Names the request; the reply repeats it.
         id: u64,
-        /// Who.
-        by: By,
+        /// What owners signed, its nonce spent by the supervisor; none where the host asks.
+        signed: Option<Box<SignedRequest>>,
     },
-    /// An owner writes memory.
+    /// Somebody writes memory: the host, or owners who signed.
     Patch {
         /// Names the request.
         id: u64,
+        /// What owners signed; none where the host asks.
+        signed: Option<Box<SignedRequest>>,
         /// The writes.
         patch: Json<Patch>,
     },
@@ -261,6 +260,7 @@ impl<D> ToRuntime<D> {
     ) -> Result<ToRuntime<E>, MessageError> {
         Ok(match self {
             Self::Launch(launch) => ToRuntime::Launch(Box::new(launch.map(change)?)),
+            Self::Granted { grant } => ToRuntime::Granted { grant },
             Self::Connection { id, carrier, read } => {
                 let carrier = match carrier {
                     Carrier::Descriptor(descriptor) => Carrier::Descriptor(change(descriptor)?),
@@ -270,8 +270,8 @@ impl<D> ToRuntime<D> {
             }
             Self::Record { id, refused } => ToRuntime::Record { id, refused },
             Self::Resumed { generation, cause } => ToRuntime::Resumed { generation, cause },
-            Self::Sleep { id, by } => ToRuntime::Sleep { id, by },
-            Self::Patch { id, patch } => ToRuntime::Patch { id, patch },
+            Self::Sleep { id, signed } => ToRuntime::Sleep { id, signed },
+            Self::Patch { id, signed, patch } => ToRuntime::Patch { id, signed, patch },
             Self::Stop { within_ms } => ToRuntime::Stop { within_ms },
         })
     }

@@ -5,10 +5,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use suijuris_sys::sockets;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
-
-use crate::sys;
 
 /// Bytes in two directions, and descriptors where it has them.
 pub trait Transport: Send {
@@ -94,7 +93,7 @@ impl Transport for UnixStream {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.poll_read_ready(context))?;
-            let receive = || sys::receive(self.as_fd(), buffer, descriptors);
+            let receive = || sockets::receive_into(self.as_fd(), buffer, descriptors);
             match self.try_io(Interest::READABLE, receive) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 received => return Poll::Ready(received),
@@ -108,9 +107,10 @@ impl Transport for UnixStream {
         bytes: &[u8],
         descriptors: &[OwnedFd],
     ) -> Poll<io::Result<usize>> {
+        let descriptors: Vec<_> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
         loop {
             ready!(self.poll_write_ready(context))?;
-            let send = || sys::send(self.as_fd(), bytes, descriptors);
+            let send = || sockets::send(self.as_fd(), bytes, &descriptors);
             match self.try_io(Interest::WRITABLE, send) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 sent => return Poll::Ready(sent),

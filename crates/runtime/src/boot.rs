@@ -5,25 +5,24 @@
 mod broken;
 mod context;
 mod owner;
+mod start;
 mod witnessing;
 
-use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_api::Event as Report;
-use suijuris_api::channel::Channel;
-use suijuris_api::control::FromRuntime;
+use suijuris_link::message::How;
+use suijuris_link::{RuntimeLink, ToSupervisor};
 use suijuris_store::ObjectDir;
 use suijuris_sys::descriptors;
 use tokio::sync::mpsc;
 
 use crate::authorizer::ObjectAuthorizer;
-use crate::config::Config;
+use crate::config::Start;
 use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::LineageWriter;
 use crate::pid1::{self, Role, Signals};
@@ -32,6 +31,7 @@ use suijuris_custody::clock::Clock;
 
 use self::broken::refuse_all;
 use self::context::BootContext;
+use self::start::{Config, Error};
 
 /// Lifecycle events that wait at most; tasks say a handful each.
 const EVENTS: usize = 256;
@@ -42,52 +42,32 @@ const HANDED_OVER: usize = 1_024;
 /// Time to end what is left in the machine when the runtime leaves.
 const TEARDOWN: Duration = Duration::from_secs(5);
 
-/// Why the runtime cannot run at all.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// An inherited descriptor is not one.
-    #[error("descriptor {0} was not inherited: start the machine again")]
-    Descriptor(i32),
-    /// The gate's address.
-    #[error("cannot listen on {0}: is the port in use?")]
-    Listen(SocketAddr, #[source] std::io::Error),
-    /// Something of the system.
-    #[error("the runtime cannot {0}")]
-    System(&'static str, #[source] std::io::Error),
-}
-
 /// Runs the object to the end of this activation.
 ///
 /// # Errors
 /// [`Error`] before anything is opened; everything later is reported and told by the exit code.
-pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
+pub(crate) async fn run(start: Start) -> Result<ExitCode, Error> {
     let role = pid1::adopt();
     let signals = Signals::new().map_err(|error| Error::System("take signals", error))?;
-    let listener = listener(&config)?;
-    let channel = config.control_fd.map(descriptor).transpose()?;
-    let channel = channel
-        .map(Channel::new)
-        .transpose()
-        .map_err(|error| Error::System("use its channel", error))?;
     let clock = Rc::new(Clock::start(None).map_err(|error| Error::System("start its pulse", error))?);
-    let (reports, queue) = match &channel {
-        Some(_) => {
-            let (reports, queue) = Reports::to_owner(clock.clone());
-            (reports, Some(queue))
-        }
-        None => (Reports::to_stderr(clock.clone()), None),
-    };
-    let channel = channel.map(Arc::new);
     let mut sending = tokio::task::JoinSet::new();
-    if let (Some(channel), Some(queue)) = (&channel, queue) {
-        sending.spawn_local(send_reports(channel.clone(), queue));
-    }
+    let (config, reports, link, _link_tasks) = match start {
+        Start::Linked(number) => {
+            let (link, config, tasks) = start::linked(number).await?;
+            let (reports, queue) = Reports::to_owner(clock.clone());
+            sending.spawn_local(send_reports(link.clone(), queue));
+            (config, reports, Some(link), tasks)
+        }
+        Start::Alone(alone) => {
+            let reports = Reports::to_stderr(clock.clone());
+            (Config::alone(*alone)?, reports, None, tokio::task::JoinSet::new())
+        }
+    };
     let authorizer = Rc::new(ObjectAuthorizer::default());
     let context = BootContext {
         object_dir: ObjectDir::at(&config.data),
         config,
-        listener,
-        channel,
+        link,
         clock,
         reports: reports.clone(),
         signals,
@@ -95,21 +75,21 @@ pub(crate) async fn run(config: Config) -> Result<ExitCode, Error> {
     };
     let left = Box::pin(live(context, role)).await;
     pid1::teardown(role, TEARDOWN).await;
-    reports.leaving(exit_word(left), authorizer.refusing());
+    reports.leaving(how(left), authorizer.refusing());
     // The authorizer has the object, which reports too.
     drop(authorizer);
     drop(reports);
-    // What was reported is sent before the channel closes; an owner that does not read is not waited for.
+    // What was reported is sent before the link closes; an owner that does not read is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(1), sending.join_next()).await;
     Ok(ExitCode::from(exit_code(left)))
 }
 
-const fn exit_word(left: ExitReason) -> &'static str {
+const fn how(left: ExitReason) -> How {
     match left {
-        ExitReason::Dormant => "stop",
-        ExitReason::Refused => "refused",
-        ExitReason::HostStopped => "host_stop",
-        ExitReason::Broken => "failed",
+        ExitReason::Dormant => How::Stop,
+        ExitReason::Refused => How::Refused,
+        ExitReason::HostStopped => How::HostStop,
+        ExitReason::Broken => How::Failed,
     }
 }
 
@@ -122,27 +102,20 @@ const fn exit_code(left: ExitReason) -> u8 {
     }
 }
 
-async fn send_reports(channel: Arc<Channel>, mut queue: mpsc::Receiver<FromRuntime>) {
+async fn send_reports(link: RuntimeLink, mut queue: mpsc::Receiver<ToSupervisor>) {
     while let Some(message) = queue.recv().await {
-        if channel.send(&message, &[], None).await.is_err() {
+        if link.send(message).await.is_err() {
             return;
         }
     }
+    link.flushed().await;
 }
 
 fn descriptor(number: i32) -> Result<OwnedFd, Error> {
     descriptors::inherited(number).ok_or(Error::Descriptor(number))
 }
 
-fn listener(config: &Config) -> Result<TcpListener, Error> {
-    match (config.listen_fd, config.listen) {
-        (Some(number), _) => descriptor(number).map(TcpListener::from),
-        (None, Some(address)) => TcpListener::bind(address).map_err(|error| Error::Listen(address, error)),
-        (None, None) => Err(Error::Descriptor(-1)),
-    }
-}
-
-async fn live(context: BootContext, role: Role) -> ExitReason {
+async fn live(mut context: BootContext, role: Role) -> ExitReason {
     let reports = context.reports.clone();
     let step = |step: &str| {
         reports.event(Report::Boot {
@@ -161,7 +134,7 @@ async fn live(context: BootContext, role: Role) -> ExitReason {
     }
     step("open");
     // Kept to the end: whoever sees it held knows that this machine runs.
-    let _held = context.config.hold_fd.and_then(descriptors::inherited);
+    let _presence = context.config.presence.take();
     let (lineage, bundle) = match LineageWriter::open(&context.object_dir) {
         Ok(opened) => opened,
         Err(error) => return refuse_all(context, &error).await,

@@ -1,13 +1,12 @@
 //! How the runtime was started.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-pub use suijuris_api::control::Launch;
-use suijuris_core::inputs::Vehicle;
+use suijuris_core::inputs::{Host, Vehicle};
 use suijuris_custody::host;
+use suijuris_link::launch::{Address, Listen};
 
 /// What carries a runtime that nobody says anything of: it was started as a process.
 const VEHICLE: Vehicle<'_> = Vehicle {
@@ -19,18 +18,16 @@ const VEHICLE: Vehicle<'_> = Vehicle {
 pub const HELP: &str = "\
 suijuris-init: the runtime of one object inside its machine, as PID 1 or as an entrypoint
 
-usage: suijuris-init --data DIR [options]
+usage: suijuris-init --data DIR --listen ADDR [options]
+       suijuris-init --link-fd N
 
   --data DIR            the object's data directory (or SUIJURIS_DATA)
   --object DIR          directory that `{object}` of the workload's command stands for (or SUIJURIS_OBJECT_DIR)
   --listen ADDR         address of the gate, as in 0.0.0.0:8080 (or SUIJURIS_LISTEN); not with --listen-fd
   --listen-fd N         listening socket inherited from whoever starts the machine
-  --control-fd N        channel to whoever starts the machine
   --depot URL           depot with the witness and the inbox, as in file:///var/lib/depot (or SUIJURIS_DEPOT)
-  --relay-fd N          socket to a depot that whoever starts the machine serves; not with --depot
-  --hold-fd N           descriptor to keep open as long as the machine runs
   --agent-socket PATH   the workload's own interface [default: DIR/run/agent.sock]
-  --launch JSON         why the machine was started, as its owner says it
+  --link-fd N           socket to the supervisor that starts the machine; it says all of the above
   --help, --version
 
 Exit codes: 0 dormant by the object's own act, 1 refused, 2 usage, 3 broken input or environment,
@@ -39,34 +36,35 @@ Exit codes: 0 dormant by the object's own act, 1 refused, 2 usage, 3 broken inpu
 
 /// How the runtime was started.
 #[derive(Debug)]
-pub struct Config {
+pub enum Start {
+    /// By a supervisor, which says everything else over this link.
+    Linked(RawFd),
+    /// By somebody who says nothing more: the entrypoint of a machine of its own.
+    Alone(Box<Alone>),
+}
+
+/// What an entrypoint was told.
+#[derive(Debug)]
+pub struct Alone {
     /// The object's data directory.
     pub data: PathBuf,
     /// Directory that `{object}` stands for.
     pub object_dir: PathBuf,
-    /// The gate's address, where no socket was inherited.
-    pub listen: Option<SocketAddr>,
-    /// The gate's socket.
-    pub listen_fd: Option<RawFd>,
-    /// Channel to the owner.
-    pub control_fd: Option<RawFd>,
+    /// The gate's socket or address.
+    pub listen: Listen<RawFd>,
     /// The depot.
     pub depot: Option<String>,
-    /// Socket to a depot.
-    pub relay_fd: Option<RawFd>,
-    /// Kept open to the end.
-    pub hold_fd: Option<RawFd>,
     /// The workload's own interface.
     pub agent_socket: PathBuf,
-    /// Why it was started.
-    pub launch: Launch,
+    /// Where it runs.
+    pub host: Host,
 }
 
 /// What the arguments ask for.
 #[derive(Debug)]
 pub enum Asked {
     /// Run.
-    Run(Box<Config>),
+    Run(Start),
     /// Print [`HELP`].
     Help,
     /// Print the version.
@@ -104,8 +102,7 @@ pub fn parse(
     let mut listen = environment("SUIJURIS_LISTEN").map(|text| text.to_string_lossy().into_owned());
     let mut depot = environment("SUIJURIS_DEPOT").map(|text| text.to_string_lossy().into_owned());
     let region = environment(host::REGION_VARIABLE).map(|text| text.to_string_lossy().into_owned());
-    let (mut relay_fd, mut hold_fd) = (None, None);
-    let (mut listen_fd, mut control_fd, mut agent_socket, mut launch) = (None, None, None, None);
+    let (mut listen_fd, mut link_fd, mut agent_socket) = (None, None, None);
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -115,48 +112,38 @@ pub fn parse(
             Long("object") => object_dir = Some(parser.value()?.into()),
             Long("listen") => listen = Some(parser.value()?.string()?),
             Long("listen-fd") => listen_fd = Some(parser.value()?.parse()?),
-            Long("control-fd") => control_fd = Some(parser.value()?.parse()?),
+            Long("link-fd") => link_fd = Some(parser.value()?.parse()?),
             Long("depot") => depot = Some(parser.value()?.string()?),
-            Long("relay-fd") => relay_fd = Some(parser.value()?.parse()?),
-            Long("hold-fd") => hold_fd = Some(parser.value()?.parse()?),
             Long("agent-socket") => agent_socket = Some(parser.value()?.into()),
-            Long("launch") => launch = Some(parser.value()?.string()?),
             other => return Err(other.unexpected().into()),
         }
     }
-    let data = data.ok_or(UsageError::NoData)?;
-    let address = |text: String| {
-        text.parse()
-            .map_err(|_| UsageError::Value("--listen", format!("`{text}` is no ADDRESS:PORT")))
-    };
-    let listen = listen.filter(|_| listen_fd.is_none()).map(address).transpose()?;
-    if listen.is_none() && listen_fd.is_none() {
-        return Err(UsageError::NoListen);
+    if let Some(number) = link_fd {
+        return Ok(Asked::Run(Start::Linked(number)));
     }
-    let read = |text: String| {
-        serde_json::from_str(&text).map_err(|error| UsageError::Value("--launch", error.to_string()))
+    let data = data.ok_or(UsageError::NoData)?;
+    let listen = match (listen_fd, listen) {
+        (Some(number), _) => Listen::Descriptor(number),
+        (None, Some(text)) => Listen::Address(address(&text)?),
+        (None, None) => return Err(UsageError::NoListen),
     };
-    Ok(Asked::Run(Box::new(Config {
+    Ok(Asked::Run(Start::Alone(Box::new(Alone {
         object_dir: object_dir.unwrap_or_else(|| data.clone()),
         agent_socket: agent_socket.unwrap_or_else(|| data.join("run").join("agent.sock")),
         listen,
-        listen_fd,
-        control_fd,
-        depot: depot.filter(|_| relay_fd.is_none()),
-        relay_fd,
-        hold_fd,
-        launch: match launch {
-            Some(text) => read(text)?,
-            None => Launch::boot(host::here(VEHICLE, region.as_deref())),
-        },
+        depot,
+        host: host::here(VEHICLE, region.as_deref()),
         data,
-    })))
+    }))))
+}
+
+fn address(text: &str) -> Result<Address, UsageError> {
+    let wrong = |_| UsageError::Value("--listen", format!("`{text}` is no ADDRESS:PORT"));
+    text.parse().map(Address).map_err(wrong)
 }
 
 #[cfg(test)]
 mod tests {
-    use suijuris_core::governance::TriggerKind;
-
     use super::*;
 
     fn run(arguments: &[&str]) -> Result<Asked, UsageError> {
@@ -165,11 +152,14 @@ mod tests {
 
     #[test]
     fn arguments_say_how_to_run() {
-        let Ok(Asked::Run(config)) = run(&["--data", "/d", "--listen", "127.0.0.1:0"]) else {
+        let Ok(Asked::Run(Start::Alone(alone))) = run(&["--data", "/d", "--listen", "127.0.0.1:0"]) else {
             panic!("runs")
         };
-        assert_eq!(config.agent_socket, PathBuf::from("/d/run/agent.sock"));
-        assert_eq!(config.launch.trigger.kind, TriggerKind::Boot);
+        assert_eq!(alone.agent_socket, PathBuf::from("/d/run/agent.sock"));
+        assert!(matches!(
+            run(&["--link-fd", "3"]),
+            Ok(Asked::Run(Start::Linked(3)))
+        ));
         assert!(matches!(run(&["--help"]), Ok(Asked::Help)));
     }
 
@@ -179,7 +169,11 @@ mod tests {
             &["--listen", "127.0.0.1:0"][..],
             &["--data", "/d"],
             &["--data", "/d", "--listen", "here"],
-            &["--data", "/d", "--listen-fd", "3", "--launch", "{"],
+            &["--link-fd", "three"],
+            &["--link-fd"],
+            // What older programs were told in their arguments.
+            &["--data", "/d", "--listen-fd", "3", "--control-fd", "4"],
+            &["--data", "/d", "--listen-fd", "3", "--launch", "{}"],
             &["--data"],
             &["--what"],
         ] {

@@ -41,17 +41,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match config::parse(arguments, |name| std::env::var_os(name)) {
         Ok(config::Asked::Help) => say(config::HELP),
         Ok(config::Asked::Version) => say(concat!("suijuris-init ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok(config::Asked::Run(config)) => run(*config).unwrap_or_else(|error| complain(&*error, 3)),
+        Ok(config::Asked::Run(start)) => run(start).unwrap_or_else(|error| complain(&*error, 3)),
         Err(error) => complain(&error, 2),
     }
 }
 
-fn run(config: config::Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn run(start: config::Start) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let local = tokio::task::LocalSet::new();
-    Ok(local.block_on(&tokio, boot::run(config))?)
+    Ok(local.block_on(&tokio, boot::run(start))?)
 }
 
 fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {

@@ -15,6 +15,7 @@ use suijuris_core::lifecycle::{Effect, Event, Leave, Lifecycle, Notice, Phase};
 use suijuris_core::lineage::{Decision, Fired};
 use suijuris_core::time::Span;
 use suijuris_gate::{Control, Phase as GatePhase};
+use suijuris_link::message::How;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -299,7 +300,7 @@ impl LifecycleDriver {
             self.gate.cut_all();
             let _ = tokio::time::timeout(ANSWER_WITHIN, traffic.empty()).await;
         }
-        self.resident.reports().leaving("suspend", None);
+        self.resident.reports().leaving(How::Suspend, None);
     }
 
     /// The disk failed: nothing may be acknowledged any more, so nothing is served any more.

@@ -1,12 +1,15 @@
 //! Reports of what happens, to whoever owns the machine; without one, as JSON lines on standard error.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::Write as _;
 use std::rc::Rc;
 
-use suijuris_api::control::{FromRuntime, Reply};
+use serde_json::{Value, json};
+use suijuris_api::control::Reply;
 use suijuris_api::event::Stamped;
 use suijuris_api::{Event, Problem};
+use suijuris_link::ToSupervisor;
+use suijuris_link::message::{How, Json};
 use tokio::sync::mpsc;
 
 use suijuris_custody::chain;
@@ -18,21 +21,24 @@ const WAITING: usize = 4_096;
 /// Where reports go. Clones go to the same place.
 #[derive(Debug, Clone)]
 pub struct Reports {
-    to: Option<mpsc::Sender<FromRuntime>>,
+    to: Option<mpsc::Sender<ToSupervisor>>,
     clock: Rc<Clock>,
     dropped: Rc<RefCell<u64>>,
+    /// How often the machine was resumed.
+    generation: Rc<Cell<u64>>,
 }
 
 impl Reports {
     /// Reports for an owner, and the queue that a task sends from.
     #[must_use]
-    pub fn to_owner(clock: Rc<Clock>) -> (Self, mpsc::Receiver<FromRuntime>) {
+    pub fn to_owner(clock: Rc<Clock>) -> (Self, mpsc::Receiver<ToSupervisor>) {
         let (sender, receiver) = mpsc::channel(WAITING);
         (
             Self {
                 to: Some(sender),
                 clock,
                 dropped: Rc::default(),
+                generation: Rc::default(),
             },
             receiver,
         )
@@ -45,13 +51,19 @@ impl Reports {
             to: None,
             clock,
             dropped: Rc::default(),
+            generation: Rc::default(),
         }
+    }
+
+    /// The machine was resumed, for the so-and-so-many-th time; whether it was not known yet.
+    pub fn resumed(&self, generation: u64) -> bool {
+        self.generation.replace(self.generation.get().max(generation)) < generation
     }
 
     /// Reports an event.
     pub fn event(&self, event: Event) {
         let at = self.clock.reading().wall.to_string();
-        self.send(FromRuntime::Event(Stamped { at, event }));
+        self.send(ToSupervisor::Event(Box::new(Json(Stamped { at, event }))));
     }
 
     /// Reports that something is wrong.
@@ -64,16 +76,21 @@ impl Reports {
 
     /// Answers a request of the owner.
     pub fn reply(&self, id: u64, reply: Reply) {
-        self.send(FromRuntime::Reply { id, reply });
+        let reply = Box::new(Json(reply));
+        self.send(ToSupervisor::Reply { id, reply });
     }
 
     /// Says that the runtime leaves, and what its gate answered where it refused everybody.
-    pub fn leaving(&self, how: &str, problem: Option<Problem>) {
-        let (how, problem) = (how.to_owned(), problem.map(Box::new));
-        self.send(FromRuntime::Leaving { how, problem });
+    pub fn leaving(&self, how: How, problem: Option<Problem>) {
+        let problem = problem.map(|problem| Box::new(Json(problem)));
+        self.send(ToSupervisor::Leaving {
+            how,
+            generation: self.generation.get(),
+            problem,
+        });
     }
 
-    fn send(&self, message: FromRuntime) {
+    fn send(&self, message: ToSupervisor) {
         match &self.to {
             Some(to) => {
                 if to.try_send(message).is_err() {
@@ -81,11 +98,23 @@ impl Reports {
                 }
             }
             None => {
-                let mut line = serde_json::to_vec(&message).unwrap_or_default();
+                let mut line = line(&message).to_string().into_bytes();
                 line.push(b'\n');
                 // Nobody to tell when standard error is gone.
                 let _ = std::io::stderr().write_all(&line);
             }
         }
+    }
+}
+
+/// A report as a line for whoever reads standard error; nobody asks there, so that nothing else is said.
+fn line(message: &ToSupervisor) -> Value {
+    match message {
+        ToSupervisor::Event(event) => json!({ "event": event.0 }),
+        ToSupervisor::Leaving { how, problem, .. } => match problem {
+            Some(problem) => json!({ "leaving": { "how": how, "problem": problem.0 } }),
+            None => json!({ "leaving": { "how": how } }),
+        },
+        _ => Value::Null,
     }
 }

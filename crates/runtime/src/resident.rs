@@ -22,11 +22,11 @@ use suijuris_core::lineage::Fired;
 use suijuris_core::owner_request::nobody;
 use suijuris_core::time::{Now, Reading, Span};
 use suijuris_gate::Traffic;
+use suijuris_link::Cause;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::agent::Feed;
 use crate::auth::Callers;
-use crate::config::Launch;
 use crate::holds::{self, Holds};
 use crate::inbox::Inbox;
 use crate::intake::Intake;
@@ -50,7 +50,8 @@ pub struct Resident {
     workload_pid: Cell<Option<i32>>,
     host: Host,
     /// Why the machine runs; for a pause that nobody announced, what it was started for.
-    launch: RefCell<Launch>,
+    cause: RefCell<Cause>,
+    server: PublicKey,
     callers: Callers,
     anonymous: Arc<Caller>,
     claim: Claim,
@@ -86,6 +87,8 @@ pub struct Parts {
     pub clock: Rc<Clock>,
     /// Where the machine runs.
     pub host: Host,
+    /// The server that owners' requests are signed for; none are heard without one.
+    pub server: Option<PublicKey>,
     /// Verifies callers' tokens.
     pub callers: Callers,
     /// This copy's right to the object.
@@ -111,6 +114,7 @@ impl Resident {
             bundle,
             clock,
             host,
+            server,
             callers,
             claim,
             detector,
@@ -128,7 +132,9 @@ impl Resident {
             bundle,
             lineage,
             clock,
-            launch: RefCell::new(Launch::boot(host.clone())),
+            cause: RefCell::new(Cause::boot(host.clone())),
+            // A key that nobody has where none was named.
+            server: server.unwrap_or_else(nobody),
             host,
             callers,
             anonymous: Arc::default(),
@@ -291,8 +297,8 @@ impl Resident {
 
     /// The server that owners' requests are signed for; a key that nobody has where none was named.
     #[must_use]
-    pub fn server(&self) -> PublicKey {
-        self.launch.borrow().server.unwrap_or_else(nobody)
+    pub const fn server(&self) -> PublicKey {
+        self.server
     }
 
     /// Whether the machine was suspended since the last look; the first to notice tells the lifecycle.
@@ -347,14 +353,14 @@ impl Resident {
     }
 
     /// The machine was started, or runs again, for this reason.
-    pub fn relaunch(&self, launch: Launch) {
-        self.launch.replace(launch);
+    pub fn started_for(&self, cause: Cause) {
+        self.cause.replace(cause);
     }
 
     /// Timer occurrences that the machine runs for.
     #[must_use]
     pub fn launch_fired(&self) -> Fired {
-        std::mem::take(&mut self.launch.borrow_mut().fired)
+        std::mem::take(&mut self.cause.borrow_mut().fired)
     }
 
     // Holds.

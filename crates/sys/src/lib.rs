@@ -1,7 +1,7 @@
 //! The room for `unsafe`: system calls that several crates need and that neither `std` nor `nix` offers safely.
 //!
 //! Every function here is safe to call and decides nothing: descriptors over sockets, processes named by
-//! descriptors, the process table, the way from a fork to an exec. Used by `api`, `vehicle` and `runtime`.
+//! descriptors, the process table, the way from a fork to an exec. Used by `link`, `vehicle` and `runtime`.
 
 pub mod children;
 pub mod clock;

@@ -1,7 +1,7 @@
 //! Messages with descriptors over Unix sockets, bounded in bytes and in descriptors.
 //!
 //! On a sequenced-packet socket a message arrives whole or not at all; on a stream the descriptors come with the first
-//! byte that was sent beside them. Called by `api`'s channel, by `vehicle`'s shim and by the link.
+//! byte that was sent beside them. Called by `vehicle`'s shim and by the link.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
@@ -104,7 +104,22 @@ pub fn send(to: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
 /// # Errors
 /// `InvalidData` for a message that was longer, whose rest is lost; `WouldBlock` where the socket does not block.
 pub fn receive(from: BorrowedFd<'_>, limit: usize) -> io::Result<Option<Message>> {
-    let mut bytes = vec![0; limit];
+    let (mut bytes, mut descriptors) = (vec![0; limit], Vec::new());
+    let length = receive_into(from, &mut bytes, &mut descriptors)?;
+    bytes.truncate(length);
+    Ok((length > 0).then_some(Message { bytes, descriptors }))
+}
+
+/// As [`receive`], into `bytes`; descriptors that came along are appended. Returns the number of bytes; 0: the peer is gone.
+/// On a stream these are as many as there are, and what `bytes` has no room for comes next time.
+///
+/// # Errors
+/// As [`receive`]; what came with a message that was longer is appended all the same.
+pub fn receive_into(
+    from: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
     let mut control = Control([0; CONTROL_BYTES]);
     let mut part = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
@@ -122,18 +137,17 @@ pub fn receive(from: BorrowedFd<'_>, limit: usize) -> io::Result<Option<Message>
         Ok(length) => length,
         Err(_) => match Errno::last() {
             // The peer left without having read everything.
-            Errno::ECONNRESET => return Ok(None),
+            Errno::ECONNRESET => return Ok(0),
             errno => return Err(errno.into()),
         },
     };
     // Taken in any case: what is not taken stays open for ever.
-    let descriptors = descriptors_in(&header);
+    descriptors.extend(descriptors_in(&header));
     if header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
         let long = "a message is longer than it may be";
         return Err(io::Error::new(io::ErrorKind::InvalidData, long));
     }
-    bytes.truncate(length);
-    Ok((length > 0).then_some(Message { bytes, descriptors }))
+    Ok(length)
 }
 
 /// Room for one control message with [`MESSAGE_FDS`] descriptors.

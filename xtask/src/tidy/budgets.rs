@@ -57,7 +57,7 @@ const BUDGETS: &[Budget] = &[
     Budget { name: "auth", why: "it meets what strangers send before anything is decided: encodings and signatures",
         allowed: &["base64", "ed25519-dalek", "p256", "rsa", "serde", "serde_json", "sha2", "thiserror"] },
     Budget { name: "link", why: "it is in every machine and reads what a machine says: encodings, one digest, tokio's sockets",
-        allowed: &["getrandom", "hmac", "nix", "serde", "serde_bytes", "serde_json", "sha2", "thiserror", "tokio", "zeroize"] },
+        allowed: &["getrandom", "hmac", "serde", "serde_bytes", "serde_json", "sha2", "thiserror", "tokio", "zeroize"] },
     Budget { name: "depot", why: "the runtime links its default features: files, locks, sockets, and no network; the rest is optional, for cli",
         allowed: &["getrandom", "nix", "serde", "serde_bytes", "thiserror", "tokio",
             "base64", "futures-util", "object_store", "reqwest", "rustls", "rustls-platform-verifier", "serde_json", "zeroize"] },

@@ -1,14 +1,17 @@
 //! A running machine and what is awaited of it.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
-use suijuris_api::control::{FromRuntime, Reply};
+use suijuris_api::control::Reply;
 use suijuris_api::event::Verdict;
 use suijuris_api::{Event, Problem};
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::Refused;
 use suijuris_core::time::Reading;
 use suijuris_custody::at_rest::Unrecorded;
+use suijuris_link::mux::QueueError;
+use suijuris_link::{ToRuntime, ToSupervisor};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -20,6 +23,8 @@ use super::say::Say;
 /// A running machine.
 pub(super) struct Awake {
     pub(super) running: Running,
+    /// How often the machine was resumed.
+    pub(super) generation: u64,
     /// The object in the machine that is frozen.
     pub(super) frozen: Option<Box<Frozen>>,
     /// Refusals that the runtime was told to record and has not yet.
@@ -42,6 +47,7 @@ impl Awake {
     pub(super) fn new(running: Running, output: JoinSet<()>) -> Self {
         Self {
             running,
+            generation: 0,
             frozen: None,
             told: BTreeMap::new(),
             replies: BTreeMap::new(),
@@ -55,20 +61,24 @@ impl Awake {
     }
 
     /// Takes in a word of the runtime.
-    pub(super) fn note(&mut self, message: FromRuntime, say: &Say) {
+    pub(super) fn note(&mut self, message: ToSupervisor, say: &Say) {
         match message {
-            FromRuntime::Event(stamped) => {
-                say.stamped(&stamped);
-                self.answer_waking(stamped.event);
+            ToSupervisor::Event(stamped) => {
+                say.stamped(&stamped.0);
+                self.answer_waking(stamped.0.event);
             }
-            FromRuntime::Reply { id, reply } => {
+            ToSupervisor::Reply { id, reply } => {
                 if let Some(answer) = self.replies.remove(&id) {
-                    let _ = answer.send(reply);
+                    let _ = answer.send(reply.0);
                 }
             }
-            FromRuntime::Recorded { id } => drop(self.told.remove(&id)),
-            FromRuntime::Taken { id } => drop(self.handed.remove(&id)),
-            FromRuntime::Leaving { problem, .. } => self.problem = problem,
+            ToSupervisor::Recorded { id } => drop(self.told.remove(&id)),
+            ToSupervisor::Taken { id } => drop(self.handed.remove(&id)),
+            ToSupervisor::Leaving { problem, .. } => {
+                self.problem = problem.map(|problem| Box::new(problem.0));
+            }
+            // Nobody attaches here.
+            ToSupervisor::Present(_) => {}
         }
     }
 
@@ -96,6 +106,20 @@ impl Awake {
         let id = self.number();
         self.replies.insert(id, answer);
         id
+    }
+
+    /// Sends a request whose answer is expected; where it cannot be sent, whoever waits is told.
+    pub(super) fn ask(&mut self, id: u64, request: ToRuntime<OwnedFd>) {
+        if let Err(error) = self.running.link.queue(request)
+            && let Some(answer) = self.replies.remove(&id)
+        {
+            let code = match error {
+                QueueError::TooLarge { .. } => "bad_request",
+                _ => "machine_failed",
+            };
+            let (code, message) = (code.to_owned(), error.to_string());
+            let _ = answer.send(Reply::Error { code, message });
+        }
     }
 
     /// A number for the next message.

@@ -13,8 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use suijuris_api::channel::Packet;
-use suijuris_api::control::FromRuntime;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::owner_request::Spent;
@@ -26,7 +24,7 @@ use suijuris_custody::relay;
 use suijuris_depot::Waiting;
 use suijuris_door::single_flight::BackOff;
 use suijuris_door::{PreparedBundle, Proposal, Sleeper};
-use suijuris_runtime::config::Launch;
+use suijuris_link::{Cause, LinkError, ToSupervisor};
 use suijuris_store::ObjectDir;
 use suijuris_vehicle::process::Process;
 use suijuris_vehicle::{Driver as _, Exit, Machine as _};
@@ -108,7 +106,7 @@ enum Step {
     Accepted(tokio::net::TcpStream, std::net::SocketAddr),
     Visitor(Visitor),
     Errand(Errand),
-    Packet(std::io::Result<Option<Packet<FromRuntime>>>),
+    Said(Result<Option<ToSupervisor>, LinkError>),
     Ended(Exit),
     Timer,
     Post(Vec<Waiting>),
@@ -207,7 +205,7 @@ impl House {
                 biased;
                 _ = interrupt.recv() => Step::Interrupted,
                 _ = terminate.recv() => Step::Interrupted,
-                packet = hear(&self.stay) => Step::Packet(packet),
+                said = hear(&self.stay) => Step::Said(said),
                 exit = gone(&self.stay) => Step::Ended(exit),
                 Some(errand) = errands.recv() => Step::Errand(errand),
                 Some(visitor) = visitors.recv() => Step::Visitor(visitor),
@@ -238,7 +236,7 @@ impl House {
                 }
                 Step::Visitor(visitor) => self.visitor(visitor).await?,
                 Step::Errand(errand) => self.errand(errand).await?,
-                Step::Packet(packet) => self.packet(packet).await?,
+                Step::Said(said) => self.said(said).await?,
                 Step::Ended(exit) => self.machine_ended(exit).await?,
                 Step::Timer => self.timer().await?,
                 Step::Post(waiting) => self.post_arrived(&waiting).await?,
@@ -254,26 +252,6 @@ impl House {
         let (name, listening) = asleep.listening(&self.place, &self.driver, &self.url);
         registry::note(&self.place, &self.id, &name, &self.url);
         self.say.event(listening);
-    }
-
-    /// Why a machine is started, or runs on.
-    fn launch(&self, proposal: Proposal) -> Launch {
-        let Proposal {
-            trigger,
-            principal,
-            request,
-            fired,
-        } = proposal;
-        Launch {
-            trigger,
-            request,
-            principal,
-            fired,
-            host: here::host(),
-            holder: None,
-            granted: false,
-            server: Some(self.server),
-        }
     }
 
     /// What can be done ahead for the next start.
@@ -335,9 +313,9 @@ impl House {
 }
 
 /// The next word of the runtime; pending while nobody runs or the machine is frozen.
-async fn hear(stay: &Stay) -> std::io::Result<Option<Packet<FromRuntime>>> {
+async fn hear(stay: &Stay) -> Result<Option<ToSupervisor>, LinkError> {
     match stay {
-        Stay::Awake(awake) if awake.frozen.is_none() => awake.running.channel.receive().await,
+        Stay::Awake(awake) if awake.frozen.is_none() => awake.running.link.receive().await,
         _ => std::future::pending().await,
     }
 }
@@ -354,4 +332,21 @@ fn fresh_server() -> anyhow::Result<PublicKey> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut_slice()).context("the system gives no randomness")?;
     Ok(SecretKey::from_seed(&seed).public())
+}
+
+/// Why a machine is started, or runs on.
+fn cause(proposal: Proposal) -> Cause {
+    let Proposal {
+        trigger,
+        principal,
+        request,
+        fired,
+    } = proposal;
+    Cause {
+        trigger,
+        request,
+        by: principal,
+        fired,
+        host: here::host(),
+    }
 }

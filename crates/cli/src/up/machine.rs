@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::Context as _;
 use suijuris_api::Event;
-use suijuris_api::channel::{self, Channel};
+use suijuris_core::key::PublicKey;
 use suijuris_core::manifest;
 use suijuris_custody::claim::LeaseGrant;
-use suijuris_runtime::config::Launch;
+use suijuris_link::launch::{DepotRoute, Listen, Unattended};
+use suijuris_link::{ActivationId, Cause, Launch, LinkError, Nonce, Secret, SupervisorLink};
 use suijuris_vehicle::process::{Machine, Process};
 use suijuris_vehicle::{Driver as _, Machine as _, Network, Output, Program, Since, Spec};
 use tokio::task::JoinSet;
@@ -20,19 +22,15 @@ use tokio::task::JoinSet;
 use super::say::Say;
 use crate::place::Place;
 
-/// Number of the listening socket inside the machine.
-const LISTEN_FD: i32 = 3;
-/// Number of the channel inside the machine.
-const CONTROL_FD: i32 = 4;
-/// Number of the way to the depot inside the machine.
-const RELAY_FD: i32 = 5;
-/// Number of what keeps the object held as long as the machine runs.
-const HOLD_FD: i32 = 6;
+/// Number of the link's socket inside the machine.
+const LINK_FD: i32 = 3;
 
-/// A running machine and the channel to its runtime.
+/// A running machine and the link to its runtime.
 pub(super) struct Running {
     pub(super) machine: Machine,
-    pub(super) channel: Rc<Channel>,
+    pub(super) link: SupervisorLink,
+    /// Moves the link; ends with this.
+    _driver: JoinSet<LinkError>,
 }
 
 /// Why a runtime did not know what it was asked, in words.
@@ -59,37 +57,25 @@ fn runtime() -> (PathBuf, Vec<OsString>) {
     }
 }
 
-/// Starts a machine for the object of `place`.
+/// Starts a machine for the object of `place`. What its runtime has to know is said over the link, and waits there for it.
 pub(super) async fn start(
     driver: &Process,
     place: &Place,
     listener: &TcpListener,
     wanted: manifest::Network,
-    launch: &Launch,
+    (cause, server): (Cause, PublicKey),
     grant: LeaseGrant,
 ) -> anyhow::Result<Running> {
-    let (ours, theirs) = channel::pair().context("no channel to the machine can be made")?;
+    let (ours, theirs) = UnixStream::pair().context("no link to the machine can be made")?;
+    let launch = launch(place, listener, (cause, server), grant)?;
+    let cwd = launch.object_dir.clone();
+    ours.set_nonblocking(true)?;
+    let ours = tokio::net::UnixStream::from_std(ours)?;
+    let (link, moves) = SupervisorLink::launch(ours, launch, Nonce::fresh().context(NO_RANDOMNESS)?)?;
+    let mut moving = JoinSet::new();
+    moving.spawn_local(moves);
     let (exe, mut argv) = runtime();
-    let object_dir = place.object_dir.as_deref().unwrap_or(&place.data);
-    let argument = |name: &str, path: &Path| [OsString::from(name), path.as_os_str().to_owned()];
-    argv.extend(argument("--data", &place.data));
-    argv.extend(argument("--object", object_dir));
-    argv.extend(argument("--agent-socket", &place.agent_socket()));
-    argv.extend([OsString::from("--listen-fd"), LISTEN_FD.to_string().into()]);
-    argv.extend([OsString::from("--control-fd"), CONTROL_FD.to_string().into()]);
-    argv.extend([OsString::from("--launch"), serde_json::to_string(launch)?.into()]);
-    let mut inherit = vec![
-        (OwnedFd::from(listener.try_clone()?), LISTEN_FD),
-        (theirs, CONTROL_FD),
-    ];
-    if let Some(depot) = grant.relay {
-        argv.extend([OsString::from("--relay-fd"), RELAY_FD.to_string().into()]);
-        inherit.push((depot, RELAY_FD));
-    }
-    if let Some(held) = grant.presence.as_ref().and_then(|held| held.descriptor()) {
-        argv.extend([OsString::from("--hold-fd"), HOLD_FD.to_string().into()]);
-        inherit.push((held.try_clone_to_owned()?, HOLD_FD));
-    }
+    argv.extend([OsString::from("--link-fd"), LINK_FD.to_string().into()]);
     let private = wanted == manifest::Network::Private && driver.describe().private_network;
     let spec = Spec {
         program: Program::Command {
@@ -97,8 +83,8 @@ pub(super) async fn start(
             argv,
         },
         env: environment(),
-        cwd: object_dir.to_owned(),
-        inherit,
+        cwd,
+        inherit: vec![(theirs.into(), LINK_FD)],
         network: if private { Network::Private } else { Network::Host },
         stdout: Output::Lines,
         stderr: Output::Lines,
@@ -110,7 +96,35 @@ pub(super) async fn start(
         .context("the machine cannot be started")?;
     Ok(Running {
         machine,
-        channel: Rc::new(Channel::new(ours)?),
+        link,
+        _driver: moving,
+    })
+}
+
+const NO_RANDOMNESS: &str = "the system gives no randomness";
+
+fn launch(
+    place: &Place,
+    listener: &TcpListener,
+    (cause, server): (Cause, PublicKey),
+    grant: LeaseGrant,
+) -> anyhow::Result<Launch<OwnedFd>> {
+    let held = grant.presence.as_ref().and_then(|held| held.descriptor());
+    Ok(Launch {
+        secret: Secret::fresh().context(NO_RANDOMNESS)?,
+        activation: ActivationId::fresh().context(NO_RANDOMNESS)?,
+        cause,
+        data: place.data.clone(),
+        object_dir: place.object_dir.clone().unwrap_or_else(|| place.data.clone()),
+        agent_socket: place.agent_socket(),
+        listen: Listen::Descriptor(listener.try_clone()?.into()),
+        depot: grant.relay.map_or(DepotRoute::None, DepotRoute::Descriptor),
+        // Machines of `up` end with it.
+        unattended: Unattended::Stop,
+        presence: held.map(|held| held.try_clone_to_owned()).transpose()?,
+        holder: grant.holder,
+        granted: grant.holder.is_some(),
+        server: Some(server),
     })
 }
 

@@ -435,7 +435,7 @@ impl Up {
     pub(crate) fn runtime_pid(&self) -> u32 {
         let is_runtime = |pid: &u32| {
             let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            arguments.contains("--control-fd")
+            arguments.contains("--link-fd")
         };
         self.machine_pids()
             .into_iter()

@@ -30,6 +30,7 @@ mod ran;
 mod registry;
 mod remain;
 mod rules;
+mod secrecy;
 mod sessions;
 mod wake;
 mod workload;

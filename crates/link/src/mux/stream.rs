@@ -208,6 +208,10 @@ impl Stream {
             return Err(Violation::AfterEnd);
         }
         self.receiving = Receiving::Ended;
+        if self.sending == Sending::Ended {
+            // Both have said all: the other end may open another in its place, and a reset says nothing more.
+            self.must_reset = false;
+        }
         Ok(())
     }
 

@@ -9,8 +9,8 @@ use serde_bytes::ByteBuf;
 use suijuris_link::frame::{Reset, StreamKind};
 use suijuris_link::handshake::HandshakeError;
 use suijuris_link::identity::{ActivationId, Nonce, Secret};
-use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen};
-use suijuris_link::message::{By, Carrier, How};
+use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen, Unattended};
+use suijuris_link::message::{Carrier, How};
 use suijuris_link::mux::QueueError;
 use suijuris_link::transport::{Bytes, Transport};
 use suijuris_link::{LinkError, RuntimeLink, SupervisorLink, ToRuntime, ToSupervisor};
@@ -35,9 +35,11 @@ fn launch(listen: Listen<OwnedFd>) -> Launch<OwnedFd> {
         agent_socket: "/data/run/agent.sock".into(),
         listen,
         depot: DepotRoute::None,
+        unattended: Unattended::Stop,
         presence: None,
         holder: None,
-        grant: Some(ByteBuf::from(vec![1])),
+        granted: true,
+        server: None,
     }
 }
 
@@ -221,12 +223,12 @@ async fn a_link_without_descriptors_says_so_and_goes_on() {
     });
     assert_eq!(refused, Err(QueueError::NoDescriptors));
     supervisor
-        .queue(ToRuntime::Sleep { id: 2, by: By::Host })
+        .queue(ToRuntime::Sleep { id: 2, signed: None })
         .unwrap();
     let came = runtime.receive().await.unwrap();
     assert_eq!(
         came.map(|message| format!("{message:?}")),
-        Some("Sleep { id: 2, by: Host }".to_owned())
+        Some("Sleep { id: 2, signed: None }".to_owned())
     );
 }
 

@@ -11,16 +11,19 @@ use suijuris_api::control::Reply;
 use suijuris_api::event::Stamped;
 use suijuris_core::ObjectId;
 use suijuris_core::governance::{Action, Protocol, TriggerKind};
+use suijuris_core::id::Digest;
 use suijuris_core::inputs::{Inputs, Principal, Request, Trigger};
+use suijuris_core::key::{PublicKey, Signature};
 use suijuris_core::lineage::{Decision, Invariant, Outcome, Refused};
-use suijuris_core::time::Span;
+use suijuris_core::owner_request::{Ask, Once, OwnerRequest, Signed, SignedRequest};
+use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::witness::HolderId;
 use suijuris_link::frame::{Frame, Refusal, Reset, StreamId, StreamKind};
 use suijuris_link::handshake::{Handshake, Hello, Purpose, Side, Step};
 use suijuris_link::identity::{ActivationId, Nonce, Secret};
-use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen, Proposer};
+use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen, Unattended};
 use suijuris_link::message::{
-    By, Carrier, How, Json as Document, Message as _, Present, ToRuntime, ToSupervisor,
+    Carrier, How, Json as Document, Message as _, Present, ToRuntime, ToSupervisor,
 };
 
 const ACTIVATION: ActivationId = ActivationId([0xa1; 16]);
@@ -47,8 +50,7 @@ fn cause() -> Cause {
             content_length: None,
             headers: [("x-key".to_owned(), "v".to_owned())].into(),
         }),
-        by: Proposer::Caller,
-        caller: Some(Default::default()),
+        by: Principal::Caller(Box::default()),
         ..Cause::boot(here())
     }
 }
@@ -63,9 +65,11 @@ fn launch() -> Launch<u8> {
         agent_socket: "/data/run/agent.sock".into(),
         listen: Listen::Descriptor(0),
         depot: DepotRoute::Descriptor(1),
+        unattended: Unattended::Stop,
         presence: Some(2),
         holder: Some(HolderId([9; 16])),
-        grant: Some(ByteBuf::from(vec![1, 2, 3])),
+        granted: true,
+        server: Some(PublicKey([4; 32])),
     }
 }
 
@@ -74,9 +78,11 @@ fn in_a_machine() -> Launch<u8> {
         cause: Cause::boot(here()),
         listen: Listen::Link,
         depot: DepotRoute::Link,
+        unattended: Unattended::Serve,
         presence: None,
         holder: None,
-        grant: None,
+        granted: false,
+        server: None,
         ..launch()
     }
 }
@@ -104,6 +110,24 @@ fn refused() -> Refused {
     }
 }
 
+/// What an owner asks; nobody verifies it here.
+fn signed() -> SignedRequest {
+    SignedRequest {
+        request: OwnerRequest {
+            object: ObjectId::of(b"object"),
+            ask: Ask::Sleep,
+            content: Digest::of(b""),
+            audience: PublicKey([4; 32]),
+            once: Once::Nonce([5; 16]),
+            expires: Timestamp(1_795_000_000_000),
+        },
+        signatures: vec![Signed {
+            key: PublicKey([6; 32]),
+            sig: Signature([8; 64]),
+        }],
+    }
+}
+
 /// Each message to the runtime.
 pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
     let connection = |carrier| ToRuntime::Connection {
@@ -126,6 +150,13 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
             "launch with an address",
             ToRuntime::Launch(Box::new(standalone_ways())),
         ),
+        (
+            "granted",
+            ToRuntime::Granted {
+                grant: Some(ByteBuf::from(vec![1, 2, 3])),
+            },
+        ),
+        ("granted to ask for itself", ToRuntime::Granted { grant: None }),
         ("connection as a descriptor", connection(Carrier::Descriptor(0))),
         (
             "connection as a stream",
@@ -149,13 +180,14 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
             "sleep",
             ToRuntime::Sleep {
                 id: 7,
-                by: By::Controller,
+                signed: Some(Box::new(signed())),
             },
         ),
         (
             "patch",
             ToRuntime::Patch {
                 id: 8,
+                signed: None,
                 patch: Document(patch),
             },
         ),

@@ -1,13 +1,13 @@
 //! An object that cannot be used: whoever waits is told, and the machine ends.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use suijuris_api::channel::{Channel, Packet};
-use suijuris_api::control::{FromRuntime, ToRuntime};
 use suijuris_api::{Problem, verdict};
 use suijuris_gate::{Claim, Control, Gate, Handoff, Limits, Phase as GatePhase, Protocol, Upstream};
+use suijuris_link::message::Carrier;
+use suijuris_link::{RuntimeLink, ToRuntime, ToSupervisor};
 use tokio::sync::mpsc;
 
 use crate::intake::Intake;
@@ -35,8 +35,8 @@ pub(super) async fn refuse_all(context: BootContext, error: &BootError) -> ExitR
 /// Gives everybody who waits, at the listener or handed over, this answer.
 pub(super) async fn answer_all(context: BootContext, problem: Problem) {
     let BootContext {
-        listener,
-        channel,
+        config,
+        link,
         authorizer,
         ..
     } = context;
@@ -51,38 +51,41 @@ pub(super) async fn answer_all(context: BootContext, problem: Problem) {
     );
     let (hand_over, handed_over) = mpsc::channel(HANDED_OVER);
     let answered = async {
-        let _ = tokio::join!(gate.serve(listener, handed_over), let_in(channel, hand_over));
+        let _ = tokio::join!(gate.serve(config.listener, handed_over), let_in(link, hand_over));
     };
     let _ = tokio::time::timeout(REFUSE_WITHIN, answered).await;
 }
 
-/// Takes connections of the owner and hears nothing else; nobody is there to answer.
-pub(super) async fn let_in(channel: Option<Arc<Channel>>, hand_over: mpsc::Sender<Handoff>) {
-    let Some(channel) = channel else { return };
+/// Takes connections of the supervisor and hears nothing else; nobody is there to answer.
+pub(super) async fn let_in(link: Option<RuntimeLink>, hand_over: mpsc::Sender<Handoff>) {
+    let Some(link) = link else { return };
     let intake = Intake::default();
-    while let Ok(Some(packet)) = channel.receive::<ToRuntime>().await {
-        let_through(&channel, packet, &hand_over, &intake).await;
+    while let Ok(Some(message)) = link.receive().await {
+        if let ToRuntime::Connection { id, carrier, read } = message {
+            let_through(&link, (id, carrier, read.into_vec()), &hand_over, &intake).await;
+        }
     }
 }
 
-/// Hands a connection of the owner to the gate; other packets have none. The owner keeps it until the gate claims it,
-/// so that a runtime that leaves before takes nobody with it.
+/// Hands a connection of the supervisor to the gate. The supervisor keeps it until the gate claims it, so that a runtime
+/// that leaves before takes nobody with it.
 pub(super) async fn let_through(
-    channel: &Arc<Channel>,
-    packet: Packet<ToRuntime>,
+    link: &RuntimeLink,
+    (id, carrier, prefix): (u64, Carrier<OwnedFd>, Vec<u8>),
     hand_over: &mpsc::Sender<Handoff>,
     intake: &Intake,
 ) {
-    let (ToRuntime::Connection { id }, Some(descriptor)) = (packet.message, packet.descriptor) else {
+    // No vehicle of today needs the other.
+    let Carrier::Descriptor(descriptor) = carrier else {
         return;
     };
     let Some(ticket) = intake.ticket() else { return };
-    let channel = channel.clone();
-    // An owner that cannot be told would serve the connection again: it is left to the owner.
-    let claim = Claim::new(move || ticket.holds() && channel.try_send(&FromRuntime::Taken { id }).is_ok());
+    let link = link.clone();
+    // A supervisor that cannot be told now would serve the connection again: it is left to the supervisor.
+    let claim = Claim::new(move || ticket.holds() && link.send_now(ToSupervisor::Taken { id }).is_ok());
     let handoff = Handoff {
         stream: std::net::TcpStream::from(descriptor),
-        prefix: packet.raw,
+        prefix,
         claim,
     };
     // A gate that has ended takes nobody.

@@ -1,13 +1,12 @@
 //! Everything that outlives the boot: the gate, the agent socket, the loops, and the resident object in their middle.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use suijuris_api::Event as Report;
-use suijuris_api::channel::Channel;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::inputs::Inputs;
 use suijuris_core::lifecycle::Event;
@@ -15,13 +14,13 @@ use suijuris_core::lineage::{Body, Quarantined};
 use suijuris_core::manifest::{self, Manifest};
 use suijuris_core::trigger::Timers;
 use suijuris_gate::{Control, Gate, Limits, Phase as GatePhase, Protocol, Upstream};
+use suijuris_link::RuntimeLink;
 use suijuris_store::{ObjectDir, OpenError};
 use tokio::sync::mpsc;
 
 use crate::agent;
 use crate::auth::Callers;
 use crate::authorizer::ObjectAuthorizer;
-use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::lifecycle_driver::{ExitReason, LifecycleDriver};
 use crate::lineage_writer::{BootError, LineageWriter, Sign};
@@ -36,6 +35,7 @@ use suijuris_custody::clock::Clock;
 
 use super::broken::CODE_BROKEN_OBJECT;
 use super::owner::{hear, obey};
+use super::start::Config;
 use super::witnessing;
 use super::{EVENTS, HANDED_OVER};
 
@@ -43,8 +43,7 @@ use super::{EVENTS, HANDED_OVER};
 pub(super) struct BootContext {
     pub(super) config: Config,
     pub(super) object_dir: ObjectDir,
-    pub(super) listener: TcpListener,
-    pub(super) channel: Option<Arc<Channel>>,
+    pub(super) link: Option<RuntimeLink>,
     pub(super) clock: Rc<Clock>,
     pub(super) reports: Reports,
     pub(super) signals: Signals,
@@ -65,7 +64,7 @@ struct Activation {
 
 impl BootContext {
     pub(super) async fn activate(
-        self,
+        mut self,
         lineage: LineageWriter,
         bundle: Arc<Bundle>,
     ) -> Result<ExitReason, (Box<Self>, BootError)> {
@@ -76,7 +75,7 @@ impl BootContext {
             });
         };
         step("hydrate");
-        let depot = match witnessing::depot(&self).await {
+        let depot = match witnessing::depot(&mut self).await {
             Ok(depot) => depot,
             Err(why) => return Err((Box::new(self), BootError::Depot(why))),
         };
@@ -138,7 +137,8 @@ impl BootContext {
             lineage,
             bundle: bundle.clone(),
             clock: self.clock.clone(),
-            host: self.config.launch.host.clone(),
+            host: self.config.cause.host.clone(),
+            server: self.config.server,
             callers,
             claim,
             detector,
@@ -149,7 +149,7 @@ impl BootContext {
         }));
         authorizer.install(resident.clone());
         let placement = placement(&self.config, &id, port, theirs);
-        resident.relaunch(self.config.launch.clone());
+        resident.started_for(self.config.cause.clone());
         let inputs = resident.launch_inputs();
         let gate_control = control.clone();
         let shell = LifecycleDriver::new(
@@ -158,7 +158,7 @@ impl BootContext {
             control,
             placement,
             events,
-            self.config.launch.fired.clone(),
+            self.config.cause.fired.clone(),
         );
         let raw = matches!(
             bundle.manifest.gate.protocol,
@@ -196,7 +196,7 @@ impl BootContext {
         };
         let left = tokio::select! {
             left = shell.run(inputs) => left,
-            served = gate.serve(self.listener, handed_over) => {
+            served = gate.serve(self.config.listener, handed_over) => {
                 if let Err(error) = served {
                     resident.reports().error(CODE_GATE, &error);
                 }
@@ -211,9 +211,9 @@ impl BootContext {
             left = witnessing::follow_lease(resident.clone(), control) => left,
             () = resident.inbox().watch(|| resident.messages_changed()) => ExitReason::Broken,
             () = obey(self.signals, say, resident.clone()) => ExitReason::Broken,
-            () = hear(self.channel, hand_over, resident.clone()) => ExitReason::Broken,
+            () = hear(self.link, hand_over, resident.clone()) => ExitReason::Broken,
         };
-        if self.config.launch.holder.is_none() && matches!(left, ExitReason::Dormant) {
+        if self.config.holder.is_none() && matches!(left, ExitReason::Dormant) {
             resident.claim().release().await;
         }
         let _ = std::fs::remove_file(&self.config.agent_socket);

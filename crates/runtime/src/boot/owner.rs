@@ -1,14 +1,10 @@
-//! What reaches the runtime from outside its machine's gate: signals, and its owner's words.
+//! What reaches the runtime from outside its machine's gate: signals, and its supervisor's words.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use suijuris_api::Problem;
-use suijuris_api::agent::Patched;
-use suijuris_api::channel::Channel;
-use suijuris_api::channel::MAX_BYTES;
-use suijuris_api::control::{FromRuntime, Reply, ToRuntime};
-use suijuris_core::codec;
+use suijuris_api::agent::{Patch, Patched};
+use suijuris_api::control::Reply;
 use suijuris_core::id::Digest;
 use suijuris_core::inputs::Principal;
 use suijuris_core::lifecycle::Event;
@@ -16,6 +12,7 @@ use suijuris_core::lineage::{Body, Refused};
 use suijuris_core::owner_request::{Ask, SignedRequest};
 use suijuris_custody::owner::{Asking, content_of, no_content, not_an_owner};
 use suijuris_gate::Handoff;
+use suijuris_link::{RuntimeLink, ToRuntime, ToSupervisor};
 use tokio::sync::mpsc;
 
 use crate::lineage_writer::Sign;
@@ -39,59 +36,65 @@ pub(super) async fn obey(mut signals: Signals, say: mpsc::Sender<Event>, residen
     }
 }
 
-/// Does what the owner asks over the channel; for ever quiet without one, or once the owner is gone.
+/// Does what the supervisor asks over the link; for ever quiet without one, or once it has ended.
 pub(super) async fn hear(
-    channel: Option<Arc<Channel>>,
+    link: Option<RuntimeLink>,
     hand_over: mpsc::Sender<Handoff>,
     resident: Rc<Resident>,
 ) {
-    let Some(channel) = channel else {
+    let Some(link) = link else {
         return std::future::pending().await;
     };
     loop {
-        let packet = match channel.receive::<ToRuntime>().await {
-            Ok(Some(packet)) => packet,
+        let message = match link.receive().await {
+            Ok(Some(message)) => message,
             Ok(None) | Err(_) => {
                 // Nobody owns the machine any more: stop as if the host had asked.
                 resident.say(Event::HostStops);
                 return std::future::pending().await;
             }
         };
-        match packet.message {
-            ToRuntime::Connection { .. } => {
-                let_through(&channel, packet, &hand_over, resident.intake()).await;
+        match message {
+            ToRuntime::Connection { id, carrier, read } => {
+                let came = (id, carrier, read.into_vec());
+                let_through(&link, came, &hand_over, resident.intake()).await;
             }
-            // One that was not announced: nobody waits for it any more.
-            ToRuntime::Granted => {}
-            ToRuntime::Refused { id } => {
-                if record_refused(&resident, &packet.raw).await {
-                    // An owner that is gone records nothing either.
-                    let _ = channel.send(&FromRuntime::Recorded { id }, &[], None).await;
+            ToRuntime::Record { id, refused } => {
+                if record_refused(&resident, *refused).await {
+                    // A supervisor that is gone records nothing either.
+                    let _ = link.send(ToSupervisor::Recorded { id }).await;
                 }
             }
-            ToRuntime::Thawed(launch) => {
-                resident.intake().open();
-                resident.relaunch(*launch);
-                resident.thawed();
+            ToRuntime::Resumed { generation, cause } => {
+                if resident.reports().resumed(generation) {
+                    resident.intake().open();
+                    resident.started_for(*cause);
+                    resident.thawed();
+                }
             }
             ToRuntime::Sleep { id, signed } => {
                 let slept = principal(&resident, signed.as_deref(), (Ask::Sleep, no_content()))
                     .and_then(|by| resident.propose_sleep(by));
-                resident
-                    .reports()
-                    .reply(id, slept.map_or_else(error, Reply::Verdict));
-            }
-            ToRuntime::Patch { id, patch, signed } => {
-                let patched = match principal(&resident, signed.as_deref(), (Ask::Write, content_of(&patch)))
-                {
-                    Ok(by) => resident.patch(by, &patch).await,
-                    Err(problem) => Err(problem),
-                };
-                let reply = patched.map_or_else(error, |Patched { seq, root }| Reply::Patched { seq, root });
+                let reply = slept.map_or_else(error, Reply::Verdict);
                 resident.reports().reply(id, reply);
             }
+            ToRuntime::Patch { id, signed, patch } => {
+                let reply = write(&resident, signed.as_deref(), &patch.0).await;
+                resident.reports().reply(id, reply);
+            }
+            ToRuntime::Stop { .. } => resident.say(Event::HostStops),
+            // It runs already; and of a claim that was not announced nobody knows anything any more.
+            ToRuntime::Launch(_) | ToRuntime::Granted { .. } => {}
         }
     }
+}
+
+async fn write(resident: &Resident, signed: Option<&SignedRequest>, patch: &Patch) -> Reply {
+    let written = match principal(resident, signed, (Ask::Write, content_of(patch))) {
+        Ok(by) => resident.patch(by, patch).await,
+        Err(problem) => Err(problem),
+    };
+    written.map_or_else(error, |Patched { seq, root }| Reply::Patched { seq, root })
 }
 
 fn error(problem: Problem) -> Reply {
@@ -121,10 +124,7 @@ fn principal(
 }
 
 /// Records what the door refused while the machine was frozen; whether it is durable.
-async fn record_refused(resident: &Resident, bytes: &[u8]) -> bool {
-    let Ok(refused) = codec::decode::<Refused>(bytes, MAX_BYTES) else {
-        return false;
-    };
+async fn record_refused(resident: &Resident, refused: Refused) -> bool {
     let event = suijuris_api::verdict::refused(&refused);
     let body = Body::Refused(Box::new(refused));
     match resident

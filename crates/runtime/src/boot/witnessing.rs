@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use suijuris_api::control::ToRuntime;
 use suijuris_api::{Event as Report, verdict};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::codec;
@@ -20,6 +19,8 @@ use suijuris_custody::witness::{LeaseEvent, Service};
 use suijuris_depot::Depot;
 use suijuris_depot::relay::Client;
 use suijuris_gate::{Control, Phase as GatePhase};
+use suijuris_link::ToRuntime;
+use suijuris_link::launch::DepotRoute;
 
 use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::{self, LineageWriter};
@@ -28,7 +29,6 @@ use crate::resident::Resident;
 
 use super::broken::answer_all;
 use super::context::BootContext;
-use super::descriptor;
 
 /// The depot cannot be used.
 const CODE_DEPOT: &str = "depot_failed";
@@ -37,19 +37,19 @@ const CODE_DEPOT: &str = "depot_failed";
 ///
 /// # Errors
 /// In words: it cannot be used.
-pub(super) async fn depot(context: &BootContext) -> Result<Option<Arc<dyn Depot>>, String> {
-    let config = &context.config;
-    if let Some(number) = config.relay_fd {
-        let socket = descriptor(number).map_err(|error| chain(&error))?;
-        let stream = UnixStream::from(socket);
-        let client = Client::new(stream).map_err(|error| chain(&error))?;
-        return Ok(Some(Arc::new(client)));
-    }
-    let Some(url) = &config.depot else {
-        return Ok(None);
+pub(super) async fn depot(context: &mut BootContext) -> Result<Option<Arc<dyn Depot>>, String> {
+    let opened = match std::mem::replace(&mut context.config.depot, DepotRoute::None) {
+        // Launches that want the last are refused at the start.
+        DepotRoute::None | DepotRoute::Link => return Ok(None),
+        DepotRoute::Descriptor(socket) => {
+            let client = Client::new(UnixStream::from(socket)).map_err(|error| chain(&error))?;
+            return Ok(Some(Arc::new(client)));
+        }
+        DepotRoute::Url(url) => {
+            let variable = |name: &str| std::env::var(name).ok();
+            suijuris_depot::open(&url, &variable).await
+        }
     };
-    let variable = |name: &str| std::env::var(name).ok();
-    let opened = suijuris_depot::open(url, &variable).await;
     opened.map(Some).map_err(|error| chain(&error))
 }
 
@@ -64,14 +64,14 @@ pub(super) async fn claim(
     lineage: &LineageWriter,
     bundle: &Bundle,
 ) -> Result<(Claim, Option<Reading>), String> {
-    let launch = &context.config.launch;
+    let config = &context.config;
     let means = |depot| {
-        let id = launch.holder.map_or_else(fresh_id, Ok);
+        let id = config.holder.map_or_else(fresh_id, Ok);
         Ok::<_, String>(Means {
             service: Service::start().map_err(|error| chain(&error))?,
             depot,
             id: id.map_err(|error| chain(&error))?,
-            who: who(&launch.host.id),
+            who: who(&config.cause.host.id),
         })
     };
     let means = depot.map(means).transpose()?;
@@ -88,13 +88,11 @@ pub(super) async fn claim(
 /// What whoever started the machine was answered when they claimed the object for it; nothing where they did not, or it has
 /// to ask for itself.
 async fn granted(context: &BootContext) -> Option<Granted> {
-    let channel = context
-        .channel
-        .as_ref()
-        .filter(|_| context.config.launch.granted)?;
-    let packet = channel.receive::<ToRuntime>().await.ok()??;
-    matches!(packet.message, ToRuntime::Granted).then_some(())?;
-    codec::decode(&packet.raw, MAX_GRANT).ok()
+    let link = context.link.as_ref().filter(|_| context.config.granted)?;
+    match link.receive().await.ok()?? {
+        ToRuntime::Granted { grant } => codec::decode(&grant?, MAX_GRANT).ok(),
+        _ => None,
+    }
 }
 
 /// Who holds the object, for people; in a machine of its own the runtime is process 1, which says nothing.

@@ -19,10 +19,10 @@ impl Resident {
     /// What a decision to wake looks at: why the machine runs, as its owner says.
     #[must_use]
     pub fn launch_inputs(&self) -> Inputs {
-        let launch = self.launch.borrow().clone();
-        let mut inputs = self.inputs(launch.principal);
-        inputs.trigger = Some(launch.trigger);
-        inputs.request = launch.request;
+        let cause = self.cause.borrow().clone();
+        let mut inputs = self.inputs(cause.by);
+        inputs.trigger = Some(cause.trigger);
+        inputs.request = cause.request;
         inputs.standing.witness = self.claim.witnessed();
         // What runs here is a command of the host, which is not the image that the bundle names.
         inputs.standing.incapable = self.bundle.manifest.workload.image.is_some();

@@ -1,7 +1,6 @@
 //! The house while the object sleeps: proposals are decided at the door, and a permit starts a machine.
 
 use anyhow::Context as _;
-use suijuris_api::control::ToRuntime;
 use suijuris_api::{Event, verdict};
 use suijuris_core::codec;
 use suijuris_core::decide::Verdict;
@@ -10,7 +9,7 @@ use suijuris_core::lineage::{Decision, Fired, Refused};
 use suijuris_custody::claim::Answer;
 use suijuris_door::proposal::dealt_with;
 use suijuris_door::{Proposal, problems};
-use suijuris_runtime::config::Launch;
+use suijuris_link::ToRuntime;
 use suijuris_store::{Depth, Sizes, Writer};
 use suijuris_vehicle::Driver as _;
 use tokio::time::Instant;
@@ -21,7 +20,7 @@ use crate::up::dormant::Asleep;
 use crate::up::machine;
 use crate::{claiming, here};
 
-use super::{House, Stay};
+use super::{House, Stay, cause};
 
 impl House {
     pub(super) async fn visitor(&mut self, visitor: Visitor) -> anyhow::Result<()> {
@@ -62,8 +61,7 @@ impl House {
         self.say.event(Event::Verdict(words.clone()));
         match verdict {
             Verdict::Permit(_, _) if self.frozen().is_some() => {
-                let launch = self.launch(proposal);
-                self.thaw(launch).await?;
+                self.thaw(cause(proposal)).await?;
                 if let Some(visitor) = visitor {
                     self.hand_over(visitor).await?;
                 }
@@ -128,18 +126,14 @@ impl House {
         self.began = Some(asleep.look(|state| state.head().epoch));
         drop(asleep);
         let grant = self.claim.lend(&self.clock, &self.relay).await?;
-        let launch = Launch {
-            holder: grant.holder,
-            granted: grant.holder.is_some(),
-            ..self.launch(proposal)
-        };
+        let claims = grant.holder.is_some();
         let network = self.bundle.manifest.workload.network;
         let starting = machine::start(
             &self.driver,
             &self.place,
             &self.inherited,
             network,
-            &launch,
+            (cause(proposal), self.server),
             grant,
         );
         // The claim is won beside the machine's start, and before its workload's.
@@ -152,14 +146,10 @@ impl House {
                     detail,
                 });
                 let output = running.forward_output(&self.say);
-                if launch.granted {
-                    let bytes = granted
-                        .as_ref()
-                        .map(codec::encode)
-                        .transpose()?
-                        .unwrap_or_default();
+                if claims {
+                    let grant = granted.as_ref().map(codec::encode).transpose()?.map(Into::into);
                     // A runtime that has just left asks nothing either: the end of its machine follows.
-                    let _ = running.channel.send(&ToRuntime::Granted, &bytes, None).await;
+                    let _ = running.link.queue(ToRuntime::Granted { grant });
                 }
                 let awake = Awake::new(running, output);
                 self.stay = Stay::Awake(Box::new(awake));

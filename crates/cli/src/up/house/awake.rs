@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use suijuris_api::Event;
-use suijuris_api::channel::Packet;
-use suijuris_api::control::{FromRuntime, ToRuntime};
-use suijuris_core::codec;
 use suijuris_custody::at_rest::Unrecorded;
+use suijuris_custody::chain;
 use suijuris_custody::claim::Answer;
-use suijuris_runtime::config::Launch;
+use suijuris_link::message::How;
+use suijuris_link::{Cause, LinkError, ToRuntime, ToSupervisor};
 use suijuris_store::{Depth, Reader};
 use suijuris_vehicle::{Driver as _, Exit, Machine as _, Signal};
 
@@ -23,23 +22,41 @@ use super::{House, LEAVE_WITHIN, Stay};
 const NOT_UNDERSTOOD: i32 = 2;
 
 impl House {
-    pub(super) async fn packet(
-        &mut self,
-        packet: std::io::Result<Option<Packet<FromRuntime>>>,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn said(&mut self, said: Result<Option<ToSupervisor>, LinkError>) -> anyhow::Result<()> {
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
         };
-        let Ok(Some(packet)) = packet else {
-            // The runtime closed its end; what became of the machine follows.
-            let exit = awake.running.machine.stop(Signal::TERM, LEAVE_WITHIN).await;
-            return self.machine_ended(exit).await;
+        let message = match said {
+            Ok(Some(message)) => message,
+            Ok(None) => return self.link_ended().await,
+            Err(error) => {
+                self.say.error("machine_failed", &chain(&error));
+                return self.link_ended().await;
+            }
         };
-        match packet.message {
-            FromRuntime::Leaving { how, .. } if how == "suspend" => self.freeze().await?,
+        match message {
+            ToSupervisor::Leaving {
+                how: How::Suspend,
+                generation,
+                ..
+            } => {
+                // What was said before the machine was resumed the last time is over.
+                if generation == awake.generation {
+                    self.freeze().await?;
+                }
+            }
             message => awake.note(message, &self.say),
         }
         Ok(())
+    }
+
+    /// The runtime closed its end; what became of the machine follows.
+    async fn link_ended(&mut self) -> anyhow::Result<()> {
+        let Stay::Awake(awake) = &mut self.stay else {
+            return Ok(());
+        };
+        let exit = awake.running.machine.stop(Signal::TERM, LEAVE_WITHIN).await;
+        self.machine_ended(exit).await
     }
 
     pub(super) async fn freeze(&mut self) -> anyhow::Result<()> {
@@ -47,9 +64,9 @@ impl House {
             return Ok(());
         };
         if self.ending {
-            // Dormant already, and nobody would thaw it again.
-            awake.running.machine.stop(Signal::TERM, LEAVE_WITHIN).await;
-            return Ok(());
+            // Dormant already, and nobody would thaw it again; whether it would sleep once more is no question.
+            let exit = awake.running.machine.stop(Signal::TERM, LEAVE_WITHIN).await;
+            return self.machine_ended(exit).await;
         }
         match awake.running.machine.suspend().await {
             Ok(()) => {
@@ -92,29 +109,31 @@ impl House {
     }
 
     /// Lets the frozen machine run on for this reason. What was refused meanwhile is recorded by its runtime first.
-    pub(super) async fn thaw(&mut self, mut launch: Launch) -> anyhow::Result<()> {
+    pub(super) async fn thaw(&mut self, mut cause: Cause) -> anyhow::Result<()> {
         let reading = self.clock.reading();
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
         };
         self.post.pause();
         self.claim.lend_again(&self.clock).await;
-        let machine = &awake.running.machine;
-        machine.resume().await.context("the machine cannot be resumed")?;
         let unrecorded = awake.unrecorded(reading);
         let mut fired = unrecorded.fired;
-        fired.append(&mut launch.fired);
-        launch.fired = fired;
+        fired.append(&mut cause.fired);
+        cause.fired = fired;
         for refused in unrecorded.refused {
-            let (id, bytes) = (awake.number(), codec::encode(&refused)?);
-            awake.told.insert(id, refused);
+            let id = awake.number();
+            awake.told.insert(id, refused.clone());
             // What does not arrive stays unrecorded, and is recorded here when the machine ends.
-            let message = ToRuntime::Refused { id };
-            let _ = awake.running.channel.send(&message, &bytes, None).await;
+            let refused = Box::new(refused);
+            let _ = awake.running.link.queue(ToRuntime::Record { id, refused });
         }
-        // The runtime holds its gate since it announced the pause; now it decides again.
-        let message = ToRuntime::Thawed(Box::new(launch));
-        let _ = awake.running.channel.send(&message, &[], None).await;
+        // The runtime holds its gate since it announced the pause; now it decides again, whether it hears of it first from
+        // us or from its clocks.
+        awake.generation += 1;
+        let (generation, cause) = (awake.generation, Box::new(cause));
+        let _ = awake.running.link.queue(ToRuntime::Resumed { generation, cause });
+        let machine = &awake.running.machine;
+        machine.resume().await.context("the machine cannot be resumed")?;
         self.say.event(Event::Machine {
             state: "resumed".to_owned(),
             detail: String::new(),
@@ -126,14 +145,10 @@ impl House {
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());
         };
-        // What the runtime said before it left is still in the channel.
-        while let Ok(Ok(Some(packet))) = tokio::time::timeout(
-            Duration::from_millis(100),
-            awake.running.channel.receive::<FromRuntime>(),
-        )
-        .await
-        {
-            awake.note(packet.message, &self.say);
+        // What the runtime said before it left is still in the link.
+        let patience = Duration::from_millis(100);
+        while let Ok(Ok(Some(message))) = tokio::time::timeout(patience, awake.running.link.receive()).await {
+            awake.note(message, &self.say);
         }
         let unrecorded = awake.unrecorded(self.clock.reading());
         let (handed, problem) = (std::mem::take(&mut awake.handed), awake.problem.take());

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use suijuris_api::control::{Reply, ToRuntime};
+use suijuris_api::control::Reply;
 use suijuris_core::lineage::Fired;
 use suijuris_core::owner_request::Ask;
 use suijuris_custody::owner::no_content;
+use suijuris_link::ToRuntime;
 use suijuris_vehicle::{Machine as _, Signal};
 use tokio::sync::oneshot;
 
@@ -35,8 +36,7 @@ impl House {
         };
         let (answer, answered) = oneshot::channel();
         let id = awake.expect(answer);
-        let message = ToRuntime::Sleep { id, signed };
-        let sent = awake.running.channel.send(&message, &[], None).await.is_ok();
+        let sent = awake.running.link.queue(ToRuntime::Sleep { id, signed }).is_ok();
         let refused = sent && self.slept(answered).await?;
         if refused {
             self.refused_to_sleep = true;
@@ -59,12 +59,12 @@ impl House {
             if !matches!(self.stay, Stay::Awake(_)) {
                 return Ok(false);
             }
-            let packet = tokio::select! {
+            let said = tokio::select! {
                 reply = &mut answered => return Ok(matches!(reply, Ok(Reply::Error { .. }))),
-                packet = hear(&self.stay) => packet,
+                said = hear(&self.stay) => said,
                 () = &mut deadline => return Ok(true),
             };
-            self.packet(packet).await?;
+            self.said(said).await?;
         }
     }
 

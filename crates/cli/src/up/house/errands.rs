@@ -3,7 +3,7 @@
 
 use suijuris_api::Problem;
 use suijuris_api::agent::Patch;
-use suijuris_api::control::{Reply, ToRuntime, ToUp};
+use suijuris_api::control::{Reply, ToUp};
 use suijuris_core::decide::Verdict;
 use suijuris_core::id::Digest;
 use suijuris_core::inputs::Principal;
@@ -14,6 +14,8 @@ use suijuris_custody::claim::Claim;
 use suijuris_custody::owner::{Asking, content_of, no_content, not_an_owner};
 use suijuris_custody::write::{WriteError, Written, unwitnessed};
 use suijuris_door::Proposal;
+use suijuris_link::ToRuntime;
+use suijuris_link::message::Json;
 use suijuris_store::{Depth, Reader};
 use suijuris_vehicle::{Machine as _, Signal};
 use tokio::sync::oneshot;
@@ -22,7 +24,7 @@ use crate::up::desk::{CODE_BAD_REQUEST, Errand};
 use crate::up::dormant::Asleep;
 use crate::up::say::Say;
 
-use super::{House, LEAVE_WITHIN, Stay};
+use super::{House, LEAVE_WITHIN, Stay, cause};
 
 /// What is asked, and who signed it.
 struct Asked {
@@ -109,13 +111,12 @@ impl House {
         match (&mut self.stay, what) {
             (Stay::Awake(awake), What::Sleep) if !is_frozen => {
                 let id = awake.expect(answer);
-                let message = ToRuntime::Sleep { id, signed };
-                let _ = awake.running.channel.send(&message, &[], None).await;
+                awake.ask(id, ToRuntime::Sleep { id, signed });
             }
             (Stay::Awake(awake), What::Write(patch)) => {
                 let id = awake.expect(answer);
-                let message = ToRuntime::Patch { id, patch, signed };
-                let _ = awake.running.channel.send(&message, &[], None).await;
+                let patch = Json(patch);
+                awake.ask(id, ToRuntime::Patch { id, signed, patch });
             }
             (Stay::Awake(_), What::Wake) if !is_frozen => {
                 let _ = answer.send(self.status());
@@ -203,8 +204,7 @@ impl House {
         }
         let proposal = Proposal::manual(by);
         if let Some(Verdict::Permit(..)) = self.decide(&proposal) {
-            let launch = self.launch(proposal);
-            return self.thaw(launch).await;
+            return self.thaw(cause(proposal)).await;
         }
         let Stay::Awake(awake) = &mut self.stay else {
             return Ok(());

@@ -6,7 +6,9 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use suijuris_api::Problem;
-use suijuris_api::control::ToRuntime;
+use suijuris_link::ToRuntime;
+use suijuris_link::message::Carrier;
+use suijuris_link::mux::QueueError;
 
 use crate::up::door::Visitor;
 
@@ -27,20 +29,22 @@ impl House {
         };
         visitor.machines += 1;
         let id = awake.number();
-        let (said, descriptor) = (visitor.said(), visitor.socket.as_fd());
-        let message = ToRuntime::Connection { id };
-        let sent = awake
-            .running
-            .channel
-            .send(&message, &said, Some(descriptor))
-            .await;
-        match sent {
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+        let message = ToRuntime::Connection {
+            id,
+            carrier: Carrier::Descriptor(visitor.socket.as_fd().try_clone_to_owned()?),
+            read: visitor.said().into(),
+        };
+        match awake.running.link.queue(message) {
+            Err(error @ QueueError::TooLarge { .. }) => {
                 let problem = Problem::new(431, "head_too_large", "The request head is too large");
                 self.turn_away(
                     visitor,
                     problem.with_detail("send fewer or shorter header fields"),
                 );
+            }
+            Err(QueueError::Full) => {
+                let problem = Problem::new(503, "held_full", "Too many requests wait for the object");
+                self.turn_away(visitor, problem.with_detail("ask again in a moment"));
             }
             // A runtime that has just left has not taken it either: the end of its machine follows.
             Ok(()) | Err(_) => drop(awake.handed.insert(id, visitor)),

@@ -1,0 +1,152 @@
+//! What the boot works from, whoever told it: a supervisor over its link, or arguments and environment.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use suijuris_core::key::PublicKey;
+use suijuris_core::witness::HolderId;
+use suijuris_link::launch::{DepotRoute, Listen, Unattended};
+use suijuris_link::{Cause, HEARTBEAT_EVERY, Launch, LinkError, Nonce, RuntimeLink};
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use super::descriptor;
+use crate::config::Alone;
+
+/// How long a supervisor may take to say why it started the machine: it does so before it starts it.
+const LAUNCH_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why the runtime cannot run at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// An inherited descriptor is not one.
+    #[error("descriptor {0} was not inherited: start the machine again")]
+    Descriptor(i32),
+    /// The gate's address.
+    #[error("cannot listen on {0}: is the port in use?")]
+    Listen(SocketAddr, #[source] std::io::Error),
+    /// The supervisor and this runtime do not understand each other.
+    #[error("the supervisor does not say how to run")]
+    Link(#[source] LinkError),
+    /// The supervisor says nothing.
+    #[error("the supervisor does not say how to run within {} s", LAUNCH_WITHIN.as_secs())]
+    Silent,
+    /// It wants what needs a vehicle that this runtime does not know.
+    #[error("this runtime takes {0} as a descriptor only: run it on a vehicle that passes descriptors")]
+    Streams(&'static str),
+    /// It is to go on where nobody is at the other end.
+    #[error("this runtime takes no second supervisor: launch it to stop when its own is gone")]
+    Unattended,
+    /// Something of the system.
+    #[error("the runtime cannot {0}")]
+    System(&'static str, #[source] std::io::Error),
+}
+
+/// How to run.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// The object's data directory.
+    pub(crate) data: PathBuf,
+    /// Directory that `{object}` stands for.
+    pub(crate) object_dir: PathBuf,
+    /// The workload's own interface.
+    pub(crate) agent_socket: PathBuf,
+    /// Where the gate takes connections from.
+    pub(crate) listener: TcpListener,
+    /// The way to the depot.
+    pub(crate) depot: DepotRoute<OwnedFd>,
+    /// Kept open to the end: whoever sees it held knows that this machine runs.
+    pub(crate) presence: Option<OwnedFd>,
+    /// The name under which whoever started the machine holds the object.
+    pub(crate) holder: Option<HolderId>,
+    /// The link says next what the claim of the object came to.
+    pub(crate) granted: bool,
+    /// The server that owners' requests are signed for.
+    pub(crate) server: Option<PublicKey>,
+    /// Why it was started.
+    pub(crate) cause: Cause,
+}
+
+impl Config {
+    /// As the arguments say.
+    pub(super) fn alone(alone: Alone) -> Result<Self, Error> {
+        let listener = match alone.listen {
+            Listen::Descriptor(number) => TcpListener::from(descriptor(number)?),
+            Listen::Address(address) => {
+                TcpListener::bind(address.0).map_err(|error| Error::Listen(address.0, error))?
+            }
+            Listen::Link => return Err(Error::Streams("connections")),
+        };
+        Ok(Self {
+            data: alone.data,
+            object_dir: alone.object_dir,
+            agent_socket: alone.agent_socket,
+            listener,
+            depot: alone.depot.map_or(DepotRoute::None, DepotRoute::Url),
+            presence: None,
+            holder: None,
+            granted: false,
+            server: None,
+            cause: Cause::boot(alone.host),
+        })
+    }
+
+    /// As the supervisor says.
+    fn launched(launch: Launch<OwnedFd>) -> Result<Self, Error> {
+        let listener = match launch.listen {
+            Listen::Descriptor(descriptor) => TcpListener::from(descriptor),
+            Listen::Address(address) => {
+                TcpListener::bind(address.0).map_err(|error| Error::Listen(address.0, error))?
+            }
+            Listen::Link => return Err(Error::Streams("connections")),
+        };
+        if launch.unattended == Unattended::Serve {
+            return Err(Error::Unattended);
+        }
+        if matches!(launch.depot, DepotRoute::Link) {
+            return Err(Error::Streams("its depot"));
+        }
+        Ok(Self {
+            data: launch.data,
+            object_dir: launch.object_dir,
+            agent_socket: launch.agent_socket,
+            listener,
+            depot: launch.depot,
+            presence: launch.presence,
+            holder: launch.holder,
+            granted: launch.granted,
+            server: launch.server,
+            cause: launch.cause,
+        })
+    }
+}
+
+/// The link to the supervisor that starts this machine, what it says first, and the tasks that keep the link: they end
+/// with it.
+pub(super) async fn linked(number: i32) -> Result<(RuntimeLink, Config, JoinSet<()>), Error> {
+    let system = |error| Error::System("use its link", error);
+    let socket = std::os::unix::net::UnixStream::from(descriptor(number)?);
+    socket.set_nonblocking(true).map_err(system)?;
+    let socket = UnixStream::from_std(socket).map_err(system)?;
+    let nonce = Nonce::fresh().map_err(|error| system(std::io::Error::other(error)))?;
+    let (link, driver) = RuntimeLink::launched(socket, nonce);
+    let mut tasks = JoinSet::new();
+    // How it ended is for whoever receives.
+    tasks.spawn_local(async { drop(driver.await) });
+    let launch = tokio::time::timeout(LAUNCH_WITHIN, link.first()).await;
+    let launch = launch.map_err(|_late| Error::Silent)?.map_err(Error::Link)?;
+    tasks.spawn_local(beat(link.clone()));
+    Ok((link, Config::launched(launch)?, tasks))
+}
+
+/// Says again and again that this runtime's event loop turns.
+async fn beat(link: RuntimeLink) {
+    let mut beats = tokio::time::interval(HEARTBEAT_EVERY);
+    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for number in 1.. {
+        beats.tick().await;
+        link.beat(number);
+    }
+}
