@@ -55,6 +55,7 @@ pub(crate) fn rules(bundle: BundleId) -> Rules {
             effect: Effect::Permit,
             reason: None,
             retry_after: None,
+            status: None,
             span: SPAN,
             clauses: vec![clause("resource.key == \"acme\"")],
         }],

@@ -147,6 +147,14 @@ impl Claim {
         Ok(())
     }
 
+    /// In the machine that was suspended, before anything is recorded and the object is claimed again: what was held counts no
+    /// more, so that no mark is sent over what whoever held the object meanwhile wrote.
+    pub async fn set_aside(&self) {
+        if let Some(shared) = &self.depot {
+            let _left = shared.witness.hand_over().await;
+        }
+    }
+
     /// The pause that is found next was announced: whoever started the machine suspended it, asleep.
     pub fn announce_pause(&self) {
         self.known().announced = true;

@@ -173,7 +173,7 @@ impl BootContext {
             timers,
             say,
         };
-        Ok(self.serve(life, resident).await)
+        Ok(Box::pin(self.serve(life, resident)).await)
     }
 
     async fn serve(self, life: Activation, resident: Rc<Resident>) -> ExitReason {

@@ -125,6 +125,7 @@ fn principal(
 
 /// Records what the door refused while the machine was frozen; whether it is durable.
 async fn record_refused(resident: &Resident, refused: Refused) -> bool {
+    resident.claim().set_aside().await;
     let event = suijuris_api::verdict::refused(&refused);
     let body = Body::Refused(Box::new(refused));
     match resident

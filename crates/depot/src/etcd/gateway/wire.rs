@@ -175,6 +175,7 @@ pub(in crate::etcd) enum Op {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::enum_variant_names, reason = "these are the names of the documents")]
 pub(super) enum OpBody {
     RequestPut(PutBody),
     RequestDeleteRange(KeyBody),
