@@ -770,7 +770,7 @@ fn each_mistake_in_a_class_is_told_at_its_place() {
 #[test]
 fn a_class_says_all_that_it_may_and_is_part_of_the_identity() {
     let lines = "key = \"t-[a-f0-9]{8}\"\nfrom = [\"host\", \"path\", \"header x-tenant\", \"claim tenant\", \"sni\", \
-                 \"client_cert\", \"port\"]\narchive_after = \"30d\"\npaths = true\nper_peer = 1\nper_class = 2\n\
+                 \"client_cert\", \"port\"]\narchive_after = \"720h\"\npaths = true\nper_peer = 1\nper_class = 2\n\
                  [callers.claims]\ntenant = \"string\"";
     let (diagnostics, built) = checked(&class(lines), RULES);
     let built = built.unwrap_or_else(|| panic!("{diagnostics:#?}"));

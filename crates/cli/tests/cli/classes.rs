@@ -101,7 +101,7 @@ fn an_object_does_not_become_a_class_by_a_change_of_its_definition() {
     assert_eq!(object.files(), before);
 }
 
-// proves D6
+// proves A11
 #[test]
 fn an_instance_says_its_class_and_key_and_why_it_was_founded() {
     let rig = Rig::new();

@@ -111,6 +111,13 @@ fn common(vocabulary: &Vocabulary) -> Vec<Path> {
             ),
         ),
     ];
+    for word in ["class", "key"] {
+        let text = format!("resource.{word}");
+        out.push(match vocabulary.class {
+            true => path(&text, Ty::Text),
+            false => guarded(&text, Ty::Text, &format!("resource has {word}")),
+        });
+    }
     for (name, field) in vocabulary.memory.iter() {
         out.push(path(&format!("resource.fresh.{name}"), Ty::Bool));
         let text = format!("resource.memory.{name}");
