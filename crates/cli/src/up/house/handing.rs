@@ -35,7 +35,7 @@ impl House {
             read: visitor.said().into(),
         };
         match awake.running.link.queue(message) {
-            Err(error @ QueueError::TooLarge { .. }) => {
+            Err(QueueError::TooLarge { .. }) => {
                 let problem = Problem::new(431, "head_too_large", "The request head is too large");
                 self.turn_away(
                     visitor,
