@@ -3,7 +3,7 @@
 //!
 //! It decides nothing by itself: rules and records are core's, files are store's, marks are depot's. Who calls: the
 //! runtime in its machine, `up`, and every command that writes. They call the same functions, so that the same act gets
-//! the same answer whoever asks: [`host`] and [`owner`] make the facts, [`write`] and [`record`] make records, and
+//! the same answer whoever asks: [`host`] and [`owner`] make the facts, [`mod@write`] and [`record`] make records, and
 //! [`claim::Claim`] says when anybody may be told.
 
 pub mod at_rest;

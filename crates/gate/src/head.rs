@@ -28,7 +28,7 @@ pub enum Version {
     Http2,
 }
 
-/// One request in its canonical form (see [`crate::canonical`]): what is judged, and what the workload gets.
+/// One request in its canonical form (see `canonical`): what is judged, and what the workload gets.
 #[derive(Debug, Clone)]
 pub struct RequestHead<'a> {
     /// Method, case as sent.

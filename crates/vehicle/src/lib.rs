@@ -1,7 +1,7 @@
 //! Drivers that start, find again, stop, suspend and resume machines. Knows nothing of objects.
 //!
 //! A machine is described by a [`Spec`], run by a [`Driver`] and held by a [`Machine`]. [`Driver::describe`] says what a
-//! driver can do on this host, and why not more. [`process`] runs machines as trees of processes; [`fake`] plays them
+//! driver can do on this host, and why not more. [`process`] runs machines as trees of processes; `fake` plays them
 //! for tests. Every driver passes one suite, `tests/conformance`. What runs in a machine, when it should run and
 //! whether it may, is decided by the callers (`suijuris up`, the supervisor).
 

@@ -1,6 +1,6 @@
 //! What a machine writes, as lines: a read is no line, and no character is cut in two.
 //!
-//! [`Splitter`] is pure; [`Lines`] is what callers read, whatever a driver reads from.
+//! `Splitter` is pure; [`Lines`] is what callers read, whatever a driver reads from.
 
 use std::time::Duration;
 

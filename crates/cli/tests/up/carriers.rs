@@ -202,7 +202,7 @@ fn a_proposal_has_one_verdict_whoever_carries_it() {
 // proves A14
 #[test]
 fn a_request_to_a_sleeping_object_has_one_verdict_at_either_door() {
-    for (region, status) in [("local", 200), ("fra", 503)] {
+    for (region, status) in [("local", 200), ("fra", 403)] {
         let rules = format!(
             "{STAY}@id(\"sleep\") permit (principal, action == Action::\"sleep\", resource);\
              @id(\"wake\") permit (principal, action == Action::\"wake\", resource) \

@@ -344,9 +344,9 @@ fn while_a_required_witness_is_away_nothing_is_served_or_acknowledged_and_then_i
     // Until its lease is over it may serve; then it may not, and says why.
     let mut last = None;
     until("it stops serving", || up.get("/").status == 503);
-    until("it says that no witness answers", || {
+    until("it is refused while no witness answers", || {
         let answer = up.get("/");
-        answer.status == 503 && answer.body.contains("witness")
+        answer.status == 503 && answer.body.contains("unavailable")
     });
     last.replace(up.set(&json!({"note": "lost"})));
     assert!(last.unwrap()["patched"].is_null(), "not acknowledged");
@@ -381,10 +381,10 @@ fn visitors_whom_a_sleeping_object_turns_away_cost_its_depot_no_requests() {
     // No rule permits to wake it.
     let object = Object::new(NOTE, "");
     let up = kept.up(&object, &object.data());
-    up.get("/").status(503);
+    up.get("/").status(403);
     let (before, start) = (proxy.connections(), Instant::now());
     for _ in 0..300 {
-        up.get("/").status(503);
+        up.get("/").status(403);
     }
     // What it asks for itself, to be held and to look after its inbox, is a few requests a second, whoever comes.
     let (asked, took) = (proxy.connections() - before, start.elapsed());
@@ -563,7 +563,7 @@ fn a_depot_that_answers_garbage_is_named_and_takes_nothing_away() {
         assert!(error["message"].as_str().unwrap().contains("mark"), "{error}");
         let answer = up.get("/");
         assert_eq!(answer.status, if serves { 200 } else { 503 }, "{answer:?}");
-        assert!(serves || answer.body.contains("witness"), "{answer:?}");
+        assert!(serves || answer.body.contains("unavailable"), "{answer:?}");
         up.interrupt();
         assert_eq!(
             std::fs::read(&mark).unwrap(),

@@ -155,7 +155,7 @@ fn a_childs_definition_may_only_narrow_its_parents() {
     let mut command: Command = object.command(env!("CARGO_BIN_EXE_suijuris"));
     command.arg("up").arg(&narrow).arg("--data").arg(&data);
     let up = Up::start(command);
-    up.get("/").status(503);
+    up.get("/").status(403);
 }
 
 #[test]

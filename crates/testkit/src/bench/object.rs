@@ -137,7 +137,7 @@ impl Object {
     /// Creates the object and runs `suijuris-init` until its gate is open; the port it listens on, too.
     ///
     /// # Errors
-    /// As [`Object::found`] and [`Object::init`], or what the runtime says.
+    /// As [`Object::create`] and [`Object::init`], or what the runtime says.
     pub fn serve(&self) -> io::Result<(u16, Running)> {
         self.create()?;
         let port = free_port()?;
