@@ -170,7 +170,8 @@ impl Object {
         run(command.arg(&self.dir).args(args))
     }
 
-    /// Processes that belong to this object: their arguments or environment name its home.
+    /// Processes that belong to this object: their arguments, environment or working directory name its home. A runtime has
+    /// nothing of it in its arguments.
     pub(crate) fn processes(&self) -> Vec<String> {
         let home = self.home().to_str().unwrap();
         let text =
@@ -181,8 +182,12 @@ impl Object {
                 .is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok())
         });
         pids.filter(|pid| pid.file_name().unwrap().to_string_lossy() != std::process::id().to_string())
-            .map(|pid| (text(pid.join("cmdline")), text(pid.join("environ"))))
-            .filter(|(arguments, environment)| arguments.contains(home) || environment.contains(home))
+            .map(|pid| {
+                let cwd = std::fs::read_link(pid.join("cwd")).unwrap_or_default();
+                let here = cwd.starts_with(home) || text(pid.join("environ")).contains(home);
+                (text(pid.join("cmdline")), here)
+            })
+            .filter(|(arguments, here)| *here || arguments.contains(home))
             .map(|(arguments, _)| arguments.replace('\0', " "))
             .collect()
     }
