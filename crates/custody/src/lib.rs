@@ -10,6 +10,7 @@ pub mod at_rest;
 mod causes;
 pub mod claim;
 pub mod clock;
+mod event_loop;
 pub mod host;
 pub mod owner;
 pub mod patch;

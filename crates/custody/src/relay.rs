@@ -7,19 +7,12 @@ use std::sync::Arc;
 
 use suijuris_core::ObjectId;
 use suijuris_depot::{Session, relay};
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
+
+use crate::event_loop::EventLoop;
 
 /// Serves machines. Clones are the same service; its thread, and with it every machine's way to the depot, ends with the last of them.
 #[derive(Debug, Clone)]
-pub struct Service(Arc<Running>);
-
-#[derive(Debug)]
-struct Running {
-    tokio: Handle,
-    /// Dropping it ends the thread.
-    _running: oneshot::Sender<()>,
-}
+pub struct Service(EventLoop);
 
 impl Service {
     /// Starts the thread.
@@ -27,20 +20,7 @@ impl Service {
     /// # Errors
     /// The system's answer where it starts no thread.
     pub fn start() -> io::Result<Self> {
-        let tokio = Builder::new_current_thread().enable_all().build()?;
-        let handle = tokio.handle().clone();
-        let (running, over) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("relay".to_owned())
-            .spawn(move || {
-                // It says nothing and ends with the last handle.
-                let _ = tokio.block_on(over);
-                tokio.shutdown_background();
-            })?;
-        Ok(Self(Arc::new(Running {
-            tokio: handle,
-            _running: running,
-        })))
+        EventLoop::start("relay").map(Self)
     }
 
     /// Serves `session` over `stream` to a machine of `object`, until it hangs up.
@@ -49,10 +29,10 @@ impl Service {
     /// The system's answer where the stream cannot be waited for.
     pub fn serve(&self, stream: UnixStream, session: Arc<Session>, object: ObjectId) -> io::Result<()> {
         stream.set_nonblocking(true)?;
-        let _entered = self.0.tokio.enter();
+        let _entered = self.0.tokio().enter();
         let stream = tokio::net::UnixStream::from_std(stream)?;
         // The machine finds out by itself when nobody answers any more.
-        drop(self.0.tokio.spawn(relay::serve(stream, session, object)));
+        drop(self.0.tokio().spawn(relay::serve(stream, session, object)));
         Ok(())
     }
 }
