@@ -5,6 +5,7 @@ use std::path::Path;
 use suijuris_core::governance::Program;
 use suijuris_core::manifest::{MAX_BYTES, Manifest};
 use suijuris_core::{BlobId, BundleId};
+use suijuris_oci::file;
 use toml::de::DeTable;
 
 use crate::advice;
@@ -211,23 +212,27 @@ fn compile(definition: &Definition, governance: &str) -> Result<Compiled, Vec<Di
     Err(unchecked)
 }
 
-fn unreadable(file: &str, error: &FileError) -> Diagnostic {
-    let help = match (file, error) {
-        (GOVERNANCE, FileError::Read { .. }) => {
+fn unreadable(name: &str, error: &FileError) -> Diagnostic {
+    let help = match (name, error) {
+        (GOVERNANCE, FileError::Bytes(file::FileError::Read { .. })) => {
             "an object needs its rules beside object.toml; start from `suijuris new http DIR`"
         }
-        (_, FileError::Read { .. }) => {
+        (_, FileError::Bytes(file::FileError::Read { .. })) => {
             "give the directory of an object, or start one with `suijuris new http DIR`"
         }
         _ => "",
     };
     let cause = match error {
-        FileError::Read { source, .. } => format!("`{file}` cannot be read: {source}"),
-        FileError::NotPlain(_) => format!("`{file}` is not a plain file"),
-        FileError::TooLong { max, .. } => format!("`{file}` is longer than {max} bytes"),
-        FileError::NotText { at, .. } => format!("`{file}` is not UTF-8 from byte {at} on"),
+        FileError::Bytes(file::FileError::Read { source, .. }) => {
+            format!("`{name}` cannot be read: {source}")
+        }
+        FileError::Bytes(file::FileError::NotPlain(_)) => format!("`{name}` is not a plain file"),
+        FileError::Bytes(file::FileError::TooLong { max, .. }) => {
+            format!("`{name}` is longer than {max} bytes")
+        }
+        FileError::NotText { at, .. } => format!("`{name}` is not UTF-8 from byte {at} on"),
     };
-    whole_file(file, code::FILE, cause, help)
+    whole_file(name, code::FILE, cause, help)
 }
 
 fn whole_file(file: &str, code: &'static str, message: impl Into<String>, help: &str) -> Diagnostic {

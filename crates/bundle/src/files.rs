@@ -3,13 +3,13 @@
 //! [`Files`] is what an object carries. [`Files::verify`] holds each part to the digest that names it and compiles the
 //! rules again; machines check the same but for the compiler, which they lack.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use suijuris_core::governance::{MAX_BYTES as MAX_PROGRAM_BYTES, Program, ProgramError, Vocabulary};
 use suijuris_core::manifest::{self, Manifest};
 use suijuris_core::{BlobId, BundleId};
+use suijuris_oci::file;
 
 use crate::rules;
 
@@ -34,26 +34,9 @@ const PROGRAM: &str = "program.cbor";
 /// Why a file cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// The operating system says so.
-    #[error("`{path}` cannot be read")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What it says.
-        #[source]
-        source: io::Error,
-    },
-    /// A directory, device or pipe.
-    #[error("`{0}` is not a plain file; give a plain file")]
-    NotPlain(PathBuf),
-    /// Longer than allowed; nothing more was read.
-    #[error("`{path}` is longer than {max} bytes; make it shorter")]
-    TooLong {
-        /// The file.
-        path: PathBuf,
-        /// Bytes allowed.
-        max: usize,
-    },
+    /// It cannot be read, is no plain file, or is too long.
+    #[error(transparent)]
+    Bytes(#[from] file::FileError),
     /// Not text.
     #[error("`{path}` is not UTF-8 from byte {at} on; save it as UTF-8")]
     NotText {
@@ -68,7 +51,7 @@ impl FileError {
     /// The error with its cause, in one line.
     pub(crate) fn with_cause(&self) -> String {
         match self {
-            Self::Read { source, .. } => format!("{self}: {source}"),
+            Self::Bytes(file::FileError::Read { source, .. }) => format!("{self}: {source}"),
             _ => self.to_string(),
         }
     }
@@ -76,25 +59,7 @@ impl FileError {
 
 /// Reads a plain file of at most `max` bytes.
 pub(crate) fn bytes(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
-    let failed = |source| FileError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    // Asked before it is opened: opening a pipe would wait for a writer.
-    if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(FileError::NotPlain(path.to_owned()));
-    }
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
-    let file = File::open(path).map_err(failed)?;
-    file.take(limit).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() > max {
-        return Err(FileError::TooLong {
-            path: path.to_owned(),
-            max,
-        });
-    }
-    Ok(bytes)
+    Ok(file::bytes(path, max)?)
 }
 
 /// Reads a plain UTF-8 file of at most `max` bytes.

@@ -1,4 +1,4 @@
-//! Reading a plain file of bounded length. Called for layouts and Docker's configuration.
+//! Reading a plain file of bounded length. Called for layouts, Docker's configuration, and definitions of objects.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -30,7 +30,10 @@ pub enum FileError {
 }
 
 /// Reads a plain file of at most `max` bytes.
-pub(crate) fn bytes(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
+///
+/// # Errors
+/// [`FileError`]; of a longer file `max + 1` bytes were read.
+pub fn bytes(path: &Path, max: usize) -> Result<Vec<u8>, FileError> {
     let failed = |source| FileError::Read {
         path: path.to_owned(),
         source,
