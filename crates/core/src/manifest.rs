@@ -55,6 +55,14 @@ pub struct Workload {
     pub network: Network,
 }
 
+impl Workload {
+    /// Whether a machine of today runs it. None runs images, and a command of the host is not what an image's digest names.
+    #[must_use]
+    pub const fn can_run(&self) -> bool {
+        self.image.is_none()
+    }
+}
+
 /// How the runtime knows that the workload can serve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

@@ -102,8 +102,7 @@ impl Sleeper {
         let mut inputs = proposal
             .clone()
             .inputs(now, self.place.clone(), self.witnessed, self.pending);
-        // No vehicle runs images yet, and a command of the host is not what the bundle names.
-        inputs.standing.incapable = self.prepared.bundle().manifest.workload.image.is_some();
+        inputs.standing.incapable = !self.prepared.bundle().manifest.workload.can_run();
         deciding::decide(View::new(state, &self.prepared.bundle().rules), inputs)
     }
 

@@ -24,8 +24,7 @@ impl Resident {
         inputs.trigger = Some(cause.trigger);
         inputs.request = cause.request;
         inputs.standing.witness = self.claim.witnessed();
-        // What runs here is a command of the host, which is not the image that the bundle names.
-        inputs.standing.incapable = self.bundle.manifest.workload.image.is_some();
+        inputs.standing.incapable = !self.bundle.manifest.workload.can_run();
         inputs
     }
 
