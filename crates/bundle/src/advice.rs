@@ -185,7 +185,7 @@ impl Finder<'_> {
                 self.faults.warning(
                     code::SECRET_LITERAL,
                     &self.item("gate", "headers", name),
-                    format!("a rule compares header `{name}` with a text, and whoever has the bundle can read that text"),
+                    format!("a rule compares header `{name}` with a literal string; anyone who has the bundle can read it"),
                     "let callers show a token, whose public key stands in [callers] keys, and ask for principal.authenticated",
                 );
             }

@@ -1,6 +1,6 @@
 //! Encrypts what must not travel in clear — the waiting key and the secrets — to a named recipient, in the age format.
 //!
-//! An owner's key has an age identity of its own, derived from it, so that one file is enough: whoever created an object can
+//! An owner's key has an age identity of its own, derived from it, so that one file is enough: the creator of an object can
 //! import it on any machine where that key lies. Others are named by their `age1…` recipient.
 
 use std::fs;

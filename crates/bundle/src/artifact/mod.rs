@@ -1,7 +1,7 @@
 //! An object as an OCI 1.1 artifact: its manifest, and how it goes to a layout on disk or a registry and back.
 //!
 //! A *capsule* (the one file that holds an object) is opaque here: bytes of type [`CAPSULE_TYPE`]. Nothing in this
-//! module opens it; whoever pulls one verifies its lineage afterwards. Called by the command line. What is pushed is
+//! module opens it; the puller verifies its lineage afterwards. Called by the command line. What is pushed is
 //! described for people in `docs/oci.md`; layouts, registries and credentials are [`suijuris_oci`].
 //!
 //! [`Artifact`] is a manifest together with the file of its capsule, both measured. It comes from [`Artifact::new`],

@@ -108,7 +108,7 @@ impl Awake {
         id
     }
 
-    /// Sends a request whose answer is expected; where it cannot be sent, whoever waits is told.
+    /// Sends a request whose answer is expected; if it cannot be sent, the asker gets an error.
     pub(super) fn ask(&mut self, id: u64, request: ToRuntime<OwnedFd>) {
         if let Err(error) = self.running.link.queue(request)
             && let Some(answer) = self.replies.remove(&id)
