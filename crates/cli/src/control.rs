@@ -9,7 +9,7 @@ use suijuris_api::control::{Reply, ToUp};
 use suijuris_core::owner_request::Ask;
 use suijuris_custody::owner::{CODE_STALE_HEAD, content_of, no_content};
 
-use crate::place::Place;
+use crate::object_paths::ObjectPaths;
 use crate::{here, history};
 
 /// Bytes of an answer at most.
@@ -36,7 +36,7 @@ pub(crate) enum Error {
 }
 
 /// Asks the `up` that runs the object; `None` where none runs.
-pub(crate) fn ask(place: &Place, question: &ToUp) -> Result<Option<Reply>, Error> {
+pub(crate) fn ask(place: &ObjectPaths, question: &ToUp) -> Result<Option<Reply>, Error> {
     let within = if *question == ToUp::Status {
         STATUS_WITHIN
     } else {
@@ -69,7 +69,7 @@ const TRIES: u32 = 16;
 
 /// Asks the `up` that runs the object, as the owner whose key is here, or else as the host; `None` where none runs.
 pub(crate) fn ask_as_owner(
-    place: &Place,
+    place: &ObjectPaths,
     asked: Ask,
     patch: Option<&Patch>,
 ) -> anyhow::Result<Option<Reply>> {
@@ -112,12 +112,12 @@ pub(crate) struct Running {
     pub(crate) phase: String,
     /// Process id of `up`.
     pub(crate) pid: u32,
-    /// Where callers reach the object.
+    /// ObjectArg callers reach the object.
     pub(crate) url: String,
 }
 
 /// The `up` that runs the object, if one does and answers.
-pub(crate) fn running(place: &Place) -> Option<Running> {
+pub(crate) fn running(place: &ObjectPaths) -> Option<Running> {
     match ask(place, &ToUp::Status) {
         Ok(Some(Reply::Status { phase, pid, url, .. })) => Some(Running { phase, pid, url }),
         _ => None,

@@ -1,4 +1,4 @@
-//! Where this program is, as rules see it, and with whose word it asks: the same for every command and for `up`.
+//! ObjectArg this program is, as rules see it, and with whose word it asks: the same for every command and for `up`.
 
 use suijuris_core::id::Digest;
 use suijuris_core::inputs::{Host, Vehicle};
@@ -8,7 +8,7 @@ use suijuris_core::owner_request::{Ask, Once, OwnerRequest, SignedRequest};
 use suijuris_core::time::Span;
 use suijuris_custody::host;
 
-use crate::{clock, owner, screen};
+use crate::{clock, owner, terminal};
 
 /// How long a request of a command is good for: it is answered at once or not at all.
 const GOOD_FOR: Span = Span(30_000);
@@ -19,7 +19,7 @@ const VEHICLE: Vehicle<'_> = Vehicle {
     class: "",
 };
 
-/// Where objects are that are run or written to from here.
+/// ObjectArg objects are that are run or written to from here.
 pub(crate) fn host() -> Host {
     let region = std::env::var(host::REGION_VARIABLE).ok();
     host::here(VEHICLE, region.as_deref())
@@ -34,7 +34,7 @@ pub(crate) fn sign(
 ) -> anyhow::Result<Option<SignedRequest>> {
     let key = owner::existing_key()?.filter(|key| head.controllers.contains(&key.public()));
     let Some(key) = key else {
-        screen::note(
+        terminal::note(
             "asked as the host: no owner's key is here; name one of the object's with SUIJURIS_OWNER_KEY to ask as its owner",
         );
         return Ok(None);

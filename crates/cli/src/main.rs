@@ -11,9 +11,9 @@ mod clock;
 mod control;
 mod depots;
 mod door;
+mod event_printer;
 mod export;
 mod fork;
-mod held;
 mod here;
 mod history;
 mod import;
@@ -21,20 +21,21 @@ mod key_wrap;
 mod log;
 mod memory;
 mod new;
+mod object_paths;
 mod oci;
+mod offline;
 mod owner;
-mod place;
 mod progress;
 mod proposal;
 mod ps;
 mod pull;
 mod push;
 mod registry;
+mod render;
 mod restore;
-mod screen;
 mod send;
 mod show;
-mod telling;
+mod terminal;
 mod transition;
 mod up;
 mod verify;
@@ -163,7 +164,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "suijuris", &mut script);
-            screen::print(&String::from_utf8_lossy(&script))?;
+            terminal::print(&String::from_utf8_lossy(&script))?;
             Answer::Yes
         }
     };
@@ -180,6 +181,6 @@ fn complain(error: &anyhow::Error) -> ExitCode {
         // The reader of our output has seen enough.
         return ExitCode::SUCCESS;
     }
-    screen::note(&format!("error: {error:#}"));
+    terminal::note(&format!("error: {error:#}"));
     ExitCode::from(if error.is::<Usage>() { 2 } else { 3 })
 }

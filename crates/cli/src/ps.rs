@@ -3,9 +3,9 @@
 use serde::Serialize;
 use suijuris_core::id::ObjectId;
 
-use crate::place::Place;
+use crate::object_paths::ObjectPaths;
 use crate::registry::{self, Note};
-use crate::screen::{self, Table};
+use crate::terminal::{self, Table};
 use crate::{Answer, control, history, show};
 
 /// List the objects that this machine knows
@@ -42,11 +42,11 @@ struct Known {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let known: Vec<Known> = registry::all()?.into_iter().map(look).collect();
     if args.json {
-        screen::print_json(&known)?;
+        terminal::print_json(&known)?;
         return Ok(Answer::Yes);
     }
     if known.is_empty() {
-        screen::note("no object is known here; `suijuris new http hello && suijuris up hello` starts one");
+        terminal::note("no object is known here; `suijuris new http hello && suijuris up hello` starts one");
         return Ok(Answer::Yes);
     }
     let mut table = Table::default();
@@ -70,12 +70,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
                 .unwrap_or(&one.data),
         ]);
     }
-    screen::print(&table.text(0))?;
+    terminal::print(&table.text(0))?;
     Ok(Answer::Yes)
 }
 
 fn look((object, note): (ObjectId, Note)) -> Known {
-    let place = Place {
+    let place = ObjectPaths {
         object_dir: note.object_dir,
         data: note.data,
     };

@@ -14,7 +14,6 @@ mod dormant;
 mod house;
 mod machine;
 mod post;
-pub(crate) mod say;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -30,9 +29,9 @@ use suijuris_store::Writer;
 use suijuris_vehicle::process::{Process, Shim, Want};
 use suijuris_vehicle::{Driver as _, Isolation};
 
-use crate::depots::Which;
-use crate::place::Place;
-use crate::{claiming, control, place, screen};
+use crate::depots::DepotArg;
+use crate::object_paths::ObjectPaths;
+use crate::{claiming, control, object_paths, terminal};
 
 use creation::Opened;
 
@@ -52,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DATA")]
     pub data: Option<PathBuf>,
     #[command(flatten)]
-    pub depot: Which,
+    pub depot: DepotArg,
     /// Another owner's approval of the changed definition, from `suijuris approve`; may be given several times
     #[arg(long = "approval", value_name = "FILE")]
     pub approvals: Vec<PathBuf>,
@@ -77,14 +76,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn up(args: Args) -> anyhow::Result<ExitCode> {
-    let place = place::locate(Some(&args.dir), args.data.as_deref())?;
+    let place = object_paths::locate(Some(&args.dir), args.data.as_deref())?;
     if let Some(control::Running { pid, url, .. }) = control::running(&place) {
         anyhow::bail!(
             "{} runs already, at {url}: end it first (Ctrl-C, or `kill -INT {pid}`), or name other data with --data",
             place.name()
         );
     }
-    let say = Rc::new(say::Say::new(args.json));
+    let say = Rc::new(crate::event_printer::EventPrinter::new(args.json));
     let opened = creation::open(&place, &say)?;
     let isolation = args.plain.then_some(Isolation::Plain);
     let driver = Process::detect(
@@ -117,7 +116,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         }
         say.event(copy.event());
         let name = place.data.display();
-        screen::note(&format!(
+        terminal::note(&format!(
             "nothing was served: one copy of an object runs at a time, and only the newest. `suijuris restore {name}` makes this one \
              the object again and gives up what the other recorded; `suijuris fork` makes a second object"
         ));
@@ -136,7 +135,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     Box::pin(house.run()).await
 }
 
-/// Where callers reach the object.
+/// ObjectArg callers reach the object.
 fn url(opened: &Opened, address: SocketAddr) -> String {
     match opened.manifest().gate.protocol {
         Protocol::Http | Protocol::H2c => format!("http://{address}/"),
@@ -145,7 +144,7 @@ fn url(opened: &Opened, address: SocketAddr) -> String {
 }
 
 /// The first event.
-fn listening(place: &Place, writer: &Writer, bundle: BundleId, driver: &Process, url: &str) -> Event {
+fn listening(place: &ObjectPaths, writer: &Writer, bundle: BundleId, driver: &Process, url: &str) -> Event {
     let state = writer.published();
     Event::Listening {
         url: url.to_owned(),

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::door::Visitor;
 use super::dormant::Frozen;
 use super::machine::Running;
-use super::say::Say;
+use crate::event_printer::EventPrinter;
 
 /// A running machine.
 pub(super) struct Awake {
@@ -61,7 +61,7 @@ impl Awake {
     }
 
     /// Takes in a word of the runtime.
-    pub(super) fn note(&mut self, message: ToSupervisor, say: &Say) {
+    pub(super) fn note(&mut self, message: ToSupervisor, say: &EventPrinter) {
         match message {
             ToSupervisor::Event(stamped) => {
                 say.stamped(&stamped.0);

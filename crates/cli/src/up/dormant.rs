@@ -18,7 +18,7 @@ use suijuris_door::{PreparedBundle, Proposal, Sleeper};
 use suijuris_store::{Reader, Sign, Writer};
 use suijuris_vehicle::process::Process;
 
-use crate::place::Place;
+use crate::object_paths::ObjectPaths;
 
 /// A sleeping object, open for writing.
 pub(super) struct Asleep {
@@ -41,7 +41,7 @@ impl Asleep {
     }
 
     /// Its name, and the first event of `up`.
-    pub(super) fn listening(&self, place: &Place, driver: &Process, url: &str) -> (String, Event) {
+    pub(super) fn listening(&self, place: &ObjectPaths, driver: &Process, url: &str) -> (String, Event) {
         let (name, bundle) = self.look(|state| (state.head().name.clone(), state.head().bundle));
         (
             name,

@@ -40,9 +40,9 @@ use super::desk::{self, Errand};
 use super::door::{self, Visitor};
 use super::dormant::{Asleep, Frozen};
 use super::post::Post;
-use super::say::Say;
+use crate::event_printer::EventPrinter;
 use crate::here;
-use crate::place::Place;
+use crate::object_paths::ObjectPaths;
 use crate::registry;
 
 /// Visitors whose heads are being read, at most; further ones wait in the socket's backlog.
@@ -65,7 +65,7 @@ enum Stay {
 
 /// `up`, running.
 pub(super) struct House {
-    place: Place,
+    place: ObjectPaths,
     home: ObjectDir,
     bundle: Arc<Bundle>,
     id: String,
@@ -75,7 +75,7 @@ pub(super) struct House {
     driver: Process,
     listener: TcpListener,
     inherited: std::net::TcpListener,
-    say: Rc<Say>,
+    say: Rc<EventPrinter>,
     url: String,
     stay: Stay,
     claim: Claim,
@@ -117,13 +117,13 @@ enum Step {
 
 impl House {
     pub(super) fn new(
-        place: Place,
+        place: ObjectPaths,
         created: Created,
         claim: Claim,
         driver: Process,
         listener: std::net::TcpListener,
         url: String,
-        say: Rc<Say>,
+        say: Rc<EventPrinter>,
     ) -> anyhow::Result<Self> {
         let Created {
             writer,
@@ -166,7 +166,7 @@ impl House {
 
     pub(super) async fn run(mut self) -> anyhow::Result<ExitCode> {
         let (errands_in, mut errands) = mpsc::channel(16);
-        crate::place::make_socket_dir(&self.place.control_socket())?;
+        crate::object_paths::make_socket_dir(&self.place.control_socket())?;
         let control = desk::bind(&self.place.control_socket())?;
         let desk = tokio::task::LocalSet::new();
         desk.spawn_local(desk::serve(control, errands_in));

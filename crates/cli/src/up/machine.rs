@@ -19,8 +19,8 @@ use suijuris_vehicle::process::{Machine, Process};
 use suijuris_vehicle::{Driver as _, Machine as _, Network, Output, Program, Since, Spec};
 use tokio::task::JoinSet;
 
-use super::say::Say;
-use crate::place::Place;
+use crate::event_printer::EventPrinter;
+use crate::object_paths::ObjectPaths;
 
 /// Number of the link's socket inside the machine.
 const LINK_FD: i32 = 3;
@@ -60,7 +60,7 @@ fn runtime() -> (PathBuf, Vec<OsString>) {
 /// Starts a machine for the object of `place`. What its runtime has to know is said over the link, and waits there for it.
 pub(super) async fn start(
     driver: &Process,
-    place: &Place,
+    place: &ObjectPaths,
     listener: &TcpListener,
     wanted: manifest::Network,
     (cause, server): (Cause, PublicKey),
@@ -104,7 +104,7 @@ pub(super) async fn start(
 const NO_RANDOMNESS: &str = "the system gives no randomness";
 
 fn launch(
-    place: &Place,
+    place: &ObjectPaths,
     listener: &TcpListener,
     (cause, server): (Cause, PublicKey),
     grant: LeaseGrant,
@@ -138,7 +138,7 @@ fn environment() -> BTreeMap<OsString, OsString> {
 
 impl Running {
     /// Prints what machine and workload write, line by line; the task ends with the machine.
-    pub(super) fn forward_output(&self, say: &Rc<Say>) -> JoinSet<()> {
+    pub(super) fn forward_output(&self, say: &Rc<EventPrinter>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         if let Ok(mut lines) = self.machine.output(Since::Kept) {
             let say = say.clone();

@@ -20,9 +20,9 @@ use suijuris_store::{Depth, Reader};
 use suijuris_vehicle::{Machine as _, Signal};
 use tokio::sync::oneshot;
 
+use crate::event_printer::EventPrinter;
 use crate::up::desk::{CODE_BAD_REQUEST, Errand};
 use crate::up::dormant::Asleep;
-use crate::up::say::Say;
 
 use super::{House, LEAVE_WITHIN, Stay, cause};
 
@@ -196,7 +196,7 @@ impl House {
         Ok(())
     }
 
-    /// Before a write: a frozen machine holds the lock. Where the object lets whoever writes wake it, it is thawed and
+    /// Before a write: a frozen machine holds the lock. ObjectArg the object lets whoever writes wake it, it is thawed and
     /// writes itself; otherwise the machine is given up, which is all that its runtime would do.
     async fn unlock(&mut self, by: Principal) -> anyhow::Result<()> {
         if self.frozen().is_none() {
@@ -252,7 +252,7 @@ async fn write_asleep(
     by: Principal,
     patch: &Patch,
     reading: Reading,
-    say: &Say,
+    say: &EventPrinter,
 ) -> Result<Written, Problem> {
     let id = claim.object().to_string();
     match asleep.write(claim, by, patch, reading) {

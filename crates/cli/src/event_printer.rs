@@ -11,7 +11,7 @@ use suijuris_core::lineage::Decision;
 
 /// Prints events.
 #[derive(Debug)]
-pub(crate) struct Say {
+pub(crate) struct EventPrinter {
     json: bool,
     /// Only troubles, beside the output of another command.
     aside: bool,
@@ -20,7 +20,7 @@ pub(crate) struct Say {
     early: RefCell<Option<Vec<Stamped>>>,
 }
 
-impl Say {
+impl EventPrinter {
     /// For a command that is not `up`: troubles are noted on standard error, all else is its own affair.
     pub(crate) const fn aside() -> Self {
         Self {
@@ -31,7 +31,7 @@ impl Say {
         }
     }
 
-    pub(super) fn new(json: bool) -> Self {
+    pub(crate) fn new(json: bool) -> Self {
         Self {
             json,
             aside: false,
@@ -41,7 +41,7 @@ impl Say {
     }
 
     /// Prints an event that happens here and now.
-    pub(super) fn event(&self, event: Event) {
+    pub(crate) fn event(&self, event: Event) {
         let at = jiff::Timestamp::now();
         self.stamped(&Stamped {
             at: format!("{at:.3}"),
@@ -50,10 +50,10 @@ impl Say {
     }
 
     /// Prints an event of the runtime.
-    pub(super) fn stamped(&self, stamped: &Stamped) {
+    pub(crate) fn stamped(&self, stamped: &Stamped) {
         if self.aside {
             if let Event::Error { message, .. } = &stamped.event {
-                crate::screen::note(message);
+                crate::terminal::note(message);
             }
             return;
         }
@@ -84,7 +84,7 @@ impl Say {
         let _ = out.flush();
     }
 
-    pub(super) fn proposal(&self, action: Action, by: &str, trigger: Option<&str>, detail: &str) {
+    pub(crate) fn proposal(&self, action: Action, by: &str, trigger: Option<&str>, detail: &str) {
         self.event(Event::Proposal {
             action: action.to_string(),
             by: by.to_owned(),
@@ -93,7 +93,7 @@ impl Say {
         });
     }
 
-    pub(super) fn verdict(&self, decision: &Decision, place: &str) {
+    pub(crate) fn verdict(&self, decision: &Decision, place: &str) {
         self.event(Event::Verdict(verdict::verdict(decision, place)));
     }
 
@@ -105,7 +105,7 @@ impl Say {
     }
 
     /// Prints what is wrong with a definition.
-    pub(super) fn report(&self, report: &Report) {
+    pub(crate) fn report(&self, report: &Report) {
         let style = suijuris_bundle::Style {
             colour: self.colour && std::io::stderr().is_terminal(),
             ..suijuris_bundle::Style::PLAIN
@@ -124,7 +124,7 @@ impl Say {
     }
 }
 
-impl Drop for Say {
+impl Drop for EventPrinter {
     /// What ends before it listens says why.
     fn drop(&mut self) {
         let early = self.early.take();

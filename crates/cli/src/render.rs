@@ -9,7 +9,7 @@ use suijuris_core::lineage::{Body, Count, Decision, Mutated, Outcome, Stored};
 use suijuris_core::memory::Write;
 
 use crate::history;
-use crate::screen::{self, Screen, Tone, clean};
+use crate::terminal::{self, Screen, Tone, clean};
 
 /// What a record says, in a line.
 pub(crate) fn summary(body: &Body) -> String {
@@ -69,8 +69,8 @@ fn join<const N: usize>(parts: [String; N]) -> String {
 
 fn writes(body: &Mutated) -> String {
     let write = |(name, write): (&_, &Write)| match write {
-        Write::Set(value) => format!("{name} = {}", screen::cell(value)),
-        Write::Append(value) => format!("{name} += {}", screen::cell(value)),
+        Write::Set(value) => format!("{name} = {}", terminal::cell(value)),
+        Write::Append(value) => format!("{name} += {}", terminal::cell(value)),
         Write::Unset => format!("{name} emptied"),
     };
     body.change.iter().map(write).collect::<Vec<_>>().join(", ")
@@ -138,7 +138,7 @@ fn token(caller: &Caller) -> String {
     let claims = caller
         .claims
         .iter()
-        .map(|(name, value)| format!("{name} = {}", screen::cell(value)));
+        .map(|(name, value)| format!("{name} = {}", terminal::cell(value)));
     let parts = [
         ("scopes ", list(&caller.scopes)),
         ("audience ", list(&caller.audience)),
@@ -168,7 +168,7 @@ fn requested(request: &Request) -> String {
     clean(&format!("{} {}{question}", request.method, request.path))
 }
 
-/// Which instance of which class an object is.
+/// DepotArg instance of which class an object is.
 pub(crate) fn instance(class: &Instantiation) -> String {
     format!("instance {} of class {}", class.key, class.id)
 }
@@ -195,8 +195,8 @@ fn body_json(body: &Body) -> anyhow::Result<serde_json::Value> {
     if let Body::Mutated(mutated) = body {
         let write = |(name, write): (&suijuris_core::memory::Name, &Write)| {
             let write = match write {
-                Write::Set(value) => json!({"set": screen::json(value)}),
-                Write::Append(value) => json!({"append": screen::json(value)}),
+                Write::Set(value) => json!({"set": terminal::json(value)}),
+                Write::Append(value) => json!({"append": terminal::json(value)}),
                 Write::Unset => json!("unset"),
             };
             (name.to_string(), write)
@@ -213,10 +213,10 @@ fn body_json(body: &Body) -> anyhow::Result<serde_json::Value> {
 }
 
 /// The first line about a decision.
-pub(crate) fn headline(decision: &Decision, screen: Screen) -> String {
+pub(crate) fn headline(decision: &Decision, terminal: Screen) -> String {
     let word = match decision.outcome {
-        Outcome::Permit => screen.paint(Tone::Good, "permitted"),
-        Outcome::Refuse(_) => screen.paint(Tone::Bad, "refused"),
+        Outcome::Permit => terminal.paint(Tone::Good, "permitted"),
+        Outcome::Refuse(_) => terminal.paint(Tone::Bad, "refused"),
     };
     format!("{word} {}  proposed by {}\n", decision.action, proposed(decision))
 }
@@ -243,7 +243,7 @@ pub(crate) fn grounds(decision: &Decision) -> String {
 }
 
 fn facts(inputs: &Inputs) -> String {
-    let mut table = screen::Table::default();
+    let mut table = terminal::Table::default();
     table.row([
         "time",
         &format!("{} ({})", inputs.now.at, inputs.now.quality.as_str()),

@@ -1,4 +1,4 @@
-//! Where an object is: its directory, its data, and the sockets of whoever runs it.
+//! ObjectArg an object is: its directory, its data, and the sockets of whoever runs it.
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
@@ -18,10 +18,10 @@ const MAX_SOCKET_PATH: usize = 107;
 
 /// An object's directories, absolute. Neither need hold anything yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// Where `object.toml` is, where that is known.
+pub(crate) struct ObjectPaths {
+    /// ObjectArg `object.toml` is, where that is known.
     pub(crate) object_dir: Option<PathBuf>,
-    /// Where lineage, bundles and secrets are.
+    /// ObjectArg lineage, bundles and secrets are.
     pub(crate) data: PathBuf,
 }
 
@@ -33,9 +33,9 @@ pub(crate) struct Place {
 )]
 pub(crate) struct NoObject(PathBuf);
 
-/// Which object: its directory, or its data.
+/// DepotArg object: its directory, or its data.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Where {
+pub(crate) struct ObjectArg {
     /// Object's directory (with object.toml) or data directory [default: .]
     #[arg(value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
@@ -44,25 +44,25 @@ pub(crate) struct Where {
     pub(crate) data: Option<PathBuf>,
 }
 
-impl Where {
-    pub(crate) fn locate(&self) -> Result<Place, NoObject> {
+impl ObjectArg {
+    pub(crate) fn locate(&self) -> Result<ObjectPaths, NoObject> {
         locate(self.dir.as_deref(), self.data.as_deref())
     }
 }
 
 /// Finds the object that `dir` (`.` where absent) and `data` mean.
-pub(crate) fn locate(dir: Option<&Path>, data: Option<&Path>) -> Result<Place, NoObject> {
+pub(crate) fn locate(dir: Option<&Path>, data: Option<&Path>) -> Result<ObjectPaths, NoObject> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let named = absolute(dir.unwrap_or(Path::new(".")));
     let object_dir = named.join(DEFINITION).is_file().then(|| named.clone());
     if let Some(data) = data.map(absolute) {
         let beside = || Some(data.parent()?.to_owned()).filter(|parent| parent.join(DEFINITION).is_file());
         let object_dir = if dir.is_some() { object_dir } else { beside() };
-        return Ok(Place { object_dir, data });
+        return Ok(ObjectPaths { object_dir, data });
     }
     let inner = named.join(DATA);
     if object_dir.is_some() || inner.join("lineage").is_dir() {
-        return Ok(Place {
+        return Ok(ObjectPaths {
             object_dir,
             data: inner,
         });
@@ -73,7 +73,7 @@ pub(crate) fn locate(dir: Option<&Path>, data: Option<&Path>) -> Result<Place, N
     Err(NoObject(named))
 }
 
-impl Place {
+impl ObjectPaths {
     /// The object on disk.
     pub(crate) fn home(&self) -> ObjectDir {
         ObjectDir::at(&self.data)
@@ -87,12 +87,12 @@ impl Place {
         if name.is_empty() { ".".to_owned() } else { name }
     }
 
-    /// Where `up` answers the command line.
+    /// ObjectArg `up` answers the command line.
     pub(crate) fn control_socket(&self) -> PathBuf {
         socket(&self.data, "up.sock")
     }
 
-    /// Where a workload finds its object.
+    /// ObjectArg a workload finds its object.
     pub(crate) fn agent_socket(&self) -> PathBuf {
         socket(&self.data, "agent.sock")
     }
@@ -159,7 +159,7 @@ mod tests {
         std::fs::create_dir_all(bare.join("lineage")).unwrap();
         std::fs::write(dir.join("object.toml"), "").unwrap();
         let data = dir.join(".suijuris");
-        let place = |object_dir: Option<&Path>, data: &Path| Place {
+        let place = |object_dir: Option<&Path>, data: &Path| ObjectPaths {
             object_dir: object_dir.map(Path::to_owned),
             data: data.to_owned(),
         };
@@ -181,7 +181,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let deep = temp.path().join("d".repeat(120));
         std::fs::create_dir_all(&deep).unwrap();
-        let place = |data: &Path| Place {
+        let place = |data: &Path| ObjectPaths {
             object_dir: None,
             data: data.to_owned(),
         };

@@ -10,14 +10,14 @@ use suijuris_core::trigger::Timers;
 use suijuris_custody::claim::{Acknowledged, Answer, Claim, RefusedCopy};
 use suijuris_store::{Depth, Sizes, Writer};
 
-use crate::depots::Which;
-use crate::place::Place;
-use crate::screen::{self, Screen, Tone};
-use crate::up::say::Say;
+use crate::depots::DepotArg;
+use crate::event_printer::EventPrinter;
+use crate::object_paths::ObjectPaths;
+use crate::terminal::{self, Screen, Tone};
 use crate::{claiming, clock, control};
 
 /// The object, open for writing.
-pub(crate) fn open(place: &Place) -> anyhow::Result<Writer> {
+pub(crate) fn open(place: &ObjectPaths) -> anyhow::Result<Writer> {
     if let Some(control::Running { pid, url, .. }) = control::running(place) {
         bail!(
             "{} runs, at {url}: end it first (Ctrl-C, or `kill -INT {pid}`); that puts it to sleep",
@@ -29,25 +29,25 @@ pub(crate) fn open(place: &Place) -> anyhow::Result<Writer> {
 }
 
 /// An object that is held.
-pub(crate) struct Held {
+pub(crate) struct OfflineObject {
     pub(crate) writer: Writer,
     pub(crate) bundle: Arc<Bundle>,
     pub(crate) now: Now,
     pub(crate) claim: Claim,
-    say: Say,
+    say: EventPrinter,
     pub(crate) tokio: tokio::runtime::Runtime,
 }
 
 /// Whether this copy is the object.
 pub(crate) enum Taken {
     /// It is, or nobody can say otherwise and its bundle lets it go on.
-    Held(Box<Held>),
+    Open(Box<OfflineObject>),
     /// Another copy is; what tells so.
     NotTheObject(Box<RefusedCopy>),
 }
 
 /// Claims the object in `place`, open in `writer`, in the depot.
-pub(crate) fn take(writer: Writer, depot: &Which) -> anyhow::Result<Taken> {
+pub(crate) fn take(writer: Writer, depot: &DepotArg) -> anyhow::Result<Taken> {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -58,7 +58,7 @@ pub(crate) fn take(writer: Writer, depot: &Which) -> anyhow::Result<Taken> {
             writer.bundles().bundle(&state.head().bundle)?,
         )
     };
-    let say = Say::aside();
+    let say = EventPrinter::aside();
     let claimed = tokio.block_on(async {
         let claim = claiming::open(depot, &bundle.manifest, &writer, &say).await?;
         let answer = claim.rest(&writer, now.at).await?;
@@ -70,7 +70,7 @@ pub(crate) fn take(writer: Writer, depot: &Which) -> anyhow::Result<Taken> {
         Answer::Unasked(why) => claiming::say_unasked(&say, &why),
         Answer::Refused(copy) => return Ok(Taken::NotTheObject(copy)),
     }
-    Ok(Taken::Held(Box::new(Held {
+    Ok(Taken::Open(Box::new(OfflineObject {
         writer,
         bundle,
         now,
@@ -80,7 +80,7 @@ pub(crate) fn take(writer: Writer, depot: &Which) -> anyhow::Result<Taken> {
     })))
 }
 
-impl Held {
+impl OfflineObject {
     /// Waits until everything recorded may be told, publishes, and lets go.
     pub(crate) fn leave(self) -> anyhow::Result<()> {
         let due = self.due()?;
@@ -119,12 +119,12 @@ impl Held {
 /// Tells that another copy is the object.
 pub(crate) fn tell_not_the_object(copy: &RefusedCopy, json: bool) -> anyhow::Result<()> {
     if json {
-        return screen::print_json(&copy.event());
+        return terminal::print_json(&copy.event());
     }
     let word = Screen::stdout().paint(Tone::Bad, "refused");
-    Ok(screen::print(&format!(
+    Ok(terminal::print(&format!(
         "{word} {}\n  {}\n",
         copy.code,
-        screen::clean(&copy.words())
+        terminal::clean(&copy.words())
     ))?)
 }
