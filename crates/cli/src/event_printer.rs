@@ -1,4 +1,5 @@
-//! What `up` prints: a live stream for people, or one JSON event a line.
+//! What `up` prints: a live stream for people, or one JSON event a line. A thread of its own writes, so that a terminal that
+//! stands still, or a reader that does not read, stops nothing but the printing.
 
 use std::cell::RefCell;
 use std::io::{IsTerminal as _, Write as _};
@@ -8,6 +9,9 @@ use suijuris_api::{Event, verdict};
 use suijuris_bundle::Report;
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::Decision;
+use suijuris_supervisor::events::{EventSink, Origin};
+
+use crate::line_writer::LineWriter;
 
 /// Prints events.
 #[derive(Debug)]
@@ -18,16 +22,18 @@ pub(crate) struct EventPrinter {
     colour: bool,
     /// What happened before `listening`, which scripts read first.
     early: RefCell<Option<Vec<Stamped>>>,
+    out: LineWriter,
 }
 
 impl EventPrinter {
     /// For a command that is not `up`: troubles are noted on standard error, all else is its own affair.
-    pub(crate) const fn aside() -> Self {
+    pub(crate) fn aside() -> Self {
         Self {
             json: false,
             aside: true,
             colour: false,
             early: RefCell::new(None),
+            out: LineWriter::default(),
         }
     }
 
@@ -37,6 +43,7 @@ impl EventPrinter {
             aside: false,
             early: RefCell::new(json.then(Vec::new)),
             colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+            out: LineWriter::default(),
         }
     }
 
@@ -69,19 +76,14 @@ impl EventPrinter {
     }
 
     fn print(&self, stamped: &Stamped) {
-        let mut out = std::io::stdout().lock();
-        // Nobody to tell when standard output is gone; `up` goes on, since the object does not depend on it.
-        let _ = if self.json {
-            serde_json::to_string(stamped)
-                .map_err(Into::into)
-                .and_then(|line| writeln!(out, "{line}"))
+        let line = if self.json {
+            serde_json::to_string(stamped).ok()
         } else {
-            match self.line(stamped) {
-                Some(line) => writeln!(out, "{line}"),
-                None => Ok(()),
-            }
+            self.line(stamped)
         };
-        let _ = out.flush();
+        if let Some(line) = line {
+            self.out.line(line);
+        }
     }
 
     pub(crate) fn proposal(&self, action: Action, by: &str, trigger: Option<&str>, detail: &str) {
@@ -129,6 +131,12 @@ impl Drop for EventPrinter {
     fn drop(&mut self) {
         let early = self.early.take();
         early.iter().flatten().for_each(|stamped| self.print(stamped));
+    }
+}
+
+impl EventSink for EventPrinter {
+    fn event(&self, _origin: &Origin, event: Stamped) {
+        self.stamped(&event);
     }
 }
 
@@ -233,7 +241,8 @@ fn words(event: &Event) -> Option<(&'static str, &'static str, String)> {
             };
             (PLAIN, "workload", format!("{state}{pid}{took}{how}"))
         }
-        Event::Output { line } => (DIM, "  |", line.clone()),
+        // The workload is a stranger: its bytes do nothing to a terminal.
+        Event::Output { line } => (DIM, "  |", crate::terminal::clean(line)),
         Event::Machine { state, detail } => {
             let detail = if detail.is_empty() {
                 String::new()

@@ -1,14 +1,15 @@
-//! The control socket of `up`: other commands ask here for what needs the running house.
+//! The control socket of `up`: other commands ask here for what needs the object's actor.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::control::Reply;
+use suijuris_supervisor::control::{CODE_BAD_REQUEST, ControlRequest};
+use suijuris_supervisor::{Input, ObjectHandle};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 /// Size of a request at most, bytes.
@@ -20,12 +21,8 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 /// Clients at once at most.
 const MAX_CLIENTS: usize = 32;
 
-/// A request, and where its answer goes.
-#[derive(Debug)]
-pub(super) struct Errand {
-    pub(super) request: ToUp,
-    pub(super) answer: oneshot::Sender<Reply>,
-}
+/// `up` is on its way out.
+const CODE_ENDING: &str = "up_ending";
 
 /// Makes the socket, in place of one that a killed `up` left behind; the store's lock has shown that no other runs.
 pub(super) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
@@ -36,12 +33,12 @@ pub(super) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Hears clients until dropped.
-pub(super) async fn serve(listener: UnixListener, errands: mpsc::Sender<Errand>) {
+pub(super) async fn serve(listener: UnixListener, object: ObjectHandle) {
     let mut clients = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
-                Ok((socket, _)) => { clients.spawn_local(client(socket, errands.clone())); }
+                Ok((socket, _)) => { clients.spawn_local(client(socket, object.clone())); }
                 Err(_out_of_descriptors) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
             Some(_ended) = clients.join_next() => {}
@@ -49,7 +46,7 @@ pub(super) async fn serve(listener: UnixListener, errands: mpsc::Sender<Errand>)
     }
 }
 
-async fn client(socket: UnixStream, errands: mpsc::Sender<Errand>) {
+async fn client(socket: UnixStream, object: ObjectHandle) {
     let (read, mut write) = socket.into_split();
     let mut lines = BufReader::new(read.take(MAX_LINE));
     let mut line = String::new();
@@ -58,7 +55,16 @@ async fn client(socket: UnixStream, errands: mpsc::Sender<Errand>) {
         _ => return,
     }
     let reply = match serde_json::from_str(&line) {
-        Ok(request) => ask(request, errands).await,
+        Ok(message) => match ControlRequest::of(message) {
+            Ok((request, answered)) => {
+                let sent = object.send(Input::Request(Box::new(request))).await;
+                match sent {
+                    Ok(()) => answered.await.unwrap_or_else(|_| ending()),
+                    Err(_over) => ending(),
+                }
+            }
+            Err(reply) => reply,
+        },
         Err(error) => Reply::Error {
             code: CODE_BAD_REQUEST.to_owned(),
             message: format!("not a request: {error}"),
@@ -70,19 +76,9 @@ async fn client(socket: UnixStream, errands: mpsc::Sender<Errand>) {
     let _ = write.write_all(&bytes).await;
 }
 
-/// A line that is no request.
-pub(super) const CODE_BAD_REQUEST: &str = "bad_request";
-/// `up` is on its way out.
-const CODE_ENDING: &str = "up_ending";
-
-async fn ask(request: ToUp, errands: mpsc::Sender<Errand>) -> Reply {
-    let (answer, answered) = oneshot::channel();
-    let ending = || Reply::Error {
+fn ending() -> Reply {
+    Reply::Error {
         code: CODE_ENDING.to_owned(),
         message: "`up` is ending; start it again".to_owned(),
-    };
-    if errands.send(Errand { request, answer }).await.is_err() {
-        return ending();
     }
-    answered.await.unwrap_or_else(|_| ending())
 }

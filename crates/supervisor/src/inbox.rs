@@ -19,20 +19,20 @@ const LOOK: Duration = Duration::from_secs(5);
 /// A look at the inbox that is under way: resolves with what waits, once anything does.
 type Look = Pin<Box<dyn Future<Output = Vec<Waiting>>>>;
 
-/// The inbox of a sleeping object, as `up` watches it.
-pub(super) struct Post {
+/// The inbox of a sleeping object, as its actor watches it.
+pub(crate) struct InboxWatcher {
     depot: Option<Arc<dyn Depot>>,
     object: ObjectId,
     back_off: BackOff,
-    /// The one look there is. Whatever else `up` hears of meanwhile does not begin another: each costs requests, and
+    /// The one look there is. Whatever else the actor hears of meanwhile does not begin another: each costs requests, and
     /// anybody may knock at the door.
     look: Option<Look>,
     /// Whether it was looked into since the object last fell asleep.
     looked: bool,
 }
 
-impl Post {
-    pub(super) fn new(depot: Option<Arc<dyn Depot>>, object: ObjectId) -> Self {
+impl InboxWatcher {
+    pub(crate) fn new(depot: Option<Arc<dyn Depot>>, object: ObjectId) -> Self {
         Self {
             depot,
             object,
@@ -44,7 +44,7 @@ impl Post {
 
     /// Resolves with what waits, where anything does and the object may be asked about it. Cancel safe: the next call goes
     /// on with the same look.
-    pub(super) async fn arrives(&mut self) -> Vec<Waiting> {
+    pub(crate) async fn arrives(&mut self) -> Vec<Waiting> {
         let Some(depot) = &self.depot else {
             return std::future::pending().await;
         };
@@ -60,19 +60,19 @@ impl Post {
 
     /// Somebody wakes the object, and whoever runs it looks after its inbox: what was seen before is old when it next falls
     /// asleep.
-    pub(super) fn pause(&mut self) {
+    pub(crate) fn pause(&mut self) {
         self.look = None;
         self.looked = false;
     }
 
     /// The object was woken, or nothing there wakes it.
-    pub(super) fn heard(&mut self) {
+    pub(crate) fn heard(&mut self) {
         self.back_off.succeeded();
         self.looked = false;
     }
 
     /// It refused; it is asked again after so many seconds, or ever more rarely.
-    pub(super) fn refused(&mut self, retry_after: Option<u64>) {
+    pub(crate) fn refused(&mut self, retry_after: Option<u64>) {
         self.back_off
             .failed(Instant::now(), retry_after.map(Duration::from_secs));
     }
