@@ -53,8 +53,8 @@ pub(crate) struct Config {
     pub(crate) object_dir: PathBuf,
     /// The workload's own interface.
     pub(crate) agent_socket: PathBuf,
-    /// Where the gate takes connections from.
-    pub(crate) listener: TcpListener,
+    /// Where the gate takes connections from beside those that come over the link; none where all do.
+    pub(crate) listener: Option<TcpListener>,
     /// The way to the depot.
     pub(crate) depot: DepotRoute<OwnedFd>,
     /// Kept open to the end: whoever sees it held knows that this machine runs.
@@ -72,18 +72,16 @@ pub(crate) struct Config {
 impl Config {
     /// As the arguments say.
     pub(super) fn alone(alone: Alone) -> Result<Self, Error> {
-        let listener = match alone.listen {
-            Listen::Descriptor(number) => TcpListener::from(descriptor(number)?),
-            Listen::Address(address) => {
-                TcpListener::bind(address.0).map_err(|error| Error::Listen(address.0, error))?
-            }
-            Listen::Link => return Err(Error::Streams("connections")),
+        let listen = match alone.listen {
+            Listen::Descriptor(number) => Listen::Descriptor(descriptor(number)?),
+            Listen::Address(address) => Listen::Address(address),
+            Listen::Link => Listen::Link,
         };
         Ok(Self {
             data: alone.data,
             object_dir: alone.object_dir,
             agent_socket: alone.agent_socket,
-            listener,
+            listener: listener(listen)?,
             depot: alone.depot.map_or(DepotRoute::None, DepotRoute::Url),
             presence: None,
             holder: None,
@@ -95,13 +93,6 @@ impl Config {
 
     /// As the supervisor says.
     fn launched(launch: Launch<OwnedFd>) -> Result<Self, Error> {
-        let listener = match launch.listen {
-            Listen::Descriptor(descriptor) => TcpListener::from(descriptor),
-            Listen::Address(address) => {
-                TcpListener::bind(address.0).map_err(|error| Error::Listen(address.0, error))?
-            }
-            Listen::Link => return Err(Error::Streams("connections")),
-        };
         if launch.unattended == Unattended::Serve {
             return Err(Error::Unattended);
         }
@@ -112,7 +103,7 @@ impl Config {
             data: launch.data,
             object_dir: launch.object_dir,
             agent_socket: launch.agent_socket,
-            listener,
+            listener: listener(launch.listen)?,
             depot: launch.depot,
             presence: launch.presence,
             holder: launch.holder,
@@ -121,6 +112,18 @@ impl Config {
             cause: launch.cause,
         })
     }
+}
+
+/// The gate's own listener, where it has one.
+fn listener(listen: Listen<OwnedFd>) -> Result<Option<TcpListener>, Error> {
+    Ok(match listen {
+        Listen::Descriptor(descriptor) => Some(TcpListener::from(descriptor)),
+        Listen::Address(address) => {
+            let bound = TcpListener::bind(address.0);
+            Some(bound.map_err(|error| Error::Listen(address.0, error))?)
+        }
+        Listen::Link => None,
+    })
 }
 
 /// The link to the supervisor that starts this machine, what it says first, and the tasks that keep the link: they end
