@@ -8,12 +8,13 @@ use std::time::Duration;
 use suijuris_core::key::PublicKey;
 use suijuris_core::witness::HolderId;
 use suijuris_link::launch::{DepotRoute, Listen, Unattended};
-use suijuris_link::{Cause, HEARTBEAT_EVERY, Launch, LinkError, Nonce, RuntimeLink};
+use suijuris_link::{Cause, Launch, LinkError, Nonce, RuntimeLink};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::descriptor;
 use crate::config::Alone;
+use crate::supervision::{Attached, Identity, Successors};
 
 /// How long a supervisor may take to say why it started the machine: it does so before it starts it.
 const LAUNCH_WITHIN: Duration = Duration::from_secs(30);
@@ -36,8 +37,10 @@ pub(crate) enum Error {
     /// It wants what needs a vehicle that this runtime does not know.
     #[error("this runtime takes {0} as a descriptor only: run it on a vehicle that passes descriptors")]
     Streams(&'static str),
-    /// It is to go on where nobody is at the other end.
-    #[error("this runtime takes no second supervisor: launch it to stop when its own is gone")]
+    /// It is to go on where nobody is at the other end, and nobody could come.
+    #[error(
+        "a machine that outlives its supervisor needs a way in for the next one: start it with --inlet-fd"
+    )]
     Unattended,
     /// Something of the system.
     #[error("the runtime cannot {0}")]
@@ -93,9 +96,6 @@ impl Config {
 
     /// As the supervisor says.
     fn launched(launch: Launch<OwnedFd>) -> Result<Self, Error> {
-        if launch.unattended == Unattended::Serve {
-            return Err(Error::Unattended);
-        }
         if matches!(launch.depot, DepotRoute::Link) {
             return Err(Error::Streams("its depot"));
         }
@@ -126,9 +126,12 @@ fn listener(listen: Listen<OwnedFd>) -> Result<Option<TcpListener>, Error> {
     })
 }
 
-/// The link to the supervisor that starts this machine, what it says first, and the tasks that keep the link: they end
-/// with it.
-pub(super) async fn linked(number: i32) -> Result<(RuntimeLink, Config, JoinSet<()>), Error> {
+/// The supervisor that starts this machine, what it says first, and the way in for later ones where the machine outlives
+/// it.
+pub(super) async fn linked(
+    number: i32,
+    inlet: Option<i32>,
+) -> Result<(Attached, Config, Option<Successors>), Error> {
     let system = |error| Error::System("use its link", error);
     let socket = std::os::unix::net::UnixStream::from(descriptor(number)?);
     socket.set_nonblocking(true).map_err(system)?;
@@ -140,16 +143,19 @@ pub(super) async fn linked(number: i32) -> Result<(RuntimeLink, Config, JoinSet<
     tasks.spawn_local(async { drop(driver.await) });
     let launch = tokio::time::timeout(LAUNCH_WITHIN, link.first()).await;
     let launch = launch.map_err(|_late| Error::Silent)?.map_err(Error::Link)?;
-    tasks.spawn_local(beat(link.clone()));
-    Ok((link, Config::launched(launch)?, tasks))
-}
-
-/// Says again and again that this runtime's event loop turns.
-async fn beat(link: RuntimeLink) {
-    let mut beats = tokio::time::interval(HEARTBEAT_EVERY);
-    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for number in 1.. {
-        beats.tick().await;
-        link.beat(number);
-    }
+    let identity = Identity {
+        activation: launch.activation,
+        secret: launch.secret.clone(),
+    };
+    // Taken over in any case: nothing that this process starts is to inherit it.
+    let inlet = inlet.map(descriptor).transpose()?;
+    let successors = match launch.unattended {
+        Unattended::Stop => None,
+        Unattended::Serve => {
+            let inlet = inlet.ok_or(Error::Unattended)?;
+            let successors = Successors::new(inlet, identity);
+            Some(successors.map_err(|error| Error::System("watch its inlet", error))?)
+        }
+    };
+    Ok((Attached::new(link, tasks), Config::launched(launch)?, successors))
 }

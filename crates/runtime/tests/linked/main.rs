@@ -7,5 +7,8 @@
     reason = "tests"
 )]
 
+mod attaching;
 mod connections;
+mod depot;
+mod hostile;
 mod rig;

@@ -14,9 +14,10 @@ use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::Record;
 use suijuris_core::time::Timestamp;
 use suijuris_link::launch::{Cause, DepotRoute, Launch, Listen, Unattended};
-use suijuris_link::message::{Carrier, How};
+use suijuris_link::message::{Carrier, How, Present};
 use suijuris_link::{ActivationId, Nonce, Secret, SupervisorLink, ToRuntime, ToSupervisor};
 use suijuris_store::{BundleFiles, Creation, ObjectDir, Reader, create};
+use suijuris_sys::link::Outlet;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::process::{Child, Command};
@@ -50,11 +51,16 @@ const PAGE: &str = "here I am\n";
 /// An object in a directory of its own.
 pub(crate) struct Object {
     temp: tempfile::TempDir,
+    pub(crate) id: String,
 }
 
 impl Object {
     pub(crate) fn new() -> Self {
         Self::defined(DEFINITION)
+    }
+
+    pub(crate) fn that_suspends() -> Self {
+        Self::defined(&format!("{DEFINITION}\n[sleep]\nmode = \"suspend\"\n"))
     }
 
     pub(crate) fn defined(definition: &str) -> Self {
@@ -84,8 +90,9 @@ impl Object {
             bundle,
             seed: [1; 32].into(),
         };
-        let object = Self { temp };
-        create(&ObjectDir::at(object.data()), creation).unwrap();
+        let data = ObjectDir::at(temp.path().join(".suijuris"));
+        let id = create(&data, creation).unwrap().to_string();
+        let object = Self { temp, id };
         // What whoever runs the machine makes.
         for name in ["volume", "run"] {
             std::fs::create_dir_all(object.data().join(name)).unwrap();
@@ -102,6 +109,43 @@ impl Object {
         let reader = Reader::verify(&ObjectDir::at(self.data()), |_| {}).unwrap();
         let records = reader.records(0..u64::MAX).unwrap();
         records.map(|stored| stored.unwrap().record).collect()
+    }
+
+    /// Resolves once it serves.
+    pub(crate) async fn is_awake(&self) {
+        while !self.ask("GET", "/v1/object").await.contains("\"active\"") {}
+    }
+
+    /// The workload lets its object sleep.
+    pub(crate) async fn is_told_to_sleep(&self) {
+        let answer = self.ask("POST", "/v1/sleep").await;
+        assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+    }
+
+    /// What the agent socket says about waiting messages, which are in the depot.
+    pub(crate) async fn messages(&self) -> String {
+        self.ask("GET", "/v1/messages").await
+    }
+
+    /// Asks over the agent socket, as soon as there is one.
+    async fn ask(&self, method: &str, path: &str) -> String {
+        let socket = self.data().join("run/agent.sock");
+        let asked = async {
+            let mut stream = loop {
+                match UnixStream::connect(&socket).await {
+                    Ok(stream) => break stream,
+                    Err(_not_yet) => tokio::task::yield_now().await,
+                }
+            };
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            );
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        timeout(PATIENCE, asked).await.unwrap()
     }
 
     /// A launch that takes connections over the link alone.
@@ -128,25 +172,67 @@ impl Object {
     }
 }
 
-/// A runtime that was just started, and its first supervisor.
+/// A runtime that was just started, its first supervisor, and the way in for later ones.
 pub(crate) struct Machine {
     pub(crate) child: Child,
     pub(crate) supervisor: Supervisor,
+    pub(crate) outlet: Outlet,
+    identity: (ActivationId, Secret),
 }
 
 impl Machine {
     pub(crate) fn start(launch: Launch<OwnedFd>) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
+        let identity = (launch.activation, launch.secret.clone());
         let supervisor = Supervisor::launch(ours, launch);
+        let (outlet, inlet) = suijuris_sys::link::pair().unwrap();
         let theirs = OwnedFd::from(theirs.into_std().unwrap());
         let child = Command::new("sh")
-            .args(["-c", "exec \"$0\" --link-fd 3 3<&0 </dev/null"])
+            .args([
+                "-c",
+                "exec \"$0\" --link-fd 3 --inlet-fd 4 3<&0 4<&1 </dev/null >&2",
+            ])
             .arg(env!("CARGO_BIN_EXE_suijuris-init"))
             .stdin(Stdio::from(theirs))
+            .stdout(Stdio::from(inlet))
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        Self { child, supervisor }
+        Self {
+            child,
+            supervisor,
+            outlet,
+            identity,
+        }
+    }
+
+    /// The supervisor dies: its end of the link closes, and it hears nothing more.
+    pub(crate) fn lose_the_supervisor(&mut self) {
+        let (gone, _nobody) = UnixStream::pair().unwrap();
+        let nonce = Nonce::fresh().unwrap();
+        let (link, driver) = SupervisorLink::attach(gone, self.identity.0, self.identity.1.clone(), nonce);
+        drop(driver);
+        self.supervisor = Supervisor {
+            link,
+            _driver: JoinSet::new(),
+        };
+    }
+
+    /// Another supervisor, which knows what the first did.
+    pub(crate) fn attach(&self) -> Supervisor {
+        self.attach_as(self.identity.0, self.identity.1.clone())
+    }
+
+    pub(crate) fn attach_as(&self, activation: ActivationId, secret: Secret) -> Supervisor {
+        let socket = self.outlet.open().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let socket = UnixStream::from_std(socket).unwrap();
+        let nonce = Nonce::fresh().unwrap();
+        Supervisor::moved(SupervisorLink::attach(socket, activation, secret, nonce))
+    }
+
+    pub(crate) fn activation(&self) -> ActivationId {
+        self.identity.0
     }
 
     /// How the runtime ended.
@@ -167,7 +253,10 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     fn launch(socket: UnixStream, launch: Launch<OwnedFd>) -> Self {
-        let (link, driver) = SupervisorLink::launch(socket, launch, Nonce::fresh().unwrap()).unwrap();
+        Self::moved(SupervisorLink::launch(socket, launch, Nonce::fresh().unwrap()).unwrap())
+    }
+
+    fn moved((link, driver): (SupervisorLink, suijuris_link::Driver)) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(async { drop(driver.await) });
         Self { link, _driver: tasks }
@@ -184,6 +273,15 @@ impl Supervisor {
             }
         };
         timeout(PATIENCE, found).await.unwrap()
+    }
+
+    /// What a machine says first to a supervisor that attaches.
+    pub(crate) async fn present(&self) -> Present {
+        let first = timeout(PATIENCE, self.link.receive()).await.unwrap();
+        match first.unwrap() {
+            Some(ToSupervisor::Present(present)) => *present,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(crate) async fn serves(&self) {
