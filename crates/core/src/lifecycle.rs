@@ -178,6 +178,12 @@ impl Lifecycle {
         }
     }
 
+    /// The same, with another end of its next sleep: whoever would suspend the machine is not there.
+    #[must_use]
+    pub fn sleeping(self, sleep: SleepMode) -> Self {
+        Self { sleep, ..self }
+    }
+
     /// The phase.
     #[must_use]
     pub const fn phase(&self) -> Phase {

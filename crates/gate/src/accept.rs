@@ -12,8 +12,11 @@ use crate::refusal::{self, Refusal};
 /// Pause after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The next connection; out of descriptors, it waits for some to be closed.
-pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+/// The next connection, never one without a listener; out of descriptors, it waits for some to be closed.
+pub(crate) async fn accept(listener: Option<&TcpListener>) -> (TcpStream, SocketAddr) {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,

@@ -123,7 +123,8 @@ impl<A: Authorizer> Gate<A> {
 
     /// Serves until the phase is [`Phase::Closed`]. Needs a current-thread runtime with I/O and time.
     ///
-    /// `listener` is put into non-blocking mode, for every process that shares it.
+    /// `listener` is put into non-blocking mode, for every process that shares it. Without one, all connections are handed
+    /// over.
     ///
     /// Cancel safe: dropping the future closes every connection.
     ///
@@ -131,11 +132,18 @@ impl<A: Authorizer> Gate<A> {
     /// [`ServeError`] before the first connection; later ones concern one connection and end there.
     pub async fn serve(
         &self,
-        listener: std::net::TcpListener,
+        listener: impl Into<Option<std::net::TcpListener>>,
         handed_over: mpsc::Receiver<Handoff>,
     ) -> Result<(), ServeError> {
-        listener.set_nonblocking(true).map_err(ServeError::Listener)?;
-        let listener = TcpListener::from_std(listener).map_err(ServeError::Listener)?;
+        let listen = |listener: std::net::TcpListener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        };
+        let listener = listener
+            .into()
+            .map(listen)
+            .transpose()
+            .map_err(ServeError::Listener)?;
         let mut watch = None;
         if self.shared.protocol == Protocol::FdPassing {
             let watching = self
@@ -173,7 +181,7 @@ struct Server<A> {
 impl<A: Authorizer> Server<A> {
     async fn run(
         mut self,
-        listener: TcpListener,
+        listener: Option<TcpListener>,
         mut handed_over: mpsc::Receiver<Handoff>,
         watch: Option<impl Future<Output = ()> + 'static>,
     ) {
@@ -189,7 +197,7 @@ impl<A: Authorizer> Server<A> {
             let phase = control.phase();
             let accepts = phase < Phase::Draining || !self.keeps_backlog;
             tokio::select! {
-                (stream, peer) = accept(&listener), if accepts => self.open(stream, peer, Vec::new()),
+                (stream, peer) = accept(listener.as_ref()), if accepts => self.open(stream, peer, Vec::new()),
                 Some(handoff) = handed_over.recv(), if accepts => self.take_over(handoff),
                 Some(_ended) = self.connections.join_next() => {}
                 changed = changed(&control, round, &timer) => {

@@ -88,6 +88,20 @@ pub enum DepotRoute<D> {
     Url(String),
 }
 
+impl<D> DepotRoute<D> {
+    pub(crate) fn map<E>(
+        self,
+        change: &mut impl FnMut(D) -> Result<E, MessageError>,
+    ) -> Result<DepotRoute<E>, MessageError> {
+        Ok(match self {
+            Self::None => DepotRoute::None,
+            Self::Descriptor(descriptor) => DepotRoute::Descriptor(change(descriptor)?),
+            Self::Link => DepotRoute::Link,
+            Self::Url(url) => DepotRoute::Url(url),
+        })
+    }
+}
+
 /// What the runtime does while no supervisor is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -143,12 +157,7 @@ impl<D> Launch<D> {
             Listen::Address(address) => Listen::Address(address),
             Listen::Link => Listen::Link,
         };
-        let depot = match self.depot {
-            DepotRoute::None => DepotRoute::None,
-            DepotRoute::Descriptor(descriptor) => DepotRoute::Descriptor(change(descriptor)?),
-            DepotRoute::Link => DepotRoute::Link,
-            DepotRoute::Url(url) => DepotRoute::Url(url),
-        };
+        let depot = self.depot.map(change)?;
         Ok(Launch {
             secret: self.secret,
             activation: self.activation,

@@ -14,7 +14,7 @@ use suijuris_core::codec;
 use suijuris_core::lineage::Refused;
 use suijuris_core::owner_request::SignedRequest;
 
-use crate::launch::{Address, Cause, Launch};
+use crate::launch::{Address, Cause, DepotRoute, Launch};
 
 /// A document of `api`, as its JSON text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,11 @@ pub enum ToRuntime<D> {
         carrier: Carrier<D>,
         /// Bytes that were already read from it.
         read: ByteBuf,
+    },
+    /// A new way to the depot, in place of one that ended with the supervisor that served it.
+    Depot {
+        /// The way: a descriptor or a stream, as the launch said; anything else changes nothing.
+        route: DepotRoute<D>,
     },
     /// A refusal at the door while the machine was suspended, to be recorded.
     Record {
@@ -268,6 +273,9 @@ impl<D> ToRuntime<D> {
                 };
                 ToRuntime::Connection { id, carrier, read }
             }
+            Self::Depot { route } => ToRuntime::Depot {
+                route: route.map(change)?,
+            },
             Self::Record { id, refused } => ToRuntime::Record { id, refused },
             Self::Resumed { generation, cause } => ToRuntime::Resumed { generation, cause },
             Self::Sleep { id, signed } => ToRuntime::Sleep { id, signed },

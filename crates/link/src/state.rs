@@ -329,9 +329,8 @@ impl State {
             LinkError::Handshake(error) => error.refusal(),
             _ => Some(Refusal::Violation),
         };
-        if let Some(refusal) = refusal
-            && self.written == self.out.len()
-        {
+        if let Some(refusal) = refusal {
+            // Behind what is half written; nothing else follows it.
             self.may_talk = false;
             self.first.push_back(Frame::Refused {
                 version: VERSION,

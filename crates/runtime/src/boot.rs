@@ -4,6 +4,7 @@
 
 mod broken;
 mod context;
+mod handing;
 mod owner;
 mod start;
 mod witnessing;
@@ -16,10 +17,8 @@ use std::time::Duration;
 
 use suijuris_api::Event as Report;
 use suijuris_link::message::How;
-use suijuris_link::{RuntimeLink, ToSupervisor};
 use suijuris_store::ObjectDir;
 use suijuris_sys::descriptors;
-use tokio::sync::mpsc;
 
 use crate::authorizer::ObjectAuthorizer;
 use crate::config::Start;
@@ -27,6 +26,7 @@ use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::LineageWriter;
 use crate::pid1::{self, Role, Signals};
 use crate::report::Reports;
+use crate::supervision::Supervision;
 use suijuris_custody::clock::Clock;
 
 use self::broken::refuse_all;
@@ -51,23 +51,22 @@ pub(crate) async fn run(start: Start) -> Result<ExitCode, Error> {
     let signals = Signals::new().map_err(|error| Error::System("take signals", error))?;
     let clock = Rc::new(Clock::start(None).map_err(|error| Error::System("start its pulse", error))?);
     let mut sending = tokio::task::JoinSet::new();
-    let (config, reports, link, _link_tasks) = match start {
-        Start::Linked(number) => {
-            let (link, config, tasks) = start::linked(number).await?;
-            let (reports, queue) = Reports::to_owner(clock.clone());
-            sending.spawn_local(send_reports(link.clone(), queue));
-            (config, reports, Some(link), tasks)
+    let (config, reports, supervision) = match start {
+        Start::Linked { link, inlet } => {
+            let (attached, config, successors) = start::linked(link, inlet).await?;
+            let supervision = Supervision::new(attached.link.clone(), successors);
+            let (reports, outbox) = Reports::to_owner(clock.clone(), attached);
+            sending.spawn_local(outbox.send());
+            (config, reports, Some(supervision))
         }
-        Start::Alone(alone) => {
-            let reports = Reports::to_stderr(clock.clone());
-            (Config::alone(*alone)?, reports, None, tokio::task::JoinSet::new())
-        }
+        Start::Alone(alone) => (Config::alone(*alone)?, Reports::to_stderr(clock.clone()), None),
     };
     let authorizer = Rc::new(ObjectAuthorizer::default());
     let context = BootContext {
         object_dir: ObjectDir::at(&config.data),
         config,
-        link,
+        supervision,
+        relay: None,
         clock,
         reports: reports.clone(),
         signals,
@@ -76,9 +75,7 @@ pub(crate) async fn run(start: Start) -> Result<ExitCode, Error> {
     let left = Box::pin(live(context, role)).await;
     pid1::teardown(role, TEARDOWN).await;
     reports.leaving(how(left), authorizer.refusing());
-    // The authorizer has the object, which reports too.
-    drop(authorizer);
-    drop(reports);
+    reports.close();
     // What was reported is sent before the link closes; an owner that does not read is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(1), sending.join_next()).await;
     Ok(ExitCode::from(exit_code(left)))
@@ -100,15 +97,6 @@ const fn exit_code(left: ExitReason) -> u8 {
         ExitReason::Broken => 3,
         ExitReason::HostStopped => 4,
     }
-}
-
-async fn send_reports(link: RuntimeLink, mut queue: mpsc::Receiver<ToSupervisor>) {
-    while let Some(message) = queue.recv().await {
-        if link.send(message).await.is_err() {
-            return;
-        }
-    }
-    link.flushed().await;
 }
 
 fn descriptor(number: i32) -> Result<OwnedFd, Error> {

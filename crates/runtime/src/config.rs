@@ -19,7 +19,7 @@ pub const HELP: &str = "\
 suijuris-init: the runtime of one object inside its machine, as PID 1 or as an entrypoint
 
 usage: suijuris-init --data DIR --listen ADDR [options]
-       suijuris-init --link-fd N
+       suijuris-init --link-fd N [--inlet-fd N]
 
   --data DIR            the object's data directory (or SUIJURIS_DATA)
   --object DIR          directory that `{object}` of the workload's command stands for (or SUIJURIS_OBJECT_DIR)
@@ -28,6 +28,7 @@ usage: suijuris-init --data DIR --listen ADDR [options]
   --depot URL           depot with the witness and the inbox, as in file:///var/lib/depot (or SUIJURIS_DEPOT)
   --agent-socket PATH   the workload's own interface [default: DIR/run/agent.sock]
   --link-fd N           socket to the supervisor that starts the machine; it says all of the above
+  --inlet-fd N          socket over which later supervisors come, where the machine may outlive the first
   --help, --version
 
 Exit codes: 0 dormant by the object's own act, 1 refused, 2 usage, 3 broken input or environment,
@@ -38,7 +39,12 @@ Exit codes: 0 dormant by the object's own act, 1 refused, 2 usage, 3 broken inpu
 #[derive(Debug)]
 pub enum Start {
     /// By a supervisor, which says everything else over this link.
-    Linked(RawFd),
+    Linked {
+        /// The link.
+        link: RawFd,
+        /// Where the links of later supervisors arrive.
+        inlet: Option<RawFd>,
+    },
     /// By somebody who says nothing more: the entrypoint of a machine of its own.
     Alone(Box<Alone>),
 }
@@ -102,7 +108,7 @@ pub fn parse(
     let mut listen = environment("SUIJURIS_LISTEN").map(|text| text.to_string_lossy().into_owned());
     let mut depot = environment("SUIJURIS_DEPOT").map(|text| text.to_string_lossy().into_owned());
     let region = environment(host::REGION_VARIABLE).map(|text| text.to_string_lossy().into_owned());
-    let (mut listen_fd, mut link_fd, mut agent_socket) = (None, None, None);
+    let (mut listen_fd, mut link_fd, mut inlet, mut agent_socket) = (None, None, None, None);
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -113,13 +119,14 @@ pub fn parse(
             Long("listen") => listen = Some(parser.value()?.string()?),
             Long("listen-fd") => listen_fd = Some(parser.value()?.parse()?),
             Long("link-fd") => link_fd = Some(parser.value()?.parse()?),
+            Long("inlet-fd") => inlet = Some(parser.value()?.parse()?),
             Long("depot") => depot = Some(parser.value()?.string()?),
             Long("agent-socket") => agent_socket = Some(parser.value()?.into()),
             other => return Err(other.unexpected().into()),
         }
     }
-    if let Some(number) = link_fd {
-        return Ok(Asked::Run(Start::Linked(number)));
+    if let Some(link) = link_fd {
+        return Ok(Asked::Run(Start::Linked { link, inlet }));
     }
     let data = data.ok_or(UsageError::NoData)?;
     let listen = match (listen_fd, listen) {
@@ -158,7 +165,14 @@ mod tests {
         assert_eq!(alone.agent_socket, PathBuf::from("/d/run/agent.sock"));
         assert!(matches!(
             run(&["--link-fd", "3"]),
-            Ok(Asked::Run(Start::Linked(3)))
+            Ok(Asked::Run(Start::Linked { link: 3, inlet: None }))
+        ));
+        assert!(matches!(
+            run(&["--link-fd", "3", "--inlet-fd", "4"]),
+            Ok(Asked::Run(Start::Linked {
+                link: 3,
+                inlet: Some(4)
+            }))
         ));
         assert!(matches!(run(&["--help"]), Ok(Asked::Help)));
     }

@@ -23,6 +23,7 @@ pub mod pid1;
 pub mod remain;
 pub mod report;
 pub mod resident;
+mod supervision;
 pub mod words;
 pub mod workload;
 

@@ -13,6 +13,7 @@ use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Inputs, Principal, WorkloadEnd};
 use suijuris_core::lifecycle::{Effect, Event, Leave, Lifecycle, Notice, Phase};
 use suijuris_core::lineage::{Decision, Fired};
+use suijuris_core::manifest::SleepMode;
 use suijuris_core::time::Span;
 use suijuris_gate::{Control, Phase as GatePhase};
 use suijuris_link::message::How;
@@ -57,6 +58,8 @@ pub(crate) struct LifecycleDriver {
     workload: Option<Rc<Running>>,
     tasks: JoinSet<()>,
     left: Option<Leave>,
+    /// What becomes of the machine once the object sleeps.
+    sleep: SleepMode,
     /// The gate answers with a refusal: whoever waits is to get it before the machine goes.
     refusing: bool,
 }
@@ -73,6 +76,7 @@ impl LifecycleDriver {
         fired: Fired,
     ) -> Self {
         let (workload, tasks, left) = (None, JoinSet::new(), None);
+        let sleep = resident.bundle().manifest.sleep;
         Self {
             resident,
             authorizer,
@@ -83,13 +87,14 @@ impl LifecycleDriver {
             workload,
             tasks,
             left,
+            sleep,
             refusing: false,
         }
     }
 
     /// Runs one life, from the first decision to the end.
     pub(crate) async fn run(mut self, inputs: Inputs) -> ExitReason {
-        let mut lifecycle = Lifecycle::dormant(self.resident.bundle().manifest.sleep);
+        let mut lifecycle = Lifecycle::dormant(self.sleep);
         let mut next = Some(self.decide_wake(inputs));
         while self.left.is_none() {
             let event = match next.take() {
@@ -99,6 +104,11 @@ impl LifecycleDriver {
                     None => return ExitReason::Broken,
                 },
             };
+            if matches!(event, Event::Drained) && !self.resident.reports().is_attended() {
+                // Nobody is there to suspend the machine, or to resume it.
+                self.sleep = SleepMode::Stop;
+                lifecycle = lifecycle.sleeping(self.sleep);
+            }
             let (after, effects) = lifecycle.on(event);
             lifecycle = after;
             self.resident.enter(lifecycle.phase());

@@ -1,6 +1,9 @@
 //! Reports of what happens, to whoever owns the machine; without one, as JSON lines on standard error.
+//!
+//! While nobody is at the other end of the link the newest are kept for whoever comes next. Answers are for whoever asked.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io::Write as _;
 use std::rc::Rc;
 
@@ -8,40 +11,92 @@ use serde_json::{Value, json};
 use suijuris_api::control::Reply;
 use suijuris_api::event::Stamped;
 use suijuris_api::{Event, Problem};
-use suijuris_link::ToSupervisor;
 use suijuris_link::message::{How, Json};
-use tokio::sync::mpsc;
+use suijuris_link::{RuntimeLink, ToSupervisor};
+use tokio::sync::Notify;
 
+use crate::supervision::Attached;
 use suijuris_custody::chain;
 use suijuris_custody::clock::Clock;
 
-/// Reports that wait for the owner at most; further ones are dropped and counted, since nobody reads.
+/// Reports that wait for the owner at most: one more pushes the oldest out.
 const WAITING: usize = 4_096;
 
 /// Where reports go. Clones go to the same place.
 #[derive(Debug, Clone)]
 pub struct Reports {
-    to: Option<mpsc::Sender<ToSupervisor>>,
+    to: Option<Rc<Outbox>>,
     clock: Rc<Clock>,
-    dropped: Rc<RefCell<u64>>,
     /// How often the machine was resumed.
     generation: Rc<Cell<u64>>,
 }
 
+/// What waits to be said over the link, and the link.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    waiting: RefCell<VecDeque<ToSupervisor>>,
+    attached: RefCell<Option<Attached>>,
+    /// How many owners there were before this one.
+    turn: Cell<u64>,
+    /// Nothing follows.
+    closed: Cell<bool>,
+    changed: Notify,
+}
+
+impl Outbox {
+    /// Sends what waits, until it is closed and all has left. Run it as a task.
+    pub(crate) async fn send(self: Rc<Self>) {
+        loop {
+            match (self.link(), self.closed.get()) {
+                (Some(link), closed) => match self.next() {
+                    Some(message) => {
+                        let turn = self.turn.get();
+                        // One that is gone takes nothing with it but what was on its way.
+                        if link.send(message).await.is_err() && self.turn.get() == turn {
+                            self.attached.replace(None);
+                        }
+                    }
+                    None if closed => return link.flushed().await,
+                    None => self.changed.notified().await,
+                },
+                (None, true) => return,
+                (None, false) => self.changed.notified().await,
+            }
+        }
+    }
+
+    fn link(&self) -> Option<RuntimeLink> {
+        let attached = self.attached.borrow();
+        attached.as_ref().map(|attached| attached.link.clone())
+    }
+
+    fn next(&self) -> Option<ToSupervisor> {
+        self.waiting.borrow_mut().pop_front()
+    }
+
+    fn put(&self, message: ToSupervisor) {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= WAITING {
+            waiting.pop_front();
+        }
+        waiting.push_back(message);
+        drop(waiting);
+        self.changed.notify_one();
+    }
+}
+
 impl Reports {
-    /// Reports for an owner, and the queue that a task sends from.
+    /// Reports for an owner, and what a task sends them from.
     #[must_use]
-    pub fn to_owner(clock: Rc<Clock>) -> (Self, mpsc::Receiver<ToSupervisor>) {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        (
-            Self {
-                to: Some(sender),
-                clock,
-                dropped: Rc::default(),
-                generation: Rc::default(),
-            },
-            receiver,
-        )
+    pub(crate) fn to_owner(clock: Rc<Clock>, owner: Attached) -> (Self, Rc<Outbox>) {
+        let outbox = Rc::new(Outbox::default());
+        outbox.attached.replace(Some(owner));
+        let reports = Self {
+            to: Some(outbox.clone()),
+            clock,
+            generation: Rc::default(),
+        };
+        (reports, outbox)
     }
 
     /// Reports on standard error, for a machine that nobody listens to.
@@ -50,14 +105,55 @@ impl Reports {
         Self {
             to: None,
             clock,
-            dropped: Rc::default(),
             generation: Rc::default(),
+        }
+    }
+
+    /// From now on this owner hears what happens. What was reported while nobody was there comes first; answers to what
+    /// another one asked do not.
+    pub(crate) fn attach(&self, owner: Attached) {
+        if let Some(outbox) = &self.to {
+            let mut waiting = outbox.waiting.borrow_mut();
+            waiting.retain(|message| !matches!(message, ToSupervisor::Reply { .. }));
+            drop(waiting);
+            outbox.turn.set(outbox.turn.get() + 1);
+            outbox.attached.replace(Some(owner));
+            outbox.changed.notify_one();
+        }
+    }
+
+    /// The owner is gone, or is to go: its link is closed.
+    pub(crate) fn detach(&self) {
+        if let Some(outbox) = &self.to {
+            outbox.attached.replace(None);
+        }
+    }
+
+    /// Whether anybody is there who could see to the machine once it sleeps. Whoever reads standard error is.
+    #[must_use]
+    pub fn is_attended(&self) -> bool {
+        self.to
+            .as_ref()
+            .is_none_or(|outbox| outbox.attached.borrow().is_some())
+    }
+
+    /// Nothing more is reported.
+    pub(crate) fn close(&self) {
+        if let Some(outbox) = &self.to {
+            outbox.closed.set(true);
+            outbox.changed.notify_one();
         }
     }
 
     /// The machine was resumed, for the so-and-so-many-th time; whether it was not known yet.
     pub fn resumed(&self, generation: u64) -> bool {
         self.generation.replace(self.generation.get().max(generation)) < generation
+    }
+
+    /// How often the machine was resumed.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
     }
 
     /// Reports an event.
@@ -92,11 +188,7 @@ impl Reports {
 
     fn send(&self, message: ToSupervisor) {
         match &self.to {
-            Some(to) => {
-                if to.try_send(message).is_err() {
-                    *self.dropped.borrow_mut() += 1;
-                }
-            }
+            Some(outbox) => outbox.put(message),
             None => {
                 let mut line = line(&message).to_string().into_bytes();
                 line.push(b'\n');

@@ -6,7 +6,7 @@
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
@@ -25,10 +25,13 @@ use crate::{
 /// How long an answer is waited for: longer than any backend takes to give up.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// A depot behind a socket that [`super::serve`] serves. Ends with the socket: every call is unreachable from then on.
+/// A depot behind a socket that [`super::serve`] serves. With the socket's end every call is unreachable, until another
+/// socket takes its place.
 #[derive(Debug)]
 pub struct Client {
-    link: Arc<Link>,
+    link: Mutex<Arc<Link>>,
+    /// The name that was said last: whoever serves next is told it first.
+    registered: Mutex<Option<(ObjectId, HolderId)>>,
 }
 
 impl Client {
@@ -37,7 +40,38 @@ impl Client {
     /// # Errors
     /// Where the system has no descriptor or thread left.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
-        Link::start(stream).map(|link| Self { link })
+        Link::start(stream).map(|link| Self {
+            link: Mutex::new(link),
+            registered: Mutex::default(),
+        })
+    }
+
+    /// Goes on over another socket, which the same depot is behind. Calls that wait for an answer of the former are
+    /// unreachable.
+    ///
+    /// # Errors
+    /// Where the system has no descriptor or thread left; nothing has changed.
+    pub fn replace(&self, stream: UnixStream) -> io::Result<()> {
+        let link = Link::start(stream)?;
+        if let Some((object, holder)) = *self.registered() {
+            // Nobody waits for its answer: whoever cannot be told holds no presence, and every later call shows it.
+            drop(link.ask(Call::Register(object, holder), PATIENCE));
+        }
+        let former = std::mem::replace(&mut *self.current(), link);
+        former.close();
+        Ok(())
+    }
+
+    fn current(&self) -> MutexGuard<'_, Arc<Link>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn link(&self) -> Arc<Link> {
+        self.current().clone()
+    }
+
+    fn registered(&self) -> MutexGuard<'_, Option<(ObjectId, HolderId)>> {
+        self.registered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn call<'a, T: 'a>(
@@ -46,11 +80,12 @@ impl Client {
         patience: Duration,
         read: impl FnOnce(Response) -> Option<T> + Send + 'a,
     ) -> Answer<'a, T> {
-        let wait = self.link.ask(call, patience);
+        let link = self.link();
+        let wait = link.ask(call, patience);
         Box::pin(async move {
             let response = match wait?.await {
                 Ok(outcome) => outcome?,
-                Err(_) => return Err(self.link.unreachable("the relay has ended")),
+                Err(_) => return Err(link.unreachable("the relay has ended")),
             };
             read(response).ok_or_else(|| frame::garbage("relay", "the answer is to another question"))
         })
@@ -59,7 +94,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.link.close();
+        self.current().close();
     }
 }
 
@@ -86,7 +121,8 @@ fn bytes(response: Response) -> Option<Option<Vec<u8>>> {
 
 impl Depot for Client {
     fn describe(&self) -> String {
-        let greeting = self.link.greeting();
+        let link = self.link();
+        let greeting = link.greeting();
         greeting.map_or_else(
             || "behind the relay".to_owned(),
             |greeting| greeting.depot.clone(),
@@ -94,7 +130,8 @@ impl Depot for Client {
     }
 
     fn pace(&self) -> Duration {
-        let greeting = self.link.greeting();
+        let link = self.link();
+        let greeting = link.greeting();
         Duration::from_millis(greeting.map_or(0, |greeting| greeting.pace_ms))
     }
 
@@ -117,6 +154,7 @@ impl Depot for Client {
 
     /// Says the name; the other end holds the presence.
     fn register(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
+        *self.registered() = Some((object, holder));
         self.call(Call::Register(object, holder), PATIENCE, |response| {
             nothing(response).map(|()| None)
         })

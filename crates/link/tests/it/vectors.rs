@@ -163,6 +163,12 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
             connection(Carrier::Stream { number: 3, peer }),
         ),
         (
+            "another way to the depot",
+            ToRuntime::Depot {
+                route: DepotRoute::Descriptor(0),
+            },
+        ),
+        (
             "record",
             ToRuntime::Record {
                 id: 6,

@@ -1,21 +1,21 @@
 //! An object that cannot be used: whoever waits is told, and the machine ends.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use suijuris_api::{Problem, verdict};
-use suijuris_gate::{Claim, Control, Gate, Handoff, Limits, Phase as GatePhase, Protocol, Upstream};
-use suijuris_link::message::Carrier;
-use suijuris_link::{RuntimeLink, ToRuntime, ToSupervisor};
+use suijuris_gate::{Control, Gate, Handoff, Limits, Phase as GatePhase, Protocol, Upstream};
+use suijuris_link::ToRuntime;
 use tokio::sync::mpsc;
 
 use crate::intake::Intake;
 use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::BootError;
+use crate::supervision::Supervision;
 
 use super::HANDED_OVER;
 use super::context::BootContext;
+use super::handing::let_through;
 
 /// The object on disk cannot be used.
 pub(super) const CODE_BROKEN_OBJECT: &str = "broken_object";
@@ -36,7 +36,7 @@ pub(super) async fn refuse_all(context: BootContext, error: &BootError) -> ExitR
 pub(super) async fn answer_all(context: BootContext, problem: Problem) {
     let BootContext {
         config,
-        link,
+        supervision,
         authorizer,
         ..
     } = context;
@@ -51,43 +51,22 @@ pub(super) async fn answer_all(context: BootContext, problem: Problem) {
     );
     let (hand_over, handed_over) = mpsc::channel(HANDED_OVER);
     let answered = async {
-        let _ = tokio::join!(gate.serve(config.listener, handed_over), let_in(link, hand_over));
+        let _ = tokio::join!(
+            gate.serve(config.listener, handed_over),
+            let_in(supervision, hand_over)
+        );
     };
     let _ = tokio::time::timeout(REFUSE_WITHIN, answered).await;
 }
 
 /// Takes connections of the supervisor and hears nothing else; nobody is there to answer.
-pub(super) async fn let_in(link: Option<RuntimeLink>, hand_over: mpsc::Sender<Handoff>) {
-    let Some(link) = link else { return };
+async fn let_in(supervision: Option<Supervision>, hand_over: mpsc::Sender<Handoff>) {
+    let Some(supervision) = supervision else { return };
     let intake = Intake::default();
-    while let Ok(Some(message)) = link.receive().await {
+    while let Ok(Some(message)) = supervision.link().receive().await {
         if let ToRuntime::Connection { id, carrier, read } = message {
-            let_through(&link, (id, carrier, read.into_vec()), &hand_over, &intake).await;
+            let came = (id, carrier, read.into_vec());
+            let_through(&supervision, came, &hand_over, &intake).await;
         }
     }
-}
-
-/// Hands a connection of the supervisor to the gate. The supervisor keeps it until the gate claims it, so that a runtime
-/// that leaves before takes nobody with it.
-pub(super) async fn let_through(
-    link: &RuntimeLink,
-    (id, carrier, prefix): (u64, Carrier<OwnedFd>, Vec<u8>),
-    hand_over: &mpsc::Sender<Handoff>,
-    intake: &Intake,
-) {
-    // No vehicle of today needs the other.
-    let Carrier::Descriptor(descriptor) = carrier else {
-        return;
-    };
-    let Some(ticket) = intake.ticket() else { return };
-    let link = link.clone();
-    // A supervisor that cannot be told now would serve the connection again: it is left to the supervisor.
-    let claim = Claim::new(move || ticket.holds() && link.send_now(ToSupervisor::Taken { id }).is_ok());
-    let handoff = Handoff {
-        stream: std::net::TcpStream::from(descriptor),
-        prefix,
-        claim,
-    };
-    // A gate that has ended takes nobody.
-    let _ = hand_over.send(handoff).await;
 }

@@ -13,8 +13,8 @@ use suijuris_core::lifecycle::Event;
 use suijuris_core::lineage::{Body, Quarantined};
 use suijuris_core::manifest::{self, Manifest};
 use suijuris_core::trigger::Timers;
+use suijuris_depot::relay::Client;
 use suijuris_gate::{Control, Gate, Limits, Phase as GatePhase, Protocol, Upstream};
-use suijuris_link::RuntimeLink;
 use suijuris_store::{ObjectDir, OpenError};
 use tokio::sync::mpsc;
 
@@ -28,6 +28,7 @@ use crate::pid1::Signals;
 use crate::remain;
 use crate::report::Reports;
 use crate::resident::{Parts, Resident};
+use crate::supervision::Supervision;
 use crate::workload::{Placement, free_port};
 use suijuris_custody::chain;
 use suijuris_custody::claim::Answer;
@@ -43,7 +44,9 @@ use super::{EVENTS, HANDED_OVER};
 pub(super) struct BootContext {
     pub(super) config: Config,
     pub(super) object_dir: ObjectDir,
-    pub(super) link: Option<RuntimeLink>,
+    pub(super) supervision: Option<Supervision>,
+    /// The way to a depot that the supervisor serves, once it is open.
+    pub(super) relay: Option<Arc<Client>>,
     pub(super) clock: Rc<Clock>,
     pub(super) reports: Reports,
     pub(super) signals: Signals,
@@ -211,7 +214,7 @@ impl BootContext {
             left = witnessing::follow_lease(resident.clone(), control) => left,
             () = resident.inbox().watch(|| resident.messages_changed()) => ExitReason::Broken,
             () = obey(self.signals, say, resident.clone()) => ExitReason::Broken,
-            () = hear(self.link, hand_over, resident.clone()) => ExitReason::Broken,
+            () = hear(self.supervision, hand_over, self.relay, resident.clone()) => ExitReason::Broken,
         };
         if self.config.holder.is_none() && matches!(left, ExitReason::Dormant) {
             resident.claim().release().await;

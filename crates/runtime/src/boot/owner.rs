@@ -1,25 +1,41 @@
 //! What reaches the runtime from outside its machine's gate: signals, and its supervisor's words.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use suijuris_api::Problem;
 use suijuris_api::agent::{Patch, Patched};
 use suijuris_api::control::Reply;
 use suijuris_core::id::Digest;
 use suijuris_core::inputs::Principal;
-use suijuris_core::lifecycle::Event;
+use suijuris_core::lifecycle::{Event, Phase};
 use suijuris_core::lineage::{Body, Refused};
 use suijuris_core::owner_request::{Ask, SignedRequest};
 use suijuris_custody::owner::{Asking, content_of, no_content, not_an_owner};
+use suijuris_depot::relay::Client;
 use suijuris_gate::Handoff;
-use suijuris_link::{RuntimeLink, ToRuntime, ToSupervisor};
+use suijuris_link::launch::DepotRoute;
+use suijuris_link::message::Present;
+use suijuris_link::{ToRuntime, ToSupervisor};
 use tokio::sync::mpsc;
 
 use crate::lineage_writer::Sign;
 use crate::pid1::{self, Signal, Signals};
 use crate::resident::Resident;
+use crate::supervision::Supervision;
 
-use super::broken::let_through;
+use super::handing::let_through;
+use super::witnessing::CODE_DEPOT;
+
+/// How long a machine whose object is dormant, and which nobody has suspended, waits for the next supervisor: one that
+/// was suspended while the last one ended finds out when the next one lets it run.
+const ATTACH_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often a machine without a supervisor looks at whether its object is dormant.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Turns signals into events, and keeps the process table clean.
 pub(super) async fn obey(mut signals: Signals, say: mpsc::Sender<Event>, resident: Rc<Resident>) {
@@ -36,33 +52,81 @@ pub(super) async fn obey(mut signals: Signals, say: mpsc::Sender<Event>, residen
     }
 }
 
-/// Does what the supervisor asks over the link; for ever quiet without one, or once it has ended.
+/// Does what supervisors ask over the link, one after the other; for ever quiet without one, or once the last is gone.
 pub(super) async fn hear(
-    link: Option<RuntimeLink>,
+    supervision: Option<Supervision>,
     hand_over: mpsc::Sender<Handoff>,
+    relay: Option<Arc<Client>>,
     resident: Rc<Resident>,
 ) {
-    let Some(link) = link else {
+    let Some(mut supervision) = supervision else {
         return std::future::pending().await;
     };
+    let ears = Ears {
+        hand_over,
+        relay,
+        resident: &resident,
+    };
     loop {
-        let message = match link.receive().await {
-            Ok(Some(message)) => message,
-            Ok(None) | Err(_) => {
-                // Nobody owns the machine any more: stop as if the host had asked.
-                resident.say(Event::HostStops);
-                return std::future::pending().await;
-            }
-        };
+        while let Some(message) = supervision.receive(|| resident.reports().detach()).await {
+            ears.take(&supervision, message).await;
+        }
+        resident.reports().detach();
+        if !welcome(&mut supervision, &resident).await {
+            // Nobody owns the machine any more: stop as if the host had asked.
+            resident.say(Event::HostStops);
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Waits for the next supervisor and tells it how the object is; false where none comes, or none in time.
+async fn welcome(supervision: &mut Supervision, resident: &Resident) -> bool {
+    let successor = loop {
+        let asleep = resident.phase() == Phase::Suspended;
+        let patience = if asleep { ATTACH_WITHIN } else { LOOK_AGAIN };
+        match tokio::time::timeout(patience, supervision.successor()).await {
+            Ok(Some(successor)) => break successor,
+            Ok(None) => return false,
+            Err(_late) if asleep && resident.phase() == Phase::Suspended => return false,
+            Err(_late) => {}
+        }
+    };
+    let status = resident.status();
+    let present = Present {
+        object: resident.lineage().published(|state| state.head().object),
+        phase: status.phase,
+        epoch: status.epoch,
+        seq: status.seq,
+        generation: resident.reports().generation(),
+        taken: resident.intake().renew(),
+    };
+    // One that is gone already is found out when it is listened to.
+    let _ = successor.link.queue(ToSupervisor::Present(Box::new(present)));
+    resident.reports().attach(successor);
+    true
+}
+
+/// What the supervisor's words reach.
+struct Ears<'r> {
+    hand_over: mpsc::Sender<Handoff>,
+    relay: Option<Arc<Client>>,
+    resident: &'r Rc<Resident>,
+}
+
+impl Ears<'_> {
+    async fn take(&self, supervision: &Supervision, message: ToRuntime<OwnedFd>) {
+        let resident = self.resident;
         match message {
             ToRuntime::Connection { id, carrier, read } => {
                 let came = (id, carrier, read.into_vec());
-                let_through(&link, came, &hand_over, resident.intake()).await;
+                let_through(supervision, came, &self.hand_over, resident.intake()).await;
             }
+            ToRuntime::Depot { route } => self.reroute(route),
             ToRuntime::Record { id, refused } => {
-                if record_refused(&resident, *refused).await {
+                if record_refused(resident, *refused).await {
                     // A supervisor that is gone records nothing either.
-                    let _ = link.send(ToSupervisor::Recorded { id }).await;
+                    let _ = supervision.link().send(ToSupervisor::Recorded { id }).await;
                 }
             }
             ToRuntime::Resumed { generation, cause } => {
@@ -73,18 +137,28 @@ pub(super) async fn hear(
                 }
             }
             ToRuntime::Sleep { id, signed } => {
-                let slept = principal(&resident, signed.as_deref(), (Ask::Sleep, no_content()))
+                let slept = principal(resident, signed.as_deref(), (Ask::Sleep, no_content()))
                     .and_then(|by| resident.propose_sleep(by));
                 let reply = slept.map_or_else(error, Reply::Verdict);
                 resident.reports().reply(id, reply);
             }
             ToRuntime::Patch { id, signed, patch } => {
-                let reply = write(&resident, signed.as_deref(), &patch.0).await;
+                let reply = write(resident, signed.as_deref(), &patch.0).await;
                 resident.reports().reply(id, reply);
             }
             ToRuntime::Stop { .. } => resident.say(Event::HostStops),
             // It runs already; and of a claim that was not announced nobody knows anything any more.
             ToRuntime::Launch(_) | ToRuntime::Granted { .. } => {}
+        }
+    }
+
+    /// The depot that another supervisor serves takes the place of the former one's.
+    fn reroute(&self, route: DepotRoute<OwnedFd>) {
+        let (Some(relay), DepotRoute::Descriptor(socket)) = (&self.relay, route) else {
+            return;
+        };
+        if let Err(error) = relay.replace(UnixStream::from(socket)) {
+            self.resident.reports().error(CODE_DEPOT, &error);
         }
     }
 }

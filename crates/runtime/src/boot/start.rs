@@ -8,12 +8,13 @@ use std::time::Duration;
 use suijuris_core::key::PublicKey;
 use suijuris_core::witness::HolderId;
 use suijuris_link::launch::{DepotRoute, Listen, Unattended};
-use suijuris_link::{Cause, HEARTBEAT_EVERY, Launch, LinkError, Nonce, RuntimeLink};
+use suijuris_link::{Cause, Launch, LinkError, Nonce, RuntimeLink};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::descriptor;
 use crate::config::Alone;
+use crate::supervision::{Attached, Identity, Successors};
 
 /// How long a supervisor may take to say why it started the machine: it does so before it starts it.
 const LAUNCH_WITHIN: Duration = Duration::from_secs(30);
@@ -36,8 +37,10 @@ pub(crate) enum Error {
     /// It wants what needs a vehicle that this runtime does not know.
     #[error("this runtime takes {0} as a descriptor only: run it on a vehicle that passes descriptors")]
     Streams(&'static str),
-    /// It is to go on where nobody is at the other end.
-    #[error("this runtime takes no second supervisor: launch it to stop when its own is gone")]
+    /// It is to go on where nobody is at the other end, and nobody could come.
+    #[error(
+        "a machine that outlives its supervisor needs a way in for the next one: start it with --inlet-fd"
+    )]
     Unattended,
     /// Something of the system.
     #[error("the runtime cannot {0}")]
@@ -53,8 +56,8 @@ pub(crate) struct Config {
     pub(crate) object_dir: PathBuf,
     /// The workload's own interface.
     pub(crate) agent_socket: PathBuf,
-    /// Where the gate takes connections from.
-    pub(crate) listener: TcpListener,
+    /// Where the gate takes connections from beside those that come over the link; none where all do.
+    pub(crate) listener: Option<TcpListener>,
     /// The way to the depot.
     pub(crate) depot: DepotRoute<OwnedFd>,
     /// Kept open to the end: whoever sees it held knows that this machine runs.
@@ -72,18 +75,16 @@ pub(crate) struct Config {
 impl Config {
     /// As the arguments say.
     pub(super) fn alone(alone: Alone) -> Result<Self, Error> {
-        let listener = match alone.listen {
-            Listen::Descriptor(number) => TcpListener::from(descriptor(number)?),
-            Listen::Address(address) => {
-                TcpListener::bind(address.0).map_err(|error| Error::Listen(address.0, error))?
-            }
-            Listen::Link => return Err(Error::Streams("connections")),
+        let listen = match alone.listen {
+            Listen::Descriptor(number) => Listen::Descriptor(descriptor(number)?),
+            Listen::Address(address) => Listen::Address(address),
+            Listen::Link => Listen::Link,
         };
         Ok(Self {
             data: alone.data,
             object_dir: alone.object_dir,
             agent_socket: alone.agent_socket,
-            listener,
+            listener: listener(listen)?,
             depot: alone.depot.map_or(DepotRoute::None, DepotRoute::Url),
             presence: None,
             holder: None,
@@ -95,16 +96,6 @@ impl Config {
 
     /// As the supervisor says.
     fn launched(launch: Launch<OwnedFd>) -> Result<Self, Error> {
-        let listener = match launch.listen {
-            Listen::Descriptor(descriptor) => TcpListener::from(descriptor),
-            Listen::Address(address) => {
-                TcpListener::bind(address.0).map_err(|error| Error::Listen(address.0, error))?
-            }
-            Listen::Link => return Err(Error::Streams("connections")),
-        };
-        if launch.unattended == Unattended::Serve {
-            return Err(Error::Unattended);
-        }
         if matches!(launch.depot, DepotRoute::Link) {
             return Err(Error::Streams("its depot"));
         }
@@ -112,7 +103,7 @@ impl Config {
             data: launch.data,
             object_dir: launch.object_dir,
             agent_socket: launch.agent_socket,
-            listener,
+            listener: listener(launch.listen)?,
             depot: launch.depot,
             presence: launch.presence,
             holder: launch.holder,
@@ -123,9 +114,24 @@ impl Config {
     }
 }
 
-/// The link to the supervisor that starts this machine, what it says first, and the tasks that keep the link: they end
-/// with it.
-pub(super) async fn linked(number: i32) -> Result<(RuntimeLink, Config, JoinSet<()>), Error> {
+/// The gate's own listener, where it has one.
+fn listener(listen: Listen<OwnedFd>) -> Result<Option<TcpListener>, Error> {
+    Ok(match listen {
+        Listen::Descriptor(descriptor) => Some(TcpListener::from(descriptor)),
+        Listen::Address(address) => {
+            let bound = TcpListener::bind(address.0);
+            Some(bound.map_err(|error| Error::Listen(address.0, error))?)
+        }
+        Listen::Link => None,
+    })
+}
+
+/// The supervisor that starts this machine, what it says first, and the way in for later ones where the machine outlives
+/// it.
+pub(super) async fn linked(
+    number: i32,
+    inlet: Option<i32>,
+) -> Result<(Attached, Config, Option<Successors>), Error> {
     let system = |error| Error::System("use its link", error);
     let socket = std::os::unix::net::UnixStream::from(descriptor(number)?);
     socket.set_nonblocking(true).map_err(system)?;
@@ -137,16 +143,19 @@ pub(super) async fn linked(number: i32) -> Result<(RuntimeLink, Config, JoinSet<
     tasks.spawn_local(async { drop(driver.await) });
     let launch = tokio::time::timeout(LAUNCH_WITHIN, link.first()).await;
     let launch = launch.map_err(|_late| Error::Silent)?.map_err(Error::Link)?;
-    tasks.spawn_local(beat(link.clone()));
-    Ok((link, Config::launched(launch)?, tasks))
-}
-
-/// Says again and again that this runtime's event loop turns.
-async fn beat(link: RuntimeLink) {
-    let mut beats = tokio::time::interval(HEARTBEAT_EVERY);
-    beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for number in 1.. {
-        beats.tick().await;
-        link.beat(number);
-    }
+    let identity = Identity {
+        activation: launch.activation,
+        secret: launch.secret.clone(),
+    };
+    // Taken over in any case: nothing that this process starts is to inherit it.
+    let inlet = inlet.map(descriptor).transpose()?;
+    let successors = match launch.unattended {
+        Unattended::Stop => None,
+        Unattended::Serve => {
+            let inlet = inlet.ok_or(Error::Unattended)?;
+            let successors = Successors::new(inlet, identity);
+            Some(successors.map_err(|error| Error::System("watch its inlet", error))?)
+        }
+    };
+    Ok((Attached::new(link, tasks), Config::launched(launch)?, successors))
 }

@@ -31,9 +31,10 @@ use super::broken::answer_all;
 use super::context::BootContext;
 
 /// The depot cannot be used.
-const CODE_DEPOT: &str = "depot_failed";
+pub(super) const CODE_DEPOT: &str = "depot_failed";
 
-/// The depot that the machine was given, where it was.
+/// The depot that the machine was given, where it was; the way to one that the supervisor serves stays in `context`, since
+/// another supervisor may replace it.
 ///
 /// # Errors
 /// In words: it cannot be used.
@@ -43,7 +44,9 @@ pub(super) async fn depot(context: &mut BootContext) -> Result<Option<Arc<dyn De
         DepotRoute::None | DepotRoute::Link => return Ok(None),
         DepotRoute::Descriptor(socket) => {
             let client = Client::new(UnixStream::from(socket)).map_err(|error| chain(&error))?;
-            return Ok(Some(Arc::new(client)));
+            let client = Arc::new(client);
+            context.relay = Some(client.clone());
+            return Ok(Some(client));
         }
         DepotRoute::Url(url) => {
             let variable = |name: &str| std::env::var(name).ok();
@@ -88,7 +91,11 @@ pub(super) async fn claim(
 /// What whoever started the machine was answered when they claimed the object for it; nothing where they did not, or it has
 /// to ask for itself.
 async fn granted(context: &BootContext) -> Option<Granted> {
-    let link = context.link.as_ref().filter(|_| context.config.granted)?;
+    let link = context
+        .supervision
+        .as_ref()
+        .filter(|_| context.config.granted)?
+        .link();
     match link.receive().await.ok()?? {
         ToRuntime::Granted { grant } => codec::decode(&grant?, MAX_GRANT).ok(),
         _ => None,

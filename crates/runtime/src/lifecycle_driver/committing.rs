@@ -103,7 +103,7 @@ impl LifecycleDriver {
             decision: *decision,
             workload,
             admitted: resident.take_admitted(),
-            suspend: resident.bundle().manifest.sleep == SleepMode::Suspend,
+            suspend: self.sleep == SleepMode::Suspend,
         };
         let body = Body::Dormant(Box::new(body));
         let done = resident.lineage().commit(body, at, Sign::Now).await?;

@@ -1,0 +1,14 @@
+//! The runtime as a program, `suijuris-init`, with this test as its supervisor at the other end of the link.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
+
+mod attaching;
+mod connections;
+mod depot;
+mod hostile;
+mod rig;
