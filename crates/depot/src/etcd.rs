@@ -233,9 +233,13 @@ impl Shared {
         Ok(waiting)
     }
 
-    async fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Result<(), Error> {
-        let known = self.looks().get(&object).copied().filter(|known| *known > 0);
-        let known = match known {
+    async fn inbox_changed(
+        &self,
+        object: ObjectId,
+        known: Option<i64>,
+        at_most: Duration,
+    ) -> Result<(), Error> {
+        let known = match known.filter(|known| *known > 0) {
             Some(known) => known,
             // Nobody has looked yet: whatever waits is news.
             None => match inbox::any(&self.space, object).await? {
@@ -381,7 +385,9 @@ impl Depot for Etcd {
 
     fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
         let shared = Arc::clone(&self.shared);
-        let changed = async move { shared.inbox_changed(object, at_most).await };
+        // The last look before this call: a later one, perhaps of another reader, may have seen what this one waits for.
+        let known = shared.looks().get(&object).copied();
+        let changed = async move { shared.inbox_changed(object, known, at_most).await };
         self.driver
             .run_while_awaited(at_most.saturating_add(LONG), changed)
     }

@@ -17,6 +17,7 @@ pub mod faults;
 mod frame;
 #[cfg(any(feature = "object", feature = "etcd"))]
 mod http;
+mod inbox_watch;
 pub mod local;
 #[cfg(feature = "testing")]
 pub mod memory;
@@ -40,6 +41,7 @@ use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
 
+pub use self::inbox_watch::InboxWatch;
 pub use self::open::{Environment, default_directory, open};
 pub use self::segment::row;
 pub use self::session::Session;
@@ -264,7 +266,8 @@ pub trait Depot: fmt::Debug + Send + Sync {
     /// not there are no error.
     fn acknowledge<'a>(&'a self, object: ObjectId, messages: &'a [MessageKey]) -> Answer<'a, ()>;
 
-    /// Resolves when the inbox of `object` may have changed since the call, or after `at_most`. Nothing more is asked of the
-    /// backend for an answer that was dropped.
+    /// Resolves when the inbox of `object` may have changed since this was first polled, or after `at_most`. Whoever looks
+    /// and then waits misses what comes between: poll this, look, then await it, which [`InboxWatch`] does. Nothing more is
+    /// asked of the backend for an answer that was dropped.
     fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()>;
 }

@@ -124,10 +124,8 @@ impl Shared {
         }
     }
 
-    async fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Result<(), Error> {
+    async fn inbox_changed(&self, object: ObjectId, known: Digest, at_most: Duration) -> Result<(), Error> {
         let start = Instant::now();
-        let known = self.glances().get(&object).copied();
-        let known = known.unwrap_or_else(|| Digest::of(b""));
         let (mut pause, longest) = LOOKS;
         loop {
             if inbox::glance(&self.store, object).await? != known {
@@ -328,7 +326,10 @@ impl Depot for Objects {
 
     fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
         let shared = Arc::clone(&self.shared);
-        let changed = async move { shared.inbox_changed(object, at_most).await };
+        // The last look before this call: a later one, perhaps of another reader, may have seen what this one waits for.
+        let known = shared.glances().get(&object).copied();
+        let known = known.unwrap_or_else(|| Digest::of(b""));
+        let changed = async move { shared.inbox_changed(object, known, at_most).await };
         self.driver
             .run_while_awaited(at_most.saturating_add(LONG), changed)
     }

@@ -125,6 +125,7 @@ macro_rules! suite {
             a_message_that_is_not_allowed_is_not_stored
             one_look_into_an_inbox_is_bounded_in_bytes
             whoever_waits_for_the_inbox_hears_of_a_message
+            whoever_waits_already_is_woken_by_a_message
         })*
     };
 }

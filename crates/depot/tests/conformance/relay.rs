@@ -11,7 +11,7 @@ use suijuris_depot::relay::{self, Client};
 use suijuris_depot::{Depot, Error, Posted, Presence, Session, Swap};
 use tokio::task::JoinSet;
 
-use crate::promises::{Shared, done};
+use crate::promises::{self, Shared, done};
 use crate::samples::{holder, mark, message, object, run};
 
 /// A client of a relay that serves `depot` for `scope`, and the task that serves it.
@@ -160,6 +160,24 @@ fn failures_arrive_as_what_they_are() {
             matches!(&error, Error::Garbage { place, .. } if place.contains("mark")),
             "{error}"
         );
+    });
+}
+
+/// On several threads, where calls that came one behind the other may be worked on in any order.
+#[test]
+fn a_reader_behind_a_relay_hears_of_each_message() {
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    threads.block_on(async {
+        for _ in 0..20 {
+            let object = object();
+            let (depot, _serving) = relayed(Arc::new(Memory::new()), object);
+            let depot = Arc::new(Session::new(Arc::new(depot)));
+            promises::a_reader_hears_of_each_message(depot, object).await;
+        }
     });
 }
 
