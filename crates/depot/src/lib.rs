@@ -8,8 +8,10 @@
 //! A depot keeps bytes and compares versions; it takes no part in what they mean. Not here: when a mark may be changed
 //! (`core::witness`, the runtime), what a message wakes (door).
 
+mod directory;
 #[cfg(any(feature = "object", feature = "etcd"))]
 mod driver;
+mod entry;
 #[cfg(feature = "etcd")]
 mod etcd;
 #[cfg(feature = "testing")]
@@ -24,6 +26,7 @@ pub mod memory;
 #[cfg(feature = "object")]
 mod object;
 mod open;
+mod pass;
 mod pool;
 pub mod relay;
 mod segment;
@@ -41,6 +44,7 @@ use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
 
+pub use self::directory::{Directory, MAX_NAMES, NameRemoval, NameSwap};
 pub use self::inbox_watch::InboxWatch;
 pub use self::open::{Environment, default_directory, open};
 pub use self::segment::row;
@@ -169,7 +173,7 @@ pub enum Posted {
 ///
 /// A lost answer ([`Error::Unreachable`]) leaves open whether a write happened: the caller reads and compares. A backend
 /// never repeats a compare-and-swap by itself unless it can tell its own success apart.
-pub trait Depot: fmt::Debug + Send + Sync {
+pub trait Depot: Directory + fmt::Debug + Send + Sync {
     /// Its URL, without secrets.
     fn describe(&self) -> String;
 
