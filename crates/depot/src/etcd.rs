@@ -6,6 +6,7 @@ mod blobs;
 mod gateway;
 mod inbox;
 mod keyspace;
+mod names;
 mod presence;
 
 use std::collections::HashMap;
@@ -13,18 +14,20 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use suijuris_core::class::Key;
+use suijuris_core::class::founding::Entry;
 use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
-use suijuris_core::{BundleId, ObjectId};
+use suijuris_core::{BundleId, ClassId, ObjectId};
 
 use self::gateway::{KeyValue, Op, Range, Sort};
 use self::keyspace::Keyspace;
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{Environment, Place};
 use crate::{
-    Answer, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, PresenceGuard, Swap, Version, Waiting,
-    frame, segment,
+    Answer, Depot, Directory, Error, MAX_BUNDLE, MAX_NAMES, MAX_SEGMENT, NameRemoval, NameSwap, Posted,
+    Presence, PresenceGuard, Swap, Version, Waiting, frame, segment,
 };
 
 /// Time between two writes of one mark: each is a log entry of the whole cluster.
@@ -233,9 +236,13 @@ impl Shared {
         Ok(waiting)
     }
 
-    async fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Result<(), Error> {
-        let known = self.looks().get(&object).copied().filter(|known| *known > 0);
-        let known = match known {
+    async fn inbox_changed(
+        &self,
+        object: ObjectId,
+        known: Option<i64>,
+        at_most: Duration,
+    ) -> Result<(), Error> {
+        let known = match known.filter(|known| *known > 0) {
             Some(known) => known,
             // Nobody has looked yet: whatever waits is news.
             None => match inbox::any(&self.space, object).await? {
@@ -254,6 +261,59 @@ impl Etcd {
         work: impl FnOnce(Arc<Shared>) -> F,
     ) -> Answer<'static, T> {
         self.driver.run(limit, work(Arc::clone(&self.shared)))
+    }
+}
+
+impl Directory for Etcd {
+    fn name<'a>(&'a self, class: ClassId, key: &'a Key) -> Answer<'a, Option<(Entry, Version)>> {
+        let key = key.clone();
+        self.run(QUICK, |shared| async move {
+            names::read(&shared.space, class, &key).await
+        })
+    }
+
+    fn swap_name<'a>(
+        &'a self,
+        class: ClassId,
+        key: &'a Key,
+        entry: &'a Entry,
+        expected: Option<&'a Version>,
+    ) -> Answer<'a, NameSwap> {
+        let (key, entry, expected) = (key.clone(), entry.clone(), expected.cloned());
+        self.run(QUICK, |shared| async move {
+            names::swap(&shared.space, class, &key, &entry, expected.as_ref()).await
+        })
+    }
+
+    fn remove_name<'a>(
+        &'a self,
+        class: ClassId,
+        key: &'a Key,
+        expected: &'a Version,
+    ) -> Answer<'a, NameRemoval> {
+        let (key, expected) = (key.clone(), expected.clone());
+        self.run(QUICK, |shared| async move {
+            names::remove(&shared.space, class, &key, &expected).await
+        })
+    }
+
+    fn names<'a>(
+        &'a self,
+        class: ClassId,
+        after: Option<&'a Key>,
+        limit: usize,
+    ) -> Answer<'a, Vec<(Key, Entry)>> {
+        let after = after.cloned();
+        self.run(LONG, |shared| async move {
+            names::list(&shared.space, class, after.as_ref(), limit.min(MAX_NAMES)).await
+        })
+    }
+
+    fn count_names(&self, class: ClassId) -> Answer<'_, u64> {
+        self.run(
+            LONG,
+            |shared| async move { names::count(&shared.space, class).await },
+        )
     }
 }
 
@@ -381,7 +441,9 @@ impl Depot for Etcd {
 
     fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
         let shared = Arc::clone(&self.shared);
-        let changed = async move { shared.inbox_changed(object, at_most).await };
+        // The last look before this call: a later one, perhaps of another reader, may have seen what this one waits for.
+        let known = shared.looks().get(&object).copied();
+        let changed = async move { shared.inbox_changed(object, known, at_most).await };
         self.driver
             .run_while_awaited(at_most.saturating_add(LONG), changed)
     }

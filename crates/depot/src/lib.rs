@@ -8,8 +8,10 @@
 //! A depot keeps bytes and compares versions; it takes no part in what they mean. Not here: when a mark may be changed
 //! (`core::witness`, the runtime), what a message wakes (door).
 
+mod directory;
 #[cfg(any(feature = "object", feature = "etcd"))]
 mod driver;
+mod entry;
 #[cfg(feature = "etcd")]
 mod etcd;
 #[cfg(feature = "testing")]
@@ -17,12 +19,14 @@ pub mod faults;
 mod frame;
 #[cfg(any(feature = "object", feature = "etcd"))]
 mod http;
+mod inbox_watch;
 pub mod local;
 #[cfg(feature = "testing")]
 pub mod memory;
 #[cfg(feature = "object")]
 mod object;
 mod open;
+mod pass;
 mod pool;
 pub mod relay;
 mod segment;
@@ -40,6 +44,8 @@ use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
 
+pub use self::directory::{Directory, MAX_NAMES, NameRemoval, NameSwap};
+pub use self::inbox_watch::InboxWatch;
 pub use self::open::{Environment, default_directory, open};
 pub use self::segment::row;
 pub use self::session::Session;
@@ -167,7 +173,7 @@ pub enum Posted {
 ///
 /// A lost answer ([`Error::Unreachable`]) leaves open whether a write happened: the caller reads and compares. A backend
 /// never repeats a compare-and-swap by itself unless it can tell its own success apart.
-pub trait Depot: fmt::Debug + Send + Sync {
+pub trait Depot: Directory + fmt::Debug + Send + Sync {
     /// Its URL, without secrets.
     fn describe(&self) -> String;
 
@@ -264,7 +270,8 @@ pub trait Depot: fmt::Debug + Send + Sync {
     /// not there are no error.
     fn acknowledge<'a>(&'a self, object: ObjectId, messages: &'a [MessageKey]) -> Answer<'a, ()>;
 
-    /// Resolves when the inbox of `object` may have changed since the call, or after `at_most`. Nothing more is asked of the
-    /// backend for an answer that was dropped.
+    /// Resolves when the inbox of `object` may have changed since this was first polled, or after `at_most`. Whoever looks
+    /// and then waits misses what comes between: poll this, look, then await it, which [`InboxWatch`] does. Nothing more is
+    /// asked of the backend for an answer that was dropped.
     fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()>;
 }

@@ -8,6 +8,7 @@ mod holders;
 mod inbox;
 mod layout;
 mod marks;
+mod names;
 mod sleepers;
 mod watch;
 
@@ -19,17 +20,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use suijuris_core::class::Key;
+use suijuris_core::class::founding::Entry;
 use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
-use suijuris_core::{BundleId, ObjectId};
+use suijuris_core::{BundleId, ClassId, ObjectId};
 
 use self::files::{Created, Files};
+use self::names::Table;
 use self::watch::Watcher;
 use crate::pool::Pool;
 use crate::{
-    Answer, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, PresenceGuard, Swap, Version, Waiting,
-    frame, segment,
+    Answer, Depot, Directory, Error, MAX_BUNDLE, MAX_NAMES, MAX_SEGMENT, NameRemoval, NameSwap, Posted,
+    Presence, PresenceGuard, Swap, Version, Waiting, frame, segment,
 };
 
 /// A depot in a local directory.
@@ -110,6 +114,7 @@ fn create(files: &Files, format: &Path, refuse: impl Fn(String) -> Error) -> Res
         layout::OBJECTS,
         layout::BUNDLES,
         layout::DUE,
+        layout::CLASSES,
         layout::FORMAT,
     ];
     let foreign = files.names(&files.root, 1_000).unwrap_or_default();
@@ -141,6 +146,48 @@ fn keep(
         Created::New => Ok(()),
         Created::Exists if files.read(path, max)?.as_deref() == Some(bytes) => Ok(()),
         Created::Exists => Err(Error::Different(what())),
+    }
+}
+
+impl Directory for Local {
+    fn name<'a>(&'a self, class: ClassId, key: &'a Key) -> Answer<'a, Option<(Entry, Version)>> {
+        let key = key.clone();
+        self.run(move |shared| Table::new(&shared.files, class).read(&key))
+    }
+
+    fn swap_name<'a>(
+        &'a self,
+        class: ClassId,
+        key: &'a Key,
+        entry: &'a Entry,
+        expected: Option<&'a Version>,
+    ) -> Answer<'a, NameSwap> {
+        let (key, entry, expected) = (key.clone(), entry.clone(), expected.cloned());
+        self.run(move |shared| Table::new(&shared.files, class).swap(&key, &entry, expected.as_ref()))
+    }
+
+    fn remove_name<'a>(
+        &'a self,
+        class: ClassId,
+        key: &'a Key,
+        expected: &'a Version,
+    ) -> Answer<'a, NameRemoval> {
+        let (key, expected) = (key.clone(), expected.clone());
+        self.run(move |shared| Table::new(&shared.files, class).remove(&key, &expected))
+    }
+
+    fn names<'a>(
+        &'a self,
+        class: ClassId,
+        after: Option<&'a Key>,
+        limit: usize,
+    ) -> Answer<'a, Vec<(Key, Entry)>> {
+        let after = after.cloned();
+        self.run(move |shared| Table::new(&shared.files, class).list(after.as_ref(), limit.min(MAX_NAMES)))
+    }
+
+    fn count_names(&self, class: ClassId) -> Answer<'_, u64> {
+        self.run(move |shared| Table::new(&shared.files, class).count())
     }
 }
 

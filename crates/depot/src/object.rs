@@ -4,9 +4,11 @@
 //! presence is known here, and inboxes are looked at, not watched. `spec/depot.md` gives the layout, `docs/depot.md` the
 //! costs in requests.
 
+mod conditional;
 mod connect;
 mod inbox;
 mod marks;
+mod names;
 mod sleepers;
 mod store;
 
@@ -17,11 +19,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use object_store::path::Path;
+use suijuris_core::class::Key;
+use suijuris_core::class::founding::Entry;
 use suijuris_core::id::Digest;
 use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
-use suijuris_core::{BundleId, ObjectId};
+use suijuris_core::{BundleId, ClassId, ObjectId};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -29,8 +33,8 @@ use self::store::{Put, Store};
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{Environment, Place};
 use crate::{
-    Answer, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, PresenceGuard, Swap, Version, Waiting,
-    frame, segment,
+    Answer, Depot, Directory, Error, MAX_BUNDLE, MAX_NAMES, MAX_SEGMENT, NameRemoval, NameSwap, Posted,
+    Presence, PresenceGuard, Swap, Version, Waiting, frame, segment,
 };
 
 /// Time between two writes of one mark: each is a request that costs money.
@@ -57,6 +61,7 @@ struct Shared {
     probed: OnceCell<()>,
     acknowledged: AtomicU64,
     glances: Mutex<HashMap<ObjectId, Digest>>,
+    counts: names::Counts,
 }
 
 /// Opens the bucket that `place` names, and makes sure that it keeps conditions.
@@ -80,6 +85,7 @@ pub(crate) fn open(
             probed: OnceCell::new(),
             acknowledged: AtomicU64::new(0),
             glances: Mutex::default(),
+            counts: names::Counts::default(),
         });
         let depot = Objects { shared, driver };
         match depot
@@ -124,10 +130,32 @@ impl Shared {
         }
     }
 
-    async fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Result<(), Error> {
+    async fn swap_name(
+        &self,
+        class: ClassId,
+        key: &Key,
+        entry: &Entry,
+        expected: Option<&Version>,
+    ) -> Result<NameSwap, Error> {
+        self.probe().await?;
+        let swapped = names::swap(&self.store, class, key, entry, expected).await;
+        match &swapped {
+            Ok(NameSwap::Done(_)) => self.counts.put(class, entry, expected),
+            Ok(NameSwap::Conflict(_)) => {}
+            Err(_) => self.counts.forget(class),
+        }
+        swapped
+    }
+
+    async fn remove_name(&self, class: ClassId, key: &Key, expected: &Version) -> Result<NameRemoval, Error> {
+        self.probe().await?;
+        let removed = names::remove(&self.store, class, key, expected).await;
+        self.counts.forget(class);
+        removed
+    }
+
+    async fn inbox_changed(&self, object: ObjectId, known: Digest, at_most: Duration) -> Result<(), Error> {
         let start = Instant::now();
-        let known = self.glances().get(&object).copied();
-        let known = known.unwrap_or_else(|| Digest::of(b""));
         let (mut pause, longest) = LOOKS;
         loop {
             if inbox::glance(&self.store, object).await? != known {
@@ -150,6 +178,58 @@ impl Objects {
         work: impl FnOnce(Arc<Shared>) -> F,
     ) -> Answer<'static, T> {
         self.driver.run(limit, work(Arc::clone(&self.shared)))
+    }
+}
+
+impl Directory for Objects {
+    fn name<'a>(&'a self, class: ClassId, key: &'a Key) -> Answer<'a, Option<(Entry, Version)>> {
+        let key = key.clone();
+        self.run(QUICK, |shared| async move {
+            names::read(&shared.store, class, &key).await
+        })
+    }
+
+    fn swap_name<'a>(
+        &'a self,
+        class: ClassId,
+        key: &'a Key,
+        entry: &'a Entry,
+        expected: Option<&'a Version>,
+    ) -> Answer<'a, NameSwap> {
+        let (key, entry, expected) = (key.clone(), entry.clone(), expected.cloned());
+        self.run(QUICK, |shared| async move {
+            shared.swap_name(class, &key, &entry, expected.as_ref()).await
+        })
+    }
+
+    fn remove_name<'a>(
+        &'a self,
+        class: ClassId,
+        key: &'a Key,
+        expected: &'a Version,
+    ) -> Answer<'a, NameRemoval> {
+        let (key, expected) = (key.clone(), expected.clone());
+        self.run(QUICK, |shared| async move {
+            shared.remove_name(class, &key, &expected).await
+        })
+    }
+
+    fn names<'a>(
+        &'a self,
+        class: ClassId,
+        after: Option<&'a Key>,
+        limit: usize,
+    ) -> Answer<'a, Vec<(Key, Entry)>> {
+        let after = after.cloned();
+        self.run(LONG, |shared| async move {
+            names::list(&shared.store, class, after.as_ref(), limit.min(MAX_NAMES)).await
+        })
+    }
+
+    fn count_names(&self, class: ClassId) -> Answer<'_, u64> {
+        self.run(LONG, |shared| async move {
+            shared.counts.count(&shared.store, class).await
+        })
     }
 }
 
@@ -328,7 +408,10 @@ impl Depot for Objects {
 
     fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
         let shared = Arc::clone(&self.shared);
-        let changed = async move { shared.inbox_changed(object, at_most).await };
+        // The last look before this call: a later one, perhaps of another reader, may have seen what this one waits for.
+        let known = shared.glances().get(&object).copied();
+        let known = known.unwrap_or_else(|| Digest::of(b""));
+        let changed = async move { shared.inbox_changed(object, known, at_most).await };
         self.driver
             .run_while_awaited(at_most.saturating_add(LONG), changed)
     }

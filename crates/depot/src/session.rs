@@ -14,6 +14,7 @@ use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark, Written};
 use suijuris_core::{BundleId, ObjectId};
 
+use crate::pass::{Call, Passes};
 use crate::{Answer, Depot, Error, Posted, Presence, PresenceGuard, Swap, Version, Waiting};
 
 /// The depot of one copy of one object.
@@ -103,6 +104,16 @@ impl Session {
             held: held.clone(),
         });
         Ok(held)
+    }
+}
+
+impl Passes for Session {
+    fn pass<'a, T: Send + 'a>(
+        &'a self,
+        _: Call,
+        run: impl FnOnce(&'a dyn Depot) -> Answer<'a, T> + Send + 'a,
+    ) -> Answer<'a, T> {
+        run(&*self.depot)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_core::ObjectId;
-use suijuris_depot::{Depot, Waiting};
+use suijuris_depot::{Depot, InboxWatch, Waiting};
 use suijuris_door::single_flight::BackOff;
 use tokio::time::Instant;
 
@@ -16,8 +16,8 @@ const LOOK_AT: usize = 1_000;
 /// The inbox is looked at this often where the depot does not tell of changes.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// A look at the inbox that is under way: resolves with what waits, once anything does.
-type Look = Pin<Box<dyn Future<Output = Vec<Waiting>>>>;
+/// A look at the inbox that is under way: resolves with what waits, once anything does, and with what tells of more.
+type Look = Pin<Box<dyn Future<Output = (InboxWatch, Vec<Waiting>)>>>;
 
 /// The inbox of a sleeping object, as its actor watches it.
 pub(crate) struct InboxWatcher {
@@ -27,8 +27,8 @@ pub(crate) struct InboxWatcher {
     /// The one look there is. Whatever else the actor hears of meanwhile does not begin another: each costs requests, and
     /// anybody may knock at the door.
     look: Option<Look>,
-    /// Whether it was looked into since the object last fell asleep.
-    looked: bool,
+    /// What tells of changes since the last look; none where nobody looked since the object last fell asleep.
+    watch: Option<InboxWatch>,
 }
 
 impl InboxWatcher {
@@ -38,7 +38,7 @@ impl InboxWatcher {
             object,
             back_off: BackOff::default(),
             look: None,
-            looked: false,
+            watch: None,
         }
     }
 
@@ -50,11 +50,13 @@ impl InboxWatcher {
         };
         let look = self.look.get_or_insert_with(|| {
             let until = self.back_off.until(Instant::now());
-            Box::pin(look(Arc::clone(depot), self.object, self.looked, until))
+            let watch = self.watch.take();
+            let watch = watch.unwrap_or_else(|| InboxWatch::new(Arc::clone(depot), self.object, LOOK));
+            Box::pin(look(watch, until))
         });
-        let waiting = look.await;
+        let (watch, waiting) = look.await;
         self.look = None;
-        self.looked = true;
+        self.watch = Some(watch);
         waiting
     }
 
@@ -62,13 +64,13 @@ impl InboxWatcher {
     /// asleep.
     pub(crate) fn pause(&mut self) {
         self.look = None;
-        self.looked = false;
+        self.watch = None;
     }
 
     /// The object was woken, or nothing there wakes it.
     pub(crate) fn heard(&mut self) {
         self.back_off.succeeded();
-        self.looked = false;
+        self.watch = None;
     }
 
     /// It refused; it is asked again after so many seconds, or ever more rarely.
@@ -78,25 +80,19 @@ impl InboxWatcher {
     }
 }
 
-/// Looks into the inbox of `object` until something waits there: at once where nobody has `looked` yet, else when it
-/// changes, and not before the instant `until`.
-async fn look(
-    depot: Arc<dyn Depot>,
-    object: ObjectId,
-    mut looked: bool,
-    until: Option<Instant>,
-) -> Vec<Waiting> {
+/// Looks into the inbox until something waits there: at once where nobody has looked yet, else when it changes, and not
+/// before the instant `until`.
+async fn look(mut watch: InboxWatch, until: Option<Instant>) -> (InboxWatch, Vec<Waiting>) {
     loop {
         // A depot that fails is asked again after the same time.
-        if looked && depot.inbox_changed(object, LOOK).await.is_err() {
+        if watch.changed().await.is_err() {
             tokio::time::sleep(LOOK).await;
         }
         if let Some(until) = until {
             tokio::time::sleep_until(until).await;
         }
-        looked = true;
-        match depot.inbox(object, LOOK_AT).await {
-            Ok(waiting) if !waiting.is_empty() => return waiting,
+        match watch.look(LOOK_AT).await {
+            Ok(waiting) if !waiting.is_empty() => return (watch, waiting),
             Ok(_) => {}
             Err(_unreachable) => tokio::time::sleep(LOOK).await,
         }

@@ -118,27 +118,39 @@ impl Files {
     /// Names in a directory without those that begin with a dot, unsorted; none where there is no directory. At most
     /// `max` may be there.
     pub(crate) fn names(&self, directory: &Path, max: usize) -> Result<Vec<String>, Error> {
-        let entries = match fs::read_dir(directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(self.unreadable(error)),
-        };
         let mut names = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(|error| self.unreadable(error))?.file_name();
-            let Ok(name) = name.into_string() else {
-                return Err(frame::garbage(&self.place(directory), "a name in it is not text"));
-            };
-            if name.starts_with('.') {
-                continue;
-            }
+        self.each_name(directory, |name| {
             if names.len() == max {
                 let why = format!("it has more than {max} entries");
                 return Err(frame::garbage(&self.place(directory), &why));
             }
             names.push(name);
-        }
+            Ok(())
+        })?;
         Ok(names)
+    }
+
+    /// The same one by one, where there may be any number.
+    pub(crate) fn each_name(
+        &self,
+        directory: &Path,
+        mut take: impl FnMut(String) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(self.unreadable(error)),
+        };
+        for entry in entries {
+            let name = entry.map_err(|error| self.unreadable(error))?.file_name();
+            let Ok(name) = name.into_string() else {
+                return Err(frame::garbage(&self.place(directory), "a name in it is not text"));
+            };
+            if !name.starts_with('.') {
+                take(name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts `bytes` in place of `path`, whose directory exists.
@@ -149,9 +161,7 @@ impl Files {
 
     /// Bytes written and synced, that belong nowhere yet.
     pub(crate) fn draft(&self, bytes: &[u8]) -> Result<Draft, Error> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| Error::NotAllowed(format!("no randomness: {error}")))?;
-        let name = random
+        let name = frame::random::<16>()?
             .iter()
             .fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
         let draft = Draft(self.root.join("tmp").join(name));
@@ -172,6 +182,19 @@ impl Files {
     pub(crate) fn place_draft(&self, draft: &Draft, path: &Path) -> Result<(), Error> {
         fs::rename(&draft.0, path).map_err(|error| self.unwritten(error))?;
         self.sync_parent(path)
+    }
+
+    /// Writes `bytes` into a file in place of what is there. Nothing is durable, and whoever reads may find a part.
+    pub(crate) fn overwrite_unsynced(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+        let written = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(path)
+            .and_then(|mut file| file.write_all(bytes));
+        written.map_err(|error| self.unwritten(error))
     }
 
     /// Creates `path` with `bytes`, unless it exists.

@@ -13,6 +13,7 @@ mod child;
 mod crash;
 mod failing;
 mod garbage;
+mod names;
 mod open;
 mod promises;
 mod relay;

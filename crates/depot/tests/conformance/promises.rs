@@ -7,7 +7,9 @@ use suijuris_core::lineage::MAX_ANNOUNCEMENT;
 use suijuris_core::message::MessageKey;
 use suijuris_core::time::Timestamp;
 use suijuris_core::{BundleId, ObjectId};
-use suijuris_depot::{Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Session, Swap, Version};
+use suijuris_depot::{
+    Depot, Error, InboxWatch, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Session, Swap, Version,
+};
 use tokio::task::JoinSet;
 
 use crate::samples::{holder, mark, message, object};
@@ -451,18 +453,35 @@ pub(crate) async fn whoever_waits_for_the_inbox_hears_of_a_message(depot: Shared
     let alone = start.elapsed();
     assert!(alone < Duration::from_secs(30), "{alone:?}");
 
-    // However long one may wait, a message ends it.
-    let listener = Arc::clone(&depot);
-    let mut listening = JoinSet::new();
-    listening.spawn(async move {
-        while listener.inbox(object, 1).await.unwrap().is_empty() {
-            listener
-                .inbox_changed(object, Duration::from_secs(3_000))
-                .await
-                .unwrap();
-        }
-    });
+    a_reader_hears_of_each_message(depot, object).await;
+}
+
+/// However long it may wait, and whatever others read.
+pub(crate) async fn a_reader_hears_of_each_message(depot: Shared, object: ObjectId) {
+    let mut watch = InboxWatch::new(Arc::clone(&depot), object, Duration::from_secs(3_000));
+    let told = Duration::from_secs(60);
+    for count in 1..=3 {
+        assert_eq!(watch.look(10).await.unwrap().len(), count - 1);
+        // Posted between the look and the wait.
+        depot.post(object, &message(&format!("{count}"))).await.unwrap();
+        // What another reader has seen is still news to this one.
+        assert_eq!(depot.inbox(object, 10).await.unwrap().len(), count);
+        let heard = tokio::time::timeout(told, watch.changed()).await;
+        heard.expect("the wait outlasts the message").unwrap();
+    }
+    assert_eq!(watch.look(10).await.unwrap().len(), 3);
+}
+
+pub(crate) async fn whoever_waits_already_is_woken_by_a_message(depot: Shared) {
+    let object = object();
+    let mut watch = InboxWatch::new(Arc::clone(&depot), object, Duration::from_secs(3_000));
+    watch.changed().await.unwrap();
+    assert_eq!(watch.look(1).await.unwrap(), []);
+    let mut waits = Box::pin(watch.changed());
+    let early = tokio::time::timeout(Duration::ZERO, &mut waits).await;
+    assert!(early.is_err(), "nothing was posted");
     depot.post(object, &message("wake up")).await.unwrap();
-    let heard = tokio::time::timeout(Duration::from_secs(60), listening.join_all()).await;
-    assert!(heard.is_ok(), "the wait outlasts the message");
+    let heard = tokio::time::timeout(Duration::from_secs(60), waits).await;
+    heard.expect("the wait outlasts the message").unwrap();
+    assert_eq!(watch.look(1).await.unwrap().len(), 1);
 }
