@@ -204,7 +204,7 @@ fn restoration(text: &str, head: &Head) -> Option<Restoration> {
 /// Approvals of a matter: those in files, verified, and that of the owner here; each owner once.
 ///
 /// # Errors
-/// DepotArg words of a file are not true of it, and what to do.
+/// Which words of a file are not true of it, and what to do.
 pub(crate) fn gather(
     matter: &Matter,
     head: &Head,

@@ -112,7 +112,7 @@ pub(crate) struct Running {
     pub(crate) phase: String,
     /// Process id of `up`.
     pub(crate) pid: u32,
-    /// ObjectArg callers reach the object.
+    /// Where callers reach the object.
     pub(crate) url: String,
 }
 

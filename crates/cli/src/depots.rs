@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use suijuris_depot::{Depot, Error, default_directory};
 
-/// DepotArg depot.
+/// Which depot.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct DepotArg {
     /// Depot with witness, inbox and published heads: file:///…, s3://…, az://… or etcd://… [default: a directory

@@ -20,7 +20,7 @@ use crate::{Answer, Usage, here};
 /// Size of a configuration file at most, bytes.
 const MAX_CONFIG: u64 = 1 << 20;
 
-/// ObjectArg it listens unless told otherwise: on loopback, any free port.
+/// Where it listens unless told otherwise: on loopback, any free port.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// Decide for sleeping objects, in front of a proxy, and take messages for them

@@ -1,4 +1,4 @@
-//! ObjectArg this program is, as rules see it, and with whose word it asks: the same for every command and for `up`.
+//! Where this program is, as rules see it, and with whose word it asks: the same for every command and for `up`.
 
 use suijuris_core::id::Digest;
 use suijuris_core::inputs::{Host, Vehicle};
@@ -19,7 +19,7 @@ const VEHICLE: Vehicle<'_> = Vehicle {
     class: "",
 };
 
-/// ObjectArg objects are that are run or written to from here.
+/// Where objects are that are run or written to from here.
 pub(crate) fn host() -> Host {
     let region = std::env::var(host::REGION_VARIABLE).ok();
     host::here(VEHICLE, region.as_deref())

@@ -40,7 +40,7 @@ pub(crate) fn decision(body: &Body) -> Option<&Decision> {
     }
 }
 
-/// ObjectArg the decision of a record was made.
+/// Where the decision of a record was made.
 pub(crate) fn place(body: &Body) -> &str {
     match body {
         Body::Refused(refused) => &refused.at,

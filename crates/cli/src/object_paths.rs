@@ -16,7 +16,7 @@ const DATA: &str = ".suijuris";
 )]
 pub(crate) struct NoObject(PathBuf);
 
-/// DepotArg object: its directory, or its data.
+/// Which object: its directory, or its data.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ObjectArg {
     /// Object's directory (with object.toml) or data directory [default: .]

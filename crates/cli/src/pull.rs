@@ -24,7 +24,7 @@ Example:
   suijuris pull registry.example/shop:hello-v1 -o hello.sui
   suijuris pull localhost:5000/hello:v1 --data copy && suijuris up hello --data copy")]
 pub(crate) struct Args {
-    /// ObjectArg from
+    /// Where from
     #[arg(value_name = "REFERENCE")]
     from: String,
     /// File to write; it must not exist

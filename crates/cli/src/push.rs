@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// Capsule, object's directory or data directory
     #[arg(value_name = "OBJECT")]
     object: PathBuf,
-    /// ObjectArg to
+    /// Where to
     #[arg(value_name = "REFERENCE")]
     to: String,
     /// Name this image as subject, a reference in the same repository [default: the image in the definition]

@@ -12,7 +12,7 @@ use crate::terminal;
 /// Bytes of a note at most.
 const MAX_NOTE: u64 = 16 << 10;
 
-/// ObjectArg an object was last seen.
+/// Where an object was last seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Note {
@@ -22,7 +22,7 @@ pub(crate) struct Note {
     pub(crate) data: PathBuf,
     /// Directory of its definition, absolute.
     pub(crate) object_dir: Option<PathBuf>,
-    /// ObjectArg callers reach it, while `up` runs.
+    /// Where callers reach it, while `up` runs.
     pub(crate) url: Option<String>,
 }
 

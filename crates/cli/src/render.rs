@@ -168,7 +168,7 @@ fn requested(request: &Request) -> String {
     clean(&format!("{} {}{question}", request.method, request.path))
 }
 
-/// DepotArg instance of which class an object is.
+/// Which instance of which class an object is.
 pub(crate) fn instance(class: &Instantiation) -> String {
     format!("instance {} of class {}", class.key, class.id)
 }

@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// Id within the source [default: 32 random hexadecimal digits]
     #[arg(long)]
     id: Option<String>,
-    /// ObjectArg it comes from: a URI reference
+    /// Where it comes from: a URI reference
     #[arg(long, default_value = "/suijuris/send")]
     source: String,
     /// What it is about
@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// The object that is meant. ObjectArg its bundle is at hand, a topic that does not wake it is remarked on.
+/// The object that is meant. Where its bundle is at hand, a topic that does not wake it is remarked on.
 fn object(named: &str, topic: &str) -> anyhow::Result<ObjectId> {
     if let Ok(id) = named.parse() {
         return Ok(id);

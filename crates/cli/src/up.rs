@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use suijuris_api::Event;
@@ -21,6 +22,7 @@ use suijuris_core::owner_request::Ask;
 use suijuris_custody::claim::Answer;
 use suijuris_custody::owner::no_content;
 use suijuris_custody::relay;
+use suijuris_door::PreparedBundle;
 use suijuris_supervisor::services::{STOP_WITHIN, fresh_server};
 use suijuris_supervisor::{Ended, Front, Input, ObjectActor, ObjectHandle, Resting, Services};
 use suijuris_vehicle::process::{Process, Shim, Want};
@@ -161,7 +163,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     let resting = Resting {
         paths: paths.clone(),
         writer,
-        bundle,
+        prepared: Arc::new(PreparedBundle::new(bundle)?),
         claim,
         front,
         url: url.clone(),

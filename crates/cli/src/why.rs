@@ -48,7 +48,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// DepotArg decision is asked for.
+/// Which decision is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum DepotArg {
     Last,

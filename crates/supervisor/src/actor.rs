@@ -30,12 +30,10 @@ use suijuris_core::activation::requests::Queue;
 use suijuris_core::activation::{
     Activation, Ask as AskNumber, Event, Facts, Found, Loss, Phase, ProposalId, Stop,
 };
-use suijuris_core::bundle::Bundle;
 use suijuris_core::owner_request::Spent;
 use suijuris_core::witness::Mono;
 use suijuris_custody::at_rest::{Open, Unrecorded};
 use suijuris_custody::claim::{Claim, Granted, RefusedCopy};
-use suijuris_door::prepared::PrepareError;
 use suijuris_door::{PreparedBundle, Proposal};
 use suijuris_store::{ObjectDir, StageError, Writer};
 use suijuris_vehicle::Driver;
@@ -69,7 +67,7 @@ pub struct Resting {
     /// Its store.
     pub writer: Writer,
     /// The bundle in force.
-    pub bundle: Arc<Bundle>,
+    pub prepared: Arc<PreparedBundle>,
     /// This copy's right to it.
     pub claim: Claim,
     /// Where its connections come from.
@@ -106,9 +104,6 @@ pub enum ActorError {
     /// Its disk.
     #[error("what is to be recorded could not be made durable")]
     Store(#[from] StageError),
-    /// Its bundle.
-    #[error(transparent)]
-    Bundle(#[from] PrepareError),
 }
 
 /// The way to an actor. Clones lead to the same one.
@@ -252,7 +247,7 @@ impl<D: Driver> ObjectActor<D> {
         let Resting {
             paths,
             writer,
-            bundle,
+            prepared,
             claim,
             front,
             url,
@@ -268,7 +263,6 @@ impl<D: Driver> ObjectActor<D> {
             }
         };
         let object_dir = writer.object_dir().clone();
-        let prepared = Arc::new(PreparedBundle::new(bundle)?);
         let reading = services.clock.reading();
         let open = Open::new(writer, reading.wall)?;
         let witnessed = claim.witnessed();

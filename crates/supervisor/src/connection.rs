@@ -214,6 +214,20 @@ impl PendingConnection {
         }
     }
 
+    /// Takes `prefix` off the path of the request, and says so to whoever reads it on. The connection ends with its answer,
+    /// since the next request has the prefix again.
+    ///
+    /// # Errors
+    /// The request does not spell the prefix as it is, or is HTTP/2, which carries more than one.
+    pub(crate) fn strip_prefix(&mut self, prefix: &str) -> Result<(), ()> {
+        let ReadSoFar::Http1(bytes) = &self.read else {
+            return Err(());
+        };
+        let rewritten = without_prefix(bytes, prefix).ok_or(())?;
+        self.read = ReadSoFar::Http1(rewritten);
+        Ok(())
+    }
+
     /// Answers that it goes no further.
     pub async fn refuse(self, problem: Problem) {
         let refusal = Refusal::from(problem);
@@ -235,6 +249,48 @@ impl PendingConnection {
     }
 }
 
+/// A request head without `prefix` before its path, and whatever was read behind it. `Connection: close` takes the place of
+/// what the client asked for, but where it asks to switch the protocol: then there is no next request.
+fn without_prefix(bytes: &[u8], prefix: &str) -> Option<Vec<u8>> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 2;
+    let (head, rest) = bytes.split_at_checked(end)?;
+    let head = std::str::from_utf8(head).ok()?;
+    let mut lines = head.split_terminator("\r\n");
+    let mut words = lines.next()?.splitn(3, ' ');
+    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
+    let path = target.strip_prefix(prefix)?;
+    let path = match path.bytes().next() {
+        None | Some(b'?') => format!("/{path}"),
+        Some(b'/') => path.to_owned(),
+        Some(_) => return None,
+    };
+    let name = |line: &str, name: &str| {
+        line.split_once(':')
+            .is_some_and(|(found, _)| found.eq_ignore_ascii_case(name))
+    };
+    let lines: Vec<&str> = lines.collect();
+    let switches = lines.iter().any(|line| name(line, "upgrade"));
+    let mut written = format!("{method} {path} {version}\r\n");
+    for line in lines {
+        let hop = name(line, "connection") || name(line, "keep-alive");
+        if name(line, FORWARDED_PREFIX) || (hop && !switches) {
+            continue;
+        }
+        written += line;
+        written += "\r\n";
+    }
+    if !switches {
+        written += "Connection: close\r\n";
+    }
+    written += &format!("{FORWARDED_PREFIX}: {prefix}\r\n");
+    let mut written = written.into_bytes();
+    written.extend_from_slice(rest);
+    Some(written)
+}
+
+/// Where the object is on this host, for links that its workload makes.
+const FORWARDED_PREFIX: &str = "X-Forwarded-Prefix";
+
 fn connection(peer: SocketAddr) -> Request {
     Request {
         method: String::new(),
@@ -246,5 +302,45 @@ fn connection(peer: SocketAddr) -> Request {
         peer_ip: peer.ip().to_canonical(),
         content_length: None,
         headers: Default::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stripped(head: &str, prefix: &str) -> Option<String> {
+        without_prefix(head.as_bytes(), prefix).map(|bytes| String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn a_prefix_is_taken_off_and_said_and_the_connection_ends() {
+        let head = "GET /o/t/a/x?y HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nX-Forwarded-Prefix: /lie\r\n\r\nbody";
+        let expected =
+            "GET /x?y HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-Forwarded-Prefix: /o/t/a\r\n\r\nbody";
+        assert_eq!(stripped(head, "/o/t/a").unwrap(), expected);
+        let root = stripped("GET /o/t/a HTTP/1.1\r\nHost: h\r\n\r\n", "/o/t/a").unwrap();
+        assert!(root.starts_with("GET / HTTP/1.1\r\n"), "{root}");
+    }
+
+    #[test]
+    fn who_switches_protocols_keeps_the_connection() {
+        let head = "GET /o/t/a/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let written = stripped(head, "/o/t/a").unwrap();
+        assert!(
+            written.contains("Connection: Upgrade\r\n") && !written.contains("close"),
+            "{written}"
+        );
+    }
+
+    #[test]
+    fn another_spelling_of_the_prefix_is_none() {
+        for target in ["/o/t/ab", "//o/t/a", "/o/%74/a/", "http://h/o/t/a/"] {
+            assert_eq!(
+                stripped(&format!("GET {target} HTTP/1.1\r\n\r\n"), "/o/t/a"),
+                None,
+                "{target}"
+            );
+        }
     }
 }

@@ -12,6 +12,7 @@ pub mod events;
 mod inbox;
 mod machine;
 pub mod paths;
+pub mod serve;
 pub mod services;
 
 pub use actor::{ActorError, Ended, Input, ObjectActor, ObjectHandle, Resting};

@@ -15,9 +15,9 @@ const MAX_SOCKET_PATH: usize = 107;
 /// An object's directories, absolute. Neither need hold anything yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectPaths {
-    /// ObjectArg `object.toml` is, where that is known.
+    /// Where `object.toml` is, where that is known.
     pub object_dir: Option<PathBuf>,
-    /// ObjectArg lineage, bundles and secrets are.
+    /// Where lineage, bundles and secrets are.
     pub data: PathBuf,
 }
 
@@ -35,19 +35,20 @@ impl ObjectPaths {
         if name.is_empty() { ".".to_owned() } else { name }
     }
 
-    /// ObjectArg `up` answers the command line.
+    /// Where `up` answers the command line.
     pub fn control_socket(&self) -> PathBuf {
         socket(&self.data, "up.sock")
     }
 
-    /// ObjectArg a workload finds its object.
+    /// Where a workload finds its object.
     pub fn agent_socket(&self) -> PathBuf {
         socket(&self.data, "agent.sock")
     }
 }
 
 /// `DATA/run/NAME`, or a short path that stands for it where that is too long for a socket.
-fn socket(data: &Path, name: &str) -> PathBuf {
+#[must_use]
+pub fn socket(data: &Path, name: &str) -> PathBuf {
     let data = data
         .canonicalize()
         .or_else(|_| std::path::absolute(data))
