@@ -115,6 +115,28 @@ impl EventPrinter {
         let _ = write!(std::io::stderr(), "{}", report.render(style));
     }
 
+    /// Whether scripts read.
+    pub(crate) const fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Prints a line as it is.
+    pub(crate) fn raw(&self, line: String) {
+        self.out.line(line);
+    }
+
+    /// Prints an event of one object among many.
+    pub(crate) fn labelled(&self, label: &str, stamped: &Stamped) {
+        if let Some((colour, word, text)) = words(&stamped.event) {
+            let clock = stamped.at.get(11..23).unwrap_or(&stamped.at);
+            self.out.line(if self.colour {
+                format!("\x1b[2m{clock}\x1b[0m  {label:<16} \x1b[{colour}m{word:<10}\x1b[0m {text}")
+            } else {
+                format!("{clock}  {label:<16} {word:<10} {text}")
+            });
+        }
+    }
+
     fn line(&self, stamped: &Stamped) -> Option<String> {
         let (colour, word, text) = words(&stamped.event)?;
         let clock = stamped.at.get(11..23).unwrap_or(&stamped.at);

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::server::Server;
 use suijuris_bundle::DEFINITION;
 pub(crate) use suijuris_supervisor::paths::{ObjectPaths, make_socket_dir};
 
@@ -11,7 +12,8 @@ const DATA: &str = ".suijuris";
 /// No object is meant by what was named.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "`{}` is no object: it has neither object.toml nor a lineage; name another directory, or start one with `suijuris new http DIR`",
+    "no object in `{}`: it has neither object.toml nor a lineage, and no daemon serves one of that name; name another directory, or \
+     start one with `suijuris new http DIR`",
     .0.display()
 )]
 pub(crate) struct NoObject(PathBuf);
@@ -53,7 +55,16 @@ pub(crate) fn locate(dir: Option<&Path>, data: Option<&Path>) -> Result<ObjectPa
     if named.join("lineage").is_dir() {
         return locate(None, Some(&named));
     }
-    Err(NoObject(named))
+    dir.and_then(served).ok_or(NoObject(named))
+}
+
+/// An object that a daemon serves under this name: `CLASS/KEY`, a name or an id.
+fn served(name: &Path) -> Option<ObjectPaths> {
+    let object = Server::running()?.object(name.to_str()?).ok()?;
+    Some(ObjectPaths {
+        object_dir: object.object_dir,
+        data: object.data,
+    })
 }
 
 #[cfg(test)]

@@ -76,9 +76,13 @@ impl AtDoor {
         self.due(fired, reading, false)
     }
 
-    /// Counted refusals that are due, or all, and timer occurrences that are dealt with.
+    /// Counted refusals that are due, or all, and timer occurrences that are dealt with. While a machine has the lock,
+    /// refusals stay counted, so that one record stands for all of a kind.
     pub(crate) fn due(&mut self, fired: Fired, reading: Reading, all: bool) -> Unrecorded {
-        let refused = self.door.owed(reading, all);
+        let refused = match self.writer() {
+            Some(_) => self.door.owed(reading, all),
+            None => Vec::new(),
+        };
         Unrecorded { refused, fired }
     }
 

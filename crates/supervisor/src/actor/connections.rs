@@ -11,7 +11,7 @@ use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::{Decision, Fired};
 use suijuris_custody::at_rest::Recording;
-use suijuris_door::Proposal;
+use suijuris_door::{Proposal, problems};
 use suijuris_link::ToRuntime;
 use suijuris_link::message::Carrier;
 use suijuris_link::mux::QueueError;
@@ -195,7 +195,7 @@ impl<D: Driver> ObjectActor<D> {
             Proposer::Connection(connection) => match answer {
                 Answer::Again => self.connection(*connection, proposal.tries),
                 Answer::Refused(refusal) => {
-                    let problem = self.problem_of(refusal);
+                    let problem = self.problem_of(refusal, proposal.tries);
                     self.refuse(*connection, problem);
                 }
                 // A connection is delivered, and taken.
@@ -209,16 +209,16 @@ impl<D: Driver> ObjectActor<D> {
     }
 
     /// What whoever waited is told.
-    fn problem_of(&self, refusal: Refusal) -> Problem {
-        if let (Refusal::Inside(_), Some(problem)) = (refusal, &self.problem) {
+    fn problem_of(&self, refusal: Refusal, tries: u8) -> Problem {
+        let machine = tries > 0 && !matches!(refusal, Refusal::NotTheObject(_) | Refusal::Stopping);
+        if let Some(problem) = self.problem.as_ref().filter(|_| machine) {
+            // What everybody in the machine was told that it was tried with.
             return problem.clone();
         }
+        if let Refusal::Paused(left) = refusal {
+            return problems::backing_off(self.claim.object(), left);
+        }
         let (code, title, detail) = match refusal {
-            Refusal::Paused(_) => (
-                "backing_off",
-                "The object failed a moment ago",
-                "it is tried again when this time is over: ask again then",
-            ),
             Refusal::Inside(_) => (
                 "refused",
                 "The object refused to wake",
@@ -249,7 +249,7 @@ impl<D: Driver> ObjectActor<D> {
                 "The machine cannot be started",
                 "its owner finds the cause in the events of whoever runs it",
             ),
-            Refusal::Failed(_) => (
+            Refusal::Failed(_) | Refusal::Paused(_) => (
                 CODE_FAILED,
                 "The machine ended",
                 "the machine ended before it took the request: ask again",
