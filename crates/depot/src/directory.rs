@@ -2,6 +2,8 @@
 //!
 //! What an entry means, who may replace one and in which order an instance is founded is `core::class::founding`.
 
+use std::fmt;
+
 use suijuris_core::ClassId;
 use suijuris_core::class::Key;
 use suijuris_core::class::founding::Entry;
@@ -30,7 +32,7 @@ pub enum NameRemoval {
 }
 
 /// The name tables of classes.
-pub trait Directory {
+pub trait Directory: fmt::Debug + Send + Sync {
     /// The entry under `key`, where there is one.
     fn name<'a>(&'a self, class: ClassId, key: &'a Key) -> Answer<'a, Option<(Entry, Version)>>;
 

@@ -14,20 +14,18 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use suijuris_core::class::Key;
-use suijuris_core::class::founding::Entry;
 use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
-use suijuris_core::{BundleId, ClassId, ObjectId};
+use suijuris_core::{BundleId, ObjectId};
 
 use self::gateway::{KeyValue, Op, Range, Sort};
 use self::keyspace::Keyspace;
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{Environment, Place};
 use crate::{
-    Answer, Depot, Directory, Error, MAX_BUNDLE, MAX_NAMES, MAX_SEGMENT, NameRemoval, NameSwap, Posted,
-    Presence, PresenceGuard, Swap, Version, Waiting, frame, segment,
+    Answer, Archive, Depot, Error, Inbox, MAX_BUNDLE, MAX_SEGMENT, Marks, Posted, Presence, PresenceGuard,
+    Swap, Version, Waiting, frame, segment,
 };
 
 /// Time between two writes of one mark: each is a log entry of the whole cluster.
@@ -264,59 +262,6 @@ impl Etcd {
     }
 }
 
-impl Directory for Etcd {
-    fn name<'a>(&'a self, class: ClassId, key: &'a Key) -> Answer<'a, Option<(Entry, Version)>> {
-        let key = key.clone();
-        self.run(QUICK, |shared| async move {
-            names::read(&shared.space, class, &key).await
-        })
-    }
-
-    fn swap_name<'a>(
-        &'a self,
-        class: ClassId,
-        key: &'a Key,
-        entry: &'a Entry,
-        expected: Option<&'a Version>,
-    ) -> Answer<'a, NameSwap> {
-        let (key, entry, expected) = (key.clone(), entry.clone(), expected.cloned());
-        self.run(QUICK, |shared| async move {
-            names::swap(&shared.space, class, &key, &entry, expected.as_ref()).await
-        })
-    }
-
-    fn remove_name<'a>(
-        &'a self,
-        class: ClassId,
-        key: &'a Key,
-        expected: &'a Version,
-    ) -> Answer<'a, NameRemoval> {
-        let (key, expected) = (key.clone(), expected.clone());
-        self.run(QUICK, |shared| async move {
-            names::remove(&shared.space, class, &key, &expected).await
-        })
-    }
-
-    fn names<'a>(
-        &'a self,
-        class: ClassId,
-        after: Option<&'a Key>,
-        limit: usize,
-    ) -> Answer<'a, Vec<(Key, Entry)>> {
-        let after = after.cloned();
-        self.run(LONG, |shared| async move {
-            names::list(&shared.space, class, after.as_ref(), limit.min(MAX_NAMES)).await
-        })
-    }
-
-    fn count_names(&self, class: ClassId) -> Answer<'_, u64> {
-        self.run(
-            LONG,
-            |shared| async move { names::count(&shared.space, class).await },
-        )
-    }
-}
-
 impl Depot for Etcd {
     fn describe(&self) -> String {
         self.shared.space.url.clone()
@@ -325,7 +270,9 @@ impl Depot for Etcd {
     fn pace(&self) -> Duration {
         PACE
     }
+}
 
+impl Marks for Etcd {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.run(QUICK, |shared| async move { shared.mark(object).await })
     }
@@ -348,7 +295,9 @@ impl Depot for Etcd {
             presence::presence(&shared.space, object, holder).await
         })
     }
+}
 
+impl Archive for Etcd {
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         let bytes = bytes.to_vec();
         self.run(LONG, |shared| async move {
@@ -420,7 +369,9 @@ impl Depot for Etcd {
             blobs::get(&shared.space, &format!("bundles/{id}"), MAX_BUNDLE).await
         })
     }
+}
 
+impl Inbox for Etcd {
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
         let message = message.clone();
         self.run(QUICK, |shared| async move {

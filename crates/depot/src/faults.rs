@@ -4,19 +4,16 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use suijuris_core::message::{Message, MessageKey};
-use suijuris_core::time::Timestamp;
+use suijuris_core::ObjectId;
 use suijuris_core::witness::{HolderId, Mark};
-use suijuris_core::{BundleId, ObjectId};
 use tokio::sync::oneshot;
 
-pub use crate::pass::Call;
+pub use crate::Call;
 use crate::pass::Passes;
-use crate::{Answer, Depot, Error, Posted, Presence, PresenceGuard, Swap, Version, Waiting};
+use crate::{Answer, Depot, Error, Marks, Presence, PresenceGuard, Swap, Version};
 
 /// What goes wrong with one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +149,9 @@ impl Depot for Faulty {
     fn presence_is_a_lock(&self) -> bool {
         self.inner.presence_is_a_lock()
     }
+}
 
+impl Marks for Faulty {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.pass(Call::Mark, move |depot| depot.mark(object))
     }
@@ -183,74 +182,5 @@ impl Depot for Faulty {
 
     fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {
         self.pass(Call::Presence, move |depot| depot.presence(object, holder))
-    }
-
-    fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
-        self.pass(Call::Announce, move |depot| depot.announce(object, bytes, due))
-    }
-
-    fn announcement(&self, object: ObjectId) -> Answer<'_, Option<Vec<u8>>> {
-        self.pass(Call::Announcement, move |depot| depot.announcement(object))
-    }
-
-    fn announced(&self, after: Option<ObjectId>, limit: usize) -> Answer<'_, Vec<ObjectId>> {
-        self.pass(Call::Announced, move |depot| depot.announced(after, limit))
-    }
-
-    fn due(&self, until: Timestamp, limit: usize) -> Answer<'_, Vec<(Timestamp, ObjectId)>> {
-        self.pass(Call::Due, move |depot| depot.due(until, limit))
-    }
-
-    fn put_segment<'a>(
-        &'a self,
-        object: ObjectId,
-        positions: RangeInclusive<u64>,
-        bytes: &'a [u8],
-    ) -> Answer<'a, ()> {
-        self.pass(Call::PutSegment, move |depot| {
-            depot.put_segment(object, positions, bytes)
-        })
-    }
-
-    fn segments(&self, object: ObjectId) -> Answer<'_, Vec<RangeInclusive<u64>>> {
-        self.pass(Call::Segments, move |depot| depot.segments(object))
-    }
-
-    fn segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, Option<Vec<u8>>> {
-        self.pass(Call::Segment, move |depot| depot.segment(object, positions))
-    }
-
-    fn remove_segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, ()> {
-        self.pass(Call::RemoveSegment, move |depot| {
-            depot.remove_segment(object, positions)
-        })
-    }
-
-    fn put_bundle<'a>(&'a self, id: BundleId, bytes: &'a [u8]) -> Answer<'a, ()> {
-        self.pass(Call::PutBundle, move |depot| depot.put_bundle(id, bytes))
-    }
-
-    fn bundle(&self, id: BundleId) -> Answer<'_, Option<Vec<u8>>> {
-        self.pass(Call::Bundle, move |depot| depot.bundle(id))
-    }
-
-    fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
-        self.pass(Call::Post, move |depot| depot.post(object, message))
-    }
-
-    fn inbox(&self, object: ObjectId, limit: usize) -> Answer<'_, Vec<Waiting>> {
-        self.pass(Call::Inbox, move |depot| depot.inbox(object, limit))
-    }
-
-    fn acknowledge<'a>(&'a self, object: ObjectId, messages: &'a [MessageKey]) -> Answer<'a, ()> {
-        self.pass(Call::Acknowledge, move |depot| {
-            depot.acknowledge(object, messages)
-        })
-    }
-
-    fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
-        self.pass(Call::InboxChanged, move |depot| {
-            depot.inbox_changed(object, at_most)
-        })
     }
 }

@@ -20,20 +20,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use suijuris_core::class::Key;
-use suijuris_core::class::founding::Entry;
 use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
-use suijuris_core::{BundleId, ClassId, ObjectId};
+use suijuris_core::{BundleId, ObjectId};
 
 use self::files::{Created, Files};
-use self::names::Table;
 use self::watch::Watcher;
 use crate::pool::Pool;
 use crate::{
-    Answer, Depot, Directory, Error, MAX_BUNDLE, MAX_NAMES, MAX_SEGMENT, NameRemoval, NameSwap, Posted,
-    Presence, PresenceGuard, Swap, Version, Waiting, frame, segment,
+    Answer, Archive, Depot, Error, Inbox, MAX_BUNDLE, MAX_SEGMENT, Marks, Posted, Presence, PresenceGuard,
+    Swap, Version, Waiting, frame, segment,
 };
 
 /// A depot in a local directory.
@@ -149,48 +146,6 @@ fn keep(
     }
 }
 
-impl Directory for Local {
-    fn name<'a>(&'a self, class: ClassId, key: &'a Key) -> Answer<'a, Option<(Entry, Version)>> {
-        let key = key.clone();
-        self.run(move |shared| Table::new(&shared.files, class).read(&key))
-    }
-
-    fn swap_name<'a>(
-        &'a self,
-        class: ClassId,
-        key: &'a Key,
-        entry: &'a Entry,
-        expected: Option<&'a Version>,
-    ) -> Answer<'a, NameSwap> {
-        let (key, entry, expected) = (key.clone(), entry.clone(), expected.cloned());
-        self.run(move |shared| Table::new(&shared.files, class).swap(&key, &entry, expected.as_ref()))
-    }
-
-    fn remove_name<'a>(
-        &'a self,
-        class: ClassId,
-        key: &'a Key,
-        expected: &'a Version,
-    ) -> Answer<'a, NameRemoval> {
-        let (key, expected) = (key.clone(), expected.clone());
-        self.run(move |shared| Table::new(&shared.files, class).remove(&key, &expected))
-    }
-
-    fn names<'a>(
-        &'a self,
-        class: ClassId,
-        after: Option<&'a Key>,
-        limit: usize,
-    ) -> Answer<'a, Vec<(Key, Entry)>> {
-        let after = after.cloned();
-        self.run(move |shared| Table::new(&shared.files, class).list(after.as_ref(), limit.min(MAX_NAMES)))
-    }
-
-    fn count_names(&self, class: ClassId) -> Answer<'_, u64> {
-        self.run(move |shared| Table::new(&shared.files, class).count())
-    }
-}
-
 impl Depot for Local {
     fn describe(&self) -> String {
         self.shared.files.url.clone()
@@ -203,7 +158,9 @@ impl Depot for Local {
     fn presence_is_a_lock(&self) -> bool {
         self.shared.locks
     }
+}
 
+impl Marks for Local {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.run(move |shared| marks::read(&shared.files, object))
     }
@@ -236,7 +193,9 @@ impl Depot for Local {
     fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {
         self.run(move |shared| holders::presence(&shared.files, object, holder))
     }
+}
 
+impl Archive for Local {
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         let bytes = bytes.to_vec();
         self.run(move |shared| sleepers::announce(&shared.files, object, &bytes, due))
@@ -323,7 +282,9 @@ impl Depot for Local {
                 .read(&layout::bundle(&shared.files.root, id), MAX_BUNDLE)
         })
     }
+}
 
+impl Inbox for Local {
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
         let message = message.clone();
         self.run(move |shared| inbox::post(&shared.files, object, &message))

@@ -3,6 +3,8 @@
 //! What it holds is bytes, read as a real backend reads them, so that garbage can be put in place of anything. Not part of
 //! the product (feature `testing`); `faults` makes it fail.
 
+mod names;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::ops::RangeInclusive;
@@ -10,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use suijuris_core::class::Key;
-use suijuris_core::class::founding::Entry;
 use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
@@ -18,8 +19,8 @@ use suijuris_core::{BundleId, ClassId, ObjectId};
 use tokio::sync::oneshot;
 
 use crate::{
-    Answer, Depot, Directory, Error, MAX_BUNDLE, MAX_NAMES, MAX_READ, MAX_SEGMENT, MAX_WAITING, NameRemoval,
-    NameSwap, Posted, Presence, PresenceGuard, Swap, Version, Waiting, entry, frame, segment,
+    Answer, Archive, Depot, Error, Inbox, MAX_BUNDLE, MAX_READ, MAX_SEGMENT, MAX_WAITING, Marks, Posted,
+    Presence, PresenceGuard, Swap, Version, Waiting, frame, segment,
 };
 
 /// Acknowledged messages that are remembered of each object.
@@ -100,12 +101,6 @@ impl Memory {
         }
     }
 
-    /// Puts `bytes` in place of the entry under `key`, likewise.
-    pub fn corrupt_name(&self, class: ClassId, key: &Key, bytes: &[u8]) {
-        let stored = (bytes.to_vec(), u64::MAX);
-        self.state().names.insert((class, key.clone()), stored);
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,95 +122,6 @@ fn open(stored: Option<&(Vec<u8>, u64)>, object: ObjectId) -> Result<Option<(Mar
     Ok(Some((mark, Version(version.to_be_bytes().to_vec()))))
 }
 
-fn version(number: u64) -> Version {
-    Version(number.to_be_bytes().to_vec())
-}
-
-impl State {
-    fn name(&self, at: &(ClassId, Key)) -> Result<Option<(Entry, Version)>, Error> {
-        let Some((stored, number)) = self.names.get(at) else {
-            return Ok(None);
-        };
-        let place = format!("memory:{}", Entry::name(at.0, &at.1));
-        Ok(Some((entry::open(stored, &place)?, version(*number))))
-    }
-}
-
-impl Directory for Memory {
-    fn name<'a>(&'a self, class: ClassId, key: &'a Key) -> Answer<'a, Option<(Entry, Version)>> {
-        Box::pin(async move { self.state().name(&(class, key.clone())) })
-    }
-
-    fn swap_name<'a>(
-        &'a self,
-        class: ClassId,
-        key: &'a Key,
-        entry: &'a Entry,
-        expected: Option<&'a Version>,
-    ) -> Answer<'a, NameSwap> {
-        Box::pin(async move {
-            let stored = entry::stamp(entry)?;
-            let at = (class, key.clone());
-            let mut state = self.state();
-            let present = state.name(&at)?;
-            if present.as_ref().map(|(_, version)| version) != expected {
-                return Ok(NameSwap::Conflict(present));
-            }
-            state.versions += 1;
-            let number = state.versions;
-            state.names.insert(at, (stored, number));
-            Ok(NameSwap::Done(version(number)))
-        })
-    }
-
-    fn remove_name<'a>(
-        &'a self,
-        class: ClassId,
-        key: &'a Key,
-        expected: &'a Version,
-    ) -> Answer<'a, NameRemoval> {
-        Box::pin(async move {
-            let at = (class, key.clone());
-            let mut state = self.state();
-            let present = state.name(&at)?;
-            if present.as_ref().map(|(_, version)| version) != Some(expected) {
-                return Ok(NameRemoval::Conflict(present));
-            }
-            state.names.remove(&at);
-            Ok(NameRemoval::Done)
-        })
-    }
-
-    fn names<'a>(
-        &'a self,
-        class: ClassId,
-        after: Option<&'a Key>,
-        limit: usize,
-    ) -> Answer<'a, Vec<(Key, Entry)>> {
-        Box::pin(async move {
-            let state = self.state();
-            let of_class = state.names.keys().filter(|(of, _)| *of == class);
-            let page = of_class
-                .filter(|(_, key)| after.is_none_or(|after| key > after))
-                .take(limit.min(MAX_NAMES));
-            page.filter_map(|at| {
-                let found = state.name(at).transpose()?;
-                Some(found.map(|(entry, _)| (at.1.clone(), entry)))
-            })
-            .collect()
-        })
-    }
-
-    fn count_names(&self, class: ClassId) -> Answer<'_, u64> {
-        Box::pin(async move {
-            let state = self.state();
-            let of_class = state.names.iter().filter(|((of, _), _)| *of == class);
-            let sizes = of_class.map(|(_, (stored, _))| stored.len() as u64);
-            Ok(sizes.filter(|size| entry::counts(*size)).count() as u64)
-        })
-    }
-}
-
 impl Depot for Memory {
     fn describe(&self) -> String {
         "memory:".to_owned()
@@ -224,7 +130,9 @@ impl Depot for Memory {
     fn pace(&self) -> Duration {
         Duration::ZERO
     }
+}
 
+impl Marks for Memory {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.read(object, move |found| open(found.mark.as_ref(), object))
     }
@@ -267,7 +175,9 @@ impl Depot for Memory {
             })
         })
     }
+}
 
+impl Archive for Memory {
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         Box::pin(async move {
             let stored = frame::announce(bytes, due)?;
@@ -377,7 +287,9 @@ impl Depot for Memory {
     fn bundle(&self, id: BundleId) -> Answer<'_, Option<Vec<u8>>> {
         Box::pin(async move { Ok(self.state().bundles.get(&id).cloned()) })
     }
+}
 
+impl Inbox for Memory {
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
         Box::pin(async move {
             let bytes = frame::encode_message(message)?;

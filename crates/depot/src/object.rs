@@ -19,13 +19,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use object_store::path::Path;
-use suijuris_core::class::Key;
-use suijuris_core::class::founding::Entry;
 use suijuris_core::id::Digest;
 use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
-use suijuris_core::{BundleId, ClassId, ObjectId};
+use suijuris_core::{BundleId, ObjectId};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -33,8 +31,8 @@ use self::store::{Put, Store};
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{Environment, Place};
 use crate::{
-    Answer, Depot, Directory, Error, MAX_BUNDLE, MAX_NAMES, MAX_SEGMENT, NameRemoval, NameSwap, Posted,
-    Presence, PresenceGuard, Swap, Version, Waiting, frame, segment,
+    Answer, Archive, Depot, Error, Inbox, MAX_BUNDLE, MAX_SEGMENT, Marks, Posted, Presence, PresenceGuard,
+    Swap, Version, Waiting, frame, segment,
 };
 
 /// Time between two writes of one mark: each is a request that costs money.
@@ -130,30 +128,6 @@ impl Shared {
         }
     }
 
-    async fn swap_name(
-        &self,
-        class: ClassId,
-        key: &Key,
-        entry: &Entry,
-        expected: Option<&Version>,
-    ) -> Result<NameSwap, Error> {
-        self.probe().await?;
-        let swapped = names::swap(&self.store, class, key, entry, expected).await;
-        match &swapped {
-            Ok(NameSwap::Done(_)) => self.counts.put(class, entry, expected),
-            Ok(NameSwap::Conflict(_)) => {}
-            Err(_) => self.counts.forget(class),
-        }
-        swapped
-    }
-
-    async fn remove_name(&self, class: ClassId, key: &Key, expected: &Version) -> Result<NameRemoval, Error> {
-        self.probe().await?;
-        let removed = names::remove(&self.store, class, key, expected).await;
-        self.counts.forget(class);
-        removed
-    }
-
     async fn inbox_changed(&self, object: ObjectId, known: Digest, at_most: Duration) -> Result<(), Error> {
         let start = Instant::now();
         let (mut pause, longest) = LOOKS;
@@ -181,58 +155,6 @@ impl Objects {
     }
 }
 
-impl Directory for Objects {
-    fn name<'a>(&'a self, class: ClassId, key: &'a Key) -> Answer<'a, Option<(Entry, Version)>> {
-        let key = key.clone();
-        self.run(QUICK, |shared| async move {
-            names::read(&shared.store, class, &key).await
-        })
-    }
-
-    fn swap_name<'a>(
-        &'a self,
-        class: ClassId,
-        key: &'a Key,
-        entry: &'a Entry,
-        expected: Option<&'a Version>,
-    ) -> Answer<'a, NameSwap> {
-        let (key, entry, expected) = (key.clone(), entry.clone(), expected.cloned());
-        self.run(QUICK, |shared| async move {
-            shared.swap_name(class, &key, &entry, expected.as_ref()).await
-        })
-    }
-
-    fn remove_name<'a>(
-        &'a self,
-        class: ClassId,
-        key: &'a Key,
-        expected: &'a Version,
-    ) -> Answer<'a, NameRemoval> {
-        let (key, expected) = (key.clone(), expected.clone());
-        self.run(QUICK, |shared| async move {
-            shared.remove_name(class, &key, &expected).await
-        })
-    }
-
-    fn names<'a>(
-        &'a self,
-        class: ClassId,
-        after: Option<&'a Key>,
-        limit: usize,
-    ) -> Answer<'a, Vec<(Key, Entry)>> {
-        let after = after.cloned();
-        self.run(LONG, |shared| async move {
-            names::list(&shared.store, class, after.as_ref(), limit.min(MAX_NAMES)).await
-        })
-    }
-
-    fn count_names(&self, class: ClassId) -> Answer<'_, u64> {
-        self.run(LONG, |shared| async move {
-            shared.counts.count(&shared.store, class).await
-        })
-    }
-}
-
 impl Depot for Objects {
     fn describe(&self) -> String {
         self.shared.store.url.clone()
@@ -241,7 +163,9 @@ impl Depot for Objects {
     fn pace(&self) -> Duration {
         PACE
     }
+}
 
+impl Marks for Objects {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.run(
             QUICK,
@@ -264,7 +188,9 @@ impl Depot for Objects {
     fn presence(&self, _: ObjectId, _: HolderId) -> Answer<'_, Presence> {
         Box::pin(std::future::ready(Ok(Presence::Unknown)))
     }
+}
 
+impl Archive for Objects {
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         let bytes = bytes.to_vec();
         self.run(LONG, |shared| async move {
@@ -377,7 +303,9 @@ impl Depot for Objects {
             Ok(found.map(|found| found.bytes))
         })
     }
+}
 
+impl Inbox for Objects {
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
         let message = message.clone();
         self.run(QUICK, |shared| async move {

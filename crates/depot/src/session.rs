@@ -5,17 +5,14 @@
 //! written when the copy takes a fresh name: it does so where a copy of its memory may be running on. Which mark is whose
 //! is `core::witness`.
 
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use suijuris_core::message::{Message, MessageKey};
-use suijuris_core::time::Timestamp;
+use suijuris_core::ObjectId;
 use suijuris_core::witness::{HolderId, Mark, Written};
-use suijuris_core::{BundleId, ObjectId};
 
-use crate::pass::{Call, Passes};
-use crate::{Answer, Depot, Error, Posted, Presence, PresenceGuard, Swap, Version, Waiting};
+use crate::pass::Passes;
+use crate::{Answer, Call, Depot, Error, Marks, Presence, PresenceGuard, Swap, Version};
 
 /// The depot of one copy of one object.
 #[derive(Debug)]
@@ -129,7 +126,9 @@ impl Depot for Session {
     fn presence_is_a_lock(&self) -> bool {
         self.depot.presence_is_a_lock()
     }
+}
 
+impl Marks for Session {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.depot.mark(object)
     }
@@ -153,66 +152,5 @@ impl Depot for Session {
             return Box::pin(std::future::ready(Ok(true)));
         }
         self.depot.is_own_write(mark)
-    }
-
-    fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
-        self.depot.announce(object, bytes, due)
-    }
-
-    fn announcement(&self, object: ObjectId) -> Answer<'_, Option<Vec<u8>>> {
-        self.depot.announcement(object)
-    }
-
-    fn announced(&self, after: Option<ObjectId>, limit: usize) -> Answer<'_, Vec<ObjectId>> {
-        self.depot.announced(after, limit)
-    }
-
-    fn due(&self, until: Timestamp, limit: usize) -> Answer<'_, Vec<(Timestamp, ObjectId)>> {
-        self.depot.due(until, limit)
-    }
-
-    fn put_segment<'a>(
-        &'a self,
-        object: ObjectId,
-        positions: RangeInclusive<u64>,
-        bytes: &'a [u8],
-    ) -> Answer<'a, ()> {
-        self.depot.put_segment(object, positions, bytes)
-    }
-
-    fn segments(&self, object: ObjectId) -> Answer<'_, Vec<RangeInclusive<u64>>> {
-        self.depot.segments(object)
-    }
-
-    fn segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, Option<Vec<u8>>> {
-        self.depot.segment(object, positions)
-    }
-
-    fn remove_segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, ()> {
-        self.depot.remove_segment(object, positions)
-    }
-
-    fn put_bundle<'a>(&'a self, id: BundleId, bytes: &'a [u8]) -> Answer<'a, ()> {
-        self.depot.put_bundle(id, bytes)
-    }
-
-    fn bundle(&self, id: BundleId) -> Answer<'_, Option<Vec<u8>>> {
-        self.depot.bundle(id)
-    }
-
-    fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
-        self.depot.post(object, message)
-    }
-
-    fn inbox(&self, object: ObjectId, limit: usize) -> Answer<'_, Vec<Waiting>> {
-        self.depot.inbox(object, limit)
-    }
-
-    fn acknowledge<'a>(&'a self, object: ObjectId, messages: &'a [MessageKey]) -> Answer<'a, ()> {
-        self.depot.acknowledge(object, messages)
-    }
-
-    fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
-        self.depot.inbox_changed(object, at_most)
     }
 }

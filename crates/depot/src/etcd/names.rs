@@ -7,8 +7,60 @@ use suijuris_core::class::founding::{Entry, Stage};
 
 use super::gateway::{Done, KeyValue, Op, Range, Sort};
 use super::keyspace::Keyspace;
-use super::{limit_of, revision_of, version};
-use crate::{Error, NameRemoval, NameSwap, Version, entry, frame};
+use super::{Etcd, limit_of, revision_of, version};
+use crate::driver::{LONG, QUICK};
+use crate::{Answer, Directory, Error, MAX_NAMES, NameRemoval, NameSwap, Version, entry, frame};
+
+impl Directory for Etcd {
+    fn name<'a>(&'a self, class: ClassId, key: &'a Key) -> Answer<'a, Option<(Entry, Version)>> {
+        let key = key.clone();
+        self.run(
+            QUICK,
+            |shared| async move { read(&shared.space, class, &key).await },
+        )
+    }
+
+    fn swap_name<'a>(
+        &'a self,
+        class: ClassId,
+        key: &'a Key,
+        entry: &'a Entry,
+        expected: Option<&'a Version>,
+    ) -> Answer<'a, NameSwap> {
+        let (key, entry, expected) = (key.clone(), entry.clone(), expected.cloned());
+        self.run(QUICK, |shared| async move {
+            swap(&shared.space, class, &key, &entry, expected.as_ref()).await
+        })
+    }
+
+    fn remove_name<'a>(
+        &'a self,
+        class: ClassId,
+        key: &'a Key,
+        expected: &'a Version,
+    ) -> Answer<'a, NameRemoval> {
+        let (key, expected) = (key.clone(), expected.clone());
+        self.run(QUICK, |shared| async move {
+            remove(&shared.space, class, &key, &expected).await
+        })
+    }
+
+    fn names<'a>(
+        &'a self,
+        class: ClassId,
+        after: Option<&'a Key>,
+        limit: usize,
+    ) -> Answer<'a, Vec<(Key, Entry)>> {
+        let after = after.cloned();
+        self.run(LONG, |shared| async move {
+            list(&shared.space, class, after.as_ref(), limit.min(MAX_NAMES)).await
+        })
+    }
+
+    fn count_names(&self, class: ClassId) -> Answer<'_, u64> {
+        self.run(LONG, |shared| async move { count(&shared.space, class).await })
+    }
+}
 
 /// What there is of an entry, if anything.
 type Present = Option<(Entry, Version)>;
@@ -22,7 +74,7 @@ fn live_key(class: ClassId, key: &Key) -> String {
 }
 
 /// The entry under `key`.
-pub(super) async fn read(space: &Keyspace, class: ClassId, key: &Key) -> Result<Present, Error> {
+async fn read(space: &Keyspace, class: ClassId, key: &Key) -> Result<Present, Error> {
     let key = name_key(class, key);
     let found = space.value(&key, entry::MAX_STORED).await?;
     let open = |(stored, revision): (Vec<u8>, i64)| {
@@ -32,7 +84,7 @@ pub(super) async fn read(space: &Keyspace, class: ClassId, key: &Key) -> Result<
 }
 
 /// Puts `entry` in place of the one whose version is `expected`.
-pub(super) async fn swap(
+async fn swap(
     space: &Keyspace,
     class: ClassId,
     key: &Key,
@@ -56,7 +108,7 @@ pub(super) async fn swap(
 }
 
 /// Removes the entry whose version is `expected`.
-pub(super) async fn remove(
+async fn remove(
     space: &Keyspace,
     class: ClassId,
     key: &Key,
@@ -98,7 +150,7 @@ async fn change(
 }
 
 /// Entries whose keys come after `after`.
-pub(super) async fn list(
+async fn list(
     space: &Keyspace,
     class: ClassId,
     after: Option<&Key>,
@@ -125,7 +177,7 @@ pub(super) async fn list(
 }
 
 /// How many entries are no tombstones.
-pub(super) async fn count(space: &Keyspace, class: ClassId) -> Result<u64, Error> {
+async fn count(space: &Keyspace, class: ClassId) -> Result<u64, Error> {
     let range = Range::under(space.key(&format!("classes/{class}/live/"))).count_only();
     let count = space.range(range).await?.count;
     u64::try_from(count).map_err(|_| frame::garbage(&space.url, "it counts less than nothing"))

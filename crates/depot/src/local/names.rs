@@ -15,14 +15,56 @@ use suijuris_core::class::founding::Entry;
 use suijuris_core::id::Digest;
 
 use super::files::Files;
-use super::layout;
-use crate::{Error, NameRemoval, NameSwap, Version, entry, frame};
+use super::{Local, layout};
+use crate::{Answer, Directory, Error, MAX_NAMES, NameRemoval, NameSwap, Version, entry, frame};
 
 /// Size of a count at most, bytes.
 const MAX_COUNT: usize = 128;
 
+impl Directory for Local {
+    fn name<'a>(&'a self, class: ClassId, key: &'a Key) -> Answer<'a, Option<(Entry, Version)>> {
+        let key = key.clone();
+        self.run(move |shared| Table::new(&shared.files, class).read(&key))
+    }
+
+    fn swap_name<'a>(
+        &'a self,
+        class: ClassId,
+        key: &'a Key,
+        entry: &'a Entry,
+        expected: Option<&'a Version>,
+    ) -> Answer<'a, NameSwap> {
+        let (key, entry, expected) = (key.clone(), entry.clone(), expected.cloned());
+        self.run(move |shared| Table::new(&shared.files, class).swap(&key, &entry, expected.as_ref()))
+    }
+
+    fn remove_name<'a>(
+        &'a self,
+        class: ClassId,
+        key: &'a Key,
+        expected: &'a Version,
+    ) -> Answer<'a, NameRemoval> {
+        let (key, expected) = (key.clone(), expected.clone());
+        self.run(move |shared| Table::new(&shared.files, class).remove(&key, &expected))
+    }
+
+    fn names<'a>(
+        &'a self,
+        class: ClassId,
+        after: Option<&'a Key>,
+        limit: usize,
+    ) -> Answer<'a, Vec<(Key, Entry)>> {
+        let after = after.cloned();
+        self.run(move |shared| Table::new(&shared.files, class).list(after.as_ref(), limit.min(MAX_NAMES)))
+    }
+
+    fn count_names(&self, class: ClassId) -> Answer<'_, u64> {
+        self.run(move |shared| Table::new(&shared.files, class).count())
+    }
+}
+
 /// The name table of a class.
-pub(crate) struct Table<'a> {
+struct Table<'a> {
     files: &'a Files,
     home: PathBuf,
     names: PathBuf,
@@ -36,7 +78,7 @@ struct Present {
 }
 
 impl<'a> Table<'a> {
-    pub(crate) fn new(files: &'a Files, class: ClassId) -> Self {
+    fn new(files: &'a Files, class: ClassId) -> Self {
         let home = layout::class(&files.root, class);
         Self {
             files,
@@ -63,17 +105,12 @@ impl<'a> Table<'a> {
     }
 
     /// The entry under `key`.
-    pub(crate) fn read(&self, key: &Key) -> Result<Option<(Entry, Version)>, Error> {
+    fn read(&self, key: &Key) -> Result<Option<(Entry, Version)>, Error> {
         Ok(told(self.present(key)?))
     }
 
     /// Puts `entry` in place of the one whose version is `expected`.
-    pub(crate) fn swap(
-        &self,
-        key: &Key,
-        entry: &Entry,
-        expected: Option<&Version>,
-    ) -> Result<NameSwap, Error> {
+    fn swap(&self, key: &Key, entry: &Entry, expected: Option<&Version>) -> Result<NameSwap, Error> {
         let stored = entry::stamp(entry)?;
         let differs = |present: &Option<Present>| present.as_ref().map(|found| &found.version) != expected;
         let present = self.present(key)?;
@@ -96,7 +133,7 @@ impl<'a> Table<'a> {
     }
 
     /// Removes the entry whose version is `expected`.
-    pub(crate) fn remove(&self, key: &Key, expected: &Version) -> Result<NameRemoval, Error> {
+    fn remove(&self, key: &Key, expected: &Version) -> Result<NameRemoval, Error> {
         if self.present(key)?.is_none() {
             return Ok(NameRemoval::Conflict(None));
         }
@@ -113,7 +150,7 @@ impl<'a> Table<'a> {
     }
 
     /// Entries whose keys come after `after`.
-    pub(crate) fn list(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, Entry)>, Error> {
+    fn list(&self, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, Entry)>, Error> {
         let mut first = BTreeSet::new();
         self.files.each_name(&self.names, |name| {
             if after.is_none_or(|after| name.as_str() > after.as_str()) {
@@ -145,7 +182,7 @@ impl<'a> Table<'a> {
     }
 
     /// How many entries are no tombstones.
-    pub(crate) fn count(&self) -> Result<u64, Error> {
+    fn count(&self) -> Result<u64, Error> {
         if let Some(known) = self.known()? {
             return Ok(known);
         }

@@ -14,7 +14,88 @@ use tokio::time::Instant;
 
 use super::conditional::{Kind, Outcome};
 use super::store::{Store, each};
-use crate::{Error, NameRemoval, NameSwap, Version, entry, frame};
+use super::{Objects, Shared};
+use crate::driver::{LONG, QUICK};
+use crate::{Answer, Directory, Error, MAX_NAMES, NameRemoval, NameSwap, Version, entry, frame};
+
+impl Directory for Objects {
+    fn name<'a>(&'a self, class: ClassId, key: &'a Key) -> Answer<'a, Option<(Entry, Version)>> {
+        let key = key.clone();
+        self.run(
+            QUICK,
+            |shared| async move { read(&shared.store, class, &key).await },
+        )
+    }
+
+    fn swap_name<'a>(
+        &'a self,
+        class: ClassId,
+        key: &'a Key,
+        entry: &'a Entry,
+        expected: Option<&'a Version>,
+    ) -> Answer<'a, NameSwap> {
+        let (key, entry, expected) = (key.clone(), entry.clone(), expected.cloned());
+        self.run(QUICK, |shared| async move {
+            shared.swap_name(class, &key, &entry, expected.as_ref()).await
+        })
+    }
+
+    fn remove_name<'a>(
+        &'a self,
+        class: ClassId,
+        key: &'a Key,
+        expected: &'a Version,
+    ) -> Answer<'a, NameRemoval> {
+        let (key, expected) = (key.clone(), expected.clone());
+        self.run(QUICK, |shared| async move {
+            shared.remove_name(class, &key, &expected).await
+        })
+    }
+
+    fn names<'a>(
+        &'a self,
+        class: ClassId,
+        after: Option<&'a Key>,
+        limit: usize,
+    ) -> Answer<'a, Vec<(Key, Entry)>> {
+        let after = after.cloned();
+        self.run(LONG, |shared| async move {
+            list(&shared.store, class, after.as_ref(), limit.min(MAX_NAMES)).await
+        })
+    }
+
+    fn count_names(&self, class: ClassId) -> Answer<'_, u64> {
+        self.run(LONG, |shared| async move {
+            shared.counts.count(&shared.store, class).await
+        })
+    }
+}
+
+impl Shared {
+    async fn swap_name(
+        &self,
+        class: ClassId,
+        key: &Key,
+        entry: &Entry,
+        expected: Option<&Version>,
+    ) -> Result<NameSwap, Error> {
+        self.probe().await?;
+        let swapped = swap(&self.store, class, key, entry, expected).await;
+        match &swapped {
+            Ok(NameSwap::Done(_)) => self.counts.put(class, entry, expected),
+            Ok(NameSwap::Conflict(_)) => {}
+            Err(_) => self.counts.forget(class),
+        }
+        swapped
+    }
+
+    async fn remove_name(&self, class: ClassId, key: &Key, expected: &Version) -> Result<NameRemoval, Error> {
+        self.probe().await?;
+        let removed = remove(&self.store, class, key, expected).await;
+        self.counts.forget(class);
+        removed
+    }
+}
 
 /// Reads an entry, or that there is none any more.
 type Open = fn(&[u8], &str) -> Result<Option<Entry>, Error>;
@@ -47,16 +128,12 @@ fn there(found: Option<(Option<Entry>, Version)>) -> Option<(Entry, Version)> {
 }
 
 /// The entry under `key`.
-pub(super) async fn read(
-    store: &Store,
-    class: ClassId,
-    key: &Key,
-) -> Result<Option<(Entry, Version)>, Error> {
+async fn read(store: &Store, class: ClassId, key: &Key) -> Result<Option<(Entry, Version)>, Error> {
     Ok(there(NAME.read(store, &name_key(class, key)).await?))
 }
 
 /// Puts `entry` in place of the one whose version is `expected`.
-pub(super) async fn swap(
+async fn swap(
     store: &Store,
     class: ClassId,
     key: &Key,
@@ -80,12 +157,7 @@ pub(super) async fn swap(
 }
 
 /// Frees the key whose entry has the version `expected`.
-pub(super) async fn remove(
-    store: &Store,
-    class: ClassId,
-    key: &Key,
-    expected: &Version,
-) -> Result<NameRemoval, Error> {
+async fn remove(store: &Store, class: ClassId, key: &Key, expected: &Version) -> Result<NameRemoval, Error> {
     let at = name_key(class, key);
     Ok(
         match NAME.swap(store, &at, entry::freed()?, Some(expected)).await? {
@@ -96,7 +168,7 @@ pub(super) async fn remove(
 }
 
 /// Entries whose keys come after `after`.
-pub(super) async fn list(
+async fn list(
     store: &Store,
     class: ClassId,
     after: Option<&Key>,
@@ -139,7 +211,7 @@ impl Counts {
     }
 
     /// How many entries of `class` are no tombstones; what others do is seen after [`BELIEVED`].
-    pub(super) async fn count(&self, store: &Store, class: ClassId) -> Result<u64, Error> {
+    async fn count(&self, store: &Store, class: ClassId) -> Result<u64, Error> {
         let known = self.with(|counts| counts.get(&class).copied());
         if let Some((count, at)) = known
             && at.elapsed() < BELIEVED
@@ -160,7 +232,7 @@ impl Counts {
     }
 
     /// An entry was put where `expected` was.
-    pub(super) fn put(&self, class: ClassId, entry: &Entry, expected: Option<&Version>) {
+    fn put(&self, class: ClassId, entry: &Entry, expected: Option<&Version>) {
         match (expected, entry.state) {
             (None, Stage::Founding | Stage::Founded) => self.with(|counts| {
                 counts.entry(class).and_modify(|(count, _)| *count += 1);
@@ -172,7 +244,7 @@ impl Counts {
     }
 
     /// Something changed, and nobody knows what.
-    pub(super) fn forget(&self, class: ClassId) {
+    fn forget(&self, class: ClassId) {
         self.with(|counts| counts.remove(&class));
     }
 }

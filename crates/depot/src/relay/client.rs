@@ -20,8 +20,8 @@ use suijuris_core::{BundleId, ClassId, ObjectId};
 use super::link::Link;
 use super::wire::{Call, Response, milliseconds};
 use crate::{
-    Answer, Depot, Directory, Error, MAX_BUNDLE, MAX_SEGMENT, NameRemoval, NameSwap, Posted, Presence,
-    PresenceGuard, Swap, Version, Waiting, frame, segment,
+    Answer, Archive, Depot, Directory, Error, Inbox, MAX_BUNDLE, MAX_SEGMENT, Marks, NameRemoval, NameSwap,
+    Posted, Presence, PresenceGuard, Swap, Version, Waiting, frame, segment,
 };
 
 /// How long an answer is waited for: longer than any backend takes to give up.
@@ -171,7 +171,9 @@ impl Depot for Client {
         let greeting = link.greeting();
         Duration::from_millis(greeting.map_or(0, |greeting| greeting.pace_ms))
     }
+}
 
+impl Marks for Client {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.call(Call::Mark(object), PATIENCE, |response| match response {
             Response::Mark(mark) => Some(found(mark)),
@@ -218,7 +220,9 @@ impl Depot for Client {
             },
         )
     }
+}
 
+impl Archive for Client {
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         if let Err(error) = frame::announce(bytes, due) {
             return Box::pin(std::future::ready(Err(error)));
@@ -299,7 +303,9 @@ impl Depot for Client {
     fn bundle(&self, id: BundleId) -> Answer<'_, Option<Vec<u8>>> {
         self.call(Call::Bundle(id), PATIENCE, bytes)
     }
+}
 
+impl Inbox for Client {
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
         let call = Call::Post(object, Box::new(message.clone()));
         self.call(call, PATIENCE, |response| match response {

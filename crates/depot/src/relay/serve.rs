@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::wire::{self, Call, Failure, Greeting, Refused, Request, Response, ServerFrame, milliseconds};
-use crate::inbox_watch::{Begun, begin};
+use crate::inbox::{Begun, begin};
 use crate::{Depot, Error, Session, Version};
 
 /// Calls that are worked on at once at most; more wait in the socket.

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use suijuris_core::class::Key;
 use suijuris_core::class::founding::Stage;
 use suijuris_depot::local::Local;
-use suijuris_depot::{Depot, Directory as _, Posted, Presence, Swap};
+use suijuris_depot::{Directory as _, Inbox as _, Marks as _, Posted, Presence, Swap};
 
 use crate::child;
 use crate::names;

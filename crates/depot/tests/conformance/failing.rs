@@ -7,7 +7,7 @@ use suijuris_core::time::Timestamp;
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::local::Local;
 use suijuris_depot::memory::Memory;
-use suijuris_depot::{Depot, Directory as _, Error, Posted, Swap};
+use suijuris_depot::{Archive as _, Directory as _, Error, Inbox as _, Marks as _, Posted, Swap};
 
 use crate::child;
 use crate::names;

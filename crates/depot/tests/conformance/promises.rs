@@ -8,7 +8,7 @@ use suijuris_core::message::MessageKey;
 use suijuris_core::time::Timestamp;
 use suijuris_core::{BundleId, ObjectId};
 use suijuris_depot::{
-    Depot, Error, InboxWatch, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Session, Swap, Version,
+    Depot, Error, InboxWatch, MAX_BUNDLE, MAX_SEGMENT, Marks as _, Posted, Presence, Session, Swap, Version,
 };
 use tokio::task::JoinSet;
 

@@ -8,7 +8,9 @@ use suijuris_core::{BundleId, ObjectId};
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
 use suijuris_depot::relay::{self, Client};
-use suijuris_depot::{Depot, Directory as _, Error, Posted, Presence, Session, Swap};
+use suijuris_depot::{
+    Archive as _, Depot, Directory as _, Error, Inbox as _, Marks as _, Posted, Presence, Session, Swap,
+};
 use tokio::task::JoinSet;
 
 use crate::names;

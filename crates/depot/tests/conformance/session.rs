@@ -7,7 +7,7 @@ use suijuris_core::witness::{Holder, HolderId, Mark};
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
 use suijuris_depot::relay::{self, Client};
-use suijuris_depot::{Depot, Directory as _, Session};
+use suijuris_depot::{Archive as _, Depot, Directory as _, Inbox as _, Marks as _, Session};
 use tokio::task::JoinSet;
 
 use crate::names;
