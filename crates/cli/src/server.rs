@@ -109,11 +109,6 @@ impl Server {
         Some(server)
     }
 
-    /// Where it listens.
-    pub(crate) fn socket(&self) -> &Path {
-        &self.socket
-    }
-
     /// What it is.
     pub(crate) fn daemon(&self) -> Result<Daemon, ServerError> {
         self.get("/v1")
