@@ -12,3 +12,4 @@ mod connections;
 mod depot;
 mod hostile;
 mod rig;
+mod streams;
