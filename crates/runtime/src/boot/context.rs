@@ -29,7 +29,7 @@ use crate::remain;
 use crate::report::Reports;
 use crate::resident::{Parts, Resident};
 use crate::supervision::Supervision;
-use crate::workload::{Placement, free_port};
+use crate::workload::{Placement, Secrets, free_port};
 use suijuris_custody::chain;
 use suijuris_custody::claim::Answer;
 use suijuris_custody::clock::Clock;
@@ -306,5 +306,6 @@ pub(super) fn placement(config: &Config, id: &str, port: u16, connections: Optio
         path: std::env::var_os("PATH"),
         home: config.data.join("volume"),
         connections,
+        secrets: Secrets::default(),
     }
 }

@@ -9,16 +9,22 @@ use std::time::Duration;
 use serde_bytes::ByteBuf;
 use suijuris_api::Event;
 use suijuris_api::control::Reply;
+use suijuris_core::id::Digest;
 use suijuris_core::inputs::{Host, Vehicle};
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::Record;
+use suijuris_core::lineage::{Body, Mutated, Record};
+use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::Timestamp;
 use suijuris_link::frame::StreamKind;
 use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen, Unattended};
 use suijuris_link::message::{Carrier, How, Present};
 use suijuris_link::transport::{Plain, Transport};
-use suijuris_link::{ActivationId, Nonce, Secret, Stream, SupervisorLink, ToRuntime, ToSupervisor};
-use suijuris_store::{BundleFiles, Creation, ObjectDir, Reader, create};
+use suijuris_link::{
+    ActivationId, Nonce, Secret as LinkSecret, Stream, SupervisorLink, ToRuntime, ToSupervisor,
+};
+use suijuris_store::{
+    BundleFiles, Creation, Depth, Draft, ObjectDir, Reader, Secret, Sign, Sizes, Writer, create,
+};
 use suijuris_sys::link::Outlet;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -106,6 +112,30 @@ impl Object {
         self.temp.path().join(".suijuris")
     }
 
+    /// Sets a secret field, as its owner does while it sleeps.
+    pub(crate) async fn set_secret(&self, field: &str, value: &str) {
+        let object_dir = ObjectDir::at(self.data());
+        let (writer, _) = Writer::open(&object_dir, Depth::Whole, Sizes::default()).unwrap();
+        let secret = Secret {
+            salt: Digest([3; 32]),
+            value: Value::String(value.to_owned()),
+        };
+        let commitment = object_dir.keep_secret(&secret).unwrap();
+        let write = Write::Set(Value::Commitment(commitment));
+        let mutated = Mutated {
+            by: "controller".to_owned(),
+            change: [(Name::new(field).unwrap(), write)].into(),
+        };
+        let draft = Draft {
+            body: Body::Mutated(mutated),
+            at: Timestamp(1_767_225_700_000),
+            bundle: None,
+            sign: Sign::Now,
+        };
+        writer.stage(draft).unwrap().await.unwrap();
+        writer.close().unwrap();
+    }
+
     /// The records, oldest first; the whole history is verified.
     pub(crate) fn records(&self) -> Vec<Record> {
         let reader = Reader::verify(&ObjectDir::at(self.data()), |_| {}).unwrap();
@@ -157,7 +187,7 @@ impl Object {
             class: "",
         };
         Launch {
-            secret: Secret::fresh().unwrap(),
+            secret: LinkSecret::fresh().unwrap(),
             activation: ActivationId::fresh().unwrap(),
             cause: Cause::boot(Host::of(vehicle, None, "")),
             data: self.data(),
@@ -179,7 +209,7 @@ pub(crate) struct Machine {
     pub(crate) child: Child,
     pub(crate) supervisor: Supervisor,
     pub(crate) outlet: Outlet,
-    identity: (ActivationId, Secret),
+    identity: (ActivationId, LinkSecret),
 }
 
 impl Machine {
@@ -239,7 +269,7 @@ impl Machine {
         self.attach_as(self.identity.0, self.identity.1.clone())
     }
 
-    pub(crate) fn attach_as(&self, activation: ActivationId, secret: Secret) -> Supervisor {
+    pub(crate) fn attach_as(&self, activation: ActivationId, secret: LinkSecret) -> Supervisor {
         let socket = self.outlet.open().unwrap();
         socket.set_nonblocking(true).unwrap();
         let socket = UnixStream::from_std(socket).unwrap();
