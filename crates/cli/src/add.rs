@@ -1,11 +1,12 @@
 //! `add` and `remove`: what a daemon serves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use suijuris_api::daemon::{AddClass, AddObject, BundleParts, Class, Object, Owners};
+use suijuris_bundle::Built;
 
 use crate::server::{Server, path_of};
 use crate::terminal;
@@ -50,19 +51,8 @@ pub(crate) fn add(args: &AddArgs) -> anyhow::Result<Answer> {
     let dir = std::path::absolute(&args.dir)?;
     let server = Server::chosen()?;
     server.daemon()?;
-    let built = match suijuris_bundle::build(&dir) {
-        Ok(built) => built,
-        Err(report) => {
-            terminal::drawing(&report.render(suijuris_bundle::Style::PLAIN));
-            bail!("the definition has errors; `suijuris check` shows them again");
-        }
-    };
-    let files = built.files();
-    let bundle = BundleParts {
-        manifest: STANDARD.encode(&files.manifest),
-        governance: files.governance,
-        program: STANDARD.encode(&files.program),
-    };
+    let built = build(&dir)?;
+    let bundle = parts(&built);
     let owners = match &built.controllers {
         Some(declared) => Owners {
             controllers: declared.keys.clone(),
@@ -110,6 +100,27 @@ pub(crate) fn add(args: &AddArgs) -> anyhow::Result<Answer> {
         ))?;
     }
     Ok(Answer::Yes)
+}
+
+/// Builds the definition in `dir`; what is wrong with it is shown.
+pub(crate) fn build(dir: &Path) -> anyhow::Result<Built> {
+    match suijuris_bundle::build(dir) {
+        Ok(built) => Ok(built),
+        Err(report) => {
+            terminal::drawing(&report.render(suijuris_bundle::Style::PLAIN));
+            bail!("the definition has errors; `suijuris check` shows them again");
+        }
+    }
+}
+
+/// A definition as it travels.
+pub(crate) fn parts(built: &Built) -> BundleParts {
+    let files = built.files();
+    BundleParts {
+        manifest: STANDARD.encode(&files.manifest),
+        governance: files.governance,
+        program: STANDARD.encode(&files.program),
+    }
 }
 
 pub(crate) fn remove(args: &RemoveArgs) -> anyhow::Result<Answer> {

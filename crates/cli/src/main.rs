@@ -5,6 +5,7 @@
 //! is the first process of a machine (`__shim`) and the runtime in it (`__init`).
 
 mod add;
+mod amend;
 mod approval;
 mod check;
 mod claiming;
@@ -108,6 +109,7 @@ enum Command {
     Serve(serve::Args),
     Add(add::AddArgs),
     Remove(add::RemoveArgs),
+    Amend(amend::Args),
     Approve(approval::Args),
     Key(approval::KeyArgs),
     Ps(ps::Args),
@@ -157,6 +159,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => return serve::run(&args),
         Command::Add(args) => add::add(&args)?,
         Command::Remove(args) => add::remove(&args)?,
+        Command::Amend(args) => amend::run(&args)?,
         Command::Door(args) => return door::run(&args),
         Command::New(args) => new::run(&args)?,
         Command::Check(args) => check::run(&args)?,

@@ -192,6 +192,15 @@ impl Server {
         self.call(&Method::POST, path, Some(body))
     }
 
+    /// Replaces a document; its answer.
+    pub(crate) fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ServerError> {
+        self.call(&Method::PUT, path, Some(body))
+    }
+
     /// Removes something.
     pub(crate) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ServerError> {
         self.call(&Method::DELETE, path, None::<&()>)

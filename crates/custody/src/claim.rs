@@ -231,8 +231,10 @@ impl Claim {
     /// [`RestError`].
     pub async fn rest(&self, writer: &Writer, at: Timestamp) -> Result<Answer, RestError> {
         let answer = self.rest_at(newest(writer)).await?;
-        if self.depot.is_some() {
+        if let Some(shared) = &self.depot {
             self.follow(writer);
+            // Nobody but this process has it now: one presence stands for all that it holds. What fails costs a descriptor.
+            let _ = shared.session.rest().await;
         }
         if let Answer::Refused(copy) = &answer
             && copy.is_final

@@ -46,6 +46,13 @@ impl AtDoor {
         &mut self.door
     }
 
+    /// It has another bundle from now on.
+    pub(crate) fn amended(&mut self, prepared: Arc<PreparedBundle>, host: Host, witnessed: Witnessed) {
+        self.door = self
+            .rest
+            .look(|state| Sleeper::new(prepared, state.head(), host, witnessed));
+    }
+
     /// For writing, where it is open.
     pub(crate) const fn writer(&self) -> Option<&Writer> {
         match &self.rest {

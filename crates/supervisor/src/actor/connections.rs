@@ -215,7 +215,7 @@ impl<D: Driver> ObjectActor<D> {
             // What everybody in the machine was told that it was tried with.
             return problem.clone();
         }
-        if let Refusal::Paused(left) = refusal {
+        if let (Refusal::Paused(left), 0) = (refusal, tries) {
             return problems::backing_off(self.claim.object(), left);
         }
         let (code, title, detail) = match refusal {

@@ -20,12 +20,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use suijuris_api::Problem;
 use suijuris_api::control::{Reply, ToUp};
-use suijuris_api::daemon::{Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed};
+use suijuris_api::daemon::{Amend, Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed};
 use suijuris_api::problem::MEDIA_TYPE;
 use suijuris_core::id::ObjectId;
 use suijuris_core::owner_request::SignedRequest;
 use suijuris_vehicle::Driver;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::class_entry::ClassEntry;
@@ -112,6 +113,9 @@ impl<D: Driver> Api<D> {
             (_, ["v1", "classes"]) if get => Ok(json(&self.classes())),
             (&Method::POST, ["v1", "classes"]) => self.add_class(read(&parts, body).await?).await,
             (_, ["v1", "events"]) if get => Ok(self.feed.stream(last_event(&parts))),
+            (&Method::PUT, ["v1", "classes", class]) => {
+                self.amend_class(class, read(&parts, body).await?).await
+            }
             (_, ["v1", "objects", name, rest @ ..]) => {
                 let entry = self.roster.find(name).ok_or_else(|| no_such(name))?;
                 self.object(&entry, &parts, rest, body).await
@@ -144,6 +148,11 @@ impl<D: Driver> Api<D> {
                 let Signed { signed } = read(parts, body).await?;
                 self.ask(entry, question(signed, None, ToUp::Sleep)).await
             }
+            (&Method::POST, ["amend"]) => {
+                let Amend { bundle, approvals } = read(parts, body).await?;
+                let (request, answered) = ControlRequest::amend(adding::files(&bundle)?, approvals);
+                self.put(entry, request, answered).await
+            }
             (&Method::PATCH, ["memory"]) => {
                 let PatchMemory { patch, signed } = read(parts, body).await?;
                 let unsigned = ToUp::Patch(patch.clone());
@@ -158,10 +167,18 @@ impl<D: Driver> Api<D> {
 
     /// Asks the object's actor.
     async fn ask(&self, entry: &Entry, question: ToUp) -> Result<Answer, Problem> {
-        let (request, answered) = match ControlRequest::of(question) {
-            Ok(asked) => asked,
-            Err(reply) => return Ok(json(&reply)),
-        };
+        match ControlRequest::of(question) {
+            Ok((request, answered)) => self.put(entry, request, answered).await,
+            Err(reply) => Ok(json(&reply)),
+        }
+    }
+
+    async fn put(
+        &self,
+        entry: &Entry,
+        request: ControlRequest,
+        answered: oneshot::Receiver<Reply>,
+    ) -> Result<Answer, Problem> {
         let ending = || {
             Problem::new(503, "not_now", "The object is being opened again")
                 .with_detail("ask again in a moment")
@@ -244,6 +261,7 @@ impl<D: Driver> Api<D> {
             max_instances: class.max_instances(),
             bundle: class.note.bundle.to_string(),
             url: self.roster.url_of("KEY", &class.note.name),
+            object_dir: class.note.object_dir.clone(),
         }
     }
 

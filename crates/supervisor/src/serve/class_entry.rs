@@ -32,10 +32,10 @@ pub struct ClassEntry {
     pub id: ClassId,
     pub(super) class: Class,
     pub(super) door: RefCell<ClassDoor>,
-    keys: RefCell<BTreeMap<String, ObjectId>>,
+    keys: Rc<RefCell<BTreeMap<String, ObjectId>>>,
     /// Keys that are being founded: who else comes for one waits.
-    pub(super) founding: RefCell<HashMap<String, Rc<Notify>>>,
-    rates: RefCell<Rates>,
+    pub(super) founding: Rc<RefCell<HashMap<String, Rc<Notify>>>>,
+    rates: Rc<RefCell<Rates>>,
 }
 
 /// Foundings of the last second.
@@ -56,9 +56,24 @@ impl ClassEntry {
             id,
             class,
             door: RefCell::new(door),
-            keys: RefCell::default(),
-            founding: RefCell::default(),
-            rates: RefCell::default(),
+            keys: Rc::default(),
+            founding: Rc::default(),
+            rates: Rc::default(),
+        })
+    }
+
+    /// The same class with another template: what is under way goes on, and counts for both.
+    pub(super) fn amended(
+        &self,
+        note: ClassNote,
+        prepared: Arc<PreparedBundle>,
+        place: Host,
+    ) -> Result<Self, String> {
+        Ok(Self {
+            keys: self.keys.clone(),
+            founding: self.founding.clone(),
+            rates: self.rates.clone(),
+            ..Self::new(note, prepared, place)?
         })
     }
 

@@ -300,6 +300,19 @@ impl<D: Driver> Roster<D> {
         Ok(())
     }
 
+    /// Gives a class another template.
+    pub(super) fn amend_class(
+        &self,
+        class: &ClassEntry,
+        note: ClassNote,
+        bundle: &Arc<Bundle>,
+    ) -> Result<Rc<ClassEntry>, String> {
+        let (name, prepared) = (note.name.clone(), self.prepare(bundle)?);
+        let amended = Rc::new(class.amended(note, prepared, self.services.host.clone())?);
+        self.classes.borrow_mut().insert(name, amended.clone());
+        Ok(amended)
+    }
+
     /// Takes a single object in, and begins to open it.
     pub(super) fn take_object(self: &Rc<Self>, note: &ObjectNote) {
         let paths = self.catalog.object(note);
