@@ -156,17 +156,22 @@ impl Arrivals {
         if self.newest.replace(Some(attached)).is_none() {
             self.since.set(Some(Instant::now()));
         }
-        self.changed.notify_one();
+        self.changed.notify_waiters();
     }
 
     fn end(&self) {
         self.over.set(true);
-        self.changed.notify_one();
+        self.changed.notify_waiters();
     }
 
     async fn wait(&self, until: impl Fn(&Self) -> bool) {
-        while !until(self) {
-            self.changed.notified().await;
+        loop {
+            // Before the look: what changes in between wakes it.
+            let changed = self.changed.notified();
+            if until(self) {
+                return;
+            }
+            changed.await;
         }
     }
 }
