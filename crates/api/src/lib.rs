@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod cloudevents;
 pub mod control;
+pub mod daemon;
 pub mod event;
 pub mod problem;
 pub mod verdict;

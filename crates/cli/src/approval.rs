@@ -14,8 +14,8 @@ use suijuris_core::id::{BundleId, ObjectId, RecordId};
 use suijuris_core::key::{PublicKey, SecretKey, Signature};
 use suijuris_core::lineage::{Approval, Head, Restoration, Statement};
 
-use crate::place::Where;
-use crate::{Answer, Usage, history, key_wrap, owner, screen};
+use crate::object_paths::ObjectArg;
+use crate::{Answer, Usage, history, key_wrap, owner, terminal};
 
 /// Size of an approval's file at most, bytes.
 const MAX_BYTES: u64 = 4_096;
@@ -37,7 +37,7 @@ Example:
   suijuris up hello --approval alice.approval --approval bob.approval")]
 pub(crate) struct Args {
     #[command(flatten)]
-    at: Where,
+    at: ObjectArg,
     /// Approve this child instead, by its id as `fork` said it
     #[arg(long, value_name = "ID", conflicts_with = "restore")]
     child: Option<ObjectId>,
@@ -261,13 +261,13 @@ fn check(bytes: &[u8], head: &Head, matter: &Matter) -> anyhow::Result<Approval>
     };
     let wanted = matter.paper(head, &approval);
     if paper.object != wanted.object {
-        bail!("it is for the object {}", screen::clean(&paper.object));
+        bail!("it is for the object {}", terminal::clean(&paper.object));
     }
-    let theirs = |text: &Option<String>| screen::clean(text.as_deref().unwrap_or("nothing"));
+    let theirs = |text: &Option<String>| terminal::clean(text.as_deref().unwrap_or("nothing"));
     if paper.action != wanted.action {
         bail!(
             "it approves another thing ({}): approve again",
-            screen::clean(&paper.action)
+            terminal::clean(&paper.action)
         );
     }
     if let Some(bundle) = wanted
@@ -310,7 +310,7 @@ pub(crate) fn key(args: &KeyArgs) -> anyhow::Result<Answer> {
     } else {
         key.public().to_string()
     };
-    screen::print(&format!("{text}\n"))?;
+    terminal::print(&format!("{text}\n"))?;
     Ok(Answer::Yes)
 }
 
@@ -335,12 +335,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     if let Matter::Amend(bundle) = &matter
         && *bundle == head.bundle
     {
-        screen::note("nothing to approve: the definition is the one in force");
+        terminal::note("nothing to approve: the definition is the one in force");
         return Ok(Answer::No);
     }
     let key = owner::key(args.key.as_deref())?;
     if !head.controllers.contains(&key.public()) {
-        screen::note(&format!(
+        terminal::note(&format!(
             "the key {} is none of the object's owners; name theirs with --key",
             key.public()
         ));
@@ -349,19 +349,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let paper = matter.paper(head, &matter.approve(head, &key)?);
     let text = format!("{}\n", serde_json::to_string(&paper)?);
     match &args.output {
-        None => screen::print(&text)?,
+        None => terminal::print(&text)?,
         Some(path) => File::create(path)
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .with_context(|| format!("cannot write `{}`", path.display()))?,
     }
-    screen::note(&format!(
+    terminal::note(&format!(
         "approved {} for `{}`; {} of {} owners must",
         match &matter {
             Matter::Amend(bundle) => bundle.short(),
             Matter::Fork(child) => format!("the child …{}", child.short()),
             Matter::Restore(_) => "the restore".to_owned(),
         },
-        screen::clean(&head.name),
+        terminal::clean(&head.name),
         head.threshold,
         head.controllers.len()
     ));
@@ -371,7 +371,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 fn built(dir: &Path) -> anyhow::Result<Built> {
     build(dir).map_err(|report| {
         let style = Style {
-            colour: screen::colour(&std::io::stderr()),
+            colour: terminal::colour(&std::io::stderr()),
             ..Style::PLAIN
         };
         anyhow::anyhow!("the definition has errors\n{}", report.render(style).trim_end())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use suijuris_bundle::{Built, Report, Severity, Style, build};
 
-use crate::{Answer, screen};
+use crate::{Answer, terminal};
 
 /// Check a definition: everything that is wrong, at once
 #[derive(Debug, clap::Args)]
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         Err(report) => (report, None),
     };
     if args.json {
-        screen::print_json(&Checked {
+        terminal::print_json(&Checked {
             ok: built.is_some(),
             bundle: built.map(|built| built.id.to_string()),
             name: built.map(|built| built.manifest.name.as_str()),
@@ -64,10 +64,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 fn show(report: &Report, built: Option<&Built>) -> anyhow::Result<()> {
     if !report.is_empty() {
         let style = Style {
-            colour: screen::colour(&std::io::stderr()),
+            colour: terminal::colour(&std::io::stderr()),
             ..Style::PLAIN
         };
-        screen::drawing(&report.render(style));
+        terminal::drawing(&report.render(style));
     }
     let count = |severity, word: &str| match report.count(severity) {
         1 => format!("1 {word}"),
@@ -80,11 +80,11 @@ fn show(report: &Report, built: Option<&Built>) -> anyhow::Result<()> {
     );
     match built {
         Some(built) => {
-            screen::note(&format!("`{}` can be built; {counts}", built.manifest.name));
-            Ok(screen::print(&format!("{}\n", built.id))?)
+            terminal::note(&format!("`{}` can be built; {counts}", built.manifest.name));
+            Ok(terminal::print(&format!("{}\n", built.id))?)
         }
         None => {
-            screen::note(&format!("cannot be built; {counts}"));
+            terminal::note(&format!("cannot be built; {counts}"));
             Ok(())
         }
     }

@@ -6,19 +6,19 @@ use suijuris_custody::claim::{Claim, Means, fresh_id};
 use suijuris_custody::witness::Service;
 use suijuris_store::Writer;
 
-use crate::depots::Which;
+use crate::depots::DepotArg;
+use crate::event_printer::EventPrinter;
 use crate::here;
-use crate::up::say::Say;
 
 /// The depot cannot be used.
 pub(crate) const CODE_DEPOT: &str = "depot_failed";
 
 /// Opens the depot and asks nothing in it yet. Without a depot the object goes on alone, where its bundle lets it.
 pub(crate) async fn open(
-    which: &Which,
+    which: &DepotArg,
     manifest: &Manifest,
     writer: &Writer,
-    say: &Say,
+    say: &EventPrinter,
 ) -> anyhow::Result<Claim> {
     let depot = match which.open().await {
         Ok(depot) => Some(depot),
@@ -42,6 +42,6 @@ pub(crate) async fn open(
 }
 
 /// Tells of a witness that was not asked.
-pub(crate) fn say_unasked(say: &Say, why: &str) {
+pub(crate) fn say_unasked(say: &EventPrinter, why: &str) {
     say.error(CODE_DEPOT, &format!("the witness cannot be asked: {why}"));
 }

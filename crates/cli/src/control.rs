@@ -9,7 +9,8 @@ use suijuris_api::control::{Reply, ToUp};
 use suijuris_core::owner_request::Ask;
 use suijuris_custody::owner::{CODE_STALE_HEAD, content_of, no_content};
 
-use crate::place::Place;
+use crate::object_paths::ObjectPaths;
+use crate::server::{Server, ServerError};
 use crate::{here, history};
 
 /// Bytes of an answer at most.
@@ -27,6 +28,9 @@ pub(crate) enum Error {
     /// It does not answer.
     #[error("`up` runs but does not answer; see what it says in its own terminal")]
     Silent(#[source] io::Error),
+    /// The daemon that serves the object.
+    #[error(transparent)]
+    Daemon(ServerError),
     /// It hung up.
     #[error("`up` ended before it answered; start it again")]
     Ended,
@@ -36,7 +40,7 @@ pub(crate) enum Error {
 }
 
 /// Asks the `up` that runs the object; `None` where none runs.
-pub(crate) fn ask(place: &Place, question: &ToUp) -> Result<Option<Reply>, Error> {
+pub(crate) fn ask(place: &ObjectPaths, question: &ToUp) -> Result<Option<Reply>, Error> {
     let within = if *question == ToUp::Status {
         STATUS_WITHIN
     } else {
@@ -44,7 +48,7 @@ pub(crate) fn ask(place: &Place, question: &ToUp) -> Result<Option<Reply>, Error
     };
     let mut stream = match UnixStream::connect(place.control_socket()) {
         Ok(stream) => stream,
-        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) if is_absent(&error) => return ask_daemon(place, question),
         Err(error) => return Err(Error::Silent(error)),
     };
     let mut line = serde_json::to_string(question)?;
@@ -64,12 +68,31 @@ pub(crate) fn ask(place: &Place, question: &ToUp) -> Result<Option<Reply>, Error
     Ok(Some(serde_json::from_str(&reply)?))
 }
 
+/// Asks the daemon that serves the object; `None` where none does.
+fn ask_daemon(paths: &ObjectPaths, question: &ToUp) -> Result<Option<Reply>, Error> {
+    let found = Server::running().and_then(|server| {
+        let object = server.object_in(&paths.data)?;
+        Some((server, object))
+    });
+    let Some((server, object)) = found else {
+        return Ok(None);
+    };
+    match server.ask(&object, question) {
+        Ok(reply) => Ok(Some(reply)),
+        Err(ServerError::Refused(problem)) => Ok(Some(Reply::Error {
+            code: problem.code,
+            message: format!("{}: {}", problem.title, problem.detail),
+        })),
+        Err(error) => Err(Error::Daemon(error)),
+    }
+}
+
 /// Tries of a write whose object records something at the same time.
 const TRIES: u32 = 16;
 
 /// Asks the `up` that runs the object, as the owner whose key is here, or else as the host; `None` where none runs.
 pub(crate) fn ask_as_owner(
-    place: &Place,
+    place: &ObjectPaths,
     asked: Ask,
     patch: Option<&Patch>,
 ) -> anyhow::Result<Option<Reply>> {
@@ -117,7 +140,7 @@ pub(crate) struct Running {
 }
 
 /// The `up` that runs the object, if one does and answers.
-pub(crate) fn running(place: &Place) -> Option<Running> {
+pub(crate) fn running(place: &ObjectPaths) -> Option<Running> {
     match ask(place, &ToUp::Status) {
         Ok(Some(Reply::Status { phase, pid, url, .. })) => Some(Running { phase, pid, url }),
         _ => None,

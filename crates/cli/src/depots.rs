@@ -7,14 +7,14 @@ use suijuris_depot::{Depot, Error, default_directory};
 
 /// Which depot.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub(crate) struct Which {
+pub(crate) struct DepotArg {
     /// Depot with witness, inbox and published heads: file:///…, s3://…, az://… or etcd://… [default: a directory
     /// under your data folder]
     #[arg(long, value_name = "URL", env = "SUIJURIS_DEPOT", hide_env_values = true)]
     pub(crate) depot: Option<String>,
 }
 
-impl Which {
+impl DepotArg {
     /// Opens it.
     pub(crate) async fn open(&self) -> Result<Arc<dyn Depot>, Error> {
         let variable = |name: &str| std::env::var(name).ok();

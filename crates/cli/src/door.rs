@@ -13,8 +13,8 @@ use suijuris_door::{Config, serve};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::depots::Which;
-use crate::screen;
+use crate::depots::DepotArg;
+use crate::terminal;
 use crate::{Answer, Usage, here};
 
 /// Size of a configuration file at most, bytes.
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDR")]
     listen: Vec<SocketAddr>,
     #[command(flatten)]
-    depot: Which,
+    depot: DepotArg,
     /// Configuration in TOML: map, waker, trust, place, preload, limits
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 async fn door(args: &Args) -> anyhow::Result<ExitCode> {
     let mut config = config(args)?;
-    let which = Which {
+    let which = DepotArg {
         depot: args
             .depot
             .depot
@@ -94,9 +94,9 @@ async fn door(args: &Args) -> anyhow::Result<ExitCode> {
         let told = serde_json::json!({"object": object.to_string(), "what": event});
         if json {
             // Nobody to tell when standard output is gone.
-            let _ = screen::print_json(&told);
+            let _ = terminal::print_json(&told);
         } else {
-            screen::note(&told.to_string());
+            terminal::note(&told.to_string());
         }
     });
     serve(listeners, depot, config, clock, Some(tell), shutdown).await;
@@ -119,9 +119,9 @@ fn fill_in(place: &mut Place, here: Host) {
 fn say_listening(listener: &TcpListener, depot: &str, json: bool) -> anyhow::Result<()> {
     let url = format!("http://{}/", listener.local_addr()?);
     if json {
-        return screen::print_json(&serde_json::json!({"event": "listening", "url": url, "depot": depot}));
+        return terminal::print_json(&serde_json::json!({"event": "listening", "url": url, "depot": depot}));
     }
-    Ok(screen::print(&format!("listening  {url}  depot {depot}\n"))?)
+    Ok(terminal::print(&format!("listening  {url}  depot {depot}\n"))?)
 }
 
 fn config(args: &Args) -> anyhow::Result<Config> {

@@ -10,9 +10,9 @@ use serde::Serialize;
 use suijuris_store::capsule::{self, Decrypted, Exported, SecretsError};
 use suijuris_store::{Depth, ObjectDir, Reader};
 
-use crate::place::Where;
+use crate::object_paths::ObjectArg;
 use crate::progress::Progress;
-use crate::screen;
+use crate::terminal;
 use crate::{Answer, Usage, key_wrap};
 
 /// Times to look again when the object wakes while its waiting key is read.
@@ -33,7 +33,7 @@ Example:
   suijuris export hello -o hello.sui && suijuris import hello.sui --data copy")]
 pub(crate) struct Args {
     #[command(flatten)]
-    at: Where,
+    at: ObjectArg,
     /// File to write; it must not exist
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -92,9 +92,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         sealed_to,
     };
     if args.json {
-        screen::print_json(&written)?;
+        terminal::print_json(&written)?;
     } else {
-        screen::print(&text(&written))?;
+        terminal::print(&text(&written))?;
     }
     Ok(Answer::Yes)
 }

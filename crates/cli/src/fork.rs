@@ -20,10 +20,10 @@ use suijuris_store::{BundleFiles, ObjectDir};
 use zeroize::Zeroizing;
 
 use crate::approval::{self, Matter};
-use crate::depots::Which;
-use crate::held::{self, Held, Taken};
-use crate::place::{Place, Where};
-use crate::screen::{self, Screen, Tone};
+use crate::depots::DepotArg;
+use crate::object_paths::{ObjectArg, ObjectPaths};
+use crate::offline::{self, OfflineObject, Taken};
+use crate::terminal::{self, Screen, Tone};
 use crate::up::creation;
 use crate::{Answer, Usage, here, owner, transition};
 
@@ -44,7 +44,7 @@ Example:
   suijuris fork hello --to quiet/.suijuris --definition quiet && suijuris up quiet")]
 pub(crate) struct Args {
     #[command(flatten)]
-    at: Where,
+    at: ObjectArg,
     /// Data directory of the child, to be made
     #[arg(long, value_name = "DATA")]
     to: PathBuf,
@@ -70,7 +70,7 @@ pub(crate) struct Args {
     #[arg(long = "approval", value_name = "FILE")]
     approvals: Vec<PathBuf>,
     #[command(flatten)]
-    depot: Which,
+    depot: DepotArg,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -107,19 +107,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         ))
         .into());
     }
-    let writer = held::open(&place)?;
+    let writer = offline::open(&place)?;
     if let Some(parent) = fork::finish(&place.home(), &child)? {
-        screen::note("finished what was begun before: the parent had recorded the child");
+        terminal::note("finished what was begun before: the parent had recorded the child");
         let object = suijuris_store::Reader::open(&child, suijuris_store::Depth::Tail)?
             .state()
             .head()
             .object;
         return told(args, &object.to_string(), &parent, Vec::new());
     }
-    let held = match held::take(writer, &args.depot)? {
-        Taken::Held(held) => held,
+    let held = match offline::take(writer, &args.depot)? {
+        Taken::Open(held) => held,
         Taken::NotTheObject(copy) => {
-            held::tell_not_the_object(&copy, args.json)?;
+            offline::tell_not_the_object(&copy, args.json)?;
             return Ok(Answer::No);
         }
     };
@@ -128,13 +128,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     held.leave().and(answer)
 }
 
-fn fork(args: &Args, place: &Place, held: &Held, child: &ObjectDir) -> anyhow::Result<Answer> {
+fn fork(args: &Args, place: &ObjectPaths, held: &OfflineObject, child: &ObjectDir) -> anyhow::Result<Answer> {
     let key = owner::key_if_any(args.key.as_deref())?;
     record_crash(&held.writer, held.now.at)?;
     let definition = match Definition::of(args, held)? {
         Ok(definition) => definition,
         Err(NotNarrower(words)) => {
-            screen::note(&format!("no child: {words}"));
+            terminal::note(&format!("no child: {words}"));
             return Ok(Answer::No);
         }
     };
@@ -166,7 +166,7 @@ struct Definition {
 }
 
 impl Definition {
-    fn of(args: &Args, held: &Held) -> anyhow::Result<Result<Self, NotNarrower>> {
+    fn of(args: &Args, held: &OfflineObject) -> anyhow::Result<Result<Self, NotNarrower>> {
         let declared = |owners: &[PublicKey]| {
             let all = u32::try_from(owners.len()).unwrap_or(u32::MAX);
             (owners.to_vec(), args.threshold.unwrap_or(all.min(1)))
@@ -203,7 +203,7 @@ impl Definition {
 fn built(dir: &Path) -> anyhow::Result<suijuris_bundle::Built> {
     suijuris_bundle::build(dir).map_err(|report| {
         let style = Style {
-            colour: screen::colour(&std::io::stderr()),
+            colour: terminal::colour(&std::io::stderr()),
             ..Style::PLAIN
         };
         anyhow::anyhow!(
@@ -229,7 +229,7 @@ fn asking(head: &Head, key: Option<&SecretKey>) -> anyhow::Result<Principal> {
 }
 
 /// The parent's own decision; a refusal is recorded and told.
-fn decided(held: &Held, key: Option<&SecretKey>, json: bool) -> anyhow::Result<Option<Decision>> {
+fn decided(held: &OfflineObject, key: Option<&SecretKey>, json: bool) -> anyhow::Result<Option<Decision>> {
     let verdict = {
         let state = held.writer.published();
         let inputs = Inputs::new(held.now, asking(state.head(), key)?, here::host());
@@ -255,7 +255,7 @@ fn decided(held: &Held, key: Option<&SecretKey>, json: bool) -> anyhow::Result<O
 /// The child that waits for approvals, where some are given for it; else a new one.
 fn staged(
     args: &Args,
-    held: &Held,
+    held: &OfflineObject,
     home: &ObjectDir,
     definition: Definition,
 ) -> anyhow::Result<(Staged, Vec<String>)> {
@@ -295,10 +295,16 @@ fn staged(
     Ok((prepared.staged, left_out))
 }
 
-fn missing(args: &Args, place: &Place, staged: &Staged, found: usize, needed: u32) -> anyhow::Result<Answer> {
+fn missing(
+    args: &Args,
+    place: &ObjectPaths,
+    staged: &Staged,
+    found: usize,
+    needed: u32,
+) -> anyhow::Result<Answer> {
     let child = staged.child.to_string();
     if args.json {
-        screen::print_json(&Missing {
+        terminal::print_json(&Missing {
             code: "approvals_missing",
             object: child,
             approved: found,
@@ -306,7 +312,7 @@ fn missing(args: &Args, place: &Place, staged: &Staged, found: usize, needed: u3
         })?;
     } else {
         let name = place.name();
-        screen::print(&format!(
+        terminal::print(&format!(
             "{} the child waits in {}\n  object {child}\n  {found} of the {needed} owners needed approved it; the others run\n    suijuris approve {name} --child {child} -o FILE\n  then the same `fork` again with --approval FILE\n",
             Screen::stdout().paint(Tone::Bad, "not born"),
             args.to.display(),
@@ -324,7 +330,7 @@ fn told(args: &Args, child: &str, parent: &VerifiedParent, left_out: Vec<String>
         left_out,
     };
     if args.json {
-        screen::print_json(&born)?;
+        terminal::print_json(&born)?;
         return Ok(Answer::Yes);
     }
     let mut text = format!(
@@ -334,6 +340,6 @@ fn told(args: &Args, child: &str, parent: &VerifiedParent, left_out: Vec<String>
     if !born.left_out.is_empty() {
         text += &format!("  not given to the child: {}\n", born.left_out.join(", "));
     }
-    screen::print(&text)?;
+    terminal::print(&text)?;
     Ok(Answer::Yes)
 }

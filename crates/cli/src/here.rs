@@ -8,7 +8,7 @@ use suijuris_core::owner_request::{Ask, Once, OwnerRequest, SignedRequest};
 use suijuris_core::time::Span;
 use suijuris_custody::host;
 
-use crate::{clock, owner, screen};
+use crate::{clock, owner, terminal};
 
 /// How long a request of a command is good for: it is answered at once or not at all.
 const GOOD_FOR: Span = Span(30_000);
@@ -32,11 +32,24 @@ pub(crate) fn sign(
     content: Digest,
     audience: PublicKey,
 ) -> anyhow::Result<Option<SignedRequest>> {
-    let key = owner::existing_key()?.filter(|key| head.controllers.contains(&key.public()));
-    let Some(key) = key else {
-        screen::note(
+    let signed = sign_quietly(head, ask, content, audience)?;
+    if signed.is_none() {
+        terminal::note(
             "asked as the host: no owner's key is here; name one of the object's with SUIJURIS_OWNER_KEY to ask as its owner",
         );
+    }
+    Ok(signed)
+}
+
+/// As [`sign`], and says nothing where nobody signs.
+pub(crate) fn sign_quietly(
+    head: &Head,
+    ask: Ask,
+    content: Digest,
+    audience: PublicKey,
+) -> anyhow::Result<Option<SignedRequest>> {
+    let key = owner::existing_key()?.filter(|key| head.controllers.contains(&key.public()));
+    let Some(key) = key else {
         return Ok(None);
     };
     let once = if ask == Ask::Write {

@@ -13,14 +13,14 @@ use suijuris_core::id::BundleId;
 use suijuris_core::lineage::{Body, Decision, State, Stored};
 use suijuris_store::{Depth, OpenError, Reader};
 
-use crate::place::Place;
+use crate::object_paths::ObjectPaths;
 use crate::progress::Progress;
 
 /// Time between two looks of who follows.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The object as it stands, read from its last checkpoint on.
-pub(crate) fn open(place: &Place) -> Result<Reader, OpenError> {
+pub(crate) fn open(place: &ObjectPaths) -> Result<Reader, OpenError> {
     Reader::open(&place.home(), Depth::Tail)
 }
 
@@ -92,7 +92,7 @@ pub(crate) struct Follow {
 
 impl Follow {
     /// Everything up to now counts as seen. Take it before opening a reader, so that nothing falls between.
-    pub(crate) fn new(place: &Place) -> Self {
+    pub(crate) fn new(place: &ObjectPaths) -> Self {
         let lineage = place.data.join("lineage");
         Self {
             seen: files(&lineage),

@@ -10,7 +10,7 @@ use suijuris_store::capsule::{self, Decrypted, ImportError, Imported};
 use suijuris_store::{ObjectDir, Sizes};
 
 use crate::progress::Progress;
-use crate::screen::{self, Screen, Tone};
+use crate::terminal::{self, Screen, Tone};
 use crate::{Answer, key_wrap};
 
 /// Make an object out of a capsule
@@ -82,7 +82,7 @@ pub(crate) fn answer(
         Ok(imported) => imported,
         Err(error) if is_no(&error) => {
             let word = Screen::stdout().paint(Tone::Bad, "not imported");
-            screen::print(&format!("{word}\n  {}\n", screen::clean(&format!("{error:#}"))))?;
+            terminal::print(&format!("{word}\n  {}\n", terminal::clean(&format!("{error:#}"))))?;
             return Ok(Answer::No);
         }
         Err(error) => return Err(error),
@@ -98,9 +98,9 @@ pub(crate) fn answer(
         parent: imported.parent.map(|parent| parent.object.to_string()),
     };
     if json {
-        screen::print_json(&shown)?;
+        terminal::print_json(&shown)?;
     } else {
-        screen::print(&text(&shown))?;
+        terminal::print(&text(&shown))?;
     }
     Ok(Answer::Yes)
 }

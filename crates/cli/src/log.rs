@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use suijuris_core::lineage::Stored;
 
-use crate::place::{Place, Where};
-use crate::screen::{self, Screen, Tone};
-use crate::{Answer, Usage, history, telling};
+use crate::object_paths::{ObjectArg, ObjectPaths};
+use crate::terminal::{self, Screen, Tone};
+use crate::{Answer, Usage, history, render};
 
 /// Kinds of record, for `--kind`.
 const KINDS: [&str; 14] = [
@@ -36,7 +36,7 @@ const MAX_LAST: usize = 100_000;
 )]
 pub(crate) struct Args {
     #[command(flatten)]
-    at: Where,
+    at: ObjectArg,
     /// Only the last N records
     #[arg(short, long, value_name = "N")]
     number: Option<usize>,
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 }
 
 /// Shows what is there; the position of what comes next.
-fn tail(args: &Args, place: &Place) -> anyhow::Result<u64> {
+fn tail(args: &Args, place: &ObjectPaths) -> anyhow::Result<u64> {
     let reader = history::open(place)?;
     let mut kept = VecDeque::new();
     for stored in reader.records(0..u64::MAX)? {
@@ -104,20 +104,20 @@ fn wanted(args: &Args, stored: &Stored) -> bool {
 
 fn show(args: &Args, stored: &Stored) -> anyhow::Result<()> {
     if args.json {
-        return screen::print_json(&telling::record_json(stored)?);
+        return terminal::print_json(&render::record_json(stored)?);
     }
-    let (record, screen) = (&stored.record, Screen::stdout());
-    let id = screen.paint(Tone::Faint, &format!("…{}", stored.id.short()));
+    let (record, terminal) = (&stored.record, Screen::stdout());
+    let id = terminal.paint(Tone::Faint, &format!("…{}", stored.id.short()));
     let kind = format!("{:11}", record.body.kind());
     let kind = match record.body.kind() {
-        "refused" | "quarantined" | "unsealed" => screen.paint(Tone::Bad, &kind),
-        "woke" | "resumed" => screen.paint(Tone::Good, &kind),
+        "refused" | "quarantined" | "unsealed" => terminal.paint(Tone::Bad, &kind),
+        "woke" | "resumed" => terminal.paint(Tone::Good, &kind),
         _ => kind,
     };
-    let summary = screen::clean(&telling::summary(&record.body));
+    let summary = terminal::clean(&render::summary(&record.body));
     let line = format!(
         "{:>6}  {}  {id}  epoch {:<4}  {kind}  {summary}",
         record.seq, record.at, record.epoch
     );
-    Ok(screen::print(&format!("{}\n", line.trim_end()))?)
+    Ok(terminal::print(&format!("{}\n", line.trim_end()))?)
 }

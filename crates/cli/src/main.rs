@@ -4,6 +4,7 @@
 //! goes to standard output, all else to standard error. The same program, started again with a word that nobody types,
 //! is the first process of a machine (`__shim`) and the runtime in it (`__init`).
 
+mod add;
 mod approval;
 mod check;
 mod claiming;
@@ -11,30 +12,36 @@ mod clock;
 mod control;
 mod depots;
 mod door;
+mod event_printer;
 mod export;
 mod fork;
-mod held;
 mod here;
 mod history;
 mod import;
 mod key_wrap;
+mod line_writer;
 mod log;
 mod memory;
 mod new;
+mod object_paths;
 mod oci;
+mod offline;
 mod owner;
-mod place;
 mod progress;
 mod proposal;
 mod ps;
 mod pull;
 mod push;
 mod registry;
+mod render;
 mod restore;
-mod screen;
+mod runtime_program;
 mod send;
+mod serve;
+mod server;
 mod show;
-mod telling;
+mod systemd;
+mod terminal;
 mod transition;
 mod up;
 mod verify;
@@ -75,7 +82,8 @@ struct Usage(String);
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 yes, 1 no (refused, not verified), 2 usage, 3 broken input or environment.
-An object is named by its directory (with object.toml) or its data directory; `.` where none is named.
+An object is named by its directory (with object.toml) or its data directory; `.` where none is named. One that a daemon
+serves (`suijuris serve`) is also named CLASS/KEY, by its name, or by its id.
 
 Example:
   suijuris new http hello && suijuris up hello";
@@ -84,6 +92,9 @@ Example:
 #[derive(Debug, Parser)]
 #[command(name = "suijuris", version, after_help = EXIT_CODES, max_term_width = 100)]
 struct Cli {
+    /// Daemon that serves the object: path of its control socket, or its directory [default: that of your data folder]
+    #[arg(long, global = true, value_name = "PATH", env = server::VARIABLE)]
+    server: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -94,6 +105,9 @@ enum Command {
     Check(check::Args),
     /// Run an object on this machine, until Ctrl-C puts it to sleep
     Up(up::Args),
+    Serve(serve::Args),
+    Add(add::AddArgs),
+    Remove(add::RemoveArgs),
     Approve(approval::Args),
     Key(approval::KeyArgs),
     Ps(ps::Args),
@@ -133,12 +147,16 @@ fn main() -> ExitCode {
         _ => {}
     }
     let cli = Cli::parse();
+    server::choose(cli.server);
     run(cli.command).unwrap_or_else(|error| complain(&error))
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let answer = match command {
         Command::Up(args) => return up::run(args),
+        Command::Serve(args) => return serve::run(&args),
+        Command::Add(args) => add::add(&args)?,
+        Command::Remove(args) => add::remove(&args)?,
         Command::Door(args) => return door::run(&args),
         Command::New(args) => new::run(&args)?,
         Command::Check(args) => check::run(&args)?,
@@ -163,7 +181,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "suijuris", &mut script);
-            screen::print(&String::from_utf8_lossy(&script))?;
+            terminal::print(&String::from_utf8_lossy(&script))?;
             Answer::Yes
         }
     };
@@ -180,6 +198,6 @@ fn complain(error: &anyhow::Error) -> ExitCode {
         // The reader of our output has seen enough.
         return ExitCode::SUCCESS;
     }
-    screen::note(&format!("error: {error:#}"));
+    terminal::note(&format!("error: {error:#}"));
     ExitCode::from(if error.is::<Usage>() { 2 } else { 3 })
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use suijuris_bundle::{ScaffoldError, scaffold, templates};
 
-use crate::{Answer, Usage, screen};
+use crate::{Answer, Usage, terminal};
 
 /// The template whose directory is no object.
 const CLASS: &str = "class";
@@ -48,12 +48,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         other => anyhow::Error::from(other),
     })?;
     for file in written {
-        screen::print(&format!("{}\n", file.display()))?;
+        terminal::print(&format!("{}\n", file.display()))?;
     }
     let dir = args.dir.display();
     // A class is a template: there is no object of it to run.
     let next = if args.template == CLASS { "check" } else { "up" };
-    screen::note(&format!(
+    terminal::note(&format!(
         "`{name}` is ready: read {dir}/README.md, then `suijuris {next} {dir}`"
     ));
     Ok(Answer::Yes)

@@ -12,7 +12,7 @@ use suijuris_core::id::Digest;
 use suijuris_core::key::SecretKey;
 use zeroize::Zeroizing;
 
-use crate::screen;
+use crate::terminal;
 
 /// Environment variable with the path of the key.
 const PATH: &str = "SUIJURIS_OWNER_KEY";
@@ -105,7 +105,7 @@ fn make(path: &Path) -> Result<SecretKey, Error> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut_slice())?;
     match write(path, &Zeroizing::new(Digest(*seed).hex())) {
-        Ok(()) => screen::note(&format!(
+        Ok(()) => terminal::note(&format!(
             "made the owner's key {}; keep a copy of it",
             path.display()
         )),

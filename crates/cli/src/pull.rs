@@ -7,7 +7,7 @@ use suijuris_bundle::artifact::{self, Artifact};
 
 use crate::oci::{Reach, reference, runtime};
 use crate::progress::Progress;
-use crate::{Answer, Usage, import, screen};
+use crate::{Answer, Usage, import, terminal};
 
 /// Pull an object from a registry
 #[derive(Debug, clap::Args)]
@@ -96,9 +96,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         bytes: artifact.capsule().size(),
     };
     if args.json {
-        screen::print_json(&pulled)?;
+        terminal::print_json(&pulled)?;
     } else {
-        screen::print(&format!(
+        terminal::print(&format!(
             "{}  {} bytes\n  digest  {}\n  object  {} (as the registry says; `suijuris verify {}` proves it)\n  head    {}, record {}\n",
             pulled.file, pulled.bytes, pulled.digest, pulled.object, pulled.file, pulled.head, pulled.seq
         ))?;

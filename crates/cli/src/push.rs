@@ -12,10 +12,10 @@ use suijuris_core::time::Timestamp;
 use suijuris_oci::{Blob, ContentDigest, Descriptor, MAX_BLOB_BYTES, Reference, Registry, RegistryError};
 use suijuris_store::capsule;
 
+use crate::object_paths::locate;
 use crate::oci::{Reach, reference, runtime};
-use crate::place::locate;
 use crate::progress::Progress;
-use crate::screen::{self, Screen, Tone};
+use crate::terminal::{self, Screen, Tone};
 use crate::{Answer, clock, export};
 
 /// Bytes of a capsule read at once.
@@ -79,7 +79,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         Ok(looked) => looked,
         Err(words) => {
             let word = Screen::stdout().paint(Tone::Bad, "not pushed");
-            screen::print(&format!("{word}\n  {}\n", screen::clean(&words)))?;
+            terminal::print(&format!("{word}\n  {}\n", terminal::clean(&words)))?;
             return Ok(Answer::No);
         }
     };
@@ -124,7 +124,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 
 fn tell(pushed: &Pushed, json: bool) -> anyhow::Result<Answer> {
     if json {
-        screen::print_json(pushed)?;
+        terminal::print_json(pushed)?;
         return Ok(Answer::Yes);
     }
     let mut text = format!(
@@ -134,7 +134,7 @@ fn tell(pushed: &Pushed, json: bool) -> anyhow::Result<Answer> {
     if let Some(subject) = &pushed.subject {
         text += &format!("  subject {subject}\n");
     }
-    screen::print(&text)?;
+    terminal::print(&text)?;
     Ok(Answer::Yes)
 }
 
@@ -187,7 +187,7 @@ async fn image_of(registry: &Registry, to: &Reference, image: Digest) -> anyhow:
     match registry.resolve(&to.with_digest(digest)).await {
         Ok(descriptor) => Ok(Some(descriptor)),
         Err(RegistryError::NotFound { .. }) => {
-            screen::note(&format!(
+            terminal::note(&format!(
                 "the image that the object runs ({}) is not in {}/{}: pushed without `subject`",
                 digest,
                 to.host(),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use suijuris_core::id::ObjectId;
 
-use crate::place::Place;
-use crate::screen;
+use crate::object_paths::ObjectPaths;
+use crate::terminal;
 
 /// Bytes of a note at most.
 const MAX_NOTE: u64 = 16 << 10;
@@ -37,7 +37,7 @@ fn dir() -> Option<PathBuf> {
 }
 
 /// Notes where `object` lives and is reached. Called by `up`, which goes on where nothing can be noted.
-pub(crate) fn note(place: &Place, object: &str, name: &str, url: &str) {
+pub(crate) fn note(place: &ObjectPaths, object: &str, name: &str, url: &str) {
     let note = Note {
         name: name.to_owned(),
         data: place.data.clone(),
@@ -45,12 +45,12 @@ pub(crate) fn note(place: &Place, object: &str, name: &str, url: &str) {
         url: Some(url.to_owned()),
     };
     if let Err(error) = dir().map_or(Ok(()), |dir| write(&dir, object, &note)) {
-        screen::note(&format!("`suijuris ps` will not know this object: {error}"));
+        terminal::note(&format!("`suijuris ps` will not know this object: {error}"));
     }
 }
 
 /// Notes that nobody runs the object at `place` any more.
-pub(crate) fn forget_run(place: &Place) {
+pub(crate) fn forget_run(place: &ObjectPaths) {
     let Some(dir) = dir() else { return };
     for (object, note) in all().unwrap_or_default() {
         if note.data == place.data {

@@ -12,10 +12,10 @@ use suijuris_store::Writer;
 use suijuris_store::restore::{self, RestoreError};
 
 use crate::approval::{self, Matter};
-use crate::depots::Which;
-use crate::held::{self, Taken};
-use crate::place::{Place, Where};
-use crate::screen::{self, Screen, Tone};
+use crate::depots::DepotArg;
+use crate::object_paths::{ObjectArg, ObjectPaths};
+use crate::offline::{self, Taken};
+use crate::terminal::{self, Screen, Tone};
 use crate::{Answer, clock, owner};
 
 /// Let an older copy be the object again
@@ -25,7 +25,7 @@ A copy that was refused as `rolled_back` or `twin` goes on in place of the histo
 witness knows. What the other copy recorded since they parted is given up: every copy of it is
 refused from then on. Enough of the object's owners must approve; the history records what was
 given up, and the next activation is newer than all of it. Nobody may run either copy: end the
-other one first. Where nobody can say whether it runs, its lease is waited out.
+other one first. ObjectArg nobody can say whether it runs, its lease is waited out.
 
 Exit codes: 0 restored, 1 approvals missing, nothing to restore, or the other copy runs, 2 usage,
 3 broken input or environment.
@@ -34,7 +34,7 @@ Example:
   suijuris restore hello --data hello-of-yesterday && suijuris up hello --data hello-of-yesterday")]
 pub(crate) struct Args {
     #[command(flatten)]
-    at: Where,
+    at: ObjectArg,
     /// An owner's key [default: as for creating an object]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     #[arg(long = "approval", value_name = "FILE")]
     approvals: Vec<PathBuf>,
     #[command(flatten)]
-    depot: Which,
+    depot: DepotArg,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -73,7 +73,7 @@ struct Missing {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let place = args.at.locate()?;
-    let writer = held::open(&place)?;
+    let writer = offline::open(&place)?;
     let object = writer.published().head().object;
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -90,9 +90,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         );
     };
     if let Some(who) = tokio.block_on(running(&*depot, &mark)) {
-        screen::note(&format!(
+        terminal::note(&format!(
             "not restored: the other copy runs ({}): end it first",
-            screen::clean(&who)
+            terminal::clean(&who)
         ));
         return Ok(Answer::No);
     }
@@ -113,7 +113,7 @@ async fn running(depot: &dyn Depot, mark: &Mark) -> Option<String> {
 }
 
 /// Whether this history has given up what the mark knows already: an earlier `restore` was cut short.
-fn is_given_up(place: &Place, mark: &Mark) -> anyhow::Result<bool> {
+fn is_given_up(place: &ObjectPaths, mark: &Mark) -> anyhow::Result<bool> {
     use suijuris_core::lineage::Body;
     let reader = suijuris_store::Reader::open(&place.home(), suijuris_store::Depth::Tail)?;
     let head = reader.state().head().seq;
@@ -124,7 +124,7 @@ fn is_given_up(place: &Place, mark: &Mark) -> anyhow::Result<bool> {
 }
 
 /// Makes the record; an answer where there is none.
-fn record(args: &Args, place: &Place, writer: &Writer, mark: &Mark) -> anyhow::Result<Option<Answer>> {
+fn record(args: &Args, place: &ObjectPaths, writer: &Writer, mark: &Mark) -> anyhow::Result<Option<Answer>> {
     let now = clock::now(&writer.published())?;
     let phase = writer.published().head().phase;
     if !matches!(phase, Phase::Active | Phase::Dormant | Phase::Quarantined) {
@@ -134,7 +134,7 @@ fn record(args: &Args, place: &Place, writer: &Writer, mark: &Mark) -> anyhow::R
     let stated = match restore::restoration(writer, mark) {
         Ok(stated) => stated,
         Err(error @ RestoreError::NothingAbandoned(_)) => {
-            screen::note(&format!("not restored: {error}"));
+            terminal::note(&format!("not restored: {error}"));
             return Ok(Some(Answer::No));
         }
         Err(error) => return Err(error.into()),
@@ -154,16 +154,22 @@ fn record(args: &Args, place: &Place, writer: &Writer, mark: &Mark) -> anyhow::R
     Ok(None)
 }
 
-fn missing(args: &Args, place: &Place, what: String, found: usize, needed: u32) -> anyhow::Result<Answer> {
+fn missing(
+    args: &Args,
+    place: &ObjectPaths,
+    what: String,
+    found: usize,
+    needed: u32,
+) -> anyhow::Result<Answer> {
     if args.json {
-        screen::print_json(&Missing {
+        terminal::print_json(&Missing {
             code: "approvals_missing",
             restore: what,
             approved: found,
             needed,
         })?;
     } else {
-        screen::print(&format!(
+        terminal::print(&format!(
             "{}\n  {found} of the {needed} owners needed approved it; the others run, on any copy of the object,\n    suijuris approve {} -o FILE --restore {what}\n  then the same `restore` again with --approval FILE\n",
             Screen::stdout().paint(Tone::Bad, "not restored"),
             place.name(),
@@ -174,13 +180,13 @@ fn missing(args: &Args, place: &Place, what: String, found: usize, needed: u32) 
 
 /// The mark and what is published become this copy's.
 fn take_over(args: &Args, writer: Writer, mark: &Mark) -> anyhow::Result<Answer> {
-    let held = match held::take(writer, &args.depot)? {
-        Taken::Held(held) => held,
+    let held = match offline::take(writer, &args.depot)? {
+        Taken::Open(held) => held,
         Taken::NotTheObject(copy) => {
-            screen::note(
+            terminal::note(
                 "the restore is recorded here, but another copy has the object; end it and restore again",
             );
-            held::tell_not_the_object(&copy, args.json)?;
+            offline::tell_not_the_object(&copy, args.json)?;
             return Ok(Answer::No);
         }
     };
@@ -198,9 +204,9 @@ fn take_over(args: &Args, writer: Writer, mark: &Mark) -> anyhow::Result<Answer>
     };
     held.leave()?;
     if args.json {
-        screen::print_json(&restored)?;
+        terminal::print_json(&restored)?;
     } else {
-        screen::print(&format!(
+        terminal::print(&format!(
             "{} as record {}\n  object   {}\n  head     {}\n  given up {}, record {}\n",
             Screen::stdout().paint(Tone::Good, "restored"),
             restored.seq,

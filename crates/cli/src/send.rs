@@ -12,9 +12,9 @@ use suijuris_core::message::{MAX_BYTES, Message, VERSION};
 use suijuris_core::time::Timestamp;
 use suijuris_depot::Posted;
 
-use crate::depots::Which;
-use crate::place;
-use crate::screen;
+use crate::depots::DepotArg;
+use crate::object_paths;
+use crate::terminal;
 use crate::{Answer, Usage, history};
 
 /// Send a message to an object, asleep or awake
@@ -55,7 +55,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TYPE", default_value = "application/json")]
     content_type: String,
     #[command(flatten)]
-    depot: Which,
+    depot: DepotArg,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         Ok(Posted::Stored) => "stored",
         Ok(Posted::Duplicate) => "duplicate",
         Err(error @ (suijuris_depot::Error::InboxFull | suijuris_depot::Error::NotAllowed(_))) => {
-            screen::note(&suijuris_custody::chain(&error));
+            terminal::note(&suijuris_custody::chain(&error));
             return Ok(Answer::No);
         }
         Err(error) => return Err(error.into()),
@@ -101,9 +101,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         key: message.key().0.hex(),
     };
     if args.json {
-        screen::print_json(&sent)?;
+        terminal::print_json(&sent)?;
     } else {
-        screen::print(&format!("{outcome}  {} for {object}\n", sent.id))?;
+        terminal::print(&format!("{outcome}  {} for {object}\n", sent.id))?;
     }
     Ok(Answer::Yes)
 }
@@ -113,12 +113,12 @@ fn object(named: &str, topic: &str) -> anyhow::Result<ObjectId> {
     if let Ok(id) = named.parse() {
         return Ok(id);
     }
-    let place = place::locate(Some(Path::new(named)), None)?;
+    let place = object_paths::locate(Some(Path::new(named)), None)?;
     let reader = history::open(&place)?;
     let head = reader.state().head();
     let bundle = reader.bundle(&head.bundle)?;
     if !bundle.manifest.triggers.topics.contains(topic) {
-        screen::note(&format!(
+        terminal::note(&format!(
             "`{topic}` is none of the object's topics: the message waits, and does not wake it"
         ));
     }

@@ -6,8 +6,8 @@ use suijuris_core::lineage::{Head, Phase};
 use suijuris_store::{Reader, fork};
 
 use crate::control::{self, Running};
-use crate::place::{Place, Where};
-use crate::screen::{self, Screen, Table, Tone};
+use crate::object_paths::{ObjectArg, ObjectPaths};
+use crate::terminal::{self, Screen, Table, Tone};
 use crate::{Answer, clock, history};
 
 /// Show an object as it stands: phase, identity, memory
@@ -17,7 +17,7 @@ use crate::{Answer, clock, history};
 )]
 pub(crate) struct Args {
     #[command(flatten)]
-    at: Where,
+    at: ObjectArg,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -70,9 +70,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let reader = history::open(&place)?;
     let shown = look(&place, &reader)?;
     if args.json {
-        screen::print_json(&shown)?;
+        terminal::print_json(&shown)?;
     } else {
-        screen::print(&text(&shown, Screen::stdout()))?;
+        terminal::print(&text(&shown, Screen::stdout()))?;
     }
     Ok(Answer::Yes)
 }
@@ -86,7 +86,7 @@ pub(crate) fn phase(head: &Head, running: Option<&Running>, in_use: bool) -> Str
     }
 }
 
-fn look(place: &Place, reader: &Reader) -> anyhow::Result<Shown> {
+fn look(place: &ObjectPaths, reader: &Reader) -> anyhow::Result<Shown> {
     let (state, running) = (reader.state(), control::running(place));
     let (head, in_use) = (state.head(), place.home().is_in_use());
     let parent = fork::parent_of(&place.home())?.map(|parent| Parent {
@@ -122,7 +122,7 @@ fn look(place: &Place, reader: &Reader) -> anyhow::Result<Shown> {
     })
 }
 
-fn text(shown: &Shown, screen: Screen) -> String {
+fn text(shown: &Shown, terminal: Screen) -> String {
     let mut table = Table::default();
     table.row(["object", &shown.object]);
     table.row(["bundle", &shown.bundle]);
@@ -138,7 +138,7 @@ fn text(shown: &Shown, screen: Screen) -> String {
     if let Some(parent) = &shown.parent {
         let words = format!(
             "{} {}, record {}",
-            screen::clean(&parent.name),
+            terminal::clean(&parent.name),
             parent.object,
             parent.seq
         );
@@ -156,7 +156,7 @@ fn text(shown: &Shown, screen: Screen) -> String {
     table.row(["data", &shown.data]);
     let title = format!(
         "{}  {}\n",
-        screen.paint(Tone::Strong, &screen::clean(&shown.name)),
+        terminal.paint(Tone::Strong, &terminal::clean(&shown.name)),
         shown.phase
     );
     let mut text = title + &table.text(2);
@@ -165,7 +165,7 @@ fn text(shown: &Shown, screen: Screen) -> String {
     }
     let fields = memory_table(&shown.memory);
     if !fields.is_empty() {
-        text += &format!("\n{}\n{}", screen.paint(Tone::Strong, "memory"), fields.text(2));
+        text += &format!("\n{}\n{}", terminal.paint(Tone::Strong, "memory"), fields.text(2));
     }
     text
 }
@@ -213,5 +213,5 @@ pub(crate) fn memory_table(memory: &agent::Memory) -> Table {
 }
 
 fn short(text: &str) -> String {
-    screen::cell(&suijuris_core::memory::Value::String(text.to_owned()))
+    terminal::cell(&suijuris_core::memory::Value::String(text.to_owned()))
 }

@@ -6,8 +6,8 @@ use suijuris_core::owner_request::Ask;
 
 use crate::Answer;
 use crate::control;
-use crate::place::Where;
-use crate::screen::{self, Screen, Tone};
+use crate::object_paths::ObjectArg;
+use crate::terminal::{self, Screen, Tone};
 
 /// Ask a running object to wake
 #[derive(Debug, clap::Args)]
@@ -18,7 +18,7 @@ Example:
   suijuris wake hello")]
 pub(crate) struct WakeArgs {
     #[command(flatten)]
-    at: Where,
+    at: ObjectArg,
     /// Print the verdict as JSON
     #[arg(long)]
     json: bool,
@@ -33,7 +33,7 @@ Example:
   suijuris sleep hello")]
 pub(crate) struct SleepArgs {
     #[command(flatten)]
-    at: Where,
+    at: ObjectArg,
     /// Print the verdict as JSON
     #[arg(long)]
     json: bool,
@@ -47,7 +47,7 @@ pub(crate) fn sleep(args: &SleepArgs) -> anyhow::Result<Answer> {
     propose(&args.at, Ask::Sleep, args.json)
 }
 
-fn propose(at: &Where, asked: Ask, json: bool) -> anyhow::Result<Answer> {
+fn propose(at: &ObjectArg, asked: Ask, json: bool) -> anyhow::Result<Answer> {
     let place = at.locate()?;
     match control::ask_as_owner(&place, asked, None)? {
         Some(Reply::Verdict(verdict)) => tell(&verdict, json),
@@ -55,9 +55,9 @@ fn propose(at: &Where, asked: Ask, json: bool) -> anyhow::Result<Answer> {
         // Nothing to decide: it is so already.
         Some(Reply::Status { phase, .. }) => {
             if json {
-                screen::print_json(&serde_json::json!({"outcome": "already", "phase": phase}))?;
+                terminal::print_json(&serde_json::json!({"outcome": "already", "phase": phase}))?;
             } else {
-                screen::print(&format!("already {phase}\n"))?;
+                terminal::print(&format!("already {phase}\n"))?;
             }
             Ok(Answer::Yes)
         }
@@ -75,9 +75,9 @@ fn propose(at: &Where, asked: Ask, json: bool) -> anyhow::Result<Answer> {
 pub(crate) fn tell(verdict: &Verdict, json: bool) -> anyhow::Result<Answer> {
     let permitted = verdict.outcome == "permit";
     if json {
-        screen::print_json(verdict)?;
+        terminal::print_json(verdict)?;
     } else {
-        screen::print(&text(verdict, permitted))?;
+        terminal::print(&text(verdict, permitted))?;
     }
     Ok(if permitted { Answer::Yes } else { Answer::No })
 }
@@ -99,7 +99,7 @@ fn text(verdict: &Verdict, permitted: bool) -> String {
         verdict.action
     );
     for reason in &verdict.reasons {
-        text += &format!("  {}\n", screen::clean(reason));
+        text += &format!("  {}\n", terminal::clean(reason));
     }
     if let Some(seconds) = verdict.retry_after {
         text += &format!("  ask again in {seconds} s\n");

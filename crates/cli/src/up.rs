@@ -1,40 +1,43 @@
 //! `suijuris up`: one object on this machine, from its directory to its port.
 //!
-//! `up` owns what outlives every activation: the listening socket, the timers, the requests that arrive while the
-//! object sleeps. It decides nothing for the object: asleep, it asks the object's own rules at the `door`; awake, the
-//! runtime in the machine has the socket and decides. `house` is the loop, `machine` starts machines, `desk` hears
-//! the other commands, `say` prints.
+//! It is the supervisor (`suijuris_supervisor`) with one object: here the object is opened, the socket is made, the control
+//! socket is served and events are printed. `creation` opens, `front` accepts, `control_server` hears other commands.
 
 mod amending;
-mod awake;
+mod control_server;
 pub(crate) mod creation;
-mod desk;
-mod door;
-mod dormant;
-mod house;
-mod machine;
-mod post;
-pub(crate) mod say;
+mod front;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use suijuris_api::Event;
-use suijuris_core::BundleId;
+use suijuris_core::activation::{Stop, Terms, requests};
 use suijuris_core::manifest::Protocol;
+use suijuris_core::owner_request::Ask;
 use suijuris_custody::claim::Answer;
-use suijuris_store::Writer;
+use suijuris_custody::owner::no_content;
+use suijuris_custody::relay;
+use suijuris_door::PreparedBundle;
+use suijuris_supervisor::services::{STOP_WITHIN, fresh_server};
+use suijuris_supervisor::{Ended, Front, Input, ObjectActor, ObjectHandle, Resting, Services};
 use suijuris_vehicle::process::{Process, Shim, Want};
 use suijuris_vehicle::{Driver as _, Isolation};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
-use crate::depots::Which;
-use crate::place::Place;
-use crate::{claiming, control, place, screen};
+use crate::depots::DepotArg;
+use crate::event_printer::EventPrinter;
+use crate::object_paths::{self, ObjectPaths, make_socket_dir};
+use crate::runtime_program::runtime_program;
+use crate::{claiming, control, here, registry, terminal};
 
-use creation::Opened;
+use creation::{Created, Opened};
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
@@ -46,13 +49,16 @@ pub(crate) struct Args {
     #[arg(default_value = ".")]
     pub dir: PathBuf,
     /// Port on loopback; any free one where absent
-    #[arg(long)]
+    #[arg(long, conflicts_with = "listen")]
     pub port: Option<u16>,
+    /// Address to listen on, with its port (0: any free one); may be given several times [default: 127.0.0.1:0]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Vec<SocketAddr>,
     /// The object's data directory [default: DIR/.suijuris]
     #[arg(long, value_name = "DATA")]
     pub data: Option<PathBuf>,
     #[command(flatten)]
-    pub depot: Which,
+    pub depot: DepotArg,
     /// Another owner's approval of the changed definition, from `suijuris approve`; may be given several times
     #[arg(long = "approval", value_name = "FILE")]
     pub approvals: Vec<PathBuf>,
@@ -77,15 +83,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn up(args: Args) -> anyhow::Result<ExitCode> {
-    let place = place::locate(Some(&args.dir), args.data.as_deref())?;
-    if let Some(control::Running { pid, url, .. }) = control::running(&place) {
+    let paths = object_paths::locate(Some(&args.dir), args.data.as_deref())?;
+    if let Some(control::Running { pid, url, .. }) = control::running(&paths) {
         anyhow::bail!(
             "{} runs already, at {url}: end it first (Ctrl-C, or `kill -INT {pid}`), or name other data with --data",
-            place.name()
+            paths.name()
         );
     }
-    let say = Rc::new(say::Say::new(args.json));
-    let opened = creation::open(&place, &say)?;
+    let printer = Rc::new(EventPrinter::new(args.json));
+    let opened = creation::open(&paths, &printer)?;
     let isolation = args.plain.then_some(Isolation::Plain);
     let driver = Process::detect(
         Shim::itself("__shim"),
@@ -96,63 +102,172 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     )
     .await
     .context("machines cannot be started on this host")?;
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port.unwrap_or(0)));
-    let listener = std::net::TcpListener::bind(address).with_context(|| {
-        format!("cannot listen on {address}: choose another port with --port, or leave it out for a free one")
-    })?;
-    listener.set_nonblocking(true)?;
-    let url = url(&opened, listener.local_addr()?);
-    let claim = claiming::open(&args.depot, opened.manifest(), &opened.writer, &say).await?;
+    let listeners = listen(&args)?;
+    let url = url(&opened, &listeners)?;
+    let claim = claiming::open(&args.depot, opened.manifest(), &opened.writer, &printer).await?;
+    let listening = listening(&paths, &opened, &driver, &url);
     // Before the first record: a copy that is not the object writes none.
     let now = opened.clock.reading().wall;
     let answer = claim.rest(&opened.writer, now).await?;
     if let Answer::Unasked(why) = &answer {
-        claiming::say_unasked(&say, why);
+        claiming::say_unasked(&printer, why);
     }
     if let Answer::Refused(copy) = answer {
         if args.json {
             // What scripts read first.
-            let (writer, bundle) = (&opened.writer, opened.bundle_id());
-            say.event(listening(&place, writer, bundle, &driver, &url));
+            printer.event(listening);
         }
-        say.event(copy.event());
-        let name = place.data.display();
-        screen::note(&format!(
+        printer.event(copy.event());
+        let name = paths.data.display();
+        terminal::note(&format!(
             "nothing was served: one copy of an object runs at a time, and only the newest. `suijuris restore {name}` makes this one \
              the object again and gives up what the other recorded; `suijuris fork` makes a second object"
         ));
         return Ok(ExitCode::from(1));
     }
-    let created = match creation::settle(opened, &args.approvals, &say)? {
+    let created = match creation::settle(opened, &args.approvals, &printer)? {
         creation::Prepared::Ready(created) => *created,
         creation::Prepared::Refused => {
             if let Err(why) = claim.leave(None).await {
-                say.error(claiming::CODE_DEPOT, &why);
+                printer.error(claiming::CODE_DEPOT, &why);
             }
             return Ok(ExitCode::from(1));
         }
     };
-    let house = house::House::new(place, created, claim, driver, listener, url, say)?;
-    Box::pin(house.run()).await
+    let Created {
+        writer,
+        bundle,
+        clock,
+    } = created;
+    let services = Rc::new(Services {
+        driver,
+        clock,
+        relay: relay::Service::start()?,
+        server: fresh_server().context("the system gives no randomness")?,
+        host: here::host(),
+        runtime: runtime_program(),
+        sink: printer.clone(),
+        terms: Terms::DEFAULT,
+        request_terms: requests::Terms::DEFAULT,
+        // Machines of `up` end with it.
+        machines: None,
+        depot: None,
+        // Whoever runs `up` is the owner where their key is, and the host elsewhere.
+        sign_sleep: Some(Box::new(|head, server| {
+            here::sign(head, Ask::Sleep, no_content(), server).ok().flatten()
+        })),
+    });
+    let (id, name) = {
+        let state = writer.published();
+        (state.head().object.to_string(), state.head().name.clone())
+    };
+    let (front, accepting) = fronts(listeners)?;
+    let protocol = bundle.manifest.gate.protocol;
+    let resting = Resting {
+        paths: paths.clone(),
+        writer,
+        prepared: Arc::new(PreparedBundle::new(bundle)?),
+        claim,
+        front,
+        url: url.clone(),
+        instance: None,
+    };
+    let (actor, object) = ObjectActor::new(services, resting)?;
+    make_socket_dir(&paths.control_socket())?;
+    let control = control_server::bind(&paths.control_socket())?;
+    registry::note(&paths, &id, &name, &url);
+    printer.event(listening);
+    let mut beside = JoinSet::new();
+    beside.spawn_local(control_server::serve(control, object.clone()));
+    for (listener, always) in accepting {
+        beside.spawn_local(front::accept(listener, always, protocol, object.clone()));
+    }
+    beside.spawn_local(hear_signals(object)?);
+    let ended = actor.run().await;
+    beside.shutdown().await;
+    let _ = std::fs::remove_file(paths.control_socket());
+    registry::forget_run(&paths);
+    let Ended {
+        lost,
+        refused_to_sleep,
+    } = ended?;
+    Ok(ExitCode::from(u8::from(lost || refused_to_sleep)))
 }
 
-/// Where callers reach the object.
-fn url(opened: &Opened, address: SocketAddr) -> String {
-    match opened.manifest().gate.protocol {
+/// Ctrl-C and SIGTERM ask the object to sleep; a second one stops its machine.
+fn hear_signals(object: ObjectHandle) -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        let mut stop = Stop::Graceful(STOP_WITHIN);
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            // The actor has ended already where it takes nothing.
+            let _ = object.send(Input::Stop(stop)).await;
+            stop = Stop::Now;
+        }
+    })
+}
+
+/// The sockets that were asked for.
+fn listen(args: &Args) -> anyhow::Result<Vec<std::net::TcpListener>> {
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port.unwrap_or(0)));
+    let addresses = if args.listen.is_empty() {
+        vec![loopback]
+    } else {
+        args.listen.clone()
+    };
+    let bind = |address: SocketAddr| {
+        let listener = std::net::TcpListener::bind(address).with_context(|| {
+            format!("cannot listen on {address}: choose another port with --port or --listen; port 0 is any free one")
+        })?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    addresses.into_iter().map(bind).collect()
+}
+
+/// Where the object's connections come from, and what this process listens on: all the time where there are several
+/// sockets, of which its runtime could not inherit each.
+fn fronts(listeners: Vec<std::net::TcpListener>) -> anyhow::Result<(Front, Vec<(TcpListener, bool)>)> {
+    let shared = listeners.len() != 1;
+    let front = match listeners.first().filter(|_| !shared) {
+        Some(listener) => Front::Own(listener.try_clone()?),
+        None => Front::Shared,
+    };
+    let listen = |listener| anyhow::Ok((TcpListener::from_std(listener)?, shared));
+    let listeners = listeners.into_iter().map(listen).collect::<Result<_, _>>()?;
+    Ok((front, listeners))
+}
+
+/// Where callers reach the object: at the first socket, by a name of this host where it listens on every address.
+fn url(opened: &Opened, listeners: &[std::net::TcpListener]) -> anyhow::Result<String> {
+    let listener = listeners.first().context("nothing to listen on")?;
+    let mut address = listener.local_addr()?;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    Ok(match opened.manifest().gate.protocol {
         Protocol::Http | Protocol::H2c => format!("http://{address}/"),
         Protocol::Tcp | Protocol::FdPassing => format!("tcp://{address}"),
-    }
+    })
 }
 
 /// The first event.
-fn listening(place: &Place, writer: &Writer, bundle: BundleId, driver: &Process, url: &str) -> Event {
-    let state = writer.published();
+fn listening(paths: &ObjectPaths, opened: &Opened, driver: &Process, url: &str) -> Event {
+    let state = opened.writer.published();
     Event::Listening {
         url: url.to_owned(),
         object: state.head().object.to_string(),
         name: state.head().name.clone(),
-        agent_socket: place.agent_socket().display().to_string(),
-        bundle: bundle.to_string(),
+        agent_socket: paths.agent_socket().display().to_string(),
+        bundle: opened.bundle_id().to_string(),
         machine: driver.describe().to_string(),
     }
 }

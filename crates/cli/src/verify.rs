@@ -15,9 +15,9 @@ use suijuris_store::fork::{self, ParentError};
 use suijuris_store::{BundleFiles, BundleStore, ObjectDir, OpenError, Place as At, Reader, Verified};
 
 use crate::Answer;
-use crate::place::Where;
+use crate::object_paths::ObjectArg;
 use crate::progress::Progress;
-use crate::screen::{self, Screen, Tone};
+use crate::terminal::{self, Screen, Tone};
 
 /// Bytes of a capsule read at once.
 const READ_BYTES: usize = 256 << 10;
@@ -38,7 +38,7 @@ Example:
   suijuris verify hello.sui")]
 pub(crate) struct Args {
     #[command(flatten)]
-    at: Where,
+    at: ObjectArg,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -100,9 +100,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         None => verify(&args.at.locate()?.home())?,
     };
     if args.json {
-        screen::print_json(&outcome)?;
+        terminal::print_json(&outcome)?;
     } else {
-        screen::print(&text(&outcome, Screen::stdout()))?;
+        terminal::print(&text(&outcome, Screen::stdout()))?;
     }
     Ok(if outcome.verified { Answer::Yes } else { Answer::No })
 }
@@ -264,11 +264,11 @@ fn check_bundle(home: &ObjectDir, id: &BundleId) -> Result<(), Fault> {
     check().map_err(|error| Fault::whole(format!("bundle {id} does not hold: {error:#}")))
 }
 
-fn text(outcome: &Outcome, screen: Screen) -> String {
+fn text(outcome: &Outcome, terminal: Screen) -> String {
     let mut text = match &outcome.fault {
         None => format!(
             "{}  {} records\n",
-            screen.paint(Tone::Good, "verified"),
+            terminal.paint(Tone::Good, "verified"),
             outcome.records
         ),
         Some(fault) => {
@@ -278,8 +278,8 @@ fn text(outcome: &Outcome, screen: Screen) -> String {
             };
             format!(
                 "{}{place}\n  {}\n",
-                screen.paint(Tone::Bad, "not verified"),
-                screen::clean(&fault.message)
+                terminal.paint(Tone::Bad, "not verified"),
+                terminal::clean(&fault.message)
             )
         }
     };

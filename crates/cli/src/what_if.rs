@@ -14,10 +14,10 @@ use suijuris_core::memory::{Memory, Value, Write};
 use suijuris_core::time::Timestamp;
 use suijuris_store::Reader;
 
-use crate::place::Where;
+use crate::object_paths::ObjectArg;
 use crate::proposal::Options;
-use crate::screen::{self, Screen, Tone};
-use crate::{Answer, Usage, clock, history, memory, telling};
+use crate::terminal::{self, Screen, Tone};
+use crate::{Answer, Usage, clock, history, memory, render};
 
 /// Ask what an object would decide: about a proposal now, or about its past under other rules
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ Examples:
   suijuris what-if hello --rules hello-amended --json")]
 pub(crate) struct Args {
     #[command(flatten)]
-    at: Where,
+    at: ObjectArg,
     /// As if this were written now; may be given several times
     #[arg(long, value_name = "FIELD=VALUE")]
     set: Vec<String>,
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         (Some(dir), _) => {
             let built = build(dir).map_err(|report| {
                 let style = Style {
-                    colour: screen::colour(&std::io::stderr()),
+                    colour: terminal::colour(&std::io::stderr()),
                     ..Style::PLAIN
                 };
                 anyhow::anyhow!(
@@ -96,15 +96,15 @@ fn now(args: &Args, action: Action, reader: &Reader) -> anyhow::Result<Answer> {
         bundle: rules.bundle,
     };
     let decision = decide::evaluate(view, action, inputs);
-    let texts = telling::rule_texts(&decision, &bundle);
+    let texts = render::rule_texts(&decision, &bundle);
     if args.json {
         let verdict = verdict::verdict(&decision, "what-if");
-        screen::print_json(
+        terminal::print_json(
             &serde_json::json!({"verdict": verdict, "rules": texts, "inputs": decision.inputs}),
         )?;
     } else {
-        let text = telling::headline(&decision, Screen::stdout()) + &telling::grounds(&decision);
-        screen::print(&(text + &telling::rules_shown(&texts)))?;
+        let text = render::headline(&decision, Screen::stdout()) + &render::grounds(&decision);
+        terminal::print(&(text + &render::rules_shown(&texts)))?;
     }
     Ok(if decision.outcome == Outcome::Permit {
         Answer::Yes
@@ -191,9 +191,9 @@ fn amended(reader: &Reader, built: &Built, json: bool) -> anyhow::Result<Answer>
         Answer::No
     };
     if json {
-        screen::print_json(&amended)?;
+        terminal::print_json(&amended)?;
     } else {
-        screen::print(&amended.text(Screen::stdout()))?;
+        terminal::print(&amended.text(Screen::stdout()))?;
     }
     Ok(answer)
 }
@@ -225,11 +225,11 @@ impl Amended {
         }
     }
 
-    fn text(&self, screen: Screen) -> String {
+    fn text(&self, terminal: Screen) -> String {
         let (judged, times) = (self.judged, self.would_change);
         let mut text = format!("{judged} recorded decisions, {times} would come out otherwise\n");
         for changed in &self.changed {
-            text += &changed.text(screen);
+            text += &changed.text(terminal);
         }
         if self.changed.len() == MAX_LISTED {
             text += "  …\n";
@@ -271,10 +271,10 @@ fn under(state: &State, built: &Built, words: &Vocabulary, body: &Body, decision
 }
 
 impl Changed {
-    fn text(&self, screen: Screen) -> String {
+    fn text(&self, terminal: Screen) -> String {
         let word = |verdict: &suijuris_api::event::Verdict| match verdict.outcome.as_str() {
-            "permit" => screen.paint(Tone::Good, "permit"),
-            _ => screen.paint(Tone::Bad, "refuse"),
+            "permit" => terminal.paint(Tone::Good, "permit"),
+            _ => terminal.paint(Tone::Bad, "refuse"),
         };
         let (was, would_be) = (word(&self.was), word(&self.would_be));
         let times = if self.times > 1 {
@@ -282,13 +282,13 @@ impl Changed {
         } else {
             String::new()
         };
-        let (action, asked) = (&self.was.action, telling::proposed(&self.decision));
+        let (action, asked) = (&self.was.action, render::proposed(&self.decision));
         let mut text = format!(
             "  {:>6}  {}  {action} ({asked}): {was} → {would_be}{times}\n",
             self.seq, self.at
         );
         for reason in &self.would_be.reasons {
-            text += &format!("          {}\n", screen::clean(reason));
+            text += &format!("          {}\n", terminal::clean(reason));
         }
         text
     }

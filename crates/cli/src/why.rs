@@ -14,9 +14,9 @@ use suijuris_core::lineage::{Body, Decision, State, Stored};
 use suijuris_core::refusals::RefusalId;
 use suijuris_store::Reader;
 
-use crate::place::locate;
-use crate::screen::{self, Screen, Tone};
-use crate::telling::{self, RuleText};
+use crate::object_paths::locate;
+use crate::render::{self, RuleText};
+use crate::terminal::{self, Screen, Tone};
 use crate::{Answer, Usage, history, show};
 
 /// Explain a recorded decision, and make it again from its recorded inputs
@@ -50,21 +50,21 @@ pub(crate) struct Args {
 
 /// Which decision is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Which {
+enum DepotArg {
     Last,
     Seq(u64),
     Refusal(RefusalId),
 }
 
 impl Args {
-    fn read(&self) -> Result<(Option<&std::path::Path>, Which), Usage> {
+    fn read(&self) -> Result<(Option<&std::path::Path>, DepotArg), Usage> {
         let (mut dir, mut which) = (None, None);
         for word in &self.words {
             let seq = if word == "last" {
-                Some(Which::Last)
+                Some(DepotArg::Last)
             } else {
-                let id = || RefusalId::parse(word).map(Which::Refusal);
-                word.parse().ok().map(Which::Seq).or_else(id)
+                let id = || RefusalId::parse(word).map(DepotArg::Refusal);
+                word.parse().ok().map(DepotArg::Seq).or_else(id)
             };
             let twice = match seq {
                 Some(seq) => which.replace(seq).is_some(),
@@ -76,7 +76,7 @@ impl Args {
                 )));
             }
         }
-        Ok((dir, which.unwrap_or(Which::Last)))
+        Ok((dir, which.unwrap_or(DepotArg::Last)))
     }
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let place = locate(dir, args.data.as_deref())?;
     let reader = history::open(&place)?;
     let Some((stored, decision)) = select(&reader, &which, args.action)? else {
-        screen::note("nothing has been decided yet; `suijuris what-if` asks what would be");
+        terminal::note("nothing has been decided yet; `suijuris what-if` asks what would be");
         return Ok(Answer::No);
     };
     let found = remake(&reader, stored, decision)?;
@@ -105,12 +105,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
 
 fn select(
     reader: &Reader,
-    which: &Which,
+    which: &DepotArg,
     action: Option<Action>,
 ) -> anyhow::Result<Option<(Stored, Decision)>> {
     let range = match which {
-        Which::Last | Which::Refusal(_) => 0..u64::MAX,
-        Which::Seq(seq) => *seq..seq.saturating_add(1),
+        DepotArg::Last | DepotArg::Refusal(_) => 0..u64::MAX,
+        DepotArg::Seq(seq) => *seq..seq.saturating_add(1),
     };
     let mut last = None;
     for stored in reader.records(range)? {
@@ -120,7 +120,7 @@ fn select(
             .filter(|decision| action.is_none_or(|action| decision.action == action))
             .cloned();
         match (decision, which) {
-            (decision, Which::Refusal(id)) => {
+            (decision, DepotArg::Refusal(id)) => {
                 // Counted again later, the same decision stands in several records: the last one counts all.
                 let counts = |decision: &Decision| {
                     RefusalId::of(reader.state().head().object, stored.record.bundle, decision) == *id
@@ -131,23 +131,23 @@ fn select(
                     .or(last);
             }
             (Some(decision), _) => last = Some((stored, decision)),
-            (None, Which::Seq(seq)) => {
+            (None, DepotArg::Seq(seq)) => {
                 let kind = stored.record.body.kind();
                 return Err(Usage(format!(
                     "record {seq} is `{kind}` and keeps no such decision; see `suijuris log`"
                 ))
                 .into());
             }
-            (None, Which::Last) => {}
+            (None, DepotArg::Last) => {}
         }
     }
     match (last, which) {
-        (None, Which::Refusal(id)) => Err(Usage(format!(
+        (None, DepotArg::Refusal(id)) => Err(Usage(format!(
             "no record counts the refusal {}: `up` records refusals within a minute, and `suijuris door` records none",
             id.as_str()
         ))
         .into()),
-        (None, Which::Seq(seq)) => {
+        (None, DepotArg::Seq(seq)) => {
             let head = reader.state().head().seq;
             Err(Usage(format!("there is no record {seq}: the history ends at {head}")).into())
         }
@@ -206,13 +206,13 @@ fn digest(decision: &Decision) -> anyhow::Result<String> {
 
 fn tell(reader: &Reader, found: &Found, same: bool, json: bool) -> anyhow::Result<()> {
     let bundle = reader.bundle(&found.state.head().bundle)?;
-    let rules = telling::rule_texts(&found.decision, &bundle);
+    let rules = render::rule_texts(&found.decision, &bundle);
     let memory = suijuris_runtime::words::memory(&found.state, found.decision.inputs.now);
     if json {
-        return screen::print_json(&Why::of(found, rules, &memory, same)?);
+        return terminal::print_json(&Why::of(found, rules, &memory, same)?);
     }
-    let (record, screen) = (&found.stored.record, Screen::stdout());
-    let mut text = telling::headline(&found.decision, screen);
+    let (record, terminal) = (&found.stored.record, Screen::stdout());
+    let mut text = render::headline(&found.decision, terminal);
     text += &format!(
         "  record {} ({}), {}, epoch {}\n",
         record.seq,
@@ -223,27 +223,27 @@ fn tell(reader: &Reader, found: &Found, same: bool, json: bool) -> anyhow::Resul
     if let Body::Inception(inception) = &record.body
         && let Some(class) = &inception.class
     {
-        text += &format!("  {}\n", telling::instance(class));
+        text += &format!("  {}\n", render::instance(class));
     }
-    text += &telling::grounds(&found.decision);
+    text += &render::grounds(&found.decision);
     text += &format!(
         "\nmemory after record {}\n{}",
         found.state.head().seq,
         show::memory_table(&memory).text(2)
     );
-    text += &telling::rules_shown(&rules);
+    text += &render::rules_shown(&rules);
     text += &match same {
         true => format!(
             "\n{}: made again from these inputs, it gives the same bytes\n",
-            screen.paint(Tone::Good, "same")
+            terminal.paint(Tone::Good, "same")
         ),
         false => format!(
             "\n{}: made again from these inputs, it comes out otherwise: {}\n",
-            screen.paint(Tone::Bad, "different"),
+            terminal.paint(Tone::Bad, "different"),
             verdict::verdict(&found.again, "runtime").outcome
         ),
     };
-    Ok(screen::print(&text)?)
+    Ok(terminal::print(&text)?)
 }
 
 /// What `why --json` prints.

@@ -6,9 +6,9 @@
 
 use suijuris_core::lineage::{Body, Fired, Head, Refused, Seal, State};
 use suijuris_core::time::Timestamp;
-use suijuris_store::{Reader, StageError, Writer};
+use suijuris_store::{Reader, StageError, Ticket, Writer};
 
-use crate::record::{record, record_crash};
+use crate::record::{record_crash, stage};
 
 /// An object that nobody runs.
 #[derive(Debug)]
@@ -70,18 +70,18 @@ impl AtRest {
         }
     }
 
-    /// Records what was refused, where that is possible; what was recorded. The rest is kept.
+    /// Stages what was refused for the disk, where that is possible; the rest is kept.
     ///
     /// # Errors
     /// [`StageError`]: nothing may be acknowledged any more.
-    pub fn record(&mut self, unrecorded: Unrecorded, at: Timestamp) -> Result<Vec<Refused>, StageError> {
+    pub fn record(&mut self, unrecorded: Unrecorded, at: Timestamp) -> Result<Recording, StageError> {
         let kept = match self {
             Self::Open(open) => return open.record(unrecorded, at),
             Self::Suspended(suspended) => &mut suspended.unrecorded,
             Self::Remote(remote) => &mut remote.unrecorded,
         };
         kept.add(unrecorded);
-        Ok(Vec::new())
+        Ok(Recording::default())
     }
 }
 
@@ -121,17 +121,18 @@ impl Open {
         look(&self.writer.published())
     }
 
-    /// Records refusals, and timer occurrences that they deal with; what was recorded, durable.
+    /// Stages refusals for the disk, and timer occurrences that they deal with.
     ///
     /// # Errors
     /// [`StageError`].
-    pub fn record(&self, unrecorded: Unrecorded, at: Timestamp) -> Result<Vec<Refused>, StageError> {
+    pub fn record(&self, unrecorded: Unrecorded, at: Timestamp) -> Result<Recording, StageError> {
         let Unrecorded { refused, mut fired } = unrecorded;
-        let mut recorded = Vec::new();
+        let mut recording = Recording::default();
         for mut refused in refused {
             refused.fired.append(&mut fired);
-            record(&self.writer, Body::Refused(Box::new(refused.clone())), at)?;
-            recorded.push(refused);
+            let body = Body::Refused(Box::new(refused.clone()));
+            recording.tickets.push(stage(&self.writer, body, at)?);
+            recording.refused.push(refused);
         }
         if !fired.is_empty() {
             // A repeated refusal is only counted, but its timer must not come due again.
@@ -139,9 +140,47 @@ impl Open {
                 fired,
                 admitted: Vec::new(),
             };
-            record(&self.writer, Body::Seal(seal), at)?;
+            recording.tickets.push(stage(&self.writer, Body::Seal(seal), at)?);
         }
-        Ok(recorded)
+        Ok(recording)
+    }
+}
+
+/// Refusals on their way to the disk.
+#[derive(Debug, Default)]
+#[must_use = "nothing is durable before its tickets say so"]
+pub struct Recording {
+    refused: Vec<Refused>,
+    tickets: Vec<Ticket>,
+}
+
+impl Recording {
+    /// Whether nothing is on its way.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    /// Waits for the disk; what is recorded.
+    ///
+    /// # Errors
+    /// [`StageError`]: nothing may be acknowledged any more.
+    pub async fn durable(self) -> Result<Vec<Refused>, StageError> {
+        for ticket in self.tickets {
+            ticket.await?;
+        }
+        Ok(self.refused)
+    }
+
+    /// As [`Recording::durable`], on this thread.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait(self) -> Result<Vec<Refused>, StageError> {
+        for ticket in self.tickets {
+            ticket.wait()?;
+        }
+        Ok(self.refused)
     }
 }
 

@@ -16,7 +16,7 @@ use suijuris_core::witness::HolderId;
 use suijuris_custody::claim::{Acknowledged, Answer, Claim, Means, Unwitnessed};
 use suijuris_custody::record::record;
 use suijuris_custody::witness::Service;
-use suijuris_depot::Depot;
+use suijuris_depot::Marks as _;
 use suijuris_depot::faults::{Fault, Faulty};
 use suijuris_depot::memory::Memory;
 use suijuris_store::{Creation, Depth, ObjectDir, Sizes, Writer, create};

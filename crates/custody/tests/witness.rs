@@ -22,7 +22,7 @@ use suijuris_custody::witness::{
 };
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
-use suijuris_depot::{Depot, Session, Swap};
+use suijuris_depot::{Archive as _, Depot, Marks as _, Session, Swap};
 use suijuris_store::restore::{record_crash, restoration, restore};
 use suijuris_store::{Creation, Depth, Draft, ObjectDir, Reader, Sign, Sizes, StageError, Writer, create};
 

@@ -6,14 +6,14 @@ mod blobs;
 mod gateway;
 mod inbox;
 mod keyspace;
+mod names;
 mod presence;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
@@ -23,7 +23,7 @@ use self::keyspace::Keyspace;
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{Environment, Place};
 use crate::{
-    Answer, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, PresenceGuard, Swap, Version, Waiting,
+    Answer, Archive, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Marks, Presence, PresenceGuard, Swap, Version,
     frame, segment,
 };
 
@@ -32,9 +32,6 @@ const PACE: Duration = Duration::from_millis(100);
 
 /// Tries to replace an announcement that somebody else replaces too.
 const TRIES: usize = 8;
-
-/// Objects whose inboxes' last look is remembered.
-const LOOKS: usize = 10_000;
 
 /// A depot in a cluster.
 #[derive(Debug)]
@@ -97,10 +94,6 @@ fn limit_of(limit: usize) -> i64 {
 }
 
 impl Shared {
-    fn looks(&self) -> MutexGuard<'_, HashMap<ObjectId, i64>> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn open_mark(&self, object: ObjectId, stored: &[u8], revision: i64) -> Result<(Mark, Version), Error> {
         let mark = frame::open_mark(stored, object, &self.space.place(&mark_key(object)))?;
         Ok((mark, version(revision)))
@@ -222,29 +215,6 @@ impl Shared {
         };
         names.iter().map(parse).collect()
     }
-
-    async fn inbox(&self, object: ObjectId, limit: usize) -> Result<Vec<Waiting>, Error> {
-        let (waiting, at) = inbox::read(&self.space, object, limit).await?;
-        let mut looks = self.looks();
-        if looks.len() >= LOOKS {
-            looks.clear();
-        }
-        looks.insert(object, at);
-        Ok(waiting)
-    }
-
-    async fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Result<(), Error> {
-        let known = self.looks().get(&object).copied().filter(|known| *known > 0);
-        let known = match known {
-            Some(known) => known,
-            // Nobody has looked yet: whatever waits is news.
-            None => match inbox::any(&self.space, object).await? {
-                (true, _) => return Ok(()),
-                (false, at) => at,
-            },
-        };
-        inbox::changed(&self.space, object, known, at_most).await
-    }
 }
 
 impl Etcd {
@@ -265,7 +235,9 @@ impl Depot for Etcd {
     fn pace(&self) -> Duration {
         PACE
     }
+}
 
+impl Marks for Etcd {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.run(QUICK, |shared| async move { shared.mark(object).await })
     }
@@ -288,7 +260,9 @@ impl Depot for Etcd {
             presence::presence(&shared.space, object, holder).await
         })
     }
+}
 
+impl Archive for Etcd {
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         let bytes = bytes.to_vec();
         self.run(LONG, |shared| async move {
@@ -359,30 +333,5 @@ impl Depot for Etcd {
         self.run(LONG, |shared| async move {
             blobs::get(&shared.space, &format!("bundles/{id}"), MAX_BUNDLE).await
         })
-    }
-
-    fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
-        let message = message.clone();
-        self.run(QUICK, |shared| async move {
-            inbox::post(&shared.space, object, &message).await
-        })
-    }
-
-    fn inbox(&self, object: ObjectId, limit: usize) -> Answer<'_, Vec<Waiting>> {
-        self.run(LONG, |shared| async move { shared.inbox(object, limit).await })
-    }
-
-    fn acknowledge<'a>(&'a self, object: ObjectId, messages: &'a [MessageKey]) -> Answer<'a, ()> {
-        let messages = messages.iter().copied().collect();
-        self.run(LONG, |shared| async move {
-            inbox::acknowledge(&shared.space, object, &messages, &shared.memory).await
-        })
-    }
-
-    fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
-        let shared = Arc::clone(&self.shared);
-        let changed = async move { shared.inbox_changed(object, at_most).await };
-        self.driver
-            .run_while_awaited(at_most.saturating_add(LONG), changed)
     }
 }

@@ -4,17 +4,16 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use suijuris_core::message::{Message, MessageKey};
-use suijuris_core::time::Timestamp;
+use suijuris_core::ObjectId;
 use suijuris_core::witness::{HolderId, Mark};
-use suijuris_core::{BundleId, ObjectId};
 use tokio::sync::oneshot;
 
-use crate::{Answer, Depot, Error, Posted, Presence, PresenceGuard, Swap, Version, Waiting};
+pub use crate::Call;
+use crate::pass::Passes;
+use crate::{Answer, Depot, Error, Marks, Presence, PresenceGuard, Swap, Version};
 
 /// What goes wrong with one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,51 +32,6 @@ pub enum Fault {
     ReadOnly,
     /// Writes are [`Error::Full`]; reads go through.
     Full,
-}
-
-/// The method that a fault is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "named as the methods of `Depot`")]
-pub enum Call {
-    Mark,
-    Swap,
-    Register,
-    Rename,
-    IsOwnWrite,
-    Presence,
-    Announce,
-    Announcement,
-    Announced,
-    Due,
-    PutSegment,
-    Segments,
-    Segment,
-    RemoveSegment,
-    PutBundle,
-    Bundle,
-    Post,
-    Inbox,
-    Acknowledge,
-    InboxChanged,
-}
-
-impl Call {
-    /// Whether it changes what the depot holds.
-    #[must_use]
-    pub const fn writes(self) -> bool {
-        matches!(
-            self,
-            Self::Swap
-                | Self::Register
-                | Self::Rename
-                | Self::Announce
-                | Self::PutSegment
-                | Self::RemoveSegment
-                | Self::PutBundle
-                | Self::Post
-                | Self::Acknowledge
-        )
-    }
 }
 
 #[derive(Debug, Default)]
@@ -136,8 +90,10 @@ impl Faulty {
             .map(|(_, fault)| fault)
             .or(script.always)
     }
+}
 
-    fn perform<'a, T: Send + 'a>(
+impl Passes for Faulty {
+    fn pass<'a, T: Send + 'a>(
         &'a self,
         call: Call,
         run: impl FnOnce(&'a dyn Depot) -> Answer<'a, T> + Send + 'a,
@@ -193,17 +149,19 @@ impl Depot for Faulty {
     fn presence_is_a_lock(&self) -> bool {
         self.inner.presence_is_a_lock()
     }
+}
 
+impl Marks for Faulty {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
-        self.perform(Call::Mark, move |depot| depot.mark(object))
+        self.pass(Call::Mark, move |depot| depot.mark(object))
     }
 
     fn swap<'a>(&'a self, mark: &'a Mark, expected: Option<&'a Version>) -> Answer<'a, Swap> {
-        self.perform(Call::Swap, move |depot| depot.swap(mark, expected))
+        self.pass(Call::Swap, move |depot| depot.swap(mark, expected))
     }
 
     fn register(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
-        self.perform(Call::Register, move |depot| depot.register(object, holder))
+        self.pass(Call::Register, move |depot| depot.register(object, holder))
     }
 
     fn rename(
@@ -213,85 +171,34 @@ impl Depot for Faulty {
         held: Arc<dyn PresenceGuard>,
         holder: HolderId,
     ) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
-        self.perform(Call::Rename, move |depot| {
+        self.pass(Call::Rename, move |depot| {
             depot.rename(object, former, held, holder)
         })
     }
 
+    fn share(
+        &self,
+        object: ObjectId,
+        holder: HolderId,
+        held: Arc<dyn PresenceGuard>,
+    ) -> Answer<'_, Arc<dyn PresenceGuard>> {
+        self.pass(Call::Share, move |depot| depot.share(object, holder, held))
+    }
+
+    fn part(
+        &self,
+        object: ObjectId,
+        holder: HolderId,
+        held: Arc<dyn PresenceGuard>,
+    ) -> Answer<'_, Arc<dyn PresenceGuard>> {
+        self.pass(Call::Part, move |depot| depot.part(object, holder, held))
+    }
+
     fn is_own_write<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
-        self.perform(Call::IsOwnWrite, move |depot| depot.is_own_write(mark))
+        self.pass(Call::IsOwnWrite, move |depot| depot.is_own_write(mark))
     }
 
     fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {
-        self.perform(Call::Presence, move |depot| depot.presence(object, holder))
-    }
-
-    fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
-        self.perform(Call::Announce, move |depot| depot.announce(object, bytes, due))
-    }
-
-    fn announcement(&self, object: ObjectId) -> Answer<'_, Option<Vec<u8>>> {
-        self.perform(Call::Announcement, move |depot| depot.announcement(object))
-    }
-
-    fn announced(&self, after: Option<ObjectId>, limit: usize) -> Answer<'_, Vec<ObjectId>> {
-        self.perform(Call::Announced, move |depot| depot.announced(after, limit))
-    }
-
-    fn due(&self, until: Timestamp, limit: usize) -> Answer<'_, Vec<(Timestamp, ObjectId)>> {
-        self.perform(Call::Due, move |depot| depot.due(until, limit))
-    }
-
-    fn put_segment<'a>(
-        &'a self,
-        object: ObjectId,
-        positions: RangeInclusive<u64>,
-        bytes: &'a [u8],
-    ) -> Answer<'a, ()> {
-        self.perform(Call::PutSegment, move |depot| {
-            depot.put_segment(object, positions, bytes)
-        })
-    }
-
-    fn segments(&self, object: ObjectId) -> Answer<'_, Vec<RangeInclusive<u64>>> {
-        self.perform(Call::Segments, move |depot| depot.segments(object))
-    }
-
-    fn segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, Option<Vec<u8>>> {
-        self.perform(Call::Segment, move |depot| depot.segment(object, positions))
-    }
-
-    fn remove_segment(&self, object: ObjectId, positions: RangeInclusive<u64>) -> Answer<'_, ()> {
-        self.perform(Call::RemoveSegment, move |depot| {
-            depot.remove_segment(object, positions)
-        })
-    }
-
-    fn put_bundle<'a>(&'a self, id: BundleId, bytes: &'a [u8]) -> Answer<'a, ()> {
-        self.perform(Call::PutBundle, move |depot| depot.put_bundle(id, bytes))
-    }
-
-    fn bundle(&self, id: BundleId) -> Answer<'_, Option<Vec<u8>>> {
-        self.perform(Call::Bundle, move |depot| depot.bundle(id))
-    }
-
-    fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
-        self.perform(Call::Post, move |depot| depot.post(object, message))
-    }
-
-    fn inbox(&self, object: ObjectId, limit: usize) -> Answer<'_, Vec<Waiting>> {
-        self.perform(Call::Inbox, move |depot| depot.inbox(object, limit))
-    }
-
-    fn acknowledge<'a>(&'a self, object: ObjectId, messages: &'a [MessageKey]) -> Answer<'a, ()> {
-        self.perform(Call::Acknowledge, move |depot| {
-            depot.acknowledge(object, messages)
-        })
-    }
-
-    fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
-        self.perform(Call::InboxChanged, move |depot| {
-            depot.inbox_changed(object, at_most)
-        })
+        self.pass(Call::Presence, move |depot| depot.presence(object, holder))
     }
 }

@@ -23,10 +23,16 @@ pub(crate) const MAX_ANNOUNCED: usize = DUE + MAX_ANNOUNCEMENT;
 /// A mark as stored, with a fresh stamp.
 pub(crate) fn stamp(mark: &Mark) -> Result<Vec<u8>, Error> {
     let bytes = encode_mark(mark)?;
-    let mut stored = vec![0; STAMP];
-    getrandom::fill(&mut stored).map_err(|error| Error::NotAllowed(format!("no randomness: {error}")))?;
+    let mut stored = random::<STAMP>()?.to_vec();
     stored.extend_from_slice(&bytes);
     Ok(stored)
+}
+
+/// So many random bytes.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| Error::NotAllowed(format!("no randomness: {error}")))?;
+    Ok(bytes)
 }
 
 /// The canonical bytes of a mark that [`Mark::decode`] reads.

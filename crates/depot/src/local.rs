@@ -3,11 +3,13 @@
 //! For any number of processes of one machine. Not for a directory that machines share over a network, whose locks cannot
 //! be trusted in the same way. Everything is 0600 or 0700. `spec/depot.md` gives the layout.
 
+mod common;
 mod files;
 mod holders;
 mod inbox;
 mod layout;
 mod marks;
+mod names;
 mod sleepers;
 mod watch;
 
@@ -24,12 +26,13 @@ use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
 
+use self::common::Commons;
 use self::files::{Created, Files};
 use self::watch::Watcher;
 use crate::pool::Pool;
 use crate::{
-    Answer, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, PresenceGuard, Swap, Version, Waiting,
-    frame, segment,
+    Answer, Archive, Depot, Error, Inbox, MAX_BUNDLE, MAX_SEGMENT, Marks, Posted, Presence, PresenceGuard,
+    Swap, Version, Waiting, frame, segment,
 };
 
 /// A depot in a local directory.
@@ -46,6 +49,7 @@ struct Shared {
     /// The kernel alone keeps its locks.
     locks: bool,
     acknowledged: AtomicU64,
+    commons: Commons,
 }
 
 impl Local {
@@ -83,6 +87,7 @@ impl Local {
                 locks: holders::is_local(&files.root),
                 files,
                 acknowledged: AtomicU64::new(0),
+                commons: Commons::default(),
             }),
             watcher: Watcher::default(),
         })
@@ -110,6 +115,8 @@ fn create(files: &Files, format: &Path, refuse: impl Fn(String) -> Error) -> Res
         layout::OBJECTS,
         layout::BUNDLES,
         layout::DUE,
+        layout::CLASSES,
+        layout::PROCESSES,
         layout::FORMAT,
     ];
     let foreign = files.names(&files.root, 1_000).unwrap_or_default();
@@ -156,7 +163,9 @@ impl Depot for Local {
     fn presence_is_a_lock(&self) -> bool {
         self.shared.locks
     }
+}
 
+impl Marks for Local {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.run(move |shared| marks::read(&shared.files, object))
     }
@@ -180,16 +189,58 @@ impl Depot for Local {
         held: Arc<dyn PresenceGuard>,
         holder: HolderId,
     ) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
-        self.run(move |shared| {
-            let fresh = holders::rename(&shared.files, object, former, holder)?;
-            Ok(Some(fresh.map_or(held, |fresh| Arc::new(fresh))))
+        if !held.is_shared() {
+            return self.run(move |shared| {
+                let fresh = holders::rename(&shared.files, object, former, holder)?;
+                Ok(Some(fresh.map_or(held, |fresh| Arc::new(fresh))))
+            });
+        }
+        // Under its new name it rests as under the old one, which ends.
+        let renamed = self.run(move |shared| {
+            let fresh = shared.commons.share(&shared.files, object, holder)?;
+            holders::leave(&shared.files, object, former)?;
+            Ok(fresh)
+        });
+        Box::pin(async move {
+            Ok(Some(match renamed.await? {
+                Some(fresh) => Arc::new(fresh.delivered()),
+                None => self.part(object, holder, held).await?,
+            }))
+        })
+    }
+
+    fn share(
+        &self,
+        object: ObjectId,
+        holder: HolderId,
+        held: Arc<dyn PresenceGuard>,
+    ) -> Answer<'_, Arc<dyn PresenceGuard>> {
+        let shared = self.run(move |shared| shared.commons.share(&shared.files, object, holder));
+        Box::pin(async move {
+            let shared = shared.await?;
+            Ok(shared.map_or(held, |shared| Arc::new(shared.delivered())))
+        })
+    }
+
+    fn part(
+        &self,
+        object: ObjectId,
+        holder: HolderId,
+        held: Arc<dyn PresenceGuard>,
+    ) -> Answer<'_, Arc<dyn PresenceGuard>> {
+        let parted = self.run(move |shared| shared.commons.part(&shared.files, object, holder));
+        Box::pin(async move {
+            let own = parted.await?.delivered();
+            Ok(own.map_or(held, |own| Arc::new(own) as Arc<dyn PresenceGuard>))
         })
     }
 
     fn presence(&self, object: ObjectId, holder: HolderId) -> Answer<'_, Presence> {
         self.run(move |shared| holders::presence(&shared.files, object, holder))
     }
+}
 
+impl Archive for Local {
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         let bytes = bytes.to_vec();
         self.run(move |shared| sleepers::announce(&shared.files, object, &bytes, due))
@@ -276,7 +327,9 @@ impl Depot for Local {
                 .read(&layout::bundle(&shared.files.root, id), MAX_BUNDLE)
         })
     }
+}
 
+impl Inbox for Local {
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
         let message = message.clone();
         self.run(move |shared| inbox::post(&shared.files, object, &message))

@@ -3,21 +3,24 @@
 //! What it holds is bytes, read as a real backend reads them, so that garbage can be put in place of anything. Not part of
 //! the product (feature `testing`); `faults` makes it fail.
 
+mod names;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use suijuris_core::class::Key;
 use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
-use suijuris_core::{BundleId, ObjectId};
+use suijuris_core::{BundleId, ClassId, ObjectId};
 use tokio::sync::oneshot;
 
 use crate::{
-    Answer, Depot, Error, MAX_BUNDLE, MAX_READ, MAX_SEGMENT, MAX_WAITING, Posted, Presence, PresenceGuard,
-    Swap, Version, Waiting, frame, segment,
+    Answer, Archive, Depot, Error, Inbox, MAX_BUNDLE, MAX_READ, MAX_SEGMENT, MAX_WAITING, Marks, Posted,
+    Presence, PresenceGuard, Swap, Version, Waiting, frame, segment,
 };
 
 /// Acknowledged messages that are remembered of each object.
@@ -35,6 +38,7 @@ struct State {
     keeps_presence: bool,
     objects: BTreeMap<String, Object>,
     bundles: BTreeMap<BundleId, Vec<u8>>,
+    names: BTreeMap<(ClassId, Key), (Vec<u8>, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -126,7 +130,9 @@ impl Depot for Memory {
     fn pace(&self) -> Duration {
         Duration::ZERO
     }
+}
 
+impl Marks for Memory {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.read(object, move |found| open(found.mark.as_ref(), object))
     }
@@ -169,7 +175,9 @@ impl Depot for Memory {
             })
         })
     }
+}
 
+impl Archive for Memory {
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         Box::pin(async move {
             let stored = frame::announce(bytes, due)?;
@@ -279,7 +287,9 @@ impl Depot for Memory {
     fn bundle(&self, id: BundleId) -> Answer<'_, Option<Vec<u8>>> {
         Box::pin(async move { Ok(self.state().bundles.get(&id).cloned()) })
     }
+}
 
+impl Inbox for Memory {
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
         Box::pin(async move {
             let bytes = frame::encode_message(message)?;

@@ -4,9 +4,11 @@
 //! presence is known here, and inboxes are looked at, not watched. `spec/depot.md` gives the layout, `docs/depot.md` the
 //! costs in requests.
 
+mod conditional;
 mod connect;
 mod inbox;
 mod marks;
+mod names;
 mod sleepers;
 mod store;
 
@@ -29,8 +31,8 @@ use self::store::{Put, Store};
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{Environment, Place};
 use crate::{
-    Answer, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, PresenceGuard, Swap, Version, Waiting,
-    frame, segment,
+    Answer, Archive, Depot, Error, Inbox, MAX_BUNDLE, MAX_SEGMENT, Marks, Posted, Presence, PresenceGuard,
+    Swap, Version, Waiting, frame, segment,
 };
 
 /// Time between two writes of one mark: each is a request that costs money.
@@ -57,6 +59,7 @@ struct Shared {
     probed: OnceCell<()>,
     acknowledged: AtomicU64,
     glances: Mutex<HashMap<ObjectId, Digest>>,
+    counts: names::Counts,
 }
 
 /// Opens the bucket that `place` names, and makes sure that it keeps conditions.
@@ -80,6 +83,7 @@ pub(crate) fn open(
             probed: OnceCell::new(),
             acknowledged: AtomicU64::new(0),
             glances: Mutex::default(),
+            counts: names::Counts::default(),
         });
         let depot = Objects { shared, driver };
         match depot
@@ -124,10 +128,8 @@ impl Shared {
         }
     }
 
-    async fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Result<(), Error> {
+    async fn inbox_changed(&self, object: ObjectId, known: Digest, at_most: Duration) -> Result<(), Error> {
         let start = Instant::now();
-        let known = self.glances().get(&object).copied();
-        let known = known.unwrap_or_else(|| Digest::of(b""));
         let (mut pause, longest) = LOOKS;
         loop {
             if inbox::glance(&self.store, object).await? != known {
@@ -161,7 +163,9 @@ impl Depot for Objects {
     fn pace(&self) -> Duration {
         PACE
     }
+}
 
+impl Marks for Objects {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.run(
             QUICK,
@@ -184,7 +188,9 @@ impl Depot for Objects {
     fn presence(&self, _: ObjectId, _: HolderId) -> Answer<'_, Presence> {
         Box::pin(std::future::ready(Ok(Presence::Unknown)))
     }
+}
 
+impl Archive for Objects {
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         let bytes = bytes.to_vec();
         self.run(LONG, |shared| async move {
@@ -297,7 +303,9 @@ impl Depot for Objects {
             Ok(found.map(|found| found.bytes))
         })
     }
+}
 
+impl Inbox for Objects {
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
         let message = message.clone();
         self.run(QUICK, |shared| async move {
@@ -328,7 +336,10 @@ impl Depot for Objects {
 
     fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
         let shared = Arc::clone(&self.shared);
-        let changed = async move { shared.inbox_changed(object, at_most).await };
+        // The last look before this call: a later one, perhaps of another reader, may have seen what this one waits for.
+        let known = shared.glances().get(&object).copied();
+        let known = known.unwrap_or_else(|| Digest::of(b""));
+        let changed = async move { shared.inbox_changed(object, known, at_most).await };
         self.driver
             .run_while_awaited(at_most.saturating_add(LONG), changed)
     }

@@ -13,6 +13,7 @@
 
 mod authenticate;
 mod bytes;
+mod class_door;
 pub mod config;
 mod deciding;
 mod door;
@@ -35,6 +36,7 @@ mod value;
 pub mod waker;
 
 pub use authenticate::Credentials;
+pub use class_door::ClassDoor;
 pub use config::Config;
 pub use door::{Clock, Door, Listener, ObjectStatus, Passed};
 pub use ext_authz::request;

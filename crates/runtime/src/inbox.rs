@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use suijuris_core::ObjectId;
 use suijuris_core::message::MessageKey;
-use suijuris_depot::{Depot, Error, Waiting};
+use suijuris_depot::{Depot, Error, InboxWatch, Waiting};
 
 /// Messages listed at once at most.
 pub const MAX_LISTED: usize = 100;
@@ -80,8 +80,12 @@ impl Inbox {
         let Some(depot) = &self.depot else {
             return Ok(false);
         };
-        let count = depot.inbox(self.object, MAX_COUNTED).await?.len();
-        Ok(self.waiting.replace(count) != count)
+        let waiting = depot.inbox(self.object, MAX_COUNTED).await?;
+        Ok(self.counted(&waiting))
+    }
+
+    fn counted(&self, waiting: &[Waiting]) -> bool {
+        self.waiting.replace(waiting.len()) != waiting.len()
     }
 
     /// Counts again whenever the inbox changes; `changed` hears of each new number. Never returns.
@@ -89,13 +93,14 @@ impl Inbox {
         let Some(depot) = &self.depot else {
             return std::future::pending().await;
         };
+        let mut watch = InboxWatch::new(Arc::clone(depot), self.object, LOOK);
         loop {
-            match self.count().await {
-                Ok(true) => changed(),
-                Ok(false) => {}
+            match watch.look(MAX_COUNTED).await {
+                Ok(waiting) if self.counted(&waiting) => changed(),
+                Ok(_) => {}
                 Err(_unreachable) => tokio::time::sleep(AFTER_FAILURE).await,
             }
-            if depot.inbox_changed(self.object, LOOK).await.is_err() {
+            if watch.changed().await.is_err() {
                 tokio::time::sleep(AFTER_FAILURE).await;
             }
         }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::place::{Place, locate};
-use crate::screen;
+use crate::object_paths::{ObjectPaths, locate};
+use crate::terminal;
 use crate::{Answer, Usage, clock, history, show};
 
 /// Show memory, or one field's value
@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 impl Args {
     /// The object, and the field if one is asked for. A word alone is a field where there is an object here.
-    fn read(&self) -> anyhow::Result<(Place, Option<&str>)> {
+    fn read(&self) -> anyhow::Result<(ObjectPaths, Option<&str>)> {
         let data = self.data.as_deref();
         let (dir, field) = match self.words.as_slice() {
             [] => (None, None),
@@ -52,9 +52,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
     let memory = suijuris_runtime::words::memory(state, clock::now(state)?);
     let Some(name) = field else {
         if args.json {
-            screen::print_json(&memory)?;
+            terminal::print_json(&memory)?;
         } else {
-            screen::print(&show::memory_table(&memory).text(0))?;
+            terminal::print(&show::memory_table(&memory).text(0))?;
         }
         return Ok(Answer::Yes);
     };
@@ -63,10 +63,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
         anyhow::bail!("there is no field `{name}`; this object has {}", known.join(", "));
     };
     match state.memory().value(name) {
-        _ if args.json => screen::print_json(field)?,
+        _ if args.json => terminal::print_json(field)?,
         // Whole and as it is: this is data for a program.
-        Some(value) => screen::print(&format!("{}\n", screen::plain(value)))?,
-        None => screen::note(&format!("field `{name}` holds nothing")),
+        Some(value) => terminal::print(&format!("{}\n", terminal::plain(value)))?,
+        None => terminal::note(&format!("field `{name}` holds nothing")),
     }
     Ok(if field.value.is_some() {
         Answer::Yes

@@ -16,10 +16,10 @@ use suijuris_custody::record::{record, record_crash};
 use suijuris_custody::write::{self, Staged, WriteError, unwitnessed};
 use suijuris_store::Sign;
 
-use crate::depots::Which;
-use crate::held::{self, Held, Taken};
-use crate::place::{Place, locate};
-use crate::screen;
+use crate::depots::DepotArg;
+use crate::object_paths::{ObjectPaths, locate};
+use crate::offline::{self, OfflineObject, Taken};
+use crate::terminal;
 use crate::{Answer, Usage, clock, control, here, history, transition};
 
 /// Write memory, as the object's owner
@@ -30,7 +30,7 @@ rules decide whether its owner may. VALUE is JSON, or text for a field that hold
 of FIELD=VALUE one field can be written as FIELD VALUE. `--expect FIELD=null` expects a field that
 holds nothing.
 
-Where no `up` runs the object, this command holds it in the depot while it writes, as `up` would.
+ObjectArg no `up` runs the object, this command holds it in the depot while it writes, as `up` would.
 
 Exit codes: 0 written, 1 refused by the rules, not as expected, or this copy is not the object, 3
 it does not fit memory, or the witness that the object requires does not have it.
@@ -56,7 +56,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DATA")]
     data: Option<PathBuf>,
     #[command(flatten)]
-    depot: Which,
+    depot: DepotArg,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -93,22 +93,22 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
     let patch = patch_of(args, &set, &place)?;
     match control::ask_as_owner(&place, Ask::Write, Some(&patch))? {
         Some(reply) => answered(reply, args.json),
-        None => match held::take(held::open(&place)?, &args.depot)? {
-            Taken::Held(held) => {
+        None => match offline::take(offline::open(&place)?, &args.depot)? {
+            Taken::Open(held) => {
                 let answer = write(&held, &patch, args.json);
                 // Whatever was found, the object is let go; what was written is told only once it may be.
                 held.leave()?;
                 answer
             }
             Taken::NotTheObject(copy) => {
-                held::tell_not_the_object(&copy, args.json)?;
+                offline::tell_not_the_object(&copy, args.json)?;
                 Ok(Answer::No)
             }
         },
     }
 }
 
-fn patch_of(args: &Args, set: &[String], place: &Place) -> anyhow::Result<Patch> {
+fn patch_of(args: &Args, set: &[String], place: &ObjectPaths) -> anyhow::Result<Patch> {
     let reader = history::open(place)?;
     let memory = reader.state().memory();
     Ok(Patch {
@@ -126,7 +126,7 @@ fn answered(reply: Reply, json: bool) -> anyhow::Result<Answer> {
         Reply::Patched { seq, root } => written(seq, &root, json),
         Reply::Verdict(verdict) => transition::tell(&verdict, json),
         Reply::Error { code, message } if matches!(code.as_str(), "memory_conflict" | "refused") => {
-            screen::note(&format!("not written: {message}"));
+            terminal::note(&format!("not written: {message}"));
             Ok(Answer::No)
         }
         Reply::Error { code, message } => anyhow::bail!("not written: {message} [{code}]"),
@@ -138,15 +138,15 @@ fn answered(reply: Reply, json: bool) -> anyhow::Result<Answer> {
 
 fn written(seq: u64, root: &str, json: bool) -> anyhow::Result<Answer> {
     if json {
-        screen::print_json(&serde_json::json!({"seq": seq, "root": root}))?;
+        terminal::print_json(&serde_json::json!({"seq": seq, "root": root}))?;
     } else {
-        screen::note(&format!("written as record {seq}"));
+        terminal::note(&format!("written as record {seq}"));
     }
     Ok(Answer::Yes)
 }
 
 /// Writes while nobody runs the object: as the owner whose key is here, or as the host.
-fn write(held: &Held, patch: &Patch, json: bool) -> anyhow::Result<Answer> {
+fn write(held: &OfflineObject, patch: &Patch, json: bool) -> anyhow::Result<Answer> {
     let (writer, now) = (&held.writer, held.now);
     held.claim.may_write().map_err(WriteError::from)?;
     record_crash(writer, now.at)?;
@@ -192,7 +192,7 @@ fn write(held: &Held, patch: &Patch, json: bool) -> anyhow::Result<Answer> {
             Ok(Answer::No)
         }
         Err(WriteError::Patch(error @ (patch::Error::Conflict(_) | patch::Error::RootConflict))) => {
-            screen::note(&format!("not written: {error}"));
+            terminal::note(&format!("not written: {error}"));
             Ok(Answer::No)
         }
         Err(error) => Err(error.into()),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use suijuris_api::agent;
 
-use crate::place::{Place, Where};
-use crate::screen::{self, cell};
+use crate::object_paths::{ObjectArg, ObjectPaths};
+use crate::terminal::{self, cell};
 use crate::{Answer, clock, history};
 
 /// Watch memory change, until stopped
@@ -17,7 +17,7 @@ Example:
   suijuris memory watch hello --json | jq -c .")]
 pub(crate) struct Args {
     #[command(flatten)]
-    at: Where,
+    at: ObjectArg,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -27,7 +27,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
     let place = args.at.locate()?;
     let mut follow = history::Follow::new(&place);
     let mut before = look(&place)?;
-    screen::note("watching; stop with Ctrl-C");
+    terminal::note("watching; stop with Ctrl-C");
     loop {
         follow.wait();
         let now = look(&place)?;
@@ -38,7 +38,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
     }
 }
 
-fn look(place: &Place) -> anyhow::Result<agent::Memory> {
+fn look(place: &ObjectPaths) -> anyhow::Result<agent::Memory> {
     let reader = history::open(place)?;
     Ok(suijuris_runtime::words::memory(
         reader.state(),
@@ -60,15 +60,15 @@ fn changed<'a>(before: &'a Fields, now: &'a Fields) -> impl Iterator<Item = (&'a
 
 fn show(name: &str, field: &agent::Field, seq: u64, json: bool) -> anyhow::Result<()> {
     if json {
-        return screen::print_json(&serde_json::json!({
+        return terminal::print_json(&serde_json::json!({
             "field": name, "value": field.value, "as_of": field.as_of, "type": field.kind, "seq": seq,
         }));
     }
     let value = match &field.value {
         None => "(nothing)".to_owned(),
         Some(serde_json::Value::String(text)) => cell(&suijuris_core::memory::Value::String(text.clone())),
-        Some(other) => screen::clean(&other.to_string()),
+        Some(other) => terminal::clean(&other.to_string()),
     };
     let at = field.as_of.as_deref().unwrap_or("-");
-    Ok(screen::print(&format!("{at}  {name} = {value}\n"))?)
+    Ok(terminal::print(&format!("{at}  {name} = {value}\n"))?)
 }

@@ -13,8 +13,8 @@ use suijuris_custody::record::record_crash;
 use suijuris_store::{Draft, Sign, Writer};
 
 use super::creation::files;
-use super::say::Say;
 use crate::approval::Matter;
+use crate::event_printer::EventPrinter;
 use crate::{approval, here, owner};
 
 /// Too few owners approved.
@@ -27,7 +27,7 @@ pub(super) fn amend(
     built: &Built,
     papers: &[PathBuf],
     reading: Reading,
-    say: &Say,
+    say: &EventPrinter,
 ) -> anyhow::Result<bool> {
     record_crash(writer, reading.wall)?;
     let approvals = approvals(writer, built, papers)?;
@@ -80,7 +80,7 @@ fn approvals(writer: &Writer, built: &Built, papers: &[PathBuf]) -> anyhow::Resu
     approval::gather(&Matter::Amend(built.id), state.head(), papers, key.as_ref())
 }
 
-fn are_enough(writer: &Writer, built: &Built, approvals: &[Approval], say: &Say) -> bool {
+fn are_enough(writer: &Writer, built: &Built, approvals: &[Approval], say: &EventPrinter) -> bool {
     let state = writer.published();
     let head = state.head();
     let enough = approval::enough(&Matter::Amend(built.id), head, approvals);

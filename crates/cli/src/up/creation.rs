@@ -17,9 +17,9 @@ use suijuris_store::{BundleFiles, Creation, Depth, ObjectDir, Sizes, Writer, cre
 use zeroize::Zeroizing;
 
 use super::amending::amend;
-use super::say::Say;
+use crate::event_printer::EventPrinter;
+use crate::object_paths::ObjectPaths;
 use crate::owner;
-use crate::place::Place;
 
 /// File that is written once there is a history; alone, it shows that one has been lost.
 const CHECKPOINT: &str = "checkpoint";
@@ -62,7 +62,7 @@ pub(super) enum Prepared {
 }
 
 /// Builds, creates where nothing is yet, opens.
-pub(super) fn open(place: &Place, say: &Say) -> anyhow::Result<Opened> {
+pub(super) fn open(place: &ObjectPaths, say: &EventPrinter) -> anyhow::Result<Opened> {
     let clock = Clock::start(None).context("the clock's pulse cannot be started")?;
     let built = place
         .object_dir
@@ -124,7 +124,7 @@ fn make_data_dir(data: &Path) -> std::io::Result<()> {
 }
 
 /// Amends where the definition has changed.
-pub(super) fn settle(opened: Opened, papers: &[PathBuf], say: &Say) -> anyhow::Result<Prepared> {
+pub(super) fn settle(opened: Opened, papers: &[PathBuf], say: &EventPrinter) -> anyhow::Result<Prepared> {
     let Opened {
         writer, built, clock, ..
     } = opened;

@@ -51,7 +51,7 @@ impl Resting {
 
 impl BackingOff {
     /// Rests until then. An owner does not wait; who else waits goes on waiting where the pause is short or nobody would
-    /// propose it again.
+    /// propose it again. Whoever connects while what is left of the pause is short waits too.
     pub(super) fn begin(turn: &mut Turn<'_>, until: Mono, waiting: Vec<Proposal>) -> State {
         let (owners, waiting): (Vec<_>, Vec<_>) =
             waiting.into_iter().partition(|proposal| proposal.by == By::Owner);
@@ -69,11 +69,14 @@ impl BackingOff {
             Event::Proposed(proposal) if proposal.by == By::Owner => {
                 return State::Starting(Waking::start(turn, proposal, self.waiting));
             }
-            Event::Proposed(proposal) if proposal.by == By::Memory || proposal.tries > 0 => {
-                turn.hold(&mut self.waiting, 0, proposal);
-            }
             Event::Proposed(proposal) => {
-                turn.refuse([proposal], Refusal::Paused(self.until.since(turn.now)));
+                let left = self.until.since(turn.now);
+                let short = proposal.by == By::Request && left <= turn.terms.hold_within;
+                if short || proposal.by == By::Memory || proposal.tries > 0 {
+                    turn.hold(&mut self.waiting, 0, proposal);
+                } else {
+                    turn.refuse([proposal], Refusal::Paused(left));
+                }
             }
             Event::Witnessed => {
                 turn.me.pace.forgive();

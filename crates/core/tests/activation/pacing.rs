@@ -73,8 +73,10 @@ fn an_owner_passes_the_pause_and_others_are_told_when_to_come_back() {
     let mut actor = Actor::at(Phase::BackingOff);
     assert!(actor.last.contains(&Effect::Report(Report::Paused(SECOND, 1))));
     actor.propose(2, By::Request);
+    assert_eq!(actor.answer(2), None, "whoever connects waits out a short pause");
+    actor.propose(5, By::Timer);
     let paused = Refusal::Paused(SECOND);
-    assert_eq!(actor.answer(2), Some(Answer::Refused(paused)));
+    assert_eq!(actor.answer(5), Some(Answer::Refused(paused)));
     assert_eq!(paused.retry_after(), Some(SECOND));
     actor.propose(3, By::Memory);
     assert_eq!(actor.answer(3), None, "nobody would propose it again");

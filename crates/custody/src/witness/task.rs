@@ -11,7 +11,7 @@ use suijuris_core::ObjectId;
 use suijuris_core::witness::{
     Effect, Failure, HolderId, Input, Keeper, Lent, Mark, Notice, Point, Swapped, Verdict,
 };
-use suijuris_depot::{Depot as _, Presence, Session, Swap, Version};
+use suijuris_depot::{Marks as _, Presence, Session, Swap, Version};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 

@@ -118,27 +118,39 @@ impl Files {
     /// Names in a directory without those that begin with a dot, unsorted; none where there is no directory. At most
     /// `max` may be there.
     pub(crate) fn names(&self, directory: &Path, max: usize) -> Result<Vec<String>, Error> {
-        let entries = match fs::read_dir(directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(self.unreadable(error)),
-        };
         let mut names = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(|error| self.unreadable(error))?.file_name();
-            let Ok(name) = name.into_string() else {
-                return Err(frame::garbage(&self.place(directory), "a name in it is not text"));
-            };
-            if name.starts_with('.') {
-                continue;
-            }
+        self.each_name(directory, |name| {
             if names.len() == max {
                 let why = format!("it has more than {max} entries");
                 return Err(frame::garbage(&self.place(directory), &why));
             }
             names.push(name);
-        }
+            Ok(())
+        })?;
         Ok(names)
+    }
+
+    /// The same one by one, where there may be any number.
+    pub(crate) fn each_name(
+        &self,
+        directory: &Path,
+        mut take: impl FnMut(String) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(self.unreadable(error)),
+        };
+        for entry in entries {
+            let name = entry.map_err(|error| self.unreadable(error))?.file_name();
+            let Ok(name) = name.into_string() else {
+                return Err(frame::garbage(&self.place(directory), "a name in it is not text"));
+            };
+            if !name.starts_with('.') {
+                take(name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts `bytes` in place of `path`, whose directory exists.
@@ -149,12 +161,7 @@ impl Files {
 
     /// Bytes written and synced, that belong nowhere yet.
     pub(crate) fn draft(&self, bytes: &[u8]) -> Result<Draft, Error> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| Error::NotAllowed(format!("no randomness: {error}")))?;
-        let name = random
-            .iter()
-            .fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
-        let draft = Draft(self.root.join("tmp").join(name));
+        let draft = Draft(self.fresh()?);
         let written = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -174,6 +181,19 @@ impl Files {
         self.sync_parent(path)
     }
 
+    /// Writes `bytes` into a file in place of what is there. Nothing is durable, and whoever reads may find a part.
+    pub(crate) fn overwrite_unsynced(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
+        let written = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(path)
+            .and_then(|mut file| file.write_all(bytes));
+        written.map_err(|error| self.unwritten(error))
+    }
+
     /// Creates `path` with `bytes`, unless it exists.
     pub(crate) fn create(&self, path: &Path, bytes: &[u8]) -> Result<Created, Error> {
         let draft = self.draft(bytes)?;
@@ -188,6 +208,21 @@ impl Files {
         }
         self.sync_parent(path)?;
         Ok(Created::New)
+    }
+
+    /// Puts a link to `from` in place of `to`, in one step. Nothing is durable.
+    pub(crate) fn link_over(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let link = Draft(self.fresh().map_err(io::Error::other)?);
+        fs::hard_link(from, &link.0)?;
+        fs::rename(&link.0, to)
+    }
+
+    /// A path in `tmp` at which nothing is.
+    fn fresh(&self) -> Result<PathBuf, Error> {
+        let name = frame::random::<16>()?
+            .iter()
+            .fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
+        Ok(self.root.join("tmp").join(name))
     }
 
     /// Moves a file that is there; the caller makes both directories durable.
@@ -286,6 +321,13 @@ impl Files {
 /// A file in `tmp`; removed when it was not moved.
 #[derive(Debug)]
 pub(crate) struct Draft(PathBuf);
+
+impl Draft {
+    /// Where it is until it is moved.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Draft {
     fn drop(&mut self) {

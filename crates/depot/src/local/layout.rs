@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::HolderId;
-use suijuris_core::{BundleId, ObjectId};
+use suijuris_core::{BundleId, ClassId, ObjectId};
 
 use crate::frame;
 
@@ -20,10 +20,14 @@ pub(crate) const OBJECTS: &str = "objects";
 pub(crate) const BUNDLES: &str = "bundles";
 /// Empty files named by hour, due time and object.
 pub(crate) const DUE: &str = "due";
+/// A file for each process in which objects rest, locked while it runs; made when the first does.
+pub(crate) const PROCESSES: &str = "processes";
+/// The homes of classes, by their ids; made when the first is needed.
+pub(crate) const CLASSES: &str = "classes";
 
 /// In an object's home: the stamped mark.
 pub(crate) const MARK: &str = "mark";
-/// The lock of whoever changes anything of the object.
+/// The lock of whoever changes anything of the object; in a class's home, its name table.
 pub(crate) const LOCK: &str = "lock";
 /// The announcement behind its due time.
 pub(crate) const ANNOUNCEMENT: &str = "announcement";
@@ -37,6 +41,11 @@ pub(crate) const INBOX: &str = "inbox";
 pub(crate) const PLACE: &str = "place";
 /// Acknowledged messages by key.
 pub(crate) const SEEN: &str = "seen";
+
+/// In a class's home: its name table, a file for each key.
+pub(crate) const NAMES: &str = "names";
+/// How many of them are no tombstones, where that is known.
+pub(crate) const COUNT: &str = "count";
 
 /// Every id begins with the same seven letters; the next two spread objects over 1,024 directories, in the order of the
 /// texts of their ids.
@@ -59,6 +68,11 @@ pub(crate) fn home(root: &Path, object: ObjectId) -> PathBuf {
 /// A bundle.
 pub(crate) fn bundle(root: &Path, id: BundleId) -> PathBuf {
     root.join(BUNDLES).join(id.to_string())
+}
+
+/// The home of a class.
+pub(crate) fn class(root: &Path, class: ClassId) -> PathBuf {
+    root.join(CLASSES).join(class.to_string())
 }
 
 /// The file of a holder.

@@ -179,6 +179,31 @@ impl Store {
         self.names_once(folder, after, max, &wanted).await
     }
 
+    /// How many objects are below `folder` whose description `counts`.
+    pub(crate) async fn count(
+        &self,
+        folder: &str,
+        counts: impl Fn(&ObjectMeta) -> bool,
+    ) -> Result<u64, Error> {
+        for pause in AGAIN {
+            match self.count_once(folder, &counts).await {
+                Err(Error::Unreachable(..)) => tokio::time::sleep(pause).await,
+                answer => return answer,
+            }
+        }
+        self.count_once(folder, &counts).await
+    }
+
+    async fn count_once(&self, folder: &str, counts: &impl Fn(&ObjectMeta) -> bool) -> Result<u64, Error> {
+        let base = self.path(folder);
+        let mut listed = self.inner.list(Some(&base));
+        let mut count = 0;
+        while let Some(meta) = listed.try_next().await.map_err(|cause| self.unreadable(cause))? {
+            count += u64::from(counts(&meta));
+        }
+        Ok(count)
+    }
+
     async fn names_once(
         &self,
         folder: &str,

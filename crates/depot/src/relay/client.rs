@@ -10,16 +10,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
+use suijuris_core::class::Key;
+use suijuris_core::class::founding::Entry;
 use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
-use suijuris_core::{BundleId, ObjectId};
+use suijuris_core::{BundleId, ClassId, ObjectId};
 
 use super::link::Link;
 use super::wire::{Call, Response, milliseconds};
 use crate::{
-    Answer, Depot, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, PresenceGuard, Swap, Version, Waiting, frame,
-    segment,
+    Answer, Archive, Depot, Directory, Error, Inbox, MAX_BUNDLE, MAX_SEGMENT, Marks, NameRemoval, NameSwap,
+    Posted, Presence, PresenceGuard, Swap, Version, Waiting, frame, segment,
 };
 
 /// How long an answer is waited for: longer than any backend takes to give up.
@@ -119,6 +121,41 @@ fn bytes(response: Response) -> Option<Option<Vec<u8>>> {
     }
 }
 
+/// The name tables of classes do not pass: whoever is behind a relay is one object, and founds none.
+fn founds_nothing<'a, T: Send + 'a>() -> Answer<'a, T> {
+    let why = "a relay is for one object: the name table of a class does not pass through it; found instances where the \
+               depot itself is open";
+    Box::pin(std::future::ready(Err(Error::NotAllowed(why.to_owned()))))
+}
+
+impl Directory for Client {
+    fn name<'a>(&'a self, _: ClassId, _: &'a Key) -> Answer<'a, Option<(Entry, Version)>> {
+        founds_nothing()
+    }
+
+    fn swap_name<'a>(
+        &'a self,
+        _: ClassId,
+        _: &'a Key,
+        _: &'a Entry,
+        _: Option<&'a Version>,
+    ) -> Answer<'a, NameSwap> {
+        founds_nothing()
+    }
+
+    fn remove_name<'a>(&'a self, _: ClassId, _: &'a Key, _: &'a Version) -> Answer<'a, NameRemoval> {
+        founds_nothing()
+    }
+
+    fn names<'a>(&'a self, _: ClassId, _: Option<&'a Key>, _: usize) -> Answer<'a, Vec<(Key, Entry)>> {
+        founds_nothing()
+    }
+
+    fn count_names(&self, _: ClassId) -> Answer<'_, u64> {
+        founds_nothing()
+    }
+}
+
 impl Depot for Client {
     fn describe(&self) -> String {
         let link = self.link();
@@ -134,7 +171,9 @@ impl Depot for Client {
         let greeting = link.greeting();
         Duration::from_millis(greeting.map_or(0, |greeting| greeting.pace_ms))
     }
+}
 
+impl Marks for Client {
     fn mark(&self, object: ObjectId) -> Answer<'_, Option<(Mark, Version)>> {
         self.call(Call::Mark(object), PATIENCE, |response| match response {
             Response::Mark(mark) => Some(found(mark)),
@@ -181,7 +220,9 @@ impl Depot for Client {
             },
         )
     }
+}
 
+impl Archive for Client {
     fn announce<'a>(&'a self, object: ObjectId, bytes: &'a [u8], due: Option<Timestamp>) -> Answer<'a, ()> {
         if let Err(error) = frame::announce(bytes, due) {
             return Box::pin(std::future::ready(Err(error)));
@@ -262,7 +303,9 @@ impl Depot for Client {
     fn bundle(&self, id: BundleId) -> Answer<'_, Option<Vec<u8>>> {
         self.call(Call::Bundle(id), PATIENCE, bytes)
     }
+}
 
+impl Inbox for Client {
     fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
         let call = Call::Post(object, Box::new(message.clone()));
         self.call(call, PATIENCE, |response| match response {

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::wire::{self, Call, Failure, Greeting, Refused, Request, Response, ServerFrame, milliseconds};
+use crate::inbox::{Begun, begin};
 use crate::{Depot, Error, Session, Version};
 
 /// Calls that are worked on at once at most; more wait in the socket.
@@ -90,7 +91,10 @@ async fn exchange(stream: UnixStream, depot: Arc<Session>, scope: ObjectId) -> R
                     let Some((Request(number, call), size)) = request? else { return Ok(()) };
                     held += size;
                     let depot = Arc::clone(&depot);
-                    calls.spawn(async move { (number, size, answer(&*depot, scope, call).await) });
+                    let waits = matches!(call, Call::InboxChanged(..));
+                    let answer = Box::pin(async move { (number, size, answer(&*depot, scope, call).await) });
+                    // Whatever is asked after a wait was asked for finds it begun.
+                    calls.spawn(if waits { begin(answer).await } else { Begun::Under(answer) });
                 }
             }
         };

@@ -11,6 +11,7 @@ use suijuris_depot::faults::Faulty;
 use suijuris_depot::local::Local;
 use suijuris_depot::memory::Memory;
 
+use crate::names;
 use crate::promises::{self, Shared};
 use crate::samples::run;
 #[cfg(any(feature = "object", feature = "etcd"))]
@@ -91,40 +92,48 @@ fn etcd() -> Made {
 }
 
 macro_rules! suite {
-    ($backend:ident: $($promise:ident)*) => {
+    ($backend:ident: $($room:ident::$promise:ident)*) => {
         mod $backend {
             use super::*;
             $(
                 #[test]
                 fn $promise() {
                     let made = super::$backend();
-                    run(promises::$promise(Arc::clone(&made.depot)));
+                    run($room::$promise(Arc::clone(&made.depot)));
                 }
             )*
         }
     };
     ($($backend:ident)*) => {
         $(suite! { $backend:
-            unknown_objects_have_nothing
-            a_mark_changes_only_from_the_version_that_is_expected
-            a_version_does_not_come_again_with_the_same_mark
-            an_expected_mark_that_is_not_there_is_a_conflict_with_nothing
-            of_many_writers_exactly_one_wins_each_round
-            counting_together_loses_no_step
-            a_mark_that_cannot_be_read_back_is_not_stored
-            whoever_attends_is_here_until_it_lets_go
-            a_fresh_name_is_here_and_the_former_is_not
-            announcements_are_replaced_with_their_due_times
-            due_objects_come_earliest_first_and_no_more_than_asked_for
-            announced_objects_are_listed_page_by_page
-            segments_and_bundles_are_kept_as_they_were_first_put
-            a_segment_that_is_removed_is_gone_and_its_place_is_free
-            the_largest_segment_and_bundle_fit_and_larger_ones_do_not
-            messages_wait_in_order_and_once
-            a_message_posted_by_many_at_once_is_stored_once
-            a_message_that_is_not_allowed_is_not_stored
-            one_look_into_an_inbox_is_bounded_in_bytes
-            whoever_waits_for_the_inbox_hears_of_a_message
+            promises::unknown_objects_have_nothing
+            promises::a_mark_changes_only_from_the_version_that_is_expected
+            promises::a_version_does_not_come_again_with_the_same_mark
+            promises::an_expected_mark_that_is_not_there_is_a_conflict_with_nothing
+            promises::of_many_writers_exactly_one_wins_each_round
+            promises::counting_together_loses_no_step
+            promises::a_mark_that_cannot_be_read_back_is_not_stored
+            promises::whoever_attends_is_here_until_it_lets_go
+            promises::a_fresh_name_is_here_and_the_former_is_not
+            promises::a_copy_that_rests_is_here_until_it_lets_go
+            promises::announcements_are_replaced_with_their_due_times
+            promises::due_objects_come_earliest_first_and_no_more_than_asked_for
+            promises::announced_objects_are_listed_page_by_page
+            promises::segments_and_bundles_are_kept_as_they_were_first_put
+            promises::a_segment_that_is_removed_is_gone_and_its_place_is_free
+            promises::the_largest_segment_and_bundle_fit_and_larger_ones_do_not
+            promises::messages_wait_in_order_and_once
+            promises::a_message_posted_by_many_at_once_is_stored_once
+            promises::a_message_that_is_not_allowed_is_not_stored
+            promises::one_look_into_an_inbox_is_bounded_in_bytes
+            promises::whoever_waits_for_the_inbox_hears_of_a_message
+            promises::whoever_waits_already_is_woken_by_a_message
+            names::an_entry_changes_only_from_the_version_that_is_expected
+            names::an_entry_is_removed_only_in_the_version_that_is_expected
+            names::of_many_founders_of_one_key_exactly_one_wins
+            names::entries_are_listed_page_by_page_and_counted
+            names::an_entry_that_cannot_be_read_back_is_not_stored
+            names::a_founder_whose_answer_is_lost_finds_its_entry
         })*
     };
 }

@@ -4,10 +4,13 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
+use suijuris_core::class::Key;
+use suijuris_core::class::founding::Stage;
 use suijuris_depot::local::Local;
-use suijuris_depot::{Depot, Posted, Presence, Swap};
+use suijuris_depot::{Directory as _, Inbox as _, Marks as _, Posted, Presence, Swap};
 
 use crate::child;
+use crate::names;
 use crate::promises::done;
 use crate::samples::{holder, mark, message, object, run};
 
@@ -37,7 +40,7 @@ fn killed_after(name: &str, kind: &str, argument: &str, lines: usize) -> u64 {
     last
 }
 
-fn say(count: u64) {
+pub(crate) fn say(count: u64) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "\ndone {count}").unwrap();
     out.flush().unwrap();
@@ -129,6 +132,47 @@ fn messages_survive_kills_and_come_once() {
                 let again = depot.post(object, &message(&format!("m{id}"))).await.unwrap();
                 assert_eq!(again, Posted::Duplicate, "m{id}");
             }
+        }
+    });
+}
+
+#[test]
+fn name_tables_survive_kills_and_are_counted_right() {
+    if let Some(argument) = child::argument("founds") {
+        let mut parts = argument.split(' ');
+        let mut part = || parts.next().unwrap();
+        let (path, class, round) = (part(), part().parse().unwrap(), part());
+        return run(async {
+            let depot = Local::open(path.as_ref()).unwrap();
+            for count in 0.. {
+                let key = names::key(&format!("r{round}-{count}"));
+                let founding = names::founding();
+                let version = names::done(depot.swap_name(class, &key, &founding, None).await.unwrap());
+                if count % 3 == 0 {
+                    let tombstone = founding.at(Stage::Tombstone);
+                    let swapped = depot.swap_name(class, &key, &tombstone, Some(&version)).await;
+                    names::done(swapped.unwrap());
+                }
+                depot.count_names(class).await.unwrap();
+                say(count);
+            }
+        });
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let class = names::class();
+    run(async {
+        let depot = Local::open(directory.path()).unwrap();
+        for round in 0..KILLS {
+            let argument = format!("{} {class} {round}", directory.path().display());
+            let name = "crash::name_tables_survive_kills_and_are_counted_right";
+            let told = killed_after(name, "founds", &argument, 3 + 5 * round);
+            let found = depot.names(class, None, 10_000).await.unwrap();
+            let of_round = |count: u64| names::key(&format!("r{round}-{count}"));
+            let has = |key: &Key| found.iter().any(|(found, _)| found == key);
+            assert!((0..=told).all(|count| has(&of_round(count))), "told {told}");
+            assert!(!has(&of_round(told + 2)), "told {told}");
+            let live = found.iter().filter(|(_, entry)| entry.state != Stage::Tombstone);
+            assert_eq!(depot.count_names(class).await.unwrap(), live.count() as u64);
         }
     });
 }

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use suijuris_core::ClassId;
 use suijuris_core::time::Timestamp;
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::local::Local;
 use suijuris_depot::memory::Memory;
-use suijuris_depot::{Depot, Error, Posted, Swap};
+use suijuris_depot::{Archive as _, Directory as _, Error, Inbox as _, Marks as _, Posted, Swap};
 
 use crate::child;
+use crate::names;
 use crate::promises::{Shared, done};
 use crate::samples::{mark, message, object, run};
 
@@ -151,6 +153,21 @@ fn a_full_directory_says_so_and_keeps_what_it_has() {
     });
 }
 
+/// A class that parent and child both know.
+fn class(object: suijuris_core::ObjectId) -> ClassId {
+    ClassId::of(object.to_string().as_bytes())
+}
+
+async fn names_can_only_be_read(depot: &Local, class: ClassId, refused: impl Fn(Error)) {
+    let acme = names::key("acme");
+    let (entry, version) = depot.name(class, &acme).await.unwrap().unwrap();
+    let swapped = depot.swap_name(class, &acme, &entry, Some(&version)).await;
+    refused(swapped.unwrap_err());
+    refused(depot.remove_name(class, &acme, &version).await.unwrap_err());
+    assert_eq!(depot.names(class, None, 9).await.unwrap().len(), 1);
+    assert_eq!(depot.count_names(class).await.unwrap(), 1);
+}
+
 /// As a user who may read everything and write nothing.
 #[test]
 fn a_read_only_directory_says_so_and_can_be_read() {
@@ -162,6 +179,12 @@ fn a_read_only_directory_says_so_and_can_be_read() {
             let depot = Local::open(&directory.path().join("depot")).unwrap();
             done(depot.swap(&mark(object, 1), None).await.unwrap());
             depot.announce(object, b"asleep", None).await.unwrap();
+            names::done(
+                depot
+                    .swap_name(class(object), &names::key("acme"), &names::founding(), None)
+                    .await
+                    .unwrap(),
+            );
         });
         // The test program, too, must be readable by that user.
         let program = directory.path().join("program");
@@ -208,6 +231,7 @@ fn a_read_only_directory_says_so_and_can_be_read() {
         refused(depot.announce(object, b"x", None).await.unwrap_err());
         refused(depot.post(object, &message("a")).await.unwrap_err());
         refused(depot.put_segment(object, 0..=0, b"x").await.unwrap_err());
+        names_can_only_be_read(&depot, class(object), refused).await;
         refused(
             depot
                 .swap(&mark(crate::samples::object(), 1), None)
@@ -225,6 +249,7 @@ fn a_read_only_directory_says_so_and_can_be_read() {
 mod servers {
     use std::net::SocketAddr;
 
+    use suijuris_core::class::founding::Stage;
     use suijuris_depot::Answer;
 
     use super::*;
@@ -270,6 +295,25 @@ mod servers {
         let again = depot.post(object, &message("a")).await.unwrap();
         assert!(answer.is_err() || again == Posted::Duplicate);
         assert_eq!(depot.inbox(object, 9).await.unwrap().len(), 1);
+
+        let (class, acme, entry) = (names::class(), names::key("acme"), names::founding());
+        proxy.hold_answers();
+        let founds = async || depot.swap_name(class, &acme, &entry, None).await;
+        let (answer, ()) = tokio::join!(founds(), async {
+            while direct.name(class, &acme).await.unwrap().is_none() {}
+            proxy.cut();
+        });
+        let error = answer.unwrap_err();
+        assert!(matches!(error, Error::Unreachable(..)), "{error}");
+        let (found, version) = depot.name(class, &acme).await.unwrap().unwrap();
+        assert_eq!(found, entry);
+        let founded = entry.at(Stage::Founded);
+        names::done(
+            depot
+                .swap_name(class, &acme, &founded, Some(&version))
+                .await
+                .unwrap(),
+        );
     }
 
     async fn depot_swap(

@@ -8,8 +8,9 @@ use suijuris_core::ObjectId;
 use suijuris_core::time::Timestamp;
 use suijuris_depot::local::Local;
 use suijuris_depot::memory::{Memory, What};
-use suijuris_depot::{Depot, Error};
+use suijuris_depot::{Archive as _, Depot, Directory as _, Error, Inbox as _, Marks as _};
 
+use crate::names;
 use crate::promises::done;
 use crate::samples::{mark, message, object, run};
 
@@ -150,6 +151,109 @@ fn garbage_among_announcements_messages_and_segments() {
     });
 }
 
+#[test]
+fn garbage_in_a_name_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let depot = Local::open(directory.path()).unwrap();
+    let (class, acme) = (names::class(), names::key("acme"));
+    let table = directory
+        .path()
+        .join("classes")
+        .join(class.to_string())
+        .join("names");
+    run(async {
+        let version = names::done(
+            depot
+                .swap_name(class, &acme, &names::founding(), None)
+                .await
+                .unwrap(),
+        );
+        let path = table.join("acme");
+        let good = fs::read(&path).unwrap();
+        for bytes in [
+            &b""[..],
+            b"short",
+            &[0; 18],
+            &[0xff; 5_000],
+            &good[..good.len() - 1],
+        ] {
+            fs::write(&path, bytes).unwrap();
+            garbage(depot.name(class, &acme).await, "names/acme");
+            garbage(depot.names(class, None, 9).await, "names/acme");
+            garbage(depot.remove_name(class, &acme, &version).await, "names/acme");
+            for expected in [None, Some(&version)] {
+                let swapped = depot.swap_name(class, &acme, &names::founding(), expected).await;
+                garbage(swapped, "names/acme");
+            }
+            assert_eq!(fs::read(&path).unwrap(), bytes, "it is left as it is");
+            assert_eq!(
+                depot.count_names(class).await.unwrap(),
+                1,
+                "nobody knows what it was"
+            );
+        }
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        garbage(depot.name(class, &acme).await, "names/acme");
+        fs::remove_file(&path).unwrap();
+        fs::write(table.join("Stray"), "").unwrap();
+        garbage(depot.names(class, None, 9).await, "names/Stray");
+        assert_eq!(depot.name(class, &acme).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn a_count_that_cannot_be_believed_is_counted_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let depot = Local::open(directory.path()).unwrap();
+    let class = names::class();
+    let home = directory.path().join("classes").join(class.to_string());
+    let count = || run(depot.count_names(class)).unwrap();
+    for text in ["a", "b"] {
+        let swapped = run(depot.swap_name(class, &names::key(text), &names::founding(), None));
+        names::done(swapped.unwrap());
+    }
+    assert_eq!(count(), 2);
+    let good = fs::read(home.join("count")).unwrap();
+    // By another hand: what is known is not counted again, however many there are.
+    fs::copy(home.join("names/a"), home.join("names/c")).unwrap();
+    assert_eq!(count(), 2);
+    let of_another_boot = [b"00000000-0000-0000-0000-000000000000", &good[36..]].concat();
+    for bytes in [
+        &b""[..],
+        b"2",
+        &good[..good.len() - 2],
+        &[0xff; 200],
+        &of_another_boot,
+    ] {
+        fs::write(home.join("count"), bytes).unwrap();
+        assert_eq!(count(), 3);
+    }
+    // What counts on goes on from it.
+    names::done(run(depot.swap_name(class, &names::key("d"), &names::founding(), None)).unwrap());
+    assert_eq!(count(), 4);
+    let copy = tempfile::tempdir().unwrap();
+    let mut copies = std::process::Command::new("cp");
+    copies
+        .arg("-a")
+        .arg(directory.path())
+        .arg(copy.path().join("depot"));
+    assert!(copies.status().unwrap().success());
+    fs::remove_file(
+        copy.path()
+            .join("depot/classes")
+            .join(class.to_string())
+            .join("names/d"),
+    )
+    .unwrap();
+    let copied = Local::open(&copy.path().join("depot")).unwrap();
+    assert_eq!(
+        run(copied.count_names(class)).unwrap(),
+        3,
+        "a copy is counted by itself"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -166,6 +270,10 @@ proptest! {
             memory.mark(object).await.map(drop).unwrap_or_else(fine);
             memory.announcement(object).await.map(drop).unwrap_or_else(fine);
             memory.inbox(object, 9).await.map(drop).unwrap_or_else(fine);
+            let (class, acme) = (names::class(), names::key("acme"));
+            memory.corrupt_name(class, &acme, &bytes);
+            memory.name(class, &acme).await.map(drop).unwrap_or_else(fine);
+            memory.names(class, None, 9).await.map(drop).unwrap_or_else(fine);
         });
     }
 }
@@ -188,6 +296,18 @@ async fn on_a_server(depot: &dyn Depot, put: impl Fn(&str, &str)) {
     garbage(depot.inbox(object, 9).await, "stray");
     put(&format!("objects/{object}/segments/1-2"), "");
     garbage(depot.segments(object).await, "1-2");
+    let (class, acme) = (names::class(), names::key("acme"));
+    for nonsense in [
+        "nonsense, and longer than a stamp and a length",
+        &"x".repeat(1_024),
+        &"x".repeat(5_000),
+    ] {
+        put(&format!("classes/{class}/names/acme"), nonsense);
+        garbage(depot.name(class, &acme).await, "names/acme");
+        garbage(depot.names(class, None, 9).await, "names/acme");
+        let swapped = depot.swap_name(class, &acme, &names::founding(), None).await;
+        garbage(swapped, "names/acme");
+    }
 }
 
 #[cfg(feature = "object")]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use suijuris_depot::local::Local;
-use suijuris_depot::{Depot as _, Error, Posted, open};
+use suijuris_depot::{Archive as _, Error, Inbox as _, Marks as _, Posted, open};
 
 use crate::promises::done;
 use crate::samples::{mark, message, object, run};

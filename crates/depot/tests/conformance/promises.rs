@@ -7,7 +7,9 @@ use suijuris_core::lineage::MAX_ANNOUNCEMENT;
 use suijuris_core::message::MessageKey;
 use suijuris_core::time::Timestamp;
 use suijuris_core::{BundleId, ObjectId};
-use suijuris_depot::{Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Posted, Presence, Session, Swap, Version};
+use suijuris_depot::{
+    Depot, Error, InboxWatch, MAX_BUNDLE, MAX_SEGMENT, Marks as _, Posted, Presence, Session, Swap, Version,
+};
 use tokio::task::JoinSet;
 
 use crate::samples::{holder, mark, message, object};
@@ -201,6 +203,30 @@ pub(crate) async fn a_fresh_name_is_here_and_the_former_is_not(depot: Shared) {
         drop(inherited);
         assert_ne!(depot.presence(object, holder(2)).await.unwrap(), Presence::Here);
     }
+}
+
+pub(crate) async fn a_copy_that_rests_is_here_until_it_lets_go(depot: Shared) {
+    let object = object();
+    let session = Session::new(Arc::clone(&depot));
+    session.rest().await.unwrap();
+    assert!(session.presence_guard().await.unwrap().is_none());
+    let known = session.register(object, holder(1)).await.unwrap().is_some();
+    let presence = async |number| depot.presence(object, holder(number)).await.unwrap();
+    let awake = presence(1).await;
+    session.rest().await.unwrap();
+    session.rest().await.unwrap();
+    assert_eq!(presence(1).await, awake);
+    // To be lent to a machine, and back.
+    let guard = session.presence_guard().await.unwrap();
+    assert_eq!(guard.is_some(), known);
+    drop(guard);
+    assert_eq!(presence(1).await, awake);
+    session.rest().await.unwrap();
+    session.register(object, holder(2)).await.unwrap();
+    assert_eq!(presence(2).await, awake);
+    assert_ne!(presence(1).await, Presence::Here);
+    drop(session);
+    assert_ne!(presence(2).await, Presence::Here);
 }
 
 pub(crate) async fn announcements_are_replaced_with_their_due_times(depot: Shared) {
@@ -451,18 +477,35 @@ pub(crate) async fn whoever_waits_for_the_inbox_hears_of_a_message(depot: Shared
     let alone = start.elapsed();
     assert!(alone < Duration::from_secs(30), "{alone:?}");
 
-    // However long one may wait, a message ends it.
-    let listener = Arc::clone(&depot);
-    let mut listening = JoinSet::new();
-    listening.spawn(async move {
-        while listener.inbox(object, 1).await.unwrap().is_empty() {
-            listener
-                .inbox_changed(object, Duration::from_secs(3_000))
-                .await
-                .unwrap();
-        }
-    });
+    a_reader_hears_of_each_message(depot, object).await;
+}
+
+/// However long it may wait, and whatever others read.
+pub(crate) async fn a_reader_hears_of_each_message(depot: Shared, object: ObjectId) {
+    let mut watch = InboxWatch::new(Arc::clone(&depot), object, Duration::from_secs(3_000));
+    let told = Duration::from_secs(60);
+    for count in 1..=3 {
+        assert_eq!(watch.look(10).await.unwrap().len(), count - 1);
+        // Posted between the look and the wait.
+        depot.post(object, &message(&format!("{count}"))).await.unwrap();
+        // What another reader has seen is still news to this one.
+        assert_eq!(depot.inbox(object, 10).await.unwrap().len(), count);
+        let heard = tokio::time::timeout(told, watch.changed()).await;
+        heard.expect("the wait outlasts the message").unwrap();
+    }
+    assert_eq!(watch.look(10).await.unwrap().len(), 3);
+}
+
+pub(crate) async fn whoever_waits_already_is_woken_by_a_message(depot: Shared) {
+    let object = object();
+    let mut watch = InboxWatch::new(Arc::clone(&depot), object, Duration::from_secs(3_000));
+    watch.changed().await.unwrap();
+    assert_eq!(watch.look(1).await.unwrap(), []);
+    let mut waits = Box::pin(watch.changed());
+    let early = tokio::time::timeout(Duration::ZERO, &mut waits).await;
+    assert!(early.is_err(), "nothing was posted");
     depot.post(object, &message("wake up")).await.unwrap();
-    let heard = tokio::time::timeout(Duration::from_secs(60), listening.join_all()).await;
-    assert!(heard.is_ok(), "the wait outlasts the message");
+    let heard = tokio::time::timeout(Duration::from_secs(60), waits).await;
+    heard.expect("the wait outlasts the message").unwrap();
+    assert_eq!(watch.look(1).await.unwrap().len(), 1);
 }

@@ -8,10 +8,13 @@ use suijuris_core::{BundleId, ObjectId};
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
 use suijuris_depot::relay::{self, Client};
-use suijuris_depot::{Depot, Error, Posted, Presence, Session, Swap};
+use suijuris_depot::{
+    Archive as _, Depot, Directory as _, Error, Inbox as _, Marks as _, Posted, Presence, Session, Swap,
+};
 use tokio::task::JoinSet;
 
-use crate::promises::{Shared, done};
+use crate::names;
+use crate::promises::{self, Shared, done};
 use crate::samples::{holder, mark, message, object, run};
 
 /// A client of a relay that serves `depot` for `scope`, and the task that serves it.
@@ -128,6 +131,14 @@ fn other_objects_and_lists_of_objects_are_refused() {
         refused(depot.inbox_changed(other, Duration::ZERO).await.unwrap_err());
         refused(depot.announced(None, 1).await.unwrap_err());
         refused(depot.due(Timestamp(0), 1).await.unwrap_err());
+        let (class, acme, entry) = (names::class(), names::key("acme"), names::founding());
+        refused(depot.name(class, &acme).await.unwrap_err());
+        refused(depot.swap_name(class, &acme, &entry, None).await.unwrap_err());
+        let version = names::done(memory.swap_name(class, &acme, &entry, None).await.unwrap());
+        refused(depot.remove_name(class, &acme, &version).await.unwrap_err());
+        refused(depot.names(class, None, 1).await.unwrap_err());
+        refused(depot.count_names(class).await.unwrap_err());
+        assert_eq!(memory.name(class, &acme).await.unwrap(), Some((entry, version)));
         assert_eq!(memory.mark(other).await.unwrap(), None);
     });
 }
@@ -160,6 +171,24 @@ fn failures_arrive_as_what_they_are() {
             matches!(&error, Error::Garbage { place, .. } if place.contains("mark")),
             "{error}"
         );
+    });
+}
+
+/// On several threads, where calls that came one behind the other may be worked on in any order.
+#[test]
+fn a_reader_behind_a_relay_hears_of_each_message() {
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    threads.block_on(async {
+        for _ in 0..20 {
+            let object = object();
+            let (depot, _serving) = relayed(Arc::new(Memory::new()), object);
+            let depot = Arc::new(Session::new(Arc::new(depot)));
+            promises::a_reader_hears_of_each_message(depot, object).await;
+        }
     });
 }
 

@@ -7,10 +7,11 @@ use suijuris_core::witness::{Holder, HolderId, Mark};
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
 use suijuris_depot::relay::{self, Client};
-use suijuris_depot::{Depot, Session};
+use suijuris_depot::{Archive as _, Depot, Directory as _, Inbox as _, Marks as _, Session};
 use tokio::task::JoinSet;
 
-use crate::samples::{holder, mark, object, run};
+use crate::names;
+use crate::samples::{holder, mark, message, object, run};
 
 fn named(object: ObjectId, name: HolderId, count: u64) -> Mark {
     let mark = mark(object, count);
@@ -53,6 +54,26 @@ fn a_copy_knows_what_it_sent_whatever_came_of_it_until_it_takes_a_fresh_name() {
         session.register(object, holder(2)).await.unwrap();
         session.swap(&named(object, holder(2), 1), None).await.unwrap();
         assert!(session.is_own_write(&named(object, holder(2), 1)).await.unwrap());
+    });
+}
+
+#[test]
+fn the_rest_of_the_depot_is_as_it_is_behind_a_session() {
+    run(async {
+        let memory: Arc<dyn Depot> = Arc::new(Memory::new());
+        let session = Session::new(Arc::clone(&memory));
+        let (class, acme, entry) = (names::class(), names::key("acme"), names::founding());
+        let version = names::done(session.swap_name(class, &acme, &entry, None).await.unwrap());
+        assert_eq!(memory.name(class, &acme).await.unwrap(), Some((entry, version)));
+        assert_eq!(session.count_names(class).await.unwrap(), 1);
+        let object = object();
+        session.announce(object, b"asleep", None).await.unwrap();
+        assert_eq!(
+            memory.announcement(object).await.unwrap().as_deref(),
+            Some(&b"asleep"[..])
+        );
+        session.post(object, &message("a")).await.unwrap();
+        assert_eq!(memory.inbox(object, 9).await.unwrap().len(), 1);
     });
 }
 

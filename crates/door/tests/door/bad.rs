@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use suijuris_core::ObjectId;
-use suijuris_depot::Depot;
 use suijuris_depot::faults::{Call, Fault};
 use suijuris_depot::memory::What;
+use suijuris_depot::{Archive as _, Inbox as _};
 use suijuris_door::ObjectStatus;
 
 use crate::life::{BORN, Definition, Life};

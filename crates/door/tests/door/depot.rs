@@ -4,9 +4,9 @@ use suijuris_core::ObjectId;
 use suijuris_core::lineage::{Announcement, Stored, segment};
 use suijuris_core::memory::{Change, Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::witness::Mark;
-use suijuris_depot::Depot;
 use suijuris_depot::faults::{Call, Fault};
 use suijuris_depot::memory::What;
+use suijuris_depot::{Archive as _, Marks as _};
 use suijuris_door::ObjectStatus;
 use suijuris_door::heads::{Error, Found, Trust, find};
 

@@ -8,7 +8,7 @@ use suijuris_core::ObjectId;
 use suijuris_core::manifest::{Algorithm, CallerKey};
 use suijuris_core::time::{Span, Timestamp};
 use suijuris_depot::faults::{Call, Fault};
-use suijuris_depot::{Depot, MAX_WAITING};
+use suijuris_depot::{Inbox as _, MAX_WAITING};
 use suijuris_door::config::Limits;
 use suijuris_door::heads::Trust;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -128,6 +128,7 @@ impl Ears<'_> {
                     resident.reports().error(CODE_DEPOT, &error);
                 }
             }
+            ToRuntime::Server { key } => resident.serve_for(key),
             ToRuntime::Record { id, refused } => {
                 if record_refused(resident, *refused).await {
                     // A supervisor that is gone records nothing either.

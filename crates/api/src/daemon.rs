@@ -1,0 +1,191 @@
+//! Documents of the control API of `suijuris serve`: what its objects and classes are, and what is added.
+//!
+//! | Route | |
+//! |---|---|
+//! | `GET /v1` | [`Daemon`] |
+//! | `GET /v1/objects?class=&phase=&data=&after=&limit=` | [`ObjectList`] |
+//! | `POST /v1/objects` | [`AddObject`], answered with [`Object`] |
+//! | `GET /v1/objects/REF` | [`Object`]; `REF` is an id or a name |
+//! | `DELETE /v1/objects/REF` | stops and forgets the object |
+//! | `POST /v1/objects/REF/wake`, `…/sleep` | [`Signed`], answered with [`crate::control::Reply`] |
+//! | `PATCH /v1/objects/REF/memory` | [`PatchMemory`], answered likewise |
+//! | `GET`, `POST /v1/classes` | [`ClassList`]; [`AddClass`], answered with [`Class`] |
+//! | `… /v1/classes/CLASS/instances/KEY …` | as below `objects/REF` |
+//! | `GET /v1/events` | events of all objects as server-sent events, each [`ObjectEvent`] |
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use suijuris_core::key::PublicKey;
+use suijuris_core::owner_request::SignedRequest;
+
+use crate::agent::Patch;
+use crate::event::Stamped;
+
+/// A daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Version of the program.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Where callers reach its objects, without a path.
+    pub urls: Vec<String>,
+    /// What hosts of objects end with.
+    pub domain: String,
+    /// Its directory.
+    pub root: PathBuf,
+    /// What owners sign their requests to it for.
+    pub server: PublicKey,
+}
+
+/// An object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// Its id.
+    pub object: String,
+    /// Its name for people.
+    pub name: String,
+    /// Name of its class, for an instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Its key there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// `opening`, `dormant`, `paused`, `waking`, `active`, `draining`, `suspended`, `broken`, `lost` or `stopped`.
+    pub phase: String,
+    /// Where callers reach it.
+    pub url: String,
+    /// Where its data is, on the daemon's host.
+    pub data: PathBuf,
+    /// Where its definition is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_dir: Option<PathBuf>,
+    /// How long it was awake since the daemon started, seconds.
+    #[serde(default)]
+    pub awake_seconds: u64,
+}
+
+/// Objects, a page of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectList {
+    /// In the order of their ids.
+    pub objects: Vec<Object>,
+    /// Where the next page begins: give it as `after`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Class {
+    /// Its name in this daemon.
+    pub class: String,
+    /// Its id.
+    pub id: String,
+    /// Instances that are here.
+    pub instances: u64,
+    /// Instances at most.
+    pub max_instances: u64,
+    /// The template in force.
+    pub bundle: String,
+    /// Where callers reach an instance; `KEY` stands for its key.
+    pub url: String,
+}
+
+/// Classes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassList {
+    /// In the order of their names.
+    pub classes: Vec<Class>,
+}
+
+/// A bundle, as it was built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleParts {
+    /// The manifest, base64.
+    pub manifest: String,
+    /// The rules as text.
+    pub governance: String,
+    /// The decision program, base64.
+    pub program: String,
+}
+
+/// Whose something is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owners {
+    /// Their keys.
+    pub controllers: Vec<PublicKey>,
+    /// How many of them must sign.
+    pub threshold: u32,
+}
+
+/// Adds a class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddClass {
+    /// What it is called here: a DNS label.
+    pub class: String,
+    /// Its template.
+    pub bundle: BundleParts,
+    /// Its owners.
+    pub owners: Owners,
+    /// Where its definition is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_dir: Option<PathBuf>,
+}
+
+/// Adds a single object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddObject {
+    /// What it is called here: a DNS label.
+    pub name: String,
+    /// Its definition.
+    pub bundle: BundleParts,
+    /// Its owners.
+    pub owners: Owners,
+    /// Where its definition is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_dir: Option<PathBuf>,
+}
+
+/// What owners signed of a request that says no more; nothing where the host asks.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signed {
+    /// The request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Box<SignedRequest>>,
+}
+
+/// Writes memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatchMemory {
+    /// The writes.
+    pub patch: Patch,
+    /// What owners signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Box<SignedRequest>>,
+}
+
+/// An event and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectEvent {
+    /// The object.
+    pub object: String,
+    /// Its name for people.
+    pub name: String,
+    /// Name of its class, for an instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// Its key there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Stamped,
+}

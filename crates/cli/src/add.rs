@@ -1,0 +1,128 @@
+//! `add` and `remove`: what a daemon serves.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use suijuris_api::daemon::{AddClass, AddObject, BundleParts, Class, Object, Owners};
+
+use crate::server::{Server, path_of};
+use crate::terminal;
+use crate::{Answer, owner};
+
+/// Add an object or a class to the daemon that `suijuris serve` runs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A definition with [class] becomes a class: one object per key, founded on its first permitted use.
+
+Example:
+  suijuris add examples/hello
+  suijuris add examples/tenant --name shop")]
+pub(crate) struct AddArgs {
+    /// Directory with object.toml and governance.cedar
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// What it is called in the daemon: a-z, 0-9 and - [default: the name in object.toml]
+    #[arg(long)]
+    name: Option<String>,
+    /// Print what was added as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Stop an object and take it out of the daemon; its data stays where it is
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The object must be asleep. Its data directory is printed; `suijuris up` runs it from there.
+
+Example:
+  suijuris remove hello")]
+pub(crate) struct RemoveArgs {
+    /// CLASS/KEY, name or id
+    object: String,
+    /// Print what was removed as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn add(args: &AddArgs) -> anyhow::Result<Answer> {
+    let dir = std::path::absolute(&args.dir)?;
+    let server = Server::chosen()?;
+    server.daemon()?;
+    let built = match suijuris_bundle::build(&dir) {
+        Ok(built) => built,
+        Err(report) => {
+            terminal::drawing(&report.render(suijuris_bundle::Style::PLAIN));
+            bail!("the definition has errors; `suijuris check` shows them again");
+        }
+    };
+    let files = built.files();
+    let bundle = BundleParts {
+        manifest: STANDARD.encode(&files.manifest),
+        governance: files.governance,
+        program: STANDARD.encode(&files.program),
+    };
+    let owners = match &built.controllers {
+        Some(declared) => Owners {
+            controllers: declared.keys.clone(),
+            threshold: declared.threshold,
+        },
+        None => Owners {
+            controllers: vec![owner::owner_key()?.public()],
+            threshold: 1,
+        },
+    };
+    let name = args.name.clone().unwrap_or_else(|| built.manifest.name.clone());
+    let object_dir = Some(dir);
+    if built.manifest.class.is_some() {
+        let class: Class = server.post(
+            "/v1/classes",
+            &AddClass {
+                class: name,
+                bundle,
+                owners,
+                object_dir,
+            },
+        )?;
+        if args.json {
+            terminal::print_json(&class)?;
+        } else {
+            terminal::print(&format!("added class {}\n  {}\n", class.class, class.url))?;
+        }
+        return Ok(Answer::Yes);
+    }
+    let object: Object = server.post(
+        "/v1/objects",
+        &AddObject {
+            name,
+            bundle,
+            owners,
+            object_dir,
+        },
+    )?;
+    if args.json {
+        terminal::print_json(&object)?;
+    } else {
+        terminal::print(&format!(
+            "added {} {}\n  {}\n",
+            object.name, object.object, object.url
+        ))?;
+    }
+    Ok(Answer::Yes)
+}
+
+pub(crate) fn remove(args: &RemoveArgs) -> anyhow::Result<Answer> {
+    let server = Server::chosen()?;
+    let object: Object = server.delete(&path_of(&args.object))?;
+    if args.json {
+        terminal::print_json(&object)?;
+    } else {
+        terminal::print(&format!(
+            "removed {}\n  its data is in {}\n",
+            args.object,
+            object.data.display()
+        ))?;
+    }
+    Ok(Answer::Yes)
+}

@@ -1,0 +1,78 @@
+//! Lines on standard output, written by a thread of their own: whoever prints never waits for a reader.
+
+use std::cell::RefCell;
+use std::io::Write as _;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::time::Duration;
+
+/// Lines that wait for their reader at most; further ones are dropped, and how many is said in their place.
+const WAITING: usize = 8_192;
+
+/// Time for what waits to be read at the end.
+const FLUSH_WITHIN: Duration = Duration::from_secs(2);
+
+/// The lines of one process. The thread starts with the first of them.
+#[derive(Debug, Default)]
+pub(crate) struct LineWriter(RefCell<Option<Writing>>);
+
+#[derive(Debug)]
+struct Writing {
+    lines: SyncSender<String>,
+    over: Receiver<()>,
+    dropped: u64,
+}
+
+impl LineWriter {
+    /// Prints a line, soon.
+    pub(crate) fn line(&self, line: String) {
+        let mut writing = self.0.borrow_mut();
+        let writing = writing.get_or_insert_with(Writing::start);
+        if writing.dropped > 0 {
+            let lost = format!(
+                "suijuris: {} lines were dropped: nobody read them in time",
+                writing.dropped
+            );
+            if writing.lines.try_send(lost).is_ok() {
+                writing.dropped = 0;
+            }
+        }
+        match writing.lines.try_send(line) {
+            Err(TrySendError::Full(_)) => writing.dropped += 1,
+            // Nobody to tell when standard output is gone; the object does not depend on it.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+        }
+    }
+}
+
+impl Writing {
+    fn start() -> Self {
+        let (lines, waiting) = sync_channel::<String>(WAITING);
+        let (end, over) = channel();
+        let write = move || {
+            let mut out = std::io::stdout();
+            while let Ok(mut line) = waiting.recv() {
+                line.push('\n');
+                if out.write_all(line.as_bytes()).and_then(|()| out.flush()).is_err() {
+                    break;
+                }
+            }
+            let _ = end.send(());
+        };
+        // Without a thread nothing is printed, and all else goes on.
+        let _ = std::thread::Builder::new()
+            .name("print".to_owned())
+            .stack_size(128 << 10)
+            .spawn(write);
+        let dropped = 0;
+        Self { lines, over, dropped }
+    }
+}
+
+impl Drop for LineWriter {
+    fn drop(&mut self) {
+        if let Some(Writing { lines, over, .. }) = self.0.take() {
+            drop(lines);
+            let _ = over.recv_timeout(FLUSH_WITHIN);
+        }
+    }
+}

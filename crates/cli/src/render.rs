@@ -1,0 +1,345 @@
+//! Records and decisions in words and as JSON: what `log`, `why` and `what-if` have in common.
+
+use serde_json::{Map, json};
+use suijuris_api::verdict;
+use suijuris_core::class::Instantiation;
+use suijuris_core::governance::Effect;
+use suijuris_core::inputs::{Caller, Inputs, Principal, Request, Trigger};
+use suijuris_core::lineage::{Body, Count, Decision, Mutated, Outcome, Stored};
+use suijuris_core::memory::Write;
+
+use crate::history;
+use crate::terminal::{self, Screen, Tone, clean};
+
+/// What a record says, in a line.
+pub(crate) fn summary(body: &Body) -> String {
+    match body {
+        Body::Inception(body) => join([
+            format!(
+                "{}, {} of {} owners must sign",
+                body.name,
+                body.threshold,
+                body.controllers.len()
+            ),
+            body.class.as_ref().map_or_else(String::new, instance),
+        ]),
+        Body::Mutated(body) => format!("{} by {}", writes(body), body.by),
+        Body::Seal(body) if body.admitted.is_empty() => String::new(),
+        Body::Seal(body) => admitted(&body.admitted),
+        Body::Dormant(body) => join([
+            decided(&body.decision),
+            format!("workload {}", body.workload),
+            admitted(&body.admitted),
+        ]),
+        Body::Refused(body) => {
+            let times = if body.times > 1 {
+                format!("{} times in {}", body.times, body.window)
+            } else {
+                String::new()
+            };
+            join([decided(&body.decision), times])
+        }
+        Body::Resumed(body) => join([
+            decided(&body.decision),
+            format!("after standing still for {}", body.paused),
+        ]),
+        Body::Unsealed(body) => format!(
+            "{} mutations after record {} under no signature",
+            body.mutations, body.sealed
+        ),
+        Body::Quarantined(body) => body.reason.clone(),
+        Body::Restored(body) => format!(
+            "in place of the history up to record {}, …{}",
+            body.seq,
+            body.abandoned.short()
+        ),
+        Body::Arrived(body) => format!("at {}", body.inputs.host.provider),
+        Body::Forked(body) => join([decided(&body.decision), format!("child …{}", body.child.short())]),
+        Body::Departed(body) => join([decided(&body.decision), format!("to {}", body.to)]),
+        Body::Woke(_) | Body::Amended(_) | Body::Terminated(_) => {
+            history::decision(body).map_or_else(String::new, decided)
+        }
+    }
+}
+
+fn join<const N: usize>(parts: [String; N]) -> String {
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join("; ")
+}
+
+fn writes(body: &Mutated) -> String {
+    let write = |(name, write): (&_, &Write)| match write {
+        Write::Set(value) => format!("{name} = {}", terminal::cell(value)),
+        Write::Append(value) => format!("{name} += {}", terminal::cell(value)),
+        Write::Unset => format!("{name} emptied"),
+    };
+    body.change.iter().map(write).collect::<Vec<_>>().join(", ")
+}
+
+fn admitted(counts: &[Count]) -> String {
+    let times: u64 = counts.iter().map(|count| count.times).sum();
+    if times == 0 {
+        String::new()
+    } else {
+        format!("{times} admitted")
+    }
+}
+
+/// A decision in a few words: action, what proposed it, and the rules' reasons or what stands for them.
+fn decided(decision: &Decision) -> String {
+    let asked = proposed(decision);
+    let rules: Vec<String> = verdict::rules(decision).into_iter().map(|rule| rule.id).collect();
+    let by = match decision.outcome {
+        Outcome::Refuse(Some(invariant)) => invariant.as_str().to_owned(),
+        _ if rules.is_empty() => "no rule permits it".to_owned(),
+        _ => rules.join(", "),
+    };
+    format!("{} ({asked}): {by}", decision.action)
+}
+
+/// Who proposed, and what made them.
+pub(crate) fn proposed(decision: &Decision) -> String {
+    let inputs = &decision.inputs;
+    let mut text = named(&inputs.principal);
+    if let Some(trigger) = &inputs.trigger {
+        text += &format!(", {}", triggered(trigger));
+    }
+    if let Some(request) = &inputs.request {
+        text += &format!(" {}", requested(request));
+    }
+    text
+}
+
+/// The principal; a caller with a token by subject and issuer.
+fn named(principal: &Principal) -> String {
+    let Principal::Caller(caller) = principal else {
+        return principal.as_str().to_owned();
+    };
+    let subject = caller
+        .subject
+        .as_ref()
+        .map(|subject| format!(" `{}`", clean(subject)));
+    let issuer = caller
+        .issuer
+        .as_ref()
+        .map(|issuer| format!(" of {}", clean(issuer)));
+    format!(
+        "caller{}{}",
+        subject.unwrap_or_default(),
+        issuer.unwrap_or_default()
+    )
+}
+
+/// What a caller's token said beside subject and issuer.
+fn token(caller: &Caller) -> String {
+    let list = |texts: &std::collections::BTreeSet<String>| {
+        texts.iter().map(|text| clean(text)).collect::<Vec<_>>().join(" ")
+    };
+    let claims = caller
+        .claims
+        .iter()
+        .map(|(name, value)| format!("{name} = {}", terminal::cell(value)));
+    let parts = [
+        ("scopes ", list(&caller.scopes)),
+        ("audience ", list(&caller.audience)),
+        ("", claims.collect::<Vec<_>>().join(", ")),
+    ];
+    let parts = parts.into_iter().filter(|(_, text)| !text.is_empty());
+    parts
+        .map(|(name, text)| format!("{name}{text}"))
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+fn triggered(trigger: &Trigger) -> String {
+    let of = trigger
+        .name
+        .as_ref()
+        .or(trigger.topic.as_ref())
+        .or(trigger.field.as_ref());
+    of.map_or_else(|| trigger.kind.to_string(), |of| format!("{} {of}", trigger.kind))
+}
+
+fn requested(request: &Request) -> String {
+    if request.method.is_empty() {
+        return format!("connection from {}", request.peer_ip);
+    }
+    let question = if request.query.is_empty() { "" } else { "?…" };
+    clean(&format!("{} {}{question}", request.method, request.path))
+}
+
+/// Which instance of which class an object is.
+pub(crate) fn instance(class: &Instantiation) -> String {
+    format!("instance {} of class {}", class.key, class.id)
+}
+
+/// A record as JSON; the body as in `spec/records.md`, writes in the plain form of their fields.
+pub(crate) fn record_json(stored: &Stored) -> anyhow::Result<serde_json::Value> {
+    let record = &stored.record;
+    Ok(json!({
+        "seq": record.seq,
+        "id": stored.id.to_string(),
+        "kind": record.body.kind(),
+        "at": record.at.to_string(),
+        "epoch": record.epoch,
+        "signed": record.sig.is_some(),
+        "memory": record.memory.hex(),
+        "bundle": record.bundle.to_string(),
+        "summary": summary(&record.body),
+        "verdict": history::decision(&record.body).map(|decision| verdict::verdict(decision, history::place(&record.body))),
+        "body": body_json(&record.body)?,
+    }))
+}
+
+fn body_json(body: &Body) -> anyhow::Result<serde_json::Value> {
+    if let Body::Mutated(mutated) = body {
+        let write = |(name, write): (&suijuris_core::memory::Name, &Write)| {
+            let write = match write {
+                Write::Set(value) => json!({"set": terminal::json(value)}),
+                Write::Append(value) => json!({"append": terminal::json(value)}),
+                Write::Unset => json!("unset"),
+            };
+            (name.to_string(), write)
+        };
+        let change: Map<_, _> = mutated.change.iter().map(write).collect();
+        return Ok(json!({"by": mutated.by, "change": change}));
+    }
+    // The keyed union's one value.
+    let union = serde_json::to_value(body)?;
+    Ok(union
+        .as_object()
+        .and_then(|union| union.values().next().cloned())
+        .unwrap_or_default())
+}
+
+/// The first line about a decision.
+pub(crate) fn headline(decision: &Decision, terminal: Screen) -> String {
+    let word = match decision.outcome {
+        Outcome::Permit => terminal.paint(Tone::Good, "permitted"),
+        Outcome::Refuse(_) => terminal.paint(Tone::Bad, "refused"),
+    };
+    format!("{word} {}  proposed by {}\n", decision.action, proposed(decision))
+}
+
+/// Everything that led to a decision but memory, indented.
+pub(crate) fn grounds(decision: &Decision) -> String {
+    let mut text = String::new();
+    for reason in verdict::reasons(decision) {
+        text += &format!("  {}\n", clean(&reason));
+    }
+    if let Some(seconds) = verdict::retry_after_s(decision.explanation.as_ref()) {
+        text += &format!("  ask again in {seconds} s\n");
+    }
+    if let Some(explanation) = &decision.explanation {
+        for miss in &explanation.near_misses {
+            let (rule, condition) = (&miss.rule, clean(&miss.condition));
+            text += &format!(
+                "  near miss: {rule} held in {} of {} conditions, not in `{condition}`\n",
+                miss.held, miss.of
+            );
+        }
+    }
+    text + &facts(&decision.inputs)
+}
+
+fn facts(inputs: &Inputs) -> String {
+    let mut table = terminal::Table::default();
+    table.row([
+        "time",
+        &format!("{} ({})", inputs.now.at, inputs.now.quality.as_str()),
+    ]);
+    if let Principal::Caller(caller) = &inputs.principal {
+        let who = if caller.authenticated {
+            named(&inputs.principal)
+        } else {
+            "without a token".to_owned()
+        };
+        table.row(["caller", &join([who, token(caller)])]);
+    }
+    if let Some(request) = &inputs.request {
+        table.row([
+            "request",
+            &format!(
+                "{} from {} over {}",
+                requested(request),
+                request.peer_ip,
+                request.protocol
+            ),
+        ]);
+    }
+    if let Some(founding) = &inputs.founding {
+        let text = format!(
+            "{} of {} instances; in the last second {} for this peer, {} in all",
+            founding.instances, founding.max_instances, founding.peer_rate, founding.class_rate
+        );
+        table.row(["founding", &text]);
+    }
+    if let Some(activity) = &inputs.activity {
+        let text = format!(
+            "awake {}, idle {}, {} connections, {} requests in flight",
+            activity.active, activity.idle, activity.connections, activity.in_flight
+        );
+        table.row(["activity", &text]);
+    }
+    if !inputs.holds.is_empty() {
+        table.row([
+            "holds",
+            &inputs.holds.iter().cloned().collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    if !inputs.fields.is_empty() {
+        table.row([
+            "fields",
+            &inputs.fields.iter().cloned().collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    if !inputs.host.provider.is_empty() {
+        table.row(["host", &inputs.host.provider]);
+    }
+    format!("\nfacts\n{}", table.text(2))
+}
+
+/// A rule with its text.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct RuleText {
+    id: String,
+    effect: Effect,
+    reason: Option<String>,
+    /// Line in `governance.cedar`, from 1.
+    line: usize,
+    text: String,
+}
+
+/// The rules that decided, with their text in the bundle.
+pub(crate) fn rule_texts(decision: &Decision, bundle: &suijuris_core::bundle::Bundle) -> Vec<RuleText> {
+    let place = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+    let text = |rule: &suijuris_core::governance::Rule| {
+        let (start, end) = (place(rule.span.start), place(rule.span.end));
+        let source = &bundle.governance;
+        RuleText {
+            id: rule.id.clone(),
+            effect: rule.effect,
+            reason: rule.reason.clone(),
+            line: source.get(..start).unwrap_or_default().matches('\n').count() + 1,
+            text: source.get(start..end).unwrap_or_default().to_owned(),
+        }
+    };
+    let decided = verdict::rules(decision);
+    let rules = bundle.rules.program.rules().iter();
+    rules
+        .filter(|rule| decided.iter().any(|one| one.id == rule.id))
+        .map(text)
+        .collect()
+}
+
+/// The rules that decided, as they are written.
+pub(crate) fn rules_shown(rules: &[RuleText]) -> String {
+    let mut text = String::new();
+    for rule in rules {
+        text += &format!("\ngovernance.cedar:{}  {}\n", rule.line, clean(&rule.id));
+        for line in rule.text.lines() {
+            text += &format!("  {}\n", clean(line));
+        }
+    }
+    text
+}

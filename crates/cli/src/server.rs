@@ -1,0 +1,265 @@
+//! The daemon that serves objects (`suijuris serve`), as other commands reach it: HTTP on its control socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use suijuris_api::Problem;
+use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::daemon::{Daemon, Object, ObjectList, PatchMemory, Signed};
+use suijuris_core::owner_request::Ask;
+use suijuris_supervisor::serve::catalog::Catalog;
+use tokio::net::UnixStream;
+
+/// Names the daemon in the environment.
+pub(crate) const VARIABLE: &str = "SUIJURIS_SERVER";
+
+/// Bytes of an answer at most.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// How long the daemon may take to answer: a wake waits for a workload that gets ready.
+const WITHIN: Duration = Duration::from_secs(180);
+
+/// Objects asked for at once.
+const PAGE: usize = 1_000;
+
+static CHOSEN: OnceLock<Option<String>> = OnceLock::new();
+
+/// Keeps what the command line names.
+pub(crate) fn choose(named: Option<String>) {
+    let _ = CHOSEN.set(named);
+}
+
+/// A daemon's control socket.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    socket: PathBuf,
+}
+
+/// Why a daemon gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServerError {
+    /// None is there.
+    #[error("no daemon runs at {0}: start it with `suijuris serve`, or name another one with --server")]
+    Absent(PathBuf, #[source] io::Error),
+    /// It does not answer.
+    #[error("the daemon at {0} does not answer: {1}")]
+    Silent(PathBuf, String),
+    /// It refused.
+    #[error("{}{}", .0.title, detail(.0))]
+    Refused(Box<Problem>),
+    /// Another language.
+    #[error("the daemon answers with something else than was asked for; is it of another version?")]
+    Answer(#[from] serde_json::Error),
+}
+
+fn detail(problem: &Problem) -> String {
+    if problem.detail.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", problem.detail)
+    }
+}
+
+/// The directory of the daemon that is meant where none is named.
+pub(crate) fn default_root() -> anyhow::Result<PathBuf> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let base = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
+    let base =
+        base.context("neither HOME nor XDG_DATA_HOME says where data belongs: set one, or name a directory")?;
+    Ok(base.join("suijuris/serve"))
+}
+
+impl Server {
+    /// The daemon that is named, or that of the default directory. Whether it runs is not asked.
+    pub(crate) fn chosen() -> anyhow::Result<Self> {
+        let socket = match CHOSEN.get().cloned().flatten() {
+            Some(named) if named.contains("://") => anyhow::bail!(
+                "`{named}` is no daemon that can be reached yet: name the path of its control socket, or its directory"
+            ),
+            Some(named) => {
+                let path = PathBuf::from(named);
+                if path.is_dir() {
+                    Catalog::control_socket(&path)
+                } else {
+                    path
+                }
+            }
+            None => Catalog::control_socket(&default_root()?),
+        };
+        Ok(Self { socket })
+    }
+
+    /// The daemon that is meant, if one runs there.
+    pub(crate) fn running() -> Option<Self> {
+        let server = Self::chosen().ok()?;
+        std::os::unix::net::UnixStream::connect(&server.socket).ok()?;
+        Some(server)
+    }
+
+    /// What it is.
+    pub(crate) fn daemon(&self) -> Result<Daemon, ServerError> {
+        self.get("/v1")
+    }
+
+    /// The object that people call so: an id, a name, or `CLASS/KEY`.
+    pub(crate) fn object(&self, text: &str) -> Result<Object, ServerError> {
+        self.get(&path_of(text))
+    }
+
+    /// The object whose data is in this directory.
+    pub(crate) fn object_in(&self, data: &Path) -> Option<Object> {
+        let data = data.canonicalize().unwrap_or_else(|_| data.to_owned());
+        let path = format!("/v1/objects?limit=1&data={}", encoded(data.to_str()?));
+        let list: ObjectList = self.get(&path).ok()?;
+        list.objects.into_iter().next()
+    }
+
+    /// All objects that the query asks for (`class=…&phase=…`).
+    pub(crate) fn objects(&self, query: &str) -> Result<Vec<Object>, ServerError> {
+        let mut found = Vec::new();
+        let mut after = String::new();
+        loop {
+            let list: ObjectList = self.get(&format!("/v1/objects?limit={PAGE}&{query}{after}"))?;
+            found.extend(list.objects);
+            match list.next {
+                Some(next) => after = format!("&after={next}"),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// Asks an object what a running `up` would be asked.
+    pub(crate) fn ask(&self, object: &Object, question: &ToUp) -> Result<Reply, ServerError> {
+        let base = format!("/v1/objects/{}", object.object);
+        let signed = |signed| Signed { signed };
+        match question {
+            ToUp::Status => {
+                let daemon = self.daemon()?;
+                Ok(Reply::Status {
+                    phase: object.phase.clone(),
+                    pid: daemon.pid,
+                    url: object.url.clone(),
+                    server: daemon.server,
+                })
+            }
+            ToUp::Wake => self.post(&format!("{base}/wake"), &signed(None)),
+            ToUp::Sleep => self.post(&format!("{base}/sleep"), &signed(None)),
+            ToUp::Patch(patch) => {
+                let patch = PatchMemory {
+                    patch: patch.clone(),
+                    signed: None,
+                };
+                self.call(&Method::PATCH, &format!("{base}/memory"), Some(&patch))
+            }
+            ToUp::Owner { signed: by, patch } => match (by.request.ask, patch) {
+                (Ask::Write, Some(patch)) => {
+                    let patch = PatchMemory {
+                        patch: patch.clone(),
+                        signed: Some(by.clone()),
+                    };
+                    self.call(&Method::PATCH, &format!("{base}/memory"), Some(&patch))
+                }
+                (Ask::Sleep, _) => self.post(&format!("{base}/sleep"), &signed(Some(by.clone()))),
+                _ => self.post(&format!("{base}/wake"), &signed(Some(by.clone()))),
+            },
+        }
+    }
+
+    /// Reads a document.
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ServerError> {
+        self.call(&Method::GET, path, None::<&()>)
+    }
+
+    /// Sends a document; its answer.
+    pub(crate) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ServerError> {
+        self.call(&Method::POST, path, Some(body))
+    }
+
+    /// Removes something.
+    pub(crate) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ServerError> {
+        self.call(&Method::DELETE, path, None::<&()>)
+    }
+
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ServerError> {
+        let silent = |why: String| ServerError::Silent(self.socket.clone(), why);
+        let body = match body {
+            Some(body) => serde_json::to_vec(body)?,
+            None => Vec::new(),
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| silent(error.to_string()))?;
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| silent(error.to_string()))?;
+        let answer = tokio.block_on(async { tokio::time::timeout(WITHIN, self.exchange(request)).await });
+        let (ok, bytes) = answer.map_err(|_late| silent("it took too long".to_owned()))??;
+        if ok {
+            return Ok(serde_json::from_slice(&bytes)?);
+        }
+        Err(ServerError::Refused(serde_json::from_slice(&bytes)?))
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(bool, Bytes), ServerError> {
+        let silent = |why: String| ServerError::Silent(self.socket.clone(), why);
+        let socket = UnixStream::connect(&self.socket).await;
+        let socket = socket.map_err(|error| ServerError::Absent(self.socket.clone(), error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
+            .await
+            .map_err(|error| silent(error.to_string()))?;
+        tokio::spawn(connection);
+        let answer = sender.send_request(request).await;
+        let answer = answer.map_err(|error| silent(error.to_string()))?;
+        let ok = answer.status().is_success();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+        Ok((ok, body.map_err(|error| silent(error.to_string()))?.to_bytes()))
+    }
+}
+
+/// The route of an object that people call so.
+pub(crate) fn path_of(text: &str) -> String {
+    match text.split_once('/') {
+        Some((class, key)) => format!("/v1/classes/{}/instances/{}", encoded(class), encoded(key)),
+        None => format!("/v1/objects/{}", encoded(text)),
+    }
+}
+
+/// Percent-encoded for a path or a query.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded += &format!("%{byte:02X}");
+        }
+    }
+    encoded
+}

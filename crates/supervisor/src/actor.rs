@@ -1,0 +1,578 @@
+//! The actor of one object: it follows the pure machine of [`suijuris_core::activation`], performs its effects, and tells
+//! it what happened.
+//!
+//! ```text
+//!   connections, requests ──▶ inbox ──┐                       ┌──▶ tasks: start, claim, record, publish …
+//!   timers, messages, lost claims ────┼──▶ Activation::on ────┤         │
+//!   answers of tasks, the runtime ────┘                       └──▶ answers to whoever waits
+//!        ▲                                                              │
+//!        └──────────────────────────────────────────────────────────────┘
+//! ```
+//! Its loop awaits the next thing to happen and nothing else: whatever takes time is a task whose answer comes back as a
+//! [`Done`]. It decides nothing for the object: dormant, it asks the object's rules at the door; awake, the runtime does.
+
+mod connections;
+mod custody;
+mod done;
+mod effects;
+mod looking;
+mod requests;
+mod words;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use suijuris_api::Problem;
+use suijuris_api::event::Verdict;
+use suijuris_core::activation::requests::Queue;
+use suijuris_core::activation::{
+    Activation, Ask as AskNumber, Event, Facts, Found, Loss, Phase, ProposalId, Stop,
+};
+use suijuris_core::lineage::State;
+use suijuris_core::owner_request::Spent;
+use suijuris_core::witness::Mono;
+use suijuris_custody::at_rest::{Open, Unrecorded};
+use suijuris_custody::claim::{Claim, Granted, RefusedCopy};
+use suijuris_door::{PreparedBundle, Proposal};
+use suijuris_store::{ObjectDir, Reader, StageError, Writer};
+use suijuris_vehicle::Driver;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::at_door::AtDoor;
+use crate::connection::PendingConnection;
+use crate::control::ControlRequest;
+use crate::events::{Origin, Reporter};
+use crate::inbox::InboxWatcher;
+use crate::machine::{Front, Running};
+use crate::machine_notes::MachineNote;
+use crate::paths::ObjectPaths;
+use crate::services::Services;
+use done::Done;
+
+/// What waits to be taken in by an actor, at most; senders wait.
+const INPUTS: usize = 256;
+
+/// Answers of tasks that wait to be taken in, at most; tasks wait.
+const ANSWERS: usize = 256;
+
+/// Between two looks at counted refusals and timers, at most, so that a clock that was set is noticed.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// An object that an actor can go on with: open, claimed, its last activation recorded.
+#[derive(Debug)]
+pub struct Resting {
+    /// Where it is.
+    pub paths: ObjectPaths,
+    /// Its store.
+    pub writer: Writer,
+    /// The bundle in force.
+    pub prepared: Arc<PreparedBundle>,
+    /// This copy's right to it.
+    pub claim: Claim,
+    /// Where its connections come from.
+    pub front: Front,
+    /// Where callers reach it.
+    pub url: String,
+    /// Name of its class and its key there, for an instance.
+    pub instance: Option<(String, String)>,
+}
+
+/// An object whose machine an earlier process started.
+#[derive(Debug)]
+pub struct Left {
+    /// Where it is.
+    pub paths: ObjectPaths,
+    /// Its store, read as it was when it was looked at last.
+    pub reader: Reader,
+    /// The bundle in force.
+    pub prepared: Arc<PreparedBundle>,
+    /// This copy's right to it; not asked for yet.
+    pub claim: Claim,
+    /// Where callers reach it.
+    pub url: String,
+    /// Name of its class and its key there, for an instance.
+    pub instance: Option<(String, String)>,
+    /// Its machine.
+    pub machine: MachineNote,
+}
+
+/// What is sent to an actor.
+#[derive(Debug)]
+pub enum Input {
+    /// Somebody at the door.
+    Connection(Box<PendingConnection>),
+    /// A request of an owner or a host.
+    Request(Box<ControlRequest>),
+    /// The host stops the object.
+    Stop(Stop),
+    /// This process is about to be replaced: a machine that runs goes on without it.
+    Detach,
+}
+
+/// How an actor ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Another copy is the object.
+    pub lost: bool,
+    /// The object refused to fall asleep, and its machine was stopped without a record of its own.
+    pub refused_to_sleep: bool,
+}
+
+/// Why an actor cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ActorError {
+    /// Its disk.
+    #[error("what is to be recorded could not be made durable")]
+    Store(#[from] StageError),
+}
+
+/// The way to an actor. Clones lead to the same one.
+#[derive(Debug, Clone)]
+pub struct ObjectHandle {
+    inputs: mpsc::Sender<Input>,
+    accepting: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl ObjectHandle {
+    /// Sends; what was sent where the actor has ended.
+    ///
+    /// # Errors
+    /// The input.
+    pub async fn send(&self, input: Input) -> Result<(), Input> {
+        self.inputs.send(input).await.map_err(|error| error.0)
+    }
+
+    /// Sends, if the actor has room.
+    ///
+    /// # Errors
+    /// The input, where too much waits or the actor has ended.
+    pub fn try_send(&self, input: Input) -> Result<(), Input> {
+        self.inputs
+            .try_send(input)
+            .map_err(mpsc::error::TrySendError::into_inner)
+    }
+
+    /// Whether whoever listens for this object alone accepts connections now: awake, its runtime does.
+    #[must_use]
+    pub fn accepting(&self) -> watch::Receiver<bool> {
+        self.accepting.clone()
+    }
+
+    /// Where its activation stands.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Whether the actor has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.inputs.is_closed()
+    }
+}
+
+/// What every actor has, however it begins.
+struct Parts {
+    paths: ObjectPaths,
+    object_dir: ObjectDir,
+    front: Front,
+    url: String,
+    claim: Claim,
+    prepared: Arc<PreparedBundle>,
+    origin: Origin,
+}
+
+fn origin(state: &State, instance: Option<(String, String)>) -> Origin {
+    Origin {
+        object: state.head().object,
+        name: state.head().name.clone(),
+        instance,
+    }
+}
+
+/// Who proposed, and gets the answer.
+#[derive(Debug)]
+enum Proposer {
+    Connection(Box<PendingConnection>),
+    Timer,
+    Message,
+    /// A write that wakes, or that has to wait for the store.
+    Memory,
+    Owner(Box<ControlRequest>),
+}
+
+/// A proposal that the activation has.
+#[derive(Debug)]
+struct Proposed {
+    by: Proposer,
+    /// As the door permitted it; none where it came while the door does not decide.
+    permitted: Option<Proposal>,
+}
+
+/// The machine of an object, between the order to start it and its end.
+struct Started<M> {
+    running: Running<M>,
+    /// Reads what it says and waits for its end.
+    _tasks: JoinSet<()>,
+}
+
+/// One object on its host.
+pub struct ObjectActor<D: Driver> {
+    services: Rc<Services<D>>,
+    paths: Rc<ObjectPaths>,
+    object_dir: ObjectDir,
+    front: Rc<Front>,
+    url: String,
+    claim: Arc<Claim>,
+    prepared: Arc<PreparedBundle>,
+    reporter: Reporter,
+    activation: Activation,
+    events: VecDeque<Event>,
+    queue: Queue,
+    /// The dormant object; none while a machine has it.
+    at_door: Option<AtDoor>,
+    machine: Option<Started<D::Machine>>,
+    /// The machine of an earlier process, until it is attached to.
+    left: Option<MachineNote>,
+    /// The next process goes on with the machine.
+    detached: bool,
+    /// Gives a start up, dropped or sent.
+    give_up: Option<oneshot::Sender<()>>,
+    /// Says that the object is lent to its machine, so that it may be claimed for it.
+    lending: Option<oneshot::Sender<()>>,
+    /// The claim that a resumption answers.
+    resuming: Option<AskNumber>,
+    granted: Option<Granted>,
+    /// Left by the last machine.
+    unrecorded: Unrecorded,
+    proposals: BTreeMap<ProposalId, Proposed>,
+    requests: BTreeMap<u64, ControlRequest>,
+    /// The request by which the host's stop asks the runtime to sleep.
+    stopping: Option<u64>,
+    numbers: u64,
+    inbox: InboxWatcher,
+    /// A proposal of timers, or of messages, is under way.
+    timers_proposed: bool,
+    messages_proposed: bool,
+    /// Refusals were counted since all were recorded.
+    counted: bool,
+    spent: Spent,
+    /// The runtime's verdict on the wake under way.
+    wake_verdict: Option<Verdict>,
+    /// What its gate answered everybody, where it refused everybody.
+    problem: Option<Problem>,
+    lost: Option<RefusedCopy>,
+    refused_to_sleep: bool,
+    broken: Option<ActorError>,
+    inputs: mpsc::Receiver<Input>,
+    accepting: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
+    answers: mpsc::Sender<Done<D::Machine>>,
+    answered: mpsc::Receiver<Done<D::Machine>>,
+    tasks: JoinSet<()>,
+}
+
+impl<D: Driver> std::fmt::Debug for ObjectActor<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ObjectActor")
+            .field("phase", &self.activation.phase())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<D: Driver> ObjectActor<D> {
+    /// The actor of an object at rest, and the way to it. Nothing happens before [`ObjectActor::run`].
+    ///
+    /// # Errors
+    /// [`ActorError`].
+    pub fn new(services: Rc<Services<D>>, resting: Resting) -> Result<(Self, ObjectHandle), ActorError> {
+        let Resting {
+            paths,
+            writer,
+            prepared,
+            claim,
+            front,
+            url,
+            instance,
+        } = resting;
+        let origin = origin(&writer.published(), instance);
+        let object_dir = writer.object_dir().clone();
+        let open = Open::new(writer, services.clock.reading().wall)?;
+        let witnessed = claim.witnessed();
+        let at_door = AtDoor::open(open, prepared.clone(), services.host.clone(), witnessed);
+        let parts = Parts {
+            paths,
+            object_dir,
+            front,
+            url,
+            claim,
+            prepared,
+            origin,
+        };
+        Ok(Self::begin(services, parts, Found::AtRest, Some(at_door), None))
+    }
+
+    /// The actor of an object whose machine an earlier process started, and the way to it.
+    #[must_use]
+    pub fn attaching(services: Rc<Services<D>>, left: Left) -> (Self, ObjectHandle) {
+        let Left {
+            paths,
+            reader,
+            prepared,
+            claim,
+            url,
+            instance,
+            machine,
+        } = left;
+        let parts = Parts {
+            paths,
+            object_dir: reader.object_dir().clone(),
+            front: Front::Shared,
+            url,
+            claim,
+            prepared,
+            origin: origin(reader.state(), instance),
+        };
+        Self::begin(services, parts, Found::Machine, None, Some(machine))
+    }
+
+    fn begin(
+        services: Rc<Services<D>>,
+        parts: Parts,
+        found: Found,
+        at_door: Option<AtDoor>,
+        left: Option<MachineNote>,
+    ) -> (Self, ObjectHandle) {
+        let Parts {
+            paths,
+            object_dir,
+            front,
+            url,
+            claim,
+            prepared,
+            origin,
+        } = parts;
+        let (sender, inputs) = mpsc::channel(INPUTS);
+        let (answers, answered) = mpsc::channel(ANSWERS);
+        let accepting = watch::Sender::new(at_door.is_some());
+        let facts = Facts {
+            now: Mono(services.clock.reading().mono_ns),
+            terms: &services.terms,
+        };
+        let (activation, effects) = Activation::new(found, facts);
+        let phase = watch::Sender::new(activation.phase());
+        let handle = ObjectHandle {
+            inputs: sender,
+            accepting: accepting.subscribe(),
+            phase: phase.subscribe(),
+        };
+        let reporter = Reporter::new(services.sink.clone(), origin);
+        let inbox = InboxWatcher::new(claim.depot(), claim.object());
+        let mut actor = Self {
+            paths: Rc::new(paths),
+            object_dir,
+            front: Rc::new(front),
+            url,
+            claim: Arc::new(claim),
+            prepared,
+            reporter,
+            activation,
+            events: VecDeque::new(),
+            queue: Queue::default(),
+            at_door,
+            machine: None,
+            left,
+            detached: false,
+            give_up: None,
+            lending: None,
+            resuming: None,
+            granted: None,
+            unrecorded: Unrecorded::default(),
+            proposals: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            stopping: None,
+            numbers: 0,
+            inbox,
+            timers_proposed: false,
+            messages_proposed: false,
+            counted: false,
+            spent: Spent::default(),
+            wake_verdict: None,
+            problem: None,
+            lost: None,
+            refused_to_sleep: false,
+            broken: None,
+            inputs,
+            accepting,
+            phase,
+            answers,
+            answered,
+            tasks: JoinSet::new(),
+            services,
+        };
+        for effect in effects {
+            actor.perform(effect);
+        }
+        (actor, handle)
+    }
+
+    /// Runs to the end: the object was stopped here, or is another copy's.
+    ///
+    /// # Errors
+    /// [`ActorError`]: nothing can be recorded any more.
+    pub async fn run(mut self) -> Result<Ended, ActorError> {
+        self.prewarm();
+        if self.at_door.is_some() {
+            self.publish_at_rest();
+            self.ask_again();
+        }
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                self.turn(event);
+            }
+            self.requests_that_are_due();
+            if !self.events.is_empty() {
+                continue;
+            }
+            self.show();
+            if let Some(error) = self.broken.take() {
+                self.finish().await;
+                return Err(error);
+            }
+            if self.activation.is_over() || self.detached {
+                self.finish().await;
+                return Ok(Ended {
+                    lost: self.lost.is_some() || self.activation.phase() == Phase::Lost,
+                    refused_to_sleep: self.refused_to_sleep,
+                });
+            }
+            self.next().await;
+        }
+    }
+
+    /// Waits for the next thing to happen, and takes it in.
+    async fn next(&mut self) {
+        let alarm = self.alarm();
+        let (lost, looks) = (self.lost.is_some(), self.looks_at_inbox());
+        tokio::select! {
+            biased;
+            Some(done) = self.answered.recv() => self.done(done),
+            Some(input) = self.inputs.recv() => self.take_in(input),
+            copy = self.claim.lost(), if !lost => self.lose(copy),
+            waiting = self.inbox.arrives(), if looks => self.messages_wait(&waiting),
+            () = sleep(alarm) => {
+                self.events.push_back(Event::Tick);
+                self.look_at_timers();
+            }
+            Some(_ended) = self.tasks.join_next() => {}
+        }
+    }
+
+    fn take_in(&mut self, input: Input) {
+        match input {
+            Input::Connection(connection) => self.connection(*connection, 0),
+            Input::Request(request) => self.request(*request),
+            Input::Stop(stop) => self.events.push_back(Event::Stop(stop)),
+            Input::Detach => self.detach(),
+        }
+    }
+
+    /// Leaves a machine that runs to the next process. Whoever waits here is refused; an object without one is stopped.
+    fn detach(&mut self) {
+        if self
+            .machine
+            .as_ref()
+            .is_none_or(|machine| machine.running.note.is_none())
+        {
+            self.events.push_back(Event::Stop(Stop::Now));
+            return;
+        }
+        let terms = &self.services.terms;
+        let facts = Facts {
+            now: self.now(),
+            terms,
+        };
+        for effect in self.activation.clone().detach(facts) {
+            self.perform(effect);
+        }
+        self.detached = true;
+    }
+
+    /// One transition and its effects.
+    fn turn(&mut self, event: Event) {
+        let terms = &self.services.terms;
+        let facts = Facts {
+            now: self.now(),
+            terms,
+        };
+        let (activation, effects) = self.activation.clone().on(event, facts);
+        self.activation = activation;
+        for effect in effects {
+            self.perform(effect);
+        }
+    }
+
+    fn now(&self) -> Mono {
+        Mono(self.services.clock.reading().mono_ns)
+    }
+
+    /// Tells whoever listens and whoever looks where the activation stands.
+    fn show(&self) {
+        let accepts = self.activation.door_decides();
+        self.accepting
+            .send_if_modified(|accepting| std::mem::replace(accepting, accepts) != accepts);
+        let now = self.activation.phase();
+        self.phase
+            .send_if_modified(|phase| std::mem::replace(phase, now) != now);
+    }
+
+    /// How long until something is due by the clock; none where nothing is.
+    fn alarm(&mut self) -> Option<Duration> {
+        let deadlines = [self.activation.deadline(), self.queue.deadline()];
+        let now = self.now();
+        let until = |at: Mono| Duration::from_nanos(at.0.saturating_sub(now.0));
+        let due = deadlines.into_iter().flatten().map(until).min();
+        due.into_iter().chain(self.next_timer()).min()
+    }
+
+    const fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    /// Another copy has the object.
+    fn lose(&mut self, copy: RefusedCopy) {
+        let loss = loss_of(&copy);
+        self.reporter.event(copy.event());
+        self.lost = Some(copy);
+        self.events.push_back(Event::Lost(loss));
+    }
+
+    /// Lets those who are being refused read their answers, and tasks end that write.
+    async fn finish(&mut self) {
+        const FINISH_WITHIN: Duration = Duration::from_secs(1);
+        let tasks = &mut self.tasks;
+        let all = async { while tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(FINISH_WITHIN, all).await;
+    }
+}
+
+/// Never, where nothing is due.
+async fn sleep(alarm: Option<Duration>) {
+    match alarm {
+        Some(alarm) => tokio::time::sleep(alarm).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn loss_of(copy: &RefusedCopy) -> Loss {
+    if copy.code == "twin" {
+        Loss::Twin
+    } else {
+        Loss::RolledBack
+    }
+}

@@ -1,0 +1,279 @@
+//! Connections: decided about at the door, handed to the gate, kept until it has taken them, or answered. Nobody is lost
+//! between two processes.
+
+use std::os::fd::AsFd as _;
+
+use suijuris_api::Problem;
+use suijuris_api::control::Reply;
+use suijuris_api::event::Verdict as VerdictWords;
+use suijuris_core::activation::{Answer, By, Event, Failure, Proposal as Numbered, ProposalId, Refusal};
+use suijuris_core::decide::Verdict;
+use suijuris_core::governance::Action;
+use suijuris_core::lineage::{Decision, Fired};
+use suijuris_custody::at_rest::Recording;
+use suijuris_door::{Proposal, problems};
+use suijuris_link::ToRuntime;
+use suijuris_link::message::Carrier;
+use suijuris_link::mux::QueueError;
+use suijuris_store::StageError;
+use suijuris_vehicle::Driver;
+
+use super::done::Done;
+use super::{ObjectActor, Proposed, Proposer};
+use crate::connection::PendingConnection;
+
+/// What the door made of a proposal.
+pub(super) enum Decided {
+    /// Permitted, and proposed to the activation under this number.
+    Proposed,
+    /// Refused.
+    Refused(VerdictWords),
+    /// The door does not decide now.
+    Elsewhere(Proposer),
+}
+
+impl<D: Driver> ObjectActor<D> {
+    /// Somebody came, or came back from `tries` machines that ended first.
+    pub(super) fn connection(&mut self, connection: PendingConnection, tries: u8) {
+        let ask = match connection.ask(self.prepared.bundle()) {
+            Ok(ask) => ask,
+            Err(refusal) => return self.refuse(connection, refusal.problem),
+        };
+        let reading = self.services.clock.reading();
+        let decides = self.activation.door_decides();
+        let Some(at_door) = self.at_door.as_mut().filter(|_| decides) else {
+            let by = Proposer::Connection(Box::new(connection));
+            self.propose_elsewhere(by, By::Request, tries);
+            return;
+        };
+        let request = ask.request.clone();
+        match at_door
+            .door()
+            .authenticate(ask.credentials(), |_| Ok(request), reading)
+        {
+            Ok(proposal) => {
+                let detail = ask.summary();
+                let by = Proposer::Connection(Box::new(connection));
+                let _ = self.propose(proposal, &detail, by, tries);
+            }
+            Err(problem) => self.refuse(connection, problem),
+        }
+    }
+
+    /// Proposes to the activation what the door does not decide now.
+    pub(super) fn propose_elsewhere(&mut self, by: Proposer, how: By, tries: u8) {
+        self.keep(by, how, None, tries);
+    }
+
+    fn keep(&mut self, by: Proposer, how: By, permitted: Option<Proposal>, tries: u8) {
+        let id = ProposalId(self.number());
+        self.proposals.insert(id, Proposed { by, permitted });
+        self.events
+            .push_back(Event::Proposed(Numbered { id, by: how, tries }));
+    }
+
+    /// Decides a proposal to wake at the door: begins an activation, or refuses.
+    pub(super) fn propose(&mut self, proposal: Proposal, detail: &str, by: Proposer, tries: u8) -> Decided {
+        let reading = self.services.clock.reading();
+        let decides = self.activation.door_decides();
+        let Some(at_door) = self.at_door.as_mut().filter(|_| decides) else {
+            return Decided::Elsewhere(by);
+        };
+        let verdict = at_door.decide(&proposal, reading);
+        let trigger = proposal.trigger.kind.as_str();
+        self.reporter
+            .proposal(Action::Wake, proposal.principal.as_str(), Some(trigger), detail);
+        let words = self.reporter.verdict(verdict.decision());
+        match verdict {
+            Verdict::Permit(..) => {
+                let how = by.how();
+                self.keep(by, how, Some(proposal), tries);
+                Decided::Proposed
+            }
+            Verdict::Refuse(decision) => {
+                self.refuse_at_door(&decision, proposal.fired, by, &words);
+                Decided::Refused(words)
+            }
+        }
+    }
+
+    /// A refusal is recorded, or kept while the machine is suspended, and only then told.
+    fn refuse_at_door(&mut self, decision: &Decision, fired: Fired, by: Proposer, words: &VerdictWords) {
+        let reading = self.services.clock.reading();
+        let Some(at_door) = &mut self.at_door else { return };
+        let problem = at_door.door().problem(decision);
+        let due = at_door.refused(decision, fired, reading);
+        let recording = at_door.record(due, reading);
+        self.counted = true;
+        let words = words.clone();
+        self.tell(recording, async move {
+            match by {
+                Proposer::Connection(connection) => connection.refuse(problem).await,
+                Proposer::Owner(request) => drop(request.answer.send(Reply::Verdict(words))),
+                Proposer::Timer | Proposer::Message | Proposer::Memory => {}
+            }
+        });
+    }
+
+    /// Does this once what is being recorded is durable.
+    pub(super) fn tell(
+        &mut self,
+        recording: Result<Recording, StageError>,
+        then: impl Future<Output = ()> + 'static,
+    ) {
+        let recording = match recording {
+            Ok(recording) => recording,
+            Err(error) => {
+                self.broken = Some(error.into());
+                return;
+            }
+        };
+        let (reporter, answers) = (self.reporter.clone(), self.answers.clone());
+        self.tasks.spawn_local(async move {
+            match recording.durable().await {
+                Ok(recorded) => {
+                    reporter.refused(&recorded);
+                    then.await;
+                }
+                Err(error) => {
+                    let _ = answers.send(Done::Broken(error)).await;
+                }
+            }
+        });
+    }
+
+    /// Answers a connection that it goes no further, without keeping others waiting.
+    pub(super) fn refuse(&mut self, connection: PendingConnection, problem: Problem) {
+        self.tasks.spawn_local(connection.refuse(problem));
+    }
+
+    /// Hands a connection to the runtime, and keeps it until its gate has taken it.
+    pub(super) fn deliver(&mut self, id: ProposalId) {
+        let Some(Proposed {
+            by: Proposer::Connection(connection),
+            ..
+        }) = self.proposals.get(&id)
+        else {
+            return;
+        };
+        let Some(machine) = &self.machine else { return };
+        // Out of descriptors: it is answered, since it cannot be handed on.
+        let queued = match connection.socket.as_fd().try_clone_to_owned() {
+            Ok(socket) => machine.running.link.queue(ToRuntime::Connection {
+                id: id.0,
+                carrier: Carrier::Descriptor(socket),
+                read: connection.bytes().into(),
+            }),
+            Err(_out_of_descriptors) => Err(QueueError::Full),
+        };
+        let problem = match queued {
+            Err(QueueError::TooLarge { .. }) => {
+                Problem::new(431, "head_too_large", "The request head is too large")
+                    .with_detail("send fewer or shorter header fields")
+            }
+            Err(QueueError::Full) => Problem::new(503, "held_full", "Too many requests wait for the object")
+                .with_detail("ask again in a moment"),
+            // A runtime that has just left has not taken it either: the end of its machine follows.
+            Ok(()) | Err(_) => return,
+        };
+        self.events.push_back(Event::Gone(id));
+        if let Some(Proposed {
+            by: Proposer::Connection(connection),
+            ..
+        }) = self.proposals.remove(&id)
+        {
+            self.refuse(*connection, problem);
+        }
+    }
+
+    /// What becomes of a proposal.
+    pub(super) fn answer(&mut self, proposal: Numbered, answer: Answer) {
+        let Some(Proposed { by, .. }) = self.proposals.remove(&proposal.id) else {
+            return;
+        };
+        match by {
+            Proposer::Connection(connection) => match answer {
+                Answer::Again => self.connection(*connection, proposal.tries),
+                Answer::Refused(refusal) => {
+                    let problem = self.problem_of(refusal, proposal.tries);
+                    self.refuse(*connection, problem);
+                }
+                // A connection is delivered, and taken.
+                Answer::Woke => {}
+            },
+            Proposer::Timer => self.timers_proposed = false,
+            Proposer::Message => self.messages_answered(answer),
+            Proposer::Memory => {}
+            Proposer::Owner(request) => self.owner_answered(*request, answer),
+        }
+    }
+
+    /// What whoever waited is told.
+    fn problem_of(&self, refusal: Refusal, tries: u8) -> Problem {
+        let machine = tries > 0 && !matches!(refusal, Refusal::NotTheObject(_) | Refusal::Stopping);
+        if let Some(problem) = self.problem.as_ref().filter(|_| machine) {
+            // What everybody in the machine was told that it was tried with.
+            return problem.clone();
+        }
+        if let Refusal::Paused(left) = refusal {
+            return problems::backing_off(self.claim.object(), left);
+        }
+        let (code, title, detail) = match refusal {
+            Refusal::Inside(_) => (
+                "refused",
+                "The object refused to wake",
+                "its rules decided so inside its machine",
+            ),
+            Refusal::NotTheObject(_) => (
+                "not_the_object",
+                "Another copy is the object",
+                "this copy serves nobody: ask where the object runs",
+            ),
+            Refusal::Full => (
+                "held_full",
+                "Too many requests wait for the object",
+                "ask again in a moment",
+            ),
+            Refusal::Stopping => (
+                CODE_FAILED,
+                "The object's host stops it",
+                "ask again when its host runs it again",
+            ),
+            Refusal::NotRecorded(_) => (
+                CODE_FAILED,
+                "The object cannot be woken now",
+                "how its last machine ended is not recorded yet: ask again",
+            ),
+            Refusal::Failed(Failure::Start) => (
+                CODE_FAILED,
+                "The machine cannot be started",
+                "its owner finds the cause in the events of whoever runs it",
+            ),
+            Refusal::Failed(_) | Refusal::Paused(_) => (
+                CODE_FAILED,
+                "The machine ended",
+                "the machine ended before it took the request: ask again",
+            ),
+        };
+        let mut problem = Problem::new(503, code, title).with_detail(detail);
+        problem.object = self.claim.object().to_string();
+        let after = refusal.retry_after();
+        problem.retry_after = after.map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0));
+        problem
+    }
+}
+
+/// The machine.
+const CODE_FAILED: &str = "machine_failed";
+
+impl Proposer {
+    const fn how(&self) -> By {
+        match self {
+            Self::Connection(..) => By::Request,
+            Self::Timer => By::Timer,
+            Self::Message => By::Message,
+            Self::Memory => By::Memory,
+            Self::Owner(_) => By::Owner,
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! What owners and hosts ask: judged by the pure queue, verified when it is done, answered once.
+
+use suijuris_api::Problem;
+use suijuris_api::agent::Patch;
+use suijuris_api::control::Reply;
+use suijuris_core::activation::requests::{Due, Kind, Meanwhile, RequestId, Verdict as Judged, Way};
+use suijuris_core::activation::{Answer, By, Event, Phase};
+use suijuris_core::decide::Verdict;
+use suijuris_core::inputs::{Inputs, Principal};
+use suijuris_core::lineage::Fired;
+use suijuris_custody::owner::{Asking, not_an_owner};
+use suijuris_custody::write::{self, Durable, Staged, WriteError, Written, unwitnessed};
+use suijuris_door::Proposal;
+use suijuris_link::ToRuntime;
+use suijuris_link::message::Json;
+use suijuris_link::mux::QueueError;
+use suijuris_store::Sign;
+use suijuris_vehicle::Driver;
+
+use super::connections::Decided;
+use super::done::Done;
+use super::{ObjectActor, Proposer};
+use crate::control::{Asked, CODE_BAD_REQUEST, ControlRequest, What, error};
+
+/// It cannot be done in this state.
+const CODE_NOT_NOW: &str = "not_now";
+
+impl<D: Driver> ObjectActor<D> {
+    pub(super) fn request(&mut self, request: ControlRequest) {
+        let id = self.number();
+        let kind = request.asked.kind();
+        let (now, terms) = (self.now(), self.services.request_terms);
+        let judged = self
+            .queue
+            .offer(RequestId(id), kind, &self.activation, now, &terms);
+        self.requests.insert(id, request);
+        self.resolve(id, judged);
+    }
+
+    /// What of the queue can be done or answered now.
+    pub(super) fn requests_that_are_due(&mut self) {
+        let (now, terms) = (self.now(), self.services.request_terms);
+        while let Some(due) = self.queue.next(&self.activation, now, &terms) {
+            match due {
+                Due::Answer(id, _, judged) => self.resolve(id.0, judged),
+                Due::Meanwhile(Meanwhile::Unlock) => self.unlock(),
+                Due::Meanwhile(Meanwhile::GiveUp) => self.events.push_back(Event::GiveUp),
+                Due::Meanwhile(Meanwhile::Nothing) => {}
+            }
+        }
+    }
+
+    fn resolve(&mut self, id: u64, judged: Judged) {
+        match judged {
+            Judged::Queue(_) => {}
+            Judged::Accept(Way::Runtime(_)) => self.ask_runtime(id),
+            Judged::Accept(Way::Propose) => {
+                if let Some(request) = self.requests.remove(&id) {
+                    self.owner_wakes(request);
+                }
+            }
+            Judged::Accept(Way::AtRest) => {
+                if let Some(request) = self.requests.remove(&id) {
+                    self.at_rest(request);
+                }
+            }
+            Judged::Accept(Way::Answer | Way::Stop) | Judged::Ignore => {
+                let status = self.status();
+                self.reply(id, status);
+            }
+            Judged::Deny(denial) => self.reply(id, error(CODE_NOT_NOW, denial.to_string())),
+        }
+    }
+
+    fn reply(&mut self, id: u64, reply: Reply) {
+        if let Some(request) = self.requests.remove(&id) {
+            let _ = request.answer.send(reply);
+        }
+    }
+
+    /// How it is.
+    fn status(&self) -> Reply {
+        let phase = match self.activation.phase() {
+            Phase::Resting | Phase::BackingOff | Phase::Settling | Phase::Lost => "dormant",
+            Phase::Suspending | Phase::Suspended => "suspended",
+            Phase::Starting | Phase::Resuming => "waking",
+            Phase::Running => "active",
+            Phase::Draining | Phase::Stopping => "draining",
+        };
+        Reply::Status {
+            phase: phase.to_owned(),
+            pid: std::process::id(),
+            url: self.url.clone(),
+            server: self.services.server,
+        }
+    }
+
+    /// Whoever asks: the owners who signed, or the host. By the object's last record, which is here.
+    fn principal(&self, asked: &Asked) -> Result<Principal, Problem> {
+        let (ask, content) = asked.content();
+        let asking = Asking {
+            ask,
+            content,
+            signed: asked.signed.as_deref(),
+            server: self.services.server,
+            now: self.services.clock.reading().wall,
+        };
+        let head = self.at_door.as_ref().map(super::AtDoor::head);
+        let head = head.ok_or_else(|| Problem::new(503, CODE_NOT_NOW, "The object is moving"))?;
+        asking.principal(&head).map_err(|error| not_an_owner(&error))
+    }
+
+    /// What was signed is good for one use.
+    fn spend(&mut self, asked: &Asked) -> Result<(), Problem> {
+        let now = self.services.clock.reading().wall;
+        let Some(signed) = &asked.signed else {
+            return Ok(());
+        };
+        let spent = self.spent.spend(&signed.request, now);
+        spent.map_err(|error| not_an_owner(&error))
+    }
+
+    fn verified(&mut self, asked: &Asked) -> Result<Principal, Problem> {
+        let by = self.principal(asked)?;
+        self.spend(asked)?;
+        Ok(by)
+    }
+
+    // Awake.
+
+    fn ask_runtime(&mut self, id: u64) {
+        let Some(asked) = self.requests.get(&id).map(|request| request.asked.clone()) else {
+            return;
+        };
+        // It verifies itself, and knows nothing of what was spent.
+        if let Err(problem) = self.spend(&asked) {
+            self.queue.answered(RequestId(id));
+            return self.reply(id, refused(&problem));
+        }
+        let signed = asked.signed;
+        let message = match asked.what {
+            What::Write(patch) => {
+                let patch = Json(patch);
+                ToRuntime::Patch { id, signed, patch }
+            }
+            What::Sleep | What::Wake | What::Status => ToRuntime::Sleep { id, signed },
+        };
+        let Some(machine) = &self.machine else { return };
+        if let Err(wrong) = machine.running.link.queue(message) {
+            let code = match wrong {
+                QueueError::TooLarge { .. } => CODE_BAD_REQUEST,
+                _ => "machine_failed",
+            };
+            self.queue.answered(RequestId(id));
+            self.reply(id, error(code, wrong.to_string()));
+        }
+    }
+
+    // Waking.
+
+    fn owner_wakes(&mut self, request: ControlRequest) {
+        if !self.activation.door_decides() || self.at_door.is_none() {
+            return self.propose_elsewhere(Proposer::Owner(Box::new(request)), By::Owner, 0);
+        }
+        let by = match self.verified(&request.asked) {
+            Ok(by) => by,
+            Err(problem) => {
+                let _ = request.answer.send(refused(&problem));
+                return;
+            }
+        };
+        let proposal = Proposal::manual(by);
+        if let Decided::Elsewhere(by) = self.propose(proposal, "", Proposer::Owner(Box::new(request)), 0) {
+            self.propose_elsewhere(by, By::Owner, 0);
+        }
+    }
+
+    pub(super) fn owner_answered(&mut self, request: ControlRequest, answer: Answer) {
+        let reply = match answer {
+            Answer::Again => return self.owner_wakes(request),
+            Answer::Woke => self.woken(),
+            Answer::Refused(suijuris_core::activation::Refusal::Inside(_)) => self.woken(),
+            Answer::Refused(refusal) => error("machine_failed", format!("{refusal}: ask again")),
+        };
+        let _ = request.answer.send(reply);
+    }
+
+    /// The runtime's verdict on the wake, or how the object is.
+    fn woken(&self) -> Reply {
+        let verdict = self.wake_verdict.clone();
+        verdict.map_or_else(|| self.status(), Reply::Verdict)
+    }
+
+    /// A suspended machine has the store that an owner writes to. Where the door lets them wake the object, it is resumed
+    /// and writes itself; otherwise the machine is given up, which is all that its runtime would do.
+    fn unlock(&mut self) {
+        let write = |request: &&ControlRequest| request.asked.kind() == Kind::Write;
+        let waiting = self
+            .requests
+            .values()
+            .find(write)
+            .map(|request| request.asked.clone());
+        let by = waiting.map(|asked| self.principal(&asked));
+        if let (Some(Ok(by)), Some(at_door)) = (by, &mut self.at_door) {
+            let proposal = Proposal::manual(by);
+            let reading = self.services.clock.reading();
+            if let Verdict::Permit(..) = at_door.decide(&proposal, reading) {
+                let _ = self.propose(proposal, "", Proposer::Memory, 0);
+                return;
+            }
+        }
+        self.events.push_back(Event::GiveUp);
+    }
+
+    // At rest.
+
+    fn at_rest(&mut self, request: ControlRequest) {
+        let ControlRequest { asked, answer } = request;
+        let What::Write(patch) = asked.what.clone() else {
+            return;
+        };
+        let staged = self.verified(&asked).and_then(|by| {
+            let staged = self.stage(by.clone(), &patch)?;
+            Ok((by, staged))
+        });
+        let (by, staged) = match staged {
+            Ok(staged) => staged,
+            Err(problem) => return drop(answer.send(refused(&problem))),
+        };
+        let wakes = self.wakes(&patch);
+        let (claim, reporter) = (self.claim.clone(), self.reporter.clone());
+        let object = self.claim.object().to_string();
+        let answers = self.answers.clone();
+        self.tasks.spawn_local(async move {
+            let written = async {
+                let durable: Durable = staged.durable().await.map_err(|error| error.problem(&object))?;
+                reporter.event(durable.event());
+                claim.acknowledge_write(durable).await.map_err(unwitnessed)
+            };
+            match written.await {
+                Ok(Written { seq, root, .. }) => {
+                    let _ = answer.send(Reply::Patched { seq, root });
+                    if let Some(field) = wakes {
+                        let _ = answers.send(Done::Wakes(by, field)).await;
+                    }
+                }
+                Err(problem) => drop(answer.send(refused(&problem))),
+            }
+        });
+    }
+
+    /// Decides a write and stages it for the disk; a refusal is counted.
+    fn stage(&mut self, by: Principal, patch: &Patch) -> Result<Staged, Problem> {
+        let reading = self.services.clock.reading();
+        let object = self.claim.object().to_string();
+        let at_door = self.at_door.as_mut();
+        let Some(at_door) = at_door.filter(|at_door| at_door.writer().is_some()) else {
+            return Err(Problem::new(503, CODE_NOT_NOW, "The object is moving"));
+        };
+        let door = at_door.door();
+        let (now, bundle, host) = (door.now(reading), door.bundle().clone(), door.place().clone());
+        let Some(writer) = at_door.writer() else {
+            return Err(Problem::new(503, CODE_NOT_NOW, "The object is moving"));
+        };
+        let inputs = Inputs::new(now, by, host);
+        let staged = write::stage(&self.claim, writer, &bundle, inputs, patch, (now.at, Sign::Now));
+        let error = match staged {
+            Ok(staged) => return Ok(staged),
+            Err(error) => error,
+        };
+        if let WriteError::Refused(decision) = &error {
+            let due = at_door.refused(decision, Fired::new(), reading);
+            let recording = at_door.record(due, reading);
+            self.counted = true;
+            self.tell(recording, std::future::ready(()));
+        }
+        Err(error.problem(&object))
+    }
+
+    /// The first field of the patch whose changes propose a wake.
+    fn wakes(&self, patch: &Patch) -> Option<String> {
+        let schema = &self.prepared.bundle().manifest.memory;
+        let names = patch.set.keys().chain(patch.append.keys()).chain(&patch.unset);
+        names
+            .filter(|name| schema.field(name).is_some_and(|field| field.wakes))
+            .min()
+            .cloned()
+    }
+
+    /// A write was acknowledged that proposes a wake.
+    pub(super) fn memory_wakes(&mut self, by: Principal, field: &str) {
+        let proposal = Proposal::memory(by, field.to_owned());
+        // Awake or about to be: the runtime sees the field.
+        let _ = self.propose(proposal, field, Proposer::Memory, 0);
+    }
+}
+
+fn refused(problem: &Problem) -> Reply {
+    error(&problem.code, problem.detail.clone())
+}

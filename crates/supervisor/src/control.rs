@@ -1,0 +1,96 @@
+//! What owners and hosts ask of one object beside proposals by strangers. Whoever carries it (a socket, an API) makes a
+//! [`ControlRequest`]; the object's actor answers it, once.
+
+use suijuris_api::agent::Patch;
+use suijuris_api::control::{Reply, ToUp};
+use suijuris_core::activation::requests::Kind;
+use suijuris_core::id::Digest;
+use suijuris_core::owner_request::{Ask, SignedRequest};
+use suijuris_custody::owner::{content_of, no_content};
+use tokio::sync::oneshot;
+
+/// A request that is none.
+pub const CODE_BAD_REQUEST: &str = "bad_request";
+
+/// Something asked of an object, and where its answer goes.
+#[derive(Debug)]
+pub struct ControlRequest {
+    pub(crate) asked: Asked,
+    pub(crate) answer: oneshot::Sender<Reply>,
+}
+
+/// What is asked, and what owners signed of it; what nobody signed is asked by the host.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) what: What,
+    pub(crate) signed: Option<Box<SignedRequest>>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum What {
+    Status,
+    Wake,
+    Sleep,
+    Write(Patch),
+}
+
+impl ControlRequest {
+    /// What `message` asks; its answer comes once.
+    ///
+    /// # Errors
+    /// The answer to what is no request.
+    pub fn of(message: ToUp) -> Result<(Self, oneshot::Receiver<Reply>), Reply> {
+        let (answer, answered) = oneshot::channel();
+        let asked = Asked::of(message)?;
+        Ok((Self { asked, answer }, answered))
+    }
+}
+
+impl Asked {
+    fn of(message: ToUp) -> Result<Self, Reply> {
+        let unsigned = |what| Ok(Self { what, signed: None });
+        let (signed, patch) = match message {
+            ToUp::Status => return unsigned(What::Status),
+            ToUp::Wake => return unsigned(What::Wake),
+            ToUp::Sleep => return unsigned(What::Sleep),
+            ToUp::Patch(patch) => return unsigned(What::Write(patch)),
+            ToUp::Owner { signed, patch } => (signed, patch),
+        };
+        let what = match (signed.request.ask, patch) {
+            (Ask::Wake, None) => What::Wake,
+            (Ask::Sleep, None) => What::Sleep,
+            (Ask::Write, Some(patch)) => What::Write(patch),
+            _ => {
+                return Err(error(
+                    CODE_BAD_REQUEST,
+                    "ask for a wake, a sleep or a write".to_owned(),
+                ));
+            }
+        };
+        let signed = Some(signed);
+        Ok(Self { what, signed })
+    }
+
+    /// What owners sign of it.
+    pub(crate) fn content(&self) -> (Ask, Digest) {
+        match &self.what {
+            What::Write(patch) => (Ask::Write, content_of(patch)),
+            What::Sleep => (Ask::Sleep, no_content()),
+            What::Wake | What::Status => (Ask::Wake, no_content()),
+        }
+    }
+
+    pub(crate) const fn kind(&self) -> Kind {
+        match self.what {
+            What::Status => Kind::Status,
+            What::Wake => Kind::Wake,
+            What::Sleep => Kind::Sleep,
+            What::Write(_) => Kind::Write,
+        }
+    }
+}
+
+pub(crate) fn error(code: &str, message: String) -> Reply {
+    let code = code.to_owned();
+    Reply::Error { code, message }
+}

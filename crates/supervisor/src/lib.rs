@@ -1,0 +1,21 @@
+//! The objects of one host: an actor for each, services for all.
+//!
+//! It decides nothing for an object: dormant, the object's own rules are asked at its door; awake, the runtime in its
+//! machine decides. It knows no vehicle's insides ([`suijuris_vehicle::Driver`]) and no terminal ([`events::EventSink`]).
+//! Who calls: `suijuris up` with one object, `suijuris serve` with many.
+
+pub mod actor;
+mod at_door;
+pub mod connection;
+pub mod control;
+pub mod events;
+mod inbox;
+mod machine;
+pub mod machine_notes;
+pub mod paths;
+pub mod serve;
+pub mod services;
+
+pub use actor::{ActorError, Ended, Input, ObjectActor, ObjectHandle, Resting};
+pub use machine::Front;
+pub use services::{RuntimeProgram, Services};

@@ -1,0 +1,13 @@
+//! `suijuris serve`: thousands of objects in one process. Its parts: what is on disk ([`catalog`]), which objects run
+//! ([`roster`]), which a request means ([`resolver`]), founding on first use, the public sockets ([`front`]).
+
+pub mod api;
+pub mod catalog;
+mod class_entry;
+pub mod feed;
+mod founding;
+pub mod front;
+pub mod resolver;
+pub mod roster;
+
+pub use class_entry::ClassEntry;

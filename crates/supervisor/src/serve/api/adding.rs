@@ -1,0 +1,137 @@
+//! Adding classes and objects: checked, kept durably, and then served.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use suijuris_api::Problem;
+use suijuris_api::daemon::{AddClass, AddObject, BundleParts};
+use suijuris_custody::chain;
+use suijuris_store::{BundleFiles, BundleStore, Creation, ObjectDir, create};
+use suijuris_vehicle::Driver;
+use zeroize::Zeroizing;
+
+use super::{Answer, Api, bad, json};
+use crate::serve::catalog::{CatalogError, ClassNote, ObjectNote, check_name};
+
+impl<D: Driver> Api<D> {
+    pub(super) async fn add_class(&self, add: AddClass) -> Result<Answer, Problem> {
+        let AddClass {
+            class: name,
+            bundle,
+            owners,
+            object_dir,
+        } = add;
+        self.check_free(&name)?;
+        let files = files(&bundle)?;
+        let opened = files.open().map_err(|error| bad(&chain(&error)))?;
+        if opened.manifest.class.is_none() {
+            return Err(bad("the bundle is that of a single object: add it as an object"));
+        }
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).map_err(|error| not_kept(&chain(&error)))?;
+        let note = ClassNote {
+            name: name.clone(),
+            bundle_name: opened.manifest.name.clone(),
+            controllers: owners.controllers,
+            threshold: owners.threshold,
+            nonce,
+            bundle: opened.id(),
+            object_dir,
+        };
+        let dir = self.roster.catalog.class_dir(&name);
+        std::fs::create_dir_all(dir.path()).map_err(|error| not_kept(&error.to_string()))?;
+        BundleStore::of(&dir)
+            .put(&files)
+            .map_err(|error| not_kept(&chain(&error)))?;
+        self.roster
+            .catalog
+            .keep_class(&note)
+            .map_err(|error| refused(&error))?;
+        self.roster.take_class(note).map_err(|why| not_kept(&why))?;
+        let class = self
+            .roster
+            .class(&name)
+            .ok_or_else(|| not_kept("it is gone again"))?;
+        Ok(json(&self.class(&class)))
+    }
+
+    pub(super) async fn add_object(&self, add: AddObject) -> Result<Answer, Problem> {
+        let AddObject {
+            name,
+            bundle,
+            owners,
+            object_dir,
+        } = add;
+        self.check_free(&name)?;
+        let files = files(&bundle)?;
+        let opened = files.open().map_err(|error| bad(&chain(&error)))?;
+        if opened.manifest.class.is_some() {
+            return Err(bad("the bundle is that of a class: add it as a class"));
+        }
+        let note = ObjectNote {
+            name: name.clone(),
+            object_dir,
+        };
+        let paths = self.roster.catalog.object(&note);
+        let random = |error: getrandom::Error| not_kept(&chain(&error));
+        let mut seed = Zeroizing::new([0; 32]);
+        let mut nonce = vec![0; 16];
+        getrandom::fill(seed.as_mut_slice()).map_err(random)?;
+        getrandom::fill(&mut nonce).map_err(random)?;
+        let creation = Creation {
+            name: opened.manifest.name.clone(),
+            controllers: owners.controllers,
+            threshold: owners.threshold,
+            nonce,
+            parent: None,
+            class: None,
+            at: self.roster.services.clock.reading().wall,
+            bundle: files,
+            seed,
+        };
+        let dir = ObjectDir::at(&paths.data);
+        let created = tokio::task::spawn_blocking(move || create(&dir, creation));
+        let created = created.await.map_err(|error| not_kept(&error.to_string()))?;
+        created.map_err(|error| not_kept(&chain(&error)))?;
+        self.roster
+            .catalog
+            .keep_object(&note)
+            .map_err(|error| refused(&error))?;
+        self.roster.take_object(&note);
+        let entry = self
+            .roster
+            .named(&name)
+            .ok_or_else(|| not_kept("it cannot be opened"))?;
+        Ok(json(&self.document(&entry)))
+    }
+
+    fn check_free(&self, name: &str) -> Result<(), Problem> {
+        check_name(name).map_err(|error| refused(&error))?;
+        if self.roster.catalog.has(name) {
+            return Err(refused(&CatalogError::Taken(name.to_owned())));
+        }
+        Ok(())
+    }
+}
+
+fn files(parts: &BundleParts) -> Result<BundleFiles, Problem> {
+    let bytes = |text: &str| STANDARD.decode(text).map_err(|_| bad("the bundle is not base64"));
+    Ok(BundleFiles {
+        manifest: bytes(&parts.manifest)?,
+        governance: parts.governance.clone().into_bytes(),
+        program: bytes(&parts.program)?,
+    })
+}
+
+fn refused(error: &CatalogError) -> Problem {
+    match error {
+        CatalogError::Name(_) => bad(&error.to_string()),
+        CatalogError::Taken(_) => {
+            Problem::new(409, "name_taken", "The name is taken").with_detail(error.to_string())
+        }
+        _ => not_kept(&chain(error)),
+    }
+}
+
+fn not_kept(why: &str) -> Problem {
+    Problem::new(507, "not_durable", "It could not be kept; nothing was added").with_detail(why)
+}

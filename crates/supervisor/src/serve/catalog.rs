@@ -1,0 +1,434 @@
+//! What a daemon keeps on disk: its classes, its objects, and where each lies.
+//!
+//! ```text
+//! ROOT/lock                          one daemon at a time
+//! ROOT/classes/NAME/class.json       identity and definition of a class; its bundles beside it
+//! ROOT/instances/CLASS/KEY/          the data of an instance
+//! ROOT/objects/NAME/                 the data of a single object; object.json beside it
+//! ROOT/staging/…                     what is being founded and serves nobody
+//! ROOT/run/control.sock              the control API
+//! ```
+//! Files are written whole: staged, synced, renamed. Not here: which of them run.
+
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use suijuris_core::BundleId;
+use suijuris_core::class::{ClassId, Identity, Key};
+use suijuris_core::key::PublicKey;
+use suijuris_store::ObjectDir;
+
+use crate::paths::{ObjectPaths, socket};
+
+/// Bytes of a note at most.
+const MAX_NOTE: u64 = 64 << 10;
+
+/// Longest name of a class or an object: a DNS label.
+pub const MAX_NAME: usize = 63;
+
+/// The directory of a daemon, locked for it.
+#[derive(Debug)]
+pub struct Catalog {
+    root: PathBuf,
+    _lock: File,
+}
+
+/// A class as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassNote {
+    /// What it is called here.
+    pub name: String,
+    /// What its bundle calls it; with the rest, what its id is made of.
+    pub bundle_name: String,
+    /// Its owners.
+    pub controllers: Vec<PublicKey>,
+    /// How many of them must sign.
+    pub threshold: u32,
+    /// Makes two classes of one name two.
+    pub nonce: [u8; 16],
+    /// The template in force.
+    pub bundle: BundleId,
+    /// The directory of its definition, which its workloads may need.
+    pub object_dir: Option<PathBuf>,
+}
+
+/// A single object as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectNote {
+    /// What it is called here.
+    pub name: String,
+    /// The directory of its definition.
+    pub object_dir: Option<PathBuf>,
+}
+
+/// Why a directory cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// Another daemon has it.
+    #[error("another daemon serves {0}: end it first, or name another directory")]
+    Locked(PathBuf),
+    /// A name that none can have.
+    #[error("`{0}` is no name: use 1 to {MAX_NAME} of a-z, 0-9 and -, not at either end, and not xn--")]
+    Name(String),
+    /// Something of that name is there.
+    #[error("`{0}` is there already: remove it first, or give this another name with --name")]
+    Taken(String),
+    /// A note that cannot be read.
+    #[error("{path} cannot be read: {why}")]
+    Note {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The disk.
+    #[error("cannot use {path}")]
+    Disk {
+        /// On what.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ClassNote {
+    /// Its id; none where its parts have no encoding, which no note of ours has.
+    #[must_use]
+    pub fn id(&self) -> Option<ClassId> {
+        let identity = Identity {
+            controllers: self.controllers.clone(),
+            threshold: self.threshold,
+            name: self.bundle_name.clone(),
+            nonce: self.nonce,
+        };
+        identity.id().ok()
+    }
+}
+
+fn disk(path: &Path) -> impl FnOnce(io::Error) -> CatalogError + use<> {
+    let path = path.to_owned();
+    move |source| CatalogError::Disk { path, source }
+}
+
+/// Whether a class or an object may be called so: a DNS label that is no object's id.
+///
+/// # Errors
+/// [`CatalogError::Name`].
+pub fn check_name(name: &str) -> Result<(), CatalogError> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let label = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain);
+    let ends = name.starts_with('-') || name.ends_with('-') || name.starts_with("xn--");
+    if label && !ends && name.parse::<suijuris_core::ObjectId>().is_err() {
+        Ok(())
+    } else {
+        Err(CatalogError::Name(name.to_owned()))
+    }
+}
+
+impl Catalog {
+    /// Opens the directory, makes it where there is none, and locks it.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn open(root: &Path) -> Result<Self, CatalogError> {
+        for dir in [
+            root.to_owned(),
+            root.join("classes"),
+            root.join("instances"),
+            root.join("objects"),
+            root.join("staging"),
+            root.join("run"),
+        ] {
+            make_dir(&dir).map_err(disk(&dir))?;
+        }
+        let path = root.join("lock");
+        let lock = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(disk(&path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(CatalogError::Locked(root.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(disk(&path)(error)),
+        }
+        let root = root.to_owned();
+        Ok(Self { root, _lock: lock })
+    }
+
+    /// Where the control API of the daemon of `root` listens.
+    #[must_use]
+    pub fn control_socket(root: &Path) -> PathBuf {
+        socket(root, "control.sock")
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The bundles of a class.
+    #[must_use]
+    pub fn class_dir(&self, name: &str) -> ObjectDir {
+        ObjectDir::at(self.root.join("classes").join(name))
+    }
+
+    /// Where an instance is.
+    #[must_use]
+    pub fn instance(&self, class: &ClassNote, key: &Key) -> ObjectPaths {
+        ObjectPaths {
+            object_dir: class.object_dir.clone(),
+            data: self.root.join("instances").join(&class.name).join(key.as_str()),
+        }
+    }
+
+    /// Where a single object is.
+    #[must_use]
+    pub fn object(&self, note: &ObjectNote) -> ObjectPaths {
+        ObjectPaths {
+            object_dir: note.object_dir.clone(),
+            data: self.root.join("objects").join(&note.name),
+        }
+    }
+
+    /// A place where an instance can be staged; another one at each call.
+    ///
+    /// # Errors
+    /// The system gives no randomness.
+    pub fn staging(&self, class: &str, key: &Key) -> Result<PathBuf, getrandom::Error> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random)?;
+        let random = u64::from_be_bytes(random);
+        Ok(self
+            .root
+            .join("staging")
+            .join(format!("{class}.{key}.{random:016x}")))
+    }
+
+    /// What was staged and is neither founded nor discarded: class, key, directory.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn staged(&self) -> Result<Vec<(String, String, PathBuf)>, CatalogError> {
+        let names = entries(&self.root.join("staging"))?;
+        let parts = |(name, path): (String, PathBuf)| {
+            let (class, rest) = name.split_once('.')?;
+            let (key, _random) = rest.split_once('.')?;
+            Some((class.to_owned(), key.to_owned(), path))
+        };
+        Ok(names.into_iter().filter_map(parts).collect())
+    }
+
+    /// The classes that there are, by name.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn classes(&self) -> Result<Vec<ClassNote>, CatalogError> {
+        notes(&self.root.join("classes"), "class.json")
+    }
+
+    /// The single objects that there are, by name.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn objects(&self) -> Result<Vec<ObjectNote>, CatalogError> {
+        notes(&self.root.join("objects"), "object.json")
+    }
+
+    /// Keys of the instances of a class that have data here.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn keys(&self, class: &str) -> Result<Vec<String>, CatalogError> {
+        let dir = self.root.join("instances").join(class);
+        if !dir.exists() {
+            return Ok(Vec::new());
+        }
+        Ok(entries(&dir)?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// Whether a class or an object has this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        let class = self.root.join("classes").join(name).join("class.json");
+        let object = self.root.join("objects").join(name).join("object.json");
+        class.exists() || object.exists()
+    }
+
+    /// Keeps a class, durably.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn keep_class(&self, note: &ClassNote) -> Result<(), CatalogError> {
+        check_name(&note.name)?;
+        let dir = self.root.join("classes").join(&note.name);
+        let instances = self.root.join("instances").join(&note.name);
+        make_dir(&dir).map_err(disk(&dir))?;
+        make_dir(&instances).map_err(disk(&instances))?;
+        write(&dir, "class.json", note)
+    }
+
+    /// Keeps a single object, durably.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn keep_object(&self, note: &ObjectNote) -> Result<(), CatalogError> {
+        check_name(&note.name)?;
+        let dir = self.root.join("objects").join(&note.name);
+        make_dir(&dir).map_err(disk(&dir))?;
+        write(&dir, "object.json", note)
+    }
+
+    /// Puts what was staged where instances are, durably; done already where that has happened.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn place(&self, staged: &Path, paths: &ObjectPaths) -> Result<(), CatalogError> {
+        let parent = paths.data.parent().unwrap_or(&self.root);
+        make_dir(parent).map_err(disk(parent))?;
+        std::fs::rename(staged, &paths.data).map_err(disk(&paths.data))?;
+        sync_dir(parent).map_err(disk(parent))
+    }
+
+    /// Removes what nobody knows of.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn discard(&self, staged: &Path) -> Result<(), CatalogError> {
+        match std::fs::remove_dir_all(staged) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk(staged)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes an object's or a class's directory.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn remove(&self, dir: &Path) -> Result<(), CatalogError> {
+        self.discard(dir)?;
+        let parent = dir.parent().unwrap_or(&self.root);
+        sync_dir(parent).map_err(disk(parent))
+    }
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, CatalogError> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(disk(dir))? {
+        let entry = entry.map_err(disk(dir))?;
+        if let Ok(name) = entry.file_name().into_string() {
+            found.push((name, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn notes<T: for<'de> Deserialize<'de>>(dir: &Path, file: &str) -> Result<Vec<T>, CatalogError> {
+    let mut found = Vec::new();
+    for (_, path) in entries(dir)? {
+        let path = path.join(file);
+        // What was cut short while it was made has no note yet.
+        if !path.exists() {
+            continue;
+        }
+        let wrong = |why: String| CatalogError::Note {
+            path: path.clone(),
+            why,
+        };
+        let data = path.metadata().map_err(disk(&path))?;
+        if data.len() > MAX_NOTE {
+            return Err(wrong("it is too large".to_owned()));
+        }
+        let text = std::fs::read(&path).map_err(disk(&path))?;
+        found.push(serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?);
+    }
+    Ok(found)
+}
+
+fn write(dir: &Path, name: &str, note: &impl Serialize) -> Result<(), CatalogError> {
+    let (fresh, path) = (dir.join(format!(".{name}")), dir.join(name));
+    let write = || {
+        let mut file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&fresh)?;
+        file.write_all(&serde_json::to_vec_pretty(note)?)?;
+        file.sync_all()?;
+        std::fs::rename(&fresh, &path)?;
+        sync_dir(dir)
+    };
+    write().map_err(disk(&path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_daemon() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("root");
+        let first = Catalog::open(&root).unwrap();
+        assert!(matches!(Catalog::open(&root), Err(CatalogError::Locked(_))));
+        drop(first);
+        Catalog::open(&root).unwrap();
+    }
+
+    #[test]
+    fn names_are_labels_and_no_ids() {
+        for good in ["a", "tenant", "a-1", &"x".repeat(63)] {
+            check_name(good).unwrap();
+        }
+        let id = suijuris_core::ObjectId::from_digest(suijuris_core::id::Digest([7; 32])).to_string();
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a.b",
+            "a/b",
+            "..",
+            "xn--a",
+            "é",
+            &id,
+            &"x".repeat(64),
+        ] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_read_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(temp.path()).unwrap();
+        let note = ObjectNote {
+            name: "hello".to_owned(),
+            object_dir: Some("/x".into()),
+        };
+        catalog.keep_object(&note).unwrap();
+        assert_eq!(catalog.objects().unwrap(), [note]);
+        assert!(catalog.has("hello") && !catalog.has("other"));
+        std::fs::write(temp.path().join("objects/hello/object.json"), "{").unwrap();
+        assert!(matches!(catalog.objects(), Err(CatalogError::Note { .. })));
+    }
+}

@@ -1,0 +1,82 @@
+//! What all objects of a process share: the vehicle, the clock, the threads of witness and relay, where events go.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use suijuris_core::activation::Terms;
+use suijuris_core::activation::requests;
+use suijuris_core::inputs::Host;
+use suijuris_core::key::{PublicKey, SecretKey};
+use suijuris_core::lineage::Head;
+use suijuris_core::owner_request::SignedRequest;
+use suijuris_custody::clock::Clock;
+use suijuris_custody::relay;
+use suijuris_depot::Depot;
+use zeroize::Zeroizing;
+
+use crate::events::EventSink;
+use crate::machine_notes::MachineNotes;
+
+/// Shared by the actors of a process.
+pub struct Services<D> {
+    /// Starts machines.
+    pub driver: D,
+    /// The one reader of clocks.
+    pub clock: Clock,
+    /// Serves the depot to machines.
+    pub relay: relay::Service,
+    /// What owners sign their requests to this process for; another one in each process.
+    pub server: PublicKey,
+    /// Where machines run, as rules see it.
+    pub host: Host,
+    /// The program that is the runtime.
+    pub runtime: RuntimeProgram,
+    /// Where events go.
+    pub sink: Rc<dyn EventSink>,
+    /// How long steps take at most.
+    pub terms: Terms,
+    /// How long requests wait at most.
+    pub request_terms: requests::Terms,
+    /// Where machines are noted that outlive this process; none where they end with it.
+    pub machines: Option<MachineNotes>,
+    /// The depot, for machines that are taken over.
+    pub depot: Option<Arc<dyn Depot>>,
+    /// Signs the wish that an object falls asleep because this process ends, where its owner's key is at hand.
+    pub sign_sleep: Option<SignSleep>,
+}
+
+/// Signs a sleep for the object with this head and this server.
+pub type SignSleep = Box<dyn Fn(&Head, PublicKey) -> Option<SignedRequest>>;
+
+/// The program that is the runtime, as the host has it.
+#[derive(Debug, Clone)]
+pub struct RuntimeProgram {
+    /// Absolute path.
+    pub exe: PathBuf,
+    /// Its first arguments, the zeroth included.
+    pub argv: Vec<OsString>,
+}
+
+impl<D> std::fmt::Debug for Services<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Services")
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A key for one process, so that what was signed for another, or for an earlier one, is not taken for its own.
+///
+/// # Errors
+/// The system gives no randomness.
+pub fn fresh_server() -> Result<PublicKey, getrandom::Error> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(seed.as_mut_slice())?;
+    Ok(SecretKey::from_seed(&seed).public())
+}
+
+/// Time for the object to fall asleep when its host stops it.
+pub const STOP_WITHIN: Duration = Duration::from_secs(30);
