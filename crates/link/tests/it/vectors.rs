@@ -168,7 +168,12 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
                 route: DepotRoute::Descriptor(0),
             },
         ),
-        ("another server", ToRuntime::Server { key: key() }),
+        (
+            "another server",
+            ToRuntime::Server {
+                key: PublicKey([4; 32]),
+            },
+        ),
         (
             "record",
             ToRuntime::Record {

@@ -1,6 +1,7 @@
 //! Connections that the supervisor hands over, on their way to the gate.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use suijuris_gate::{Accepted, Claim, Handoff};
 use suijuris_link::ToSupervisor;
@@ -11,6 +12,9 @@ use tokio::sync::mpsc;
 
 use crate::intake::Intake;
 use crate::supervision::Supervision;
+
+/// How often a gate that has no room is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Hands a connection of the supervisor to the gate. The supervisor keeps it until the gate claims it, so that a runtime
 /// that leaves before takes nobody with it.
@@ -31,6 +35,7 @@ pub(super) async fn let_through(
         },
     };
     let Some(ticket) = intake.ticket() else { return };
+    let holds = ticket.clone();
     let (link, is_outlived) = (supervision.link().clone(), supervision.is_outlived());
     let claim = Claim::new(move || {
         if !ticket.holds() {
@@ -51,6 +56,13 @@ pub(super) async fn let_through(
         prefix,
         claim,
     };
-    // A gate that has ended takes nobody.
-    let _ = hand_over.send(handoff).await;
+    loop {
+        match tokio::time::timeout(LOOK_AGAIN, hand_over.reserve()).await {
+            Ok(Ok(room)) => return room.send(handoff),
+            // A gate that drains and is full takes nobody, and must not keep other words from being heard.
+            Err(_full) if holds.holds() && !supervision.has_successor() => {}
+            // It has ended, or will not take this one any more: the supervisor has it still.
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
 }

@@ -66,7 +66,11 @@ pub(super) async fn hear(
     };
     loop {
         while let Some(message) = supervision.receive(|| resident.reports().detach()).await {
-            ears.take(&supervision, message).await;
+            tokio::select! {
+                biased;
+                () = supervision.pressed() => break,
+                () = ears.take(&supervision, message) => {}
+            }
         }
         resident.reports().detach();
         if !welcome(&mut supervision, &resident).await {

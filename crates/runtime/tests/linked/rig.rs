@@ -3,7 +3,11 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
@@ -252,6 +256,11 @@ impl Machine {
         }
     }
 
+    /// The supervisor stops: it reads no word more, and its end stays open.
+    pub(crate) fn stop_the_supervisor(&mut self) {
+        self.supervisor.stopped.store(true, Ordering::Relaxed);
+    }
+
     /// The supervisor dies: its end of the link closes, and it hears nothing more.
     pub(crate) fn lose_the_supervisor(&mut self) {
         let (gone, _nobody) = UnixStream::pair().unwrap();
@@ -260,6 +269,7 @@ impl Machine {
         drop(driver);
         self.supervisor = Supervisor {
             link,
+            stopped: Arc::default(),
             _driver: JoinSet::new(),
         };
     }
@@ -294,6 +304,7 @@ impl Machine {
 /// One supervisor's end of a link.
 pub(crate) struct Supervisor {
     pub(crate) link: SupervisorLink,
+    stopped: Arc<AtomicBool>,
     _driver: JoinSet<()>,
 }
 
@@ -302,10 +313,22 @@ impl Supervisor {
         Self::moved(SupervisorLink::launch(socket, launch, Nonce::fresh().unwrap()).unwrap())
     }
 
-    fn moved((link, driver): (SupervisorLink, suijuris_link::Driver)) -> Self {
+    fn moved((link, mut driver): (SupervisorLink, suijuris_link::Driver)) -> Self {
+        let stopped: Arc<AtomicBool> = Arc::default();
+        let looked = stopped.clone();
+        let moves = std::future::poll_fn(move |context| {
+            if looked.load(Ordering::Relaxed) {
+                return Poll::Pending;
+            }
+            Pin::new(&mut driver).poll(context).map(drop)
+        });
         let mut tasks = JoinSet::new();
-        tasks.spawn(async { drop(driver.await) });
-        Self { link, _driver: tasks }
+        tasks.spawn(moves);
+        Self {
+            link,
+            stopped,
+            _driver: tasks,
+        }
     }
 
     /// The first message that `wanted` is looking for; those before it are passed over.
