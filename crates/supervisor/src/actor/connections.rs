@@ -218,53 +218,44 @@ impl<D: Driver> ObjectActor<D> {
         if let (Refusal::Paused(left), 0) = (refusal, tries) {
             return problems::backing_off(self.claim.object(), left);
         }
-        let (code, title, detail) = match refusal {
+        let failed = |title| Problem::new(503, "machine_failed", title);
+        let (problem, detail) = match refusal {
             Refusal::Inside(_) => (
-                "refused",
-                "The object refused to wake",
+                Problem::new(503, "refused", "The object refused to wake"),
                 "its rules decided so inside its machine",
             ),
             Refusal::NotTheObject(_) => (
-                "not_the_object",
-                "Another copy is the object",
+                Problem::new(503, "twin", "Another copy is the object"),
                 "this copy serves nobody: ask where the object runs",
             ),
             Refusal::Full => (
-                "held_full",
-                "Too many requests wait for the object",
+                Problem::new(503, "held_full", "Too many requests wait for the object"),
                 "ask again in a moment",
             ),
             Refusal::Stopping => (
-                CODE_FAILED,
-                "The object's host stops it",
+                failed("The object's host stops it"),
                 "ask again when its host runs it again",
             ),
             Refusal::NotRecorded(_) => (
-                CODE_FAILED,
-                "The object cannot be woken now",
+                failed("The object cannot be woken now"),
                 "how its last machine ended is not recorded yet: ask again",
             ),
             Refusal::Failed(Failure::Start) => (
-                CODE_FAILED,
-                "The machine cannot be started",
+                failed("The machine cannot be started"),
                 "its owner finds the cause in the events of whoever runs it",
             ),
             Refusal::Failed(_) | Refusal::Paused(_) => (
-                CODE_FAILED,
-                "The machine ended",
+                failed("The machine ended"),
                 "the machine ended before it took the request: ask again",
             ),
         };
-        let mut problem = Problem::new(503, code, title).with_detail(detail);
+        let mut problem = problem.with_detail(detail);
         problem.object = self.claim.object().to_string();
         let after = refusal.retry_after();
         problem.retry_after = after.map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0));
         problem
     }
 }
-
-/// The machine.
-const CODE_FAILED: &str = "machine_failed";
 
 impl Proposer {
     const fn how(&self) -> By {

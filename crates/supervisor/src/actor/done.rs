@@ -22,7 +22,7 @@ pub(super) enum Done<M> {
     /// A machine was started, or not.
     Started(Run, Result<Box<Running<M>>, NoMachine>),
     /// The machine of an earlier process was taken over, or not; how its object is, where its runtime can say.
-    Attached(Run, Result<Box<(Running<M>, Option<Present>)>, NoMachine>),
+    Attached(Run, Result<Box<TakenOver<M>>, NoMachine>),
     /// It is about to be resumed, and may claim the object by itself.
     Resuming(Ask, Run),
     /// It was resumed, or not.
@@ -51,6 +51,13 @@ pub(super) enum Done<M> {
     Wakes(Principal, String),
     /// The disk failed.
     Broken(StageError),
+}
+
+/// A machine of an earlier process.
+pub(super) struct TakenOver<M> {
+    pub(super) running: Running<M>,
+    /// How its object is, where its runtime can say.
+    pub(super) present: Option<Present>,
 }
 
 /// How an object came back from its machine.
@@ -90,7 +97,7 @@ impl<D: Driver> ObjectActor<D> {
                 self.events.push_back(Event::StartFailed(run));
             }
             Done::Attached(run, Ok(attached)) => {
-                let (running, present) = *attached;
+                let TakenOver { running, present } = *attached;
                 self.attached(run, running, present.as_ref());
             }
             Done::Attached(run, Err(error)) => {

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::custody::{rest, take_back};
-use super::done::{Back, CODE_DEPOT, CODE_MACHINE, CODE_NOT_DURABLE, Done};
+use super::done::{Back, CODE_DEPOT, CODE_MACHINE, CODE_NOT_DURABLE, Done, TakenOver};
 use super::{ObjectActor, Started};
 use crate::machine::{self, NoMachine, Running};
 
@@ -217,10 +217,8 @@ impl<D: Driver> ObjectActor<D> {
         let services = self.services.clone();
         self.task(async move {
             let attached = machine::attach(&services, note).await;
-            Done::Attached(
-                run,
-                attached.map(|(running, present)| Box::new((running, present))),
-            )
+            let taken = attached.map(|(running, present)| Box::new(TakenOver { running, present }));
+            Done::Attached(run, taken)
         });
     }
 

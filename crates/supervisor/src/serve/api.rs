@@ -267,8 +267,11 @@ impl<D: Driver> Api<D> {
 
     /// Stops an object and forgets it here.
     async fn remove(&self, entry: &Rc<Entry>) -> Result<Answer, Problem> {
-        self.roster.remove(entry).await?;
-        Ok(json(&self.document(entry)))
+        let data = self.roster.remove(entry).await?;
+        Ok(json(&Object {
+            data,
+            ..self.document(entry)
+        }))
     }
 }
 

@@ -5,6 +5,7 @@
 //! ROOT/classes/NAME/class.json       identity and definition of a class; its bundles beside it
 //! ROOT/instances/CLASS/KEY/          the data of an instance
 //! ROOT/objects/NAME/                 the data of a single object; object.json beside it
+//! ROOT/archive/ID/                   the data of an object that was removed
 //! ROOT/staging/…                     what is being founded and serves nobody
 //! ROOT/run/control.sock              the control API
 //! ```
@@ -310,14 +311,26 @@ impl Catalog {
         }
     }
 
-    /// Removes an object's or a class's directory.
+    /// Moves the data of a removed object away; where it is then.
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn remove(&self, dir: &Path) -> Result<(), CatalogError> {
-        self.discard(dir)?;
-        let parent = dir.parent().unwrap_or(&self.root);
-        sync_dir(parent).map_err(disk(parent))
+    pub fn archive(
+        &self,
+        paths: &ObjectPaths,
+        object: suijuris_core::ObjectId,
+    ) -> Result<PathBuf, CatalogError> {
+        let archive = self.root.join("archive");
+        make_dir(&archive).map_err(disk(&archive))?;
+        let kept = archive.join(object.to_string());
+        std::fs::rename(&paths.data, &kept).map_err(disk(&paths.data))?;
+        for dir in [Some(archive.as_path()), paths.data.parent()]
+            .into_iter()
+            .flatten()
+        {
+            sync_dir(dir).map_err(disk(dir))?;
+        }
+        Ok(kept)
     }
 }
 

@@ -90,6 +90,7 @@ impl<D: Driver> Roster<D> {
         connection: &PendingConnection,
     ) -> Result<Rc<Entry>, Problem> {
         let peer = connection.peer().ip().to_canonical();
+        self.look_for(class, key).await?;
         let decision = self.decide(class, key, peer, connection).await?;
         class.count(peer);
         let (founding, mut birth) = self
@@ -100,14 +101,22 @@ impl<D: Driver> Roster<D> {
             .await
             .map_err(|error| self.trouble(class, &error))?
             .ok_or_else(|| {
-                let holder = birth
-                    .read
-                    .as_ref()
-                    .map_or("another daemon", |(name, _)| name.who.as_str());
-                let title = "The object lies elsewhere";
-                let problem = Problem::new(503, "elsewhere", title);
-                problem.with_detail(format!("it is held by {holder}: ask there"))
+                let name = birth.read.as_ref().map(|(name, _)| name);
+                not_here(name.map_or("another daemon", |name| &name.who), name)
             })
+    }
+
+    /// Refuses a key that is another's already, at the price of one look.
+    async fn look_for(&self, class: &ClassEntry, key: &Key) -> Result<(), Problem> {
+        let Some(depot) = &self.depot else { return Ok(()) };
+        match depot.name(class.id, key).await {
+            Ok(Some((name, _))) if name.state != Stage::Founding => Err(not_here(&name.who, Some(&name))),
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.say_broken(&class.note.name, &chain(&error));
+                Err(unreachable())
+            }
+        }
     }
 
     /// Asks the class's rules, before anything is written.
@@ -401,6 +410,23 @@ impl<D: Driver> Roster<D> {
         }
     }
 
+    /// The key stays taken after its instance was removed, so that nobody gets another object under its name.
+    pub(super) async fn bury(&self, class: &ClassEntry, key: &str) -> Result<(), Problem> {
+        let (Some(depot), Ok(key)) = (&self.depot, class.class.key.asked(key.as_bytes())) else {
+            return Ok(());
+        };
+        let failed = |error: suijuris_depot::Error| {
+            self.say_broken(&class.note.name, &chain(&error));
+            unreachable()
+        };
+        let Some((name, version)) = depot.name(class.id, &key).await.map_err(failed)? else {
+            return Ok(());
+        };
+        let gone = name.at(Stage::Tombstone);
+        let swapped = depot.swap_name(class.id, &key, &gone, Some(&version)).await;
+        swapped.map(drop).map_err(failed)
+    }
+
     // After a restart.
 
     /// An instance that has data here: kept, or its founding is gone on with.
@@ -489,6 +515,16 @@ fn object_of(dir: &Path) -> Option<ObjectId> {
 
 fn is_of(dir: &Path, object: ObjectId) -> bool {
     object_of(dir) == Some(object)
+}
+
+/// The key is somebody else's, or nobody's any more.
+fn not_here(holder: &str, name: Option<&Name>) -> Problem {
+    if name.is_some_and(|name| name.state == Stage::Tombstone) {
+        return Problem::new(410, "removed", "The object was removed")
+            .with_detail("its key stays taken: use another one");
+    }
+    Problem::new(503, "elsewhere", "The object lies elsewhere")
+        .with_detail(format!("it is held by {holder}: ask there"))
 }
 
 fn unreachable() -> Problem {

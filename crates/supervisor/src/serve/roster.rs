@@ -541,12 +541,20 @@ impl<D: Driver> Roster<D> {
         }
     }
 
-    /// Stops an object and forgets it here, once it rests. What it left is kept as it is.
-    pub(super) async fn remove(&self, entry: &Rc<Entry>) -> Result<(), Problem> {
+    /// Stops an object that rests and forgets it here: its key stays taken, its data is kept in the archive.
+    pub(super) async fn remove(&self, entry: &Rc<Entry>) -> Result<std::path::PathBuf, Problem> {
         let handle = entry.handle().await?;
         if !matches!(handle.phase(), Phase::Resting | Phase::BackingOff) {
             return Err(Problem::new(409, "awake", "The object is awake")
                 .with_detail("put it to sleep first: `suijuris sleep`"));
+        }
+        let class = entry
+            .origin
+            .instance
+            .as_ref()
+            .and_then(|(class, key)| Some((self.class(class)?, key)));
+        if let Some((class, key)) = &class {
+            self.bury(class, key).await?;
         }
         let _ = handle.send(Input::Stop(Stop::Graceful(STOP_WITHIN))).await;
         let mut status = entry.status.subscribe();
@@ -557,12 +565,13 @@ impl<D: Driver> Roster<D> {
         self.names
             .borrow_mut()
             .retain(|_, object| *object != entry.origin.object);
-        if let Some((class, key)) = &entry.origin.instance
-            && let Some(class) = self.class(class)
-        {
+        if let Some((class, key)) = class {
             class.forget_key(key);
         }
-        Ok(())
+        let archived = self.catalog.archive(&entry.paths, entry.origin.object);
+        archived.map_err(|error| {
+            Problem::new(507, "not_durable", "Its data could not be moved away").with_detail(chain(&error))
+        })
     }
 
     /// Leaves machines that run to the next process, and stops all else.
