@@ -13,6 +13,8 @@ mod manifest;
 mod reference;
 #[cfg(feature = "registry")]
 mod registry;
+#[cfg(feature = "images")]
+pub mod unpack;
 
 pub use blob::{Blob, BlobError};
 pub use credentials::{
