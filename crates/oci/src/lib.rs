@@ -8,11 +8,15 @@ mod blob;
 mod credentials;
 mod descriptor;
 pub mod file;
+#[cfg(feature = "images")]
+pub mod image;
 pub mod layout;
 mod manifest;
 mod reference;
 #[cfg(feature = "registry")]
 mod registry;
+#[cfg(feature = "images")]
+pub mod source;
 #[cfg(feature = "images")]
 pub mod unpack;
 

@@ -9,6 +9,8 @@
 
 
 mod evil;
+mod make;
+mod sources;
 mod tarball;
 mod unpacking;
 
