@@ -18,6 +18,8 @@ mod registry;
 #[cfg(feature = "images")]
 pub mod source;
 #[cfg(feature = "images")]
+pub mod store;
+#[cfg(feature = "images")]
 pub mod unpack;
 
 pub use blob::{Blob, BlobError};

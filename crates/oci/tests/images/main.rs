@@ -7,10 +7,25 @@
     reason = "a test ends by panicking"
 )]
 
+#[path = "../registry/honest.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with the tests of registries, which use more of it"
+)]
+mod honest;
+#[path = "../registry/liar.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with the tests of registries, which use more of it"
+)]
+mod liar;
 
 mod evil;
 mod make;
+mod pulling;
 mod sources;
+mod stacks;
+mod store;
 mod tarball;
 mod unpacking;
 
