@@ -5,6 +5,8 @@
 //! beyond this crate is known here.
 
 mod blob;
+#[cfg(feature = "images")]
+pub mod build;
 mod credentials;
 mod descriptor;
 pub mod file;

@@ -20,6 +20,7 @@ mod honest;
 )]
 mod liar;
 
+mod building;
 mod evil;
 mod make;
 mod pulling;
