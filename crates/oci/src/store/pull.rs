@@ -233,8 +233,12 @@ impl Task {
             .file
             .seek(SeekFrom::Start(0))
             .map_err(disk(&partial.path))?;
-        self.unpack(&partial.file)?;
-        files::remove(&partial.path)?;
+        let unpacked = self.unpack(&partial.file);
+        // What is whole and cannot be unpacked will not be better next time.
+        if matches!(unpacked, Ok(()) | Err(StoreError::Unpack { .. })) {
+            files::remove(&partial.path)?;
+        }
+        unpacked?;
         self.tell(Event::Stored { layer: self.number })
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{Hold, ImageStore, StoreError, disk};
 use crate::descriptor::ContentDigest;
 use crate::file;
-use crate::unpack::{Entries, Entry, EntryPath, Kind, Report, Tree, TreeError, read_entries};
+use crate::unpack::{Entries, Entry, EntryPath, Kept, Kind, Report, Tree, TreeError, read_entries};
 
 /// Length of a layer's report at most, bytes: its few devices have the longest names.
 const MAX_REPORT_BYTES: usize = 1 << 20;
@@ -65,6 +65,8 @@ pub struct Copied {
     pub owners_kept: u64,
     /// Files without the special bits that they should have.
     pub special_bits_kept: u64,
+    /// Files without extended attributes that they should have.
+    pub xattrs_kept: u64,
 }
 
 impl Copied {
@@ -307,7 +309,7 @@ impl Copying {
             Kind::File { .. } => self.file(path, layer, entry),
             _ => {
                 match self.to.make_special(path, entry, &mut made)? {
-                    Some(kept) => add(&mut self.copied.owners_kept, u64::from(kept.owner)),
+                    Some(kept) => self.note(kept),
                     None => add(&mut self.copied.devices_kept, 1),
                 }
                 Ok(())
@@ -341,15 +343,19 @@ impl Copying {
             }
             Ok(())
         })?;
+        self.note(kept);
+        Ok(())
+    }
+
+    fn note(&mut self, kept: Kept) {
         add(&mut self.copied.owners_kept, u64::from(kept.owner));
         add(&mut self.copied.special_bits_kept, u64::from(kept.special_bits));
-        Ok(())
+        add(&mut self.copied.xattrs_kept, u64::from(kept.xattrs));
     }
 
     fn directory(&mut self, path: &EntryPath, entry: &Entry) -> Result<(), TreeError> {
         let kept = self.to.finish_directory(path, entry)?;
-        add(&mut self.copied.owners_kept, u64::from(kept.owner));
-        add(&mut self.copied.special_bits_kept, u64::from(kept.special_bits));
+        self.note(kept);
         Ok(())
     }
 }

@@ -36,7 +36,7 @@ pub use tree::TreeError;
 
 pub(crate) use entry::{read as read_entries, write as write_entries};
 pub(crate) use member::{MemberKind, Members};
-pub(crate) use tree::Tree;
+pub(crate) use tree::{Kept, Tree};
 
 use crate::descriptor::ContentDigest;
 

@@ -295,8 +295,90 @@ fn members() -> impl Strategy<Value = Tarball> {
     })
 }
 
+thread_local! {
+    static PACKED: Vec<Vec<u8>> = packed();
+}
+
+/// A few compressed layers, small and with something to repeat in them.
+fn packed() -> Vec<Vec<u8>> {
+    let text = b"the quick brown fox jumps over the lazy dog ".repeat(40);
+    let plain = Tarball::default().file("a", &text).file("b", &[7; 5000]).end();
+    vec![gzip(&plain), zstd(&plain), zstd_of_the_tool(&plain), plain]
+}
+
+/// As the tool itself packs it, with entropy coding, which the encoder of the library leaves out.
+fn zstd_of_the_tool(plain: &[u8]) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("plain"), plain).unwrap();
+    let done = std::process::Command::new("zstd")
+        .args(["-q", "-19", "plain"])
+        .current_dir(dir.path())
+        .status();
+    match done {
+        Ok(status) if status.success() => fs::read(dir.path().join("plain.zst")).unwrap(),
+        _ => zstd(plain),
+    }
+}
+
+/// Unpacks whatever it is; only that it ends is of interest.
+fn attempt(blob: &[u8]) {
+    let room = Room::new();
+    let all = &mut |_| ControlFlow::Continue(());
+    let _ = unpack::layer(
+        blob,
+        &expected(blob, blob),
+        &room.layer(),
+        false,
+        Limits::default(),
+        all,
+    );
+}
+
+#[test]
+fn what_the_tool_packs_is_unpacked() {
+    let plain = Tarball::default().file("a", &b"abcdefgh".repeat(100_000)).end();
+    let blob = zstd_of_the_tool(&plain);
+    let room = Room::new();
+    let all = &mut |_| ControlFlow::Continue(());
+    unpack::layer(
+        &*blob,
+        &expected(&blob, &plain),
+        &room.layer(),
+        false,
+        Limits::default(),
+        all,
+    )
+    .unwrap();
+    assert_eq!(
+        fs::read(room.layer().join("a")).unwrap(),
+        b"abcdefgh".repeat(100_000)
+    );
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    /// Damaged streams of either compression are errors and nothing worse.
+    #[test]
+    fn damaged_streams_never_panic(
+        which in 0usize..4,
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in any::<prop::sample::Index>(),
+        whole: bool,
+    ) {
+        let mut blob = PACKED.with(|packed| packed[which].clone());
+        for (at, byte) in damage {
+            let at = at.index(blob.len());
+            blob[at] = byte;
+        }
+        if !whole {
+            blob.truncate(cut.index(blob.len()));
+        }
+        attempt(&blob);
+    }
+
+    #[test]
+    fn arbitrary_streams_never_panic(bytes: Vec<u8>, magic in prop::sample::select(vec![&b""[..], b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18"])) {
+        attempt(&[magic, &bytes].concat());
+    }
 
     /// Whatever comes in whatever order: nothing outside changes, nothing panics, and what is said is what is there.
     #[test]

@@ -242,9 +242,97 @@ fn is_sound(changes: &[Change]) -> bool {
     .is_ok()
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+/// What the kernel makes of the layers of a stack: names and contents, by `find` and `cat` in a mount of overlayfs. None
+/// where this user may not mount one.
+fn overlay(layers: &[&Path]) -> Option<String> {
+    let lower: Vec<&str> = layers.iter().rev().map(|layer| layer.to_str().unwrap()).collect();
+    // A mount of lower layers alone needs two; an empty one hides nothing.
+    let empty = tempfile::tempdir().unwrap();
+    let at = tempfile::tempdir().unwrap();
+    let script = "mount -t overlay overlay -o \"$1\" \"$2\" && cd \"$2\" && find . | sort && find . -type f | sort | xargs cat";
+    let options = format!(
+        "userxattr,lowerdir={}:{}",
+        lower.join(":"),
+        empty.path().display()
+    );
+    let out = std::process::Command::new("unshare")
+        .args(["-rm", "sh", "-c", script, "sh", &options])
+        .arg(at.path())
+        .output()
+        .ok()?;
+    let said = String::from_utf8(out.stderr).unwrap();
+    if !out.status.success() {
+        assert!(said.contains("ermi") || said.contains("unshare"), "{said}");
+        return None;
+    }
+    Some(String::from_utf8(out.stdout).unwrap())
+}
 
+#[tokio::test]
+async fn the_kernel_sees_the_same_as_the_copy() {
+    let base = Tarball::default()
+        .file("kept", b"1")
+        .file("gone", b"2")
+        .file("changed", b"3")
+        .file("dir/a", b"4")
+        .file("dir/b", b"5")
+        .file("hidden/a", b"6")
+        .file("hidden/deep/b", b"7")
+        .file("whole/a", b"8")
+        .file("to-file/a", b"9");
+    let middle = Tarball::default()
+        .file(".wh.gone", b"")
+        .file("changed", b"three")
+        .file("dir/.wh.a", b"")
+        .file("hidden/.wh..wh..opq", b"")
+        .file("hidden/new", b"n")
+        .file(".wh.whole", b"")
+        .file("whole/fresh", b"f")
+        .file("to-file", b"file");
+    let top = Tarball::default()
+        .file("hidden/deep/again", b"x")
+        .file("dir/.wh.b", b"")
+        .file(".wh.to-file", b"");
+    let made = Made::new([base, middle, top].map(MadeLayer::gzip).into());
+    let dir = tempfile::tempdir().unwrap();
+    made.write_layout(&dir.path().join("layout"), "v1");
+    let options = StoreOptions {
+        as_root: false,
+        ..StoreOptions::default()
+    };
+    let store = ImageStore::open(&dir.path().join("store"), options).unwrap();
+    let source = Source::layout(&dir.path().join("layout"), None).unwrap();
+    let hold = store
+        .pull(&source, "a", &Platform::host(), Arc::new(Unobserved))
+        .await
+        .unwrap();
+    let root = hold.root().unwrap();
+    root.copy_to(&dir.path().join("root")).unwrap();
+    let copy = look(&dir.path().join("root"));
+    let names: Vec<&str> = copy.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "changed",
+            "dir",
+            "hidden",
+            "hidden/deep",
+            "hidden/deep/again",
+            "hidden/new",
+            "kept",
+            "whole",
+            "whole/fresh"
+        ]
+    );
+    let Some(seen) = root.overlay().and_then(|layers| overlay(&layers)) else {
+        return; // Not allowed here; the copy is then what there is.
+    };
+    let list: Vec<&str> = seen.lines().filter_map(|line| line.strip_prefix("./")).collect();
+    assert_eq!(list, names);
+    assert!(seen.ends_with("threexn1f"), "{seen}");
+}
+
+proptest! {
     #[test]
     fn a_stack_of_layers_is_what_the_model_says(stack in prop::collection::vec(prop::collection::vec(change(), 0..8), 1..5)) {
         let stack: Vec<Vec<Change>> = stack.into_iter().filter(|layer| is_sound(layer)).collect();
