@@ -235,7 +235,12 @@ impl Task {
             .map_err(disk(&partial.path))?;
         let unpacked = self.unpack(&partial.file);
         // What is whole and cannot be unpacked will not be better next time.
-        if matches!(unpacked, Ok(()) | Err(StoreError::Unpack { .. })) {
+        let is_done = match &unpacked {
+            Ok(()) => true,
+            Err(StoreError::Unpack { source, .. }) => source.is_of_layer(),
+            Err(_) => false,
+        };
+        if is_done {
             files::remove(&partial.path)?;
         }
         unpacked?;

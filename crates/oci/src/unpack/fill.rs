@@ -1,16 +1,17 @@
 //! Member after member into the tree. What is done at the end stands in [`super::end`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::entry::{Entries, Entry, Kind};
-use super::member::{Member, MemberKind, Members, TarError};
+use super::member::{Member, MemberKind, Members};
+use super::metadata::Kept;
 use super::path::{EntryPath, MAX_PATH_BYTES, NotAnEntryPath, escape};
+use super::pour::{archive_error, pour};
 use super::stream::Bomb;
-use super::tree::{Kept, Tree, TreeError};
+use super::tree::{Tree, TreeError};
 use super::{Limits, Report, Step, UnpackError, Unpacked, Watch};
 use crate::printable;
 
@@ -25,9 +26,6 @@ const RESERVED: &[u8] = b".wh..wh.";
 
 /// Devices that a report names at most.
 const NAMED_DEVICES: usize = 32;
-
-/// Bytes copied between two looks at whether to go on.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// A layer on its way into its tree.
 pub(super) struct Filling<'a> {
@@ -77,21 +75,6 @@ pub(super) fn fill<'a, R: Read>(
         filling.place(&member, members)?;
     }
     filling.end()
-}
-
-/// What reading a layer reports, with bombs told apart.
-pub(super) fn read_error(error: io::Error) -> UnpackError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<Bomb>()) {
-        Some(bomb) => UnpackError::Bomb(*bomb),
-        None => UnpackError::Read(error),
-    }
-}
-
-fn archive_error(error: TarError) -> UnpackError {
-    match error {
-        TarError::Read(error) => read_error(error),
-        other => UnpackError::Archive(other),
-    }
 }
 
 pub(super) fn at(path: &EntryPath, source: TreeError) -> UnpackError {
@@ -376,34 +359,5 @@ fn entry(kind: Kind, member: &Member) -> Entry {
         mtime: member.mtime,
         xattrs: member.xattrs.clone(),
         link: None,
-    }
-}
-
-/// The content of the current member into a file, looking now and then whether to go on.
-fn pour<R: Read>(
-    content: &mut Members<R>,
-    file: &mut File,
-    step: &mut Step,
-    watch: &mut Watch<'_>,
-    stream_error: &mut Option<UnpackError>,
-) -> io::Result<()> {
-    let mut buffer = vec![0; PIECE_BYTES];
-    let stop = || io::Error::other("stopped");
-    loop {
-        let piece = match content.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(length) => buffer.get(..length).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => {
-                *stream_error = Some(read_error(error));
-                return Err(stop());
-            }
-        };
-        file.write_all(piece)?;
-        step.bytes = step.bytes.saturating_add(piece.len() as u64);
-        if watch(*step).is_break() {
-            *stream_error = Some(UnpackError::Cancelled);
-            return Err(stop());
-        }
     }
 }

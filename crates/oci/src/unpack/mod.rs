@@ -12,13 +12,16 @@
 //!   directory above must be closed to others. Otherwise files are ours, readable to us, without those bits; devices and
 //!   pipes are left out. [`Entries`] hold all of it either way, and [`Report`] counts what is only there.
 //! - **Attributes** of overlayfs and of security modules are never set: a layer could steer the host by them.
+//! - **The device 0/0** is left out too, since overlayfs takes it for a whiteout.
 //! - **Bombs** are stopped while they grow: see [`Limits`].
 
 mod end;
 mod entry;
 mod fill;
 mod member;
+mod metadata;
 mod path;
+mod pour;
 mod stream;
 mod tree;
 
@@ -36,7 +39,8 @@ pub use tree::TreeError;
 
 pub(crate) use entry::{read as read_entries, write as write_entries};
 pub(crate) use member::{MemberKind, Members};
-pub(crate) use tree::{Kept, Tree};
+pub(crate) use metadata::Kept;
+pub(crate) use tree::Tree;
 
 use crate::descriptor::ContentDigest;
 
@@ -196,6 +200,21 @@ pub enum UnpackError {
     Cancelled,
 }
 
+impl UnpackError {
+    /// Whether the layer is at fault, so that it will be so next time; else the disk, or whoever ended it.
+    #[must_use]
+    pub const fn is_of_layer(&self) -> bool {
+        !matches!(
+            self,
+            Self::Cancelled
+                | Self::Tree {
+                    source: TreeError::System(_),
+                    ..
+                }
+        )
+    }
+}
+
 /// How far unpacking is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
@@ -230,12 +249,12 @@ pub fn layer(
     watch: &mut Watch<'_>,
 ) -> Result<Unpacked, UnpackError> {
     let mut blob = stream::Blob::new(input, expected.size);
-    let plain = stream::Plain::new(&mut blob, limits).map_err(fill::read_error)?;
+    let plain = stream::Plain::new(&mut blob, limits).map_err(pour::read_error)?;
     let mut members = Members::new(plain);
     let unpacked = fill::fill(&mut members, into, as_root, limits, watch)?;
     // Behind the end of the archive may be padding, which counts for both digests.
-    let (diff_id, _) = members.into_inner().end().map_err(fill::read_error)?;
-    let (digest, size) = blob.end().map_err(fill::read_error)?;
+    let (diff_id, _) = members.into_inner().end().map_err(pour::read_error)?;
+    let (digest, size) = blob.end().map_err(pour::read_error)?;
     if (digest, size) != (expected.digest, expected.size) {
         return Err(UnpackError::Digest {
             found: digest,

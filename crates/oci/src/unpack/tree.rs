@@ -12,10 +12,11 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::entry::{Entry, Kind};
+use super::metadata::Kept;
 use super::path::EntryPath;
 
 /// How a directory is opened to work in it: no link, and not more rights than a name needs.
@@ -44,19 +45,11 @@ impl From<Errno> for TreeError {
     }
 }
 
-/// What of an entry could not be given to its file, and holds in its record only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Kept {
-    pub(crate) owner: bool,
-    pub(crate) special_bits: bool,
-    pub(crate) xattrs: bool,
-}
-
 /// A tree that is being filled.
 pub(crate) struct Tree {
     root: OwnedFd,
     /// Owners, devices and special bits are given to files.
-    as_root: bool,
+    pub(super) as_root: bool,
     /// The directory that was worked in last.
     last: Option<(EntryPath, OwnedFd)>,
 }
@@ -193,6 +186,12 @@ impl Tree {
             }
             Kind::Whiteout => (FileType::CharacterDevice, 0),
             _ if !self.as_root => return Ok(None),
+            // Overlayfs takes this device for a whiteout, which the layer did not write as one.
+            Kind::Device {
+                block: false,
+                major: 0,
+                minor: 0,
+            } => return Ok(None),
             Kind::Device { block, major, minor } => {
                 let kind = if *block {
                     FileType::BlockDevice
@@ -265,108 +264,6 @@ impl Tree {
         let here = self.directory(path, None)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&here, ".", flags, Mode::empty())?)
-    }
-
-    /// Owner, attributes, rights and time of an open file. `ours` are rights that we keep where we are not root, since
-    /// the tree must stay readable to us.
-    fn finish(&self, file: BorrowedFd<'_>, entry: &Entry, ours: Mode) -> Result<Kept, TreeError> {
-        // Changing the owner takes special bits and capabilities away, so it comes first.
-        let owner = self.owner(
-            || {
-                let (uid, gid) = ids(entry);
-                rustix::fs::fchown(file, Some(uid), Some(gid))
-            },
-            entry,
-        )?;
-        let mut kept = Kept {
-            owner: !owner,
-            ..Kept::default()
-        };
-        for (name, value) in &entry.xattrs {
-            let wanted = name.starts_with("user.") && !name.starts_with("user.overlay.")
-                || self.as_root && name == "security.capability";
-            let set =
-                wanted && rustix::fs::fsetxattr(file, name.as_str(), value, XattrFlags::empty()).is_ok();
-            kept.xattrs |= !set;
-        }
-        let (mode, special) = self.mode(entry, ours);
-        kept.special_bits = special;
-        rustix::fs::fchmod(file, mode)?;
-        rustix::fs::futimens(file, &times(entry))?;
-        Ok(kept)
-    }
-
-    /// The same for what cannot be opened.
-    fn finish_named(
-        &self,
-        parent: &OwnedFd,
-        name: &OsStr,
-        entry: &Entry,
-        has_mode: bool,
-    ) -> Result<Kept, TreeError> {
-        let owner = self.owner(
-            || {
-                let (uid, gid) = ids(entry);
-                rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-            },
-            entry,
-        )?;
-        let mut kept = Kept {
-            owner: !owner,
-            xattrs: !entry.xattrs.is_empty(),
-            ..Kept::default()
-        };
-        if has_mode {
-            let (mode, special) = self.mode(entry, Mode::empty());
-            kept.special_bits = special;
-            // Follows links where the kernel cannot do otherwise, but what we just made is none.
-            rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
-        }
-        rustix::fs::utimensat(parent, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(kept)
-    }
-
-    /// Whether the owner is as it should be; in a user namespace some owners cannot be given.
-    fn owner(&self, give: impl FnOnce() -> Result<(), Errno>, entry: &Entry) -> Result<bool, TreeError> {
-        if !self.as_root {
-            let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-            return Ok((uid.as_raw(), gid.as_raw()) == (entry.uid, entry.gid));
-        }
-        match give() {
-            Ok(()) => Ok(true),
-            Err(Errno::INVAL | Errno::PERM) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The rights to set, and whether special bits were left out. Not as root they are: a set-user bit on a file of
-    /// ours would lend our rights to others.
-    fn mode(&self, entry: &Entry, ours: Mode) -> (Mode, bool) {
-        if self.as_root {
-            return (Mode::from_raw_mode(entry.mode), false);
-        }
-        (
-            Mode::from_raw_mode(entry.mode & 0o777) | ours,
-            entry.mode & 0o7000 != 0,
-        )
-    }
-}
-
-fn ids(entry: &Entry) -> (rustix::process::Uid, rustix::process::Gid) {
-    (
-        rustix::process::Uid::from_raw(entry.uid),
-        rustix::process::Gid::from_raw(entry.gid),
-    )
-}
-
-fn times(entry: &Entry) -> Timestamps {
-    let at = Timespec {
-        tv_sec: entry.mtime,
-        tv_nsec: 0,
-    };
-    Timestamps {
-        last_access: at,
-        last_modification: at,
     }
 }
 

@@ -24,6 +24,7 @@ mod building;
 mod evil;
 mod make;
 mod pulling;
+mod running;
 mod sources;
 mod stacks;
 mod store;

@@ -17,6 +17,7 @@ pub(crate) struct Fields {
     pub(crate) uid: u64,
     pub(crate) gid: u64,
     pub(crate) mtime: u64,
+    pub(crate) device: (u32, u32),
 }
 
 impl Default for Fields {
@@ -26,6 +27,7 @@ impl Default for Fields {
             uid: 0,
             gid: 0,
             mtime: 1_700_000_000,
+            device: (1, 3),
         }
     }
 }
@@ -63,8 +65,9 @@ impl Tarball {
         header.set_gid(fields.gid);
         header.set_mtime(fields.mtime);
         if matches!(kind, EntryType::Char | EntryType::Block) {
-            header.set_device_major(1).unwrap();
-            header.set_device_minor(3).unwrap();
+            let (major, minor) = fields.device;
+            header.set_device_major(major).unwrap();
+            header.set_device_minor(minor).unwrap();
         }
         let bytes = header.as_mut_bytes();
         for (at, text) in [(0, path), (157, link)] {

@@ -222,6 +222,26 @@ fn as_root_all_is_made_as_the_layer_says() {
     assert_eq!(unpacked.report.devices_kept, u64::from(device.is_err()));
 }
 
+/// Overlayfs would take it for a whiteout and hide what is below.
+#[test]
+fn the_device_of_whiteouts_is_not_made_for_a_layer() {
+    let fields = Fields {
+        device: (0, 0),
+        ..Fields::default()
+    };
+    let plain = Tarball::default()
+        .member(EntryType::Char, b"below", b"", b"", fields)
+        .end();
+    for as_root in [false, unpack::is_root()] {
+        let dir = tempfile::tempdir().unwrap();
+        let all = &mut |_| ControlFlow::Continue(());
+        let wanted = expected(&plain, &plain);
+        let unpacked = unpack::layer(&*plain, &wanted, dir.path(), as_root, Limits::default(), all).unwrap();
+        assert_eq!(unpacked.report.devices, [path("below")]);
+        assert!(fs::symlink_metadata(dir.path().join("below")).is_err());
+    }
+}
+
 #[test]
 fn later_members_replace_earlier_ones() {
     let plain = Tarball::default()
