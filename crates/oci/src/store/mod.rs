@@ -193,7 +193,7 @@ impl ImageStore {
                 return Err(StoreError::NotAStore(dir.to_owned()));
             }
             Err(FileError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                store.found()?;
+                store.create()?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -204,7 +204,7 @@ impl ImageStore {
     }
 
     /// Makes an empty directory a store. Two may do it at once.
-    fn found(&self) -> Result<(), StoreError> {
+    fn create(&self) -> Result<(), StoreError> {
         let ours = |name: &std::ffi::OsStr| {
             name == "lock" || name == "version" || name.as_encoded_bytes().starts_with(b".tmp-")
         };

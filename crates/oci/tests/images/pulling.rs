@@ -393,3 +393,34 @@ async fn a_layer_larger_than_the_limit_is_not_asked_for() {
     assert!(!liar.seen().iter().any(|seen| seen.path.contains(&name)));
     assert!(made.layers[0].blob.len() > 1000 && LAYER_TYPE.ends_with("tar"));
 }
+
+#[tokio::test]
+async fn a_blob_that_cannot_be_unpacked_is_not_kept_and_one_that_no_disk_took_is() {
+    let made = Made::new(vec![MadeLayer::gzip(Tarball::default().file("../evil", b"x"))]);
+    let liar = registry(&made, |_, _, _| None).await;
+    let shop = Shop::new();
+    let error = pull(&shop, &source(&liar.address, options())).await.unwrap_err();
+    assert!(text(&error).contains("contains `..`"), "{}", text(&error));
+    assert_eq!(shop.count("partial"), 0);
+    // Something stands where layers are put.
+    let made = large();
+    let liar = registry(&made, |_, from, rest| (from > 0).then(|| part(from, rest))).await;
+    let layers = shop.store.dir().join("layers");
+    fs::remove_dir(&layers).unwrap();
+    fs::write(&layers, "").unwrap();
+    pull(&shop, &source(&liar.address, options())).await.unwrap_err();
+    assert_eq!(shop.count("partial"), 1);
+    fs::remove_file(&layers).unwrap();
+    fs::create_dir(&layers).unwrap();
+    assert!(is_whole(
+        &pull(&shop, &source(&liar.address, options())).await.unwrap()
+    ));
+    let name = ContentDigest::of(&made.layers[0].blob).hex();
+    assert_eq!(
+        liar.seen()
+            .iter()
+            .filter(|seen| seen.path.contains(&name))
+            .count(),
+        1
+    );
+}
