@@ -225,7 +225,15 @@ fn number(found: io::Result<u64>, field: &[u8], what: &'static str) -> Result<u6
 }
 
 fn id(found: io::Result<u64>, field: &[u8], what: &'static str) -> Result<u32, TarError> {
-    u32::try_from(number(found, field, what)?).map_err(|_| TarError::Header(what))
+    narrow(number(found, field, what)?, what)
+}
+
+/// An owner or half of a device. The largest number of 32 bits means "none" to system calls.
+fn narrow(number: u64, what: &'static str) -> Result<u32, TarError> {
+    match u32::try_from(number) {
+        Ok(number) if number != u32::MAX => Ok(number),
+        _ => Err(TarError::Header(what)),
+    }
 }
 
 /// A long name without the zero that ends it.
@@ -324,7 +332,7 @@ fn pax(bytes: &[u8], extra: &mut Extra) -> Result<(), TarError> {
             text.and_then(|text| text.parse().ok())
                 .ok_or(TarError::Header(what))
         };
-        let id = |what| u32::try_from(number(what)?).map_err(|_| TarError::Header(what));
+        let id = |what| narrow(number(what)?, what);
         match key {
             b"path" => extra.path = Some(value.to_vec()),
             b"linkpath" => extra.link = Some(value.to_vec()),
@@ -476,6 +484,14 @@ mod tests {
         check(&raw(EntryType::XHeader, "a", b"99 path=b\n"), "an extension");
         check(&raw(EntryType::XHeader, "a", &record("size", "-1")), "size");
         check(&raw(EntryType::XHeader, "a", &record("path", "b")), "of nothing");
+        check(
+            &raw(EntryType::XHeader, "a", &record("uid", "4294967295")),
+            "owner",
+        );
+        check(
+            &raw(EntryType::XHeader, "a", &record("gid", "4294967296")),
+            "group",
+        );
         let mut huge = Header::new_gnu();
         huge.set_entry_type(EntryType::GNULongName);
         huge.set_size(1 << 40);

@@ -148,6 +148,7 @@ fn rights_owners_and_devices_are_kept_as_data_where_we_are_not_root() {
         .special(EntryType::Fifo, "pipe")
         .link("void", "null")
         .pax(&[
+            ("mtime", b"9223372036854775807"),
             ("SCHILY.xattr.security.capability", b"\x01\0\0\x02"),
             ("SCHILY.xattr.trusted.overlay.redirect", b"/etc"),
         ])
