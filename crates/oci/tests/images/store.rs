@@ -471,3 +471,82 @@ async fn processes_pull_and_collect_at_once() {
     assert_eq!(fs::read(shop.dir.path().join("root/etc/motd")).unwrap(), b"top");
     assert!(!shop.dir.path().join("root/etc/gone").exists());
 }
+
+/// Counts the layers that are under way, and the members that were unpacked.
+#[derive(Default)]
+struct Counting {
+    under_way: Mutex<std::collections::BTreeSet<usize>>,
+    most: std::sync::atomic::AtomicUsize,
+    members: std::sync::atomic::AtomicU64,
+}
+
+impl Observer for Counting {
+    fn observe(&self, event: Event<'_>) -> ControlFlow<()> {
+        use std::sync::atomic::Ordering::SeqCst;
+        let mut under_way = self.under_way.lock().unwrap();
+        match event {
+            Event::Fetching { layer, .. } => drop(under_way.insert(layer)),
+            Event::Unpacking { step, .. } => self.members.store(step.entries, SeqCst),
+            Event::Stored { layer } => drop(under_way.remove(&layer)),
+            _ => {}
+        }
+        self.most.fetch_max(under_way.len(), SeqCst);
+        ControlFlow::Continue(())
+    }
+}
+
+#[tokio::test]
+async fn no_more_layers_are_under_way_than_allowed() {
+    let shop = Shop::new();
+    let names: Vec<String> = (0..8).map(|number| format!("layer{number}")).collect();
+    let made = Made::new(names.iter().map(|name| layer(name)).collect());
+    let source = shop.layout(&made);
+    for parallel in [1, 3] {
+        let dir = shop.dir.path().join(format!("store{parallel}"));
+        let options = StoreOptions {
+            parallel,
+            ..StoreOptions::default()
+        };
+        let store = ImageStore::open(&dir, options).unwrap();
+        let counting = Arc::new(Counting::default());
+        store
+            .pull(&source, "a", &Platform::host(), Arc::clone(&counting) as _)
+            .await
+            .unwrap();
+        let most = counting.most.load(std::sync::atomic::Ordering::SeqCst);
+        assert!((1..=parallel).contains(&most), "{most} of {parallel}");
+    }
+}
+
+#[tokio::test]
+async fn a_pull_that_is_dropped_stops_its_threads() {
+    let shop = Shop::new();
+    let many = (0..100_000).fold(Tarball::default(), |many, number| {
+        many.file(&format!("dir/{number}"), b"")
+    });
+    let made = Made::new(vec![MadeLayer::plain(many)]);
+    let (store, source) = (shop.store.clone(), shop.layout(&made));
+    let counting = Arc::new(Counting::default());
+    let observer = Arc::clone(&counting);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        store
+            .pull(&source, "a", &Platform::host(), observer)
+            .await
+            .map(drop)
+    });
+    let members = || counting.members.load(std::sync::atomic::Ordering::SeqCst);
+    while members() == 0 {
+        tokio::task::yield_now().await;
+    }
+    tasks.shutdown().await;
+    while shop.count("stage") > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(members() < 100_000, "it went on to the end");
+    shop.store.gc().unwrap();
+    assert_eq!(
+        (shop.count("layers"), shop.count("holds"), shop.count("blobs")),
+        (0, 0, 0)
+    );
+}
