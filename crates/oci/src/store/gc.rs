@@ -116,24 +116,27 @@ impl ImageStore {
     /// Takes a directory out of sight, so that it can be removed at leisure.
     fn discard(&self, path: &Path) -> Result<(), StoreError> {
         let trash = self.at("trash");
-        let place = tempfile::Builder::new()
+        // One rename, so that whoever empties the trash meanwhile sees all of it or nothing.
+        let gone = tempfile::Builder::new()
             .prefix("gone-")
-            .tempdir_in(&trash)
-            .map_err(disk(&trash))?;
-        fs::rename(path, place.path().join("gone")).map_err(disk(path))?;
-        let _ = place.keep();
-        Ok(())
+            .make_in(&trash, |place| fs::rename(path, place));
+        match gone {
+            // Whoever unpacked there was done in this moment.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            gone => {
+                let kept = gone.map_err(disk(path))?.into_temp_path().keep();
+                kept.map(drop).map_err(|error| disk(path)(error.error))
+            }
+        }
     }
 
-    /// Another collection may be at it as well.
+    /// If another collection is at it already, it is left to that.
     fn empty_trash(&self) -> Result<(), StoreError> {
+        let Some(_own) = files::try_own(&self.at("trash-lock"))? else {
+            return Ok(());
+        };
         for path in files::list(&self.at("trash"))? {
-            match fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound && path.exists() => {
-                    return Err(disk(&path)(error));
-                }
-                _ => {}
-            }
+            fs::remove_dir_all(&path).map_err(disk(&path))?;
         }
         Ok(())
     }

@@ -1,13 +1,13 @@
 //! Holding an image: as long as a hold lives, no layer of it is removed.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use super::{ImageStore, StoreError, disk, files};
 use crate::descriptor::Descriptor;
-use crate::file;
+use crate::file::{self, FileError};
 use crate::image::Image;
 
 /// Length of a hold's file at most, bytes: one descriptor.
@@ -115,7 +115,11 @@ impl ImageStore {
                 files::remove(&path)?;
                 continue;
             }
-            let bytes = file::bytes(&path, MAX_HOLD_BYTES)?;
+            let bytes = match file::bytes(&path, MAX_HOLD_BYTES) {
+                // It ended in this moment.
+                Err(FileError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => continue,
+                bytes => bytes?,
+            };
             let descriptor = serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged {
                 path,
                 why: error.to_string(),

@@ -9,7 +9,7 @@
 //! holds/…                 an image in use; locked as long as it is
 //! partial/HEX             a blob that is being fetched, or whose fetch broke off; locked by whoever fetches
 //! stage/…, stage/….lock   a layer that is being unpacked; locked likewise
-//! trash/…                 what is being removed
+//! trash/…, trash-lock     what is being removed, by one at a time
 //! ```
 //!
 //! What is referred to is found by looking: there is no counter that could be wrong. A layer appears by one rename, after

@@ -451,8 +451,22 @@ async fn processes_pull_and_collect_at_once() {
             std::thread::spawn(move || pull_in_child(&store, &layout, "none").success())
         })
         .collect();
+    let (again, made) = (
+        ImageStore::open(&store, StoreOptions::default()).unwrap(),
+        shop.layout(&made),
+    );
     while !children.iter().all(std::thread::JoinHandle::is_finished) {
+        // Collections of two at once, while this process pulls and lets go as well.
+        let other = again.clone();
+        let collecting = std::thread::spawn(move || other.gc().unwrap());
+        let pulled = again
+            .pull(&made, "mine", &Platform::host(), Arc::new(Unobserved))
+            .await
+            .unwrap();
         shop.store.gc().unwrap();
+        drop(pulled);
+        again.remove("mine").unwrap();
+        collecting.join().unwrap();
         // The name goes, and comes again with the next child that is done.
         shop.store.remove("child").unwrap();
     }
