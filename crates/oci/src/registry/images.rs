@@ -3,6 +3,7 @@
 
 use std::io::{self, SeekFrom};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
 use reqwest::StatusCode;
@@ -87,7 +88,7 @@ impl Registry {
         upload::has(&mut session, digest).await
     }
 
-    /// Fetches a blob into `file`, on from what is in it. Breaks of the connection are met by asking again for the rest, as
+    /// Fetches a blob into `file`, which lies at `path`, on from what is in it. Breaks of the connection are met by asking again for the rest, as
     /// long as each attempt brings something. A registry that knows no ranges sends it anew. What turns out to be other
     /// bytes is emptied; if they were not all from now, one attempt from the beginning follows.
     ///
@@ -96,7 +97,7 @@ impl Registry {
         &self,
         reference: &Reference,
         descriptor: &Descriptor,
-        file: std::fs::File,
+        (file, path): (std::fs::File, &Path),
         watch: &mut Watch<'_>,
     ) -> Result<Fetched, RegistryError> {
         let (size, max) = (descriptor.size, self.options.max_blob_bytes);
@@ -109,15 +110,16 @@ impl Registry {
         }
         let mut fetch = Fetch {
             file: File::from_std(file),
+            path,
             descriptor,
             meter: Meter::default(),
             watch,
         };
-        let resumed = fetch.take_stock().await.map_err(unwritten)? > 0;
+        let resumed = fetch.take_stock().await.map_err(unwritten(path))? > 0;
         let mut session = self.session(reference, Action::Pull)?;
         match fetch.finish(&mut session).await {
             Err(RegistryError::Digest { .. }) if resumed => {
-                fetch.empty().await.map_err(unwritten)?;
+                fetch.empty().await.map_err(unwritten(path))?;
                 fetch.finish(&mut session).await
             }
             other => other,
@@ -125,9 +127,9 @@ impl Registry {
     }
 }
 
-fn unwritten(source: io::Error) -> RegistryError {
-    RegistryError::Write {
-        path: "the partial file of a layer".into(),
+fn unwritten(path: &Path) -> impl FnOnce(io::Error) -> RegistryError + '_ {
+    move |source| RegistryError::Write {
+        path: path.to_owned(),
         source,
     }
 }
@@ -153,6 +155,7 @@ fn check(meter: Meter, descriptor: &Descriptor, what: &str) -> Result<(), Regist
 
 struct Fetch<'a, 'w> {
     file: File,
+    path: &'a Path,
     descriptor: &'a Descriptor,
     /// Of what is in the file.
     meter: Meter,
@@ -197,7 +200,7 @@ impl Fetch<'_, '_> {
                 }
                 Err(error) => {
                     if matches!(error, RegistryError::Digest { .. } | RegistryError::Size { .. }) {
-                        self.empty().await.map_err(unwritten)?;
+                        self.empty().await.map_err(unwritten(self.path))?;
                     }
                     return Err(error);
                 }
@@ -229,7 +232,7 @@ impl Fetch<'_, '_> {
             if response.status() == StatusCode::PARTIAL_CONTENT {
                 self.check_range(&response, have)?;
             } else if have > 0 {
-                self.empty().await.map_err(unwritten)?;
+                self.empty().await.map_err(unwritten(self.path))?;
             }
             let limit = session
                 .registry
@@ -297,14 +300,14 @@ impl Fetch<'_, '_> {
             if self.meter.size().saturating_add(piece.len() as u64) > wanted {
                 return Err(wrong(self.meter.size().saturating_add(piece.len() as u64)));
             }
-            self.file.write_all(&piece).await.map_err(unwritten)?;
+            self.file.write_all(&piece).await.map_err(unwritten(self.path))?;
             self.meter.update(&piece);
             if (self.watch)(self.meter.size(), wanted).is_break() {
                 break Ok(ControlFlow::Break(()));
             }
         };
         // Whatever happened: what was counted is in the file.
-        self.file.flush().await.map_err(unwritten)?;
+        self.file.flush().await.map_err(unwritten(self.path))?;
         done
     }
 }

@@ -1,6 +1,6 @@
 //! Images on this machine's disk: the files of a layout, in a directory or in a tar, and those of the classic archive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -80,8 +80,12 @@ impl Local {
     }
 
     pub(super) fn resolve(&self, platform: &Platform) -> Result<Image, SourceError> {
-        let image = if let (Some(marker), Some(index)) = (self.find(MARKER)?, self.find(INDEX)?) {
-            let marker = read(MARKER, marker)?;
+        let image = if let Some(index) = self.find(INDEX)? {
+            let marker = self.find(MARKER)?;
+            let marker = read(
+                MARKER,
+                marker.ok_or_else(|| SourceError::Missing(MARKER.to_owned()))?,
+            )?;
             layout::check_marker(&marker)
                 .map_err(|error| SourceError::Document(MARKER, error.to_string()))?;
             self.layout(&read(INDEX, index)?, platform)?
@@ -175,6 +179,10 @@ impl Local {
             .iter()
             .flat_map(|found| names_of(found).into_iter().next())
             .collect();
+        // One image may have many names.
+        let mut seen = BTreeSet::new();
+        let mut named_once = images.clone();
+        named_once.retain(|found| seen.insert(found.descriptor.digest));
         names.dedup();
         match &self.name {
             Some(name) => {
@@ -186,8 +194,8 @@ impl Local {
                     Ok(found)
                 }
             }
-            None if names.len() > 1 => Err(SourceError::Several(shown(&names))),
-            None => Ok(images),
+            None if names.len() > 1 && named_once.len() > 1 => Err(SourceError::Several(shown(&names))),
+            None => Ok(named_once),
         }
     }
 

@@ -187,7 +187,12 @@ impl Task {
             })
         };
         let fetched = registry
-            .fetch(&reference, &self.layer.descriptor, file, &mut watch)
+            .fetch(
+                &reference,
+                &self.layer.descriptor,
+                (file, &partial.path),
+                &mut watch,
+            )
             .await;
         match fetched.map_err(SourceError::Registry)? {
             Fetched::Stopped => Err(StoreError::Cancelled),

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use serde_json::json;
 use suijuris_oci::image::{Image, Platform};
 use suijuris_oci::source::{Source, SourceError};
-use suijuris_oci::{ContentDigest, Options, Reference, Registry};
+use suijuris_oci::store::Unobserved;
+use suijuris_oci::{ContentDigest, Credentials, Options, Reference, Registry, Secret};
 use suijuris_testkit::registry::Real;
 
 use super::make::{Made, MadeLayer, descriptor};
+use super::store::Shop;
 use super::tarball::{Tarball, gzip};
 use super::text;
 
@@ -240,4 +242,75 @@ async fn manifests_that_do_not_fit_their_config_are_refused() {
         "config is not the one that is named",
     )
     .await;
+}
+
+#[tokio::test]
+async fn an_image_that_needs_an_account_is_pulled_with_it_only() {
+    let real = Real::with_accounts();
+    let dir = tempfile::tempdir().unwrap();
+    let made = Made::usual();
+    let alice = Options {
+        credentials: Credentials::Basic {
+            user: "alice".to_owned(),
+            password: Secret::new("open sesame"),
+        },
+        ..Options::default()
+    };
+    let client = |options| Arc::new(Registry::new(&real.address.parse().unwrap(), options).unwrap());
+    let named: Reference = format!("{}/team/app:v1", real.address).parse().unwrap();
+    made.push(&client(alice.clone()), &named, dir.path()).await;
+    let shop = Shop::new();
+    let here = Platform::host();
+    let source = Source::registry(client(alice), &named).unwrap();
+    let hold = shop
+        .store
+        .pull(&source, "app", &here, Arc::new(Unobserved))
+        .await
+        .unwrap();
+    assert_eq!(hold.image().digest(), made.digest());
+    let stranger = Source::registry(client(Options::default()), &named);
+    refused(resolve(stranger).await, "does not accept who asks");
+}
+
+#[tokio::test]
+async fn one_image_of_many_names_is_one_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Made::usual();
+    made.write_layout(dir.path(), "v1");
+    let entry = |name: &str, full: &str| {
+        let mut entry = descriptor(suijuris_oci::MANIFEST_TYPE, &made.manifest);
+        entry["annotations"] =
+            json!({"org.opencontainers.image.ref.name": name, "io.containerd.image.name": full});
+        entry
+    };
+    let listed = [
+        entry("v1", "docker.io/team/app:v1"),
+        entry("v2", "docker.io/team/app:v2"),
+    ];
+    let write = |entries: &[serde_json::Value]| {
+        let top = json!({"schemaVersion": 2, "manifests": entries});
+        fs::write(dir.path().join("index.json"), top.to_string()).unwrap();
+    };
+    write(&listed);
+    for name in [None, Some("v2"), Some("team/app:v1")] {
+        let image = resolve(Source::layout(dir.path(), name)).await.unwrap();
+        assert_eq!(image.digest(), made.digest(), "{name:?}");
+    }
+    let mut other = entry("v3", "docker.io/team/app:v3");
+    other["digest"] = json!(ContentDigest::of(b"another"));
+    write(&[listed[0].clone(), other]);
+    refused(
+        resolve(Source::layout(dir.path(), None)).await,
+        "several images here",
+    );
+    refused(
+        resolve(Source::layout(dir.path(), Some("v4"))).await,
+        "no image `v4` here",
+    );
+    assert!(resolve(Source::layout(dir.path(), Some("v1"))).await.is_ok());
+    fs::remove_file(dir.path().join("oci-layout")).unwrap();
+    refused(
+        resolve(Source::layout(dir.path(), Some("v1"))).await,
+        "`oci-layout` is not in the layout",
+    );
 }
