@@ -243,7 +243,8 @@ impl Server {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
             .await
             .map_err(|error| silent(error.to_string()))?;
-        tokio::spawn(connection);
+        let mut moving = tokio::task::JoinSet::new();
+        moving.spawn(connection);
         let answer = sender.send_request(request).await;
         let answer = answer.map_err(|error| silent(error.to_string()))?;
         let ok = answer.status().is_success();
