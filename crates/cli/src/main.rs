@@ -18,6 +18,7 @@ mod fork;
 mod here;
 mod history;
 mod import;
+mod key_file;
 mod key_wrap;
 mod line_writer;
 mod log;
