@@ -43,6 +43,7 @@ mod server;
 mod show;
 mod systemd;
 mod terminal;
+mod token;
 mod transition;
 mod up;
 mod verify;
@@ -111,6 +112,8 @@ enum Command {
     Remove(add::RemoveArgs),
     Approve(approval::Args),
     Key(approval::KeyArgs),
+    #[command(subcommand)]
+    Token(token::Command),
     Ps(ps::Args),
     Show(show::Args),
     #[command(subcommand)]
@@ -163,6 +166,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check::run(&args)?,
         Command::Approve(args) => approval::run(&args)?,
         Command::Key(args) => approval::key(&args)?,
+        Command::Token(command) => token::run(&command)?,
         Command::Ps(args) => ps::run(&args)?,
         Command::Show(args) => show::run(&args)?,
         Command::Memory(command) => memory::run(command)?,
