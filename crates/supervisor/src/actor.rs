@@ -30,12 +30,13 @@ use suijuris_core::activation::requests::Queue;
 use suijuris_core::activation::{
     Activation, Ask as AskNumber, Event, Facts, Found, Loss, Phase, ProposalId, Stop,
 };
+use suijuris_core::lineage::State;
 use suijuris_core::owner_request::Spent;
 use suijuris_core::witness::Mono;
 use suijuris_custody::at_rest::{Open, Unrecorded};
 use suijuris_custody::claim::{Claim, Granted, RefusedCopy};
 use suijuris_door::{PreparedBundle, Proposal};
-use suijuris_store::{ObjectDir, StageError, Writer};
+use suijuris_store::{ObjectDir, Reader, StageError, Writer};
 use suijuris_vehicle::Driver;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -46,6 +47,7 @@ use crate::control::ControlRequest;
 use crate::events::{Origin, Reporter};
 use crate::inbox::InboxWatcher;
 use crate::machine::{Front, Running};
+use crate::machine_notes::MachineNote;
 use crate::paths::ObjectPaths;
 use crate::services::Services;
 use done::Done;
@@ -78,6 +80,25 @@ pub struct Resting {
     pub instance: Option<(String, String)>,
 }
 
+/// An object whose machine an earlier process started.
+#[derive(Debug)]
+pub struct Left {
+    /// Where it is.
+    pub paths: ObjectPaths,
+    /// Its store, read as it was when it was looked at last.
+    pub reader: Reader,
+    /// The bundle in force.
+    pub prepared: Arc<PreparedBundle>,
+    /// This copy's right to it; not asked for yet.
+    pub claim: Claim,
+    /// Where callers reach it.
+    pub url: String,
+    /// Name of its class and its key there, for an instance.
+    pub instance: Option<(String, String)>,
+    /// Its machine.
+    pub machine: MachineNote,
+}
+
 /// What is sent to an actor.
 #[derive(Debug)]
 pub enum Input {
@@ -87,6 +108,8 @@ pub enum Input {
     Request(Box<ControlRequest>),
     /// The host stops the object.
     Stop(Stop),
+    /// This process is about to be replaced: a machine that runs goes on without it.
+    Detach,
 }
 
 /// How an actor ended.
@@ -152,6 +175,25 @@ impl ObjectHandle {
     }
 }
 
+/// What every actor has, however it begins.
+struct Parts {
+    paths: ObjectPaths,
+    object_dir: ObjectDir,
+    front: Front,
+    url: String,
+    claim: Claim,
+    prepared: Arc<PreparedBundle>,
+    origin: Origin,
+}
+
+fn origin(state: &State, instance: Option<(String, String)>) -> Origin {
+    Origin {
+        object: state.head().object,
+        name: state.head().name.clone(),
+        instance,
+    }
+}
+
 /// Who proposed, and gets the answer.
 #[derive(Debug)]
 enum Proposer {
@@ -194,6 +236,10 @@ pub struct ObjectActor<D: Driver> {
     /// The dormant object; none while a machine has it.
     at_door: Option<AtDoor>,
     machine: Option<Started<D::Machine>>,
+    /// The machine of an earlier process, until it is attached to.
+    left: Option<MachineNote>,
+    /// The next process goes on with the machine.
+    detached: bool,
     /// Gives a start up, dropped or sent.
     give_up: Option<oneshot::Sender<()>>,
     /// Says that the object is lent to its machine, so that it may be claimed for it.
@@ -253,34 +299,77 @@ impl<D: Driver> ObjectActor<D> {
             url,
             instance,
         } = resting;
-        let origin = {
-            let state = writer.published();
-            let (object, name) = (state.head().object, state.head().name.clone());
-            Origin {
-                object,
-                name,
-                instance,
-            }
-        };
+        let origin = origin(&writer.published(), instance);
         let object_dir = writer.object_dir().clone();
-        let reading = services.clock.reading();
-        let open = Open::new(writer, reading.wall)?;
+        let open = Open::new(writer, services.clock.reading().wall)?;
         let witnessed = claim.witnessed();
         let at_door = AtDoor::open(open, prepared.clone(), services.host.clone(), witnessed);
+        let parts = Parts {
+            paths,
+            object_dir,
+            front,
+            url,
+            claim,
+            prepared,
+            origin,
+        };
+        Ok(Self::begin(services, parts, Found::AtRest, Some(at_door), None))
+    }
+
+    /// The actor of an object whose machine an earlier process started, and the way to it.
+    #[must_use]
+    pub fn attaching(services: Rc<Services<D>>, left: Left) -> (Self, ObjectHandle) {
+        let Left {
+            paths,
+            reader,
+            prepared,
+            claim,
+            url,
+            instance,
+            machine,
+        } = left;
+        let parts = Parts {
+            paths,
+            object_dir: reader.object_dir().clone(),
+            front: Front::Shared,
+            url,
+            claim,
+            prepared,
+            origin: origin(reader.state(), instance),
+        };
+        Self::begin(services, parts, Found::Machine, None, Some(machine))
+    }
+
+    fn begin(
+        services: Rc<Services<D>>,
+        parts: Parts,
+        found: Found,
+        at_door: Option<AtDoor>,
+        left: Option<MachineNote>,
+    ) -> (Self, ObjectHandle) {
+        let Parts {
+            paths,
+            object_dir,
+            front,
+            url,
+            claim,
+            prepared,
+            origin,
+        } = parts;
         let (sender, inputs) = mpsc::channel(INPUTS);
         let (answers, answered) = mpsc::channel(ANSWERS);
-        let accepting = watch::Sender::new(true);
-        let phase = watch::Sender::new(Phase::Resting);
+        let accepting = watch::Sender::new(at_door.is_some());
+        let facts = Facts {
+            now: Mono(services.clock.reading().mono_ns),
+            terms: &services.terms,
+        };
+        let (activation, effects) = Activation::new(found, facts);
+        let phase = watch::Sender::new(activation.phase());
         let handle = ObjectHandle {
             inputs: sender,
             accepting: accepting.subscribe(),
             phase: phase.subscribe(),
         };
-        let facts = Facts {
-            now: Mono(reading.mono_ns),
-            terms: &services.terms,
-        };
-        let (activation, effects) = Activation::new(Found::AtRest, facts);
         let reporter = Reporter::new(services.sink.clone(), origin);
         let inbox = InboxWatcher::new(claim.depot(), claim.object());
         let mut actor = Self {
@@ -294,8 +383,10 @@ impl<D: Driver> ObjectActor<D> {
             activation,
             events: VecDeque::new(),
             queue: Queue::default(),
-            at_door: Some(at_door),
+            at_door,
             machine: None,
+            left,
+            detached: false,
             give_up: None,
             lending: None,
             resuming: None,
@@ -326,7 +417,7 @@ impl<D: Driver> ObjectActor<D> {
         for effect in effects {
             actor.perform(effect);
         }
-        Ok((actor, handle))
+        (actor, handle)
     }
 
     /// Runs to the end: the object was stopped here, or is another copy's.
@@ -335,8 +426,10 @@ impl<D: Driver> ObjectActor<D> {
     /// [`ActorError`]: nothing can be recorded any more.
     pub async fn run(mut self) -> Result<Ended, ActorError> {
         self.prewarm();
-        self.publish_at_rest();
-        self.ask_again();
+        if self.at_door.is_some() {
+            self.publish_at_rest();
+            self.ask_again();
+        }
         loop {
             while let Some(event) = self.events.pop_front() {
                 self.turn(event);
@@ -350,7 +443,7 @@ impl<D: Driver> ObjectActor<D> {
                 self.finish().await;
                 return Err(error);
             }
-            if self.activation.is_over() {
+            if self.activation.is_over() || self.detached {
                 self.finish().await;
                 return Ok(Ended {
                     lost: self.lost.is_some() || self.activation.phase() == Phase::Lost,
@@ -384,7 +477,29 @@ impl<D: Driver> ObjectActor<D> {
             Input::Connection(connection) => self.connection(*connection, 0),
             Input::Request(request) => self.request(*request),
             Input::Stop(stop) => self.events.push_back(Event::Stop(stop)),
+            Input::Detach => self.detach(),
         }
+    }
+
+    /// Leaves a machine that runs to the next process. Whoever waits here is refused; an object without one is stopped.
+    fn detach(&mut self) {
+        if self
+            .machine
+            .as_ref()
+            .is_none_or(|machine| machine.running.note.is_none())
+        {
+            self.events.push_back(Event::Stop(Stop::Now));
+            return;
+        }
+        let terms = &self.services.terms;
+        let facts = Facts {
+            now: self.now(),
+            terms,
+        };
+        for effect in self.activation.clone().detach(facts) {
+            self.perform(effect);
+        }
+        self.detached = true;
     }
 
     /// One transition and its effects.

@@ -285,7 +285,7 @@ impl Rig {
                     while let Some((stream, prefix)) = handed.recv().await {
                         let claim = Claim::default();
                         let handoff = Handoff {
-                            stream,
+                            stream: stream.into(),
                             prefix,
                             claim,
                         };

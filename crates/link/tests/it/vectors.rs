@@ -168,6 +168,7 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
                 route: DepotRoute::Descriptor(0),
             },
         ),
+        ("another server", ToRuntime::Server { key: key() }),
         (
             "record",
             ToRuntime::Record {

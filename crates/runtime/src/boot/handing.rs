@@ -2,8 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use suijuris_gate::{Claim, Handoff};
+use suijuris_gate::{Accepted, Claim, Handoff};
 use suijuris_link::ToSupervisor;
+use suijuris_link::frame::StreamKind;
 use suijuris_link::message::Carrier;
 use suijuris_link::mux::QueueError;
 use tokio::sync::mpsc;
@@ -19,9 +20,15 @@ pub(super) async fn let_through(
     hand_over: &mpsc::Sender<Handoff>,
     intake: &Intake,
 ) {
-    // No vehicle of today needs the other.
-    let Carrier::Descriptor(descriptor) = carrier else {
-        return;
+    let stream = match carrier {
+        Carrier::Descriptor(descriptor) => Accepted::Socket(descriptor.into()),
+        Carrier::Stream { number, peer } => match supervision.link().accept_this(number) {
+            Some(stream) if stream.kind() == StreamKind::Connection => {
+                Accepted::Bytes(Box::new(stream), peer.0)
+            }
+            // Over already; or not the supervisor's word.
+            Some(_) | None => return,
+        },
     };
     let Some(ticket) = intake.ticket() else { return };
     let (link, is_outlived) = (supervision.link().clone(), supervision.is_outlived());
@@ -40,7 +47,7 @@ pub(super) async fn let_through(
         true
     });
     let handoff = Handoff {
-        stream: std::net::TcpStream::from(descriptor),
+        stream,
         prefix,
         claim,
     };

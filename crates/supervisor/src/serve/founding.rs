@@ -9,7 +9,7 @@ use std::sync::Arc;
 use suijuris_api::Problem;
 use suijuris_core::ObjectId;
 use suijuris_core::class::founding::{
-    Answer, End, Entry as Name, Founding, Next, Recovery, Stage, Step, recover, replaceable,
+    Answer, End, Entry as Name, Founding, Next, Stage, Step, recover, replaceable,
 };
 use suijuris_core::class::{Instantiation, Key};
 use suijuris_custody::chain;
@@ -350,13 +350,29 @@ impl<D: Driver> Roster<D> {
     }
 
     fn founded(self: &Rc<Self>, object: ObjectId, birth: &mut Birth) -> Rc<Entry> {
+        let (class, key) = (birth.class.clone(), birth.key.clone());
+        self.serve_instance(&class, &key, object, birth.opened.take())
+    }
+
+    /// An instance that was founded before this process.
+    fn kept(self: &Rc<Self>, class: &ClassEntry, key: &Key, object: ObjectId) {
+        self.serve_instance(class, key, object, None);
+    }
+
+    fn serve_instance(
+        self: &Rc<Self>,
+        class: &ClassEntry,
+        key: &Key,
+        object: ObjectId,
+        opened: Option<Opened>,
+    ) -> Rc<Entry> {
         let origin = Origin {
             object,
-            name: birth.class.note.bundle_name.clone(),
-            instance: Some((birth.class.note.name.clone(), birth.key.to_string())),
+            name: class.note.bundle_name.clone(),
+            instance: Some((class.note.name.clone(), key.to_string())),
         };
-        birth.class.note_key(birth.key.as_str(), object);
-        self.keep(origin, birth.paths.clone(), birth.opened.take())
+        class.note_key(key.as_str(), object);
+        self.keep(origin, self.catalog.instance(&class.note, key), opened)
     }
 
     /// The key is another's: that may be here too.
@@ -437,29 +453,32 @@ impl<D: Driver> Roster<D> {
         object: ObjectId,
         path: PathBuf,
     ) -> Result<(), Failed> {
-        let mut birth = self.birth(class, key, object, path).await;
-        if let Some(depot) = &self.depot {
-            birth.read = depot.name(class.id, key).await.map_err(Failed::Depot)?;
-            let entry = match birth.read.clone() {
-                Some((name, _)) => {
-                    let may = self.replaceable(depot, &name).await;
-                    Some((name, may))
-                }
-                None => None,
-            };
-            let found = recover(object, entry);
-            if let Recovery::Keep(name) = &found
-                && name.state == Stage::Founded
-            {
-                self.founded(object, &mut birth);
-                return Ok(());
-            }
-            let founding = Founding::resume(object, self.holder, self.who.clone(), found);
-            return self.walk(founding, &mut birth).await.map(drop);
+        let Some(depot) = &self.depot else {
+            let mut birth = self.birth(class, key, object, path).await;
+            self.publish(&mut birth).await?;
+            self.founded(object, &mut birth);
+            return Ok(());
+        };
+        let read = depot.name(class.id, key).await.map_err(Failed::Depot)?;
+        if let Some((name, _)) = &read
+            && name.object == object
+            && name.state == Stage::Founded
+        {
+            self.kept(class, key, object);
+            return Ok(());
         }
-        self.publish(&mut birth).await?;
-        self.founded(object, &mut birth);
-        Ok(())
+        let entry = match read.clone() {
+            Some((name, _)) => {
+                let may = self.replaceable(depot, &name).await;
+                Some((name, may))
+            }
+            None => None,
+        };
+        let found = recover(object, entry);
+        let mut birth = self.birth(class, key, object, path).await;
+        birth.read = read;
+        let founding = Founding::resume(object, self.holder, self.who.clone(), found);
+        self.walk(founding, &mut birth).await.map(drop)
     }
 }
 

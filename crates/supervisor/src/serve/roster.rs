@@ -20,17 +20,18 @@ use suijuris_custody::claim::{Answer, Claim, Means, fresh_id};
 use suijuris_custody::witness;
 use suijuris_depot::Depot;
 use suijuris_door::PreparedBundle;
-use suijuris_store::{Depth, Sizes, Writer};
+use suijuris_store::{Depth, Reader, Sizes, Writer};
 use suijuris_vehicle::Driver;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::catalog::{Catalog, CatalogError, ClassNote, ObjectNote};
 use super::class_entry::ClassEntry;
-use crate::actor::{ActorError, Input, ObjectActor, ObjectHandle, Resting};
+use crate::actor::{ActorError, Input, Left, ObjectActor, ObjectHandle, Resting};
 use crate::connection::PendingConnection;
 use crate::events::Origin;
 use crate::machine::Front;
+use crate::machine_notes::MachineNote;
 use crate::paths::ObjectPaths;
 use crate::services::{STOP_WITHIN, Services};
 
@@ -302,7 +303,7 @@ impl<D: Driver> Roster<D> {
     /// Takes a single object in, and begins to open it.
     pub(super) fn take_object(self: &Rc<Self>, note: &ObjectNote) {
         let paths = self.catalog.object(note);
-        match suijuris_store::Reader::open(&paths.home(), Depth::Tail) {
+        match Reader::open(&paths.home(), Depth::Tail) {
             Ok(reader) => {
                 let object = reader.state().head().object;
                 self.names.borrow_mut().insert(note.name.clone(), object);
@@ -372,15 +373,7 @@ impl<D: Driver> Roster<D> {
                 self.prepare(&bundle).map_err(NotOpened::Broken)?
             }
         };
-        let means = match &self.depot {
-            Some(depot) => Some(Means {
-                service: self.witness.clone(),
-                depot: depot.clone(),
-                id: fresh_id().map_err(|error| broken(&error))?,
-                who: self.who.clone(),
-            }),
-            None => None,
-        };
+        let means = self.means().map_err(|error| broken(&error))?;
         let claim = Claim::open(means, &prepared.bundle().manifest, &writer);
         let now = self.services.clock.reading().wall;
         match claim.rest(&writer, now).await.map_err(|error| broken(&error))? {
@@ -391,6 +384,36 @@ impl<D: Driver> Roster<D> {
                 prepared,
             }),
         }
+    }
+
+    fn means(&self) -> Result<Option<Means>, getrandom::Error> {
+        let Some(depot) = &self.depot else { return Ok(None) };
+        Ok(Some(Means {
+            service: self.witness.clone(),
+            depot: depot.clone(),
+            id: fresh_id()?,
+            who: self.who.clone(),
+        }))
+    }
+
+    /// An object as its machine, which an earlier process started, has it.
+    async fn left(&self, entry: &Entry, machine: MachineNote) -> Result<Left, String> {
+        let home = entry.paths.home();
+        let reader = tokio::task::spawn_blocking(move || Reader::open(&home, Depth::Tail));
+        let reader = reader.await.map_err(|error| error.to_string())?;
+        let reader = reader.map_err(|error| chain(&error))?;
+        let bundle = reader.bundles().bundle(&reader.state().head().bundle);
+        let prepared = self.prepare(&bundle.map_err(|error| chain(&error))?)?;
+        let means = self.means().map_err(|error| chain(&error))?;
+        Ok(Left {
+            claim: Claim::beside(means, &prepared.bundle().manifest, &reader),
+            paths: entry.paths.clone(),
+            reader,
+            prepared,
+            url: self.url(&entry.origin),
+            instance: entry.origin.instance.clone(),
+            machine,
+        })
     }
 
     /// The class of this name.
@@ -529,6 +552,22 @@ impl<D: Driver> Roster<D> {
         Ok(())
     }
 
+    /// Leaves machines that run to the next process, and stops all else.
+    pub fn detach(&self) {
+        self.stopping.set(true);
+        for entry in self.entries() {
+            let status = entry.status();
+            match status {
+                Status::Live(handle) => {
+                    tokio::task::spawn_local(async move {
+                        let _ = handle.send(Input::Detach).await;
+                    });
+                }
+                _ => drop(entry.status.send_replace(Status::Stopped)),
+            }
+        }
+    }
+
     /// Waits until nothing runs any more.
     pub async fn ended(&self) {
         let mut keepers = std::mem::take(&mut *self.keepers.borrow_mut());
@@ -539,6 +578,12 @@ impl<D: Driver> Roster<D> {
 /// Keeps one object until it is stopped or lost.
 async fn keep<D: Driver>(roster: Rc<Roster<D>>, entry: Rc<Entry>, mut opened: Option<Opened>) {
     let mut pause = AGAIN_AFTER;
+    if opened.is_none()
+        && let Some(Ok(Some(status))) = attach(&roster, &entry).await
+    {
+        entry.status.send_replace(status);
+        return;
+    }
     loop {
         if roster.is_stopping() {
             entry.status.send_replace(Status::Stopped);
@@ -577,6 +622,32 @@ async fn keep<D: Driver>(roster: Rc<Roster<D>>, entry: Rc<Entry>, mut opened: Op
     }
 }
 
+/// Goes on with an object whose machine an earlier process started, where there is one.
+async fn attach<D: Driver>(
+    roster: &Rc<Roster<D>>,
+    entry: &Rc<Entry>,
+) -> Option<Result<Option<Status>, String>> {
+    let notes = roster.services.machines.as_ref()?;
+    let machine = notes.read(entry.origin.object)?;
+    let left = match roster.left(entry, machine).await {
+        Ok(left) => left,
+        // What cannot be read cannot be gone on with: whoever opens it finds out why.
+        Err(_) => return None,
+    };
+    let (actor, handle) = ObjectActor::attaching(roster.services.clone(), left);
+    entry.status.send_replace(Status::Live(handle));
+    Some(ran(actor).await)
+}
+
+async fn ran<D: Driver>(actor: ObjectActor<D>) -> Result<Option<Status>, String> {
+    let ended = actor.run().await.map_err(|error: ActorError| chain(&error))?;
+    Ok(Some(if ended.lost {
+        Status::Lost("another copy is the object".to_owned())
+    } else {
+        Status::Stopped
+    }))
+}
+
 /// Runs an actor to its end; how the object is then, where it is not to be opened again.
 async fn run<D: Driver>(
     roster: &Rc<Roster<D>>,
@@ -603,12 +674,7 @@ async fn run<D: Driver>(
         let _ = handle.send(Input::Stop(Stop::Now)).await;
     }
     entry.status.send_replace(Status::Live(handle));
-    let ended = actor.run().await.map_err(failed)?;
-    Ok(Some(if ended.lost {
-        Status::Lost("another copy is the object".to_owned())
-    } else {
-        Status::Stopped
-    }))
+    ran(actor).await
 }
 
 /// What people call an object.
