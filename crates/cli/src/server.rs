@@ -18,6 +18,7 @@ use suijuris_api::daemon::{Class, ClassList, Daemon, Object, ObjectList, PatchMe
 use suijuris_core::owner_request::Ask;
 use suijuris_supervisor::serve::catalog::Catalog;
 use tokio::net::UnixStream;
+use tokio::task::JoinSet;
 
 /// Names the daemon in the environment.
 pub(crate) const VARIABLE: &str = "SUIJURIS_SERVER";
@@ -240,7 +241,9 @@ impl Server {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
             .await
             .map_err(|error| silent(error.to_string()))?;
-        tokio::spawn(connection);
+        // Ends with the question.
+        let mut carrying = JoinSet::new();
+        carrying.spawn(connection);
         let answer = sender.send_request(request).await;
         let answer = answer.map_err(|error| silent(error.to_string()))?;
         let ok = answer.status().is_success();
