@@ -319,10 +319,10 @@ fn sign(
     claims: serde_json::Map<String, serde_json::Value>,
     now: i64,
 ) -> anyhow::Result<String> {
-    let mut header = serde_json::json!({"alg": "EdDSA", "typ": "JWT"});
-    if let Some(kid) = &pinned.kid {
-        header["kid"] = kid.as_str().into();
-    }
+    let header = match &pinned.kid {
+        Some(kid) => serde_json::json!({"alg": "EdDSA", "typ": "JWT", "kid": kid}),
+        None => serde_json::json!({"alg": "EdDSA", "typ": "JWT"}),
+    };
     let mut payload = claims;
     let expires = now.saturating_add(args.ttl.0.saturating_add(999) / 1_000);
     payload.insert("aud".to_owned(), audience.into());

@@ -27,6 +27,9 @@ use session::{check, exchanges};
 /// Guard against what does not come; nothing is measured by it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Events that wait to be looked at, at most: more than a test makes.
+const EVENTS: usize = 10_000;
+
 /// Where the example is, from the root of a checkout.
 const EXAMPLE: &str = "examples/tenant";
 
@@ -128,7 +131,7 @@ impl Daemon {
         let mut command = home.command(&["serve", "--listen", "127.0.0.1:0", "--json"]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (sender, events) = mpsc::channel();
+        let (sender, events) = mpsc::sync_channel(EVENTS);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let _ = sender.send(serde_json::from_str(&line).unwrap());
