@@ -19,6 +19,7 @@ mod fork;
 mod here;
 mod history;
 mod import;
+mod key_file;
 mod key_wrap;
 mod line_writer;
 mod log;
@@ -43,6 +44,7 @@ mod server;
 mod show;
 mod systemd;
 mod terminal;
+mod token;
 mod transition;
 mod up;
 mod verify;
@@ -112,6 +114,8 @@ enum Command {
     Amend(amend::Args),
     Approve(approval::Args),
     Key(approval::KeyArgs),
+    #[command(subcommand)]
+    Token(token::Command),
     Ps(ps::Args),
     Show(show::Args),
     #[command(subcommand)]
@@ -165,6 +169,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check::run(&args)?,
         Command::Approve(args) => approval::run(&args)?,
         Command::Key(args) => approval::key(&args)?,
+        Command::Token(command) => token::run(&command)?,
         Command::Ps(args) => ps::run(&args)?,
         Command::Show(args) => show::run(&args)?,
         Command::Memory(command) => memory::run(command)?,

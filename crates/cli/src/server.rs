@@ -14,10 +14,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use suijuris_api::Problem;
 use suijuris_api::control::{Reply, ToUp};
-use suijuris_api::daemon::{Daemon, Object, ObjectList, PatchMemory, Signed};
+use suijuris_api::daemon::{Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed};
 use suijuris_core::owner_request::Ask;
 use suijuris_supervisor::serve::catalog::Catalog;
 use tokio::net::UnixStream;
+use tokio::task::JoinSet;
 
 /// Names the daemon in the environment.
 pub(crate) const VARIABLE: &str = "SUIJURIS_SERVER";
@@ -117,6 +118,12 @@ impl Server {
     /// The object that people call so: an id, a name, or `CLASS/KEY`.
     pub(crate) fn object(&self, text: &str) -> Result<Object, ServerError> {
         self.get(&path_of(text))
+    }
+
+    /// The class that is called so there.
+    pub(crate) fn class(&self, name: &str) -> Result<Option<Class>, ServerError> {
+        let list: ClassList = self.get("/v1/classes")?;
+        Ok(list.classes.into_iter().find(|class| class.class == name))
     }
 
     /// The object whose data is in this directory.
@@ -243,8 +250,9 @@ impl Server {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
             .await
             .map_err(|error| silent(error.to_string()))?;
-        let mut moving = tokio::task::JoinSet::new();
-        moving.spawn(connection);
+        // Ends with the question.
+        let mut carrying = JoinSet::new();
+        carrying.spawn(connection);
         let answer = sender.send_request(request).await;
         let answer = answer.map_err(|error| silent(error.to_string()))?;
         let ok = answer.status().is_success();

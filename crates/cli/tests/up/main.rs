@@ -31,6 +31,8 @@ mod registry;
 mod remain;
 mod rules;
 mod secrecy;
+#[path = "../common/session.rs"]
+mod session;
 mod sessions;
 mod wake;
 mod workload;

@@ -180,7 +180,13 @@ impl Catalog {
     /// The bundles of a class.
     #[must_use]
     pub fn class_dir(&self, name: &str) -> ObjectDir {
-        ObjectDir::at(self.root.join("classes").join(name))
+        Self::class_dir_in(&self.root, name)
+    }
+
+    /// The bundles of a class of the daemon of `root`, for who only reads them.
+    #[must_use]
+    pub fn class_dir_in(root: &Path, name: &str) -> ObjectDir {
+        ObjectDir::at(root.join("classes").join(name))
     }
 
     /// Where an instance is.
