@@ -33,10 +33,10 @@ pub(crate) enum Error {
     #[error("others can read the owner's key `{0}`: make it yours alone with `chmod 600 {0}`")]
     Open(String),
     /// Not a key.
-    #[error("`{}` is no owner's key: it holds something else than 64 hexadecimal digits; put the right file back", .0.display())]
+    #[error("`{}` is not an owner's key: it does not hold 64 hexadecimal digits; put the right file back", .0.display())]
     NotAKey(PathBuf),
     /// No randomness.
-    #[error("the system gives no randomness for a key")]
+    #[error("the system provides no randomness for a key")]
     Random(#[from] getrandom::Error),
 }
 

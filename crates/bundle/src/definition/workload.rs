@@ -145,7 +145,7 @@ fn env(section: &mut Section<'_>, texts: &Texts<'_>) -> BTreeMap<String, String>
                 texts.faults,
                 &inner.name_of(name.value),
                 value,
-                "a text in quotes",
+                "a string in quotes",
             );
             continue;
         };
@@ -265,7 +265,7 @@ impl Texts<'_> {
                 && word.bytes().all(|b| b.is_ascii_alphabetic())
                 && let Some(near) = nearest(word, PLACEHOLDERS)
             {
-                let message = format!("`{{{word}}}` is passed on as it stands");
+                let message = format!("`{{{word}}}` is passed on unchanged");
                 self.faults.warning(
                     code::PLACEHOLDER,
                     span,
@@ -299,7 +299,7 @@ impl Texts<'_> {
                 code::CLEAR_SECRET,
                 &name.span,
                 format!(
-                    "`{}` looks like a secret and would stand in the bundle in clear",
+                    "`{}` looks like a secret and would be readable in the bundle",
                     name.value
                 ),
                 "declare a memory field with secret = true and set it with `suijuris memory set`",

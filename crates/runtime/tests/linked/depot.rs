@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use suijuris_core::ObjectId;
 use suijuris_depot::memory::Memory;
-use suijuris_depot::{Depot, Session, relay};
+use suijuris_depot::{Marks as _, Session, relay};
 use suijuris_link::ToRuntime;
 use suijuris_link::launch::{DepotRoute, Unattended};
 use suijuris_link::message::How;

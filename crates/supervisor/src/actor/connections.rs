@@ -171,8 +171,10 @@ impl<D: Driver> ObjectActor<D> {
                 Problem::new(431, "head_too_large", "The request head is too large")
                     .with_detail("send fewer or shorter header fields")
             }
-            Err(QueueError::Full) => Problem::new(503, "held_full", "Too many requests wait for the object")
-                .with_detail("ask again in a moment"),
+            Err(QueueError::Full) => {
+                Problem::new(503, "held_full", "Too many requests are waiting for the object")
+                    .with_detail("try again in a moment")
+            }
             // A runtime that has just left has not taken it either: the end of its machine follows.
             Ok(()) | Err(_) => return,
         };
@@ -222,37 +224,37 @@ impl<D: Driver> ObjectActor<D> {
             Refusal::Inside(_) => (
                 "refused",
                 "The object refused to wake",
-                "its rules decided so inside its machine",
+                "its rules refused inside its machine",
             ),
             Refusal::NotTheObject(_) => (
                 "not_the_object",
-                "Another copy is the object",
-                "this copy serves nobody: ask where the object runs",
+                "Another copy holds the object",
+                "this copy does not serve: send the request where the object runs",
             ),
             Refusal::Full => (
                 "held_full",
-                "Too many requests wait for the object",
-                "ask again in a moment",
+                "Too many requests are waiting for the object",
+                "try again in a moment",
             ),
             Refusal::Stopping => (
                 CODE_FAILED,
-                "The object's host stops it",
-                "ask again when its host runs it again",
+                "The object's host is stopping it",
+                "try again when its host runs it again",
             ),
             Refusal::NotRecorded(_) => (
                 CODE_FAILED,
                 "The object cannot be woken now",
-                "how its last machine ended is not recorded yet: ask again",
+                "the end of its last machine is not recorded yet: try again",
             ),
             Refusal::Failed(Failure::Start) => (
                 CODE_FAILED,
                 "The machine cannot be started",
-                "its owner finds the cause in the events of whoever runs it",
+                "the owner can see the cause in the events of the process that runs it",
             ),
             Refusal::Failed(_) | Refusal::Paused(_) => (
                 CODE_FAILED,
                 "The machine ended",
-                "the machine ended before it took the request: ask again",
+                "the machine ended before it took the request: try again",
             ),
         };
         let mut problem = Problem::new(503, code, title).with_detail(detail);
