@@ -19,6 +19,7 @@ mod looking;
 mod requests;
 mod words;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use suijuris_store::{ObjectDir, Reader, StageError, Writer};
 use suijuris_vehicle::Driver;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::at_door::AtDoor;
 use crate::connection::PendingConnection;
@@ -135,6 +137,20 @@ pub struct ObjectHandle {
     inputs: mpsc::Sender<Input>,
     accepting: watch::Receiver<bool>,
     phase: watch::Receiver<Phase>,
+    awake: Rc<Cell<Awake>>,
+}
+
+/// How long an object was awake under its actor.
+#[derive(Debug, Clone, Copy, Default)]
+struct Awake {
+    before: Duration,
+    since: Option<Instant>,
+}
+
+impl Awake {
+    fn total(self) -> Duration {
+        self.before + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 impl ObjectHandle {
@@ -166,6 +182,12 @@ impl ObjectHandle {
     #[must_use]
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
+    }
+
+    /// How long the object was awake under this actor.
+    #[must_use]
+    pub fn awake(&self) -> Duration {
+        self.awake.get().total()
     }
 
     /// Whether the actor has ended.
@@ -271,6 +293,7 @@ pub struct ObjectActor<D: Driver> {
     inputs: mpsc::Receiver<Input>,
     accepting: watch::Sender<bool>,
     phase: watch::Sender<Phase>,
+    awake: Rc<Cell<Awake>>,
     answers: mpsc::Sender<Done<D::Machine>>,
     answered: mpsc::Receiver<Done<D::Machine>>,
     tasks: JoinSet<()>,
@@ -369,7 +392,9 @@ impl<D: Driver> ObjectActor<D> {
             inputs: sender,
             accepting: accepting.subscribe(),
             phase: phase.subscribe(),
+            awake: Rc::default(),
         };
+        let awake = handle.awake.clone();
         let reporter = Reporter::new(services.sink.clone(), origin);
         let inbox = InboxWatcher::new(claim.depot(), claim.object());
         let mut actor = Self {
@@ -409,6 +434,7 @@ impl<D: Driver> ObjectActor<D> {
             inputs,
             accepting,
             phase,
+            awake,
             answers,
             answered,
             tasks: JoinSet::new(),

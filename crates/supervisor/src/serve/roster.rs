@@ -79,7 +79,8 @@ pub struct Entry {
     /// Where it lies.
     pub paths: ObjectPaths,
     status: watch::Sender<Status>,
-    awake: Rc<Cell<Duration>>,
+    /// Under earlier actors.
+    awake: Cell<Duration>,
 }
 
 /// How it is.
@@ -129,7 +130,11 @@ impl Entry {
     /// How long it was awake since the daemon started.
     #[must_use]
     pub fn awake(&self) -> Duration {
-        self.awake.get()
+        let now = match &*self.status.borrow() {
+            Status::Live(handle) => handle.awake(),
+            _ => Duration::ZERO,
+        };
+        self.awake.get() + now
     }
 
     /// How it is, for people and scripts.
@@ -355,7 +360,7 @@ impl<D: Driver> Roster<D> {
             origin,
             paths,
             status: watch::Sender::new(Status::Opening),
-            awake: Rc::default(),
+            awake: Cell::default(),
         });
         self.entries
             .borrow_mut()
@@ -657,8 +662,10 @@ async fn attach<D: Driver>(
         Err(_) => return None,
     };
     let (actor, handle) = ObjectActor::attaching(roster.services.clone(), left);
-    entry.status.send_replace(Status::Live(handle));
-    Some(ran(actor).await)
+    entry.status.send_replace(Status::Live(handle.clone()));
+    let ran = ran(actor).await;
+    entry.awake.set(entry.awake.get() + handle.awake());
+    Some(ran)
 }
 
 async fn ran<D: Driver>(actor: ObjectActor<D>) -> Result<Option<Status>, String> {
@@ -695,8 +702,10 @@ async fn run<D: Driver>(
     if roster.is_stopping() {
         let _ = handle.send(Input::Stop(Stop::Now)).await;
     }
-    entry.status.send_replace(Status::Live(handle));
-    ran(actor).await
+    entry.status.send_replace(Status::Live(handle.clone()));
+    let ran = ran(actor).await;
+    entry.awake.set(entry.awake.get() + handle.awake());
+    ran
 }
 
 /// What people call an object.
