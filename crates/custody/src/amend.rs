@@ -56,30 +56,29 @@ pub fn propose(
     host: Host,
 ) -> Result<Amendment, AmendError> {
     let proposed = files.open()?;
-    let (verdict, from, enough) = {
-        let state = writer.published();
+    let in_force = writer.staged(|state| state.head().bundle);
+    if in_force == proposed.id() {
+        return Ok(Amendment::InForce);
+    }
+    let bundle = writer.bundles().bundle(&in_force)?;
+    match (&bundle.manifest.class, &proposed.manifest.class) {
+        (None, Some(_)) => return Err(AmendError::Kind("class")),
+        (Some(_), None) => return Err(AmendError::Kind("single object")),
+        _ => {}
+    }
+    let (verdict, found, threshold) = writer.staged(|state| {
         let head = state.head();
-        if head.bundle == proposed.id() {
-            return Ok(Amendment::InForce);
-        }
-        let bundle = writer.bundles().bundle(&head.bundle)?;
-        match (&bundle.manifest.class, &proposed.manifest.class) {
-            (None, Some(_)) => return Err(AmendError::Kind("class")),
-            (Some(_), None) => return Err(AmendError::Kind("single object")),
-            _ => {}
-        }
         let statement = Statement {
             object: head.object,
             action: Action::Amend,
             content: head.amendment(&proposed.id()),
         };
         let by = Principal::approving(&statement, &approvals, &head.controllers);
-        let view = View::new(&state, &bundle.rules);
+        let view = View::new(state, &bundle.rules);
         let verdict = decide(view, Action::Amend, head.object, Inputs::new(now, by, host));
         let found = statement.approved_by(&approvals, &head.controllers);
-        let enough = u32::try_from(found).is_ok_and(|found| found >= head.threshold);
-        (verdict, head.bundle, (enough, found, head.threshold))
-    };
+        (verdict, found, head.threshold)
+    });
     let decision = match verdict {
         Verdict::Permit(_, decision) => decision,
         Verdict::Refuse(decision) => {
@@ -94,14 +93,13 @@ pub fn propose(
             return Ok(Amendment::Refused(decision, ticket));
         }
     };
-    let (enough, found, threshold) = enough;
-    if !enough {
+    if u32::try_from(found).is_ok_and(|found| found < threshold) {
         return Ok(Amendment::TooFew(decision, found, threshold));
     }
     let bundle = writer.bundles().put(files)?;
     let body = Body::Amended(Amended {
         decision: (*decision).clone(),
-        from,
+        from: in_force,
         approvals,
     });
     let ticket = writer.stage(Draft {

@@ -277,7 +277,7 @@ pub struct ObjectActor<D: Driver> {
     stopping: Option<u64>,
     numbers: u64,
     inbox: InboxWatcher,
-    /// A proposal of timers, or of messages, is under way.
+    /// A proposal of timers, or of messages, is under way, or its refusal is being recorded.
     timers_proposed: bool,
     messages_proposed: bool,
     /// Refusals were counted since all were recorded.

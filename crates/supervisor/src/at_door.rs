@@ -61,9 +61,12 @@ impl AtDoor {
         }
     }
 
-    /// The last record.
+    /// The last record, on its way to the disk or there: what was signed for the one before is spent.
     pub(crate) fn head(&self) -> Head {
-        self.look(|state| state.head().clone())
+        match self.writer() {
+            Some(writer) => writer.staged(|state| state.head().clone()),
+            None => self.look(|state| state.head().clone()),
+        }
     }
 
     /// Looks at the state.

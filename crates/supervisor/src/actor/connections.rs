@@ -105,12 +105,13 @@ impl<D: Driver> ObjectActor<D> {
         let due = at_door.refused(decision, fired, reading);
         let recording = at_door.record(due, reading);
         self.counted = true;
-        let words = words.clone();
+        let (words, answers) = (words.clone(), self.answers.clone());
         self.tell(recording, async move {
             match by {
                 Proposer::Connection(connection) => connection.refuse(problem).await,
                 Proposer::Owner(request) => drop(request.answer.send(Reply::Verdict(words))),
-                Proposer::Timer | Proposer::Message | Proposer::Memory => {}
+                Proposer::Timer => drop(answers.send(Done::TimersNoted).await),
+                Proposer::Message | Proposer::Memory => {}
             }
         });
     }

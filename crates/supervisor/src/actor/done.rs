@@ -49,6 +49,8 @@ pub(super) enum Done<M> {
     Refused(Option<Box<RefusedCopy>>),
     /// A write is acknowledged that wakes by this field.
     Wakes(Principal, String),
+    /// Timers that were refused or skipped are recorded as dealt with.
+    TimersNoted,
     /// The disk failed.
     Broken(StageError),
 }
@@ -154,6 +156,7 @@ impl<D: Driver> ObjectActor<D> {
                 self.events.push_back(Event::Witnessed);
             }
             Done::Wakes(by, field) => self.memory_wakes(by, &field),
+            Done::TimersNoted => self.timers_proposed = false,
             Done::Broken(error) => self.broken = Some(error.into()),
         }
     }
