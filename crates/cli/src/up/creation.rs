@@ -78,9 +78,9 @@ pub(super) fn open(place: &ObjectPaths, say: &EventPrinter) -> anyhow::Result<Op
     };
     if built.as_ref().is_some_and(|built| built.manifest.class.is_some()) {
         bail!(
-            "{} defines a class: a template of which objects are founded, one for each key. `up` runs a single object, and nothing founds \
-             instances yet. `suijuris check` checks the class; to run one object of this definition, take [class] out of object.toml \
-             and the rules of `instantiate` out of governance.cedar",
+            "{} defines a class: a template of which objects are founded, one for each key. `up` runs a single \
+             object. Start `suijuris serve`, then `suijuris add` this directory; to run one object of this definition, take [class] out \
+             of object.toml and the rules of `instantiate` out of governance.cedar",
             place.name()
         );
     }
