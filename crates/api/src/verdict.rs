@@ -63,6 +63,7 @@ pub fn rules(decision: &Decision) -> Vec<Rule> {
 #[must_use]
 pub fn reasons(decision: &Decision) -> Vec<String> {
     let mut reasons: Vec<String> = match decision.outcome {
+        Outcome::Refuse(Some(Invariant::WrongPhase)) => vec![wrong_phase(decision.action).to_owned()],
         Outcome::Refuse(Some(invariant)) => vec![sentence(invariant).to_owned()],
         _ => Vec::new(),
     };
@@ -85,19 +86,86 @@ pub fn reasons(decision: &Decision) -> Vec<String> {
         };
         reasons.extend(explanation.not_fresh.iter().map(stale));
         if explanation.reasons.is_empty() && explanation.erred.is_empty() {
-            reasons.push(nothing_permits(decision.action.as_str(), explanation));
+            reasons.push(no_rule_permits(decision.action, explanation));
         }
     }
     reasons
 }
 
-fn nothing_permits(action: &str, explanation: &Explanation) -> String {
+/// For the owner alone: it quotes a rule.
+fn no_rule_permits(action: Action, explanation: &Explanation) -> String {
     match explanation.near_misses.first() {
         Some(near) => format!(
-            "no rule permits {action}: `{}` would, but not `{}`",
+            "no rule permits {action}; closest is {}, which failed at `{}`",
             near.rule, near.condition
         ),
         None => format!("no rule permits {action}"),
+    }
+}
+
+/// Why an activation ended: `idle 2s (remain-while-visited no longer holds)` where no rule kept the object awake, else the
+/// rules' reasons, else who asked.
+#[must_use]
+pub fn sleep_reason(decision: &Decision) -> String {
+    if let Some(idle) = idle(decision) {
+        return idle;
+    }
+    let reasons = reasons(decision);
+    if reasons.is_empty() {
+        format!(
+            "{} requested {}",
+            person(decision.inputs.principal.as_str()),
+            decision.action
+        )
+    } else {
+        reasons.join("; ")
+    }
+}
+
+/// A nap by the object's own rules: nothing forbids it to stay awake, and no rule permits it any longer.
+fn idle(decision: &Decision) -> Option<String> {
+    let explanation = decision.explanation.as_ref()?;
+    let rules_ended = decision.action == Action::Remain && decision.outcome == Outcome::Refuse(None);
+    let undecided = explanation.reasons.is_empty() && explanation.erred.is_empty();
+    if !rules_ended || !undecided {
+        return None;
+    }
+    let rule = explanation.near_misses.first().map(|near| near.rule.as_str());
+    let rule = rule.map_or_else(
+        || "no rule permits remain".to_owned(),
+        |rule| format!("{rule} no longer holds"),
+    );
+    let activity = decision.inputs.activity.as_ref();
+    Some(
+        match activity.map(|activity| activity.idle.0).filter(|idle| *idle > 0) {
+            Some(idle) => format!("idle {} ({rule})", seconds(idle)),
+            None => rule,
+        },
+    )
+}
+
+/// A length in seconds with one decimal, as in `2.0 s`.
+fn seconds(milliseconds: i64) -> String {
+    let tenths = milliseconds.saturating_add(50) / 100;
+    format!("{}.{} s", tenths / 10, tenths % 10)
+}
+
+/// A principal as people read it: rules and formats say `controller` for the owner.
+#[must_use]
+pub fn person(principal: &str) -> &str {
+    match principal {
+        "controller" => "owner",
+        other => other,
+    }
+}
+
+/// What is not allowed now, and why.
+const fn wrong_phase(action: Action) -> &'static str {
+    match action {
+        Action::Remain | Action::Admit | Action::Sleep => "not allowed while dormant",
+        Action::Migrate => "not allowed while active",
+        Action::Instantiate => "not allowed for an object that exists already",
+        _ => sentence(Invariant::WrongPhase),
     }
 }
 
@@ -105,23 +173,19 @@ fn nothing_permits(action: &str, explanation: &Explanation) -> String {
 #[must_use]
 pub const fn sentence(invariant: Invariant) -> &'static str {
     match invariant {
-        Invariant::WrongObject => {
-            "another object is meant: ask for the one that lives here, or go where it lives"
-        }
-        Invariant::WrongBundle => {
-            "the rules at hand are not the ones in force: build the bundle again or amend"
-        }
-        Invariant::Quarantined => "the object is quarantined until its controllers decide",
+        Invariant::WrongObject => "the request is for another object: send it where that object lives",
+        Invariant::WrongBundle => "these rules are not the ones in force: build the bundle again, or amend",
+        Invariant::Quarantined => "the object is quarantined until its owners decide",
         Invariant::Terminated => "the object has been terminated",
-        Invariant::Departed => "the object has left for another host",
-        Invariant::WrongPhase => "not possible in this phase of life",
+        Invariant::Departed => "the object has moved to another host",
+        Invariant::WrongPhase => "not allowed in the current phase",
         Invariant::Incapable => "this machine cannot run the workload",
-        Invariant::NoWitness => "a witness is required and none answers",
+        Invariant::NoWitness => "the object requires a witness, and none answers",
         Invariant::RolledBack => "rolled back: the witness knows a newer history",
         Invariant::Twin => "twin: the witness knows another live copy",
         Invariant::WorkloadFailed => "the workload could not be started or did not become ready",
-        Invariant::WorkloadGone => "the workload ended: there is nothing left to stay awake for",
-        Invariant::ClassFull => "the class has as many instances as it may",
+        Invariant::WorkloadGone => "the workload ended, so nothing keeps the object awake",
+        Invariant::ClassFull => "the class has reached max_instances",
     }
 }
 
@@ -200,7 +264,7 @@ pub fn public(decision: &Decision, circumstances: Circumstances<'_>) -> Problem 
     }
     let undecided = explanation.is_some_and(|explanation| explanation.reasons.is_empty());
     if undecided && circumstances.token_helps && is_anonymous(decision) {
-        let token = Problem::new(401, "token_required", "A caller's token is needed");
+        let token = Problem::new(401, "token_required", "A caller's token is required");
         (problem.kind, problem.title, problem.code) = (token.kind, token.title, token.code);
         problem.status = token.status;
     }
@@ -214,7 +278,7 @@ pub fn unavailable() -> Problem {
 }
 
 /// What callers read where only the owner is told the cause.
-pub const OWNER_KNOWS: &str = "its owner finds the cause in its events";
+pub const OWNER_KNOWS: &str = "the owner can see the cause in its events";
 
 /// Whether callers may read the invariant's code and meaning: states that last, and how their own request fared.
 const fn is_public(invariant: Invariant) -> bool {
@@ -256,7 +320,7 @@ fn bare(decision: &Decision, object: &str) -> Problem {
         (_, Action::Instantiate) => Problem::new(
             403,
             "instantiate_refused",
-            "The class refuses to found this object",
+            "The class refuses to create this object",
         ),
         (_, Action::Remain) => Problem::new(503, "remain_refused", "The object is going to sleep"),
         _ => Problem::new(status, "refused", "The object refuses"),

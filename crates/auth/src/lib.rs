@@ -67,7 +67,7 @@ pub enum TokenError {
     #[error("the token is not valid yet")]
     NotYet,
     /// The clock is known to be wrong, so that nobody knows whether the token has expired.
-    #[error("the object's clock is wrong, so that no token can be checked; set the machine's clock")]
+    #[error("the object's clock is wrong, so no token can be checked; set the machine's clock")]
     ClockUnknown,
     /// `iss` is not the key's.
     #[error("the token was issued by somebody else than its key's issuer")]

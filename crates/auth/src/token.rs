@@ -206,7 +206,7 @@ impl<'de> Visitor<'de> for Claims<'_> {
                 None => claims.contains_key(name),
             };
             if twice {
-                return Err(serde::de::Error::custom("a claim stands twice"));
+                return Err(serde::de::Error::custom("a claim appears twice"));
             }
             *self.wrong = None;
         }

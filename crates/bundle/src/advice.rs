@@ -186,7 +186,7 @@ impl Finder<'_> {
                     code::SECRET_LITERAL,
                     &self.item("gate", "headers", name),
                     format!("a rule compares header `{name}` with a literal string; anyone who has the bundle can read it"),
-                    "let callers show a token, whose public key stands in [callers] keys, and ask for principal.authenticated",
+                    "let callers show a token, whose public key is in [callers] keys, and ask for principal.authenticated",
                 );
             }
         }

@@ -204,7 +204,7 @@ fn compile(definition: &Definition, governance: &str) -> Result<Compiled, Vec<Di
             GOVERNANCE,
             code::RULES_UNCHECKED,
             "the rules were not checked against memory, claims and headers, which have errors of their own",
-            "mend object.toml and check again",
+            "fix object.toml and check again",
         );
         note.severity = Severity::Advice;
         unchecked.push(note);

@@ -112,7 +112,7 @@ impl<'d> Section<'d> {
         let value = self.value(key)?;
         let text = value.get_ref().as_str();
         if text.is_none() {
-            self.wrong_type(key, value, "a text in quotes");
+            self.wrong_type(key, value, "a string in quotes");
         }
         Some(Found {
             value: text?,
@@ -203,7 +203,7 @@ impl<'d> Section<'d> {
     pub(crate) fn texts(&mut self, key: &'static str) -> Option<Vec<Found<&'d str>>> {
         let value = self.value(key)?;
         let Some(items) = value.get_ref().as_array() else {
-            self.wrong_type(key, value, "a list of texts, as in [\"a\", \"b\"]");
+            self.wrong_type(key, value, "an array of strings, as in [\"a\", \"b\"]");
             return None;
         };
         let text = |item: &'d Spanned<DeValue<'d>>| {
@@ -213,7 +213,7 @@ impl<'d> Section<'d> {
                     self.faults,
                     &format!("an item of `{}`", self.name_of(key)),
                     item,
-                    "a text in quotes",
+                    "a string in quotes",
                 );
             }
             Some(Found {
@@ -245,7 +245,7 @@ impl<'d> Section<'d> {
             return Vec::new();
         };
         let Some(items) = value.get_ref().as_array() else {
-            let expected = format!("a list of tables: write [[{}]]", self.name_of(key));
+            let expected = format!("an array of tables: write [[{}]]", self.name_of(key));
             self.wrong_type(key, value, &expected);
             return Vec::new();
         };

@@ -52,7 +52,7 @@ const TEMPLATES: &[Template] = &[
     ),
     template!(
         "class",
-        "a class: one object for each key, founded on first use, serving a page to anybody on loopback",
+        "a class: one object for each key, created on first use, serving a page to anybody on loopback",
         [
             "object.toml",
             "governance.cedar",

@@ -86,11 +86,16 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "missed",
     ),
     // wrong types
-    ("cwd = 5", WRONG, "5", "a text in quotes"),
-    ("ready_within = 10", WRONG, "10", "a text in quotes"),
+    ("cwd = 5", WRONG, "5", "a string in quotes"),
+    ("ready_within = 10", WRONG, "10", "a string in quotes"),
     ("port = \"80\"", WRONG, "\"80\"", "an integer"),
     ("env = { A = 1 }", WRONG, "1", "workload.env.A"),
-    ("[gate]\nheaders = \"x-a\"", WRONG, "\"x-a\"", "a list of texts"),
+    (
+        "[gate]\nheaders = \"x-a\"",
+        WRONG,
+        "\"x-a\"",
+        "an array of strings",
+    ),
     (
         "[gate]\nheaders = [\"x-a\", 2]",
         WRONG,
@@ -179,7 +184,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "[witness]\nstrength = \"required\"\ngrace = \"5s\"",
         BOUNDS,
         "\"5s\"",
-        "can do without its witness",
+        "does not require its witness",
     ),
     ("[messages]\ntopics = [\"\"]", BOUNDS, "[\"\"]", "1 to 255"),
     // names
@@ -205,7 +210,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "[gate]\nheaders = [\"x-a\", \"x-b\", \"x-a\"]",
         "object.twice",
         "\"x-a\"",
-        "stands twice",
+        "appears twice",
     ),
     // types and defaults
     (
@@ -284,7 +289,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "[memory.a]\ntype = \"timestamp\"\ndefault = 2026-01-01",
         "object.bad_default",
         "2026-01-01",
-        "instant",
+        "timestamp",
     ),
     (
         "[memory.a]\ntype = \"string\"\nmax_bytes = 2\ndefault = \"abc\"",
@@ -296,7 +301,7 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "[memory.a]\ntype = \"int\"\nfresh_for = \"0s\"",
         BOUNDS,
         "\"0s\"",
-        "longer than nothing",
+        "longer than zero",
     ),
     (
         "[memory.a]\ntype = \"bytes\"\nmax_bytes = 0",
@@ -432,7 +437,12 @@ fn keys_of_the_wrong_kind_or_size_are_refused_by_name() {
 #[test]
 fn nothing_secret_enters_a_bundle() {
     let secret = format!("{GOOD}[memory.token]\ntype = \"string\"\nsecret = true\ndefault = \"hunter2\"\n");
-    check(&secret, "object.secret_default", "\"hunter2\"", "in clear");
+    check(
+        &secret,
+        "object.secret_default",
+        "\"hunter2\"",
+        "readable in the bundle",
+    );
     let private = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA==\n-----END PRIVATE KEY-----";
     let key = format!("{GOOD}[[callers.keys]]\nalgorithm = \"EdDSA\"\npem = '''{private}'''\n");
     check(

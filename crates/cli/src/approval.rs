@@ -28,7 +28,7 @@ approved, and one of the owners starts `suijuris up DIR --approval FILE…`. `fo
 say what to approve when approvals are missing. Reads the history, takes no lock and records
 nothing; a copy of the data directory will do. An approval holds for one thing only.
 
-Exit codes: 0 approved, 1 nothing to approve, or the key is none of the object's owners, 2 usage,
+Exit codes: 0 approved, 1 nothing to approve, or the key belongs to no owner of the object, 2 usage,
 3 broken input.
 
 Example:
@@ -254,7 +254,7 @@ fn check(bytes: &[u8], head: &Head, matter: &Matter) -> anyhow::Result<Approval>
         bail!("it is longer than {MAX_BYTES} bytes: name a file that `suijuris approve` wrote");
     }
     let paper: Paper = serde_json::from_slice(bytes)
-        .context("it is no approval: name a file that `suijuris approve` wrote")?;
+        .context("it is not an approval: name a file that `suijuris approve` wrote")?;
     let approval = Approval {
         key: paper.key,
         sig: paper.sig,
@@ -295,10 +295,10 @@ fn check(bytes: &[u8], head: &Head, matter: &Matter) -> anyhow::Result<Approval>
         );
     }
     if !head.controllers.contains(&approval.key) {
-        bail!("its key {} is none of the object's owners", approval.key);
+        bail!("its key {} belongs to no owner of the object", approval.key);
     }
     if matter.approved_by(head, std::slice::from_ref(&approval)) != 1 {
-        bail!("its signature does not hold: it was altered");
+        bail!("its signature is not valid: it was altered");
     }
     Ok(approval)
 }
@@ -322,7 +322,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         (Some(child), _) => Matter::Fork(*child),
         (None, Some(text)) => Matter::Restore(restoration(text, head).ok_or_else(|| {
             Usage(format!(
-                "`{text}` is no restore: write what `suijuris restore` said to approve"
+                "`{text}` is not a restore: write what `suijuris restore` said to approve"
             ))
         })?),
         (None, None) => {
@@ -341,7 +341,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let key = owner::key(args.key.as_deref())?;
     if !head.controllers.contains(&key.public()) {
         terminal::note(&format!(
-            "the key {} is none of the object's owners; name theirs with --key",
+            "the key {} belongs to no owner of the object; name an owner's key with --key",
             key.public()
         ));
         return Ok(Answer::No);

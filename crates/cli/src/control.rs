@@ -35,7 +35,7 @@ pub(crate) enum Error {
     #[error("`up` ended before it answered; start it again")]
     Ended,
     /// Another language.
-    #[error("`up` answers with something else than a reply; is it of another version?")]
+    #[error("the answer of `up` cannot be read; use the same version of suijuris for both")]
     Reply(#[from] serde_json::Error),
 }
 

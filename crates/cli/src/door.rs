@@ -80,7 +80,7 @@ async fn door(args: &Args) -> anyhow::Result<ExitCode> {
         say_listening(listener, &depot.describe(), args.json)?;
     }
     fill_in(&mut config.place, here::host());
-    let clock = Clock::start(None).context("the clock's pulse cannot be started")?;
+    let clock = Clock::start(None).context("the clock thread cannot be started")?;
     let clock = Arc::new(move || clock.reading());
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let shutdown = async move {

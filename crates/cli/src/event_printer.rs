@@ -1,7 +1,8 @@
 //! What `up` prints: a live stream for people, or one JSON event a line. A thread of its own writes, so that a terminal that
-//! stands still, or a reader that does not read, stops nothing but the printing.
+//! does not move, or a reader that does not read, stops nothing but the printing.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 
 use suijuris_api::event::{Stamped, Verdict};
@@ -12,6 +13,7 @@ use suijuris_core::lineage::Decision;
 use suijuris_supervisor::events::{EventSink, Origin};
 
 use crate::line_writer::LineWriter;
+use crate::render;
 
 /// Prints events.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(crate) struct EventPrinter {
     colour: bool,
     /// What happened before `listening`, which scripts read first.
     early: RefCell<Option<Vec<Stamped>>>,
+    /// Labels of objects that fall asleep: their workloads end because they are asked to.
+    falling_asleep: RefCell<BTreeSet<String>>,
     out: LineWriter,
 }
 
@@ -33,6 +37,7 @@ impl EventPrinter {
             aside: true,
             colour: false,
             early: RefCell::new(None),
+            falling_asleep: RefCell::default(),
             out: LineWriter::default(),
         }
     }
@@ -42,6 +47,7 @@ impl EventPrinter {
             json,
             aside: false,
             early: RefCell::new(json.then(Vec::new)),
+            falling_asleep: RefCell::default(),
             colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
             out: LineWriter::default(),
         }
@@ -127,24 +133,42 @@ impl EventPrinter {
 
     /// Prints an event of one object among many.
     pub(crate) fn labelled(&self, label: &str, stamped: &Stamped) {
-        if let Some((colour, word, text)) = words(&stamped.event) {
-            let clock = stamped.at.get(11..23).unwrap_or(&stamped.at);
-            self.out.line(if self.colour {
-                format!("\x1b[2m{clock}\x1b[0m  {label:<16} \x1b[{colour}m{word:<10}\x1b[0m {text}")
-            } else {
-                format!("{clock}  {label:<16} {word:<10} {text}")
-            });
+        if let Some(line) = self.words(label, &stamped.event) {
+            self.out
+                .line(self.laid_out(stamped, &format!("{label:<16} "), &line));
         }
     }
 
     fn line(&self, stamped: &Stamped) -> Option<String> {
-        let (colour, word, text) = words(&stamped.event)?;
+        let line = self.words("", &stamped.event)?;
+        Some(self.laid_out(stamped, "", &line))
+    }
+
+    fn words(&self, label: &str, event: &Event) -> Option<Line> {
+        let mut falling_asleep = self.falling_asleep.borrow_mut();
+        match event {
+            Event::Verdict(verdict) if begins_sleep(verdict) => {
+                falling_asleep.insert(label.to_owned());
+            }
+            Event::Woke { .. } | Event::Resumed { .. } | Event::Dormant { .. } => {
+                falling_asleep.remove(label);
+            }
+            Event::Workload { how, .. } if how == render::STOPPED && falling_asleep.contains(label) => {
+                return words(&stopped_on_request(event));
+            }
+            _ => {}
+        }
+        words(event)
+    }
+
+    fn laid_out(&self, stamped: &Stamped, label: &str, line: &Line) -> String {
         let clock = stamped.at.get(11..23).unwrap_or(&stamped.at);
-        Some(if self.colour {
-            format!("\x1b[2m{clock}\x1b[0m  \x1b[{colour}m{word:<10}\x1b[0m {text}")
+        let Line { colour, word, text } = line;
+        if self.colour {
+            format!("\x1b[2m{clock}\x1b[0m  {label}\x1b[{colour}m{word:<10}\x1b[0m {text}")
         } else {
-            format!("{clock}  {word:<10} {text}")
-        })
+            format!("{clock}  {label}{word:<10} {text}")
+        }
     }
 }
 
@@ -169,9 +193,17 @@ const RED: &str = "31";
 const BLUE: &str = "34";
 const DIM: &str = "2";
 
-/// Colour, word and text of an event; `None` for what people need not see.
-fn words(event: &Event) -> Option<(&'static str, &'static str, String)> {
-    Some(match event {
+/// A line for people: a word in a colour, and a text.
+struct Line {
+    colour: &'static str,
+    word: &'static str,
+    text: String,
+}
+
+/// The line of an event; `None` for what people need not see.
+fn words(event: &Event) -> Option<Line> {
+    let line = |colour, word, text| Some(Line { colour, word, text });
+    match event {
         Event::Listening {
             url,
             object,
@@ -184,43 +216,30 @@ fn words(event: &Event) -> Option<(&'static str, &'static str, String)> {
                 "{url}\n{:>13}object     {name} {object}\n{:>13}machine    {machine}\n{:>13}agent      {agent_socket}\n{:>13}Ctrl-C     puts it to sleep and ends",
                 "", "", "", ""
             );
-            (BLUE, "listening", text)
+            line(BLUE, "listening", text)
         }
         Event::Proposal {
             action,
             by,
             trigger,
             detail,
-        } => {
-            let trigger = trigger
-                .as_deref()
-                .map(|trigger| {
-                    if trigger == "manual" {
-                        " by hand".to_owned()
-                    } else {
-                        format!(" on {trigger}")
-                    }
-                })
-                .unwrap_or_default();
-            let detail = if detail.is_empty() {
-                String::new()
-            } else {
-                format!(": {detail}")
-            };
-            (PLAIN, "proposal", format!("{action} by {by}{trigger}{detail}"))
-        }
+        } => line(
+            PLAIN,
+            "proposal",
+            proposal(action, by, trigger.as_deref(), detail),
+        ),
         Event::Verdict(verdict) => verdict_words(verdict),
-        Event::Woke { epoch, seq } => (GREEN, "woke", format!("epoch {epoch}, record {seq}")),
+        Event::Woke { epoch, seq } => line(GREEN, "woke", format!("epoch {epoch}, record {seq}")),
         Event::Resumed {
             epoch,
             seq,
             paused_ms,
-        } => (
-            GREEN,
-            "resumed",
-            format!("epoch {epoch}, record {seq}, stood still for {paused_ms} ms"),
-        ),
-        Event::Dormant { seq, reason } => (BLUE, "dormant", format!("record {seq}: {reason}")),
+        } => {
+            let suspended = took(u64::try_from(*paused_ms).unwrap_or(0));
+            let text = format!("epoch {epoch}, record {seq}, suspended for {suspended}");
+            line(GREEN, "resumed", text)
+        }
+        Event::Dormant { reason, .. } => line(BLUE, "sleep", reason.clone()),
         Event::Refused {
             action,
             reason,
@@ -237,66 +256,188 @@ fn words(event: &Event) -> Option<(&'static str, &'static str, String)> {
             } else {
                 format!(", {times} times")
             };
-            (
-                RED,
-                "refused",
-                format!("{action}{times}: {why}{}", reasons.join("; ")),
-            )
+            let text = format!("{action}{times}: {why}{}", reasons.join("; "));
+            line(RED, "denied", text)
         }
-        Event::Mutated { fields, by, seq } => (
-            PLAIN,
-            "memory",
-            format!("{} by {by}, record {seq}", fields.join(", ")),
-        ),
+        Event::Mutated { fields, by, seq } => {
+            let (fields, by) = (fields.join(", "), verdict::person(by));
+            line(PLAIN, "memory", format!("{fields} by {by}, record {seq}"))
+        }
         Event::Workload {
             state,
             pid,
             how,
             took_ms,
-        } => {
-            let pid = pid.map(|pid| format!(" pid {pid}")).unwrap_or_default();
-            let took = took_ms.map(|ms| format!(" after {ms} ms")).unwrap_or_default();
-            let how = if how.is_empty() {
-                String::new()
-            } else {
-                format!(": {how}")
-            };
-            (PLAIN, "workload", format!("{state}{pid}{took}{how}"))
-        }
+        } => line(PLAIN, "workload", workload(state, *pid, how, *took_ms)),
         // The workload is a stranger: its bytes do nothing to a terminal.
-        Event::Output { line } => (DIM, "  |", crate::terminal::clean(line)),
-        Event::Machine { state, detail } => {
-            let detail = if detail.is_empty() {
-                String::new()
-            } else {
-                format!(" ({detail})")
-            };
-            (DIM, "machine", format!("{state}{detail}"))
-        }
-        Event::Boot { .. } => return None,
-        Event::Error { code, message } => (RED, "error", format!("{message} [{code}]")),
-    })
+        Event::Output { line: output } => line(DIM, "  |", crate::terminal::clean(output)),
+        Event::Machine { state, detail } if detail.is_empty() => line(DIM, "machine", state.clone()),
+        Event::Machine { state, detail } => line(DIM, "machine", format!("{state} ({detail})")),
+        Event::Boot { .. } => None,
+        Event::Error { code, message } => line(RED, "error", format!("{message} [{code}]")),
+    }
 }
 
-fn verdict_words(verdict: &Verdict) -> (&'static str, &'static str, String) {
-    let (colour, word) = if verdict.outcome == "permit" {
-        (GREEN, "permit")
-    } else {
-        (YELLOW, "refuse")
+/// `caller requested wake: GET /`, `timer requested wake: nightly`, `owner requested sleep`.
+fn proposal(action: &str, by: &str, trigger: Option<&str>, detail: &str) -> String {
+    let by = verdict::person(by);
+    // What made them is plain from who they are, mostly.
+    let trigger = match trigger {
+        Some(trigger @ ("message" | "memory" | "boot")) => format!(" on {trigger}"),
+        _ => String::new(),
     };
-    let rules = if verdict.rules.is_empty() {
+    let detail = if detail.is_empty() {
         String::new()
     } else {
-        format!(" by {}", verdict.rules.join(", "))
+        format!(": {detail}")
     };
-    let reasons = if verdict.reasons.is_empty() {
-        String::new()
+    format!("{by} requested {action}{trigger}{detail}")
+}
+
+/// `started, pid 12`, `ready, pid 12, after 210 ms`, `exited 0, pid 12, after 5.0 s`.
+fn workload(state: &str, pid: Option<u32>, how: &str, took_ms: Option<u64>) -> String {
+    let what = match (state, how) {
+        ("spawned", _) => "started",
+        (state, "") => state,
+        (_, how) => how,
+    };
+    let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+    let after = took_ms
+        .map(|ms| format!(", after {}", took(ms)))
+        .unwrap_or_default();
+    format!("{what}{pid}{after}")
+}
+
+/// `210 ms`, `5.0 s`.
+fn took(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        _ => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+    }
+}
+
+/// The same end of a workload that was asked to end.
+fn stopped_on_request(event: &Event) -> Event {
+    let mut event = event.clone();
+    if let Event::Workload { how, .. } = &mut event {
+        "stopped on request".clone_into(how);
+    }
+    event
+}
+
+/// Whether the object falls asleep by this answer.
+fn begins_sleep(verdict: &Verdict) -> bool {
+    match verdict.action.as_str() {
+        "sleep" => verdict.outcome == "permit",
+        "remain" => verdict.outcome == "refuse" && verdict.invariant.is_none(),
+        _ => false,
+    }
+}
+
+fn verdict_words(verdict: &Verdict) -> Option<Line> {
+    let permitted = verdict.outcome == "permit";
+    if !permitted && verdict.action == "remain" {
+        // The object falls asleep, and the line about that says why.
+        return None;
+    }
+    let reasons = verdict.reasons.join("; ");
+    let place = &verdict.place;
+    let text = if verdict.rules.is_empty() && !reasons.is_empty() {
+        format!("{reasons} ({place})")
     } else {
-        format!(": {}", verdict.reasons.join("; "))
+        let rules = if verdict.rules.is_empty() {
+            String::new()
+        } else {
+            format!(" by {}", verdict.rules.join(", "))
+        };
+        let reasons = if reasons.is_empty() {
+            reasons
+        } else {
+            format!(": {reasons}")
+        };
+        format!("{} ({place}){rules}{reasons}", verdict.action)
     };
-    (
-        colour,
-        word,
-        format!("{} ({}){rules}{reasons}", verdict.action, verdict.place),
-    )
+    let (colour, word) = if permitted {
+        (GREEN, "permitted")
+    } else {
+        (YELLOW, "denied")
+    };
+    Some(Line { colour, word, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The line without its clock.
+    fn line(printer: &EventPrinter, event: Event) -> Option<String> {
+        let at = "2026-11-24T00:37:51.241Z".to_owned();
+        let line = printer.line(&Stamped { at, event })?;
+        Some(line.split_at("00:37:51.241  ".len()).1.to_owned())
+    }
+
+    fn verdict(action: &str, outcome: &str, reason: &str) -> Event {
+        Event::Verdict(Verdict {
+            action: action.to_owned(),
+            outcome: outcome.to_owned(),
+            rules: Vec::new(),
+            reasons: vec![reason.to_owned()],
+            invariant: None,
+            retry_after: None,
+            place: "runtime".to_owned(),
+        })
+    }
+
+    fn exited() -> Event {
+        Event::Workload {
+            state: "exited".to_owned(),
+            pid: Some(12),
+            how: "killed by signal 15".to_owned(),
+            took_ms: Some(5_012),
+        }
+    }
+
+    #[test]
+    fn a_nap_is_one_calm_line() {
+        let printer = EventPrinter::new(false);
+        let why = "no rule permits remain; closest is stay, which failed at `context.activity.idle < duration(\"2s\")`";
+        assert_eq!(line(&printer, verdict("remain", "refuse", why)), None);
+        assert_eq!(
+            line(&printer, exited()).as_deref(),
+            Some("workload   stopped on request, pid 12, after 5.0 s")
+        );
+        let dormant = Event::Dormant {
+            seq: 4,
+            reason: "idle 2.0 s (stay no longer holds)".to_owned(),
+        };
+        assert_eq!(
+            line(&printer, dormant).as_deref(),
+            Some("sleep      idle 2.0 s (stay no longer holds)")
+        );
+    }
+
+    #[test]
+    fn a_workload_that_dies_by_itself_was_not_asked_to() {
+        let printer = EventPrinter::new(false);
+        let killed = Some("workload   killed by signal 15, pid 12, after 5.0 s".to_owned());
+        assert_eq!(line(&printer, exited()), killed);
+        line(&printer, verdict("sleep", "permit", ""));
+        line(&printer, Event::Woke { epoch: 2, seq: 7 });
+        assert_eq!(line(&printer, exited()), killed, "that was the activation before");
+    }
+
+    #[test]
+    fn people_read_owner_and_what_was_requested() {
+        let printer = EventPrinter::new(false);
+        let proposal = Event::Proposal {
+            action: "sleep".to_owned(),
+            by: "controller".to_owned(),
+            trigger: Some("manual".to_owned()),
+            detail: String::new(),
+        };
+        assert_eq!(
+            line(&printer, proposal).as_deref(),
+            Some("proposal   owner requested sleep")
+        );
+    }
 }

@@ -34,9 +34,9 @@ The child has an id of its own, begins with the parent's memory, and carries pro
 the parent's history records it. The parent's rules decide (`fork`), and enough of its owners must
 approve. A definition in --definition may only narrow the parent's: its rules with more `forbid`s
 behind them, the same or less of everything else. Fields with `fresh_for`, and secrets without
---secrets, are not given to the child. Nobody may run the parent meanwhile.
+--secrets, are not given to the child. The parent must not be running.
 
-Exit codes: 0 born, 1 refused, approvals missing, or this copy is not the object, 2 usage, 3
+Exit codes: 0 forked, 1 refused, approvals missing, or this copy is not the object, 2 usage, 3
 broken input or environment.
 
 Example:
@@ -102,14 +102,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let child = ObjectDir::at(std::path::absolute(&args.to)?);
     if child.holds_object()? {
         return Err(Usage(format!(
-            "`{}` holds an object already: name another directory",
+            "`{}` already holds an object: name another directory",
             args.to.display()
         ))
         .into());
     }
     let writer = offline::open(&place)?;
     if let Some(parent) = fork::finish(&place.home(), &child)? {
-        terminal::note("finished what was begun before: the parent had recorded the child");
+        terminal::note("finished an earlier fork: the parent had already recorded the child");
         let object = suijuris_store::Reader::open(&child, suijuris_store::Depth::Tail)?
             .state()
             .head()
@@ -134,7 +134,7 @@ fn fork(args: &Args, place: &ObjectPaths, held: &OfflineObject, child: &ObjectDi
     let definition = match Definition::of(args, held)? {
         Ok(definition) => definition,
         Err(NotNarrower(words)) => {
-            terminal::note(&format!("no child: {words}"));
+            terminal::note(&format!("not forked: {words}"));
             return Ok(Answer::No);
         }
     };
@@ -265,7 +265,7 @@ fn staged(
         return match waiting {
             Some(staged) if staged.parent.head == head => Ok((staged, Vec::new())),
             Some(_) => anyhow::bail!(
-                "the parent has recorded something since the child was prepared: prepare it again without --approval, \
+                "the parent has changed since the child was prepared: prepare it again without --approval, \
                  and have it approved again"
             ),
             None => anyhow::bail!(
@@ -279,8 +279,8 @@ fn staged(
     }
     let mut seed = Zeroizing::new([0; 32]);
     let mut nonce = vec![0; 16];
-    getrandom::fill(seed.as_mut_slice()).context("the system gives no randomness")?;
-    getrandom::fill(&mut nonce).context("the system gives no randomness")?;
+    getrandom::fill(seed.as_mut_slice()).context("the system provides no randomness")?;
+    getrandom::fill(&mut nonce).context("the system provides no randomness")?;
     let request = ForkRequest {
         name: definition.name,
         controllers: definition.owners,

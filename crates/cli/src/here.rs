@@ -35,7 +35,7 @@ pub(crate) fn sign(
     let signed = sign_quietly(head, ask, content, audience)?;
     if signed.is_none() {
         terminal::note(
-            "asked as the host: no owner's key is here; name one of the object's with SUIJURIS_OWNER_KEY to ask as its owner",
+            "sent as the host: no owner's key is here; name one with SUIJURIS_OWNER_KEY to act as an owner",
         );
     }
     Ok(signed)

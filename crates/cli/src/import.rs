@@ -20,7 +20,7 @@ Every record, signature and bundle is verified before anything appears under DAT
 memory are those of the capsule. A directory that holds an older part of the same history is
 brought up to it; any other is refused and stays as it is.
 
-Exit codes: 0 imported, 1 the capsule does not hold or does not fit the directory, 2 usage, 3 it
+Exit codes: 0 imported, 1 the capsule is not valid or does not fit the directory, 2 usage, 3 it
 cannot be read or written.
 
 Example:

@@ -67,7 +67,7 @@ fn recipient(name: &str) -> anyhow::Result<x25519::Recipient> {
     }
     name.parse().map_err(|why| {
         crate::Usage(format!(
-            "`{name}` is no recipient ({why}): write one that begins with `age1`, or `owner`"
+            "`{name}` is not a recipient ({why}): write one that begins with `age1`, or `owner`"
         ))
         .into()
     })
@@ -95,7 +95,7 @@ fn identities(path: &Path) -> anyhow::Result<Vec<x25519::Identity>> {
     let mut text = Zeroizing::new(String::new());
     file.take(MAX_IDENTITY_FILE)
         .read_to_string(&mut text)
-        .with_context(|| format!("`{shown}` is no key"))?;
+        .with_context(|| format!("`{shown}` is not a key"))?;
     let lines = text.lines().map(str::trim);
     let lines: Vec<&str> = lines
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
@@ -103,7 +103,7 @@ fn identities(path: &Path) -> anyhow::Result<Vec<x25519::Identity>> {
     if lines.iter().any(|line| line.starts_with("AGE-SECRET-KEY-")) {
         let parse = |line: &&str| {
             line.parse()
-                .map_err(|why| anyhow::anyhow!("`{shown}` holds a line that is no age identity: {why}"))
+                .map_err(|why| anyhow::anyhow!("`{shown}` holds a line that is not an age identity: {why}"))
         };
         return lines.iter().map(parse).collect();
     }

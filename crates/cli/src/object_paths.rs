@@ -12,8 +12,8 @@ const DATA: &str = ".suijuris";
 /// No object is meant by what was named.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no object in `{}`: it has neither object.toml nor a lineage, and no daemon serves one of that name; name another directory, or \
-     start one with `suijuris new http DIR`",
+    "no object in {} (neither object.toml nor lineage/), and no daemon serves one of that name; name another directory, or start \
+     one with `suijuris new http DIR`",
     .0.display()
 )]
 pub(crate) struct NoObject(PathBuf);

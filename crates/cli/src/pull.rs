@@ -17,7 +17,7 @@ REFERENCE is HOST[:PORT]/REPOSITORY with :TAG or @sha256:DIGEST. A tag can be mo
 write there: name the digest where it matters which object you get. The registry is not trusted
 for what is in the capsule; every record is verified.
 
-Exit codes: 0 pulled, 1 the capsule does not hold or does not fit DATA, 2 usage, 3 it cannot be
+Exit codes: 0 pulled, 1 the capsule is not valid or does not fit DATA, 2 usage, 3 it cannot be
 pulled or written.
 
 Example:

@@ -25,11 +25,11 @@ const READ_BYTES: usize = 256 << 10;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 OBJECT is a capsule that `export` wrote, or an object, which is exported first (key and secrets
-sealed to you). A capsule that does not hold is not pushed. REFERENCE is
+sealed to you). A capsule that is not valid is not pushed. REFERENCE is
 HOST[:PORT]/REPOSITORY:TAG; user and password are taken from Docker's or Podman's configuration.
 The image that the object runs is named as `subject` where the same repository has it.
 
-Exit codes: 0 pushed, 1 the capsule does not hold, 2 usage, 3 it cannot be read or pushed.
+Exit codes: 0 pushed, 1 the capsule is not valid, 2 usage, 3 it cannot be read or pushed.
 
 Example:
   suijuris push hello registry.example/shop:hello-v1

@@ -5,7 +5,7 @@ use suijuris_api::verdict;
 use suijuris_core::class::Instantiation;
 use suijuris_core::governance::Effect;
 use suijuris_core::inputs::{Caller, Inputs, Principal, Request, Trigger};
-use suijuris_core::lineage::{Body, Count, Decision, Mutated, Outcome, Stored};
+use suijuris_core::lineage::{Body, Count, Decision, Dormant, Invariant, Mutated, Outcome, Stored};
 use suijuris_core::memory::Write;
 
 use crate::history;
@@ -27,8 +27,8 @@ pub(crate) fn summary(body: &Body) -> String {
         Body::Seal(body) if body.admitted.is_empty() => String::new(),
         Body::Seal(body) => admitted(&body.admitted),
         Body::Dormant(body) => join([
-            decided(&body.decision),
-            format!("workload {}", body.workload),
+            verdict::sleep_reason(&body.decision),
+            format!("workload {}", ended(body)),
             admitted(&body.admitted),
         ]),
         Body::Refused(body) => {
@@ -39,17 +39,15 @@ pub(crate) fn summary(body: &Body) -> String {
             };
             join([decided(&body.decision), times])
         }
-        Body::Resumed(body) => join([
-            decided(&body.decision),
-            format!("after standing still for {}", body.paused),
-        ]),
+        Body::Resumed(body) => join([decided(&body.decision), format!("suspended for {}", body.paused)]),
         Body::Unsealed(body) => format!(
-            "{} mutations after record {} under no signature",
-            body.mutations, body.sealed
+            "unclean shutdown, {} after record {}",
+            terminal::count(body.mutations, "unsigned write"),
+            body.sealed
         ),
         Body::Quarantined(body) => body.reason.clone(),
         Body::Restored(body) => format!(
-            "in place of the history up to record {}, …{}",
+            "replaces the history up to record {}, …{}",
             body.seq,
             body.abandoned.short()
         ),
@@ -61,6 +59,21 @@ pub(crate) fn summary(body: &Body) -> String {
         }
     }
 }
+
+/// How the workload ended. One that was asked to stop dies of the signal that asked it.
+fn ended(body: &Dormant) -> &str {
+    let alone = matches!(
+        body.decision.outcome,
+        Outcome::Refuse(Some(Invariant::WorkloadFailed | Invariant::WorkloadGone))
+    );
+    match body.workload.as_str() {
+        STOPPED if !alone => "stopped on request",
+        how => how,
+    }
+}
+
+/// How a workload ends that follows the usual request to stop.
+pub(crate) const STOPPED: &str = "killed by signal 15";
 
 fn join<const N: usize>(parts: [String; N]) -> String {
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
@@ -113,7 +126,7 @@ pub(crate) fn proposed(decision: &Decision) -> String {
 /// The principal; a caller with a token by subject and issuer.
 fn named(principal: &Principal) -> String {
     let Principal::Caller(caller) = principal else {
-        return principal.as_str().to_owned();
+        return verdict::person(principal.as_str()).to_owned();
     };
     let subject = caller
         .subject
@@ -216,9 +229,13 @@ fn body_json(body: &Body) -> anyhow::Result<serde_json::Value> {
 pub(crate) fn headline(decision: &Decision, terminal: Screen) -> String {
     let word = match decision.outcome {
         Outcome::Permit => terminal.paint(Tone::Good, "permitted"),
-        Outcome::Refuse(_) => terminal.paint(Tone::Bad, "refused"),
+        Outcome::Refuse(_) => terminal.paint(Tone::Bad, "denied"),
     };
-    format!("{word} {}  proposed by {}\n", decision.action, proposed(decision))
+    format!(
+        "{word}: {}, proposed by {}\n",
+        decision.action,
+        proposed(decision)
+    )
 }
 
 /// Everything that led to a decision but memory, indented.
@@ -228,13 +245,14 @@ pub(crate) fn grounds(decision: &Decision) -> String {
         text += &format!("  {}\n", clean(&reason));
     }
     if let Some(seconds) = verdict::retry_after_s(decision.explanation.as_ref()) {
-        text += &format!("  ask again in {seconds} s\n");
+        text += &format!("  try again in {seconds} s\n");
     }
     if let Some(explanation) = &decision.explanation {
-        for miss in &explanation.near_misses {
+        // The nearest one stands in the reasons.
+        for miss in explanation.near_misses.iter().skip(1) {
             let (rule, condition) = (&miss.rule, clean(&miss.condition));
             text += &format!(
-                "  near miss: {rule} held in {} of {} conditions, not in `{condition}`\n",
+                "  also close: {rule} met {} of {} conditions and failed at `{condition}`\n",
                 miss.held, miss.of
             );
         }

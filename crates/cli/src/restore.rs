@@ -24,8 +24,8 @@ use crate::{Answer, clock, owner};
 A copy that was refused as `rolled_back` or `twin` goes on in place of the history that the
 witness knows. What the other copy recorded since they parted is given up: every copy of it is
 refused from then on. Enough of the object's owners must approve; the history records what was
-given up, and the next activation is newer than all of it. Nobody may run either copy: end the
-other one first. ObjectArg nobody can say whether it runs, its lease is waited out.
+given up, and the next activation is newer than all of it. Neither copy may be running: end the
+other one first. If nobody can tell whether it runs, this command waits until its lease expires.
 
 Exit codes: 0 restored, 1 approvals missing, nothing to restore, or the other copy runs, 2 usage,
 3 broken input or environment.
@@ -184,7 +184,7 @@ fn take_over(args: &Args, writer: Writer, mark: &Mark) -> anyhow::Result<Answer>
         Taken::Open(held) => held,
         Taken::NotTheObject(copy) => {
             terminal::note(
-                "the restore is recorded here, but another copy has the object; end it and restore again",
+                "the restore is recorded here, but another copy holds the object; end it and restore again",
             );
             offline::tell_not_the_object(&copy, args.json)?;
             return Ok(Answer::No);

@@ -119,7 +119,7 @@ fn object(named: &str, topic: &str) -> anyhow::Result<ObjectId> {
     let bundle = reader.bundle(&head.bundle)?;
     if !bundle.manifest.triggers.topics.contains(topic) {
         terminal::note(&format!(
-            "`{topic}` is none of the object's topics: the message waits, and does not wake it"
+            "`{topic}` is not a topic of the object: the message waits and does not wake it"
         ));
     }
     Ok(head.object)
@@ -135,7 +135,7 @@ fn message(args: &Args) -> anyhow::Result<Message> {
         Some(id) => id.clone(),
         None => {
             let mut bytes = [0; 32];
-            getrandom::fill(&mut bytes).context("the system gives no randomness")?;
+            getrandom::fill(&mut bytes).context("the system provides no randomness")?;
             Digest(bytes).hex().chars().take(32).collect()
         }
     };

@@ -129,8 +129,8 @@ fn text(shown: &Shown, terminal: Screen) -> String {
     table.row([
         "history",
         &format!(
-            "{} records, epoch {}, {} refused",
-            shown.seq + 1,
+            "{}, epoch {}, {} refused",
+            terminal::count(shown.seq.saturating_add(1), "record"),
             shown.epoch,
             shown.refused
         ),
@@ -173,21 +173,19 @@ fn text(shown: &Shown, terminal: Screen) -> String {
 fn remarks(shown: &Shown) -> Vec<String> {
     let mut remarks = Vec::new();
     if shown.phase == "crashed" {
-        remarks.push(
-            "the last activation ended without the object's own act; the next start records that".to_owned(),
-        );
+        remarks.push("the last run did not shut down cleanly; the next start records it".to_owned());
     }
     if shown.unsealed {
-        remarks.push("the activation before ended without the object's own act (unsealed)".to_owned());
+        remarks.push("the previous run did not shut down cleanly (unsealed)".to_owned());
     }
     if shown.uncovered > 0 {
         remarks.push(format!(
-            "records at the end not yet covered by a signature: {}",
-            shown.uncovered
+            "not signed yet: {} at the end",
+            terminal::count(shown.uncovered, "record")
         ));
     }
     if shown.torn {
-        remarks.push("a write was cut short at the end; the next start removes it".to_owned());
+        remarks.push("the last write is incomplete; the next start removes it".to_owned());
     }
     remarks
 }

@@ -36,6 +36,12 @@ pub(crate) fn drawing(text: &str) {
     let _ = writeln!(io::stderr(), "{}", text.trim_matches('\n'));
 }
 
+/// So many of a thing: `1 record`, `2 records`.
+pub(crate) fn count(number: u64, thing: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{ending}")
+}
+
 /// How a word is coloured.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Tone {

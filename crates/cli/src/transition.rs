@@ -62,12 +62,9 @@ fn propose(at: &ObjectArg, asked: Ask, json: bool) -> anyhow::Result<Answer> {
             Ok(Answer::Yes)
         }
         Some(Reply::Patched { .. }) => {
-            anyhow::bail!("`up` answers something else than was asked; is it of another version?")
+            anyhow::bail!("`up` answered another question; use the same version of suijuris for both")
         }
-        None => anyhow::bail!(
-            "nobody runs this object; start it with `suijuris up {}`",
-            place.name()
-        ),
+        None => anyhow::bail!("not running; start it with `suijuris up {}`", place.name()),
     }
 }
 
@@ -86,23 +83,25 @@ fn text(verdict: &Verdict, permitted: bool) -> String {
     let (tone, word) = if permitted {
         (Tone::Good, "permitted")
     } else {
-        (Tone::Bad, "refused")
+        (Tone::Bad, "denied")
     };
-    let rules = if verdict.rules.is_empty() {
-        String::new()
+    let mut reasons = verdict.reasons.iter();
+    let what = if !verdict.rules.is_empty() {
+        format!("{} by {}", verdict.action, verdict.rules.join(", "))
+    } else if permitted {
+        verdict.action.clone()
     } else {
-        format!("  by {}", verdict.rules.join(", "))
+        // Where no rule decided, the first reason says it all.
+        reasons
+            .next()
+            .map_or_else(|| verdict.action.clone(), |reason| terminal::clean(reason))
     };
-    let mut text = format!(
-        "{} {}{rules}\n",
-        Screen::stdout().paint(tone, word),
-        verdict.action
-    );
-    for reason in &verdict.reasons {
+    let mut text = format!("{}: {what}\n", Screen::stdout().paint(tone, word));
+    for reason in reasons {
         text += &format!("  {}\n", terminal::clean(reason));
     }
     if let Some(seconds) = verdict.retry_after {
-        text += &format!("  ask again in {seconds} s\n");
+        text += &format!("  try again in {seconds} s\n");
     }
     text
 }

@@ -188,7 +188,7 @@ fn verify_capsule(path: &Path) -> anyhow::Result<Outcome> {
             let sound = compiles(files).err();
             bundles.insert(
                 *id,
-                sound.map(|error| format!("bundle {id} does not hold: {error:#}")),
+                sound.map(|error| format!("bundle {id} is not valid: {error:#}")),
             );
         },
     );
@@ -234,8 +234,8 @@ fn fault(error: OpenError) -> anyhow::Result<Fault> {
 }
 
 fn torn(last: At) -> Fault {
-    let message = "what stands behind this record is no whole record: a writer that died while it wrote leaves this, and so \
-                   does damage to the end; the next start removes it";
+    let message = "the record after this one is incomplete: a writer that died while writing leaves this, and so does damage to \
+                   the end; the next start removes it";
     Fault::at(last, message.to_owned())
 }
 
@@ -249,7 +249,7 @@ fn bundles(reader: &Reader) -> anyhow::Result<BTreeSet<BundleId>> {
 
 /// Holds a bundle's parts to each other: the text compiles to the very program that decides.
 fn compiles(files: BundleFiles) -> anyhow::Result<()> {
-    let governance = String::from_utf8(files.governance).context("its rules are no text")?;
+    let governance = String::from_utf8(files.governance).context("its rules are not text")?;
     Files {
         manifest: files.manifest,
         governance,
@@ -261,15 +261,15 @@ fn compiles(files: BundleFiles) -> anyhow::Result<()> {
 
 fn check_bundle(home: &ObjectDir, id: &BundleId) -> Result<(), Fault> {
     let check = || compiles(BundleStore::of(home).files(id)?);
-    check().map_err(|error| Fault::whole(format!("bundle {id} does not hold: {error:#}")))
+    check().map_err(|error| Fault::whole(format!("bundle {id} is not valid: {error:#}")))
 }
 
 fn text(outcome: &Outcome, terminal: Screen) -> String {
     let mut text = match &outcome.fault {
         None => format!(
-            "{}  {} records\n",
+            "{}  {}\n",
             terminal.paint(Tone::Good, "verified"),
-            outcome.records
+            terminal::count(outcome.records, "record")
         ),
         Some(fault) => {
             let place = match (fault.seq, &fault.file, fault.offset) {
@@ -291,10 +291,11 @@ fn text(outcome: &Outcome, terminal: Screen) -> String {
     for id in &outcome.bundles {
         text += &format!("  bundle  {id}\n");
     }
-    text += &match outcome.uncovered {
-        0 => String::new(),
-        1 => "  1 record at the end is unsealed: no signature covers it yet\n".to_owned(),
-        n => format!("  {n} records at the end are unsealed: no signature covers them yet\n"),
-    };
+    if outcome.uncovered > 0 {
+        text += &format!(
+            "  not signed yet: {} at the end\n",
+            terminal::count(outcome.uncovered, "record")
+        );
+    }
     text
 }

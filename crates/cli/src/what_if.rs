@@ -238,7 +238,10 @@ impl Amended {
 
     fn text(&self, terminal: Screen) -> String {
         let (judged, times) = (self.judged, self.would_change);
-        let mut text = format!("{judged} recorded decisions, {times} would come out otherwise\n");
+        let mut text = format!(
+            "{} replayed, {times} would change\n",
+            terminal::count(judged, "recorded decision")
+        );
         for changed in &self.changed {
             text += &changed.text(terminal);
         }

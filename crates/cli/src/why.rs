@@ -25,8 +25,8 @@ use crate::{Answer, Usage, history, show};
 SEQ is the position of a record (see `suijuris log`), or `last`: the last decision of all, or of
 one --action. ID is what a refused caller quotes, as in r-abcdefghijkl: the record that counts it.
 
-Exit codes: 0 explained, and the same inputs give the same bytes again; 1 they do not, or nothing
-was decided yet.
+Exit codes: 0 explained, and the replay is identical; 1 the replay differs, or nothing was decided
+yet.
 
 Example:
   suijuris why hello
@@ -233,12 +233,9 @@ fn tell(reader: &Reader, found: &Found, same: bool, json: bool) -> anyhow::Resul
     );
     text += &render::rules_shown(&rules);
     text += &match same {
-        true => format!(
-            "\n{}: made again from these inputs, it gives the same bytes\n",
-            terminal.paint(Tone::Good, "same")
-        ),
+        true => format!("\nreplayed: {}\n", terminal.paint(Tone::Good, "identical")),
         false => format!(
-            "\n{}: made again from these inputs, it comes out otherwise: {}\n",
+            "\nreplayed: {}, now {}\n",
             terminal.paint(Tone::Bad, "different"),
             verdict::verdict(&found.again, "runtime").outcome
         ),

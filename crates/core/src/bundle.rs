@@ -39,7 +39,7 @@ pub struct Files {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotFiles {
     /// Too many bytes.
-    #[error("the bundle's files have {0} bytes together, where at most {MAX_FILES_BYTES} are allowed")]
+    #[error("the bundle's files have {0} bytes in all; at most {MAX_FILES_BYTES} are allowed")]
     TooLarge(usize),
     /// The sizes in front do not fit what follows.
     #[error("the sizes of the bundle's files do not fit its bytes")]

@@ -18,7 +18,7 @@ const ROOM_BYTES: usize = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Longer than the caller allows; nothing was read.
-    #[error("{len} bytes, where at most {max} are allowed")]
+    #[error("{len} bytes; at most {max} are allowed")]
     TooLong {
         /// Length found, bytes.
         len: usize,

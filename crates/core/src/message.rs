@@ -70,7 +70,7 @@ pub enum Error {
     #[error("the message has no `{0}`; CloudEvents 1.0 requires id, source and type")]
     Missing(&'static str),
     /// Too large.
-    #[error("the message has {len} bytes, where at most {max} are allowed")]
+    #[error("the message has {len} bytes; at most {max} are allowed")]
     TooLong {
         /// Length found, bytes.
         len: usize,

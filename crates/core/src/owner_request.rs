@@ -132,7 +132,7 @@ pub enum OwnerRequestError {
     #[error("the request is signed for another object")]
     WrongObject,
     /// Signed for another act.
-    #[error("the request is signed for something else than it asks")]
+    #[error("the request asks for something else than was signed")]
     WrongAsk,
     /// Signed over other content.
     #[error("the request's content is not what was signed")]
@@ -147,10 +147,10 @@ pub enum OwnerRequestError {
     #[error("the request is good for more than 60 s: check that both clocks agree")]
     TooLong,
     /// The object went on since.
-    #[error("the object recorded something since the request was signed: look again and repeat it")]
+    #[error("the object has changed since the request was signed: read it again and repeat the request")]
     StaleHead,
     /// A write without the head it stands on.
-    #[error("a write must be signed over the record it stands on")]
+    #[error("a write must be signed over the record it follows")]
     NoHead,
     /// Used before.
     #[error("the request was used already: sign a new one")]

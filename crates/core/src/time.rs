@@ -46,10 +46,10 @@ impl fmt::Display for Timestamp {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// Not an instant.
-    #[error("`{0}` is not an instant: write it as in 2026-11-23T08:00:00Z")]
+    #[error("`{0}` is not a timestamp: write it as in 2026-11-23T08:00:00Z")]
     Timestamp(String),
     /// Not a length of time.
-    #[error("`{0}` is not a length of time: write it as in 1h30m, 45s or 250ms")]
+    #[error("`{0}` is not a duration: write it as in 1h30m, 45s or 250ms")]
     Span(String),
 }
 

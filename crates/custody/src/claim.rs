@@ -259,7 +259,7 @@ impl Claim {
         let Some(shared) = &self.depot else {
             return Ok(match self.strength {
                 Strength::Required => {
-                    Answer::Unasked("no depot is there, and the object requires one".to_owned())
+                    Answer::Unasked("the object requires a depot, and there is none".to_owned())
                 }
                 Strength::Optional => Answer::Ours,
             });
@@ -389,7 +389,7 @@ impl Claim {
             Some(publishing) => tokio::time::timeout(LEAVE_WITHIN, publishing)
                 .await
                 .unwrap_or_else(|_late| {
-                    Err("the depot did not take in time what the object publishes".to_owned())
+                    Err("the depot did not accept the object's records in time".to_owned())
                 }),
         };
         self.release().await;

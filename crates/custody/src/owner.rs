@@ -16,7 +16,7 @@ use suijuris_core::time::Timestamp;
 /// What whoever sends an owner's request is answered that is none.
 #[must_use]
 pub fn not_an_owner(error: &OwnerRequestError) -> Problem {
-    let title = "The request is not an owner's";
+    let title = "The request is not signed by an owner";
     let problem = match error {
         OwnerRequestError::StaleHead => Problem::new(409, CODE_STALE_HEAD, title),
         _ => Problem::new(403, CODE_NOT_SIGNED, title),

@@ -59,10 +59,10 @@ pub enum ClaimError {
     #[error("the object's own history cannot be read: {0}")]
     History(String),
     /// A pause was found meanwhile.
-    #[error("the machine was paused while the witness was asked; ask again")]
+    #[error("the machine was suspended while it asked the witness; try again")]
     Overtaken,
     /// Its task has ended.
-    #[error("the witness is asked no more: start the object again")]
+    #[error("the witness is no longer asked: start the object again")]
     Ended,
 }
 
@@ -70,10 +70,10 @@ pub enum ClaimError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Uncovered {
     /// Another copy has the object.
-    #[error("another copy has the object")]
+    #[error("another copy holds the object")]
     Lost,
     /// Its task has ended.
-    #[error("the witness is asked no more: start the object again")]
+    #[error("the witness is no longer asked: start the object again")]
     Ended,
 }
 

@@ -36,7 +36,7 @@ pub enum WriteError {
     #[error("the secret was not kept")]
     Secret(#[from] secrets::Error),
     /// No randomness for a secret's salt.
-    #[error("the system gives no randomness for a secret's salt")]
+    #[error("the system provides no randomness for a secret's salt")]
     Random(#[from] getrandom::Error),
     /// The store.
     #[error("the record was not made durable")]

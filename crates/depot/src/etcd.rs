@@ -194,7 +194,7 @@ impl Shared {
                 let (at, object) = name.strip_prefix("due/")?.split_once('-')?;
                 Some((frame::unsortable(at)?, object.parse().ok()?))
             };
-            read().ok_or_else(|| frame::garbage(&self.space.place(name), "its name is no due time"))
+            read().ok_or_else(|| frame::garbage(&self.space.place(name), "its name is not a due time"))
         };
         names.iter().map(parse).collect()
     }

@@ -117,7 +117,7 @@ pub(crate) fn garbage(place: &str, why: &str) -> Error {
 }
 
 fn too_long(what: &str, len: usize, max: usize) -> Error {
-    Error::NotAllowed(format!("{what} has {len} bytes, where at most {max} are allowed"))
+    Error::NotAllowed(format!("{what} has {len} bytes; at most {max} are allowed"))
 }
 
 /// An error with its sources, in one line.

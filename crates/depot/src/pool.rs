@@ -81,7 +81,7 @@ impl Pool {
         let busy = |why: String| Error::Unreachable(self.name.clone(), Some(why.into()));
         let mut queue = self.shared.lock();
         if queue.jobs.len() >= WAITING {
-            return Err(busy(format!("{WAITING} operations wait already")));
+            return Err(busy(format!("{WAITING} operations are waiting already")));
         }
         if queue.jobs.len() >= queue.idle && queue.threads < THREADS {
             let shared = Arc::clone(&self.shared);

@@ -162,16 +162,16 @@ fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error
     let text = String::deserialize(deserializer)?;
     let span: Span = text.parse().map_err(serde::de::Error::custom)?;
     let positive = u64::try_from(span.0).ok().filter(|ms| *ms > 0);
-    positive.map(Duration::from_millis).ok_or_else(|| {
-        serde::de::Error::custom(format!("`{text}` is no length of time above zero, as in 10s"))
-    })
+    positive
+        .map(Duration::from_millis)
+        .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a duration above zero, as in 10s")))
 }
 
 fn objects<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, ObjectId>, D::Error> {
     let map = BTreeMap::<String, String>::deserialize(deserializer)?;
     let entry = |(host, id): (String, String)| {
         let object = id.parse().map_err(|error| {
-            serde::de::Error::custom(format!("`{id}`, for host `{host}`, is no object id: {error}"))
+            serde::de::Error::custom(format!("`{id}`, for host `{host}`, is not an object id: {error}"))
         })?;
         Ok((host.to_ascii_lowercase(), object))
     };

@@ -172,8 +172,8 @@ fn structured(body: &[u8]) -> Result<(BTreeMap<String, String>, Vec<u8>), Error>
         (Some(_), Some(_)) => return Err(Error::Data("it has both data and data_base64")),
         (None, None) => Vec::new(),
         (None, Some(encoded)) => {
-            let text: String =
-                serde_json::from_str(encoded.get()).map_err(|_| Error::Data("data_base64 is no string"))?;
+            let text: String = serde_json::from_str(encoded.get())
+                .map_err(|_| Error::Data("data_base64 is not a string"))?;
             STANDARD
                 .decode(text)
                 .map_err(|_| Error::Data("data_base64 is not base64"))?
@@ -195,7 +195,7 @@ fn attribute(name: &str, json: &str) -> Result<Option<String>, Error> {
             Ok(Some(number.to_string()))
         }
         _ => Err(Error::Document(format!(
-            "attribute `{name}` is no string, whole number or boolean"
+            "attribute `{name}` is not a string, whole number or boolean"
         ))),
     }
 }

@@ -50,7 +50,7 @@ pub(crate) enum Error {
     #[error("header `{0}` is missing or not text; the proxy in front sets it")]
     Header(&'static str),
     /// The original target is no path.
-    #[error("the original target is no path that begins with `/`")]
+    #[error("the original target is not a path that begins with `/`")]
     Target,
     /// The original request has no canonical form.
     #[error("{}", .0.detail)]

@@ -46,7 +46,7 @@ pub enum Error {
     #[error("the depot did not answer in time")]
     Slow,
     /// Forged, truncated, or of another format.
-    #[error("the object's announcement is not believed")]
+    #[error("the object's announcement is not trusted")]
     Announcement(#[from] AnnouncementError),
     /// The depot lacks its bundle.
     #[error("the depot has no bundle {0}, which the object carries; publish it again")]
@@ -90,7 +90,7 @@ pub enum Error {
     #[error("the object's chain in the depot cannot be read")]
     Segment(#[from] lineage::segment::SegmentError),
     /// A record does not follow from those before.
-    #[error("the object's chain in the depot does not hold")]
+    #[error("the object's chain in the depot is not valid")]
     Chain(#[from] ChainError),
     /// Records are missing.
     #[error("the object's chain in the depot has no record {0}")]

@@ -54,9 +54,9 @@ pub(crate) fn unknown(object: ObjectId) -> Problem {
 pub(crate) fn head(error: &heads::Error, object: ObjectId) -> Problem {
     if error.is_unreachable() {
         let problem = Problem::new(503, "depot_unreachable", "The depot does not answer");
-        return of(object, problem, "ask again", Some(DEPOT_AGAIN_S));
+        return of(object, problem, "try again", Some(DEPOT_AGAIN_S));
     }
-    let problem = Problem::new(503, "head_refused", "The object's head is not believed");
+    let problem = Problem::new(503, "head_refused", "The object's head is not trusted");
     // What is wrong with the head says nothing of rules, memory or the depot's address.
     let detail = match error {
         heads::Error::Depot(_) => "the depot gives answers that cannot be used".to_owned(),
@@ -120,7 +120,7 @@ pub(crate) fn depot(error: &suijuris_depot::Error, object: ObjectId) -> Problem 
     let detail = match error {
         // Written by the sender.
         Error::NotAllowed(_) | Error::InboxFull => error.to_string(),
-        _ => "the owner finds the cause in the door's events".to_owned(),
+        _ => "the owner can see the cause in the door's events".to_owned(),
     };
     of(object, problem, detail, again)
 }
@@ -128,7 +128,7 @@ pub(crate) fn depot(error: &suijuris_depot::Error, object: ObjectId) -> Problem 
 /// Who asks for another object learns nothing of the one that lives here.
 pub(crate) fn wrong_object() -> Problem {
     let problem = Problem::new(421, "wrong_object", "Another object lives here");
-    problem.with_detail("look up where the object that you ask for lives now")
+    problem.with_detail("look up where that object lives now")
 }
 
 pub(crate) fn asleep(object: ObjectId) -> Problem {
@@ -147,7 +147,7 @@ pub(crate) fn moving(object: ObjectId) -> Problem {
     of(
         object,
         problem,
-        "it changed while it was decided for; ask again",
+        "it changed while it was decided for; try again",
         Some(1),
     )
 }
@@ -165,7 +165,11 @@ pub fn backing_off(object: ObjectId, left: Duration) -> Problem {
 }
 
 pub(crate) fn full(object: ObjectId) -> Problem {
-    let problem = Problem::new(503, "too_many_wakes", "Too many objects wake or rest");
+    let problem = Problem::new(
+        503,
+        "too_many_wakes",
+        "Too many objects are waking or waiting to be retried",
+    );
     of(
         object,
         problem,
@@ -188,7 +192,7 @@ pub(crate) fn not_started(object: ObjectId) -> Problem {
     of(
         object,
         problem,
-        "its owner finds the cause in the door's events",
+        "the owner can see the cause in the door's events",
         Some(1),
     )
 }
@@ -243,5 +247,5 @@ pub(crate) fn method(allowed: &str) -> Problem {
 pub(crate) fn no_id(text: &str) -> Problem {
     let shown: String = text.chars().take(80).collect();
     let problem = Problem::new(404, "unknown_object", "The door does not know this object");
-    problem.with_detail(format!("`{shown}` is no object id"))
+    problem.with_detail(format!("`{shown}` is not an object id"))
 }

@@ -131,7 +131,7 @@ impl Probe {
             (Some(_), _) => Found::Request,
             (None, Some(_)) => Found::Incomplete,
             (None, None) => {
-                let detail = "the bytes are no HTTP/2 request";
+                let detail = "the bytes are not an HTTP/2 request";
                 Found::Bad(Reject {
                     status: 400,
                     code: "bad_request",

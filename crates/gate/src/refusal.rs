@@ -21,7 +21,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("upstream_failed", "The workload gave no valid answer"),
     ("upstream_unreachable", "The workload does not accept connections"),
     ("upstream_timeout", "The workload did not answer in time"),
-    ("held_full", "Too many requests wait for the object"),
+    ("held_full", "Too many requests are waiting for the object"),
     ("hold_timeout", "The object gave no verdict in time"),
     ("draining", "The object is going to sleep"),
     ("too_many_connections", "Too many connections are open"),
@@ -75,7 +75,7 @@ impl Refusal {
     }
 
     pub(crate) fn upstream_unreachable() -> Self {
-        Self::of(503, "upstream_unreachable", "nothing was done: ask again").retry_after(1)
+        Self::of(503, "upstream_unreachable", "nothing was done: try again").retry_after(1)
     }
 
     /// For paths that belong to the object and that nothing answers.

@@ -201,7 +201,7 @@ pub enum FrameError {
     #[error("a frame of kind {0:#04x}, which version 1 does not have")]
     Kind(u8),
     /// A length that its kind does not allow.
-    #[error("a {kind:?} frame of {length} bytes, where {least} to {most} are allowed")]
+    #[error("a {kind:?} frame of {length} bytes; {least} to {most} are allowed")]
     Length {
         /// Its kind.
         kind: Kind,

@@ -44,13 +44,13 @@ pub enum LinkError {
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     /// Bytes that are no frame.
-    #[error("the other end of the link sends what is no frame")]
+    #[error("the other end of the link sends bytes that are not a frame")]
     Frame(#[from] FrameError),
     /// A frame that must not come.
     #[error("the other end of the link does not keep to the protocol")]
     Violation(#[from] Violation),
     /// A message that is none.
-    #[error("the other end of the link sends what is no message")]
+    #[error("the other end of the link sends bytes that are not a message")]
     Message(#[source] Arc<MessageError>),
     /// Descriptors that belong to no frame, or the other way round.
     #[error("the descriptors of the link are not those that its frames speak of")]

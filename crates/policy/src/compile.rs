@@ -62,7 +62,7 @@ fn check(vocabulary: &Vocabulary, source: &str) -> Result<Checked, Vec<Diagnosti
         return Err(fail(
             "rules.too_large",
             format!(
-                "the rules are {} bytes long, where at most {MAX_SOURCE_BYTES} are allowed",
+                "the rules are {} bytes long; at most {MAX_SOURCE_BYTES} are allowed",
                 source.len()
             ),
         ));
@@ -121,7 +121,7 @@ fn founding_without_class(
     };
     let error = |(template, rule): (&Template, &Rule)| {
         let message = format!(
-            "rule `{}` speaks of `instantiate`, and this bundle is no class",
+            "rule `{}` uses `instantiate`, but this bundle is not a class",
             rule.id
         );
         let at = template.loc().map_or((0, 0), |loc| (loc.start(), loc.end()));
@@ -158,7 +158,7 @@ fn named(source: &str, templates: &[Template]) -> (Vec<Rule>, Vec<Diagnostic>) {
     let mut rules = Vec::new();
     let mut ids = BTreeMap::new();
     if templates.len() > MAX_RULES {
-        let message = format!("{} rules, where at most {MAX_RULES} are allowed", templates.len());
+        let message = format!("{} rules; at most {MAX_RULES} are allowed", templates.len());
         errors.push(Diagnostic::new(Severity::Error, "rules.too_large", message));
     }
     for (index, template) in templates.iter().enumerate() {
@@ -174,7 +174,7 @@ fn named(source: &str, templates: &[Template]) -> (Vec<Rule>, Vec<Diagnostic>) {
             fault(
                 "rules.template",
                 (start, end),
-                "templates have no place in a bundle".into(),
+                "a bundle cannot contain templates".into(),
                 help,
             );
         }
@@ -234,8 +234,8 @@ fn annotate(rule: &mut Rule, key: &AnyId, text: &str) -> Result<(), (String, &'s
                 Ok(())
             }
             _ => Err((
-                format!("`{text}` is no length of time to retry after"),
-                "write it as in @retry_after(\"5m\"), longer than nothing",
+                format!("`{text}` is not a duration to retry after"),
+                "write it as in @retry_after(\"5m\"), longer than zero",
             )),
         },
         "status" => match text.parse() {
@@ -244,7 +244,7 @@ fn annotate(rule: &mut Rule, key: &AnyId, text: &str) -> Result<(), (String, &'s
                 Ok(())
             }
             _ => Err((
-                format!("`{text}` is no HTTP status of a refusal"),
+                format!("`{text}` is not an HTTP status of a refusal"),
                 "write one from 400 to 599, as in @status(\"404\")",
             )),
         },

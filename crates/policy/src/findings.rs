@@ -142,7 +142,7 @@ fn unpermitted(vocabulary: &Vocabulary, program: &Program) -> Vec<Diagnostic> {
     let permitted = permitted(program);
     let instantiate = permitted.contains(&Action::Instantiate);
     let useless = (vocabulary.class && !instantiate).then(|| {
-        let message = "no rule permits instantiate: no instance of this class is ever founded";
+        let message = "no rule permits instantiate: no instance of this class is ever created";
         Diagnostic::new(Severity::Warning, "rules.no_instance", message).help(
             "add to governance.cedar: permit (principal, action == Action::\"instantiate\", resource) when { … };",
         )
@@ -225,7 +225,7 @@ fn unknown_symbols(vocabulary: &Vocabulary, listing: &Listing) -> Vec<Diagnostic
         let (name, symbols) = symbols(field)?;
         let text = texts(value).into_iter().find(|text| !symbols.contains(text))?;
         Some(format!(
-            "`{text}` is no symbol of `{name}`, which is one of {}",
+            "`{text}` is not a symbol of `{name}`, which is one of {}",
             symbols.join(", ")
         ))
     };

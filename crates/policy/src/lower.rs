@@ -219,7 +219,7 @@ impl Lower<'_> {
             _ => Err(unsupported(
                 expr,
                 "this cannot be compiled",
-                "templates and unknowns have no place in rules",
+                "rules cannot contain templates or unknowns",
             )),
         }
     }
@@ -245,7 +245,7 @@ impl Lower<'_> {
             Literal::EntityUID(uid) => entity(uid).ok_or_else(|| {
                 unsupported(
                     expr,
-                    format!("`{uid}` is of no known type"),
+                    format!("`{uid}` has no known type"),
                     "use the entity types of docs/rules.md",
                 )
             })?,
@@ -509,7 +509,7 @@ impl Lower<'_> {
         let ExprKind::Lit(Literal::String(text)) = arg.expr_kind() else {
             return Err(unsupported(
                 whole,
-                format!("`{name}` takes a literal text"),
+                format!("`{name}` takes a literal string"),
                 "declare the memory field or claim with that type instead of as a string",
             ));
         };
@@ -522,7 +522,7 @@ impl Lower<'_> {
             Some(value) => Ok(self.table.constant(value)),
             None => Err(unsupported(
                 whole,
-                format!("`{text}` is no {name}"),
+                format!("`{text}` is not a valid {name}"),
                 "docs/rules.md shows how to write it",
             )),
         }

@@ -167,7 +167,7 @@ fn wrong_object(resident: &Resident, head: &RequestHead<'_>) -> Option<Problem> 
     // Who asks for another learns nothing of the one that lives here.
     (asked != resident.id()).then(|| {
         let problem = Problem::new(421, "wrong_object", "Another object lives here");
-        problem.with_detail("look up where the object that you ask for lives now")
+        problem.with_detail("look up where that object lives now")
     })
 }
 

@@ -31,7 +31,7 @@ usage: suijuris-init --data DIR --listen ADDR [options]
   --inlet-fd N          socket over which later supervisors come, where the machine may outlive the first
   --help, --version
 
-Exit codes: 0 dormant by the object's own act, 1 refused, 2 usage, 3 broken input or environment,
+Exit codes: 0 asleep by its own decision, 1 refused, 2 usage, 3 broken input or environment,
             4 stopped by the host without a decision of the object
 ";
 
@@ -145,7 +145,7 @@ pub fn parse(
 }
 
 fn address(text: &str) -> Result<Address, UsageError> {
-    let wrong = |_| UsageError::Value("--listen", format!("`{text}` is no ADDRESS:PORT"));
+    let wrong = |_| UsageError::Value("--listen", format!("`{text}` is not ADDRESS:PORT"));
     text.parse().map(Address).map_err(wrong)
 }
 

@@ -45,7 +45,7 @@ pub enum Error {
     #[error("the record was not made durable")]
     Stage(#[from] StageError),
     /// No randomness for a fresh key.
-    #[error("the system gives no randomness for a fresh key")]
+    #[error("the system provides no randomness for a fresh key")]
     Random(#[from] getrandom::Error),
 }
 

@@ -71,7 +71,7 @@ pub enum CapsuleError {
     #[error("the capsule cannot be read")]
     Read(#[source] io::Error),
     /// What was read is not sound.
-    #[error("the capsule is not sound at {spot}; get another copy of it")]
+    #[error("the capsule is damaged at {spot}; get another copy of it")]
     Bad {
         /// Where.
         spot: Spot,
@@ -97,7 +97,7 @@ pub enum Fault {
     #[error("there is no section of kind {0}")]
     Kind(u32),
     /// A section longer than its kind may be.
-    #[error("the {kind} has {size} bytes, where at most {max} are allowed")]
+    #[error("the {kind} has {size} bytes; at most {max} are allowed")]
     TooLong {
         /// Its kind.
         kind: Kind,
@@ -131,10 +131,10 @@ pub enum Fault {
     #[error("its bundles have more than {MAX_ALL_BUNDLES_BYTES} bytes together")]
     ManyBundles,
     /// The parent's proof.
-    #[error("it is not the fork it says")]
+    #[error("it is not the fork it claims to be")]
     Parent(#[from] ParentProofError),
     /// The announcement.
-    #[error("its announcement is not believed")]
+    #[error("its announcement is not trusted")]
     Announcement(#[from] AnnouncementError),
     /// An announcement of another state.
     #[error("its announcement is not of the state that its records yield")]
@@ -151,7 +151,7 @@ pub enum Fault {
     #[error("the digest at its end is not that of its bytes")]
     Digest,
     /// Something behind the end.
-    #[error("there are bytes behind its end")]
+    #[error("there are bytes after its end")]
     Trailing,
 }
 

@@ -43,7 +43,7 @@ pub struct Creation {
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// There is one already.
-    #[error("{0} holds an object already; choose another directory")]
+    #[error("{0} already holds an object; choose another directory")]
     Exists(PathBuf),
     /// The inception is not sound.
     #[error(transparent)]

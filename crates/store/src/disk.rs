@@ -226,7 +226,7 @@ pub(crate) fn read(disk: &dyn Disk, path: &Path, max: u64) -> io::Result<Vec<u8>
     let file = disk.open(path, How::Read)?;
     let size = file.size()?;
     if size > max {
-        let text = format!("{size} bytes, where at most {max} are allowed");
+        let text = format!("{size} bytes; at most {max} are allowed");
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];

@@ -92,7 +92,7 @@ pub struct Prepared {
 #[derive(Debug, thiserror::Error)]
 pub enum ForkError {
     /// The child's directory holds an object.
-    #[error("{0} holds an object already; choose another directory")]
+    #[error("{0} already holds an object; choose another directory")]
     Exists(PathBuf),
     /// The child's directory.
     #[error(transparent)]
@@ -107,7 +107,7 @@ pub enum ForkError {
     #[error("the child's bundle cannot be kept")]
     Store(#[from] bundle_store::Error),
     /// The child's first records.
-    #[error("the child's beginning is not sound")]
+    #[error("the child's first record is not valid")]
     Chain(#[from] ChainError),
     /// A secret of the parent.
     #[error("a secret of the parent cannot be given to the child")]
@@ -122,9 +122,7 @@ pub enum ForkError {
     #[error("no child is staged in {0}; stage one first")]
     NothingStaged(PathBuf),
     /// The parent moved on.
-    #[error(
-        "the parent has recorded something since the child was staged; stage it again and sign for its new id"
-    )]
+    #[error("the parent has changed since the child was staged; stage it again and sign for its new id")]
     ParentMoved,
     /// The parent's record: too few approvals, a full disk.
     #[error(transparent)]
@@ -141,7 +139,7 @@ pub enum ParentError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The proof.
-    #[error("the object is not the fork it says")]
+    #[error("the object is not the fork it claims to be")]
     Proof(#[from] ParentProofError),
 }
 

@@ -53,7 +53,7 @@ pub enum Damage {
     #[error("its bytes are damaged")]
     Altered,
     /// Something other than zeros behind the last record.
-    #[error("there are bytes behind the end of the records")]
+    #[error("there are bytes after the end of the records")]
     Trailing,
     /// An intact record that does not continue the chain.
     #[error("it does not fit the history before it")]
@@ -84,7 +84,7 @@ pub enum OpenError {
         holder: String,
     },
     /// The history is not sound.
-    #[error("the history is not sound at {place}; restore the directory from a copy, nothing was changed")]
+    #[error("the history is damaged at {place}; restore the directory from a copy; nothing was changed")]
     Damaged {
         /// Where.
         place: Place,

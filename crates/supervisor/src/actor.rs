@@ -125,7 +125,7 @@ pub struct Ended {
 #[derive(Debug, thiserror::Error)]
 pub enum ActorError {
     /// Its disk.
-    #[error("what is to be recorded could not be made durable")]
+    #[error("pending records could not be made durable")]
     Store(#[from] StageError),
 }
 

@@ -50,13 +50,13 @@ pub(crate) struct Running<M> {
 /// Why there is no machine.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NoMachine {
-    #[error("the system gives no randomness")]
+    #[error("the system provides no randomness")]
     Random(#[from] getrandom::Error),
     #[error("no link to the machine can be made")]
     Link(#[source] std::io::Error),
     #[error("the launch is too large for the link")]
     Launch(#[from] suijuris_link::mux::QueueError),
-    #[error("what is to be recorded before it is not durable")]
+    #[error("the records before it are not durable")]
     Record(#[from] suijuris_store::StageError),
     #[error("the machine cannot be started")]
     Start(#[from] StartError),

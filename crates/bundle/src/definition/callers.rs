@@ -150,7 +150,7 @@ pub(super) fn controllers(root: &mut Section<'_>) -> Option<Controllers> {
         match pem::controller(text.value) {
             Ok(key) if keys.contains(&key) => {
                 let help = "leave one out: each controller counts once";
-                faults.error(code::TWICE, &text.span, "this controller stands twice", help);
+                faults.error(code::TWICE, &text.span, "this controller appears twice", help);
             }
             Ok(key) => keys.push(key),
             Err(error) => {
@@ -176,7 +176,7 @@ pub(super) fn controllers(root: &mut Section<'_>) -> Option<Controllers> {
 fn check_count(section: &Section<'_>, declared: usize, threshold: Option<&Found<u32>>) {
     let faults = section.faults();
     if !(1..=MAX_CONTROLLERS).contains(&declared) {
-        let message = format!("{declared} controllers, where 1 to {MAX_CONTROLLERS} can own an object");
+        let message = format!("{declared} controllers; 1 to {MAX_CONTROLLERS} can own an object");
         let help =
             "list public keys under keys, or leave [controllers] out: `up` then makes a key for the owner";
         faults.error(code::OUT_OF_BOUNDS, &section.span(), message, help);

@@ -86,7 +86,7 @@ fn sources(section: &mut Section<'_>) -> Option<Vec<Source>> {
         let source: Result<Source, SourceError> = found.value.parse();
         match source {
             Ok(source) if sources.contains(&source) => {
-                let message = format!("`{source}` stands twice");
+                let message = format!("`{source}` appears twice");
                 faults.error(code::TWICE, &found.span, message, "leave one out");
             }
             Ok(source) => sources.push(source),

@@ -61,7 +61,7 @@ fn headers(section: &mut Section<'_>) -> (Vec<String>, bool) {
         };
         let faults = section.faults();
         if headers.iter().any(|have| have == header.value) {
-            let message = format!("header `{}` stands twice", header.value);
+            let message = format!("header `{}` appears twice", header.value);
             faults.error(code::TWICE, &header.span, message, "leave one out");
         } else if one.check().is_err() {
             let message = format!("`{}` is not the name of a header", header.value);

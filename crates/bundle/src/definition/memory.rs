@@ -189,7 +189,12 @@ fn symbols(faults: &Faults<'_>, path: &str, value: &Spanned<DeValue<'_>>) -> Opt
     let symbol = |item: &Spanned<DeValue<'_>>| {
         let text = item.get_ref().as_str();
         if text.is_none() {
-            wrong_type(faults, &format!("a symbol of `{path}`"), item, "a text in quotes");
+            wrong_type(
+                faults,
+                &format!("a symbol of `{path}`"),
+                item,
+                "a string in quotes",
+            );
         }
         text.map(str::to_owned)
     };

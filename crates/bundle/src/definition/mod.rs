@@ -160,10 +160,7 @@ fn topics(root: &mut Section<'_>) -> BTreeSet<String> {
     };
     let mut topics = messages.texts("topics").unwrap_or_default();
     if let Some(excess) = topics.get(MAX_TOPICS) {
-        let message = format!(
-            "{} topics, where at most {MAX_TOPICS} can wake an object",
-            topics.len()
-        );
+        let message = format!("{} topics; at most {MAX_TOPICS} can wake an object", topics.len());
         let help = "use fewer topics, and tell messages apart by their content";
         messages
             .faults()

@@ -67,7 +67,7 @@ fn instant(section: &mut Section<'_>) -> Option<Timestamp> {
     let instant = datetime.to_string().parse();
     if instant.is_err() {
         let help = "write it with its offset, as in 2026-12-24T18:00:00Z";
-        let message = "`at` is not an instant: it has no offset from UTC";
+        let message = "`at` is not a timestamp: it has no offset from UTC";
         section
             .faults()
             .error(code::BAD_VALUE, &value.span(), message, help);

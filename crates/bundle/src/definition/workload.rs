@@ -268,7 +268,7 @@ impl Texts<'_> {
                 && word.bytes().all(|b| b.is_ascii_alphabetic())
                 && let Some(near) = nearest(word, PLACEHOLDERS)
             {
-                let message = format!("`{{{word}}}` is passed on as it stands");
+                let message = format!("`{{{word}}}` is passed on unchanged");
                 self.faults.warning(
                     code::PLACEHOLDER,
                     span,
@@ -302,7 +302,7 @@ impl Texts<'_> {
                 code::CLEAR_SECRET,
                 &name.span,
                 format!(
-                    "`{}` looks like a secret and would stand in the bundle in clear",
+                    "`{}` looks like a secret and would be readable in the bundle",
                     name.value
                 ),
                 "write { secret = \"field\" } for a memory field with secret = true, and set that with `suijuris memory set`",

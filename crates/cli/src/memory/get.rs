@@ -10,7 +10,7 @@ use crate::{Answer, Usage, clock, history, show};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A word alone is a field where there is an object in this directory or in --data, else a directory.
-Secrets are veiled. Looking never wakes an object.
+Secrets are hidden. Looking never wakes an object.
 
 Exit codes: 0 shown, 1 the field holds nothing, 3 there is no such field.
 
@@ -39,7 +39,7 @@ impl Args {
             [word] if super::is_field(word) && locate(None, data).is_ok() => (None, Some(word.as_str())),
             [dir] => (Some(Path::new(dir)), None),
             [dir, field] if super::is_field(field) => (Some(Path::new(dir)), Some(field.as_str())),
-            [_, word, ..] => return Err(Usage(format!("`{word}` is no name of a field")).into()),
+            [_, word, ..] => return Err(Usage(format!("`{word}` is not the name of a field")).into()),
         };
         Ok((locate(dir, data)?, field))
     }

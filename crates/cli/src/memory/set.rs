@@ -30,7 +30,7 @@ rules decide whether its owner may. VALUE is JSON, or text for a field that hold
 of FIELD=VALUE one field can be written as FIELD VALUE. `--expect FIELD=null` expects a field that
 holds nothing.
 
-ObjectArg no `up` runs the object, this command holds it in the depot while it writes, as `up` would.
+If the object is not running, this command claims it in the depot while it writes, as `up` would.
 
 Exit codes: 0 written, 1 refused by the rules, not as expected, or this copy is not the object, 3
 it does not fit memory, or the witness that the object requires does not have it.
@@ -131,7 +131,7 @@ fn answered(reply: Reply, json: bool) -> anyhow::Result<Answer> {
         }
         Reply::Error { code, message } => anyhow::bail!("not written: {message} [{code}]"),
         Reply::Status { .. } => {
-            anyhow::bail!("`up` answers something else than was asked; is it of another version?")
+            anyhow::bail!("`up` answered another question; use the same version of suijuris for both")
         }
     }
 }

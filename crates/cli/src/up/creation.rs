@@ -63,7 +63,7 @@ pub(super) enum Prepared {
 
 /// Builds, creates where nothing is yet, opens.
 pub(super) fn open(place: &ObjectPaths, say: &EventPrinter) -> anyhow::Result<Opened> {
-    let clock = Clock::start(None).context("the clock's pulse cannot be started")?;
+    let clock = Clock::start(None).context("the clock thread cannot be started")?;
     let built = place
         .object_dir
         .as_deref()
@@ -78,10 +78,9 @@ pub(super) fn open(place: &ObjectPaths, say: &EventPrinter) -> anyhow::Result<Op
     };
     if built.as_ref().is_some_and(|built| built.manifest.class.is_some()) {
         bail!(
-            "{} defines a class: a template of which objects are founded, one for each key. `up` runs a single \
-             object. Start `suijuris serve`, then `suijuris add` this directory; to run one object of this definition, take [class] out \
-             of object.toml and the rules of `instantiate` out of governance.cedar",
-            place.name()
+            "{name} defines a class, and `up` runs a single object. `suijuris serve` and `suijuris add {name}` serve the class; to run one \
+             object of this definition, take [class] out of object.toml and the rules of `instantiate` out of governance.cedar",
+            name = place.name()
         );
     }
     let home = ObjectDir::at(&place.data);
@@ -155,8 +154,8 @@ pub(crate) fn files(built: &Built) -> BundleFiles {
 fn create_object(home: &ObjectDir, built: &Built, reading: Reading) -> anyhow::Result<()> {
     let mut seed = Zeroizing::new([0; 32]);
     let mut nonce = vec![0; 16];
-    getrandom::fill(seed.as_mut_slice()).context("the system gives no randomness")?;
-    getrandom::fill(&mut nonce).context("the system gives no randomness")?;
+    getrandom::fill(seed.as_mut_slice()).context("the system provides no randomness")?;
+    getrandom::fill(&mut nonce).context("the system provides no randomness")?;
     let (controllers, threshold) = match &built.controllers {
         Some(declared) => (declared.keys.clone(), declared.threshold),
         None => (vec![owner::owner_key()?.public()], 1),

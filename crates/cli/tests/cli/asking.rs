@@ -26,14 +26,14 @@ fn why_names_rule_reason_text_facts_and_memory() {
     rig.create("http", "hello").live();
     let why = rig.run(&["why", "hello"]).code(0).out;
     for part in [
-        "refused wake",
+        "denied: wake, proposed by",
         "caller, request GET /",
         "This object is closed at the moment",
-        "ask again in 300 s",
+        "try again in 300 s",
         "@id(\"closed\")",
         "governance.cedar:",
         "memory after record 4",
-        "same",
+        "replayed: identical",
     ] {
         assert!(why.contains(part), "{part}: {why}");
     }
@@ -47,6 +47,9 @@ fn why_names_rule_reason_text_facts_and_memory() {
         (&why["after"], &why["inputs"]["request"]["path"]),
         (&0.into(), &"/".into())
     );
+    let remain = rig.run(&["why", "hello", "--action", "remain"]).code(0).out;
+    let closest = "no rule permits remain; closest is remain-while-visited, which failed at `";
+    assert!(remain.contains(closest), "{remain}");
     assert_eq!(
         rig.run(&["why", "hello", "--action", "remain", "--json"])
             .code(0)
@@ -145,7 +148,7 @@ fn what_if_judges_the_past_by_other_rules() {
     assert_eq!(changed[0]["would_be"]["outcome"], "permit");
     let text = rig.run(&["what-if", "hello", "--rules", "hello"]).code(1).out;
     assert!(
-        text.contains("6 recorded decisions, 4 would come out otherwise"),
+        text.contains("6 recorded decisions replayed, 4 would change"),
         "{text}"
     );
 }

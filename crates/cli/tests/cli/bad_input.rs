@@ -17,8 +17,8 @@ fn what_cannot_be_meant_or_used_says_what_to_do() {
         (&["frobnicate"][..], 2, "unrecognized subcommand"),
         (&["show", "hello", "--wat"], 2, "unexpected argument"),
         (&["show", "empty"], 3, "suijuris new http"),
-        (&["show", "nowhere"], 3, "neither object.toml nor a lineage"),
-        (&["show", "file"], 3, "is no object"),
+        (&["show", "nowhere"], 3, "(neither object.toml nor lineage/)"),
+        (&["show", "file"], 3, "no object in"),
         (&["show", "--data", "empty"], 3, "holds no object"),
         (&["verify", "--data", "empty"], 3, "holds no object"),
         (&["log", "hello", "--kind", "dreamt"], 2, "possible values"),
@@ -35,7 +35,7 @@ fn what_cannot_be_meant_or_used_says_what_to_do() {
         (
             &["what-if", "hello", "--action", "wake", "--at", "soon"],
             2,
-            "is not an instant",
+            "is not a timestamp",
         ),
         (
             &["what-if", "hello", "--action", "wake", "--set", "open"],
@@ -57,7 +57,11 @@ fn what_cannot_be_meant_or_used_says_what_to_do() {
         (&["memory", "set", "hello", "open=1", "open=2"], 2, "named twice"),
         (&["memory", "set", "hello", "nothing=1"], 3, "no field `nothing`"),
         (&["memory", "set", "hello", "Bad-Name=1"], 3, "is not a name"),
-        (&["memory", "get", "hello", "no.name"], 2, "no name of a field"),
+        (
+            &["memory", "get", "hello", "no.name"],
+            2,
+            "is not the name of a field",
+        ),
     ] {
         let ran = rig.run(args);
         assert_eq!(ran.code, code, "{args:?}: {}{}", ran.out, ran.err);
@@ -107,10 +111,13 @@ fn whatever_listens_in_the_place_of_up_gets_no_further_than_an_error() {
     fs::create_dir_all(&run).unwrap();
     for (answer, says) in [
         (&b""[..], "ended before it answered"),
-        (b"\n", "something else than a reply"),
-        (b"{\"patched\":{\"seq\":-1}}\n", "something else than a reply"),
+        (b"\n", "the answer of `up` cannot be read"),
+        (
+            b"{\"patched\":{\"seq\":-1}}\n",
+            "the answer of `up` cannot be read",
+        ),
         (b"\xff\xfe\n", "does not answer"),
-        (&[b'['; 300_000], "something else than a reply"),
+        (&[b'['; 300_000], "the answer of `up` cannot be read"),
     ] {
         let listener = UnixListener::bind(run.join("up.sock")).unwrap();
         std::thread::scope(|scope| {

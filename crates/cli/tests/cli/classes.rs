@@ -77,7 +77,7 @@ fn a_class_is_made_and_checked_and_up_says_why_it_runs_none() {
     let up = rig.run(&["up", "tenant"]).code(3);
     for part in [
         "tenant defines a class",
-        "`suijuris serve`, then `suijuris add`",
+        "`suijuris add tenant` serve the class",
         "take [class] out",
     ] {
         assert!(up.err.contains(part), "{part}: {}", up.err);

@@ -172,12 +172,12 @@ fn an_unsealed_end_holds_and_is_said() {
         rig.run(&["verify", "hello"])
             .code(0)
             .out
-            .contains("1 record at the end is unsealed")
+            .contains("not signed yet: 1 record at the end")
     );
     assert!(
         rig.run(&["show", "hello"])
             .code(0)
             .out
-            .contains("not yet covered by a signature")
+            .contains("not signed yet: 1 record")
     );
 }

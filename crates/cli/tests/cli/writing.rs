@@ -101,7 +101,7 @@ forbid (principal, action == Action::"mutate", resource) when { context.fields.c
     );
     let refused = rig.run(&["memory", "set", "strict", "open=false"]).code(1);
     assert!(
-        refused.out.contains("refused mutate  by sealed") && refused.out.contains("Nobody touches"),
+        refused.out.contains("denied: mutate by sealed") && refused.out.contains("Nobody touches"),
         "{}",
         refused.out
     );
@@ -265,7 +265,7 @@ fn wake_and_sleep_ask_whoever_runs_the_object() {
     );
     let refused = rig.run(&["wake", "hello"]).code(1).out;
     assert!(
-        refused.contains("refused wake  by closed") && refused.contains("ask again in 300 s"),
+        refused.contains("denied: wake by closed") && refused.contains("try again in 300 s"),
         "{refused}"
     );
     assert_eq!(

@@ -167,11 +167,11 @@ fn approvals_that_are_altered_foreign_or_none_are_refused() {
         paper[member] = json!(value);
         paper.to_string()
     };
-    refused("", "no approval");
-    refused("{}", "no approval");
+    refused("", "not an approval");
+    refused("{}", "not an approval");
     refused(&"x".repeat(5_000), "longer than 4096 bytes");
-    refused(&with("sig", &"0".repeat(128)), "signature does not hold");
-    refused(&with("key", &"1".repeat(64)), "none of the object's owners");
+    refused(&with("sig", &"0".repeat(128)), "signature is not valid");
+    refused(&with("key", &"1".repeat(64)), "belongs to no owner of the object");
     refused(&with("object", &good["bundle"].to_string()), "for the object");
     refused(&with("bundle", "another"), "for the definition another");
     refused(&with("content", &"0".repeat(64)), "approve again");
@@ -181,7 +181,11 @@ fn approvals_that_are_altered_foreign_or_none_are_refused() {
     std::fs::copy(object.home().join("bob.key"), &stranger).unwrap();
     std::fs::write(&stranger, "5e".repeat(32)).unwrap();
     let ran = object.ask(&["approve", "--key", "stranger.key"]).code(1);
-    assert!(ran.err.contains("none of the object's owners"), "{}", ran.err);
+    assert!(
+        ran.err.contains("belongs to no owner of the object"),
+        "{}",
+        ran.err
+    );
     assert_eq!(object.records("amended").len(), 0);
     object.verify();
 }

@@ -108,25 +108,25 @@ pub enum Denial {
     #[error("the object is awake: put it to sleep first")]
     Awake,
     /// It needs the object awake.
-    #[error("the object falls asleep: wake it first")]
+    #[error("the object is falling asleep: wake it first")]
     FallsAsleep,
     /// It needs a machine.
-    #[error("no machine runs: wake the object first")]
+    #[error("the object is not running: wake it first")]
     NotRunning,
     /// The host stops the object.
-    #[error("the host stops this object: start it again first")]
+    #[error("the host is stopping this object: start it again first")]
     Stopping,
     /// This copy is not the object.
-    #[error("another copy is the object: ask that one")]
+    #[error("another copy holds the object: ask that one")]
     NotTheObject,
     /// Too many requests wait.
-    #[error("too many requests wait for this object: ask again later")]
+    #[error("too many requests are waiting for this object: try again later")]
     Full,
     /// It waited too long.
-    #[error("the object did not get ready in time: ask again later")]
+    #[error("the object did not get ready in time: try again later")]
     Late,
     /// The machine ended, or did not reply in time; what was asked may have been done.
-    #[error("the machine did not answer: look whether it was done before you ask again")]
+    #[error("the machine did not answer: check whether it was done before you try again")]
     Unanswered,
 }
 

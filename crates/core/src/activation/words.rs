@@ -261,16 +261,16 @@ pub enum Refusal {
     #[error("{0}")]
     NotTheObject(Loss),
     /// The object failed a moment ago and is left alone for this time.
-    #[error("the object failed a moment ago and is not tried yet")]
+    #[error("the object failed a moment ago and is not started again yet")]
     Paused(Duration),
     /// How the last machine ended cannot be recorded; that is tried again after this time.
-    #[error("how the last machine ended cannot be recorded yet")]
+    #[error("the end of the last machine cannot be recorded yet")]
     NotRecorded(Duration),
     /// Too many wait.
-    #[error("too many wait for this object")]
+    #[error("too many requests are waiting for this object")]
     Full,
     /// The host stops the object.
-    #[error("the host stops this object")]
+    #[error("the host is stopping this object")]
     Stopping,
 }
 
@@ -299,7 +299,7 @@ pub enum Failure {
     #[error("the machine did not wake in time")]
     Late,
     /// No witness answered, and one is required.
-    #[error("no witness answers, and this object requires one")]
+    #[error("this object requires a witness, and none answers")]
     Unwitnessed,
     /// It ended and said nothing.
     #[error("the machine ended unexpectedly")]
@@ -311,7 +311,7 @@ pub enum Failure {
     #[error("the runtime does not answer")]
     Stuck,
     /// It could not be attached to after a restart.
-    #[error("the machine left by an earlier process cannot be attached to")]
+    #[error("cannot attach to the machine that an earlier process left running")]
     NotAttached,
     /// Its runtime went on without the claim's result.
     #[error("the runtime woke before it was allowed to")]
@@ -321,8 +321,8 @@ pub enum Failure {
 impl std::fmt::Display for Loss {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Twin => "another copy is the object",
-            Self::RolledBack => "this copy is older than what the witness knows",
+            Self::Twin => "another copy holds the object",
+            Self::RolledBack => "this copy is older than the one the witness knows",
         })
     }
 }

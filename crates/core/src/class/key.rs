@@ -35,7 +35,7 @@ pub enum KeyError {
     #[error("the key is empty")]
     Empty,
     /// Too much; the text is not repeated.
-    #[error("the key has {len} bytes, where at most {max} are allowed")]
+    #[error("the key has {len} bytes; at most {max} are allowed")]
     TooLong {
         /// Bytes found.
         len: usize,

@@ -72,7 +72,7 @@ pub fn instantiate(template: &Template<'_>, key: &Key, founding: Founding, input
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InstanceError {
     /// The bundle is that of a single object.
-    #[error("its bundle is no class")]
+    #[error("its bundle is not a class")]
     NoClass,
     /// The class cannot have its key.
     #[error("its class cannot have its key")]

@@ -165,7 +165,7 @@ impl Entries<'_> {
         let start = self.encoder.out.len();
         key.serialize(&mut *self.encoder)?;
         if self.encoder.out.get(start).is_none_or(|byte| byte >> 5 != TEXT) {
-            return Err(Error::Invalid("a key that is no text".to_owned()));
+            return Err(Error::Invalid("a key that is not a string".to_owned()));
         }
         self.enter(start);
         Ok(())
@@ -243,7 +243,7 @@ impl ser::Error for Error {
 }
 
 fn float() -> Error {
-    Error::Invalid("a float, of which no type of ours holds one".to_owned())
+    Error::Invalid("a float, which no type here holds".to_owned())
 }
 
 macro_rules! integers {

@@ -28,7 +28,7 @@ pub enum ProgramError {
     #[error("the program has too many or too deep {0}: split or simplify the rules")]
     TooLarge(&'static str),
     /// An index that points nowhere, or not backwards.
-    #[error("the program is unsound: {0}")]
+    #[error("the program is not valid: {0}")]
     Unsound(&'static str),
 }
 

@@ -36,13 +36,13 @@ pub enum AnnouncementError {
     #[error("it has version {0}, this program reads version {VERSION}; use a newer suijuris")]
     Version(u32),
     /// The checkpoint in it.
-    #[error("its checkpoint does not hold")]
+    #[error("its checkpoint is not valid")]
     Checkpoint(#[from] CheckpointError),
     /// Its record is not the one that the checkpoint stands behind.
     #[error("its record {0} is not the head that its checkpoint names")]
     Record(RecordId),
     /// Its record carries a signature that does not hold.
-    #[error("the signature of its record does not hold")]
+    #[error("the signature of its record is not valid")]
     Signature,
 }
 

@@ -85,16 +85,16 @@ pub enum Fault {
     #[error("it is signed by a key that the chain has not committed to: a twin or a forgery")]
     Key,
     /// The signature does not hold.
-    #[error("its signature does not hold")]
+    #[error("its signature is not valid")]
     Signature,
     /// Controllers that make no sense.
-    #[error("its controllers are none, too many, repeated, or fewer than the threshold")]
+    #[error("its list of owners is empty, too long, repeats a key, or is shorter than the threshold")]
     Controllers,
     /// It says that it is an instance of a class, and not how that can be.
-    #[error("it is no instance of the class that it names: {0}")]
+    #[error("it is not an instance of the class that it names: {0}")]
     Class(&'static str),
     /// Too few controllers signed.
-    #[error("{found} of the {needed} needed controllers approved it")]
+    #[error("{found} of the {needed} needed owners approved it")]
     Approvals {
         /// Signatures that hold, of different controllers.
         found: usize,
@@ -260,7 +260,7 @@ fn instance(record: &Record, body: &Inception) -> Check {
     let decision = &class.decision;
     let permitted = decision.action == Action::Instantiate && decision.outcome == Outcome::Permit;
     ensure(permitted, || {
-        Fault::Class("its decision is no permit to instantiate")
+        Fault::Class("its decision does not permit instantiate")
     })?;
     let room = decision
         .inputs

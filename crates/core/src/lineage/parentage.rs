@@ -53,7 +53,7 @@ pub struct VerifiedParent {
 pub enum ParentProofError {
     /// There is no proof.
     #[error(
-        "its inception names a parent, but there is no proof of it: a copy is not a fork; fork the parent with its controllers' key"
+        "its inception names a parent, but there is no proof of it: a copy is not a fork; fork the parent with an owner's key"
     )]
     Missing,
     /// A proof, but no parent is named.
@@ -68,7 +68,7 @@ pub enum ParentProofError {
     )]
     Version(u32),
     /// The parent's inception is not sound.
-    #[error("the parent's inception in the proof does not hold")]
+    #[error("the parent's inception in the proof is not valid")]
     Inception(#[source] Fault),
     /// The inception of another object than the parent.
     #[error("the proof is of parent {0}, which its inception does not name")]
@@ -77,10 +77,10 @@ pub enum ParentProofError {
     #[error("the parent's record in the proof does not name this child")]
     OtherChild,
     /// The record does not stand behind the head that the child names.
-    #[error("the parent's record in the proof stands elsewhere in its history than the child says")]
+    #[error("the parent's record in the proof is at another position in its history than the child says")]
     OtherHead,
     /// Too few controllers, or the record's signature.
-    #[error("the parent's record in the proof does not hold")]
+    #[error("the parent's record in the proof is not valid")]
     Forked(#[source] Fault),
 }
 

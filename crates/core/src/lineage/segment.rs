@@ -12,7 +12,7 @@ pub const SIZE_BYTES: usize = 4;
 
 /// What is wrong with a segment, or with the history that it continues.
 #[derive(Debug, thiserror::Error)]
-#[error("the segment is not sound at record {seq} (byte {offset})")]
+#[error("the segment is damaged at record {seq} (byte {offset})")]
 pub struct SegmentError {
     /// Byte of the segment at which the record begins, its size included.
     pub offset: usize,

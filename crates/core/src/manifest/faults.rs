@@ -152,7 +152,7 @@ impl Manifest {
         faults.part(
             self.grace.0 == 0 || self.witness == Witness::Optional,
             "witness.grace",
-            "only an object that can do without its witness may serve on without: strength = \"optional\", or no grace",
+            "only an object that does not require its witness may keep serving without it: set strength = \"optional\", or no grace",
         );
     }
 }
@@ -172,7 +172,7 @@ fn rates(class: &Class, faults: &mut Faults) {
     faults.part(
         class.per_peer <= class.per_class,
         "class.per_peer",
-        "no more than class.per_class: one peer cannot found more than all together",
+        "no more than class.per_class: one peer cannot create more than all peers together",
     );
 }
 

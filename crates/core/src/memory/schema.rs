@@ -280,7 +280,7 @@ pub enum SchemaError {
     #[error("field `{0}`")]
     Field(Name, #[source] Box<SchemaError>),
     /// Types nested deeper than [`MAX_DEPTH`].
-    #[error("types stand more than {MAX_DEPTH} deep in each other")]
+    #[error("types are nested more than {MAX_DEPTH} deep")]
     TooDeep,
     /// `min` above `max`.
     #[error("no integer lies between min {0} and max {1}")]
@@ -298,10 +298,10 @@ pub enum SchemaError {
     #[error("the default is not a {0} that this field can hold")]
     Default(&'static str),
     /// A default for a secret would stand in the bundle in clear.
-    #[error("a secret has no default: it would stand in the bundle in clear; set it with `memory set`")]
+    #[error("a secret has no default: it would be readable in the bundle; set it with `memory set`")]
     SecretDefault,
     /// `fresh_for` below one millisecond.
-    #[error("fresh_for must be longer than nothing")]
+    #[error("fresh_for must be longer than zero")]
     FreshForNothing,
     /// `max_bytes` outside 1..=1 MiB.
     #[error("max_bytes must be between 1 and {}", Field::LARGEST_MAX_BYTES)]

@@ -106,8 +106,8 @@ impl<'de> Visitor<'de> for Reader<'_> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Kind::Timestamp => f.write_str("an instant as in \"2026-11-23T08:00:00Z\""),
-            Kind::Duration => f.write_str("a length of time as in \"1h30m\""),
+            Kind::Timestamp => f.write_str("a timestamp as in \"2026-11-23T08:00:00Z\""),
+            Kind::Duration => f.write_str("a duration as in \"1h30m\""),
             Kind::Decimal => f.write_str("a decimal as in \"12.50\""),
             Kind::Bytes => f.write_str("bytes in base64url without padding"),
             kind => write!(f, "a value of type {}", kind.name()),
@@ -173,7 +173,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
             };
             let value = map.next_value_seed(kind)?;
             if items.insert(key.clone(), value).is_some() {
-                return Err(de::Error::custom(format!("`{key}` stands twice")));
+                return Err(de::Error::custom(format!("`{key}` appears twice")));
             }
         }
         match self.0 {

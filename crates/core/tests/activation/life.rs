@@ -266,7 +266,7 @@ fn what_its_gate_told_everybody_those_whom_it_had_not_taken_are_told_too() {
     assert_eq!(
         actor.answer(3),
         Some(Answer::Refused(paused)),
-        "its rules said when to ask again"
+        "its rules said when to try again"
     );
 }
 

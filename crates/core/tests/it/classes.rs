@@ -224,9 +224,9 @@ fn refused(change: impl Fn(&mut Instantiation), expect: &str) {
 fn an_inception_that_was_not_permitted_is_none_of_a_class() {
     refused(
         |class| class.decision.outcome = Outcome::Refuse(None),
-        "no permit",
+        "does not permit",
     );
-    refused(|class| class.decision.action = Action::Wake, "no permit");
+    refused(|class| class.decision.action = Action::Wake, "does not permit");
     refused(|class| class.decision.inputs.founding = None, "room");
     refused(
         |class| class.decision.inputs.founding = Some(Founding::default()),

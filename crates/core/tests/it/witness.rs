@@ -270,7 +270,7 @@ fn a_history_that_goes_on_from_the_witnessed_head_is_taken_and_the_mark_follows(
     );
     assert!(
         rig.asked.is_empty(),
-        "nothing to say until a third of the lease is over"
+        "nothing to say until a third of the lease has expired"
     );
 }
 

@@ -42,13 +42,13 @@ pub enum Unwitnessed {
     #[error("the object requires a witness, and its depot does not answer: try again when it does")]
     NoAnswer,
     /// Too late.
-    #[error("the witness did not take it in time")]
+    #[error("the witness did not accept it in time")]
     Late,
     /// Another copy.
-    #[error("another copy has the object")]
+    #[error("another copy holds the object")]
     Lost,
     /// The lease, or whoever asks the witness, has ended.
-    #[error("the lease is over")]
+    #[error("the lease has expired")]
     Over,
 }
 

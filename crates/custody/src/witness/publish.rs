@@ -28,7 +28,7 @@ const LOOK_BACK: u64 = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The depot.
-    #[error("the depot did not take what the object publishes while it sleeps")]
+    #[error("the depot did not accept what the sleeping object publishes")]
     Depot(#[from] suijuris_depot::Error),
     /// The history.
     #[error("the object's own history cannot be read")]
@@ -40,7 +40,7 @@ pub enum PublishError {
     #[error("bundle {0} cannot be encoded")]
     Encoding(BundleId, #[source] NotFiles),
     /// Segments in the depot that do not follow one another.
-    #[error("the depot lacks the records from {0} on, though it has later ones; remove what stands behind")]
+    #[error("the depot lacks the records from {0} on, though it has later ones; remove the later ones")]
     Gap(u64),
     /// The thread that reads files.
     #[error("the thread that reads the history has ended")]

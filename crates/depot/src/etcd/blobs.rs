@@ -84,7 +84,7 @@ fn read_named(space: &Keyspace, key: &str, named: &[u8], max: usize) -> Result<(
     let (length, digest) = named
         .split_first_chunk::<8>()
         .and_then(|(length, digest)| Some((u64::from_be_bytes(*length), Digest(digest.try_into().ok()?))))
-        .ok_or_else(|| garbage("it is no length and digest"))?;
+        .ok_or_else(|| garbage("it is not a length and a digest"))?;
     let length = usize::try_from(length)
         .ok()
         .filter(|length| *length <= max)

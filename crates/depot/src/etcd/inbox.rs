@@ -149,7 +149,8 @@ async fn letters(space: &Keyspace, object: ObjectId, limit: usize) -> Result<(Ve
         let key = name
             .rsplit_once('/')
             .and_then(|(_, key)| key.parse::<Digest>().ok());
-        let key = key.ok_or_else(|| frame::garbage(&space.place(name), "its name is no key of a message"))?;
+        let key =
+            key.ok_or_else(|| frame::garbage(&space.place(name), "its name is not the key of a message"))?;
         Ok(Letter {
             name: name.to_owned(),
             key: MessageKey(key),

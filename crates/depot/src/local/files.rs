@@ -111,7 +111,7 @@ impl Files {
         if metadata.is_file() {
             Ok(Some(file))
         } else {
-            Err(frame::garbage(&self.place(path), "it is no file"))
+            Err(frame::garbage(&self.place(path), "it is not a file"))
         }
     }
 

@@ -182,7 +182,7 @@ fn entries(files: &Files, inbox: &Path) -> Result<Vec<Entry>, Error> {
         Entry::parse(&name).ok_or_else(|| {
             frame::garbage(
                 &files.place(&inbox.join(name)),
-                "its name is no place of a message",
+                "its name is not the position of a message",
             )
         })
     };
@@ -200,5 +200,5 @@ fn acknowledged_place(files: &Files, home: &Path) -> Result<u64, Error> {
     };
     let text = std::str::from_utf8(&bytes).ok().filter(|text| text.len() == 20);
     text.and_then(|text| text.parse().ok())
-        .ok_or_else(|| frame::garbage(&files.place(&path), "it is no place: 20 digits"))
+        .ok_or_else(|| frame::garbage(&files.place(&path), "it is not a position: 20 digits"))
 }

@@ -136,7 +136,7 @@ pub(crate) fn due(
             let (at, object) = layout::parse_due(&name).ok_or_else(|| {
                 frame::garbage(
                     &files.place(&directory.join(&hour).join(&name)),
-                    "its name is no due time",
+                    "its name is not a due time",
                 )
             })?;
             if found.len() >= limit || at > until {

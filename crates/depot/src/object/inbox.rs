@@ -61,7 +61,7 @@ impl Letter {
             })
         };
         let place = store.place(&format!("{}/{}", inbox(object), entry.name));
-        read().ok_or_else(|| frame::garbage(&place, "its name is no place of a message"))
+        read().ok_or_else(|| frame::garbage(&place, "its name is not the position of a message"))
     }
 }
 

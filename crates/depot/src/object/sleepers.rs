@@ -89,5 +89,5 @@ fn parse_due(store: &Store, name: &str) -> Result<(Timestamp, ObjectId), Error> 
         let (at, object) = name.split_once('-')?;
         Some((frame::unsortable(at)?, object.parse().ok()?))
     };
-    parse().ok_or_else(|| frame::garbage(&store.place(&format!("due/{name}")), "its name is no due time"))
+    parse().ok_or_else(|| frame::garbage(&store.place(&format!("due/{name}")), "its name is not a due time"))
 }

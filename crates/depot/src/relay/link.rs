@@ -96,7 +96,7 @@ impl Link {
         }
         state.pending.retain(|_, pending| !pending.answer.is_closed());
         if state.pending.len() >= MAX_PENDING || state.queued > MAX_QUEUED {
-            return Err(self.unreachable("too many calls wait already"));
+            return Err(self.unreachable("too many calls are waiting already"));
         }
         let number = state.number;
         let frame = wire::encode(&Request(number, call))?;

@@ -39,7 +39,7 @@ const LENGTH: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// A frame that is empty or too long.
-    #[error("a frame of {0} bytes, where 1 to {MAX_FRAME} are allowed")]
+    #[error("a frame of {0} bytes; 1 to {MAX_FRAME} are allowed")]
     Length(u32),
     /// A frame that is no request, reply or greeting.
     #[error("a frame cannot be read")]

@@ -72,7 +72,7 @@ impl<'a> Found<'a> {
     fn object(&mut self, value: &'a [u8]) -> Result<(), Reject> {
         match self
             .object
-            .replace(canonical::text(value).ok_or(bad("X-Suijuris-Object is no object id"))?)
+            .replace(canonical::text(value).ok_or(bad("X-Suijuris-Object is not an object id"))?)
         {
             Some(_) => Err(bad("X-Suijuris-Object appears more than once")),
             None => Ok(()),

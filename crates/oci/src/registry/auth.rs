@@ -95,7 +95,7 @@ async fn buy(
     service: Option<&str>,
 ) -> Result<HeaderValue, RegistryError> {
     let mut url = Url::parse(realm)
-        .map_err(|_| RegistryError::Protocol("it names a token server that is no URL".to_owned()))?;
+        .map_err(|_| RegistryError::Protocol("it names a token server that is not a URL".to_owned()))?;
     session.allow(&url)?;
     let rights = match session.action {
         Action::Pull => "pull",

@@ -107,7 +107,7 @@ impl<'a> Session<'a> {
         self.registry
             .base
             .join(&path)
-            .map_err(|_| RegistryError::Protocol("its name makes no URL".to_owned()))
+            .map_err(|_| RegistryError::Protocol("its name is not a valid URL".to_owned()))
     }
 
     /// A URL that an answer names, against the one that was asked.

@@ -167,7 +167,7 @@ impl Registry {
         };
         let scheme = if plain { "http" } else { "https" };
         let base = reqwest::Url::parse(&format!("{scheme}://{name}/v2/"))
-            .map_err(|_| RegistryError::Protocol("its name makes no URL".to_owned()))?;
+            .map_err(|_| RegistryError::Protocol("its name is not a valid URL".to_owned()))?;
         Ok(Self {
             host: host.clone(),
             base,

@@ -64,7 +64,7 @@ impl Index {
         let index: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         match index.media_type.as_deref() {
             None | Some(INDEX_TYPE) if index.schema_version == 2 => Ok(index),
-            _ => Err("it is no image index".to_owned()),
+            _ => Err("it is not an image index".to_owned()),
         }
     }
 

@@ -112,7 +112,7 @@ async fn a_tag_that_holds_an_image_is_not_written_over() {
         .unwrap()
         .put_manifest(&tag(), MANIFEST_TYPE, image);
     failed(push(&liar, &artifact).await, "remove the tag from the registry");
-    failed(list(&liar).await, "it is no image index");
+    failed(list(&liar).await, "it is not an image index");
     assert!(
         liar.seen()
             .iter()

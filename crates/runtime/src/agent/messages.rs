@@ -52,8 +52,10 @@ pub(super) async fn acknowledge(resident: &Resident, wanted: &Acknowledge) -> Re
         return Err(problem.with_detail(format!("acknowledge at most {MAX_LISTED}")));
     }
     if !resident.may_serve() {
-        return Err(Problem::new(503, "unwitnessed", "Nothing is acknowledged now")
-            .with_detail("the object is not sure to be the only copy; ask again"));
+        return Err(
+            Problem::new(503, "unwitnessed", "Messages cannot be acknowledged now")
+                .with_detail("the object cannot tell whether it is the only copy; try again"),
+        );
     }
     resident
         .inbox()

@@ -121,7 +121,7 @@ fn events(resident: &Resident, memory: bool) -> Result<Answer, Problem> {
 }
 
 fn length(text: &str) -> Result<Duration, Problem> {
-    let wrong = |why: String| Problem::new(422, "bad_length", "Not a length of time").with_detail(why);
+    let wrong = |why: String| Problem::new(422, "bad_length", "Not a duration").with_detail(why);
     let span: Span = text
         .parse()
         .map_err(|error: suijuris_core::time::ParseError| wrong(error.to_string()))?;

@@ -31,10 +31,10 @@ pub(crate) enum Error {
     #[error("cannot listen on {0}: is the port in use?")]
     Listen(SocketAddr, #[source] std::io::Error),
     /// The supervisor and this runtime do not understand each other.
-    #[error("the supervisor does not say how to run")]
+    #[error("the supervisor did not say how to run")]
     Link(#[source] LinkError),
     /// The supervisor says nothing.
-    #[error("the supervisor does not say how to run within {} s", LAUNCH_WITHIN.as_secs())]
+    #[error("the supervisor did not say how to run within {} s", LAUNCH_WITHIN.as_secs())]
     Silent,
     /// It is to go on where nobody is at the other end, and nobody could come.
     #[error(

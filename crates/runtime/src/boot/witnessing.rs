@@ -126,7 +126,7 @@ pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> ExitR
                 resident.reports().event(Report::Error {
                     code: CODE_DEPOT.to_owned(),
                     message:
-                        "the witness does not answer and the lease is over: nothing is served until it does"
+                        "the witness does not answer and the lease has expired: nothing is served until it answers"
                             .to_owned(),
                 });
             }

@@ -98,7 +98,7 @@ impl LifecycleDriver {
         let resident = &self.resident;
         let at = resident.now().at;
         self.record_refusals(true).await?;
-        let reason = ended_by(&decision);
+        let reason = verdict::sleep_reason(&decision);
         let body = Dormant {
             decision: *decision,
             workload,
@@ -127,15 +127,5 @@ impl LifecycleDriver {
 
     fn say_refused(&self, refused: &Refused) {
         self.resident.reports().event(verdict::refused(refused));
-    }
-}
-
-/// Why an activation ended, in words; a permitted `sleep` has reasons only where its rule gives one.
-fn ended_by(decision: &Decision) -> String {
-    let words = verdict::verdict(decision, "runtime");
-    if words.reasons.is_empty() {
-        format!("{} asked by {}", words.action, decision.inputs.principal.as_str())
-    } else {
-        words.reasons.join("; ")
     }
 }

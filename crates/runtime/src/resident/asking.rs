@@ -105,8 +105,8 @@ impl Resident {
     pub fn identity_token(&self, audience: &str, length: Duration) -> Result<Token, Problem> {
         if audience.is_empty() || audience.len() > 1_024 || length.is_zero() || length > MAX_TOKEN {
             return Err(
-                Problem::new(422, "bad_token_request", "Not a token that can be given")
-                    .with_detail("name an audience of 1 to 1024 characters and a length from 1ms to 1h"),
+                Problem::new(422, "bad_token_request", "This token cannot be issued")
+                    .with_detail("name an audience of 1 to 1024 characters and a duration from 1ms to 1h"),
             );
         }
         let length = Span(i64::try_from(length.as_millis()).unwrap_or(i64::MAX));
@@ -119,7 +119,7 @@ impl Resident {
         });
         let token = self.lineage.sign_token(&claims).ok_or_else(|| {
             Problem::new(409, "no_epoch", "No activation runs")
-                .with_detail("ask again once the object is awake")
+                .with_detail("try again once the object is awake")
         })?;
         Ok(Token {
             token,

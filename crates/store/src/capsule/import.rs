@@ -56,13 +56,13 @@ pub enum ImportError {
     #[error("a secret cannot be kept")]
     Secret(#[from] secrets::Error),
     /// The records' source.
-    #[error("the records cannot be had")]
+    #[error("the records cannot be read")]
     Source(#[source] Box<dyn Error + Send + Sync>),
     /// The records are no chain.
-    #[error("the records are not a sound history")]
+    #[error("the records are not a valid history")]
     Chain(#[from] ChainError),
     /// The proof of the parent.
-    #[error("the object is not the fork it says")]
+    #[error("the object is not the fork it claims to be")]
     Parent(#[from] ParentProofError),
     /// There are no records.
     #[error("there are no records")]

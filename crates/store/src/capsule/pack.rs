@@ -65,12 +65,10 @@ pub enum ExportError {
     )]
     ManyBundles,
     /// A child without proof of its parent.
-    #[error("the object is not the fork it says")]
+    #[error("the object is not the fork it claims to be")]
     Parent(#[from] ParentProofError),
     /// The sealed bytes.
-    #[error(
-        "the sealed section has {0} bytes, where at most {MAX_SEALED_BYTES} are allowed; unset large secrets"
-    )]
+    #[error("the sealed section has {0} bytes; at most {MAX_SEALED_BYTES} are allowed; unset large secrets")]
     Sealed(usize),
     /// The file that it is written to.
     #[error("the capsule cannot be written")]

@@ -255,7 +255,7 @@ fn a_forged_record_is_named_by_position_and_byte() {
     let seq = starts.len() - 1;
     let place = format!("record {seq} (byte {})", starts[seq]);
     assert!(
-        told.contains(&place) && told.contains("signature does not hold"),
+        told.contains(&place) && told.contains("signature is not valid"),
         "{told}"
     );
     let CapsuleError::Bad {

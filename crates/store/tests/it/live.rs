@@ -225,7 +225,7 @@ fn what_is_no_object_is_said_to_be_none() {
         create_at(&object_dir, 1)
             .unwrap_err()
             .to_string()
-            .contains("holds an object already")
+            .contains("already holds an object")
     );
 }
 

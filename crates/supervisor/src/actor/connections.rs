@@ -171,8 +171,10 @@ impl<D: Driver> ObjectActor<D> {
                 Problem::new(431, "head_too_large", "The request head is too large")
                     .with_detail("send fewer or shorter header fields")
             }
-            Err(QueueError::Full) => Problem::new(503, "held_full", "Too many requests wait for the object")
-                .with_detail("ask again in a moment"),
+            Err(QueueError::Full) => {
+                Problem::new(503, "held_full", "Too many requests are waiting for the object")
+                    .with_detail("try again in a moment")
+            }
             // A runtime that has just left has not taken it either: the end of its machine follows.
             Ok(()) | Err(_) => return,
         };
@@ -222,31 +224,31 @@ impl<D: Driver> ObjectActor<D> {
         let (problem, detail) = match refusal {
             Refusal::Inside(_) => (
                 Problem::new(503, "refused", "The object refused to wake"),
-                "its rules decided so inside its machine",
+                "its rules refused inside its machine",
             ),
             Refusal::NotTheObject(_) => (
-                Problem::new(503, "twin", "Another copy is the object"),
-                "this copy serves nobody: ask where the object runs",
+                Problem::new(503, "twin", "Another copy holds the object"),
+                "this copy does not serve: send the request where the object runs",
             ),
             Refusal::Full => (
-                Problem::new(503, "held_full", "Too many requests wait for the object"),
-                "ask again in a moment",
+                Problem::new(503, "held_full", "Too many requests are waiting for the object"),
+                "try again in a moment",
             ),
             Refusal::Stopping => (
-                failed("The object's host stops it"),
-                "ask again when its host runs it again",
+                failed("The object's host is stopping it"),
+                "try again when its host runs it again",
             ),
             Refusal::NotRecorded(_) => (
                 failed("The object cannot be woken now"),
-                "how its last machine ended is not recorded yet: ask again",
+                "the end of its last machine is not recorded yet: try again",
             ),
             Refusal::Failed(Failure::Start) => (
                 failed("The machine cannot be started"),
-                "its owner finds the cause in the events of whoever runs it",
+                "the owner can see the cause in the events of the process that runs it",
             ),
             Refusal::Failed(_) | Refusal::Paused(_) => (
                 failed("The machine ended"),
-                "the machine ended before it took the request: ask again",
+                "the machine ended before it took the request: try again",
             ),
         };
         let mut problem = problem.with_detail(detail);

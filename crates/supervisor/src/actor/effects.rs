@@ -489,13 +489,13 @@ impl<D: Driver> ObjectActor<D> {
                 self.reporter.error(CODE_SLEEP_REFUSED, why);
             }
             Report::Unkillable(_) => {
-                let why = "the machine was killed and does not end; it is killed again";
+                let why = "the machine did not end after it was killed; it is killed again";
                 self.reporter.error(CODE_MACHINE, why);
             }
             Report::NotRecorded(again) => {
                 let seconds = again.as_secs();
                 let why =
-                    format!("how the last machine ended is not recorded; that is tried again in {seconds} s");
+                    format!("the end of the last machine is not recorded; the next try is in {seconds} s");
                 self.reporter.error(CODE_NOT_DURABLE, why);
             }
             Report::Abandoned(_) => {

@@ -185,7 +185,7 @@ impl<D: Driver> ObjectActor<D> {
             Answer::Again => return self.owner_wakes(request),
             Answer::Woke => self.woken(),
             Answer::Refused(suijuris_core::activation::Refusal::Inside(_)) => self.woken(),
-            Answer::Refused(refusal) => error("machine_failed", format!("{refusal}: ask again")),
+            Answer::Refused(refusal) => error("machine_failed", format!("{refusal}: try again")),
         };
         let _ = request.answer.send(reply);
     }

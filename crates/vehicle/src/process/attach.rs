@@ -67,7 +67,7 @@ pub(super) async fn attach(state: &StateDir, id: &MachineId) -> Result<Machine, 
             return Err(AttachError::Killed {
                 id: id.clone(),
                 why: error.to_string(),
-                left: "who it was is not known, so that its processes may still run".to_owned(),
+                left: "its first program is not known, so its processes may still run".to_owned(),
             });
         }
         Err(source) => {

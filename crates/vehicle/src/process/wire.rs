@@ -244,7 +244,7 @@ impl Fault {
                 "the file is not executable, or lies on a file system mounted noexec"
             }
             (Step::Exec, libc::ENOEXEC) => {
-                "the file is no program for this processor; scripts need a first line `#!…`"
+                "the file is not a program for this processor; scripts need a first line `#!…`"
             }
             (Step::Cwd, libc::ENOENT) => "the working directory does not exist in the machine",
             (Step::Mounts, libc::ENOENT) => "the source does not exist, or the target not even in part",
