@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use suijuris_api::daemon::{AddClass, AddObject, BundleParts, Class, Object, Owners};
+use suijuris_api::daemon::{AddClass, AddObject, BundleParts, Class, ClassList, Object, Owners};
 use suijuris_bundle::Built;
 
 use crate::server::{Server, path_of};
@@ -32,15 +32,16 @@ pub(crate) struct AddArgs {
     json: bool,
 }
 
-/// Stop an object and take it out of the daemon; its data stays where it is
+/// Take an object that is asleep, or a class without instances, out of the daemon
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The object must be asleep. Its data directory is printed; `suijuris up` runs it from there.
+The data of the object is moved to the daemon's archive, which is printed; `suijuris up DIR` runs it from there. The key of
+an instance stays taken.
 
 Example:
   suijuris remove hello")]
 pub(crate) struct RemoveArgs {
-    /// CLASS/KEY, name or id
+    /// CLASS/KEY, name, id, or a class
     object: String,
     /// Print what was removed as JSON
     #[arg(long)]
@@ -125,6 +126,16 @@ pub(crate) fn parts(built: &Built) -> BundleParts {
 
 pub(crate) fn remove(args: &RemoveArgs) -> anyhow::Result<Answer> {
     let server = Server::chosen()?;
+    let classes: ClassList = server.get("/v1/classes")?;
+    if classes.classes.iter().any(|class| class.class == args.object) {
+        let class: Class = server.delete(&format!("/v1/classes/{}", args.object))?;
+        if args.json {
+            terminal::print_json(&class)?;
+        } else {
+            terminal::print(&format!("removed class {}\n", class.class))?;
+        }
+        return Ok(Answer::Yes);
+    }
     let object: Object = server.delete(&path_of(&args.object))?;
     if args.json {
         terminal::print_json(&object)?;

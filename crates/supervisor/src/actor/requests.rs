@@ -27,6 +27,12 @@ use super::done::Done;
 use super::{ObjectActor, Proposer};
 use crate::control::{Asked, CODE_BAD_REQUEST, ControlRequest, Proposed, What, error};
 
+/// What was proposed is in force.
+const CODE_IN_FORCE: &str = "in_force";
+
+/// Too few owners approved.
+const CODE_APPROVALS: &str = "approvals_missing";
+
 /// It cannot be done in this state.
 const CODE_NOT_NOW: &str = "not_now";
 
@@ -272,11 +278,11 @@ impl<D: Driver> ObjectActor<D> {
         let (decision, ticket, bundle) = match amend::propose(writer, &files, approvals, now, host) {
             Ok(Amendment::InForce) => {
                 let message = "this definition is in force already".to_owned();
-                return drop(answer.send(error("in_force", message)));
+                return drop(answer.send(error(CODE_IN_FORCE, message)));
             }
             Ok(Amendment::TooFew(_, found, needed)) => {
                 let message = format!("{found} of the {needed} owners needed approved this definition");
-                return drop(answer.send(error("approvals_missing", message)));
+                return drop(answer.send(error(CODE_APPROVALS, message)));
             }
             Ok(Amendment::Amended(decision, ticket, bundle)) => (decision, ticket, Some(bundle)),
             Ok(Amendment::Refused(decision, ticket)) => (decision, ticket, None),

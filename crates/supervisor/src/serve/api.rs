@@ -113,6 +113,11 @@ impl<D: Driver> Api<D> {
             (_, ["v1", "classes"]) if get => Ok(json(&self.classes())),
             (&Method::POST, ["v1", "classes"]) => self.add_class(read(&parts, body).await?).await,
             (_, ["v1", "events"]) if get => Ok(self.feed.stream(last_event(&parts))),
+            (&Method::DELETE, ["v1", "classes", class]) => {
+                let found = self.roster.class(class).map(|class| self.class(&class));
+                self.roster.remove_class(class)?;
+                Ok(json(&found))
+            }
             (&Method::PUT, ["v1", "classes", class]) => {
                 self.amend_class(class, read(&parts, body).await?).await
             }

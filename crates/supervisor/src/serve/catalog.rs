@@ -15,6 +15,7 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use suijuris_core::BundleId;
@@ -26,6 +27,10 @@ use crate::paths::{ObjectPaths, socket};
 
 /// Bytes of a note at most.
 const MAX_NOTE: u64 = 64 << 10;
+
+/// How long another daemon may take to let go of the directory, and how often that is looked at.
+const LOCKED_WITHIN: Duration = Duration::from_secs(2);
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Longest name of a class or an object: a DNS label.
 pub const MAX_NAME: usize = 63;
@@ -156,10 +161,15 @@ impl Catalog {
             .mode(0o600)
             .open(&path)
             .map_err(disk(&path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(CatalogError::Locked(root.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(disk(&path)(error)),
+        let until = Instant::now() + LOCKED_WITHIN;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                // One that was just killed is on its way out.
+                Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_AGAIN),
+                Err(TryLockError::WouldBlock) => return Err(CatalogError::Locked(root.to_owned())),
+                Err(TryLockError::Error(error)) => return Err(disk(&path)(error)),
+            }
         }
         let root = root.to_owned();
         Ok(Self { root, _lock: lock })
@@ -315,6 +325,16 @@ impl Catalog {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk(staged)(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Removes a class that has no instances.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn remove_class(&self, name: &str) -> Result<(), CatalogError> {
+        let classes = self.root.join("classes");
+        self.discard(&classes.join(name))?;
+        sync_dir(&classes).map_err(disk(&classes))
     }
 
     /// Moves the data of a removed object away; where it is then.

@@ -45,6 +45,9 @@ const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 /// How long a connection waits for an object that is being opened.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
 
+/// The event of an object or class that cannot be opened.
+const CODE_NOT_OPENED: &str = "not_opened";
+
 /// What is told of objects that are not there yet.
 const CODE_LOADING: &str = "not_now";
 
@@ -288,7 +291,7 @@ impl<D: Driver> Roster<D> {
         };
         let at = format!("{:.3}", jiff::Timestamp::now());
         let event = Event::Error {
-            code: "not_opened".to_owned(),
+            code: CODE_NOT_OPENED.to_owned(),
             message: format!("{name}: {why}"),
         };
         self.services.sink.event(&origin, Stamped { at, event });
@@ -576,6 +579,22 @@ impl<D: Driver> Roster<D> {
         let archived = self.catalog.archive(&entry.paths, entry.origin.object);
         archived.map_err(|error| {
             Problem::new(507, "not_durable", "Its data could not be moved away").with_detail(chain(&error))
+        })
+    }
+
+    /// Forgets a class that has no instances here.
+    pub(super) fn remove_class(&self, name: &str) -> Result<(), Problem> {
+        let Some(class) = self.class(name) else {
+            return Err(Problem::new(404, "unknown_object", "No such class is here"));
+        };
+        if !class.is_empty() || !class.founding.borrow().is_empty() {
+            return Err(Problem::new(409, "awake", "The class has instances")
+                .with_detail("remove them first: `suijuris ps --class CLASS` lists them"));
+        }
+        self.classes.borrow_mut().remove(name);
+        let removed = self.catalog.remove_class(name);
+        removed.map_err(|error| {
+            Problem::new(507, "not_durable", "The class could not be removed").with_detail(chain(&error))
         })
     }
 
