@@ -554,6 +554,14 @@ impl<D: Driver> ObjectActor<D> {
         let now = self.activation.phase();
         self.phase
             .send_if_modified(|phase| std::mem::replace(phase, now) != now);
+        let awake = self.awake.get();
+        let is_awake = matches!(now, Phase::Running | Phase::Draining);
+        if is_awake != awake.since.is_some() {
+            self.awake.set(Awake {
+                before: awake.total(),
+                since: is_awake.then(Instant::now),
+            });
+        }
     }
 
     /// How long until something is due by the clock; none where nothing is.
