@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use suijuris_api::event::Stamped;
@@ -544,7 +545,10 @@ impl<D: Driver> Roster<D> {
     /// Stops an object that rests and forgets it here: its key stays taken, its data is kept in the archive.
     pub(super) async fn remove(&self, entry: &Rc<Entry>) -> Result<std::path::PathBuf, Problem> {
         let handle = entry.handle().await?;
-        if !matches!(handle.phase(), Phase::Resting | Phase::BackingOff) {
+        if !matches!(
+            handle.phase(),
+            Phase::Resting | Phase::Settling | Phase::BackingOff
+        ) {
             return Err(Problem::new(409, "awake", "The object is awake")
                 .with_detail("put it to sleep first: `suijuris sleep`"));
         }
@@ -590,10 +594,19 @@ impl<D: Driver> Roster<D> {
         }
     }
 
-    /// Waits until nothing runs any more.
+    /// Waits until nothing runs any more. Who stops waiting ends nothing by that.
     pub async fn ended(&self) {
-        let mut keepers = std::mem::take(&mut *self.keepers.borrow_mut());
-        while keepers.join_next().await.is_some() {}
+        std::future::poll_fn(|context| {
+            let mut keepers = self.keepers.borrow_mut();
+            loop {
+                match keepers.poll_join_next(context) {
+                    Poll::Ready(Some(_ended)) => {}
+                    Poll::Ready(None) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
     }
 }
 
