@@ -97,6 +97,7 @@ impl<D: Driver> Roster<D> {
             .stage(class, key, decision)
             .await
             .map_err(|error| self.trouble(class, &error))?;
+        let _permitted = class.permit();
         self.walk(founding, &mut birth)
             .await
             .map_err(|error| self.trouble(class, &error))?
@@ -127,13 +128,7 @@ impl<D: Driver> Roster<D> {
         peer: IpAddr,
         connection: &PendingConnection,
     ) -> Result<Instantiation, Problem> {
-        let instances = match &self.depot {
-            Some(depot) => depot.count_names(class.id).await.map_err(|error| {
-                self.say_broken(&class.note.name, &chain(&error));
-                unreachable()
-            })?,
-            None => u64::try_from(class.len()).unwrap_or(u64::MAX),
-        };
+        let instances = self.count(class).await?;
         let founding = class.rates(peer, instances)?;
         let reading = self.services.clock.reading();
         let mut door = class.door.borrow_mut();
@@ -164,6 +159,27 @@ impl<D: Driver> Roster<D> {
         let created = tokio::task::spawn_blocking(move || {
             let bundle = BundleStore::of(&bundles)
                 .files(&note.bundle)
+    /// Instances that there are and will be, of all that were permitted so far.
+    async fn count(&self, class: &Rc<ClassEntry>) -> Result<u64, Problem> {
+        let Some(depot) = &self.depot else {
+            return Ok(u64::try_from(class.len()).unwrap_or(u64::MAX));
+        };
+        loop {
+            let settled = class.settled();
+            let names = depot.count_names(class.id).await.map_err(|error| {
+                self.say_broken(&class.note.name, &chain(&error));
+                unreachable()
+            })?;
+            let unsettled = class.unsettled(settled);
+            let instances = names.saturating_add(unsettled);
+            if instances < class.max_instances() || unsettled == 0 {
+                return Ok(instances);
+            }
+            // Some of them may be among the names already, or come to nothing.
+            class.more_settled(settled).await;
+        }
+    }
+
                 .map_err(|error| chain(&error))?;
             let creation = Creation {
                 name: note.bundle_name,
