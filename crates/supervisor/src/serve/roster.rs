@@ -44,7 +44,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// How long a connection waits for an object that is being opened.
-const OPEN_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const OPEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// What is told of objects that are not there yet.
 const CODE_LOADING: &str = "not_now";
@@ -251,7 +251,11 @@ impl<D: Driver> Roster<D> {
     /// # Errors
     /// [`CatalogError`].
     pub fn load(self: &Rc<Self>) -> Result<(), CatalogError> {
-        for note in self.catalog.classes()? {
+        let classes = self.catalog.classes()?;
+        for (name, error) in &classes.broken {
+            self.say_broken(name, &chain(error));
+        }
+        for note in classes.read {
             let name = note.name.clone();
             if let Err(why) = self.take_class(note) {
                 self.say_broken(&name, &why);
@@ -266,12 +270,18 @@ impl<D: Driver> Roster<D> {
         for (class, key, path) in self.catalog.staged()? {
             match self.class(&class) {
                 Some(class) => self.clone().recover_staged(class, key, path),
+                // It waits until its class can be read again.
+                None if self.catalog.has_class(&class) => {}
                 // Staged for a class that is not here any more: nobody knows of it.
                 None => self.catalog.discard(&path)?,
             }
         }
-        for note in self.catalog.objects()? {
-            self.take_object(&note);
+        let objects = self.catalog.objects()?;
+        for (name, error) in &objects.broken {
+            self.say_broken(name, &chain(error));
+        }
+        for note in &objects.read {
+            self.take_object(note);
         }
         Ok(())
     }
