@@ -108,9 +108,15 @@ impl<D: Driver> Api<D> {
         let get = parts.method == Method::GET;
         match (&parts.method, segments.as_slice()) {
             (_, ["v1"]) if get => Ok(json(&self.daemon())),
-            (_, ["v1", "objects"]) if get => Ok(json(&self.objects(&query)?)),
+            (_, ["v1", "objects"]) if get => {
+                self.roster.recovered().await;
+                Ok(json(&self.objects(&query)?))
+            }
             (&Method::POST, ["v1", "objects"]) => self.add_object(read(&parts, body).await?).await,
-            (_, ["v1", "classes"]) if get => Ok(json(&self.classes())),
+            (_, ["v1", "classes"]) if get => {
+                self.roster.recovered().await;
+                Ok(json(&self.classes()))
+            }
             (&Method::POST, ["v1", "classes"]) => self.add_class(read(&parts, body).await?).await,
             (_, ["v1", "events"]) if get => Ok(self.feed.stream(last_event(&parts))),
             (&Method::DELETE, ["v1", "classes", class]) => {
@@ -122,17 +128,26 @@ impl<D: Driver> Api<D> {
                 self.amend_class(class, read(&parts, body).await?).await
             }
             (_, ["v1", "objects", name, rest @ ..]) => {
-                let entry = self.roster.find(name).ok_or_else(|| no_such(name))?;
+                let entry = self.find(name).await?;
                 self.object(&entry, &parts, rest, body).await
             }
             (_, ["v1", "classes", class, "instances", key, rest @ ..]) => {
                 let name = format!("{class}/{key}");
-                let entry = self.roster.find(&name).ok_or_else(|| no_such(&name))?;
+                let entry = self.find(&name).await?;
                 self.object(&entry, &parts, rest, body).await
             }
             _ => Err(Problem::new(404, "no_such_route", "There is no such route")
                 .with_detail("the control API begins at /v1; see docs/control-api.md")),
         }
+    }
+
+    /// The object that people call so. Just started, the daemon may not know it yet.
+    async fn find(&self, name: &str) -> Result<Rc<Entry>, Problem> {
+        if let Some(entry) = self.roster.find(name) {
+            return Ok(entry);
+        }
+        self.roster.recovered().await;
+        self.roster.find(name).ok_or_else(|| no_such(name))
     }
 
     async fn object(
@@ -326,6 +341,10 @@ async fn read<T: DeserializeOwned>(parts: &http::request::Parts, body: Incoming)
     let body = body
         .map_err(|_| bad("the body is too large, or ended early"))?
         .to_bytes();
+    // Documents are objects; an array of their members in order would pass for one otherwise.
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(bad("not a document of this route: it is no JSON object"));
+    }
     serde_json::from_slice(&body).map_err(|error| bad(&format!("not a document of this route: {error}")))
 }
 

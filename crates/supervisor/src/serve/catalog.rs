@@ -72,6 +72,15 @@ pub struct ObjectNote {
     pub object_dir: Option<PathBuf>,
 }
 
+/// Notes of one kind.
+#[derive(Debug)]
+pub struct Notes<T> {
+    /// Those that were read.
+    pub read: Vec<T>,
+    /// Those that cannot be, by the name of their directory: what they are notes of is not served.
+    pub broken: Vec<(String, CatalogError)>,
+}
+
 /// Why a directory cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
@@ -249,16 +258,26 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn classes(&self) -> Result<Vec<ClassNote>, CatalogError> {
-        notes(&self.root.join("classes"), "class.json")
+    pub fn classes(&self) -> Result<Notes<ClassNote>, CatalogError> {
+        notes(&self.root.join("classes"), "class.json", |note: &ClassNote| {
+            &note.name
+        })
     }
 
     /// The single objects that there are, by name.
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn objects(&self) -> Result<Vec<ObjectNote>, CatalogError> {
-        notes(&self.root.join("objects"), "object.json")
+    pub fn objects(&self) -> Result<Notes<ObjectNote>, CatalogError> {
+        notes(&self.root.join("objects"), "object.json", |note: &ObjectNote| {
+            &note.name
+        })
+    }
+
+    /// Whether there is, or was once, a class of this name.
+    #[must_use]
+    pub fn has_class(&self, name: &str) -> bool {
+        self.root.join("classes").join(name).exists()
     }
 
     /// Keys of the instances of a class that have data here.
@@ -380,26 +399,41 @@ fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, CatalogError> {
     Ok(found)
 }
 
-fn notes<T: for<'de> Deserialize<'de>>(dir: &Path, file: &str) -> Result<Vec<T>, CatalogError> {
-    let mut found = Vec::new();
-    for (_, path) in entries(dir)? {
+fn notes<T: for<'de> Deserialize<'de>>(
+    dir: &Path,
+    file: &str,
+    name: impl Fn(&T) -> &str,
+) -> Result<Notes<T>, CatalogError> {
+    let (mut read, mut broken) = (Vec::new(), Vec::new());
+    for (called, path) in entries(dir)? {
         let path = path.join(file);
         // What was cut short while it was made has no note yet.
         if !path.exists() {
             continue;
         }
-        let wrong = |why: String| CatalogError::Note {
-            path: path.clone(),
-            why,
-        };
-        let data = path.metadata().map_err(disk(&path))?;
-        if data.len() > MAX_NOTE {
-            return Err(wrong("it is too large".to_owned()));
+        match note(&path) {
+            Ok(note) if name(&note) == called => read.push(note),
+            Ok(_other) => {
+                let why = "it is the note of something else".to_owned();
+                broken.push((called, CatalogError::Note { path, why }));
+            }
+            Err(error) => broken.push((called, error)),
         }
-        let text = std::fs::read(&path).map_err(disk(&path))?;
-        found.push(serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?);
     }
-    Ok(found)
+    Ok(Notes { read, broken })
+}
+
+fn note<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CatalogError> {
+    let wrong = |why: String| CatalogError::Note {
+        path: path.to_owned(),
+        why,
+    };
+    let data = path.metadata().map_err(disk(path))?;
+    if data.len() > MAX_NOTE {
+        return Err(wrong("it is too large".to_owned()));
+    }
+    let text = std::fs::read(path).map_err(disk(path))?;
+    serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))
 }
 
 fn write(dir: &Path, name: &str, note: &impl Serialize) -> Result<(), CatalogError> {
@@ -465,9 +499,28 @@ mod tests {
             object_dir: Some("/x".into()),
         };
         catalog.keep_object(&note).unwrap();
-        assert_eq!(catalog.objects().unwrap(), [note]);
+        assert_eq!(catalog.objects().unwrap().read, [note]);
         assert!(catalog.has("hello") && !catalog.has("other"));
-        std::fs::write(temp.path().join("objects/hello/object.json"), "{").unwrap();
-        assert!(matches!(catalog.objects(), Err(CatalogError::Note { .. })));
+    }
+
+    #[test]
+    fn a_broken_note_hides_no_other() {
+        let temp = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(temp.path()).unwrap();
+        for name in ["first", "second", "third"] {
+            let (name, object_dir) = (name.to_owned(), None);
+            catalog.keep_object(&ObjectNote { name, object_dir }).unwrap();
+        }
+        let objects = temp.path().join("objects");
+        let (first, second) = (
+            objects.join("first/object.json"),
+            objects.join("second/object.json"),
+        );
+        std::fs::copy(objects.join("third/object.json"), first).unwrap();
+        std::fs::write(second, "{").unwrap();
+        let found = catalog.objects().unwrap();
+        let names: Vec<_> = found.read.iter().map(|note| note.name.as_str()).collect();
+        let broken: Vec<_> = found.broken.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((names, broken), (vec!["third"], vec!["first", "second"]));
     }
 }

@@ -71,8 +71,11 @@ impl From<Problem> for Elsewhere {
 impl<D: Driver> Roster<D> {
     /// The object that a connection is for, founded where its class lets that happen.
     async fn resolve(self: &Rc<Self>, connection: &mut PendingConnection) -> Result<Rc<Entry>, Elsewhere> {
-        let (entry, prefix) = match self.meant(connection)? {
-            Meant::Object(entry, prefix) => (entry, prefix),
+        let (class, key, prefix) = match self.meant(connection)? {
+            Meant::Object(entry, prefix) => {
+                strip(connection, prefix)?;
+                return Ok(entry);
+            }
             Meant::Browser(class, text, rest) => {
                 let key = self.key(&class, &text)?;
                 let url = self.url_of(key.as_str(), &class.note.name);
@@ -80,13 +83,12 @@ impl<D: Driver> Roster<D> {
             }
             Meant::Instance(class, text, prefix) => {
                 let key = self.key(&class, &text)?;
-                (self.instance(&class, &key, connection).await?, prefix)
+                (class, key, prefix)
             }
         };
-        if let Some(prefix) = prefix {
-            connection.strip_prefix(&prefix).map_err(|()| no_such())?;
-        }
-        Ok(entry)
+        // Before anything is founded: rules see the path that the instance will see.
+        strip(connection, prefix)?;
+        Ok(self.instance(&class, &key, connection).await?)
     }
 
     fn key(&self, class: &ClassEntry, text: &str) -> Result<Key, Problem> {
@@ -146,6 +148,14 @@ impl<D: Driver> Roster<D> {
         let mut found = names.filter_map(|name| head.exposed(name).ok().flatten());
         let key = found.next()?.into_owned();
         Some(Meant::Instance(class.clone(), key, None))
+    }
+}
+
+/// Takes the prefix off that named the object.
+fn strip(connection: &mut PendingConnection, prefix: Option<String>) -> Result<(), Problem> {
+    match prefix {
+        Some(prefix) => connection.strip_prefix(&prefix).map_err(|()| no_such()),
+        None => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use suijuris_api::event::Stamped;
@@ -43,7 +44,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// How long a connection waits for an object that is being opened.
-const OPEN_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const OPEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// The event of an object or class that cannot be opened.
 const CODE_NOT_OPENED: &str = "not_opened";
@@ -258,7 +259,11 @@ impl<D: Driver> Roster<D> {
     /// # Errors
     /// [`CatalogError`].
     pub fn load(self: &Rc<Self>) -> Result<(), CatalogError> {
-        for note in self.catalog.classes()? {
+        let classes = self.catalog.classes()?;
+        for (name, error) in &classes.broken {
+            self.say_broken(name, &chain(error));
+        }
+        for note in classes.read {
             let name = note.name.clone();
             if let Err(why) = self.take_class(note) {
                 self.say_broken(&name, &why);
@@ -273,12 +278,18 @@ impl<D: Driver> Roster<D> {
         for (class, key, path) in self.catalog.staged()? {
             match self.class(&class) {
                 Some(class) => self.clone().recover_staged(class, key, path),
+                // It waits until its class can be read again.
+                None if self.catalog.has_class(&class) => {}
                 // Staged for a class that is not here any more: nobody knows of it.
                 None => self.catalog.discard(&path)?,
             }
         }
-        for note in self.catalog.objects()? {
-            self.take_object(&note);
+        let objects = self.catalog.objects()?;
+        for (name, error) in &objects.broken {
+            self.say_broken(name, &chain(error));
+        }
+        for note in &objects.read {
+            self.take_object(note);
         }
         Ok(())
     }
@@ -552,7 +563,10 @@ impl<D: Driver> Roster<D> {
     /// Stops an object that rests and forgets it here: its key stays taken, its data is kept in the archive.
     pub(super) async fn remove(&self, entry: &Rc<Entry>) -> Result<std::path::PathBuf, Problem> {
         let handle = entry.handle().await?;
-        if !matches!(handle.phase(), Phase::Resting | Phase::BackingOff) {
+        if !matches!(
+            handle.phase(),
+            Phase::Resting | Phase::Settling | Phase::BackingOff
+        ) {
             return Err(Problem::new(409, "awake", "The object is awake")
                 .with_detail("put it to sleep first: `suijuris sleep`"));
         }
@@ -614,10 +628,19 @@ impl<D: Driver> Roster<D> {
         }
     }
 
-    /// Waits until nothing runs any more.
+    /// Waits until nothing runs any more. Who stops waiting ends nothing by that.
     pub async fn ended(&self) {
-        let mut keepers = std::mem::take(&mut *self.keepers.borrow_mut());
-        while keepers.join_next().await.is_some() {}
+        std::future::poll_fn(|context| {
+            let mut keepers = self.keepers.borrow_mut();
+            loop {
+                match keepers.poll_join_next(context) {
+                    Poll::Ready(Some(_ended)) => {}
+                    Poll::Ready(None) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
     }
 }
 
