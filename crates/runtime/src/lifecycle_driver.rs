@@ -210,7 +210,7 @@ impl LifecycleDriver {
     /// The decision that ends an activation because of its workload.
     fn workload_decision(&self, end: WorkloadEnd) -> Box<Decision> {
         let mut inputs = self.resident.busy_inputs(Principal::Workload);
-        inputs.standing.workload = Some(end);
+        inputs.conditions.workload = Some(end);
         Box::new(self.resident.evaluate(Action::Remain, inputs))
     }
 
@@ -371,7 +371,7 @@ async fn watch(resident: Rc<Resident>, running: Rc<Running>) {
     pid1::reap(None);
     report("exited", how.clone(), began.elapsed());
     let mut inputs = resident.busy_inputs(Principal::Workload);
-    inputs.standing.workload = Some(end);
+    inputs.conditions.workload = Some(end);
     resident.say(Event::WorkloadEnded(
         how,
         Box::new(resident.evaluate(Action::Remain, inputs)),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use suijuris_core::id::{ObjectId, RecordId};
 use suijuris_core::manifest::Witness;
 use suijuris_core::witness::{
-    Ask, Effect, Failure, HolderId, Input, Keeper, Mark, Notice, Purpose, Standing, Swapped, Written,
+    Ask, Effect, Failure, HolderId, Input, Keeper, LeaseStatus, Mark, Notice, Purpose, Swapped, Written,
 };
 
 use super::bugs::Bug;
@@ -414,7 +414,7 @@ impl World {
         let Some(process) = &mut self.machines[at].process else {
             return;
         };
-        let was_without = process.keeper.standing() == Standing::Without;
+        let was_without = process.keeper.lease_status() == LeaseStatus::Without;
         let agrees = matches!(notice, Notice::Verdict(Verdict::Agrees(_)));
         process.deluded &= !(agrees && process.life == Life::Asking { wake: true });
         let deluded = process.deluded;
