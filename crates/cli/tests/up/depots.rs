@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use suijuris_testkit::proxy::Proxy;
 use suijuris_testkit::servers;
 
-use crate::house::{OPEN, Object, Ran, STAY, Up, kill, read_answer, run, until};
+use crate::rig::{OPEN, Object, Ran, STAY, Up, kill, read_answer, run, until};
 
 const NOTE: &str = "[memory.note]\ntype = \"string\"\n";
 

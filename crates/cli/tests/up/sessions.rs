@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::house::{Object, Up, repository, run};
+use crate::rig::{Object, Up, repository, run};
 
 /// A command and the lines it is said to answer with, in order; `…` stands for anything, alone for any lines.
 struct Exchange {
