@@ -4,7 +4,7 @@
 
 mod broken;
 mod context;
-mod handing;
+mod handoff;
 mod owner;
 mod start;
 mod witnessing;

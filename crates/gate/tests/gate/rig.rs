@@ -205,13 +205,13 @@ impl Conn {
 type Order = Box<dyn FnOnce(&Control, &Traffic) + Send>;
 
 /// A connection accepted elsewhere, with what was read from it; its claim is made on the gate's thread.
-type Handed = (TcpStream, Vec<u8>);
+type Passed = (TcpStream, Vec<u8>);
 
 /// A running gate.
 pub(crate) struct Rig {
     pub(crate) addr: SocketAddr,
     pub(crate) script: Arc<Script>,
-    handing: mpsc::Sender<Handed>,
+    passing: mpsc::Sender<Passed>,
     orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<()>>,
 }
@@ -257,7 +257,7 @@ impl Rig {
             tells: AtomicBool::new(false),
             unanswered: Mutex::default(),
         });
-        let (handing, mut handed) = mpsc::channel::<Handed>(4);
+        let (passing, mut handed) = mpsc::channel::<Passed>(4);
         let (orders, mut ordered) = mpsc::channel::<Order>(16);
         let authorizer = Scripted(Arc::clone(&script));
         let thread = thread::spawn(move || {
@@ -304,7 +304,7 @@ impl Rig {
             Self {
                 addr,
                 script,
-                handing,
+                passing,
                 orders,
                 thread: Some(thread),
             },
@@ -314,7 +314,7 @@ impl Rig {
 
     /// Hands a connection to the gate that was accepted elsewhere.
     pub(crate) fn hand_over(&self, stream: TcpStream, prefix: Vec<u8>) {
-        self.handing.blocking_send((stream, prefix)).unwrap();
+        self.passing.blocking_send((stream, prefix)).unwrap();
     }
 
     /// Runs `order` on the gate's thread.

@@ -27,7 +27,7 @@ use crate::pid1::{self, Signal, Signals};
 use crate::resident::Resident;
 use crate::supervision::Supervision;
 
-use super::handing::let_through;
+use super::handoff::let_through;
 use super::witnessing::CODE_DEPOT;
 
 /// How long a machine whose object is dormant, and which nobody has suspended, waits for the next supervisor: one that
