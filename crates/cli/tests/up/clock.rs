@@ -1,4 +1,4 @@
-//! A clock that is stepped under a runtime that stood still.
+//! A clock that is stepped under a runtime that was stopped.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};

@@ -315,7 +315,7 @@ fn a_suspended_object_refuses_at_the_door_and_stays_frozen() {
     let object = Object::new(&definition, &[OPEN, BRIEFLY, CLOSED].concat());
     let mut up = object.up();
     up.get("/one").status(200);
-    // The last thing it does before it is frozen.
+    // The last thing it does before it is suspended.
     up.write(&json!({"open": false})).status(200);
     up.wait(json!({"event": "machine", "state": "suspended"}));
     let before = object.log();

@@ -210,7 +210,7 @@ impl<V: Clone + PartialEq> Phase<V> {
                 }
                 self.answered(turn, Input::Tick)
             }
-            Input::Thawed(id) => self.thawed(turn, id),
+            Input::Resumed(id) => self.resumed(turn, id),
             Input::HandOver => match self {
                 Self::Lost(evidence) => Self::Lost(evidence),
                 // It is for the other to remove.
@@ -241,7 +241,7 @@ impl<V: Clone + PartialEq> Phase<V> {
         }
     }
 
-    fn thawed(self, turn: &mut Turn<'_, V>, id: HolderId) -> Self {
+    fn resumed(self, turn: &mut Turn<'_, V>, id: HolderId) -> Self {
         let traces = match self {
             Self::Lost(evidence) => return Self::Lost(evidence),
             Self::Idle(traces) => traces,

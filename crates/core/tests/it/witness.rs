@@ -540,7 +540,7 @@ fn after_a_pause_nothing_is_served_until_a_claim() {
         rig.read(Ok(None));
         let mark = rig.swapped(Ok(Swapped::Done(1)));
         rig.heard();
-        rig.give(Input::Thawed(name));
+        rig.give(Input::Resumed(name));
         if waits {
             rig.written.forget();
         }
@@ -700,7 +700,7 @@ proptest! {
                 (2, _) => rig.give(Input::Note(point(8 + ms % 7))),
                 (3, _) => rig.give(Input::Release(Duration::from_millis(ms))),
                 (4, _) => rig.give(Input::HandOver),
-                (5, _) => rig.give(Input::Thawed(HolderId([4; 16]))),
+                (5, _) => rig.give(Input::Resumed(HolderId([4; 16]))),
                 (_, Some(Effect::Read(ask, _))) if ms % 3 == 0 => rig.give(Input::Read(ask, Err(Failure::Unknown))),
                 (_, Some(Effect::Read(ask, _))) => rig.give(Input::Read(ask, Ok(Some((mark(8, None), ms))))),
                 (_, Some(Effect::Swap(ask, ..))) if ms % 3 == 0 => rig.give(Input::Swapped(ask, Err(Failure::Unknown))),

@@ -72,7 +72,7 @@ pub(crate) enum Life {
     Leaving,
 }
 
-/// A process stands still.
+/// A process does not run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pause {
     /// It finds out when it goes on, before anything else.
@@ -102,7 +102,7 @@ pub(crate) struct Process {
     pub(crate) run: u64,
     pub(crate) life: Life,
     pub(crate) pause: Option<Pause>,
-    /// What came while it was paused.
+    /// What came while it was suspended.
     pub(crate) deferred: Vec<Event>,
     /// Positions written and not yet acknowledged.
     pub(crate) unacknowledged: Vec<u64>,

@@ -124,7 +124,7 @@ impl Claim {
         }
     }
 
-    /// The machine has ended or is suspended: goes on by the name that it took, if it found that it stood still. Where only
+    /// The machine has ended or is suspended: goes on by the name that it took, if it found that it had been suspended. Where only
     /// we find that out, a copy of us may serve under our name, so that we take a fresh one.
     ///
     /// # Errors
@@ -142,7 +142,7 @@ impl Claim {
         }
         if name != former {
             self.known().id = name;
-            shared.witness.thawed(name).await;
+            shared.witness.resumed(name).await;
         }
         Ok(())
     }
@@ -176,7 +176,7 @@ impl Claim {
             }
             known.id
         };
-        shared.witness.thawed(id).await;
+        shared.witness.resumed(id).await;
         Ok(())
     }
 }

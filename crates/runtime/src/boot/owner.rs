@@ -133,7 +133,7 @@ impl Ears<'_> {
                 if resident.reports().resumed(generation) {
                     resident.intake().open();
                     resident.started_for(*cause);
-                    resident.thawed();
+                    resident.machine_resumed();
                 }
             }
             ToRuntime::Sleep { id, signed } => {
@@ -197,7 +197,7 @@ fn principal(
     found.map_err(|error| not_an_owner(&error))
 }
 
-/// Records what the door refused while the machine was frozen; whether it is durable.
+/// Records what the door refused while the machine was suspended; whether it is durable.
 async fn record_refused(resident: &Resident, refused: Refused) -> bool {
     resident.claim().set_aside().await;
     let event = suijuris_api::verdict::refused(&refused);
