@@ -7,6 +7,7 @@ mod arrows;
 mod budgets;
 mod codes;
 mod manifests;
+mod names;
 mod rust;
 mod text;
 
@@ -99,6 +100,7 @@ fn check(files: &[File], crates: &[Crate]) -> Vec<Finding> {
     findings.extend(budgets::check(crates));
     findings.extend(codes::check(files));
     findings.extend(manifests::check(files, crates));
+    findings.extend(names::check(files));
     findings.extend(rust::check(files));
     findings.extend(text::check(files));
     findings

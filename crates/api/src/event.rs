@@ -28,7 +28,7 @@ pub enum Event {
         agent_socket: String,
         /// Rules in force.
         bundle: String,
-        /// How machines are isolated and frozen here.
+        /// How machines are isolated and suspended here.
         machine: String,
     },
     /// Somebody proposed a transition.
@@ -59,7 +59,7 @@ pub enum Event {
         epoch: u64,
         /// Position of the record.
         seq: u64,
-        /// How long it stood still, milliseconds.
+        /// How long it was suspended, milliseconds.
         paused_ms: i64,
     },
     /// The activation ended by the object's own act; the record is durable.

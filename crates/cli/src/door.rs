@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use suijuris_core::inputs::Host;
 use suijuris_custody::clock::Clock;
-use suijuris_door::config::Place;
+use suijuris_door::config::Location;
 use suijuris_door::{Config, serve};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -104,7 +104,7 @@ async fn door(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// What the configuration leaves open of where the machines are is where this door is.
-fn fill_in(place: &mut Place, here: Host) {
+fn fill_in(place: &mut Location, here: Host) {
     let missing = |told: &mut String, found: String| {
         if told.is_empty() {
             *told = found;

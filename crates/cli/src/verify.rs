@@ -12,7 +12,7 @@ use suijuris_core::id::BundleId;
 use suijuris_core::lineage::Body;
 use suijuris_store::capsule::{self, CapsuleError};
 use suijuris_store::fork::{self, ParentError};
-use suijuris_store::{BundleFiles, BundleStore, ObjectDir, OpenError, Place as At, Reader, Verified};
+use suijuris_store::{BundleFiles, BundleStore, ObjectDir, OpenError, Position, Reader, Verified};
 
 use crate::Answer;
 use crate::object_paths::ObjectArg;
@@ -75,7 +75,7 @@ struct Fault {
 }
 
 impl Fault {
-    fn at(place: At, message: String) -> Self {
+    fn at(place: Position, message: String) -> Self {
         Self {
             seq: Some(place.seq),
             file: Some(format!("lineage/{:020}.seg", place.segment)),
@@ -233,7 +233,7 @@ fn fault(error: OpenError) -> anyhow::Result<Fault> {
     }
 }
 
-fn torn(last: At) -> Fault {
+fn torn(last: Position) -> Fault {
     let message = "the record after this one is incomplete: a writer that died while writing leaves this, and so does damage to \
                    the end; the next start removes it";
     Fault::at(last, message.to_owned())

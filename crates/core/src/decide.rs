@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use crate::class::Membership;
 use crate::governance::{self, Action, Facts, Judgement, Program, Residual, RuleSet, Vocabulary};
 use crate::id::{BundleId, ObjectId};
-use crate::inputs::{Inputs, Principal, Standing, Witnessed, WorkloadEnd};
+use crate::inputs::{Conditions, Inputs, Principal, Witnessed, WorkloadEnd};
 use crate::lineage::{Decision, Head, Invariant, Outcome, Phase, State};
 use crate::memory::{Cells, Memory};
 
@@ -182,7 +182,7 @@ pub fn evaluate_quick(
     inputs: &Inputs,
 ) -> Result<RuleSet, (Action, Refused)> {
     let broken = |subject: &Subject<'_>, action| {
-        invariant(subject, action, subject.object, &inputs.standing)
+        invariant(subject, action, subject.object, &inputs.conditions)
             .map(|broken| (action, Refused::Invariant(broken)))
     };
     if let Some(refused) = broken(subject, Action::Wake) {
@@ -224,7 +224,7 @@ pub fn replay(view: View<'_>, recorded: &Decision) -> Decision {
 }
 
 fn judge(subject: Subject<'_>, action: Action, target: ObjectId, inputs: Inputs) -> Decision {
-    let broken = invariant(&subject, action, target, &inputs.standing)
+    let broken = invariant(&subject, action, target, &inputs.conditions)
         .or_else(|| unfoundable(&subject, action, &inputs));
     let explanation = broken.is_none().then(|| {
         let id = subject.object.to_string();
@@ -285,13 +285,13 @@ fn invariant(
     subject: &Subject<'_>,
     action: Action,
     target: ObjectId,
-    standing: &Standing,
+    conditions: &Conditions,
 ) -> Option<Invariant> {
     wrong_identity(subject, target)
         .or_else(|| wrong_phase(subject.phase, action))
-        .or_else(|| witness(standing.witness).filter(|_| matches!(action, Action::Wake | Action::Remain)))
-        .or_else(|| standing.incapable.then_some(Invariant::Incapable))
-        .or_else(|| workload(standing.workload).filter(|_| action == Action::Remain))
+        .or_else(|| witness(conditions.witness).filter(|_| matches!(action, Action::Wake | Action::Remain)))
+        .or_else(|| conditions.incapable.then_some(Invariant::Incapable))
+        .or_else(|| workload(conditions.workload).filter(|_| action == Action::Remain))
 }
 
 /// Instances are founded of a class, which has no history, and only where there is room for one more.

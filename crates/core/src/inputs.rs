@@ -209,7 +209,7 @@ pub struct Activity {
 /// What the shell found about things that rules cannot override.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Standing {
+pub struct Conditions {
     /// What the witness says.
     #[serde(default, skip_serializing_if = "Witnessed::is_absent")]
     pub witness: Witnessed,
@@ -280,7 +280,8 @@ pub struct Inputs {
     pub host: Host,
     /// What no rule can override.
     #[serde(default)]
-    pub standing: Standing,
+    #[serde(rename = "standing")]
+    pub conditions: Conditions,
     /// What proposed a wake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<Trigger>,
@@ -332,7 +333,7 @@ impl Inputs {
             now,
             principal,
             host,
-            standing: Standing::default(),
+            conditions: Conditions::default(),
             trigger: None,
             request: None,
             activity: None,

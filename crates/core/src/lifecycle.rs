@@ -7,7 +7,7 @@
 //!     │  └─── workload failed ─┘       clock jumped  ▼ │ wake permitted again                │ drained,
 //!     │                                            Resuming                                  │ workload gone
 //!     └───────────────────────────────────────── Settling ◀──────────────────────────────────┘
-//!                   dormancy is durable; a machine that is frozen, not stopped, keeps its workload
+//!                   dormancy is durable; a machine that is suspended, not stopped, keeps its workload
 //! ```
 //! [`Lifecycle::on`] takes an event and returns the next state and the effects that a shell performs, in order. What
 //! needs a decision carries the [`Permit`] of it, so that no path changes state without one; the two exceptions are
@@ -37,7 +37,7 @@ pub enum Event {
     /// No request is in flight, or the drain took as long as it may.
     Drained,
     /// The clocks disagree: the machine was suspended and runs again.
-    Thawed,
+    Resumed,
     /// The host asks the machine to stop. No decision of the object's: nothing but a seal is recorded.
     HostStops,
 }
@@ -61,8 +61,8 @@ pub enum Effect {
     StopWorkload,
     /// Tell those who listen on the agent socket.
     Tell(Notice),
-    /// Ask for the machine to be frozen; what follows is [`Event::Thawed`].
-    Freeze,
+    /// Ask for the machine to be suspended; what follows is [`Event::Resumed`].
+    Suspend,
     /// Decide `wake` again, for the machine that was suspended.
     DecideAgain,
     /// Leave: the machine is no longer needed, in this way.
@@ -137,11 +137,11 @@ enum State {
     /// `resumed` is being made durable.
     Reviving,
     Draining(Ending),
-    /// `dormant` is being made durable; whether the workload lives on, frozen.
+    /// `dormant` is being made durable; whether the workload lives on, suspended.
     Settling {
-        frozen: bool,
+        suspend: bool,
     },
-    /// Dormant in a machine that is frozen.
+    /// Dormant in a machine that is suspended.
     Suspended,
     /// A seal is being made durable because the host stops the machine.
     Sealing,
@@ -162,7 +162,7 @@ pub enum Phase {
     Resuming,
     /// Ending.
     Draining,
-    /// Dormant in a frozen machine.
+    /// Dormant in a suspended machine.
     Suspended,
     /// Ended.
     Left,
@@ -216,7 +216,7 @@ impl Lifecycle {
             },
             Event::WorkloadEnded(how, decision) => workload_ended(self.state, how, decision),
             Event::Drained => drained(self.state, sleep),
-            Event::Thawed => thawed(self.state),
+            Event::Resumed => resumed(self.state),
             Event::HostStops => host_stops(self.state),
         };
         (Self { sleep, state }, effects)
@@ -296,8 +296,8 @@ fn durable(state: State) -> (State, Vec<Effect>) {
             State::Active,
             vec![Effect::Tell(Notice::Resumed), Effect::OpenGate],
         ),
-        State::Settling { frozen: true } => (State::Suspended, vec![Effect::HoldGate, Effect::Freeze]),
-        State::Settling { frozen: false } => (State::Left, vec![Effect::Leave(Leave::Stop)]),
+        State::Settling { suspend: true } => (State::Suspended, vec![Effect::HoldGate, Effect::Suspend]),
+        State::Settling { suspend: false } => (State::Left, vec![Effect::Leave(Leave::Stop)]),
         State::Sealing => (State::Left, vec![Effect::Leave(Leave::HostStop)]),
         other => (other, vec![]),
     }
@@ -305,7 +305,7 @@ fn durable(state: State) -> (State, Vec<Effect>) {
 
 fn commit_dormancy(decision: Box<Decision>, how: String) -> (State, Vec<Effect>) {
     (
-        State::Settling { frozen: false },
+        State::Settling { suspend: false },
         vec![Effect::Commit(Commit::Dormant(decision, how))],
     )
 }
@@ -342,7 +342,7 @@ fn drained(state: State, sleep: SleepMode) -> (State, Vec<Effect>) {
             drained: false,
         }) if sleep == SleepMode::Suspend => {
             let commit = Effect::Commit(Commit::Dormant(decision, "suspended".to_owned()));
-            (State::Settling { frozen: true }, vec![commit])
+            (State::Settling { suspend: true }, vec![commit])
         }
         State::Draining(Ending {
             decision,
@@ -360,7 +360,7 @@ fn drained(state: State, sleep: SleepMode) -> (State, Vec<Effect>) {
     }
 }
 
-fn thawed(state: State) -> (State, Vec<Effect>) {
+fn resumed(state: State) -> (State, Vec<Effect>) {
     let announced = match state {
         State::Active => false,
         State::Suspended => true,

@@ -167,7 +167,7 @@ pub enum Algorithm {
 pub enum SleepMode {
     /// It stops; nothing of it is left in RAM.
     Stop,
-    /// It is frozen with its RAM.
+    /// It is suspended with its RAM.
     Suspend,
 }
 

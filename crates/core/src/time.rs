@@ -112,7 +112,7 @@ pub struct Reading {
     pub wall: Timestamp,
     /// What the shell knows about the wall clock.
     pub quality: Quality,
-    /// Monotonic clock, nanoseconds; stands still while the machine is suspended.
+    /// Monotonic clock, nanoseconds; does not advance while the machine is suspended.
     pub mono_ns: u64,
     /// Boot-time clock, nanoseconds; goes on while the machine is suspended.
     pub boot_ns: u64,

@@ -62,7 +62,7 @@ struct Known {
     verdict: Option<Verdict>,
     /// Whoever started the machine says that it was suspended, and that it served nothing meanwhile.
     announced: bool,
-    /// While a machine has it: what tells whether the host stood still since.
+    /// While a machine has it: what tells whether the host was suspended since.
     lent: Option<ResumeDetector>,
 }
 

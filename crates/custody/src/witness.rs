@@ -96,7 +96,7 @@ pub enum LeaseEvent {
 #[derive(Debug)]
 enum Command {
     Claim(Purpose, oneshot::Sender<Result<Claimed, ClaimError>>),
-    Thawed(HolderId, u64),
+    Resumed(HolderId, u64),
     HandOver(oneshot::Sender<Option<Lent<Version>>>),
     Release(Duration, oneshot::Sender<bool>),
 }
@@ -175,11 +175,11 @@ impl Witness {
     /// The process was paused, or its memory copied. From this call on, and not only once the future is awaited, the lease
     /// is good for nothing; claim again. That goes under the name `id`: a fresh one unless it is known that no copy of this
     /// memory served anything meanwhile. Let what is on its way to the disk get there, and note it, before that claim.
-    pub fn thawed(&self, id: HolderId) -> impl Future<Output = ()> + '_ {
+    pub fn resumed(&self, id: HolderId) -> impl Future<Output = ()> + '_ {
         let era = self.lease.revoke();
         async move {
             // A task that has ended holds nothing.
-            let _ = self.commands.send(Command::Thawed(id, era)).await;
+            let _ = self.commands.send(Command::Resumed(id, era)).await;
         }
     }
 

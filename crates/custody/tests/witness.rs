@@ -244,7 +244,7 @@ async fn a_pause_ends_the_lease_before_anything_is_awaited() {
     let depot = memory();
     let witness = start(opening(1, LONG, 8), &depot);
     wake(&witness).await;
-    let told = witness.thawed(HolderId([9; 16]));
+    let told = witness.resumed(HolderId([9; 16]));
     assert!(!witness.lease().is_good(boot_ns()));
     told.await;
     assert_eq!(wake(&witness).await, Verdict::Agrees(5));
@@ -263,7 +263,7 @@ async fn a_restored_copy_gives_way_to_the_one_that_ran_on() {
         start(opening(1, LONG, 8), &depot),
     );
     wake(&original).await;
-    copy.thawed(HolderId([9; 16])).await;
+    copy.resumed(HolderId([9; 16])).await;
     assert!(matches!(wake(&copy).await, Verdict::Live(_)));
     assert!(original.lease().is_good(boot_ns()));
 }

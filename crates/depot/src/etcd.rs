@@ -21,7 +21,7 @@ use suijuris_core::{BundleId, ObjectId};
 use self::gateway::{KeyValue, Op, Range, Sort};
 use self::keyspace::Keyspace;
 use crate::driver::{Driver, LONG, QUICK};
-use crate::open::{Environment, Place};
+use crate::open::{DepotUrl, Environment};
 use crate::{
     Answer, Archive, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Marks, Presence, PresenceGuard, Swap, Version,
     frame, segment,
@@ -49,7 +49,7 @@ struct Shared {
 
 /// The cluster that `place` names; it is asked when something is wanted of it.
 pub(crate) fn open(
-    place: &Place,
+    place: &DepotUrl,
     environment: Environment<'_>,
 ) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     let space = Arc::new(Keyspace::new(place, environment)?);

@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use self::store::{Put, Store};
 use crate::driver::{Driver, LONG, QUICK};
-use crate::open::{Environment, Place};
+use crate::open::{DepotUrl, Environment};
 use crate::{
     Answer, Archive, Depot, Error, Inbox, MAX_BUNDLE, MAX_SEGMENT, Marks, Posted, Presence, PresenceGuard,
     Swap, Version, Waiting, frame, segment,
@@ -54,7 +54,7 @@ pub(crate) struct Objects {
 #[derive(Debug)]
 struct Shared {
     store: Store,
-    place: Place,
+    place: DepotUrl,
     /// Set once the server was seen to keep conditions.
     probed: OnceCell<()>,
     acknowledged: AtomicU64,
@@ -64,7 +64,7 @@ struct Shared {
 
 /// Opens the bucket that `place` names, and makes sure that it keeps conditions.
 pub(crate) fn open(
-    place: &Place,
+    place: &DepotUrl,
     environment: Environment<'_>,
 ) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     let url = place.url();

@@ -62,7 +62,7 @@ fn start(url: &str, environment: Environment<'_>) -> Result<Answer<'static, Arc<
     if url.starts_with('/') {
         return local(Path::new(url));
     }
-    let place = Place::parse(url)?;
+    let place = DepotUrl::parse(url)?;
     match place.scheme.as_str() {
         "file" => {
             if !matches!(place.authority.as_str(), "" | "localhost") {
@@ -83,28 +83,28 @@ fn local(directory: &Path) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
 }
 
 #[cfg(feature = "object")]
-fn object(place: &Place, environment: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
+fn object(place: &DepotUrl, environment: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     crate::object::open(place, environment)
 }
 
 #[cfg(not(feature = "object"))]
-fn object(place: &Place, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
+fn object(place: &DepotUrl, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     Err(place.refuse("this program was built without object storage (feature `object` of suijuris-depot)"))
 }
 
 #[cfg(feature = "etcd")]
-fn etcd(place: &Place, environment: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
+fn etcd(place: &DepotUrl, environment: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     crate::etcd::open(place, environment)
 }
 
 #[cfg(not(feature = "etcd"))]
-fn etcd(place: &Place, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
+fn etcd(place: &DepotUrl, _: Environment<'_>) -> Result<Answer<'static, Arc<dyn Depot>>, Error> {
     Err(place.refuse("this program was built without etcd (feature `etcd` of suijuris-depot)"))
 }
 
 /// A URL in parts, decoded; without secrets, since it may have none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct DepotUrl {
     pub(crate) scheme: String,
     pub(crate) authority: String,
     /// Without slashes at its ends.
@@ -112,7 +112,7 @@ pub(crate) struct Place {
     pub(crate) parameters: BTreeMap<String, String>,
 }
 
-impl Place {
+impl DepotUrl {
     pub(crate) fn parse(url: &str) -> Result<Self, Error> {
         let (scheme, rest) = url
             .split_once("://")
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn a_url_comes_apart() {
         let place =
-            Place::parse("S3://my-bucket/a%20b/c/?endpoint=http%3A%2F%2Flocalhost:1&region=x").unwrap();
+            DepotUrl::parse("S3://my-bucket/a%20b/c/?endpoint=http%3A%2F%2Flocalhost:1&region=x").unwrap();
         assert_eq!(place.scheme, "s3");
         assert_eq!(place.authority, "my-bucket");
         assert_eq!(place.path, "a b/c");
@@ -263,10 +263,10 @@ mod tests {
             "etcd://root:hunter2@host:2379/",
             "://x:hunter2@y/z?a=hunter2",
         ] {
-            let error = Place::parse(url).unwrap_err().to_string();
+            let error = DepotUrl::parse(url).unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }
-        let place = Place::parse("s3://bucket?password=hunter2").unwrap();
+        let place = DepotUrl::parse("s3://bucket?password=hunter2").unwrap();
         let error = place.allow(&[]).unwrap_err().to_string();
         assert!(
             error.contains("`password`") && !error.contains("hunter2"),
@@ -277,8 +277,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_a_place_or_refused(text in "\\PC{0,60}", url in "(s3|file|etcd)://[a-z%/?&=@#.0-9]{0,40}") {
-            let _ = Place::parse(&text);
-            let _ = Place::parse(&url);
+            let _ = DepotUrl::parse(&text);
+            let _ = DepotUrl::parse(&url);
             let _ = shown(&text);
         }
     }

@@ -33,7 +33,7 @@ pub struct Config {
     /// Where the machines are, as `context.host` of rules: region, provider, class, id. The command fills in of the host it
     /// runs on what is left empty.
     #[serde(default)]
-    pub place: Place,
+    pub place: Location,
     /// Reads all announcements at the start, so that the first request of each object is quick.
     #[serde(default)]
     pub preload: bool,
@@ -45,7 +45,7 @@ pub struct Config {
 /// Where the machines of a door's objects are.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Place {
+pub struct Location {
     /// Region code.
     pub region: String,
     /// `process`, `fly`, ….
@@ -56,7 +56,7 @@ pub struct Place {
     pub id: String,
 }
 
-impl Place {
+impl Location {
     /// As rules see it.
     #[must_use]
     pub fn host(&self) -> Host {
@@ -151,7 +151,7 @@ impl Config {
             map: BTreeMap::new(),
             waker: waker::Choice::None,
             trust: Trust::Mark,
-            place: Place::default(),
+            place: Location::default(),
             preload: false,
             limits: Limits::default(),
         }

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::config::{Config, Limits, Place};
+use crate::config::{Config, Limits, Location};
 use crate::heads::{self, Found, Trust};
 use crate::metrics::Metrics;
 use crate::notes::Notes;
@@ -142,7 +142,7 @@ impl Door {
         waker: Box<dyn Waker>,
         limits: Limits,
         trust: Trust,
-        place: &Place,
+        place: &Location,
         clock: Clock,
         listener: Option<Listener>,
     ) -> Self {

@@ -189,7 +189,7 @@ pub async fn find(
     let Some(bytes) = depot.announcement(object).await? else {
         return Ok(Found::Awake(mark));
     };
-    let mut bundles = Shelf {
+    let mut bundles = Bundles {
         depot,
         at_hand: &at_hand,
         read: HashMap::new(),
@@ -262,13 +262,13 @@ fn agrees(state: &State, mark: &Mark) -> Result<(), Error> {
 }
 
 /// Bundles from the depot, each read once.
-struct Shelf<'a, F> {
+struct Bundles<'a, F> {
     depot: &'a dyn Depot,
     at_hand: &'a F,
     read: HashMap<BundleId, Arc<Bundle>>,
 }
 
-impl<F: Fn(BundleId) -> Option<Arc<Bundle>>> Shelf<'_, F> {
+impl<F: Fn(BundleId) -> Option<Arc<Bundle>>> Bundles<'_, F> {
     async fn named(&mut self, id: BundleId) -> Result<Arc<Bundle>, Error> {
         if let Some(bundle) = self.read.get(&id).cloned().or_else(|| (self.at_hand)(id)) {
             return Ok(bundle);
@@ -312,7 +312,7 @@ impl<F: Fn(BundleId) -> Option<Arc<Bundle>>> Shelf<'_, F> {
 
 /// Folds the chain in the depot from its first record, and holds it to `last`.
 async fn verify_chain<F: Fn(BundleId) -> Option<Arc<Bundle>>>(
-    bundles: &mut Shelf<'_, F>,
+    bundles: &mut Bundles<'_, F>,
     object: ObjectId,
     last: &Stored,
 ) -> Result<(), Error> {

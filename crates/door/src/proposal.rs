@@ -91,7 +91,7 @@ impl Proposal {
         let mut inputs = Inputs::new(now, self.principal, place);
         inputs.trigger = Some(self.trigger);
         inputs.request = self.request;
-        inputs.standing.witness = witnessed;
+        inputs.conditions.witness = witnessed;
         inputs.pending = pending;
         inputs
     }

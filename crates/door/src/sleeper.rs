@@ -102,7 +102,7 @@ impl Sleeper {
         let mut inputs = proposal
             .clone()
             .inputs(now, self.place.clone(), self.witnessed, self.pending);
-        inputs.standing.incapable = !self.prepared.bundle().manifest.workload.can_run();
+        inputs.conditions.incapable = !self.prepared.bundle().manifest.workload.can_run();
         deciding::decide(View::new(state, &self.prepared.bundle().rules), inputs)
     }
 

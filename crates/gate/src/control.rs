@@ -17,7 +17,7 @@ pub const TICK_MS: u64 = 100;
 /// What the gate does with traffic as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// No verdict yet: requests wait, bounded. Tunnels stand still, and what was handed over is cut.
+    /// No verdict yet: requests wait, bounded. Tunnels pass nothing, and what was handed over is cut.
     Holding,
     /// Requests are judged.
     Open,

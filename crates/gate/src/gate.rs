@@ -189,7 +189,7 @@ impl<A: Authorizer> Server<A> {
         let timer = control.timer();
         let mut background = JoinSet::new();
         background.spawn_local(control.clone().sweep());
-        background.spawn_local(keep_house(Rc::clone(&self.gate)));
+        background.spawn_local(expire_and_trim(Rc::clone(&self.gate)));
         watch.map(|watch| background.spawn_local(watch));
         let mut round = control.round();
         self.on_change(Phase::Holding, &timer);
@@ -277,7 +277,7 @@ impl<A> Drop for Server<A> {
 }
 
 /// Cleans up what no connection would come by to clean.
-async fn keep_house<A: Authorizer>(gate: Rc<Shared<A>>) {
+async fn expire_and_trim<A: Authorizer>(gate: Rc<Shared<A>>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         gate.pool.expire();

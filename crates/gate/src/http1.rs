@@ -51,7 +51,7 @@ enum Next {
 }
 
 /// What is to be done about the bytes read so far.
-enum Considered<P> {
+enum Evaluated<P> {
     Incomplete,
     Http2,
     Bad(Reject),
@@ -141,24 +141,24 @@ impl<A: Authorizer> Session<'_, A> {
         self.inward.arm(self.gate.limits.head_ms);
         let mut held = None;
         loop {
-            match self.consider(buffers) {
-                Considered::Incomplete => {
+            match self.evaluate(buffers) {
+                Evaluated::Incomplete => {
                     if let Err(next) = self.read_head(buffers).await {
                         return next;
                     }
                 }
-                Considered::Http2 => {
+                Evaluated::Http2 => {
                     return Next::End(End::Http2(bytes::Bytes::copy_from_slice(buffers.input.filled())));
                 }
-                Considered::Bad(reject) => return self.refuse(buffers, &reject.into(), None).await,
-                Considered::Refuse(refusal, wire) => {
+                Evaluated::Bad(reject) => return self.refuse(buffers, &reject.into(), None).await,
+                Evaluated::Refuse(refusal, wire) => {
                     return self.refuse(buffers, &refusal, Some(&wire)).await;
                 }
-                Considered::Forward(permit, wire) => {
+                Evaluated::Forward(permit, wire) => {
                     drop(held);
                     return self.exchange(buffers, permit, wire).await;
                 }
-                Considered::Hold => {
+                Evaluated::Hold => {
                     if let Err(refusal) = self.gate.hold(&mut held, &self.inward).await {
                         return self.refuse(buffers, &refusal, None).await;
                     }
@@ -188,24 +188,24 @@ impl<A: Authorizer> Session<'_, A> {
     }
 
     /// Parses and judges what was read. On a permit, the head for the workload is composed.
-    fn consider(&mut self, buffers: &mut Inbound) -> Considered<A::Permit> {
+    fn evaluate(&mut self, buffers: &mut Inbound) -> Evaluated<A::Permit> {
         let bytes = buffers.input.filled();
         if self.first && head::starts_http2(bytes) {
             return if bytes.len() < HTTP2_PREFACE.len() {
-                Considered::Incomplete
+                Evaluated::Incomplete
             } else {
-                Considered::Http2
+                Evaluated::Http2
             };
         }
         let mut slots = head::slots();
         let (head, wire) = match head::parse(bytes, self.peer, &self.gate.limits, &mut slots) {
             Ok(Some(parsed)) => parsed,
-            Ok(None) => return Considered::Incomplete,
-            Err(reject) => return Considered::Bad(reject),
+            Ok(None) => return Evaluated::Incomplete,
+            Err(reject) => return Evaluated::Bad(reject),
         };
         if self.gate.protocol == Protocol::H2c {
             let detail = "this object speaks HTTP/2 only, with prior knowledge";
-            return Considered::Bad(Reject {
+            return Evaluated::Bad(Reject {
                 status: 505,
                 code: "http_version",
                 detail,
@@ -214,16 +214,16 @@ impl<A: Authorizer> Session<'_, A> {
         // Nothing is forwarded of a request whose body is already seen to be malformed.
         let early = bytes.get(wire.head_len..).unwrap_or_default();
         if let Err(error) = Body::new(wire.body).feed(early) {
-            return Considered::Bad(error.into());
+            return Evaluated::Bad(error.into());
         }
         self.forwarding.clear();
         match self.gate.admit(&head, &mut self.forwarding) {
-            Admission::Hold => Considered::Hold,
-            Admission::Refuse(refusal) => Considered::Refuse(refusal, wire),
+            Admission::Hold => Evaluated::Hold,
+            Admission::Refuse(refusal) => Evaluated::Refuse(refusal, wire),
             Admission::Forward(permit) => {
                 buffers.request.clear();
                 forward::compose(&head, &wire, &self.forwarding, &self.origin, &mut buffers.request);
-                Considered::Forward(permit, wire)
+                Evaluated::Forward(permit, wire)
             }
         }
     }

@@ -55,7 +55,7 @@ pub struct Probe {
     recorded: Vec<u8>,
     greeted: bool,
     wire: Rc<RefCell<Wire>>,
-    desk: Rc<RefCell<Desk>>,
+    slot: Rc<RefCell<Slot>>,
     tasks: Tasks,
     connection: Option<Connection>,
     woken: Arc<Woken>,
@@ -84,12 +84,12 @@ impl Probe {
     /// A probe of the connection from `peer`.
     #[must_use]
     pub fn new(peer: SocketAddr, limits: &Limits) -> Self {
-        let (wire, desk, tasks) = (
+        let (wire, slot, tasks) = (
             Rc::<RefCell<Wire>>::default(),
-            Rc::<RefCell<Desk>>::default(),
+            Rc::<RefCell<Slot>>::default(),
             Tasks::default(),
         );
-        let reception = Rc::clone(&desk);
+        let reception = Rc::clone(&slot);
         let service = service_fn(move |request| receive(Rc::clone(&reception), request));
         let connection = http2::Builder::new(tasks.clone())
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
@@ -100,7 +100,7 @@ impl Probe {
             recorded: Vec::new(),
             greeted: false,
             wire,
-            desk,
+            slot,
             tasks,
             connection: Some(Box::pin(connection)),
             woken: Arc::default(),
@@ -127,7 +127,7 @@ impl Probe {
             reader.wake();
         }
         self.turn();
-        match (&self.desk.borrow().first, &self.connection) {
+        match (&self.slot.borrow().first, &self.connection) {
             (Some(_), _) => Found::Request,
             (None, Some(_)) => Found::Incomplete,
             (None, None) => {
@@ -146,8 +146,8 @@ impl Probe {
     /// # Errors
     /// [`Reject`] for one that the gate would refuse unjudged.
     pub fn look<T>(&self, look: impl FnOnce(&RequestHead<'_>) -> T) -> Result<Option<T>, Reject> {
-        let desk = self.desk.borrow();
-        let Some(parts) = &desk.first else { return Ok(None) };
+        let slot = self.slot.borrow();
+        let Some(parts) = &slot.first else { return Ok(None) };
         Ok(Some(look(&head(parts, self.peer, self.max_headers)?)))
     }
 
@@ -160,12 +160,12 @@ impl Probe {
     /// The bytes that end the exchange with `refusal`: send them, then close.
     #[must_use]
     pub fn refuse(mut self, refusal: &Refusal) -> Vec<u8> {
-        let answer = match &self.desk.borrow().first {
+        let answer = match &self.slot.borrow().first {
             Some(parts) => refusal::response(refusal, &parts.headers),
             None => refusal::response(refusal, &http::HeaderMap::new()),
         };
         let answer = answer.map(Full::new);
-        self.desk.borrow_mut().answer(answer);
+        self.slot.borrow_mut().answer(answer);
         self.turn();
         std::mem::take(&mut self.wire.borrow_mut().kept_back)
     }
@@ -219,13 +219,13 @@ fn without_acknowledgement(mut recorded: Vec<u8>) -> Vec<u8> {
 
 /// The first request leaves its head here and waits for the answer; later ones wait for ever.
 #[derive(Default)]
-struct Desk {
+struct Slot {
     first: Option<Parts>,
     answer: Option<Answer>,
     waiting: Option<Waker>,
 }
 
-impl Desk {
+impl Slot {
     fn answer(&mut self, answer: Answer) {
         self.answer = Some(answer);
         if let Some(waker) = self.waiting.take() {
@@ -234,19 +234,19 @@ impl Desk {
     }
 }
 
-async fn receive(desk: Rc<RefCell<Desk>>, request: http::Request<Incoming>) -> Result<Answer, Infallible> {
-    if desk.borrow().first.is_some() {
+async fn receive(slot: Rc<RefCell<Slot>>, request: http::Request<Incoming>) -> Result<Answer, Infallible> {
+    if slot.borrow().first.is_some() {
         return pending().await;
     }
     // The body is neither read nor dropped: dropping it would tell the client to stop.
     let (parts, _body) = request.into_parts();
-    desk.borrow_mut().first = Some(parts);
+    slot.borrow_mut().first = Some(parts);
     let answer = std::future::poll_fn(|cx| {
-        let mut desk = desk.borrow_mut();
-        match desk.answer.take() {
+        let mut slot = slot.borrow_mut();
+        match slot.answer.take() {
             Some(answer) => Poll::Ready(answer),
             None => {
-                desk.waiting = Some(cx.waker().clone());
+                slot.waiting = Some(cx.waker().clone());
                 Poll::Pending
             }
         }

@@ -55,7 +55,7 @@ pub(crate) async fn run<A>(
     tokio::try_join!(to_workload, to_client).is_ok()
 }
 
-/// The tunnel broke or stood still for too long.
+/// The tunnel broke or passed nothing for too long.
 struct Cut;
 
 struct Direction<'x> {

@@ -5,7 +5,7 @@
 mod broken;
 mod context;
 mod depot_route;
-mod handing;
+mod handoff;
 mod owner;
 mod start;
 mod witnessing;

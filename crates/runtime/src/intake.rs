@@ -1,6 +1,6 @@
-//! Whether the runtime takes connections that its owner hands over: not between its word that the machine may be frozen
+//! Whether the runtime takes connections that its owner hands over: not between its word that the machine may be suspended
 //! and the word that it runs again. Who waits then, or is handed over then, stays the owner's, so that nobody waits in
-//! a frozen machine and nobody is answered twice.
+//! a suspended machine and nobody is answered twice.
 //!
 //! Of those that were taken the last are remembered, so that a supervisor that comes back serves none of them again.
 

@@ -44,7 +44,7 @@ pub(crate) enum ExitReason {
 /// for any longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// Time for clients to close connections on which they were answered, before the machine is frozen.
+/// Time for clients to close connections on which they were answered, before the machine is suspended.
 const LEFT_WITHIN: Duration = Duration::from_millis(100);
 
 /// The loop and what it works on.
@@ -147,7 +147,7 @@ impl LifecycleDriver {
                 self.resident.may_answer().await;
                 self.gate.set(GatePhase::Open);
             }
-            // Until it is frozen the gate stays shut as it drained: it takes nobody into a machine that stands still.
+            // Until it is suspended the gate stays shut as it drained: it takes nobody into a suspended machine.
             Effect::HoldGate if self.resident.phase() == Phase::Suspended => {}
             Effect::HoldGate => self.gate.set(GatePhase::Holding),
             Effect::RefuseGate(decision) => {
@@ -161,7 +161,7 @@ impl LifecycleDriver {
             Effect::DrainGate => self.drain(),
             Effect::StopWorkload => return Ok(self.stop_workload()),
             Effect::Tell(notice) => self.tell(notice),
-            Effect::Freeze => self.ask_to_be_frozen().await,
+            Effect::Suspend => self.ask_to_be_suspended().await,
             Effect::DecideAgain => return Ok(Some(self.decide_again().await)),
             Effect::Leave(leave) => self.left = Some(leave),
         }
@@ -210,7 +210,7 @@ impl LifecycleDriver {
     /// The decision that ends an activation because of its workload.
     fn workload_decision(&self, end: WorkloadEnd) -> Box<Decision> {
         let mut inputs = self.resident.busy_inputs(Principal::Workload);
-        inputs.standing.workload = Some(end);
+        inputs.conditions.workload = Some(end);
         Box::new(self.resident.evaluate(Action::Remain, inputs))
     }
 
@@ -314,9 +314,9 @@ impl LifecycleDriver {
         let _ = tokio::time::timeout(ANSWER_WITHIN, self.resident.traffic().empty()).await;
     }
 
-    /// Nobody is to wait in a machine that stands still: who was answered has left, who only stays connected is cut, and
+    /// Nobody is to wait in a suspended machine: who was answered has left, who only stays connected is cut, and
     /// who was handed over stays the owner's.
-    async fn ask_to_be_frozen(&self) {
+    async fn ask_to_be_suspended(&self) {
         self.resident.intake().close();
         let traffic = self.resident.traffic();
         if tokio::time::timeout(LEFT_WITHIN, traffic.empty()).await.is_err() {
@@ -384,7 +384,7 @@ async fn watch(resident: Rc<Resident>, running: Rc<Running>) {
     pid1::reap(None);
     report("exited", how.clone(), began.elapsed());
     let mut inputs = resident.busy_inputs(Principal::Workload);
-    inputs.standing.workload = Some(end);
+    inputs.conditions.workload = Some(end);
     resident.say(Event::WorkloadEnded(
         how,
         Box::new(resident.evaluate(Action::Remain, inputs)),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::prctl;
-use suijuris_sys::{Which, ended_child};
+use suijuris_sys::{ChildSelector, ended_child};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
@@ -179,8 +179,8 @@ impl Signal {
 /// owner; orphans behind it in the kernel's list wait until its owner has taken it, so call this after that as well.
 pub fn reap(keep: Option<i32>) -> usize {
     let mut reaped = 0;
-    while let Ok(Some(exit)) = ended_child(Which::Any, false) {
-        if Some(exit.pid) == keep || ended_child(Which::Pid(exit.pid), true).is_err() {
+    while let Ok(Some(exit)) = ended_child(ChildSelector::Any, false) {
+        if Some(exit.pid) == keep || ended_child(ChildSelector::Pid(exit.pid), true).is_err() {
             break;
         }
         reaped += 1;

@@ -33,7 +33,7 @@ pub async fn run(resident: Rc<Resident>, timers: Timers, raw: Option<Control>) -
                 step
             }
             Phase::Suspended => {
-                // A host that says nothing when it thaws the machine is found out by the clocks.
+                // A host that says nothing when it resumes the machine is found out by the clocks.
                 let _said_to_the_lifecycle = resident.jumped();
                 Ok(TICK)
             }

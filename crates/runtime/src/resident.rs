@@ -263,7 +263,7 @@ impl Resident {
             Phase::Suspended => self.missed.set(false),
             Phase::Active if missed => {
                 self.missed.set(false);
-                self.thawed();
+                self.machine_resumed();
             }
             _ => {}
         }
@@ -325,7 +325,7 @@ impl Resident {
         if let Continuity::Jumped { paused, .. } = continuity {
             self.paused.set(paused);
             match self.phase.get() {
-                Phase::Active | Phase::Suspended => self.thawed(),
+                Phase::Active | Phase::Suspended => self.machine_resumed(),
                 // Once it would serve: what was decided and claimed before the pause counts no more.
                 _ => self.missed.set(true),
             }
@@ -336,7 +336,7 @@ impl Resident {
 
     /// The machine was suspended and runs again: nothing is forwarded until `wake` is decided again. The host says so,
     /// or the clocks do.
-    pub fn thawed(&self) {
+    pub fn machine_resumed(&self) {
         let phase = self.phase.get();
         if phase == Phase::Suspended {
             self.claim.announce_pause();
@@ -347,11 +347,11 @@ impl Resident {
         }
         if matches!(phase, Phase::Active | Phase::Suspended) {
             self.phase.set(Phase::Resuming);
-            self.say(lifecycle::Event::Thawed);
+            self.say(lifecycle::Event::Resumed);
         }
     }
 
-    /// How long the machine stood still when it was last suspended; negative for a clock that went back.
+    /// How long the machine was last suspended; negative for a clock that went back.
     #[must_use]
     pub fn paused(&self) -> Span {
         self.paused.get()

@@ -27,7 +27,7 @@ mod writer;
 pub use bundle_store::{BundleFiles, BundleStore};
 pub use creation::{CreateError, Creation, create};
 pub use lineage_reader::frames_of;
-pub use object_dir::{Damage, ObjectDir, OpenError, Place};
+pub use object_dir::{Damage, ObjectDir, OpenError, Position};
 pub use opening::Depth;
 pub use reader::{Reader, Verified};
 pub use secrets::Secret;

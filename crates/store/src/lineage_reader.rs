@@ -12,7 +12,7 @@ use suijuris_core::lineage::{self, Stored};
 
 use crate::disk::{File, How};
 use crate::frame::{FRAME_BYTES, Frame, HEADER_BYTES, Header};
-use crate::object_dir::{Damage, ObjectDir, OpenError, Place};
+use crate::object_dir::{Damage, ObjectDir, OpenError, Position};
 
 /// Bytes read at once at most.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -100,11 +100,11 @@ fn is_zero(bytes: &[u8]) -> bool {
 #[derive(Debug)]
 pub(crate) enum Step {
     /// An intact record.
-    Record(Place, Box<Stored>),
+    Record(Position, Box<Stored>),
     /// Nothing more.
-    End(Place),
+    End(Position),
     /// Bytes that are no frame, in the last segment.
-    Bad(Place),
+    Bad(Position),
 }
 
 /// A walk over the records.
@@ -114,7 +114,7 @@ pub(crate) struct Walk<'a> {
     segments: Vec<u64>,
     index: usize,
     window: Window,
-    place: Place,
+    place: Position,
     /// The record before `place`, once one was read.
     last: RecordId,
     object: Option<ObjectId>,
@@ -182,7 +182,7 @@ impl<'a> Walk<'a> {
     /// [`OpenError`].
     pub(crate) fn from_start(object_dir: &'a ObjectDir) -> Result<Self, OpenError> {
         let segments = object_dir.segments()?;
-        let start = Place {
+        let start = Position {
             segment: 0,
             offset: HEADER_BYTES as u64,
             seq: 0,
@@ -203,7 +203,7 @@ impl<'a> Walk<'a> {
         let segments = object_dir.segments()?;
         let index = segments.partition_point(|first| *first <= seq).saturating_sub(1);
         let segment = segments.get(index).copied().unwrap_or_default();
-        let place = Place { segment, offset, seq };
+        let place = Position { segment, offset, seq };
         Self::at(object_dir, segments, index, place, Some(object))
     }
 
@@ -228,7 +228,7 @@ impl<'a> Walk<'a> {
         object_dir: &'a ObjectDir,
         segments: Vec<u64>,
         index: usize,
-        place: Place,
+        place: Position,
         object: Option<ObjectId>,
     ) -> Result<Self, OpenError> {
         if segments.is_empty() {
@@ -348,7 +348,7 @@ fn open_segment(object_dir: &ObjectDir, segment: u64, seq: u64) -> Result<(Windo
         .get(0, HEADER_BYTES)
         .map_err(OpenError::disk("read", &path))?;
     let header = Header::decode(bytes).map_err(|fault| OpenError::Damaged {
-        place: Place {
+        place: Position {
             segment,
             offset: 0,
             seq,

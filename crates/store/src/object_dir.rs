@@ -21,7 +21,7 @@ pub struct ObjectDir {
 
 /// A place in the lineage's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct Position {
     /// The segment file, by the position of its first record.
     pub segment: u64,
     /// Byte in the file.
@@ -30,14 +30,14 @@ pub struct Place {
     pub seq: u64,
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for Position {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { segment, offset, seq } = self;
         write!(f, "record {seq} (lineage/{segment:020}.seg, byte {offset})")
     }
 }
 
-/// What is wrong at a [`Place`].
+/// What is wrong at a [`Position`].
 #[derive(Debug, thiserror::Error)]
 pub enum Damage {
     /// The segment's header.
@@ -87,7 +87,7 @@ pub enum OpenError {
     #[error("the history is damaged at {place}; restore the directory from a copy; nothing was changed")]
     Damaged {
         /// Where.
-        place: Place,
+        place: Position,
         /// What.
         #[source]
         damage: Damage,

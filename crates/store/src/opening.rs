@@ -6,7 +6,7 @@ use crate::bundle_store::BundleStore;
 use crate::disk;
 use crate::frame::FRAME_BYTES;
 use crate::lineage_reader::{MAX_FRAME_BYTES, Step, Walk};
-use crate::object_dir::{Damage, ObjectDir, OpenError, Place};
+use crate::object_dir::{Damage, ObjectDir, OpenError, Position};
 
 /// Size of a checkpoint file at most, bytes.
 const MAX_CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -27,7 +27,7 @@ pub enum Depth {
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) state: State,
-    pub(crate) end: Place,
+    pub(crate) end: Position,
     /// Size of the last frame, bytes.
     pub(crate) last_frame_bytes: u64,
     /// Records read.
@@ -52,7 +52,7 @@ pub(crate) fn open(
     bundles: &BundleStore,
     depth: Depth,
     live: &dyn Fn() -> bool,
-    progress: &mut dyn FnMut(Place),
+    progress: &mut dyn FnMut(Position),
 ) -> Result<Opened, OpenError> {
     let checkpoint = checkpoint(object_dir, bundles)?;
     let mut fold = match (&checkpoint, depth) {
@@ -165,8 +165,8 @@ impl<'a> Fold<'a> {
         &mut self,
         expected: Option<&State>,
         live: &dyn Fn() -> bool,
-        progress: &mut dyn FnMut(Place),
-    ) -> Result<(Place, bool), OpenError> {
+        progress: &mut dyn FnMut(Position),
+    ) -> Result<(Position, bool), OpenError> {
         loop {
             match self.walk.step()? {
                 Step::Record(place, stored) => {
@@ -185,7 +185,7 @@ impl<'a> Fold<'a> {
         }
     }
 
-    fn take(&mut self, stored: &Stored, place: Place) -> Result<(), OpenError> {
+    fn take(&mut self, stored: &Stored, place: Position) -> Result<(), OpenError> {
         let taken = match &mut self.state {
             Some(state) => state.apply(stored, self.bundles),
             None => State::begin(stored, self.bundles).map(|state| self.state = Some(state)),
@@ -195,7 +195,7 @@ impl<'a> Fold<'a> {
         taken.map_err(|broken| self.broken(broken, place))
     }
 
-    fn broken(&self, broken: ChainError, place: Place) -> OpenError {
+    fn broken(&self, broken: ChainError, place: Position) -> OpenError {
         match broken.fault {
             Fault::NoBundle(id) => no_bundle(self.bundles, id),
             _ => OpenError::Damaged {
@@ -206,7 +206,7 @@ impl<'a> Fold<'a> {
     }
 
     /// The checkpoint must say of its record what the history says.
-    fn agree(&self, expected: Option<&State>, place: Place) -> Result<(), OpenError> {
+    fn agree(&self, expected: Option<&State>, place: Position) -> Result<(), OpenError> {
         let (Some(expected), Some(state)) = (expected, &self.state) else {
             return Ok(());
         };

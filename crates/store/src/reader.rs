@@ -12,7 +12,7 @@ use suijuris_core::lineage::{State, Stored};
 
 use crate::bundle_store::{self, BundleStore};
 use crate::lineage_reader::{Step, Walk};
-use crate::object_dir::{ObjectDir, OpenError, Place};
+use crate::object_dir::{ObjectDir, OpenError, Position};
 use crate::opening::{self, Depth, Opened};
 
 /// An object's verified state, as it was when the reader was opened.
@@ -29,7 +29,7 @@ pub struct Verified {
     /// Records verified so far.
     pub records: u64,
     /// The last of them.
-    pub place: Place,
+    pub place: Position,
 }
 
 impl Reader {

@@ -7,9 +7,9 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use crate::checked;
 
-/// Which children to look at.
+/// ChildSelector children to look at.
 #[derive(Debug, Clone, Copy)]
-pub enum Which<'a> {
+pub enum ChildSelector<'a> {
     /// Any.
     Any,
     /// The one with this process id.
@@ -33,11 +33,11 @@ pub struct Ended {
 ///
 /// # Errors
 /// `ECHILD` where there is no such child at all.
-pub fn ended_child(which: Which<'_>, take: bool) -> io::Result<Option<Ended>> {
+pub fn ended_child(which: ChildSelector<'_>, take: bool) -> io::Result<Option<Ended>> {
     let (kind, id) = match which {
-        Which::Any => (libc::P_ALL, 0),
-        Which::Pid(pid) => (libc::P_PID, pid),
-        Which::Fd(fd) => (libc::P_PIDFD, fd.as_raw_fd()),
+        ChildSelector::Any => (libc::P_ALL, 0),
+        ChildSelector::Pid(pid) => (libc::P_PID, pid),
+        ChildSelector::Fd(fd) => (libc::P_PIDFD, fd.as_raw_fd()),
     };
     let id = libc::id_t::try_from(id).map_err(io::Error::other)?;
     let flags = libc::WEXITED | libc::WNOHANG | if take { 0 } else { libc::WNOWAIT };

@@ -16,7 +16,7 @@ pub mod spawn;
 
 use std::io;
 
-pub use children::{Ended, Which, ended_child};
+pub use children::{ChildSelector, Ended, ended_child};
 pub use descriptors::watch;
 pub use processes::{Pidfd, Process};
 pub use signals::kill;

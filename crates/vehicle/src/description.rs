@@ -1,6 +1,6 @@
 //! What a driver can do on its host, and why not more: typed for supervisors, in words for people.
 //!
-//! Made once, when a driver is made. Rules see [`Place`] as facts of the host; `suijuris vehicles` prints it all.
+//! Made once, when a driver is made. Rules see [`Location`] as facts of the host; `suijuris vehicles` prints it all.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub struct Description {
     /// Kind of vehicle: `process`, `fake`, ….
     pub vehicle: &'static str,
     /// Where its machines run.
-    pub place: Place,
+    pub place: Location,
     /// What keeps a machine apart from the host.
     pub isolation: Isolation,
     /// How a machine is suspended; `None`: not at all.
@@ -41,7 +41,7 @@ pub struct Description {
 
 /// Where machines run, as facts for rules. Empty where nobody knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct Location {
     /// Region code; `local` on a machine that is in none.
     pub region: String,
     /// Who provides the machine: `process`, `qemu`, a vendor.

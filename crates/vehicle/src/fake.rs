@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::UnixStream;
 use tokio::time::sleep;
 
-use crate::description::{Description, Enforced, Isolation, Means, Place, Resource, Suspending};
+use crate::description::{Description, Enforced, Isolation, Location, Means, Resource, Suspending};
 use crate::driver::Driver;
 use crate::error::{AttachError, ListError, SpecError, StartError};
 use crate::machine::{Exit, MachineId};
@@ -132,7 +132,7 @@ impl Fake {
         ];
         let description = Description {
             vehicle: "fake",
-            place: Place {
+            place: Location {
                 region: "nowhere".to_owned(),
                 provider: "fake".to_owned(),
                 class: String::new(),

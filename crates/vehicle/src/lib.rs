@@ -18,7 +18,7 @@ pub mod process;
 mod secret;
 pub mod spec;
 
-pub use description::{Description, Enforced, Isolation, Means, Place, Resource, Shortfall, Suspending};
+pub use description::{Description, Enforced, Isolation, Location, Means, Resource, Shortfall, Suspending};
 pub use driver::{Driver, Machine};
 pub use error::{
     AttachError, LinkError, ListError, OutputError, ResumeError, SignalError, SpecError, StartError,

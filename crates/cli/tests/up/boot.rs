@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, Ran, STAY, Up, run};
+use crate::rig::{OPEN, Object, Ran, STAY, Up, run};
 
 // proves C1
 #[test]

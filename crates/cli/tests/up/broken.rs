@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::json;
 
-use crate::house::{OPEN, Object, STAY, Up, run};
+use crate::rig::{OPEN, Object, STAY, Up, run};
 
 #[test]
 fn a_port_in_use() {

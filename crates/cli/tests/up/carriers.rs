@@ -7,8 +7,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::house::{Object, Ran, STAY, Up, run};
 use crate::outdoors::Door;
+use crate::rig::{Object, Ran, STAY, Up, run};
 
 const WAKE: &str = r#"
 @id("wake") permit (principal, action == Action::"wake", resource);

@@ -1,4 +1,4 @@
-//! A clock that is stepped under a runtime that stood still.
+//! A clock that is stepped under a runtime that was stopped.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, STAY, is_like, kill, read_answer, until};
+use crate::rig::{OPEN, Object, STAY, is_like, kill, read_answer, until};
 
 /// The runtime on its own, with a wall clock that the test sets.
 struct Runtime {

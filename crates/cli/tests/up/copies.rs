@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, Ran, STAY, Up, is_like, run};
+use crate::rig::{OPEN, Object, Ran, STAY, Up, is_like, run};
 
 /// Copies everything as it lies there, as a backup or an image of a volume does.
 fn image(from: &Path, to: &Path) {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, STAY, Up, kill};
+use crate::rig::{OPEN, Object, STAY, Up, kill};
 
 const COUNTER: &str = "[memory]\ncounter = { type = \"int\", default = 0 }\nitems = { type = { set = \"int\" }, default = [] }\n";
 
@@ -32,7 +32,7 @@ fn counter(object: &Object) -> u64 {
 fn under_load(up: &Up, from: u64, after: u64, end: impl FnOnce() + Send) -> u64 {
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| write_until_silence(up, from));
-        crate::house::until("writes are under way", || {
+        crate::rig::until("writes are under way", || {
             up.events()
                 .iter()
                 .filter(|event| event["event"] == "mutated")

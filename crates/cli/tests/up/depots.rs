@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use suijuris_testkit::proxy::Proxy;
 use suijuris_testkit::servers;
 
-use crate::house::{OPEN, Object, Ran, STAY, Up, kill, read_answer, run, until};
+use crate::rig::{OPEN, Object, Ran, STAY, Up, kill, read_answer, run, until};
 
 const NOTE: &str = "[memory.note]\ntype = \"string\"\n";
 
@@ -153,11 +153,11 @@ fn an_object_moves_over_azure() {
 }
 
 /// Everything that runs of an object, `up` included.
-struct Frozen(Vec<u32>);
+struct SuspendedTree(Vec<u32>);
 
-impl Frozen {
+impl SuspendedTree {
     /// As a host freezes a machine with all that is in it.
-    fn freeze(up: &Up) -> Self {
+    fn suspend(up: &Up) -> Self {
         let mut pids = vec![up.pid()];
         pids.extend(up.machine_pids());
         pids.iter().for_each(|pid| kill(*pid, "STOP"));
@@ -172,7 +172,7 @@ impl Frozen {
         object.nobody_is_left();
     }
 
-    fn thaw(self) {
+    fn resume(self) {
         self.0.iter().rev().for_each(|pid| kill(*pid, "CONT"));
     }
 }
@@ -196,7 +196,7 @@ fn is_thawed_twice(kept: &Kept) {
     let mut first = kept.up(&object, &object.data());
     first.get("/before").status(200);
     first.wait_event("woke");
-    let frozen = Frozen::freeze(&first);
+    let suspended = SuspendedTree::suspend(&first);
     let copy = object.home().join("copy");
     image(&object.data(), &copy);
     // Whoever asks the frozen one now waits.
@@ -208,7 +208,7 @@ fn is_thawed_twice(kept: &Kept) {
     let mut second = kept.up(&object, &copy);
     second.get("/after").status(200);
     assert_eq!(second.wait_event("woke")["epoch"], json!(2));
-    frozen.thaw();
+    suspended.resume();
     let answer = read_answer(&mut waiting);
     assert!(answer.is_none_or(|answer| answer.status != 200));
     let refused = first.wait(json!({"event": "refused", "reason": "twin"}));
@@ -255,10 +255,10 @@ fn goes_on_alone(kept: &Kept) {
     let mut up = kept.up(&object, &object.data());
     up.get("/before").status(200);
     up.wait_event("woke");
-    let frozen = Frozen::freeze(&up);
+    let suspended = SuspendedTree::suspend(&up);
     // Longer than a process that is only slow stands still.
     std::thread::sleep(Duration::from_millis(suijuris_custody::clock::FREEZE_MS + 1_000));
-    frozen.thaw();
+    suspended.resume();
     up.get("/after").status(200);
     up.wait_event("resumed");
     assert!(up.set(&json!({"done": true}))["patched"].is_object());
@@ -400,9 +400,9 @@ fn a_holder_that_never_returns_is_waited_for_as_long_as_its_lease() {
     up.get("/").status(200);
     up.wait_event("woke");
     let copy = object.home().join("copy");
-    let frozen = Frozen::freeze(&up);
+    let suspended = SuspendedTree::suspend(&up);
     image(&object.data(), &copy);
-    frozen.end(&object);
+    suspended.end(&object);
     let mut there = kept.up(&object, &copy);
     there.get("/").status(200);
     assert_eq!(there.wait_event("woke")["epoch"], json!(2));

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 
 use serde_json::json;
 
-use crate::house::{OPEN, Object, STAY, repository};
+use crate::rig::{OPEN, Object, STAY, repository};
 
 /// The workload of docs/handover.md, as it stands there.
 fn taker() -> String {

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, STAY, Up, read_answer, read_to_end, run, until};
+use crate::rig::{OPEN, Object, STAY, Up, read_answer, read_to_end, run, until};
 
 /// Only this path is for callers.
 const ONLY_OK: &str = r#"

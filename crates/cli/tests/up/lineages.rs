@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, STAY, Up, copy};
+use crate::rig::{OPEN, Object, STAY, Up, copy};
 
 const FORK: &str = r#"@id("fork") permit (principal is Controller, action == Action::"fork", resource);"#;
 const FIELDS: &str = r#"[memory.note]

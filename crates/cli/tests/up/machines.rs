@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use suijuris_testkit::servers;
 
-use crate::house::{OPEN, run};
+use crate::rig::{OPEN, run};
 
 /// Guard against hanging: an emulated machine is slow, and slower beside others.
 const PATIENCE: Duration = Duration::from_secs(400);

@@ -16,7 +16,6 @@ mod crash;
 mod depots;
 mod fd_passing;
 mod gate;
-mod house;
 mod lineages;
 #[cfg(target_arch = "x86_64")]
 mod machines;
@@ -29,6 +28,7 @@ mod paused;
 mod ran;
 mod registry;
 mod remain;
+mod rig;
 mod rules;
 mod secrecy;
 #[path = "../common/session.rs"]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, STAY, until};
+use crate::rig::{OPEN, Object, STAY, until};
 
 const FIELDS: &str = r#"
 [memory]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, STAY, Up, until};
+use crate::rig::{OPEN, Object, STAY, Up, until};
 
 fn object() -> Object {
     Object::new("[messages]\ntopics = [\"job\"]\n", &format!("{OPEN}{STAY}"))

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::house::{OPEN, Object, STAY, Up};
+use crate::rig::{OPEN, Object, STAY, Up};
 
 fn text(path: &std::path::Path) -> &str {
     path.to_str().unwrap()

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::house::{Answer, OPEN, Object, STAY, read_answer};
+use crate::rig::{Answer, OPEN, Object, STAY, read_answer};
 
 /// The server, ended when dropped.
 pub(crate) struct Door {

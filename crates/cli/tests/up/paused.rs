@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::house::{OPEN, Object, STAY, Up};
+use crate::rig::{OPEN, Object, STAY, Up};
 
 /// Each failure doubles the pause, so that a request within it comes soon, however slow this machine is.
 const TRIES: usize = 20;

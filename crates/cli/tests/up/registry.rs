@@ -3,7 +3,7 @@
 use serde_json::json;
 use suijuris_testkit::registry::Real;
 
-use crate::house::{OPEN, Object, STAY, Up};
+use crate::rig::{OPEN, Object, STAY, Up};
 
 fn text(path: &std::path::Path) -> &str {
     path.to_str().unwrap()

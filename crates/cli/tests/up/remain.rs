@@ -6,7 +6,7 @@ use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::{Span, Timestamp};
 use suijuris_store::{Depth, Draft, ObjectDir, Sign, Sizes, Writer};
 
-use crate::house::{OPEN, Object, PATIENCE};
+use crate::rig::{OPEN, Object, PATIENCE};
 
 /// A minute of idleness would be allowed; being done is not.
 const UNTIL_DONE: &str = r#"
@@ -75,11 +75,11 @@ fn done_means_asleep_however_busy_the_traffic() {
                         &mut socket,
                         b"GET /busy HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
                     );
-                    crate::house::read_to_end(&socket);
+                    crate::rig::read_to_end(&socket);
                 }
             });
         }
-        crate::house::until("traffic flows", || {
+        crate::rig::until("traffic flows", || {
             object.received().matches("/busy").count() > 20
         });
         up.write(&json!({"done": true})).status(200);
@@ -103,7 +103,7 @@ fn a_hold_keeps_it_awake_without_traffic_and_its_end_lets_it_sleep() {
         .status(200);
     let held = up.agent("GET", "/v1/holds", &json!(null)).status(200).json();
     assert!(held["watch"].as_u64().unwrap() > 3_500_000, "{held}");
-    crate::house::until("longer than the rule gives without a hold", || {
+    crate::rig::until("longer than the rule gives without a hold", || {
         let woke = object.records("woke")[0]["at"]
             .as_str()
             .unwrap()
@@ -146,7 +146,7 @@ fn what_was_never_written_is_stale_or_is_of_unknown_age_refuses_the_wake_with_it
     let object = Object::new(memory, &[OPEN, rules].concat());
     let mut up = object.up();
     // The caller learns nothing of memory; the owner everything.
-    let refused = |up: &mut crate::house::Up| {
+    let refused = |up: &mut crate::rig::Up| {
         let problem = up.get("/").problem(403, "wake_refused");
         assert_eq!(problem.get("detail"), None, "{problem}");
         let verdict = up.wait(json!({"event": "verdict", "action": "wake", "outcome": "refuse"}));
@@ -164,7 +164,7 @@ fn what_was_never_written_is_stale_or_is_of_unknown_age_refuses_the_wake_with_it
     );
     up.set(&json!({"consent": jiff::Timestamp::now().to_string()}));
     let consent = || object.ask(&["show", "--json"]).code(0).json()["memory"]["fields"]["consent"].clone();
-    crate::house::until("it is stale", || consent()["freshness"] == "stale");
+    crate::rig::until("it is stale", || consent()["freshness"] == "stale");
     let (_, reasons) = refused(&mut up);
     assert!(reasons.contains("stale"), "{reasons}");
     assert_eq!(up.count(&json!({"event": "machine"})), 0);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::house::{OPEN, Object, STAY};
+use crate::rig::{OPEN, Object, STAY};
 
 fn id(object: &Object) -> String {
     object.ask(&["show", "--json"]).code(0).json()["object"]

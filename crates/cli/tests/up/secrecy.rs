@@ -6,7 +6,7 @@ use ed25519_dalek::pkcs8::EncodePublicKey as _;
 use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, STAY};
+use crate::rig::{OPEN, Object, STAY};
 
 const QUERY: &str = "query-in-confidence";
 const HEADER: &str = "header-in-confidence";

@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::house::{Object, Up, repository, run};
+use crate::rig::{Object, Up, repository, run};
 use crate::session::{check, exchanges};
 
 /// A directory as a reader has it after `cargo build`: the examples, and `target` beside them.

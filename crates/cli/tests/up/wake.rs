@@ -5,7 +5,7 @@ use suijuris_core::key::SecretKey;
 use suijuris_core::time::Timestamp;
 use suijuris_store::{BundleFiles, Creation, ObjectDir, create};
 
-use crate::house::{OPEN, Object, STAY, Up, until};
+use crate::rig::{OPEN, Object, STAY, Up, until};
 
 /// Awake for as long as there is traffic.
 const BRIEFLY: &str = r#"
@@ -90,7 +90,7 @@ fn whoever_starts_the_machine_by_force_is_refused_and_recorded() {
             .arg(&data)
             .arg("--object")
             .arg(dir);
-        let ran = crate::house::run(&mut init).code(1);
+        let ran = crate::rig::run(&mut init).code(1);
         assert!(
             ran.err.contains("refuse") && !ran.err.contains("woke"),
             "{}",
@@ -121,7 +121,7 @@ fn a_bare_boot_that_the_rules_permit_serves_without_up_or_anything_of_a_platform
     init.env_clear().env("PATH", "/usr/bin:/bin");
     init.args(["__init", "--listen", "127.0.0.1:0", "--data"])
         .arg(object.data());
-    let ran = crate::house::run(init.arg("--object").arg(object.dir())).code(0);
+    let ran = crate::rig::run(init.arg("--object").arg(object.dir())).code(0);
     assert!(ran.err.contains("dormant"), "{}", ran.err);
     let woke = &object.records("woke")[0];
     assert_eq!(woke["verdict"]["outcome"], "permit", "{woke}");
@@ -150,7 +150,7 @@ fn a_machine_killed_by_its_host_stays_down_until_somebody_asks() {
     let object = Object::new("", &[OPEN, STAY].concat());
     let mut up = object.up();
     up.get("/").status(200);
-    crate::house::kill(up.machine_pids()[0], "KILL");
+    crate::rig::kill(up.machine_pids()[0], "KILL");
     up.wait(json!({"event": "machine", "state": "stopped"}));
     assert_eq!(up.phase(), "dormant");
     assert_eq!(started(&up), 1);
@@ -315,7 +315,7 @@ fn a_suspended_object_refuses_at_the_door_and_stays_frozen() {
     let object = Object::new(&definition, &[OPEN, BRIEFLY, CLOSED].concat());
     let mut up = object.up();
     up.get("/one").status(200);
-    // The last thing it does before it is frozen.
+    // The last thing it does before it is suspended.
     up.write(&json!({"open": false})).status(200);
     up.wait(json!({"event": "machine", "state": "suspended"}));
     let before = object.log();

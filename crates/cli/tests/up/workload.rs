@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::house::{OPEN, Object, STAY, run};
+use crate::rig::{OPEN, Object, STAY, run};
 
 // proves C5, C8, G1
 #[test]
@@ -73,7 +73,7 @@ fn nobody_in_particular_can_run_it() {
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"])
         .arg(program);
     command.arg("up").arg(object.dir());
-    let mut up = crate::house::Up::start(command);
+    let mut up = crate::rig::Up::start(command);
     assert!(up.get("/").status(200).body.contains("Hello"));
     up.wait_event("dormant");
     up.wait(json!({"event": "machine", "state": "stopped"}));
@@ -206,7 +206,7 @@ fn requests_in_flight_are_finished_before_it_sleeps() {
     up.get("/").status(200);
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| up.get("/slow/1.0"));
-        crate::house::until("the request is with the workload", || {
+        crate::rig::until("the request is with the workload", || {
             object.received().contains("/slow/")
         });
         assert_eq!(up.control(&json!("sleep"))["verdict"]["outcome"], "permit");

@@ -40,9 +40,9 @@ pub struct Suspending {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// The machine is being frozen.
-    Freezing,
-    /// It is frozen; the object is claimed for resting.
+    /// The machine is being suspended.
+    Suspending,
+    /// It is suspended; the object is claimed for resting.
     Claiming(Ask),
 }
 
@@ -164,7 +164,7 @@ impl Running {
         turn.then(Effect::Suspend(self.run));
         State::Suspending(Box::new(Suspending {
             run: self.run,
-            step: Step::Freezing,
+            step: Step::Suspending,
             past: self.past(turn, End::Slept),
             handed: self.handed,
             held: self.held,
@@ -172,7 +172,7 @@ impl Running {
         }))
     }
 
-    /// The runtime stands still: it will take nobody, and no signal of ours would be heard.
+    /// The runtime is suspended: it will take nobody, and no signal of ours would be heard.
     fn stuck(self, turn: &mut Turn<'_>) -> State {
         let failure = Failure::Stuck;
         turn.report(Report::Failed(failure));
@@ -238,7 +238,7 @@ impl Suspending {
             Event::Heard(run, Word::Taken(id)) if run == self.run => {
                 self.handed.retain(|proposal| proposal.id != id);
             }
-            Event::Suspended(run) if run == self.run && self.step == Step::Freezing => {
+            Event::Suspended(run) if run == self.run && self.step == Step::Suspending => {
                 self.step = Step::Claiming(turn.ask(|ask| Effect::Claim(ask, Purpose::Rest)));
             }
             Event::SuspendFailed(run) if run == self.run => {
@@ -280,7 +280,7 @@ impl Suspending {
 
     fn late(self, turn: &mut Turn<'_>) -> State {
         match self.step {
-            Step::Freezing => {
+            Step::Suspending => {
                 turn.report(Report::NotSuspended);
                 let stopping = Stopping::kill(turn, self.run, self.held, self.handed, self.past);
                 State::Stopping(stopping)

@@ -29,7 +29,7 @@ enum Step {
     /// The machine is there; the claim is not answered.
     Started(Ask),
     /// The runtime has the claim's result and decides.
-    HandedOver,
+    Granted,
 }
 
 impl Waking {
@@ -58,7 +58,7 @@ impl Waking {
 
     /// A machine of an earlier process that decides.
     pub(super) fn deciding(turn: &Turn<'_>, run: Run, waiting: Vec<Proposal>) -> Box<Self> {
-        Self::at(turn, run, Step::HandedOver, waiting)
+        Self::at(turn, run, Step::Granted, waiting)
     }
 
     fn at(turn: &Turn<'_>, run: Run, step: Step, waiting: Vec<Proposal>) -> Box<Self> {
@@ -99,7 +99,7 @@ impl Waking {
     const fn asked(&self) -> Option<Ask> {
         match self.step {
             Step::Both(ask) | Step::Started(ask) => Some(ask),
-            Step::Claimed | Step::HandedOver => None,
+            Step::Claimed | Step::Granted => None,
         }
     }
 
@@ -114,7 +114,7 @@ impl Waking {
             (Claimed::Failed, _) => return self.kill(turn, Failure::Unwitnessed),
             (Claimed::Won, Step::Both(_)) => self.step = Step::Claimed,
             (Claimed::Won, Step::Started(_)) => self.hand_over(turn),
-            (Claimed::Won, Step::Claimed | Step::HandedOver) => {}
+            (Claimed::Won, Step::Claimed | Step::Granted) => {}
         }
         here(self)
     }
@@ -127,18 +127,18 @@ impl Waking {
         match self.step {
             Step::Both(ask) => self.step = Step::Started(ask),
             Step::Claimed => self.hand_over(turn),
-            Step::Started(_) | Step::HandedOver => {}
+            Step::Started(_) | Step::Granted => {}
         }
     }
 
     fn hand_over(&mut self, turn: &mut Turn<'_>) {
-        self.step = Step::HandedOver;
+        self.step = Step::Granted;
         turn.then(Effect::HandOver(self.run));
     }
 
     fn heard(mut self: Box<Self>, word: Word, turn: &mut Turn<'_>, here: fn(Box<Self>) -> State) -> State {
         match word {
-            Word::Woke | Word::Serving if self.step != Step::HandedOver => self.kill(turn, Failure::Breach),
+            Word::Woke | Word::Serving if self.step != Step::Granted => self.kill(turn, Failure::Breach),
             Word::Woke | Word::Serving => self.woke(turn, word == Word::Serving),
             Word::Refused(retry_after) => {
                 let waiting = std::mem::take(&mut self.waiting);
@@ -217,7 +217,7 @@ impl Waking {
 
     /// Whether the runtime may have begun an activation.
     pub(super) fn is_handed_over(&self) -> bool {
-        self.step == Step::HandedOver
+        self.step == Step::Granted
     }
 
     pub(super) const fn run(&self) -> Run {

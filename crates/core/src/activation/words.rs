@@ -307,7 +307,7 @@ pub enum Failure {
     /// Its workload ended and had not been asked to.
     #[error("the workload ended unexpectedly")]
     Workload,
-    /// Its runtime stands still.
+    /// Its runtime does not answer.
     #[error("the runtime does not answer")]
     Stuck,
     /// It could not be attached to after a restart.

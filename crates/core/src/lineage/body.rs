@@ -221,7 +221,7 @@ pub struct Resumed {
     pub decision: Decision,
     /// Commitment to the key of the next epoch.
     pub next: Digest,
-    /// How long the machine stood still, as far as its clocks tell.
+    /// How long the machine was suspended, as far as its clocks tell.
     pub paused: Span,
     /// Timers dealt with by this wake.
     #[serde(default)]
@@ -271,7 +271,7 @@ pub struct Dormant {
     /// Admissions not yet counted in a seal.
     #[serde(default)]
     pub admitted: Vec<Count>,
-    /// The machine is to be frozen, not stopped.
+    /// The machine is to be suspended, not stopped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspend: bool,
 }

@@ -49,7 +49,7 @@ pub(super) enum Phase<V> {
 
 /// What a keeper is about, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum LeaseStatus {
     /// Not asked for the object, or refused.
     Idle,
     /// Asking.
@@ -176,14 +176,14 @@ impl<V: Clone + PartialEq> Keeper<V> {
 
     /// What it is about.
     #[must_use]
-    pub const fn standing(&self) -> Standing {
+    pub const fn lease_status(&self) -> LeaseStatus {
         match &self.phase {
-            Phase::Idle(_) => Standing::Idle,
-            Phase::Claiming(claim) if claim.is_without() => Standing::Without,
-            Phase::Claiming(_) => Standing::Claiming,
-            Phase::Holding(hold) if hold.is_good() => Standing::Holding,
-            Phase::Holding(_) => Standing::Expired,
-            Phase::Lost(_) => Standing::Lost,
+            Phase::Idle(_) => LeaseStatus::Idle,
+            Phase::Claiming(claim) if claim.is_without() => LeaseStatus::Without,
+            Phase::Claiming(_) => LeaseStatus::Claiming,
+            Phase::Holding(hold) if hold.is_good() => LeaseStatus::Holding,
+            Phase::Holding(_) => LeaseStatus::Expired,
+            Phase::Lost(_) => LeaseStatus::Lost,
         }
     }
 
@@ -210,7 +210,7 @@ impl<V: Clone + PartialEq> Phase<V> {
                 }
                 self.answered(turn, Input::Tick)
             }
-            Input::Thawed(id) => self.thawed(turn, id),
+            Input::Resumed(id) => self.resumed(turn, id),
             Input::HandOver => match self {
                 Self::Lost(evidence) => Self::Lost(evidence),
                 // It is for the other to remove.
@@ -241,7 +241,7 @@ impl<V: Clone + PartialEq> Phase<V> {
         }
     }
 
-    fn thawed(self, turn: &mut Turn<'_, V>, id: HolderId) -> Self {
+    fn resumed(self, turn: &mut Turn<'_, V>, id: HolderId) -> Self {
         let traces = match self {
             Self::Lost(evidence) => return Self::Lost(evidence),
             Self::Idle(traces) => traces,

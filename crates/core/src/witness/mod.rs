@@ -22,7 +22,7 @@ mod terms;
 mod words;
 mod written;
 
-pub use keeper::{Keeper, Lent, Standing};
+pub use keeper::{Keeper, LeaseStatus, Lent};
 pub use mark::{Error, Holder, HolderId, MAX_BYTES, MAX_LEASE, MAX_WHO, Mark, VERSION};
 pub use terms::{CLAIM_PATIENCE, Moment, Mono, Terms};
 pub use words::{Ask, Effect, Evidence, Failure, Input, Notice, Point, Purpose, Swapped, Verdict};

@@ -69,7 +69,7 @@ pub enum Input<V> {
     /// The process had been paused, or its memory copied. What was held counts no more, and a new claim decides. It goes
     /// on under this name: a fresh one if another copy of its memory may run on, and then its shell forgets what was
     /// [`Written`](super::Written) before.
-    Thawed(HolderId),
+    Resumed(HolderId),
     /// Another process goes on with the mark, and with what was [`Written`](super::Written); this one leaves it as it is.
     HandOver,
     /// Give the object up, the newest head in the mark; answered by one [`Notice::Released`] within this time.

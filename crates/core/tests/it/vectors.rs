@@ -17,7 +17,7 @@ use suijuris_core::governance::{
 };
 use suijuris_core::id::{BlobId, BundleId, Digest, ObjectId, RecordId};
 use suijuris_core::inputs::{
-    Activity, Caller, Host, Inputs, Principal, Request, Standing, Trigger, Vehicle, Witnessed, WorkloadEnd,
+    Activity, Caller, Conditions, Host, Inputs, Principal, Request, Trigger, Vehicle, Witnessed, WorkloadEnd,
 };
 use suijuris_core::key::{Domain, SecretKey};
 use suijuris_core::lineage::{
@@ -521,7 +521,7 @@ fn full_decision() -> Decision {
         quality: Quality::Synced,
     };
     let inputs = Inputs {
-        standing: Standing {
+        conditions: Conditions {
             witness: Witnessed::Agrees,
             incapable: true,
             workload: Some(WorkloadEnd::Gone),

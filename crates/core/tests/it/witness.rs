@@ -9,8 +9,8 @@ use suijuris_core::id::{ObjectId, RecordId};
 use suijuris_core::manifest::Witness;
 use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::witness::{
-    Ask, Effect, Error, Failure, Holder, HolderId, Input, Keeper, MAX_LEASE, MAX_WHO, Mark, Moment, Mono,
-    Notice, Point, Purpose, Standing, Swapped, Terms, Verdict, Witnessed, Written,
+    Ask, Effect, Error, Failure, Holder, HolderId, Input, Keeper, LeaseStatus, MAX_LEASE, MAX_WHO, Mark,
+    Moment, Mono, Notice, Point, Purpose, Swapped, Terms, Verdict, Witnessed, Written,
 };
 
 const MS: u64 = 1_000_000;
@@ -183,7 +183,7 @@ fn the_first_copy_leaves_the_first_mark_and_counts_its_lease_from_before_it_aske
     rig.give(Input::Swapped(ask, Ok(Swapped::Done(1))));
     assert_eq!(rig.verdict(), Verdict::Agrees(4));
     assert_eq!(rig.keeper().good_until(), Some(Mono(asked_at + LEASE)));
-    assert_eq!(rig.keeper().standing(), Standing::Holding);
+    assert_eq!(rig.keeper().lease_status(), LeaseStatus::Holding);
 }
 
 // proves B6
@@ -398,8 +398,8 @@ fn a_copy_that_went_on_without_a_depot_stops_when_it_meets_another() {
     rig.looked(Some(true));
     assert!(matches!(&rig.heard()[..], [Notice::Lost(_)]));
     assert_eq!(
-        (rig.keeper().good_until(), rig.keeper().standing()),
-        (None, Standing::Lost)
+        (rig.keeper().good_until(), rig.keeper().lease_status()),
+        (None, LeaseStatus::Lost)
     );
 }
 
@@ -444,7 +444,7 @@ fn the_mark_follows_what_is_durable_one_write_at_a_time() {
 fn a_depot_that_falls_silent_ends_the_lease_and_then_the_stay() {
     let mut rig = Rig::holding(Witness::Required);
     let good_until = rig.keeper().good_until().unwrap().0;
-    while rig.keeper().standing() == Standing::Holding {
+    while rig.keeper().lease_status() == LeaseStatus::Holding {
         rig.pass(u64::MAX);
         if !rig.asked.is_empty() {
             rig.swapped(Err(Failure::Unknown));
@@ -503,7 +503,7 @@ fn giving_up_leaves_the_newest_head_and_nobody() {
     assert_eq!((mark.seq, mark.holder), (9, None));
     rig.give(Input::Swapped(ask, Ok(Swapped::Done(3))));
     assert_eq!(rig.heard(), [Notice::Covered(9), Notice::Released(true)]);
-    assert_eq!(rig.keeper().standing(), Standing::Idle);
+    assert_eq!(rig.keeper().lease_status(), LeaseStatus::Idle);
 }
 
 #[test]
@@ -540,7 +540,7 @@ fn after_a_pause_nothing_is_served_until_a_claim() {
         rig.read(Ok(None));
         let mark = rig.swapped(Ok(Swapped::Done(1)));
         rig.heard();
-        rig.give(Input::Thawed(name));
+        rig.give(Input::Resumed(name));
         if waits {
             rig.written.forget();
         }
@@ -700,7 +700,7 @@ proptest! {
                 (2, _) => rig.give(Input::Note(point(8 + ms % 7))),
                 (3, _) => rig.give(Input::Release(Duration::from_millis(ms))),
                 (4, _) => rig.give(Input::HandOver),
-                (5, _) => rig.give(Input::Thawed(HolderId([4; 16]))),
+                (5, _) => rig.give(Input::Resumed(HolderId([4; 16]))),
                 (_, Some(Effect::Read(ask, _))) if ms % 3 == 0 => rig.give(Input::Read(ask, Err(Failure::Unknown))),
                 (_, Some(Effect::Read(ask, _))) => rig.give(Input::Read(ask, Ok(Some((mark(8, None), ms))))),
                 (_, Some(Effect::Swap(ask, ..))) if ms % 3 == 0 => rig.give(Input::Swapped(ask, Err(Failure::Unknown))),
@@ -713,9 +713,9 @@ proptest! {
                 (_, _) => rig.give(Input::Tick),
             }
             let serving = rig.keeper().good_until().is_some();
-            let holds = matches!(rig.keeper().standing(), Standing::Holding | Standing::Expired | Standing::Without);
+            let holds = matches!(rig.keeper().lease_status(), LeaseStatus::Holding | LeaseStatus::Expired | LeaseStatus::Without);
             prop_assert_eq!(serving, holds);
-            prop_assert!(!(required && rig.keeper().standing() == Standing::Without));
+            prop_assert!(!(required && rig.keeper().lease_status() == LeaseStatus::Without));
         }
     }
 }

@@ -84,7 +84,7 @@ pub(crate) enum Fault {
     DiskCopy,
     /// The disk of a machine that serves is copied and started elsewhere, while the machine is paused or cut off.
     Twin,
-    /// A machine is frozen, copied, and both thaw.
+    /// A machine is suspended, copied, and both resume.
     DoubleThaw,
     /// A running machine is copied with its memory, and runs on.
     LiveClone,

@@ -130,7 +130,7 @@ impl World {
         process.pause = Some(Pause { noticed, announced });
         let run = process.run;
         self.say(|_| format!("{at} is paused, noticed: {noticed}, announced: {announced}"));
-        self.after(length, Event::Thaw(at, run));
+        self.after(length, Event::Resume(at, run));
     }
 
     /// Copies disk and memory to another machine, where they go on some time later.
@@ -160,7 +160,7 @@ impl World {
         self.machines[other].process = Some(copy);
         let delay = self.chance.within(MS, self.plan.lease() * 2);
         self.say(|_| format!("{other} is a copy of {at}"));
-        self.after(delay, Event::Thaw(other, run));
+        self.after(delay, Event::Resume(other, run));
         self.after(self.plan.lease() / 5, Event::To(other, run, What::Act));
     }
 
@@ -199,7 +199,7 @@ impl World {
         if self.chance.happens(700) {
             self.machines[other].stop_clocks(length);
         }
-        self.after(length, Event::Thaw(other, run));
+        self.after(length, Event::Resume(other, run));
     }
 
     fn take_clocks(&mut self, of: usize, at: usize) {

@@ -2,7 +2,7 @@
 
 use suijuris_core::id::RecordId;
 use suijuris_core::time::Timestamp;
-use suijuris_core::witness::{Keeper, Moment, Mono, Point, Standing, Written};
+use suijuris_core::witness::{Keeper, LeaseStatus, Moment, Mono, Point, Written};
 
 use super::chance::{Chance, MS, Ns};
 use super::world::Event;
@@ -72,7 +72,7 @@ pub(crate) enum Life {
     Leaving,
 }
 
-/// A process stands still.
+/// A process does not run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pause {
     /// It finds out when it goes on, before anything else.
@@ -102,7 +102,7 @@ pub(crate) struct Process {
     pub(crate) run: u64,
     pub(crate) life: Life,
     pub(crate) pause: Option<Pause>,
-    /// What came while it was paused.
+    /// What came while it was suspended.
     pub(crate) deferred: Vec<Event>,
     /// Positions written and not yet acknowledged.
     pub(crate) unacknowledged: Vec<u64>,
@@ -222,9 +222,8 @@ impl Machine {
     /// Whether it serves on a lease, and not without any witness.
     pub(crate) fn serves_witnessed(&self, now: Ns) -> bool {
         self.may_serve(now)
-            && self
-                .process
-                .as_ref()
-                .is_some_and(|process| process.keeper.standing() != Standing::Without && !process.deluded)
+            && self.process.as_ref().is_some_and(|process| {
+                process.keeper.lease_status() != LeaseStatus::Without && !process.deluded
+            })
     }
 }

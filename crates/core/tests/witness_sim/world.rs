@@ -11,7 +11,7 @@ use std::time::Duration;
 use suijuris_core::id::{ObjectId, RecordId};
 use suijuris_core::manifest::Witness;
 use suijuris_core::witness::{
-    Ask, Effect, Failure, HolderId, Input, Keeper, Mark, Notice, Purpose, Standing, Swapped, Written,
+    Ask, Effect, Failure, HolderId, Input, Keeper, LeaseStatus, Mark, Notice, Purpose, Swapped, Written,
 };
 
 use super::bugs::Bug;
@@ -26,7 +26,7 @@ pub(crate) enum Event {
     /// Somebody looks for machines where nothing runs, and starts it.
     Sweep,
     Arrives(Box<Letter>),
-    Thaw(usize, u64),
+    Resume(usize, u64),
     To(usize, u64, What),
 }
 
@@ -194,7 +194,7 @@ impl World {
             Event::Fault => self.fault(),
             Event::Sweep => self.sweep(),
             Event::Arrives(letter) => self.arrives(&letter),
-            Event::Thaw(at, run) => self.thaw(at, run),
+            Event::Resume(at, run) => self.resume(at, run),
             Event::To(at, run, what) => {
                 let Some(process) = self.machines[at].run(run) else {
                     return;
@@ -414,7 +414,7 @@ impl World {
         let Some(process) = &mut self.machines[at].process else {
             return;
         };
-        let was_without = process.keeper.standing() == Standing::Without;
+        let was_without = process.keeper.lease_status() == LeaseStatus::Without;
         let agrees = matches!(notice, Notice::Verdict(Verdict::Agrees(_)));
         process.deluded &= !(agrees && process.life == Life::Asking { wake: true });
         let deluded = process.deluded;
@@ -607,7 +607,7 @@ impl World {
     }
 
     /// The process goes on: with a fresh name, if it noticed and a copy may run on under the old one.
-    fn thaw(&mut self, at: usize, run: u64) {
+    fn resume(&mut self, at: usize, run: u64) {
         let name = HolderId(self.chance.name());
         let remembers = self.bug == Some(Bug::NoForgetting);
         let now = self.now;
@@ -632,8 +632,8 @@ impl World {
             if !announced {
                 machine.gone.push((old.0, now));
             }
-            self.say(|_| format!("{at} thaws and notices; now {name}"));
-            self.tell(at, Input::Thawed(name));
+            self.say(|_| format!("{at} resumes and notices; now {name}"));
+            self.tell(at, Input::Resumed(name));
             if let Some((writing, nonce)) = written {
                 let newest = self.machines[at].disk.append(writing == Writing::Begin, nonce);
                 self.tell(at, Input::Note(newest));

@@ -128,7 +128,7 @@ impl Claim {
         }
     }
 
-    /// The machine has ended or is suspended: goes on by the name that it took, if it found that it stood still. Where only
+    /// The machine has ended or is suspended: goes on by the name that it took, if it found that it had been suspended. Where only
     /// we find that out, a copy of us may serve under our name, so that we take a fresh one.
     ///
     /// # Errors
@@ -146,7 +146,7 @@ impl Claim {
         }
         if name != former {
             self.known().id = name;
-            shared.witness.thawed(name).await;
+            shared.witness.resumed(name).await;
         }
         Ok(())
     }
@@ -180,7 +180,7 @@ impl Claim {
             }
             known.id
         };
-        shared.witness.thawed(id).await;
+        shared.witness.resumed(id).await;
         Ok(())
     }
 }

@@ -155,12 +155,12 @@ impl Task {
                 self.claiming.push(answer);
                 Input::Claim(purpose)
             }
-            Command::Thawed(id, era) => {
+            Command::Resumed(id, era) => {
                 self.era = era;
                 self.answer(&Err(ClaimError::Overtaken));
                 // What is on its way may be under the old name.
                 self.asking.abort_all();
-                Input::Thawed(id)
+                Input::Resumed(id)
             }
             Command::HandOver(done) => {
                 self.answer(&Err(ClaimError::Overtaken));

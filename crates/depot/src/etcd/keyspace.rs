@@ -1,7 +1,7 @@
 //! A cluster under a prefix: a connection made when it is first needed, and what failures mean.
 
 use super::gateway::{Compare, Done, Failure, Gateway, Got, Kind, Op, Range};
-use crate::open::{Environment, Place};
+use crate::open::{DepotUrl, Environment};
 use crate::{Error, frame};
 
 /// A cluster under a prefix.
@@ -13,7 +13,7 @@ pub(crate) struct Keyspace {
 }
 
 impl Keyspace {
-    pub(crate) fn new(place: &Place, environment: Environment<'_>) -> Result<Self, Error> {
+    pub(crate) fn new(place: &DepotUrl, environment: Environment<'_>) -> Result<Self, Error> {
         place.allow(&["user", "tls"])?;
         let tls = match place.parameters.get("tls").map(String::as_str) {
             None | Some("off") => false,

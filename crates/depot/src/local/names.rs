@@ -128,7 +128,7 @@ impl<'a> Table<'a> {
         self.files.place_draft(&draft, &self.path(key))?;
         let gone = u64::from(present.is_some_and(|found| entry::counts(found.size)));
         let come = u64::from(entry::counts(stored.len() as u64));
-        self.settle(known.and_then(|known| (known + come).checked_sub(gone)));
+        self.record_count(known.and_then(|known| (known + come).checked_sub(gone)));
         Ok(NameSwap::Done(version(&stored)))
     }
 
@@ -145,7 +145,7 @@ impl<'a> Table<'a> {
         let known = self.begin()?;
         self.files.remove(&self.path(key))?;
         let gone = u64::from(entry::counts(found.size));
-        self.settle(known.and_then(|known| known.checked_sub(gone)));
+        self.record_count(known.and_then(|known| known.checked_sub(gone)));
         Ok(NameRemoval::Done)
     }
 
@@ -199,7 +199,7 @@ impl<'a> Table<'a> {
             return Ok(known);
         }
         let counted = self.counted()?;
-        self.settle(Some(counted));
+        self.record_count(Some(counted));
         Ok(counted)
     }
 
@@ -239,7 +239,7 @@ impl<'a> Table<'a> {
     }
 
     /// Writes the count, after something has changed under the lock. What cannot be written is counted when it is asked for.
-    fn settle(&self, count: Option<u64>) {
+    fn record_count(&self, count: Option<u64>) {
         if let Some(text) = count.and_then(|count| self.written(count)) {
             let path = self.home.join(layout::COUNT);
             let _ = self.files.overwrite_unsynced(&path, text.as_bytes());

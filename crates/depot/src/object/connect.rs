@@ -8,7 +8,7 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::{HttpClient, HttpConnector};
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
-use crate::open::{Environment, Place};
+use crate::open::{DepotUrl, Environment};
 use crate::{Error, frame};
 
 /// What the environment may say about S3. The same names as in Amazon's own tools.
@@ -54,7 +54,7 @@ const AZURE_VARIABLES: &[(&str, AzureConfigKey)] = &[
 ];
 
 /// The bucket that `place` names.
-pub(crate) fn bucket(place: &Place, environment: Environment<'_>) -> Result<Arc<dyn ObjectStore>, Error> {
+pub(crate) fn bucket(place: &DepotUrl, environment: Environment<'_>) -> Result<Arc<dyn ObjectStore>, Error> {
     if place.authority.is_empty() {
         let bucket = if place.scheme == "s3" {
             "bucket"
@@ -73,7 +73,7 @@ pub(crate) fn bucket(place: &Place, environment: Environment<'_>) -> Result<Arc<
     Ok(Arc::new(azure(place, environment)?.build().map_err(unusable)?))
 }
 
-fn s3(place: &Place, environment: Environment<'_>) -> Result<AmazonS3Builder, Error> {
+fn s3(place: &DepotUrl, environment: Environment<'_>) -> Result<AmazonS3Builder, Error> {
     place.allow(&["endpoint", "region"])?;
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(&place.authority)
@@ -96,7 +96,7 @@ fn s3(place: &Place, environment: Environment<'_>) -> Result<AmazonS3Builder, Er
     Ok(builder.with_allow_http(plain))
 }
 
-fn azure(place: &Place, environment: Environment<'_>) -> Result<MicrosoftAzureBuilder, Error> {
+fn azure(place: &DepotUrl, environment: Environment<'_>) -> Result<MicrosoftAzureBuilder, Error> {
     place.allow(&["endpoint", "account"])?;
     let mut builder = MicrosoftAzureBuilder::new()
         .with_container_name(&place.authority)
@@ -118,7 +118,7 @@ fn azure(place: &Place, environment: Environment<'_>) -> Result<MicrosoftAzureBu
     Ok(builder)
 }
 
-fn endpoint_of(place: &Place, endpoint: &str) -> Result<String, Error> {
+fn endpoint_of(place: &DepotUrl, endpoint: &str) -> Result<String, Error> {
     let known = endpoint.starts_with("http://") || endpoint.starts_with("https://");
     if known && !endpoint.contains('@') {
         return Ok(endpoint.trim_end_matches('/').to_owned());

@@ -6,7 +6,7 @@ use suijuris_core::witness::Mark;
 
 use super::conditional::{Kind, Outcome};
 use super::store::{Put, Store};
-use crate::open::Place;
+use crate::open::DepotUrl;
 use crate::{Error, Swap, Version, frame};
 
 fn mark_key(object: ObjectId) -> String {
@@ -37,7 +37,7 @@ pub(super) async fn swap(store: &Store, mark: &Mark, expected: Option<&Version>)
 }
 
 /// Puts an object under conditions that do not hold, and refuses a server that takes it.
-pub(super) async fn probe(store: &Store, place: &Place) -> Result<(), Error> {
+pub(super) async fn probe(store: &Store, place: &DepotUrl) -> Result<(), Error> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| Error::NotAllowed(format!("no randomness: {error}")))?;
     let key = format!("probes/{}", Digest::of(&random).hex());

@@ -30,7 +30,7 @@ use suijuris_core::time::{Now, Quality, Reading, Span, Timestamp};
 use suijuris_core::witness::Mark;
 use suijuris_depot::Depot;
 use suijuris_depot::memory::Memory;
-use suijuris_door::config::{Limits, Place};
+use suijuris_door::config::{Limits, Location};
 use suijuris_door::heads::Trust;
 use suijuris_door::sleepers::QuickDecision;
 use suijuris_door::waker::Elsewhere;
@@ -160,7 +160,7 @@ fn inputs(j: usize) -> Inputs {
     };
     let host = Host::of(vehicle, Some("fra"), "");
     let mut inputs = Inputs::new(now, Principal::Caller(Box::new(caller)), host);
-    inputs.standing.witness = Witnessed::Agrees;
+    inputs.conditions.witness = Witnessed::Agrees;
     inputs.trigger = Some(Trigger::new(TriggerKind::Request));
     inputs.request = Some(Request {
         method: ["GET", "POST", "GET", "HEAD"][j % 4].to_owned(),
@@ -444,7 +444,7 @@ fn door(depot: &Memory) -> Arc<Door> {
         waker,
         limits,
         trust,
-        &Place::default(),
+        &Location::default(),
         clock,
         None,
     ))

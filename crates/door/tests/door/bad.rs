@@ -138,7 +138,7 @@ async fn an_old_announcement_shown_again_is_not_decided_by() {
     let built = Definition::rules(RULES).build().unwrap();
     let rig = Rig::new().await;
     let mut life = Life::create(&built.bundle, "a");
-    let object = rig.settle(&built, life.clone(), None).await;
+    let object = rig.lay_to_rest(&built, life.clone(), None).await;
     let old = life.announcement();
     assert_eq!(rig.door.look(object).await.unwrap(), ObjectStatus::Asleep);
     life.wake(BORN);

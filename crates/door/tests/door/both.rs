@@ -8,7 +8,7 @@ use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Protocol;
 use suijuris_core::inputs::{Request, Witnessed};
 use suijuris_core::manifest::{Algorithm, CallerKey};
-use suijuris_door::config::Place;
+use suijuris_door::config::Location;
 use suijuris_door::{Credentials, PreparedBundle, Sleeper};
 
 use crate::life::{Definition, Life};
@@ -37,7 +37,7 @@ fn open(
     let mut sleeper = Sleeper::new(
         prepared,
         life.state.head(),
-        Place::default().host(),
+        Location::default().host(),
         Witnessed::Agrees,
     );
     let request = Request {
@@ -111,7 +111,7 @@ async fn the_door_of_many_and_the_door_of_one_answer_with_the_same_problem() {
         let rig = Rig::new().await;
         let built = definition.build().unwrap();
         let life = Life::create(&built.bundle, "a");
-        let object = rig.settle(&built, life.clone(), None).await;
+        let object = rig.lay_to_rest(&built, life.clone(), None).await;
         let header = |name: &str, value: Option<&str>| {
             value.map_or_else(String::new, |value| format!("\r\n{name}: {value}"))
         };

@@ -77,7 +77,7 @@ async fn what_is_forged_truncated_foreign_or_torn_is_refused_with_what_is_wrong(
     let built = counting();
     let mut life = Life::create(&built.bundle, "a");
     life.write(set(1), BORN);
-    let object = rig.settle(&built, life.clone(), None).await;
+    let object = rig.lay_to_rest(&built, life.clone(), None).await;
     let good = life.announcement();
 
     for cut in [0, 1, good.len() / 2, good.len() - 1] {
@@ -156,7 +156,7 @@ async fn a_mark_that_was_set_back_is_noticed_and_a_later_epoch_is_not_older() {
     let rig = Rig::new().await;
     let built = counting();
     let mut life = Life::create(&built.bundle, "a");
-    let object = rig.settle(&built, life.clone(), None).await;
+    let object = rig.lay_to_rest(&built, life.clone(), None).await;
     let (old_mark, old) = (mark_of(&rig, object).await, life.announcement());
     life.write(set(1), BORN);
     life.write(set(2), BORN);
@@ -249,7 +249,7 @@ async fn a_history_that_its_controllers_put_in_the_place_of_the_known_one_is_not
     let rig = Rig::new().await;
     let built = counting();
     let mut life = Life::create(&built.bundle, "a");
-    let object = rig.settle(&built, life.clone(), None).await;
+    let object = rig.lay_to_rest(&built, life.clone(), None).await;
     let mut copy = life.clone();
     (1..=3).for_each(|n| life.write(set(n), BORN));
     rest(&rig.memory, &built, &life, None).await;

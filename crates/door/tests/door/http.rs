@@ -149,7 +149,9 @@ async fn after_a_wake_that_failed_or_was_refused_inside_the_object_is_left_alone
 async fn looking_never_wakes() {
     let rig = Rig::new().await;
     let life = Life::create(&guarded().build().unwrap().bundle, "a");
-    let object = rig.settle(&guarded().build().unwrap(), life.clone(), None).await;
+    let object = rig
+        .lay_to_rest(&guarded().build().unwrap(), life.clone(), None)
+        .await;
     for head in [
         format!("GET /objects/{object} HTTP/1.1"),
         format!("HEAD /objects/{object} HTTP/1.1"),
@@ -322,9 +324,11 @@ async fn a_timer_wakes_when_it_is_due_and_one_that_is_refused_is_not_proposed_wi
     let rig = Rig::new().await;
     let built = definition(permits).build().unwrap();
     // One that a request has loaded, and one that only the depot's index knows.
-    let loaded = rig.settle(&built, Life::create(&built.bundle, "a"), None).await;
+    let loaded = rig
+        .lay_to_rest(&built, Life::create(&built.bundle, "a"), None)
+        .await;
     assert_eq!(rig.ask(loaded, "GET", "/").await.status, 403);
-    rig.settle(&built, Life::create(&built.bundle, "b"), Some(due))
+    rig.lay_to_rest(&built, Life::create(&built.bundle, "b"), Some(due))
         .await;
     rig.door.timers().await.unwrap();
     assert_eq!(rig.starts(), 0, "nothing is due");
@@ -337,7 +341,7 @@ async fn a_timer_wakes_when_it_is_due_and_one_that_is_refused_is_not_proposed_wi
     let built = definition(r#"@id("never") forbid(principal, action, resource);"#)
         .build()
         .unwrap();
-    rig.settle(&built, Life::create(&built.bundle, "c"), Some(due))
+    rig.lay_to_rest(&built, Life::create(&built.bundle, "c"), Some(due))
         .await;
     rig.pass(due.0 - rig.now().0);
     for _ in 0..20 {

@@ -105,8 +105,8 @@ fn inputs(
             .collect(),
     });
     inputs.pending = facts.messages.unsigned_abs();
-    inputs.standing.witness = *random.pick(&[Witnessed::Agrees, Witnessed::Agrees, Witnessed::Newer]);
-    inputs.standing.incapable = random.one_in(16);
+    inputs.conditions.witness = *random.pick(&[Witnessed::Agrees, Witnessed::Agrees, Witnessed::Newer]);
+    inputs.conditions.incapable = random.one_in(16);
     inputs
 }
 
@@ -237,11 +237,11 @@ fn propose(life: &Life, built: &Built, mut inputs: Inputs, quality: Quality, tal
 
 /// The same proposal at the door that has the state open; whether it can be made there.
 fn open(life: &Life, built: &Built, inputs: &Inputs, reading: Reading, expect: &Decision) -> bool {
-    let Some(trigger) = inputs.trigger.clone().filter(|_| !inputs.standing.incapable) else {
+    let Some(trigger) = inputs.trigger.clone().filter(|_| !inputs.conditions.incapable) else {
         return false;
     };
     let prepared = Arc::new(PreparedBundle::new(Arc::clone(&built.bundle)).unwrap());
-    let (host, witnessed) = (inputs.host.clone(), inputs.standing.witness);
+    let (host, witnessed) = (inputs.host.clone(), inputs.conditions.witness);
     let mut sleeper = Sleeper::new(prepared, life.state.head(), host, witnessed);
     sleeper.expect_messages(inputs.pending);
     let proposal = Proposal {

@@ -13,7 +13,7 @@ use suijuris_core::witness::Mark;
 use suijuris_depot::faults::Faulty;
 use suijuris_depot::memory::Memory;
 use suijuris_depot::{Depot, Swap};
-use suijuris_door::config::{Limits, Place};
+use suijuris_door::config::{Limits, Location};
 use suijuris_door::heads::Trust;
 use suijuris_door::waker::{Error, Starting, Waker};
 use suijuris_door::{Clock, Door};
@@ -165,7 +165,7 @@ impl Rig {
             Box::new(Shared(Arc::clone(&starter))),
             limits,
             trust,
-            &Place::default(),
+            &Location::default(),
             read,
             Some(Arc::new(move |object, event| {
                 told.lock().unwrap().push((object, event));
@@ -195,10 +195,10 @@ impl Rig {
     /// An object at rest, in the depot and known to the starter.
     pub(crate) async fn sleeper(&self, built: &Built, name: &str) -> ObjectId {
         let life = Life::create(&built.bundle, name);
-        self.settle(built, life, None).await
+        self.lay_to_rest(built, life, None).await
     }
 
-    pub(crate) async fn settle(&self, built: &Built, life: Life, due: Option<Timestamp>) -> ObjectId {
+    pub(crate) async fn lay_to_rest(&self, built: &Built, life: Life, due: Option<Timestamp>) -> ObjectId {
         rest(&self.memory, built, &life, due).await;
         let object = life.state.head().object;
         let cell = LifeCell(life, built.clone());

@@ -45,7 +45,7 @@ fn measure(settings: &Settings) -> Result<()> {
     let mut report = Report::new("connections", settings);
     // Direct is the workload behind the copying gate: started and scheduled as the one that takes connections.
     let upstream = free_port()?;
-    let (handing, _handed_over, hander) = gate("handover", None)?;
+    let (passing, _handed_over, hander) = gate("handover", None)?;
     let (copying, _copied, copier) = gate("tcp", Some(upstream))?;
     let ways = [
         Way {
@@ -55,7 +55,7 @@ fn measure(settings: &Settings) -> Result<()> {
         },
         Way {
             name: "handed over",
-            port: handing,
+            port: passing,
             pids: vec![hander.pid()],
         },
         Way {

@@ -207,13 +207,13 @@ impl Conn {
 type Order = Box<dyn FnOnce(&Control, &Traffic) + Send>;
 
 /// A connection accepted elsewhere, with what was read from it; its claim is made on the gate's thread.
-type Handed = (TcpStream, Vec<u8>, Option<Arc<AtomicBool>>);
+type Passed = (TcpStream, Vec<u8>, Option<Arc<AtomicBool>>);
 
 /// A running gate.
 pub(crate) struct Rig {
     pub(crate) addr: SocketAddr,
     pub(crate) script: Arc<Script>,
-    handing: mpsc::Sender<Handed>,
+    passing: mpsc::Sender<Passed>,
     orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<()>>,
 }
@@ -259,7 +259,7 @@ impl Rig {
             tells: AtomicBool::new(false),
             unanswered: Mutex::default(),
         });
-        let (handing, mut handed) = mpsc::channel::<Handed>(4);
+        let (passing, mut handed) = mpsc::channel::<Passed>(4);
         let (orders, mut ordered) = mpsc::channel::<Order>(16);
         let authorizer = Scripted(Arc::clone(&script));
         let thread = thread::spawn(move || {
@@ -310,7 +310,7 @@ impl Rig {
             Self {
                 addr,
                 script,
-                handing,
+                passing,
                 orders,
                 thread: Some(thread),
             },
@@ -320,7 +320,7 @@ impl Rig {
 
     /// Hands a connection to the gate that was accepted elsewhere.
     pub(crate) fn hand_over(&self, stream: TcpStream, prefix: Vec<u8>) {
-        self.handing.blocking_send((stream, prefix, None)).unwrap();
+        self.passing.blocking_send((stream, prefix, None)).unwrap();
     }
 
     /// Hands over the bytes of a connection that is elsewhere, from a peer at 192.0.2.7; turns true when the gate has ended
@@ -328,7 +328,7 @@ impl Rig {
     pub(crate) fn hand_over_bytes(&self, stream: TcpStream) -> Arc<AtomicBool> {
         let ended = Arc::new(AtomicBool::new(false));
         let handed = (stream, Vec::new(), Some(Arc::clone(&ended)));
-        self.handing.blocking_send(handed).unwrap();
+        self.passing.blocking_send(handed).unwrap();
         ended
     }
 

@@ -8,13 +8,13 @@ use suijuris_oci::{ContentDigest, INDEX_TYPE};
 use super::liar::{Answer, Seen};
 
 #[derive(Default)]
-pub(crate) struct Shelf {
+pub(crate) struct Registry {
     blobs: BTreeMap<String, Vec<u8>>,
     /// By tag and by digest: media type and bytes.
     manifests: BTreeMap<String, (String, Vec<u8>)>,
 }
 
-impl Shelf {
+impl Registry {
     pub(crate) fn put_manifest(&mut self, target: &str, media_type: &str, bytes: &[u8]) {
         let kept = (media_type.to_owned(), bytes.to_vec());
         self.manifests

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::honest::Shelf;
+use super::honest::Registry;
 
 /// A request as it came.
 #[derive(Debug, Clone)]
@@ -112,7 +112,7 @@ type Lie = dyn Fn(&Seen) -> Option<Answer> + Send + Sync;
 /// A running server; it ends when dropped.
 pub(crate) struct Liar {
     pub(crate) address: String,
-    pub(crate) shelf: Arc<Mutex<Shelf>>,
+    pub(crate) shelf: Arc<Mutex<Registry>>,
     seen: Arc<Mutex<Vec<Seen>>>,
     _tasks: JoinSet<()>,
 }
@@ -122,7 +122,7 @@ impl Liar {
     pub(crate) async fn start(lie: impl Fn(&Seen) -> Option<Answer> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let shelf = Arc::new(Mutex::new(Shelf::default()));
+        let shelf = Arc::new(Mutex::new(Registry::default()));
         let seen = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(
@@ -144,7 +144,12 @@ impl Liar {
     }
 }
 
-async fn serve(listener: TcpListener, lie: Arc<Lie>, shelf: Arc<Mutex<Shelf>>, seen: Arc<Mutex<Vec<Seen>>>) {
+async fn serve(
+    listener: TcpListener,
+    lie: Arc<Lie>,
+    shelf: Arc<Mutex<Registry>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let (lie, shelf, seen) = (Arc::clone(&lie), Arc::clone(&shelf), Arc::clone(&seen));

@@ -15,7 +15,7 @@ use crate::supervision::Supervision;
 
 use super::HANDED_OVER;
 use super::context::BootContext;
-use super::handing::let_through;
+use super::handoff::let_through;
 
 /// The object on disk cannot be used.
 pub(super) const CODE_BROKEN_OBJECT: &str = "broken_object";

@@ -119,11 +119,11 @@ impl BootContext {
         };
         let control = Control::new(GatePhase::Holding);
         let authorizer = self.authorizer.clone();
-        let handing = match handing(&bundle.manifest) {
-            Ok(handing) => handing,
+        let passing = match passing_sockets(&bundle.manifest) {
+            Ok(passing) => passing,
             Err(error) => return Err((Box::new(self), BootError::FdPassing(error))),
         };
-        let (ours, theirs) = handing.unzip();
+        let (ours, theirs) = passing.unzip();
         let gate = gate(&bundle.manifest, authorizer.clone(), port, ours, control.clone());
         let (say, events) = mpsc::channel(EVENTS);
         let id = lineage.published(|state| state.head().object.to_string());
@@ -254,7 +254,7 @@ pub(super) fn unusable(part: &'static str, why: String) -> BootError {
 }
 
 /// The two ends of what connections are handed over on, the gate's first; none where they are not.
-fn handing(manifest: &Manifest) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
+fn passing_sockets(manifest: &Manifest) -> std::io::Result<Option<(OwnedFd, OwnedFd)>> {
     if manifest.gate.protocol != manifest::Protocol::FdPassing {
         return Ok(None);
     }
@@ -271,7 +271,7 @@ pub(super) fn gate(
     manifest: &Manifest,
     authorizer: Rc<ObjectAuthorizer>,
     port: u16,
-    handing: Option<OwnedFd>,
+    passing: Option<OwnedFd>,
     control: Control,
 ) -> Gate<Rc<ObjectAuthorizer>> {
     let loopback = Upstream::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -280,7 +280,7 @@ pub(super) fn gate(
         manifest::Protocol::H2c => (Protocol::H2c, loopback),
         manifest::Protocol::Tcp => (Protocol::Tcp, loopback),
         manifest::Protocol::FdPassing => {
-            let given = handing.map(|ours| Upstream::Given(Arc::new(ours)));
+            let given = passing.map(|ours| Upstream::Given(Arc::new(ours)));
             (Protocol::FdPassing, given.unwrap_or(loopback))
         }
     };

@@ -24,7 +24,7 @@ use crate::resident::Resident;
 use crate::supervision::Supervision;
 
 use super::depot_route::Relay;
-use super::handing::let_through;
+use super::handoff::let_through;
 use super::witnessing::CODE_DEPOT;
 
 /// How long a machine whose object is dormant, and which nobody has suspended, waits for the next supervisor: one that
@@ -139,7 +139,7 @@ impl Ears<'_> {
                 if resident.reports().resumed(generation) {
                     resident.intake().open();
                     resident.started_for(*cause);
-                    resident.thawed();
+                    resident.machine_resumed();
                 }
             }
             ToRuntime::Sleep { id, signed } => {
@@ -193,7 +193,7 @@ fn principal(
     found.map_err(|error| not_an_owner(&error))
 }
 
-/// Records what the door refused while the machine was frozen; whether it is durable.
+/// Records what the door refused while the machine was suspended; whether it is durable.
 async fn record_refused(resident: &Resident, refused: Refused) -> bool {
     resident.claim().set_aside().await;
     let event = suijuris_api::verdict::refused(&refused);

@@ -146,7 +146,7 @@ pub(super) async fn follow_lease(resident: Rc<Resident>, gate: Control) -> ExitR
 /// The lease is over and nobody renews it: the object goes to sleep on what it knows itself.
 fn leave(resident: &Resident) {
     let mut inputs = resident.busy_inputs(Principal::Host);
-    inputs.standing.witness = Witnessed::Missing;
+    inputs.conditions.witness = Witnessed::Missing;
     let decision = resident.evaluate(Action::Remain, inputs);
     resident.say(Event::RemainRefused(Box::new(decision)));
 }

@@ -23,8 +23,8 @@ impl Resident {
         let mut inputs = self.inputs(cause.by);
         inputs.trigger = Some(cause.trigger);
         inputs.request = cause.request;
-        inputs.standing.witness = self.claim.witnessed();
-        inputs.standing.incapable = !self.bundle.manifest.workload.can_run();
+        inputs.conditions.witness = self.claim.witnessed();
+        inputs.conditions.incapable = !self.bundle.manifest.workload.can_run();
         inputs
     }
 

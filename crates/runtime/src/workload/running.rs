@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use suijuris_core::time::Span;
-use suijuris_sys::{Pidfd, Which, ended_child, kill};
+use suijuris_sys::{ChildSelector, Pidfd, ended_child, kill};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -77,7 +77,7 @@ impl Running {
         if let Some(ended) = self.ended.get() {
             return Some(*ended);
         }
-        let this = Which::Fd(self.pidfd.as_fd());
+        let this = ChildSelector::Fd(self.pidfd.as_fd());
         let how = match ended_child(this, false) {
             Ok(None) => return None,
             Ok(Some(exit)) if exit.exited => How::Exited(exit.status),

@@ -10,7 +10,7 @@ use super::limits::Limiter;
 use super::plan::Plan;
 use super::wire::{Fault, Step};
 use super::{Process, Shim, StepFailed, Want, freezer};
-use crate::description::{Description, Isolation, Place, Shortfall, Suspending};
+use crate::description::{Description, Isolation, Location, Shortfall, Suspending};
 use crate::driver::Machine as _;
 use crate::error::StartError;
 use crate::spec::{Network, Spec};
@@ -143,7 +143,7 @@ fn describe(isolation: Isolation, suspending: Suspending) -> Description {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Description {
         vehicle: "process",
-        place: Place {
+        place: Location {
             region: "local".to_owned(),
             provider: "process".to_owned(),
             class: String::new(),

@@ -26,7 +26,7 @@ use super::cgroup::Leaf;
 use super::freezer::{self, Freezer};
 use super::log;
 use super::record::Record;
-use super::state::Place;
+use super::state::Slot;
 use super::wire::{self, MESSAGE_BYTES, Order, Report};
 use crate::description::Enforced;
 use crate::error::{LinkError, OutputError, ResumeError, SignalError, SuspendError};
@@ -94,7 +94,7 @@ pub(super) struct Parts {
     pub(super) has_log: bool,
     pub(super) limits: Vec<Enforced>,
     /// Of a machine that may outlive its caller.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<Slot>,
 }
 
 /// What the handle and its task share.
@@ -125,7 +125,7 @@ pub struct Machine {
     outputs: Lock<Vec<pipe::Receiver>>,
     has_log: bool,
     limits: Vec<Enforced>,
-    place: Option<Place>,
+    place: Option<Slot>,
     /// Owns the task that waits for the end.
     _task: JoinSet<()>,
 }
@@ -152,7 +152,7 @@ impl Machine {
     }
 
     /// A machine of which only how it ended is left.
-    pub(super) fn ended(record: Record, place: Place, exit: Exit) -> Self {
+    pub(super) fn ended(record: Record, place: Slot, exit: Exit) -> Self {
         Self {
             pid: record.first().pid,
             id: record.id,

@@ -15,7 +15,7 @@ use tokio::net::unix::pipe;
 
 use super::cgroup::{self, Leaf};
 use super::keeper::random;
-use super::state::Place;
+use super::state::Slot;
 use super::wire::{Detached, Fault, MountOrder, Namespaces, Request, Step};
 use super::{Process, StepFailed, number};
 use crate::description::{Enforced, Isolation};
@@ -45,7 +45,7 @@ pub(super) struct Plan {
     pub(super) outlet: Option<Outlet>,
     pub(super) enforced: Vec<Enforced>,
     /// The directory of a machine that may outlive its caller.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<Slot>,
     pub(super) groups: Groups,
 }
 

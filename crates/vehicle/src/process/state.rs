@@ -57,7 +57,7 @@ pub(super) struct StateDir {
 /// The right to one machine's directory within this process. Dropped while the machine's end is known, or before it
 /// came to be, it takes the directory along.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Slot {
     id: MachineId,
     path: PathBuf,
     held: Arc<Mutex<BTreeSet<MachineId>>>,
@@ -112,7 +112,7 @@ impl StateDir {
     }
 
     /// Makes the directory of a new machine.
-    pub(super) fn create(&self, id: &MachineId) -> io::Result<(Place, OwnedFd)> {
+    pub(super) fn create(&self, id: &MachineId) -> io::Result<(Slot, OwnedFd)> {
         let mut place = self.hold(id).ok_or(io::ErrorKind::AlreadyExists)?;
         DirBuilder::new().mode(0o700).create(&place.path)?;
         place.is_over = true;
@@ -124,9 +124,9 @@ impl StateDir {
     }
 
     /// The directory of a machine that nobody in this process holds.
-    pub(super) fn hold(&self, id: &MachineId) -> Option<Place> {
+    pub(super) fn hold(&self, id: &MachineId) -> Option<Slot> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.insert(id.clone()).then(|| Place {
+        held.insert(id.clone()).then(|| Slot {
             id: id.clone(),
             path: self.path.join(id.as_str()),
             held: Arc::clone(&self.held),
@@ -165,14 +165,14 @@ impl StateDir {
     }
 }
 
-impl Place {
+impl Slot {
     /// The machine's directory.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         if self.is_over {
             let _ = fs::remove_dir_all(&self.path);
