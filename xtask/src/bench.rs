@@ -1,4 +1,4 @@
-//! Finds bench programs and runs them in release mode, one after the other.
+//! Finds bench programs and runs them as they are handed out, one after the other.
 //!
 //! A bench is an example of a crate, named in that crate's manifest so that what is measured and how to run it stand together:
 //!
@@ -149,12 +149,16 @@ fn build_own(shell: &Shell, benches: &[Bench]) -> Result<()> {
             .any(|bench| bench.entry.needs.iter().any(|need| need == program))
     };
     if needed("suijuris") {
-        cargo(shell, &["build", "--release", "--package", "suijuris-cli"]).run()?;
+        cargo(
+            shell,
+            &["build", "--profile", init::PROFILE, "--package", "suijuris-cli"],
+        )
+        .run()?;
     }
     [init::Program::Init, init::Program::BareListener]
         .into_iter()
         .filter(|program| needed(program.name()))
-        .try_for_each(init::run)
+        .try_for_each(|program| init::run(program, init::PROFILE))
 }
 
 /// Where peers live: the user's path, Debian's daemons, Envoy's virtual environment, our own programs.
@@ -163,7 +167,7 @@ fn search_path(target: &Path) -> Result<OsString> {
     let more = [
         PathBuf::from("/usr/sbin"),
         target.join("bench/envoy/bin"),
-        target.join("release"),
+        target.join(init::PROFILE),
     ];
     Ok(std::env::join_paths(
         std::env::split_paths(&inherited).chain(more),
@@ -187,7 +191,8 @@ fn measure(shell: &Shell, bench: &Bench, target: &Path, path: &OsString, quick: 
         shell,
         &[
             "build",
-            "--release",
+            "--profile",
+            init::PROFILE,
             "--package",
             package,
             "--example",
@@ -197,7 +202,7 @@ fn measure(shell: &Shell, bench: &Bench, target: &Path, path: &OsString, quick: 
         ],
     )
     .run()?;
-    let program = target.join("release/examples").join(&entry.example);
+    let program = target.join(init::PROFILE).join("examples").join(&entry.example);
     let results = target.join("bench").join(format!("{name}.json"));
     shell.create_dir(target.join("bench"))?;
     eprintln!("\n=== {name}: {}", entry.about);

@@ -44,13 +44,16 @@ struct Linking {
     flags: &'static str,
 }
 
-/// Builds `program` statically, copies it to `target/release`, prints its size.
-pub(crate) fn run(program: Program) -> Result<()> {
+/// The profile of what is handed out and measured.
+pub(crate) const PROFILE: &str = "dist";
+
+/// Builds `program` statically, copies it beside what was built with `profile`, prints its size.
+pub(crate) fn run(program: Program, profile: &str) -> Result<()> {
     let (built, target) = build(program)?;
     let placed = metadata()?
         .target_directory
         .into_std_path_buf()
-        .join("release")
+        .join(profile)
         .join(program.name());
     place(&built, &placed)
         .with_context(|| format!("{} could not be put beside suijuris", built.display()))?;
@@ -68,7 +71,8 @@ pub(crate) fn build(program: Program) -> Result<(PathBuf, String)> {
         &shell,
         &[
             "build",
-            "--release",
+            "--profile",
+            PROFILE,
             "--package",
             PACKAGE,
             selector,
@@ -82,7 +86,7 @@ pub(crate) fn build(program: Program) -> Result<(PathBuf, String)> {
     let target = metadata()?.target_directory.into_std_path_buf();
     let built = target
         .join(&linking.target)
-        .join("release")
+        .join(PROFILE)
         .join(folder)
         .join(program.name());
     Ok((built, linking.target))

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Proofs(arguments) => proofs::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
-        Task::Init => init::run(init::Program::Init),
+        Task::Init => init::run(init::Program::Init, "release"),
     };
     if let Err(error) = result {
         eprintln!("error: {error:#}");

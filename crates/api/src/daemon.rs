@@ -9,6 +9,8 @@
 //! | `DELETE /v1/objects/REF` | stops and forgets the object |
 //! | `POST /v1/objects/REF/wake`, `…/sleep` | [`Signed`], answered with [`crate::control::Reply`] |
 //! | `PATCH /v1/objects/REF/memory` | [`PatchMemory`], answered likewise |
+//! | `POST /v1/objects/REF/amend` | [`Amend`], answered likewise |
+//! | `PUT /v1/classes/CLASS` | [`AmendClass`], answered with [`Class`] |
 //! | `GET`, `POST /v1/classes` | [`ClassList`]; [`AddClass`], answered with [`Class`] |
 //! | `… /v1/classes/CLASS/instances/KEY …` | as below `objects/REF` |
 //! | `GET /v1/events` | events of all objects as server-sent events, each [`ObjectEvent`] |
@@ -16,7 +18,11 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use suijuris_core::class::ClassId;
+use suijuris_core::governance::Action;
+use suijuris_core::id::{BundleId, Digest, ObjectId};
 use suijuris_core::key::PublicKey;
+use suijuris_core::lineage::{Approval, Statement};
 use suijuris_core::owner_request::SignedRequest;
 
 use crate::agent::Patch;
@@ -91,6 +97,9 @@ pub struct Class {
     pub bundle: String,
     /// Where callers reach an instance; `KEY` stands for its key.
     pub url: String,
+    /// Where its definition is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_dir: Option<PathBuf>,
 }
 
 /// Classes.
@@ -170,6 +179,36 @@ pub struct PatchMemory {
     /// What owners signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed: Option<Box<SignedRequest>>,
+}
+
+/// Proposes a new definition to an object.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Amend {
+    /// The definition.
+    pub bundle: BundleParts,
+    /// What its owners signed: an approval for this object as it is now.
+    pub approvals: Vec<Approval>,
+}
+
+/// Changes the template from which new instances of a class are founded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AmendClass {
+    /// The template.
+    pub bundle: BundleParts,
+    /// What the class's owners signed ([`class_statement`]).
+    pub approvals: Vec<Approval>,
+}
+
+/// What owners of a class sign to replace its template `from` by `to`.
+#[must_use]
+pub fn class_statement(class: ClassId, from: BundleId, to: BundleId) -> Statement {
+    Statement {
+        object: ObjectId::from_digest(*class.digest()),
+        action: Action::Amend,
+        content: Digest::of_parts(&[b"suijuris/v1/class-template", &from.digest().0, &to.digest().0]),
+    }
 }
 
 /// An event and whose it is.

@@ -40,6 +40,7 @@ pub(crate) mod code {
         UNUSED_HEADER = "object.unused_header",
         NO_REQUEST_WORDS = "object.no_request_words",
         SECRET_LITERAL = "object.secret_literal",
+        NO_SECRET = "object.no_secret",
     }
 }
 

@@ -460,6 +460,53 @@ fn nothing_secret_enters_a_bundle() {
     );
 }
 
+// proves C14
+#[test]
+fn a_workload_takes_secrets_of_memory_as_variables_and_files() {
+    let memory = "[memory]\ndb = { type = \"string\", secret = true }\nkey = { type = \"bytes\", secret = true }\nplain = \"string\"\n";
+    let with = |workload: &str| {
+        let head = GOOD.replace("\"{port}\"", "\"{port}\", \"--key={secret_file:key}\"");
+        format!("{head}{workload}\n{memory}")
+    };
+    let (_, built) = checked(
+        &with("env = { DB = { secret = \"db\" }, F = \"{secret_file:db}\" }"),
+        RULES,
+    );
+    let manifest = built.expect("good").manifest;
+    assert_eq!(manifest.workload.secret_env["DB"].as_str(), "db");
+    assert!(!manifest.workload.env.contains_key("DB"));
+    let files: Vec<_> = manifest
+        .secret_files()
+        .into_iter()
+        .map(|name| name.to_string())
+        .collect();
+    assert_eq!(files, ["db", "key"]);
+
+    let env = |value: &str, code: &str, says: &str| {
+        check(&with(&format!("env = {{ DB = {value} }}")), code, value, says);
+    };
+    env("{ secret = \"dbb\" }", "object.no_secret", "did you mean `db`?");
+    env("{ secret = \"plain\" }", "object.no_secret", "secret = true");
+    // Bytes are no text.
+    env("{ secret = \"key\" }", "object.no_secret", "that is a string");
+    env("{ secret = \"Not a name\" }", "object.bad_name", "lower-case");
+    env("{ secret = 1 }", "object.wrong_type", "{ secret = \"field\" }");
+    env(
+        "{ secret = \"db\", file = true }",
+        "object.wrong_type",
+        "nothing else",
+    );
+    env("{ file = \"db\" }", "object.wrong_type", "nothing else");
+    env("true", "object.wrong_type", "a text in quotes");
+    env("\"{secret_file:plain}\"", "object.no_secret", "a string or bytes");
+    check(
+        &with("cwd = \"{data}/{secret_file:db}\""),
+        "object.no_secret",
+        "\"{data}/{secret_file:db}\"",
+        "`command` or `env`",
+    );
+}
+
 #[test]
 fn owners_are_named_in_hexadecimal_or_pem_and_can_reach_their_threshold() {
     let with =

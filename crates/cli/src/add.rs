@@ -1,11 +1,12 @@
 //! `add` and `remove`: what a daemon serves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use suijuris_api::daemon::{AddClass, AddObject, BundleParts, Class, Object, Owners};
+use suijuris_api::daemon::{AddClass, AddObject, BundleParts, Class, ClassList, Object, Owners};
+use suijuris_bundle::Built;
 
 use crate::server::{Server, path_of};
 use crate::terminal;
@@ -31,15 +32,16 @@ pub(crate) struct AddArgs {
     json: bool,
 }
 
-/// Stop an object and take it out of the daemon; its data stays where it is
+/// Take an object that is asleep, or a class without instances, out of the daemon
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The object must be asleep. Its data directory is printed; `suijuris up` runs it from there.
+The data of the object is moved to the daemon's archive, which is printed; `suijuris up DIR` runs it from there. The key of
+an instance stays taken.
 
 Example:
   suijuris remove hello")]
 pub(crate) struct RemoveArgs {
-    /// CLASS/KEY, name or id
+    /// CLASS/KEY, name, id, or a class
     object: String,
     /// Print what was removed as JSON
     #[arg(long)]
@@ -50,19 +52,8 @@ pub(crate) fn add(args: &AddArgs) -> anyhow::Result<Answer> {
     let dir = std::path::absolute(&args.dir)?;
     let server = Server::chosen()?;
     server.daemon()?;
-    let built = match suijuris_bundle::build(&dir) {
-        Ok(built) => built,
-        Err(report) => {
-            terminal::drawing(&report.render(suijuris_bundle::Style::PLAIN));
-            bail!("the definition has errors; `suijuris check` shows them again");
-        }
-    };
-    let files = built.files();
-    let bundle = BundleParts {
-        manifest: STANDARD.encode(&files.manifest),
-        governance: files.governance,
-        program: STANDARD.encode(&files.program),
-    };
+    let built = build(&dir)?;
+    let bundle = parts(&built);
     let owners = match &built.controllers {
         Some(declared) => Owners {
             controllers: declared.keys.clone(),
@@ -112,8 +103,39 @@ pub(crate) fn add(args: &AddArgs) -> anyhow::Result<Answer> {
     Ok(Answer::Yes)
 }
 
+/// Builds the definition in `dir`; what is wrong with it is shown.
+pub(crate) fn build(dir: &Path) -> anyhow::Result<Built> {
+    match suijuris_bundle::build(dir) {
+        Ok(built) => Ok(built),
+        Err(report) => {
+            terminal::drawing(&report.render(suijuris_bundle::Style::PLAIN));
+            bail!("the definition has errors; `suijuris check` shows them again");
+        }
+    }
+}
+
+/// A definition as it travels.
+pub(crate) fn parts(built: &Built) -> BundleParts {
+    let files = built.files();
+    BundleParts {
+        manifest: STANDARD.encode(&files.manifest),
+        governance: files.governance,
+        program: STANDARD.encode(&files.program),
+    }
+}
+
 pub(crate) fn remove(args: &RemoveArgs) -> anyhow::Result<Answer> {
     let server = Server::chosen()?;
+    let classes: ClassList = server.get("/v1/classes")?;
+    if classes.classes.iter().any(|class| class.class == args.object) {
+        let class: Class = server.delete(&format!("/v1/classes/{}", args.object))?;
+        if args.json {
+            terminal::print_json(&class)?;
+        } else {
+            terminal::print(&format!("removed class {}\n", class.class))?;
+        }
+        return Ok(Answer::Yes);
+    }
     let object: Object = server.delete(&path_of(&args.object))?;
     if args.json {
         terminal::print_json(&object)?;

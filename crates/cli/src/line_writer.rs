@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::Write as _;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 /// Lines that wait for their reader at most; further ones are dropped, and how many is said in their place.
@@ -47,7 +47,7 @@ impl LineWriter {
 impl Writing {
     fn start() -> Self {
         let (lines, waiting) = sync_channel::<String>(WAITING);
-        let (end, over) = channel();
+        let (end, over) = sync_channel(1);
         let write = move || {
             let mut out = std::io::stdout();
             while let Ok(mut line) = waiting.recv() {

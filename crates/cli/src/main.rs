@@ -5,6 +5,7 @@
 //! is the first process of a machine (`__shim`) and the runtime in it (`__init`).
 
 mod add;
+mod amend;
 mod approval;
 mod check;
 mod claiming;
@@ -18,6 +19,7 @@ mod fork;
 mod here;
 mod history;
 mod import;
+mod key_file;
 mod key_wrap;
 mod line_writer;
 mod log;
@@ -42,6 +44,7 @@ mod server;
 mod show;
 mod systemd;
 mod terminal;
+mod token;
 mod transition;
 mod up;
 mod verify;
@@ -108,8 +111,11 @@ enum Command {
     Serve(serve::Args),
     Add(add::AddArgs),
     Remove(add::RemoveArgs),
+    Amend(amend::Args),
     Approve(approval::Args),
     Key(approval::KeyArgs),
+    #[command(subcommand)]
+    Token(token::Command),
     Ps(ps::Args),
     Show(show::Args),
     #[command(subcommand)]
@@ -157,11 +163,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => return serve::run(&args),
         Command::Add(args) => add::add(&args)?,
         Command::Remove(args) => add::remove(&args)?,
+        Command::Amend(args) => amend::run(&args)?,
         Command::Door(args) => return door::run(&args),
         Command::New(args) => new::run(&args)?,
         Command::Check(args) => check::run(&args)?,
         Command::Approve(args) => approval::run(&args)?,
         Command::Key(args) => approval::key(&args)?,
+        Command::Token(command) => token::run(&command)?,
         Command::Ps(args) => ps::run(&args)?,
         Command::Show(args) => show::run(&args)?,
         Command::Memory(command) => memory::run(command)?,

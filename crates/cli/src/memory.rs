@@ -52,17 +52,21 @@ pub(crate) fn assignments(
     Ok(values)
 }
 
-/// For a field that holds text in JSON, `5` and `true` are text too; `null` stands for nothing.
 fn typed(field: &str, text: &str, memory: &Memory) -> serde_json::Value {
+    as_typed(memory.schema().field(field).map(|field| &field.kind), text)
+}
+
+/// What is typed for a value of this type: where it is text in JSON, `5` and `true` are text too; `null` stands for nothing.
+pub(crate) fn as_typed(kind: Option<&Kind>, text: &str) -> serde_json::Value {
     let is_text = |kind: &Kind| {
         matches!(
             kind,
             Kind::String | Kind::Enum(_) | Kind::Bytes | Kind::Decimal | Kind::Timestamp | Kind::Duration
         )
     };
-    match (memory.schema().field(field), value(text)) {
+    match (kind, value(text)) {
         (_, json @ (serde_json::Value::String(_) | serde_json::Value::Null)) => json,
-        (Some(field), _) if is_text(&field.kind) => serde_json::Value::String(text.to_owned()),
+        (Some(kind), _) if is_text(kind) => serde_json::Value::String(text.to_owned()),
         (_, json) => json,
     }
 }

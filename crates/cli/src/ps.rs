@@ -5,18 +5,29 @@ use suijuris_core::id::ObjectId;
 
 use crate::object_paths::ObjectPaths;
 use crate::registry::{self, Note};
+use crate::server::Server;
 use crate::terminal::{self, Table};
 use crate::{Answer, control, history, show};
 
-/// List the objects that this machine knows
+/// List objects: those that `up` noted on this machine, and those that a daemon serves
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-`up` notes each object it runs; an object whose data is gone is dropped from the list.
+`up` notes each object it runs; an object whose data is gone is dropped from the list. Objects of the daemon that
+`suijuris serve` runs are listed too.
 
 Example:
   suijuris ps --json | jq -r '.[] | select(.running) | .url'")]
 pub(crate) struct Args {
-    /// Print one JSON list
+    /// Only instances of this class
+    #[arg(long)]
+    class: Option<String>,
+    /// Only objects in this state: dormant, waking, active, draining, suspended, paused, broken, lost
+    #[arg(long)]
+    phase: Option<String>,
+    /// At most so many
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Print one JSON array
     #[arg(long)]
     json: bool,
 }
@@ -26,6 +37,10 @@ pub(crate) struct Args {
 struct Known {
     object: String,
     name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
     phase: String,
     running: bool,
     pid: Option<u32>,
@@ -34,13 +49,27 @@ struct Known {
     since: Option<String>,
     data: String,
     object_dir: Option<String>,
+    /// How long it was awake since its daemon started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    awake_seconds: Option<u64>,
     /// Why it cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
-    let known: Vec<Known> = registry::all()?.into_iter().map(look).collect();
+    let mut known = served()?;
+    let ids: Vec<String> = known.iter().map(|one| one.object.clone()).collect();
+    let noted = registry::all()?.into_iter().map(look);
+    known.extend(noted.filter(|one| !ids.contains(&one.object)));
+    let wanted = |one: &Known| {
+        args.class
+            .as_ref()
+            .is_none_or(|class| one.class.as_ref() == Some(class))
+            && args.phase.as_ref().is_none_or(|phase| one.phase == *phase)
+    };
+    known.retain(wanted);
+    known.truncate(args.limit.unwrap_or(usize::MAX));
     if args.json {
         terminal::print_json(&known)?;
         return Ok(Answer::Yes);
@@ -59,7 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         let number = |n: Option<String>| n.unwrap_or_else(|| "-".to_owned());
         table.row([
             short,
-            &one.name,
+            &one.label(),
             &one.phase,
             &number(one.epoch.map(|n| n.to_string())),
             one.since.as_deref().unwrap_or("-"),
@@ -72,6 +101,46 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     }
     terminal::print(&table.text(0))?;
     Ok(Answer::Yes)
+}
+
+impl Known {
+    /// What people call it.
+    fn label(&self) -> String {
+        match (&self.class, &self.key) {
+            (Some(class), Some(key)) => format!("{class}/{key}"),
+            _ => self.name.clone(),
+        }
+    }
+}
+
+/// Objects that a daemon serves, in the order of their names.
+fn served() -> anyhow::Result<Vec<Known>> {
+    let Some(server) = Server::running() else {
+        return Ok(Vec::new());
+    };
+    let pid = server.daemon()?.pid;
+    let mut known: Vec<Known> = server
+        .objects("")?
+        .into_iter()
+        .map(|object| Known {
+            running: true,
+            pid: Some(pid),
+            url: Some(object.url),
+            epoch: None,
+            since: None,
+            data: object.data.display().to_string(),
+            object_dir: object.object_dir.map(|dir| dir.display().to_string()),
+            awake_seconds: Some(object.awake_seconds),
+            error: None,
+            object: object.object,
+            name: object.name,
+            class: object.class,
+            key: object.key,
+            phase: object.phase,
+        })
+        .collect();
+    known.sort_by_key(Known::label);
+    Ok(known)
 }
 
 fn look((object, note): (ObjectId, Note)) -> Known {
@@ -88,6 +157,9 @@ fn look((object, note): (ObjectId, Note)) -> Known {
     });
     Known {
         object: object.to_string(),
+        class: None,
+        key: None,
+        awake_seconds: None,
         phase: head.map_or_else(
             || "unreadable".to_owned(),
             |head| show::phase(head, running.as_ref(), in_use),

@@ -15,6 +15,7 @@ use suijuris_custody::owner::no_content;
 use suijuris_custody::{relay, witness};
 use suijuris_supervisor::Services;
 use suijuris_supervisor::events::{EventSink, Origin};
+use suijuris_supervisor::machine_notes::MachineNotes;
 use suijuris_supervisor::serve::catalog::Catalog;
 use suijuris_supervisor::serve::feed::{Feed, object_event};
 use suijuris_supervisor::serve::roster::{Roster, Setup};
@@ -42,7 +43,8 @@ const DOMAIN: &str = "localhost";
 #[command(after_help = "\
 Objects and classes lie under one directory; `suijuris add DIR` adds one. Callers reach an instance of a class at
 http://KEY.CLASS.localhost:8080/ or http://127.0.0.1:8080/o/CLASS/KEY/, an object at http://NAME.localhost:8080/ or
-http://127.0.0.1:8080/o/NAME/. Exit codes: 0 ended, 2 usage, 3 broken input or environment.
+http://127.0.0.1:8080/o/NAME/. Awake objects outlive a daemon that is killed or sent SIGHUP: the next one on the same
+directory takes them over. Exit codes: 0 ended, 2 usage, 3 broken input or environment.
 
 Example:
   suijuris serve &
@@ -105,7 +107,10 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let driver = Process::detect(Shim::itself("__shim"), want)
         .await
-        .context("machines cannot be started on this host")?;
+        .context("machines cannot be started on this host")?
+        .keeping_in(&root.join("machines"))
+        .context("machines that outlive the daemon cannot be kept")?;
+    let machines = MachineNotes::open(&root.join("machine-notes"))?;
     let listeners = listen(&args.listen)?;
     let urls: Vec<String> = listeners
         .iter()
@@ -126,6 +131,8 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         sink: Rc::new(feed.clone()),
         terms: Terms::DEFAULT,
         request_terms: requests::Terms::DEFAULT,
+        machines: Some(machines),
+        depot: Some(depot.clone()),
         // Whoever runs the daemon is the owner where their key is, and the host elsewhere.
         sign_sleep: Some(Box::new(|head, server| {
             here::sign_quietly(head, Ask::Sleep, no_content(), server)
@@ -153,12 +160,21 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     systemd::notify("READY=1");
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut stopping = false;
     let ended = async {
         loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hangup.recv() => {
+                    // The next daemon goes on with the machines that run.
+                    systemd::notify("STOPPING=1");
+                    accepting.abort_all();
+                    roster.detach();
+                    stopping = true;
+                    continue;
+                }
                 () = roster.ended(), if stopping => return,
             }
             if !stopping {

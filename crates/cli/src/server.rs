@@ -14,10 +14,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use suijuris_api::Problem;
 use suijuris_api::control::{Reply, ToUp};
-use suijuris_api::daemon::{Daemon, Object, ObjectList, PatchMemory, Signed};
+use suijuris_api::daemon::{Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed};
 use suijuris_core::owner_request::Ask;
 use suijuris_supervisor::serve::catalog::Catalog;
 use tokio::net::UnixStream;
+use tokio::task::JoinSet;
 
 /// Names the daemon in the environment.
 pub(crate) const VARIABLE: &str = "SUIJURIS_SERVER";
@@ -119,6 +120,12 @@ impl Server {
         self.get(&path_of(text))
     }
 
+    /// The class that is called so there.
+    pub(crate) fn class(&self, name: &str) -> Result<Option<Class>, ServerError> {
+        let list: ClassList = self.get("/v1/classes")?;
+        Ok(list.classes.into_iter().find(|class| class.class == name))
+    }
+
     /// The object whose data is in this directory.
     pub(crate) fn object_in(&self, data: &Path) -> Option<Object> {
         let data = data.canonicalize().unwrap_or_else(|_| data.to_owned());
@@ -192,6 +199,15 @@ impl Server {
         self.call(&Method::POST, path, Some(body))
     }
 
+    /// Replaces a document; its answer.
+    pub(crate) fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ServerError> {
+        self.call(&Method::PUT, path, Some(body))
+    }
+
     /// Removes something.
     pub(crate) fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ServerError> {
         self.call(&Method::DELETE, path, None::<&()>)
@@ -234,7 +250,9 @@ impl Server {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
             .await
             .map_err(|error| silent(error.to_string()))?;
-        tokio::spawn(connection);
+        // Ends with the question.
+        let mut carrying = JoinSet::new();
+        carrying.spawn(connection);
         let answer = sender.send_request(request).await;
         let answer = answer.map_err(|error| silent(error.to_string()))?;
         let ok = answer.status().is_success();

@@ -149,6 +149,9 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         sink: printer.clone(),
         terms: Terms::DEFAULT,
         request_terms: requests::Terms::DEFAULT,
+        // Machines of `up` end with it.
+        machines: None,
+        depot: None,
         // Whoever runs `up` is the owner where their key is, and the host elsewhere.
         sign_sleep: Some(Box::new(|head, server| {
             here::sign(head, Ask::Sleep, no_content(), server).ok().flatten()

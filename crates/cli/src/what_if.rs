@@ -164,8 +164,29 @@ struct Amended {
     changed: Vec<Changed>,
 }
 
+/// How many recorded decisions there are, and how many of them would come out otherwise under the rules of `built`.
+pub(crate) fn changes(reader: &Reader, built: &Built) -> anyhow::Result<(u64, u64)> {
+    let amended = under_rules(reader, built)?;
+    Ok((amended.judged, amended.would_change))
+}
+
 /// Recorded decisions under the rules of `built`.
 fn amended(reader: &Reader, built: &Built, json: bool) -> anyhow::Result<Answer> {
+    let amended = under_rules(reader, built)?;
+    let answer = if amended.would_change == 0 {
+        Answer::Yes
+    } else {
+        Answer::No
+    };
+    if json {
+        terminal::print_json(&amended)?;
+    } else {
+        terminal::print(&amended.text(Screen::stdout()))?;
+    }
+    Ok(answer)
+}
+
+fn under_rules(reader: &Reader, built: &Built) -> anyhow::Result<Amended> {
     let words = suijuris_bundle::vocabulary(&built.manifest);
     let mut amended = Amended {
         bundle: built.id.to_string(),
@@ -185,17 +206,7 @@ fn amended(reader: &Reader, built: &Built, json: bool) -> anyhow::Result<Answer>
         }
         Ok(())
     })?;
-    let answer = if amended.would_change == 0 {
-        Answer::Yes
-    } else {
-        Answer::No
-    };
-    if json {
-        terminal::print_json(&amended)?;
-    } else {
-        terminal::print(&amended.text(Screen::stdout()))?;
-    }
-    Ok(answer)
+    Ok(amended)
 }
 
 impl Amended {

@@ -4,6 +4,7 @@
 //! the `BundleId`, stands for the whole. Authoring (`object.toml`) is in the bundle crate; this is what machines read.
 
 mod faults;
+pub mod secrets;
 
 use std::collections::BTreeMap;
 
@@ -35,6 +36,10 @@ pub struct Workload {
     /// Environment in addition to `PATH`, `HOME`, `PORT`, `SUIJURIS_AGENT_SOCKET`, `SUIJURIS_DATA`, `SUIJURIS_OBJECT`.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Further variables, whose values are secrets: the field of memory for each, a `string` with `secret`. Left out of the
+    /// bytes where there are none. `{secret_file:FIELD}` in `argv` and `env` is replaced by the path of a file with that secret.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secret_env: BTreeMap<String, Name>,
     /// Working directory; the object's data directory where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,

@@ -19,7 +19,7 @@ use suijuris_core::manifest::{Manifest, Witness as Strength};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Lent, Point, Purpose, Terms, Verdict};
 use suijuris_depot::{Depot, Session, Version};
-use suijuris_store::{ObjectDir, StageError, Writer, capsule};
+use suijuris_store::{ObjectDir, Reader, StageError, Writer, capsule};
 
 use crate::chain;
 use crate::clock::{self, ResumeDetector};
@@ -122,6 +122,12 @@ pub fn newest(writer: &Writer) -> Point {
     writer.published().head().into()
 }
 
+/// What a claim is about: the object, its directory, its newest record.
+fn of(writer: &Writer) -> (ObjectId, ObjectDir, Point) {
+    let object = writer.published().head().object;
+    (object, writer.object_dir().clone(), newest(writer))
+}
+
 impl Claim {
     /// Opens it for an object that whoever started this machine has claimed to wake it: goes on with what they were
     /// answered, without asking again, where that is about this very history; else as [`Claim::open`], with nothing asked.
@@ -136,7 +142,7 @@ impl Claim {
         });
         let verdict = lent.as_ref().map(|lent| Verdict::Agrees(lent.mark.epoch));
         let goes_on = verdict.is_some();
-        let claim = Self::begin(Some(means), manifest, writer, lent);
+        let claim = Self::begin(Some(means), manifest, of(writer), lent);
         claim.known().verdict = verdict;
         (claim, goes_on)
     }
@@ -145,20 +151,26 @@ impl Claim {
     /// Nothing is asked yet.
     #[must_use]
     pub fn open(means: Option<Means>, manifest: &Manifest, writer: &Writer) -> Self {
-        Self::begin(means, manifest, writer, None)
+        Self::begin(means, manifest, of(writer), None)
+    }
+
+    /// The same for an object that a machine of an earlier process has, as `reader` reads it: it is claimed once that machine
+    /// has ended.
+    #[must_use]
+    pub fn beside(means: Option<Means>, manifest: &Manifest, reader: &Reader) -> Self {
+        let head = reader.state().head();
+        let subject = (head.object, reader.object_dir().clone(), head.into());
+        Self::begin(means, manifest, subject, None)
     }
 
     fn begin(
         means: Option<Means>,
         manifest: &Manifest,
-        writer: &Writer,
+        (object, object_dir, newest): (ObjectId, ObjectDir, Point),
         lent: Option<Lent<Version>>,
     ) -> Self {
-        let object = writer.published().head().object;
-        let object_dir = writer.object_dir().clone();
         let id = means.as_ref().map_or(HolderId([0; 16]), |means| means.id);
-        let depot =
-            means.map(|means| Shared::open(means, manifest, &object_dir, (object, newest(writer), lent)));
+        let depot = means.map(|means| Shared::open(means, manifest, &object_dir, (object, newest, lent)));
         Self {
             object,
             object_dir,
@@ -219,8 +231,10 @@ impl Claim {
     /// [`RestError`].
     pub async fn rest(&self, writer: &Writer, at: Timestamp) -> Result<Answer, RestError> {
         let answer = self.rest_at(newest(writer)).await?;
-        if self.depot.is_some() {
+        if let Some(shared) = &self.depot {
             self.follow(writer);
+            // Nobody but this process has it now: one presence stands for all that it holds. What fails costs a descriptor.
+            let _ = shared.session.rest().await;
         }
         if let Answer::Refused(copy) = &answer
             && copy.is_final

@@ -396,7 +396,7 @@ mod tests {
             still,
             jumped(-10_000, Why::ClockStepped),
         );
-        let thawed = Pulse {
+        let resumed = Pulse {
             frozen_ns: 30 * SECOND,
             generations: 0,
         };
@@ -404,7 +404,7 @@ mod tests {
             1_030_000,
             31 * SECOND,
             31 * SECOND,
-            thawed,
+            resumed,
             jumped(30_000, Why::Frozen),
         );
         let restored = Pulse {

@@ -6,6 +6,7 @@
 //! the same answer whoever asks: [`host`] and [`owner`] make the facts, [`mod@write`] and [`record`] make records, and
 //! [`claim::Claim`] says when anybody may be told.
 
+pub mod amend;
 pub mod at_rest;
 mod causes;
 pub mod claim;

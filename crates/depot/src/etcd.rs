@@ -11,10 +11,9 @@ mod presence;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use suijuris_core::message::{Message, MessageKey};
 use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
@@ -24,8 +23,8 @@ use self::keyspace::Keyspace;
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{DepotUrl, Environment};
 use crate::{
-    Answer, Archive, Depot, Error, Inbox, MAX_BUNDLE, MAX_SEGMENT, Marks, Posted, Presence, PresenceGuard,
-    Swap, Version, Waiting, frame, segment,
+    Answer, Archive, Depot, Error, MAX_BUNDLE, MAX_SEGMENT, Marks, Presence, PresenceGuard, Swap, Version,
+    frame, segment,
 };
 
 /// Time between two writes of one mark: each is a log entry of the whole cluster.
@@ -33,9 +32,6 @@ const PACE: Duration = Duration::from_millis(100);
 
 /// Tries to replace an announcement that somebody else replaces too.
 const TRIES: usize = 8;
-
-/// Objects whose inboxes' last look is remembered.
-const LOOKS: usize = 10_000;
 
 /// A depot in a cluster.
 #[derive(Debug)]
@@ -98,10 +94,6 @@ fn limit_of(limit: usize) -> i64 {
 }
 
 impl Shared {
-    fn looks(&self) -> MutexGuard<'_, HashMap<ObjectId, i64>> {
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn open_mark(&self, object: ObjectId, stored: &[u8], revision: i64) -> Result<(Mark, Version), Error> {
         let mark = frame::open_mark(stored, object, &self.space.place(&mark_key(object)))?;
         Ok((mark, version(revision)))
@@ -223,33 +215,6 @@ impl Shared {
         };
         names.iter().map(parse).collect()
     }
-
-    async fn inbox(&self, object: ObjectId, limit: usize) -> Result<Vec<Waiting>, Error> {
-        let (waiting, at) = inbox::read(&self.space, object, limit).await?;
-        let mut looks = self.looks();
-        if looks.len() >= LOOKS {
-            looks.clear();
-        }
-        looks.insert(object, at);
-        Ok(waiting)
-    }
-
-    async fn inbox_changed(
-        &self,
-        object: ObjectId,
-        known: Option<i64>,
-        at_most: Duration,
-    ) -> Result<(), Error> {
-        let known = match known.filter(|known| *known > 0) {
-            Some(known) => known,
-            // Nobody has looked yet: whatever waits is news.
-            None => match inbox::any(&self.space, object).await? {
-                (true, _) => return Ok(()),
-                (false, at) => at,
-            },
-        };
-        inbox::changed(&self.space, object, known, at_most).await
-    }
 }
 
 impl Etcd {
@@ -368,34 +333,5 @@ impl Archive for Etcd {
         self.run(LONG, |shared| async move {
             blobs::get(&shared.space, &format!("bundles/{id}"), MAX_BUNDLE).await
         })
-    }
-}
-
-impl Inbox for Etcd {
-    fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
-        let message = message.clone();
-        self.run(QUICK, |shared| async move {
-            inbox::post(&shared.space, object, &message).await
-        })
-    }
-
-    fn inbox(&self, object: ObjectId, limit: usize) -> Answer<'_, Vec<Waiting>> {
-        self.run(LONG, |shared| async move { shared.inbox(object, limit).await })
-    }
-
-    fn acknowledge<'a>(&'a self, object: ObjectId, messages: &'a [MessageKey]) -> Answer<'a, ()> {
-        let messages = messages.iter().copied().collect();
-        self.run(LONG, |shared| async move {
-            inbox::acknowledge(&shared.space, object, &messages, &shared.memory).await
-        })
-    }
-
-    fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
-        let shared = Arc::clone(&self.shared);
-        // The last look before this call: a later one, perhaps of another reader, may have seen what this one waits for.
-        let known = shared.looks().get(&object).copied();
-        let changed = async move { shared.inbox_changed(object, known, at_most).await };
-        self.driver
-            .run_while_awaited(at_most.saturating_add(LONG), changed)
     }
 }

@@ -176,6 +176,24 @@ impl Marks for Faulty {
         })
     }
 
+    fn share(
+        &self,
+        object: ObjectId,
+        holder: HolderId,
+        held: Arc<dyn PresenceGuard>,
+    ) -> Answer<'_, Arc<dyn PresenceGuard>> {
+        self.pass(Call::Share, move |depot| depot.share(object, holder, held))
+    }
+
+    fn part(
+        &self,
+        object: ObjectId,
+        holder: HolderId,
+        held: Arc<dyn PresenceGuard>,
+    ) -> Answer<'_, Arc<dyn PresenceGuard>> {
+        self.pass(Call::Part, move |depot| depot.part(object, holder, held))
+    }
+
     fn is_own_write<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
         self.pass(Call::IsOwnWrite, move |depot| depot.is_own_write(mark))
     }

@@ -3,6 +3,7 @@
 //! For any number of processes of one machine. Not for a directory that machines share over a network, whose locks cannot
 //! be trusted in the same way. Everything is 0600 or 0700. `spec/depot.md` gives the layout.
 
+mod common;
 mod files;
 mod holders;
 mod inbox;
@@ -25,6 +26,7 @@ use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId};
 
+use self::common::Commons;
 use self::files::{Created, Files};
 use self::watch::Watcher;
 use crate::pool::Pool;
@@ -47,6 +49,7 @@ struct Shared {
     /// The kernel alone keeps its locks.
     locks: bool,
     acknowledged: AtomicU64,
+    commons: Commons,
 }
 
 impl Local {
@@ -84,6 +87,7 @@ impl Local {
                 locks: holders::is_local(&files.root),
                 files,
                 acknowledged: AtomicU64::new(0),
+                commons: Commons::default(),
             }),
             watcher: Watcher::default(),
         })
@@ -112,6 +116,7 @@ fn create(files: &Files, format: &Path, refuse: impl Fn(String) -> Error) -> Res
         layout::BUNDLES,
         layout::DUE,
         layout::CLASSES,
+        layout::PROCESSES,
         layout::FORMAT,
     ];
     let foreign = files.names(&files.root, 1_000).unwrap_or_default();
@@ -184,9 +189,49 @@ impl Marks for Local {
         held: Arc<dyn PresenceGuard>,
         holder: HolderId,
     ) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
-        self.run(move |shared| {
-            let fresh = holders::rename(&shared.files, object, former, holder)?;
-            Ok(Some(fresh.map_or(held, |fresh| Arc::new(fresh))))
+        if !held.is_shared() {
+            return self.run(move |shared| {
+                let fresh = holders::rename(&shared.files, object, former, holder)?;
+                Ok(Some(fresh.map_or(held, |fresh| Arc::new(fresh))))
+            });
+        }
+        // Under its new name it rests as under the old one, which ends.
+        let renamed = self.run(move |shared| {
+            let fresh = shared.commons.share(&shared.files, object, holder)?;
+            holders::leave(&shared.files, object, former)?;
+            Ok(fresh)
+        });
+        Box::pin(async move {
+            Ok(Some(match renamed.await? {
+                Some(fresh) => Arc::new(fresh.delivered()),
+                None => self.part(object, holder, held).await?,
+            }))
+        })
+    }
+
+    fn share(
+        &self,
+        object: ObjectId,
+        holder: HolderId,
+        held: Arc<dyn PresenceGuard>,
+    ) -> Answer<'_, Arc<dyn PresenceGuard>> {
+        let shared = self.run(move |shared| shared.commons.share(&shared.files, object, holder));
+        Box::pin(async move {
+            let shared = shared.await?;
+            Ok(shared.map_or(held, |shared| Arc::new(shared.delivered())))
+        })
+    }
+
+    fn part(
+        &self,
+        object: ObjectId,
+        holder: HolderId,
+        held: Arc<dyn PresenceGuard>,
+    ) -> Answer<'_, Arc<dyn PresenceGuard>> {
+        let parted = self.run(move |shared| shared.commons.part(&shared.files, object, holder));
+        Box::pin(async move {
+            let own = parted.await?.delivered();
+            Ok(own.map_or(held, |own| Arc::new(own) as Arc<dyn PresenceGuard>))
         })
     }
 

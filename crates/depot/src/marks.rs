@@ -37,6 +37,11 @@ pub trait PresenceGuard: fmt::Debug + Send + Sync {
     fn descriptor(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         None
     }
+
+    /// Whether the process holds it for many at once, and no machine can inherit it ([`Marks::share`]).
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 /// Marks, and the presence of those who hold objects.
@@ -61,6 +66,30 @@ pub trait Marks: fmt::Debug + Send + Sync {
     ) -> Answer<'_, Option<Arc<dyn PresenceGuard>>> {
         let _ = (former, held);
         self.register(object, holder)
+    }
+
+    /// Lets the presence of `holder`, which `held` holds and nobody inherited, be held by this process for many at once: it
+    /// has no descriptor of its own then. What to hold instead; `held` where that saves nothing. Whatever becomes of the
+    /// answer, `holder` stays here.
+    fn share(
+        &self,
+        object: ObjectId,
+        holder: HolderId,
+        held: Arc<dyn PresenceGuard>,
+    ) -> Answer<'_, Arc<dyn PresenceGuard>> {
+        let _ = (object, holder);
+        Box::pin(std::future::ready(Ok(held)))
+    }
+
+    /// The way back: what to hold instead of `held`, for a machine to inherit.
+    fn part(
+        &self,
+        object: ObjectId,
+        holder: HolderId,
+        held: Arc<dyn PresenceGuard>,
+    ) -> Answer<'_, Arc<dyn PresenceGuard>> {
+        let _ = (object, holder);
+        Box::pin(std::future::ready(Ok(held)))
     }
 
     /// Whether this copy of the object sent that mark, as far as it remembers. A backend remembers nothing: see [`Session`].

@@ -22,6 +22,8 @@ pub enum Call {
     Swap,
     Register,
     Rename,
+    Share,
+    Part,
     IsOwnWrite,
     Presence,
     Announce,
@@ -54,6 +56,8 @@ impl Call {
             Self::Swap
                 | Self::Register
                 | Self::Rename
+                | Self::Share
+                | Self::Part
                 | Self::Announce
                 | Self::PutSegment
                 | Self::RemoveSegment

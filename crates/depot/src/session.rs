@@ -5,6 +5,7 @@
 //! written when the copy takes a fresh name: it does so where a copy of its memory may be running on. Which mark is whose
 //! is `core::witness`.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,10 +24,55 @@ pub struct Session {
 }
 
 /// Under which name the depot was told that the copy runs, and what holds that.
-#[derive(Debug)]
 struct Registered {
+    object: ObjectId,
     name: HolderId,
     held: Option<Arc<dyn PresenceGuard>>,
+    /// It is being held otherwise. Goes on when whoever asked for it waits no more, and ends before anything else is done.
+    moving: Option<Answer<'static, Arc<dyn PresenceGuard>>>,
+}
+
+impl fmt::Debug for Registered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registered")
+            .field("name", &self.name)
+            .field("held", &self.held)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Registered {
+    /// Until what is under way has ended. Cancel safe.
+    async fn settle(&mut self) -> Result<(), Error> {
+        if let Some(moving) = &mut self.moving {
+            let moved = moving.await;
+            self.moving = None;
+            self.held = Some(moved?);
+        }
+        Ok(())
+    }
+
+    /// Holds it shared with others, or not, where it is not so yet; what holds it then. Cancel safe.
+    async fn hold(
+        &mut self,
+        depot: &Arc<dyn Depot>,
+        shared: bool,
+    ) -> Result<Option<Arc<dyn PresenceGuard>>, Error> {
+        // One that failed has changed nothing.
+        let _ = self.settle().await;
+        if let Some(held) = self.held.clone().filter(|held| held.is_shared() != shared) {
+            let (depot, object, name) = (Arc::clone(depot), self.object, self.name);
+            self.moving = Some(Box::pin(async move {
+                if shared {
+                    depot.share(object, name, held).await
+                } else {
+                    depot.part(object, name, held).await
+                }
+            }));
+            self.settle().await?;
+        }
+        Ok(self.held.clone())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -54,9 +100,27 @@ impl Session {
 
     /// What a machine has to inherit so that the object counts as held until that has ended too; nothing before this copy
     /// registered, or where the depot has no means.
-    pub async fn presence_guard(&self) -> Option<Arc<dyn PresenceGuard>> {
-        let registered = self.registered.lock().await;
-        registered.as_ref().and_then(|registered| registered.held.clone())
+    ///
+    /// # Errors
+    /// The copy rests with others ([`Session::rest`]), and the depot does not part it from them.
+    pub async fn presence_guard(&self) -> Result<Option<Arc<dyn PresenceGuard>>, Error> {
+        match &mut *self.registered.lock().await {
+            Some(registered) => registered.hold(&self.depot, false).await,
+            None => Ok(None),
+        }
+    }
+
+    /// No machine runs the object, nor is one suspended: its presence is one of many that the process holds with one
+    /// descriptor, where the depot has a means, until [`Session::presence_guard`] is asked for. Nothing before this copy
+    /// registered. Cancel safe.
+    ///
+    /// # Errors
+    /// As the depot; the presence is held as before.
+    pub async fn rest(&self) -> Result<(), Error> {
+        match &mut *self.registered.lock().await {
+            Some(registered) => registered.hold(&self.depot, true).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     fn copy(&self) -> MutexGuard<'_, Copy> {
@@ -88,17 +152,23 @@ impl Session {
     ) -> Result<Option<Arc<dyn PresenceGuard>>, Error> {
         self.call(name);
         let mut registered = self.registered.lock().await;
+        if let Some(registered) = &mut *registered {
+            let _ = registered.settle().await;
+        }
         let held = match &*registered {
             Some(registered) if registered.name == name => return Ok(registered.held.clone()),
             Some(Registered {
                 name: former,
                 held: Some(held),
+                ..
             }) => self.depot.rename(object, *former, Arc::clone(held), name).await?,
             Some(Registered { held: None, .. }) | None => self.depot.register(object, name).await?,
         };
         *registered = Some(Registered {
+            object,
             name,
             held: held.clone(),
+            moving: None,
         });
         Ok(held)
     }

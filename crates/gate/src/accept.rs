@@ -2,12 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::gate::Protocol;
 use crate::refusal::{self, Refusal};
+use crate::stream::Stream;
 
 /// Pause after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -35,10 +39,14 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// One connection too many: answered from here, without a task.
-pub(crate) fn turn_away(stream: &TcpStream, protocol: Protocol) {
+pub(crate) fn turn_away(mut stream: Stream, protocol: Protocol) {
     if matches!(protocol, Protocol::Http | Protocol::H2c) {
         // Best effort: reading what has come keeps the close from becoming a reset.
-        let _read = stream.try_read(&mut [0; 4096]);
-        let _written = stream.try_write(&refusal::render_http1(&Refusal::too_many_connections(), false));
+        let cx = &mut Context::from_waker(Waker::noop());
+        let answer = refusal::render_http1(&Refusal::too_many_connections(), false);
+        let mut unread = [0; 4096];
+        let _read = Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut unread));
+        let _written = Pin::new(&mut stream).poll_write(cx, &answer);
+        let _ended = Pin::new(&mut stream).poll_shutdown(cx);
     }
 }

@@ -13,7 +13,7 @@ use crate::accept::{accept, turn_away};
 use crate::buffer::{FreeList, Inbound, Outbound};
 use crate::control::{Control, Elapsed, Phase, Timer};
 use crate::forward::Forwarding;
-use crate::handoff::Handoff;
+use crate::handoff::{Accepted, Handoff};
 use crate::head::{HTTP2_PREFACE, RequestHead};
 use crate::http1::{self, End};
 use crate::limits::{LINGER_BYTES, Limits};
@@ -197,7 +197,7 @@ impl<A: Authorizer> Server<A> {
             let phase = control.phase();
             let accepts = phase < Phase::Draining || !self.keeps_backlog;
             tokio::select! {
-                (stream, peer) = accept(listener.as_ref()), if accepts => self.open(stream, peer, Vec::new()),
+                (stream, peer) = accept(listener.as_ref()), if accepts => self.open(Stream::Tcp(stream), peer, Vec::new()),
                 Some(handoff) = handed_over.recv(), if accepts => self.take_over(handoff),
                 Some(_ended) = self.connections.join_next() => {}
                 changed = changed(&control, round, &timer) => {
@@ -240,25 +240,30 @@ impl<A: Authorizer> Server<A> {
         if !handoff.claim.make() {
             return;
         }
-        // One that is gone meanwhile is nobody's loss.
-        let Ok(peer) = handoff.stream.peer_addr() else {
-            return;
-        };
-        if handoff.stream.set_nonblocking(true).is_ok()
-            && let Ok(stream) = TcpStream::from_std(handoff.stream)
-        {
-            self.open(stream, peer, handoff.prefix);
+        match handoff.stream {
+            Accepted::Bytes(stream, peer) => self.open(Stream::Bytes(stream.into()), peer, handoff.prefix),
+            // One that is gone meanwhile is nobody's loss.
+            Accepted::Socket(socket) => {
+                if let Ok(peer) = socket.peer_addr()
+                    && socket.set_nonblocking(true).is_ok()
+                    && let Ok(socket) = TcpStream::from_std(socket)
+                {
+                    self.open(Stream::Tcp(socket), peer, handoff.prefix);
+                }
+            }
         }
     }
 
-    fn open(&mut self, stream: TcpStream, peer: SocketAddr, prefix: Vec<u8>) {
+    fn open(&mut self, stream: Stream, peer: SocketAddr, prefix: Vec<u8>) {
         let traffic = &self.gate.traffic;
         if traffic.connections() >= self.gate.limits.max_connections {
             traffic.count_refused();
-            return turn_away(&stream, self.gate.protocol);
+            return turn_away(stream, self.gate.protocol);
         }
-        // Only latency is lost where it cannot be set.
-        let _slower = stream.set_nodelay(true);
+        if let Stream::Tcp(socket) = &stream {
+            // Only latency is lost where it cannot be set.
+            let _slower = socket.set_nodelay(true);
+        }
         let open = traffic.connection();
         self.connections
             .spawn_local(connection(Rc::clone(&self.gate), stream, peer, prefix, open));
@@ -301,15 +306,19 @@ fn ready_if(condition: bool) -> std::task::Poll<()> {
 
 async fn connection<A: Authorizer>(
     gate: Rc<Shared<A>>,
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
     prefix: Vec<u8>,
     _open: Open,
 ) {
     if gate.protocol == Protocol::FdPassing {
-        return fd_passing::serve(&gate, stream, peer, &prefix).await;
+        return match stream {
+            Stream::Tcp(stream) => fd_passing::serve(&gate, stream, peer, &prefix).await,
+            // The workload is given sockets, and this is none.
+            Stream::Unix(_) | Stream::Bytes(_) => gate.traffic.count_refused(),
+        };
     }
-    let mut guard = Guard(Some(Stream::Tcp(stream)));
+    let mut guard = Guard(Some(stream));
     let Some(stream) = guard.0.as_mut() else { return };
     let end = if gate.protocol == Protocol::Tcp {
         if tunnel::serve(&gate, stream, peer, &prefix).await {
@@ -324,7 +333,7 @@ async fn connection<A: Authorizer>(
     };
     match end {
         End::Reset => return,
-        End::Close => {}
+        End::Close => stream.close().await,
         End::Linger => {
             let timer = gate.control.timer();
             tunnel::linger(stream, &timer, gate.limits.linger_ms, LINGER_BYTES).await;

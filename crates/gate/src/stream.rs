@@ -1,5 +1,7 @@
-//! A byte stream to a client or to the workload: TCP or a Unix socket, with borrowed halves.
+//! A byte stream to a client or to the workload: TCP, a Unix socket or what was handed over as bytes, with borrowed halves.
 
+use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,14 +10,52 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use crate::control::{Elapsed, Timer};
+use crate::handoff::ByteStream;
 
-/// Either kind of stream socket.
+/// Any kind of byte stream.
 #[derive(Debug)]
 pub(crate) enum Stream {
     /// A TCP connection.
     Tcp(TcpStream),
     /// A connection to a Unix socket.
     Unix(UnixStream),
+    /// The bytes of a client's connection that is elsewhere.
+    Bytes(Bytes),
+}
+
+/// Bytes of either direction, which two halves share: no poll of one is within a poll of the other.
+pub(crate) struct Bytes(RefCell<Box<dyn ByteStream>>);
+
+impl From<Box<dyn ByteStream>> for Bytes {
+    fn from(stream: Box<dyn ByteStream>) -> Self {
+        Self(RefCell::new(stream))
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bytes")
+    }
+}
+
+impl AsyncRead for &Bytes {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.0.borrow_mut()).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for &Bytes {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut **self.0.borrow_mut()).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.0.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.0.borrow_mut()).poll_shutdown(cx)
+    }
 }
 
 impl Stream {
@@ -29,6 +69,7 @@ impl Stream {
                 let (read, write) = stream.split();
                 (ReadHalf::Unix(read), WriteHalf::Unix(write))
             }
+            Self::Bytes(stream) => (ReadHalf::Bytes(stream), WriteHalf::Bytes(stream)),
         }
     }
 
@@ -37,11 +78,23 @@ impl Stream {
         let read = match self {
             Self::Tcp(stream) => stream.try_read(&mut [0]),
             Self::Unix(stream) => stream.try_read(&mut [0]),
+            // None is ever unused.
+            Self::Bytes(_) => return false,
         };
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Makes the close a reset, so that the peer cannot take a cut stream for a complete one.
+    /// Ends what the drop of a socket ends by itself.
+    pub(crate) async fn close(&mut self) {
+        if let Self::Bytes(stream) = self {
+            let mut stream = &*stream;
+            // A peer that is gone needs no end.
+            let _gone = std::future::poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
+        }
+    }
+
+    /// Makes the close a reset, so that the peer cannot take a cut stream for a complete one; bytes that are dropped
+    /// unended are cut anyway.
     pub(crate) fn reset_on_close(&self) {
         if let Self::Tcp(stream) = self {
             // Where the option cannot be set the connection is already gone.
@@ -51,10 +104,21 @@ impl Stream {
 }
 
 macro_rules! either {
+    ($self:expr, Stream, $half:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp($half) => $call,
+            Stream::Unix($half) => $call,
+            Stream::Bytes(stream) => {
+                let $half = &mut &*stream;
+                $call
+            }
+        }
+    };
     ($self:expr, $kind:ident, $half:ident => $call:expr) => {
         match $self.get_mut() {
             $kind::Tcp($half) => $call,
             $kind::Unix($half) => $call,
+            $kind::Bytes($half) => $call,
         }
     };
 }
@@ -96,14 +160,17 @@ impl AsyncWrite for Stream {
 pub(crate) enum ReadHalf<'s> {
     Tcp(tcp::ReadHalf<'s>),
     Unix(unix::ReadHalf<'s>),
+    Bytes(&'s Bytes),
 }
 
 impl ReadHalf<'_> {
-    /// Ready when a read would not block; reads nothing, so it needs no buffer.
+    /// Ready when a read might not block; reads nothing, so it needs no buffer.
     pub(crate) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(half) => half.as_ref().poll_read_ready(cx),
             Self::Unix(half) => half.as_ref().poll_read_ready(cx),
+            // Only a read can tell.
+            Self::Bytes(_) => Poll::Ready(Ok(())),
         }
     }
 }
@@ -119,6 +186,7 @@ impl AsyncRead for ReadHalf<'_> {
 pub(crate) enum WriteHalf<'s> {
     Tcp(tcp::WriteHalf<'s>),
     Unix(unix::WriteHalf<'s>),
+    Bytes(&'s Bytes),
 }
 
 impl WriteHalf<'_> {

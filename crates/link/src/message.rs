@@ -11,6 +11,7 @@ use suijuris_api::agent::Patch;
 use suijuris_api::control::Reply;
 use suijuris_api::event::Stamped;
 use suijuris_core::codec;
+use suijuris_core::key::PublicKey;
 use suijuris_core::lineage::Refused;
 use suijuris_core::owner_request::SignedRequest;
 
@@ -79,6 +80,11 @@ pub enum ToRuntime<D> {
     Depot {
         /// The way: a descriptor or a stream, as the launch said; anything else changes nothing.
         route: DepotRoute<D>,
+    },
+    /// What owners' requests are signed for from now on: another supervisor has another key.
+    Server {
+        /// Its key.
+        key: PublicKey,
     },
     /// A refusal at the door while the machine was suspended, to be recorded.
     Record {
@@ -276,6 +282,7 @@ impl<D> ToRuntime<D> {
             Self::Depot { route } => ToRuntime::Depot {
                 route: route.map(change)?,
             },
+            Self::Server { key } => ToRuntime::Server { key },
             Self::Record { id, refused } => ToRuntime::Record { id, refused },
             Self::Resumed { generation, cause } => ToRuntime::Resumed { generation, cause },
             Self::Sleep { id, signed } => ToRuntime::Sleep { id, signed },

@@ -48,6 +48,24 @@ impl Stream {
         self.kind
     }
 
+    /// A socket that is this stream to whoever needs one: what moves the bytes between them has to be polled, and ends
+    /// with either.
+    ///
+    /// # Errors
+    /// When no more descriptors can be had.
+    pub fn into_socket(
+        mut self,
+    ) -> io::Result<(std::os::unix::net::UnixStream, impl Future<Output = ()> + Send)> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut ours = tokio::net::UnixStream::from_std(ours)?;
+        let moves = async move {
+            // Whoever has either end sees it close.
+            let _ended = tokio::io::copy_bidirectional(&mut ours, &mut self).await;
+        };
+        Ok((theirs, moves))
+    }
+
     /// Cuts it, for this reason.
     pub fn reset(self, why: Reset) {
         let mut state = self.shared.lock();

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use suijuris_sys::sockets;
+use suijuris_sys::{descriptors, sockets};
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
@@ -43,7 +44,7 @@ pub trait Transport: Send {
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
-/// Any byte stream: a serial port of a virtual machine, vsock, a pipe pair.
+/// Any byte stream.
 #[derive(Debug)]
 pub struct Bytes<T>(pub T);
 
@@ -77,6 +78,62 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for Bytes<T> {
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_flush(context)
+    }
+}
+
+/// Any descriptor of a byte stream that can be waited for: vsock, a serial port of a virtual machine, TCP.
+#[derive(Debug)]
+pub struct Plain(AsyncFd<OwnedFd>);
+
+impl Plain {
+    /// Over `fd`, which is put into non-blocking mode. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// Where it cannot be waited for.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        descriptors::set_nonblocking(fd.as_fd())?;
+        descriptors::watch(fd, Interest::READABLE | Interest::WRITABLE).map(Self)
+    }
+}
+
+impl Transport for Plain {
+    fn passes_descriptors(&self) -> bool {
+        false
+    }
+
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+        _: &mut Vec<OwnedFd>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.0.poll_read_ready(context))?;
+            if let Ok(read) = ready.try_io(|fd| descriptors::read(fd.get_ref().as_fd(), buffer)) {
+                return Poll::Ready(read);
+            }
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+        descriptors: &[OwnedFd],
+    ) -> Poll<io::Result<usize>> {
+        if !descriptors.is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        }
+        loop {
+            let mut ready = ready!(self.0.poll_write_ready(context))?;
+            if let Ok(written) = ready.try_io(|fd| descriptors::write(fd.get_ref().as_fd(), bytes)) {
+                return Poll::Ready(written);
+            }
+        }
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 

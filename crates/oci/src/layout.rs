@@ -125,6 +125,13 @@ pub struct Content<'a> {
 /// # Errors
 /// See [`LayoutError`].
 pub fn write(content: &Content<'_>, dir: &Path) -> Result<(), LayoutError> {
+    let stage = begin(dir)?;
+    fill(content, stage.path())?;
+    end(stage, &content.entry, dir)
+}
+
+/// A directory beside `dir`, which must be new or empty, to write a layout in.
+pub(crate) fn begin(dir: &Path) -> Result<tempfile::TempDir, LayoutError> {
     let failed = |path: &Path, source| LayoutError::Write {
         path: path.to_owned(),
         source,
@@ -134,15 +141,37 @@ pub fn write(content: &Content<'_>, dir: &Path) -> Result<(), LayoutError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(dir, error)),
         _ => {}
     }
-    let parent = match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = parent(dir);
     let stage = tempfile::Builder::new()
         .prefix(".layout-")
         .tempdir_in(parent)
         .map_err(|error| failed(parent, error))?;
-    fill(content, stage.path())?;
+    let blobs = blobs(stage.path());
+    fs::create_dir_all(&blobs).map_err(|error| failed(&blobs, error))?;
+    Ok(stage)
+}
+
+fn parent(dir: &Path) -> &Path {
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Writes what makes the blobs in `stage` a layout, and puts it into its place.
+pub(crate) fn end(stage: tempfile::TempDir, entry: &Descriptor, dir: &Path) -> Result<(), LayoutError> {
+    let failed = |path: &Path, source| LayoutError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    put(&stage.path().join(LAYOUT), MARKER.as_bytes())?;
+    let index = Index {
+        schema_version: 2,
+        media_type: Some(INDEX_TYPE.to_owned()),
+        manifests: vec![serde_json::to_value(entry).map_err(LayoutError::Json)?],
+    };
+    put(&stage.path().join(INDEX), &json(&index)?)?;
+    let parent = parent(dir);
     // Replaces an empty directory, and fails where something was put into it meanwhile.
     fs::rename(stage.path(), dir).map_err(|error| failed(dir, error))?;
     // Nothing is left for it to remove.
@@ -153,30 +182,18 @@ pub fn write(content: &Content<'_>, dir: &Path) -> Result<(), LayoutError> {
 }
 
 fn fill(content: &Content<'_>, stage: &Path) -> Result<(), LayoutError> {
-    let blobs = blobs(stage);
-    fs::create_dir_all(&blobs).map_err(|source| LayoutError::Write {
-        path: blobs.clone(),
-        source,
-    })?;
     copy(content.blob, &blob(stage, content.blob.digest()))?;
     for bytes in content.small {
         put(&blob(stage, ContentDigest::of(bytes)), bytes)?;
     }
-    put(&blob(stage, content.entry.digest), content.manifest)?;
-    put(&stage.join(LAYOUT), MARKER.as_bytes())?;
-    let index = Index {
-        schema_version: 2,
-        media_type: Some(INDEX_TYPE.to_owned()),
-        manifests: vec![serde_json::to_value(&content.entry).map_err(LayoutError::Json)?],
-    };
-    put(&stage.join(INDEX), &json(&index)?)
+    put(&blob(stage, content.entry.digest), content.manifest)
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>, LayoutError> {
     serde_json::to_vec(value).map_err(LayoutError::Json)
 }
 
-fn put(path: &Path, bytes: &[u8]) -> Result<(), LayoutError> {
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<(), LayoutError> {
     let write = || {
         let mut file = File::create_new(path)?;
         file.write_all(bytes)?;
@@ -188,7 +205,7 @@ fn put(path: &Path, bytes: &[u8]) -> Result<(), LayoutError> {
     })
 }
 
-fn copy(blob: &Blob, to: &Path) -> Result<(), LayoutError> {
+pub(crate) fn copy(blob: &Blob, to: &Path) -> Result<(), LayoutError> {
     let from = File::open(blob.path()).map_err(|source| BlobError::Read {
         path: blob.path().to_owned(),
         source,
@@ -229,9 +246,7 @@ impl Layout {
     pub fn open(dir: &Path, artifact_type: &str) -> Result<Self, LayoutError> {
         check_marker(&part(dir, LAYOUT, MAX_LAYOUT_BYTES)?)?;
         let named = one_of(&part(dir, INDEX, MAX_MANIFEST_BYTES)?, artifact_type)?;
-        for directory in [dir.join("blobs"), blobs(dir)] {
-            no_link(&directory)?;
-        }
+        check_links(dir)?;
         Ok(Self {
             dir: dir.to_owned(),
             named,
@@ -281,7 +296,13 @@ impl Layout {
     }
 }
 
-fn check_marker(bytes: &[u8]) -> Result<(), LayoutError> {
+/// That the way to the blobs does not lead out.
+pub(crate) fn check_links(dir: &Path) -> Result<(), LayoutError> {
+    no_link(&dir.join("blobs"))?;
+    no_link(&blobs(dir))
+}
+
+pub(crate) fn check_marker(bytes: &[u8]) -> Result<(), LayoutError> {
     let marker: OciLayout =
         serde_json::from_slice(bytes).map_err(|error| LayoutError::Marker(error.to_string()))?;
     if marker.image_layout_version() == VERSION {
@@ -327,7 +348,7 @@ fn blobs(dir: &Path) -> PathBuf {
     dir.join("blobs").join("sha256")
 }
 
-fn blob(dir: &Path, digest: ContentDigest) -> PathBuf {
+pub(crate) fn blob(dir: &Path, digest: ContentDigest) -> PathBuf {
     blobs(dir).join(digest.hex())
 }
 

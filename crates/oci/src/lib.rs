@@ -5,14 +5,24 @@
 //! beyond this crate is known here.
 
 mod blob;
+#[cfg(feature = "images")]
+pub mod build;
 mod credentials;
 mod descriptor;
 pub mod file;
+#[cfg(feature = "images")]
+pub mod image;
 pub mod layout;
 mod manifest;
 mod reference;
 #[cfg(feature = "registry")]
 mod registry;
+#[cfg(feature = "images")]
+pub mod source;
+#[cfg(feature = "images")]
+pub mod store;
+#[cfg(feature = "images")]
+pub mod unpack;
 
 pub use blob::{Blob, BlobError};
 pub use credentials::{

@@ -185,6 +185,35 @@ impl FromStr for Tag {
 }
 
 impl Reference {
+    /// Reads an image's name as Docker does: without a registry it is on `docker.io`, without a path in `library/`, with
+    /// neither tag nor digest it is `latest`. For images only, which are pulled: what is pushed is named in full.
+    ///
+    /// # Errors
+    /// See [`ReferenceError`].
+    pub fn familiar(text: &str) -> Result<Self, ReferenceError> {
+        let (name, digest) = text
+            .split_once('@')
+            .map_or((text, None), |(name, digest)| (name, Some(digest)));
+        // A colon behind the last slash is that of a tag; before it, that of a port.
+        let has_tag = name.rsplit('/').next().is_some_and(|last| last.contains(':'));
+        let open = digest.is_none() && !has_tag;
+        let named = match name.split_once('/') {
+            Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => name.to_owned(),
+            Some(_) => format!("docker.io/{name}"),
+            None => format!("docker.io/library/{name}"),
+        };
+        // An older name of the same registry.
+        let named = named
+            .strip_prefix("index.docker.io/")
+            .map_or(named.clone(), |rest| format!("docker.io/{rest}"));
+        let tail = if open {
+            ":latest".to_owned()
+        } else {
+            digest.map_or(String::new(), |digest| format!("@{digest}"))
+        };
+        format!("{named}{tail}").parse()
+    }
+
     /// The registry.
     #[must_use]
     pub const fn host(&self) -> &Host {
@@ -320,6 +349,32 @@ mod tests {
         check("registry..example/a:v1", "not a registry");
         check("user@registry.example/a:v1", "not a registry");
         check("registry.example:80?x/a:v1", "not a registry");
+    }
+
+    #[test]
+    fn familiar_names_of_images_are_made_full() {
+        let check = |text: &str, expect: &str| {
+            let found = Reference::familiar(text).map(|found| found.to_string());
+            assert_eq!(found.ok().as_deref(), Some(expect), "{text}");
+        };
+        let digest = ContentDigest::of(b"x");
+        check("nginx", "docker.io/library/nginx:latest");
+        check("nginx:1.2", "docker.io/library/nginx:1.2");
+        check("team/app", "docker.io/team/app:latest");
+        check("registry.example/app", "registry.example/app:latest");
+        check("localhost:5000/app", "localhost:5000/app:latest");
+        check("index.docker.io/team/app:v1", "docker.io/team/app:v1");
+        check(
+            &format!("nginx@{digest}"),
+            &format!("docker.io/library/nginx@{digest}"),
+        );
+        check(
+            &format!("nginx:1@{digest}"),
+            &format!("docker.io/library/nginx:1@{digest}"),
+        );
+        for text in ["", "Nginx", "a b", "nginx:", "nginx@", "/nginx", "../x"] {
+            assert!(Reference::familiar(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod broken;
 mod context;
+mod depot_route;
 mod handoff;
 mod owner;
 mod start;
@@ -31,6 +32,7 @@ use suijuris_custody::clock::Clock;
 
 use self::broken::refuse_all;
 use self::context::BootContext;
+use self::depot_route::Relay;
 use self::start::{Config, Error};
 
 /// Lifecycle events that wait at most; tasks say a handful each.
@@ -66,7 +68,7 @@ pub(crate) async fn run(start: Start) -> Result<ExitCode, Error> {
         object_dir: ObjectDir::at(&config.data),
         config,
         supervision,
-        relay: None,
+        relay: Relay::default(),
         clock,
         reports: reports.clone(),
         signals,

@@ -24,7 +24,7 @@ use crate::authorizer::ObjectAuthorizer;
 use crate::lineage_writer::{self};
 use crate::pid1;
 use crate::resident::Resident;
-use crate::workload::{self, NotReady, Output, Placement, Running};
+use crate::workload::{self, NotReady, Output, Placement, Running, Secrets};
 use suijuris_custody::chain;
 
 /// How the runtime ended.
@@ -221,8 +221,19 @@ impl LifecycleDriver {
         resident.reports().event(Report::Boot {
             step: "spawn".to_owned(),
         });
-        let manifest = &resident.bundle().manifest.workload;
-        match workload::spawn(manifest, &self.placement, Output::inherited()) {
+        let manifest = &resident.bundle().manifest;
+        let field = |name: &str| resident.lineage().secret(name);
+        self.placement.secrets = match Secrets::gather(manifest, field) {
+            Ok(secrets) => secrets,
+            Err(error) => {
+                resident.reports().error(error.code(), &error);
+                return Some(self.not_spawned(&error));
+            }
+        };
+        let spawned = workload::spawn(&manifest.workload, &self.placement, Output::inherited());
+        // Of what it was given, nothing is needed any more.
+        self.placement.secrets = Secrets::default();
+        match spawned {
             Ok(running) => {
                 resident.workload_runs(running.pid());
                 // So that the gate's end sees the workload go.
@@ -242,12 +253,14 @@ impl LifecycleDriver {
             }
             Err(error) => {
                 resident.reports().error(CODE_WORKLOAD_FAILED, &error);
-                Some(Event::WorkloadEnded(
-                    chain(&error),
-                    self.workload_decision(WorkloadEnd::Failed),
-                ))
+                Some(self.not_spawned(&error))
             }
         }
+    }
+
+    /// The activation ends for want of a workload, and says so in the history.
+    fn not_spawned(&self, error: &dyn std::error::Error) -> Event {
+        Event::WorkloadEnded(chain(error), self.workload_decision(WorkloadEnd::Failed))
     }
 
     fn stop_workload(&mut self) -> Option<Event> {

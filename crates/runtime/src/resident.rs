@@ -51,7 +51,7 @@ pub struct Resident {
     host: Host,
     /// Why the machine runs; for a pause that nobody announced, what it was started for.
     cause: RefCell<Cause>,
-    server: PublicKey,
+    server: Cell<PublicKey>,
     callers: Callers,
     anonymous: Arc<Caller>,
     claim: Claim,
@@ -134,7 +134,7 @@ impl Resident {
             clock,
             cause: RefCell::new(Cause::boot(host.clone())),
             // A key that nobody has where none was named.
-            server: server.unwrap_or_else(nobody),
+            server: Cell::new(server.unwrap_or_else(nobody)),
             host,
             callers,
             anonymous: Arc::default(),
@@ -298,7 +298,12 @@ impl Resident {
     /// The server that owners' requests are signed for; a key that nobody has where none was named.
     #[must_use]
     pub const fn server(&self) -> PublicKey {
-        self.server
+        self.server.get()
+    }
+
+    /// Another supervisor, with another key, has taken over.
+    pub fn serve_for(&self, server: PublicKey) {
+        self.server.set(server);
     }
 
     /// Whether the machine was suspended since the last look; the first to notice tells the lifecycle.

@@ -16,9 +16,13 @@ use suijuris_sys::link::Inlet;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 /// How long whoever says to be a supervisor may take to prove it: two short messages each way.
 const PROVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the next supervisor waits for what the one before had asked: it may wait for what only the next one brings.
+const FINISH_WITHIN: Duration = Duration::from_secs(1);
 
 /// How many may be proving themselves at one time; one more pushes the oldest out.
 const MOST_PROVING: usize = 4;
@@ -78,8 +82,8 @@ impl Supervision {
         self.successors.is_some()
     }
 
-    /// What the supervisor says next; none when it is gone and all that it said was taken. `replaced` is called when
-    /// another one has proved itself and is to close the link. Cancel safe.
+    /// What the supervisor says next; none when it is gone and all that it said was taken, or the next one has waited long
+    /// enough. `replaced` is called when that one has proved itself and is to close the link. Cancel safe.
     pub(crate) async fn receive(&self, replaced: impl Fn()) -> Option<ToRuntime<OwnedFd>> {
         let mut is_replaced = false;
         loop {
@@ -89,8 +93,25 @@ impl Supervision {
                     is_replaced = true;
                     replaced();
                 }
+                () = self.pressed() => return None,
                 message = self.link.receive() => return message.ok().flatten(),
             }
+        }
+    }
+
+    /// Whether another supervisor waits.
+    pub(crate) fn has_successor(&self) -> bool {
+        let waits = |successors: &Successors| successors.arrivals.newest.borrow().is_some();
+        self.successors.as_ref().is_some_and(waits)
+    }
+
+    /// Resolves when the next supervisor has waited for as long as it may have to. Cancel safe.
+    pub(crate) async fn pressed(&self) {
+        arrived(self.successors.as_ref()).await;
+        if let Some(successors) = &self.successors
+            && let Some(since) = successors.arrivals.since.get()
+        {
+            tokio::time::sleep_until(since + FINISH_WITHIN).await;
         }
     }
 
@@ -123,6 +144,8 @@ pub(crate) struct Successors {
 #[derive(Debug, Default)]
 struct Arrivals {
     newest: RefCell<Option<Attached>>,
+    /// When the first came whom nobody has asked for yet.
+    since: Cell<Option<Instant>>,
     /// Nobody comes any more.
     over: Cell<bool>,
     changed: Notify,
@@ -130,18 +153,25 @@ struct Arrivals {
 
 impl Arrivals {
     fn put(&self, attached: Attached) {
-        self.newest.replace(Some(attached));
-        self.changed.notify_one();
+        if self.newest.replace(Some(attached)).is_none() {
+            self.since.set(Some(Instant::now()));
+        }
+        self.changed.notify_waiters();
     }
 
     fn end(&self) {
         self.over.set(true);
-        self.changed.notify_one();
+        self.changed.notify_waiters();
     }
 
     async fn wait(&self, until: impl Fn(&Self) -> bool) {
-        while !until(self) {
-            self.changed.notified().await;
+        loop {
+            // Before the look: what changes in between wakes it.
+            let changed = self.changed.notified();
+            if until(self) {
+                return;
+            }
+            changed.await;
         }
     }
 }

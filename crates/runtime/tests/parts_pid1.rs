@@ -63,6 +63,7 @@ fn spawn(script: &str) -> Running {
         image: None,
         argv: ["sh", "-c", script].map(str::to_owned).into(),
         env: BTreeMap::new(),
+        secret_env: BTreeMap::new(),
         cwd: None,
         user: None,
         port: 0,
@@ -81,6 +82,7 @@ fn spawn(script: &str) -> Running {
         path: std::env::var_os("PATH"),
         home: "/".into(),
         connections: None,
+        secrets: workload::Secrets::default(),
     };
     workload::spawn(&workload, &placement, Output::inherited()).unwrap()
 }

@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 use suijuris_core::manifest::{self, Network, Ready};
 use suijuris_core::time::Span;
-use suijuris_runtime::workload::{self, How, NotReady, Output, Placement, Running, SpawnError};
+use suijuris_runtime::workload::{self, How, NotReady, Output, Placement, Running, Secrets, SpawnError};
 use tokio::sync::watch;
 
 const LONG: Span = Span(20_000);
@@ -20,6 +20,7 @@ fn manifest(argv: &[&str]) -> manifest::Workload {
         image: None,
         argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
         env: BTreeMap::new(),
+        secret_env: BTreeMap::new(),
         cwd: None,
         user: None,
         port: 0,
@@ -47,6 +48,7 @@ fn placement(dir: &Path) -> Placement {
         path: std::env::var_os("PATH"),
         home: dir.to_owned(),
         connections: None,
+        secrets: Secrets::default(),
     }
 }
 
@@ -383,4 +385,32 @@ async fn signals_that_we_block_work_in_the_workload() {
     let running = start(&shell("exec sleep 1000"), dir.path());
     running.signal(12).unwrap();
     assert_eq!(running.ended().await.how, How::Killed(12));
+}
+
+#[tokio::test]
+async fn a_secrets_file_is_for_the_workloads_user_alone_and_goes_with_it() {
+    if !nix::unistd::geteuid().is_root() {
+        // Only root becomes somebody else.
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let mut workload =
+        shell("cat \"$0\" > read; stat -c '%a %u' \"$0\" > stat; printf %s \"$0\" > path; exec sleep 1000");
+    workload.argv.push("{secret_file:db}".to_owned());
+    workload.user = Some("65534".to_owned());
+    let mut placement = placement(dir.path());
+    placement.object_id = format!("bafytest{}", std::process::id());
+    placement.secrets.files = [("db".to_owned(), b"hush\xff".to_vec().into())].into();
+    let running = workload::spawn(&workload, &placement, silent()).unwrap();
+    let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap_or_default();
+    while read("path").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(read("read"), b"hush\xff");
+    assert_eq!(read("stat"), b"400 65534\n");
+    let path = String::from_utf8(read("path")).unwrap();
+    running.stop(TERM, LONG).await;
+    drop(running);
+    assert!(!Path::new(&path).exists());
 }

@@ -19,6 +19,7 @@ mod looking;
 mod requests;
 mod words;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,15 +31,17 @@ use suijuris_core::activation::requests::Queue;
 use suijuris_core::activation::{
     Activation, Ask as AskNumber, Event, Facts, Found, Loss, Phase, ProposalId, Stop,
 };
+use suijuris_core::lineage::State;
 use suijuris_core::owner_request::Spent;
 use suijuris_core::witness::Mono;
 use suijuris_custody::at_rest::{Open, Unrecorded};
 use suijuris_custody::claim::{Claim, Granted, RefusedCopy};
 use suijuris_door::{PreparedBundle, Proposal};
-use suijuris_store::{ObjectDir, StageError, Writer};
+use suijuris_store::{ObjectDir, Reader, StageError, Writer};
 use suijuris_vehicle::Driver;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::at_door::AtDoor;
 use crate::connection::PendingConnection;
@@ -46,6 +49,7 @@ use crate::control::ControlRequest;
 use crate::events::{Origin, Reporter};
 use crate::inbox::InboxWatcher;
 use crate::machine::{Front, Running};
+use crate::machine_notes::MachineNote;
 use crate::paths::ObjectPaths;
 use crate::services::Services;
 use done::Done;
@@ -78,6 +82,25 @@ pub struct Resting {
     pub instance: Option<(String, String)>,
 }
 
+/// An object whose machine an earlier process started.
+#[derive(Debug)]
+pub struct Left {
+    /// Where it is.
+    pub paths: ObjectPaths,
+    /// Its store, read as it was when it was looked at last.
+    pub reader: Reader,
+    /// The bundle in force.
+    pub prepared: Arc<PreparedBundle>,
+    /// This copy's right to it; not asked for yet.
+    pub claim: Claim,
+    /// Where callers reach it.
+    pub url: String,
+    /// Name of its class and its key there, for an instance.
+    pub instance: Option<(String, String)>,
+    /// Its machine.
+    pub machine: MachineNote,
+}
+
 /// What is sent to an actor.
 #[derive(Debug)]
 pub enum Input {
@@ -87,6 +110,8 @@ pub enum Input {
     Request(Box<ControlRequest>),
     /// The host stops the object.
     Stop(Stop),
+    /// This process is about to be replaced: a machine that runs goes on without it.
+    Detach,
 }
 
 /// How an actor ended.
@@ -112,6 +137,20 @@ pub struct ObjectHandle {
     inputs: mpsc::Sender<Input>,
     accepting: watch::Receiver<bool>,
     phase: watch::Receiver<Phase>,
+    awake: Rc<Cell<Awake>>,
+}
+
+/// How long an object was awake under its actor.
+#[derive(Debug, Clone, Copy, Default)]
+struct Awake {
+    before: Duration,
+    since: Option<Instant>,
+}
+
+impl Awake {
+    fn total(self) -> Duration {
+        self.before + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 impl ObjectHandle {
@@ -145,10 +184,35 @@ impl ObjectHandle {
         *self.phase.borrow()
     }
 
+    /// How long the object was awake under this actor.
+    #[must_use]
+    pub fn awake(&self) -> Duration {
+        self.awake.get().total()
+    }
+
     /// Whether the actor has ended.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.inputs.is_closed()
+    }
+}
+
+/// What every actor has, however it begins.
+struct Parts {
+    paths: ObjectPaths,
+    object_dir: ObjectDir,
+    front: Front,
+    url: String,
+    claim: Claim,
+    prepared: Arc<PreparedBundle>,
+    origin: Origin,
+}
+
+fn origin(state: &State, instance: Option<(String, String)>) -> Origin {
+    Origin {
+        object: state.head().object,
+        name: state.head().name.clone(),
+        instance,
     }
 }
 
@@ -194,6 +258,10 @@ pub struct ObjectActor<D: Driver> {
     /// The dormant object; none while a machine has it.
     at_door: Option<AtDoor>,
     machine: Option<Started<D::Machine>>,
+    /// The machine of an earlier process, until it is attached to.
+    left: Option<MachineNote>,
+    /// The next process goes on with the machine.
+    detached: bool,
     /// Gives a start up, dropped or sent.
     give_up: Option<oneshot::Sender<()>>,
     /// Says that the object is lent to its machine, so that it may be claimed for it.
@@ -209,7 +277,7 @@ pub struct ObjectActor<D: Driver> {
     stopping: Option<u64>,
     numbers: u64,
     inbox: InboxWatcher,
-    /// A proposal of timers, or of messages, is under way.
+    /// A proposal of timers, or of messages, is under way, or its refusal is being recorded.
     timers_proposed: bool,
     messages_proposed: bool,
     /// Refusals were counted since all were recorded.
@@ -225,6 +293,7 @@ pub struct ObjectActor<D: Driver> {
     inputs: mpsc::Receiver<Input>,
     accepting: watch::Sender<bool>,
     phase: watch::Sender<Phase>,
+    awake: Rc<Cell<Awake>>,
     answers: mpsc::Sender<Done<D::Machine>>,
     answered: mpsc::Receiver<Done<D::Machine>>,
     tasks: JoinSet<()>,
@@ -253,34 +322,79 @@ impl<D: Driver> ObjectActor<D> {
             url,
             instance,
         } = resting;
-        let origin = {
-            let state = writer.published();
-            let (object, name) = (state.head().object, state.head().name.clone());
-            Origin {
-                object,
-                name,
-                instance,
-            }
-        };
+        let origin = origin(&writer.published(), instance);
         let object_dir = writer.object_dir().clone();
-        let reading = services.clock.reading();
-        let open = Open::new(writer, reading.wall)?;
+        let open = Open::new(writer, services.clock.reading().wall)?;
         let witnessed = claim.witnessed();
         let at_door = AtDoor::open(open, prepared.clone(), services.host.clone(), witnessed);
+        let parts = Parts {
+            paths,
+            object_dir,
+            front,
+            url,
+            claim,
+            prepared,
+            origin,
+        };
+        Ok(Self::begin(services, parts, Found::AtRest, Some(at_door), None))
+    }
+
+    /// The actor of an object whose machine an earlier process started, and the way to it.
+    #[must_use]
+    pub fn attaching(services: Rc<Services<D>>, left: Left) -> (Self, ObjectHandle) {
+        let Left {
+            paths,
+            reader,
+            prepared,
+            claim,
+            url,
+            instance,
+            machine,
+        } = left;
+        let parts = Parts {
+            paths,
+            object_dir: reader.object_dir().clone(),
+            front: Front::Shared,
+            url,
+            claim,
+            prepared,
+            origin: origin(reader.state(), instance),
+        };
+        Self::begin(services, parts, Found::Machine, None, Some(machine))
+    }
+
+    fn begin(
+        services: Rc<Services<D>>,
+        parts: Parts,
+        found: Found,
+        at_door: Option<AtDoor>,
+        left: Option<MachineNote>,
+    ) -> (Self, ObjectHandle) {
+        let Parts {
+            paths,
+            object_dir,
+            front,
+            url,
+            claim,
+            prepared,
+            origin,
+        } = parts;
         let (sender, inputs) = mpsc::channel(INPUTS);
         let (answers, answered) = mpsc::channel(ANSWERS);
-        let accepting = watch::Sender::new(true);
-        let phase = watch::Sender::new(Phase::Resting);
+        let accepting = watch::Sender::new(at_door.is_some());
+        let facts = Facts {
+            now: Mono(services.clock.reading().mono_ns),
+            terms: &services.terms,
+        };
+        let (activation, effects) = Activation::new(found, facts);
+        let phase = watch::Sender::new(activation.phase());
         let handle = ObjectHandle {
             inputs: sender,
             accepting: accepting.subscribe(),
             phase: phase.subscribe(),
+            awake: Rc::default(),
         };
-        let facts = Facts {
-            now: Mono(reading.mono_ns),
-            terms: &services.terms,
-        };
-        let (activation, effects) = Activation::new(Found::AtRest, facts);
+        let awake = handle.awake.clone();
         let reporter = Reporter::new(services.sink.clone(), origin);
         let inbox = InboxWatcher::new(claim.depot(), claim.object());
         let mut actor = Self {
@@ -294,8 +408,10 @@ impl<D: Driver> ObjectActor<D> {
             activation,
             events: VecDeque::new(),
             queue: Queue::default(),
-            at_door: Some(at_door),
+            at_door,
             machine: None,
+            left,
+            detached: false,
             give_up: None,
             lending: None,
             resuming: None,
@@ -318,6 +434,7 @@ impl<D: Driver> ObjectActor<D> {
             inputs,
             accepting,
             phase,
+            awake,
             answers,
             answered,
             tasks: JoinSet::new(),
@@ -326,7 +443,7 @@ impl<D: Driver> ObjectActor<D> {
         for effect in effects {
             actor.perform(effect);
         }
-        Ok((actor, handle))
+        (actor, handle)
     }
 
     /// Runs to the end: the object was stopped here, or is another copy's.
@@ -335,8 +452,10 @@ impl<D: Driver> ObjectActor<D> {
     /// [`ActorError`]: nothing can be recorded any more.
     pub async fn run(mut self) -> Result<Ended, ActorError> {
         self.prewarm();
-        self.publish_at_rest();
-        self.ask_again();
+        if self.at_door.is_some() {
+            self.publish_at_rest();
+            self.ask_again();
+        }
         loop {
             while let Some(event) = self.events.pop_front() {
                 self.turn(event);
@@ -350,7 +469,7 @@ impl<D: Driver> ObjectActor<D> {
                 self.finish().await;
                 return Err(error);
             }
-            if self.activation.is_over() {
+            if self.activation.is_over() || self.detached {
                 self.finish().await;
                 return Ok(Ended {
                     lost: self.lost.is_some() || self.activation.phase() == Phase::Lost,
@@ -384,7 +503,29 @@ impl<D: Driver> ObjectActor<D> {
             Input::Connection(connection) => self.connection(*connection, 0),
             Input::Request(request) => self.request(*request),
             Input::Stop(stop) => self.events.push_back(Event::Stop(stop)),
+            Input::Detach => self.detach(),
         }
+    }
+
+    /// Leaves a machine that runs to the next process. Whoever waits here is refused; an object without one is stopped.
+    fn detach(&mut self) {
+        if self
+            .machine
+            .as_ref()
+            .is_none_or(|machine| machine.running.note.is_none())
+        {
+            self.events.push_back(Event::Stop(Stop::Now));
+            return;
+        }
+        let terms = &self.services.terms;
+        let facts = Facts {
+            now: self.now(),
+            terms,
+        };
+        for effect in self.activation.clone().detach(facts) {
+            self.perform(effect);
+        }
+        self.detached = true;
     }
 
     /// One transition and its effects.
@@ -413,6 +554,14 @@ impl<D: Driver> ObjectActor<D> {
         let now = self.activation.phase();
         self.phase
             .send_if_modified(|phase| std::mem::replace(phase, now) != now);
+        let awake = self.awake.get();
+        let is_awake = matches!(now, Phase::Running | Phase::Draining);
+        if is_awake != awake.since.is_some() {
+            self.awake.set(Awake {
+                before: awake.total(),
+                since: is_awake.then(Instant::now),
+            });
+        }
     }
 
     /// How long until something is due by the clock; none where nothing is.

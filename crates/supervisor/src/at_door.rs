@@ -46,6 +46,13 @@ impl AtDoor {
         &mut self.door
     }
 
+    /// It has another bundle from now on.
+    pub(crate) fn amended(&mut self, prepared: Arc<PreparedBundle>, host: Host, witnessed: Witnessed) {
+        self.door = self
+            .rest
+            .look(|state| Sleeper::new(prepared, state.head(), host, witnessed));
+    }
+
     /// For writing, where it is open.
     pub(crate) const fn writer(&self) -> Option<&Writer> {
         match &self.rest {
@@ -54,9 +61,12 @@ impl AtDoor {
         }
     }
 
-    /// The last record.
+    /// The last record, on its way to the disk or there: what was signed for the one before is spent.
     pub(crate) fn head(&self) -> Head {
-        self.look(|state| state.head().clone())
+        match self.writer() {
+            Some(writer) => writer.staged(|state| state.head().clone()),
+            None => self.look(|state| state.head().clone()),
+        }
     }
 
     /// Looks at the state.

@@ -228,6 +228,17 @@ impl PendingConnection {
         Ok(())
     }
 
+    /// Sends the client to another address, by HTTP/1.1; other connections end.
+    pub(crate) async fn redirect(self, url: &str) {
+        if let ReadSoFar::Http1(_) = self.read {
+            // Control characters and spaces are no part of a canonical path or query.
+            let head = format!(
+                "HTTP/1.1 307 Temporary Redirect\r\nLocation: {url}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+            answer(self.socket, head.as_bytes()).await;
+        }
+    }
+
     /// Answers that it goes no further.
     pub async fn refuse(self, problem: Problem) {
         let refusal = Refusal::from(problem);

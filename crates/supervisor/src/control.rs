@@ -5,8 +5,10 @@ use suijuris_api::agent::Patch;
 use suijuris_api::control::{Reply, ToUp};
 use suijuris_core::activation::requests::Kind;
 use suijuris_core::id::Digest;
+use suijuris_core::lineage::Approval;
 use suijuris_core::owner_request::{Ask, SignedRequest};
 use suijuris_custody::owner::{content_of, no_content};
+use suijuris_store::BundleFiles;
 use tokio::sync::oneshot;
 
 /// A request that is none.
@@ -32,9 +34,26 @@ pub(crate) enum What {
     Wake,
     Sleep,
     Write(Patch),
+    Amend(Box<Proposed>),
+}
+
+/// A new definition, and what its owners signed.
+#[derive(Debug, Clone)]
+pub(crate) struct Proposed {
+    pub(crate) files: BundleFiles,
+    pub(crate) approvals: Vec<Approval>,
 }
 
 impl ControlRequest {
+    /// Proposes a new definition.
+    #[must_use]
+    pub fn amend(files: BundleFiles, approvals: Vec<Approval>) -> (Self, oneshot::Receiver<Reply>) {
+        let (answer, answered) = oneshot::channel();
+        let what = What::Amend(Box::new(Proposed { files, approvals }));
+        let asked = Asked { what, signed: None };
+        (Self { asked, answer }, answered)
+    }
+
     /// What `message` asks; its answer comes once.
     ///
     /// # Errors
@@ -76,7 +95,8 @@ impl Asked {
         match &self.what {
             What::Write(patch) => (Ask::Write, content_of(patch)),
             What::Sleep => (Ask::Sleep, no_content()),
-            What::Wake | What::Status => (Ask::Wake, no_content()),
+            // Their approvals are what owners sign of an amendment.
+            What::Wake | What::Status | What::Amend(_) => (Ask::Wake, no_content()),
         }
     }
 
@@ -86,6 +106,7 @@ impl Asked {
             What::Wake => Kind::Wake,
             What::Sleep => Kind::Sleep,
             What::Write(_) => Kind::Write,
+            What::Amend(_) => Kind::Amend,
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod control;
 pub mod events;
 mod inbox;
 mod machine;
+pub mod machine_notes;
 pub mod paths;
 pub mod serve;
 pub mod services;

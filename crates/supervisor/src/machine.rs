@@ -6,20 +6,32 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
+use suijuris_core::ObjectId;
 use suijuris_core::lineage::Refused;
 use suijuris_core::manifest;
 use suijuris_custody::claim::LeaseGrant;
 use suijuris_link::launch::{DepotRoute, Listen, Unattended};
-use suijuris_link::{ActivationId, Cause, Launch, LinkError, Nonce, Secret, SupervisorLink};
-use suijuris_vehicle::{Driver, Network, Output, Program, Spec, StartError};
+use suijuris_link::message::Present;
+use suijuris_link::{ActivationId, Cause, Launch, LinkError, Nonce, Secret, SupervisorLink, ToSupervisor};
+use suijuris_vehicle::{
+    AttachError, Driver, Exit, Lifetime, Machine as _, Network, Output, Program, Spec, StartError, State,
+};
 use tokio::task::JoinSet;
 
+use crate::machine_notes::MachineNote;
 use crate::paths::ObjectPaths;
 use crate::services::Services;
 
 /// Number of the link's socket inside the machine.
 const LINK_FD: i32 = 3;
+
+/// Number of the socket over which later supervisors come.
+const INLET_FD: i32 = 4;
+
+/// Time for a runtime to say how it is to a supervisor that attaches.
+const PRESENT_WITHIN: Duration = Duration::from_secs(10);
 
 /// A running machine and the link to its runtime.
 pub(crate) struct Running<M> {
@@ -29,6 +41,8 @@ pub(crate) struct Running<M> {
     pub(crate) generation: u64,
     /// Refusals that the runtime was told to record and has not yet.
     pub(crate) told: BTreeMap<u64, Refused>,
+    /// What it is noted by, where it outlives this process.
+    pub(crate) note: Option<MachineNote>,
     /// Moves the link; ends with this.
     _moving: JoinSet<LinkError>,
 }
@@ -48,6 +62,14 @@ pub(crate) enum NoMachine {
     Start(#[from] StartError),
     #[error("its start was given up")]
     GivenUp,
+    #[error("the machine that an earlier process left has ended")]
+    Ended,
+    #[error("the machine that an earlier process left cannot be found again")]
+    Lost(#[from] AttachError),
+    #[error("there is no way to the runtime of the machine that an earlier process left")]
+    Way(#[from] suijuris_vehicle::LinkError),
+    #[error("the machine that an earlier process left was killed ({0}), since it cannot be taken over: {1}")]
+    Attach(Exit, String),
 }
 
 /// Where the runtime takes connections from.
@@ -65,6 +87,7 @@ pub(crate) fn launch(
     front: &Front,
     (cause, server): (Cause, suijuris_core::key::PublicKey),
     grant: LeaseGrant,
+    unattended: Unattended,
 ) -> Result<Launch<OwnedFd>, NoMachine> {
     let held = grant.presence.as_ref().and_then(|held| held.descriptor());
     let listen = match front {
@@ -80,7 +103,7 @@ pub(crate) fn launch(
         agent_socket: paths.agent_socket(),
         listen,
         depot: grant.relay.map_or(DepotRoute::None, DepotRoute::Descriptor),
-        unattended: Unattended::Stop,
+        unattended,
         presence: held
             .map(|held| held.try_clone_to_owned())
             .transpose()
@@ -95,9 +118,11 @@ pub(crate) fn launch(
 /// Starts a machine. What its runtime has to know is said over the link, and waits there for it.
 pub(crate) async fn start<D: Driver>(
     services: &Services<D>,
+    object: ObjectId,
     launch: Launch<OwnedFd>,
     wanted: manifest::Network,
 ) -> Result<Running<D::Machine>, NoMachine> {
+    let (activation, secret) = (launch.activation, launch.secret.clone());
     let (ours, theirs) = UnixStream::pair().map_err(NoMachine::Link)?;
     let cwd = launch.object_dir.clone();
     ours.set_nonblocking(true).map_err(NoMachine::Link)?;
@@ -108,6 +133,10 @@ pub(crate) async fn start<D: Driver>(
     let runtime = &services.runtime;
     let mut argv = runtime.argv.clone();
     argv.extend([OsString::from("--link-fd"), LINK_FD.to_string().into()]);
+    let detached = services.machines.is_some();
+    if detached {
+        argv.extend([OsString::from("--inlet-fd"), INLET_FD.to_string().into()]);
+    }
     let driver = &services.driver;
     let private = wanted == manifest::Network::Private && driver.describe().private_network;
     let spec = Spec {
@@ -121,16 +150,73 @@ pub(crate) async fn start<D: Driver>(
         network: if private { Network::Private } else { Network::Host },
         stdout: Output::Lines,
         stderr: Output::Lines,
+        link: detached.then_some(INLET_FD),
+        lifetime: if detached {
+            Lifetime::Detached
+        } else {
+            Lifetime::WithCaller
+        },
         ..Spec::new("object", runtime.exe.clone())
     };
     let machine = driver.start(spec).await?;
+    let note = services.machines.as_ref().map(|notes| {
+        let note = MachineNote {
+            machine: machine.id().clone(),
+            activation,
+            secret,
+            generation: 0,
+        };
+        // One that is not noted is killed by the next process, and its end recorded.
+        let _ = notes.write(object, &note);
+        note
+    });
     Ok(Running {
         machine: Arc::new(machine),
         link,
         generation: 0,
         told: BTreeMap::new(),
+        note,
         _moving: moving,
     })
+}
+
+/// Takes over a machine that an earlier process started; how its object is, where that can be said.
+pub(crate) async fn attach<D: Driver>(
+    services: &Services<D>,
+    note: MachineNote,
+) -> Result<(Running<D::Machine>, Option<Present>), NoMachine> {
+    let machine = services.driver.attach(&note.machine).await?;
+    let state = machine.state();
+    if let State::Exited(_) = state {
+        return Err(NoMachine::Ended);
+    }
+    let stream = machine.link().await?.stream;
+    let (link, moves) = SupervisorLink::attach(stream, note.activation, note.secret.clone(), Nonce::fresh()?);
+    let mut moving = JoinSet::new();
+    moving.spawn_local(moves);
+    let mut running = Running {
+        machine: Arc::new(machine),
+        link,
+        generation: note.generation,
+        told: BTreeMap::new(),
+        note: Some(note),
+        _moving: moving,
+    };
+    // One that is suspended answers once it is resumed.
+    if state == State::Suspended {
+        return Ok((running, None));
+    }
+    match tokio::time::timeout(PRESENT_WITHIN, running.link.receive()).await {
+        Ok(Ok(Some(ToSupervisor::Present(present)))) => {
+            running.generation = present.generation;
+            Ok((running, Some(*present)))
+        }
+        Ok(Err(error)) => Err(NoMachine::Attach(running.machine.kill().await, error.to_string())),
+        Ok(Ok(_)) | Err(_) => {
+            let why = "its runtime does not say how it is".to_owned();
+            Err(NoMachine::Attach(running.machine.kill().await, why))
+        }
+    }
 }
 
 /// What the runtime sees of the environment; the workload gets less.

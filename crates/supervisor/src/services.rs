@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_core::activation::Terms;
@@ -13,9 +14,11 @@ use suijuris_core::lineage::Head;
 use suijuris_core::owner_request::SignedRequest;
 use suijuris_custody::clock::Clock;
 use suijuris_custody::relay;
+use suijuris_depot::Depot;
 use zeroize::Zeroizing;
 
 use crate::events::EventSink;
+use crate::machine_notes::MachineNotes;
 
 /// Shared by the actors of a process.
 pub struct Services<D> {
@@ -37,6 +40,10 @@ pub struct Services<D> {
     pub terms: Terms,
     /// How long requests wait at most.
     pub request_terms: requests::Terms,
+    /// Where machines are noted that outlive this process; none where they end with it.
+    pub machines: Option<MachineNotes>,
+    /// The depot, for machines that are taken over.
+    pub depot: Option<Arc<dyn Depot>>,
     /// Signs the wish that an object falls asleep because this process ends, where its owner's key is at hand.
     pub sign_sleep: Option<SignSleep>,
 }

@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{AddressFamily, SockaddrLike as _, SockaddrStorage, getsockname};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -39,6 +41,39 @@ pub fn inherited(number: RawFd) -> Option<OwnedFd> {
     let open = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
     // SAFETY: the number is open, was given to this process by whoever started it, and is taken over once, at boot.
     (number > 2 && open).then(|| unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whether descriptors can be sent over this one.
+#[must_use]
+pub fn is_unix_socket(fd: BorrowedFd<'_>) -> bool {
+    let name = getsockname::<SockaddrStorage>(fd.as_raw_fd());
+    name.is_ok_and(|name| name.family() == Some(AddressFamily::Unix))
+}
+
+/// Lets reads and writes of `fd` return at once, for every process that shares it.
+///
+/// # Errors
+/// When the descriptor takes no such setting.
+pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Reads what there is; 0 at the end.
+///
+/// # Errors
+/// `WouldBlock` where there is nothing yet.
+pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(nix::unistd::read(fd, buffer)?)
+}
+
+/// Writes some of `bytes`.
+///
+/// # Errors
+/// `WouldBlock` where nothing is taken yet.
+pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(nix::unistd::write(fd, bytes)?)
 }
 
 /// An empty file that nothing can be read from and whose writes vanish.

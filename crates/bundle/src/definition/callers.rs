@@ -128,9 +128,12 @@ fn key_text(section: &mut Section<'_>, dir: &Path) -> Option<Found<String>> {
         }),
         Err(error) => {
             let message = format!("the key file `{}` cannot be read", file.value);
-            section
-                .faults()
-                .error(code::FILE, &file.span, message, error.with_cause());
+            let cause = error.with_cause();
+            let help = format!(
+                "{cause}; where the tokens are your own, `suijuris token key --write {}` writes it",
+                file.value
+            );
+            section.faults().error(code::FILE, &file.span, message, help);
             None
         }
     }

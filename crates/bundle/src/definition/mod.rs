@@ -9,6 +9,7 @@ mod class;
 mod gate;
 mod lineage;
 mod memory;
+mod secrets;
 mod timers;
 mod workload;
 
@@ -102,6 +103,9 @@ pub(crate) fn read(
         class: class.section,
         seal_within,
     };
+    if fields_whole {
+        secrets::check(&manifest, table, faults);
+    }
     report_bounds(&manifest, table, faults);
     Definition {
         manifest,

@@ -5,11 +5,14 @@ use std::ops::Range;
 
 use suijuris_core::id::Digest;
 use suijuris_core::manifest::{Network, Protocol, Ready, Workload};
+use suijuris_core::memory::Name;
 use toml::de::{DeTable, DeValue};
 
 use crate::defaults;
 use crate::fault::{Faults, code, nearest};
-use crate::section::{Found, Section, wrong_type};
+use crate::section::{Found, Section};
+
+use super::secrets;
 
 /// Words in braces that the runtime replaces in arguments, environment and working directory.
 const PLACEHOLDERS: [&str; 3] = ["port", "data", "object"];
@@ -51,10 +54,12 @@ pub(super) fn read(root: &mut Section<'_>) -> Workload {
     if let Some(program) = command.first().filter(|_| cwd.is_none()) {
         texts.check_program(program);
     }
+    let (env, secret_env) = env(&mut section, &texts);
     let workload = Workload {
         image,
         argv: command.into_iter().map(|arg| arg.value.to_owned()).collect(),
-        env: env(&mut section, &texts),
+        env,
+        secret_env,
         cwd,
         user: section.text("user").map(|user| user.value.to_owned()),
         port: port(&mut section),
@@ -79,6 +84,7 @@ fn empty() -> Workload {
         image: None,
         argv: vec!["false".to_owned()],
         env: BTreeMap::new(),
+        secret_env: BTreeMap::new(),
         cwd: None,
         user: None,
         port: 0,
@@ -134,26 +140,23 @@ fn cwd(section: &mut Section<'_>, in_image: bool) -> Option<String> {
     })
 }
 
-fn env(section: &mut Section<'_>, texts: &Texts<'_>) -> BTreeMap<String, String> {
+/// Variables with their texts, and those whose values are secrets, with their fields.
+fn env(section: &mut Section<'_>, texts: &Texts<'_>) -> (BTreeMap<String, String>, BTreeMap<String, Name>) {
+    let (mut env, mut secret_env) = (BTreeMap::new(), BTreeMap::new());
     let Some((inner, entries)) = section.entries("env") else {
-        return BTreeMap::new();
+        return (env, secret_env);
     };
-    let mut env = BTreeMap::new();
     for (name, value) in entries {
         let Some(text) = value.get_ref().as_str() else {
-            wrong_type(
-                texts.faults,
-                &inner.name_of(name.value),
-                value,
-                "a string in quotes",
-            );
+            let field = secrets::variable(&inner.name_of(name.value), value, texts.faults);
+            secret_env.extend(field.map(|field| (name.value.to_owned(), field)));
             continue;
         };
         texts.check(text, &value.span());
         texts.check_secret(&name, text);
         env.insert(name.value.to_owned(), text.to_owned());
     }
-    env
+    (env, secret_env)
 }
 
 fn port(section: &mut Section<'_>) -> u16 {
@@ -302,7 +305,7 @@ impl Texts<'_> {
                     "`{}` looks like a secret and would be readable in the bundle",
                     name.value
                 ),
-                "declare a memory field with secret = true and set it with `suijuris memory set`",
+                "write { secret = \"field\" } for a memory field with secret = true, and set that with `suijuris memory set`",
             );
         }
     }

@@ -15,4 +15,5 @@ mod privacy;
 mod ran;
 mod reading;
 mod rig;
+mod tokens;
 mod writing;

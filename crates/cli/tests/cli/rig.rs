@@ -82,7 +82,8 @@ impl Rig {
         Self::create_in(dir, name)
     }
 
-    fn create_in(dir: PathBuf, name: &str) -> Object {
+    /// An object of the definition in `dir`, as [`Rig::create`].
+    pub(crate) fn create_in(dir: PathBuf, name: &str) -> Object {
         let mut definition = std::fs::read_to_string(dir.join("object.toml")).unwrap();
         definition += "\n[memory.token]\ntype = \"string\"\nsecret = true\n";
         definition += "[memory.tags]\ntype = { set = \"string\" }\n[memory.note]\ntype = \"string\"\n";

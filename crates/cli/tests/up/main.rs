@@ -31,6 +31,8 @@ mod remain;
 mod rig;
 mod rules;
 mod secrecy;
+#[path = "../common/session.rs"]
+mod session;
 mod sessions;
 mod wake;
 mod workload;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::{Error, Gate, Manifest, Protocol, Witness, Workload, is_label};
+use super::{Error, Gate, Manifest, Protocol, Witness, Workload, is_label, secrets};
 use crate::class::{
     Class, MAX_ARCHIVE_AFTER, MAX_FOUNDINGS_PER_SECOND, MAX_INSTANCES, MIN_ARCHIVE_AFTER, Source,
 };
@@ -34,6 +34,22 @@ fn within(span: Span, most: i64) -> bool {
 }
 
 impl Manifest {
+    fn secret_env(&self, faults: &mut Faults) {
+        let Workload { env, secret_env, .. } = &self.workload;
+        let named = |name: &String| is_variable(name) && !env.contains_key(name);
+        faults.part(
+            secret_env.keys().all(named) && env.len() + secret_env.len() <= 256,
+            "workload.env",
+            "each name once, without `=`, at most 256",
+        );
+        let mut fields = secret_env.values();
+        faults.part(
+            fields.all(|field| secrets::fits_variable(&self.memory, field.as_str())),
+            "workload.env",
+            "a secret variable is a field of memory with type = \"string\" and secret = true",
+        );
+    }
+
     /// Everything that is wrong with this manifest; `check` shows all at once.
     #[must_use]
     pub fn faults(&self) -> Vec<Error> {
@@ -44,6 +60,7 @@ impl Manifest {
             "use 1 to 63 lower-case letters, digits and hyphens, a letter first",
         );
         workload(&self.workload, &mut faults);
+        self.secret_env(&mut faults);
         gate(&self.gate, &mut faults);
         faults.part(self.callers.len() <= 64, "callers.keys", "at most 64 keys");
         faults.part(self.claims.len() <= 64, "callers.claims", "at most 64 claims");
@@ -159,6 +176,10 @@ fn rates(class: &Class, faults: &mut Faults) {
     );
 }
 
+fn is_variable(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0']) && name.len() <= 256
+}
+
 fn workload(workload: &Workload, faults: &mut Faults) {
     let program = workload.argv.first().is_some_and(|program| !program.is_empty());
     faults.part(program, "workload.command", "name the program to run");
@@ -168,10 +189,9 @@ fn workload(workload: &Workload, faults: &mut Faults) {
         "workload.command",
         "at most 256 arguments, none with a NUL",
     );
-    let named = |name: &String| !name.is_empty() && !name.contains(['=', '\0']) && name.len() <= 256;
     let mut env = workload.env.iter();
     faults.part(
-        env.all(|(name, value)| named(name) && plain(value)) && workload.env.len() <= 256,
+        env.all(|(name, value)| is_variable(name) && plain(value)) && workload.env.len() <= 256,
         "workload.env",
         "names without `=`, values without NUL",
     );

@@ -30,6 +30,7 @@ pub(crate) fn manifest() -> Manifest {
                 .map(str::to_owned)
                 .to_vec(),
             env: BTreeMap::from([("LANG".into(), "C.UTF-8".into())]),
+            secret_env: BTreeMap::new(),
             cwd: None,
             user: Some("nobody".into()),
             port: 0,
@@ -204,6 +205,14 @@ const FAULTS: &[Case] = &[
     ("workload.env", |m| {
         m.workload.env.insert("A".into(), "\0".into());
     }),
+    ("workload.env", |m| {
+        *m = with_secrets();
+        m.workload.env.insert("KEY".into(), "in clear".into());
+    }),
+    ("workload.env", |m| {
+        *m = with_secrets();
+        m.workload.secret_env.insert("KEY2".into(), name("nobody"));
+    }),
     ("workload.ready_within", |m| m.workload.ready_within = Span(0)),
     ("workload.ready_within", |m| {
         m.workload.ready_within = Span(3_600_001);
@@ -325,6 +334,32 @@ fn a_class_that_contradicts_itself_or_its_bundle_is_refused() {
     check("class.from: declare the claim", &|_, class| {
         class.from.push(Source::Claim("nobody".to_owned()));
     });
+}
+
+/// A manifest whose workload takes a secret of memory as a variable and as a file.
+pub(crate) fn with_secrets() -> Manifest {
+    let mut manifest = manifest();
+    let secret = manifest.memory.iter().find(|(_, field)| field.secret);
+    let (field, _) = secret.unwrap();
+    let (field, file) = (field.clone(), format!("--key={{secret_file:{field}}}"));
+    manifest.workload.secret_env = [("KEY".to_owned(), field)].into();
+    manifest.workload.argv.push(file);
+    manifest
+}
+
+#[test]
+fn a_workload_without_secrets_has_the_bytes_that_it_always_had() {
+    let bytes = manifest().encode().unwrap();
+    assert!(!bytes.windows(10).any(|ten| ten == b"secret_env"));
+    let with = with_secrets();
+    let field = with.workload.secret_env["KEY"].clone();
+    assert_eq!(with.secret_files(), [field].into());
+    let bytes = with.encode().unwrap();
+    assert_eq!(Manifest::decode(&bytes).unwrap().1, with);
+    // What names no secret is a text like any other, as it was before.
+    let mut text = manifest();
+    text.workload.argv.push("{secret_file:nobody}".to_owned());
+    assert!(text.secret_files().is_empty() && text.faults().is_empty());
 }
 
 #[test]

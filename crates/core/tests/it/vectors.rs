@@ -36,7 +36,7 @@ use crate::lives::{
     KINDS, Life, assert_same, bundle, bundles, bytes_of, change, controller, epoch_key, fault_of, fold,
     inception, manifests, name, rich_schema,
 };
-use crate::manifest::manifest;
+use crate::manifest::{manifest, with_secrets};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -482,8 +482,15 @@ fn checkpoint() {
 #[test]
 fn bundle_manifest() {
     let bytes = manifest().encode().unwrap();
-    let built = json!({ "id": BundleId::of(&bytes).to_string(), "manifest": hex(&bytes) });
+    let secrets = with_secrets().encode().unwrap();
+    let built = json!({
+        "id": BundleId::of(&bytes).to_string(),
+        "manifest": hex(&bytes),
+        "with_secrets": hex(&secrets),
+    });
     let stands = golden("manifest.json", &built);
+    let (_, read) = Manifest::decode(&unhex(stands["with_secrets"].as_str().unwrap())).unwrap();
+    assert_eq!(read, with_secrets());
     let (id, read) = Manifest::decode(&unhex(stands["manifest"].as_str().unwrap())).unwrap();
     assert_eq!(id.to_string(), stands["id"].as_str().unwrap());
     assert_eq!(read, manifest());

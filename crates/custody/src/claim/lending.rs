@@ -107,7 +107,11 @@ impl Claim {
             });
         };
         let (ours, theirs) = UnixStream::pair()?;
-        let presence = shared.session.presence_guard().await;
+        let presence = shared
+            .session
+            .presence_guard()
+            .await
+            .map_err(std::io::Error::other)?;
         relay.serve(ours, shared.session.clone(), self.object)?;
         Ok(LeaseGrant {
             holder: Some(self.known().id),

@@ -1,6 +1,7 @@
 //! Messages in etcd: one key each, in the order in which the cluster made them; acknowledged ones leave a key behind.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use suijuris_core::ObjectId;
@@ -11,7 +12,9 @@ use tokio::time::Instant;
 
 use super::gateway::{Compare, KeyValue, Op, Range, Sort};
 use super::keyspace::Keyspace;
-use crate::{Error, MAX_READ, MAX_WAITING, Posted, Waiting, frame};
+use super::{Etcd, Shared};
+use crate::driver::{LONG, QUICK};
+use crate::{Answer, Error, Inbox, MAX_READ, MAX_WAITING, Posted, Waiting, frame};
 
 /// How long the cluster remembers acknowledged keys, seconds; each lease serves for a day, so 30 days at least.
 const REMEMBERED_S: i64 = 31 * 24 * 60 * 60;
@@ -22,9 +25,74 @@ const LEASE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// Messages acknowledged in one transaction; etcd takes 128 operations.
 const TOGETHER: usize = 50;
 
+/// Objects whose inboxes' last look is remembered.
+const LOOKS: usize = 10_000;
+
 /// A lease under which acknowledged keys are remembered, and since when.
 #[derive(Debug, Default)]
 pub(crate) struct Memory(Mutex<Option<(i64, Instant)>>);
+
+impl Inbox for Etcd {
+    fn post<'a>(&'a self, object: ObjectId, message: &'a Message) -> Answer<'a, Posted> {
+        let message = message.clone();
+        self.run(QUICK, |shared| async move {
+            post(&shared.space, object, &message).await
+        })
+    }
+
+    fn inbox(&self, object: ObjectId, limit: usize) -> Answer<'_, Vec<Waiting>> {
+        self.run(LONG, |shared| async move { shared.inbox(object, limit).await })
+    }
+
+    fn acknowledge<'a>(&'a self, object: ObjectId, messages: &'a [MessageKey]) -> Answer<'a, ()> {
+        let messages = messages.iter().copied().collect();
+        self.run(LONG, |shared| async move {
+            acknowledge(&shared.space, object, &messages, &shared.memory).await
+        })
+    }
+
+    fn inbox_changed(&self, object: ObjectId, at_most: Duration) -> Answer<'_, ()> {
+        let shared = Arc::clone(&self.shared);
+        // The last look before this call: a later one, perhaps of another reader, may have seen what this one waits for.
+        let known = shared.looks().get(&object).copied();
+        let changed = async move { shared.inbox_changed(object, known, at_most).await };
+        self.driver
+            .run_while_awaited(at_most.saturating_add(LONG), changed)
+    }
+}
+
+impl Shared {
+    fn looks(&self) -> MutexGuard<'_, HashMap<ObjectId, i64>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn inbox(&self, object: ObjectId, limit: usize) -> Result<Vec<Waiting>, Error> {
+        let (waiting, at) = read(&self.space, object, limit).await?;
+        let mut looks = self.looks();
+        if looks.len() >= LOOKS {
+            looks.clear();
+        }
+        looks.insert(object, at);
+        Ok(waiting)
+    }
+
+    async fn inbox_changed(
+        &self,
+        object: ObjectId,
+        known: Option<i64>,
+        at_most: Duration,
+    ) -> Result<(), Error> {
+        let known = match known.filter(|known| *known > 0) {
+            Some(known) => known,
+            // Nobody has looked yet: whatever waits is news.
+            None => match any(&self.space, object).await? {
+                (true, _) => return Ok(()),
+                (false, at) => at,
+            },
+        };
+        changed(&self.space, object, known, at_most).await
+    }
+}
 
 fn inbox(object: ObjectId) -> String {
     format!("objects/{object}/inbox/")
@@ -39,7 +107,7 @@ fn seen_key(object: ObjectId, key: MessageKey) -> String {
 }
 
 /// Stores a message, once.
-pub(crate) async fn post(space: &Keyspace, object: ObjectId, message: &Message) -> Result<Posted, Error> {
+async fn post(space: &Keyspace, object: ObjectId, message: &Message) -> Result<Posted, Error> {
     let bytes = frame::encode_message(message)?;
     let (waiting, seen) = (
         waiting_key(object, message.key()),
@@ -96,11 +164,7 @@ async fn letters(space: &Keyspace, object: ObjectId, limit: usize) -> Result<(Ve
 }
 
 /// Waiting messages, oldest first, and the revision at which they waited.
-pub(crate) async fn read(
-    space: &Keyspace,
-    object: ObjectId,
-    limit: usize,
-) -> Result<(Vec<Waiting>, i64), Error> {
+async fn read(space: &Keyspace, object: ObjectId, limit: usize) -> Result<(Vec<Waiting>, i64), Error> {
     let mut waiting = Vec::new();
     if limit == 0 {
         return Ok((waiting, 0));
@@ -127,7 +191,7 @@ pub(crate) async fn read(
 }
 
 /// Takes messages out for good.
-pub(crate) async fn acknowledge(
+async fn acknowledge(
     space: &Keyspace,
     object: ObjectId,
     messages: &BTreeSet<MessageKey>,
@@ -158,12 +222,7 @@ pub(crate) async fn acknowledge(
 }
 
 /// Resolves when a message is posted after `known`, or after `at_most`.
-pub(crate) async fn changed(
-    space: &Keyspace,
-    object: ObjectId,
-    known: i64,
-    at_most: Duration,
-) -> Result<(), Error> {
+async fn changed(space: &Keyspace, object: ObjectId, known: i64, at_most: Duration) -> Result<(), Error> {
     let prefix = space.key(&inbox(object));
     let watch = space.gateway().watch(&prefix, known + 1);
     match tokio::time::timeout(at_most, watch).await {
@@ -173,7 +232,7 @@ pub(crate) async fn changed(
 }
 
 /// Whether anything waits, and the revision at which that was true.
-pub(crate) async fn any(space: &Keyspace, object: ObjectId) -> Result<(bool, i64), Error> {
+async fn any(space: &Keyspace, object: ObjectId) -> Result<(bool, i64), Error> {
     let got = space
         .range(Range::under(space.key(&inbox(object))).count_only())
         .await?;

@@ -161,10 +161,7 @@ impl Files {
 
     /// Bytes written and synced, that belong nowhere yet.
     pub(crate) fn draft(&self, bytes: &[u8]) -> Result<Draft, Error> {
-        let name = frame::random::<16>()?
-            .iter()
-            .fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
-        let draft = Draft(self.root.join("tmp").join(name));
+        let draft = Draft(self.fresh()?);
         let written = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -211,6 +208,21 @@ impl Files {
         }
         self.sync_parent(path)?;
         Ok(Created::New)
+    }
+
+    /// Puts a link to `from` in place of `to`, in one step. Nothing is durable.
+    pub(crate) fn link_over(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let link = Draft(self.fresh().map_err(io::Error::other)?);
+        fs::hard_link(from, &link.0)?;
+        fs::rename(&link.0, to)
+    }
+
+    /// A path in `tmp` at which nothing is.
+    fn fresh(&self) -> Result<PathBuf, Error> {
+        let name = frame::random::<16>()?
+            .iter()
+            .fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
+        Ok(self.root.join("tmp").join(name))
     }
 
     /// Moves a file that is there; the caller makes both directories durable.
@@ -309,6 +321,13 @@ impl Files {
 /// A file in `tmp`; removed when it was not moved.
 #[derive(Debug)]
 pub(crate) struct Draft(PathBuf);
+
+impl Draft {
+    /// Where it is until it is moved.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Draft {
     fn drop(&mut self) {

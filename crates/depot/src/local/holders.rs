@@ -5,7 +5,9 @@
 //! hold (a server forgets the locks of a client that it cannot reach), and presence stays unknown.
 
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use nix::sys::statfs::{FsType, statfs};
@@ -21,7 +23,7 @@ const MAX_HOLDERS: usize = 10_000;
 
 /// The locked file of a holder.
 #[derive(Debug)]
-struct Held(File);
+pub(super) struct Held(pub(super) File);
 
 impl PresenceGuard for Held {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -74,6 +76,12 @@ pub(crate) fn rename(
     Ok(held)
 }
 
+/// Puts a file that nobody has locked under the name `holder`.
+pub(crate) fn leave(files: &Files, object: ObjectId, holder: HolderId) -> Result<(), Error> {
+    let _lock = files.lock(&layout::home(&files.root, object).join(layout::LOCK))?;
+    files.replace(&layout::holder(&files.root, object, holder), b"")
+}
+
 /// Whether anybody has the file of `holder` locked.
 pub(crate) fn presence(files: &Files, object: ObjectId, holder: HolderId) -> Result<Presence, Error> {
     Ok(
@@ -86,17 +94,30 @@ pub(crate) fn presence(files: &Files, object: ObjectId, holder: HolderId) -> Res
 }
 
 /// Whether a shared lock can be had; `None` where there is no file.
-fn try_shared(files: &Files, path: &Path) -> Result<Option<bool>, Error> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(files.unreadable(error)),
-    };
-    match file.try_lock_shared() {
-        Ok(()) => Ok(Some(true)),
-        Err(TryLockError::WouldBlock) => Ok(Some(false)),
-        Err(TryLockError::Error(error)) => Err(files.unreadable(error)),
+pub(super) fn try_shared(files: &Files, path: &Path) -> Result<Option<bool>, Error> {
+    loop {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(files.unreadable(error)),
+        };
+        match file.try_lock_shared() {
+            // A locked file may have taken its place since, and let go of its lock: what counts is who has the name.
+            Ok(()) if is_at(&file, path) => return Ok(Some(true)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Some(false)),
+            Err(TryLockError::Error(error)) => return Err(files.unreadable(error)),
+        }
     }
+}
+
+/// Whether the file at `path` is this one.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    let same =
+        |here: fs::Metadata, there: fs::Metadata| (here.dev(), here.ino()) == (there.dev(), there.ino());
+    file.metadata()
+        .and_then(|here| Ok(same(here, fs::metadata(path)?)))
+        .unwrap_or_default()
 }
 
 /// Whether the kernel alone keeps the locks of this directory.

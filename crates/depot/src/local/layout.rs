@@ -20,6 +20,8 @@ pub(crate) const OBJECTS: &str = "objects";
 pub(crate) const BUNDLES: &str = "bundles";
 /// Empty files named by hour, due time and object.
 pub(crate) const DUE: &str = "due";
+/// A file for each process in which objects rest, locked while it runs; made when the first does.
+pub(crate) const PROCESSES: &str = "processes";
 /// The homes of classes, by their ids; made when the first is needed.
 pub(crate) const CLASSES: &str = "classes";
 

@@ -2,7 +2,7 @@
 //!
 //! Where the system has no more watches to give, waiting is a short pause: callers look again anyway.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::sync::oneshot;
 
-/// Callers that wait at once at most.
-const MAX_WAITING: usize = 1_024;
+/// Callers that wait at once at most: one for each object whose inbox a process follows.
+const MAX_WAITING: usize = 100_000;
 
 /// How long to wait where no watch can be had.
 const WITHOUT_WATCH: Duration = Duration::from_secs(1);
@@ -87,7 +87,6 @@ impl Shared {
 
     fn add(&self, directory: &Path, at_most: Duration, changed: oneshot::Sender<()>) {
         let mut waiters = self.lock();
-        waiters.0.retain(|waiter| !waiter.changed.is_closed());
         if waiters.0.len() >= MAX_WAITING {
             return;
         }
@@ -166,12 +165,12 @@ impl Shared {
     }
 
     /// Watches in which something happened.
-    fn events(&self) -> Vec<WatchDescriptor> {
-        let mut changed = HashMap::new();
+    fn events(&self) -> HashSet<WatchDescriptor> {
+        let mut changed = HashSet::new();
         while let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) {
-            changed.extend(events.into_iter().map(|event| (event.wd, ())));
+            changed.extend(events.into_iter().map(|event| event.wd));
         }
-        changed.into_keys().collect()
+        changed
     }
 
     /// Removes the watches of `done` that nobody else waits for.
@@ -179,8 +178,9 @@ impl Shared {
         let Some(inotify) = &self.inotify else {
             return;
         };
+        let needed: HashSet<WatchDescriptor> = left.iter().filter_map(|waiter| waiter.watch).collect();
         for watch in done.iter().filter_map(|waiter| waiter.watch) {
-            if !left.iter().any(|waiter| waiter.watch == Some(watch)) {
+            if !needed.contains(&watch) {
                 // EINVAL: removed already, with its directory or for another of `done`.
                 let _: Result<(), Errno> = inotify.rm_watch(watch);
             }

@@ -115,6 +115,7 @@ macro_rules! suite {
             promises::a_mark_that_cannot_be_read_back_is_not_stored
             promises::whoever_attends_is_here_until_it_lets_go
             promises::a_fresh_name_is_here_and_the_former_is_not
+            promises::a_copy_that_rests_is_here_until_it_lets_go
             promises::announcements_are_replaced_with_their_due_times
             promises::due_objects_come_earliest_first_and_no_more_than_asked_for
             promises::announced_objects_are_listed_page_by_page

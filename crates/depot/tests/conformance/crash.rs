@@ -40,7 +40,7 @@ fn killed_after(name: &str, kind: &str, argument: &str, lines: usize) -> u64 {
     last
 }
 
-fn say(count: u64) {
+pub(crate) fn say(count: u64) {
     let mut out = std::io::stdout().lock();
     writeln!(out, "\ndone {count}").unwrap();
     out.flush().unwrap();

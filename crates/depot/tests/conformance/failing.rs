@@ -158,6 +158,16 @@ fn class(object: suijuris_core::ObjectId) -> ClassId {
     ClassId::of(object.to_string().as_bytes())
 }
 
+async fn names_can_only_be_read(depot: &Local, class: ClassId, refused: impl Fn(Error)) {
+    let acme = names::key("acme");
+    let (entry, version) = depot.name(class, &acme).await.unwrap().unwrap();
+    let swapped = depot.swap_name(class, &acme, &entry, Some(&version)).await;
+    refused(swapped.unwrap_err());
+    refused(depot.remove_name(class, &acme, &version).await.unwrap_err());
+    assert_eq!(depot.names(class, None, 9).await.unwrap().len(), 1);
+    assert_eq!(depot.count_names(class).await.unwrap(), 1);
+}
+
 /// As a user who may read everything and write nothing.
 #[test]
 fn a_read_only_directory_says_so_and_can_be_read() {
@@ -221,13 +231,7 @@ fn a_read_only_directory_says_so_and_can_be_read() {
         refused(depot.announce(object, b"x", None).await.unwrap_err());
         refused(depot.post(object, &message("a")).await.unwrap_err());
         refused(depot.put_segment(object, 0..=0, b"x").await.unwrap_err());
-        let (class, acme) = (class(object), names::key("acme"));
-        let (entry, version) = depot.name(class, &acme).await.unwrap().unwrap();
-        let swapped = depot.swap_name(class, &acme, &entry, Some(&version)).await;
-        refused(swapped.unwrap_err());
-        refused(depot.remove_name(class, &acme, &version).await.unwrap_err());
-        assert_eq!(depot.names(class, None, 9).await.unwrap().len(), 1);
-        assert_eq!(depot.count_names(class).await.unwrap(), 1);
+        names_can_only_be_read(&depot, class(object), refused).await;
         refused(
             depot
                 .swap(&mark(crate::samples::object(), 1), None)

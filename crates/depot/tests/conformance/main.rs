@@ -17,5 +17,6 @@ mod names;
 mod open;
 mod promises;
 mod relay;
+mod rest;
 mod samples;
 mod session;

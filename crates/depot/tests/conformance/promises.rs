@@ -205,6 +205,30 @@ pub(crate) async fn a_fresh_name_is_here_and_the_former_is_not(depot: Shared) {
     }
 }
 
+pub(crate) async fn a_copy_that_rests_is_here_until_it_lets_go(depot: Shared) {
+    let object = object();
+    let session = Session::new(Arc::clone(&depot));
+    session.rest().await.unwrap();
+    assert!(session.presence_guard().await.unwrap().is_none());
+    let known = session.register(object, holder(1)).await.unwrap().is_some();
+    let presence = async |number| depot.presence(object, holder(number)).await.unwrap();
+    let awake = presence(1).await;
+    session.rest().await.unwrap();
+    session.rest().await.unwrap();
+    assert_eq!(presence(1).await, awake);
+    // To be lent to a machine, and back.
+    let guard = session.presence_guard().await.unwrap();
+    assert_eq!(guard.is_some(), known);
+    drop(guard);
+    assert_eq!(presence(1).await, awake);
+    session.rest().await.unwrap();
+    session.register(object, holder(2)).await.unwrap();
+    assert_eq!(presence(2).await, awake);
+    assert_ne!(presence(1).await, Presence::Here);
+    drop(session);
+    assert_ne!(presence(2).await, Presence::Here);
+}
+
 pub(crate) async fn announcements_are_replaced_with_their_due_times(depot: Shared) {
     let object = object();
     let at = |offset: i64| Timestamp(-4_000_000_000_000 + offset);

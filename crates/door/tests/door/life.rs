@@ -80,6 +80,7 @@ impl Definition {
                 image: None,
                 argv: vec!["true".into()],
                 env: BTreeMap::new(),
+                secret_env: BTreeMap::new(),
                 cwd: None,
                 user: None,
                 port: 0,

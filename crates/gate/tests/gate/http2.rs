@@ -84,7 +84,7 @@ async fn collect(response: Response<Incoming>) -> Result<Got, String> {
     })
 }
 
-fn request(path: &str, body: &'static str) -> Request<Full<Bytes>> {
+pub(crate) fn request(path: &str, body: &'static str) -> Request<Full<Bytes>> {
     let method = if body.is_empty() { "GET" } else { "POST" };
     Request::builder()
         .method(method)
@@ -113,7 +113,7 @@ pub(crate) fn build(
     request.body(Full::default()).ok()
 }
 
-fn ask(addr: SocketAddr, request: Request<Full<Bytes>>) -> Got {
+pub(crate) fn ask(addr: SocketAddr, request: Request<Full<Bytes>>) -> Got {
     ask_all(addr, vec![request]).pop().unwrap().unwrap()
 }
 

@@ -7,6 +7,7 @@
 )]
 
 mod bounds;
+mod bytes;
 mod fd_passing;
 mod forwarding;
 mod http2;

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use suijuris_api::Problem;
 use suijuris_gate::{
-    Admission, Authorizer, Claim, Control, Forwarding, Gate, Handoff, Limits, Phase, Protocol, Refusal,
-    RequestHead, Traffic, Upstream,
+    Accepted, Admission, Authorizer, Claim, Control, Forwarding, Gate, Handoff, Limits, Phase, Protocol,
+    Refusal, RequestHead, Traffic, Upstream,
 };
 use tokio::sync::mpsc;
+
+use crate::bytes::bytes_of;
 
 /// Longer than any of these tests may take: a guard against hanging, not a measurement.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -205,7 +207,7 @@ impl Conn {
 type Order = Box<dyn FnOnce(&Control, &Traffic) + Send>;
 
 /// A connection accepted elsewhere, with what was read from it; its claim is made on the gate's thread.
-type Passed = (TcpStream, Vec<u8>);
+type Passed = (TcpStream, Vec<u8>, Option<Arc<AtomicBool>>);
 
 /// A running gate.
 pub(crate) struct Rig {
@@ -282,8 +284,12 @@ impl Rig {
                 };
                 let (hand_over, handed_over) = mpsc::channel(4);
                 let hand = async {
-                    while let Some((stream, prefix)) = handed.recv().await {
+                    while let Some((stream, prefix, ended)) = handed.recv().await {
                         let claim = Claim::default();
+                        let stream = match ended {
+                            None => Accepted::Socket(stream),
+                            Some(ended) => bytes_of(stream, ended).await,
+                        };
                         let handoff = Handoff {
                             stream,
                             prefix,
@@ -314,7 +320,16 @@ impl Rig {
 
     /// Hands a connection to the gate that was accepted elsewhere.
     pub(crate) fn hand_over(&self, stream: TcpStream, prefix: Vec<u8>) {
-        self.passing.blocking_send((stream, prefix)).unwrap();
+        self.passing.blocking_send((stream, prefix, None)).unwrap();
+    }
+
+    /// Hands over the bytes of a connection that is elsewhere, from a peer at 192.0.2.7; turns true when the gate has ended
+    /// them, which it does not where it cuts them.
+    pub(crate) fn hand_over_bytes(&self, stream: TcpStream) -> Arc<AtomicBool> {
+        let ended = Arc::new(AtomicBool::new(false));
+        let handed = (stream, Vec::new(), Some(Arc::clone(&ended)));
+        self.passing.blocking_send(handed).unwrap();
+        ended
     }
 
     /// Runs `order` on the gate's thread.

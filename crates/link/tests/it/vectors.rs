@@ -169,6 +169,12 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
             },
         ),
         (
+            "another server",
+            ToRuntime::Server {
+                key: PublicKey([4; 32]),
+            },
+        ),
+        (
             "record",
             ToRuntime::Record {
                 id: 6,

@@ -39,6 +39,9 @@ pub(super) struct Ask {
     accept: Option<String>,
     body: Option<(String, Vec<u8>)>,
     replaces: Option<HeaderValue>,
+    /// Bytes that are there already.
+    #[cfg(feature = "images")]
+    from: u64,
     /// For people: what it is about.
     pub(super) what: String,
 }
@@ -51,6 +54,8 @@ impl Ask {
             accept: None,
             body: None,
             replaces: None,
+            #[cfg(feature = "images")]
+            from: 0,
             what: what.into(),
         }
     }
@@ -71,6 +76,13 @@ impl Ask {
 
     pub(super) fn replacing(mut self, mark: Option<HeaderValue>) -> Self {
         self.replaces = mark;
+        self
+    }
+
+    /// Asks for what follows the first `from` bytes.
+    #[cfg(feature = "images")]
+    pub(super) fn from(mut self, from: u64) -> Self {
+        self.from = from;
         self
     }
 
@@ -173,6 +185,10 @@ impl<'a> Session<'a> {
         let mut request = self.request(ask.method.clone(), url)?;
         if let Some(accept) = &ask.accept {
             request = request.header(ACCEPT, accept);
+        }
+        #[cfg(feature = "images")]
+        if ask.from > 0 {
+            request = request.header(reqwest::header::RANGE, format!("bytes={}-", ask.from));
         }
         if let Some(mark) = &ask.replaces {
             request = request.header(IF_MATCH, mark.clone());

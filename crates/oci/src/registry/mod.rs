@@ -13,6 +13,8 @@ mod auth;
 mod download;
 mod error;
 mod http;
+#[cfg(feature = "images")]
+pub(crate) mod images;
 mod referrers;
 mod tls;
 mod upload;

@@ -65,7 +65,7 @@ pub(super) async fn manifest(
 }
 
 /// Whether the registry has a blob, at the size it should have.
-async fn has(session: &mut Session<'_>, digest: ContentDigest) -> Result<bool, RegistryError> {
+pub(super) async fn has(session: &mut Session<'_>, digest: ContentDigest) -> Result<bool, RegistryError> {
     let url = session.url(&["blobs", &digest.to_string()])?;
     let ask = Ask::new(Method::HEAD, url, digest.to_string());
     let wanted = [StatusCode::OK, StatusCode::NOT_FOUND];

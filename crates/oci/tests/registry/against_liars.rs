@@ -190,6 +190,7 @@ async fn an_upload_that_stalls_is_given_up() {
         authorization: None,
         content_type: String::new(),
         if_match: None,
+        range: None,
         body: b"{}".to_vec(),
     });
     // More than the buffers of two sockets take.

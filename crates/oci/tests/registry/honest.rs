@@ -36,7 +36,7 @@ impl Registry {
             ("POST", "uploads", "") => Answer::new(202, "").header("location", format!("{path}1?state=a")),
             ("PUT", "uploads", _) => self.put_blob(query, &seen.body),
             ("GET" | "HEAD", "blobs", digest) => match self.blobs.get(digest) {
-                Some(bytes) => Answer::new(200, bytes.clone()),
+                Some(bytes) => blob(bytes, seen.range.as_deref()),
                 None => Answer::new(404, ""),
             },
             ("PUT", "manifests", target) => self.put(target, seen),
@@ -82,5 +82,23 @@ impl Registry {
         }
         let index = json!({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries});
         Answer::new(200, index.to_string()).header("content-type", INDEX_TYPE)
+    }
+}
+
+/// A blob, or what follows its first bytes.
+fn blob(bytes: &[u8], range: Option<&str>) -> Answer {
+    let from = range.and_then(|range| {
+        range
+            .strip_prefix("bytes=")?
+            .strip_suffix('-')?
+            .parse::<usize>()
+            .ok()
+    });
+    match from.and_then(|from| Some((from, bytes.get(from..)?))) {
+        Some((from, rest)) => {
+            let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
+            Answer::new(206, rest).header("content-range", range)
+        }
+        None => Answer::new(200, bytes),
     }
 }

@@ -25,6 +25,7 @@ pub(crate) struct Seen {
     pub(crate) authorization: Option<String>,
     pub(crate) content_type: String,
     pub(crate) if_match: Option<String>,
+    pub(crate) range: Option<String>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -74,6 +75,8 @@ impl Answer {
 struct Script {
     pieces: VecDeque<Bytes>,
     end: End,
+    /// What was given so far has gone out.
+    flushed: bool,
 }
 
 impl Body for Script {
@@ -82,7 +85,7 @@ impl Body for Script {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let repeat = self.end == End::Repeats && self.pieces.len() == 1;
         let next = if repeat {
@@ -93,6 +96,11 @@ impl Body for Script {
         match (next, self.end) {
             (Some(piece), _) => Poll::Ready(Some(Ok(Frame::data(piece)))),
             (None, End::Hangs) => Poll::Pending,
+            (None, End::Breaks) if !self.flushed => {
+                self.flushed = true;
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
             (None, End::Breaks) => Poll::Ready(Some(Err(std::io::Error::other("broken")))),
             (None, End::Proper | End::Repeats) => Poll::Ready(None),
         }
@@ -173,6 +181,7 @@ async fn read(request: Request<Incoming>) -> Seen {
         authorization: text("authorization"),
         content_type: text("content-type").unwrap_or_default(),
         if_match: text("if-match"),
+        range: text("range"),
         body: match request.into_body().collect().await {
             Ok(body) => body.to_bytes().to_vec(),
             Err(_) => Vec::new(),
@@ -188,6 +197,7 @@ fn write(answer: Answer) -> Response<Script> {
     let script = Script {
         pieces: answer.pieces.into_iter().map(Bytes::from).collect(),
         end: answer.end,
+        flushed: false,
     };
     response.body(script).unwrap()
 }

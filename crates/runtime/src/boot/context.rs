@@ -13,8 +13,8 @@ use suijuris_core::lifecycle::Event;
 use suijuris_core::lineage::{Body, Quarantined};
 use suijuris_core::manifest::{self, Manifest};
 use suijuris_core::trigger::Timers;
-use suijuris_depot::relay::Client;
 use suijuris_gate::{Control, Gate, Limits, Phase as GatePhase, Protocol, Upstream};
+use suijuris_link::launch::DepotRoute;
 use suijuris_store::{ObjectDir, OpenError};
 use tokio::sync::mpsc;
 
@@ -29,12 +29,13 @@ use crate::remain;
 use crate::report::Reports;
 use crate::resident::{Parts, Resident};
 use crate::supervision::Supervision;
-use crate::workload::{Placement, free_port};
+use crate::workload::{Placement, Secrets, free_port};
 use suijuris_custody::chain;
 use suijuris_custody::claim::Answer;
 use suijuris_custody::clock::Clock;
 
 use super::broken::CODE_BROKEN_OBJECT;
+use super::depot_route::Relay;
 use super::owner::{hear, obey};
 use super::start::Config;
 use super::witnessing;
@@ -45,8 +46,8 @@ pub(super) struct BootContext {
     pub(super) config: Config,
     pub(super) object_dir: ObjectDir,
     pub(super) supervision: Option<Supervision>,
-    /// The way to a depot that the supervisor serves, once it is open.
-    pub(super) relay: Option<Arc<Client>>,
+    /// The way to a depot that the supervisor serves.
+    pub(super) relay: Relay,
     pub(super) clock: Rc<Clock>,
     pub(super) reports: Reports,
     pub(super) signals: Signals,
@@ -78,7 +79,9 @@ impl BootContext {
             });
         };
         step("hydrate");
-        let depot = match witnessing::depot(&mut self).await {
+        let route = std::mem::replace(&mut self.config.depot, DepotRoute::None);
+        let link = self.supervision.as_ref().map(Supervision::link);
+        let depot = match self.relay.open(route, link).await {
             Ok(depot) => depot,
             Err(why) => return Err((Box::new(self), BootError::Depot(why))),
         };
@@ -214,7 +217,7 @@ impl BootContext {
             left = witnessing::follow_lease(resident.clone(), control) => left,
             () = resident.inbox().watch(|| resident.messages_changed()) => ExitReason::Broken,
             () = obey(self.signals, say, resident.clone()) => ExitReason::Broken,
-            () = hear(self.supervision, hand_over, self.relay, resident.clone()) => ExitReason::Broken,
+            () = hear(self.supervision, hand_over, self.relay.clone(), resident.clone()) => ExitReason::Broken,
         };
         if self.config.holder.is_none() && matches!(left, ExitReason::Dormant) {
             resident.claim().release().await;
@@ -303,5 +306,6 @@ pub(super) fn placement(config: &Config, id: &str, port: u16, connections: Optio
         path: std::env::var_os("PATH"),
         home: config.data.join("volume"),
         connections,
+        secrets: Secrets::default(),
     }
 }

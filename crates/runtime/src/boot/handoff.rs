@@ -1,15 +1,20 @@
 //! Connections that the supervisor hands over, on their way to the gate.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use suijuris_gate::{Claim, Handoff};
+use suijuris_gate::{Accepted, Claim, Handoff};
 use suijuris_link::ToSupervisor;
+use suijuris_link::frame::StreamKind;
 use suijuris_link::message::Carrier;
 use suijuris_link::mux::QueueError;
 use tokio::sync::mpsc;
 
 use crate::intake::Intake;
 use crate::supervision::Supervision;
+
+/// How often a gate that has no room is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Hands a connection of the supervisor to the gate. The supervisor keeps it until the gate claims it, so that a runtime
 /// that leaves before takes nobody with it.
@@ -19,11 +24,18 @@ pub(super) async fn let_through(
     hand_over: &mpsc::Sender<Handoff>,
     intake: &Intake,
 ) {
-    // No vehicle of today needs the other.
-    let Carrier::Descriptor(descriptor) = carrier else {
-        return;
+    let stream = match carrier {
+        Carrier::Descriptor(descriptor) => Accepted::Socket(descriptor.into()),
+        Carrier::Stream { number, peer } => match supervision.link().accept_this(number) {
+            Some(stream) if stream.kind() == StreamKind::Connection => {
+                Accepted::Bytes(Box::new(stream), peer.0)
+            }
+            // Over already; or not the supervisor's word.
+            Some(_) | None => return,
+        },
     };
     let Some(ticket) = intake.ticket() else { return };
+    let holds = ticket.clone();
     let (link, is_outlived) = (supervision.link().clone(), supervision.is_outlived());
     let claim = Claim::new(move || {
         if !ticket.holds() {
@@ -40,10 +52,17 @@ pub(super) async fn let_through(
         true
     });
     let handoff = Handoff {
-        stream: std::net::TcpStream::from(descriptor),
+        stream,
         prefix,
         claim,
     };
-    // A gate that has ended takes nobody.
-    let _ = hand_over.send(handoff).await;
+    loop {
+        match tokio::time::timeout(LOOK_AGAIN, hand_over.reserve()).await {
+            Ok(Ok(room)) => return room.send(handoff),
+            // A gate that drains and is full takes nobody, and must not keep other words from being heard.
+            Err(_full) if holds.holds() && !supervision.has_successor() => {}
+            // It has ended, or will not take this one any more: the supervisor has it still.
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
 }

@@ -1,9 +1,7 @@
 //! What reaches the runtime from outside its machine's gate: signals, and its supervisor's words.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_api::Problem;
@@ -15,9 +13,7 @@ use suijuris_core::lifecycle::{Event, Phase};
 use suijuris_core::lineage::{Body, Refused};
 use suijuris_core::owner_request::{Ask, SignedRequest};
 use suijuris_custody::owner::{Asking, content_of, no_content, not_an_owner};
-use suijuris_depot::relay::Client;
 use suijuris_gate::Handoff;
-use suijuris_link::launch::DepotRoute;
 use suijuris_link::message::Present;
 use suijuris_link::{ToRuntime, ToSupervisor};
 use tokio::sync::mpsc;
@@ -27,6 +23,7 @@ use crate::pid1::{self, Signal, Signals};
 use crate::resident::Resident;
 use crate::supervision::Supervision;
 
+use super::depot_route::Relay;
 use super::handoff::let_through;
 use super::witnessing::CODE_DEPOT;
 
@@ -56,7 +53,7 @@ pub(super) async fn obey(mut signals: Signals, say: mpsc::Sender<Event>, residen
 pub(super) async fn hear(
     supervision: Option<Supervision>,
     hand_over: mpsc::Sender<Handoff>,
-    relay: Option<Arc<Client>>,
+    relay: Relay,
     resident: Rc<Resident>,
 ) {
     let Some(mut supervision) = supervision else {
@@ -69,7 +66,11 @@ pub(super) async fn hear(
     };
     loop {
         while let Some(message) = supervision.receive(|| resident.reports().detach()).await {
-            ears.take(&supervision, message).await;
+            tokio::select! {
+                biased;
+                () = supervision.pressed() => break,
+                () = ears.take(&supervision, message) => {}
+            }
         }
         resident.reports().detach();
         if !welcome(&mut supervision, &resident).await {
@@ -110,7 +111,7 @@ async fn welcome(supervision: &mut Supervision, resident: &Resident) -> bool {
 /// What the supervisor's words reach.
 struct Ears<'r> {
     hand_over: mpsc::Sender<Handoff>,
-    relay: Option<Arc<Client>>,
+    relay: Relay,
     resident: &'r Rc<Resident>,
 }
 
@@ -122,7 +123,12 @@ impl Ears<'_> {
                 let came = (id, carrier, read.into_vec());
                 let_through(supervision, came, &self.hand_over, resident.intake()).await;
             }
-            ToRuntime::Depot { route } => self.reroute(route),
+            ToRuntime::Depot { route } => {
+                if let Err(error) = self.relay.replace(route, supervision.link()) {
+                    resident.reports().error(CODE_DEPOT, &error);
+                }
+            }
+            ToRuntime::Server { key } => resident.serve_for(key),
             ToRuntime::Record { id, refused } => {
                 if record_refused(resident, *refused).await {
                     // A supervisor that is gone records nothing either.
@@ -149,16 +155,6 @@ impl Ears<'_> {
             ToRuntime::Stop { .. } => resident.say(Event::HostStops),
             // It runs already; and of a claim that was not announced nobody knows anything any more.
             ToRuntime::Launch(_) | ToRuntime::Granted { .. } => {}
-        }
-    }
-
-    /// The depot that another supervisor serves takes the place of the former one's.
-    fn reroute(&self, route: DepotRoute<OwnedFd>) {
-        let (Some(relay), DepotRoute::Descriptor(socket)) = (&self.relay, route) else {
-            return;
-        };
-        if let Err(error) = relay.replace(UnixStream::from(socket)) {
-            self.resident.reports().error(CODE_DEPOT, &error);
         }
     }
 }

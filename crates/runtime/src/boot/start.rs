@@ -1,14 +1,16 @@
 //! What the boot works from, whoever told it: a supervisor over its link, or arguments and environment.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use suijuris_core::key::PublicKey;
 use suijuris_core::witness::HolderId;
 use suijuris_link::launch::{DepotRoute, Listen, Unattended};
+use suijuris_link::transport::Plain;
 use suijuris_link::{Cause, Launch, LinkError, Nonce, RuntimeLink};
+use suijuris_sys::descriptors;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
@@ -34,9 +36,6 @@ pub(crate) enum Error {
     /// The supervisor says nothing.
     #[error("the supervisor did not say how to run within {} s", LAUNCH_WITHIN.as_secs())]
     Silent,
-    /// It wants what needs a vehicle that this runtime does not know.
-    #[error("this runtime takes {0} as a descriptor only: run it on a vehicle that passes descriptors")]
-    Streams(&'static str),
     /// It is to go on where nobody is at the other end, and nobody could come.
     #[error(
         "a machine that outlives its supervisor needs a way in for the next one: start it with --inlet-fd"
@@ -96,9 +95,6 @@ impl Config {
 
     /// As the supervisor says.
     fn launched(launch: Launch<OwnedFd>) -> Result<Self, Error> {
-        if matches!(launch.depot, DepotRoute::Link) {
-            return Err(Error::Streams("its depot"));
-        }
         Ok(Self {
             data: launch.data,
             object_dir: launch.object_dir,
@@ -133,11 +129,15 @@ pub(super) async fn linked(
     inlet: Option<i32>,
 ) -> Result<(Attached, Config, Option<Successors>), Error> {
     let system = |error| Error::System("use its link", error);
-    let socket = std::os::unix::net::UnixStream::from(descriptor(number)?);
-    socket.set_nonblocking(true).map_err(system)?;
-    let socket = UnixStream::from_std(socket).map_err(system)?;
+    let end = descriptor(number)?;
     let nonce = Nonce::fresh().map_err(|error| system(std::io::Error::other(error)))?;
-    let (link, driver) = RuntimeLink::launched(socket, nonce);
+    let (link, driver) = if descriptors::is_unix_socket(end.as_fd()) {
+        descriptors::set_nonblocking(end.as_fd()).map_err(system)?;
+        let socket = UnixStream::from_std(end.into()).map_err(system)?;
+        RuntimeLink::launched(socket, nonce)
+    } else {
+        RuntimeLink::launched(Plain::new(end).map_err(system)?, nonce)
+    };
     let mut tasks = JoinSet::new();
     // How it ended is for whoever receives.
     tasks.spawn_local(async { drop(driver.await) });

@@ -1,7 +1,6 @@
 //! The witness at boot and after: the claim before anything is decided, the answer to a copy that is not the object, and
 //! what becomes of the machine when its lease does not hold.
 
-use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,10 +16,8 @@ use suijuris_custody::claim::{Claim, Granted, Means, RefusedCopy, fresh_id};
 use suijuris_custody::record::quarantine;
 use suijuris_custody::witness::{LeaseEvent, Service};
 use suijuris_depot::Depot;
-use suijuris_depot::relay::Client;
 use suijuris_gate::{Control, Phase as GatePhase};
 use suijuris_link::ToRuntime;
-use suijuris_link::launch::DepotRoute;
 
 use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::{self, LineageWriter};
@@ -32,29 +29,6 @@ use super::context::BootContext;
 
 /// The depot cannot be used.
 pub(super) const CODE_DEPOT: &str = "depot_failed";
-
-/// The depot that the machine was given, where it was; the way to one that the supervisor serves stays in `context`, since
-/// another supervisor may replace it.
-///
-/// # Errors
-/// In words: it cannot be used.
-pub(super) async fn depot(context: &mut BootContext) -> Result<Option<Arc<dyn Depot>>, String> {
-    let opened = match std::mem::replace(&mut context.config.depot, DepotRoute::None) {
-        // Launches that want the last are refused at the start.
-        DepotRoute::None | DepotRoute::Link => return Ok(None),
-        DepotRoute::Descriptor(socket) => {
-            let client = Client::new(UnixStream::from(socket)).map_err(|error| chain(&error))?;
-            let client = Arc::new(client);
-            context.relay = Some(client.clone());
-            return Ok(Some(client));
-        }
-        DepotRoute::Url(url) => {
-            let variable = |name: &str| std::env::var(name).ok();
-            suijuris_depot::open(&url, &variable).await
-        }
-    };
-    opened.map(Some).map_err(|error| chain(&error))
-}
 
 /// Size of what a machine is granted at most, bytes.
 const MAX_GRANT: usize = 16 << 10;

@@ -12,9 +12,12 @@ mod prepare;
 pub(crate) mod process_tree;
 mod ready;
 mod running;
+mod secrets;
 mod sockets;
+mod user;
 
 pub use ended::{Ended, How, Stopped};
 pub use prepare::{CONNECTIONS_FD, Output, Placement, SpawnError, free_port, spawn};
 pub use ready::{Listening, NotReady, listening};
 pub use running::Running;
+pub use secrets::{SecretError, Secrets};

@@ -1,7 +1,7 @@
 //! From the manifest's workload to a started process.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -9,12 +9,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::unistd::{AccessFlags, Gid, Uid, User, access, geteuid, getgrouplist};
+use nix::unistd::{AccessFlags, access};
 use suijuris_core::manifest;
+use suijuris_core::manifest::secrets::SECRET_FILE;
 
 use super::Running;
+use super::secrets::{Files, Secrets};
+use super::user::{Account, resolve_user};
 use suijuris_sys::kill;
-use suijuris_sys::spawn::{self as child, Credentials};
+use suijuris_sys::spawn as child;
 
 /// Variable that tells a workload the number of the descriptor over which connections are handed to it.
 pub const CONNECTIONS_FD: &str = "SUIJURIS_CONNECTIONS_FD";
@@ -42,6 +45,8 @@ pub struct Placement {
     /// The end of a pair of Unix sockets over which connections are handed to the workload; see [`CONNECTIONS_FD`].
     /// Close it after [`spawn`], so that the other end sees the workload go.
     pub connections: Option<OwnedFd>,
+    /// What [`manifest::Workload::secret_env`] and `{secret_file:FIELD}` stand for.
+    pub secrets: Secrets,
 }
 
 /// Where the workload writes; standard input is empty.
@@ -110,6 +115,9 @@ pub enum SpawnError {
     /// A text with a NUL byte, or an empty command.
     #[error("workload.command is empty or holds a NUL byte")]
     Command,
+    /// The files of its secrets.
+    #[error("the files of the workload's secrets cannot be written")]
+    Secrets(#[source] io::Error),
     /// The kernel refused.
     #[error("{program} could not be started")]
     Failed {
@@ -119,6 +127,20 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
+}
+
+/// A placement, and where the files of its secrets are.
+struct Filled<'p> {
+    placement: &'p Placement,
+    files: PathBuf,
+}
+
+impl std::ops::Deref for Filled<'_> {
+    type Target = Placement;
+
+    fn deref(&self) -> &Placement {
+        self.placement
+    }
 }
 
 /// A TCP port on loopback that nobody uses at this moment.
@@ -142,6 +164,9 @@ pub fn spawn(
     output: Output,
 ) -> Result<Running, SpawnError> {
     let user = workload.user.as_deref().map(resolve_user).transpose()?;
+    let credentials = user.as_ref().and_then(|user| user.credentials.as_ref());
+    let files = Files::directory(&placement.agent_socket, &placement.object_id, credentials);
+    let placement = &Filled { placement, files };
     let cwd = working_directory(workload, placement)?;
     let env = environment(workload, placement, user.as_ref());
     let mut argv = workload.argv.iter().map(|arg| fill(arg, placement));
@@ -150,6 +175,8 @@ pub fn spawn(
     if serves_port(&workload.ready) && port_taken(placement.port) {
         return Err(SpawnError::PortInUse(placement.port));
     }
+    let secrets = Files::write(placement.files.clone(), &placement.secrets, credentials);
+    let secrets = secrets.map_err(SpawnError::Secrets)?;
     let mut command = Command::new(&program);
     command
         .args(argv)
@@ -168,7 +195,7 @@ pub fn spawn(
     };
     let child = child::spawn(&mut command, credentials, keep).map_err(|source| explain(&program, source))?;
     let pid = i32::try_from(child.id()).map_err(|error| failed(io::Error::other(error)))?;
-    Running::watch(pid, placement.port).map_err(|source| {
+    Running::watch(pid, placement.port, secrets).map_err(|source| {
         // Nobody could see it end.
         let _ = kill(-pid, libc::SIGKILL);
         failed(source)
@@ -185,8 +212,8 @@ fn port_taken(port: u16) -> bool {
         .is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
 }
 
-/// `{port}`, `{data}` and `{object}` replaced, in one pass, so that a replaced text is not read again.
-fn fill(text: &str, placement: &Placement) -> OsString {
+/// `{port}`, `{data}`, `{object}` and `{secret_file:FIELD}` replaced, in one pass, so that a replaced text is not read again.
+fn fill(text: &str, placement: &Filled<'_>) -> OsString {
     let port = placement.port.to_string();
     let places: [(&str, &OsStr); 3] = [
         ("{port}", OsStr::new(&port)),
@@ -205,6 +232,10 @@ fn fill(text: &str, placement: &Placement) -> OsString {
                 out.push(value);
                 rest = behind;
             }
+            None if let Some((path, behind)) = secret_file(found, placement) => {
+                out.push(path);
+                rest = behind;
+            }
             None => {
                 out.push("{");
                 rest = found.strip_prefix('{').unwrap_or_default();
@@ -215,9 +246,19 @@ fn fill(text: &str, placement: &Placement) -> OsString {
     out
 }
 
+/// The path of the secret that `text` begins with, and what is behind; nothing where the workload is given none such.
+fn secret_file<'t>(text: &'t str, placement: &Filled<'_>) -> Option<(PathBuf, &'t str)> {
+    let (name, behind) = text
+        .strip_prefix('{')?
+        .strip_prefix(SECRET_FILE)?
+        .split_once('}')?;
+    let is_given = placement.secrets.files.contains_key(name);
+    is_given.then(|| (placement.files.join(name), behind))
+}
+
 fn environment(
     workload: &manifest::Workload,
-    placement: &Placement,
+    placement: &Filled<'_>,
     user: Option<&Account>,
 ) -> BTreeMap<OsString, OsString> {
     let home = user
@@ -244,10 +285,12 @@ fn environment(
             .iter()
             .map(|(name, value)| (name.into(), fill(value, placement))),
     );
+    let secrets = placement.secrets.env.iter();
+    env.extend(secrets.map(|(name, value)| (name.into(), value.as_str().into())));
     env
 }
 
-fn working_directory(workload: &manifest::Workload, placement: &Placement) -> Result<PathBuf, SpawnError> {
+fn working_directory(workload: &manifest::Workload, placement: &Filled<'_>) -> Result<PathBuf, SpawnError> {
     let cwd = match &workload.cwd {
         Some(cwd) => placement.object_dir.join(fill(cwd, placement)),
         None => placement.data_dir.clone(),
@@ -320,59 +363,6 @@ fn interpreter(program: &Path) -> Option<String> {
     Some(word)
 }
 
-/// The user that a workload runs as.
-struct Account {
-    /// Absent if we are that user already.
-    credentials: Option<Credentials>,
-    home: Option<PathBuf>,
-}
-
-/// A user by name, by number, or as `uid:gid`.
-fn resolve_user(text: &str) -> Result<Account, SpawnError> {
-    let unknown = || SpawnError::UserUnknown(text.to_owned());
-    let (name, group) = text
-        .split_once(':')
-        .map_or((text, None), |(user, group)| (user, Some(group)));
-    let known = match name.parse() {
-        Ok(uid) => User::from_uid(Uid::from_raw(uid)),
-        Err(_) => User::from_name(name),
-    };
-    let known = known.ok().flatten();
-    let uid = known
-        .as_ref()
-        .map(|user| user.uid.as_raw())
-        .or_else(|| name.parse().ok())
-        .ok_or_else(unknown)?;
-    let gid = match group {
-        Some(group) => group.parse().map_err(|_| unknown())?,
-        None => known.as_ref().map_or(uid, |user| user.gid.as_raw()),
-    };
-    let home = known.as_ref().map(|user| user.dir.clone());
-    if uid == geteuid().as_raw() {
-        return Ok(Account {
-            credentials: None,
-            home,
-        });
-    }
-    if !geteuid().is_root() {
-        return Err(SpawnError::UserForbidden(text.to_owned()));
-    }
-    let groups = known
-        .and_then(|user| CString::new(user.name).ok())
-        .map_or_else(|| vec![gid], |name| supplementary(&name, gid));
-    Ok(Account {
-        credentials: Some(Credentials { uid, gid, groups }),
-        home,
-    })
-}
-
-fn supplementary(name: &CString, gid: u32) -> Vec<u32> {
-    getgrouplist(name, Gid::from_raw(gid)).map_or_else(
-        |_| vec![gid],
-        |groups| groups.into_iter().map(Gid::as_raw).collect(),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -388,8 +378,19 @@ mod tests {
             path: None,
             home: "/".into(),
             connections: None,
+            secrets: Secrets {
+                files: [("db".to_owned(), b"hush".to_vec().into())].into(),
+                ..Secrets::default()
+            },
+        };
+        let placement = Filled {
+            placement: &placement,
+            files: "/run/x".into(),
         };
         for (text, expect) in [
+            ("--p={secret_file:db}!", "--p=/run/x/db!"),
+            ("{secret_file:other}", "{secret_file:other}"),
+            ("{secret_file:db", "{secret_file:db"),
             ("--port={port}", "--port=81"),
             ("{data}/{object}{port}", "/d/{port}//o81"),
             ("{\"a\":{}} {ports} {", "{\"a\":{}} {ports} {"),
@@ -398,15 +399,5 @@ mod tests {
         ] {
             assert_eq!(fill(text, &placement), expect, "{text}");
         }
-    }
-
-    #[test]
-    fn users_are_found_or_named_as_missing() {
-        assert!(matches!(
-            resolve_user("no-such-user-here"),
-            Err(SpawnError::UserUnknown(_))
-        ));
-        let me = resolve_user(&geteuid().to_string()).unwrap();
-        assert!(me.credentials.is_none());
     }
 }

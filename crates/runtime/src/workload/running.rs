@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::process_tree;
+use super::secrets::Files;
 use super::{Ended, How, Stopped};
 use crate::pid1;
 
@@ -27,16 +28,19 @@ pub struct Running {
     port: u16,
     pidfd: AsyncFd<OwnedFd>,
     ended: OnceLock<Ended>,
+    /// Its secrets' files, which go with it.
+    _secrets: Option<Files>,
 }
 
 impl Running {
-    pub(super) fn watch(pid: i32, port: u16) -> io::Result<Self> {
+    pub(super) fn watch(pid: i32, port: u16, secrets: Option<Files>) -> io::Result<Self> {
         let pidfd = Pidfd::open(u32::try_from(pid).map_err(io::Error::other)?)?.watch()?;
         Ok(Self {
             pid,
             port,
             pidfd,
             ended: OnceLock::new(),
+            _secrets: secrets,
         })
     }
 

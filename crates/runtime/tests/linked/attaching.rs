@@ -2,9 +2,9 @@
 
 use suijuris_api::Event;
 use suijuris_core::lineage::Body;
-use suijuris_link::ToSupervisor;
 use suijuris_link::launch::Unattended;
 use suijuris_link::message::How;
+use suijuris_link::{ToRuntime, ToSupervisor};
 use tokio::time::timeout;
 
 use crate::rig::{Machine, Object, PATIENCE};
@@ -58,6 +58,58 @@ async fn the_newest_supervisor_counts_and_the_one_before_is_let_go() {
     caller.gets_the_page().await;
     assert_eq!(third.sleep().await, How::Stop);
     assert_eq!(machine.code().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_supervisor_that_hears_nothing_any_more_keeps_no_other_out() {
+    let object = Object::new();
+    let mut machine = Machine::start(object.launch(Unattended::Serve));
+    machine.supervisor.serves().await;
+    machine.stop_the_supervisor();
+    let second = machine.attach();
+    second.present().await;
+    let mut caller = second.connect(1).await;
+    caller.gets_the_page().await;
+    assert_eq!(second.sleep().await, How::Stop);
+    assert_eq!(machine.code().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_suspended_machine_is_found_and_resumed_by_the_next_supervisor() {
+    let object = Object::that_suspends();
+    let launch = object.launch(Unattended::Serve);
+    let cause = launch.cause.clone();
+    let mut machine = Machine::start(launch);
+    machine.supervisor.serves().await;
+    assert_eq!(machine.supervisor.sleep().await, How::Suspend);
+    machine.lose_the_supervisor();
+    let second = machine.attach();
+    let present = second.present().await;
+    assert_eq!((present.phase.as_str(), present.epoch), ("dormant", 1));
+    let resumed = ToRuntime::Resumed {
+        generation: 1,
+        cause: Box::new(cause),
+    };
+    second.link.queue(resumed).unwrap();
+    second.serves().await;
+    let mut caller = second.connect(1).await;
+    caller.gets_the_page().await;
+    let third = machine.attach();
+    let present = third.present().await;
+    assert_eq!((present.phase.as_str(), present.generation), ("active", 1));
+    machine.child.start_kill().unwrap();
+}
+
+#[tokio::test]
+async fn a_machine_that_nobody_suspends_any_more_stops() {
+    let object = Object::that_suspends();
+    let mut machine = Machine::start(object.launch(Unattended::Serve));
+    machine.supervisor.serves().await;
+    assert_eq!(machine.supervisor.sleep().await, How::Suspend);
+    machine.lose_the_supervisor();
+    assert_eq!(machine.code().await, Some(4));
+    let last = object.records().pop().unwrap();
+    assert!(matches!(last.body, Body::Dormant(_)), "{last:?}");
 }
 
 #[tokio::test]

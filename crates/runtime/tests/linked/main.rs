@@ -12,3 +12,5 @@ mod connections;
 mod depot;
 mod hostile;
 mod rig;
+mod secrets;
+mod streams;

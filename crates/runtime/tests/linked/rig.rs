@@ -3,22 +3,34 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 use suijuris_api::Event;
 use suijuris_api::control::Reply;
+use suijuris_core::id::Digest;
 use suijuris_core::inputs::{Host, Vehicle};
 use suijuris_core::key::SecretKey;
-use suijuris_core::lineage::Record;
+use suijuris_core::lineage::{Body, Mutated, Record};
+use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::Timestamp;
-use suijuris_link::launch::{Cause, DepotRoute, Launch, Listen, Unattended};
+use suijuris_link::frame::StreamKind;
+use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen, Unattended};
 use suijuris_link::message::{Carrier, How, Present};
-use suijuris_link::{ActivationId, Nonce, Secret, SupervisorLink, ToRuntime, ToSupervisor};
-use suijuris_store::{BundleFiles, Creation, ObjectDir, Reader, create};
+use suijuris_link::transport::{Plain, Transport};
+use suijuris_link::{
+    ActivationId, Nonce, Secret as LinkSecret, Stream, SupervisorLink, ToRuntime, ToSupervisor,
+};
+use suijuris_store::{
+    BundleFiles, Creation, Depth, Draft, ObjectDir, Reader, Secret, Sign, Sizes, Writer, create,
+};
 use suijuris_sys::link::Outlet;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
@@ -104,6 +116,30 @@ impl Object {
         self.temp.path().join(".suijuris")
     }
 
+    /// Sets a secret field, as its owner does while it sleeps.
+    pub(crate) async fn set_secret(&self, field: &str, value: &str) {
+        let object_dir = ObjectDir::at(self.data());
+        let (writer, _) = Writer::open(&object_dir, Depth::Whole, Sizes::default()).unwrap();
+        let secret = Secret {
+            salt: Digest([3; 32]),
+            value: Value::String(value.to_owned()),
+        };
+        let commitment = object_dir.keep_secret(&secret).unwrap();
+        let write = Write::Set(Value::Commitment(commitment));
+        let mutated = Mutated {
+            by: "controller".to_owned(),
+            change: [(Name::new(field).unwrap(), write)].into(),
+        };
+        let draft = Draft {
+            body: Body::Mutated(mutated),
+            at: Timestamp(1_767_225_700_000),
+            bundle: None,
+            sign: Sign::Now,
+        };
+        writer.stage(draft).unwrap().await.unwrap();
+        writer.close().unwrap();
+    }
+
     /// The records, oldest first; the whole history is verified.
     pub(crate) fn records(&self) -> Vec<Record> {
         let reader = Reader::verify(&ObjectDir::at(self.data()), |_| {}).unwrap();
@@ -155,7 +191,7 @@ impl Object {
             class: "",
         };
         Launch {
-            secret: Secret::fresh().unwrap(),
+            secret: LinkSecret::fresh().unwrap(),
             activation: ActivationId::fresh().unwrap(),
             cause: Cause::boot(Host::of(vehicle, None, "")),
             data: self.data(),
@@ -177,16 +213,30 @@ pub(crate) struct Machine {
     pub(crate) child: Child,
     pub(crate) supervisor: Supervisor,
     pub(crate) outlet: Outlet,
-    identity: (ActivationId, Secret),
+    identity: (ActivationId, LinkSecret),
 }
 
 impl Machine {
     pub(crate) fn start(launch: Launch<OwnedFd>) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
+        Self::start_over(ours, theirs.into_std().unwrap().into(), launch)
+    }
+
+    /// Its link passes no descriptors, as that of a virtual machine.
+    pub(crate) fn start_over_tcp(launch: Launch<OwnedFd>) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        for end in [&ours, &theirs] {
+            end.set_nodelay(true).unwrap();
+        }
+        Self::start_over(Plain::new(ours.into()).unwrap(), theirs.into(), launch)
+    }
+
+    fn start_over(ours: impl Transport + 'static, theirs: OwnedFd, launch: Launch<OwnedFd>) -> Self {
         let identity = (launch.activation, launch.secret.clone());
         let supervisor = Supervisor::launch(ours, launch);
         let (outlet, inlet) = suijuris_sys::link::pair().unwrap();
-        let theirs = OwnedFd::from(theirs.into_std().unwrap());
         let child = Command::new("sh")
             .args([
                 "-c",
@@ -206,6 +256,11 @@ impl Machine {
         }
     }
 
+    /// The supervisor stops: it reads no word more, and its end stays open.
+    pub(crate) fn stop_the_supervisor(&mut self) {
+        self.supervisor.stopped.store(true, Ordering::Relaxed);
+    }
+
     /// The supervisor dies: its end of the link closes, and it hears nothing more.
     pub(crate) fn lose_the_supervisor(&mut self) {
         let (gone, _nobody) = UnixStream::pair().unwrap();
@@ -214,6 +269,7 @@ impl Machine {
         drop(driver);
         self.supervisor = Supervisor {
             link,
+            stopped: Arc::default(),
             _driver: JoinSet::new(),
         };
     }
@@ -223,7 +279,7 @@ impl Machine {
         self.attach_as(self.identity.0, self.identity.1.clone())
     }
 
-    pub(crate) fn attach_as(&self, activation: ActivationId, secret: Secret) -> Supervisor {
+    pub(crate) fn attach_as(&self, activation: ActivationId, secret: LinkSecret) -> Supervisor {
         let socket = self.outlet.open().unwrap();
         socket.set_nonblocking(true).unwrap();
         let socket = UnixStream::from_std(socket).unwrap();
@@ -248,18 +304,31 @@ impl Machine {
 /// One supervisor's end of a link.
 pub(crate) struct Supervisor {
     pub(crate) link: SupervisorLink,
+    stopped: Arc<AtomicBool>,
     _driver: JoinSet<()>,
 }
 
 impl Supervisor {
-    fn launch(socket: UnixStream, launch: Launch<OwnedFd>) -> Self {
+    fn launch(socket: impl Transport + 'static, launch: Launch<OwnedFd>) -> Self {
         Self::moved(SupervisorLink::launch(socket, launch, Nonce::fresh().unwrap()).unwrap())
     }
 
-    fn moved((link, driver): (SupervisorLink, suijuris_link::Driver)) -> Self {
+    fn moved((link, mut driver): (SupervisorLink, suijuris_link::Driver)) -> Self {
+        let stopped: Arc<AtomicBool> = Arc::default();
+        let looked = stopped.clone();
+        let moves = std::future::poll_fn(move |context| {
+            if looked.load(Ordering::Relaxed) {
+                return Poll::Pending;
+            }
+            Pin::new(&mut driver).poll(context).map(drop)
+        });
         let mut tasks = JoinSet::new();
-        tasks.spawn(async { drop(driver.await) });
-        Self { link, _driver: tasks }
+        tasks.spawn(moves);
+        Self {
+            link,
+            stopped,
+            _driver: tasks,
+        }
     }
 
     /// The first message that `wanted` is looking for; those before it are passed over.
@@ -317,6 +386,15 @@ impl Supervisor {
         caller
     }
 
+    /// Hands a caller over as a stream of the link, and waits until the gate has it.
+    pub(crate) async fn connect_by_stream(&self, id: u64) -> Caller<Stream> {
+        let stream = self.link.open(StreamKind::Connection).unwrap();
+        let number = stream.id().number();
+        let peer = Address(SocketAddr::from(([192, 0, 2, 7], 4_711)));
+        self.hand_over(id, Carrier::Stream { number, peer }).await;
+        Caller(stream)
+    }
+
     pub(crate) async fn hand_over(&self, id: u64, carrier: Carrier<OwnedFd>) {
         let read = ByteBuf::new();
         self.link
@@ -330,7 +408,7 @@ impl Supervisor {
 }
 
 /// Somebody who has connected to the supervisor's own listener.
-pub(crate) struct Caller(pub(crate) TcpStream);
+pub(crate) struct Caller<S = TcpStream>(pub(crate) S);
 
 impl Caller {
     /// A caller, and the connection as the supervisor accepted it.
@@ -342,7 +420,9 @@ impl Caller {
         let (caller, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         (Self(caller.unwrap()), accepted.unwrap().0)
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
     /// Asks for the page, on a connection that stays open, and checks it.
     pub(crate) async fn gets_the_page(&mut self) {
         let answer = timeout(PATIENCE, self.get("/page")).await.unwrap();

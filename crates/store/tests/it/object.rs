@@ -29,6 +29,7 @@ pub(crate) fn bundle_of(name: &str, memory: Schema) -> Result<BundleFiles, Box<d
             image: None,
             argv: vec!["true".to_owned()],
             env: BTreeMap::new(),
+            secret_env: BTreeMap::new(),
             cwd: None,
             user: None,
             port: 0,

@@ -105,12 +105,13 @@ impl<D: Driver> ObjectActor<D> {
         let due = at_door.refused(decision, fired, reading);
         let recording = at_door.record(due, reading);
         self.counted = true;
-        let words = words.clone();
+        let (words, answers) = (words.clone(), self.answers.clone());
         self.tell(recording, async move {
             match by {
                 Proposer::Connection(connection) => connection.refuse(problem).await,
                 Proposer::Owner(request) => drop(request.answer.send(Reply::Verdict(words))),
-                Proposer::Timer | Proposer::Message | Proposer::Memory => {}
+                Proposer::Timer => drop(answers.send(Done::TimersNoted).await),
+                Proposer::Message | Proposer::Memory => {}
             }
         });
     }
@@ -217,56 +218,47 @@ impl<D: Driver> ObjectActor<D> {
             // What everybody in the machine was told that it was tried with.
             return problem.clone();
         }
-        if let Refusal::Paused(left) = refusal {
+        if let (Refusal::Paused(left), 0) = (refusal, tries) {
             return problems::backing_off(self.claim.object(), left);
         }
-        let (code, title, detail) = match refusal {
+        let failed = |title| Problem::new(503, "machine_failed", title);
+        let (problem, detail) = match refusal {
             Refusal::Inside(_) => (
-                "refused",
-                "The object refused to wake",
+                Problem::new(503, "refused", "The object refused to wake"),
                 "its rules refused inside its machine",
             ),
             Refusal::NotTheObject(_) => (
-                "not_the_object",
-                "Another copy holds the object",
+                Problem::new(503, "twin", "Another copy holds the object"),
                 "this copy does not serve: send the request where the object runs",
             ),
             Refusal::Full => (
-                "held_full",
-                "Too many requests are waiting for the object",
+                Problem::new(503, "held_full", "Too many requests are waiting for the object"),
                 "try again in a moment",
             ),
             Refusal::Stopping => (
-                CODE_FAILED,
-                "The object's host is stopping it",
+                failed("The object's host is stopping it"),
                 "try again when its host runs it again",
             ),
             Refusal::NotRecorded(_) => (
-                CODE_FAILED,
-                "The object cannot be woken now",
+                failed("The object cannot be woken now"),
                 "the end of its last machine is not recorded yet: try again",
             ),
             Refusal::Failed(Failure::Start) => (
-                CODE_FAILED,
-                "The machine cannot be started",
+                failed("The machine cannot be started"),
                 "the owner can see the cause in the events of the process that runs it",
             ),
             Refusal::Failed(_) | Refusal::Paused(_) => (
-                CODE_FAILED,
-                "The machine ended",
+                failed("The machine ended"),
                 "the machine ended before it took the request: try again",
             ),
         };
-        let mut problem = Problem::new(503, code, title).with_detail(detail);
+        let mut problem = problem.with_detail(detail);
         problem.object = self.claim.object().to_string();
         let after = refusal.retry_after();
         problem.retry_after = after.map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0));
         problem
     }
 }
-
-/// The machine.
-const CODE_FAILED: &str = "machine_failed";
 
 impl Proposer {
     const fn how(&self) -> By {

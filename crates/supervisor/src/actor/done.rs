@@ -1,14 +1,15 @@
 //! Answers of tasks, and what each means to the activation.
 
-use suijuris_core::activation::{Ask, Claimed, Event, Recorded, Run, Word};
+use suijuris_core::activation::{Ask, Attached, Claimed, Event, Recorded, Run, Word};
 use suijuris_core::inputs::Principal;
 use suijuris_core::witness::Verdict;
 use suijuris_custody::at_rest::Open;
 use suijuris_custody::chain;
 use suijuris_custody::claim::{Answer, Granted, RefusedCopy};
 use suijuris_link::ToSupervisor;
+use suijuris_link::message::Present;
 use suijuris_store::{Reader, StageError};
-use suijuris_vehicle::{Driver, Exit, ResumeError, SuspendError};
+use suijuris_vehicle::{AttachError, Driver, Exit, ResumeError, SuspendError};
 
 use super::{ObjectActor, loss_of};
 use crate::at_door::AtDoor;
@@ -20,6 +21,8 @@ pub(super) enum Done<M> {
     Claimed(Ask, Option<Granted>),
     /// A machine was started, or not.
     Started(Run, Result<Box<Running<M>>, NoMachine>),
+    /// The machine of an earlier process was taken over, or not; how its object is, where its runtime can say.
+    Attached(Run, Result<Box<TakenOver<M>>, NoMachine>),
     /// It is about to be resumed, and may claim the object by itself.
     Resuming(Ask, Run),
     /// It was resumed, or not.
@@ -46,8 +49,17 @@ pub(super) enum Done<M> {
     Refused(Option<Box<RefusedCopy>>),
     /// A write is acknowledged that wakes by this field.
     Wakes(Principal, String),
+    /// Timers that were refused or skipped are recorded as dealt with.
+    TimersNoted,
     /// The disk failed.
     Broken(StageError),
+}
+
+/// A machine of an earlier process.
+pub(super) struct TakenOver<M> {
+    pub(super) running: Running<M>,
+    /// How its object is, where its runtime can say.
+    pub(super) present: Option<Present>,
 }
 
 /// How an object came back from its machine.
@@ -85,6 +97,19 @@ impl<D: Driver> ObjectActor<D> {
                     self.reporter.error(CODE_MACHINE, chain(&error));
                 }
                 self.events.push_back(Event::StartFailed(run));
+            }
+            Done::Attached(run, Ok(attached)) => {
+                let TakenOver { running, present } = *attached;
+                self.attached(run, running, present.as_ref());
+            }
+            Done::Attached(run, Err(error)) => {
+                let ended = matches!(error, NoMachine::Ended | NoMachine::Lost(AttachError::Unknown(_)));
+                if !ended {
+                    self.reporter.error(CODE_MACHINE, chain(&error));
+                }
+                self.forget_machine();
+                // Whatever was there was killed, or is gone: its end is recorded.
+                self.events.push_back(Event::Attached(run, Attached::Nothing));
             }
             Done::Resuming(ask, run) => {
                 self.events.push_back(Event::Claimed(ask, Claimed::Won));
@@ -131,6 +156,7 @@ impl<D: Driver> ObjectActor<D> {
                 self.events.push_back(Event::Witnessed);
             }
             Done::Wakes(by, field) => self.memory_wakes(by, &field),
+            Done::TimersNoted => self.timers_proposed = false,
             Done::Broken(error) => self.broken = Some(error.into()),
         }
     }
@@ -166,8 +192,15 @@ impl<D: Driver> ObjectActor<D> {
         self.events.push_back(Event::Claimed(ask, claimed));
     }
 
+    fn forget_machine(&self) {
+        if let Some(notes) = &self.services.machines {
+            notes.forget(self.claim.object());
+        }
+    }
+
     /// Nothing of the machine is left.
     fn exited(&mut self, run: Run, exit: Exit) {
+        self.forget_machine();
         if let Some(mut ended) = self.machine.take() {
             let told = std::mem::take(&mut ended.running.told);
             let reading = self.services.clock.reading();

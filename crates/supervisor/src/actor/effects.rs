@@ -8,7 +8,10 @@ use suijuris_core::codec;
 use suijuris_core::lineage::Fired;
 use suijuris_core::witness::{Purpose, Verdict};
 use suijuris_custody::chain;
+use suijuris_depot::Session;
 use suijuris_door::{Proposal, prepared};
+use suijuris_link::launch::{DepotRoute, Unattended};
+use suijuris_link::message::Present;
 use suijuris_link::{Cause, ToRuntime};
 use suijuris_store::{Depth, Reader};
 use suijuris_vehicle::{Driver, Machine as _, Signal, Since};
@@ -16,7 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::custody::{rest, take_back};
-use super::done::{Back, CODE_DEPOT, CODE_MACHINE, CODE_NOT_DURABLE, Done};
+use super::done::{Back, CODE_DEPOT, CODE_MACHINE, CODE_NOT_DURABLE, Done, TakenOver};
 use super::{ObjectActor, Started};
 use crate::machine::{self, NoMachine, Running};
 
@@ -35,8 +38,7 @@ impl<D: Driver> ObjectActor<D> {
             Effect::Claim(ask, Purpose::Wake) => self.claim_to_wake(ask),
             Effect::Claim(ask, Purpose::Rest) => self.claim_to_rest(ask),
             Effect::Start(run, proposal) => self.start(run, proposal),
-            // No object is begun with here whose machine an earlier process left.
-            Effect::Attach(run) => self.events.push_back(Event::Attached(run, Attached::Nothing)),
+            Effect::Attach(run) => self.attach(run),
             Effect::HandOver(_) => self.hand_over(),
             Effect::Deliver(_, proposal) => self.deliver(proposal),
             Effect::Sleep(_) => self.ask_to_sleep(),
@@ -101,6 +103,7 @@ impl<D: Driver> ObjectActor<D> {
         let (services, claim, reporter) = (self.services.clone(), self.claim.clone(), self.reporter.clone());
         let (paths, front) = (self.paths.clone(), self.front.clone());
         let network = self.prepared.bundle().manifest.workload.network;
+        let object = self.claim.object();
         self.task(async move {
             let started = async {
                 let recorded = recording?.durable().await?;
@@ -108,12 +111,17 @@ impl<D: Driver> ObjectActor<D> {
                 drop(at_door);
                 let grant = claim.lend(&services.clock, &services.relay).await;
                 let grant = grant.map_err(NoMachine::Link)?;
-                let launch = machine::launch(&paths, &front, (cause, services.server), grant)?;
+                let unattended = if services.machines.is_some() {
+                    Unattended::Serve
+                } else {
+                    Unattended::Stop
+                };
+                let launch = machine::launch(&paths, &front, (cause, services.server), grant, unattended)?;
                 if let Some(lending) = lending {
                     let _ = lending.send(());
                 }
                 tokio::select! {
-                    started = machine::start(&services, launch, network) => started,
+                    started = machine::start(&services, object, launch, network) => started,
                     _ = given_up => Err(NoMachine::GivenUp),
                 }
             };
@@ -150,6 +158,12 @@ impl<D: Driver> ObjectActor<D> {
     pub(super) fn started(&mut self, run: Run, running: Running<D::Machine>) {
         self.give_up = None;
         self.reporter.machine("started", self.described());
+        self.run_on(run, running);
+        self.events.push_back(Event::Started(run));
+    }
+
+    /// Hears a machine, and waits for its end.
+    fn run_on(&mut self, run: Run, running: Running<D::Machine>) {
         let mut output = JoinSet::new();
         if let Ok(mut lines) = running.machine.output(Since::Kept) {
             let reporter = self.reporter.clone();
@@ -191,7 +205,48 @@ impl<D: Driver> ObjectActor<D> {
             running,
             _tasks: tasks,
         });
-        self.events.push_back(Event::Started(run));
+    }
+
+    // Taking over.
+
+    fn attach(&mut self, run: Run) {
+        let Some(note) = self.left.take() else {
+            self.events.push_back(Event::Attached(run, Attached::Nothing));
+            return;
+        };
+        let services = self.services.clone();
+        self.task(async move {
+            let attached = machine::attach(&services, note).await;
+            let taken = attached.map(|(running, present)| Box::new(TakenOver { running, present }));
+            Done::Attached(run, taken)
+        });
+    }
+
+    /// The machine of an earlier process is ours now.
+    pub(super) fn attached(&mut self, run: Run, running: Running<D::Machine>, present: Option<&Present>) {
+        let how = match present.map(|present| present.phase.as_str()) {
+            None => Attached::Suspended,
+            Some("active") => Attached::Serving,
+            Some("draining") => Attached::Draining,
+            // What it was told to wait for is not known any more.
+            Some(_) => Attached::Failed,
+        };
+        let server = self.services.server;
+        let _ = running.link.queue(ToRuntime::Server { key: server });
+        if let Some(depot) = &self.services.depot
+            && let Ok((ours, theirs)) = std::os::unix::net::UnixStream::pair()
+        {
+            // A session of its own: what the machine wrote before, this process does not remember.
+            let session = Arc::new(Session::new(depot.clone()));
+            let object = self.claim.object();
+            if self.services.relay.serve(ours, session, object).is_ok() {
+                let route = DepotRoute::Descriptor(theirs.into());
+                let _ = running.link.queue(ToRuntime::Depot { route });
+            }
+        }
+        self.run_on(run, running);
+        self.reporter.machine("attached", self.described());
+        self.events.push_back(Event::Attached(run, how));
     }
 
     fn hand_over(&mut self) {
@@ -242,6 +297,11 @@ impl<D: Driver> ObjectActor<D> {
         // The runtime holds its gate since it announced the pause; now it decides again, whether it hears of it first from
         // us or from its clocks.
         running.generation += 1;
+        if let (Some(notes), Some(note)) = (&self.services.machines, &mut running.note) {
+            note.generation = running.generation;
+            // Where it is not noted the next process is told by the runtime.
+            let _ = notes.write(self.claim.object(), note);
+        }
         let (generation, cause) = (running.generation, Box::new(cause));
         let _ = running.link.queue(ToRuntime::Resumed { generation, cause });
         let machine = running.machine.clone();

@@ -13,6 +13,7 @@ use suijuris_door::proposal::dealt_with;
 use suijuris_vehicle::Driver;
 
 use super::connections::Decided;
+use super::done::Done;
 use super::{LONGEST_WAIT, ObjectActor, Proposer};
 
 impl<D: Driver> ObjectActor<D> {
@@ -67,15 +68,20 @@ impl<D: Driver> ObjectActor<D> {
         }
         if let Some(proposal) = Proposal::timers(&due) {
             let names: Vec<_> = due.iter().map(|(name, _)| name.to_string()).collect();
+            // Until what they come to is known, or recorded, they are not looked at again.
             let decided = self.propose(proposal, &names.join(", "), Proposer::Timer, 0);
-            self.timers_proposed = matches!(decided, Decided::Proposed);
+            self.timers_proposed = !matches!(decided, Decided::Elsewhere(_));
             return;
         }
         // Missed occurrences that do not fire are only noted.
         let Some(at_door) = &mut self.at_door else { return };
         let skipped = at_door.due(dealt_with(&due), reading, false);
         let recording = at_door.record(skipped, reading);
-        self.tell(recording, std::future::ready(()));
+        self.timers_proposed = true;
+        let answers = self.answers.clone();
+        self.tell(recording, async move {
+            let _ = answers.send(Done::TimersNoted).await;
+        });
     }
 
     /// Messages wait: the first on a topic that wakes proposes it.

@@ -1,26 +1,37 @@
 //! What owners and hosts ask: judged by the pure queue, verified when it is done, answered once.
 
+use std::sync::Arc;
 use suijuris_api::Problem;
 use suijuris_api::agent::Patch;
 use suijuris_api::control::Reply;
 use suijuris_core::activation::requests::{Due, Kind, Meanwhile, RequestId, Verdict as Judged, Way};
 use suijuris_core::activation::{Answer, By, Event, Phase};
 use suijuris_core::decide::Verdict;
+use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::lineage::Fired;
+use suijuris_custody::amend::{self, Amendment};
+use suijuris_custody::chain;
 use suijuris_custody::owner::{Asking, not_an_owner};
 use suijuris_custody::write::{self, Durable, Staged, WriteError, Written, unwitnessed};
-use suijuris_door::Proposal;
+use suijuris_door::{PreparedBundle, Proposal};
 use suijuris_link::ToRuntime;
 use suijuris_link::message::Json;
 use suijuris_link::mux::QueueError;
 use suijuris_store::Sign;
 use suijuris_vehicle::Driver;
+use tokio::sync::oneshot;
 
 use super::connections::Decided;
 use super::done::Done;
 use super::{ObjectActor, Proposer};
-use crate::control::{Asked, CODE_BAD_REQUEST, ControlRequest, What, error};
+use crate::control::{Asked, CODE_BAD_REQUEST, ControlRequest, Proposed, What, error};
+
+/// What was proposed is in force.
+const CODE_IN_FORCE: &str = "in_force";
+
+/// Too few owners approved.
+const CODE_APPROVALS: &str = "approvals_missing";
 
 /// It cannot be done in this state.
 const CODE_NOT_NOW: &str = "not_now";
@@ -143,7 +154,7 @@ impl<D: Driver> ObjectActor<D> {
                 let patch = Json(patch);
                 ToRuntime::Patch { id, signed, patch }
             }
-            What::Sleep | What::Wake | What::Status => ToRuntime::Sleep { id, signed },
+            What::Sleep | What::Wake | What::Status | What::Amend(_) => ToRuntime::Sleep { id, signed },
         };
         let Some(machine) = &self.machine else { return };
         if let Err(wrong) = machine.running.link.queue(message) {
@@ -216,8 +227,10 @@ impl<D: Driver> ObjectActor<D> {
 
     fn at_rest(&mut self, request: ControlRequest) {
         let ControlRequest { asked, answer } = request;
-        let What::Write(patch) = asked.what.clone() else {
-            return;
+        let patch = match asked.what.clone() {
+            What::Write(patch) => patch,
+            What::Amend(proposed) => return self.amend(*proposed, answer),
+            What::Wake | What::Sleep | What::Status => return,
         };
         let staged = self.verified(&asked).and_then(|by| {
             let staged = self.stage(by.clone(), &patch)?;
@@ -247,6 +260,63 @@ impl<D: Driver> ObjectActor<D> {
                 Err(problem) => drop(answer.send(refused(&problem))),
             }
         });
+    }
+
+    /// Proposes a new definition to the object, which decides by the rules in force.
+    fn amend(&mut self, proposed: Proposed, answer: oneshot::Sender<Reply>) {
+        let reading = self.services.clock.reading();
+        let host = self.services.host.clone();
+        let Some(at_door) = self.at_door.as_mut() else {
+            return drop(answer.send(error(CODE_NOT_NOW, "the object is moving".to_owned())));
+        };
+        let now = at_door.door().now(reading);
+        let Some(writer) = at_door.writer() else {
+            return drop(answer.send(error(CODE_NOT_NOW, "the object is moving".to_owned())));
+        };
+        let Proposed { files, approvals } = proposed;
+        self.reporter.proposal(Action::Amend, "controller", None, "");
+        let (decision, ticket, bundle) = match amend::propose(writer, &files, approvals, now, host) {
+            Ok(Amendment::InForce) => {
+                let message = "this definition is in force already".to_owned();
+                return drop(answer.send(error(CODE_IN_FORCE, message)));
+            }
+            Ok(Amendment::TooFew(_, found, needed)) => {
+                let message = format!("{found} of the {needed} owners needed approved this definition");
+                return drop(answer.send(error(CODE_APPROVALS, message)));
+            }
+            Ok(Amendment::Amended(decision, ticket, bundle)) => (decision, ticket, Some(bundle)),
+            Ok(Amendment::Refused(decision, ticket)) => (decision, ticket, None),
+            Err(wrong) => return drop(answer.send(error(CODE_BAD_REQUEST, chain(&wrong)))),
+        };
+        let words = self.reporter.verdict(&decision);
+        if let Some(bundle) = bundle {
+            match PreparedBundle::new(bundle) {
+                Ok(prepared) => self.take_bundle(Arc::new(prepared)),
+                Err(wrong) => return drop(answer.send(error(CODE_BAD_REQUEST, chain(&wrong)))),
+            }
+        }
+        let (claim, answers) = (self.claim.clone(), self.answers.clone());
+        let seq = ticket.seq();
+        self.tasks.spawn_local(async move {
+            if let Err(wrong) = ticket.await {
+                let _ = answers.send(Done::Broken(wrong.into())).await;
+                return;
+            }
+            let reply = match claim.acknowledge(seq).await {
+                Ok(_) => Reply::Verdict(words),
+                Err(why) => refused(&unwitnessed(why)),
+            };
+            let _ = answer.send(reply);
+        });
+    }
+
+    /// The object has another bundle from now on.
+    fn take_bundle(&mut self, prepared: Arc<PreparedBundle>) {
+        self.prepared = prepared.clone();
+        if let Some(at_door) = &mut self.at_door {
+            let (host, witnessed) = (self.services.host.clone(), self.claim.witnessed());
+            at_door.amended(prepared, host, witnessed);
+        }
     }
 
     /// Decides a write and stages it for the disk; a refusal is counted.

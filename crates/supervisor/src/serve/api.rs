@@ -20,12 +20,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use suijuris_api::Problem;
 use suijuris_api::control::{Reply, ToUp};
-use suijuris_api::daemon::{Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed};
+use suijuris_api::daemon::{Amend, Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed};
 use suijuris_api::problem::MEDIA_TYPE;
 use suijuris_core::id::ObjectId;
 use suijuris_core::owner_request::SignedRequest;
 use suijuris_vehicle::Driver;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::class_entry::ClassEntry;
@@ -107,23 +108,46 @@ impl<D: Driver> Api<D> {
         let get = parts.method == Method::GET;
         match (&parts.method, segments.as_slice()) {
             (_, ["v1"]) if get => Ok(json(&self.daemon())),
-            (_, ["v1", "objects"]) if get => Ok(json(&self.objects(&query)?)),
+            (_, ["v1", "objects"]) if get => {
+                self.roster.recovered().await;
+                Ok(json(&self.objects(&query)?))
+            }
             (&Method::POST, ["v1", "objects"]) => self.add_object(read(&parts, body).await?).await,
-            (_, ["v1", "classes"]) if get => Ok(json(&self.classes())),
+            (_, ["v1", "classes"]) if get => {
+                self.roster.recovered().await;
+                Ok(json(&self.classes()))
+            }
             (&Method::POST, ["v1", "classes"]) => self.add_class(read(&parts, body).await?).await,
             (_, ["v1", "events"]) if get => Ok(self.feed.stream(last_event(&parts))),
+            (&Method::DELETE, ["v1", "classes", class]) => {
+                let found = self.roster.class(class).map(|class| self.class(&class));
+                self.roster.remove_class(class)?;
+                Ok(json(&found))
+            }
+            (&Method::PUT, ["v1", "classes", class]) => {
+                self.amend_class(class, read(&parts, body).await?).await
+            }
             (_, ["v1", "objects", name, rest @ ..]) => {
-                let entry = self.roster.find(name).ok_or_else(|| no_such(name))?;
+                let entry = self.find(name).await?;
                 self.object(&entry, &parts, rest, body).await
             }
             (_, ["v1", "classes", class, "instances", key, rest @ ..]) => {
                 let name = format!("{class}/{key}");
-                let entry = self.roster.find(&name).ok_or_else(|| no_such(&name))?;
+                let entry = self.find(&name).await?;
                 self.object(&entry, &parts, rest, body).await
             }
             _ => Err(Problem::new(404, "no_such_route", "There is no such route")
                 .with_detail("the control API begins at /v1; see docs/control-api.md")),
         }
+    }
+
+    /// The object that people call so. Just started, the daemon may not know it yet.
+    async fn find(&self, name: &str) -> Result<Rc<Entry>, Problem> {
+        if let Some(entry) = self.roster.find(name) {
+            return Ok(entry);
+        }
+        self.roster.recovered().await;
+        self.roster.find(name).ok_or_else(|| no_such(name))
     }
 
     async fn object(
@@ -144,6 +168,11 @@ impl<D: Driver> Api<D> {
                 let Signed { signed } = read(parts, body).await?;
                 self.ask(entry, question(signed, None, ToUp::Sleep)).await
             }
+            (&Method::POST, ["amend"]) => {
+                let Amend { bundle, approvals } = read(parts, body).await?;
+                let (request, answered) = ControlRequest::amend(adding::files(&bundle)?, approvals);
+                self.put(entry, request, answered).await
+            }
             (&Method::PATCH, ["memory"]) => {
                 let PatchMemory { patch, signed } = read(parts, body).await?;
                 let unsigned = ToUp::Patch(patch.clone());
@@ -158,10 +187,18 @@ impl<D: Driver> Api<D> {
 
     /// Asks the object's actor.
     async fn ask(&self, entry: &Entry, question: ToUp) -> Result<Answer, Problem> {
-        let (request, answered) = match ControlRequest::of(question) {
-            Ok(asked) => asked,
-            Err(reply) => return Ok(json(&reply)),
-        };
+        match ControlRequest::of(question) {
+            Ok((request, answered)) => self.put(entry, request, answered).await,
+            Err(reply) => Ok(json(&reply)),
+        }
+    }
+
+    async fn put(
+        &self,
+        entry: &Entry,
+        request: ControlRequest,
+        answered: oneshot::Receiver<Reply>,
+    ) -> Result<Answer, Problem> {
         let ending = || {
             Problem::new(503, "not_now", "The object is being opened again")
                 .with_detail("ask again in a moment")
@@ -244,13 +281,17 @@ impl<D: Driver> Api<D> {
             max_instances: class.max_instances(),
             bundle: class.note.bundle.to_string(),
             url: self.roster.url_of("KEY", &class.note.name),
+            object_dir: class.note.object_dir.clone(),
         }
     }
 
     /// Stops an object and forgets it here.
     async fn remove(&self, entry: &Rc<Entry>) -> Result<Answer, Problem> {
-        self.roster.remove(entry).await?;
-        Ok(json(&self.document(entry)))
+        let data = self.roster.remove(entry).await?;
+        Ok(json(&Object {
+            data,
+            ..self.document(entry)
+        }))
     }
 }
 
@@ -300,6 +341,10 @@ async fn read<T: DeserializeOwned>(parts: &http::request::Parts, body: Incoming)
     let body = body
         .map_err(|_| bad("the body is too large, or ended early"))?
         .to_bytes();
+    // Documents are objects; an array of their members in order would pass for one otherwise.
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(bad("not a document of this route: it is no JSON object"));
+    }
     serde_json::from_slice(&body).map_err(|error| bad(&format!("not a document of this route: {error}")))
 }
 

@@ -5,6 +5,7 @@
 //! ROOT/classes/NAME/class.json       identity and definition of a class; its bundles beside it
 //! ROOT/instances/CLASS/KEY/          the data of an instance
 //! ROOT/objects/NAME/                 the data of a single object; object.json beside it
+//! ROOT/archive/ID/                   the data of an object that was removed
 //! ROOT/staging/…                     what is being founded and serves nobody
 //! ROOT/run/control.sock              the control API
 //! ```
@@ -14,6 +15,7 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use suijuris_core::BundleId;
@@ -25,6 +27,10 @@ use crate::paths::{ObjectPaths, socket};
 
 /// Bytes of a note at most.
 const MAX_NOTE: u64 = 64 << 10;
+
+/// How long another daemon may take to let go of the directory, and how often that is looked at.
+const LOCKED_WITHIN: Duration = Duration::from_secs(2);
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Longest name of a class or an object: a DNS label.
 pub const MAX_NAME: usize = 63;
@@ -64,6 +70,15 @@ pub struct ObjectNote {
     pub name: String,
     /// The directory of its definition.
     pub object_dir: Option<PathBuf>,
+}
+
+/// Notes of one kind.
+#[derive(Debug)]
+pub struct Notes<T> {
+    /// Those that were read.
+    pub read: Vec<T>,
+    /// Those that cannot be, by the name of their directory: what they are notes of is not served.
+    pub broken: Vec<(String, CatalogError)>,
 }
 
 /// Why a directory cannot be served.
@@ -155,10 +170,15 @@ impl Catalog {
             .mode(0o600)
             .open(&path)
             .map_err(disk(&path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(CatalogError::Locked(root.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(disk(&path)(error)),
+        let until = Instant::now() + LOCKED_WITHIN;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                // One that was just killed is on its way out.
+                Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_AGAIN),
+                Err(TryLockError::WouldBlock) => return Err(CatalogError::Locked(root.to_owned())),
+                Err(TryLockError::Error(error)) => return Err(disk(&path)(error)),
+            }
         }
         let root = root.to_owned();
         Ok(Self { root, _lock: lock })
@@ -179,7 +199,13 @@ impl Catalog {
     /// The bundles of a class.
     #[must_use]
     pub fn class_dir(&self, name: &str) -> ObjectDir {
-        ObjectDir::at(self.root.join("classes").join(name))
+        Self::class_dir_in(&self.root, name)
+    }
+
+    /// The bundles of a class of the daemon of `root`, for who only reads them.
+    #[must_use]
+    pub fn class_dir_in(root: &Path, name: &str) -> ObjectDir {
+        ObjectDir::at(root.join("classes").join(name))
     }
 
     /// Where an instance is.
@@ -232,16 +258,26 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn classes(&self) -> Result<Vec<ClassNote>, CatalogError> {
-        notes(&self.root.join("classes"), "class.json")
+    pub fn classes(&self) -> Result<Notes<ClassNote>, CatalogError> {
+        notes(&self.root.join("classes"), "class.json", |note: &ClassNote| {
+            &note.name
+        })
     }
 
     /// The single objects that there are, by name.
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn objects(&self) -> Result<Vec<ObjectNote>, CatalogError> {
-        notes(&self.root.join("objects"), "object.json")
+    pub fn objects(&self) -> Result<Notes<ObjectNote>, CatalogError> {
+        notes(&self.root.join("objects"), "object.json", |note: &ObjectNote| {
+            &note.name
+        })
+    }
+
+    /// Whether there is, or was once, a class of this name.
+    #[must_use]
+    pub fn has_class(&self, name: &str) -> bool {
+        self.root.join("classes").join(name).exists()
     }
 
     /// Keys of the instances of a class that have data here.
@@ -310,14 +346,36 @@ impl Catalog {
         }
     }
 
-    /// Removes an object's or a class's directory.
+    /// Removes a class that has no instances.
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn remove(&self, dir: &Path) -> Result<(), CatalogError> {
-        self.discard(dir)?;
-        let parent = dir.parent().unwrap_or(&self.root);
-        sync_dir(parent).map_err(disk(parent))
+    pub fn remove_class(&self, name: &str) -> Result<(), CatalogError> {
+        let classes = self.root.join("classes");
+        self.discard(&classes.join(name))?;
+        sync_dir(&classes).map_err(disk(&classes))
+    }
+
+    /// Moves the data of a removed object away; where it is then.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn archive(
+        &self,
+        paths: &ObjectPaths,
+        object: suijuris_core::ObjectId,
+    ) -> Result<PathBuf, CatalogError> {
+        let archive = self.root.join("archive");
+        make_dir(&archive).map_err(disk(&archive))?;
+        let kept = archive.join(object.to_string());
+        std::fs::rename(&paths.data, &kept).map_err(disk(&paths.data))?;
+        for dir in [Some(archive.as_path()), paths.data.parent()]
+            .into_iter()
+            .flatten()
+        {
+            sync_dir(dir).map_err(disk(dir))?;
+        }
+        Ok(kept)
     }
 }
 
@@ -341,26 +399,41 @@ fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, CatalogError> {
     Ok(found)
 }
 
-fn notes<T: for<'de> Deserialize<'de>>(dir: &Path, file: &str) -> Result<Vec<T>, CatalogError> {
-    let mut found = Vec::new();
-    for (_, path) in entries(dir)? {
+fn notes<T: for<'de> Deserialize<'de>>(
+    dir: &Path,
+    file: &str,
+    name: impl Fn(&T) -> &str,
+) -> Result<Notes<T>, CatalogError> {
+    let (mut read, mut broken) = (Vec::new(), Vec::new());
+    for (called, path) in entries(dir)? {
         let path = path.join(file);
         // What was cut short while it was made has no note yet.
         if !path.exists() {
             continue;
         }
-        let wrong = |why: String| CatalogError::Note {
-            path: path.clone(),
-            why,
-        };
-        let data = path.metadata().map_err(disk(&path))?;
-        if data.len() > MAX_NOTE {
-            return Err(wrong("it is too large".to_owned()));
+        match note(&path) {
+            Ok(note) if name(&note) == called => read.push(note),
+            Ok(_other) => {
+                let why = "it is the note of something else".to_owned();
+                broken.push((called, CatalogError::Note { path, why }));
+            }
+            Err(error) => broken.push((called, error)),
         }
-        let text = std::fs::read(&path).map_err(disk(&path))?;
-        found.push(serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?);
     }
-    Ok(found)
+    Ok(Notes { read, broken })
+}
+
+fn note<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CatalogError> {
+    let wrong = |why: String| CatalogError::Note {
+        path: path.to_owned(),
+        why,
+    };
+    let data = path.metadata().map_err(disk(path))?;
+    if data.len() > MAX_NOTE {
+        return Err(wrong("it is too large".to_owned()));
+    }
+    let text = std::fs::read(path).map_err(disk(path))?;
+    serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))
 }
 
 fn write(dir: &Path, name: &str, note: &impl Serialize) -> Result<(), CatalogError> {
@@ -426,9 +499,28 @@ mod tests {
             object_dir: Some("/x".into()),
         };
         catalog.keep_object(&note).unwrap();
-        assert_eq!(catalog.objects().unwrap(), [note]);
+        assert_eq!(catalog.objects().unwrap().read, [note]);
         assert!(catalog.has("hello") && !catalog.has("other"));
-        std::fs::write(temp.path().join("objects/hello/object.json"), "{").unwrap();
-        assert!(matches!(catalog.objects(), Err(CatalogError::Note { .. })));
+    }
+
+    #[test]
+    fn a_broken_note_hides_no_other() {
+        let temp = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(temp.path()).unwrap();
+        for name in ["first", "second", "third"] {
+            let (name, object_dir) = (name.to_owned(), None);
+            catalog.keep_object(&ObjectNote { name, object_dir }).unwrap();
+        }
+        let objects = temp.path().join("objects");
+        let (first, second) = (
+            objects.join("first/object.json"),
+            objects.join("second/object.json"),
+        );
+        std::fs::copy(objects.join("third/object.json"), first).unwrap();
+        std::fs::write(second, "{").unwrap();
+        let found = catalog.objects().unwrap();
+        let names: Vec<_> = found.read.iter().map(|note| note.name.as_str()).collect();
+        let broken: Vec<_> = found.broken.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((names, broken), (vec!["third"], vec!["first", "second"]));
     }
 }

@@ -1,6 +1,6 @@
 //! A class of the daemon: its door, which of its instances are here, how often it was founded lately.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use suijuris_core::ObjectId;
 use suijuris_core::class::{Class, ClassId};
 use suijuris_core::inputs::{Founding, Host};
 use suijuris_door::{ClassDoor, PreparedBundle};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::catalog::ClassNote;
@@ -32,10 +32,16 @@ pub struct ClassEntry {
     pub id: ClassId,
     pub(super) class: Class,
     pub(super) door: RefCell<ClassDoor>,
-    keys: RefCell<BTreeMap<String, ObjectId>>,
+    keys: Rc<RefCell<BTreeMap<String, ObjectId>>>,
     /// Keys that are being founded: who else comes for one waits.
-    pub(super) founding: RefCell<HashMap<String, Rc<Notify>>>,
-    rates: RefCell<Rates>,
+    pub(super) founding: Rc<RefCell<HashMap<String, Rc<Notify>>>>,
+    /// Instances that were here when the daemon started and are not taken in yet.
+    pub(super) recovering: watch::Sender<usize>,
+    /// Foundings that were permitted, and those of them that ended: while these differ, the name table may have fewer
+    /// names than there will be.
+    permitted: Rc<Cell<u64>>,
+    settled: watch::Sender<u64>,
+    rates: Rc<RefCell<Rates>>,
 }
 
 /// Foundings of the last second.
@@ -56,9 +62,30 @@ impl ClassEntry {
             id,
             class,
             door: RefCell::new(door),
-            keys: RefCell::default(),
-            founding: RefCell::default(),
-            rates: RefCell::default(),
+            keys: Rc::default(),
+            founding: Rc::default(),
+            recovering: watch::Sender::new(0),
+            permitted: Rc::default(),
+            settled: watch::Sender::new(0),
+            rates: Rc::default(),
+        })
+    }
+
+    /// The same class with another template: what is under way goes on, and counts for both.
+    pub(super) fn amended(
+        &self,
+        note: ClassNote,
+        prepared: Arc<PreparedBundle>,
+        place: Host,
+    ) -> Result<Self, String> {
+        Ok(Self {
+            keys: self.keys.clone(),
+            founding: self.founding.clone(),
+            recovering: self.recovering.clone(),
+            permitted: self.permitted.clone(),
+            settled: self.settled.clone(),
+            rates: self.rates.clone(),
+            ..Self::new(note, prepared, place)?
         })
     }
 
@@ -94,6 +121,29 @@ impl ClassEntry {
         self.keys.borrow_mut().remove(key);
     }
 
+    /// What [`ClassEntry::unsettled`] is asked with, before the names are counted.
+    pub(super) fn settled(&self) -> u64 {
+        *self.settled.borrow()
+    }
+
+    /// Foundings that a count of names which began when `settled` were may lack, at most.
+    pub(super) fn unsettled(&self, settled: u64) -> u64 {
+        self.permitted.get().saturating_sub(settled)
+    }
+
+    /// Waits until more than `settled` foundings have ended.
+    pub(super) async fn more_settled(&self, settled: u64) {
+        let mut ended = self.settled.subscribe();
+        // It is dropped with the class, which we have.
+        let _ = ended.wait_for(|now| *now > settled).await;
+    }
+
+    /// A founding was permitted; it ends when what is returned is dropped.
+    pub(super) fn permit(self: &Rc<Self>) -> Permitted {
+        self.permitted.set(self.permitted.get() + 1);
+        Permitted(self.clone())
+    }
+
     /// How often the class, and this peer, was founded for in the last second; what is answered where that is too often.
     pub(super) fn rates(&self, peer: IpAddr, instances: u64) -> Result<Founding, Problem> {
         let mut rates = self.rates.borrow_mut();
@@ -119,6 +169,15 @@ impl ClassEntry {
         let mut rates = self.rates.borrow_mut();
         rates.all.push_back(now);
         rates.peers.entry(peer).or_default().push_back(now);
+    }
+}
+
+/// A founding that was permitted and is under way.
+pub(super) struct Permitted(Rc<ClassEntry>);
+
+impl Drop for Permitted {
+    fn drop(&mut self) {
+        self.0.settled.send_modify(|settled| *settled += 1);
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use suijuris_api::Problem;
 use suijuris_core::ObjectId;
 use suijuris_core::class::founding::{
-    Answer, End, Entry as Name, Founding, Next, Recovery, Stage, Step, recover, replaceable,
+    Answer, End, Entry as Name, Founding, Next, Stage, Step, recover, replaceable,
 };
 use suijuris_core::class::{Instantiation, Key};
 use suijuris_custody::chain;
@@ -19,7 +19,7 @@ use suijuris_vehicle::Driver;
 use zeroize::Zeroizing;
 
 use super::class_entry::ClassEntry;
-use super::roster::{Entry, NotOpened, Opened, Roster};
+use super::roster::{Entry, NotOpened, OPEN_WITHIN, Opened, Roster};
 use crate::connection::PendingConnection;
 use crate::events::Origin;
 use crate::paths::ObjectPaths;
@@ -89,9 +89,15 @@ impl<D: Driver> Roster<D> {
         key: &Key,
         connection: &PendingConnection,
     ) -> Result<Rc<Entry>, Problem> {
+        let placed = self.catalog.instance(&class.note, key).data;
+        if placed.exists() {
+            return self.take_in_again(class, key, placed).await;
+        }
         let peer = connection.peer().ip().to_canonical();
+        self.look_for(class, key).await?;
         let decision = self.decide(class, key, peer, connection).await?;
         class.count(peer);
+        let _permitted = class.permit();
         let (founding, mut birth) = self
             .stage(class, key, decision)
             .await
@@ -100,14 +106,37 @@ impl<D: Driver> Roster<D> {
             .await
             .map_err(|error| self.trouble(class, &error))?
             .ok_or_else(|| {
-                let holder = birth
-                    .read
-                    .as_ref()
-                    .map_or("another daemon", |(name, _)| name.who.as_str());
-                let title = "The object lies elsewhere";
-                let problem = Problem::new(503, "elsewhere", title);
-                problem.with_detail(format!("it is held by {holder}: ask there"))
+                let name = birth.read.as_ref().map(|(name, _)| name);
+                not_here(name.map_or("another daemon", |name| &name.who), name)
             })
+    }
+
+    /// Refuses a key that is another's already, at the price of one look.
+    async fn look_for(&self, class: &ClassEntry, key: &Key) -> Result<(), Problem> {
+        let Some(depot) = &self.depot else { return Ok(()) };
+        match depot.name(class.id, key).await {
+            Ok(Some((name, _))) if name.state != Stage::Founding => Err(not_here(&name.who, Some(&name))),
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.say_broken(&class.note.name, &chain(&error));
+                Err(unreachable())
+            }
+        }
+    }
+
+    /// An instance that is here and could not be taken in before: its founding is gone on with, or it stays as it is.
+    async fn take_in_again(
+        self: &Rc<Self>,
+        class: &Rc<ClassEntry>,
+        key: &Key,
+        placed: PathBuf,
+    ) -> Result<Rc<Entry>, Problem> {
+        let object = object_of(&placed).map_err(|_said_at_the_start| damaged())?;
+        self.go_on(class, key, object, placed)
+            .await
+            .map_err(|error| self.trouble(class, &error))?;
+        let entry = class.object(key.as_str()).and_then(|object| self.entry(object));
+        entry.ok_or_else(damaged)
     }
 
     /// Asks the class's rules, before anything is written.
@@ -118,13 +147,7 @@ impl<D: Driver> Roster<D> {
         peer: IpAddr,
         connection: &PendingConnection,
     ) -> Result<Instantiation, Problem> {
-        let instances = match &self.depot {
-            Some(depot) => depot.count_names(class.id).await.map_err(|error| {
-                self.say_broken(&class.note.name, &chain(&error));
-                unreachable()
-            })?,
-            None => u64::try_from(class.len()).unwrap_or(u64::MAX),
-        };
+        let instances = self.count(class).await?;
         let founding = class.rates(peer, instances)?;
         let reading = self.services.clock.reading();
         let mut door = class.door.borrow_mut();
@@ -134,6 +157,27 @@ impl<D: Driver> Roster<D> {
         let caller = door.caller(ask.credentials(), reading)?;
         let decided = door.decide(key, founding, &caller, Some(ask.request), reading);
         decided.map_err(|decision| door.problem(&decision))
+    }
+
+    /// Instances that there are and will be, of all that were permitted so far.
+    async fn count(&self, class: &Rc<ClassEntry>) -> Result<u64, Problem> {
+        let Some(depot) = &self.depot else {
+            return Ok(u64::try_from(class.len()).unwrap_or(u64::MAX));
+        };
+        loop {
+            let settled = class.settled();
+            let names = depot.count_names(class.id).await.map_err(|error| {
+                self.say_broken(&class.note.name, &chain(&error));
+                unreachable()
+            })?;
+            let unsettled = class.unsettled(settled);
+            let instances = names.saturating_add(unsettled);
+            if instances < class.max_instances() || unsettled == 0 {
+                return Ok(instances);
+            }
+            // Some of them may be among the names already, or come to nothing.
+            class.more_settled(settled).await;
+        }
     }
 
     /// Writes the inception where nobody looks.
@@ -350,13 +394,29 @@ impl<D: Driver> Roster<D> {
     }
 
     fn founded(self: &Rc<Self>, object: ObjectId, birth: &mut Birth) -> Rc<Entry> {
+        let (class, key) = (birth.class.clone(), birth.key.clone());
+        self.serve_instance(&class, &key, object, birth.opened.take())
+    }
+
+    /// An instance that was founded before this process.
+    fn kept(self: &Rc<Self>, class: &ClassEntry, key: &Key, object: ObjectId) {
+        self.serve_instance(class, key, object, None);
+    }
+
+    fn serve_instance(
+        self: &Rc<Self>,
+        class: &ClassEntry,
+        key: &Key,
+        object: ObjectId,
+        opened: Option<Opened>,
+    ) -> Rc<Entry> {
         let origin = Origin {
             object,
-            name: birth.class.note.bundle_name.clone(),
-            instance: Some((birth.class.note.name.clone(), birth.key.to_string())),
+            name: class.note.bundle_name.clone(),
+            instance: Some((class.note.name.clone(), key.to_string())),
         };
-        birth.class.note_key(birth.key.as_str(), object);
-        self.keep(origin, birth.paths.clone(), birth.opened.take())
+        class.note_key(key.as_str(), object);
+        self.keep(origin, self.catalog.instance(&class.note, key), opened)
     }
 
     /// The key is another's: that may be here too.
@@ -385,48 +445,104 @@ impl<D: Driver> Roster<D> {
         }
     }
 
+    /// The key stays taken after its instance was removed, so that nobody gets another object under its name.
+    pub(super) async fn bury(&self, class: &ClassEntry, key: &str) -> Result<(), Problem> {
+        let (Some(depot), Ok(key)) = (&self.depot, class.class.key.asked(key.as_bytes())) else {
+            return Ok(());
+        };
+        let failed = |error: suijuris_depot::Error| {
+            self.say_broken(&class.note.name, &chain(&error));
+            unreachable()
+        };
+        let Some((name, version)) = depot.name(class.id, &key).await.map_err(failed)? else {
+            return Ok(());
+        };
+        let gone = name.at(Stage::Tombstone);
+        let swapped = depot.swap_name(class.id, &key, &gone, Some(&version)).await;
+        swapped.map(drop).map_err(failed)
+    }
+
     // After a restart.
+
+    /// Waits until what was here at the start is taken in, for as long as a connection would wait.
+    pub(super) async fn recovered(&self) {
+        let all = async {
+            for class in self.classes() {
+                let mut left = class.recovering.subscribe();
+                // It is dropped with the class, which we have.
+                let _ = left.wait_for(|left| *left == 0).await;
+            }
+        };
+        let _late = tokio::time::timeout(OPEN_WITHIN, all).await;
+    }
 
     /// An instance that has data here: kept, or its founding is gone on with.
     pub(super) fn recover(self: Rc<Self>, class: Rc<ClassEntry>, key: String) {
-        tokio::task::spawn_local(async move {
-            let path = self
-                .catalog
-                .root()
-                .join("instances")
-                .join(&class.note.name)
-                .join(&key);
-            self.recover_at(class, key, path).await;
-        });
+        let path = self
+            .catalog
+            .root()
+            .join("instances")
+            .join(&class.note.name)
+            .join(&key);
+        self.recover_at(class, key, path, true);
     }
 
     /// Something that was staged.
     pub(super) fn recover_staged(self: Rc<Self>, class: Rc<ClassEntry>, key: String, path: PathBuf) {
-        tokio::task::spawn_local(self.recover_at(class, key, path));
+        self.recover_at(class, key, path, false);
     }
 
-    async fn recover_at(self: Rc<Self>, class: Rc<ClassEntry>, text: String, path: PathBuf) {
+    fn recover_at(self: Rc<Self>, class: Rc<ClassEntry>, key: String, path: PathBuf, placed: bool) {
+        class.recovering.send_modify(|left| *left += 1);
+        tokio::task::spawn_local(async move {
+            self.recover_now(&class, key, path, placed).await;
+            class.recovering.send_modify(|left| *left -= 1);
+        });
+    }
+
+    async fn recover_now(self: &Rc<Self>, class: &Rc<ClassEntry>, text: String, path: PathBuf, placed: bool) {
         let label = format!("{}/{text}", class.note.name);
         let Ok(key) = class.class.key.asked(text.as_bytes()) else {
             return self.say_broken(&label, "its directory has no key of its class: move it away");
         };
-        let Some(object) = object_of(&path) else {
-            // Cut short before its inception: nobody knows of it.
-            if let Err(error) = self.catalog.discard(&path) {
-                self.say_broken(&label, &chain(&error));
-            }
+        // Something else may be here for the same key.
+        loop {
+            let under_way = class.founding.borrow().get(&text).cloned();
+            let Some(under_way) = under_way else { break };
+            under_way.notified().await;
+        }
+        if placed && class.object(&text).is_some() {
+            // Whoever asked for it was faster.
             return;
+        }
+        let object = match object_of(&path) {
+            Ok(object) => object,
+            // It was whole when it was put there, and may have served: nothing of it is removed.
+            Err(why) if placed => {
+                let why = format!(
+                    "it is damaged: {why}; restore it, or move {} away",
+                    path.display()
+                );
+                return self.say_broken(&label, &why);
+            }
+            Err(_cut_short) => {
+                // Cut short before its inception: nobody knows of it.
+                if let Err(error) = self.catalog.discard(&path) {
+                    self.say_broken(&label, &chain(&error));
+                }
+                return;
+            }
         };
         let under_way = Rc::new(tokio::sync::Notify::new());
         class
             .founding
             .borrow_mut()
             .insert(text.clone(), under_way.clone());
-        let recovered = self.go_on(&class, &key, object, path).await;
+        let recovered = self.go_on(class, &key, object, path).await;
         class.founding.borrow_mut().remove(&text);
         under_way.notify_waiters();
         if let Err(failed) = recovered {
-            let _ = self.trouble(&class, &failed);
+            let _ = self.trouble(class, &failed);
         }
     }
 
@@ -437,39 +553,58 @@ impl<D: Driver> Roster<D> {
         object: ObjectId,
         path: PathBuf,
     ) -> Result<(), Failed> {
-        let mut birth = self.birth(class, key, object, path).await;
-        if let Some(depot) = &self.depot {
-            birth.read = depot.name(class.id, key).await.map_err(Failed::Depot)?;
-            let entry = match birth.read.clone() {
-                Some((name, _)) => {
-                    let may = self.replaceable(depot, &name).await;
-                    Some((name, may))
-                }
-                None => None,
-            };
-            let found = recover(object, entry);
-            if let Recovery::Keep(name) = &found
-                && name.state == Stage::Founded
-            {
-                self.founded(object, &mut birth);
-                return Ok(());
-            }
-            let founding = Founding::resume(object, self.holder, self.who.clone(), found);
-            return self.walk(founding, &mut birth).await.map(drop);
+        let Some(depot) = &self.depot else {
+            let mut birth = self.birth(class, key, object, path).await;
+            self.publish(&mut birth).await?;
+            self.founded(object, &mut birth);
+            return Ok(());
+        };
+        let read = depot.name(class.id, key).await.map_err(Failed::Depot)?;
+        if let Some((name, _)) = &read
+            && name.object == object
+            && name.state == Stage::Founded
+        {
+            self.kept(class, key, object);
+            return Ok(());
         }
-        self.publish(&mut birth).await?;
-        self.founded(object, &mut birth);
-        Ok(())
+        let entry = match read.clone() {
+            Some((name, _)) => {
+                let may = self.replaceable(depot, &name).await;
+                Some((name, may))
+            }
+            None => None,
+        };
+        let found = recover(object, entry);
+        let mut birth = self.birth(class, key, object, path).await;
+        birth.read = read;
+        let founding = Founding::resume(object, self.holder, self.who.clone(), found);
+        self.walk(founding, &mut birth).await.map(drop)
     }
 }
 
-fn object_of(dir: &Path) -> Option<ObjectId> {
-    let reader = Reader::open(&ObjectDir::at(dir), Depth::Tail).ok()?;
-    Some(reader.state().head().object)
+fn object_of(dir: &Path) -> Result<ObjectId, String> {
+    let reader = Reader::open(&ObjectDir::at(dir), Depth::Tail).map_err(|error| chain(&error))?;
+    Ok(reader.state().head().object)
 }
 
 fn is_of(dir: &Path, object: ObjectId) -> bool {
-    object_of(dir) == Some(object)
+    object_of(dir).is_ok_and(|found| found == object)
+}
+
+/// There is something in its place that could not be taken in.
+fn damaged() -> Problem {
+    Problem::new(503, "not_now", "The object cannot be opened")
+        .with_detail("its owner finds the cause in the events of the daemon")
+}
+
+/// The key is somebody else's, or nobody's any more.
+fn not_here(holder: &str, name: Option<&Name>) -> Problem {
+    if name.is_some_and(|name| name.state == Stage::Tombstone) {
+        return Problem::new(410, "removed", "The object was removed")
+            .with_detail("its key stays taken: use another one");
+    }
+    Problem::new(503, "elsewhere", "The object lies elsewhere")
+        .with_detail(format!("it is held by {holder}: ask there"))
 }
 
 fn unreachable() -> Problem {

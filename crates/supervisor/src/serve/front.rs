@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use suijuris_api::Problem;
-use suijuris_core::class::Source;
+use suijuris_core::class::{Key, Source};
 use suijuris_vehicle::Driver;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -43,7 +43,8 @@ async fn admit<D: Driver>(roster: Rc<Roster<D>>, socket: TcpStream, peer: std::n
     };
     match roster.resolve(&mut connection).await {
         Ok(entry) => roster.give(&entry, connection).await,
-        Err(problem) => connection.refuse(problem).await,
+        Err(Elsewhere::Refused(problem)) => connection.refuse(*problem).await,
+        Err(Elsewhere::At(url)) => connection.redirect(&url).await,
     }
 }
 
@@ -51,24 +52,50 @@ async fn admit<D: Driver>(roster: Rc<Roster<D>>, socket: TcpStream, peer: std::n
 enum Meant {
     Instance(Rc<ClassEntry>, String, Option<String>),
     Object(Rc<Entry>, Option<String>),
+    /// A browser, on the one origin that all instances share by path.
+    Browser(Rc<ClassEntry>, String, String),
+}
+
+/// Why a connection goes to no object here.
+enum Elsewhere {
+    Refused(Box<Problem>),
+    At(String),
+}
+
+impl From<Problem> for Elsewhere {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(Box::new(problem))
+    }
 }
 
 impl<D: Driver> Roster<D> {
     /// The object that a connection is for, founded where its class lets that happen.
-    async fn resolve(self: &Rc<Self>, connection: &mut PendingConnection) -> Result<Rc<Entry>, Problem> {
-        let (entry, prefix) = match self.meant(connection)? {
-            Meant::Object(entry, prefix) => (entry, prefix),
+    async fn resolve(self: &Rc<Self>, connection: &mut PendingConnection) -> Result<Rc<Entry>, Elsewhere> {
+        let (class, key, prefix) = match self.meant(connection)? {
+            Meant::Object(entry, prefix) => {
+                strip(connection, prefix)?;
+                return Ok(entry);
+            }
+            Meant::Browser(class, text, rest) => {
+                let key = self.key(&class, &text)?;
+                let url = self.url_of(key.as_str(), &class.note.name);
+                return Err(Elsewhere::At(format!("{url}{rest}")));
+            }
             Meant::Instance(class, text, prefix) => {
-                let key = class.class.key.asked(text.as_bytes()).map_err(|error| {
-                    Problem::new(400, "bad_key", "The address names no object").with_detail(error.to_string())
-                })?;
-                (self.instance(&class, &key, connection).await?, prefix)
+                let key = self.key(&class, &text)?;
+                (class, key, prefix)
             }
         };
-        if let Some(prefix) = prefix {
-            connection.strip_prefix(&prefix).map_err(|()| no_such())?;
-        }
-        Ok(entry)
+        // Before anything is founded: rules see the path that the instance will see.
+        strip(connection, prefix)?;
+        Ok(self.instance(&class, &key, connection).await?)
+    }
+
+    fn key(&self, class: &ClassEntry, text: &str) -> Result<Key, Problem> {
+        let _ = self;
+        class.class.key.asked(text.as_bytes()).map_err(|error| {
+            Problem::new(400, "bad_key", "The address names no object").with_detail(error.to_string())
+        })
     }
 
     fn meant(&self, connection: &PendingConnection) -> Result<Meant, Problem> {
@@ -94,9 +121,14 @@ impl<D: Driver> Roster<D> {
                     };
                     class.class.from.contains(&way).then_some(())?;
                     let prefix = prefix.map(str::to_owned);
-                    if prefix.is_some() && !class.class.paths && is_browser(head) {
-                        // All tenants would be one origin to it.
-                        return Some(Meant::Instance(class, String::new(), prefix));
+                    if let Some(prefix) = &prefix
+                        && !class.class.paths
+                        && is_browser(head)
+                    {
+                        let path = head.path.strip_prefix(prefix.as_str()).unwrap_or_default();
+                        let query = head.query.map(|query| format!("?{query}")).unwrap_or_default();
+                        let rest = format!("{}{query}", path.trim_start_matches('/'));
+                        return Some(Meant::Browser(class, key.to_owned(), rest));
                     }
                     Some(Meant::Instance(class, key.to_owned(), prefix))
                 }
@@ -116,6 +148,14 @@ impl<D: Driver> Roster<D> {
         let mut found = names.filter_map(|name| head.exposed(name).ok().flatten());
         let key = found.next()?.into_owned();
         Some(Meant::Instance(class.clone(), key, None))
+    }
+}
+
+/// Takes the prefix off that named the object.
+fn strip(connection: &mut PendingConnection, prefix: Option<String>) -> Result<(), Problem> {
+    match prefix {
+        Some(prefix) => connection.strip_prefix(&prefix).map_err(|()| no_such()),
+        None => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use suijuris_api::event::Stamped;
@@ -20,17 +21,18 @@ use suijuris_custody::claim::{Answer, Claim, Means, fresh_id};
 use suijuris_custody::witness;
 use suijuris_depot::Depot;
 use suijuris_door::PreparedBundle;
-use suijuris_store::{Depth, Sizes, Writer};
+use suijuris_store::{Depth, Reader, Sizes, Writer};
 use suijuris_vehicle::Driver;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::catalog::{Catalog, CatalogError, ClassNote, ObjectNote};
 use super::class_entry::ClassEntry;
-use crate::actor::{ActorError, Input, ObjectActor, ObjectHandle, Resting};
+use crate::actor::{ActorError, Input, Left, ObjectActor, ObjectHandle, Resting};
 use crate::connection::PendingConnection;
 use crate::events::Origin;
 use crate::machine::Front;
+use crate::machine_notes::MachineNote;
 use crate::paths::ObjectPaths;
 use crate::services::{STOP_WITHIN, Services};
 
@@ -42,7 +44,10 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// How long a connection waits for an object that is being opened.
-const OPEN_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const OPEN_WITHIN: Duration = Duration::from_secs(30);
+
+/// The event of an object or class that cannot be opened.
+const CODE_NOT_OPENED: &str = "not_opened";
 
 /// What is told of objects that are not there yet.
 const CODE_LOADING: &str = "not_now";
@@ -78,7 +83,8 @@ pub struct Entry {
     /// Where it lies.
     pub paths: ObjectPaths,
     status: watch::Sender<Status>,
-    awake: Rc<Cell<Duration>>,
+    /// Under earlier actors.
+    awake: Cell<Duration>,
 }
 
 /// How it is.
@@ -128,7 +134,11 @@ impl Entry {
     /// How long it was awake since the daemon started.
     #[must_use]
     pub fn awake(&self) -> Duration {
-        self.awake.get()
+        let now = match &*self.status.borrow() {
+            Status::Live(handle) => handle.awake(),
+            _ => Duration::ZERO,
+        };
+        self.awake.get() + now
     }
 
     /// How it is, for people and scripts.
@@ -249,7 +259,11 @@ impl<D: Driver> Roster<D> {
     /// # Errors
     /// [`CatalogError`].
     pub fn load(self: &Rc<Self>) -> Result<(), CatalogError> {
-        for note in self.catalog.classes()? {
+        let classes = self.catalog.classes()?;
+        for (name, error) in &classes.broken {
+            self.say_broken(name, &chain(error));
+        }
+        for note in classes.read {
             let name = note.name.clone();
             if let Err(why) = self.take_class(note) {
                 self.say_broken(&name, &why);
@@ -264,12 +278,18 @@ impl<D: Driver> Roster<D> {
         for (class, key, path) in self.catalog.staged()? {
             match self.class(&class) {
                 Some(class) => self.clone().recover_staged(class, key, path),
+                // It waits until its class can be read again.
+                None if self.catalog.has_class(&class) => {}
                 // Staged for a class that is not here any more: nobody knows of it.
                 None => self.catalog.discard(&path)?,
             }
         }
-        for note in self.catalog.objects()? {
-            self.take_object(&note);
+        let objects = self.catalog.objects()?;
+        for (name, error) in &objects.broken {
+            self.say_broken(name, &chain(error));
+        }
+        for note in &objects.read {
+            self.take_object(note);
         }
         Ok(())
     }
@@ -282,7 +302,7 @@ impl<D: Driver> Roster<D> {
         };
         let at = format!("{:.3}", jiff::Timestamp::now());
         let event = Event::Error {
-            code: "not_opened".to_owned(),
+            code: CODE_NOT_OPENED.to_owned(),
             message: format!("{name}: {why}"),
         };
         self.services.sink.event(&origin, Stamped { at, event });
@@ -299,10 +319,23 @@ impl<D: Driver> Roster<D> {
         Ok(())
     }
 
+    /// Gives a class another template.
+    pub(super) fn amend_class(
+        &self,
+        class: &ClassEntry,
+        note: ClassNote,
+        bundle: &Arc<Bundle>,
+    ) -> Result<Rc<ClassEntry>, String> {
+        let (name, prepared) = (note.name.clone(), self.prepare(bundle)?);
+        let amended = Rc::new(class.amended(note, prepared, self.services.host.clone())?);
+        self.classes.borrow_mut().insert(name, amended.clone());
+        Ok(amended)
+    }
+
     /// Takes a single object in, and begins to open it.
     pub(super) fn take_object(self: &Rc<Self>, note: &ObjectNote) {
         let paths = self.catalog.object(note);
-        match suijuris_store::Reader::open(&paths.home(), Depth::Tail) {
+        match Reader::open(&paths.home(), Depth::Tail) {
             Ok(reader) => {
                 let object = reader.state().head().object;
                 self.names.borrow_mut().insert(note.name.clone(), object);
@@ -341,7 +374,7 @@ impl<D: Driver> Roster<D> {
             origin,
             paths,
             status: watch::Sender::new(Status::Opening),
-            awake: Rc::default(),
+            awake: Cell::default(),
         });
         self.entries
             .borrow_mut()
@@ -372,15 +405,7 @@ impl<D: Driver> Roster<D> {
                 self.prepare(&bundle).map_err(NotOpened::Broken)?
             }
         };
-        let means = match &self.depot {
-            Some(depot) => Some(Means {
-                service: self.witness.clone(),
-                depot: depot.clone(),
-                id: fresh_id().map_err(|error| broken(&error))?,
-                who: self.who.clone(),
-            }),
-            None => None,
-        };
+        let means = self.means().map_err(|error| broken(&error))?;
         let claim = Claim::open(means, &prepared.bundle().manifest, &writer);
         let now = self.services.clock.reading().wall;
         match claim.rest(&writer, now).await.map_err(|error| broken(&error))? {
@@ -391,6 +416,36 @@ impl<D: Driver> Roster<D> {
                 prepared,
             }),
         }
+    }
+
+    fn means(&self) -> Result<Option<Means>, getrandom::Error> {
+        let Some(depot) = &self.depot else { return Ok(None) };
+        Ok(Some(Means {
+            service: self.witness.clone(),
+            depot: depot.clone(),
+            id: fresh_id()?,
+            who: self.who.clone(),
+        }))
+    }
+
+    /// An object as its machine, which an earlier process started, has it.
+    async fn left(&self, entry: &Entry, machine: MachineNote) -> Result<Left, String> {
+        let home = entry.paths.home();
+        let reader = tokio::task::spawn_blocking(move || Reader::open(&home, Depth::Tail));
+        let reader = reader.await.map_err(|error| error.to_string())?;
+        let reader = reader.map_err(|error| chain(&error))?;
+        let bundle = reader.bundles().bundle(&reader.state().head().bundle);
+        let prepared = self.prepare(&bundle.map_err(|error| chain(&error))?)?;
+        let means = self.means().map_err(|error| chain(&error))?;
+        Ok(Left {
+            claim: Claim::beside(means, &prepared.bundle().manifest, &reader),
+            paths: entry.paths.clone(),
+            reader,
+            prepared,
+            url: self.url(&entry.origin),
+            instance: entry.origin.instance.clone(),
+            machine,
+        })
     }
 
     /// The class of this name.
@@ -505,12 +560,23 @@ impl<D: Driver> Roster<D> {
         }
     }
 
-    /// Stops an object and forgets it here, once it rests. What it left is kept as it is.
-    pub(super) async fn remove(&self, entry: &Rc<Entry>) -> Result<(), Problem> {
+    /// Stops an object that rests and forgets it here: its key stays taken, its data is kept in the archive.
+    pub(super) async fn remove(&self, entry: &Rc<Entry>) -> Result<std::path::PathBuf, Problem> {
         let handle = entry.handle().await?;
-        if !matches!(handle.phase(), Phase::Resting | Phase::BackingOff) {
+        if !matches!(
+            handle.phase(),
+            Phase::Resting | Phase::Settling | Phase::BackingOff
+        ) {
             return Err(Problem::new(409, "awake", "The object is awake")
                 .with_detail("put it to sleep first: `suijuris sleep`"));
+        }
+        let class = entry
+            .origin
+            .instance
+            .as_ref()
+            .and_then(|(class, key)| Some((self.class(class)?, key)));
+        if let Some((class, key)) = &class {
+            self.bury(class, key).await?;
         }
         let _ = handle.send(Input::Stop(Stop::Graceful(STOP_WITHIN))).await;
         let mut status = entry.status.subscribe();
@@ -521,24 +587,72 @@ impl<D: Driver> Roster<D> {
         self.names
             .borrow_mut()
             .retain(|_, object| *object != entry.origin.object);
-        if let Some((class, key)) = &entry.origin.instance
-            && let Some(class) = self.class(class)
-        {
+        if let Some((class, key)) = class {
             class.forget_key(key);
         }
-        Ok(())
+        let archived = self.catalog.archive(&entry.paths, entry.origin.object);
+        archived.map_err(|error| {
+            Problem::new(507, "not_durable", "Its data could not be moved away").with_detail(chain(&error))
+        })
     }
 
-    /// Waits until nothing runs any more.
+    /// Forgets a class that has no instances here.
+    pub(super) fn remove_class(&self, name: &str) -> Result<(), Problem> {
+        let Some(class) = self.class(name) else {
+            return Err(Problem::new(404, "unknown_object", "No such class is here"));
+        };
+        if !class.is_empty() || !class.founding.borrow().is_empty() {
+            return Err(Problem::new(409, "awake", "The class has instances")
+                .with_detail("remove them first: `suijuris ps --class CLASS` lists them"));
+        }
+        self.classes.borrow_mut().remove(name);
+        let removed = self.catalog.remove_class(name);
+        removed.map_err(|error| {
+            Problem::new(507, "not_durable", "The class could not be removed").with_detail(chain(&error))
+        })
+    }
+
+    /// Leaves machines that run to the next process, and stops all else.
+    pub fn detach(&self) {
+        self.stopping.set(true);
+        for entry in self.entries() {
+            let status = entry.status();
+            match status {
+                Status::Live(handle) => {
+                    tokio::task::spawn_local(async move {
+                        let _ = handle.send(Input::Detach).await;
+                    });
+                }
+                _ => drop(entry.status.send_replace(Status::Stopped)),
+            }
+        }
+    }
+
+    /// Waits until nothing runs any more. Who stops waiting ends nothing by that.
     pub async fn ended(&self) {
-        let mut keepers = std::mem::take(&mut *self.keepers.borrow_mut());
-        while keepers.join_next().await.is_some() {}
+        std::future::poll_fn(|context| {
+            let mut keepers = self.keepers.borrow_mut();
+            loop {
+                match keepers.poll_join_next(context) {
+                    Poll::Ready(Some(_ended)) => {}
+                    Poll::Ready(None) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
     }
 }
 
 /// Keeps one object until it is stopped or lost.
 async fn keep<D: Driver>(roster: Rc<Roster<D>>, entry: Rc<Entry>, mut opened: Option<Opened>) {
     let mut pause = AGAIN_AFTER;
+    if opened.is_none()
+        && let Some(Ok(Some(status))) = attach(&roster, &entry).await
+    {
+        entry.status.send_replace(status);
+        return;
+    }
     loop {
         if roster.is_stopping() {
             entry.status.send_replace(Status::Stopped);
@@ -577,6 +691,34 @@ async fn keep<D: Driver>(roster: Rc<Roster<D>>, entry: Rc<Entry>, mut opened: Op
     }
 }
 
+/// Goes on with an object whose machine an earlier process started, where there is one.
+async fn attach<D: Driver>(
+    roster: &Rc<Roster<D>>,
+    entry: &Rc<Entry>,
+) -> Option<Result<Option<Status>, String>> {
+    let notes = roster.services.machines.as_ref()?;
+    let machine = notes.read(entry.origin.object)?;
+    let left = match roster.left(entry, machine).await {
+        Ok(left) => left,
+        // What cannot be read cannot be gone on with: whoever opens it finds out why.
+        Err(_) => return None,
+    };
+    let (actor, handle) = ObjectActor::attaching(roster.services.clone(), left);
+    entry.status.send_replace(Status::Live(handle.clone()));
+    let ran = ran(actor).await;
+    entry.awake.set(entry.awake.get() + handle.awake());
+    Some(ran)
+}
+
+async fn ran<D: Driver>(actor: ObjectActor<D>) -> Result<Option<Status>, String> {
+    let ended = actor.run().await.map_err(|error: ActorError| chain(&error))?;
+    Ok(Some(if ended.lost {
+        Status::Lost("another copy is the object".to_owned())
+    } else {
+        Status::Stopped
+    }))
+}
+
 /// Runs an actor to its end; how the object is then, where it is not to be opened again.
 async fn run<D: Driver>(
     roster: &Rc<Roster<D>>,
@@ -602,13 +744,10 @@ async fn run<D: Driver>(
     if roster.is_stopping() {
         let _ = handle.send(Input::Stop(Stop::Now)).await;
     }
-    entry.status.send_replace(Status::Live(handle));
-    let ended = actor.run().await.map_err(failed)?;
-    Ok(Some(if ended.lost {
-        Status::Lost("another copy is the object".to_owned())
-    } else {
-        Status::Stopped
-    }))
+    entry.status.send_replace(Status::Live(handle.clone()));
+    let ran = ran(actor).await;
+    entry.awake.set(entry.awake.get() + handle.awake());
+    ran
 }
 
 /// What people call an object.

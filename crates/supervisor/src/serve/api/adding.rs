@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use suijuris_api::Problem;
-use suijuris_api::daemon::{AddClass, AddObject, BundleParts};
+use suijuris_api::daemon::{AddClass, AddObject, AmendClass, BundleParts, class_statement};
 use suijuris_custody::chain;
 use suijuris_store::{BundleFiles, BundleStore, Creation, ObjectDir, create};
 use suijuris_vehicle::Driver;
@@ -104,6 +104,40 @@ impl<D: Driver> Api<D> {
         Ok(json(&self.document(&entry)))
     }
 
+    /// Replaces the template of a class, by its owners' word.
+    pub(super) async fn amend_class(&self, name: &str, amend: AmendClass) -> Result<Answer, Problem> {
+        let no_class = || {
+            Problem::new(404, "unknown_object", "No such class is here")
+                .with_detail(format!("`{name}` is no class of this daemon"))
+        };
+        let class = self.roster.class(name).ok_or_else(no_class)?;
+        let files = files(&amend.bundle)?;
+        let opened = files.open().map_err(|error| bad(&chain(&error)))?;
+        if opened.manifest.class.is_none() {
+            return Err(bad("the bundle is that of a single object"));
+        }
+        let mut note = class.note.clone();
+        let statement = class_statement(class.id, note.bundle, opened.id());
+        let found = statement.approved_by(&amend.approvals, &note.controllers);
+        if u32::try_from(found).is_ok_and(|found| found < note.threshold) {
+            let why = format!("{found} of the {} owners needed signed it", note.threshold);
+            return Err(Problem::new(403, "approvals_missing", "Too few owners approved").with_detail(why));
+        }
+        let dir = self.roster.catalog.class_dir(name);
+        BundleStore::of(&dir)
+            .put(&files)
+            .map_err(|error| not_kept(&chain(&error)))?;
+        note.bundle = opened.id();
+        self.roster
+            .catalog
+            .keep_class(&note)
+            .map_err(|error| refused(&error))?;
+        let bundle = std::sync::Arc::new(opened);
+        let amended = self.roster.amend_class(&class, note, &bundle);
+        let amended = amended.map_err(|why| not_kept(&why))?;
+        Ok(json(&self.class(&amended)))
+    }
+
     fn check_free(&self, name: &str) -> Result<(), Problem> {
         check_name(name).map_err(|error| refused(&error))?;
         if self.roster.catalog.has(name) {
@@ -113,7 +147,7 @@ impl<D: Driver> Api<D> {
     }
 }
 
-fn files(parts: &BundleParts) -> Result<BundleFiles, Problem> {
+pub(super) fn files(parts: &BundleParts) -> Result<BundleFiles, Problem> {
     let bytes = |text: &str| STANDARD.decode(text).map_err(|_| bad("the bundle is not base64"));
     Ok(BundleFiles {
         manifest: bytes(&parts.manifest)?,

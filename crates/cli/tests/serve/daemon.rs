@@ -1,0 +1,270 @@
+//! A running `suijuris serve` and everybody who talks to it: callers, the control API, signals.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::home::PATIENCE;
+use crate::http::{Answer, read_answer, send};
+
+#[derive(Default)]
+struct Heard {
+    events: Vec<Value>,
+    ended: bool,
+}
+
+/// Ended when dropped, with what is awake.
+pub(crate) struct Daemon {
+    child: Child,
+    heard: Arc<(Mutex<Heard>, Condvar)>,
+    complaints: Arc<Mutex<String>>,
+    /// Events that were waited for end here.
+    seen: usize,
+    /// `127.0.0.1:PORT`.
+    pub(crate) address: String,
+    pub(crate) control: PathBuf,
+}
+
+impl Daemon {
+    /// Starts `command`, which runs `serve --json`.
+    pub(crate) fn start(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
+        let complaints = Arc::new(Mutex::new(String::new()));
+        listen(child.stdout.take().unwrap(), heard.clone());
+        let (mut stderr, kept) = (child.stderr.take().unwrap(), complaints.clone());
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = stderr.read(&mut bytes) {
+                let text = String::from_utf8_lossy(&bytes[..count]);
+                kept.lock().unwrap().push_str(&text);
+            }
+        });
+        let mut daemon = Self {
+            child,
+            heard,
+            complaints,
+            seen: 0,
+            address: String::new(),
+            control: PathBuf::new(),
+        };
+        let listening = daemon.wait(json!({"event": "listening"}));
+        assert_eq!(daemon.seen, 1, "it is the first line: {:?}", daemon.events());
+        let url = listening["urls"][0].as_str().unwrap();
+        daemon.address = url.trim_start_matches("http://").to_owned();
+        daemon.control = listening["control"].as_str().unwrap().into();
+        daemon
+    }
+
+    /// The next event that has these members; those before it count as seen.
+    #[track_caller]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "tests write the value where they wait"
+    )]
+    pub(crate) fn wait(&mut self, like: Value) -> Value {
+        let (deadline, heard) = (Instant::now() + PATIENCE, self.heard.clone());
+        let (lock, told) = &*heard;
+        let mut heard = lock.lock().unwrap();
+        loop {
+            let found = heard.events[self.seen..]
+                .iter()
+                .position(|event| is_like(event, &like));
+            if let Some(at) = found {
+                self.seen += at + 1;
+                return heard.events[self.seen - 1].clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || heard.ended {
+                let story = story(&heard.events);
+                let complaints = self.complaints.lock().unwrap();
+                panic!("no {like} after event {}\n{story}\n{complaints}", self.seen);
+            }
+            heard = told.wait_timeout(heard, left).unwrap().0;
+        }
+    }
+
+    /// Everything heard so far.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        self.heard.0.lock().unwrap().events.clone()
+    }
+
+    /// How many events so far have these members.
+    pub(crate) fn count(&self, like: &Value) -> usize {
+        self.events().iter().filter(|event| is_like(event, like)).count()
+    }
+
+    /// A caller's connection.
+    pub(crate) fn connect(&self) -> TcpStream {
+        let socket = TcpStream::connect(&self.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+
+    /// One request with these headers, over a connection of its own.
+    #[track_caller]
+    pub(crate) fn request(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut socket = self.connect();
+        send(&mut socket, "GET", path, headers, "");
+        read_answer(&mut socket).expect("an answer")
+    }
+
+    /// The object on this host, without `.localhost`.
+    #[track_caller]
+    pub(crate) fn get(&self, host: &str, path: &str) -> Answer {
+        let host = format!("{host}.localhost");
+        self.request(path, &[("host", &host), ("connection", "close")])
+    }
+
+    /// An object by path.
+    #[track_caller]
+    pub(crate) fn by_path(&self, path: &str) -> Answer {
+        self.request(path, &[("host", &self.address)])
+    }
+
+    /// A client of the control API.
+    pub(crate) fn control(&self) -> UnixStream {
+        let socket = UnixStream::connect(&self.control).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+
+    /// One request to the control API, as the command line makes it.
+    #[track_caller]
+    pub(crate) fn api(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let json = ("content-type", "application/json");
+        self.api_with(method, path, &[("host", "localhost"), json], &body)
+    }
+
+    /// One request to the control API with just these headers.
+    #[track_caller]
+    pub(crate) fn api_with(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut socket = self.control();
+        send(&mut socket, method, path, headers, body);
+        read_answer(&mut socket).expect("an answer")
+    }
+
+    /// The document of an object, by name.
+    #[track_caller]
+    pub(crate) fn document(&self, name: &str) -> Value {
+        let path = match name.split_once('/') {
+            Some((class, key)) => format!("/v1/classes/{class}/instances/{key}"),
+            None => format!("/v1/objects/{name}"),
+        };
+        self.api("GET", &path, &Value::Null).status(200).json()
+    }
+
+    /// Waits until an object is in this phase.
+    #[track_caller]
+    pub(crate) fn wait_phase(&self, name: &str, phase: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let document = self.document(name);
+            if document["phase"] == phase {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "not {phase}: {document}\n{}",
+                story(&self.events())
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        // It may have ended in this moment.
+        let _ = Command::new("sh")
+            .args(["-c", &kill])
+            .stderr(Stdio::null())
+            .status();
+    }
+
+    /// Waits for the end.
+    #[track_caller]
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => return status,
+                None if Instant::now() > deadline => panic!("it does not end\n{}", story(&self.events())),
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    /// `SIGKILL`, gone when this returns.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// `SIGTERM`, once; it ends well.
+    #[track_caller]
+    pub(crate) fn terminate(mut self) {
+        self.signal("TERM");
+        let ended = self.ended();
+        assert_eq!(
+            ended.code(),
+            Some(0),
+            "{ended}: {}",
+            self.complaints.lock().unwrap()
+        );
+    }
+}
+
+impl Drop for Daemon {
+    /// Its machines would outlive it if it were killed at once.
+    fn drop(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            self.signal("TERM");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn listen(stdout: impl Read + Send + 'static, heard: Arc<(Mutex<Heard>, Condvar)>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let event = serde_json::from_str(&line).unwrap_or_else(|_| json!({ "not json": line }));
+            heard.0.lock().unwrap().events.push(event);
+            heard.1.notify_all();
+        }
+        heard.0.lock().unwrap().ended = true;
+        heard.1.notify_all();
+    });
+}
+
+/// Whether `event` has every member of `like`.
+pub(crate) fn is_like(event: &Value, like: &Value) -> bool {
+    let members = like.as_object().unwrap();
+    members.iter().all(|(name, value)| event[name] == *value)
+}
+
+fn story(events: &[Value]) -> String {
+    events.iter().fold(String::new(), |mut story, event| {
+        let _ = writeln!(story, "{event}");
+        story
+    })
+}

@@ -1,0 +1,183 @@
+//! How a daemon ends, and begins again.
+
+use serde_json::json;
+
+use crate::home::{FOUND, Home, OPEN, STAY};
+use crate::http::send;
+use crate::ran::run;
+
+#[test]
+fn two_daemons_do_not_share_a_directory() {
+    let home = Home::new();
+    let daemon = home.serve();
+    home.add(&home.object("hello", &[OPEN, STAY].concat()));
+    let mut second = home.command(env!("CARGO_BIN_EXE_suijuris"));
+    second
+        .arg("serve")
+        .arg(home.root())
+        .args(["--listen", "127.0.0.1:0", "--json"]);
+    let ran = run(&mut second).code(3);
+    assert!(ran.err.contains("another daemon serves"), "{}", ran.err);
+    assert_eq!(ran.out, "");
+    daemon.get("hello", "/").status(200);
+    assert!(daemon.control.exists());
+    daemon.terminate();
+}
+
+#[test]
+fn two_daemons_of_one_depot_and_one_definition_do_not_disturb_each_other() {
+    let home = Home::new();
+    let other_root = home.path().join("other");
+    let (daemon, other) = (home.serve(), home.serve_in(&other_root));
+    let dir = home.class("tenant", "max_instances = 2", &[FOUND, OPEN, STAY].concat());
+    home.add(&dir);
+    let root = other_root.to_str().unwrap();
+    home.suijuris(&["add", dir.to_str().unwrap(), "--server", root])
+        .code(0);
+    std::thread::scope(|scope| {
+        for daemon in [&daemon, &other] {
+            for key in ["a", "b"] {
+                scope.spawn(move || daemon.get(&format!("{key}.tenant"), "/").status(200));
+            }
+        }
+    });
+    for key in ["tenant/a", "tenant/b"] {
+        assert_ne!(daemon.document(key)["object"], other.document(key)["object"]);
+    }
+    other.terminate();
+    daemon.get("a.tenant", "/").status(200);
+    daemon.terminate();
+    home.nobody_is_left();
+}
+
+#[test]
+fn asked_to_end_all_that_are_awake_fall_asleep_by_their_own_record() {
+    let home = Home::new();
+    let daemon = home.serve();
+    let class = "max_instances = 9";
+    home.add(&home.class("tenant", class, &[FOUND, OPEN, STAY].concat()));
+    home.add(&home.object("hello", &[OPEN, STAY].concat()));
+    let keys = ["a", "b", "c"];
+    for key in keys {
+        daemon.get(&format!("{key}.tenant"), "/").status(200);
+    }
+    daemon.get("hello", "/").status(200);
+    let hello = daemon.document("hello")["data"].as_str().unwrap().to_owned();
+    daemon.terminate();
+    home.nobody_is_left();
+    let places = keys.map(|key| home.instance("tenant", key).to_str().unwrap().to_owned());
+    for data in places.iter().chain([&hello]) {
+        let kinds = home.kinds(data);
+        assert_eq!(kinds.last().unwrap(), "dormant", "{kinds:?}");
+        assert!(!kinds.iter().any(|kind| kind == "unsealed"), "{kinds:?}");
+        home.verify(data.as_ref());
+    }
+}
+
+#[test]
+fn asked_twice_it_kills_what_does_not_end() {
+    let home = Home::new();
+    let mut daemon = home.serve();
+    home.add(&home.object("hello", &[OPEN, STAY].concat()));
+    home.add(&home.object("other", &[OPEN, STAY].concat()));
+    daemon.get("other", "/").status(200);
+    // A request that is never answered: there is something to drain for long.
+    let mut socket = daemon.connect();
+    send(&mut socket, "GET", "/hang", &[("host", "hello.localhost")], "");
+    daemon.wait(json!({"event": "output", "line": "hanging"}));
+    let data = daemon.document("hello")["data"].as_str().unwrap().to_owned();
+    daemon.signal("TERM");
+    daemon.wait(json!({"event": "dormant", "name": "other"}));
+    assert_eq!(daemon.count(&json!({"event": "dormant", "name": "hello"})), 0);
+    daemon.signal("TERM");
+    let ended = daemon.ended();
+    assert_eq!(ended.code(), Some(0), "{ended}");
+    home.nobody_is_left();
+    // It goes on where it was, and says how it ended.
+    let daemon = home.serve();
+    daemon.get("hello", "/").status(200);
+    daemon.terminate();
+    let kinds = home.kinds(&data);
+    assert_eq!(kinds, ["inception", "woke", "unsealed", "woke", "dormant"]);
+    home.verify(data.as_ref());
+}
+
+#[test]
+fn killed_it_leaves_those_that_are_awake_to_the_next_daemon() {
+    let home = Home::new();
+    let mut daemon = home.serve();
+    home.add(&home.class("tenant", "max_instances = 9", &[FOUND, OPEN, STAY].concat()));
+    daemon.get("acme.tenant", "/").status(200);
+    daemon.wait(json!({"event": "woke"}));
+    let workloads = || {
+        home.processes()
+            .iter()
+            .filter(|line| line.contains("server.py"))
+            .count()
+    };
+    assert_eq!(workloads(), 1);
+    daemon.kill();
+    assert_eq!(workloads(), 1);
+    let daemon = home.serve();
+    daemon.get("acme.tenant", "/").status(200);
+    home.suijuris(&["memory", "set", "tenant/acme", "note=kept"])
+        .code(0);
+    assert_eq!(daemon.count(&json!({"event": "woke"})), 0);
+    daemon.terminate();
+    home.nobody_is_left();
+    let data = home.instance("tenant", "acme");
+    let kinds = home.kinds(data.to_str().unwrap());
+    assert_eq!(kinds, ["inception", "woke", "mutated", "dormant"]);
+    home.verify(&data);
+}
+
+#[test]
+fn a_machine_that_hangs_at_its_start_delays_nobody_else() {
+    let home = Home::new();
+    let mut daemon = home.serve();
+    let hangs = "[workload]\ncommand = [\"sleep\", \"1000\"]\nready = \"tcp\"\n";
+    home.add(&home.define("stuck", hangs, &[OPEN, STAY].concat()));
+    home.add(&home.object("hello", &[OPEN, STAY].concat()));
+    let mut socket = daemon.connect();
+    send(&mut socket, "GET", "/", &[("host", "stuck.localhost")], "");
+    daemon.wait(json!({"event": "machine", "name": "stuck", "state": "started"}));
+    for _ in 0..3 {
+        daemon.get("hello", "/").status(200);
+    }
+    home.suijuris(&["sleep", "hello"]).code(0);
+    home.suijuris(&["show", "stuck"]).code(0);
+    assert_ne!(daemon.document("stuck")["phase"], "dormant");
+    // It does not delay the end either.
+    daemon.terminate();
+    home.nobody_is_left();
+}
+
+#[test]
+fn what_was_there_is_there_again_with_its_memory() {
+    let home = Home::new();
+    let daemon = home.serve();
+    home.add(&home.class("tenant", "max_instances = 9", &[FOUND, OPEN, STAY].concat()));
+    home.add(&home.object("hello", &[OPEN, STAY].concat()));
+    daemon.get("acme.tenant", "/").status(200);
+    home.suijuris(&["memory", "set", "tenant/acme", "note=kept"])
+        .code(0);
+    home.suijuris(&["memory", "set", "hello", "note=too"]).code(0);
+    let ids = ["tenant/acme", "hello"].map(|name| daemon.document(name)["object"].clone());
+    daemon.terminate();
+    let mut daemon = home.serve();
+    for ((name, host), (id, note)) in [("tenant/acme", "acme.tenant"), ("hello", "hello")]
+        .into_iter()
+        .zip(ids.iter().zip(["kept", "too"]))
+    {
+        daemon.wait_phase(name, "dormant");
+        assert_eq!(daemon.document(name)["object"], *id);
+        let ran = home.suijuris(&["memory", "get", name, "note"]).code(0);
+        assert!(ran.out.contains(note), "{}", ran.out);
+        daemon.get(host, "/").status(200);
+        daemon.wait(json!({"event": "woke", "object": id}));
+    }
+    daemon.get("new.tenant", "/").status(200);
+    assert_eq!(home.keys("tenant"), ["acme", "new"]);
+    daemon.terminate();
+    home.nobody_is_left();
+}

@@ -1,0 +1,21 @@
+//! `suijuris serve`, from outside: one daemon of many objects, real callers, real signals.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests: what is not as expected ends them"
+)]
+
+mod addresses;
+mod broken;
+mod control;
+mod daemon;
+mod ends;
+mod first_use;
+mod home;
+mod http;
+mod many;
+mod objects;
+#[path = "../common/ran.rs"]
+mod ran;

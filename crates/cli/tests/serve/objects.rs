@@ -1,0 +1,167 @@
+//! Single objects and instances as commands see them through the daemon.
+
+use serde_json::{Value, json};
+
+use crate::home::{FOUND, Home, OPEN, STAY};
+
+#[test]
+fn commands_name_an_object_by_name_id_and_directory_and_answer_as_with_files() {
+    let home = Home::new();
+    let daemon = home.serve();
+    let added = home.add(&home.object("hello", &[OPEN, STAY].concat()));
+    let id = added["object"].as_str().unwrap();
+    let data = added["data"].as_str().unwrap();
+    daemon.get("hello", "/").status(200);
+    home.suijuris(&["memory", "set", "hello", "note=first"]).code(0);
+    home.suijuris(&["sleep", "hello"]).code(0);
+    daemon.wait_phase("hello", "dormant");
+    home.suijuris(&["memory", "set", id, "note=second"]).code(0);
+    home.suijuris(&["memory", "set", data, "note=third"]).code(0);
+    let commands: [&[&str]; 5] = [
+        &["show", "--json"],
+        &["log", "--json"],
+        &["why", "--json"],
+        &["memory", "get", "--json"],
+        &["verify", "--json"],
+    ];
+    let asked = |name: &str| -> Vec<String> {
+        let with = |command: &&[&str]| {
+            let mut args = command.to_vec();
+            args.insert(args.len() - 1, name);
+            home.suijuris(&args).code(0).out
+        };
+        commands.iter().map(with).collect()
+    };
+    let by_name = asked("hello");
+    for other in [id, data] {
+        assert_eq!(asked(other), by_name, "{other}");
+    }
+    let memory: Value = serde_json::from_str(&by_name[3]).unwrap();
+    assert!(memory.to_string().contains("third"), "{memory}");
+    daemon.terminate();
+    // As files: all but who runs it is the same.
+    let files = asked(data);
+    assert_eq!(files[1..4], by_name[1..4]);
+    home.nobody_is_left();
+}
+
+#[test]
+fn instances_are_named_by_class_and_key() {
+    let home = Home::new();
+    let daemon = home.serve();
+    home.add(&home.class("tenant", "max_instances = 9", &[FOUND, OPEN, STAY].concat()));
+    daemon.get("acme.tenant", "/").status(200);
+    home.suijuris(&["memory", "set", "tenant/acme", "note=mine"])
+        .code(0);
+    let shown = home.suijuris(&["show", "tenant/acme", "--json"]).code(0).json();
+    assert_eq!(shown["object"], daemon.document("tenant/acme")["object"]);
+    let ran = home.suijuris(&["memory", "get", "tenant/acme", "note"]).code(0);
+    assert!(ran.out.contains("mine"), "{}", ran.out);
+    home.suijuris(&["why", "tenant/acme"]).code(0);
+    for unknown in ["tenant/nobody", "nobody/acme", "nobody"] {
+        let ran = home.suijuris(&["show", unknown]).code(3);
+        assert!(ran.err.contains("no object"), "{}", ran.err);
+    }
+    assert_eq!(home.keys("tenant"), ["acme"], "a command founds nothing");
+    daemon.terminate();
+}
+
+#[test]
+fn wake_and_sleep_go_through_the_daemon_and_its_rules() {
+    let home = Home::new();
+    let mut daemon = home.serve();
+    home.add(&home.object("hello", &[OPEN, STAY].concat()));
+    let closed =
+        r#"@id("closed") @reason("Closed.") forbid (principal, action == Action::"wake", resource);"#;
+    home.add(&home.object("shut", &[OPEN, STAY, closed].concat()));
+    for _ in 0..2 {
+        home.suijuris(&["wake", "hello"]).code(0);
+        daemon.wait(json!({"event": "woke", "name": "hello"}));
+        daemon.wait_phase("hello", "active");
+        home.suijuris(&["sleep", "hello"]).code(0);
+        daemon.wait(json!({"event": "dormant", "name": "hello"}));
+        daemon.wait_phase("hello", "dormant");
+    }
+    let refused = home.suijuris(&["wake", "shut", "--json"]).code(1).json();
+    assert_eq!(refused["rules"], json!(["closed"]));
+    daemon.wait_phase("shut", "dormant");
+    assert_eq!(daemon.count(&json!({"event": "machine", "name": "shut"})), 0);
+    daemon.terminate();
+    home.nobody_is_left();
+}
+
+#[test]
+fn ps_lists_what_the_daemon_serves() {
+    let home = Home::new();
+    let daemon = home.serve();
+    home.add(&home.object("hello", &[OPEN, STAY].concat()));
+    home.add(&home.class("tenant", "max_instances = 9", &[FOUND, OPEN, STAY].concat()));
+    daemon.get("acme.tenant", "/").status(200);
+    let listed = home.suijuris(&["ps", "--json"]).code(0).json();
+    let mut ids: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["object"].to_string())
+        .collect();
+    let mut expected = ["hello", "tenant/acme"].map(|name| daemon.document(name)["object"].to_string());
+    ids.sort();
+    expected.sort();
+    assert_eq!(ids, expected);
+    daemon.terminate();
+}
+
+#[test]
+fn names_are_taken_once_and_removed_ones_are_free() {
+    let home = Home::new();
+    let daemon = home.serve();
+    let dir = home.object("hello", &[OPEN, STAY].concat());
+    let added = home.add(&dir);
+    let again = home.suijuris(&["add", dir.to_str().unwrap()]).code(3);
+    assert!(again.err.contains("is there already"), "{}", again.err);
+    home.suijuris(&["add", dir.to_str().unwrap(), "--name", "second"])
+        .code(0);
+    assert_ne!(daemon.document("second")["object"], added["object"]);
+    for bad in ["A", "a.b", "..", "xn--a", "a/b", ""] {
+        home.suijuris(&["add", dir.to_str().unwrap(), "--name", bad])
+            .code(3);
+    }
+    daemon.get("hello", "/").status(200);
+    let awake = home.suijuris(&["remove", "hello"]).code(3);
+    assert!(awake.err.contains("awake"), "{}", awake.err);
+    home.suijuris(&["sleep", "hello"]).code(0);
+    daemon.wait_phase("hello", "dormant");
+    let removed = home.suijuris(&["remove", "hello", "--json"]).code(0).json();
+    assert_eq!(removed["object"], added["object"]);
+    daemon.get("hello", "/").problem(404, "unknown_object");
+    // Its data stays, and is whole.
+    home.verify(removed["data"].as_str().unwrap().as_ref());
+    daemon.terminate();
+    let daemon = home.serve();
+    daemon.get("second", "/").status(200);
+    daemon.get("hello", "/").problem(404, "unknown_object");
+    assert_ne!(home.add(&dir)["object"], added["object"]);
+    daemon.get("hello", "/").status(200);
+    daemon.terminate();
+    home.nobody_is_left();
+}
+
+#[test]
+fn the_key_of_a_removed_instance_stays_taken() {
+    let home = Home::new();
+    let daemon = home.serve();
+    home.add(&home.class("tenant", "max_instances = 9", &[FOUND, OPEN, STAY].concat()));
+    daemon.get("acme.tenant", "/").status(200);
+    home.suijuris(&["sleep", "tenant/acme"]).code(0);
+    daemon.wait_phase("tenant/acme", "dormant");
+    let removed = home.suijuris(&["remove", "tenant/acme", "--json"]).code(0).json();
+    daemon.get("acme.tenant", "/").problem(410, "removed");
+    home.verify(removed["data"].as_str().unwrap().as_ref());
+    daemon.terminate();
+    let daemon = home.serve();
+    daemon.get("acme.tenant", "/").problem(410, "removed");
+    daemon.get("other.tenant", "/").status(200);
+    assert_eq!(home.keys("tenant"), ["other"]);
+    daemon.terminate();
+    home.nobody_is_left();
+}
