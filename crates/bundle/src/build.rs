@@ -180,7 +180,7 @@ fn syntax(text: &str, errors: Vec<toml::de::Error>) -> Vec<Diagnostic> {
     let faults = Faults::new(DEFINITION, text);
     for error in errors {
         let help = if error.message() == "duplicate key" {
-            "each key and each [table] stands once; merge the two"
+            "each key and each [table] may appear once; merge the two"
         } else {
             "object.toml is TOML: https://toml.io/en/v1.1.0"
         };

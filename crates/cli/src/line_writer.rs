@@ -29,7 +29,7 @@ impl LineWriter {
         let writing = writing.get_or_insert_with(Writing::start);
         if writing.dropped > 0 {
             let lost = format!(
-                "suijuris: {} lines were dropped: nobody read them in time",
+                "suijuris: {} lines were dropped: the reader was too slow",
                 writing.dropped
             );
             if writing.lines.try_send(lost).is_ok() {

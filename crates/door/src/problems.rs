@@ -209,7 +209,7 @@ pub(crate) fn not_asked(error: &ext_authz::Error) -> Problem {
         ext_authz::Error::NoObject => {
             Problem::new(404, "unknown_object", "The door does not know this object")
         }
-        _ => Problem::new(400, "not_asked", "The question does not say what was asked"),
+        _ => Problem::new(400, "not_asked", "The check request does not say what was asked"),
     };
     problem.with_detail(error.to_string())
 }

@@ -78,10 +78,10 @@ pub enum InstanceError {
     #[error("its class cannot have its key")]
     Key(#[from] super::KeyError),
     /// More instances than the class says.
-    #[error("its decision says that there may be {0} instances, its class says otherwise")]
+    #[error("its decision allows {0} instances, its class another number")]
     Bound(u64),
     /// The rules say otherwise.
-    #[error("the rules of its class do not give the decision that founded it")]
+    #[error("the rules of its class do not give the decision that created it")]
     Decision,
 }
 

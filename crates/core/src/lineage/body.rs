@@ -112,7 +112,7 @@ pub enum Invariant {
     Terminated,
     /// The object has left for another host.
     Departed,
-    /// Not possible in this phase of life.
+    /// Not allowed in the current phase.
     WrongPhase,
     /// The machine cannot run the workload.
     Incapable,
@@ -124,7 +124,7 @@ pub enum Invariant {
     Twin,
     /// The workload could not be started, or did not become ready.
     WorkloadFailed,
-    /// The workload ended: there is nothing left to stay awake for.
+    /// The workload ended, so nothing keeps the object awake.
     WorkloadGone,
     /// The class has as many instances as it may.
     ClassFull,

@@ -273,7 +273,7 @@ fn instance(record: &Record, body: &Inception) -> Check {
         Fault::Class("its decision is later than its first record")
     })?;
     ensure(body.parent.is_none(), || {
-        Fault::Class("it names a parent, and what is forked is no instance")
+        Fault::Class("it names a parent, but a fork is not an instance of a class")
     })
 }
 
