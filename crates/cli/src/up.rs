@@ -171,6 +171,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         front,
         url: url.clone(),
         instance: None,
+        served_as: None,
     };
     let (actor, object) = ObjectActor::new(services, resting)?;
     make_socket_dir(&paths.control_socket())?;

@@ -145,6 +145,29 @@ pub struct Launch<D> {
     pub granted: bool,
     /// The server that owners' requests are signed for; none are heard without one.
     pub server: Option<PublicKey>,
+    /// How the object is called, where whoever starts the machine serves others too; any host is its own without.
+    pub served_as: Option<ServedAs>,
+}
+
+/// The hosts of an object among others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServedAs {
+    /// What hosts of objects end with.
+    pub domain: String,
+    /// Those of this one: canonical, without port.
+    pub hosts: Vec<String>,
+}
+
+impl ServedAs {
+    /// Whether a request for this canonical host is meant for another object.
+    #[must_use]
+    pub fn is_anothers(&self, host: &str) -> bool {
+        let below = host
+            .strip_suffix(self.domain.as_str())
+            .is_some_and(|rest| rest.ends_with('.'));
+        below && !self.hosts.iter().any(|own| own == host)
+    }
 }
 
 impl<D> Launch<D> {
@@ -172,6 +195,7 @@ impl<D> Launch<D> {
             holder: self.holder,
             granted: self.granted,
             server: self.server,
+            served_as: self.served_as,
         })
     }
 }

@@ -166,10 +166,13 @@ impl Transport for UnixStream {
     ) -> Poll<io::Result<usize>> {
         let descriptors: Vec<_> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
         loop {
-            ready!(self.poll_write_ready(context))?;
             let send = || sockets::send(self.as_fd(), bytes, &descriptors);
             match self.try_io(Interest::WRITABLE, send) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Asked only then: a task that has used up its turn is told that nothing is ready, and what has to be sent
+                // now would not be.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.poll_write_ready(context))?;
+                }
                 sent => return Poll::Ready(sent),
             }
         }

@@ -163,9 +163,9 @@ fn connect(resident: &Resident, peer: SocketAddr) -> Admission<Permit> {
 
 /// A request may say which object it is for; the one that lives here answers no other name.
 fn wrong_object(resident: &Resident, head: &RequestHead<'_>) -> Option<Problem> {
-    let asked = head.object?;
     // Who asks for another learns nothing of the one that lives here.
-    (asked != resident.id()).then(|| {
+    let asked = head.object.is_some_and(|asked| asked != resident.id());
+    (asked || resident.is_anothers(&head.host)).then(|| {
         let problem = Problem::new(421, "wrong_object", "Another object lives here");
         problem.with_detail("look up where that object lives now")
     })

@@ -23,6 +23,7 @@ use suijuris_core::owner_request::nobody;
 use suijuris_core::time::{Now, Reading, Span};
 use suijuris_gate::Traffic;
 use suijuris_link::Cause;
+use suijuris_link::launch::ServedAs;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::agent::Feed;
@@ -52,6 +53,7 @@ pub struct Resident {
     /// Why the machine runs; for a pause that nobody announced, what it was started for.
     cause: RefCell<Cause>,
     server: Cell<PublicKey>,
+    served_as: Option<ServedAs>,
     callers: Callers,
     anonymous: Arc<Caller>,
     claim: Claim,
@@ -89,6 +91,8 @@ pub struct Parts {
     pub host: Host,
     /// The server that owners' requests are signed for; none are heard without one.
     pub server: Option<PublicKey>,
+    /// How the object is called among others of its host; any host is its own without.
+    pub served_as: Option<ServedAs>,
     /// Verifies callers' tokens.
     pub callers: Callers,
     /// This copy's right to the object.
@@ -115,6 +119,7 @@ impl Resident {
             clock,
             host,
             server,
+            served_as,
             callers,
             claim,
             detector,
@@ -135,6 +140,7 @@ impl Resident {
             cause: RefCell::new(Cause::boot(host.clone())),
             // A key that nobody has where none was named.
             server: Cell::new(server.unwrap_or_else(nobody)),
+            served_as,
             host,
             callers,
             anonymous: Arc::default(),
@@ -299,6 +305,12 @@ impl Resident {
     #[must_use]
     pub const fn server(&self) -> PublicKey {
         self.server.get()
+    }
+
+    /// Whether a request for this canonical host is meant for another object of this host.
+    #[must_use]
+    pub fn is_anothers(&self, host: &str) -> bool {
+        self.served_as.as_ref().is_some_and(|own| own.is_anothers(host))
     }
 
     /// Another supervisor, with another key, has taken over.

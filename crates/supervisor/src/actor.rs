@@ -37,6 +37,7 @@ use suijuris_core::witness::Mono;
 use suijuris_custody::at_rest::{Open, Unrecorded};
 use suijuris_custody::claim::{Claim, Granted, RefusedCopy};
 use suijuris_door::{PreparedBundle, Proposal};
+use suijuris_link::launch::ServedAs;
 use suijuris_store::{ObjectDir, Reader, StageError, Writer};
 use suijuris_vehicle::Driver;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -80,6 +81,8 @@ pub struct Resting {
     pub url: String,
     /// Name of its class and its key there, for an instance.
     pub instance: Option<(String, String)>,
+    /// Its hosts, where other objects are served at the same address.
+    pub served_as: Option<ServedAs>,
 }
 
 /// An object whose machine an earlier process started.
@@ -97,6 +100,8 @@ pub struct Left {
     pub url: String,
     /// Name of its class and its key there, for an instance.
     pub instance: Option<(String, String)>,
+    /// Its hosts, where other objects are served at the same address.
+    pub served_as: Option<ServedAs>,
     /// Its machine.
     pub machine: MachineNote,
 }
@@ -206,6 +211,7 @@ struct Parts {
     claim: Claim,
     prepared: Arc<PreparedBundle>,
     origin: Origin,
+    served_as: Option<ServedAs>,
 }
 
 fn origin(state: &State, instance: Option<(String, String)>) -> Origin {
@@ -251,6 +257,7 @@ pub struct ObjectActor<D: Driver> {
     url: String,
     claim: Arc<Claim>,
     prepared: Arc<PreparedBundle>,
+    served_as: Option<ServedAs>,
     reporter: Reporter,
     activation: Activation,
     events: VecDeque<Event>,
@@ -321,6 +328,7 @@ impl<D: Driver> ObjectActor<D> {
             front,
             url,
             instance,
+            served_as,
         } = resting;
         let origin = origin(&writer.published(), instance);
         let object_dir = writer.object_dir().clone();
@@ -335,6 +343,7 @@ impl<D: Driver> ObjectActor<D> {
             claim,
             prepared,
             origin,
+            served_as,
         };
         Ok(Self::begin(services, parts, Found::AtRest, Some(at_door), None))
     }
@@ -349,6 +358,7 @@ impl<D: Driver> ObjectActor<D> {
             claim,
             url,
             instance,
+            served_as,
             machine,
         } = left;
         let parts = Parts {
@@ -359,6 +369,7 @@ impl<D: Driver> ObjectActor<D> {
             claim,
             prepared,
             origin: origin(reader.state(), instance),
+            served_as,
         };
         Self::begin(services, parts, Found::Machine, None, Some(machine))
     }
@@ -378,6 +389,7 @@ impl<D: Driver> ObjectActor<D> {
             claim,
             prepared,
             origin,
+            served_as,
         } = parts;
         let (sender, inputs) = mpsc::channel(INPUTS);
         let (answers, answered) = mpsc::channel(ANSWERS);
@@ -404,6 +416,7 @@ impl<D: Driver> ObjectActor<D> {
             url,
             claim: Arc::new(claim),
             prepared,
+            served_as,
             reporter,
             activation,
             events: VecDeque::new(),

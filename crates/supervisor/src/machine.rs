@@ -12,7 +12,7 @@ use suijuris_core::ObjectId;
 use suijuris_core::lineage::Refused;
 use suijuris_core::manifest;
 use suijuris_custody::claim::LeaseGrant;
-use suijuris_link::launch::{DepotRoute, Listen, Unattended};
+use suijuris_link::launch::{DepotRoute, Listen, ServedAs, Unattended};
 use suijuris_link::message::Present;
 use suijuris_link::{ActivationId, Cause, Launch, LinkError, Nonce, Secret, SupervisorLink, ToSupervisor};
 use suijuris_vehicle::{
@@ -87,7 +87,7 @@ pub(crate) fn launch(
     front: &Front,
     (cause, server): (Cause, suijuris_core::key::PublicKey),
     grant: LeaseGrant,
-    unattended: Unattended,
+    (unattended, served_as): (Unattended, Option<ServedAs>),
 ) -> Result<Launch<OwnedFd>, NoMachine> {
     let held = grant.presence.as_ref().and_then(|held| held.descriptor());
     let listen = match front {
@@ -112,6 +112,7 @@ pub(crate) fn launch(
         // Nothing begins in it before the hand-over.
         granted: true,
         server: Some(server),
+        served_as,
     })
 }
 

@@ -180,6 +180,7 @@ fn launch(dir: &Path, data: &Path) -> Launch<OwnedFd> {
         holder: None,
         granted: false,
         server: None,
+        served_as: None,
     }
 }
 

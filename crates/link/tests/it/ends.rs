@@ -40,6 +40,7 @@ fn launch(listen: Listen<OwnedFd>) -> Launch<OwnedFd> {
         holder: None,
         granted: true,
         server: None,
+        served_as: None,
     }
 }
 

@@ -21,7 +21,7 @@ use suijuris_core::witness::HolderId;
 use suijuris_link::frame::{Frame, Refusal, Reset, StreamId, StreamKind};
 use suijuris_link::handshake::{Handshake, Hello, Purpose, Side, Step};
 use suijuris_link::identity::{ActivationId, Nonce, Secret};
-use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen, Unattended};
+use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen, ServedAs, Unattended};
 use suijuris_link::message::{
     Carrier, How, Json as Document, Message as _, Present, ToRuntime, ToSupervisor,
 };
@@ -70,6 +70,10 @@ fn launch() -> Launch<u8> {
         holder: Some(HolderId([9; 16])),
         granted: true,
         server: Some(PublicKey([4; 32])),
+        served_as: Some(ServedAs {
+            domain: "localhost".to_owned(),
+            hosts: vec!["acme.tenant.localhost".to_owned()],
+        }),
     }
 }
 
@@ -83,6 +87,7 @@ fn in_a_machine() -> Launch<u8> {
         holder: None,
         granted: false,
         server: None,
+        served_as: None,
         ..launch()
     }
 }

@@ -145,6 +145,7 @@ impl BootContext {
             clock: self.clock.clone(),
             host: self.config.cause.host.clone(),
             server: self.config.server,
+            served_as: self.config.served_as.take(),
             callers,
             claim,
             detector,

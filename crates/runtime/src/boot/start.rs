@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use suijuris_core::key::PublicKey;
 use suijuris_core::witness::HolderId;
-use suijuris_link::launch::{DepotRoute, Listen, Unattended};
+use suijuris_link::launch::{DepotRoute, Listen, ServedAs, Unattended};
 use suijuris_link::transport::Plain;
 use suijuris_link::{Cause, Launch, LinkError, Nonce, RuntimeLink};
 use suijuris_sys::descriptors;
@@ -67,6 +67,8 @@ pub(crate) struct Config {
     pub(crate) granted: bool,
     /// The server that owners' requests are signed for.
     pub(crate) server: Option<PublicKey>,
+    /// How the object is called among others of its host.
+    pub(crate) served_as: Option<ServedAs>,
     /// Why it was started.
     pub(crate) cause: Cause,
 }
@@ -89,6 +91,7 @@ impl Config {
             holder: None,
             granted: false,
             server: None,
+            served_as: None,
             cause: Cause::boot(alone.host),
         })
     }
@@ -105,6 +108,7 @@ impl Config {
             holder: launch.holder,
             granted: launch.granted,
             server: launch.server,
+            served_as: launch.served_as,
             cause: launch.cause,
         })
     }

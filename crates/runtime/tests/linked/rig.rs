@@ -204,6 +204,7 @@ impl Object {
             holder: None,
             granted: false,
             server: None,
+            served_as: None,
         }
     }
 }

@@ -103,7 +103,7 @@ impl<D: Driver> ObjectActor<D> {
         let (services, claim, reporter) = (self.services.clone(), self.claim.clone(), self.reporter.clone());
         let (paths, front) = (self.paths.clone(), self.front.clone());
         let network = self.prepared.bundle().manifest.workload.network;
-        let object = self.claim.object();
+        let (object, served_as) = (self.claim.object(), self.served_as.clone());
         self.task(async move {
             let started = async {
                 let recorded = recording?.durable().await?;
@@ -116,7 +116,13 @@ impl<D: Driver> ObjectActor<D> {
                 } else {
                     Unattended::Stop
                 };
-                let launch = machine::launch(&paths, &front, (cause, services.server), grant, unattended)?;
+                let launch = machine::launch(
+                    &paths,
+                    &front,
+                    (cause, services.server),
+                    grant,
+                    (unattended, served_as),
+                )?;
                 if let Some(lending) = lending {
                     let _ = lending.send(());
                 }

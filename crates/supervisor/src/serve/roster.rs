@@ -21,6 +21,7 @@ use suijuris_custody::claim::{Answer, Claim, Means, fresh_id};
 use suijuris_custody::witness;
 use suijuris_depot::Depot;
 use suijuris_door::PreparedBundle;
+use suijuris_link::launch::ServedAs;
 use suijuris_store::{Depth, Reader, Sizes, Writer};
 use suijuris_vehicle::Driver;
 use tokio::sync::{Semaphore, watch};
@@ -444,6 +445,7 @@ impl<D: Driver> Roster<D> {
             prepared,
             url: self.url(&entry.origin),
             instance: entry.origin.instance.clone(),
+            served_as: Some(self.served_as(&entry.origin)),
             machine,
         })
     }
@@ -504,6 +506,22 @@ impl<D: Driver> Roster<D> {
     #[must_use]
     pub fn url_of(&self, key: &str, class: &str) -> String {
         self.below_domain(&format!("{key}.{class}"))
+    }
+
+    /// The hosts of an object.
+    fn served_as(&self, origin: &Origin) -> ServedAs {
+        let domain = &self.domain;
+        let called = match &origin.instance {
+            // On the host of the class itself a header names the key.
+            Some((class, key)) => vec![format!("{key}.{class}.{domain}"), format!("{class}.{domain}")],
+            None => vec![format!("{}.{domain}", origin.name)],
+        };
+        let mut hosts = called;
+        hosts.push(format!("{}.{domain}", origin.object));
+        ServedAs {
+            domain: domain.clone(),
+            hosts,
+        }
     }
 
     fn below_domain(&self, labels: &str) -> String {
@@ -738,6 +756,7 @@ async fn run<D: Driver>(
         front: Front::Shared,
         url: roster.url(&entry.origin),
         instance: entry.origin.instance.clone(),
+        served_as: Some(roster.served_as(&entry.origin)),
     };
     let failed = |error: ActorError| chain(&error);
     let (actor, handle) = ObjectActor::new(roster.services.clone(), resting).map_err(failed)?;

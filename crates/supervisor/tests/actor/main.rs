@@ -111,6 +111,7 @@ impl Rig {
             front: Front::Shared,
             url: "http://test/".to_owned(),
             instance: None,
+            served_as: None,
         };
         ObjectActor::new(self.services.clone(), resting).unwrap()
     }
