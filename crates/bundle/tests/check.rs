@@ -497,7 +497,7 @@ fn a_workload_takes_secrets_of_memory_as_variables_and_files() {
         "nothing else",
     );
     env("{ file = \"db\" }", "object.wrong_type", "nothing else");
-    env("true", "object.wrong_type", "a text in quotes");
+    env("true", "object.wrong_type", "a string in quotes");
     env("\"{secret_file:plain}\"", "object.no_secret", "a string or bytes");
     check(
         &with("cwd = \"{data}/{secret_file:db}\""),

@@ -13,7 +13,12 @@ use crate::section::wrong_type;
 /// The field that a variable's value is, from a table such as `{ secret = "field" }`.
 pub(super) fn variable(name: &str, value: &Spanned<DeValue<'_>>, faults: &Faults<'_>) -> Option<Name> {
     let DeValue::Table(table) = value.get_ref() else {
-        wrong_type(faults, name, value, "a text in quotes, or { secret = \"field\" }");
+        wrong_type(
+            faults,
+            name,
+            value,
+            "a string in quotes, or { secret = \"field\" }",
+        );
         return None;
     };
     let field = table.get("secret").and_then(|field| field.get_ref().as_str());

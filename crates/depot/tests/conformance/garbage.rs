@@ -280,7 +280,7 @@ proptest! {
 
 /// What is put raw under `key` of a prefix is seen by the depot there.
 #[cfg(any(feature = "object", feature = "etcd"))]
-async fn on_a_server(depot: &dyn Depot, put: impl Fn(&str, &str)) {
+async fn on_a_server(depot: &dyn suijuris_depot::Depot, put: impl Fn(&str, &str)) {
     let object = object();
     put(&format!("objects/{object}/mark"), "nonsense");
     garbage(depot.mark(object).await, "mark");
