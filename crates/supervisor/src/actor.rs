@@ -41,7 +41,7 @@ use suijuris_link::launch::ServedAs;
 use suijuris_store::{ObjectDir, Reader, StageError, Writer};
 use suijuris_vehicle::Driver;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::at_door::AtDoor;
@@ -271,6 +271,8 @@ pub struct ObjectActor<D: Driver> {
     detached: bool,
     /// Gives a start up, dropped or sent.
     give_up: Option<oneshot::Sender<()>>,
+    /// The newest publishing.
+    publishing: Option<AbortHandle>,
     /// Says that the object is lent to its machine, so that it may be claimed for it.
     lending: Option<oneshot::Sender<()>>,
     /// The claim that a resumption answers.
@@ -426,6 +428,7 @@ impl<D: Driver> ObjectActor<D> {
             left,
             detached: false,
             give_up: None,
+            publishing: None,
             lending: None,
             resuming: None,
             granted: None,

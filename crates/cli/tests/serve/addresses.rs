@@ -304,3 +304,22 @@ fn a_browser_is_sent_from_the_path_to_the_host_unless_the_class_serves_paths() {
     assert!(home.keys("tenant").is_empty(), "it founds nothing");
     daemon.terminate();
 }
+
+/// One tenant's connection is no way to another tenant.
+#[test]
+fn another_host_on_the_connection_of_one_object_is_not_answered_by_it() {
+    let home = Home::new();
+    let daemon = home.serve();
+    home.add(&home.class("tenant", "max_instances = 9", &[FOUND, OPEN, STAY].concat()));
+    daemon.get("b.tenant", "/").status(200);
+    for other in ["b.tenant.localhost", "new.tenant.localhost"] {
+        let mut socket = daemon.connect();
+        send(&mut socket, "GET", "/", &[("host", "a.tenant.localhost")], "");
+        read_answer(&mut socket).unwrap().status(200);
+        send(&mut socket, "GET", "/", &[("host", other)], "");
+        let answer = read_answer(&mut socket).unwrap();
+        assert_eq!(answer.status, 421, "{other}: {answer:?}");
+    }
+    assert_eq!(home.keys("tenant"), ["a", "b"]);
+    daemon.terminate();
+}

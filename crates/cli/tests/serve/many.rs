@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use crate::home::{DORMANT, FOUND, Home, OPEN, until};
+use std::time::{Duration, Instant};
+
+use crate::daemon::Daemon;
+use crate::home::{DORMANT, FOUND, Home, OPEN, PATIENCE, STAY, until};
 use crate::http::{read_answer, send};
 
 /// A class that founds as fast as it is asked.
@@ -181,4 +184,42 @@ fn three_hundred_sleepers_cost_few_threads_and_descriptors() {
     // Two each were measured, and a few that all share.
     assert!(more <= 2 * SLEEPERS + 16, "{more} for {SLEEPERS}");
     daemon.terminate();
+}
+
+/// Asks until it is served: while an object wakes, a bounded number waits and the rest are told to come back.
+fn served(daemon: &Daemon, host: &str) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = daemon.get(host, "/");
+        if answer.status == 200 {
+            return answer.body;
+        }
+        assert_eq!(answer.header("retry-after"), Some("1"), "{answer:?}");
+        answer.problem(503, "held_full");
+        assert!(Instant::now() < deadline, "never served");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn two_hundred_first_uses_of_one_key_that_wakes_are_all_served() {
+    let home = Home::new();
+    let daemon = home.serve();
+    home.add(&home.class("tenant", "max_instances = 9", &[FOUND, OPEN, STAY].concat()));
+    let bodies: BTreeSet<String> = std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..200)
+            .map(|_| scope.spawn(|| served(&daemon, "acme.tenant")))
+            .collect();
+        asked.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(bodies.len(), 1, "one workload answered: {bodies:?}");
+    assert_eq!(home.keys("tenant"), ["acme"]);
+    assert_eq!(home.names_in_depot(), ["acme"]);
+    assert!(home.staged().is_empty());
+    let kinds = home.kinds("tenant/acme");
+    let inceptions = kinds.iter().filter(|kind| *kind == "inception").count();
+    assert_eq!((inceptions, kinds[0].as_str()), (1, "inception"), "{kinds:?}");
+    daemon.terminate();
+    home.nobody_is_left();
+    home.verify(&home.instance("tenant", "acme"));
 }

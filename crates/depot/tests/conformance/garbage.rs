@@ -8,7 +8,7 @@ use suijuris_core::ObjectId;
 use suijuris_core::time::Timestamp;
 use suijuris_depot::local::Local;
 use suijuris_depot::memory::{Memory, What};
-use suijuris_depot::{Archive as _, Depot, Directory as _, Error, Inbox as _, Marks as _};
+use suijuris_depot::{Archive as _, Directory as _, Error, Inbox as _, Marks as _};
 
 use crate::names;
 use crate::promises::done;

@@ -16,7 +16,7 @@ use suijuris_link::{Cause, ToRuntime};
 use suijuris_store::{Depth, Reader};
 use suijuris_vehicle::{Driver, Machine as _, Signal, Since};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::custody::{rest, take_back};
 use super::done::{Back, CODE_DEPOT, CODE_MACHINE, CODE_NOT_DURABLE, Done, TakenOver};
@@ -56,13 +56,20 @@ impl<D: Driver> ObjectActor<D> {
     }
 
     /// A task whose answer comes back.
-    pub(super) fn task(&mut self, task: impl Future<Output = Done<D::Machine>> + 'static) {
+    pub(super) fn task(&mut self, task: impl Future<Output = Done<D::Machine>> + 'static) -> AbortHandle {
         let answers = self.answers.clone();
         self.tasks.spawn_local(async move {
             let done = task.await;
             // The actor has ended where nobody takes answers any more.
             let _ = answers.send(done).await;
-        });
+        })
+    }
+
+    /// Publishes from now on, and nothing older: what was under way would overwrite it.
+    fn publishing(&mut self, task: AbortHandle) {
+        if let Some(older) = self.publishing.replace(task) {
+            older.abort();
+        }
     }
 
     // Starting.
@@ -410,14 +417,14 @@ impl<D: Driver> ObjectActor<D> {
         let due = self.due();
         if self.activation.host_stop() == HostStop::None {
             let publishing = self.claim.publish(due);
-            self.task(async move {
+            let task = self.task(async move {
                 let published = match publishing {
                     Some(publishing) => publishing.await,
                     None => Ok(()),
                 };
                 Done::Published(ask, published)
             });
-            return;
+            return self.publishing(task);
         }
         // The last thing that is done for the object here.
         let reading = self.services.clock.reading();
@@ -426,7 +433,7 @@ impl<D: Driver> ObjectActor<D> {
             at_door.record(due, reading)
         });
         let (claim, reporter) = (self.claim.clone(), self.reporter.clone());
-        self.task(async move {
+        let task = self.task(async move {
             if let Some(recording) = recording {
                 let recorded = async { recording?.durable().await };
                 match recorded.await {
@@ -436,6 +443,7 @@ impl<D: Driver> ObjectActor<D> {
             }
             Done::Published(ask, claim.leave(due).await)
         });
+        self.publishing(task);
     }
 
     /// When a timer wants the object woken.
@@ -449,11 +457,12 @@ impl<D: Driver> ObjectActor<D> {
         let due = self.due();
         if let Some(publishing) = self.claim.publish(due) {
             let reporter = self.reporter.clone();
-            self.tasks.spawn_local(async move {
+            let task = self.tasks.spawn_local(async move {
                 if let Err(why) = publishing.await {
                     reporter.error(CODE_DEPOT, why);
                 }
             });
+            self.publishing(task);
         }
     }
 
