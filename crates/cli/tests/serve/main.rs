@@ -8,6 +8,7 @@
 )]
 
 mod addresses;
+mod amending;
 mod broken;
 mod control;
 mod daemon;
