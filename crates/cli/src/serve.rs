@@ -35,6 +35,9 @@ use crate::{here, server, systemd};
 /// Where it listens unless told otherwise.
 const LISTEN: [&str; 2] = ["127.0.0.1:8080", "[::1]:8080"];
 
+/// Threads that wait for disks, at most: one gains nothing from more.
+const BLOCKING_THREADS: usize = 4;
+
 /// What hosts of objects end with.
 const DOMAIN: &str = "localhost";
 
@@ -86,6 +89,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&tokio, serve(args))

@@ -4,10 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use suijuris_core::id::RecordId;
 
 use crate::writer::{CommitError, Shared};
+
+/// How long the committing thread waits for more to commit.
+const IDLE: Duration = Duration::from_secs(2);
 
 /// How far commits have come. Whoever waits and finds nobody at it commits for all.
 #[derive(Debug, Default)]
@@ -26,6 +30,8 @@ struct Durable {
     leading: bool,
     wanted: bool,
     closed: bool,
+    /// The committing thread runs.
+    serving: bool,
     wakers: Vec<(u64, Waker)>,
 }
 
@@ -146,7 +152,18 @@ impl Progress {
         Poll::Pending
     }
 
-    /// Commits for those who poll, until closed: the body of the committing thread.
+    /// Whether the committing thread is to be started: it does not run.
+    pub(crate) fn begins_to_serve(&self) -> bool {
+        !std::mem::replace(&mut self.lock().serving, true)
+    }
+
+    /// The committing thread could not be started.
+    pub(crate) fn does_not_serve(&self) {
+        self.lock().serving = false;
+    }
+
+    /// Commits for those who poll, until closed, or until nobody has for a while: the body of the committing thread. A
+    /// process may have thousands of objects, of which few write.
     pub(crate) fn serve(&self, shared: &Shared) {
         loop {
             let mut state = self.lock();
@@ -154,7 +171,12 @@ impl Progress {
                 return;
             }
             if state.leading || !state.wanted {
-                drop(self.wait(state));
+                let waited = self.moved.wait_timeout(state, IDLE);
+                let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                if timeout.timed_out() && !state.wanted {
+                    state.serving = false;
+                    return;
+                }
             } else {
                 state.wanted = false;
                 self.lead(state, shared);

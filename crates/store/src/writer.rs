@@ -17,7 +17,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use suijuris_core::codec;
 use suijuris_core::id::{BundleId, Digest, RecordId};
@@ -164,7 +164,6 @@ pub(crate) struct Shared {
     object_dir: ObjectDir,
     bundles: BundleStore,
     sizes: Sizes,
-    thread: OnceLock<Result<(), CommitError>>,
 }
 
 impl fmt::Debug for Shared {
@@ -228,7 +227,6 @@ impl Writer {
             object_dir: object_dir.clone(),
             bundles,
             sizes,
-            thread: OnceLock::new(),
         };
         let writer = Self {
             shared: Arc::new(shared),
@@ -491,18 +489,19 @@ impl Shared {
             .map_err(CommitError::new("write the checkpoint"))
     }
 
-    /// Lets a thread commit for those who poll; started by the first of them.
+    /// Lets a thread commit for those who poll; started by the first of them after a while.
     pub(crate) fn serve(this: &Arc<Self>) -> Result<(), CommitError> {
-        let start = || {
-            let shared = Arc::clone(this);
-            let run = move || shared.progress.serve(&shared);
-            let started = std::thread::Builder::new()
-                .name("store-commit".to_owned())
-                .spawn(run);
-            started
-                .map(drop)
-                .map_err(CommitError::new("start its committing thread"))
-        };
-        this.thread.get_or_init(start).clone()
+        if !this.progress.begins_to_serve() {
+            return Ok(());
+        }
+        let shared = Arc::clone(this);
+        let run = move || shared.progress.serve(&shared);
+        let started = std::thread::Builder::new()
+            .name("store-commit".to_owned())
+            .spawn(run);
+        started.map(drop).map_err(|error| {
+            this.progress.does_not_serve();
+            CommitError::new("start its committing thread")(error)
+        })
     }
 }

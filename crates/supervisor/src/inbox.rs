@@ -16,6 +16,9 @@ const LOOK_AT: usize = 1_000;
 /// The inbox is looked at this often where the depot does not tell of changes.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// And this often where it does: a depot in a directory watches it.
+const LOOK_AT_A_DIRECTORY: Duration = Duration::from_secs(600);
+
 /// A look at the inbox that is under way: resolves with what waits, once anything does, and with what tells of more.
 type Look = Pin<Box<dyn Future<Output = (InboxWatch, Vec<Waiting>)>>>;
 
@@ -51,7 +54,12 @@ impl InboxWatcher {
         let look = self.look.get_or_insert_with(|| {
             let until = self.back_off.until(Instant::now());
             let watch = self.watch.take();
-            let watch = watch.unwrap_or_else(|| InboxWatch::new(Arc::clone(depot), self.object, LOOK));
+            let at_most = if depot.presence_is_a_lock() {
+                LOOK_AT_A_DIRECTORY
+            } else {
+                LOOK
+            };
+            let watch = watch.unwrap_or_else(|| InboxWatch::new(Arc::clone(depot), self.object, at_most));
             Box::pin(look(watch, until))
         });
         let (watch, waiting) = look.await;
