@@ -36,7 +36,6 @@ fn refused_by(home: &Home, object: &str) -> String {
     last.to_string()
 }
 
-// proves G7
 #[test]
 fn all_instances_of_a_class_take_a_new_definition_a_few_first_and_new_ones_are_founded_from_it() {
     let home = Home::new();
