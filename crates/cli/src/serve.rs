@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// Directory of objects and classes [default: suijuris/serve under your data folder]
     root: Option<PathBuf>,
     /// Address to listen on, with its port (0: any free one); may be given several times
-    /// [default: 127.0.0.1:8080 and [::1]:8080]
+    /// [default: `127.0.0.1:8080` and `[::1]:8080`]
     #[arg(long, value_name = "ADDR", value_parser = address)]
     listen: Vec<SocketAddr>,
     /// Path of the control socket [default: ROOT/run/control.sock]

@@ -92,7 +92,7 @@ pub trait Marks: fmt::Debug + Send + Sync {
         Box::pin(std::future::ready(Ok(held)))
     }
 
-    /// Whether this copy of the object sent that mark, as far as it remembers. A backend remembers nothing: see [`Session`].
+    /// Whether this copy of the object sent that mark, as far as it remembers. A backend remembers nothing: see [`crate::Session`].
     fn is_own_write<'a>(&'a self, mark: &'a Mark) -> Answer<'a, bool> {
         let _ = mark;
         Box::pin(std::future::ready(Ok(false)))

@@ -321,7 +321,7 @@ impl Door {
     /// Reads all announcements that the depot has; how many objects sleep and are decided for.
     ///
     /// # Errors
-    /// As [`Depot::announced`]. Single objects that are not believed are counted and skipped.
+    /// As [`suijuris_depot::Archive::announced`]. Single objects that are not believed are counted and skipped.
     pub async fn preload(self: &Arc<Self>) -> Result<usize, suijuris_depot::Error> {
         let (mut after, mut asleep) = (None, 0);
         let mut looks: JoinSet<bool> = JoinSet::new();

@@ -9,7 +9,7 @@
 //!        └──────────────────────────────────────────────────────────────┘
 //! ```
 //! Its loop awaits the next thing to happen and nothing else: whatever takes time is a task whose answer comes back as a
-//! [`Done`]. It decides nothing for the object: dormant, it asks the object's rules at the door; awake, the runtime does.
+//! `Done`. It decides nothing for the object: dormant, it asks the object's rules at the door; awake, the runtime does.
 
 mod connections;
 mod custody;

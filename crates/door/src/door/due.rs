@@ -22,7 +22,7 @@ impl Door {
     /// Takes up what timers are due, by the heap of loaded objects and the depot's index; when to come again.
     ///
     /// # Errors
-    /// As [`suijuris_depot::Depot::due`]; what was loaded is taken up in any case.
+    /// As [`suijuris_depot::Archive::due`]; what was loaded is taken up in any case.
     pub async fn timers(self: &Arc<Self>) -> Result<(), suijuris_depot::Error> {
         let now = self.now();
         let mut due: Vec<ObjectId> = Vec::new();
