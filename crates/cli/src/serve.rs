@@ -153,6 +153,10 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     })?;
     roster.set_urls(urls.clone());
     let socket = api::bind(&control).with_context(|| format!("cannot make {}", control.display()))?;
+    // Whoever reads `listening` may end this program.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     printer.listening(&urls, &control, &root);
     roster.load()?;
     let mut beside = JoinSet::new();
@@ -162,9 +166,6 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         accepting.spawn_local(front::accept(roster.clone(), listener));
     }
     systemd::notify("READY=1");
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
     let mut stopping = false;
     let ended = async {
         loop {

@@ -176,6 +176,8 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     let (actor, object) = ObjectActor::new(services, resting)?;
     make_socket_dir(&paths.control_socket())?;
     let control = control_server::bind(&paths.control_socket())?;
+    // Whoever reads `listening` may end this program.
+    let signals = hear_signals(object.clone())?;
     registry::note(&paths, &id, &name, &url);
     printer.event(listening);
     let mut beside = JoinSet::new();
@@ -183,7 +185,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     for (listener, always) in accepting {
         beside.spawn_local(front::accept(listener, always, protocol, object.clone()));
     }
-    beside.spawn_local(hear_signals(object)?);
+    beside.spawn_local(signals);
     let ended = actor.run().await;
     beside.shutdown().await;
     let _ = std::fs::remove_file(paths.control_socket());

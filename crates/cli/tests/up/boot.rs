@@ -37,7 +37,7 @@ fn the_static_runtime_beside_the_program_is_the_one_that_runs() {
     let target = target.ancestors().nth(2).unwrap();
     let built = ["musl", "gnu"].map(|library| {
         let triple = format!("{}-unknown-linux-{library}", std::env::consts::ARCH);
-        target.join(triple).join("release/suijuris-init")
+        target.join(triple).join("dist/suijuris-init")
     });
     let built = built.iter().find(|path| path.exists());
     let built = built.expect("not built: run `cargo xtask ci --only static`");
