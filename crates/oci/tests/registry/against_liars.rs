@@ -387,7 +387,7 @@ async fn token_servers_that_fail_are_told_apart() {
     }
     for (realm, expect) in [
         ("http://auth.example/token", "not protected by TLS"),
-        ("nonsense", "no URL"),
+        ("nonsense", "not a URL"),
     ] {
         let header = format!("Bearer realm=\"{realm}\"");
         let stage =
