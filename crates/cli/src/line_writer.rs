@@ -1,4 +1,4 @@
-//! Lines on standard output, written by a thread of their own: whoever prints never waits for a reader.
+//! Lines on standard output, written by a thread of their own: printing never waits for a reader.
 
 use std::cell::RefCell;
 use std::io::Write as _;

@@ -1,6 +1,6 @@
 //! `token`: tokens for development, as an issuer of callers' tokens would sign them, and the key that signs them.
 //!
-//! The key is not the owner's: whoever has it can be any caller of the objects that pin it, and no owner of anything. It
+//! The key is not the owner's: its holder can be any caller of the objects that pin it, and owns nothing. It
 //! lies beside the owner's key and is made on first use. A token is shown to the verifier of gates and doors before it is
 //! printed, so that what is printed is a token that the definition takes.
 
@@ -298,7 +298,7 @@ fn signing_key(file: Option<&Path>) -> Result<SecretKey, key_file::Error> {
         what: WHAT,
         path: &path,
     };
-    file.read_or_make("it is no owner's key: whoever has it can be any caller of what pins it")
+    file.read_or_make("it is not an owner's key; its holder can be any caller of the objects that pin it")
 }
 
 /// The public key as PEM (RFC 7468, SPKI).

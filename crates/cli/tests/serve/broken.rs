@@ -154,7 +154,7 @@ fn a_definition_that_was_moved_away_is_said_when_it_is_needed() {
     assert!((500..600).contains(&answer.status), "{answer:?}");
     daemon.get("other", "/").status(200);
     std::fs::rename(home.path().join("away"), &definition).unwrap();
-    // It paused after its failures; whoever waits is served in the end.
+    // It paused after its failures; those who wait are served in the end.
     until("it is served again", || daemon.get("hello", "/").status == 200);
     daemon.terminate();
     home.nobody_is_left();

@@ -28,7 +28,7 @@ pub struct Terms {
     pub record_within: Duration,
     /// From the deadline of a host's stop until the activation is over, whatever is missing.
     pub end_within: Duration,
-    /// Pauses up to this long are waited out by whoever connects, or was left behind by a machine.
+    /// Pauses up to this long are waited out by callers, new ones and those that a machine left behind.
     pub hold_within: Duration,
     /// Proposals that wait or are on their way to a gate, at most.
     pub max_waiting: usize,
