@@ -22,6 +22,7 @@ use suijuris_custody::witness::{
 };
 use suijuris_depot::faults::{Call, Fault, Faulty};
 use suijuris_depot::memory::Memory;
+use suijuris_depot::relay;
 use suijuris_depot::{Archive as _, Depot, Marks as _, Session, Swap};
 use suijuris_store::restore::{record_crash, restoration, restore};
 use suijuris_store::{Creation, Depth, Draft, ObjectDir, Reader, Sign, Sizes, StageError, Writer, create};
@@ -253,6 +254,31 @@ async fn a_pause_ends_the_lease_before_anything_is_awaited() {
     // The fresh name is known to be in use.
     let other = start(opening(2, LONG, 8), &depot);
     assert!(matches!(wake(&other).await, Verdict::Live(_)));
+}
+
+/// What was sent before the pause, and arrives after it, is no sign of life of another copy.
+// proves C6
+#[tokio::test]
+async fn a_renewal_that_is_on_its_way_during_a_pause_is_not_taken_for_a_twin() {
+    // Nobody is known to be gone, as in etcd.
+    let faults = Arc::new(Faulty::new(Arc::new(Memory::new())));
+    let depot: Arc<dyn Depot> = faults.clone();
+    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    there.set_nonblocking(true).unwrap();
+    let there = tokio::net::UnixStream::from_std(there).unwrap();
+    // Behind a relay, as in a machine: what was sent happens, whether or not somebody still waits for it.
+    let _serving = tokio::spawn(relay::serve(there, own(&depot), object_id()));
+    let relayed: Arc<dyn Depot> = Arc::new(relay::Client::new(here).unwrap());
+    let witness = start(opening(1, 2_000, 8), &relayed);
+    wake(&witness).await;
+    faults.once(Some(Call::Swap), Fault::DelayBefore(Duration::from_millis(400)));
+    let swaps = || faults.calls().iter().filter(|call| **call == Call::Swap).count();
+    while swaps() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    witness.resumed(HolderId([9; 16])).await;
+    assert_eq!(wake(&witness).await, Verdict::Agrees(5));
+    assert_eq!(mark(&depot).await.holder.unwrap().id, HolderId([9; 16]));
 }
 
 #[tokio::test]

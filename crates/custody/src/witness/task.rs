@@ -45,6 +45,8 @@ pub(super) struct Task {
     era: u64,
     postponed: Option<Command>,
     asking: JoinSet<Answered>,
+    /// Writes on their way.
+    writing: JoinSet<Answered>,
     claiming: Vec<oneshot::Sender<Result<Claimed, ClaimError>>>,
     releasing: Vec<oneshot::Sender<bool>>,
     handing_over: Vec<oneshot::Sender<Option<Lent<Version>>>>,
@@ -67,6 +69,7 @@ impl Task {
             era: 0,
             postponed: None,
             asking: JoinSet::new(),
+            writing: JoinSet::new(),
             claiming: Vec::new(),
             releasing: Vec::new(),
             handing_over: Vec::new(),
@@ -114,7 +117,7 @@ impl Task {
     /// What happens next; `None` ends the task.
     async fn next(&mut self, keeper: &Keeper<Version>) -> Option<Input<Version>> {
         if let Some(command) = self.postponed.take() {
-            return Some(self.take(command));
+            return Some(self.take(command).await);
         }
         let wait = keeper.wait_until().map(|until| until.since(clock::moment().mono));
         let alarm = async {
@@ -130,7 +133,7 @@ impl Task {
                     let command = command?;
                     // What was noted before the order was given is known before it is taken.
                     if !self.channels.newest.has_changed().unwrap_or(false) {
-                        return Some(self.take(command));
+                        return Some(self.take(command).await);
                     }
                     self.postponed = Some(command);
                     return Some(Input::Note(*self.channels.newest.borrow_and_update()));
@@ -144,12 +147,17 @@ impl Task {
                     Err(given_up) if given_up.is_cancelled() => {}
                     Err(_) => return None,
                 },
+                Some(wrote) = self.writing.join_next(), if !self.writing.is_empty() => match wrote {
+                    Ok(wrote) => return Some(self.hear(wrote)),
+                    Err(given_up) if given_up.is_cancelled() => {}
+                    Err(_) => return None,
+                },
                 () = &mut alarm => return Some(Input::Tick),
             }
         }
     }
 
-    fn take(&mut self, command: Command) -> Input<Version> {
+    async fn take(&mut self, command: Command) -> Input<Version> {
         match command {
             Command::Claim(purpose, answer) => {
                 self.claiming.push(answer);
@@ -158,14 +166,17 @@ impl Task {
             Command::Resumed(id, era) => {
                 self.era = era;
                 self.answer(&Err(ClaimError::Overtaken));
-                // What is on its way may be under the old name.
+                // What is on its way may be under the old name. A write that lands after the mark was read under the new one
+                // would look like the sign of life of another copy, so it lands before; it has its time, as each question.
                 self.asking.abort_all();
+                while self.writing.join_next().await.is_some() {}
                 Input::Resumed(id)
             }
             Command::HandOver(done) => {
                 self.answer(&Err(ClaimError::Overtaken));
                 // What is on its way is given up.
                 self.asking.abort_all();
+                self.writing.abort_all();
                 self.handing_over.push(done);
                 Input::HandOver
             }
@@ -205,9 +216,9 @@ impl Task {
                 });
             }
             Effect::Swap(ask, mark, expected, within) => {
-                self.ask(within, move |answer| Input::Swapped(ask, answer), async move {
-                    swap(&depot, &mark, expected.as_ref()).await
-                });
+                let swapped = move |answer| Input::Swapped(ask, answer);
+                let write = async move { swap(&depot, &mark, expected.as_ref()).await };
+                self.writing.spawn(answered(within, swapped, write));
             }
             Effect::Recall(ask, mark, within) => {
                 let recalled =
@@ -246,20 +257,7 @@ impl Task {
         input: impl FnOnce(Result<T, Failure>) -> Input<Version> + Send + 'static,
         question: impl Future<Output = Result<T, suijuris_depot::Error>> + Send + 'static,
     ) {
-        self.asking.spawn(async move {
-            let (answer, trouble) = match tokio::time::timeout(within, question).await {
-                Ok(Ok(answer)) => (Ok(answer), None),
-                Ok(Err(error)) => (Err(failure(&error)), Some(chain(&error))),
-                Err(_) => (
-                    Err(Failure::Unknown),
-                    Some(format!("the depot did not answer within {within:?}")),
-                ),
-            };
-            Answered {
-                input: Ok(input(answer)),
-                trouble: Some(trouble),
-            }
-        });
+        self.asking.spawn(answered(within, input, question));
     }
 
     fn say(&mut self, notice: Notice) {
@@ -295,6 +293,26 @@ impl Drop for Task {
     /// Nobody renews any more, however it came to that: whoever still looks finds the lease over at once.
     fn drop(&mut self) {
         self.channels.lease.set(self.era, None);
+    }
+}
+
+/// What the depot answers within this time.
+async fn answered<T>(
+    within: Duration,
+    input: impl FnOnce(Result<T, Failure>) -> Input<Version>,
+    question: impl Future<Output = Result<T, suijuris_depot::Error>>,
+) -> Answered {
+    let (answer, trouble) = match tokio::time::timeout(within, question).await {
+        Ok(Ok(answer)) => (Ok(answer), None),
+        Ok(Err(error)) => (Err(failure(&error)), Some(chain(&error))),
+        Err(_) => (
+            Err(Failure::Unknown),
+            Some(format!("the depot did not answer within {within:?}")),
+        ),
+    };
+    Answered {
+        input: Ok(input(answer)),
+        trouble: Some(trouble),
     }
 }
 
