@@ -41,7 +41,7 @@ use seeds::{each_seed, number};
 use world::{Tally, World};
 
 /// Worlds that one run lives through.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 10_000;
 
 /// Worlds in which a known bug has to show.
 const SEEDS_FOR_A_BUG: u64 = 300;
