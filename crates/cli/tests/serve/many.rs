@@ -168,6 +168,9 @@ fn three_hundred_sleepers_cost_few_threads_and_descriptors() {
         daemon.terminate();
         home.serve()
     };
+    // While the others are being opened.
+    let last = format!("k{}.tenant", SLEEPERS - 1);
+    daemon.get(&last, "/").problem(403, "wake_refused");
     let asleep = || {
         let path = "/v1/objects?limit=1000&phase=dormant";
         let list = daemon.api("GET", path, &Value::Null).status(200).json();

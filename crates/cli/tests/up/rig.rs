@@ -476,7 +476,11 @@ impl Up {
 impl Drop for Up {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("what `up` said:\n{}\n{}", story(&self.events()), self.complaints());
+            eprintln!(
+                "what `up` said:\n{}\n{}",
+                story(&self.events()),
+                self.complaints()
+            );
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

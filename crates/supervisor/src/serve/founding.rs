@@ -389,7 +389,7 @@ impl<D: Driver> Roster<D> {
                 .place(&birth.staged, &birth.paths)
                 .map_err(|error| Failed::Disk(chain(&error)))?;
         }
-        birth.opened = Some(self.open(&birth.paths).await.map_err(Failed::NotOpened)?);
+        birth.opened = Some(self.open_wanted(&birth.paths).await.map_err(Failed::NotOpened)?);
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use suijuris_door::PreparedBundle;
 use suijuris_link::launch::ServedAs;
 use suijuris_store::{Depth, Reader, Sizes, Writer};
 use suijuris_vehicle::Driver;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::catalog::{Catalog, CatalogError, ClassNote, ObjectNote};
@@ -37,8 +37,9 @@ use crate::machine_notes::MachineNote;
 use crate::paths::ObjectPaths;
 use crate::services::{STOP_WITHIN, Services};
 
-/// Objects that are being opened at once.
+/// Objects that are being opened at once: those that nobody asks for yet, and beside them those that somebody waits for.
 const OPENING: usize = 16;
+const OPENING_WANTED: usize = 64;
 
 /// Time before an object is opened again that could not be, or whose actor failed; twice as long each time, up to the most.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -72,6 +73,7 @@ pub struct Roster<D: Driver> {
     classes: RefCell<BTreeMap<String, Rc<ClassEntry>>>,
     prepared: RefCell<HashMap<BundleId, Weak<PreparedBundle>>>,
     opening: Semaphore,
+    opening_wanted: Semaphore,
     stopping: Cell<bool>,
     keepers: RefCell<JoinSet<()>>,
 }
@@ -84,6 +86,8 @@ pub struct Entry {
     /// Where it lies.
     pub paths: ObjectPaths,
     status: watch::Sender<Status>,
+    /// Somebody waits for it to be opened.
+    wanted: Notify,
     /// Under earlier actors.
     awake: Cell<Duration>,
 }
@@ -168,6 +172,9 @@ impl Entry {
     /// The problem.
     pub async fn handle(&self) -> Result<ObjectHandle, Problem> {
         let mut status = self.status.subscribe();
+        if matches!(*status.borrow(), Status::Opening) {
+            self.wanted.notify_one();
+        }
         let open = status.wait_for(|status| !matches!(status, Status::Opening));
         let status = match tokio::time::timeout(OPEN_WITHIN, open).await {
             Ok(Ok(status)) => status.clone(),
@@ -239,6 +246,7 @@ impl<D: Driver> Roster<D> {
             classes: RefCell::default(),
             prepared: RefCell::default(),
             opening: Semaphore::new(OPENING),
+            opening_wanted: Semaphore::new(OPENING_WANTED),
             stopping: Cell::new(false),
             keepers: RefCell::default(),
         }))
@@ -375,6 +383,7 @@ impl<D: Driver> Roster<D> {
             origin,
             paths,
             status: watch::Sender::new(Status::Opening),
+            wanted: Notify::new(),
             awake: Cell::default(),
         });
         self.entries
@@ -385,9 +394,14 @@ impl<D: Driver> Roster<D> {
         entry
     }
 
+    /// Opens an object that somebody waits for.
+    pub(super) async fn open_wanted(&self, paths: &ObjectPaths) -> Result<Opened, NotOpened> {
+        let _turn = self.opening_wanted.acquire().await;
+        self.open(paths).await
+    }
+
     /// Opens an object and claims it for resting.
-    pub(super) async fn open(&self, paths: &ObjectPaths) -> Result<Opened, NotOpened> {
-        let _turn = self.opening.acquire().await;
+    async fn open(&self, paths: &ObjectPaths) -> Result<Opened, NotOpened> {
         let broken = |error: &dyn std::error::Error| NotOpened::Broken(chain(error));
         let home = paths.home();
         let opened = tokio::task::spawn_blocking(move || {
@@ -678,7 +692,14 @@ async fn keep<D: Driver>(roster: Rc<Roster<D>>, entry: Rc<Entry>, mut opened: Op
         }
         let open = match opened.take() {
             Some(open) => Ok(open),
-            None => roster.open(&entry.paths).await,
+            None => {
+                // Whoever waits for an object does not wait for those that nobody asks for.
+                let _turn = tokio::select! {
+                    () = entry.wanted.notified() => roster.opening_wanted.acquire().await,
+                    turn = roster.opening.acquire() => turn,
+                };
+                roster.open(&entry.paths).await
+            }
         };
         let ran = match open {
             Ok(open) => run(&roster, &entry, open).await,
