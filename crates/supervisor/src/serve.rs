@@ -4,9 +4,11 @@
 pub mod api;
 pub mod catalog;
 mod class_entry;
+pub mod entry;
 pub mod feed;
 mod founding;
 pub mod front;
+mod keeper;
 pub mod resolver;
 pub mod roster;
 

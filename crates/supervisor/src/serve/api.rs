@@ -30,8 +30,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::class_entry::ClassEntry;
+use super::entry::Entry;
 use super::feed::Feed;
-use super::roster::{Entry, Roster};
+use super::roster::Roster;
 use crate::actor::Input;
 use crate::control::ControlRequest;
 

@@ -1,6 +1,9 @@
 //! Founding an instance on its first use: decided at the door of its class, then founded once, whoever crashes. The order
 //! is that of [`suijuris_core::class::founding`]; here its steps are done.
 
+mod recovery;
+mod steps;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -8,27 +11,21 @@ use std::sync::Arc;
 
 use suijuris_api::Problem;
 use suijuris_core::ObjectId;
-use suijuris_core::class::founding::{
-    Answer, End, Entry as Name, Founding, Next, Stage, Step, recover, replaceable,
-};
+use suijuris_core::class::founding::{Answer, Entry as Name, Founding, Stage};
 use suijuris_core::class::{Instantiation, Key};
 use suijuris_custody::chain;
-use suijuris_depot::{Depot, NameSwap, Presence, PresenceGuard, Version};
+use suijuris_depot::{PresenceGuard, Version};
 use suijuris_store::{BundleStore, Creation, Depth, ObjectDir, Reader, create};
 use suijuris_vehicle::Driver;
 use zeroize::Zeroizing;
 
 use super::class_entry::ClassEntry;
-use super::roster::{Entry, NotOpened, OPEN_WITHIN, Opened, Roster};
+use super::entry::Entry;
+use super::keeper::{NotOpened, Opened};
+use super::roster::Roster;
 use crate::connection::PendingConnection;
 use crate::events::Origin;
 use crate::paths::ObjectPaths;
-
-/// Tries of a step whose answer was lost.
-const TRIES: u32 = 5;
-
-/// Pause between two of them.
-const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// What is being founded, and where it is on its way.
 struct Birth {
@@ -240,159 +237,6 @@ impl<D: Driver> Roster<D> {
         }
     }
 
-    /// Does the steps of a founding to its end; the instance, or none where the key is another's.
-    async fn walk(
-        self: &Rc<Self>,
-        mut founding: Founding,
-        birth: &mut Birth,
-    ) -> Result<Option<Rc<Entry>>, Failed> {
-        loop {
-            let step = match founding.next() {
-                Next::Do(step) => step,
-                Next::Over(End::Founded(object)) => return Ok(Some(self.founded(object, birth))),
-                Next::Over(End::Taken(name)) => return Ok(self.taken(&name, birth)),
-            };
-            let answer = self.step(step, birth).await?;
-            founding = founding.after(answer);
-        }
-    }
-
-    async fn step(&self, step: Step, birth: &mut Birth) -> Result<Answer, Failed> {
-        match step {
-            // Staged already: see `stage`.
-            Step::Stage => Ok(Answer::Done),
-            Step::Create(name) => self.put(name, None, birth).await,
-            Step::Replace { old, new } => {
-                let version = match &birth.read {
-                    Some((read, version)) if *read == old => Some(version.clone()),
-                    _ => None,
-                };
-                match version {
-                    Some(version) => self.put(new, Some(version), birth).await,
-                    // Not what was read last: look again.
-                    None => self.look(birth, &old).await,
-                }
-            }
-            Step::Publish => {
-                self.publish(birth).await?;
-                Ok(Answer::Done)
-            }
-            Step::Discard => {
-                birth.opened = None;
-                for dir in [birth.staged.clone(), birth.paths.data.clone()] {
-                    // Only what is ours: the other daemon of this key has another directory.
-                    if is_of(&dir, birth.object) {
-                        self.catalog
-                            .discard(&dir)
-                            .map_err(|error| Failed::Disk(chain(&error)))?;
-                    }
-                }
-                Ok(Answer::Done)
-            }
-        }
-    }
-
-    /// Puts an entry into the name table by compare-and-swap.
-    async fn put(&self, name: Name, expected: Option<Version>, birth: &mut Birth) -> Result<Answer, Failed> {
-        let Some(depot) = &self.depot else {
-            return Ok(Answer::Done);
-        };
-        let mut tries = 0;
-        let swapped = loop {
-            let swapped = depot
-                .swap_name(birth.class.id, &birth.key, &name, expected.as_ref())
-                .await;
-            match swapped {
-                Err(error) if error.is_retryable() && tries < TRIES => {
-                    tries += 1;
-                    tokio::time::sleep(TRY_AGAIN).await;
-                }
-                swapped => break swapped.map_err(Failed::Depot)?,
-            }
-        };
-        match swapped {
-            NameSwap::Done(version) => {
-                birth.read = Some((name, version));
-                Ok(Answer::Done)
-            }
-            NameSwap::Conflict(None) => {
-                birth.read = None;
-                Ok(Answer::Gone)
-            }
-            NameSwap::Conflict(Some((found, version))) => {
-                // A lost answer: it was ours that was done.
-                let ours = found == name;
-                birth.read = Some((found.clone(), version));
-                if ours {
-                    return Ok(Answer::Done);
-                }
-                let replaceable = self.replaceable(depot, &found).await;
-                Ok(Answer::Taken {
-                    entry: found,
-                    replaceable,
-                })
-            }
-        }
-    }
-
-    /// Reads the entry again, of which `old` was believed.
-    async fn look(&self, birth: &mut Birth, old: &Name) -> Result<Answer, Failed> {
-        let Some(depot) = &self.depot else {
-            return Ok(Answer::Done);
-        };
-        birth.read = depot
-            .name(birth.class.id, &birth.key)
-            .await
-            .map_err(Failed::Depot)?;
-        match birth.read.clone() {
-            None => Ok(Answer::Gone),
-            Some((found, version)) if found == *old => {
-                let new = if found.object == birth.object {
-                    found.at(Stage::Founded)
-                } else {
-                    Name::founding(birth.object, self.holder, self.who.clone())
-                };
-                self.put_once(new, version, birth).await
-            }
-            Some((found, _)) => {
-                let replaceable = self.replaceable(depot, &found).await;
-                Ok(Answer::Taken {
-                    entry: found,
-                    replaceable,
-                })
-            }
-        }
-    }
-
-    async fn put_once(&self, name: Name, version: Version, birth: &mut Birth) -> Result<Answer, Failed> {
-        Box::pin(self.put(name, Some(version), birth)).await
-    }
-
-    async fn replaceable(&self, depot: &Arc<dyn Depot>, name: &Name) -> bool {
-        let mark = depot.mark(name.object).await;
-        let presence = depot.presence(name.object, name.holder).await;
-        // Whoever cannot be asked lives.
-        let lives = !matches!(presence, Ok(Presence::Gone));
-        match mark {
-            Ok(mark) => replaceable(name, mark.is_some(), lives),
-            Err(_) => false,
-        }
-    }
-
-    /// Puts the object where objects are, and claims it: its mark is written.
-    async fn publish(&self, birth: &mut Birth) -> Result<(), Failed> {
-        if birth.opened.is_some() {
-            return Ok(());
-        }
-        if birth.staged.exists() {
-            self.catalog
-                .place(&birth.staged, &birth.paths)
-                .map_err(|error| Failed::Disk(chain(&error)))?;
-        }
-        birth.opened = Some(self.open_wanted(&birth.paths).await.map_err(Failed::NotOpened)?);
-        Ok(())
-    }
-
     fn founded(self: &Rc<Self>, object: ObjectId, birth: &mut Birth) -> Rc<Entry> {
         let (class, key) = (birth.class.clone(), birth.key.clone());
         self.serve_instance(&class, &key, object, birth.opened.take())
@@ -460,125 +304,6 @@ impl<D: Driver> Roster<D> {
         let gone = name.at(Stage::Tombstone);
         let swapped = depot.swap_name(class.id, &key, &gone, Some(&version)).await;
         swapped.map(drop).map_err(failed)
-    }
-
-    // After a restart.
-
-    /// Waits until what was here at the start is taken in, for as long as a connection would wait.
-    pub(super) async fn recovered(&self) {
-        let all = async {
-            for class in self.classes() {
-                let mut left = class.recovering.subscribe();
-                // It is dropped with the class, which we have.
-                let _ = left.wait_for(|left| *left == 0).await;
-            }
-        };
-        let _late = tokio::time::timeout(OPEN_WITHIN, all).await;
-    }
-
-    /// An instance that has data here: kept, or its founding is gone on with.
-    pub(super) fn recover(self: Rc<Self>, class: Rc<ClassEntry>, key: String) {
-        let path = self
-            .catalog
-            .root()
-            .join("instances")
-            .join(&class.note.name)
-            .join(&key);
-        self.recover_at(class, key, path, true);
-    }
-
-    /// Something that was staged.
-    pub(super) fn recover_staged(self: Rc<Self>, class: Rc<ClassEntry>, key: String, path: PathBuf) {
-        self.recover_at(class, key, path, false);
-    }
-
-    fn recover_at(self: Rc<Self>, class: Rc<ClassEntry>, key: String, path: PathBuf, placed: bool) {
-        class.recovering.send_modify(|left| *left += 1);
-        tokio::task::spawn_local(async move {
-            self.recover_now(&class, key, path, placed).await;
-            class.recovering.send_modify(|left| *left -= 1);
-        });
-    }
-
-    async fn recover_now(self: &Rc<Self>, class: &Rc<ClassEntry>, text: String, path: PathBuf, placed: bool) {
-        let label = format!("{}/{text}", class.note.name);
-        let Ok(key) = class.class.key.asked(text.as_bytes()) else {
-            return self.say_broken(&label, "its directory has no key of its class: move it away");
-        };
-        // Something else may be here for the same key.
-        loop {
-            let under_way = class.founding.borrow().get(&text).cloned();
-            let Some(under_way) = under_way else { break };
-            under_way.notified().await;
-        }
-        if placed && class.object(&text).is_some() {
-            // Whoever asked for it was faster.
-            return;
-        }
-        let object = match object_of(&path) {
-            Ok(object) => object,
-            // It was whole when it was put there, and may have served: nothing of it is removed.
-            Err(why) if placed => {
-                let why = format!(
-                    "it is damaged: {why}; restore it, or move {} away",
-                    path.display()
-                );
-                return self.say_broken(&label, &why);
-            }
-            Err(_cut_short) => {
-                // Cut short before its inception: nobody knows of it.
-                if let Err(error) = self.catalog.discard(&path) {
-                    self.say_broken(&label, &chain(&error));
-                }
-                return;
-            }
-        };
-        let under_way = Rc::new(tokio::sync::Notify::new());
-        class
-            .founding
-            .borrow_mut()
-            .insert(text.clone(), under_way.clone());
-        let recovered = self.go_on(class, &key, object, path).await;
-        class.founding.borrow_mut().remove(&text);
-        under_way.notify_waiters();
-        if let Err(failed) = recovered {
-            let _ = self.trouble(class, &failed);
-        }
-    }
-
-    async fn go_on(
-        self: &Rc<Self>,
-        class: &Rc<ClassEntry>,
-        key: &Key,
-        object: ObjectId,
-        path: PathBuf,
-    ) -> Result<(), Failed> {
-        let Some(depot) = &self.depot else {
-            let mut birth = self.birth(class, key, object, path).await;
-            self.publish(&mut birth).await?;
-            self.founded(object, &mut birth);
-            return Ok(());
-        };
-        let read = depot.name(class.id, key).await.map_err(Failed::Depot)?;
-        if let Some((name, _)) = &read
-            && name.object == object
-            && name.state == Stage::Founded
-        {
-            self.kept(class, key, object);
-            return Ok(());
-        }
-        let entry = match read.clone() {
-            Some((name, _)) => {
-                let may = self.replaceable(depot, &name).await;
-                Some((name, may))
-            }
-            None => None,
-        };
-        let found = recover(object, entry);
-        let mut birth = self.birth(class, key, object, path).await;
-        birth.read = read;
-        let founding = Founding::resume(object, self.holder, self.who.clone(), found);
-        self.walk(founding, &mut birth).await.map(drop)
     }
 }
 

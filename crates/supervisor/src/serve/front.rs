@@ -10,8 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::class_entry::ClassEntry;
+use super::entry::Entry;
 use super::resolver::{Address, address};
-use super::roster::{Entry, Roster};
+use super::roster::Roster;
 use crate::connection::{PendingConnection, read_http};
 
 /// Connections that are read or wait for their object, at most; further ones wait in the sockets' backlog.

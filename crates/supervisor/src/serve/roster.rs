@@ -1,14 +1,10 @@
-//! The objects of a daemon: opened, kept running, found by name.
-//!
-//! Each object has an [`Entry`] and one task that keeps an actor for it: it opens the object, runs the actor, and opens it
-//! again after a pause where that ended for a reason that may pass.
+//! The objects of a daemon, found by name: each has an [`Entry`] and a task that keeps it (`keeper`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
-use std::time::Duration;
 
 use suijuris_api::event::Stamped;
 use suijuris_api::{Event, Problem};
@@ -17,23 +13,23 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::witness::HolderId;
 use suijuris_core::{BundleId, ObjectId};
 use suijuris_custody::chain;
-use suijuris_custody::claim::{Answer, Claim, Means, fresh_id};
+use suijuris_custody::claim::fresh_id;
 use suijuris_custody::witness;
 use suijuris_depot::Depot;
 use suijuris_door::PreparedBundle;
 use suijuris_link::launch::ServedAs;
-use suijuris_store::{Depth, Reader, Sizes, Writer};
+use suijuris_store::{Depth, Reader};
 use suijuris_vehicle::Driver;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::catalog::{Catalog, CatalogError, ClassNote, ObjectNote};
 use super::class_entry::ClassEntry;
-use crate::actor::{ActorError, Input, Left, ObjectActor, ObjectHandle, Resting};
+use super::entry::{CODE_LOADING, Entry, Status};
+use super::keeper::{Opened, keep};
+use crate::actor::Input;
 use crate::connection::PendingConnection;
 use crate::events::Origin;
-use crate::machine::Front;
-use crate::machine_notes::MachineNote;
 use crate::paths::ObjectPaths;
 use crate::services::{STOP_WITHIN, Services};
 
@@ -41,25 +37,15 @@ use crate::services::{STOP_WITHIN, Services};
 const OPENING: usize = 16;
 const OPENING_WANTED: usize = 64;
 
-/// Time before an object is opened again that could not be, or whose actor failed; twice as long each time, up to the most.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
-const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
-
-/// How long a connection waits for an object that is being opened.
-pub(super) const OPEN_WITHIN: Duration = Duration::from_secs(30);
-
 /// The event of an object or class that cannot be opened.
 const CODE_NOT_OPENED: &str = "not_opened";
-
-/// What is told of objects that are not there yet.
-const CODE_LOADING: &str = "not_now";
 
 /// All objects of a process.
 pub struct Roster<D: Driver> {
     pub(super) services: Rc<Services<D>>,
     pub(super) catalog: Catalog,
     pub(super) depot: Option<Arc<dyn Depot>>,
-    witness: witness::Service,
+    pub(super) witness: witness::Service,
     /// Names this process where instances are founded.
     pub(super) holder: HolderId,
     /// Host and process, for people.
@@ -71,54 +57,11 @@ pub struct Roster<D: Driver> {
     entries: RefCell<BTreeMap<ObjectId, Rc<Entry>>>,
     names: RefCell<BTreeMap<String, ObjectId>>,
     classes: RefCell<BTreeMap<String, Rc<ClassEntry>>>,
-    prepared: RefCell<HashMap<BundleId, Weak<PreparedBundle>>>,
-    opening: Semaphore,
-    opening_wanted: Semaphore,
+    pub(super) prepared: RefCell<HashMap<BundleId, Weak<PreparedBundle>>>,
+    pub(super) opening: Semaphore,
+    pub(super) opening_wanted: Semaphore,
     stopping: Cell<bool>,
     keepers: RefCell<JoinSet<()>>,
-}
-
-/// One object of the daemon.
-#[derive(Debug)]
-pub struct Entry {
-    /// Which.
-    pub origin: Origin,
-    /// Where it lies.
-    pub paths: ObjectPaths,
-    status: watch::Sender<Status>,
-    /// Somebody waits for it to be opened.
-    wanted: Notify,
-    /// Under earlier actors.
-    awake: Cell<Duration>,
-}
-
-/// How it is.
-#[derive(Debug, Clone)]
-pub enum Status {
-    /// It is being opened.
-    Opening,
-    /// Its actor runs.
-    Live(ObjectHandle),
-    /// It cannot be opened now, for this reason; that is tried again.
-    Broken(String),
-    /// Another copy is the object.
-    Lost(String),
-    /// It is stopped here.
-    Stopped,
-}
-
-/// An object that is open and claimed.
-pub(super) struct Opened {
-    pub(super) writer: Writer,
-    pub(super) claim: Claim,
-    pub(super) prepared: Arc<PreparedBundle>,
-}
-
-/// Why an object is not opened.
-#[derive(Debug)]
-pub(super) enum NotOpened {
-    Lost(String),
-    Broken(String),
 }
 
 impl<D: Driver> std::fmt::Debug for Roster<D> {
@@ -126,81 +69,6 @@ impl<D: Driver> std::fmt::Debug for Roster<D> {
         f.debug_struct("Roster")
             .field("objects", &self.entries.borrow().len())
             .finish_non_exhaustive()
-    }
-}
-
-impl Entry {
-    /// How it is.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        self.status.borrow().clone()
-    }
-
-    /// How long it was awake since the daemon started.
-    #[must_use]
-    pub fn awake(&self) -> Duration {
-        let now = match &*self.status.borrow() {
-            Status::Live(handle) => handle.awake(),
-            _ => Duration::ZERO,
-        };
-        self.awake.get() + now
-    }
-
-    /// How it is, for people and scripts.
-    #[must_use]
-    pub fn phase(&self) -> &'static str {
-        match &*self.status.borrow() {
-            Status::Opening => "opening",
-            Status::Live(handle) => match handle.phase() {
-                Phase::Resting | Phase::Settling => "dormant",
-                Phase::BackingOff => "paused",
-                Phase::Suspending | Phase::Suspended => "suspended",
-                Phase::Starting | Phase::Resuming => "waking",
-                Phase::Running => "active",
-                Phase::Draining | Phase::Stopping => "draining",
-                Phase::Lost => "lost",
-            },
-            Status::Broken(_) => "broken",
-            Status::Lost(_) => "lost",
-            Status::Stopped => "stopped",
-        }
-    }
-
-    /// The way to its actor, once it is open; what to answer where it is not.
-    ///
-    /// # Errors
-    /// The problem.
-    pub async fn handle(&self) -> Result<ObjectHandle, Problem> {
-        let mut status = self.status.subscribe();
-        if matches!(*status.borrow(), Status::Opening) {
-            self.wanted.notify_one();
-        }
-        let open = status.wait_for(|status| !matches!(status, Status::Opening));
-        let status = match tokio::time::timeout(OPEN_WITHIN, open).await {
-            Ok(Ok(status)) => status.clone(),
-            _ => Status::Opening,
-        };
-        let (title, detail) = match status {
-            Status::Live(handle) => return Ok(handle),
-            Status::Opening => ("The object is being opened", "ask again in a moment"),
-            // Why is for its owner, who finds it in the events.
-            Status::Broken(_) => (
-                "The object cannot be opened",
-                "its owner finds the cause in the events of the daemon",
-            ),
-            Status::Lost(_) => (
-                "Another copy is the object",
-                "this copy serves nobody: ask where the object runs",
-            ),
-            Status::Stopped => (
-                "The object's host stops it",
-                "ask again when its host runs it again",
-            ),
-        };
-        let mut problem = Problem::new(503, CODE_LOADING, title).with_detail(detail);
-        problem.retry_after = Some(1);
-        problem.object = self.origin.object.to_string();
-        Err(problem)
     }
 }
 
@@ -394,76 +262,6 @@ impl<D: Driver> Roster<D> {
         entry
     }
 
-    /// Opens an object that somebody waits for.
-    pub(super) async fn open_wanted(&self, paths: &ObjectPaths) -> Result<Opened, NotOpened> {
-        let _turn = self.opening_wanted.acquire().await;
-        self.open(paths).await
-    }
-
-    /// Opens an object and claims it for resting.
-    async fn open(&self, paths: &ObjectPaths) -> Result<Opened, NotOpened> {
-        let broken = |error: &dyn std::error::Error| NotOpened::Broken(chain(error));
-        let home = paths.home();
-        let opened = tokio::task::spawn_blocking(move || {
-            std::fs::create_dir_all(home.path().join("volume")).ok();
-            std::fs::create_dir_all(home.run_dir()).ok();
-            Writer::open(&home, Depth::Tail, Sizes::default())
-        });
-        let opened = opened.await.map_err(|error| broken(&error))?;
-        let (writer, _recovery) = opened.map_err(|error| broken(&error))?;
-        let id = writer.published().head().bundle;
-        let known = self.prepared.borrow().get(&id).and_then(Weak::upgrade);
-        let prepared = match known {
-            Some(prepared) => prepared,
-            None => {
-                let bundle = writer.bundles().bundle(&id).map_err(|error| broken(&error))?;
-                self.prepare(&bundle).map_err(NotOpened::Broken)?
-            }
-        };
-        let means = self.means().map_err(|error| broken(&error))?;
-        let claim = Claim::open(means, &prepared.bundle().manifest, &writer);
-        let now = self.services.clock.reading().wall;
-        match claim.rest(&writer, now).await.map_err(|error| broken(&error))? {
-            Answer::Refused(copy) => Err(NotOpened::Lost(copy.words())),
-            Answer::Ours | Answer::Unasked(_) => Ok(Opened {
-                writer,
-                claim,
-                prepared,
-            }),
-        }
-    }
-
-    fn means(&self) -> Result<Option<Means>, getrandom::Error> {
-        let Some(depot) = &self.depot else { return Ok(None) };
-        Ok(Some(Means {
-            service: self.witness.clone(),
-            depot: depot.clone(),
-            id: fresh_id()?,
-            who: self.who.clone(),
-        }))
-    }
-
-    /// An object as its machine, which an earlier process started, has it.
-    async fn left(&self, entry: &Entry, machine: MachineNote) -> Result<Left, String> {
-        let home = entry.paths.home();
-        let reader = tokio::task::spawn_blocking(move || Reader::open(&home, Depth::Tail));
-        let reader = reader.await.map_err(|error| error.to_string())?;
-        let reader = reader.map_err(|error| chain(&error))?;
-        let bundle = reader.bundles().bundle(&reader.state().head().bundle);
-        let prepared = self.prepare(&bundle.map_err(|error| chain(&error))?)?;
-        let means = self.means().map_err(|error| chain(&error))?;
-        Ok(Left {
-            claim: Claim::beside(means, &prepared.bundle().manifest, &reader),
-            paths: entry.paths.clone(),
-            reader,
-            prepared,
-            url: self.url(&entry.origin),
-            instance: entry.origin.instance.clone(),
-            served_as: Some(self.served_as(&entry.origin)),
-            machine,
-        })
-    }
-
     /// The class of this name.
     #[must_use]
     pub(super) fn class(&self, name: &str) -> Option<Rc<ClassEntry>> {
@@ -523,7 +321,7 @@ impl<D: Driver> Roster<D> {
     }
 
     /// The hosts of an object.
-    fn served_as(&self, origin: &Origin) -> ServedAs {
+    pub(super) fn served_as(&self, origin: &Origin) -> ServedAs {
         let domain = &self.domain;
         let called = match &origin.instance {
             // On the host of the class itself a header names the key.
@@ -673,127 +471,5 @@ impl<D: Driver> Roster<D> {
             }
         })
         .await;
-    }
-}
-
-/// Keeps one object until it is stopped or lost.
-async fn keep<D: Driver>(roster: Rc<Roster<D>>, entry: Rc<Entry>, mut opened: Option<Opened>) {
-    let mut pause = AGAIN_AFTER;
-    if opened.is_none()
-        && let Some(Ok(Some(status))) = attach(&roster, &entry).await
-    {
-        entry.status.send_replace(status);
-        return;
-    }
-    loop {
-        if roster.is_stopping() {
-            entry.status.send_replace(Status::Stopped);
-            return;
-        }
-        let open = match opened.take() {
-            Some(open) => Ok(open),
-            None => {
-                // Whoever waits for an object does not wait for those that nobody asks for.
-                let _turn = tokio::select! {
-                    () = entry.wanted.notified() => roster.opening_wanted.acquire().await,
-                    turn = roster.opening.acquire() => turn,
-                };
-                roster.open(&entry.paths).await
-            }
-        };
-        let ran = match open {
-            Ok(open) => run(&roster, &entry, open).await,
-            Err(NotOpened::Lost(why)) => {
-                roster.say_broken(
-                    &label(&entry.origin),
-                    &format!("another copy is the object: {why}"),
-                );
-                entry.status.send_replace(Status::Lost(why));
-                return;
-            }
-            Err(NotOpened::Broken(why)) => Err(why),
-        };
-        match ran {
-            Ok(Some(lost)) => {
-                entry.status.send_replace(lost);
-                return;
-            }
-            Ok(None) => pause = AGAIN_AFTER,
-            Err(why) => {
-                roster.say_broken(&label(&entry.origin), &why);
-                entry.status.send_replace(Status::Broken(why));
-            }
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(AGAIN_AT_MOST);
-        entry.status.send_replace(Status::Opening);
-    }
-}
-
-/// Goes on with an object whose machine an earlier process started, where there is one.
-async fn attach<D: Driver>(
-    roster: &Rc<Roster<D>>,
-    entry: &Rc<Entry>,
-) -> Option<Result<Option<Status>, String>> {
-    let notes = roster.services.machines.as_ref()?;
-    let machine = notes.read(entry.origin.object)?;
-    let left = match roster.left(entry, machine).await {
-        Ok(left) => left,
-        // What cannot be read cannot be gone on with: whoever opens it finds out why.
-        Err(_) => return None,
-    };
-    let (actor, handle) = ObjectActor::attaching(roster.services.clone(), left);
-    entry.status.send_replace(Status::Live(handle.clone()));
-    let ran = ran(actor).await;
-    entry.awake.set(entry.awake.get() + handle.awake());
-    Some(ran)
-}
-
-async fn ran<D: Driver>(actor: ObjectActor<D>) -> Result<Option<Status>, String> {
-    let ended = actor.run().await.map_err(|error: ActorError| chain(&error))?;
-    Ok(Some(if ended.lost {
-        Status::Lost("another copy is the object".to_owned())
-    } else {
-        Status::Stopped
-    }))
-}
-
-/// Runs an actor to its end; how the object is then, where it is not to be opened again.
-async fn run<D: Driver>(
-    roster: &Rc<Roster<D>>,
-    entry: &Rc<Entry>,
-    open: Opened,
-) -> Result<Option<Status>, String> {
-    let Opened {
-        writer,
-        claim,
-        prepared,
-    } = open;
-    let resting = Resting {
-        paths: entry.paths.clone(),
-        writer,
-        prepared,
-        claim,
-        front: Front::Shared,
-        url: roster.url(&entry.origin),
-        instance: entry.origin.instance.clone(),
-        served_as: Some(roster.served_as(&entry.origin)),
-    };
-    let failed = |error: ActorError| chain(&error);
-    let (actor, handle) = ObjectActor::new(roster.services.clone(), resting).map_err(failed)?;
-    if roster.is_stopping() {
-        let _ = handle.send(Input::Stop(Stop::Now)).await;
-    }
-    entry.status.send_replace(Status::Live(handle.clone()));
-    let ran = ran(actor).await;
-    entry.awake.set(entry.awake.get() + handle.awake());
-    ran
-}
-
-/// What people call an object.
-pub(super) fn label(origin: &Origin) -> String {
-    match &origin.instance {
-        Some((class, key)) => format!("{class}/{key}"),
-        None => origin.name.clone(),
     }
 }
