@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use suijuris_bundle::{Built, Report, Severity, Style, build};
+use suijuris_vehicle::process::{Process, Shim, Want};
+use suijuris_vehicle::{Description, Driver as _};
 
 use crate::{Answer, terminal};
 
@@ -11,7 +13,7 @@ use crate::{Answer, terminal};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Prints the id of the bundle when it can be built. Warnings are likely mistakes and do not fail the
-check.
+check. Says what a workload is not kept from on this host, where that is anything.
 
 Exit codes: 0 it can be built, 3 it cannot.
 
@@ -33,6 +35,7 @@ struct Checked<'a> {
     name: Option<&'a str>,
     errors: usize,
     warnings: usize,
+    machine: Option<&'a Description>,
     diagnostics: &'a Report,
 }
 
@@ -42,6 +45,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         Ok(built) => (&built.findings, Some(built)),
         Err(report) => (report, None),
     };
+    let machine = machine();
     if args.json {
         terminal::print_json(&Checked {
             ok: built.is_some(),
@@ -49,16 +53,30 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
             name: built.map(|built| built.manifest.name.as_str()),
             errors: report.count(Severity::Error),
             warnings: report.count(Severity::Warning),
+            machine: machine.as_ref(),
             diagnostics: report,
         })?;
     } else {
         show(report, built)?;
+        if let Some(warning) = machine.as_ref().and_then(Description::warning) {
+            terminal::note(&warning);
+        }
     }
     Ok(if built.is_some() {
         Answer::Yes
     } else {
         Answer::Broken
     })
+}
+
+/// What machines can do on this host, found out by starting one that ends at once; none where none can be started.
+fn machine() -> Option<Description> {
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()?;
+    let detected = tokio.block_on(Process::detect(Shim::itself("__shim"), Want::default()));
+    detected.ok().map(|driver| driver.describe().clone())
 }
 
 fn show(report: &Report, built: Option<&Built>) -> anyhow::Result<()> {

@@ -29,6 +29,7 @@ mod object_paths;
 mod oci;
 mod offline;
 mod owner;
+mod private;
 mod progress;
 mod proposal;
 mod ps;

@@ -26,14 +26,20 @@ pub(crate) struct Note {
     pub(crate) url: Option<String>,
 }
 
-fn dir() -> Option<PathBuf> {
+/// This user's directory for what is known and kept beside objects.
+pub(crate) fn home() -> Option<PathBuf> {
     let absolute = |name: &str| {
         std::env::var_os(name)
             .map(PathBuf::from)
             .filter(|path| path.is_absolute())
     };
     let base = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))?;
-    Some(base.join("suijuris/objects"))
+    Some(base.join("suijuris"))
+}
+
+/// Where the notes are.
+pub(crate) fn dir() -> Option<PathBuf> {
+    Some(home()?.join("objects"))
 }
 
 /// Notes where `object` lives and is reached. Called by `up`, which goes on where nothing can be noted.

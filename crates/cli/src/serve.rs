@@ -21,8 +21,8 @@ use suijuris_supervisor::serve::feed::{Feed, object_event};
 use suijuris_supervisor::serve::roster::{Roster, Setup};
 use suijuris_supervisor::serve::{api, front};
 use suijuris_supervisor::services::fresh_server;
-use suijuris_vehicle::Isolation;
 use suijuris_vehicle::process::{Process, Shim, Want};
+use suijuris_vehicle::{Driver as _, Isolation};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 use crate::depots::DepotArg;
 use crate::event_printer::EventPrinter;
 use crate::runtime_program::runtime_program;
-use crate::{here, server, systemd};
+use crate::{here, private, server, systemd, terminal};
 
 /// Where it listens unless told otherwise.
 const LISTEN: [&str; 2] = ["127.0.0.1:8080", "[::1]:8080"];
@@ -87,6 +87,8 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 /// # Errors
 /// Whatever keeps it from starting; later trouble is told as events.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // It signs with the owner's key, and workloads may run as the same user.
+    suijuris_sys::confine::hide_memory();
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
@@ -114,6 +116,9 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         .context("machines cannot be started on this host")?
         .keeping_in(&root.join("machines"))
         .context("machines that outlive the daemon cannot be kept")?;
+    if let Some(warning) = driver.describe().warning() {
+        terminal::note(&warning);
+    }
     let machines = MachineNotes::open(&root.join("machine-notes"))?;
     let listeners = listen(&args.listen)?;
     let urls: Vec<String> = listeners
@@ -135,6 +140,7 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         sink: Rc::new(feed.clone()),
         terms: Terms::DEFAULT,
         request_terms: requests::Terms::DEFAULT,
+        private: private::places(&args.depot, Some(&root)),
         machines: Some(machines),
         depot: Some(depot.clone()),
         // Whoever runs the daemon is the owner where their key is, and the host elsewhere.

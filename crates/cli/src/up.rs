@@ -28,14 +28,14 @@ use suijuris_supervisor::{Ended, Front, Input, ObjectActor, ObjectHandle, Restin
 use suijuris_vehicle::process::{Process, Shim, Want};
 use suijuris_vehicle::{Driver as _, Isolation};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::depots::DepotArg;
 use crate::event_printer::EventPrinter;
 use crate::object_paths::{self, ObjectPaths, make_socket_dir};
 use crate::runtime_program::runtime_program;
-use crate::{claiming, control, here, registry, terminal};
+use crate::{claiming, control, here, private, registry, terminal};
 
 use creation::{Created, Opened};
 
@@ -75,6 +75,8 @@ pub(crate) struct Args {
 /// # Errors
 /// Whatever keeps it from starting; later trouble is told as events.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    // It signs with the owner's key, and workloads may run as the same user.
+    suijuris_sys::confine::hide_memory();
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -102,6 +104,9 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     )
     .await
     .context("machines cannot be started on this host")?;
+    if let Some(warning) = driver.describe().warning() {
+        terminal::note(&warning);
+    }
     let listeners = listen(&args)?;
     let url = url(&opened, &listeners)?;
     let claim = claiming::open(&args.depot, opened.manifest(), &opened.writer, &printer).await?;
@@ -149,6 +154,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         sink: printer.clone(),
         terms: Terms::DEFAULT,
         request_terms: requests::Terms::DEFAULT,
+        private: private::places(&args.depot, None),
         // Machines of `up` end with it.
         machines: None,
         depot: None,
@@ -197,22 +203,35 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(lost || refused_to_sleep)))
 }
 
-/// Ctrl-C and SIGTERM ask the object to sleep; a second one stops its machine.
+/// Ctrl-C, SIGTERM and the end of the terminal ask the object to sleep; a second one stops its machine.
 fn hear_signals(object: ObjectHandle) -> std::io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // Under nohup it stays ignored.
+    let mut hangup = match suijuris_sys::signals::is_ignored(SignalKind::hangup().as_raw_value()) {
+        true => None,
+        false => Some(signal(SignalKind::hangup())?),
+    };
     Ok(async move {
         let mut stop = Stop::Graceful(STOP_WITHIN);
         loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                () = heard(&mut hangup) => {}
             }
             // The actor has ended already where it takes nothing.
             let _ = object.send(Input::Stop(stop)).await;
             stop = Stop::Now;
         }
     })
+}
+
+async fn heard(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// The sockets that were asked for.

@@ -50,7 +50,7 @@ const TEARDOWN: Duration = Duration::from_secs(5);
 /// [`Error`] before anything is opened; everything later is reported and told by the exit code.
 pub(crate) async fn run(start: Start) -> Result<ExitCode, Error> {
     let role = pid1::adopt();
-    let signals = Signals::new().map_err(|error| Error::System("take signals", error))?;
+    let signals = Signals::new(role).map_err(|error| Error::System("take signals", error))?;
     let clock = Rc::new(Clock::start(None).map_err(|error| Error::System("start its pulse", error))?);
     let mut sending = tokio::task::JoinSet::new();
     let (config, reports, supervision) = match start {

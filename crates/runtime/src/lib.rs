@@ -48,6 +48,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(start: config::Start) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    // Keys and secrets are in it, and a workload may run as the same user.
+    suijuris_sys::confine::hide_memory();
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -6,11 +6,13 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::prctl;
+use suijuris_sys::signals::FromOutside;
 use suijuris_sys::{ChildSelector, ended_child};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::{Instant, sleep};
@@ -129,17 +131,23 @@ pub enum Signal {
 #[derive(Debug)]
 pub struct Signals {
     streams: Vec<(Signal, Stream)>,
+    /// The wish to stop, where only those outside may have it: what runs in our machine does not stop us.
+    from_outside: Option<FromOutside>,
 }
 
 impl Signals {
-    /// Takes the signals over from their default action. Needs a tokio runtime with I/O.
+    /// Takes the signals over from their default action. Needs a tokio runtime with I/O. The first process of a machine
+    /// calls it while it has one thread.
     ///
     /// # Errors
     /// If a handler cannot be installed.
-    pub fn new() -> io::Result<Self> {
-        let taken = [
-            Signal::Stop(libc::SIGTERM),
-            Signal::Stop(libc::SIGINT),
+    pub fn new(role: Role) -> io::Result<Self> {
+        let is_first = matches!(role, Role::First | Role::BareMachine);
+        let stops = [nix::sys::signal::SIGTERM, nix::sys::signal::SIGINT];
+        let from_outside = is_first.then(|| FromOutside::new(&stops)).transpose()?;
+        let stops = stops.map(|signal| Signal::Stop(signal as i32));
+        let stops = stops.into_iter().filter(|_| !is_first);
+        let others = [
             Signal::Forward(libc::SIGHUP),
             Signal::Forward(libc::SIGUSR1),
             Signal::Forward(libc::SIGUSR2),
@@ -147,19 +155,30 @@ impl Signals {
             Signal::Child,
         ];
         let stream = |meaning: Signal| Ok((meaning, signal(meaning.kind())?));
-        let streams = taken.into_iter().map(stream).collect::<io::Result<_>>()?;
-        Ok(Self { streams })
+        let streams = stops.chain(others).map(stream).collect::<io::Result<_>>()?;
+        Ok(Self {
+            streams,
+            from_outside,
+        })
     }
 
     /// The next signal; the host's wish to stop before all others. Several of one number may come as one. Cancel safe.
     pub async fn next(&mut self) -> Signal {
+        let Self {
+            streams,
+            from_outside,
+        } = self;
         std::future::poll_fn(|context| {
+            let outside = from_outside.as_ref();
+            if let Some(Poll::Ready(number)) = outside.map(|outside| outside.poll_next(context)) {
+                return Poll::Ready(Signal::Stop(number));
+            }
             let came = |(meaning, stream): &mut (Signal, Stream)| {
                 stream.poll_recv(context).is_ready().then_some(*meaning)
             };
-            match self.streams.iter_mut().find_map(came) {
-                Some(meaning) => std::task::Poll::Ready(meaning),
-                None => std::task::Poll::Pending,
+            match streams.iter_mut().find_map(came) {
+                Some(meaning) => Poll::Ready(meaning),
+                None => Poll::Pending,
             }
         })
         .await

@@ -75,6 +75,7 @@ fn spawn(script: &str) -> Running {
     };
     let placement = Placement {
         data_dir: "/".into(),
+        private: Vec::new(),
         object_dir: "/".into(),
         port: 0,
         agent_socket: "/none".into(),
@@ -113,7 +114,7 @@ fn plays_its_part() {
 
 /// Reaps orphans while a workload runs, then takes the workload's own status.
 async fn reaper() {
-    let mut signals = Signals::new().unwrap();
+    let mut signals = Signals::new(Role::Plain).unwrap();
     let running = spawn("trap 'exit 5' TERM; (sh -c 'exit 3' &); (true &); while :; do sleep 0.05; done");
     let mut reaped = 0;
     while reaped < 2 {
@@ -126,7 +127,7 @@ async fn reaper() {
 }
 
 async fn forwarder() {
-    let mut signals = Signals::new().unwrap();
+    let mut signals = Signals::new(Role::Plain).unwrap();
     let running = spawn(
         "trap 'echo \"> hup\"' HUP; trap 'echo \"> usr1\"' USR1; echo '> up'; while :; do sleep 0.05; done",
     );

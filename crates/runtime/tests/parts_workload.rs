@@ -41,6 +41,7 @@ fn shell(script: &str) -> manifest::Workload {
 fn placement(dir: &Path) -> Placement {
     Placement {
         data_dir: dir.to_owned(),
+        private: Vec::new(),
         object_dir: dir.to_owned(),
         port: workload::free_port().unwrap(),
         agent_socket: dir.join("agent.sock"),

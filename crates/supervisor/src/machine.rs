@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,6 +127,11 @@ pub(crate) async fn start<D: Driver>(
     let (activation, secret) = (launch.activation, launch.secret.clone());
     let (ours, theirs) = UnixStream::pair().map_err(NoMachine::Link)?;
     let cwd = launch.object_dir.clone();
+    let run = launch.agent_socket.parent().map(Path::to_owned);
+    let kept = [launch.data.clone(), launch.object_dir.clone()]
+        .into_iter()
+        .chain(run)
+        .collect();
     ours.set_nonblocking(true).map_err(NoMachine::Link)?;
     let ours = tokio::net::UnixStream::from_std(ours).map_err(NoMachine::Link)?;
     let (link, moves) = SupervisorLink::launch(ours, launch, Nonce::fresh()?)?;
@@ -141,6 +147,9 @@ pub(crate) async fn start<D: Driver>(
     let driver = &services.driver;
     let private = wanted == manifest::Network::Private && driver.describe().private_network;
     let spec = Spec {
+        hidden: (services.private)(),
+        kept,
+        may_mount: driver.describe().mounts,
         program: Program::Command {
             exe: runtime.exe.clone(),
             argv,

@@ -61,8 +61,9 @@ pub fn socket(data: &Path, name: &str) -> PathBuf {
     short_dir().join(digest.get(..16).unwrap_or_default()).join(name)
 }
 
-/// This user's directory for sockets.
-fn short_dir() -> PathBuf {
+/// This user's directory for sockets whose own place is too long for one.
+#[must_use]
+pub fn short_dir() -> PathBuf {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let base = base.filter(|base| base.is_absolute() && base.as_os_str().len() < 60);
     base.unwrap_or_else(|| "/tmp".into())

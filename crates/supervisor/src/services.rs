@@ -40,6 +40,9 @@ pub struct Services<D> {
     pub terms: Terms,
     /// How long requests wait at most.
     pub request_terms: requests::Terms,
+    /// Directories that no machine may see, though they are of the same user: keys, other objects, the depot, our own. What an
+    /// object needs below them stays in its own machine's view.
+    pub private: Box<dyn Fn() -> Vec<PathBuf>>,
     /// Where machines are noted that outlive this process; none where they end with it.
     pub machines: Option<MachineNotes>,
     /// The depot, for machines that are taken over.

@@ -5,14 +5,17 @@
 
 pub mod children;
 pub mod clock;
+pub mod confine;
 pub mod descriptors;
 pub mod fork;
 pub mod link;
 pub mod mounts;
+pub mod peers;
 pub mod processes;
 pub mod signals;
 pub mod sockets;
 pub mod spawn;
+pub mod view;
 
 use std::io;
 

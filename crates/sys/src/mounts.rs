@@ -14,12 +14,7 @@ use crate::checked;
 /// # Errors
 /// When it is no mount, or the kernel refuses.
 pub fn read_only(path: &CStr) -> io::Result<()> {
-    let attributes = MountAttributes {
-        set: libc::MOUNT_ATTR_RDONLY,
-        clear: 0,
-        propagation: 0,
-        user_ns: 0,
-    };
+    let attributes = MountAttributes::changing(libc::MOUNT_ATTR_RDONLY, 0);
     // SAFETY: path and attributes outlive the call, and the length given is that of the structure.
     checked(unsafe {
         libc::syscall(
@@ -36,11 +31,22 @@ pub fn read_only(path: &CStr) -> io::Result<()> {
 
 /// `struct mount_attr` of `linux/mount.h`.
 #[repr(C)]
-struct MountAttributes {
+pub(crate) struct MountAttributes {
     set: u64,
     clear: u64,
     propagation: u64,
     user_ns: u64,
+}
+
+impl MountAttributes {
+    pub(crate) const fn changing(set: u64, clear: u64) -> Self {
+        Self {
+            set,
+            clear,
+            propagation: 0,
+            user_ns: 0,
+        }
+    }
 }
 
 /// Brings the loopback interface of the current network namespace up.

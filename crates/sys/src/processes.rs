@@ -100,6 +100,12 @@ impl Process {
         Some(Self { pid, started })
     }
 
+    /// The number of the parent of process `pid`; 0 where that is outside of our namespace.
+    #[must_use]
+    pub fn parent_of(pid: u32) -> Option<u32> {
+        Some(stat(&format!("/proc/{pid}/stat"))?.parent)
+    }
+
     /// Whether it still exists, a zombie included.
     #[must_use]
     pub fn exists(self) -> bool {

@@ -5,9 +5,11 @@ use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
+use std::sync::Arc;
 
 use libc::c_uint;
 
+use crate::confine::Confinement;
 use crate::{checked, signals};
 
 /// Descriptors looked at one by one where the kernel has no `close_range`.
@@ -25,25 +27,34 @@ pub struct Credentials {
 }
 
 /// Starts `command` in a session of its own, with default signal handling, no descriptor of ours but 0, 1, 2 and
-/// `keep`, killed when the calling thread ends.
+/// `keep`, killed when the calling thread ends, and without what `confinement` takes from it.
 ///
 /// # Errors
-/// As [`Command::spawn`], and when one of these steps is refused.
+/// As [`Command::spawn`], and when one of these steps is refused; [`Confinement::trouble`] says which of its own.
 pub fn spawn(
     command: &mut Command,
     credentials: Option<Credentials>,
     keep: Option<RawFd>,
+    confinement: Option<Arc<Confinement>>,
 ) -> io::Result<Child> {
     let parent = std::process::id();
+    let mut room = confinement.as_deref().map_or_else(Vec::new, Confinement::room);
     let enter = move || {
         own_session()?;
         signals::default_all();
         signals::unblock_all()?;
+        if let Some(confinement) = &confinement {
+            confinement.see(&mut room)?;
+        }
         if let Some(credentials) = &credentials {
             switch_user(credentials)?;
         }
         die_with(parent)?;
-        close_others(keep)
+        close_others(keep)?;
+        match &confinement {
+            Some(confinement) => confinement.lose(),
+            None => Ok(()),
+        }
     };
     // SAFETY: between fork and exec the closure makes system calls only: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(enter) }.spawn()

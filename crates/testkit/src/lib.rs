@@ -1,7 +1,8 @@
-//! Test equipment: simulated clock, faulty disk, servers of depots, a registry, bench tables.
+//! Test equipment: simulated clock, faulty disk, a hostile workload, servers of depots, a registry, bench tables.
 
 pub mod bench;
 pub mod disk;
+pub mod hostile;
 pub mod proxy;
 pub mod registry;
 pub mod servers;

@@ -131,6 +131,34 @@ pub struct Shortfall {
 }
 
 impl Description {
+    /// What a workload is not kept from here, in words for people; empty where it is kept from everything that is not its own.
+    #[must_use]
+    pub fn gaps(&self) -> Vec<&'static str> {
+        if self.isolation != Isolation::Plain {
+            return Vec::new();
+        }
+        let mut gaps = vec![
+            "this user's files, with the keys and the history of its own and other objects",
+            "the host's network and loopback",
+        ];
+        if !suijuris_sys::confine::can_keep_signals_within() {
+            gaps.push("stopping its runtime");
+        }
+        gaps
+    }
+
+    /// [`Self::gaps`] as a sentence; none where there are none.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let gaps = self.gaps().join("; ");
+        (!gaps.is_empty()).then(|| {
+            format!(
+                "machines here are {}: nothing keeps a workload from {gaps}",
+                self.isolation
+            )
+        })
+    }
+
     /// By what `what` is limited here.
     #[must_use]
     pub fn limits(&self, what: Resource) -> Means {

@@ -21,6 +21,14 @@ pub struct Spec {
     pub cwd: PathBuf,
     /// What is mounted over the machine's file system, in this order, visible in the machine alone.
     pub mounts: Vec<Mount>,
+    /// Directories of the host that are covered by empty ones, where the machine has a file system of its own. Those that
+    /// are not there are left out.
+    pub hidden: Vec<PathBuf>,
+    /// Directories and files that stay in view though they lie below [`Self::hidden`] ones.
+    pub kept: Vec<PathBuf>,
+    /// Whether the first program may mount in the machine, for what it starts in turn; everything else that it could use
+    /// this for stays in the machine.
+    pub may_mount: bool,
     /// What the machine may use up.
     pub resources: Resources,
     /// Whether the machine shares the host's network.
@@ -54,6 +62,9 @@ impl Spec {
             env: BTreeMap::new(),
             cwd: PathBuf::from("/"),
             mounts: Vec::new(),
+            hidden: Vec::new(),
+            kept: Vec::new(),
+            may_mount: false,
             resources: Resources::default(),
             network: Network::Host,
             lifetime: Lifetime::WithCaller,

@@ -49,7 +49,7 @@ const ARROWS: &[Arrow] = &[
         why: "the door decides with the object's compiled rules only; it wakes machines through api" },
     Arrow { from: "vehicle", to: &["api", "sys"], tests: &[],
         why: "the vehicle knows nothing of objects: a volume is opaque bytes to it" },
-    Arrow { from: "supervisor", to: &["core", "custody", "door", "gate", "link", "depot", "store", "vehicle", "api"], tests: &["bundle", "policy"],
+    Arrow { from: "supervisor", to: &["core", "custody", "door", "gate", "link", "depot", "store", "vehicle", "api", "sys"], tests: &["bundle", "policy"],
         why: "the supervisor runs objects on any vehicle: it knows no terminal, no authoring, and no runtime's insides" },
     Arrow { from: "host", to: &["api", "vehicle"], tests: &[],
         why: "the host knows nothing of objects: it is a vehicle daemon" },

@@ -1,5 +1,6 @@
 //! The control socket of `up`: other commands ask here for what needs the object's actor.
 
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use anyhow::Context as _;
 use suijuris_api::control::Reply;
 use suijuris_supervisor::control::{CODE_BAD_REQUEST, ControlRequest};
 use suijuris_supervisor::{Input, ObjectHandle};
+use suijuris_sys::peers;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -20,6 +22,9 @@ const READ_WITHIN: Duration = Duration::from_secs(5);
 
 /// Clients at once at most.
 const MAX_CLIENTS: usize = 32;
+
+/// Asked by what runs in a machine.
+const CODE_FROM_INSIDE: &str = "from_inside";
 
 /// `up` is on its way out.
 const CODE_ENDING: &str = "up_ending";
@@ -47,6 +52,7 @@ pub(super) async fn serve(listener: UnixListener, object: ObjectHandle) {
 }
 
 async fn client(socket: UnixStream, object: ObjectHandle) {
+    let is_inside = peers::is_in_a_machine(socket.as_fd());
     let (read, mut write) = socket.into_split();
     let mut lines = BufReader::new(read.take(MAX_LINE));
     let mut line = String::new();
@@ -55,6 +61,7 @@ async fn client(socket: UnixStream, object: ObjectHandle) {
         _ => return,
     }
     let reply = match serde_json::from_str(&line) {
+        Ok(_) if is_inside => from_inside(),
         Ok(message) => match ControlRequest::of(message) {
             Ok((request, answered)) => {
                 let sent = object.send(Input::Request(Box::new(request))).await;
@@ -74,6 +81,16 @@ async fn client(socket: UnixStream, object: ObjectHandle) {
     bytes.push(b'\n');
     // A client that has gone needs no answer.
     let _ = write.write_all(&bytes).await;
+}
+
+/// A workload has the agent socket, where it proposes as what it is.
+fn from_inside() -> Reply {
+    Reply::Error {
+        code: CODE_FROM_INSIDE.to_owned(),
+        message: "this socket is for those who run the object, and you are in a machine or another process namespace: \
+                  a workload asks at SUIJURIS_AGENT_SOCKET, a person beside `up`"
+            .to_owned(),
+    }
 }
 
 fn ending() -> Reply {

@@ -34,5 +34,6 @@ mod secrecy;
 #[path = "../common/session.rs"]
 mod session;
 mod sessions;
+mod stranger;
 mod wake;
 mod workload;

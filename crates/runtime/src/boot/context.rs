@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -297,9 +298,16 @@ pub(super) fn gate(
     Gate::new(authorizer, upstream, protocol, limits, control).keeping_backlog()
 }
 
+/// Where what is the object's lies, its sockets among it.
+fn private(config: &Config) -> Vec<PathBuf> {
+    let run = config.agent_socket.parent().map(Path::to_owned);
+    [Some(config.data.clone()), run].into_iter().flatten().collect()
+}
+
 pub(super) fn placement(config: &Config, id: &str, port: u16, connections: Option<OwnedFd>) -> Placement {
     Placement {
         data_dir: config.data.join("volume"),
+        private: private(config),
         object_dir: config.object_dir.clone(),
         port,
         agent_socket: config.agent_socket.clone(),

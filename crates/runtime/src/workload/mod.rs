@@ -7,6 +7,7 @@
 //! Called by boot and the resident, on the main thread: the kernel kills the program when the thread that started it
 //! ends.
 
+mod confine;
 mod ended;
 mod prepare;
 pub(crate) mod process_tree;

@@ -8,16 +8,19 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use nix::unistd::{AccessFlags, access};
 use suijuris_core::manifest;
 use suijuris_core::manifest::secrets::SECRET_FILE;
 
 use super::Running;
+use super::confine::{Sight, confinement};
 use super::secrets::{Files, Secrets};
-use super::user::{Account, resolve_user};
+use super::user::{give_tree, resolve_user};
+use suijuris_sys::confine::Confinement;
 use suijuris_sys::kill;
-use suijuris_sys::spawn as child;
+use suijuris_sys::spawn::{self as child, Credentials};
 
 /// Variable that tells a workload the number of the descriptor over which connections are handed to it.
 pub const CONNECTIONS_FD: &str = "SUIJURIS_CONNECTIONS_FD";
@@ -30,6 +33,8 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub struct Placement {
     /// `{data}`, `SUIJURIS_DATA`, and the working directory where the manifest has none. Exists.
     pub data_dir: PathBuf,
+    /// What is the object's and not its workload's: covered where the workload can have a view of its own.
+    pub private: Vec<PathBuf>,
     /// `{object}`: the directory of the object's files; a relative `cwd` of the manifest starts here.
     pub object_dir: PathBuf,
     /// `{port}`, `PORT`: the manifest's port, or [`free_port`] where that is zero.
@@ -40,7 +45,7 @@ pub struct Placement {
     pub object_id: String,
     /// `PATH`: the runtime's own.
     pub path: Option<OsString>,
-    /// `HOME`, unless the workload runs as another user, who has a home of his own.
+    /// `HOME`, whoever the workload runs as.
     pub home: PathBuf,
     /// The end of a pair of Unix sockets over which connections are handed to the workload; see [`CONNECTIONS_FD`].
     /// Close it after [`spawn`], so that the other end sees the workload go.
@@ -115,6 +120,14 @@ pub enum SpawnError {
     /// A text with a NUL byte, or an empty command.
     #[error("workload.command is empty or holds a NUL byte")]
     Command,
+    /// It cannot be kept from what it must not have.
+    #[error(
+        "the workload cannot be shut in: it was not possible to {0}; run it where namespaces work, or with --plain and read what that does not give"
+    )]
+    Confine(String, #[source] io::Error),
+    /// Its directory cannot be given to its user.
+    #[error("{0} cannot be made the directory of the workload's user")]
+    Volume(PathBuf, #[source] io::Error),
     /// The files of its secrets.
     #[error("the files of the workload's secrets cannot be written")]
     Secrets(#[source] io::Error),
@@ -168,7 +181,7 @@ pub fn spawn(
     let files = Files::directory(&placement.agent_socket, &placement.object_id, credentials);
     let placement = &Filled { placement, files };
     let cwd = working_directory(workload, placement)?;
-    let env = environment(workload, placement, user.as_ref());
+    let env = environment(workload, placement);
     let mut argv = workload.argv.iter().map(|arg| fill(arg, placement));
     let name = argv.next().ok_or(SpawnError::Command)?;
     let program = find_program(&name, &cwd, env.get(OsStr::new("PATH")))?;
@@ -177,6 +190,10 @@ pub fn spawn(
     }
     let secrets = Files::write(placement.files.clone(), &placement.secrets, credentials);
     let secrets = secrets.map_err(SpawnError::Secrets)?;
+    if let Some(credentials) = credentials {
+        hand_over(placement, credentials)?;
+    }
+    let confinement = Arc::new(confined(placement, &program, &cwd)?);
     let mut command = Command::new(&program);
     command
         .args(argv)
@@ -193,13 +210,44 @@ pub fn spawn(
         program: program.clone(),
         source,
     };
-    let child = child::spawn(&mut command, credentials, keep).map_err(|source| explain(&program, source))?;
+    let child = child::spawn(&mut command, credentials, keep, Some(confinement.clone()));
+    let child = child.map_err(|source| match confinement.trouble() {
+        Some(step) => SpawnError::Confine(step, source),
+        None => explain(&program, source),
+    })?;
     let pid = i32::try_from(child.id()).map_err(|error| failed(io::Error::other(error)))?;
     Running::watch(pid, placement.port, secrets).map_err(|source| {
         // Nobody could see it end.
         let _ = kill(-pid, libc::SIGKILL);
         failed(source)
     })
+}
+
+fn confined(placement: &Filled<'_>, program: &Path, cwd: &Path) -> Result<Confinement, SpawnError> {
+    let sight = Sight {
+        private: &placement.private,
+        volume: &placement.data_dir,
+        agent_socket: &placement.agent_socket,
+        secrets: &placement.files,
+        object_dir: &placement.object_dir,
+        program,
+        cwd,
+    };
+    confinement(&sight)
+        .map_err(|error| SpawnError::Confine("take from it what it must not have".to_owned(), error))
+}
+
+/// Makes volume and agent socket those of the workload's user, with what an earlier user left.
+fn hand_over(placement: &Placement, to: &Credentials) -> Result<(), SpawnError> {
+    let volume = &placement.data_dir;
+    give_tree(volume, to).map_err(|error| SpawnError::Volume(volume.clone(), error))?;
+    let socket = &placement.agent_socket;
+    match std::os::unix::fs::lchown(socket, Some(to.uid), Some(to.gid)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(SpawnError::Volume(socket.clone(), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 const fn serves_port(ready: &manifest::Ready) -> bool {
@@ -256,14 +304,8 @@ fn secret_file<'t>(text: &'t str, placement: &Filled<'_>) -> Option<(PathBuf, &'
     is_given.then(|| (placement.files.join(name), behind))
 }
 
-fn environment(
-    workload: &manifest::Workload,
-    placement: &Filled<'_>,
-    user: Option<&Account>,
-) -> BTreeMap<OsString, OsString> {
-    let home = user
-        .and_then(|user| user.home.clone())
-        .unwrap_or_else(|| placement.home.clone());
+fn environment(workload: &manifest::Workload, placement: &Filled<'_>) -> BTreeMap<OsString, OsString> {
+    let home = placement.home.clone();
     let path = placement.path.clone().unwrap_or_else(|| DEFAULT_PATH.into());
     let mut env: BTreeMap<OsString, OsString> = BTreeMap::from([
         ("PATH".into(), path),
@@ -371,6 +413,7 @@ mod tests {
     fn placeholders_are_replaced_once_and_others_left_alone() {
         let placement = Placement {
             data_dir: "/d/{port}".into(),
+            private: Vec::new(),
             object_dir: "/o".into(),
             port: 81,
             agent_socket: "/a".into(),

@@ -1,7 +1,10 @@
 //! The user that a workload runs as.
 
 use std::ffi::CString;
-use std::path::PathBuf;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, lchown};
+use std::path::Path;
 
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
 use suijuris_sys::spawn::Credentials;
@@ -12,7 +15,6 @@ use super::SpawnError;
 pub(super) struct Account {
     /// Absent if we are that user already.
     pub(super) credentials: Option<Credentials>,
-    pub(super) home: Option<PathBuf>,
 }
 
 /// A user by name, by number, or as `uid:gid`.
@@ -35,12 +37,8 @@ pub(super) fn resolve_user(text: &str) -> Result<Account, SpawnError> {
         Some(group) => group.parse().map_err(|_| unknown())?,
         None => known.as_ref().map_or(uid, |user| user.gid.as_raw()),
     };
-    let home = known.as_ref().map(|user| user.dir.clone());
     if uid == geteuid().as_raw() {
-        return Ok(Account {
-            credentials: None,
-            home,
-        });
+        return Ok(Account { credentials: None });
     }
     if !geteuid().is_root() {
         return Err(SpawnError::UserForbidden(text.to_owned()));
@@ -50,8 +48,28 @@ pub(super) fn resolve_user(text: &str) -> Result<Account, SpawnError> {
         .map_or_else(|| vec![gid], |name| supplementary(&name, gid));
     Ok(Account {
         credentials: Some(Credentials { uid, gid, groups }),
-        home,
     })
+}
+
+/// Makes `root` and all in it the property of a user, where it is not yet. The root comes last, so that an interrupted
+/// change is taken up again.
+pub(super) fn give_tree(root: &Path, to: &Credentials) -> io::Result<()> {
+    let is_theirs = |metadata: &Metadata| metadata.uid() == to.uid && metadata.gid() == to.gid;
+    if is_theirs(&root.symlink_metadata()?) {
+        return Ok(());
+    }
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory)? {
+            let path = entry?.path();
+            let metadata = path.symlink_metadata()?;
+            if metadata.is_dir() {
+                directories.push(path.clone());
+            }
+            lchown(&path, Some(to.uid), Some(to.gid))?;
+        }
+    }
+    lchown(root, Some(to.uid), Some(to.gid))
 }
 
 fn supplementary(name: &CString, gid: u32) -> Vec<u32> {

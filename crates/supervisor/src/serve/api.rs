@@ -4,6 +4,7 @@
 mod adding;
 
 use std::convert::Infallible;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::rc::Rc;
@@ -24,6 +25,7 @@ use suijuris_api::daemon::{Amend, Class, ClassList, Daemon, Object, ObjectList, 
 use suijuris_api::problem::MEDIA_TYPE;
 use suijuris_core::id::ObjectId;
 use suijuris_core::owner_request::SignedRequest;
+use suijuris_sys::peers;
 use suijuris_vehicle::Driver;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
@@ -79,9 +81,15 @@ pub async fn serve<D: Driver>(roster: Rc<Roster<D>>, feed: Feed, listener: UnixL
 }
 
 async fn client<D: Driver>(roster: Rc<Roster<D>>, feed: Feed, socket: UnixStream) {
+    let is_inside = peers::is_in_a_machine(socket.as_fd());
     let service = service_fn(move |request: Request<Incoming>| {
         let (roster, feed) = (roster.clone(), feed.clone());
-        async move { Ok::<_, Infallible>(Api { roster, feed }.answer(request).await) }
+        async move {
+            Ok::<_, Infallible>(match is_inside {
+                true => refusal(&from_inside()),
+                false => Api { roster, feed }.answer(request).await,
+            })
+        }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
@@ -309,6 +317,13 @@ fn question(
 }
 
 /// A page in a browser that reaches the socket through something names another host.
+/// A workload has the agent socket, where it proposes as what it is.
+fn from_inside() -> Problem {
+    Problem::new(403, "from_inside", "This socket is for those who run objects").with_detail(
+        "you are in a machine or another process namespace: ask beside the daemon, or at the agent socket",
+    )
+}
+
 fn check_host(parts: &http::request::Parts) -> Result<(), Problem> {
     let host = parts
         .headers

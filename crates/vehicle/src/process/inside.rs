@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -16,7 +17,8 @@ use nix::unistd::{Gid, Uid};
 
 use super::mounts;
 use super::wire::{Fault, Namespaces, Request, Rlimit, Step};
-use suijuris_sys::{descriptors, fork, mounts as loopback, signals};
+use suijuris_sys::view::{Cover, Plan};
+use suijuris_sys::{confine, descriptors, fork, mounts as loopback, signals};
 
 /// What the child needs from the time before the fork.
 pub(super) struct Birth {
@@ -76,6 +78,10 @@ fn become_first(
         fork::exit_now(0)
     };
     let files = above_targets(&birth.files, &request.numbers, above)?;
+    // Root keeps what it has through an exec; whoever is mapped into the machine under another number does not.
+    if request.may_mount && request.namespaces.is_some_and(|namespaces| namespaces.user) {
+        confine::pass_on_mounting().map_err(|error| Fault::new(Step::Mounts, "", &error))?;
+    }
     limit(&request.rlimits)?;
     fork::execute(&files, (exe, &request.argv, &request.env), |number, error| {
         let fault = match number {
@@ -129,14 +135,35 @@ fn move_in(namespaces: Namespaces, request: &Request, birth: &Birth) -> Result<(
         map_users(birth)?;
     }
     mounts::assemble(&request.mounts)?;
+    hide(request)?;
     if namespaces.network {
         loopback::loopback_up().map_err(|error| Fault::new(Step::Loopback, "", &error))?;
     }
     Ok(())
 }
 
+/// Covers what the machine must not see.
+fn hide(request: &Request) -> Result<(), Fault> {
+    if request.hidden.is_empty() {
+        return Ok(());
+    }
+    let path = |text: &CString| PathBuf::from(OsStr::from_bytes(text.as_bytes()));
+    let mut plan = Plan::new();
+    for kept in &request.kept {
+        plan.keep(&path(kept), false);
+    }
+    for hidden in &request.hidden {
+        plan.cover(&path(hidden), Cover::EMPTY);
+    }
+    let view = plan
+        .finish()
+        .map_err(|error| Fault::new(Step::Mounts, "", &error))?;
+    view.assemble(&mut view.room())
+        .map_err(|failed| Fault::new(Step::Mounts, view.describe(failed.step), &failed.error))
+}
+
 /// The caller keeps its own number inside, not 0: files stay its own, programs that refuse to run as root
-/// run, and the machine keeps no privilege over its namespaces after exec.
+/// run, and the machine keeps no privilege over its namespaces after exec unless it was asked for.
 fn map_users(birth: &Birth) -> Result<(), Fault> {
     let (user, group) = (birth.user, birth.group);
     let maps = [

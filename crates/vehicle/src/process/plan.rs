@@ -5,7 +5,7 @@ use std::ffi::{CString, NulError, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use suijuris_sys::descriptors;
@@ -28,6 +28,8 @@ use crate::spec::{Lifetime, Mount, Network, Output, Program, Resources, Spec};
 const MOST_FILES: usize = MESSAGE_FDS - 8;
 /// Most mounts of a machine.
 const MOST_MOUNTS: usize = 256;
+/// Most directories that are hidden from a machine, and most that are kept.
+const MOST_HIDDEN: usize = 1_024;
 /// Highest number of an inherited file: the usual soft limit on open files.
 const HIGHEST_FILE: i32 = 1023;
 /// Size of what covers the driver's own directory in a machine.
@@ -176,6 +178,13 @@ fn id(spec: &Spec) -> Result<MachineId, StartError> {
     MachineId::try_from(text).map_err(|_| SpecError::Name(spec.name.clone()).into())
 }
 
+fn paths(paths: &[PathBuf]) -> Result<Vec<CString>, NulError> {
+    paths
+        .iter()
+        .map(|path| CString::new(path.as_os_str().as_bytes()))
+        .collect()
+}
+
 /// `spec` in the kernel's terms, without what is made on the host.
 fn request(spec: &Spec, isolation: Isolation) -> Result<Request, NulError> {
     let text = |text: &OsStr| CString::new(text.as_bytes());
@@ -201,6 +210,9 @@ fn request(spec: &Spec, isolation: Isolation) -> Result<Request, NulError> {
             .iter()
             .map(MountOrder::try_from)
             .collect::<Result<_, _>>()?,
+        hidden: paths(&spec.hidden)?,
+        kept: paths(&spec.kept)?,
+        may_mount: spec.may_mount,
         groups: Vec::new(),
         rlimits: Vec::new(),
         detached: None,
@@ -229,7 +241,10 @@ fn check(spec: &Spec, isolation: Isolation, can_detach: bool) -> Result<(), Spec
         return unsupported("an image", "cannot be run as processes: name a command");
     };
     let mounted = spec.mounts.iter().flat_map(mount_paths);
-    let mut paths = [exe.as_path(), &spec.cwd].into_iter().chain(mounted);
+    let mut paths = [exe.as_path(), &spec.cwd]
+        .into_iter()
+        .chain(mounted)
+        .chain(spec.hidden.iter().chain(&spec.kept).map(PathBuf::as_path));
     if let Some(path) = paths.find(|path| !path.is_absolute()) {
         return Err(SpecError::Relative(path.to_owned()));
     }
@@ -240,6 +255,8 @@ fn check(spec: &Spec, isolation: Isolation, can_detach: bool) -> Result<(), Spec
     check_files(spec)?;
     check_resources(spec.resources)?;
     at_most("mounts", spec.mounts.len(), MOST_MOUNTS)?;
+    at_most("hidden directories", spec.hidden.len(), MOST_HIDDEN)?;
+    at_most("kept directories", spec.kept.len(), MOST_HIDDEN)?;
     if spec.lifetime == Lifetime::Detached && !can_detach {
         return unsupported(
             "a machine that outlives its caller",

@@ -40,6 +40,11 @@ pub(super) struct Request {
     pub(super) numbers: Vec<i32>,
     pub(super) namespaces: Option<Namespaces>,
     pub(super) mounts: Vec<MountOrder>,
+    /// Covered directories, and what stays in view below them.
+    pub(super) hidden: Vec<CString>,
+    pub(super) kept: Vec<CString>,
+    /// Whether the first program may mount.
+    pub(super) may_mount: bool,
     /// The control groups that the machine lives in.
     pub(super) groups: Vec<Leaf>,
     /// Limits of each process, in the kernel's numbers.
@@ -371,6 +376,9 @@ mod tests {
                 to: c"/run".to_owned(),
                 size_bytes: 1,
             }],
+            hidden: vec![c"/root/.config".to_owned()],
+            kept: Vec::new(),
+            may_mount: true,
             groups: Vec::new(),
             rlimits: vec![(Rlimit::OpenFiles, 64)],
             detached: Some(Detached {

@@ -1,0 +1,109 @@
+//! What a workload sees and may do: it is a stranger in its machine, root or not.
+//!
+//! Where we are the first process of a machine and may mount, the workload gets a view of its own: the object's directory
+//! is covered but for its volume, its agent socket and its secrets; temporary directories, `/run` and devices are its own;
+//! everything else is read-only. Elsewhere it sees what we see, and that is said by whoever describes the machine.
+//! Capabilities, system calls and signals are taken from it everywhere.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
+use suijuris_sys::confine::{self, Confinement};
+use suijuris_sys::view::{Cover, Plan, View};
+
+/// Most bytes in `/tmp`, in `/var/tmp` and in `/dev/shm`; they are memory.
+const TEMPORARY_BYTES: u64 = 1 << 30;
+/// Most bytes in `/run`.
+const RUN_BYTES: u64 = 64 << 20;
+
+/// What of `/dev` a program needs that has no hardware of its own.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+/// What of `/proc` reaches beyond a machine; only root could write there.
+const SETTINGS: [&str; 5] = ["sys", "irq", "bus", "fs", "sysrq-trigger"];
+
+/// What a workload needs to see.
+#[derive(Debug)]
+pub(super) struct Sight<'a> {
+    /// Directories with what is the object's and not its workload's.
+    pub(super) private: &'a [PathBuf],
+    /// The workload's own directory.
+    pub(super) volume: &'a Path,
+    pub(super) agent_socket: &'a Path,
+    /// Files of its secrets, where there are any.
+    pub(super) secrets: &'a Path,
+    /// What its author wrote.
+    pub(super) object_dir: &'a Path,
+    pub(super) program: &'a Path,
+    pub(super) cwd: &'a Path,
+}
+
+/// What is taken from the workload here.
+pub(super) fn confinement(sight: &Sight<'_>) -> io::Result<Confinement> {
+    let is_apart = std::process::id() == 1 && confine::may_mount();
+    let view = is_apart.then(|| view(sight)).transpose()?;
+    Confinement::new(view)
+}
+
+fn view(sight: &Sight<'_>) -> io::Result<View> {
+    let mut plan = Plan::new();
+    plan.read_only();
+    plan.keep(sight.volume, false);
+    plan.keep(sight.agent_socket, false);
+    plan.keep(sight.secrets, true);
+    if !sight.private.iter().any(|private| private == sight.object_dir) {
+        plan.keep(sight.object_dir, true);
+    }
+    for private in sight.private {
+        plan.cover(private, Cover::EMPTY);
+    }
+    let temporary = Cover {
+        mode: 0o1777,
+        size_bytes: TEMPORARY_BYTES,
+        writable: true,
+    };
+    plan.cover(Path::new("/tmp"), temporary.clone());
+    plan.cover(Path::new("/var/tmp"), temporary.clone());
+    let run = Cover {
+        mode: 0o755,
+        size_bytes: RUN_BYTES,
+        writable: true,
+    };
+    plan.cover(Path::new("/run"), run);
+    // Where `/etc/resolv.conf` points on many hosts.
+    plan.keep(Path::new("/run/systemd/resolve"), true);
+    devices(&mut plan, temporary);
+    if geteuid().is_root() {
+        let settings = SETTINGS.iter().map(|name| Path::new("/proc").join(name));
+        settings.for_each(|path| plan.keep(&path, true));
+    }
+    for needed in [sight.program, sight.cwd] {
+        if plan.hides(needed) && needed.parent().is_some_and(|above| plan.hides(above)) {
+            plan.keep(needed, true);
+        }
+    }
+    plan.enter_directory(sight.cwd);
+    plan.finish()
+}
+
+/// Disks, terminals and memory of the host are nobody's in a machine.
+fn devices(plan: &mut Plan, temporary: Cover) {
+    let dev = Path::new("/dev");
+    if !dev.is_dir() {
+        return;
+    }
+    plan.cover(dev, Cover::EMPTY);
+    DEVICES.iter().for_each(|name| plan.keep(&dev.join(name), false));
+    plan.memory(&dev.join("shm"), temporary);
+    plan.terminals(&dev.join("pts"));
+    for (name, to) in [
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
+        plan.link(&dev.join(name), Path::new(to));
+    }
+}
