@@ -103,6 +103,13 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "an item of `gate.headers`",
     ),
     ("[gate]\nwakes = \"yes\"", WRONG, "\"yes\"", "true or false"),
+    ("[gate]\napi = 1", WRONG, "1", "true or false"),
+    (
+        "[gate]\nprotocol = \"tcp\"\napi = true",
+        BOUNDS,
+        "true",
+        "raw connections have no paths",
+    ),
     ("[memory]\na = 5", WRONG, "5", "memory.a"),
     ("[callers]\nkeys = \"a\"", WRONG, "\"a\"", "[[callers.keys]]"),
     // words

@@ -23,7 +23,7 @@ pub(crate) fn summary(body: &Body) -> String {
             ),
             body.class.as_ref().map_or_else(String::new, instance),
         ]),
-        Body::Mutated(body) => format!("{} by {}", writes(body), body.by),
+        Body::Mutated(body) => format!("{} by {}", writes(body), writer(body)),
         Body::Seal(body) if body.admitted.is_empty() => String::new(),
         Body::Seal(body) => admitted(&body.admitted),
         Body::Dormant(body) => join([
@@ -78,6 +78,19 @@ pub(crate) const STOPPED: &str = "killed by signal 15";
 fn join<const N: usize>(parts: [String; N]) -> String {
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join("; ")
+}
+
+/// Who wrote: a caller with the subject of their token, another object with its id.
+fn writer(body: &Mutated) -> String {
+    let who = match body.principal.as_deref() {
+        Some(Principal::Caller(caller)) => caller.subject.clone(),
+        Some(Principal::Peer(object)) => Some(object.to_string()),
+        _ => None,
+    };
+    match who {
+        Some(who) => format!("{} {who}", body.by),
+        None => body.by.clone(),
+    }
 }
 
 fn writes(body: &Mutated) -> String {
@@ -215,7 +228,11 @@ fn body_json(body: &Body) -> anyhow::Result<serde_json::Value> {
             (name.to_string(), write)
         };
         let change: Map<_, _> = mutated.change.iter().map(write).collect();
-        return Ok(json!({"by": mutated.by, "change": change}));
+        let principal = mutated.principal.as_deref().map(principal_json).transpose()?;
+        return Ok(match principal {
+            Some(principal) => json!({"by": mutated.by, "principal": principal, "change": change}),
+            None => json!({"by": mutated.by, "change": change}),
+        });
     }
     // The keyed union's one value.
     let union = serde_json::to_value(body)?;
@@ -223,6 +240,22 @@ fn body_json(body: &Body) -> anyhow::Result<serde_json::Value> {
         .as_object()
         .and_then(|union| union.values().next().cloned())
         .unwrap_or_default())
+}
+
+/// Who exactly, with claims in the plain form of their types.
+fn principal_json(principal: &Principal) -> anyhow::Result<serde_json::Value> {
+    let Principal::Caller(caller) = principal else {
+        return Ok(serde_json::to_value(principal)?);
+    };
+    let claim = |(name, value): (&suijuris_core::memory::Name, &_)| (name.to_string(), terminal::json(value));
+    let claims: Map<_, _> = caller.claims.iter().map(claim).collect();
+    Ok(json!({"caller": {
+        "subject": caller.subject,
+        "issuer": caller.issuer,
+        "audience": caller.audience,
+        "scopes": caller.scopes,
+        "claims": claims,
+    }}))
 }
 
 /// The first line about a decision.

@@ -126,6 +126,9 @@ pub struct Gate {
     pub drain: Span,
     /// How long a refused machine stays to answer the burst that woke it.
     pub linger: Span,
+    /// The object itself answers callers below `/.suijuris/`; left out of the bytes where it does not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub api: bool,
 }
 
 /// A key that callers' tokens are verified against.

@@ -8,6 +8,7 @@
 
 pub mod amend;
 pub mod at_rest;
+pub mod caller_api;
 mod causes;
 pub mod claim;
 pub mod clock;
@@ -18,6 +19,7 @@ pub mod patch;
 pub mod record;
 pub mod relay;
 pub mod witness;
+pub mod words;
 pub mod write;
 
 pub use causes::chain;

@@ -10,7 +10,7 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{Verdict, View, decide};
 use suijuris_core::governance::Action;
 use suijuris_core::id::Digest;
-use suijuris_core::inputs::Inputs;
+use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::lineage::{Body, Decision, Mutated};
 use suijuris_core::memory::{Change, Value, Write};
 use suijuris_core::time::Timestamp;
@@ -63,6 +63,23 @@ impl WriteError {
             )
             .with_detail(chain(self)),
         }
+    }
+}
+
+impl WriteError {
+    /// The document that a caller is answered with: what fails inside is its owner's affair. Refusals by the rules have words of
+    /// their own for callers, with the id of their record; here they have none.
+    #[must_use]
+    pub fn public_problem(&self, object: &str) -> Problem {
+        let mut problem = self.problem(object);
+        match self {
+            Self::Patch(_) | Self::Unwitnessed(_) => {}
+            Self::Refused(_) => problem = Problem::new(problem.status, &problem.code, &problem.title),
+            Self::Secret(_) | Self::Random(_) | Self::Stage(_) => {
+                verdict::OWNER_KNOWS.clone_into(&mut problem.detail);
+            }
+        }
+        problem
     }
 }
 
@@ -139,6 +156,7 @@ pub fn stage(
     let parsed = writer.staged(|state| patch::parse(patch, state.memory()))?;
     inputs.fields = parsed.fields();
     let by = inputs.principal.as_str().to_owned();
+    let principal = who(&inputs.principal);
     let fields = inputs.fields.iter().cloned().collect();
     let verdict = writer.staged(|state| {
         let view = View::new(state, &bundle.rules);
@@ -149,6 +167,7 @@ pub fn stage(
     }
     let body = Body::Mutated(Mutated {
         by: by.clone(),
+        principal,
         change: keep_secrets(writer, parsed)?,
     });
     let ticket = writer.stage(Draft {
@@ -187,6 +206,12 @@ impl Staged {
         self.ticket.await?;
         Ok(self.durable)
     }
+}
+
+/// Who exactly is recorded where there are many of the sort: a caller by what their token said, another object by its id.
+fn who(principal: &Principal) -> Option<Box<Principal>> {
+    let many = matches!(principal, Principal::Caller(_) | Principal::Peer(_));
+    many.then(|| Box::new(principal.clone()))
 }
 
 /// Each secret in a file of its own, with a commitment in its place.

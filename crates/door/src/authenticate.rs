@@ -34,9 +34,7 @@ pub(crate) fn proposal(
     credentials: Credentials<'_>,
     request: impl FnOnce(&Vocabulary) -> Result<Request, Reject>,
 ) -> Result<Proposal, Problem> {
-    if credentials.wants.is_some_and(|wants| wants.parse() != Ok(object)) {
-        return Err(problems::wrong_object());
-    }
+    meant(object, credentials)?;
     if !prepared.bundle().manifest.triggers.request {
         return Err(problems::asleep(object));
     }
@@ -44,6 +42,14 @@ pub(crate) fn proposal(
     let request = request(&prepared.bundle().rules.vocabulary);
     let request = request.map_err(|reject| Refusal::from(reject).problem)?;
     Ok(Proposal::request(Arc::unwrap_or_clone(caller), request))
+}
+
+/// Whether `object` is the one that they mean.
+pub(crate) fn meant(object: ObjectId, credentials: Credentials<'_>) -> Result<(), Problem> {
+    if credentials.wants.is_some_and(|wants| wants.parse() != Ok(object)) {
+        return Err(problems::wrong_object());
+    }
+    Ok(())
 }
 
 /// Who shows this value of `Authorization`: anonymous without one, and where the bundle pins no keys.

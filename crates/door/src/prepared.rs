@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use suijuris_api::Problem;
 use suijuris_auth::{KeyError, Keys};
+use suijuris_core::ObjectId;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::governance::Action;
+use suijuris_core::inputs::Caller;
 use suijuris_core::lineage::Fired;
 use suijuris_core::memory::Kind;
-use suijuris_core::time::Timestamp;
+use suijuris_core::time::{Now, Timestamp};
 use suijuris_core::trigger::{Pending, ScheduleError, Timers};
+
+use crate::authenticate::{self, Credentials};
 
 /// Actions that the door decides.
 const ACTIONS: [Action; 2] = [Action::Wake, Action::Admit];
@@ -99,6 +104,20 @@ impl PreparedBundle {
     /// Whether rules look at how many messages wait.
     pub(crate) const fn messages(&self) -> bool {
         self.messages
+    }
+
+    /// Who shows these credentials to `object` at `now`: anonymous without a token.
+    ///
+    /// # Errors
+    /// The [`Problem`] to answer with: they mean another object, or their token is not valid.
+    pub fn caller(
+        &self,
+        object: ObjectId,
+        now: Now,
+        credentials: Credentials<'_>,
+    ) -> Result<Arc<Caller>, Problem> {
+        authenticate::meant(object, credentials)?;
+        authenticate::caller(self, object, now, credentials.authorization)
     }
 
     pub(crate) const fn keys(&self) -> &Keys {

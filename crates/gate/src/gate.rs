@@ -17,6 +17,7 @@ use crate::handoff::{Accepted, Handoff};
 use crate::head::{HTTP2_PREFACE, RequestHead};
 use crate::http1::{self, End};
 use crate::limits::{LINGER_BYTES, Limits};
+use crate::own::{Own, OwnAsk};
 use crate::refusal::Refusal;
 use crate::stream::Stream;
 use crate::traffic::{Open, Traffic};
@@ -113,6 +114,10 @@ impl<A: Authorizer> Gate<A> {
     pub fn keeping_backlog(mut self) -> Self {
         self.keeps_backlog = true;
         self
+    }
+
+    pub(crate) const fn shared(&self) -> &Rc<Shared<A>> {
+        &self.shared
     }
 
     /// The gate's counters.
@@ -304,7 +309,7 @@ fn ready_if(condition: bool) -> std::task::Poll<()> {
     }
 }
 
-async fn connection<A: Authorizer>(
+pub(crate) async fn connection<A: Authorizer>(
     gate: Rc<Shared<A>>,
     stream: Stream,
     peer: SocketAddr,
@@ -358,13 +363,38 @@ impl Drop for Guard {
     }
 }
 
+/// What becomes of one request.
+#[derive(Debug)]
+pub(crate) enum Judged<P> {
+    Forward(P),
+    Hold,
+    Refuse(Box<Refusal>),
+    /// The object answers itself.
+    Own(OwnAsk),
+}
+
 impl<A: Authorizer> Shared<A> {
     /// The verdict on a request, as far as the phase lets one be asked for.
-    pub(crate) fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<A::Permit> {
-        if head.is_reserved() {
-            return Admission::Refuse(Box::new(Refusal::reserved()));
+    pub(crate) fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Judged<A::Permit> {
+        let admission = if head.is_reserved() {
+            // The object answers while it drains, too: a write counts as long as it has not gone to sleep.
+            match self.control.phase() {
+                Phase::Holding => Admission::Hold,
+                _ => match self.authorizer.own(head) {
+                    Own::Nothing => Admission::Refuse(Box::new(Refusal::reserved())),
+                    Own::Hold => Admission::Hold,
+                    Own::Refuse(refusal) => Admission::Refuse(refusal),
+                    Own::Ask(ask) => return Judged::Own(ask),
+                },
+            }
+        } else {
+            self.by_phase(|| self.authorizer.admit(head, out))
+        };
+        match admission {
+            Admission::Forward(permit) => Judged::Forward(permit),
+            Admission::Hold => Judged::Hold,
+            Admission::Refuse(refusal) => Judged::Refuse(refusal),
         }
-        self.by_phase(|| self.authorizer.admit(head, out))
     }
 
     /// The verdict on a raw connection.

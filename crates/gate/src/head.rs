@@ -148,6 +148,27 @@ impl<'a> RequestHead<'a> {
         below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
     }
 
+    /// Whether a browser says that a page of another origin, or of one that it does not name, sent it. Programs say nothing.
+    #[must_use]
+    pub fn is_cross_site(&self) -> bool {
+        let authority = self.authority();
+        let own = |origin: &[u8]| {
+            let text = str::from_utf8(origin).unwrap_or_default();
+            let host = text
+                .strip_prefix("http://")
+                .or_else(|| text.strip_prefix("https://"));
+            host.is_some_and(|host| host.eq_ignore_ascii_case(&authority))
+        };
+        self.headers().any(|(name, value)| {
+            if name.eq_ignore_ascii_case("origin") {
+                !own(value)
+            } else {
+                // `same-site` is another origin of the same owner, where anything may be hosted.
+                name.eq_ignore_ascii_case("sec-fetch-site") && !matches!(value, b"same-origin" | b"none")
+            }
+        })
+    }
+
     /// Host and port as they are forwarded.
     #[must_use]
     pub fn authority(&self) -> Cow<'_, str> {

@@ -9,6 +9,7 @@
 //! are reused, and no timer, task or allocation is made for it.
 
 mod exchange;
+mod owned;
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -21,13 +22,14 @@ use crate::buffer::{Inbound, Loan};
 use crate::connection_status::Unreviewed;
 use crate::control::{Phase, Timer};
 use crate::forward::{self, Forwarding, Origin};
-use crate::gate::{Protocol, Shared};
+use crate::gate::{Judged, Protocol, Shared};
 use crate::head::{self, Framing, HTTP2_PREFACE, Reject, Version, Wire};
+use crate::own::OwnAsk;
 use crate::refusal::{self, Refusal};
 use crate::response::Body;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::upstream::Lease;
-use crate::{Admission, Authorizer, tunnel};
+use crate::{Authorizer, tunnel};
 
 use self::exchange::{Broken, Delivered, Receiving, Sending, first_part, skip_request};
 
@@ -58,6 +60,7 @@ enum Evaluated<P> {
     Hold,
     Refuse(Box<Refusal>, Wire),
     Forward(P, Wire),
+    Own(OwnAsk, Wire),
 }
 
 /// Serves one connection until it ends; `prefix` was read from it before.
@@ -158,6 +161,10 @@ impl<A: Authorizer> Session<'_, A> {
                     drop(held);
                     return self.exchange(buffers, permit, wire).await;
                 }
+                Evaluated::Own(ask, wire) => {
+                    drop(held);
+                    return self.own(buffers, ask, wire).await;
+                }
                 Evaluated::Hold => {
                     if let Err(refusal) = self.gate.hold(&mut held, &self.inward).await {
                         return self.refuse(buffers, &refusal, None).await;
@@ -218,9 +225,10 @@ impl<A: Authorizer> Session<'_, A> {
         }
         self.forwarding.clear();
         match self.gate.admit(&head, &mut self.forwarding) {
-            Admission::Hold => Evaluated::Hold,
-            Admission::Refuse(refusal) => Evaluated::Refuse(refusal, wire),
-            Admission::Forward(permit) => {
+            Judged::Hold => Evaluated::Hold,
+            Judged::Refuse(refusal) => Evaluated::Refuse(refusal, wire),
+            Judged::Own(ask) => Evaluated::Own(ask, wire),
+            Judged::Forward(permit) => {
                 buffers.request.clear();
                 forward::compose(&head, &wire, &self.forwarding, &self.origin, &mut buffers.request);
                 Evaluated::Forward(permit, wire)

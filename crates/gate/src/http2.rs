@@ -17,19 +17,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Uri};
-use http_body_util::{Either, Full};
+use http_body_util::{BodyExt as _, Either, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::JoinSet;
 
+use crate::Authorizer;
 use crate::control::{Elapsed, Phase, Timer};
 use crate::forward::{Forwarding, Origin, stays_behind};
-use crate::gate::{Protocol, Shared};
+use crate::gate::{Judged, Protocol, Shared};
 use crate::head::{self, Fields, Found, Line, Reject, RequestHead, Version};
+use crate::own::{OwnAsk, Reply};
 use crate::refusal::{self, Refusal};
 use crate::stream::{Prefixed, Stream};
-use crate::{Admission, Authorizer};
 
 use self::body::{Held, Meter, Relayed, Sent};
 pub(crate) use self::client::Clients;
@@ -147,7 +148,14 @@ async fn handle<A: Authorizer>(
             gate.traffic.count_refused();
             Err(refusal)
         }
-        Ok((permit, outbound)) => {
+        Ok(Passed::Own(ask)) => match owned(&gate, body, ask, &timer).await {
+            Ok(reply) => return reply.into_response().map(|body| Either::Left(Full::new(body))),
+            Err(refusal) => {
+                gate.traffic.count_refused();
+                Err(refusal)
+            }
+        },
+        Ok(Passed::Forward(permit, outbound)) => {
             let held = Held {
                 permit,
                 _admitted: gate.traffic.admitted(),
@@ -158,7 +166,7 @@ async fn handle<A: Authorizer>(
                 inner: body,
                 meter: meter.clone(),
             };
-            let request = http::Request::from_parts(outbound, body);
+            let request = http::Request::from_parts(*outbound, body);
             let sent = send(&gate, &held.permit, request, &timer, &meter).await;
             sent.map(|response| relay(&gate, response, held, timer, meter))
         }
@@ -168,6 +176,34 @@ async fn handle<A: Authorizer>(
     })
 }
 
+/// What was let through.
+enum Passed<P> {
+    /// To the workload, with this head.
+    Forward(P, Box<http::request::Parts>),
+    /// To the object itself.
+    Own(OwnAsk),
+}
+
+/// The object's own answer.
+async fn owned<A: Authorizer>(
+    gate: &Rc<Shared<A>>,
+    body: Incoming,
+    ask: OwnAsk,
+    timer: &Timer,
+) -> Result<Reply, Box<Refusal>> {
+    let mut read = pin!(Limited::new(body, ask.max_body).collect());
+    let read = timer
+        .within(gate.limits.body_idle_ms, |cx| read.as_mut().poll(cx))
+        .await;
+    let bytes = match read {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(Box::new(Refusal::body_too_large())),
+        Ok(Err(_cut)) => return Err(Box::new(head::bad("the request's body was cut short").into())),
+        Err(Elapsed) => return Err(Box::new(Refusal::body_timeout())),
+    };
+    (ask.answer)(bytes).await
+}
+
 /// The authorizer's answer on one stream, waiting while it is held, and the head for the workload.
 async fn judged<A: Authorizer>(
     gate: &Rc<Shared<A>>,
@@ -175,19 +211,20 @@ async fn judged<A: Authorizer>(
     peer: SocketAddr,
     origin: &Origin,
     timer: &Timer,
-) -> Result<(A::Permit, http::request::Parts), Box<Refusal>> {
+) -> Result<Passed<A::Permit>, Box<Refusal>> {
     let rejected = |reject: Reject| Box::new(Refusal::from(reject));
     let head = head(parts, peer, gate.limits.headers).map_err(rejected)?;
     let (mut held, mut added) = (None, Forwarding::default());
     loop {
         added.clear();
         match gate.admit(&head, &mut added) {
-            Admission::Forward(permit) => {
+            Judged::Forward(permit) => {
                 let outbound = outbound(gate, parts, &head, &added, origin).map_err(rejected)?;
-                return Ok((permit, outbound));
+                return Ok(Passed::Forward(permit, Box::new(outbound)));
             }
-            Admission::Refuse(refusal) => return Err(refusal),
-            Admission::Hold => gate.hold(&mut held, timer).await?,
+            Judged::Own(ask) => return Ok(Passed::Own(ask)),
+            Judged::Refuse(refusal) => return Err(refusal),
+            Judged::Hold => gate.hold(&mut held, timer).await?,
         }
     }
 }

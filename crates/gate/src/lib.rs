@@ -11,6 +11,7 @@
 //! | [`refusal`] | problem documents as responses |
 //! | [`probe`] | the first request on an HTTP/2 connection, before a byte is answered: for the door |
 //! | `http1`, `http2`, `tunnel`, `fd_passing` | one connection each |
+//! | `own` | what the object answers itself |
 //! | `connection_status` | whether a raw connection may go on |
 //! | `gate`, [`control`], [`traffic`], [`limits`] | accepting, phases, counters, bounds |
 //!
@@ -36,6 +37,7 @@ mod grpc;
 mod handoff;
 mod http1;
 mod http2;
+mod own;
 mod response;
 mod stream;
 mod sys;
@@ -51,6 +53,7 @@ pub use gate::{Gate, Protocol, ServeError};
 pub use handoff::{Accepted, ByteStream, Claim, Handoff};
 pub use head::{RESERVED_PATHS, RequestHead, Version};
 pub use limits::Limits;
+pub use own::{Answering, Own, OwnAsk, Reply, serve_own};
 pub use refusal::Refusal;
 pub use traffic::Traffic;
 pub use upstream::Upstream;
@@ -62,6 +65,12 @@ pub trait Authorizer: 'static {
 
     /// One HTTP request, upgrades included. `out` takes the header fields that the workload shall see in addition.
     fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<Self::Permit>;
+
+    /// One request below [`RESERVED_PATHS`], which the object answers itself or nobody.
+    fn own(&self, head: &RequestHead<'_>) -> Own {
+        let _nobody = head;
+        Own::Nothing
+    }
 
     /// One raw TCP connection: before anything of it is read, and again after each change of phase and each
     /// [`Control::ask_again`]. One that is refused then is cut.
@@ -79,6 +88,10 @@ impl<A: Authorizer> Authorizer for Rc<A> {
 
     fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<Self::Permit> {
         A::admit(self, head, out)
+    }
+
+    fn own(&self, head: &RequestHead<'_>) -> Own {
+        A::own(self, head)
     }
 
     fn connect(&self, peer: SocketAddr) -> Admission<Self::Permit> {

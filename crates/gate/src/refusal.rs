@@ -27,6 +27,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("too_many_connections", "Too many connections are open"),
     ("http_version", "The HTTP version is not served"),
     ("no_such_route", "There is nothing here"),
+    ("body_too_large", "The request body is too large"),
 ];
 
 /// A negative answer, ready to be rendered.
@@ -86,6 +87,14 @@ impl Refusal {
             "no_such_route",
             "paths below /.suijuris/ are never forwarded",
         )
+    }
+
+    pub(crate) fn body_too_large() -> Self {
+        Self::of(413, "body_too_large", "send a shorter body")
+    }
+
+    pub(crate) fn body_timeout() -> Self {
+        Self::of(408, "request_timeout", "send the request's body in one go")
     }
 
     pub(crate) fn held_full() -> Self {

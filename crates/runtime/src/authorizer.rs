@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use suijuris_api::{Event, Problem};
 use suijuris_core::decide::{self, Permit, Refused};
 use suijuris_core::governance::Vocabulary;
@@ -14,8 +15,11 @@ use suijuris_core::governance::{
     Action, Facts, Principal as PrincipalFacts, Protocol, Request as RequestFacts,
 };
 use suijuris_core::inputs::{Caller, Principal, Request};
+use suijuris_custody::caller_api::{self, Ask};
 use suijuris_gate::head::Reject;
-use suijuris_gate::{Admission, Authorizer, Forwarding, Refusal, RequestHead, Version};
+use suijuris_gate::{
+    Admission, Answering, Authorizer, Forwarding, Own, OwnAsk, Refusal, Reply, RequestHead, Version,
+};
 
 use crate::resident::Resident;
 
@@ -93,6 +97,16 @@ impl Authorizer for ObjectAuthorizer {
         }
     }
 
+    fn own(&self, head: &RequestHead<'_>) -> Own {
+        if let Some(problem) = self.refusing() {
+            return Own::Refuse(Box::new(Refusal { problem }));
+        }
+        match &*self.resident.borrow() {
+            Some(resident) if resident.may_serve() => own(resident, head),
+            _ => Own::Hold,
+        }
+    }
+
     fn connect(&self, peer: SocketAddr) -> Admission<Permit> {
         if let Some(refusal) = self.preset() {
             return refusal;
@@ -147,6 +161,43 @@ fn admit(resident: &Resident, head: &RequestHead<'_>, out: &mut Forwarding) -> A
             request.to_inputs(&resident.bundle().rules.vocabulary),
         )),
     }
+}
+
+/// What the object itself answers; who asks has to show who they are.
+fn own(resident: &Rc<Resident>, head: &RequestHead<'_>) -> Own {
+    if !resident.bundle().manifest.gate.api {
+        return Own::Nothing;
+    }
+    let refuse = |problem: Problem| Own::Refuse(Box::new(problem.into()));
+    if let Some(problem) = wrong_object(resident, head) {
+        return refuse(problem);
+    }
+    if head.is_cross_site() {
+        return refuse(caller_api::cross_site());
+    }
+    let caller = match caller(resident, head) {
+        Ok(caller) if caller.authenticated => caller,
+        Ok(_anonymous) => return refuse(caller_api::token_required(resident.id())),
+        Err(problem) => return refuse(problem),
+    };
+    let resident = resident.clone();
+    let (method, path) = (head.method.to_owned(), head.path.to_string());
+    let answer = move |body: Bytes| -> Answering {
+        Box::pin(async move {
+            let principal = Principal::Caller(Box::new(Arc::unwrap_or_clone(caller)));
+            let answered = match Ask::of(&method, &path, &body) {
+                Ok(ask) => resident.answer_caller(principal, &ask).await,
+                Err(problem) => Err(problem),
+            };
+            answered
+                .map(Reply::json)
+                .map_err(|problem| Box::new(problem.into()))
+        })
+    };
+    Own::Ask(OwnAsk {
+        max_body: caller_api::MAX_BODY,
+        answer: Box::new(answer),
+    })
 }
 
 fn connect(resident: &Resident, peer: SocketAddr) -> Admission<Permit> {

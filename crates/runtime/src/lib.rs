@@ -24,7 +24,7 @@ pub mod remain;
 pub mod report;
 pub mod resident;
 mod supervision;
-pub mod words;
+pub use suijuris_custody::words;
 pub mod workload;
 
 pub use suijuris_auth as auth;

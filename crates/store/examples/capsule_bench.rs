@@ -74,7 +74,14 @@ fn object(path: &Path, mutations: usize, value_bytes: usize) -> Outcomes<ObjectD
         let value = format!("{n:>value_bytes$}");
         let change = [(Name::new("note")?, Write::Set(Value::String(value)))].into();
         let by = "workload".to_owned();
-        let mut ticket = writer.stage(draft(Body::Mutated(Mutated { by, change }), Sign::Later))?;
+        let mut ticket = writer.stage(draft(
+            Body::Mutated(Mutated {
+                by,
+                principal: None,
+                change,
+            }),
+            Sign::Later,
+        ))?;
         if n % SEAL_EVERY == SEAL_EVERY - 1 {
             ticket = writer.stage(draft(Body::Seal(Seal::default()), Sign::Now))?;
         }

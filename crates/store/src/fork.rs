@@ -210,6 +210,7 @@ pub fn stage(parent: &Writer, object_dir: &ObjectDir, request: ForkRequest) -> R
         }
         let body = Body::Mutated(Mutated {
             by: "controller".to_owned(),
+            principal: None,
             change,
         });
         let stored = child.extend(body, request.at, None, Some(&waiting), staging.bundles())?;

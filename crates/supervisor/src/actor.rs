@@ -11,6 +11,7 @@
 //! Its loop awaits the next thing to happen and nothing else: whatever takes time is a task whose answer comes back as a
 //! `Done`. It decides nothing for the object: dormant, it asks the object's rules at the door; awake, the runtime does.
 
+mod calling;
 mod connections;
 mod custody;
 mod done;
@@ -40,7 +41,7 @@ use suijuris_door::{PreparedBundle, Proposal};
 use suijuris_link::launch::ServedAs;
 use suijuris_store::{ObjectDir, Reader, StageError, Writer};
 use suijuris_vehicle::Driver;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -306,6 +307,8 @@ pub struct ObjectActor<D: Driver> {
     answers: mpsc::Sender<Done<D::Machine>>,
     answered: mpsc::Receiver<Done<D::Machine>>,
     tasks: JoinSet<()>,
+    /// Room for connections that ask the sleeping object itself.
+    callers: Arc<Semaphore>,
 }
 
 impl<D: Driver> std::fmt::Debug for ObjectActor<D> {
@@ -454,6 +457,7 @@ impl<D: Driver> ObjectActor<D> {
             answers,
             answered,
             tasks: JoinSet::new(),
+            callers: Arc::new(Semaphore::new(calling::MAX_CALLERS)),
             services,
         };
         for effect in effects {

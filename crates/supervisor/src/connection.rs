@@ -250,6 +250,12 @@ impl PendingConnection {
         }
     }
 
+    /// The connection, whose it is, and what was read of it, for a gate.
+    pub(crate) fn into_parts(self) -> (TcpStream, SocketAddr, Vec<u8>) {
+        let read = self.bytes();
+        (self.socket, self.peer, read)
+    }
+
     /// What was read from the connection, for the gate.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         match &self.read {

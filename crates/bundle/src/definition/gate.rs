@@ -32,6 +32,7 @@ pub(super) fn read(root: &mut Section<'_>) -> (Gate, bool, bool) {
         max_connections: number(section.integer("max_connections"), default.max_connections),
         drain: section.length("drain").unwrap_or(default.drain),
         linger: section.length("linger").unwrap_or(default.linger),
+        api: section.flag("api").unwrap_or(default.api),
         ..default
     };
     section.finish();
@@ -47,6 +48,7 @@ const fn gate(protocol: Protocol) -> Gate {
         max_connections: defaults::MAX_CONNECTIONS,
         drain: defaults::DRAIN,
         linger: defaults::LINGER,
+        api: false,
     }
 }
 

@@ -242,6 +242,7 @@ impl Live {
         let change = [(Name::new(field).unwrap(), Write::Set(value))].into();
         self.record(Body::Mutated(Mutated {
             by: "workload".to_owned(),
+            principal: None,
             change,
         }));
     }
@@ -282,7 +283,14 @@ impl Live {
     pub(crate) fn write_unsealed(&self, field: &str, value: Value) {
         let change = [(Name::new(field).unwrap(), Write::Set(value))].into();
         let by = "workload".to_owned();
-        self.commit(Body::Mutated(Mutated { by, change }), Sign::Later);
+        self.commit(
+            Body::Mutated(Mutated {
+                by,
+                principal: None,
+                change,
+            }),
+            Sign::Later,
+        );
     }
 
     pub(crate) fn record(&self, body: Body) {

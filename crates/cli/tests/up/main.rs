@@ -9,6 +9,7 @@
 
 mod boot;
 mod broken;
+mod callers;
 mod carriers;
 mod clock;
 mod copies;

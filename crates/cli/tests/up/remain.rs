@@ -180,6 +180,7 @@ fn what_was_never_written_is_stale_or_is_of_unknown_age_refuses_the_wake_with_it
     .into();
     let body = Body::Mutated(Mutated {
         by: "controller".to_owned(),
+        principal: None,
         change,
     });
     let draft = Draft {

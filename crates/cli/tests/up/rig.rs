@@ -364,6 +364,12 @@ impl Up {
         exchange(self.connect(), "GET", path, headers, "")
     }
 
+    /// One request with a body over a connection of its own.
+    #[track_caller]
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        exchange(self.connect(), method, path, headers, body)
+    }
+
     /// One request over the agent socket, as the workload makes it.
     #[track_caller]
     pub(crate) fn agent(&self, method: &str, path: &str, body: &Value) -> Answer {

@@ -144,7 +144,9 @@ fn gate(parent: &Gate, child: &Gate) -> Result<(), NotAttenuated> {
         max_connections,
         drain,
         linger,
+        api,
     } = child;
+    part(!api || parent.api, "gate.api", "off, or as the parent's")?;
     part(*protocol == parent.protocol, "gate.protocol", "as the parent's")?;
     let header = |header| parent.headers.contains(header);
     part(headers.iter().all(header), "gate.headers", SOME)?;

@@ -8,7 +8,7 @@ use super::approval::Approval;
 use crate::class::Instantiation;
 use crate::governance::{Action, Explanation};
 use crate::id::{BundleId, Digest, ObjectId, RecordId};
-use crate::inputs::Inputs;
+use crate::inputs::{Inputs, Principal};
 use crate::key::PublicKey;
 use crate::memory::{Change, Name};
 use crate::time::{Span, Timestamp};
@@ -232,8 +232,11 @@ pub struct Resumed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mutated {
-    /// Who: `workload`, `controller`, `runtime`.
+    /// Who: `workload`, `controller`, `runtime`, `host`, `caller`, `peer`.
     pub by: String,
+    /// Who exactly, where it was a caller, by what their token said, or another object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Box<Principal>>,
     /// What.
     pub change: Change,
 }

@@ -224,6 +224,11 @@ fn gate(gate: &Gate, faults: &mut Faults) {
     faults.part((0..=60_000).contains(&gate.linger.0), "gate.linger", "at most 1m");
     faults.part(gate.headers.len() <= 64, "gate.headers", "at most 64 headers");
     faults.part(
+        !gate.api || matches!(gate.protocol, Protocol::Http | Protocol::H2c),
+        "gate.api",
+        "off: raw connections have no paths that the object could answer",
+    );
+    faults.part(
         gate.headers.iter().all(|name| is_header(name)),
         "gate.headers",
         "lower-case header names such as `x-tenant`",

@@ -223,6 +223,7 @@ pub(crate) fn change<const N: usize>(writes: [(&str, Write); N]) -> Change {
 pub(crate) fn mutated(change: Change) -> Body {
     Body::Mutated(Mutated {
         by: "workload".into(),
+        principal: None,
         change,
     })
 }

@@ -48,6 +48,7 @@ pub(crate) fn manifest() -> Manifest {
             max_connections: 1_024,
             drain: Span(5_000),
             linger: Span(250),
+            api: false,
         },
         memory: rich_schema(),
         governance: BlobId::of(b"permit(principal, action, resource);"),
@@ -227,6 +228,10 @@ const FAULTS: &[Case] = &[
     ("gate.linger", |m| m.gate.linger = Span(60_001)),
     ("gate.headers", |m| m.gate.headers = vec!["a".into(); 65]),
     ("gate.headers", |m| m.gate.headers = vec!["X-Tenant".into()]),
+    ("gate.api", |m| {
+        m.gate.api = true;
+        m.gate.protocol = Protocol::Tcp;
+    }),
     ("callers.keys", |m| m.callers = vec![m.callers[0].clone(); 65]),
     ("lineage.seal_within", |m| m.seal_within = Span(-1)),
     ("witness.lease", |m| m.lease = Span(999)),

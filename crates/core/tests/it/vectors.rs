@@ -21,8 +21,8 @@ use suijuris_core::inputs::{
 };
 use suijuris_core::key::{Domain, SecretKey};
 use suijuris_core::lineage::{
-    Body, Checkpoint, Decision, Fault, Inception, Invariant, Outcome, Phase, Restoration, Restored, State,
-    Stored,
+    Body, Checkpoint, Decision, Fault, Inception, Invariant, Mutated, Outcome, Phase, Restoration, Restored,
+    State, Stored,
 };
 use suijuris_core::manifest::Manifest;
 use suijuris_core::memory::tree::{self, Proof};
@@ -483,14 +483,19 @@ fn checkpoint() {
 fn bundle_manifest() {
     let bytes = manifest().encode().unwrap();
     let secrets = with_secrets().encode().unwrap();
+    let mut answers = manifest();
+    answers.gate.api = true;
     let built = json!({
         "id": BundleId::of(&bytes).to_string(),
         "manifest": hex(&bytes),
         "with_secrets": hex(&secrets),
+        "with_api": hex(&answers.encode().unwrap()),
     });
     let stands = golden("manifest.json", &built);
     let (_, read) = Manifest::decode(&unhex(stands["with_secrets"].as_str().unwrap())).unwrap();
     assert_eq!(read, with_secrets());
+    let (_, read) = Manifest::decode(&unhex(stands["with_api"].as_str().unwrap())).unwrap();
+    assert_eq!(read, answers);
     let (id, read) = Manifest::decode(&unhex(stands["manifest"].as_str().unwrap())).unwrap();
     assert_eq!(id.to_string(), stands["id"].as_str().unwrap());
     assert_eq!(read, manifest());
@@ -499,6 +504,38 @@ fn bundle_manifest() {
             .iter()
             .any(|(_, field)| matches!(field.kind, Kind::Record(_)))
     );
+}
+
+#[test]
+fn writes_by_callers_and_by_objects_say_who_wrote() {
+    let Principal::Caller(caller) = full_decision().inputs.principal else {
+        panic!("the decision is about a caller")
+    };
+    let write = |by: &str, principal| {
+        encoded(&Body::Mutated(Mutated {
+            by: by.to_owned(),
+            principal,
+            change: [(name("budget"), Write::Set(Value::Int(5)))].into(),
+        }))
+    };
+    let peer = Principal::Peer(ObjectId::of(b"another"));
+    let built = json!({
+        "workload": write("workload", None),
+        "caller": write("caller", Some(Box::new(Principal::Caller(caller)))),
+        "peer": write("peer", Some(Box::new(peer))),
+    });
+    let stands = golden("mutated.json", &built);
+    for who in ["workload", "caller", "peer"] {
+        let bytes = unhex(stands[who].as_str().unwrap());
+        let Body::Mutated(read) = codec::decode(&bytes, 1 << 20).unwrap() else {
+            panic!("{who}")
+        };
+        assert_eq!(read.by, who);
+        assert_eq!(
+            read.principal.as_deref().map_or("workload", Principal::as_str),
+            who
+        );
+    }
 }
 
 /// Every fact that inputs can hold, and every part of an explanation.

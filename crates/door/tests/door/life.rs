@@ -98,6 +98,7 @@ impl Definition {
                 max_connections: 1_024,
                 drain: Span(5_000),
                 linger: Span(250),
+                api: false,
             },
             memory: self.vocabulary.memory.clone(),
             governance: BlobId::of(self.source.as_bytes()),
@@ -193,7 +194,15 @@ impl Life {
     pub(crate) fn write(&mut self, change: Change, at: Timestamp) {
         let by = "controller".to_owned();
         let signer = self.waiting();
-        self.extend(Body::Mutated(Mutated { by, change }), at, Some(&signer));
+        self.extend(
+            Body::Mutated(Mutated {
+                by,
+                principal: None,
+                change,
+            }),
+            at,
+            Some(&signer),
+        );
     }
 
     /// Wakes.

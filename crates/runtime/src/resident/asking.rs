@@ -1,5 +1,6 @@
 //! What workload and owner ask of the resident object besides memory: how it is, to sleep, a token; and its process.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use suijuris_api::agent::{Status, Token};
@@ -17,9 +18,8 @@ use super::Resident;
 const MAX_TOKEN: Duration = Duration::from_secs(3_600);
 
 impl Resident {
-    /// How the object is.
-    #[must_use]
-    pub fn status(&self) -> Status {
+    /// What a status says beside the state: the phase in a word, and the milliseconds that holds have left.
+    pub(super) fn phase_and_holds(&self) -> (&'static str, BTreeMap<String, u64>) {
         let phase = match self.phase.get() {
             Phase::Dormant | Phase::Suspended => "dormant",
             Phase::Waking => "waking",
@@ -27,18 +27,15 @@ impl Resident {
             Phase::Resuming => "resuming",
             Phase::Draining | Phase::Left => "draining",
         };
-        let holds = crate::agent::holds_left(self.holds.left(Instant::now()));
-        self.lineage.published(|state| Status {
-            object: self.id.clone(),
-            name: state.head().name.clone(),
-            phase: phase.to_owned(),
-            epoch: state.head().epoch,
-            seq: state.head().seq,
-            head: state.head().record.to_string(),
-            bundle: state.head().bundle.to_string(),
-            memory_root: state.memory().root().hex(),
-            holds,
-        })
+        (phase, crate::agent::holds_left(self.holds.left(Instant::now())))
+    }
+
+    /// How the object is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let (phase, holds) = self.phase_and_holds();
+        self.lineage
+            .published(|state| suijuris_custody::words::status(state, phase, holds))
     }
 
     /// The workload says that it can serve.

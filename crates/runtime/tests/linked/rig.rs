@@ -128,6 +128,7 @@ impl Object {
         let write = Write::Set(Value::Commitment(commitment));
         let mutated = Mutated {
             by: "controller".to_owned(),
+            principal: None,
             change: [(Name::new(field).unwrap(), write)].into(),
         };
         let draft = Draft {

@@ -34,6 +34,7 @@ pub(crate) fn mutation(fields: usize, n: usize) -> Outcomes<Draft> {
     Ok(Draft {
         body: Body::Mutated(Mutated {
             by: "workload".to_owned(),
+            principal: None,
             change,
         }),
         at: Timestamp(2_000),

@@ -47,6 +47,7 @@ pub(crate) fn bundle_of(name: &str, memory: Schema) -> Result<BundleFiles, Box<d
             max_connections: 16,
             drain: Span(1_000),
             linger: Span(1_000),
+            api: false,
         },
         memory,
         governance: BlobId::of(&governance),

@@ -86,6 +86,7 @@ pub(crate) fn note(text: &str) -> Draft {
 pub(crate) fn write(field: &str, value: Value) -> Draft {
     let mutated = Mutated {
         by: "workload".to_owned(),
+        principal: None,
         change: [(Name::new(field).unwrap(), Write::Set(value))].into(),
     };
     draft(Body::Mutated(mutated), Sign::Later)

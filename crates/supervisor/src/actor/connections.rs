@@ -12,6 +12,7 @@ use suijuris_core::governance::Action;
 use suijuris_core::lineage::{Decision, Fired};
 use suijuris_custody::at_rest::Recording;
 use suijuris_door::{Proposal, problems};
+use suijuris_gate::RequestHead;
 use suijuris_link::ToRuntime;
 use suijuris_link::message::Carrier;
 use suijuris_link::mux::QueueError;
@@ -35,6 +36,9 @@ pub(super) enum Decided {
 impl<D: Driver> ObjectActor<D> {
     /// Somebody came, or came back from `tries` machines that ended first.
     pub(super) fn connection(&mut self, connection: PendingConnection, tries: u8) {
+        if connection.look(|head: &RequestHead<'_>| head.is_reserved()) == Some(true) {
+            return self.own(connection, tries);
+        }
         let ask = match connection.ask(self.prepared.bundle()) {
             Ok(ask) => ask,
             Err(refusal) => return self.refuse(connection, refusal.problem),

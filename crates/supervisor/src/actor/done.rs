@@ -11,6 +11,7 @@ use suijuris_link::message::Present;
 use suijuris_store::{Reader, StageError};
 use suijuris_vehicle::{AttachError, Driver, Exit, ResumeError, SuspendError};
 
+use super::calling::Called;
 use super::{ObjectActor, loss_of};
 use crate::at_door::AtDoor;
 use crate::machine::{NoMachine, Running};
@@ -49,6 +50,8 @@ pub(super) enum Done<M> {
     Refused(Option<Box<RefusedCopy>>),
     /// A write is acknowledged that wakes by this field.
     Wakes(Principal, String),
+    /// A caller asks the sleeping object itself.
+    Called(Box<Called>),
     /// Timers that were refused or skipped are recorded as dealt with.
     TimersNoted,
     /// The disk failed.
@@ -156,6 +159,7 @@ impl<D: Driver> ObjectActor<D> {
                 self.events.push_back(Event::Witnessed);
             }
             Done::Wakes(by, field) => self.memory_wakes(by, &field),
+            Done::Called(called) => self.called(*called),
             Done::TimersNoted => self.timers_proposed = false,
             Done::Broken(error) => self.broken = Some(error.into()),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use suijuris_api::Problem;
-use suijuris_api::agent::Patch;
+use suijuris_api::agent::{Patch, Patched};
 use suijuris_api::control::Reply;
 use suijuris_core::activation::requests::{Due, Kind, Meanwhile, RequestId, Verdict as Judged, Way};
 use suijuris_core::activation::{Answer, By, Event, Phase};
@@ -11,9 +11,9 @@ use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::lineage::Fired;
 use suijuris_custody::amend::{self, Amendment};
-use suijuris_custody::chain;
 use suijuris_custody::owner::{Asking, not_an_owner};
 use suijuris_custody::write::{self, Durable, Staged, WriteError, Written, unwitnessed};
+use suijuris_custody::{caller_api, chain};
 use suijuris_door::{PreparedBundle, Proposal};
 use suijuris_link::ToRuntime;
 use suijuris_link::message::Json;
@@ -35,6 +35,15 @@ const CODE_APPROVALS: &str = "approvals_missing";
 
 /// It cannot be done in this state.
 const CODE_NOT_NOW: &str = "not_now";
+
+/// Who reads why nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Words {
+    /// Its owner, or the host: rules and causes.
+    Owner,
+    /// A caller.
+    Caller,
+}
 
 impl<D: Driver> ObjectActor<D> {
     pub(super) fn request(&mut self, request: ControlRequest) {
@@ -233,14 +242,31 @@ impl<D: Driver> ObjectActor<D> {
             What::Wake | What::Sleep | What::Status => return,
         };
         let staged = self.verified(&asked).and_then(|by| {
-            let staged = self.stage(by.clone(), &patch)?;
+            let staged = self.stage(by.clone(), &patch, Words::Owner)?;
             Ok((by, staged))
         });
         let (by, staged) = match staged {
             Ok(staged) => staged,
             Err(problem) => return drop(answer.send(refused(&problem))),
         };
-        let wakes = self.wakes(&patch);
+        self.written(staged, by, &patch, |patched| {
+            let reply = match patched {
+                Ok(Patched { seq, root }) => Reply::Patched { seq, root },
+                Err(problem) => refused(&problem),
+            };
+            drop(answer.send(reply));
+        });
+    }
+
+    /// Answers a staged write once it may be told, and lets a field propose a wake whose definition says so.
+    pub(super) fn written(
+        &mut self,
+        staged: Staged,
+        by: Principal,
+        patch: &Patch,
+        answer: impl FnOnce(Result<Patched, Problem>) + 'static,
+    ) {
+        let wakes = self.wakes(patch);
         let (claim, reporter) = (self.claim.clone(), self.reporter.clone());
         let object = self.claim.object().to_string();
         let answers = self.answers.clone();
@@ -252,12 +278,12 @@ impl<D: Driver> ObjectActor<D> {
             };
             match written.await {
                 Ok(Written { seq, root, .. }) => {
-                    let _ = answer.send(Reply::Patched { seq, root });
+                    answer(Ok(Patched { seq, root }));
                     if let Some(field) = wakes {
                         let _ = answers.send(Done::Wakes(by, field)).await;
                     }
                 }
-                Err(problem) => drop(answer.send(refused(&problem))),
+                Err(problem) => answer(Err(problem)),
             }
         });
     }
@@ -319,18 +345,18 @@ impl<D: Driver> ObjectActor<D> {
         }
     }
 
-    /// Decides a write and stages it for the disk; a refusal is counted.
-    fn stage(&mut self, by: Principal, patch: &Patch) -> Result<Staged, Problem> {
+    /// Decides a write and stages it for the disk; a refusal is counted, and put in words for whoever reads them.
+    pub(super) fn stage(&mut self, by: Principal, patch: &Patch, words: Words) -> Result<Staged, Problem> {
         let reading = self.services.clock.reading();
         let object = self.claim.object().to_string();
         let at_door = self.at_door.as_mut();
         let Some(at_door) = at_door.filter(|at_door| at_door.writer().is_some()) else {
-            return Err(Problem::new(503, CODE_NOT_NOW, "The object is moving"));
+            return Err(caller_api::not_now(&object));
         };
         let door = at_door.door();
         let (now, bundle, host) = (door.now(reading), door.bundle().clone(), door.place().clone());
         let Some(writer) = at_door.writer() else {
-            return Err(Problem::new(503, CODE_NOT_NOW, "The object is moving"));
+            return Err(caller_api::not_now(&object));
         };
         let inputs = Inputs::new(now, by, host);
         let staged = write::stage(&self.claim, writer, &bundle, inputs, patch, (now.at, Sign::Now));
@@ -338,13 +364,20 @@ impl<D: Driver> ObjectActor<D> {
             Ok(staged) => return Ok(staged),
             Err(error) => error,
         };
+        let mut problem = match words {
+            Words::Owner => error.problem(&object),
+            Words::Caller => error.public_problem(&object),
+        };
         if let WriteError::Refused(decision) = &error {
+            if words == Words::Caller {
+                problem = at_door.door().problem(decision);
+            }
             let due = at_door.refused(decision, Fired::new(), reading);
             let recording = at_door.record(due, reading);
             self.counted = true;
             self.tell(recording, std::future::ready(()));
         }
-        Err(error.problem(&object))
+        Err(problem)
     }
 
     /// The first field of the patch whose changes propose a wake.

@@ -1,5 +1,7 @@
 //! State in the words of the wire.
 
+use std::collections::BTreeMap;
+
 use suijuris_api::agent;
 use suijuris_core::lineage::State;
 use suijuris_core::memory::{Cell, Field, Plain, Value};
@@ -19,6 +21,23 @@ pub fn memory(state: &State, now: Now) -> agent::Memory {
         root: memory.root().hex(),
         seq: state.head().seq,
         fields: fields.collect(),
+    }
+}
+
+/// How the object is, in `phase` and with these `holds`.
+#[must_use]
+pub fn status(state: &State, phase: &str, holds: BTreeMap<String, u64>) -> agent::Status {
+    let head = state.head();
+    agent::Status {
+        object: head.object.to_string(),
+        name: head.name.clone(),
+        phase: phase.to_owned(),
+        epoch: head.epoch,
+        seq: head.seq,
+        head: head.record.to_string(),
+        bundle: head.bundle.to_string(),
+        memory_root: state.memory().root().hex(),
+        holds,
     }
 }
 
