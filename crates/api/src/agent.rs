@@ -119,7 +119,7 @@ pub struct Acknowledge {
 pub struct TokenRequest {
     /// Who it is for.
     pub audience: String,
-    /// Length, as in `5m`; at most `1h`.
+    /// Length, as in `1m`; at most `5m`.
     #[serde(rename = "for")]
     pub length: String,
 }

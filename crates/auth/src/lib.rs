@@ -3,12 +3,14 @@
 //! A token is a JWT in compact form (RFC 7515, 7519). The key decides the algorithm, never the token's header; `none`
 //! and shared secrets do not exist here. Time is the decision's own. What was verified is remembered by the token's
 //! digest, with the object that it was shown to, until it expires, so that a caller's second request costs a hash and not a signature. Not here: what a
-//! caller may do (the rules), fetching keys (they are pinned), tokens for others (the agent socket).
+//! caller may do (the rules), fetching keys (they are pinned), tokens for others (the agent socket). [`IdentityToken`] reads what the
+//! agent socket of another object issued; whose key signed it a depot shows.
 //!
 //! A crate of its own because two processes verify tokens: the runtime for its gate, and doors, which may not link the
 //! runtime. Called for each request with an `Authorization` header, when the bundle pins keys.
 
 mod cache;
+mod identity;
 mod key;
 mod token;
 
@@ -23,6 +25,7 @@ use suijuris_core::memory::{Kind, Name};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
 
 use cache::Cache;
+pub use identity::{IdentityToken, MAX_LIFE};
 use key::Key;
 pub use key::KeyError;
 use token::Payload;
@@ -75,6 +78,9 @@ pub enum TokenError {
     /// `aud` does not name us.
     #[error("the token is for another audience")]
     Audience,
+    /// An object's token of a longer life than it may have.
+    #[error("the token lives longer than five minutes; issue a new one for each use")]
+    Life,
     /// A declared claim of another type.
     #[error("claim `{0}` is not of the type that the bundle declares")]
     Claim(Name),
@@ -98,6 +104,7 @@ impl TokenError {
             Self::ClockUnknown => "clock_unknown",
             Self::Issuer => "issuer",
             Self::Audience => "audience",
+            Self::Life => "life",
             Self::Claim(_) => "claim",
         }
     }

@@ -67,6 +67,11 @@ impl<'a> Parts<'a> {
         Ok((algorithm, header.kid))
     }
 
+    /// The payload of an object's identity token.
+    pub(super) fn identity(&self) -> Result<Identity, TokenError> {
+        serde_json::from_slice(&decode(self.payload)?).map_err(|_| TokenError::Malformed)
+    }
+
     /// The payload, with those claims that are declared.
     pub(super) fn payload(&self, declared: &BTreeMap<Name, Kind>) -> Result<Payload, TokenError> {
         let bytes = decode(self.payload)?;
@@ -117,16 +122,27 @@ struct Registered {
     scp: Option<Texts>,
 }
 
+/// What an object says of itself.
+#[derive(Deserialize)]
+pub(super) struct Identity {
+    pub(super) iss: String,
+    pub(super) sub: String,
+    pub(super) aud: Texts,
+    pub(super) iat: i64,
+    pub(super) exp: i64,
+    pub(super) epoch: u64,
+}
+
 /// One text or several.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Texts {
+pub(super) enum Texts {
     One(String),
     Several(BTreeSet<String>),
 }
 
 impl Texts {
-    fn into_set(self) -> BTreeSet<String> {
+    pub(super) fn into_set(self) -> BTreeSet<String> {
         match self {
             Self::One(text) => BTreeSet::from([text]),
             Self::Several(texts) => texts,

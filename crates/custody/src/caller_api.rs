@@ -6,15 +6,19 @@
 //! tokens (`auth`), the write itself ([`mod@crate::write`]).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 use suijuris_api::Problem;
 use suijuris_api::agent::{Patch, Patched};
+use suijuris_core::ObjectId;
 use suijuris_core::decide::{self, Rules, View};
 use suijuris_core::governance::Action;
-use suijuris_core::inputs::Inputs;
+use suijuris_core::inputs::{Inputs, Principal};
+use suijuris_core::key::PublicKey;
 use suijuris_core::lineage::{Decision, Outcome, State};
+use suijuris_depot::Depot;
 
 use crate::words;
 
@@ -194,6 +198,39 @@ pub fn json(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(value).unwrap_or_default();
     bytes.push(b'\n');
     bytes
+}
+
+/// The principal that an object is elsewhere, which showed a good token of `epoch` by `key`: if that is the key of the epoch that
+/// it is in now, as `depot` shows. Asked for each request, so that a token ends with its epoch.
+///
+/// # Errors
+/// The document to answer with. Where no depot answers there is no such principal.
+pub async fn peer(
+    depot: Option<Arc<dyn Depot>>,
+    object: ObjectId,
+    (epoch, key): (u64, PublicKey),
+) -> Result<Principal, Problem> {
+    let unreachable = || {
+        let mut problem = Problem::new(503, "depot_unreachable", "The depot does not answer")
+            .with_detail("whether the token is that of the object it names cannot be said now: try again");
+        problem.retry_after = Some(5);
+        problem
+    };
+    let depot = depot.ok_or_else(unreachable)?;
+    let shown = match depot.epoch(object).await {
+        Ok(shown) => shown,
+        Err(error) if error.is_retryable() => return Err(unreachable()),
+        // What is wrong with the history of another object is for those who can read it.
+        Err(_) => None,
+    };
+    match shown {
+        Some(shown) if shown.number == epoch && shown.key == key.commitment() => Ok(Principal::Peer(object)),
+        _ => Err(
+            Problem::new(401, "invalid_token", "The caller's token is not valid").with_detail(
+                "the depot does not show that its key is that of the epoch which the object is in: issue a new token, and share one depot",
+            ),
+        ),
+    }
 }
 
 /// A question without a token, or with credentials of another sort: nobody who is anonymous is answered.

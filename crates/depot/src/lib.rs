@@ -14,6 +14,7 @@ mod directory;
 #[cfg(any(feature = "object", feature = "etcd"))]
 mod driver;
 mod entry;
+mod epoch;
 #[cfg(feature = "etcd")]
 mod etcd;
 #[cfg(feature = "testing")]
@@ -40,8 +41,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use suijuris_core::ObjectId;
+
 pub use self::archive::{Archive, MAX_BUNDLE, MAX_SEGMENT};
 pub use self::directory::{Directory, MAX_NAMES, NameRemoval, NameSwap};
+pub use self::epoch::Epoch;
 pub use self::inbox::{Inbox, InboxWatch, MAX_READ, MAX_WAITING, Posted, Waiting};
 pub use self::marks::{Marks, Presence, PresenceGuard, Swap};
 pub use self::open::{Environment, default_directory, open};
@@ -124,5 +128,16 @@ pub trait Depot: Marks + Archive + Inbox + Directory {
     /// Whether presence is a lock of one system: whoever holds it lives, and nobody takes what they hold.
     fn presence_is_a_lock(&self) -> bool {
         false
+    }
+
+    /// Whether another process asks the depot for this one, and verifies what it says of other objects.
+    fn is_relayed(&self) -> bool {
+        false
+    }
+
+    /// The epoch that `object` is in, whose key signs its identity tokens: verified from the first record of its history in
+    /// the depot. None where it does not show that.
+    fn epoch(&self, object: ObjectId) -> Answer<'_, Option<Epoch>> {
+        Box::pin(epoch::of(self, object))
     }
 }

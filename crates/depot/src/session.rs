@@ -5,6 +5,7 @@
 //! written when the copy takes a fresh name: it does so where a copy of its memory may be running on. Which mark is whose
 //! is `core::witness`.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use suijuris_core::ObjectId;
 use suijuris_core::witness::{HolderId, Mark, Written};
 
 use crate::pass::Passes;
-use crate::{Answer, Call, Depot, Error, Marks, Presence, PresenceGuard, Swap, Version};
+use crate::{Answer, Call, Depot, Epoch, Error, Marks, Presence, PresenceGuard, Swap, Version};
 
 /// The depot of one copy of one object.
 #[derive(Debug)]
@@ -21,7 +22,13 @@ pub struct Session {
     depot: Arc<dyn Depot>,
     copy: Mutex<Copy>,
     registered: tokio::sync::Mutex<Option<Registered>>,
+    /// Epochs of other objects that were verified: their histories are read once for each, and one after the other, whoever
+    /// shows tokens of how many.
+    epochs: tokio::sync::Mutex<HashMap<ObjectId, Epoch>>,
 }
+
+/// Objects whose epochs are remembered, at most.
+const MAX_EPOCHS: usize = 256;
 
 /// Under which name the depot was told that the copy runs, and what holds that.
 struct Registered {
@@ -89,6 +96,7 @@ impl Session {
             depot,
             copy: Mutex::default(),
             registered: tokio::sync::Mutex::default(),
+            epochs: tokio::sync::Mutex::default(),
         }
     }
 
@@ -195,6 +203,29 @@ impl Depot for Session {
 
     fn presence_is_a_lock(&self) -> bool {
         self.depot.presence_is_a_lock()
+    }
+
+    fn epoch(&self, object: ObjectId) -> Answer<'_, Option<Epoch>> {
+        if self.depot.is_relayed() {
+            return self.depot.epoch(object);
+        }
+        Box::pin(async move {
+            let Some((mark, _)) = self.depot.mark(object).await? else {
+                return Ok(None);
+            };
+            let mut epochs = self.epochs.lock().await;
+            if let Some(known) = epochs.get(&object).filter(|known| known.number == mark.epoch) {
+                return Ok(Some(*known));
+            }
+            let found = self.depot.epoch(object).await?;
+            if let Some(found) = found {
+                if epochs.len() >= MAX_EPOCHS {
+                    epochs.clear();
+                }
+                epochs.insert(object, found);
+            }
+            Ok(found)
+        })
     }
 }
 

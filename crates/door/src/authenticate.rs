@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use suijuris_api::Problem;
+use suijuris_auth::IdentityToken;
 use suijuris_core::ObjectId;
 use suijuris_core::governance::Vocabulary;
 use suijuris_core::inputs::{Caller, Request};
@@ -42,6 +43,32 @@ pub(crate) fn proposal(
     let request = request(&prepared.bundle().rules.vocabulary);
     let request = request.map_err(|reject| Refusal::from(reject).problem)?;
     Ok(Proposal::request(Arc::unwrap_or_clone(caller), request))
+}
+
+/// Who showed a good token.
+#[derive(Debug)]
+pub enum Shown {
+    /// A caller; anonymous without a token.
+    Caller(Arc<Caller>),
+    /// An object that a depot has to know.
+    Object(IdentityToken),
+}
+
+/// Who shows these credentials to `object`: a caller, or another object.
+pub(crate) fn shown(
+    prepared: &PreparedBundle,
+    object: ObjectId,
+    now: Now,
+    credentials: Credentials<'_>,
+) -> Result<Shown, Problem> {
+    meant(object, credentials)?;
+    if let Some(token) = credentials.authorization.and_then(IdentityToken::read) {
+        let good = token.and_then(|token| token.check(&object.to_string(), now).map(|()| token));
+        return good
+            .map(Shown::Object)
+            .map_err(|error| problems::token(&error, object));
+    }
+    caller(prepared, object, now, credentials.authorization).map(Shown::Caller)
 }
 
 /// Whether `object` is the one that they mean.

@@ -35,7 +35,7 @@ pub mod sleepers;
 mod value;
 pub mod waker;
 
-pub use authenticate::Credentials;
+pub use authenticate::{Credentials, Shown};
 pub use class_door::ClassDoor;
 pub use config::Config;
 pub use door::{Clock, Door, Listener, ObjectStatus, Passed};

@@ -8,13 +8,12 @@ use suijuris_auth::{KeyError, Keys};
 use suijuris_core::ObjectId;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::governance::Action;
-use suijuris_core::inputs::Caller;
 use suijuris_core::lineage::Fired;
 use suijuris_core::memory::Kind;
 use suijuris_core::time::{Now, Timestamp};
 use suijuris_core::trigger::{Pending, ScheduleError, Timers};
 
-use crate::authenticate::{self, Credentials};
+use crate::authenticate::{self, Credentials, Shown};
 
 /// Actions that the door decides.
 const ACTIONS: [Action; 2] = [Action::Wake, Action::Admit];
@@ -106,18 +105,12 @@ impl PreparedBundle {
         self.messages
     }
 
-    /// Who shows these credentials to `object` at `now`: anonymous without a token.
+    /// Who shows these credentials to `object` at `now`: a caller, anonymous without a token, or another object.
     ///
     /// # Errors
     /// The [`Problem`] to answer with: they mean another object, or their token is not valid.
-    pub fn caller(
-        &self,
-        object: ObjectId,
-        now: Now,
-        credentials: Credentials<'_>,
-    ) -> Result<Arc<Caller>, Problem> {
-        authenticate::meant(object, credentials)?;
-        authenticate::caller(self, object, now, credentials.authorization)
+    pub fn shown(&self, object: ObjectId, now: Now, credentials: Credentials<'_>) -> Result<Shown, Problem> {
+        authenticate::shown(self, object, now, credentials)
     }
 
     pub(crate) const fn keys(&self) -> &Keys {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use suijuris_api::{Event, Problem};
+use suijuris_auth::IdentityToken;
 use suijuris_core::decide::{self, Permit, Refused};
 use suijuris_core::governance::Vocabulary;
 use suijuris_core::governance::{
@@ -163,6 +164,28 @@ fn admit(resident: &Resident, head: &RequestHead<'_>, out: &mut Forwarding) -> A
     }
 }
 
+/// Who showed a good token.
+enum Shown {
+    Caller(Arc<Caller>),
+    /// An object that a depot has to know.
+    Object(IdentityToken),
+}
+
+fn shown(resident: &Resident, head: &RequestHead<'_>) -> Result<Shown, Problem> {
+    if let Some(token) = head.authorization.and_then(IdentityToken::read) {
+        let good = token.and_then(|token| token.check(resident.id(), resident.now()).map(|()| token));
+        return good.map(Shown::Object).map_err(|error| {
+            Problem::new(401, "invalid_token", "The caller's token is not valid")
+                .with_detail(error.to_string())
+        });
+    }
+    let caller = caller(resident, head)?;
+    if !caller.authenticated {
+        return Err(caller_api::token_required(resident.id()));
+    }
+    Ok(Shown::Caller(caller))
+}
+
 /// What the object itself answers; who asks has to show who they are.
 fn own(resident: &Rc<Resident>, head: &RequestHead<'_>) -> Own {
     if !resident.bundle().manifest.gate.api {
@@ -175,21 +198,27 @@ fn own(resident: &Rc<Resident>, head: &RequestHead<'_>) -> Own {
     if head.is_cross_site() {
         return refuse(caller_api::cross_site());
     }
-    let caller = match caller(resident, head) {
-        Ok(caller) if caller.authenticated => caller,
-        Ok(_anonymous) => return refuse(caller_api::token_required(resident.id())),
+    let shown = match shown(resident, head) {
+        Ok(shown) => shown,
         Err(problem) => return refuse(problem),
     };
     let resident = resident.clone();
     let (method, path) = (head.method.to_owned(), head.path.to_string());
     let answer = move |body: Bytes| -> Answering {
         Box::pin(async move {
-            let principal = Principal::Caller(Box::new(Arc::unwrap_or_clone(caller)));
-            let answered = match Ask::of(&method, &path, &body) {
-                Ok(ask) => resident.answer_caller(principal, &ask).await,
-                Err(problem) => Err(problem),
+            let answered = async {
+                let ask = Ask::of(&method, &path, &body)?;
+                let principal = match shown {
+                    Shown::Caller(caller) => Principal::Caller(Box::new(Arc::unwrap_or_clone(caller))),
+                    Shown::Object(token) => {
+                        let depot = resident.claim().depot();
+                        caller_api::peer(depot, token.object, (token.epoch, token.key)).await?
+                    }
+                };
+                resident.answer_caller(principal, &ask).await
             };
             answered
+                .await
                 .map(Reply::json)
                 .map_err(|problem| Box::new(problem.into()))
         })

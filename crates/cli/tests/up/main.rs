@@ -25,6 +25,7 @@ mod messages;
 mod moving;
 mod outdoors;
 mod paused;
+mod peers;
 #[path = "../common/ran.rs"]
 mod ran;
 mod registry;

@@ -20,8 +20,8 @@ use suijuris_core::{BundleId, ClassId, ObjectId};
 use super::link::Link;
 use super::wire::{Call, Response, milliseconds};
 use crate::{
-    Answer, Archive, Depot, Directory, Error, Inbox, MAX_BUNDLE, MAX_SEGMENT, Marks, NameRemoval, NameSwap,
-    Posted, Presence, PresenceGuard, Swap, Version, Waiting, frame, segment,
+    Answer, Archive, Depot, Directory, Epoch, Error, Inbox, MAX_BUNDLE, MAX_SEGMENT, Marks, NameRemoval,
+    NameSwap, Posted, Presence, PresenceGuard, Swap, Version, Waiting, frame, segment,
 };
 
 /// How long an answer is waited for: longer than any backend takes to give up.
@@ -170,6 +170,18 @@ impl Depot for Client {
         let link = self.link();
         let greeting = link.greeting();
         Duration::from_millis(greeting.map_or(0, |greeting| greeting.pace_ms))
+    }
+
+    fn is_relayed(&self) -> bool {
+        true
+    }
+
+    /// Verified where the depot is open: a machine reads no other object's history.
+    fn epoch(&self, object: ObjectId) -> Answer<'_, Option<Epoch>> {
+        self.call(Call::Epoch(object), PATIENCE, |response| match response {
+            Response::Epoch(epoch) => Some(epoch),
+            _ => None,
+        })
     }
 }
 

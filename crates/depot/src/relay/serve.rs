@@ -49,7 +49,7 @@ pub enum Ended {
 
 /// Serves `depot`, with the name of the copy that has it, to whoever is at the other end of `stream`, for `scope` and no
 /// other object, until that end closes.
-/// Bundles are not of one object and are served all; lists of objects are refused.
+/// Bundles are not of one object and are served all, and so are the epochs that objects are in; lists of objects are refused.
 ///
 /// Dropping the future ends the relay; operations under way may still happen.
 ///
@@ -153,7 +153,8 @@ fn object_of(call: &Call) -> Option<ObjectId> {
         | Call::Inbox(object, _)
         | Call::Acknowledge(object, _)
         | Call::InboxChanged(object, _) => Some(*object),
-        Call::Announced(..) | Call::Due(..) | Call::PutBundle(..) | Call::Bundle(_) => None,
+        // Of another object no more is said than which key signs for it.
+        Call::Announced(..) | Call::Due(..) | Call::PutBundle(..) | Call::Bundle(_) | Call::Epoch(_) => None,
     }
 }
 
@@ -184,6 +185,7 @@ async fn perform(depot: &dyn Depot, call: Call) -> Result<Response, Error> {
         Call::PutBundle(id, bytes) => depot.put_bundle(id, &bytes).await?.into(),
         Call::Bundle(id) => depot.bundle(id).await?.into(),
         Call::Post(object, message) => depot.post(object, &message).await?.into(),
+        Call::Epoch(object) => depot.epoch(object).await?.into(),
         Call::Inbox(object, limit) => depot.inbox(object, count(limit)).await?.into(),
         Call::Acknowledge(object, messages) => depot.acknowledge(object, &messages).await?.into(),
         Call::InboxChanged(object, wait) => {

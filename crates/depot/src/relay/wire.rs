@@ -13,10 +13,12 @@ use suijuris_core::time::Timestamp;
 use suijuris_core::witness::{HolderId, Mark};
 use suijuris_core::{BundleId, ObjectId, codec};
 
-use crate::{Error, MAX_BUNDLE, MAX_READ, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting, frame};
+use crate::{
+    Epoch, Error, MAX_BUNDLE, MAX_READ, MAX_SEGMENT, Posted, Presence, Swap, Version, Waiting, frame,
+};
 
 /// Version of what passes; the first frame says it.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// What surrounds the largest content of a frame, bytes.
 const ROOM: usize = 64 << 10;
@@ -93,6 +95,7 @@ pub(crate) enum Call {
     Inbox(ObjectId, u64),
     Acknowledge(ObjectId, Vec<MessageKey>),
     InboxChanged(ObjectId, u64),
+    Epoch(ObjectId),
 }
 
 /// What a call yields.
@@ -109,6 +112,7 @@ pub(crate) enum Response {
     Due(Vec<(Timestamp, ObjectId)>),
     Posted(bool),
     Inbox(Vec<(String, Message)>),
+    Epoch(Option<Epoch>),
 }
 
 /// [`Error`] on the wire; sources as text.
@@ -204,6 +208,12 @@ impl From<Vec<Waiting>> for Response {
                 .map(|waiting| (waiting.place, waiting.message))
                 .collect(),
         )
+    }
+}
+
+impl From<Option<Epoch>> for Response {
+    fn from(epoch: Option<Epoch>) -> Self {
+        Self::Epoch(epoch)
     }
 }
 

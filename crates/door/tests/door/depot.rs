@@ -6,7 +6,7 @@ use suijuris_core::memory::{Change, Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::witness::Mark;
 use suijuris_depot::faults::{Call, Fault};
 use suijuris_depot::memory::What;
-use suijuris_depot::{Archive as _, Marks as _};
+use suijuris_depot::{Archive as _, Depot as _, Epoch, Marks as _};
 use suijuris_door::ObjectStatus;
 use suijuris_door::heads::{Error, Found, Trust, find};
 
@@ -335,5 +335,73 @@ async fn everything_announced_is_loaded_at_once_where_that_is_asked_for() {
     assert_eq!(reads, 1, "a bundle that objects share is read once");
     let known = rig.door.sleepers().known(objects[0]).unwrap();
     assert_eq!(known.seq, 0);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_key_of_an_objects_epoch_follows_from_its_history_alone() {
+    let rig = Rig::new().await;
+    let built = counting();
+    let mut life = Life::create(&built.bundle, "a");
+    let object = life.state.head().object;
+    let epoch = async || rig.memory.epoch(object).await;
+    let of = |number: u64| {
+        let key = key("a", number).public().commitment();
+        Some(Epoch { number, key })
+    };
+    assert_eq!(epoch().await.unwrap(), None, "nobody knows it");
+    life.write(set(1), BORN);
+    rest(&rig.memory, &built, &life, None).await;
+    assert_eq!(epoch().await.unwrap(), None, "it has never been awake");
+    life.wake(BORN);
+    mark(&rig.memory, &life).await;
+    assert_eq!(
+        epoch().await.unwrap(),
+        of(1),
+        "its inception committed to that key"
+    );
+    life.sleep(BORN);
+    rest(&rig.memory, &built, &life, None).await;
+    assert_eq!(epoch().await.unwrap(), of(1));
+    life.wake(BORN);
+    mark(&rig.memory, &life).await;
+    assert_eq!(epoch().await.unwrap(), of(2));
+    // Cut off, and awake again: what it published says nothing of that key.
+    life.sleep(BORN);
+    life.wake(BORN);
+    mark(&rig.memory, &life).await;
+    assert_eq!(epoch().await.unwrap(), None);
+    life.sleep(BORN);
+    rest(&rig.memory, &built, &life, None).await;
+    assert_eq!(epoch().await.unwrap(), of(3));
+
+    // Nobody is believed: a history that was changed, or that the mark does not name, shows no key.
+    let other = Life::create(&built.bundle, "b");
+    let there = rig.memory.segments(object).await.unwrap();
+    for positions in there {
+        rig.memory.remove_segment(object, positions).await.unwrap();
+    }
+    assert_eq!(epoch().await.unwrap(), None, "no history");
+    let bytes = segment::encode(other.chain.iter());
+    rig.memory.put_segment(object, 0..=0, &bytes).await.unwrap();
+    assert!(matches!(
+        epoch().await,
+        Err(suijuris_depot::Error::Garbage { .. })
+    ));
+    rig.memory.remove_segment(object, 0..=0).await.unwrap();
+    let mut bytes = segment::encode(life.chain.iter());
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let positions = 0..=life.state.head().seq;
+    rig.memory.put_segment(object, positions, &bytes).await.unwrap();
+    assert!(matches!(
+        epoch().await,
+        Err(suijuris_depot::Error::Garbage { .. })
+    ));
+    rig.depot.always(Some(Fault::LostRequest));
+    assert!(matches!(
+        rig.depot.epoch(object).await,
+        Err(suijuris_depot::Error::Unreachable(..))
+    ));
     rig.end().await;
 }

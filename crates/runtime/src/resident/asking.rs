@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::Resident;
 
-/// Length of an identity token at most.
-const MAX_TOKEN: Duration = Duration::from_secs(3_600);
+/// Length of an identity token at most: what other objects take.
+const MAX_TOKEN: Duration = Duration::from_millis(suijuris_auth::MAX_LIFE.0.unsigned_abs());
 
 impl Resident {
     /// What a status says beside the state: the phase in a word, and the milliseconds that holds have left.
@@ -103,7 +103,7 @@ impl Resident {
         if audience.is_empty() || audience.len() > 1_024 || length.is_zero() || length > MAX_TOKEN {
             return Err(
                 Problem::new(422, "bad_token_request", "This token cannot be issued")
-                    .with_detail("name an audience of 1 to 1024 characters and a duration from 1ms to 1h"),
+                    .with_detail("name an audience of 1 to 1024 characters and a duration from 1ms to 5m"),
             );
         }
         let length = Span(i64::try_from(length.as_millis()).unwrap_or(i64::MAX));

@@ -15,8 +15,10 @@ use suijuris_core::lineage::{Decision, Fired, State};
 use suijuris_core::manifest::Protocol as Manifested;
 use suijuris_core::time::{Ratchet, Timestamp};
 use suijuris_custody::caller_api::{self, Ask, NotRead};
+use suijuris_custody::claim::Claim;
 use suijuris_custody::clock::Clock;
-use suijuris_door::{Credentials, PreparedBundle};
+use suijuris_depot::Depot;
+use suijuris_door::{Credentials, PreparedBundle, Shown};
 use suijuris_gate::{
     Admission, Answering, Authorizer, Forwarding, Own, OwnAsk, Protocol, Refusal, Reply, RequestHead,
     serve_own,
@@ -48,13 +50,14 @@ struct Asleep<D: Driver> {
     services: Rc<Services<D>>,
     prepared: Arc<PreparedBundle>,
     object: ObjectId,
+    claim: Arc<Claim>,
     /// Of the last record: time does not go back behind it.
     at: Timestamp,
     answers: mpsc::Sender<Done<D::Machine>>,
 }
 
 impl<D: Driver> Asleep<D> {
-    fn caller(&self, head: &RequestHead<'_>) -> Result<Principal, Problem> {
+    fn shown(&self, head: &RequestHead<'_>) -> Result<Shown, Problem> {
         if head.is_cross_site() {
             return Err(caller_api::cross_site());
         }
@@ -64,11 +67,20 @@ impl<D: Driver> Asleep<D> {
             wants: head.object,
             authorization: head.authorization,
         };
-        let caller = self.prepared.caller(self.object, now, shown)?;
-        if !caller.authenticated {
-            return Err(caller_api::token_required(&self.object.to_string()));
+        match self.prepared.shown(self.object, now, shown)? {
+            Shown::Caller(caller) if !caller.authenticated => {
+                Err(caller_api::token_required(&self.object.to_string()))
+            }
+            shown => Ok(shown),
         }
-        Ok(Principal::Caller(Box::new(Arc::unwrap_or_clone(caller))))
+    }
+}
+
+/// The principal of whoever showed a good token.
+async fn principal(shown: Shown, depot: Option<Arc<dyn Depot>>) -> Result<Principal, Problem> {
+    match shown {
+        Shown::Caller(caller) => Ok(Principal::Caller(Box::new(Arc::unwrap_or_clone(caller)))),
+        Shown::Object(token) => caller_api::peer(depot, token.object, (token.epoch, token.key)).await,
     }
 }
 
@@ -81,16 +93,17 @@ impl<D: Driver> Authorizer for Asleep<D> {
     }
 
     fn own(&self, head: &RequestHead<'_>) -> Own {
-        let by = match self.caller(head) {
-            Ok(by) => by,
+        let shown = match self.shown(head) {
+            Ok(shown) => shown,
             Err(problem) => return Own::Refuse(Box::new(problem.into())),
         };
         let (method, path) = (head.method.to_owned(), head.path.to_string());
         let (prepared, answers) = (self.prepared.clone(), self.answers.clone());
-        let object = self.object;
+        let (object, depot) = (self.object, self.claim.depot());
         let answer = move |body: bytes::Bytes| -> Answering {
             Box::pin(async move {
                 let ask = Ask::of(&method, &path, &body).map_err(refusal)?;
+                let by = principal(shown, depot).await.map_err(refusal)?;
                 let (answer, answered) = oneshot::channel();
                 let called = Called {
                     by,
@@ -150,6 +163,7 @@ impl<D: Driver> ObjectActor<D> {
             services: self.services.clone(),
             prepared: self.prepared.clone(),
             object: self.claim.object(),
+            claim: self.claim.clone(),
             at: at_door.look(|state| state.head().at),
             answers: self.answers.clone(),
         };
