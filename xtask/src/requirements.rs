@@ -46,6 +46,7 @@ pub(crate) const ROWS: &[Row] = &[
     claimed("A10", "UL", "no path changes lifecycle without a decision"),
     claimed("A11", "U", "every decision is reproducible from its record"),
     claimed("A12", "L", "a host's stop or kill never changes object state"),
+    later("A13", "L", "the object proposes its own end and its own move"),
     claimed("A14", "UL", "the same proposal has the same verdict whoever carries it"),
     claimed("B1", "U", "memory is typed"),
     claimed("B2", "U", "acknowledged writes survive kill and power loss"),

@@ -67,7 +67,7 @@ pub struct Object {
     /// Where its definition is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_dir: Option<PathBuf>,
-    /// How long it was awake since the daemon started, seconds.
+    /// How long it was awake in all its life, seconds.
     #[serde(default)]
     pub awake_seconds: u64,
 }
@@ -93,6 +93,9 @@ pub struct Class {
     pub instances: u64,
     /// Instances at most.
     pub max_instances: u64,
+    /// How long all its instances that are here were awake, seconds.
+    #[serde(default)]
+    pub awake_seconds: u64,
     /// The template in force.
     pub bundle: String,
     /// Where callers reach an instance; `KEY` stands for its key.

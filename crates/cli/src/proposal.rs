@@ -21,6 +21,8 @@ pub(crate) enum By {
     Timer,
     Controller,
     Workload,
+    #[value(name = "self")]
+    Own,
 }
 
 /// A proposal's options.
@@ -182,6 +184,7 @@ impl Options {
             By::Timer => Principal::Timer,
             By::Controller => Principal::supposed_controller(head.controllers.clone()),
             By::Workload => Principal::Workload,
+            By::Own => Principal::Own,
         })
     }
 

@@ -49,7 +49,7 @@ struct Known {
     since: Option<String>,
     data: String,
     object_dir: Option<String>,
-    /// How long it was awake since its daemon started.
+    /// How long it was awake in all its life.
     #[serde(skip_serializing_if = "Option::is_none")]
     awake_seconds: Option<u64>,
     /// Why it cannot be read.
@@ -79,7 +79,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         return Ok(Answer::Yes);
     }
     let mut table = Table::default();
-    table.row(["OBJECT", "NAME", "STATE", "EPOCH", "SINCE", "PID", "WHERE"]);
+    table.row([
+        "OBJECT", "NAME", "STATE", "EPOCH", "AWAKE", "SINCE", "PID", "WHERE",
+    ]);
     for one in &known {
         let short = one
             .object
@@ -91,6 +93,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
             &one.label(),
             &one.phase,
             &number(one.epoch.map(|n| n.to_string())),
+            &number(one.awake_seconds.map(|seconds| format!("{seconds} s"))),
             one.since.as_deref().unwrap_or("-"),
             &number(one.pid.map(|n| n.to_string())),
             one.url
@@ -159,7 +162,7 @@ fn look((object, note): (ObjectId, Note)) -> Known {
         object: object.to_string(),
         class: None,
         key: None,
-        awake_seconds: None,
+        awake_seconds: head.and_then(|head| show::awake_seconds(head, in_use)),
         phase: head.map_or_else(
             || "unreadable".to_owned(),
             |head| show::phase(head, running.as_ref(), in_use),

@@ -48,6 +48,10 @@ struct Shown {
     unsealed: bool,
     uncovered: u64,
     refused: u64,
+    /// Time awake in all its life, seconds.
+    awake_seconds: Option<u64>,
+    /// Activations in a row that were cut off.
+    crashes: u64,
     torn: bool,
     controllers: Vec<String>,
     threshold: u32,
@@ -86,6 +90,16 @@ pub(crate) fn phase(head: &Head, running: Option<&Running>, in_use: bool) -> Str
     }
 }
 
+/// Time awake in all its life, by its records; of an activation that was cut off, up to its last one.
+pub(crate) fn awake_seconds(head: &Head, in_use: bool) -> Option<u64> {
+    let until = if in_use {
+        clock::reading().map_or(head.at, |reading| reading.wall)
+    } else {
+        head.at
+    };
+    u64::try_from(head.awake_at(until).0 / 1_000).ok()
+}
+
 fn look(place: &ObjectPaths, reader: &Reader) -> anyhow::Result<Shown> {
     let (state, running) = (reader.state(), control::running(place));
     let (head, in_use) = (state.head(), place.home().is_in_use());
@@ -114,6 +128,8 @@ fn look(place: &ObjectPaths, reader: &Reader) -> anyhow::Result<Shown> {
         unsealed: head.unsealed,
         uncovered: head.uncovered(),
         refused: head.refused,
+        awake_seconds: awake_seconds(head, in_use),
+        crashes: head.crashes,
         torn: reader.is_torn(),
         controllers: head.controllers.iter().map(ToString::to_string).collect(),
         threshold: head.threshold,
@@ -147,6 +163,9 @@ fn text(shown: &Shown, terminal: Screen) -> String {
     for (word, at) in [("woke", &shown.last_woke), ("dormant", &shown.last_dormant)] {
         table.row([word, at.as_deref().unwrap_or("never")]);
     }
+    if let Some(seconds) = shown.awake_seconds {
+        table.row(["awake", &format!("{seconds} s in all")]);
+    }
     if let Some(url) = &shown.url {
         table.row(["url", url]);
     }
@@ -176,7 +195,12 @@ fn remarks(shown: &Shown) -> Vec<String> {
         remarks.push("the last run did not shut down cleanly; the next start records it".to_owned());
     }
     if shown.unsealed {
-        remarks.push("the previous run did not shut down cleanly (unsealed)".to_owned());
+        let runs = if shown.crashes > 1 {
+            format!("the previous {} runs", shown.crashes)
+        } else {
+            "the previous run".to_owned()
+        };
+        remarks.push(format!("{runs} did not shut down cleanly (unsealed)"));
     }
     if shown.uncovered > 0 {
         remarks.push(format!(

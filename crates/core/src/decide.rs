@@ -137,6 +137,26 @@ pub fn decide(view: View<'_>, action: Action, target: ObjectId, inputs: Inputs) 
     answer(judge(view.into(), action, target, inputs))
 }
 
+/// What the object proposes of itself with these facts: its end or its move, where one of the rules that permit it names
+/// `Self`. Rules that let anybody do it make no proposal.
+#[must_use]
+pub fn own_proposal(view: View<'_>, action: Action, inputs: Inputs) -> Option<(Permit, Box<Decision>)> {
+    let named = view.program.naming_self(action);
+    if named.is_empty() || inputs.principal != Principal::Own {
+        return None;
+    }
+    let Verdict::Permit(permit, decision) = decide(view, action, view.head.object, inputs) else {
+        return None;
+    };
+    let reasons = &decision.explanation.as_ref()?.reasons;
+    let own = |id: &str| reasons.iter().any(|reason| reason.rule == id);
+    let names_itself = named
+        .iter()
+        .filter_map(|rule| view.program.rule(rule))
+        .any(|rule| own(&rule.id));
+    names_itself.then_some((permit, decision))
+}
+
 /// Answers a proposal to found an instance; `template` is one as it would be born.
 pub(crate) fn instantiate(template: Subject<'_>, inputs: Inputs) -> Verdict {
     answer(judge(template, Action::Instantiate, template.object, inputs))
@@ -359,6 +379,9 @@ pub fn lineage_facts(head: &Head) -> governance::Lineage {
         last_woke: head.last_woke,
         last_dormant: head.last_dormant,
         refused: number(head.refused),
+        crashes: number(head.crashes),
+        awake: head.awake,
+        awake_since: head.awake_since(),
     }
 }
 
@@ -462,9 +485,11 @@ impl Words {
                 peer: id.to_string(),
                 ..Self::default()
             },
-            Principal::Caller(_) | Principal::Host | Principal::Timer | Principal::Workload => {
-                Self::default()
-            }
+            Principal::Caller(_)
+            | Principal::Host
+            | Principal::Timer
+            | Principal::Workload
+            | Principal::Own => Self::default(),
         }
     }
 }
@@ -491,6 +516,7 @@ fn principal<'a>(
         Principal::Peer(_) => governance::Principal::Peer(&words.peer),
         Principal::Controller(_) => governance::Principal::Controller(keys),
         Principal::Workload => governance::Principal::Workload,
+        Principal::Own => governance::Principal::Own,
     }
 }
 

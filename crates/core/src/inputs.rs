@@ -31,6 +31,9 @@ pub enum Principal {
     Controller(Owners),
     /// The program inside.
     Workload,
+    /// The object itself.
+    #[serde(rename = "self")]
+    Own,
 }
 
 /// Owners whose signatures were verified: [`Principal::controller`] and [`Principal::approving`] make them, and records
@@ -76,6 +79,7 @@ impl Principal {
             Self::Peer(_) => "peer",
             Self::Controller(_) => "controller",
             Self::Workload => "workload",
+            Self::Own => "self",
         }
     }
 }

@@ -12,7 +12,7 @@ use suijuris_core::governance::Lineage;
 use suijuris_core::id::Digest;
 use suijuris_core::lineage::{Phase, State};
 use suijuris_core::memory::{Cell, Cells};
-use suijuris_core::time::Timestamp;
+use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::{ObjectId, RecordId};
 
 use crate::bytes::{Reader, Writer};
@@ -130,6 +130,8 @@ impl Packed {
         }
         out.number(u64::from(index));
         out.number(head.refused);
+        out.signed(head.awake.0);
+        out.number(head.crashes);
         out.signed(head.at.0);
         out.signed(head.at.since(head.born).0);
         for at in [head.last_woke, head.last_dormant].into_iter().flatten() {
@@ -219,6 +221,8 @@ impl Packed {
     pub(crate) fn last(&self) -> Option<Timestamp> {
         let mut bytes = self.rest(&self.known()?)?;
         let _refused = bytes.number()?;
+        let _awake = bytes.signed()?;
+        let _crashes = bytes.number()?;
         bytes.signed().map(Timestamp)
     }
 
@@ -235,6 +239,8 @@ impl Packed {
         let object = ObjectId::from_digest(Digest(self.key().try_into().ok()?));
         let flags = known.flags;
         let refused = bytes.number()?;
+        let awake = Span(bytes.signed()?);
+        let crashes = bytes.number()?;
         let at = Timestamp(bytes.signed()?);
         let before = |bytes: &mut Reader<'_>| bytes.signed().map(|ms| Timestamp(at.0.wrapping_sub(ms)));
         let born = before(&mut bytes)?;
@@ -273,6 +279,9 @@ impl Packed {
                 last_woke: last_woke.flatten(),
                 last_dormant: last_dormant.flatten(),
                 refused: number(refused),
+                crashes: number(crashes),
+                awake,
+                awake_since: None,
             },
             instance,
             cells,

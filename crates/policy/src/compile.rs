@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy_core::ast::{
-    ActionConstraint, AnyId, Effect as CedarEffect, EntityUID, PolicySet, Template,
+    ActionConstraint, AnyId, Effect as CedarEffect, EntityType, EntityUID, ExprKind, Literal, PolicySet,
+    Template,
 };
 use cedar_policy_core::parser::parse_policyset;
 use cedar_policy_core::validator::typecheck::{PolicyCheck, Typechecker};
@@ -285,10 +286,13 @@ impl<'a> Compiler<'a> {
         let checked = self.checked;
         let typechecker = Typechecker::new(&checked.schema, ValidationMode::Strict);
         let resource = record(words::resource(self.vocabulary));
+        // Where no rule names the object itself, it proposes nothing, and rules for anybody are as they were.
+        let own = checked.templates.iter().any(names_self);
         for (index, template) in checked.templates.iter().enumerate() {
             let typed: BTreeMap<GroupKey, Typed> = typechecker
                 .typecheck_by_request_env(template)
                 .filter_map(|(env, check)| Some((key(&env)?, typed(check)?)))
+                .filter(|(key, _)| own || key.1 != PrincipalKind::Own)
                 .collect();
             for (key, condition) in typed {
                 if let Some(body) = self.body(index, key, &resource, &condition) {
@@ -391,6 +395,19 @@ fn key(env: &RequestEnv<'_>) -> Option<GroupKey> {
     let request = env.to_request_type()?;
     let action: &str = request.action.eid().as_ref();
     Some((action.parse().ok()?, request.principal.to_string().parse().ok()?))
+}
+
+/// Whether a rule speaks of the object as a principal.
+fn names_self(template: &Template) -> bool {
+    let is = |kind: &EntityType| kind.to_string() == PrincipalKind::Own.as_str();
+    template
+        .condition()
+        .subexpressions()
+        .any(|part| match part.expr_kind() {
+            ExprKind::Is { entity_type, .. } => is(entity_type),
+            ExprKind::Lit(Literal::EntityUID(uid)) => is(uid.entity_type()),
+            _ => false,
+        })
 }
 
 fn typed(check: PolicyCheck) -> Option<Typed> {

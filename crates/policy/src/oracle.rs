@@ -248,7 +248,10 @@ fn object_parts(vocabulary: &Vocabulary, facts: &Facts<'_>) -> Result<Parts, Ora
             "last_dormant",
             object.lineage.last_dormant.map(|at| instant(at.0)),
         )
-        .with("refused", Expr::new_long(object.lineage.refused));
+        .with("refused", Expr::new_long(object.lineage.refused))
+        .with("crashes", Expr::new_long(object.lineage.crashes));
+    let awake = object.lineage.awake_at(facts.now.at);
+    let usage = Parts::default().with("awake", duration(awake.0));
     let count = i64::try_from(facts.holds.names.len()).map_err(fault("holds"))?;
     let holds = Parts::default()
         .with("count", Expr::new_long(count))
@@ -262,6 +265,7 @@ fn object_parts(vocabulary: &Vocabulary, facts: &Facts<'_>) -> Result<Parts, Ora
         .with("memory", memory.record()?)
         .with("fresh", fresh.record()?)
         .with("lineage", lineage.record()?)
+        .with("usage", usage.record()?)
         .with("holds", holds.record()?)
         .with("messages", messages.record()?))
 }
@@ -285,7 +289,7 @@ fn principal_parts(vocabulary: &Vocabulary, principal: &Principal<'_>) -> Result
         }
         Principal::Peer(id) => Parts::default().with("id", text(id)),
         Principal::Controller(keys) => Parts::default().with("keys", texts(keys)),
-        Principal::Host | Principal::Timer | Principal::Workload => Parts::default(),
+        Principal::Host | Principal::Timer | Principal::Workload | Principal::Own => Parts::default(),
     })
 }
 

@@ -106,7 +106,9 @@ pub(crate) fn principal(kind: PrincipalKind, vocabulary: &Vocabulary) -> Parts {
         }
         PrincipalKind::Peer => parts_of([("id", fact(Slot::PeerId, "String"))]),
         PrincipalKind::Controller => parts_of([("keys", fact(Slot::Keys, "Set<String>"))]),
-        PrincipalKind::Host | PrincipalKind::Timer | PrincipalKind::Workload => Parts::new(),
+        PrincipalKind::Host | PrincipalKind::Timer | PrincipalKind::Workload | PrincipalKind::Own => {
+            Parts::new()
+        }
     }
 }
 
@@ -153,8 +155,10 @@ pub(crate) fn resource(vocabulary: &Vocabulary) -> Parts {
                 ("last_woke", optional(Slot::LastWoke, "datetime")),
                 ("last_dormant", optional(Slot::LastDormant, "datetime")),
                 ("refused", fact(Slot::Refused, "Long")),
+                ("crashes", fact(Slot::Crashes, "Long")),
             ]),
         ),
+        ("usage", branch([("awake", fact(Slot::Awake, "duration"))])),
         (
             "holds",
             branch([

@@ -114,6 +114,7 @@ fn principal(kind: PrincipalKind) -> Principal<'static> {
         PrincipalKind::Peer => Principal::Peer("p"),
         PrincipalKind::Controller => Principal::Controller(&["k"]),
         PrincipalKind::Workload => Principal::Workload,
+        PrincipalKind::Own => Principal::Own,
     }
 }
 
@@ -134,7 +135,11 @@ fn every_action_is_decided_by_the_rules_and_by_nothing_else() {
             "permit(principal, action, resource); @id(\"no\") forbid(principal, action == Action::\"{action}\", resource);"
         ));
         let silent = program("permit(principal, action, resource) when { false };");
-        for kind in PrincipalKind::ALL.iter().filter(|kind| action.applies_to(**kind)) {
+        // The object itself is asked about where a rule names it, and nowhere else.
+        let others = PrincipalKind::ALL
+            .iter()
+            .filter(|kind| **kind != PrincipalKind::Own);
+        for kind in others.filter(|kind| action.applies_to(**kind)) {
             let facts = facts(&memory, principal(*kind));
             assert_eq!(permit.judge(*action, &facts).outcome, Outcome::Permit, "{action}");
             assert_eq!(silent.judge(*action, &facts).outcome, Outcome::Refuse, "{action}");
@@ -153,6 +158,75 @@ fn every_action_is_decided_by_the_rules_and_by_nothing_else() {
             }
         }
     }
+}
+
+/// Whether the object may end itself, and whether a rule that permits it names the object.
+fn own_end(source: &str, memory: &Memory) -> (Outcome, bool) {
+    let program = program(source);
+    let judged = program.judge(Action::Terminate, &facts(memory, Principal::Own));
+    let named = program.naming_self(Action::Terminate);
+    (
+        judged.outcome,
+        judged.deciding.iter().any(|rule| named.contains(rule)),
+    )
+}
+
+// proves A13
+#[test]
+fn the_object_proposes_its_end_where_a_rule_names_it_and_nowhere_else() {
+    let mut memory = memory();
+    let anybody = "permit(principal, action, resource);";
+    assert_eq!(own_end(anybody, &memory), (Outcome::Refuse, false));
+    let done =
+        "permit(principal is Self, action == Action::\"terminate\", resource) when { !resource.memory.on };";
+    let both = format!("{anybody}{done}");
+    let kept = format!("{done}forbid(principal, action == Action::\"terminate\", resource);");
+    assert_eq!(own_end(done, &memory), (Outcome::Refuse, false));
+    assert_eq!(
+        own_end(&both, &memory),
+        (Outcome::Permit, false),
+        "by a rule for anybody"
+    );
+    set(&mut memory, "on", Value::Bool(false), Timestamp(1));
+    assert_eq!(own_end(done, &memory), (Outcome::Permit, true));
+    assert_eq!(own_end(&both, &memory), (Outcome::Permit, true));
+    assert_eq!(own_end(&kept, &memory).0, Outcome::Refuse, "forbid wins");
+    // Of nothing but its end and its move.
+    let wake = compile(
+        &vocabulary(),
+        "permit(principal is Self, action == Action::\"wake\", resource);",
+    );
+    let findings = wake.unwrap().findings;
+    assert!(
+        findings.iter().any(|finding| finding.code == "rules.never"),
+        "{findings:#?}"
+    );
+}
+
+#[test]
+fn time_awake_and_crashes_in_a_row_are_words_of_the_rules() {
+    let memory = memory();
+    let source = "permit(principal, action == Action::\"wake\", resource) when {
+        resource.usage.awake < duration(\"10s\") && resource.lineage.crashes < 3 };";
+    let program = program(source);
+    let wake = |awake: i64, since: Option<i64>, crashes: i64| {
+        let mut facts = facts(&memory, Principal::Host);
+        facts.now.at = Timestamp(20_000);
+        facts.object.lineage.awake = Span(awake);
+        facts.object.lineage.awake_since = since.map(Timestamp);
+        facts.object.lineage.crashes = crashes;
+        let whole = program.judge(Action::Wake, &facts);
+        // What is known of the object is worked in, and the running activation grows all the same.
+        let object = facts.object;
+        let rest = program.specialize(Action::Wake, object, facts.now).unwrap();
+        assert_eq!(rest.judge(&facts), Some(whole));
+        whole.outcome == Outcome::Permit
+    };
+    assert!(wake(9_999, None, 2));
+    assert!(!wake(10_000, None, 2));
+    assert!(!wake(9_999, None, 3));
+    assert!(wake(5_000, Some(15_001), 0));
+    assert!(!wake(5_000, Some(15_000), 0), "the running activation counts");
 }
 
 // proves A9

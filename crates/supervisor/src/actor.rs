@@ -34,6 +34,7 @@ use suijuris_core::activation::{
 };
 use suijuris_core::lineage::State;
 use suijuris_core::owner_request::Spent;
+use suijuris_core::time::Span;
 use suijuris_core::witness::Mono;
 use suijuris_custody::at_rest::{Open, Unrecorded};
 use suijuris_custody::claim::{Claim, Granted, RefusedCopy};
@@ -146,14 +147,22 @@ pub struct ObjectHandle {
     awake: Rc<Cell<Awake>>,
 }
 
-/// How long an object was awake under its actor.
+/// How long an object was awake in all its life.
 #[derive(Debug, Clone, Copy, Default)]
 struct Awake {
+    /// As its records tell of activations that ended.
     before: Duration,
     since: Option<Instant>,
 }
 
 impl Awake {
+    fn recorded(span: Span) -> Self {
+        Self {
+            before: Duration::from_millis(u64::try_from(span.0).unwrap_or(0)),
+            since: None,
+        }
+    }
+
     fn total(self) -> Duration {
         self.before + self.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
@@ -190,7 +199,7 @@ impl ObjectHandle {
         *self.phase.borrow()
     }
 
-    /// How long the object was awake under this actor.
+    /// How long the object was awake in all its life, by its records, and by our clock while it runs.
     #[must_use]
     pub fn awake(&self) -> Duration {
         self.awake.get().total()
@@ -350,7 +359,10 @@ impl<D: Driver> ObjectActor<D> {
             origin,
             served_as,
         };
-        Ok(Self::begin(services, parts, Found::AtRest, Some(at_door), None))
+        let awake = at_door.look(|state| state.head().awake);
+        let (actor, handle) = Self::begin(services, parts, Found::AtRest, Some(at_door), None);
+        handle.awake.set(Awake::recorded(awake));
+        Ok((actor, handle))
     }
 
     /// The actor of an object whose machine an earlier process started, and the way to it.
@@ -366,6 +378,8 @@ impl<D: Driver> ObjectActor<D> {
             served_as,
             machine,
         } = left;
+        let now = services.clock.reading().wall;
+        let awake = reader.state().head().awake_at(now);
         let parts = Parts {
             paths,
             object_dir: reader.object_dir().clone(),
@@ -376,7 +390,9 @@ impl<D: Driver> ObjectActor<D> {
             origin: origin(reader.state(), instance),
             served_as,
         };
-        Self::begin(services, parts, Found::Machine, None, Some(machine))
+        let (actor, handle) = Self::begin(services, parts, Found::Machine, None, Some(machine));
+        handle.awake.set(Awake::recorded(awake));
+        (actor, handle)
     }
 
     fn begin(
@@ -576,6 +592,10 @@ impl<D: Driver> ObjectActor<D> {
             .send_if_modified(|phase| std::mem::replace(phase, now) != now);
         let awake = self.awake.get();
         let is_awake = matches!(now, Phase::Running | Phase::Draining);
+        if let Some(at_door) = self.at_door.as_ref().filter(|_| !is_awake) {
+            let recorded = at_door.look(|state| state.head().awake);
+            return self.awake.set(Awake::recorded(recorded));
+        }
         if is_awake != awake.since.is_some() {
             self.awake.set(Awake {
                 before: awake.total(),

@@ -98,6 +98,8 @@ words! {
         Controller = "Controller",
         /// The program inside the machine.
         Workload = "Workload",
+        /// The object itself: it proposes its own end or its own move.
+        Own = "Self",
     }
 }
 
@@ -134,14 +136,18 @@ words! {
 }
 
 impl Action {
-    /// Whether rules may speak of this action by this sort of principal: requests come from callers alone, and what
-    /// belongs to an instance cannot ask for that instance.
+    /// Whether rules may speak of this action by this sort of principal: requests come from callers alone, what belongs
+    /// to an instance cannot ask for that instance, and of itself an object proposes its end and its move only.
     #[must_use]
     pub const fn applies_to(self, principal: PrincipalKind) -> bool {
         match self {
             Self::Admit => matches!(principal, PrincipalKind::Caller),
-            Self::Instantiate => !matches!(principal, PrincipalKind::Timer | PrincipalKind::Workload),
-            _ => true,
+            Self::Instantiate => !matches!(
+                principal,
+                PrincipalKind::Timer | PrincipalKind::Workload | PrincipalKind::Own
+            ),
+            Self::Terminate | Self::Migrate => true,
+            _ => !matches!(principal, PrincipalKind::Own),
         }
     }
 

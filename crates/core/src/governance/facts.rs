@@ -24,6 +24,8 @@ pub enum Principal<'a> {
     Controller(&'a [&'a str]),
     /// The program inside the machine.
     Workload,
+    /// The object itself.
+    Own,
 }
 
 /// What is known of a caller; all of it from a verified token.
@@ -54,6 +56,7 @@ impl Principal<'_> {
             Self::Peer(_) => PrincipalKind::Peer,
             Self::Controller(_) => PrincipalKind::Controller,
             Self::Workload => PrincipalKind::Workload,
+            Self::Own => PrincipalKind::Own,
         }
     }
 
@@ -68,6 +71,7 @@ impl Principal<'_> {
             Self::Timer => "timer",
             Self::Controller(_) => "controller",
             Self::Workload => "workload",
+            Self::Own => "self",
         }
     }
 }
@@ -126,6 +130,21 @@ pub struct Lineage {
     pub last_dormant: Option<Timestamp>,
     /// Refusals recorded since the last wake.
     pub refused: i64,
+    /// Activations that were cut off since the last `dormant` record.
+    pub crashes: i64,
+    /// Time awake in activations that ended.
+    pub awake: Span,
+    /// Since when the running activation is awake, where one runs.
+    pub awake_since: Option<Timestamp>,
+}
+
+impl Lineage {
+    /// Time awake so far, at `now`.
+    #[must_use]
+    pub fn awake_at(&self, now: Timestamp) -> Span {
+        let running = self.awake_since.map_or(0, |since| now.since(since).0.max(0));
+        Span(self.awake.0.saturating_add(running))
+    }
 }
 
 /// Where the object is, or would go.

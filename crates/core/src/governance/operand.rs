@@ -25,6 +25,8 @@ words! {
         Controller = "Controller",
         /// See [`super::PrincipalKind`].
         Workload = "Workload",
+        /// See [`super::PrincipalKind`].
+        Own = "Self",
         /// The object.
         Object = "Object",
         /// An action.

@@ -151,6 +151,25 @@ impl Program {
         &self.linked
     }
 
+    /// Permits of `action` that name the object itself: they apply to no other sort of principal.
+    #[must_use]
+    pub fn naming_self(&self, action: Action) -> RuleSet {
+        let mut named = RuleSet::default();
+        for body in self.bodies(action, PrincipalKind::Own) {
+            let others = PrincipalKind::ALL
+                .iter()
+                .filter(|kind| **kind != PrincipalKind::Own);
+            let mut others = others.flat_map(|kind| self.bodies(action, *kind));
+            let permits = self
+                .rule(body.rule)
+                .is_some_and(|rule| rule.effect == Effect::Permit);
+            if permits && !others.any(|other| other.rule == body.rule) {
+                named.insert(body.rule);
+            }
+        }
+        named
+    }
+
     /// The rules that can apply to `action` by this sort of principal.
     pub(super) fn bodies(&self, action: Action, principal: PrincipalKind) -> impl Iterator<Item = &Body> {
         let listing = &self.listing;

@@ -75,6 +75,8 @@ pub enum Slot {
     MaxInstances,
     PeerRate,
     ClassRate,
+    Crashes,
+    Awake,
 }
 
 impl Slot {
@@ -90,6 +92,8 @@ impl Slot {
             Self::LastWoke => facts.object.lineage.last_woke?.0,
             Self::LastDormant => facts.object.lineage.last_dormant?.0,
             Self::Refused => facts.object.lineage.refused,
+            Self::Crashes => facts.object.lineage.crashes,
+            Self::Awake => facts.object.lineage.awake_at(facts.now.at).0,
             Self::HoldCount => i64::try_from(facts.holds.names.len()).ok()?,
             Self::Pending => facts.messages,
             Self::TriggerMissed => facts.trigger.as_ref()?.missed,
@@ -273,6 +277,7 @@ fn principal<'a>(facts: &Facts<'a>) -> Operand<'a> {
         Principal::Peer(id) => (EntityKind::Peer, id),
         Principal::Controller(_) => (EntityKind::Controller, "controller"),
         Principal::Workload => (EntityKind::Workload, "workload"),
+        Principal::Own => (EntityKind::Own, "self"),
     };
     Operand::Entity(kind, id)
 }
@@ -286,6 +291,7 @@ impl From<PrincipalKind> for EntityKind {
             PrincipalKind::Peer => Self::Peer,
             PrincipalKind::Controller => Self::Controller,
             PrincipalKind::Workload => Self::Workload,
+            PrincipalKind::Own => Self::Own,
         }
     }
 }

@@ -176,6 +176,7 @@ const fn is_known(slot: Slot) -> bool {
             | Slot::LastWoke
             | Slot::LastDormant
             | Slot::Refused
+            | Slot::Crashes
     )
 }
 

@@ -56,7 +56,13 @@ impl Watches {
             | Slot::Born
             | Slot::LastWoke
             | Slot::LastDormant
-            | Slot::Refused => self.lineage = true,
+            | Slot::Refused
+            | Slot::Crashes => self.lineage = true,
+            // Awake, it grows by itself.
+            Slot::Awake => {
+                self.lineage = true;
+                self.now = true;
+            }
             Slot::Now | Slot::Clock => self.now = true,
             Slot::HoldCount | Slot::HoldNames => self.holds = true,
             Slot::Pending => self.messages = true,

@@ -10,6 +10,9 @@ use crate::key::{Domain, PublicKey, SecretKey, Signature};
 use crate::memory::tree::Root;
 use crate::memory::{Cell, Memory, Name};
 
+/// Format version of checkpoints. Version 1 had no `awake` and no `crashes`; the chain is folded in its place.
+const VERSION: u32 = 2;
+
 /// Size of an encoded checkpoint at most, bytes.
 const MAX_BYTES: usize = 64 << 20;
 
@@ -17,7 +20,7 @@ const MAX_BYTES: usize = 64 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
-    /// Format version, 1.
+    /// Format version, 2.
     v: u32,
     head: Head,
     cells: BTreeMap<Name, Cell>,
@@ -57,7 +60,7 @@ impl Checkpoint {
             .map(|(name, _, cell)| (name.clone(), cell.clone()))
             .collect();
         let mut checkpoint = Self {
-            v: 1,
+            v: VERSION,
             head: state.head().clone(),
             cells,
             root: state.memory().root(),
@@ -81,7 +84,7 @@ impl Checkpoint {
         let mut checkpoint: Self = codec::decode(bytes, MAX_BYTES)?;
         let sig = checkpoint.sig.take().ok_or(CheckpointError::Signature)?;
         let signed = codec::encode(&checkpoint)?;
-        let ours = checkpoint.v == 1 && checkpoint.key.commitment() == checkpoint.head.next;
+        let ours = checkpoint.v == VERSION && checkpoint.key.commitment() == checkpoint.head.next;
         if !ours || !checkpoint.key.verifies(Domain::Checkpoint, &signed, &sig) {
             return Err(CheckpointError::Signature);
         }

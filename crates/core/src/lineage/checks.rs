@@ -1,12 +1,13 @@
 //! One function for each invariant of the chain.
 
 use super::approval::{Approval, Restoration, Statement};
-use super::body::{Body, Inception, Outcome};
+use super::body::{Body, Decision, Inception, Outcome};
 use super::record::{Record, VERSION};
 use super::state::{Head, Phase};
 use crate::codec;
 use crate::governance::Action;
 use crate::id::{BundleId, Digest, ObjectId, RecordId};
+use crate::inputs::Principal;
 use crate::key::PublicKey;
 use crate::memory;
 
@@ -212,6 +213,8 @@ pub(super) fn approvals(record: &Record, head: &Head) -> Check {
             approved(head, Action::Amend, content, &body.approvals)
         }
         Body::Forked(body) => approved(head, Action::Fork, *body.child.digest(), &body.approvals),
+        // The object's own end needs no signature: its rules, which owners signed, permit it.
+        Body::Terminated(body) if is_own(&body.decision, Action::Terminate) => Ok(()),
         Body::Terminated(body) => approved(head, Action::Terminate, *head.object.digest(), &body.approvals),
         Body::Restored(body) => {
             let found = Restoration::stated(head, body).approved_by(&body.approvals, &head.controllers);
@@ -219,6 +222,13 @@ pub(super) fn approvals(record: &Record, head: &Head) -> Check {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether the object proposed `action` itself, and may.
+fn is_own(decision: &Decision, action: Action) -> bool {
+    decision.inputs.principal == Principal::Own
+        && decision.action == action
+        && decision.outcome == Outcome::Permit
 }
 
 /// Content of an approval to amend: the record that put the present rules in force, and the new rules. It is spent by

@@ -11,7 +11,7 @@ use crate::class::{Instantiation, Membership};
 use crate::id::{BundleId, Digest, ObjectId, RecordId};
 use crate::key::{PublicKey, SecretKey};
 use crate::memory::{Cell, Changed, Memory, Schema};
-use crate::time::Timestamp;
+use crate::time::{Span, Timestamp};
 
 /// Where a state finds the memory schema of a bundle.
 pub trait Bundles {
@@ -100,6 +100,10 @@ pub struct Head {
     pub last_dormant: Option<Timestamp>,
     /// Refusals recorded so far, counted ones included.
     pub refused: u64,
+    /// Time awake in activations that ended, by the times of their records; of one that was cut off, up to its last record.
+    pub awake: Span,
+    /// Activations that were cut off since the last `dormant`.
+    pub crashes: u64,
     /// Latest occurrence dealt with, by timer.
     pub fired: Fired,
 }
@@ -127,6 +131,8 @@ impl Head {
             last_woke: None,
             last_dormant: None,
             refused: 0,
+            awake: Span(0),
+            crashes: 0,
             fired: Fired::new(),
         }
     }
@@ -145,6 +151,7 @@ impl Head {
     }
 
     fn advance(&mut self, id: RecordId, record: &Record) {
+        self.count_awake(record);
         self.record = id;
         self.seq = record.seq;
         self.epoch = record.epoch;
@@ -163,11 +170,13 @@ impl Head {
             Body::Dormant(_) => {
                 self.end(Phase::Dormant);
                 self.unsealed = false;
+                self.crashes = 0;
                 self.last_dormant = Some(record.at);
             }
             Body::Unsealed(_) => {
                 self.end(Phase::Dormant);
                 self.unsealed = true;
+                self.crashes = self.crashes.saturating_add(1);
             }
             Body::Departed(_) => self.end(Phase::Departed),
             Body::Arrived(_) | Body::Restored(_) => self.end(Phase::Dormant),
@@ -177,6 +186,32 @@ impl Head {
             Body::Amended(_) => self.ruled_since = id,
             Body::Inception(_) | Body::Mutated(_) | Body::Seal(_) | Body::Forked(_) => {}
         }
+    }
+
+    /// Adds the activation that `record` ends, or begins again. Nobody knows when one that was cut off ended: its last
+    /// record was made while it was awake. A pause that nobody announced does not count.
+    fn count_awake(&mut self, record: &Record) {
+        let Some(since) = self.awake_since() else { return };
+        let until = match &record.body {
+            Body::Unsealed(_) | Body::Quarantined(_) => self.at,
+            Body::Resumed(body) => Timestamp(record.at.0.saturating_sub(body.paused.0.max(0))),
+            Body::Dormant(_) | Body::Terminated(_) => record.at,
+            _ => return,
+        };
+        self.awake = Span(self.awake.0.saturating_add(until.since(since).0.max(0)));
+    }
+
+    /// Since when the running activation is awake, where one runs.
+    #[must_use]
+    pub fn awake_since(&self) -> Option<Timestamp> {
+        self.last_woke.filter(|_| self.phase == Phase::Active)
+    }
+
+    /// Time awake so far, at `now`.
+    #[must_use]
+    pub fn awake_at(&self, now: Timestamp) -> Span {
+        let running = self.awake_since().map_or(0, |since| now.since(since).0.max(0));
+        Span(self.awake.0.saturating_add(running))
     }
 
     fn activate(&mut self, record: &Record, next: Digest) {

@@ -2,11 +2,12 @@
 
 use suijuris_core::governance::Action;
 use suijuris_core::id::{Digest, ObjectId};
+use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::key::{Domain, Signature};
-use suijuris_core::lineage::{Approval, Body, Fault, Phase};
+use suijuris_core::lineage::{Approval, Body, Fault, Outcome, Phase, Terminated};
 use suijuris_core::memory::Value;
 
-use crate::lives::{Life, approvals, assert_same, bundle, bytes_of, controller, fault_of, fold};
+use crate::lives::{Life, approvals, assert_same, bundle, bytes_of, controller, decision, fault_of, fold};
 
 const GOVERNED: [&str; 3] = ["amended", "forked", "terminated"];
 
@@ -36,6 +37,33 @@ fn with_approvals(life: &Life, kind: &str, approvals: Vec<Approval>) -> Result<(
     life.clone()
         .try_extend(body, Some(&signer))
         .map_err(|broken| broken.fault)
+}
+
+// proves A13
+#[test]
+fn of_itself_an_object_ends_without_a_signature_and_does_nothing_else_without() {
+    let life = Life::new("life");
+    let end = |by: Principal, action: Action, outcome: Outcome| {
+        let mut decision = decision(action, outcome);
+        decision.inputs = Inputs::timeless(by);
+        let body = Body::Terminated(Terminated {
+            decision,
+            approvals: Vec::new(),
+        });
+        let signer = life.signer(&body);
+        let ended = life.clone().try_extend(body, Some(&signer));
+        ended.map_err(|broken| broken.fault)
+    };
+    assert!(end(Principal::Own, Action::Terminate, Outcome::Permit).is_ok());
+    assert!(too_few(
+        end(Principal::Host, Action::Terminate, Outcome::Permit),
+        0
+    ));
+    assert!(too_few(
+        end(Principal::Own, Action::Terminate, Outcome::Refuse(None)),
+        0
+    ));
+    assert!(too_few(end(Principal::Own, Action::Migrate, Outcome::Permit), 0));
 }
 
 fn too_few(result: Result<(), Fault>, count: usize) -> bool {

@@ -338,3 +338,56 @@ proptest! {
         assert_same(&copy, &life.state);
     }
 }
+
+#[test]
+fn time_awake_is_told_by_the_records_and_crashes_in_a_row_are_counted() {
+    let usage = |life: &Life| {
+        let head = life.state.head();
+        (head.awake.0, head.crashes)
+    };
+    let at = |life: &Life| life.state.head().at.0;
+    let mut life = Life::new("life");
+    assert_eq!(usage(&life), (0, 0));
+    life.live("woke");
+    let woke = at(&life);
+    life.live("mutated");
+    assert_eq!(
+        usage(&life),
+        (0, 0),
+        "of an activation that runs, nothing is counted yet"
+    );
+    assert_eq!(life.state.head().awake_at(Timestamp(woke + 77)).0, 77);
+    life.live("dormant");
+    let first = at(&life) - woke;
+    assert!(first > 0);
+    assert_eq!(usage(&life), (first, 0));
+    assert_eq!(
+        life.state.head().awake_at(Timestamp(woke + 1_000_000)).0,
+        first,
+        "asleep it costs nothing"
+    );
+    // Cut off: awake up to its last record, whenever that is found out.
+    life.live("woke");
+    let woke = at(&life);
+    life.live("mutated");
+    let cut = at(&life) - woke;
+    life.live("unsealed");
+    assert_eq!(usage(&life), (first + cut, 1));
+    life.live("woke");
+    life.live("unsealed");
+    assert_eq!(usage(&life), (first + cut, 2));
+    // A pause that nobody announced is no time awake.
+    life.live("woke");
+    let woke = at(&life);
+    life.live("resumed");
+    let before = (at(&life) - woke - 5).max(0);
+    let resumed = at(&life);
+    life.live("dormant");
+    let after = at(&life) - resumed;
+    assert_eq!(
+        usage(&life),
+        (first + cut + before + after, 0),
+        "a clean sleep ends the row"
+    );
+    assert_same(&fold(&bytes_of(&life.chain)).unwrap(), &life.state);
+}

@@ -98,7 +98,9 @@ fn one(seed: u64, tally: &mut Tally) {
     let mut random = Random(seed);
     let vocabulary = world::vocabulary(&mut random);
     let focus = rules::Focus::any(&mut random, vocabulary.class);
-    let source = rules::rules(&mut random, &vocabulary, focus);
+    let mut source = rules::rules(&mut random, &vocabulary, focus);
+    // Rules for anybody speak of the object itself only where a rule names it.
+    source += "\nforbid(principal == Self::\"nobody\", action == Action::\"terminate\", resource);\n";
     let Ok(compiled) = compile(&vocabulary, &source) else {
         tally.rejected += 1;
         return;

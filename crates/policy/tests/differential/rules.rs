@@ -96,6 +96,8 @@ fn common(vocabulary: &Vocabulary) -> Vec<Path> {
             "resource has lineage.last_dormant",
         ),
         path("resource.lineage.refused", Ty::Long),
+        path("resource.lineage.crashes", Ty::Long),
+        path("resource.usage.awake", Ty::Span),
         path("resource.holds.count", Ty::Long),
         path("resource.holds.names", texts()),
         path("resource.messages.pending", Ty::Long),

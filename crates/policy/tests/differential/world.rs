@@ -151,6 +151,7 @@ impl World {
             PrincipalKind::Peer => Principal::Peer(random.text()),
             PrincipalKind::Controller => Principal::Controller(&self.names),
             PrincipalKind::Workload => Principal::Workload,
+            PrincipalKind::Own => Principal::Own,
         }
     }
 
@@ -174,6 +175,9 @@ impl World {
                 last_woke: random.one_in(2).then(|| Timestamp(random.instant())),
                 last_dormant: random.one_in(2).then(|| Timestamp(random.instant())),
                 refused: random.long(),
+                crashes: random.long(),
+                awake: Span(random.span()),
+                awake_since: random.one_in(2).then(|| Timestamp(random.instant())),
             },
             instance: (self.class || random.one_in(3)).then(|| Instance {
                 class: random.text(),

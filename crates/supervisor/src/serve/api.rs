@@ -288,10 +288,21 @@ impl<D: Driver> Api<D> {
             id: class.id.to_string(),
             instances: u64::try_from(class.len()).unwrap_or(u64::MAX),
             max_instances: class.max_instances(),
+            awake_seconds: self.awake_seconds(&class.note.name),
             bundle: class.note.bundle.to_string(),
             url: self.roster.url_of("KEY", &class.note.name),
             object_dir: class.note.object_dir.clone(),
         }
+    }
+
+    /// How long the instances of a class were awake.
+    fn awake_seconds(&self, class: &str) -> u64 {
+        let entries = self.roster.entries();
+        let of_class = entries.iter().filter(|entry| {
+            let instance = entry.origin.instance.as_ref();
+            instance.is_some_and(|(name, _)| name == class)
+        });
+        of_class.map(|entry| entry.awake().as_secs()).sum()
     }
 
     /// Stops an object and forgets it here.

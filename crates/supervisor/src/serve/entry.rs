@@ -27,7 +27,7 @@ pub struct Entry {
     pub(super) status: watch::Sender<Status>,
     /// Somebody waits for it to be opened.
     pub(super) wanted: Notify,
-    /// Under earlier actors.
+    /// As its last actor knew it.
     pub(super) awake: Cell<Duration>,
 }
 
@@ -53,14 +53,13 @@ impl Entry {
         self.status.borrow().clone()
     }
 
-    /// How long it was awake since the daemon started.
+    /// How long it was awake in all its life.
     #[must_use]
     pub fn awake(&self) -> Duration {
-        let now = match &*self.status.borrow() {
+        match &*self.status.borrow() {
             Status::Live(handle) => handle.awake(),
-            _ => Duration::ZERO,
-        };
-        self.awake.get() + now
+            _ => self.awake.get(),
+        }
     }
 
     /// How it is, for people and scripts.

@@ -178,7 +178,7 @@ async fn attach<D: Driver>(
     let (actor, handle) = ObjectActor::attaching(roster.services.clone(), left);
     entry.status.send_replace(Status::Live(handle.clone()));
     let ran = ran(actor).await;
-    entry.awake.set(entry.awake.get() + handle.awake());
+    entry.awake.set(handle.awake());
     Some(ran)
 }
 
@@ -219,6 +219,6 @@ async fn run<D: Driver>(
     }
     entry.status.send_replace(Status::Live(handle.clone()));
     let ran = ran(actor).await;
-    entry.awake.set(entry.awake.get() + handle.awake());
+    entry.awake.set(handle.awake());
     ran
 }
