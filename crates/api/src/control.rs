@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use suijuris_core::key::PublicKey;
+use suijuris_core::lineage::Approval;
 use suijuris_core::owner_request::SignedRequest;
 
 use crate::agent::Patch;
@@ -24,6 +25,11 @@ pub enum ToUp {
         /// What a write writes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         patch: Option<Patch>,
+    },
+    /// End the object, as these owners approve.
+    Terminate {
+        /// What they signed.
+        approvals: Vec<Approval>,
     },
     /// How is it?
     Status,

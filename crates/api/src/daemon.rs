@@ -10,6 +10,7 @@
 //! | `POST /v1/objects/REF/wake`, `…/sleep` | [`Signed`], answered with [`crate::control::Reply`] |
 //! | `PATCH /v1/objects/REF/memory` | [`PatchMemory`], answered likewise |
 //! | `POST /v1/objects/REF/amend` | [`Amend`], answered likewise |
+//! | `POST /v1/objects/REF/terminate` | [`Terminate`], answered likewise |
 //! | `PUT /v1/classes/CLASS` | [`AmendClass`], answered with [`Class`] |
 //! | `GET`, `POST /v1/classes` | [`ClassList`]; [`AddClass`], answered with [`Class`] |
 //! | `… /v1/classes/CLASS/instances/KEY …` | as below `objects/REF` |
@@ -58,7 +59,8 @@ pub struct Object {
     /// Its key there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// `opening`, `dormant`, `paused`, `waking`, `active`, `draining`, `suspended`, `broken`, `lost` or `stopped`.
+    /// `opening`, `dormant`, `paused`, `waking`, `active`, `draining`, `suspended`, `broken`, `lost` or `stopped`;
+    /// `terminated`, `departed` or `quarantined` for one that its history keeps from waking.
     pub phase: String,
     /// Where callers reach it.
     pub url: String,
@@ -191,6 +193,14 @@ pub struct Amend {
     /// The definition.
     pub bundle: BundleParts,
     /// What its owners signed: an approval for this object as it is now.
+    pub approvals: Vec<Approval>,
+}
+
+/// Proposes to an object that it ends for good.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Terminate {
+    /// What its owners signed.
     pub approvals: Vec<Approval>,
 }
 

@@ -69,6 +69,23 @@ pub enum Event {
         /// The rules' reasons, or what ended it.
         reason: String,
     },
+    /// The object ended for good; the record is durable.
+    Terminated {
+        /// Position of the record.
+        seq: u64,
+    },
+    /// The object left for another place; the record is durable.
+    Departed {
+        /// Position of the record.
+        seq: u64,
+        /// Where to.
+        to: String,
+    },
+    /// The object came from another place; the record is durable.
+    Arrived {
+        /// Position of the record.
+        seq: u64,
+    },
     /// A proposal was refused; the first of its kind, then with a count.
     Refused {
         /// The transition.

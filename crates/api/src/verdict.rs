@@ -176,7 +176,7 @@ pub const fn sentence(invariant: Invariant) -> &'static str {
         Invariant::WrongObject => "the request is for another object: send it where that object lives",
         Invariant::WrongBundle => "these rules are not the ones in force: build the bundle again, or amend",
         Invariant::Quarantined => "the object is quarantined until its owners decide",
-        Invariant::Terminated => "the object has been terminated",
+        Invariant::Terminated => "the object has been terminated: it never wakes again",
         Invariant::Departed => "the object has moved to another host",
         Invariant::WrongPhase => "not allowed in the current phase",
         Invariant::Incapable => "this machine cannot run the workload",
@@ -311,6 +311,9 @@ fn bare(decision: &Decision, object: &str) -> Problem {
     let mut problem = match (decision.outcome.clone(), decision.action) {
         (Outcome::Refuse(Some(Invariant::WrongObject)), _) => {
             Problem::new(421, "wrong_object", "Another object lives here")
+        }
+        (Outcome::Refuse(Some(Invariant::Terminated)), _) => {
+            Problem::new(410, "terminated", "The object has ended for good")
         }
         (Outcome::Refuse(Some(invariant)), _) => {
             Problem::new(503, code(invariant), "The object cannot serve")

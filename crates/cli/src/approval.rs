@@ -13,6 +13,7 @@ use suijuris_core::governance::Action;
 use suijuris_core::id::{BundleId, ObjectId, RecordId};
 use suijuris_core::key::{PublicKey, SecretKey, Signature};
 use suijuris_core::lineage::{Approval, Head, Restoration, Statement};
+use suijuris_custody::terminate;
 
 use crate::object_paths::ObjectArg;
 use crate::{Answer, Usage, history, key_wrap, owner, terminal};
@@ -20,10 +21,10 @@ use crate::{Answer, Usage, history, key_wrap, owner, terminal};
 /// Size of an approval's file at most, bytes.
 const MAX_BYTES: u64 = 4_096;
 
-/// Approve an amendment, a fork or a restore, as one of several owners
+/// Approve an amendment, a fork, a restore or an end, as one of several owners
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-For an object with several owners. Without --child and --restore the definition in DIR is
+For an object with several owners. Without --child, --restore and --terminate the definition in DIR is
 approved, and one of the owners starts `suijuris up DIR --approval FILE…`. `fork` and `restore`
 say what to approve when approvals are missing. Reads the history, takes no lock and records
 nothing; a copy of the data directory will do. An approval holds for one thing only.
@@ -44,6 +45,9 @@ pub(crate) struct Args {
     /// Approve this restore instead, as `restore` said it
     #[arg(long, value_name = "WHAT")]
     restore: Option<String>,
+    /// Approve that the object ends for good instead
+    #[arg(long, conflicts_with_all = ["child", "restore"])]
+    terminate: bool,
     /// The owner's key [default: as for creating an object]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
@@ -100,6 +104,8 @@ pub(crate) enum Matter {
     Fork(ObjectId),
     /// A restore.
     Restore(Restoration),
+    /// The end.
+    Terminate,
 }
 
 impl Matter {
@@ -108,6 +114,7 @@ impl Matter {
             Self::Amend(_) => "amend",
             Self::Fork(_) => "fork",
             Self::Restore(_) => "restore",
+            Self::Terminate => "terminate",
         }
     }
 
@@ -116,6 +123,7 @@ impl Matter {
         let (action, content) = match self {
             Self::Amend(bundle) => (Action::Amend, head.amendment(bundle)),
             Self::Fork(child) => (Action::Fork, *child.digest()),
+            Self::Terminate => return Some(terminate::statement(head.object)),
             Self::Restore(_) => return None,
         };
         Some(Statement {
@@ -245,6 +253,7 @@ fn read(path: &Path, head: &Head, matter: &Matter) -> anyhow::Result<Approval> {
         Matter::Amend(_) => "amendment",
         Matter::Fork(_) => "child",
         Matter::Restore(_) => "restore",
+        Matter::Terminate => "end",
     };
     check(&bytes, head, matter).with_context(|| format!("`{}` does not approve this {word}", path.display()))
 }
@@ -325,6 +334,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
                 "`{text}` is not a restore: write what `suijuris restore` said to approve"
             ))
         })?),
+        (None, None) if args.terminate => Matter::Terminate,
         (None, None) => {
             let Some(dir) = &place.object_dir else {
                 bail!("name the object's directory, with the definition to approve; its data with --data");
@@ -360,6 +370,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
             Matter::Amend(bundle) => bundle.short(),
             Matter::Fork(child) => format!("the child …{}", child.short()),
             Matter::Restore(_) => "the restore".to_owned(),
+            Matter::Terminate => "the end".to_owned(),
         },
         terminal::clean(&head.name),
         head.threshold,

@@ -150,7 +150,7 @@ impl EventPrinter {
             Event::Verdict(verdict) if begins_sleep(verdict) => {
                 falling_asleep.insert(label.to_owned());
             }
-            Event::Woke { .. } | Event::Resumed { .. } | Event::Dormant { .. } => {
+            Event::Woke { .. } | Event::Resumed { .. } | Event::Dormant { .. } | Event::Terminated { .. } => {
                 falling_asleep.remove(label);
             }
             Event::Workload { how, .. } if how == render::STOPPED && falling_asleep.contains(label) => {
@@ -240,6 +240,12 @@ fn words(event: &Event) -> Option<Line> {
             line(GREEN, "resumed", text)
         }
         Event::Dormant { reason, .. } => line(BLUE, "sleep", reason.clone()),
+        Event::Terminated { seq } => line(YELLOW, "ended", format!("for good, record {seq}")),
+        Event::Departed { seq, to } => {
+            let to = crate::terminal::clean(to);
+            line(YELLOW, "departed", format!("to {to}, record {seq}"))
+        }
+        Event::Arrived { seq } => line(GREEN, "arrived", format!("record {seq}")),
         Event::Refused {
             action,
             reason,

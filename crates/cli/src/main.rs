@@ -45,6 +45,7 @@ mod server;
 mod show;
 mod systemd;
 mod terminal;
+mod terminate;
 mod token;
 mod transition;
 mod up;
@@ -126,6 +127,7 @@ enum Command {
     WhatIf(Box<what_if::Args>),
     Wake(transition::WakeArgs),
     Sleep(transition::SleepArgs),
+    Terminate(terminate::Args),
     Verify(verify::Args),
     Export(export::Args),
     Import(import::Args),
@@ -179,6 +181,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::WhatIf(args) => what_if::run(&args)?,
         Command::Wake(args) => transition::wake(&args)?,
         Command::Sleep(args) => transition::sleep(&args)?,
+        Command::Terminate(args) => terminate::run(&args)?,
         Command::Verify(args) => verify::run(&args)?,
         Command::Export(args) => export::run(&args)?,
         Command::Import(args) => import::run(&args)?,

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use suijuris_api::Problem;
 use suijuris_api::control::{Reply, ToUp};
-use suijuris_api::daemon::{Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed};
+use suijuris_api::daemon::{Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed, Terminate};
 use suijuris_core::owner_request::Ask;
 use suijuris_supervisor::serve::catalog::Catalog;
 use tokio::net::UnixStream;
@@ -164,6 +164,10 @@ impl Server {
             }
             ToUp::Wake => self.post(&format!("{base}/wake"), &signed(None)),
             ToUp::Sleep => self.post(&format!("{base}/sleep"), &signed(None)),
+            ToUp::Terminate { approvals } => {
+                let approvals = approvals.clone();
+                self.post(&format!("{base}/terminate"), &Terminate { approvals })
+            }
             ToUp::Patch(patch) => {
                 let patch = PatchMemory {
                     patch: patch.clone(),

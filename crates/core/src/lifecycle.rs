@@ -16,7 +16,7 @@
 
 use crate::decide::Permit;
 use crate::governance::Action;
-use crate::lineage::Decision;
+use crate::lineage::{Decision, Outcome};
 use crate::manifest::SleepMode;
 
 /// What happened.
@@ -80,6 +80,8 @@ pub enum Commit {
     Refused(Box<Decision>),
     /// `dormant`, with what became of the workload.
     Dormant(Box<Decision>, String),
+    /// `terminated`, in place of it.
+    Terminated(Box<Decision>),
     /// `seal`.
     Seal,
 }
@@ -229,7 +231,11 @@ fn permitted(state: State, permit: &Permit, decision: Box<Decision>) -> (State, 
         (State::Resuming { .. }, Action::Wake) => {
             (State::Reviving, vec![Effect::Commit(Commit::Resumed(decision))])
         }
-        (State::Active | State::Starting, Action::Sleep) => drain(decision, None),
+        (State::Active | State::Starting, Action::Sleep | Action::Terminate) => drain(decision, None),
+        // It falls asleep already: it ends instead.
+        (State::Draining(ending), Action::Terminate) => {
+            (State::Draining(Ending { decision, ..ending }), vec![])
+        }
         (other, _) => (other, vec![]),
     }
 }
@@ -304,10 +310,17 @@ fn durable(state: State) -> (State, Vec<Effect>) {
 }
 
 fn commit_dormancy(decision: Box<Decision>, how: String) -> (State, Vec<Effect>) {
-    (
-        State::Settling { suspend: false },
-        vec![Effect::Commit(Commit::Dormant(decision, how))],
-    )
+    let commit = if ends(&decision) {
+        Commit::Terminated(decision)
+    } else {
+        Commit::Dormant(decision, how)
+    };
+    (State::Settling { suspend: false }, vec![Effect::Commit(commit)])
+}
+
+/// Whether this decision ends not the activation alone, but the object.
+fn ends(decision: &Decision) -> bool {
+    decision.action == Action::Terminate && decision.outcome == Outcome::Permit
 }
 
 fn workload_ended(state: State, how: String, decision: Box<Decision>) -> (State, Vec<Effect>) {
@@ -340,7 +353,7 @@ fn drained(state: State, sleep: SleepMode) -> (State, Vec<Effect>) {
             decision,
             workload: None,
             drained: false,
-        }) if sleep == SleepMode::Suspend => {
+        }) if sleep == SleepMode::Suspend && !ends(&decision) => {
             let commit = Effect::Commit(Commit::Dormant(decision, "suspended".to_owned()));
             (State::Settling { suspend: true }, vec![commit])
         }

@@ -18,6 +18,7 @@ pub mod owner;
 pub mod patch;
 pub mod record;
 pub mod relay;
+pub mod terminate;
 pub mod witness;
 pub mod words;
 pub mod write;

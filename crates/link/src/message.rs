@@ -12,7 +12,7 @@ use suijuris_api::control::Reply;
 use suijuris_api::event::Stamped;
 use suijuris_core::codec;
 use suijuris_core::key::PublicKey;
-use suijuris_core::lineage::Refused;
+use suijuris_core::lineage::{Approval, Refused};
 use suijuris_core::owner_request::SignedRequest;
 
 use crate::launch::{Address, Cause, DepotRoute, Launch};
@@ -115,6 +115,13 @@ pub enum ToRuntime<D> {
         signed: Option<Box<SignedRequest>>,
         /// The writes.
         patch: Json<Patch>,
+    },
+    /// Owners propose that the object ends for good.
+    Terminate {
+        /// Names the request; it is answered once the end is recorded, or refused.
+        id: u64,
+        /// What they signed.
+        approvals: Vec<Approval>,
     },
     /// The machine is stopped.
     Stop {
@@ -287,6 +294,7 @@ impl<D> ToRuntime<D> {
             Self::Resumed { generation, cause } => ToRuntime::Resumed { generation, cause },
             Self::Sleep { id, signed } => ToRuntime::Sleep { id, signed },
             Self::Patch { id, signed, patch } => ToRuntime::Patch { id, signed, patch },
+            Self::Terminate { id, approvals } => ToRuntime::Terminate { id, approvals },
             Self::Stop { within_ms } => ToRuntime::Stop { within_ms },
         })
     }

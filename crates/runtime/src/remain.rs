@@ -1,4 +1,4 @@
-//! Whether the object stays awake: decided again on every commit, hold, freshness deadline and at least each second.
+//! Whether the object stays awake, and whether it ends itself: decided again on every commit, hold, freshness deadline and at least each second.
 //!
 //! The same loop seals mutations in time, records counted refusals, fires timers that come due while awake, and has raw
 //! connections judged again, which were admitted once and may live for days.
@@ -56,6 +56,9 @@ async fn step(resident: &Resident, timers: &Timers) -> Result<Duration, lineage_
     let next_timer = fire(resident, timers).await?;
     record_refusals(resident).await?;
     let next_seal = seal(resident).await?;
+    if resident.ends_itself() {
+        return Ok(TICK);
+    }
     if let Verdict::Refuse(decision) =
         resident.decide(Action::Remain, resident.busy_inputs(Principal::Workload))
     {

@@ -5,6 +5,7 @@
 
 mod asking;
 mod deciding;
+mod ending;
 mod writing;
 
 use std::cell::{Cell, RefCell};
@@ -77,6 +78,7 @@ pub struct Resident {
     witnessed: watch::Sender<bool>,
     events: mpsc::Sender<lifecycle::Event>,
     reports: Reports,
+    ending: ending::Ending,
 }
 
 /// What a resident object is made of.
@@ -129,6 +131,7 @@ impl Resident {
             reports,
         } = parts;
         Self {
+            ending: ending::Ending::of(&bundle),
             id: lineage.published(|state| state.head().object.to_string()),
             detector: RefCell::new(detector),
             paused: Cell::default(),

@@ -16,6 +16,7 @@ mod connections;
 mod custody;
 mod done;
 mod effects;
+mod ending;
 mod looking;
 mod requests;
 mod words;
@@ -32,7 +33,8 @@ use suijuris_core::activation::requests::Queue;
 use suijuris_core::activation::{
     Activation, Ask as AskNumber, Event, Facts, Found, Loss, Phase, ProposalId, Stop,
 };
-use suijuris_core::lineage::State;
+use suijuris_core::governance::Action;
+use suijuris_core::lineage::{self, State};
 use suijuris_core::owner_request::Spent;
 use suijuris_core::time::Span;
 use suijuris_core::witness::Mono;
@@ -145,6 +147,8 @@ pub struct ObjectHandle {
     accepting: watch::Receiver<bool>,
     phase: watch::Receiver<Phase>,
     awake: Rc<Cell<Awake>>,
+    /// What its last record says of it, where that is known here.
+    recorded: Rc<Cell<Option<lineage::Phase>>>,
 }
 
 /// How long an object was awake in all its life.
@@ -205,6 +209,14 @@ impl ObjectHandle {
         self.awake.get().total()
     }
 
+    /// What keeps it from waking for good, by its last record: `terminated`, `departed` or `quarantined`.
+    #[must_use]
+    pub fn closed(&self) -> Option<&'static str> {
+        use lineage::Phase::{Departed, Quarantined, Terminated};
+        let recorded = self.recorded.get()?;
+        matches!(recorded, Departed | Quarantined | Terminated).then(|| recorded.as_str())
+    }
+
     /// Whether the actor has ended.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -249,6 +261,28 @@ struct Proposed {
     by: Proposer,
     /// As the door permitted it; none where it came while the door does not decide.
     permitted: Option<Proposal>,
+}
+
+/// What is known of the end that the object may propose itself.
+#[derive(Debug)]
+struct OwnEnd {
+    /// Whether rules let it, and whether they look at what changes with the time alone.
+    proposes: bool,
+    by_time: bool,
+    /// The record at which it was asked last.
+    looked_at: Option<u64>,
+}
+
+impl OwnEnd {
+    fn of(prepared: &PreparedBundle) -> Self {
+        let program = &prepared.bundle().rules.program;
+        let watches = program.watches(Action::Terminate);
+        Self {
+            proposes: !program.naming_self(Action::Terminate).is_empty(),
+            by_time: watches.now || !watches.fresh.is_empty(),
+            looked_at: None,
+        }
+    }
 }
 
 /// The machine of an object, between the order to start it and its end.
@@ -308,11 +342,13 @@ pub struct ObjectActor<D: Driver> {
     problem: Option<Problem>,
     lost: Option<RefusedCopy>,
     refused_to_sleep: bool,
+    own_end: OwnEnd,
     broken: Option<ActorError>,
     inputs: mpsc::Receiver<Input>,
     accepting: watch::Sender<bool>,
     phase: watch::Sender<Phase>,
     awake: Rc<Cell<Awake>>,
+    recorded: Rc<Cell<Option<lineage::Phase>>>,
     answers: mpsc::Sender<Done<D::Machine>>,
     answered: mpsc::Receiver<Done<D::Machine>>,
     tasks: JoinSet<()>,
@@ -426,9 +462,11 @@ impl<D: Driver> ObjectActor<D> {
             accepting: accepting.subscribe(),
             phase: phase.subscribe(),
             awake: Rc::default(),
+            recorded: Rc::default(),
         };
-        let awake = handle.awake.clone();
+        let (awake, recorded) = (handle.awake.clone(), handle.recorded.clone());
         let reporter = Reporter::new(services.sink.clone(), origin);
+        let own_end = OwnEnd::of(&prepared);
         let inbox = InboxWatcher::new(claim.depot(), claim.object());
         let mut actor = Self {
             paths: Rc::new(paths),
@@ -465,11 +503,13 @@ impl<D: Driver> ObjectActor<D> {
             problem: None,
             lost: None,
             refused_to_sleep: false,
+            own_end,
             broken: None,
             inputs,
             accepting,
             phase,
             awake,
+            recorded,
             answers,
             answered,
             tasks: JoinSet::new(),
@@ -497,6 +537,7 @@ impl<D: Driver> ObjectActor<D> {
                 self.turn(event);
             }
             self.requests_that_are_due();
+            self.end_of_itself();
             if !self.events.is_empty() {
                 continue;
             }
@@ -593,7 +634,8 @@ impl<D: Driver> ObjectActor<D> {
         let awake = self.awake.get();
         let is_awake = matches!(now, Phase::Running | Phase::Draining);
         if let Some(at_door) = self.at_door.as_ref().filter(|_| !is_awake) {
-            let recorded = at_door.look(|state| state.head().awake);
+            let (recorded, phase) = at_door.look(|state| (state.head().awake, state.head().phase));
+            self.recorded.set(Some(phase));
             return self.awake.set(Awake::recorded(recorded));
         }
         if is_awake != awake.since.is_some() {
@@ -610,7 +652,8 @@ impl<D: Driver> ObjectActor<D> {
         let now = self.now();
         let until = |at: Mono| Duration::from_nanos(at.0.saturating_sub(now.0));
         let due = deadlines.into_iter().flatten().map(until).min();
-        due.into_iter().chain(self.next_timer()).min()
+        let own_end = self.ends_by_time().then_some(LONGEST_WAIT);
+        due.into_iter().chain(self.next_timer()).chain(own_end).min()
     }
 
     const fn number(&mut self) -> u64 {

@@ -35,6 +35,7 @@ pub(crate) enum What {
     Sleep,
     Write(Patch),
     Amend(Box<Proposed>),
+    Terminate(Vec<Approval>),
 }
 
 /// A new definition, and what its owners signed.
@@ -73,6 +74,7 @@ impl Asked {
             ToUp::Wake => return unsigned(What::Wake),
             ToUp::Sleep => return unsigned(What::Sleep),
             ToUp::Patch(patch) => return unsigned(What::Write(patch)),
+            ToUp::Terminate { approvals } => return unsigned(What::Terminate(approvals)),
             ToUp::Owner { signed, patch } => (signed, patch),
         };
         let what = match (signed.request.ask, patch) {
@@ -95,8 +97,8 @@ impl Asked {
         match &self.what {
             What::Write(patch) => (Ask::Write, content_of(patch)),
             What::Sleep => (Ask::Sleep, no_content()),
-            // Their approvals are what owners sign of an amendment.
-            What::Wake | What::Status | What::Amend(_) => (Ask::Wake, no_content()),
+            // Their approvals are what owners sign of an amendment, and of an end.
+            What::Wake | What::Status | What::Amend(_) | What::Terminate(_) => (Ask::Wake, no_content()),
         }
     }
 
@@ -107,6 +109,7 @@ impl Asked {
             What::Sleep => Kind::Sleep,
             What::Write(_) => Kind::Write,
             What::Amend(_) => Kind::Amend,
+            What::Terminate(_) => Kind::Terminate,
         }
     }
 }

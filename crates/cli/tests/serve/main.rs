@@ -12,6 +12,7 @@ mod amending;
 mod broken;
 mod control;
 mod daemon;
+mod ending;
 mod ends;
 mod first_use;
 mod home;

@@ -15,6 +15,7 @@ mod clock;
 mod copies;
 mod crash;
 mod depots;
+mod ending;
 mod fd_passing;
 mod gate;
 mod lineages;

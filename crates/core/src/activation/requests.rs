@@ -29,19 +29,22 @@ pub enum Kind {
     Write,
     /// A new definition is proposed.
     Amend,
+    /// The end is proposed.
+    Terminate,
     /// How is it?
     Status,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Wake,
         Self::Sleep,
         Self::Suspend,
         Self::Stop,
         Self::Write,
         Self::Amend,
+        Self::Terminate,
         Self::Status,
     ];
 
@@ -55,6 +58,7 @@ impl Kind {
             Self::Stop => "stop",
             Self::Write => "write",
             Self::Amend => "amend",
+            Self::Terminate => "terminate",
             Self::Status => "status",
         }
     }
@@ -97,7 +101,7 @@ pub enum Meanwhile {
     /// A suspended machine holds the store: an owner's wake is proposed to the door, and where it refuses, the machine is
     /// given up ([`Event::GiveUp`](super::Event::GiveUp)).
     Unlock,
-    /// A suspended machine runs under the old definition: it is given up.
+    /// A suspended machine runs under the old definition, or is not needed any more: it is given up.
     GiveUp,
 }
 
@@ -145,6 +149,7 @@ pub const fn judge(kind: Kind, phase: Phase, host_stop: HostStop, machine: Optio
         (Kind::Suspend, HostStop::None, _) => suspend(phase, machine),
         (Kind::Write, HostStop::None, _) => write(phase, machine),
         (Kind::Amend, HostStop::None, _) => amend(phase),
+        (Kind::Terminate, HostStop::None, _) => terminate(phase, machine),
     }
 }
 
@@ -195,6 +200,15 @@ const fn amend(phase: Phase) -> Verdict {
     match phase {
         Phase::Resting | Phase::BackingOff => Verdict::Accept(Way::AtRest),
         Phase::Starting | Phase::Running | Phase::Resuming => Verdict::Deny(Denial::Awake),
+        Phase::Suspended => Verdict::Queue(Meanwhile::GiveUp),
+        _ => Verdict::Queue(Meanwhile::Nothing),
+    }
+}
+
+const fn terminate(phase: Phase, machine: Option<Run>) -> Verdict {
+    match phase {
+        Phase::Resting | Phase::BackingOff => Verdict::Accept(Way::AtRest),
+        Phase::Running => runtime(machine),
         Phase::Suspended => Verdict::Queue(Meanwhile::GiveUp),
         _ => Verdict::Queue(Meanwhile::Nothing),
     }

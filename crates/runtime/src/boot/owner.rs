@@ -152,6 +152,12 @@ impl Ears<'_> {
                 let reply = write(resident, signed.as_deref(), &patch.0).await;
                 resident.reports().reply(id, reply);
             }
+            ToRuntime::Terminate { id, approvals } => {
+                // One that is permitted is answered once it is recorded.
+                if let Some(reply) = resident.propose_end(id, approvals) {
+                    resident.reports().reply(id, reply);
+                }
+            }
             ToRuntime::Stop { .. } => resident.say(Event::HostStops),
             // It runs already; and of a claim that was not announced nobody knows anything any more.
             ToRuntime::Launch(_) | ToRuntime::Granted { .. } => {}

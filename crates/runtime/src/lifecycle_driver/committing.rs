@@ -5,6 +5,7 @@ use suijuris_core::lifecycle::Commit;
 use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Refused, Resumed, Seal, Woke};
 use suijuris_core::manifest::SleepMode;
 use suijuris_core::time::Span;
+use suijuris_custody::terminate;
 
 use crate::lineage_writer::{self, Sign};
 
@@ -67,6 +68,7 @@ impl LifecycleDriver {
                     .await?;
             }
             Commit::Dormant(decision, workload) => self.commit_dormancy(decision, workload).await?,
+            Commit::Terminated(decision) => self.commit_end(&decision).await?,
             Commit::Seal => {
                 let body = Seal {
                     fired: Fired::new(),
@@ -110,6 +112,25 @@ impl LifecycleDriver {
         let seq = done.seq;
         resident.claim().await_mark(seq).await;
         resident.reports().event(Report::Dormant { seq, reason });
+        Ok(())
+    }
+
+    /// Nothing follows it, so all that is only counted comes before it.
+    async fn commit_end(&self, decision: &Decision) -> Result<(), lineage_writer::Error> {
+        let resident = &self.resident;
+        self.record_refusals(true).await?;
+        let (fired, admitted) = (Fired::new(), resident.take_admitted());
+        if !admitted.is_empty() {
+            let seal = Body::Seal(Seal { fired, admitted });
+            let at = resident.now().at;
+            resident.lineage().commit(seal, at, Sign::Now).await?;
+        }
+        let body = terminate::body(decision, resident.take_approvals());
+        let at = resident.now().at;
+        let done = resident.lineage().commit(body, at, Sign::Now).await?;
+        resident.claim().await_mark(done.seq).await;
+        resident.reports().event(Report::Terminated { seq: done.seq });
+        resident.ended();
         Ok(())
     }
 

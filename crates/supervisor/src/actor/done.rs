@@ -54,6 +54,8 @@ pub(super) enum Done<M> {
     Called(Box<Called>),
     /// Timers that were refused or skipped are recorded as dealt with.
     TimersNoted,
+    /// The object has ended for good.
+    Ended,
     /// The disk failed.
     Broken(StageError),
 }
@@ -161,6 +163,8 @@ impl<D: Driver> ObjectActor<D> {
             Done::Wakes(by, field) => self.memory_wakes(by, &field),
             Done::Called(called) => self.called(*called),
             Done::TimersNoted => self.timers_proposed = false,
+            // So that doors that share the depot know.
+            Done::Ended => self.publish_at_rest(),
             Done::Broken(error) => self.broken = Some(error.into()),
         }
     }

@@ -24,17 +24,17 @@ use tokio::sync::oneshot;
 
 use super::connections::Decided;
 use super::done::Done;
-use super::{ObjectActor, Proposer};
+use super::{ObjectActor, OwnEnd, Proposer};
 use crate::control::{Asked, CODE_BAD_REQUEST, ControlRequest, Proposed, What, error};
 
 /// What was proposed is in force.
 const CODE_IN_FORCE: &str = "in_force";
 
 /// Too few owners approved.
-const CODE_APPROVALS: &str = "approvals_missing";
+pub(super) const CODE_APPROVALS: &str = "approvals_missing";
 
 /// It cannot be done in this state.
-const CODE_NOT_NOW: &str = "not_now";
+pub(super) const CODE_NOT_NOW: &str = "not_now";
 
 /// Who reads why nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +163,7 @@ impl<D: Driver> ObjectActor<D> {
                 let patch = Json(patch);
                 ToRuntime::Patch { id, signed, patch }
             }
+            What::Terminate(approvals) => ToRuntime::Terminate { id, approvals },
             What::Sleep | What::Wake | What::Status | What::Amend(_) => ToRuntime::Sleep { id, signed },
         };
         let Some(machine) = &self.machine else { return };
@@ -239,6 +240,7 @@ impl<D: Driver> ObjectActor<D> {
         let patch = match asked.what.clone() {
             What::Write(patch) => patch,
             What::Amend(proposed) => return self.amend(*proposed, answer),
+            What::Terminate(approvals) => return self.terminate(approvals, answer),
             What::Wake | What::Sleep | What::Status => return,
         };
         let staged = self.verified(&asked).and_then(|by| {
@@ -338,6 +340,7 @@ impl<D: Driver> ObjectActor<D> {
 
     /// The object has another bundle from now on.
     fn take_bundle(&mut self, prepared: Arc<PreparedBundle>) {
+        self.own_end = OwnEnd::of(&prepared);
         self.prepared = prepared.clone();
         if let Some(at_door) = &mut self.at_door {
             let (host, witnessed) = (self.services.host.clone(), self.claim.witnessed());
@@ -398,6 +401,6 @@ impl<D: Driver> ObjectActor<D> {
     }
 }
 
-fn refused(problem: &Problem) -> Reply {
+pub(super) fn refused(problem: &Problem) -> Reply {
     error(&problem.code, problem.detail.clone())
 }

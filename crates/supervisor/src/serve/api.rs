@@ -21,7 +21,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use suijuris_api::Problem;
 use suijuris_api::control::{Reply, ToUp};
-use suijuris_api::daemon::{Amend, Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed};
+use suijuris_api::daemon::{
+    Amend, Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed, Terminate,
+};
 use suijuris_api::problem::MEDIA_TYPE;
 use suijuris_core::id::ObjectId;
 use suijuris_core::owner_request::SignedRequest;
@@ -182,14 +184,19 @@ impl<D: Driver> Api<D> {
                 let (request, answered) = ControlRequest::amend(adding::files(&bundle)?, approvals);
                 self.put(entry, request, answered).await
             }
+            (&Method::POST, ["terminate"]) => {
+                let Terminate { approvals } = read(parts, body).await?;
+                self.ask(entry, ToUp::Terminate { approvals }).await
+            }
             (&Method::PATCH, ["memory"]) => {
                 let PatchMemory { patch, signed } = read(parts, body).await?;
                 let unsigned = ToUp::Patch(patch.clone());
                 self.ask(entry, question(signed, Some(patch), unsigned)).await
             }
             _ => Err(
-                Problem::new(404, "no_such_route", "There is no such route of an object")
-                    .with_detail("an object has wake, sleep and memory; see docs/control-api.md"),
+                Problem::new(404, "no_such_route", "There is no such route of an object").with_detail(
+                    "an object has wake, sleep, memory, amend and terminate; see docs/control-api.md",
+                ),
             ),
         }
     }

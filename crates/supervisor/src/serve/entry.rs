@@ -68,7 +68,7 @@ impl Entry {
         match &*self.status.borrow() {
             Status::Opening => "opening",
             Status::Live(handle) => match handle.phase() {
-                Phase::Resting | Phase::Settling => "dormant",
+                Phase::Resting | Phase::Settling => handle.closed().unwrap_or("dormant"),
                 Phase::BackingOff => "paused",
                 Phase::Suspending | Phase::Suspended => "suspended",
                 Phase::Starting | Phase::Resuming => "waking",
