@@ -100,6 +100,11 @@ pub(crate) const ROWS: &[Row] = &[
     later("G4", "L", "metrics, traces, logs, health"),
     later("G5", "L", "clients for Python and TypeScript, MCP server"),
     later("G6", "L", "systemd unit, container image, docs"),
+    later(
+        "G10",
+        "L",
+        "the definition can be changed while it runs: shown, asked, amended; users test their rules in files",
+    ),
 ];
 
 /// The row called `id`.

@@ -143,6 +143,20 @@ pub enum Event {
         /// The step.
         step: String,
     },
+    /// The definition in the files was looked at.
+    Definition {
+        /// `changed`: it is another than the one in force. `in_force`.
+        state: String,
+        /// Its id.
+        bundle: String,
+        /// Recorded decisions that were replayed under it.
+        judged: u64,
+        /// How many of them would come out otherwise.
+        would_change: u64,
+        /// The newest of those.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changed: Vec<ChangedDecision>,
+    },
     /// Something is wrong.
     Error {
         /// Stable code with a page in `docs/errors`.
@@ -150,6 +164,23 @@ pub enum Event {
         /// What, and what to do.
         message: String,
     },
+}
+
+/// A recorded decision that would come out otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedDecision {
+    /// Position of its record.
+    pub seq: u64,
+    /// How many decisions the record stands for.
+    pub times: u64,
+    /// The transition.
+    pub action: String,
+    /// `permit` or `refuse`.
+    pub was: String,
+    /// `permit` or `refuse`.
+    pub would_be: String,
+    /// Reasons of the answer that it would get.
+    pub reasons: Vec<String>,
 }
 
 /// Why another copy was preferred.

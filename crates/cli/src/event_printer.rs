@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 
-use suijuris_api::event::{Stamped, Verdict};
+use suijuris_api::event::{ChangedDecision, Stamped, Verdict};
 use suijuris_api::{Event, verdict};
 use suijuris_bundle::Report;
 use suijuris_core::governance::Action;
@@ -280,8 +280,48 @@ fn words(event: &Event) -> Option<Line> {
         Event::Machine { state, detail } if detail.is_empty() => line(DIM, "machine", state.clone()),
         Event::Machine { state, detail } => line(DIM, "machine", format!("{state} ({detail})")),
         Event::Boot { .. } => None,
+        Event::Definition {
+            state,
+            bundle,
+            judged,
+            would_change,
+            changed,
+        } => line(
+            BLUE,
+            "definition",
+            definition(state, bundle, (*judged, *would_change), changed),
+        ),
         Event::Error { code, message } => line(RED, "error", format!("{message} [{code}]")),
     }
+}
+
+/// `changed: 12 recorded decisions replayed, 3 would change`, and those.
+fn definition(
+    state: &str,
+    bundle: &str,
+    (judged, changes): (u64, u64),
+    changed: &[ChangedDecision],
+) -> String {
+    if state == "in_force" {
+        return format!("in force, bundle {bundle}");
+    }
+    let mut text = format!(
+        "{state}: {} replayed, {changes} would change",
+        crate::terminal::count(judged, "recorded decision")
+    );
+    for one in changed {
+        let times = if one.times > 1 {
+            format!(", {} times", one.times)
+        } else {
+            String::new()
+        };
+        let reasons = crate::terminal::clean(&one.reasons.join("; "));
+        text += &format!(
+            "\n{:>13}record {:<6} {}: {} → {}{times}  {reasons}",
+            "", one.seq, one.action, one.was, one.would_be
+        );
+    }
+    text
 }
 
 /// `caller requested wake: GET /`, `timer requested wake: nightly`, `owner requested sleep`.

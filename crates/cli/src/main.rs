@@ -12,6 +12,7 @@ mod claiming;
 mod clock;
 mod control;
 mod depots;
+mod diff;
 mod door;
 mod event_printer;
 mod export;
@@ -125,6 +126,7 @@ enum Command {
     Log(log::Args),
     Why(why::Args),
     WhatIf(Box<what_if::Args>),
+    Diff(diff::Args),
     Wake(transition::WakeArgs),
     Sleep(transition::SleepArgs),
     Terminate(terminate::Args),
@@ -179,6 +181,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Log(args) => log::run(&args)?,
         Command::Why(args) => why::run(&args)?,
         Command::WhatIf(args) => what_if::run(&args)?,
+        Command::Diff(args) => diff::run(&args)?,
         Command::Wake(args) => transition::wake(&args)?,
         Command::Sleep(args) => transition::sleep(&args)?,
         Command::Terminate(args) => terminate::run(&args)?,

@@ -7,6 +7,7 @@ mod amending;
 mod control_server;
 pub(crate) mod creation;
 mod front;
+mod watching;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use suijuris_api::Event;
 use suijuris_core::activation::{Stop, Terms, requests};
-use suijuris_core::manifest::Protocol;
+use suijuris_core::manifest::{Manifest, Protocol};
 use suijuris_core::owner_request::Ask;
 use suijuris_custody::claim::Answer;
 use suijuris_custody::owner::no_content;
@@ -38,6 +39,7 @@ use crate::runtime_program::runtime_program;
 use crate::{claiming, control, here, private, registry, terminal};
 
 use creation::{Created, Opened};
+use watching::{Watch, Watched};
 
 /// Arguments of `up`.
 #[derive(Debug, clap::Args)]
@@ -62,6 +64,13 @@ pub(crate) struct Args {
     /// Another owner's approval of the changed definition, from `suijuris approve`; may be given several times
     #[arg(long = "approval", value_name = "FILE")]
     pub approvals: Vec<PathBuf>,
+    /// When the definition is saved, check it and show which recorded decisions would come out otherwise; `a` and Enter propose it
+    /// to the object, `--watch=amend` does at once
+    #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "ask", require_equals = true)]
+    pub watch: Option<Watch>,
+    /// Run the definition in force where the object refuses the one in the files
+    #[arg(long)]
+    pub in_force: bool,
     /// One JSON event a line on standard output
     #[arg(long)]
     pub json: bool,
@@ -93,6 +102,8 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     let printer = Rc::new(EventPrinter::new(args.json));
+    // What is saved from here on is noticed, however long the start takes.
+    let seen = paths.object_dir.as_deref().map(watching::fingerprint);
     let opened = creation::open(&paths, &printer)?;
     let isolation = args.plain.then_some(Isolation::Plain);
     let driver = Process::detect(
@@ -109,8 +120,8 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     }
     let listeners = listen(&args)?;
     let url = url(&opened, &listeners)?;
-    let claim = claiming::open(&args.depot, opened.manifest(), &opened.writer, &printer).await?;
-    let listening = listening(&paths, &opened, &driver, &url);
+    let mut claim = claiming::open(&args.depot, opened.manifest(), &opened.writer, &printer).await?;
+    let mut listening = listening(&paths, &opened, &driver, &url);
     // Before the first record: a copy that is not the object writes none.
     let now = opened.clock.reading().wall;
     let answer = claim.rest(&opened.writer, now).await?;
@@ -130,9 +141,40 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         ));
         return Ok(ExitCode::from(1));
     }
+    let proposed = opened.manifest().clone();
     let created = match creation::settle(opened, &args.approvals, &printer)? {
         creation::Prepared::Ready(created) => *created,
-        creation::Prepared::Refused => {
+        creation::Prepared::Refused(created) if args.in_force => {
+            let bundle = &created.bundle;
+            if bundle.manifest.gate.protocol != proposed.gate.protocol {
+                anyhow::bail!(
+                    "the definition in force has another gate.protocol than the files: write the same there to run it with --in-force"
+                );
+            }
+            if let Event::Listening { bundle: shown, .. } = &mut listening {
+                *shown = bundle.id().to_string();
+            }
+            if !same_witness(&bundle.manifest, &proposed) {
+                // The claim was asked for in the terms of the files.
+                if let Err(why) = claim.leave(None).await {
+                    printer.error(claiming::CODE_DEPOT, &why);
+                }
+                claim = claiming::open(&args.depot, &bundle.manifest, &created.writer, &printer).await?;
+                let now = created.clock.reading().wall;
+                if let Answer::Refused(copy) = claim.rest(&created.writer, now).await? {
+                    printer.event(copy.event());
+                    return Ok(ExitCode::from(1));
+                }
+            }
+            terminal::note(
+                "the definition in force is run: `suijuris diff` shows how that in the files differs",
+            );
+            *created
+        }
+        creation::Prepared::Refused(_) => {
+            terminal::note(
+                "the object goes on as it was: `suijuris diff` shows both definitions, --in-force runs the one in force",
+            );
             if let Err(why) = claim.leave(None).await {
                 printer.error(claiming::CODE_DEPOT, &why);
             }
@@ -169,6 +211,8 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     };
     let (front, accepting) = fronts(listeners)?;
     let protocol = bundle.manifest.gate.protocol;
+    let started = bundle.clone();
+    let server = services.server;
     let resting = Resting {
         paths: paths.clone(),
         writer,
@@ -192,6 +236,19 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         beside.spawn_local(front::accept(listener, always, protocol, object.clone()));
     }
     beside.spawn_local(signals);
+    if let Some(how) = args.watch {
+        let watched = Watched {
+            how,
+            paths: paths.clone(),
+            approvals: args.approvals,
+            object: object.clone(),
+            server,
+            seen: seen.unwrap_or_default(),
+            started,
+            printer: printer.clone(),
+        };
+        beside.spawn_local(watched.run());
+    }
     let ended = actor.run().await;
     beside.shutdown().await;
     let _ = std::fs::remove_file(paths.control_socket());
@@ -263,6 +320,11 @@ fn fronts(listeners: Vec<std::net::TcpListener>) -> anyhow::Result<(Front, Vec<(
     let listen = |listener| anyhow::Ok((TcpListener::from_std(listener)?, shared));
     let listeners = listeners.into_iter().map(listen).collect::<Result<_, _>>()?;
     Ok((front, listeners))
+}
+
+/// Whether a claim in the terms of one is one in those of the other.
+fn same_witness(one: &Manifest, other: &Manifest) -> bool {
+    (one.witness, one.lease, one.grace) == (other.witness, other.lease, other.grace)
 }
 
 /// Where callers reach the object: at the first socket, by a name of this host where it listens on every address.

@@ -154,7 +154,7 @@ const MAX_LISTED: usize = 1_000;
 
 /// What `what-if --rules --json` prints.
 #[derive(Debug, Serialize)]
-struct Amended {
+pub(crate) struct Amended {
     bundle: String,
     /// Recorded decisions, those that were only counted included.
     judged: u64,
@@ -186,7 +186,8 @@ fn amended(reader: &Reader, built: &Built, json: bool) -> anyhow::Result<Answer>
     Ok(answer)
 }
 
-fn under_rules(reader: &Reader, built: &Built) -> anyhow::Result<Amended> {
+/// Recorded decisions, and those that would come out otherwise under the rules of `built`.
+pub(crate) fn under_rules(reader: &Reader, built: &Built) -> anyhow::Result<Amended> {
     let words = suijuris_bundle::vocabulary(&built.manifest);
     let mut amended = Amended {
         bundle: built.id.to_string(),
@@ -210,6 +211,37 @@ fn under_rules(reader: &Reader, built: &Built) -> anyhow::Result<Amended> {
 }
 
 impl Amended {
+    /// Where nothing was replayed.
+    pub(crate) const fn nothing() -> Self {
+        Self {
+            bundle: String::new(),
+            judged: 0,
+            would_change: 0,
+            changed: Vec::new(),
+        }
+    }
+
+    pub(crate) const fn judged(&self) -> u64 {
+        self.judged
+    }
+
+    pub(crate) const fn would_change(&self) -> u64 {
+        self.would_change
+    }
+
+    /// The last `most` that would change, newest first.
+    pub(crate) fn into_changed(self, most: usize) -> Vec<suijuris_api::event::ChangedDecision> {
+        let told = |changed: Changed| suijuris_api::event::ChangedDecision {
+            seq: changed.seq,
+            times: changed.times,
+            action: changed.was.action,
+            was: changed.was.outcome,
+            would_be: changed.would_be.outcome,
+            reasons: changed.would_be.reasons,
+        };
+        self.changed.into_iter().rev().take(most).map(told).collect()
+    }
+
     /// Takes in a decision that was recorded after `since`. One that is older repeats an earlier record, to count more of
     /// its kind; the first of them has been judged on the state of its own time.
     fn take(

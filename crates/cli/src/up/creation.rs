@@ -57,8 +57,8 @@ impl Opened {
 /// What became of the preparations.
 pub(super) enum Prepared {
     Ready(Box<Created>),
-    /// The object refused to be amended; it was said.
-    Refused,
+    /// The object refused to be amended, or too few owners approved; it was said. It can be woken as it is.
+    Refused(Box<Created>),
 }
 
 /// Builds, creates where nothing is yet, opens.
@@ -127,19 +127,23 @@ pub(super) fn settle(opened: Opened, papers: &[PathBuf], say: &EventPrinter) -> 
     let Opened {
         writer, built, clock, ..
     } = opened;
+    let mut refused = false;
     if let Some(built) = &built {
         let in_force = writer.published().head().bundle;
-        if built.id != in_force && !amend(&writer, built, papers, clock.reading(), say)? {
-            return Ok(Prepared::Refused);
-        }
+        refused = built.id != in_force && !amend(&writer, built, papers, clock.reading(), say)?;
     }
     let id = writer.published().head().bundle;
     let bundle = writer.bundles().bundle(&id)?;
-    Ok(Prepared::Ready(Box::new(Created {
+    let created = Box::new(Created {
         writer,
         bundle,
         clock,
-    })))
+    });
+    Ok(if refused {
+        Prepared::Refused(created)
+    } else {
+        Prepared::Ready(created)
+    })
 }
 
 pub(crate) fn files(built: &Built) -> BundleFiles {

@@ -39,4 +39,5 @@ mod session;
 mod sessions;
 mod stranger;
 mod wake;
+mod watching;
 mod workload;

@@ -426,6 +426,12 @@ impl Up {
         kill(self.child.id(), name);
     }
 
+    /// Somebody types a line, where standard input is a pipe.
+    pub(crate) fn types(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().unwrap();
+        writeln!(stdin, "{line}").unwrap();
+    }
+
     /// Process id of `up`.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()

@@ -59,6 +59,9 @@ fn an_object_may_refuse_to_be_amended() {
         0
     );
     assert_eq!(log[0], object.log()[0]);
+    let refused = object.records("refused");
+    assert_eq!(refused.len(), 1, "the refusal is recorded: {refused:?}");
+    assert_eq!(refused[0]["verdict"]["action"], "amend");
     object.file("governance.cedar", &[fixed.as_str(), STAY].concat());
     let up = object.up();
     assert_eq!(up.id, before, "with its own rules it goes on");
