@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use suijuris_bundle::{Built, Report, Severity, Style, build};
+use suijuris_supervisor::limits;
 use suijuris_vehicle::process::{Process, Shim, Want};
 use suijuris_vehicle::{Description, Driver as _};
 
@@ -58,8 +59,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         })?;
     } else {
         show(report, built)?;
-        if let Some(warning) = machine.as_ref().and_then(Description::warning) {
-            terminal::note(&warning);
+        if let Some(machine) = &machine {
+            say_of_machines(machine, built);
         }
     }
     Ok(if built.is_some() {
@@ -77,6 +78,17 @@ fn machine() -> Option<Description> {
         .ok()?;
     let detected = tokio.block_on(Process::detect(Shim::itself("__shim"), Want::default()));
     detected.ok().map(|driver| driver.describe().clone())
+}
+
+/// What is missing on this host, and what makes the limits hold.
+fn say_of_machines(machine: &Description, built: Option<&Built>) {
+    if let Some(warning) = machine.warning() {
+        terminal::note(&warning);
+    }
+    let limited = built.map(|built| limits::limited(&built.manifest.workload.limits, machine));
+    if let Some(limited) = limited.filter(|limited| !limited.words.is_empty()) {
+        terminal::note(&format!("limits on this host: {}", limited.words.join(", ")));
+    }
 }
 
 fn show(report: &Report, built: Option<&Built>) -> anyhow::Result<()> {

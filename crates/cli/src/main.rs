@@ -24,6 +24,7 @@ mod key_file;
 mod key_wrap;
 mod line_writer;
 mod log;
+mod logs;
 mod memory;
 mod new;
 mod object_paths;
@@ -124,6 +125,7 @@ enum Command {
     #[command(subcommand)]
     Memory(memory::Command),
     Log(log::Args),
+    Logs(logs::Args),
     Why(why::Args),
     WhatIf(Box<what_if::Args>),
     Diff(diff::Args),
@@ -179,6 +181,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Show(args) => show::run(&args)?,
         Command::Memory(command) => memory::run(command)?,
         Command::Log(args) => log::run(&args)?,
+        Command::Logs(args) => logs::run(&args)?,
         Command::Why(args) => why::run(&args)?,
         Command::WhatIf(args) => what_if::run(&args)?,
         Command::Diff(args) => diff::run(&args)?,

@@ -5,6 +5,11 @@ mod set;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use suijuris_core::memory::{Kind, Memory, Name};
 
@@ -43,13 +48,47 @@ pub(crate) fn assignments(
             .split_once('=')
             .ok_or_else(|| Usage(format!("`{text}`: write FIELD=VALUE")))?;
         if values
-            .insert(field.to_owned(), typed(field, value, memory))
+            .insert(field.to_owned(), given(field, value, memory)?)
             .is_some()
         {
             return Err(Usage(format!("field `{field}` is named twice")));
         }
     }
     Ok(values)
+}
+
+/// Bytes of a value from a file at most.
+const MAX_FILE: u64 = 2 << 20;
+
+/// A value as it stands there, or that of a file: `@FILE`, or `@-` for standard input, so that a secret is in no argument.
+/// `@@` begins a text with `@`.
+fn given(field: &str, value: &str, memory: &Memory) -> Result<serde_json::Value, Usage> {
+    let Some(path) = value.strip_prefix('@') else {
+        return Ok(typed(field, value, memory));
+    };
+    if path.starts_with('@') {
+        return Ok(typed(field, path, memory));
+    }
+    let unreadable = |why: &dyn std::fmt::Display| {
+        let hint = "write FIELD=@@… for a text that begins with @";
+        Usage(format!("`{field}`: {path} cannot be read: {why}; {hint}"))
+    };
+    let mut bytes = Vec::new();
+    let read = match path {
+        "-" => io::stdin().lock().take(MAX_FILE + 1).read_to_end(&mut bytes),
+        _ => File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)),
+    };
+    read.map_err(|error| unreadable(&error))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(unreadable(&"it has more than 2 MiB"));
+    }
+    let kind = memory.schema().field(field).map(|field| &field.kind);
+    if kind == Some(&Kind::Bytes) {
+        return Ok(URL_SAFE_NO_PAD.encode(&bytes).into());
+    }
+    let text = String::from_utf8(bytes).map_err(|_| unreadable(&"it is no text, which this field takes"))?;
+    // An editor ends a file with a line's end, which nobody means.
+    Ok(typed(field, text.strip_suffix('\n').unwrap_or(&text), memory))
 }
 
 fn typed(field: &str, text: &str, memory: &Memory) -> serde_json::Value {

@@ -16,6 +16,7 @@ use suijuris_custody::{relay, witness};
 use suijuris_supervisor::Services;
 use suijuris_supervisor::events::{EventSink, Origin};
 use suijuris_supervisor::machine_notes::MachineNotes;
+use suijuris_supervisor::output_logs::OutputLogs;
 use suijuris_supervisor::serve::catalog::Catalog;
 use suijuris_supervisor::serve::feed::{Feed, object_event};
 use suijuris_supervisor::serve::roster::{Roster, Setup};
@@ -140,6 +141,7 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         sink: Rc::new(feed.clone()),
         terms: Terms::DEFAULT,
         request_terms: requests::Terms::DEFAULT,
+        logs: OutputLogs::default(),
         private: private::places(&args.depot, Some(&root)),
         machines: Some(machines),
         depot: Some(depot.clone()),

@@ -24,6 +24,7 @@ use suijuris_custody::claim::Answer;
 use suijuris_custody::owner::no_content;
 use suijuris_custody::relay;
 use suijuris_door::PreparedBundle;
+use suijuris_supervisor::output_logs::OutputLogs;
 use suijuris_supervisor::services::{STOP_WITHIN, fresh_server};
 use suijuris_supervisor::{Ended, Front, Input, ObjectActor, ObjectHandle, Resting, Services};
 use suijuris_vehicle::process::{Process, Shim, Want};
@@ -196,6 +197,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         sink: printer.clone(),
         terms: Terms::DEFAULT,
         request_terms: requests::Terms::DEFAULT,
+        logs: OutputLogs::default(),
         private: private::places(&args.depot, None),
         // Machines of `up` end with it.
         machines: None,

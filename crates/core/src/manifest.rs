@@ -4,11 +4,14 @@
 //! the `BundleId`, stands for the whole. Authoring (`object.toml`) is in the bundle crate; this is what machines read.
 
 mod faults;
+mod machine;
 pub mod secrets;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use machine::{HostMount, MIN_BYTES, UseLimits};
 
 use crate::class::Class;
 use crate::codec;
@@ -58,6 +61,24 @@ pub struct Workload {
     pub stop_within: Span,
     /// Network of the machine.
     pub network: Network,
+    /// What it may use up; left out of the bytes where nothing is limited.
+    #[serde(default, skip_serializing_if = "UseLimits::is_none")]
+    pub limits: UseLimits,
+    /// What of its host it sees besides; left out of the bytes where that is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<HostMount>,
+    /// Whether the rest of its host's files is read-only for it; left out of the bytes where it is.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub read_only: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_yes(flag: &bool) -> bool {
+    *flag
 }
 
 impl Workload {

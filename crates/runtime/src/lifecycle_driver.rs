@@ -4,6 +4,7 @@
 
 mod committing;
 
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -248,6 +249,10 @@ impl LifecycleDriver {
                     how: String::new(),
                     took_ms: None,
                 });
+                if let Some(limit) = manifest.workload.limits.disk {
+                    let volume = self.placement.data_dir.clone();
+                    self.tasks.spawn_local(measure(resident.clone(), volume, limit));
+                }
                 self.tasks.spawn_local(watch(resident, running));
                 None
             }
@@ -346,8 +351,33 @@ fn duration(span: Span) -> Duration {
     Duration::from_millis(u64::try_from(span.0).unwrap_or(0))
 }
 
+/// The volume is larger than it should be.
+const CODE_DISK_LIMIT: &str = "disk_limit";
+
+/// Between two looks at how full the volume is.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
+
 /// The workload could not be started, or did not become ready.
 const CODE_WORKLOAD_FAILED: &str = "workload_failed";
+
+/// Looks how full the volume is, and says once that it is too full. Ends then.
+async fn measure(resident: Rc<Resident>, volume: PathBuf, limit: u64) {
+    loop {
+        let root = volume.clone();
+        let measured = tokio::task::spawn_blocking(move || workload::volume_bytes(&root)).await;
+        if let Some(bytes) = measured.ok().filter(|bytes| *bytes > limit) {
+            resident.reports().event(Report::Error {
+                code: CODE_DISK_LIMIT.to_owned(),
+                message: format!(
+                    "the volume holds {bytes} bytes and workload.limits.disk is {limit}; nothing here keeps it from growing: \
+                     remove what is not needed, or raise the limit"
+                ),
+            });
+            return;
+        }
+        tokio::time::sleep(MEASURE_EVERY).await;
+    }
+}
 
 /// Waits until the workload is ready, then until it ends, and says both.
 async fn watch(resident: Rc<Resident>, running: Rc<Running>) {

@@ -72,6 +72,9 @@ fn spawn(script: &str) -> Running {
         stop_signal: 15,
         stop_within: Span(20_000),
         network: Network::Host,
+        limits: manifest::UseLimits::default(),
+        mounts: Vec::new(),
+        read_only: true,
     };
     let placement = Placement {
         data_dir: "/".into(),
@@ -83,6 +86,7 @@ fn spawn(script: &str) -> Running {
         path: std::env::var_os("PATH"),
         home: "/".into(),
         connections: None,
+        limits: workload::MachineLimits::default(),
         secrets: workload::Secrets::default(),
     };
     workload::spawn(&workload, &placement, Output::inherited()).unwrap()

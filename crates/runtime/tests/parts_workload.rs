@@ -29,6 +29,9 @@ fn manifest(argv: &[&str]) -> manifest::Workload {
         stop_signal: TERM,
         stop_within: LONG,
         network: Network::Host,
+        limits: manifest::UseLimits::default(),
+        mounts: Vec::new(),
+        read_only: true,
     }
 }
 
@@ -49,6 +52,7 @@ fn placement(dir: &Path) -> Placement {
         path: std::env::var_os("PATH"),
         home: dir.to_owned(),
         connections: None,
+        limits: workload::MachineLimits::default(),
         secrets: Secrets::default(),
     }
 }

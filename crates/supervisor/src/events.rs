@@ -39,10 +39,15 @@ impl Reporter {
         Self { sink, origin }
     }
 
-    /// An event that happens here and now.
-    pub(crate) fn event(&self, event: Event) {
+    /// An event that happens here and now; its time.
+    pub(crate) fn event(&self, event: Event) -> String {
         let at = format!("{:.3}", jiff::Timestamp::now());
-        self.stamped(Stamped { at, event });
+        let stamped = Stamped {
+            at: at.clone(),
+            event,
+        };
+        self.stamped(stamped);
+        at
     }
 
     /// An event of the runtime.

@@ -21,6 +21,7 @@ use suijuris_vehicle::{
 };
 use tokio::task::JoinSet;
 
+use crate::limits;
 use crate::machine_notes::MachineNote;
 use crate::paths::ObjectPaths;
 use crate::services::Services;
@@ -122,7 +123,7 @@ pub(crate) async fn start<D: Driver>(
     services: &Services<D>,
     object: ObjectId,
     launch: Launch<OwnedFd>,
-    wanted: manifest::Network,
+    workload: &manifest::Workload,
 ) -> Result<Running<D::Machine>, NoMachine> {
     let (activation, secret) = (launch.activation, launch.secret.clone());
     let (ours, theirs) = UnixStream::pair().map_err(NoMachine::Link)?;
@@ -145,7 +146,10 @@ pub(crate) async fn start<D: Driver>(
         argv.extend([OsString::from("--inlet-fd"), INLET_FD.to_string().into()]);
     }
     let driver = &services.driver;
-    let private = wanted == manifest::Network::Private && driver.describe().private_network;
+    let limited = limits::limited(&workload.limits, driver.describe());
+    let mut env = environment();
+    env.insert("SUIJURIS_LIMITED".into(), limited.as_a_whole.into());
+    let private = workload.network == manifest::Network::Private && driver.describe().private_network;
     let spec = Spec {
         hidden: (services.private)(),
         kept,
@@ -154,7 +158,8 @@ pub(crate) async fn start<D: Driver>(
             exe: runtime.exe.clone(),
             argv,
         },
-        env: environment(),
+        env,
+        resources: limited.resources,
         cwd,
         inherit: vec![(theirs.into(), LINK_FD)],
         network: if private { Network::Private } else { Network::Host },

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::events::EventSink;
 use crate::machine_notes::MachineNotes;
+use crate::output_logs::OutputLogs;
 
 /// Shared by the actors of a process.
 pub struct Services<D> {
@@ -40,6 +41,8 @@ pub struct Services<D> {
     pub terms: Terms,
     /// How long requests wait at most.
     pub request_terms: requests::Terms,
+    /// Keeps what workloads write.
+    pub logs: OutputLogs,
     /// Directories that no machine may see, though they are of the same user: keys, other objects, the depot, our own. What an
     /// object needs below them stays in its own machine's view.
     pub private: Box<dyn Fn() -> Vec<PathBuf>>,

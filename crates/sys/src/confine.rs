@@ -94,6 +94,8 @@ pub struct Confinement {
     filters: Vec<BpfProgram>,
     /// Signals and abstract sockets stay within; none where the kernel cannot do that.
     scope: Option<OwnedFd>,
+    /// Limits of each of its processes.
+    limits: ProcessLimits,
     /// Carries the number of the step that failed.
     trouble: (OwnedFd, OwnedFd),
 }
@@ -103,11 +105,12 @@ impl Confinement {
     ///
     /// # Errors
     /// When the filter cannot be made for this processor, or no descriptor can be had.
-    pub fn new(view: Option<View>) -> io::Result<Self> {
+    pub fn new(view: Option<View>, limits: ProcessLimits) -> io::Result<Self> {
         Ok(Self {
             view,
             filters: filters()?,
             scope: scope(),
+            limits,
             trouble: nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?,
         })
     }
@@ -148,7 +151,10 @@ impl Confinement {
 
     /// The second half, as the user that the program runs as. Safe between fork and exec.
     pub(crate) fn lose(&self) -> io::Result<()> {
-        let lost = drop_bounding()
+        let lost = self
+            .limits
+            .set()
+            .and_then(|()| drop_bounding())
             .and_then(|()| keep_some())
             .and_then(|()| {
                 // SAFETY: takes integers.
@@ -169,6 +175,67 @@ impl Confinement {
         let bytes = u32::try_from(step).unwrap_or(u32::MAX).to_ne_bytes();
         // The error itself still arrives.
         let _ = nix::unistd::write(&self.trouble.1, &bytes);
+    }
+}
+
+/// Limits of each process by itself; what is left out stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProcessLimits {
+    /// Bytes of address space.
+    pub memory: Option<u64>,
+    /// Processes of its user.
+    pub processes: Option<u64>,
+    /// Open files.
+    pub open_files: Option<u64>,
+    /// Bytes of a file that it writes.
+    pub file_bytes: Option<u64>,
+}
+
+impl ProcessLimits {
+    /// Safe between fork and exec.
+    fn set(&self) -> io::Result<()> {
+        for (resource, value) in [
+            (libc::RLIMIT_AS, self.memory),
+            (libc::RLIMIT_NPROC, self.processes),
+            (libc::RLIMIT_NOFILE, self.open_files),
+            (libc::RLIMIT_FSIZE, self.file_bytes),
+        ] {
+            if let Some(value) = value {
+                lower(resource, value)?;
+            }
+        }
+        raise_oom_score();
+        Ok(())
+    }
+}
+
+/// A hard limit that is lower already stays.
+fn lower(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
+    let mut now = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: writes to a live structure.
+    checked(unsafe { libc::getrlimit(resource, &raw mut now) }.into())?;
+    let value = value.min(now.rlim_max);
+    let limit = libc::rlimit {
+        rlim_cur: value,
+        rlim_max: value,
+    };
+    // SAFETY: reads a live structure.
+    checked(unsafe { libc::setrlimit(resource, &raw const limit) }.into()).map(drop)
+}
+
+/// Where memory runs out, the workload goes before its runtime, which says so. Safe between fork and exec.
+fn raise_oom_score() {
+    let path = c"/proc/self/oom_score_adj";
+    // SAFETY: the text outlives the call.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    if file >= 0 {
+        // SAFETY: the bytes outlive the call; a refusal only leaves the choice to the kernel.
+        unsafe { libc::write(file, c"500".as_ptr().cast(), 3) };
+        // SAFETY: the number was made just now and is nobody else's.
+        unsafe { libc::close(file) };
     }
 }
 

@@ -8,6 +8,7 @@ mod callers;
 mod class;
 mod gate;
 mod lineage;
+mod machine;
 mod memory;
 mod secrets;
 mod timers;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use suijuris_core::id::Digest;
-use suijuris_core::manifest::{Network, Protocol, Ready, Workload};
+use suijuris_core::manifest::{Network, Protocol, Ready, UseLimits, Workload};
 use suijuris_core::memory::Name;
 use toml::de::{DeTable, DeValue};
 
@@ -12,7 +12,7 @@ use crate::defaults;
 use crate::fault::{Faults, code, nearest};
 use crate::section::{Found, Section};
 
-use super::secrets;
+use super::{machine, secrets};
 
 /// Words in braces that the runtime replaces in arguments, environment and working directory.
 const PLACEHOLDERS: [&str; 3] = ["port", "data", "object"];
@@ -73,6 +73,9 @@ pub(super) fn read(root: &mut Section<'_>) -> Workload {
                 &[("private", Network::Private), ("host", Network::Host)],
             )
             .unwrap_or(Network::Private),
+        limits: machine::limits(&mut section),
+        mounts: machine::mounts(&mut section),
+        read_only: section.flag("read_only").unwrap_or(true),
     };
     section.finish();
     workload
@@ -93,6 +96,9 @@ fn empty() -> Workload {
         stop_signal: defaults::STOP_SIGNAL,
         stop_within: defaults::STOP_WITHIN,
         network: Network::Private,
+        limits: UseLimits::default(),
+        mounts: Vec::new(),
+        read_only: true,
     }
 }
 

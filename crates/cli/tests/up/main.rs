@@ -12,6 +12,7 @@ mod broken;
 mod callers;
 mod carriers;
 mod clock;
+mod confines;
 mod copies;
 mod crash;
 mod depots;

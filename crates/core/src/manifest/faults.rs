@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::{Error, Gate, Manifest, Protocol, Witness, Workload, is_label, secrets};
+use super::{Error, Gate, HostMount, Manifest, Protocol, Witness, Workload, is_label, secrets};
 use crate::class::{
     Class, MAX_ARCHIVE_AFTER, MAX_FOUNDINGS_PER_SECOND, MAX_INSTANCES, MIN_ARCHIVE_AFTER, Source,
 };
@@ -209,6 +209,14 @@ fn workload(workload: &Workload, faults: &mut Faults) {
         (1..=64).contains(&workload.stop_signal),
         "workload.stop_signal",
         "a signal from 1 to 64",
+    );
+    for (part, why) in workload.limits.faults() {
+        faults.part(false, part, why);
+    }
+    faults.part(
+        workload.mounts.len() <= 64 && workload.mounts.iter().all(HostMount::is_sound),
+        "workload.mounts",
+        "at most 64, `from` absolute or below {object}, `to` absolute, without `.` and `..`",
     );
 }
 

@@ -39,6 +39,9 @@ pub(crate) fn manifest() -> Manifest {
             stop_signal: 15,
             stop_within: Span(5_000),
             network: Network::Private,
+            limits: suijuris_core::manifest::UseLimits::default(),
+            mounts: Vec::new(),
+            read_only: true,
         },
         gate: Gate {
             protocol: Protocol::Http,

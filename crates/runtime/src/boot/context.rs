@@ -30,7 +30,7 @@ use crate::remain;
 use crate::report::Reports;
 use crate::resident::{Parts, Resident};
 use crate::supervision::Supervision;
-use crate::workload::{Placement, Secrets, free_port};
+use crate::workload::{self, MachineLimits, Placement, Secrets, free_port};
 use suijuris_custody::chain;
 use suijuris_custody::claim::Answer;
 use suijuris_custody::clock::Clock;
@@ -315,6 +315,7 @@ pub(super) fn placement(config: &Config, id: &str, port: u16, connections: Optio
         path: std::env::var_os("PATH"),
         home: config.data.join("volume"),
         connections,
+        limits: MachineLimits::named(&std::env::var(workload::LIMITED).unwrap_or_default()),
         secrets: Secrets::default(),
     }
 }

@@ -9,11 +9,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
-use suijuris_sys::confine::{self, Confinement};
+use suijuris_sys::confine::{self, Confinement, ProcessLimits};
 use suijuris_sys::view::{Cover, Plan, View};
 
 /// Most bytes in `/tmp`, in `/var/tmp` and in `/dev/shm`; they are memory.
 const TEMPORARY_BYTES: u64 = 1 << 30;
+/// Directories of which each workload has its own.
+const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 /// Most bytes in `/run`.
 const RUN_BYTES: u64 = 64 << 20;
 
@@ -35,25 +37,39 @@ pub(super) struct Sight<'a> {
     pub(super) secrets: &'a Path,
     /// What its author wrote.
     pub(super) object_dir: &'a Path,
+    /// What of the host it sees besides: where, and whether it may write there.
+    pub(super) mounts: &'a [(PathBuf, PathBuf, bool)],
+    /// Whether the rest is read-only.
+    pub(super) read_only: bool,
     pub(super) program: &'a Path,
     pub(super) cwd: &'a Path,
 }
 
 /// What is taken from the workload here.
-pub(super) fn confinement(sight: &Sight<'_>) -> io::Result<Confinement> {
-    let is_apart = std::process::id() == 1 && confine::may_mount();
-    let view = is_apart.then(|| view(sight)).transpose()?;
-    Confinement::new(view)
+pub(super) fn confinement(sight: &Sight<'_>, limits: ProcessLimits) -> io::Result<Confinement> {
+    let view = can_divide().then(|| view(sight)).transpose()?;
+    Confinement::new(view, limits)
+}
+
+/// Whether a workload can have a view of its own here.
+pub(super) fn can_divide() -> bool {
+    std::process::id() == 1 && confine::may_mount()
 }
 
 fn view(sight: &Sight<'_>) -> io::Result<View> {
     let mut plan = Plan::new();
-    plan.read_only();
+    if sight.read_only {
+        plan.read_only();
+    }
     plan.keep(sight.volume, false);
     plan.keep(sight.agent_socket, false);
     plan.keep(sight.secrets, true);
     if !sight.private.iter().any(|private| private == sight.object_dir) {
         plan.keep(sight.object_dir, true);
+        keep_around(&mut plan, sight.object_dir);
+    }
+    for (from, to, write) in sight.mounts {
+        plan.show(from, to, !write);
     }
     for private in sight.private {
         plan.cover(private, Cover::EMPTY);
@@ -63,8 +79,9 @@ fn view(sight: &Sight<'_>) -> io::Result<View> {
         size_bytes: TEMPORARY_BYTES,
         writable: true,
     };
-    plan.cover(Path::new("/tmp"), temporary.clone());
-    plan.cover(Path::new("/var/tmp"), temporary.clone());
+    for base in TEMPORARY {
+        plan.cover(Path::new(base), temporary.clone());
+    }
     let run = Cover {
         mode: 0o755,
         size_bytes: RUN_BYTES,
@@ -85,6 +102,16 @@ fn view(sight: &Sight<'_>) -> io::Result<View> {
     }
     plan.enter_directory(sight.cwd);
     plan.finish()
+}
+
+/// An author who works in a temporary directory has beside the definition what it needs.
+fn keep_around(plan: &mut Plan, object_dir: &Path) {
+    for base in TEMPORARY {
+        let below = object_dir.strip_prefix(base).ok();
+        if let Some(first) = below.and_then(|below| below.components().next()) {
+            plan.keep(&Path::new(base).join(first), true);
+        }
+    }
 }
 
 /// Disks, terminals and memory of the host are nobody's in a machine.

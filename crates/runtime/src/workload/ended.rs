@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use suijuris_sys::exhaustion::Counts;
+
 /// What became of the program's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
@@ -21,6 +23,27 @@ pub struct Ended {
     /// Processes of the workload that still ran at that moment; above zero for a program that puts itself into the
     /// background, which it should be told not to do.
     pub left: usize,
+    /// What ran out while it ran, as the machine counts it.
+    pub exhausted: Exhausted,
+}
+
+/// What ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Exhausted {
+    /// The kernel killed a process at the limit of memory.
+    pub memory: bool,
+    /// A process could not be made at the limit of processes.
+    pub processes: bool,
+}
+
+impl Exhausted {
+    pub(super) fn since(before: Counts) -> Self {
+        let now = Counts::now();
+        Self {
+            memory: now.memory > before.memory,
+            processes: now.processes > before.processes,
+        }
+    }
 }
 
 /// How a workload ended that was asked to.
@@ -36,14 +59,24 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.how {
             How::Exited(code) => write!(f, "exited {code}")?,
+            How::Killed(libc::SIGXFSZ) => {
+                f.write_str("killed since a file grew beyond workload.limits.disk")?
+            }
             How::Killed(signal) => write!(f, "killed by signal {signal}")?,
             How::Unknown => f.write_str("ended")?,
         }
         match self.left {
-            0 => Ok(()),
-            1 => f.write_str(" (left 1 process running)"),
-            left => write!(f, " (left {left} processes running)"),
+            0 => {}
+            1 => f.write_str(" (left 1 process running)")?,
+            left => write!(f, " (left {left} processes running)")?,
         }
+        if self.exhausted.memory {
+            f.write_str(", out of memory: oom_killed at workload.limits.memory")?;
+        }
+        if self.exhausted.processes {
+            f.write_str(", out of processes: workload.limits.processes was reached")?;
+        }
+        Ok(())
     }
 }
 

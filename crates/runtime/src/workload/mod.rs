@@ -9,6 +9,7 @@
 
 mod confine;
 mod ended;
+mod limits;
 mod prepare;
 pub(crate) mod process_tree;
 mod ready;
@@ -17,7 +18,8 @@ mod secrets;
 mod sockets;
 mod user;
 
-pub use ended::{Ended, How, Stopped};
+pub use ended::{Ended, Exhausted, How, Stopped};
+pub use limits::{MachineLimits, VARIABLE as LIMITED, volume_bytes};
 pub use prepare::{CONNECTIONS_FD, Output, Placement, SpawnError, free_port, spawn};
 pub use ready::{Listening, NotReady, listening};
 pub use running::Running;

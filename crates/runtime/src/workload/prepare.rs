@@ -15,7 +15,8 @@ use suijuris_core::manifest;
 use suijuris_core::manifest::secrets::SECRET_FILE;
 
 use super::Running;
-use super::confine::{Sight, confinement};
+use super::confine::{Sight, can_divide, confinement};
+use super::limits::MachineLimits;
 use super::secrets::{Files, Secrets};
 use super::user::{give_tree, resolve_user};
 use suijuris_sys::confine::Confinement;
@@ -50,6 +51,8 @@ pub struct Placement {
     /// The end of a pair of Unix sockets over which connections are handed to the workload; see [`CONNECTIONS_FD`].
     /// Close it after [`spawn`], so that the other end sees the workload go.
     pub connections: Option<OwnedFd>,
+    /// What the machine as a whole is limited in already.
+    pub limits: MachineLimits,
     /// What [`manifest::Workload::secret_env`] and `{secret_file:FIELD}` stand for.
     pub secrets: Secrets,
 }
@@ -125,6 +128,9 @@ pub enum SpawnError {
         "the workload cannot be shut in: it was not possible to {0}; run it where namespaces work, or with --plain and read what that does not give"
     )]
     Confine(String, #[source] io::Error),
+    /// A mount that cannot be had.
+    #[error("workload.mounts: {0} {1}")]
+    Mount(PathBuf, &'static str),
     /// Its directory cannot be given to its user.
     #[error("{0} cannot be made the directory of the workload's user")]
     Volume(PathBuf, #[source] io::Error),
@@ -193,7 +199,7 @@ pub fn spawn(
     if let Some(credentials) = credentials {
         hand_over(placement, credentials)?;
     }
-    let confinement = Arc::new(confined(placement, &program, &cwd)?);
+    let confinement = Arc::new(confined(workload, placement, &program, &cwd)?);
     let mut command = Command::new(&program);
     command
         .args(argv)
@@ -223,18 +229,60 @@ pub fn spawn(
     })
 }
 
-fn confined(placement: &Filled<'_>, program: &Path, cwd: &Path) -> Result<Confinement, SpawnError> {
+fn confined(
+    workload: &manifest::Workload,
+    placement: &Filled<'_>,
+    program: &Path,
+    cwd: &Path,
+) -> Result<Confinement, SpawnError> {
+    let mounts = mounts(workload, placement)?;
     let sight = Sight {
         private: &placement.private,
         volume: &placement.data_dir,
         agent_socket: &placement.agent_socket,
         secrets: &placement.files,
         object_dir: &placement.object_dir,
+        mounts: &mounts,
+        read_only: workload.read_only,
         program,
         cwd,
     };
-    confinement(&sight)
+    let limits = placement.limits.of_each_process(&workload.limits);
+    confinement(&sight, limits)
         .map_err(|error| SpawnError::Confine("take from it what it must not have".to_owned(), error))
+}
+
+/// What it sees besides: from where, at what place, and whether it may write there.
+fn mounts(
+    workload: &manifest::Workload,
+    placement: &Filled<'_>,
+) -> Result<Vec<(PathBuf, PathBuf, bool)>, SpawnError> {
+    if !workload.mounts.is_empty() && !can_divide() {
+        let why = "cannot be shown to a plain process: run it where namespaces work, or without --plain";
+        let first = workload.mounts.first().map(|mount| PathBuf::from(&mount.to));
+        return Err(SpawnError::Mount(first.unwrap_or_default(), why));
+    }
+    let mounts = workload.mounts.iter().map(|mount| {
+        let from = PathBuf::from(fill(&mount.from, placement));
+        let Ok(from) = from.canonicalize() else {
+            return Err(SpawnError::Mount(
+                from,
+                "is not there: make it, or take the mount out",
+            ));
+        };
+        let is_private = |private: &PathBuf| {
+            let private = private.canonicalize().unwrap_or_else(|_| private.clone());
+            private.starts_with(&from) || from.starts_with(&private)
+        };
+        // The object's own directory is covered where it stands.
+        let shows = from.as_path() != Path::new(&mount.to) || mount.write;
+        if shows && placement.private.iter().any(is_private) {
+            let why = "would show what is the object's own: name a directory that does not hold its data";
+            return Err(SpawnError::Mount(from, why));
+        }
+        Ok((from, PathBuf::from(&mount.to), mount.write))
+    });
+    mounts.collect()
 }
 
 /// Makes volume and agent socket those of the workload's user, with what an earlier user left.
@@ -421,6 +469,7 @@ mod tests {
             path: None,
             home: "/".into(),
             connections: None,
+            limits: MachineLimits::default(),
             secrets: Secrets {
                 files: [("db".to_owned(), b"hush".to_vec().into())].into(),
                 ..Secrets::default()

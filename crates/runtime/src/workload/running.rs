@@ -6,13 +6,14 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use suijuris_core::time::Span;
+use suijuris_sys::exhaustion::Counts;
 use suijuris_sys::{ChildSelector, Pidfd, ended_child, kill};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::process_tree;
 use super::secrets::Files;
-use super::{Ended, How, Stopped};
+use super::{Ended, Exhausted, How, Stopped};
 use crate::pid1;
 
 /// Time between two looks at processes that are on their way out.
@@ -28,6 +29,8 @@ pub struct Running {
     port: u16,
     pidfd: AsyncFd<OwnedFd>,
     ended: OnceLock<Ended>,
+    /// What had run out before it.
+    before: Counts,
     /// Its secrets' files, which go with it.
     _secrets: Option<Files>,
 }
@@ -40,6 +43,7 @@ impl Running {
             port,
             pidfd,
             ended: OnceLock::new(),
+            before: Counts::now(),
             _secrets: secrets,
         })
     }
@@ -87,7 +91,9 @@ impl Running {
         // Counted while the zombie still holds the number of its session.
         let left = process_tree::others(self.pid).len();
         let _ = ended_child(this, true);
-        Some(*self.ended.get_or_init(|| Ended { how, left }))
+        let exhausted = Exhausted::since(self.before);
+        let ended = Ended { how, left, exhausted };
+        Some(*self.ended.get_or_init(|| ended))
     }
 
     /// Sends a signal to the workload's process group; nothing happens after its end.
@@ -117,10 +123,14 @@ impl Running {
             let _ = timeout(CLEARED_WITHIN, self.ended()).await;
             self.cleared_by(Instant::now() + CLEARED_WITHIN).await;
         }
-        let how = self.poll_ended().map_or(How::Unknown, |ended| ended.how);
+        let ended = self.poll_ended();
         let left = process_tree::others(self.pid).len();
         Stopped {
-            ended: Ended { how, left },
+            ended: Ended {
+                how: ended.map_or(How::Unknown, |ended| ended.how),
+                left,
+                exhausted: ended.map_or_else(Exhausted::default, |ended| ended.exhausted),
+            },
             forced,
         }
     }

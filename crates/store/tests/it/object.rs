@@ -38,6 +38,9 @@ pub(crate) fn bundle_of(name: &str, memory: Schema) -> Result<BundleFiles, Box<d
             stop_signal: 15,
             stop_within: Span(1_000),
             network: Network::Private,
+            limits: suijuris_core::manifest::UseLimits::default(),
+            mounts: Vec::new(),
+            read_only: true,
         },
         gate: Gate {
             protocol: Protocol::Tcp,

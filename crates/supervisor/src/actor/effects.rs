@@ -21,6 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::custody::{rest, take_back};
 use super::done::{Back, CODE_DEPOT, CODE_MACHINE, CODE_NOT_DURABLE, Done, TakenOver};
 use super::{ObjectActor, Started};
+use crate::limits;
 use crate::machine::{self, NoMachine, Running};
 
 /// Time for what a machine said last to arrive after its end.
@@ -109,7 +110,7 @@ impl<D: Driver> ObjectActor<D> {
         let lending = self.lending.take();
         let (services, claim, reporter) = (self.services.clone(), self.claim.clone(), self.reporter.clone());
         let (paths, front) = (self.paths.clone(), self.front.clone());
-        let network = self.prepared.bundle().manifest.workload.network;
+        let workload = self.prepared.bundle().manifest.workload.clone();
         let (object, served_as) = (self.claim.object(), self.served_as.clone());
         self.task(async move {
             let started = async {
@@ -134,7 +135,7 @@ impl<D: Driver> ObjectActor<D> {
                     let _ = lending.send(());
                 }
                 tokio::select! {
-                    started = machine::start(&services, object, launch, network) => started,
+                    started = machine::start(&services, object, launch, &workload) => started,
                     _ = given_up => Err(NoMachine::GivenUp),
                 }
             };
@@ -170,7 +171,13 @@ impl<D: Driver> ObjectActor<D> {
     /// A machine runs.
     pub(super) fn started(&mut self, run: Run, running: Running<D::Machine>) {
         self.give_up = None;
-        self.reporter.machine("started", self.described());
+        let workload = &self.prepared.bundle().manifest.workload;
+        let limited = limits::limited(&workload.limits, self.services.driver.describe());
+        let detail = match limited.words.as_slice() {
+            [] => self.described(),
+            words => format!("{}; limits: {}", self.described(), words.join(", ")),
+        };
+        self.reporter.machine("started", detail);
         self.run_on(run, running);
         self.events.push_back(Event::Started(run));
     }
@@ -179,11 +186,17 @@ impl<D: Driver> ObjectActor<D> {
     fn run_on(&mut self, run: Run, running: Running<D::Machine>) {
         let mut output = JoinSet::new();
         if let Ok(mut lines) = running.machine.output(Since::Kept) {
-            let reporter = self.reporter.clone();
+            let (reporter, services, data) = (
+                self.reporter.clone(),
+                self.services.clone(),
+                self.paths.data.clone(),
+            );
             output.spawn_local(async move {
                 while let Some(line) = lines.next().await {
-                    let line = line.text.trim_end().to_owned();
-                    reporter.event(suijuris_api::Event::Output { line });
+                    let at = reporter.event(suijuris_api::Event::Output {
+                        line: line.text.clone(),
+                    });
+                    services.logs.keep(&data, &at, &line.text);
                 }
             });
         }

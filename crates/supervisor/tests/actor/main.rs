@@ -82,6 +82,7 @@ impl Rig {
             sink: told.clone(),
             terms: Terms::DEFAULT,
             request_terms: requests::Terms::DEFAULT,
+            logs: suijuris_supervisor::output_logs::OutputLogs::default(),
             private: Box::new(Vec::new),
             machines: None,
             depot: None,

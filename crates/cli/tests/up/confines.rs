@@ -1,0 +1,187 @@
+//! What a workload may use up, what it sees of its host, and what is kept of what it writes.
+
+use serde_json::{Value, json};
+
+use crate::rig::{OPEN, Object, STAY, Up, until};
+
+/// An object whose workload is `sh -c script`, with these further keys.
+fn shell(script: &str, keys: &str) -> Object {
+    let script = serde_json::to_string(script).unwrap();
+    let definition = format!(
+        "name = \"confined\"\n[workload]\ncommand = [\"sh\", \"-c\", {script}]\nready = \"spawned\"\n{keys}"
+    );
+    Object::defined(&definition, &[OPEN, STAY].concat())
+}
+
+/// Wakes it by a request, whatever that is answered.
+fn wake(object: &Object) -> Up {
+    let up = object.up();
+    up.get("/");
+    up
+}
+
+fn line(up: &mut Up, text: &str) -> Value {
+    up.wait(json!({"event": "output", "line": text}))
+}
+
+// proves C12
+#[test]
+fn a_workload_that_takes_too_much_memory_ends_and_that_is_named() {
+    let hungry = "exec python3 -c 'import time; time.sleep(1); b = bytearray(400 << 20); print(len(b))'";
+    let object = shell(hungry, "[workload.limits]\nmemory = \"64MiB\"\n");
+    let mut up = wake(&object);
+    let started = up.wait(json!({"event": "machine", "state": "started"}));
+    let detail = started["detail"].as_str().unwrap();
+    let ended = up.wait(json!({"event": "workload", "state": "exited"}));
+    let how = ended["how"].as_str().unwrap();
+    if detail.contains("memory by control group") {
+        assert!(how.contains("oom_killed"), "{how}");
+    } else {
+        assert!(detail.contains("memory by a limit per process"), "{detail}");
+        assert_eq!(how, "exited 1", "python says MemoryError");
+    }
+    up.wait(json!({"event": "machine", "state": "stopped"}));
+    assert_eq!(up.interrupt(), Some(0));
+}
+
+// proves C12
+#[test]
+fn open_files_and_processes_are_limited_and_the_runtime_is_not() {
+    let script =
+        "echo files $(ulimit -n); i=0; while [ $i -lt 40 ]; do sleep 60 & i=$((i+1)); done; echo all; wait";
+    let object = shell(
+        script,
+        "[workload.limits]\nopen_files = 33\nprocesses = 12\ndisk = \"1MiB\"\n",
+    );
+    let mut up = wake(&object);
+    let started = up.wait(json!({"event": "machine", "state": "started"}));
+    let detail = started["detail"].as_str().unwrap().to_owned();
+    for part in [
+        "open files by a limit per process",
+        "processes by",
+        "disk by a limit per file",
+    ] {
+        assert!(detail.contains(part), "{detail}");
+    }
+    line(&mut up, "files 33");
+    if detail.contains("processes by control group") {
+        let ended = up.wait(json!({"event": "workload", "state": "exited"}));
+        assert!(
+            ended["how"].as_str().unwrap().contains("out of processes"),
+            "{ended}"
+        );
+        up.wait(json!({"event": "machine", "state": "stopped"}));
+    }
+    assert_eq!(up.interrupt(), Some(0));
+}
+
+#[test]
+fn it_sees_what_it_is_shown_and_writes_where_it_may() {
+    let outside = tempfile::tempdir().unwrap();
+    let outside_path = outside.path().canonicalize().unwrap();
+    std::fs::write(outside_path.join("model"), "weights").unwrap();
+    let script = "cat /mnt/model; echo; touch /mnt/model 2>/dev/null || echo shut; touch /srv/x 2>/dev/null || echo closed; \
+                  touch {object}/x 2>/dev/null || echo rules; touch /tmp/x {data}/x && echo own; exec sleep 600";
+    let mounts = format!("[[workload.mounts]]\nfrom = {outside_path:?}\nto = \"/mnt\"\n");
+    let object = shell(script, &mounts);
+    let mut up = wake(&object);
+    if up.machine.starts_with("plain") {
+        assert_eq!(up.interrupt(), Some(0));
+        return;
+    }
+    for text in ["weights", "shut", "closed", "rules", "own"] {
+        line(&mut up, text);
+    }
+    assert_eq!(up.interrupt(), Some(0));
+    assert!(object.data().join("volume/x").exists());
+    let private = format!(
+        "[[workload.mounts]]\nfrom = {:?}\nto = \"/mnt\"\n",
+        object.home().canonicalize().unwrap()
+    );
+    let definition = std::fs::read_to_string(object.dir().join("object.toml")).unwrap();
+    object.file("object.toml", &definition.replace(&mounts, &private));
+    let mut up = wake(&object);
+    let error = up.wait(json!({"event": "error", "code": "workload_failed"}));
+    assert!(
+        error["message"].as_str().unwrap().contains("the object's own"),
+        "{error}"
+    );
+    up.wait(json!({"event": "machine", "state": "stopped"}));
+    assert_eq!(up.interrupt(), Some(0));
+}
+
+#[test]
+fn another_user_has_its_volume_its_home_and_its_socket() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let script = "touch $SUIJURIS_DATA/mine && echo data; touch $HOME/home && echo home; \
+                  python3 -c 'import os, socket; socket.socket(socket.AF_UNIX).connect(os.environ[\"SUIJURIS_AGENT_SOCKET\"]); print(\"socket\")'; \
+                  exec sleep 600";
+    let object = shell(script, "user = \"nobody\"\n");
+    // Its user passes through what is above; the data directory itself is root's alone.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(object.home(), mode).unwrap();
+    let volume = object.data().join("volume");
+    std::fs::create_dir_all(volume.join("left")).unwrap();
+    std::fs::write(volume.join("left/file"), "of an earlier user").unwrap();
+    let mut up = wake(&object);
+    if !up.machine.starts_with("plain") {
+        for text in ["data", "home", "socket"] {
+            line(&mut up, text);
+        }
+    }
+    use std::os::unix::fs::MetadataExt as _;
+    assert_ne!(volume.join("left/file").metadata().unwrap().uid(), 0);
+    assert_eq!(up.interrupt(), Some(0));
+}
+
+#[test]
+fn what_it_writes_is_kept_and_read_later() {
+    let object = shell(
+        "printf 'one\\n  two \\n'; printf 'escape \\033[2J\\n'; exec sleep 600",
+        "",
+    );
+    let mut up = wake(&object);
+    line(&mut up, "one");
+    line(&mut up, "  two ");
+    line(&mut up, "escape \u{1b}[2J");
+    until("the lines are kept", || {
+        object.ask(&["logs", "--json"]).code(0).lines().len() == 3
+    });
+    let lines = object.ask(&["logs", "--json", "-n", "2"]).code(0).lines();
+    assert_eq!(lines[0]["line"], "  two ");
+    assert!(lines[0]["at"].as_str().unwrap().ends_with('Z'));
+    // The terminal is closed.
+    up.signal("HUP");
+    up.wait_event("dormant");
+    assert_eq!(up.ended().code(), Some(0));
+    assert_eq!(object.ask(&["logs", "--json"]).code(0).lines().len(), 3);
+    object.nobody_is_left();
+}
+
+#[test]
+fn a_value_of_memory_comes_from_a_file_and_stands_in_no_argument() {
+    let object = Object::defined(
+        "name = \"secret\"\n[workload]\ncommand = [\"sleep\", \"600\"]\nready = \"spawned\"\n[memory]\nname = \"string\"\n",
+        &[OPEN, STAY].concat(),
+    );
+    let up = object.up();
+    object.file("value", "from a file\n");
+    let file = object.dir().join("value");
+    object
+        .ask(&["memory", "set", &format!("name=@{}", file.display())])
+        .code(0);
+    let got = object.ask(&["memory", "get", "name"]).code(0);
+    assert!(got.out.contains("from a file"), "{}", got.out);
+    object.ask(&["memory", "set", "name=@@someone"]).code(0);
+    assert!(
+        object
+            .ask(&["memory", "get", "name"])
+            .code(0)
+            .out
+            .contains("@someone")
+    );
+    object.ask(&["memory", "set", "name=@/nowhere"]).code(2);
+    assert_eq!(up.interrupt(), Some(0));
+}
