@@ -9,16 +9,18 @@ use serde::Serialize;
 use suijuris_store::capsule::{self, Decrypted, ImportError, Imported};
 use suijuris_store::{ObjectDir, Sizes};
 
+use crate::depots::DepotArg;
 use crate::progress::Progress;
 use crate::terminal::{self, Screen, Tone};
-use crate::{Answer, key_wrap};
+use crate::{Answer, key_wrap, migrate};
 
 /// Make an object out of a capsule
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Every record, signature and bundle is verified before anything appears under DATA; id, head and
 memory are those of the capsule. A directory that holds an older part of the same history is
-brought up to it; any other is refused and stays as it is.
+brought up to it; any other is refused and stays as it is. An object that departed into the capsule
+(`suijuris migrate`) arrives, if the depot knows of its departure and of nothing behind it.
 
 Exit codes: 0 imported, 1 the capsule is not valid or does not fit the directory, 2 usage, 3 it
 cannot be read or written.
@@ -38,7 +40,9 @@ pub(crate) struct Args {
     /// Do not open what is sealed: the copy can be read and verified, not woken
     #[arg(long)]
     without_key: bool,
-    /// Print one JSON object
+    #[command(flatten)]
+    depot: DepotArg,
+    /// Print one JSON object; of an object that departed, the event of its arrival behind it
     #[arg(long)]
     json: bool,
 }
@@ -61,13 +65,17 @@ struct Shown {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
-    answer(
+    let answered = answer(
         &args.file,
         &args.data,
         args.key.as_deref(),
         args.without_key,
         args.json,
-    )
+    )?;
+    if answered == Answer::Yes && !args.without_key && migrate::has_departed(&args.data)? {
+        return migrate::arrived_at(&args.data, &args.depot, args.json);
+    }
+    Ok(answered)
 }
 
 /// Imports the capsule in `file` into `data`, and tells.

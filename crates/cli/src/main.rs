@@ -26,6 +26,7 @@ mod line_writer;
 mod log;
 mod logs;
 mod memory;
+mod migrate;
 mod new;
 mod object_paths;
 mod oci;
@@ -132,6 +133,7 @@ enum Command {
     Wake(transition::WakeArgs),
     Sleep(transition::SleepArgs),
     Terminate(terminate::Args),
+    Migrate(migrate::Args),
     Verify(verify::Args),
     Export(export::Args),
     Import(import::Args),
@@ -188,6 +190,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Wake(args) => transition::wake(&args)?,
         Command::Sleep(args) => transition::sleep(&args)?,
         Command::Terminate(args) => terminate::run(&args)?,
+        Command::Migrate(args) => migrate::run(&args)?,
         Command::Verify(args) => verify::run(&args)?,
         Command::Export(args) => export::run(&args)?,
         Command::Import(args) => import::run(&args)?,

@@ -97,7 +97,8 @@ fn end(
 ) -> anyhow::Result<Answer> {
     let (decision, ticket) = match propose(&held.writer, approvals, held.now, here::host())? {
         Termination::Over => return over(json),
-        Termination::Ended(decision, ticket) | Termination::Refused(decision, ticket) => (decision, ticket),
+        Termination::Ended(decision, ticket) => (decision, Some(ticket)),
+        Termination::Refused(decision, ticket) => (decision, ticket),
         Termination::TooFew(_, found, needed) => {
             terminal::note(&format!(
                 "not ended: {found} of the {needed} owners needed approved it; have each of the others run \
@@ -106,7 +107,7 @@ fn end(
             return Ok(Answer::No);
         }
     };
-    ticket.wait()?;
+    ticket.map(|ticket| ticket.wait()).transpose()?;
     tell(&verdict::verdict(&decision, "door"), json)
 }
 

@@ -7,7 +7,7 @@ use suijuris_core::bundle::{self, Bundle};
 use suijuris_core::decide::{Verdict, View, decide};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Host, Inputs, Principal};
-use suijuris_core::lineage::{Amended, Approval, Body, Decision, Phase, Refused, Statement};
+use suijuris_core::lineage::{Amended, Approval, Body, Decision, Refused, Statement};
 use suijuris_core::time::{Now, Span};
 use suijuris_store::{BundleFiles, Draft, Sign, StageError, Ticket, Writer, bundle_store};
 
@@ -23,8 +23,8 @@ pub enum AmendError {
     #[error("the definition cannot be used")]
     Kept(#[from] bundle_store::Error),
     /// Its history is closed.
-    #[error("the object has been terminated: it takes no other definition; found a new one")]
-    Terminated,
+    #[error("the object is {0}: this copy takes no other definition")]
+    Closed(&'static str),
     /// A class is no object, nor an object a class.
     #[error("the definition is that of a {0}, the object's is not: add it as what it is")]
     Kind(&'static str),
@@ -59,8 +59,9 @@ pub fn propose(
     host: Host,
 ) -> Result<Amendment, AmendError> {
     let proposed = files.open()?;
-    if writer.staged(|state| state.head().phase == Phase::Terminated) {
-        return Err(AmendError::Terminated);
+    let phase = writer.staged(|state| state.head().phase);
+    if phase.is_closed() {
+        return Err(AmendError::Closed(phase.as_str()));
     }
     let in_force = writer.staged(|state| state.head().bundle);
     if in_force == proposed.id() {

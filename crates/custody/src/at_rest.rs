@@ -4,7 +4,7 @@
 //!
 //! Who may wake it is not decided here: that is the door's, whose state this is. Who calls: `up`, the supervisor.
 
-use suijuris_core::lineage::{Body, Fired, Head, Phase, Refused, Seal, State};
+use suijuris_core::lineage::{Body, Fired, Head, Refused, Seal, State};
 use suijuris_core::time::Timestamp;
 use suijuris_store::{Reader, StageError, Ticket, Writer};
 
@@ -128,11 +128,7 @@ impl Open {
     pub fn record(&self, unrecorded: Unrecorded, at: Timestamp) -> Result<Recording, StageError> {
         let Unrecorded { refused, mut fired } = unrecorded;
         let mut recording = Recording::default();
-        if self
-            .writer
-            .staged(|state| state.head().phase == Phase::Terminated)
-        {
-            // Its history is closed.
+        if self.writer.staged(|state| state.head().phase.is_closed()) {
             return Ok(recording);
         }
         for mut refused in refused {

@@ -14,6 +14,7 @@ pub mod claim;
 pub mod clock;
 mod event_loop;
 pub mod host;
+pub mod migrate;
 pub mod owner;
 pub mod patch;
 pub mod record;

@@ -42,8 +42,8 @@ pub enum Termination {
     Over,
     /// It has ended.
     Ended(Box<Decision>, Ticket),
-    /// It refuses; that is recorded.
-    Refused(Box<Decision>, Ticket),
+    /// It refuses; that is recorded, unless it has departed.
+    Refused(Box<Decision>, Option<Ticket>),
     /// Too few owners signed: so many of so many.
     TooFew(Box<Decision>, usize, u32),
 }
@@ -112,8 +112,9 @@ pub fn propose(
                 at: PLACE.to_owned(),
                 fired: Default::default(),
             };
-            let ticket = stage(writer, Body::Refused(Box::new(refused)), now.at)?;
-            Termination::Refused(decision, ticket)
+            let closed = writer.staged(|state| state.head().phase.is_closed());
+            let record = || stage(writer, Body::Refused(Box::new(refused)), now.at);
+            Termination::Refused(decision, (!closed).then(record).transpose()?)
         }
     })
 }

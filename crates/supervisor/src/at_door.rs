@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use suijuris_core::decide::Verdict;
 use suijuris_core::inputs::{Host, Witnessed};
-use suijuris_core::lineage::{Decision, Fired, Head, Phase, State};
+use suijuris_core::lineage::{Decision, Fired, Head, State};
 use suijuris_core::time::Reading;
 use suijuris_core::trigger::Pending;
 use suijuris_custody::at_rest::{AtRest, Open, Recording, Suspended, Unrecorded};
@@ -104,7 +104,7 @@ impl AtDoor {
 
     /// What its timers want, those since dealt with left out.
     pub(crate) fn timers(&mut self, reading: Reading) -> Pending {
-        if self.look(|state| state.head().phase == Phase::Terminated) {
+        if self.look(|state| state.head().phase.is_closed()) {
             // Nothing is recorded any more, not even that one came due.
             return Pending::default();
         }

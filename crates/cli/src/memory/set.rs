@@ -7,7 +7,7 @@ use suijuris_api::agent::Patch;
 use suijuris_api::control::Reply;
 use suijuris_api::verdict;
 use suijuris_core::inputs::Inputs;
-use suijuris_core::lineage::{Body, Phase, Refused};
+use suijuris_core::lineage::{Body, Refused};
 use suijuris_core::owner_request::{Ask, nobody};
 use suijuris_core::time::Span;
 use suijuris_custody::owner::{Asking, content_of};
@@ -126,7 +126,10 @@ fn answered(reply: Reply, json: bool) -> anyhow::Result<Answer> {
         Reply::Patched { seq, root } => written(seq, &root, json),
         Reply::Verdict(verdict) => transition::tell(&verdict, json),
         Reply::Error { code, message }
-            if matches!(code.as_str(), "memory_conflict" | "refused" | "terminated") =>
+            if matches!(
+                code.as_str(),
+                "memory_conflict" | "refused" | "terminated" | "departed"
+            ) =>
         {
             terminal::note(&format!("not written: {message}"));
             Ok(Answer::No)
@@ -183,8 +186,7 @@ fn write(held: &OfflineObject, patch: &Patch, json: bool) -> anyhow::Result<Answ
         }
         Err(WriteError::Refused(decision)) => {
             transition::tell(&verdict::verdict(&decision, "runtime"), json)?;
-            if writer.published().head().phase == Phase::Terminated {
-                // Its history is closed.
+            if writer.published().head().phase.is_closed() {
                 return Ok(Answer::No);
             }
             let refused = Refused {

@@ -19,6 +19,7 @@ mod depots;
 mod ending;
 mod fd_passing;
 mod gate;
+mod leaving;
 mod lineages;
 #[cfg(target_arch = "x86_64")]
 mod machines;

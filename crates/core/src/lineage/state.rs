@@ -42,6 +42,13 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Whether nothing is to be recorded any more but what leads out of it: behind an end nothing follows, and behind a
+    /// departure whoever arrives goes on.
+    #[must_use]
+    pub const fn is_closed(self) -> bool {
+        matches!(self, Self::Departed | Self::Terminated)
+    }
+
     /// The word used in messages and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

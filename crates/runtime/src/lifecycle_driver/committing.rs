@@ -63,6 +63,9 @@ impl LifecycleDriver {
                     fired,
                 };
                 self.say_refused(&refused);
+                if lineage.published(|state| state.head().phase.is_closed()) {
+                    return Ok(());
+                }
                 lineage
                     .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
                     .await?;

@@ -42,7 +42,11 @@ impl<D: Driver> ObjectActor<D> {
                 return drop(answer.send(error(CODE_APPROVALS, message)));
             }
             Ok(Termination::Ended(decision, ticket)) => (decision, ticket, true),
-            Ok(Termination::Refused(decision, ticket)) => (decision, ticket, false),
+            Ok(Termination::Refused(decision, Some(ticket))) => (decision, ticket, false),
+            Ok(Termination::Refused(decision, None)) => {
+                let words = self.reporter.verdict(&decision);
+                return drop(answer.send(Reply::Verdict(words)));
+            }
             Err(wrong) => return drop(answer.send(error(CODE_BAD_REQUEST, chain(&wrong)))),
         };
         let words = self.reporter.verdict(&decision);
