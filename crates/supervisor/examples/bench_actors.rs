@@ -89,6 +89,7 @@ impl Rig {
                 argv: vec!["init".into()],
             },
             sink: started.clone(),
+            logs: suijuris_supervisor::output_logs::OutputLogs::default(),
             terms: Terms::DEFAULT,
             request_terms: requests::Terms::DEFAULT,
             private: Box::new(Vec::new),
