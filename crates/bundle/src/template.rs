@@ -19,12 +19,15 @@ pub struct Template {
     files: &'static [(&'static str, &'static str)],
 }
 
+/// Keeps what an object writes out of images that are built beside its definition.
+const DOCKERIGNORE: &str = include_str!("../templates/dockerignore");
+
 macro_rules! template {
     ($name:literal, $summary:literal, [$($file:literal),*]) => {
         Template {
             name: $name,
             summary: $summary,
-            files: &[$(($file, include_str!(concat!("../templates/", $name, "/", $file)))),*],
+            files: &[(".dockerignore", DOCKERIGNORE), $(($file, include_str!(concat!("../templates/", $name, "/", $file)))),*],
         }
     };
 }

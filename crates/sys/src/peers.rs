@@ -52,18 +52,16 @@ fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<Pidfd> {
     let mut number: libc::c_int = -1;
     let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or_default();
     // SAFETY: number and length outlive the call, and the length is that of the number.
-    checked(
-        unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                SO_PEERPIDFD,
-                (&raw mut number).cast(),
-                &raw mut length,
-            )
-        }
-        .into(),
-    )?;
+    let asked = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut number).cast(),
+            &raw mut length,
+        )
+    };
+    checked(asked.into())?;
     owned(number.into()).map(Pidfd::from)
 }
 

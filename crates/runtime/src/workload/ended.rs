@@ -60,7 +60,7 @@ impl fmt::Display for Ended {
         match self.how {
             How::Exited(code) => write!(f, "exited {code}")?,
             How::Killed(libc::SIGXFSZ) => {
-                f.write_str("killed since a file grew beyond workload.limits.disk")?
+                f.write_str("killed since a file grew beyond workload.limits.disk")?;
             }
             How::Killed(signal) => write!(f, "killed by signal {signal}")?,
             How::Unknown => f.write_str("ended")?,
