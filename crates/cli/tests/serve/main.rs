@@ -21,3 +21,4 @@ mod many;
 mod objects;
 #[path = "../common/ran.rs"]
 mod ran;
+mod usage;
