@@ -197,3 +197,35 @@ fn written_to_while_nobody_runs_it_it_ends_itself_when_somebody_does() {
     assert_eq!(up.interrupt(), Some(0));
     assert_eq!(other.records("terminated").len(), 0);
 }
+
+/// Awake for a moment after each request.
+const BRIEFLY: &str = r#"
+@id("briefly") permit (principal, action == Action::"remain", resource) when {
+    context.activity.in_flight > 0 || context.activity.idle < duration("300ms") };
+"#;
+
+#[test]
+fn in_a_suspended_machine_it_ends_all_the_same_by_its_own_word_and_its_owners() {
+    let suspend = format!("{FIELD}[sleep]\nmode = \"suspend\"\n");
+    let once = r#"
+@id("once") permit (principal is Self, action == Action::"terminate", resource) when { resource.lineage has last_dormant };
+"#;
+    let object = Object::new(&suspend, &[OPEN, BRIEFLY, once].concat());
+    let mut up = object.up();
+    up.get("/").status(200);
+    up.wait(json!({"event": "machine", "state": "suspended"}));
+    up.wait_event("terminated");
+    ended(&object);
+    up.get("/").problem(410, "terminated");
+    assert_eq!(up.interrupt(), Some(0));
+    object.nobody_is_left();
+
+    let other = Object::new(&suspend, &[OPEN, BRIEFLY, END].concat());
+    let mut up = other.up();
+    up.get("/").status(200);
+    up.wait(json!({"event": "machine", "state": "suspended"}));
+    other.ask(&["terminate"]).code(0);
+    ended(&other);
+    assert_eq!(up.interrupt(), Some(0));
+    other.nobody_is_left();
+}

@@ -81,7 +81,8 @@ impl<D: Driver> ObjectActor<D> {
                 own_proposal(View::new(state, &bundle.rules), Action::Terminate, inputs).is_some()
             });
             if proposes {
-                // Its suspended machine holds the store, and is not needed any more.
+                // Its suspended machine holds the store, and is not needed any more; it is asked again once that is ours.
+                self.own_end.looked_at = None;
                 self.events.push_back(Happens::GiveUp);
             }
             return;
