@@ -43,6 +43,7 @@ struct State {
     phase: Cell<Phase>,
     round: Cell<u64>,
     cuts: Cell<u64>,
+    drained: Cell<bool>,
     started: Instant,
     now_ms: Cell<u64>,
     slots: RefCell<Vec<Weak<Slot>>>,
@@ -57,6 +58,7 @@ impl Control {
             phase: Cell::new(phase),
             round: Cell::new(0),
             cuts: Cell::new(0),
+            drained: Cell::new(false),
             started: Instant::now(),
             now_ms: Cell::new(0),
             slots: RefCell::default(),
@@ -73,7 +75,21 @@ impl Control {
     /// Moves to `phase`; everything that waits looks again.
     pub fn set(&self, phase: Phase) {
         self.0.phase.set(phase);
+        if phase < Phase::Draining {
+            self.0.drained.set(false);
+        }
         self.ask_again();
+    }
+
+    /// The time to finish what is in flight is over: who has no answer yet gets the object's own.
+    pub(crate) fn end_drain(&self) {
+        self.0.drained.set(true);
+        self.wake_all();
+    }
+
+    /// Whether it is over.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.0.drained.get()
     }
 
     /// Puts requests whose authorizer said [`Hold`](crate::Admission::Hold) before the authorizer again, and raw

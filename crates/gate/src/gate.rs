@@ -230,10 +230,14 @@ impl<A: Authorizer> Server<A> {
         }
     }
 
-    /// What did not finish in time is cut.
+    /// What did not finish in time is told so where no answer has begun, and cut a moment later.
     fn end_drain(&mut self, timer: &Timer) {
-        timer.arm(u64::MAX);
-        self.cut();
+        if self.gate.control.is_drained() {
+            timer.arm(u64::MAX);
+            return self.cut();
+        }
+        timer.arm(self.gate.limits.linger_ms);
+        self.gate.control.end_drain();
     }
 
     fn cut(&mut self) {
@@ -404,12 +408,19 @@ impl<A: Authorizer> Shared<A> {
 
     /// The workload could not be reached: the owner is told why, the caller that it may ask again.
     pub(crate) fn unreachable(&self, why: &io::Error) -> Refusal {
+        if self.control.phase() != Phase::Open {
+            return Refusal::cut_short();
+        }
         self.unanswered("upstream_unreachable", why);
         Refusal::upstream_unreachable()
     }
 
     /// The workload gave no valid answer: the owner is told why, the caller that it failed.
     pub(crate) fn failed(&self, why: &dyn std::fmt::Display) -> Refusal {
+        if self.control.phase() != Phase::Open {
+            // Its object ended it: the workload did nothing wrong.
+            return Refusal::cut_short();
+        }
         self.unanswered("upstream_failed", why);
         Refusal::upstream_failed()
     }

@@ -332,8 +332,10 @@ impl<A: Authorizer> Session<'_, A> {
             started,
         };
         let mut receiving = pin!(receiving.run());
+        let control = &self.gate.control;
         poll_fn(|cx| match receiving.as_mut().poll(cx) {
             Poll::Ready(outcome) => Poll::Ready(outcome),
+            Poll::Pending if control.is_drained() && !started.get() => Poll::Ready(Err(Broken::Drained)),
             Poll::Pending => sending.as_mut().poll(cx).map(Err),
         })
         .await
@@ -389,6 +391,7 @@ impl<A: Authorizer> Session<'_, A> {
                 .gate
                 .failed(&"the workload closed the connection without an answer"),
             Broken::Bad(detail) => self.gate.failed(&detail),
+            Broken::Drained => Refusal::cut_short(),
             Broken::Timeout => Refusal::upstream_timeout(),
             Broken::Request(reject) => return self.refuse(buffers, &reject.into(), None).await,
         };

@@ -103,7 +103,8 @@ pub(crate) async fn serve<A: Authorizer>(
             Ok(false) | Err(Elapsed) => {
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
-                timer.arm(limits.drain_ms);
+                // Who is told at the end of the drain that the object sleeps gets to read it.
+                timer.arm(limits.drain_ms.saturating_add(limits.linger_ms));
             }
         }
     }

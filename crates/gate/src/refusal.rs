@@ -114,6 +114,15 @@ impl Refusal {
         Self::of(503, "draining", "retry to wake it again").retry_after(1)
     }
 
+    pub(crate) fn cut_short() -> Self {
+        Self::of(
+            503,
+            "draining",
+            "the object went to sleep before its workload had answered, which may have acted on the request: repeat only what may be done twice",
+        )
+        .retry_after(1)
+    }
+
     pub(crate) fn too_many_connections() -> Self {
         Self::of(503, "too_many_connections", "retry later or reuse connections").retry_after(1)
     }

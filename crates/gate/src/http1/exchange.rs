@@ -25,6 +25,8 @@ pub(super) enum Broken {
     /// The workload's bytes are no response.
     Bad(&'static str),
     Timeout,
+    /// The object sleeps before the workload answered.
+    Drained,
     /// The response had begun.
     Cut,
     /// The client left, or takes no bytes.

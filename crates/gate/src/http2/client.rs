@@ -82,7 +82,13 @@ pub(super) async fn send<A: Authorizer>(
     });
     let bound_ms = gate.limits.response_ms;
     loop {
-        match timer.within(bound_ms, |cx| sending.as_mut().poll(cx)).await {
+        let polled = |cx: &mut std::task::Context<'_>| match sending.as_mut().poll(cx) {
+            std::task::Poll::Pending if gate.control.is_drained() => {
+                std::task::Poll::Ready(Err(Box::new(Refusal::cut_short())))
+            }
+            polled => polled,
+        };
+        match timer.within(bound_ms, polled).await {
             Ok(response) => return response,
             // The bound counts from the request's end.
             Err(Elapsed) if meter.silent_ms() < bound_ms => {}

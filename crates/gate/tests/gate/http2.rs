@@ -29,7 +29,7 @@ pub(crate) struct Got {
 }
 
 impl Got {
-    fn problem(&self) -> Problem {
+    pub(crate) fn problem(&self) -> Problem {
         assert_eq!(self.headers["content-type"], "application/problem+json");
         serde_json::from_str(&self.body).unwrap()
     }

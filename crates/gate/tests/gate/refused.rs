@@ -187,20 +187,69 @@ fn draining_finishes_what_runs_and_refuses_what_comes() {
     rig.wait(|traffic| traffic.in_flight() == 0);
 }
 
+fn drains_soon(workload: &Workload) -> Rig {
+    let limits = Limits {
+        drain_ms: 200,
+        ..Limits::default()
+    };
+    Rig::with(Protocol::Http, workload, limits)
+}
+
 #[test]
-fn what_does_not_drain_in_time_is_cut() {
+fn what_has_no_answer_when_the_drain_ends_is_told_that_the_object_went_to_sleep() {
     let workload = Workload::start(|conn| while conn.fill() {});
-    let rig = Rig::with(
-        Protocol::Http,
-        &workload,
-        Limits {
-            drain_ms: 200,
-            ..Limits::default()
-        },
+    let rig = drains_soon(&workload);
+    let mut client = rig.client();
+    client.send(&get("/"));
+    let addr = rig.addr;
+    let over_http2 = std::thread::spawn(move || {
+        let reply = crate::http2::ask(addr, crate::http2::request("/", ""));
+        (reply.status, reply.problem().code)
+    });
+    rig.wait(|traffic| traffic.in_flight() == 2);
+    rig.set(Phase::Draining);
+    let reply = client.reply();
+    assert_eq!((reply.status(), reply.problem().code.as_str()), (503, "draining"));
+    assert!(reply.head.contains("retry-after: 1\r\n"), "{}", reply.head);
+    assert!(reply.problem().detail.contains("may have acted"));
+    assert_eq!(over_http2.join().unwrap(), (503, "draining".to_owned()));
+    rig.wait(|traffic| traffic.in_flight() == 0 && traffic.connections() == 0);
+    assert!(
+        rig.script.unanswered.lock().unwrap().is_empty(),
+        "nobody did wrong"
     );
+}
+
+#[test]
+fn a_workload_that_is_stopped_while_the_object_drains_did_nothing_wrong() {
+    let (stop, stopped) = std::sync::mpsc::sync_channel::<()>(1);
+    let stopped = std::sync::Mutex::new(stopped);
+    let workload = Workload::start(move |conn| {
+        let _asked = conn.request();
+        stopped.lock().unwrap().recv().unwrap();
+    });
+    let rig = Rig::http(&workload);
     let mut client = rig.client();
     client.send(&get("/"));
     rig.wait(|traffic| traffic.in_flight() == 1);
+    rig.set(Phase::Draining);
+    stop.send(()).unwrap();
+    let reply = client.reply();
+    assert_eq!((reply.status(), reply.problem().code.as_str()), (503, "draining"));
+    assert!(rig.script.unanswered.lock().unwrap().is_empty());
+}
+
+#[test]
+fn an_answer_that_has_begun_when_the_drain_ends_is_cut() {
+    let workload = Workload::start(|conn| {
+        let _asked = conn.request();
+        conn.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf");
+        while conn.fill() {}
+    });
+    let rig = drains_soon(&workload);
+    let mut client = rig.client();
+    client.send(&get("/"));
+    client.until(b"half");
     rig.set(Phase::Draining);
     assert!(client.is_reset());
     rig.wait(|traffic| traffic.in_flight() == 0 && traffic.connections() == 0);

@@ -197,6 +197,10 @@ impl Conn {
         Some(request)
     }
 
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
     pub(crate) fn reply(&mut self, body: &[u8]) {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
         // The gate may have gone; then the test looks elsewhere.
