@@ -68,6 +68,20 @@ impl Problem {
         }
     }
 
+    /// The same problem without what is said of this occurrence.
+    #[must_use]
+    pub fn bare(self) -> Self {
+        Self {
+            detail: String::new(),
+            object: String::new(),
+            action: String::new(),
+            id: String::new(),
+            rules: Vec::new(),
+            retry_after: None,
+            ..self
+        }
+    }
+
     /// What a 401 says in `WWW-Authenticate` (RFC 6750, section 3): a token is needed, or the one shown is not valid.
     #[must_use]
     pub fn challenge(&self) -> Option<&'static str> {

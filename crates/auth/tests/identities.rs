@@ -1,5 +1,5 @@
 //! Identity tokens of objects: what is one, and for whom it is good.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests: what is not as expected ends them")]
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -74,7 +74,7 @@ impl WriteError {
         let mut problem = self.problem(object);
         match self {
             Self::Patch(_) | Self::Unwitnessed(_) => {}
-            Self::Refused(_) => problem = Problem::new(problem.status, &problem.code, &problem.title),
+            Self::Refused(_) => problem = problem.bare(),
             Self::Secret(_) | Self::Random(_) | Self::Stage(_) => {
                 verdict::OWNER_KNOWS.clone_into(&mut problem.detail);
             }

@@ -267,7 +267,8 @@ async fn a_renewal_that_is_on_its_way_during_a_pause_is_not_taken_for_a_twin() {
     there.set_nonblocking(true).unwrap();
     let there = tokio::net::UnixStream::from_std(there).unwrap();
     // Behind a relay, as in a machine: what was sent happens, whether or not somebody still waits for it.
-    let _serving = tokio::spawn(relay::serve(there, own(&depot), object_id()));
+    let mut serving = tokio::task::JoinSet::new();
+    serving.spawn(relay::serve(there, own(&depot), object_id()));
     let relayed: Arc<dyn Depot> = Arc::new(relay::Client::new(here).unwrap());
     let witness = start(opening(1, 2_000, 8), &relayed);
     wake(&witness).await;

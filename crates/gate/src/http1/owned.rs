@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn chunks_become_their_data() {
         let check = |chunks: &str, data: &str| {
-            assert_eq!(super::decoded(chunks.as_bytes()), data.as_bytes(), "{chunks:?}")
+            assert_eq!(super::decoded(chunks.as_bytes()), data.as_bytes(), "{chunks:?}");
         };
         check("0\r\n", "");
         check("3\r\nabc\r\n0\r\n", "abc");
