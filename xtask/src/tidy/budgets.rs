@@ -49,8 +49,9 @@ const BUDGETS: &[Budget] = &[
     Budget { name: "core", why: "core has no I/O, no clock and no randomness: only encodings, digests, signatures and civil time",
         allowed: &["serde", "serde_bytes", "serde_ipld_dagcbor", "serde_json", "ipld-core", "sha2", "ed25519-dalek", "base64",
             "zeroize", "thiserror", "jiff", "cronexpr"] },
-    Budget { name: "sys", why: "it is read whole by whoever asks where unsafe code stands: system calls and what lets tasks wait for them; what is taken from a workload is compiled by the libraries that are kept for it",
-        allowed: &["libc", "nix", "tokio", "landlock", "seccompiler"] },
+    Budget { name: "sys", why: "it is read whole by whoever asks where unsafe code stands: system calls, what lets tasks wait for them, and the two \
+        filters that a workload gets",
+        allowed: &["landlock", "libc", "nix", "seccompiler", "tokio"] },
     Budget { name: "store", why: "durability is files and system calls",
         allowed: &["serde", "serde_bytes", "serde_ipld_dagcbor", "ipld-core", "sha2", "ed25519-dalek", "zeroize", "getrandom", "thiserror",
             "libc", "nix"] },

@@ -376,7 +376,7 @@ mod tests {
                 to: c"/run".to_owned(),
                 size_bytes: 1,
             }],
-            hidden: vec![c"/data/private".to_owned()],
+            hidden: vec![c"/srv/keys".to_owned()],
             kept: Vec::new(),
             may_mount: true,
             groups: Vec::new(),
