@@ -136,6 +136,19 @@ pub struct Owners {
     pub threshold: u32,
 }
 
+/// Ports for raw connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ports {
+    /// The first; 0: any one that is free.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+    /// Each connection begins with a header of the PROXY protocol, and comes from a trusted proxy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proxy: bool,
+}
+
 /// Adds a class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -149,6 +162,9 @@ pub struct AddClass {
     /// Where its definition is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_dir: Option<PathBuf>,
+    /// Ports for its raw connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Ports>,
 }
 
 /// Adds a single object.
@@ -164,6 +180,9 @@ pub struct AddObject {
     /// Where its definition is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_dir: Option<PathBuf>,
+    /// Ports for its raw connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Ports>,
 }
 
 /// What owners signed of a request that says no more; nothing where the host asks.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use suijuris_api::daemon::{AddClass, AddObject, BundleParts, Class, ClassList, Object, Owners};
+use suijuris_api::daemon::{AddClass, AddObject, BundleParts, Class, ClassList, Object, Owners, Ports};
 use suijuris_bundle::Built;
 
 use crate::server::{Server, path_of};
@@ -27,9 +27,28 @@ pub(crate) struct AddArgs {
     /// What it is called in the daemon: a-z, 0-9 and - [default: the name in object.toml]
     #[arg(long)]
     name: Option<String>,
+    /// Port for raw connections (protocol = "tcp"), 0: any free one; FIRST-LAST where a class says from = ["port"]
+    #[arg(long, value_name = "PORT", value_parser = ports)]
+    port: Option<Ports>,
+    /// A trusted proxy begins each raw connection with a PROXY header
+    #[arg(long, requires = "port")]
+    proxy: bool,
     /// Print what was added as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// `PORT` or `FIRST-LAST`.
+fn ports(text: &str) -> Result<Ports, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (first.parse(), last.parse()) {
+        (Ok(first), Ok(last)) => Ok(Ports {
+            first,
+            last,
+            proxy: false,
+        }),
+        _ => Err(format!("`{text}` is no port: write 5432, or 6000-6099")),
+    }
 }
 
 /// Take an object that is asleep, or a class without instances, out of the daemon
@@ -66,6 +85,10 @@ pub(crate) fn add(args: &AddArgs) -> anyhow::Result<Answer> {
     };
     let name = args.name.clone().unwrap_or_else(|| built.manifest.name.clone());
     let object_dir = Some(dir);
+    let ports = args.port.map(|ports| Ports {
+        proxy: args.proxy,
+        ..ports
+    });
     if built.manifest.class.is_some() {
         let class: Class = server.post(
             "/v1/classes",
@@ -74,6 +97,7 @@ pub(crate) fn add(args: &AddArgs) -> anyhow::Result<Answer> {
                 bundle,
                 owners,
                 object_dir,
+                ports,
             },
         )?;
         if args.json {
@@ -90,6 +114,7 @@ pub(crate) fn add(args: &AddArgs) -> anyhow::Result<Answer> {
             bundle,
             owners,
             object_dir,
+            ports,
         },
     )?;
     if args.json {

@@ -51,6 +51,7 @@ mod terminal;
 mod terminate;
 mod token;
 mod transition;
+mod trust;
 mod up;
 mod verify;
 mod what_if;
@@ -114,6 +115,7 @@ enum Command {
     /// Run an object on this machine, until Ctrl-C puts it to sleep
     Up(up::Args),
     Serve(serve::Args),
+    Trust(trust::Args),
     Add(add::AddArgs),
     Remove(add::RemoveArgs),
     Amend(amend::Args),
@@ -170,6 +172,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     let answer = match command {
         Command::Up(args) => return up::run(args),
         Command::Serve(args) => return serve::run(&args),
+        Command::Trust(args) => trust::run(&args)?,
         Command::Add(args) => add::add(&args)?,
         Command::Remove(args) => add::remove(&args)?,
         Command::Amend(args) => amend::run(&args)?,

@@ -1,7 +1,8 @@
 //! `suijuris serve`: the daemon of many objects. Here its sockets are made, its events printed, its end heard; all else is
 //! the supervisor's (`suijuris_supervisor::serve`).
 
-use std::net::SocketAddr;
+mod listen;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -18,23 +19,23 @@ use suijuris_supervisor::events::{EventSink, Origin};
 use suijuris_supervisor::machine_notes::MachineNotes;
 use suijuris_supervisor::output_logs::OutputLogs;
 use suijuris_supervisor::serve::catalog::Catalog;
+use suijuris_supervisor::serve::edge::tls::{Source, Tls};
+use suijuris_supervisor::serve::edge::trust::{MAX_TRUSTED, Trust, network};
+use suijuris_supervisor::serve::edge::{Edge, Entrance};
 use suijuris_supervisor::serve::feed::{Feed, object_event};
 use suijuris_supervisor::serve::roster::{Roster, Setup};
 use suijuris_supervisor::serve::{api, front};
 use suijuris_supervisor::services::fresh_server;
 use suijuris_vehicle::process::{Process, Shim, Want};
 use suijuris_vehicle::{Driver as _, Isolation};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::depots::DepotArg;
 use crate::event_printer::EventPrinter;
 use crate::runtime_program::runtime_program;
-use crate::{here, private, server, systemd, terminal};
-
-/// Where it listens unless told otherwise.
-const LISTEN: [&str; 2] = ["127.0.0.1:8080", "[::1]:8080"];
+use crate::{Usage, here, private, server, systemd, terminal, trust};
+use listen::{Listen, Listening, listen};
 
 /// Threads that wait for disks, at most: one gains nothing from more.
 const BLOCKING_THREADS: usize = 4;
@@ -56,10 +57,25 @@ Example:
 pub(crate) struct Args {
     /// Directory of objects and classes [default: suijuris/serve under your data folder]
     root: Option<PathBuf>,
-    /// Address to listen on, with its port (0: any free one); may be given several times
+    /// Address to listen on, with its port (0: any free one); `https://ADDR` for TLS, `proxy://ADDR` and
+    /// `proxy+https://ADDR` where a trusted proxy begins each connection with a PROXY header; may be given several times
     /// [default: `127.0.0.1:8080` and `[::1]:8080`]
-    #[arg(long, value_name = "ADDR", value_parser = address)]
-    listen: Vec<SocketAddr>,
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<Listen>,
+    /// Network of your own proxies, whose X-Forwarded-For and PROXY headers count, as in 10.0.0.0/8; may be given
+    /// several times
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    trust: Vec<ipnet::IpNet>,
+    /// Certificate chain for https://, PEM; read again when it changes [default: made by `suijuris trust`'s authority]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    certificate: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+    /// Authorities whose certificates clients may show, PEM [default: none; those of the development authority with its
+    /// own certificates]
+    #[arg(long, value_name = "FILE")]
+    client_ca: Option<PathBuf>,
     /// Path of the control socket [default: ROOT/run/control.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -71,16 +87,6 @@ pub(crate) struct Args {
     /// Run machines as plain processes, without namespaces
     #[arg(long)]
     plain: bool,
-}
-
-/// `HOST:PORT`, or `:PORT` on loopback.
-fn address(text: &str) -> Result<SocketAddr, String> {
-    let full = match text.strip_prefix(':') {
-        Some(port) => format!("127.0.0.1:{port}"),
-        None => text.to_owned(),
-    };
-    full.parse()
-        .map_err(|_| format!("`{text}` is no address: write 127.0.0.1:8080, [::1]:8080 or :8080"))
 }
 
 /// Runs the daemon to its end.
@@ -122,10 +128,11 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let machines = MachineNotes::open(&root.join("machine-notes"))?;
     let listeners = listen(&args.listen)?;
-    let urls: Vec<String> = listeners
-        .iter()
-        .filter_map(|listener| Some(format!("http://{}", listener.local_addr().ok()?)))
-        .collect();
+    let edge = Rc::new(edge(args, &listeners)?);
+    // Callers come by themselves where no proxy is required.
+    let (proxied, direct): (Vec<_>, Vec<_>) = listeners.iter().partition(|at| at.entrance.proxy);
+    let of = |listeners: Vec<&Listening>| listeners.into_iter().filter_map(Listening::url).collect();
+    let (urls, proxied): (Vec<String>, Vec<String>) = (of(direct), of(proxied));
     let control = args
         .control
         .clone()
@@ -160,20 +167,32 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         domain: DOMAIN.to_owned(),
     })?;
     roster.set_urls(urls.clone());
+    let host = listeners
+        .iter()
+        .find_map(|at| Some(at.socket.local_addr().ok()?.ip()));
+    roster.set_edge(edge.clone(), host);
     let socket = api::bind(&control).with_context(|| format!("cannot make {}", control.display()))?;
     // Whoever reads `listening` may end this program.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    printer.listening(&urls, &control, &root);
+    printer.listening((&urls, &proxied), &control, &root);
     roster.load()?;
     let mut beside = JoinSet::new();
     beside.spawn_local(api::serve(roster.clone(), feed, socket));
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        accepting.spawn_local(front::accept(roster.clone(), listener));
+        let Listening { socket, entrance } = listener;
+        accepting.spawn_local(front::accept(
+            roster.clone(),
+            edge.clone(),
+            socket,
+            entrance,
+            front::Way::Http,
+        ));
     }
     systemd::notify("READY=1");
+    beside.spawn_local(systemd::beat());
     let mut stopping = false;
     let ended = async {
         loop {
@@ -184,6 +203,7 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
                     // The next daemon goes on with the machines that run.
                     systemd::notify("STOPPING=1");
                     accepting.abort_all();
+                    roster.close_all_ports();
                     roster.detach();
                     stopping = true;
                     continue;
@@ -193,6 +213,7 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
             if !stopping {
                 systemd::notify("STOPPING=1");
                 accepting.abort_all();
+                roster.close_all_ports();
             }
             roster.stop(stopping);
             stopping = true;
@@ -204,35 +225,41 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The sockets that were asked for; of the default ones those that this host has.
-fn listen(asked: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
-    let bind = |address: SocketAddr| -> std::io::Result<TcpListener> {
-        let listener = std::net::TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener)
-    };
-    let wrong = |address: &SocketAddr| {
-        format!(
-            "cannot listen on {address}: another program may have it; choose with --listen 127.0.0.1:PORT (0: any free one)"
-        )
-    };
-    if !asked.is_empty() {
-        let bound = asked
-            .iter()
-            .map(|address| bind(*address).with_context(|| wrong(address)));
-        return bound.collect();
+/// What connections pass before the objects.
+fn edge(args: &Args, listening: &[Listening]) -> anyhow::Result<Edge> {
+    let wants = |wanted: fn(&Entrance) -> bool| listening.iter().any(|at| wanted(&at.entrance));
+    if args.trust.len() > MAX_TRUSTED {
+        anyhow::bail!(Usage(format!(
+            "more than {MAX_TRUSTED} networks are trusted: name larger ones"
+        )));
     }
-    let mut bound = Vec::new();
-    for text in LISTEN {
-        let address: SocketAddr = text.parse()?;
-        match bind(address) {
-            Ok(listener) => bound.push(listener),
-            // A host without IPv6 has no such address.
-            Err(_none) if address.is_ipv6() && !bound.is_empty() => {}
-            Err(error) => return Err(anyhow::Error::new(error).context(wrong(&address))),
+    if wants(|entrance| entrance.proxy) && args.trust.is_empty() {
+        anyhow::bail!(Usage(
+            "no proxy is trusted, so that nobody may come to proxy://: name the network of your proxies with --trust".to_owned()
+        ));
+    }
+    let trust = Trust::new(args.trust.clone());
+    let needed = wants(|entrance| entrance.tls);
+    let tls = match (&args.certificate, &args.key) {
+        (Some(certificate), Some(key)) => {
+            let (certificate, key) = (certificate.clone(), key.clone());
+            let source = Source::Files { certificate, key };
+            Some(Tls::new(source, args.client_ca.clone())?)
         }
-    }
-    Ok(bound)
+        // Raw connections by TLS may come later.
+        _ => match trust::load() {
+            Ok(Some(own)) => {
+                let client_ca = args.client_ca.clone().unwrap_or(own.certificate);
+                Some(Tls::new(Source::Development(own.authority), Some(client_ca))?)
+            }
+            Ok(None) if needed => anyhow::bail!(
+                "there is no certificate for https://: name one with --certificate and --key, or make an authority for development with `suijuris trust`"
+            ),
+            Err(error) if needed => return Err(error),
+            Ok(None) | Err(_) => None,
+        },
+    };
+    Ok(Edge::new(trust, tls))
 }
 
 /// Prints the events of all objects, each with whose it is.
@@ -256,12 +283,18 @@ impl EventSink for ServePrinter {
 
 impl ServePrinter {
     /// The first event.
-    fn listening(&self, urls: &[String], control: &std::path::Path, root: &std::path::Path) {
+    fn listening(
+        &self,
+        (urls, proxied): (&[String], &[String]),
+        control: &std::path::Path,
+        root: &std::path::Path,
+    ) {
         if self.0.is_json() {
             let event = serde_json::json!({
                 "event": "listening",
                 "at": format!("{:.3}", jiff::Timestamp::now()),
                 "urls": urls,
+                "proxied": proxied,
                 "control": control,
                 "root": root,
                 "pid": std::process::id(),
@@ -269,7 +302,8 @@ impl ServePrinter {
             self.0.raw(event.to_string());
             return;
         }
-        self.0.raw(format!("listening  {}", urls.join("  ")));
+        let all: Vec<&str> = urls.iter().chain(proxied).map(String::as_str).collect();
+        self.0.raw(format!("listening  {}", all.join("  ")));
         self.0.raw(format!("control    {}", control.display()));
         self.0.raw(format!("objects    {}", root.display()));
         self.0.raw("Ctrl-C     puts them to sleep and ends".to_owned());

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 
 use crate::chunked::is_token;
+use crate::handoff::Client;
 use crate::head::{Fields, Framing, RequestHead, Version, Wire, list};
 use crate::response;
 
@@ -51,23 +52,82 @@ impl Forwarding {
 /// What every request of one connection gets; rendered once.
 #[derive(Debug)]
 pub(crate) struct Origin {
+    pub(crate) peer: SocketAddr,
     pub(crate) ip: String,
+    client: Option<Box<Client>>,
 }
 
 impl Origin {
-    pub(crate) fn new(peer: SocketAddr) -> Self {
+    pub(crate) fn new(peer: SocketAddr, client: Option<Box<Client>>) -> Self {
         Self {
+            peer,
             ip: peer.ip().to_canonical().to_string(),
+            client,
+        }
+    }
+
+    pub(crate) fn scheme(&self) -> &'static str {
+        match &self.client {
+            Some(client) if client.tls => "https",
+            _ => "http",
         }
     }
 
     /// The element for `Forwarded` (RFC 7239 §4); IPv6 is bracketed and quoted.
     pub(crate) fn forwarded(&self) -> String {
+        let scheme = self.scheme();
         if self.ip.contains(':') {
-            format!("for=\"[{}]\";proto=http", self.ip)
+            format!("for=\"[{}]\";proto={scheme}", self.ip)
         } else {
-            format!("for={};proto=http", self.ip)
+            format!("for={};proto={scheme}", self.ip)
         }
+    }
+
+    /// Whether the connection is good for one request only.
+    pub(crate) fn ends_after_one(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.once)
+    }
+
+    /// Whether a field of the client may say where it comes from: not where that is known already.
+    pub(crate) fn forwards(&self, name: &str) -> bool {
+        self.client.is_none() || !is_forwarding(name)
+    }
+
+    /// The head as far as it is believed.
+    pub(crate) fn trusted<'a>(&self, head: RequestHead<'a>) -> RequestHead<'a> {
+        match self.client {
+            Some(_) => head.without_forwarding(),
+            None => head,
+        }
+    }
+
+    /// Fields that say what is known of the client beside its address.
+    pub(crate) fn known(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let client = self.client.as_deref();
+        let prefix = client.and_then(|client| client.prefix.as_deref());
+        let name = client.and_then(|client| client.certificate.as_deref());
+        let named = |name, value: Option<_>| value.map(|value| (name, value));
+        let fields = [named("x-forwarded-prefix", prefix), named(CLIENT_NAME, name)];
+        // What cannot stand in a field is not said.
+        let plain = |value: &str| value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        fields
+            .into_iter()
+            .flatten()
+            .filter(move |(_, value)| plain(value))
+    }
+}
+
+/// Field by which the workload learns the name in the client's certificate.
+const CLIENT_NAME: &str = "x-suijuris-client-name";
+
+/// Whether a field says where a request comes from, as proxies do; with either dash, since some programs read them alike.
+pub(crate) fn is_forwarding(name: &str) -> bool {
+    const FORWARDED: &str = "forwarded";
+    const X_FORWARDED: &str = "x-forwarded-";
+    match name.len() {
+        9 if resembles(name, FORWARDED) || resembles(name, "x-real-ip") => true,
+        12.. => resembles(name, X_FORWARDED),
+        _ => false,
     }
 }
 
@@ -114,7 +174,8 @@ pub(crate) fn compose(
     };
     let nominated = Nominated(if wire.nominates { fields } else { &[] });
     let (mut forwarded_for, mut proto, mut forwarded) = (false, false, false);
-    for field in fields.iter().filter(|field| !nominated.names(field.name)) {
+    let travels = |field: &&httparse::Header<'_>| !nominated.names(field.name) && origin.forwards(field.name);
+    for field in fields.iter().filter(travels) {
         match field.name.len() {
             9 if field.name.eq_ignore_ascii_case("forwarded") => forwarded = true,
             15 if field.name.eq_ignore_ascii_case("x-forwarded-for") => forwarded_for = true,
@@ -140,10 +201,13 @@ pub(crate) fn compose(
         response::parts(&[b"x-forwarded-for: ", origin.ip.as_bytes(), b"\r\n"], out);
     }
     if !proto {
-        out.extend_from_slice(b"x-forwarded-proto: http\r\n");
+        response::line(b"x-forwarded-proto", origin.scheme().as_bytes(), out);
     }
     if forwarded {
         response::line(b"forwarded", origin.forwarded().as_bytes(), out);
+    }
+    for (name, value) in origin.known() {
+        response::line(name.as_bytes(), value.as_bytes(), out);
     }
     response::parts(&[b"via: 1.1 suijuris\r\n", added.lines.as_bytes(), b"\r\n"], out);
 }
@@ -203,7 +267,7 @@ mod tests {
         let mut slots = slots();
         let (head, wire) = parse(head.as_bytes(), peer, &Limits::default(), &mut slots).ok()??;
         let mut out = Vec::new();
-        compose(&head, &wire, added, &Origin::new(peer), &mut out);
+        compose(&head, &wire, added, &Origin::new(peer, None), &mut out);
         Some(String::from_utf8_lossy(&out).into_owned())
     }
 

@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::accept::{accept, turn_away};
 use crate::buffer::{FreeList, Inbound, Outbound};
 use crate::control::{Control, Elapsed, Phase, Timer};
-use crate::forward::Forwarding;
-use crate::handoff::{Accepted, Handoff};
+use crate::forward::{Forwarding, Origin};
+use crate::handoff::{Client, Handoff};
 use crate::head::{HTTP2_PREFACE, RequestHead};
 use crate::http1::{self, End};
 use crate::limits::{LINGER_BYTES, Limits};
@@ -202,7 +202,7 @@ impl<A: Authorizer> Server<A> {
             let phase = control.phase();
             let accepts = phase < Phase::Draining || !self.keeps_backlog;
             tokio::select! {
-                (stream, peer) = accept(listener.as_ref()), if accepts => self.open(Stream::Tcp(stream), peer, Vec::new()),
+                (stream, peer) = accept(listener.as_ref()), if accepts => self.open(Stream::Tcp(stream), peer, Vec::new(), None),
                 Some(handoff) = handed_over.recv(), if accepts => self.take_over(handoff),
                 Some(_ended) = self.connections.join_next() => {}
                 changed = changed(&control, round, &timer) => {
@@ -249,21 +249,12 @@ impl<A: Authorizer> Server<A> {
         if !handoff.claim.make() {
             return;
         }
-        match handoff.stream {
-            Accepted::Bytes(stream, peer) => self.open(Stream::Bytes(stream.into()), peer, handoff.prefix),
-            // One that is gone meanwhile is nobody's loss.
-            Accepted::Socket(socket) => {
-                if let Ok(peer) = socket.peer_addr()
-                    && socket.set_nonblocking(true).is_ok()
-                    && let Ok(socket) = TcpStream::from_std(socket)
-                {
-                    self.open(Stream::Tcp(socket), peer, handoff.prefix);
-                }
-            }
+        if let Some((stream, peer)) = handoff.stream.open() {
+            self.open(stream, peer, handoff.prefix, handoff.client);
         }
     }
 
-    fn open(&mut self, stream: Stream, peer: SocketAddr, prefix: Vec<u8>) {
+    fn open(&mut self, stream: Stream, peer: SocketAddr, prefix: Vec<u8>, client: Option<Box<Client>>) {
         let traffic = &self.gate.traffic;
         if traffic.connections() >= self.gate.limits.max_connections {
             traffic.count_refused();
@@ -274,8 +265,10 @@ impl<A: Authorizer> Server<A> {
             let _slower = socket.set_nodelay(true);
         }
         let open = traffic.connection();
+        let peer = client.as_ref().map_or(peer, |client| client.address);
+        let origin = Origin::new(peer, client);
         self.connections
-            .spawn_local(connection(Rc::clone(&self.gate), stream, peer, prefix, open));
+            .spawn_local(connection(Rc::clone(&self.gate), stream, origin, prefix, open));
     }
 }
 
@@ -316,10 +309,11 @@ fn ready_if(condition: bool) -> std::task::Poll<()> {
 pub(crate) async fn connection<A: Authorizer>(
     gate: Rc<Shared<A>>,
     stream: Stream,
-    peer: SocketAddr,
+    origin: Origin,
     prefix: Vec<u8>,
     _open: Open,
 ) {
+    let peer = origin.peer;
     if gate.protocol == Protocol::FdPassing {
         return match stream {
             Stream::Tcp(stream) => fd_passing::serve(&gate, stream, peer, &prefix).await,
@@ -329,6 +323,7 @@ pub(crate) async fn connection<A: Authorizer>(
     }
     let mut guard = Guard(Some(stream));
     let Some(stream) = guard.0.as_mut() else { return };
+    let origin = Rc::new(origin);
     let end = if gate.protocol == Protocol::Tcp {
         if tunnel::serve(&gate, stream, peer, &prefix).await {
             End::Close
@@ -338,7 +333,7 @@ pub(crate) async fn connection<A: Authorizer>(
     } else if prefix.starts_with(HTTP2_PREFACE) {
         End::Http2(prefix.into())
     } else {
-        Box::pin(http1::serve(&gate, stream, peer, &prefix)).await
+        Box::pin(http1::serve(&gate, stream, &origin, &prefix)).await
     };
     match end {
         End::Reset => return,
@@ -349,7 +344,7 @@ pub(crate) async fn connection<A: Authorizer>(
         }
         End::Http2(read) => {
             if let Some(stream) = guard.0.take() {
-                http2::serve(&gate, stream, peer, read).await;
+                http2::serve(&gate, stream, origin, read).await;
             }
         }
     }

@@ -4,6 +4,9 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::stream::Stream;
 
 /// A connection accepted elsewhere, with what was read from it.
 #[derive(Debug)]
@@ -14,6 +17,26 @@ pub struct Handoff {
     pub prefix: Vec<u8>,
     /// Takes it from whoever handed it over.
     pub claim: Claim,
+    /// Whose it is, where whoever handed it over knows better than the socket.
+    pub client: Option<Box<Client>>,
+}
+
+/// Who is at the other end of a connection, as whoever ended TLS or heard a proxy says. What the client's own header fields
+/// say of it (`X-Forwarded-…`, `Forwarded`, `X-Real-IP`) is then neither judged nor forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    /// The client's address: the peer that rules see.
+    pub address: SocketAddr,
+    /// It came by TLS.
+    pub tls: bool,
+    /// The name that TLS asked for.
+    pub server_name: Option<String>,
+    /// The name in the verified certificate that the client showed: the workload reads it as `X-Suijuris-Client-Name`.
+    pub certificate: Option<String>,
+    /// What was taken off the path: the workload reads it as `X-Forwarded-Prefix`.
+    pub prefix: Option<String>,
+    /// All of this is true of one request: the connection, of HTTP/1.x, ends after it.
+    pub once: bool,
 }
 
 /// A connection accepted elsewhere, as it comes here.
@@ -36,6 +59,20 @@ impl fmt::Debug for Accepted {
 impl From<std::net::TcpStream> for Accepted {
     fn from(socket: std::net::TcpStream) -> Self {
         Self::Socket(socket)
+    }
+}
+
+impl Accepted {
+    /// As the gate has it, with whoever is at its other end; none where that is gone meanwhile, which is nobody's loss.
+    pub(crate) fn open(self) -> Option<(Stream, SocketAddr)> {
+        match self {
+            Self::Bytes(stream, peer) => Some((Stream::Bytes(stream.into()), peer)),
+            Self::Socket(socket) => {
+                let peer = socket.peer_addr().ok()?;
+                socket.set_nonblocking(true).ok()?;
+                Some((Stream::Tcp(TcpStream::from_std(socket).ok()?), peer))
+            }
+        }
     }
 }
 

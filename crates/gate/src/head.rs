@@ -54,6 +54,8 @@ pub struct RequestHead<'a> {
     /// Declared length of the body; none for a chunked one or none at all.
     pub content_length: Option<u64>,
     pub(crate) fields: Fields<'a>,
+    /// Whether its fields may say where it comes from.
+    believes_forwarding: bool,
 }
 
 /// Paths that are never forwarded begin with this: they belong to the object and not to its workload.
@@ -138,7 +140,20 @@ impl<'a> RequestHead<'a> {
     /// [`Reject`] where two programs could see different values: doubled, a twin with an underscore, other characters than
     /// visible ASCII, named by `Connection`.
     pub fn exposed(&self, name: &str) -> Result<Option<Cow<'a, str>>, Reject> {
+        if !self.believes_forwarding && crate::forward::is_forwarding(name) {
+            return Ok(None);
+        }
         canonical::exposed(self, name)
+    }
+
+    /// The same, where it is known otherwise where the request comes from: [`RequestHead::exposed`] then has nothing of what
+    /// proxies say of that.
+    #[must_use]
+    pub fn without_forwarding(self) -> Self {
+        Self {
+            believes_forwarding: false,
+            ..self
+        }
     }
 
     /// Whether the path is one of [`RESERVED_PATHS`].
@@ -428,6 +443,7 @@ pub(crate) fn understand<'a>(
         object: found.object,
         content_length: found.length,
         fields,
+        believes_forwarding: true,
     })
 }
 

@@ -13,7 +13,6 @@ mod owned;
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
@@ -67,14 +66,13 @@ enum Evaluated<P> {
 pub(crate) async fn serve<A: Authorizer>(
     gate: &Rc<Shared<A>>,
     stream: &mut Stream,
-    peer: SocketAddr,
+    origin: &Rc<Origin>,
     prefix: &[u8],
 ) -> End {
     let (read, write) = stream.split();
     let mut session = Session {
         gate,
-        peer,
-        origin: Origin::new(peer),
+        origin,
         read,
         write,
         inward: gate.control.timer(),
@@ -88,8 +86,7 @@ pub(crate) async fn serve<A: Authorizer>(
 /// One connection.
 struct Session<'s, A> {
     gate: &'s Rc<Shared<A>>,
-    peer: SocketAddr,
-    origin: Origin,
+    origin: &'s Rc<Origin>,
     read: ReadHalf<'s>,
     write: WriteHalf<'s>,
     /// Bounds reading from the client and writing to the workload.
@@ -197,7 +194,7 @@ impl<A: Authorizer> Session<'_, A> {
     /// Parses and judges what was read. On a permit, the head for the workload is composed.
     fn evaluate(&mut self, buffers: &mut Inbound) -> Evaluated<A::Permit> {
         let bytes = buffers.input.filled();
-        if self.first && head::starts_http2(bytes) {
+        if self.first && !self.origin.ends_after_one() && head::starts_http2(bytes) {
             return if bytes.len() < HTTP2_PREFACE.len() {
                 Evaluated::Incomplete
             } else {
@@ -205,11 +202,14 @@ impl<A: Authorizer> Session<'_, A> {
             };
         }
         let mut slots = head::slots();
-        let (head, wire) = match head::parse(bytes, self.peer, &self.gate.limits, &mut slots) {
+        let parsed = head::parse(bytes, self.origin.peer, &self.gate.limits, &mut slots);
+        let (head, mut wire) = match parsed {
             Ok(Some(parsed)) => parsed,
             Ok(None) => return Evaluated::Incomplete,
             Err(reject) => return Evaluated::Bad(reject),
         };
+        let head = self.origin.trusted(head);
+        wire.keep_alive &= !self.origin.ends_after_one();
         if self.gate.protocol == Protocol::H2c {
             let detail = "this object speaks HTTP/2 only, with prior knowledge";
             return Evaluated::Bad(Reject {
@@ -230,7 +230,7 @@ impl<A: Authorizer> Session<'_, A> {
             Judged::Own(ask) => Evaluated::Own(ask, wire),
             Judged::Forward(permit) => {
                 buffers.request.clear();
-                forward::compose(&head, &wire, &self.forwarding, &self.origin, &mut buffers.request);
+                forward::compose(&head, &wire, &self.forwarding, self.origin, &mut buffers.request);
                 Evaluated::Forward(permit, wire)
             }
         }

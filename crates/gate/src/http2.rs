@@ -66,17 +66,16 @@ struct Activity {
 pub(crate) async fn serve<A: Authorizer>(
     gate: &Rc<Shared<A>>,
     stream: Stream,
-    peer: SocketAddr,
+    origin: Rc<Origin>,
     read: Bytes,
 ) {
     let activity = Rc::new(Activity::default());
     let timer = gate.control.timer();
     activity.moved_ms.set(gate.control.now_ms());
-    let origin = Rc::new(Origin::new(peer));
     let streams = (Rc::clone(gate), Rc::clone(&activity));
     let service = service_fn(move |request| {
         let ((gate, activity), origin) = (streams.clone(), Rc::clone(&origin));
-        async move { Ok::<_, Infallible>(handle(gate, activity, origin, peer, request).await) }
+        async move { Ok::<_, Infallible>(handle(gate, activity, origin, request).await) }
     });
     let limits = &gate.limits;
     let connection = hyper::server::conn::http2::Builder::new(Tasks::default())
@@ -137,14 +136,13 @@ async fn handle<A: Authorizer>(
     gate: Rc<Shared<A>>,
     activity: Rc<Activity>,
     origin: Rc<Origin>,
-    peer: SocketAddr,
     request: http::Request<Incoming>,
 ) -> Answer<A::Permit> {
     let stream = OpenStream::new(&activity);
     activity.moved_ms.set(gate.control.now_ms());
     let timer = gate.control.timer();
     let (parts, body) = request.into_parts();
-    let answered = match judged(&gate, &parts, peer, &origin, &timer).await {
+    let answered = match judged(&gate, &parts, &origin, &timer).await {
         Err(refusal) => {
             gate.traffic.count_refused();
             Err(refusal)
@@ -209,12 +207,12 @@ async fn owned<A: Authorizer>(
 async fn judged<A: Authorizer>(
     gate: &Rc<Shared<A>>,
     parts: &http::request::Parts,
-    peer: SocketAddr,
     origin: &Origin,
     timer: &Timer,
 ) -> Result<Passed<A::Permit>, Box<Refusal>> {
     let rejected = |reject: Reject| Box::new(Refusal::from(reject));
-    let head = head(parts, peer, gate.limits.headers).map_err(rejected)?;
+    let head = head(parts, origin.peer, gate.limits.headers).map_err(rejected)?;
+    let head = origin.trusted(head);
     let (mut held, mut added) = (None, Forwarding::default());
     loop {
         added.clear();
@@ -317,16 +315,17 @@ fn uri(head: &RequestHead<'_>, h2c: bool) -> Result<Uri, http::Error> {
 
 fn fields(parts: &http::request::Parts, added: &Forwarding, origin: &Origin, out: &mut HeaderMap) {
     out.reserve(parts.headers.len() + 4);
+    let sent = |name: &str| origin.forwards(name).then(|| parts.headers.get_all(name));
     for (name, value) in &parts.headers {
+        if !origin.forwards(name.as_str()) {
+            continue;
+        }
         if name == header::CONTENT_LENGTH || !(stays_behind(name.as_str()) || name == header::EXPECT) {
             out.append(name.clone(), value.clone());
         }
     }
-    let before = parts
-        .headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let before = sent("x-forwarded-for").into_iter().flatten();
+    let before = before.filter_map(|value| value.to_str().ok());
     let chain = before.chain([origin.ip.as_str()]).collect::<Vec<_>>().join(", ");
     let mut add = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -334,11 +333,15 @@ fn fields(parts: &http::request::Parts, added: &Forwarding, origin: &Origin, out
         }
     };
     add(HeaderName::from_static("x-forwarded-for"), &chain);
-    if !parts.headers.contains_key("x-forwarded-proto") {
-        add(HeaderName::from_static("x-forwarded-proto"), "http");
+    let has = |name: &str| sent(name).is_some_and(|values| values.iter().next().is_some());
+    if !has("x-forwarded-proto") {
+        add(HeaderName::from_static("x-forwarded-proto"), origin.scheme());
     }
-    if parts.headers.contains_key(header::FORWARDED) {
+    if has("forwarded") {
         add(header::FORWARDED, &origin.forwarded());
+    }
+    for (name, value) in origin.known() {
+        add(HeaderName::from_static(name), value);
     }
     add(header::VIA, "2.0 suijuris");
     for (name, value) in added.iter() {

@@ -50,7 +50,7 @@ use std::rc::Rc;
 pub use control::{Control, Phase};
 pub use forward::{BadField, Forwarding, RESERVED_PREFIX};
 pub use gate::{Gate, Protocol, ServeError};
-pub use handoff::{Accepted, ByteStream, Claim, Handoff};
+pub use handoff::{Accepted, ByteStream, Claim, Client, Handoff};
 pub use head::{RESERVED_PATHS, RequestHead, Version};
 pub use limits::Limits;
 pub use own::{Answering, Own, OwnAsk, Reply, serve_own};

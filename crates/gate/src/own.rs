@@ -5,18 +5,17 @@
 
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::forward::Origin;
 use crate::gate::{Gate, Protocol, connection};
+use crate::handoff::Handoff;
 use crate::limits::Limits;
 use crate::refusal::Refusal;
-use crate::stream::Stream;
 use crate::upstream::Upstream;
 use crate::{Authorizer, Control, Phase};
 
@@ -104,15 +103,11 @@ impl Reply {
 }
 
 /// Answers the requests of one connection that ask the object itself, and refuses the others: they are to come again over
-/// another connection. Ends with the first answer over HTTP/1.1, over HTTP/2 once those under way are answered. `read` was
-/// read from it before. Needs a [`tokio::task::LocalSet`]; cancel safe: dropping the future closes the connection.
-pub async fn serve_own<A: Authorizer>(
-    authorizer: A,
-    protocol: Protocol,
-    socket: TcpStream,
-    peer: SocketAddr,
-    read: Vec<u8>,
-) {
+/// another connection. Ends with the first answer over HTTP/1.1, over HTTP/2 once those under way are answered. Needs a [`tokio::task::LocalSet`]; cancel safe: dropping the future closes the connection.
+pub async fn serve_own<A: Authorizer>(authorizer: A, protocol: Protocol, handoff: Handoff) {
+    let Some((stream, peer)) = handoff.stream.open() else {
+        return;
+    };
     // Nothing is forwarded in this phase, so that nobody connects there.
     let control = Control::new(Phase::Draining);
     let nowhere = Upstream::Unix(std::path::PathBuf::new());
@@ -121,5 +116,7 @@ pub async fn serve_own<A: Authorizer>(
     let open = shared.traffic.connection();
     let mut clock = JoinSet::new();
     clock.spawn_local(control.sweep());
-    connection(Rc::clone(shared), Stream::Tcp(socket), peer, read, open).await;
+    let peer = handoff.client.as_ref().map_or(peer, |client| client.address);
+    let origin = Origin::new(peer, handoff.client);
+    connection(Rc::clone(shared), stream, origin, handoff.prefix, open).await;
 }

@@ -151,6 +151,11 @@ impl Probe {
         Ok(Some(look(&head(parts, self.peer, self.max_headers)?)))
     }
 
+    /// From now on the request is shown as one from this address.
+    pub fn set_peer(&mut self, peer: SocketAddr) {
+        self.peer = peer;
+    }
+
     /// Bytes to send to a client that waits for the server to speak first. Call at most once, before the verdict.
     pub fn greet(&mut self) -> &'static [u8] {
         self.greeted = true;

@@ -55,6 +55,27 @@ pub enum Carrier<D> {
     },
 }
 
+/// Who is at the other end of a connection, as the supervisor found: after TLS, and as trusted proxies say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Client {
+    /// The client's address.
+    pub address: Address,
+    /// It came by TLS.
+    pub tls: bool,
+    /// The name that TLS asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// The name in the verified certificate that the client showed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// What was taken off the path, for the workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// All of this is true of one request: the connection ends after it.
+    pub once: bool,
+}
+
 /// To the runtime.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -75,6 +96,9 @@ pub enum ToRuntime<D> {
         carrier: Carrier<D>,
         /// Bytes that were already read from it.
         read: ByteBuf,
+        /// Whose it is, where the supervisor knows better than the socket; absent otherwise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client: Option<Box<Client>>,
     },
     /// A new way to the depot, in place of one that ended with the supervisor that served it.
     Depot {
@@ -279,12 +303,22 @@ impl<D> ToRuntime<D> {
         Ok(match self {
             Self::Launch(launch) => ToRuntime::Launch(Box::new(launch.map(change)?)),
             Self::Granted { grant } => ToRuntime::Granted { grant },
-            Self::Connection { id, carrier, read } => {
+            Self::Connection {
+                id,
+                carrier,
+                read,
+                client,
+            } => {
                 let carrier = match carrier {
                     Carrier::Descriptor(descriptor) => Carrier::Descriptor(change(descriptor)?),
                     Carrier::Stream { number, peer } => Carrier::Stream { number, peer },
                 };
-                ToRuntime::Connection { id, carrier, read }
+                ToRuntime::Connection {
+                    id,
+                    carrier,
+                    read,
+                    client,
+                }
             }
             Self::Depot { route } => ToRuntime::Depot {
                 route: route.map(change)?,

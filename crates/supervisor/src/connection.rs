@@ -3,6 +3,8 @@
 //!
 //! Whoever listens calls [`read_http`] or [`PendingConnection::raw`], one task a connection; the object's actor decides.
 
+mod client_stream;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,9 +15,15 @@ use suijuris_core::inputs::Request;
 use suijuris_door::Credentials;
 use suijuris_gate::head::{self, Peek};
 use suijuris_gate::probe::{Found, Probe};
-use suijuris_gate::{Limits, Refusal, RequestHead, refusal};
+use suijuris_gate::{Accepted, Claim, Handoff, Limits, Refusal, RequestHead, refusal};
+use suijuris_link::Stream;
+use suijuris_link::launch::Address;
+use suijuris_link::message::Client;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+
+pub use self::client_stream::ClientStream;
+pub(crate) use self::client_stream::relay;
 
 /// Time for a request head at most.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
@@ -26,12 +34,36 @@ const GREET_AFTER: Duration = Duration::from_millis(50);
 /// Time to read on after a refusal, so that the client gets to see it.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// A connection that came.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The client's end.
+    pub stream: ClientStream,
+    /// Whose it is, as far as its socket says.
+    pub peer: SocketAddr,
+    /// Whose it is, where an edge before the objects has found more: then the client's own header fields say nothing of it.
+    pub client: Option<Box<Client>>,
+}
+
+impl From<(TcpStream, SocketAddr)> for Arrival {
+    fn from((stream, peer): (TcpStream, SocketAddr)) -> Self {
+        Self {
+            stream: ClientStream::Plain(stream),
+            peer,
+            client: None,
+        }
+    }
+}
+
 /// A connection of which enough was read to decide about it.
 pub struct PendingConnection {
     /// The client's end.
-    pub(crate) socket: TcpStream,
+    pub(crate) stream: ClientStream,
     peer: SocketAddr,
+    pub(crate) client: Option<Box<Client>>,
     read: ReadSoFar,
+    /// The way to a runtime that was offered it and has not taken it, where it goes as bytes.
+    pub(crate) offered: Option<Stream>,
 }
 
 /// What was read, to be read again by the gate.
@@ -81,13 +113,15 @@ impl std::fmt::Debug for PendingConnection {
 
 /// Reads the head of the first request. None where the client left, was too slow, or was answered: what the gate would
 /// not understand either is refused here.
-pub async fn read_http(socket: TcpStream, peer: SocketAddr) -> Option<PendingConnection> {
-    let reading = tokio::time::timeout(HEAD_WITHIN, read_head(socket, peer));
+pub async fn read_http(arrival: impl Into<Arrival>) -> Option<PendingConnection> {
+    let reading = tokio::time::timeout(HEAD_WITHIN, read_head(arrival.into()));
     reading.await.ok().flatten()
 }
 
-async fn read_head(mut socket: TcpStream, peer: SocketAddr) -> Option<PendingConnection> {
+async fn read_head(arrival: Arrival) -> Option<PendingConnection> {
     let limits = Limits::default();
+    let mut connection = PendingConnection::raw(arrival);
+    let (socket, peer) = (&mut connection.stream, connection.peer);
     let mut bytes = Vec::with_capacity(2_048);
     loop {
         if socket.read_buf(&mut bytes).await.ok()? == 0 {
@@ -95,18 +129,18 @@ async fn read_head(mut socket: TcpStream, peer: SocketAddr) -> Option<PendingCon
         }
         if head::starts_http2(&bytes) {
             if bytes.len() >= head::HTTP2_PREFACE.len() {
-                return read_http2(socket, peer, &limits, bytes).await;
+                return read_http2(connection, &limits, bytes).await;
             }
             continue;
         }
         match head::peek(&bytes, peer, &limits, |_head| ()) {
             Peek::Incomplete => {}
             Peek::Complete { .. } => {
-                let read = ReadSoFar::Http1(bytes);
-                return Some(PendingConnection { socket, peer, read });
+                connection.read = ReadSoFar::Http1(bytes);
+                return Some(connection);
             }
             Peek::Bad(reject) => {
-                answer(socket, &refusal::render_http1(&reject.into(), false)).await;
+                answer(connection.stream, &refusal::render_http1(&reject.into(), false)).await;
                 return None;
             }
         }
@@ -114,23 +148,23 @@ async fn read_head(mut socket: TcpStream, peer: SocketAddr) -> Option<PendingCon
 }
 
 async fn read_http2(
-    mut socket: TcpStream,
-    peer: SocketAddr,
+    mut connection: PendingConnection,
     limits: &Limits,
     mut bytes: Vec<u8>,
 ) -> Option<PendingConnection> {
-    let mut probe = Box::new(Probe::new(peer, limits));
+    let mut probe = Box::new(Probe::new(connection.peer, limits));
+    let socket = &mut connection.stream;
     let mut greeted = false;
     loop {
         match probe.push(&bytes) {
             Found::Incomplete => {}
             Found::Request => {
-                let read = ReadSoFar::Http2(probe);
-                return Some(PendingConnection { socket, peer, read });
+                connection.read = ReadSoFar::Http2(probe);
+                return Some(connection);
             }
             Found::Bad(reject) => {
                 let refused = probe.refuse(&Refusal::from(reject));
-                answer(socket, &refused).await;
+                answer(connection.stream, &refused).await;
                 return None;
             }
         }
@@ -141,6 +175,7 @@ async fn read_http2(
             Err(_silent) if !greeted => {
                 greeted = true;
                 socket.write_all(probe.greet()).await.ok()?;
+                socket.flush().await.ok()?;
             }
             Err(_silent) => {}
         }
@@ -148,7 +183,7 @@ async fn read_http2(
 }
 
 /// Sends an answer and reads on for a moment, so that the client sees it before the connection ends.
-async fn answer(mut socket: TcpStream, answer: &[u8]) {
+async fn answer(mut socket: ClientStream, answer: &[u8]) {
     if socket.write_all(answer).await.is_err() || socket.shutdown().await.is_err() {
         return;
     }
@@ -160,19 +195,55 @@ async fn answer(mut socket: TcpStream, answer: &[u8]) {
 impl PendingConnection {
     /// A connection without requests: it is decided about as it is.
     #[must_use]
-    pub const fn raw(socket: TcpStream, peer: SocketAddr) -> Self {
-        let read = ReadSoFar::Nothing;
-        Self { socket, peer, read }
+    pub fn raw(arrival: impl Into<Arrival>) -> Self {
+        let Arrival { stream, peer, client } = arrival.into();
+        Self {
+            stream,
+            peer: client.as_ref().map_or(peer, |client| client.address.0),
+            client,
+            read: ReadSoFar::Nothing,
+            offered: None,
+        }
     }
 
-    /// Whoever is at the other end.
+    /// What the proxy says that it came through: it is believed.
+    pub(crate) fn vouched(&mut self, address: SocketAddr, tell: impl FnOnce(&mut Client)) {
+        self.peer = address;
+        if let ReadSoFar::Http2(probe) = &mut self.read {
+            probe.set_peer(address);
+        }
+        if let Some(client) = &mut self.client {
+            client.address = Address(address);
+            tell(client);
+        }
+    }
+
+    /// Whether it is HTTP/2, which carries more than one request at a time.
+    pub(crate) const fn is_http2(&self) -> bool {
+        matches!(self.read, ReadSoFar::Http2(_))
+    }
+
+    /// A way to a runtime for its bytes, once that has taken it.
+    pub(crate) fn taken(self) -> Option<(ClientStream, Stream)> {
+        self.offered.map(|offered| (self.stream, offered))
+    }
+
+    /// Whoever is at the other end, as far as that is believed.
     #[must_use]
     pub const fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// Looks at the head of the first request; none where there is no request.
+    /// Looks at the head of the first request as it is judged; none where there is no request.
     pub fn look<R>(&self, look: impl FnOnce(&RequestHead<'_>) -> R) -> Option<R> {
+        match self.client {
+            None => self.look_at_all(look),
+            Some(_) => self.look_at_all(|head| look(&head.clone().without_forwarding())),
+        }
+    }
+
+    /// Looks at it with everything that the client says.
+    pub(crate) fn look_at_all<R>(&self, look: impl FnOnce(&RequestHead<'_>) -> R) -> Option<R> {
         match &self.read {
             ReadSoFar::Nothing => None,
             ReadSoFar::Http1(bytes) => match head::peek(bytes, self.peer, &Limits::default(), look) {
@@ -185,7 +256,14 @@ impl PendingConnection {
 
     /// What is asked of an object with this bundle; or the answer to what its gate would not judge either.
     pub(crate) fn ask(&self, bundle: &Bundle) -> Result<Ask, Refusal> {
+        let foreign = self.client.is_some();
         let read = |head: &RequestHead<'_>| {
+            let known;
+            let mut head = head;
+            if foreign {
+                known = head.clone().without_forwarding();
+                head = &known;
+            }
             if head.is_reserved() {
                 return Err(Refusal::reserved());
             }
@@ -218,12 +296,15 @@ impl PendingConnection {
     /// since the next request has the prefix again.
     ///
     /// # Errors
-    /// The request does not spell the prefix as it is, or is HTTP/2, which carries more than one.
+    /// The request does not spell the prefix as it is, or is HTTP/2, which carries more than one; or no edge vouches for it.
     pub(crate) fn strip_prefix(&mut self, prefix: &str) -> Result<(), ()> {
-        let ReadSoFar::Http1(bytes) = &self.read else {
+        let (ReadSoFar::Http1(bytes), Some(client)) = (&self.read, &mut self.client) else {
             return Err(());
         };
         let rewritten = without_prefix(bytes, prefix).ok_or(())?;
+        let before = client.prefix.take().unwrap_or_default();
+        client.prefix = Some(format!("{before}{prefix}"));
+        client.once = true;
         self.read = ReadSoFar::Http1(rewritten);
         Ok(())
     }
@@ -235,7 +316,7 @@ impl PendingConnection {
             let head = format!(
                 "HTTP/1.1 307 Temporary Redirect\r\nLocation: {url}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             );
-            answer(self.socket, head.as_bytes()).await;
+            answer(self.stream, head.as_bytes()).await;
         }
     }
 
@@ -244,16 +325,33 @@ impl PendingConnection {
         let refusal = Refusal::from(problem);
         match self.read {
             // A raw connection has no words: it ends without a byte.
-            ReadSoFar::Nothing => drop(self.socket),
-            ReadSoFar::Http1(_) => answer(self.socket, &refusal::render_http1(&refusal, false)).await,
-            ReadSoFar::Http2(probe) => answer(self.socket, &probe.refuse(&refusal)).await,
+            ReadSoFar::Nothing => drop(self.stream),
+            ReadSoFar::Http1(_) => answer(self.stream, &refusal::render_http1(&refusal, false)).await,
+            ReadSoFar::Http2(probe) => answer(self.stream, &probe.refuse(&refusal)).await,
         }
     }
 
-    /// The connection, whose it is, and what was read of it, for a gate.
-    pub(crate) fn into_parts(self) -> (TcpStream, SocketAddr, Vec<u8>) {
-        let read = self.bytes();
-        (self.socket, self.peer, read)
+    /// For a gate of this process.
+    pub(crate) fn into_handoff(self) -> std::io::Result<Handoff> {
+        let prefix = self.bytes();
+        let stream = match self.stream {
+            ClientStream::Plain(socket) => Accepted::Socket(socket.into_std()?),
+            tls @ ClientStream::Tls(_) => Accepted::Bytes(Box::new(tls), self.peer),
+        };
+        let client = self.client.map(|client| suijuris_gate::Client {
+            address: client.address.0,
+            tls: client.tls,
+            server_name: client.server_name,
+            certificate: client.certificate,
+            prefix: client.prefix,
+            once: client.once,
+        });
+        Ok(Handoff {
+            stream,
+            prefix,
+            claim: Claim::default(),
+            client: client.map(Box::new),
+        })
     }
 
     /// What was read from the connection, for the gate.
@@ -266,14 +364,11 @@ impl PendingConnection {
     }
 }
 
-/// A request head without `prefix` before its path, and whatever was read behind it. `Connection: close` takes the place of
-/// what the client asked for, but where it asks to switch the protocol: then there is no next request.
+/// A request head without `prefix` before its path, and whatever was read behind it.
 fn without_prefix(bytes: &[u8], prefix: &str) -> Option<Vec<u8>> {
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 2;
-    let (head, rest) = bytes.split_at_checked(end)?;
-    let head = std::str::from_utf8(head).ok()?;
-    let mut lines = head.split_terminator("\r\n");
-    let mut words = lines.next()?.splitn(3, ' ');
+    let end = bytes.windows(2).position(|two| two == b"\r\n")?;
+    let (line, rest) = bytes.split_at_checked(end)?;
+    let mut words = std::str::from_utf8(line).ok()?.splitn(3, ' ');
     let (method, target, version) = (words.next()?, words.next()?, words.next()?);
     let path = target.strip_prefix(prefix)?;
     let path = match path.bytes().next() {
@@ -281,32 +376,10 @@ fn without_prefix(bytes: &[u8], prefix: &str) -> Option<Vec<u8>> {
         Some(b'/') => path.to_owned(),
         Some(_) => return None,
     };
-    let name = |line: &str, name: &str| {
-        line.split_once(':')
-            .is_some_and(|(found, _)| found.eq_ignore_ascii_case(name))
-    };
-    let lines: Vec<&str> = lines.collect();
-    let switches = lines.iter().any(|line| name(line, "upgrade"));
-    let mut written = format!("{method} {path} {version}\r\n");
-    for line in lines {
-        let hop = name(line, "connection") || name(line, "keep-alive");
-        if name(line, FORWARDED_PREFIX) || (hop && !switches) {
-            continue;
-        }
-        written += line;
-        written += "\r\n";
-    }
-    if !switches {
-        written += "Connection: close\r\n";
-    }
-    written += &format!("{FORWARDED_PREFIX}: {prefix}\r\n");
-    let mut written = written.into_bytes();
+    let mut written = format!("{method} {path} {version}").into_bytes();
     written.extend_from_slice(rest);
     Some(written)
 }
-
-/// Where the object is on this host, for links that its workload makes.
-const FORWARDED_PREFIX: &str = "X-Forwarded-Prefix";
 
 fn connection(peer: SocketAddr) -> Request {
     Request {
@@ -331,23 +404,12 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_taken_off_and_said_and_the_connection_ends() {
-        let head = "GET /o/t/a/x?y HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nX-Forwarded-Prefix: /lie\r\n\r\nbody";
-        let expected =
-            "GET /x?y HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-Forwarded-Prefix: /o/t/a\r\n\r\nbody";
+    fn a_prefix_is_taken_off_and_nothing_else() {
+        let head = "GET /o/t/a/x?y HTTP/1.1\r\nHost: h\r\n\r\nGET /o/t/b/ HTTP/1.1\r\n";
+        let expected = "GET /x?y HTTP/1.1\r\nHost: h\r\n\r\nGET /o/t/b/ HTTP/1.1\r\n";
         assert_eq!(stripped(head, "/o/t/a").unwrap(), expected);
         let root = stripped("GET /o/t/a HTTP/1.1\r\nHost: h\r\n\r\n", "/o/t/a").unwrap();
         assert!(root.starts_with("GET / HTTP/1.1\r\n"), "{root}");
-    }
-
-    #[test]
-    fn who_switches_protocols_keeps_the_connection() {
-        let head = "GET /o/t/a/ HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-        let written = stripped(head, "/o/t/a").unwrap();
-        assert!(
-            written.contains("Connection: Upgrade\r\n") && !written.contains("close"),
-            "{written}"
-        );
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! `suijuris serve`: thousands of objects in one process. Its parts: what is on disk ([`catalog`]), which objects run
-//! ([`roster`]), which a request means ([`resolver`]), founding on first use, the public sockets ([`front`]).
+//! ([`roster`]), which a request means ([`resolver`]), founding on first use, the public sockets ([`front`]) and
+//! what connections pass before the objects ([`edge`]).
 
 pub mod api;
 pub mod catalog;
 mod class_entry;
+pub mod edge;
 pub mod entry;
 pub mod feed;
 mod founding;
 pub mod front;
 mod keeper;
+pub mod ports;
 pub mod resolver;
 pub mod roster;
 

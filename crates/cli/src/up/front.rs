@@ -30,9 +30,9 @@ pub(super) async fn accept(listener: TcpListener, always: bool, protocol: Protoc
                     let object = object.clone();
                     reading.spawn_local(async move {
                         let connection = if raw {
-                            Some(PendingConnection::raw(socket, peer))
+                            Some(PendingConnection::raw((socket, peer)))
                         } else {
-                            read_http(socket, peer).await
+                            read_http((socket, peer)).await
                         };
                         if let Some(connection) = connection {
                             // The actor has ended where it takes none any more.

@@ -225,7 +225,12 @@ impl Supervisor {
         let carrier = Carrier::Descriptor(accepted.into());
         let read = Default::default();
         self.link
-            .queue(ToRuntime::Connection { id, carrier, read })
+            .queue(ToRuntime::Connection {
+                id,
+                carrier,
+                read,
+                client: None,
+            })
             .unwrap();
         let taken =
             |message| matches!(message, ToSupervisor::Taken { id: taken } if taken == id).then_some(());

@@ -92,6 +92,23 @@ impl Daemon {
         }
     }
 
+    /// Where it listens for TLS: its second address.
+    pub(crate) fn secure(&self) -> String {
+        let listening = &self.events()[0];
+        listening["urls"][1].as_str().unwrap().to_owned()
+    }
+
+    /// The same without a scheme.
+    pub(crate) fn secure_address(&self) -> String {
+        self.secure().replace("https://", "")
+    }
+
+    /// Where it listens for proxies.
+    pub(crate) fn proxied(&self) -> String {
+        let listening = &self.events()[0];
+        listening["proxied"][0].as_str().unwrap().to_owned()
+    }
+
     /// Everything heard so far.
     pub(crate) fn events(&self) -> Vec<Value> {
         self.heard.0.lock().unwrap().events.clone()

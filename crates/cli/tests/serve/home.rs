@@ -134,6 +134,17 @@ impl Home {
         Daemon::start(command)
     }
 
+    /// The daemon of this home, with more arguments.
+    pub(crate) fn serve_with(&self, args: &[&str]) -> Daemon {
+        let mut command = self.command(env!("CARGO_BIN_EXE_suijuris"));
+        command
+            .arg("serve")
+            .arg(&self.root)
+            .args(["--listen", "127.0.0.1:0", "--json"])
+            .args(args);
+        Daemon::start(command)
+    }
+
     /// Keys of a class that have data here.
     pub(crate) fn keys(&self, class: &str) -> Vec<String> {
         names(&self.root.join("instances").join(class))

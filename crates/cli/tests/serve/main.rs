@@ -19,6 +19,11 @@ mod home;
 mod http;
 mod many;
 mod objects;
+mod proxies;
 #[path = "../common/ran.rs"]
 mod ran;
+mod raw;
+mod servers;
+mod systemd;
+mod tls;
 mod usage;

@@ -295,6 +295,7 @@ impl Rig {
                             Some(ended) => bytes_of(stream, ended).await,
                         };
                         let handoff = Handoff {
+                            client: None,
                             stream,
                             prefix,
                             claim,

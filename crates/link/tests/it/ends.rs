@@ -85,6 +85,7 @@ async fn a_launch_brings_its_descriptors_and_connections_bring_theirs() {
                 id: id.into(),
                 carrier,
                 read,
+                client: None,
             })
             .unwrap();
         sockets.push(ours);
@@ -104,6 +105,7 @@ async fn a_launch_brings_its_descriptors_and_connections_bring_theirs() {
             id: came,
             carrier: Carrier::Descriptor(theirs),
             read,
+            client: None,
         } = message
         else {
             panic!("no connection")
@@ -144,6 +146,7 @@ async fn descriptors_keep_to_their_messages_beside_full_streams() {
                 id,
                 carrier,
                 read: ByteBuf::new(),
+                client: None,
             })
             .await
             .unwrap();
@@ -174,6 +177,7 @@ async fn connections_travel_as_streams_where_no_descriptor_passes() {
                     id,
                     carrier,
                     read: ByteBuf::new(),
+                    client: None,
                 })
                 .unwrap();
             talks.spawn(async move {
@@ -221,6 +225,7 @@ async fn a_link_without_descriptors_says_so_and_goes_on() {
         id: 1,
         carrier,
         read: ByteBuf::new(),
+        client: None,
     });
     assert_eq!(refused, Err(QueueError::NoDescriptors));
     supervisor
@@ -371,6 +376,7 @@ async fn a_peer_that_reads_nothing_fills_the_queue_and_no_more() {
             peer: Address(([127, 0, 0, 1], 9).into()),
         },
         read: ByteBuf::from(vec![0; 100_000]),
+        client: None,
     };
     let mut queued = 0;
     let refused = loop {
@@ -390,6 +396,7 @@ async fn a_peer_that_reads_nothing_fills_the_queue_and_no_more() {
             peer: Address(([127, 0, 0, 1], 9).into()),
         },
         read: ByteBuf::from(vec![0; 200_000]),
+        client: None,
     };
     assert!(matches!(
         supervisor.queue(large),

@@ -23,7 +23,7 @@ use suijuris_link::handshake::{Handshake, Hello, Purpose, Side, Step};
 use suijuris_link::identity::{ActivationId, Nonce, Secret};
 use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen, ServedAs, Unattended};
 use suijuris_link::message::{
-    Carrier, How, Json as Document, Message as _, Present, ToRuntime, ToSupervisor,
+    Carrier, Client, How, Json as Document, Message as _, Present, ToRuntime, ToSupervisor,
 };
 
 const ACTIVATION: ActivationId = ActivationId([0xa1; 16]);
@@ -139,6 +139,7 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
         id: 5,
         carrier,
         read: ByteBuf::from(b"GET / HTTP/1.1\r\n".to_vec()),
+        client: None,
     };
     let peer = Address(([192, 0, 2, 1], 4_711).into());
     let patch = Patch {
@@ -166,6 +167,22 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
         (
             "connection as a stream",
             connection(Carrier::Stream { number: 3, peer }),
+        ),
+        (
+            "connection of a client that is known",
+            ToRuntime::Connection {
+                id: 8,
+                carrier: Carrier::Stream { number: 5, peer },
+                read: ByteBuf::new(),
+                client: Some(Box::new(Client {
+                    address: peer,
+                    tls: true,
+                    server_name: Some("acme.tenant.localhost".to_owned()),
+                    certificate: Some("acme".to_owned()),
+                    prefix: Some("/o/tenant/acme".to_owned()),
+                    once: true,
+                })),
+            },
         ),
         (
             "another way to the depot",

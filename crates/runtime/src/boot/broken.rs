@@ -15,7 +15,7 @@ use crate::supervision::Supervision;
 
 use super::HANDED_OVER;
 use super::context::BootContext;
-use super::handoff::let_through;
+use super::handoff::{Came, let_through};
 
 /// The object on disk cannot be used.
 pub(super) const CODE_BROKEN_OBJECT: &str = "broken_object";
@@ -64,8 +64,20 @@ async fn let_in(supervision: Option<Supervision>, hand_over: mpsc::Sender<Handof
     let Some(supervision) = supervision else { return };
     let intake = Intake::default();
     while let Ok(Some(message)) = supervision.link().receive().await {
-        if let ToRuntime::Connection { id, carrier, read } = message {
-            let came = (id, carrier, read.into_vec());
+        if let ToRuntime::Connection {
+            id,
+            carrier,
+            read,
+            client,
+        } = message
+        {
+            let read = read.into_vec();
+            let came = Came {
+                id,
+                carrier,
+                read,
+                client,
+            };
             let_through(&supervision, came, &hand_over, &intake).await;
         }
     }

@@ -3,10 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use suijuris_gate::{Accepted, Claim, Handoff};
+use suijuris_gate::{Accepted, Claim, Client, Handoff};
 use suijuris_link::ToSupervisor;
 use suijuris_link::frame::StreamKind;
-use suijuris_link::message::Carrier;
+use suijuris_link::message::{self, Carrier};
 use suijuris_link::mux::QueueError;
 use tokio::sync::mpsc;
 
@@ -16,14 +16,39 @@ use crate::supervision::Supervision;
 /// How often a gate that has no room is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// A connection, as the supervisor says it.
+pub(super) struct Came {
+    pub(super) id: u64,
+    pub(super) carrier: Carrier<OwnedFd>,
+    pub(super) read: Vec<u8>,
+    pub(super) client: Option<Box<message::Client>>,
+}
+
+fn known(client: message::Client) -> Client {
+    Client {
+        address: client.address.0,
+        tls: client.tls,
+        server_name: client.server_name,
+        certificate: client.certificate,
+        prefix: client.prefix,
+        once: client.once,
+    }
+}
+
 /// Hands a connection of the supervisor to the gate. The supervisor keeps it until the gate claims it, so that a runtime
 /// that leaves before takes nobody with it.
 pub(super) async fn let_through(
     supervision: &Supervision,
-    (id, carrier, prefix): (u64, Carrier<OwnedFd>, Vec<u8>),
+    came: Came,
     hand_over: &mpsc::Sender<Handoff>,
     intake: &Intake,
 ) {
+    let Came {
+        id,
+        carrier,
+        read,
+        client,
+    } = came;
     let stream = match carrier {
         Carrier::Descriptor(descriptor) => Accepted::Socket(descriptor.into()),
         Carrier::Stream { number, peer } => match supervision.link().accept_this(number) {
@@ -53,8 +78,9 @@ pub(super) async fn let_through(
     });
     let handoff = Handoff {
         stream,
-        prefix,
+        prefix: read,
         claim,
+        client: client.map(|client| Box::new(known(*client))),
     };
     loop {
         match tokio::time::timeout(LOOK_AGAIN, hand_over.reserve()).await {

@@ -24,7 +24,7 @@ use crate::resident::Resident;
 use crate::supervision::Supervision;
 
 use super::depot_route::Relay;
-use super::handoff::let_through;
+use super::handoff::{Came, let_through};
 use super::witnessing::CODE_DEPOT;
 
 /// How long a machine whose object is dormant, and which nobody has suspended, waits for the next supervisor: one that
@@ -119,8 +119,19 @@ impl Ears<'_> {
     async fn take(&self, supervision: &Supervision, message: ToRuntime<OwnedFd>) {
         let resident = self.resident;
         match message {
-            ToRuntime::Connection { id, carrier, read } => {
-                let came = (id, carrier, read.into_vec());
+            ToRuntime::Connection {
+                id,
+                carrier,
+                read,
+                client,
+            } => {
+                let read = read.into_vec();
+                let came = Came {
+                    id,
+                    carrier,
+                    read,
+                    client,
+                };
                 let_through(supervision, came, &self.hand_over, resident.intake()).await;
             }
             ToRuntime::Depot { route } => {

@@ -41,7 +41,12 @@ async fn a_connection_that_the_gate_never_took_stays_the_supervisors() {
     let _gone = machine
         .supervisor
         .link
-        .queue(suijuris_link::ToRuntime::Connection { id: 9, carrier, read });
+        .queue(suijuris_link::ToRuntime::Connection {
+            id: 9,
+            carrier,
+            read,
+            client: None,
+        });
     while let Ok(Some(message)) = machine.supervisor.link.receive().await {
         assert!(!matches!(message, suijuris_link::ToSupervisor::Taken { .. }));
     }

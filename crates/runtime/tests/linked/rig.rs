@@ -400,7 +400,12 @@ impl Supervisor {
     pub(crate) async fn hand_over(&self, id: u64, carrier: Carrier<OwnedFd>) {
         let read = ByteBuf::new();
         self.link
-            .queue(ToRuntime::Connection { id, carrier, read })
+            .queue(ToRuntime::Connection {
+                id,
+                carrier,
+                read,
+                client: None,
+            })
             .unwrap();
         self.until(|message| {
             matches!(message, ToSupervisor::Taken { id: taken } if taken == id).then_some(())

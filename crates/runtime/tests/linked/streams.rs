@@ -19,9 +19,12 @@ async fn connections_come_as_streams_where_no_descriptors_pass() {
     let (_caller, accepted) = Caller::accepted().await;
     let carrier = Carrier::Descriptor(accepted.into_std().unwrap().into());
     let read = serde_bytes::ByteBuf::new();
-    let refused = supervisor
-        .link
-        .queue(ToRuntime::Connection { id: 1, carrier, read });
+    let refused = supervisor.link.queue(ToRuntime::Connection {
+        id: 1,
+        carrier,
+        read,
+        client: None,
+    });
     assert!(matches!(refused, Err(QueueError::NoDescriptors)), "{refused:?}");
 
     let mut early = supervisor.connect_by_stream(1).await;
@@ -71,7 +74,12 @@ async fn a_stream_ends_as_a_connection_does() {
     machine
         .supervisor
         .link
-        .queue(ToRuntime::Connection { id: 2, carrier, read })
+        .queue(ToRuntime::Connection {
+            id: 2,
+            carrier,
+            read,
+            client: None,
+        })
         .unwrap();
     let carrier = Carrier::Stream {
         number: 4_711,
@@ -81,7 +89,12 @@ async fn a_stream_ends_as_a_connection_does() {
     machine
         .supervisor
         .link
-        .queue(ToRuntime::Connection { id: 3, carrier, read })
+        .queue(ToRuntime::Connection {
+            id: 3,
+            carrier,
+            read,
+            client: None,
+        })
         .unwrap();
     depot.reset(Reset::Dropped);
     machine

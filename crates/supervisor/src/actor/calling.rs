@@ -167,9 +167,12 @@ impl<D: Driver> ObjectActor<D> {
             at: at_door.look(|state| state.head().at),
             answers: self.answers.clone(),
         };
-        let (socket, peer, read) = connection.into_parts();
+        // One that is gone meanwhile is nobody's loss.
+        let Ok(handoff) = connection.into_handoff() else {
+            return;
+        };
         self.tasks.spawn_local(async move {
-            serve_own(authorizer, protocol, socket, peer, read).await;
+            serve_own(authorizer, protocol, handoff).await;
             drop(permit);
         });
     }

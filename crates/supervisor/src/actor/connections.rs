@@ -7,21 +7,25 @@ use suijuris_api::Problem;
 use suijuris_api::control::Reply;
 use suijuris_api::event::Verdict as VerdictWords;
 use suijuris_core::activation::{Answer, By, Event, Failure, Proposal as Numbered, ProposalId, Refusal};
+use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::{Decision, Fired};
+use suijuris_core::manifest::Protocol;
 use suijuris_custody::at_rest::Recording;
 use suijuris_door::{Proposal, problems};
 use suijuris_gate::RequestHead;
-use suijuris_link::ToRuntime;
+use suijuris_link::frame::StreamKind;
+use suijuris_link::launch::Address;
 use suijuris_link::message::Carrier;
-use suijuris_link::mux::QueueError;
+use suijuris_link::mux::{OpenError, QueueError};
+use suijuris_link::{SupervisorLink, ToRuntime};
 use suijuris_store::StageError;
 use suijuris_vehicle::Driver;
 
 use super::done::Done;
 use super::{ObjectActor, Proposed, Proposer};
-use crate::connection::PendingConnection;
+use crate::connection::{ClientStream, PendingConnection, relay};
 
 /// What the door made of a proposal.
 pub(super) enum Decided {
@@ -38,6 +42,9 @@ impl<D: Driver> ObjectActor<D> {
     pub(super) fn connection(&mut self, connection: PendingConnection, tries: u8) {
         if connection.look(|head: &RequestHead<'_>| head.is_reserved()) == Some(true) {
             return self.own(connection, tries);
+        }
+        if let Some(problem) = not_whole(&connection, self.prepared.bundle()) {
+            return self.refuse(connection, problem);
         }
         let ask = match connection.ask(self.prepared.bundle()) {
             Ok(ask) => ask,
@@ -157,20 +164,12 @@ impl<D: Driver> ObjectActor<D> {
         let Some(Proposed {
             by: Proposer::Connection(connection),
             ..
-        }) = self.proposals.get(&id)
+        }) = self.proposals.get_mut(&id)
         else {
             return;
         };
         let Some(machine) = &self.machine else { return };
-        // Out of descriptors: it is answered, since it cannot be handed on.
-        let queued = match connection.socket.as_fd().try_clone_to_owned() {
-            Ok(socket) => machine.running.link.queue(ToRuntime::Connection {
-                id: id.0,
-                carrier: Carrier::Descriptor(socket),
-                read: connection.bytes().into(),
-            }),
-            Err(_out_of_descriptors) => Err(QueueError::Full),
-        };
+        let queued = offer(&machine.running.link, id.0, connection);
         let problem = match queued {
             Err(QueueError::TooLarge { .. }) => {
                 Problem::new(431, "head_too_large", "The request head is too large")
@@ -190,6 +189,18 @@ impl<D: Driver> ObjectActor<D> {
         }) = self.proposals.remove(&id)
         {
             self.refuse(*connection, problem);
+        }
+    }
+
+    /// The runtime has taken a connection: what of it can only go as bytes is carried from now on.
+    pub(super) fn taken(&mut self, id: ProposalId) {
+        if let Some(Proposed {
+            by: Proposer::Connection(connection),
+            ..
+        }) = self.proposals.remove(&id)
+            && let Some((client, runtime)) = connection.taken()
+        {
+            self.tasks.spawn_local(relay(client, runtime));
         }
     }
 
@@ -262,6 +273,51 @@ impl<D: Driver> ObjectActor<D> {
         problem.retry_after = after.map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0));
         problem
     }
+}
+
+/// The answer to a connection that an object cannot have which takes connections whole: one that is good for one request of
+/// many, or whose bytes alone can be passed on.
+fn not_whole(connection: &PendingConnection, bundle: &Bundle) -> Option<Problem> {
+    let protocol = bundle.manifest.gate.protocol;
+    let once = connection.client.as_ref().is_some_and(|client| client.once);
+    let detail = match (protocol, &connection.stream) {
+        (Protocol::Tcp | Protocol::FdPassing, _) if once => {
+            "it takes whole connections: reach it by its host and not by path, and through a proxy by the PROXY protocol or a port of its own"
+        }
+        (Protocol::FdPassing, ClientStream::Tls(_)) => {
+            "it takes connections themselves, and TLS ends before it: reach it without TLS"
+        }
+        _ => return None,
+    };
+    let problem = Problem::new(501, "not_implemented", "The object cannot be reached this way");
+    Some(problem.with_detail(detail))
+}
+
+/// Says to a runtime that a connection is there for it: as a descriptor, or as a stream where TLS ends here.
+fn offer(link: &SupervisorLink, id: u64, connection: &mut PendingConnection) -> Result<(), QueueError> {
+    let carrier = match &connection.stream {
+        // Out of descriptors: it is answered, since it cannot be handed on.
+        ClientStream::Plain(socket) => match socket.as_fd().try_clone_to_owned() {
+            Ok(socket) => Carrier::Descriptor(socket),
+            Err(_) => return Err(QueueError::Full),
+        },
+        ClientStream::Tls(_) => {
+            let stream = link.open(StreamKind::Connection).map_err(|error| match error {
+                OpenError::Ended => QueueError::Ended,
+                _ => QueueError::Full,
+            })?;
+            let number = stream.id().number();
+            connection.offered = Some(stream);
+            let peer = Address(connection.peer());
+            Carrier::Stream { number, peer }
+        }
+    };
+    link.queue(ToRuntime::Connection {
+        id,
+        carrier,
+        read: connection.bytes().into(),
+        client: connection.client.clone(),
+    })
 }
 
 impl Proposer {

@@ -29,7 +29,7 @@ impl<D: Driver> ObjectActor<D> {
             }
             ToSupervisor::Taken { id } => {
                 let id = ProposalId(id);
-                self.proposals.remove(&id);
+                self.taken(id);
                 self.hear(run, Word::Taken(id));
             }
             ToSupervisor::Leaving {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use suijuris_api::daemon::Ports;
 use suijuris_core::BundleId;
 use suijuris_core::class::{ClassId, Identity, Key};
 use suijuris_core::key::PublicKey;
@@ -60,6 +61,9 @@ pub struct ClassNote {
     pub bundle: BundleId,
     /// The directory of its definition, which its workloads may need.
     pub object_dir: Option<PathBuf>,
+    /// Its ports for raw connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Ports>,
 }
 
 /// A single object as it is kept.
@@ -70,6 +74,9 @@ pub struct ObjectNote {
     pub name: String,
     /// The directory of its definition.
     pub object_dir: Option<PathBuf>,
+    /// Its ports for raw connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Ports>,
 }
 
 /// Notes of one kind.
@@ -497,6 +504,7 @@ mod tests {
         let note = ObjectNote {
             name: "hello".to_owned(),
             object_dir: Some("/x".into()),
+            ports: None,
         };
         catalog.keep_object(&note).unwrap();
         assert_eq!(catalog.objects().unwrap().read, [note]);
@@ -509,7 +517,13 @@ mod tests {
         let catalog = Catalog::open(temp.path()).unwrap();
         for name in ["first", "second", "third"] {
             let (name, object_dir) = (name.to_owned(), None);
-            catalog.keep_object(&ObjectNote { name, object_dir }).unwrap();
+            catalog
+                .keep_object(&ObjectNote {
+                    name,
+                    object_dir,
+                    ports: None,
+                })
+                .unwrap();
         }
         let objects = temp.path().join("objects");
         let (first, second) = (

@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use suijuris_api::Problem;
 use suijuris_core::class::{Key, Source};
+use suijuris_core::memory::Value;
+use suijuris_door::Credentials;
+use suijuris_link::message::Client;
 use suijuris_vehicle::Driver;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::class_entry::ClassEntry;
+use super::edge::{Edge, Entrance, Speaks};
 use super::entry::Entry;
 use super::resolver::{Address, address};
 use super::roster::Roster;
-use crate::connection::{PendingConnection, read_http};
+use crate::connection::{Arrival, PendingConnection, read_http};
 
 /// Connections that are read or wait for their object, at most; further ones wait in the sockets' backlog.
 const MAX_WAITING: usize = 4_096;
@@ -21,8 +25,22 @@ const MAX_WAITING: usize = 4_096;
 /// Pause after `accept` failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// The event of certificates that changed and cannot be used.
+const CODE_CERTIFICATE: &str = "certificate_failed";
+
 /// Accepts until dropped.
-pub async fn accept<D: Driver>(roster: Rc<Roster<D>>, listener: TcpListener) {
+pub async fn accept<D: Driver>(
+    roster: Rc<Roster<D>>,
+    edge: Rc<Edge>,
+    listener: TcpListener,
+    entrance: Entrance,
+    way: Way,
+) {
+    let port = listener.local_addr().map_or(0, |address| address.port());
+    let speaks = match way {
+        Way::Http => Speaks::Http,
+        Way::Raw(_) => Speaks::Anything,
+    };
     let mut waiting: JoinSet<()> = JoinSet::new();
     loop {
         tokio::select! {
@@ -30,7 +48,19 @@ pub async fn accept<D: Driver>(roster: Rc<Roster<D>>, listener: TcpListener) {
             accepted = listener.accept(), if waiting.len() < MAX_WAITING => match accepted {
                 Ok((socket, peer)) => {
                     let _ = socket.set_nodelay(true);
-                    waiting.spawn_local(admit(roster.clone(), socket, peer));
+                    if let Some(why) = edge.complaint() {
+                        roster.say(CODE_CERTIFICATE, why);
+                    }
+                    let (roster, edge, way) = (roster.clone(), edge.clone(), way.clone());
+                    waiting.spawn_local(async move {
+                        let Some(arrival) = edge.receive(socket, peer, entrance, speaks).await else {
+                            return;
+                        };
+                        match way {
+                            Way::Http => admit(roster, &edge, arrival).await,
+                            Way::Raw(name) => admit_raw(roster, &name, port, arrival).await,
+                        }
+                    });
                 }
                 Err(_out_of_descriptors) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
@@ -38,15 +68,36 @@ pub async fn accept<D: Driver>(roster: Rc<Roster<D>>, listener: TcpListener) {
     }
 }
 
-async fn admit<D: Driver>(roster: Rc<Roster<D>>, socket: TcpStream, peer: std::net::SocketAddr) {
-    let Some(mut connection) = read_http(socket, peer).await else {
+async fn admit<D: Driver>(roster: Rc<Roster<D>>, edge: &Edge, arrival: Arrival) {
+    let Some(mut connection) = read_http(arrival).await else {
         return;
     };
+    if let Err(problem) = edge.vouch(&mut connection) {
+        return connection.refuse(problem).await;
+    }
     match roster.resolve(&mut connection).await {
         Ok(entry) => roster.give(&entry, connection).await,
         Err(Elsewhere::Refused(problem)) => connection.refuse(*problem).await,
         Err(Elsewhere::At(url)) => connection.redirect(&url).await,
     }
+}
+
+/// A raw connection has no words: it goes to its object, or ends.
+async fn admit_raw<D: Driver>(roster: Rc<Roster<D>>, name: &str, port: u16, arrival: Arrival) {
+    let connection = PendingConnection::raw(arrival);
+    match roster.resolve_raw(name, port, &connection).await {
+        Ok(entry) => roster.give(&entry, connection).await,
+        Err(problem) => connection.refuse(problem).await,
+    }
+}
+
+/// What comes to a listener.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// Requests, which say which object they mean.
+    Http,
+    /// Raw connections for the object or class of this name.
+    Raw(Rc<str>),
 }
 
 /// What a request is addressed to, with words of its own.
@@ -100,56 +151,153 @@ impl<D: Driver> Roster<D> {
     }
 
     fn meant(&self, connection: &PendingConnection) -> Result<Meant, Problem> {
-        let found = connection.look(|head| {
-            let by_words = address(&head.host, &head.path, &self.domain, |name| {
-                self.class(name).is_some()
-            });
-            match by_words {
-                Address::Id(object) => Some(Meant::Object(self.entry(object)?, None)),
-                Address::Named { name, prefix } => {
-                    if let Some(entry) = self.named(name) {
-                        return Some(Meant::Object(entry, prefix.map(str::to_owned)));
-                    }
-                    let class = self.class(name)?;
-                    self.by_header(&class, head)
-                }
-                Address::Instance { class, key, prefix } => {
-                    let class = self.class(class)?;
-                    let way = if prefix.is_some() {
-                        Source::Path
-                    } else {
-                        Source::Host
-                    };
-                    class.class.from.contains(&way).then_some(())?;
-                    let prefix = prefix.map(str::to_owned);
-                    if let Some(prefix) = &prefix
-                        && !class.class.paths
-                        && is_browser(head)
-                    {
-                        let path = head.path.strip_prefix(prefix.as_str()).unwrap_or_default();
-                        let query = head.query.map(|query| format!("?{query}")).unwrap_or_default();
-                        let rest = format!("{}{query}", path.trim_start_matches('/'));
-                        return Some(Meant::Browser(class, key.to_owned(), rest));
-                    }
-                    Some(Meant::Instance(class, key.to_owned(), prefix))
-                }
-                Address::Nothing => None,
-            }
-        });
-        found.flatten().ok_or_else(no_such)
+        let known = connection.client.as_deref();
+        let found = connection.look(|head| self.addressed(head, known));
+        found.transpose()?.flatten().ok_or_else(no_such)
     }
 
-    /// The instance that a header names, on the host of the class itself.
-    fn by_header(&self, class: &Rc<ClassEntry>, head: &suijuris_gate::RequestHead<'_>) -> Option<Meant> {
-        let _ = self;
-        let names = class.class.from.iter().filter_map(|source| match source {
-            Source::Header(name) => Some(name),
-            _ => None,
+    /// What a request is addressed to, where that is anything here.
+    fn addressed(
+        &self,
+        head: &suijuris_gate::RequestHead<'_>,
+        known: Option<&Client>,
+    ) -> Result<Option<Meant>, Problem> {
+        let by_words = address(&head.host, &head.path, &self.domain, |name| {
+            self.class(name).is_some()
         });
-        let mut found = names.filter_map(|name| head.exposed(name).ok().flatten());
-        let key = found.next()?.into_owned();
-        Some(Meant::Instance(class.clone(), key, None))
+        Ok(match by_words {
+            Address::Id(object) => self.entry(object).map(|entry| Meant::Object(entry, None)),
+            Address::Named { name, prefix } => match (self.named(name), self.class(name)) {
+                (Some(entry), _) => Some(Meant::Object(entry, prefix.map(str::to_owned))),
+                (None, Some(class)) => self.by_source(&class, head, known)?,
+                (None, None) => None,
+            },
+            Address::Instance { class, key, prefix } => {
+                let class = self.class(class);
+                class.and_then(|class| by_address(class, head, key, prefix))
+            }
+            Address::Nothing => None,
+        })
     }
+
+    /// The object that a raw connection to this port is for, founded where its class lets that happen.
+    async fn resolve_raw(
+        self: &Rc<Self>,
+        name: &str,
+        port: u16,
+        connection: &PendingConnection,
+    ) -> Result<Rc<Entry>, Problem> {
+        if let Some(entry) = self.named(name) {
+            return Ok(entry);
+        }
+        let class = self.class(name).ok_or_else(no_such)?;
+        let known = connection.client.as_deref();
+        let mut keys = class.class.from.iter().filter_map(|source| match source {
+            Source::Port => Some(port.to_string()),
+            source => self.by_tls(&class, source, known?),
+        });
+        let text = keys.next().ok_or_else(no_such)?;
+        let key = self.key(&class, &text)?;
+        self.instance(&class, &key, connection).await
+    }
+
+    /// The key that TLS gives: of the name that it asked for, or of the certificate that was shown.
+    fn by_tls(&self, class: &ClassEntry, source: &Source, known: &Client) -> Option<String> {
+        match source {
+            Source::Sni => match address(known.server_name.as_deref()?, "/", &self.domain, |_| false) {
+                Address::Instance {
+                    class: named, key, ..
+                } if named == class.note.name => Some(key.to_owned()),
+                _ => None,
+            },
+            Source::ClientCert => known.certificate.clone(),
+            _ => None,
+        }
+    }
+
+    /// The instance that something beside host and path names, on the host of the class itself.
+    ///
+    /// # Errors
+    /// A token that is not valid, or is needed.
+    fn by_source(
+        &self,
+        class: &Rc<ClassEntry>,
+        head: &suijuris_gate::RequestHead<'_>,
+        known: Option<&Client>,
+    ) -> Result<Option<Meant>, Problem> {
+        let mut needs_token = false;
+        for source in &class.class.from {
+            let key = match source {
+                Source::Header(name) => head
+                    .exposed(name)
+                    .ok()
+                    .flatten()
+                    .map(std::borrow::Cow::into_owned),
+                Source::Claim(name) if head.authorization.is_some() => self.by_claim(class, head, name)?,
+                Source::Claim(_) => {
+                    needs_token = true;
+                    None
+                }
+                source => known.and_then(|known| self.by_tls(class, source, known)),
+            };
+            if let Some(key) = key {
+                return Ok(Some(Meant::Instance(class.clone(), key, None)));
+            }
+        }
+        if needs_token {
+            return Err(
+                Problem::new(401, "token_required", "A caller's token is required").with_detail(
+                    "which object is meant is a claim of the token: send Authorization: Bearer TOKEN",
+                ),
+            );
+        }
+        Ok(None)
+    }
+
+    /// The key that a verified token gives.
+    fn by_claim(
+        &self,
+        class: &ClassEntry,
+        head: &suijuris_gate::RequestHead<'_>,
+        name: &str,
+    ) -> Result<Option<String>, Problem> {
+        let credentials = Credentials {
+            wants: head.object,
+            authorization: head.authorization,
+        };
+        let reading = self.services.clock.reading();
+        let caller = class.door.borrow_mut().caller(credentials, reading)?;
+        let claim = caller.claims.iter().find(|(claim, _)| claim.as_str() == name);
+        Ok(match claim {
+            Some((_, Value::String(key))) => Some(key.clone()),
+            _ => None,
+        })
+    }
+}
+
+/// The instance that host or path name, where the class takes its keys from there.
+fn by_address(
+    class: Rc<ClassEntry>,
+    head: &suijuris_gate::RequestHead<'_>,
+    key: &str,
+    prefix: Option<&str>,
+) -> Option<Meant> {
+    let way = if prefix.is_some() {
+        Source::Path
+    } else {
+        Source::Host
+    };
+    class.class.from.contains(&way).then_some(())?;
+    if let Some(prefix) = prefix
+        && !class.class.paths
+        && is_browser(head)
+    {
+        let path = head.path.strip_prefix(prefix).unwrap_or_default();
+        let query = head.query.map(|query| format!("?{query}")).unwrap_or_default();
+        let rest = format!("{}{query}", path.trim_start_matches('/'));
+        return Some(Meant::Browser(class, key.to_owned(), rest));
+    }
+    Some(Meant::Instance(class, key.to_owned(), prefix.map(str::to_owned)))
 }
 
 /// Takes the prefix off that named the object.

@@ -27,6 +27,7 @@ use super::catalog::{Catalog, CatalogError, ClassNote, ObjectNote};
 use super::class_entry::ClassEntry;
 use super::entry::{CODE_LOADING, Entry, Status};
 use super::keeper::{Opened, keep};
+use super::ports::OpenPorts;
 use crate::actor::Input;
 use crate::connection::PendingConnection;
 use crate::events::Origin;
@@ -62,6 +63,7 @@ pub struct Roster<D: Driver> {
     pub(super) opening_wanted: Semaphore,
     stopping: Cell<bool>,
     keepers: RefCell<JoinSet<()>>,
+    pub(super) ports: OpenPorts,
 }
 
 impl<D: Driver> std::fmt::Debug for Roster<D> {
@@ -117,6 +119,7 @@ impl<D: Driver> Roster<D> {
             opening_wanted: Semaphore::new(OPENING_WANTED),
             stopping: Cell::new(false),
             keepers: RefCell::default(),
+            ports: OpenPorts::default(),
         }))
     }
 
@@ -142,9 +145,14 @@ impl<D: Driver> Roster<D> {
         }
         for note in classes.read {
             let name = note.name.clone();
+            let ports = note.ports;
             if let Err(why) = self.take_class(note) {
                 self.say_broken(&name, &why);
                 continue;
+            }
+            if let Some(class) = self.class(&name) {
+                let prepared = class.door.borrow().prepared().clone();
+                self.reopen_ports(&name, ports.as_ref(), prepared.bundle());
             }
             for key in self.catalog.keys(&name)? {
                 if let Some(class) = self.class(&name) {
@@ -167,11 +175,21 @@ impl<D: Driver> Roster<D> {
         }
         for note in &objects.read {
             self.take_object(note);
+            self.reopen_object(note);
         }
         Ok(())
     }
 
     pub(super) fn say_broken(&self, name: &str, why: &str) {
+        self.say_of(name, CODE_NOT_OPENED, format!("{name}: {why}"));
+    }
+
+    /// Tells trouble of the daemon itself.
+    pub(super) fn say(&self, code: &str, why: String) {
+        self.say_of("serve", code, why);
+    }
+
+    fn say_of(&self, name: &str, code: &str, message: String) {
         let origin = Origin {
             object: ObjectId::from_digest(suijuris_core::id::Digest([0; 32])),
             name: name.to_owned(),
@@ -179,8 +197,8 @@ impl<D: Driver> Roster<D> {
         };
         let at = format!("{:.3}", jiff::Timestamp::now());
         let event = Event::Error {
-            code: CODE_NOT_OPENED.to_owned(),
-            message: format!("{name}: {why}"),
+            code: code.to_owned(),
+            message,
         };
         self.services.sink.event(&origin, Stamped { at, event });
     }
@@ -224,6 +242,21 @@ impl<D: Driver> Roster<D> {
                 self.keep(origin, paths, None);
             }
             Err(error) => self.say_broken(&note.name, &chain(&error)),
+        }
+    }
+
+    fn reopen_object(self: &Rc<Self>, note: &ObjectNote) {
+        let Some(ports) = &note.ports else { return };
+        let home = self.catalog.object(note).home();
+        let bundle = Reader::open(&home, Depth::Tail)
+            .map_err(|error| chain(&error))
+            .and_then(|reader| {
+                let bundle = reader.bundles().bundle(&reader.state().head().bundle);
+                bundle.map_err(|error| chain(&error))
+            });
+        // What cannot be read was told when it was taken in.
+        if let Ok(bundle) = bundle {
+            self.reopen_ports(&note.name, Some(ports), &bundle);
         }
     }
 
@@ -310,14 +343,17 @@ impl<D: Driver> Roster<D> {
     pub fn url(&self, origin: &Origin) -> String {
         match &origin.instance {
             Some((class, key)) => self.url_of(key, class),
-            None => self.below_domain(&origin.name),
+            None => self
+                .raw_url(&origin.name, None)
+                .unwrap_or_else(|| self.below_domain(&origin.name)),
         }
     }
 
     /// Where callers reach the instance `key` of a class.
     #[must_use]
     pub fn url_of(&self, key: &str, class: &str) -> String {
-        self.below_domain(&format!("{key}.{class}"))
+        self.raw_url(class, Some(key))
+            .unwrap_or_else(|| self.below_domain(&format!("{key}.{class}")))
     }
 
     /// The hosts of an object.
@@ -414,6 +450,9 @@ impl<D: Driver> Roster<D> {
             .wait_for(|status| matches!(status, Status::Stopped | Status::Lost(_)))
             .await;
         self.entries.borrow_mut().remove(&entry.origin.object);
+        if entry.origin.instance.is_none() {
+            self.close_ports(&entry.origin.name);
+        }
         self.names
             .borrow_mut()
             .retain(|_, object| *object != entry.origin.object);
@@ -436,6 +475,7 @@ impl<D: Driver> Roster<D> {
                 .with_detail("remove them first: `suijuris ps --class CLASS` lists them"));
         }
         self.classes.borrow_mut().remove(name);
+        self.close_ports(name);
         let removed = self.catalog.remove_class(name);
         removed.map_err(|error| {
             Problem::new(507, "not_durable", "The class could not be removed").with_detail(chain(&error))

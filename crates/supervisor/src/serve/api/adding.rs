@@ -19,6 +19,7 @@ impl<D: Driver> Api<D> {
             bundle,
             owners,
             object_dir,
+            ports,
         } = add;
         self.check_free(&name)?;
         let files = files(&bundle)?;
@@ -26,6 +27,10 @@ impl<D: Driver> Api<D> {
         if opened.manifest.class.is_none() {
             return Err(bad("the bundle is that of a single object: add it as an object"));
         }
+        // Before anything is kept: another program may have them.
+        let bound = ports
+            .map(|ports| self.roster.bind_ports(&ports, &opened))
+            .transpose()?;
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(|error| not_kept(&chain(&error)))?;
         let note = ClassNote {
@@ -36,6 +41,7 @@ impl<D: Driver> Api<D> {
             nonce,
             bundle: opened.id(),
             object_dir,
+            ports: bound.as_ref().map(|bound| bound.ports),
         };
         let dir = self.roster.catalog.class_dir(&name);
         std::fs::create_dir_all(dir.path()).map_err(|error| not_kept(&error.to_string()))?;
@@ -47,6 +53,9 @@ impl<D: Driver> Api<D> {
             .keep_class(&note)
             .map_err(|error| refused(&error))?;
         self.roster.take_class(note).map_err(|why| not_kept(&why))?;
+        if let Some(bound) = bound {
+            self.roster.open_ports(&name, bound);
+        }
         let class = self
             .roster
             .class(&name)
@@ -60,6 +69,7 @@ impl<D: Driver> Api<D> {
             bundle,
             owners,
             object_dir,
+            ports,
         } = add;
         self.check_free(&name)?;
         let files = files(&bundle)?;
@@ -67,9 +77,13 @@ impl<D: Driver> Api<D> {
         if opened.manifest.class.is_some() {
             return Err(bad("the bundle is that of a class: add it as a class"));
         }
+        let bound = ports
+            .map(|ports| self.roster.bind_ports(&ports, &opened))
+            .transpose()?;
         let note = ObjectNote {
             name: name.clone(),
             object_dir,
+            ports: bound.as_ref().map(|bound| bound.ports),
         };
         let paths = self.roster.catalog.object(&note);
         let random = |error: getrandom::Error| not_kept(&chain(&error));
@@ -97,6 +111,9 @@ impl<D: Driver> Api<D> {
             .keep_object(&note)
             .map_err(|error| refused(&error))?;
         self.roster.take_object(&note);
+        if let Some(bound) = bound {
+            self.roster.open_ports(&name, bound);
+        }
         let entry = self
             .roster
             .named(&name)
