@@ -486,7 +486,6 @@ impl Up {
 }
 
 impl Drop for Up {
-    #[expect(clippy::print_stderr, reason = "what a failed test shows")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!(
