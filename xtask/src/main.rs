@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod init;
+mod openapi;
 mod proofs;
 mod requirements;
 mod source;
@@ -35,6 +36,8 @@ enum Task {
     Proofs(proofs::Arguments),
     /// Run bench programs in release mode; results also go to target/bench
     Bench(bench::Arguments),
+    /// Write docs/openapi.json from the types of the control API
+    Openapi(openapi::Arguments),
     /// Build the static runtime suijuris-init and put it beside the released suijuris
     Init,
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Proofs(arguments) => proofs::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Openapi(arguments) => openapi::run(&arguments),
         Task::Init => init::run(init::Program::Init, "release"),
     };
     if let Err(error) = result {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 /// `GET /v1/object`: who am I.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Status {
     /// Identity.
     pub object: String,
@@ -32,6 +33,7 @@ pub struct Status {
 
 /// One field of `GET /v1/memory`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Field {
     /// What it holds; absent if nothing, `"<secret>"` for a secret in listings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,6 +50,7 @@ pub struct Field {
 
 /// `GET /v1/memory`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Memory {
     /// Root over all fields, hexadecimal.
     pub root: String,
@@ -59,6 +62,7 @@ pub struct Memory {
 
 /// `PATCH /v1/memory`: writes that take effect together or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Patch {
     /// New values by field.
@@ -80,6 +84,7 @@ pub struct Patch {
 
 /// Answer to a patch: it is durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Patched {
     /// Position of the record.
     pub seq: u64,
@@ -89,6 +94,7 @@ pub struct Patched {
 
 /// `PUT /v1/holds/NAME`: stay awake, at most this long.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Hold {
     /// Length, as in `30s`; at most `1h`. Put it again to prolong it.
@@ -98,6 +104,7 @@ pub struct Hold {
 
 /// `GET /v1/messages`: what waits for the object, oldest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Messages {
     /// CloudEvents 1.0 in JSON, each with its `key` and the instant at which it was `accepted`.
     pub messages: Vec<Value>,
@@ -107,6 +114,7 @@ pub struct Messages {
 
 /// `POST /v1/messages/ack`: these are dealt with, and do not come again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Acknowledge {
     /// The `key` of each message.
@@ -115,6 +123,7 @@ pub struct Acknowledge {
 
 /// `POST /v1/token`: an identity token for somebody else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TokenRequest {
     /// Who it is for.
@@ -126,6 +135,7 @@ pub struct TokenRequest {
 
 /// Answer to a token request.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Token {
     /// A JWT signed by the epoch's key (EdDSA).
     pub token: String,

@@ -1,15 +1,14 @@
 //! Messages between the command line and `up`.
 
 use serde::{Deserialize, Serialize};
-use suijuris_core::key::PublicKey;
-use suijuris_core::lineage::Approval;
-use suijuris_core::owner_request::SignedRequest;
 
 use crate::agent::Patch;
 use crate::event::Verdict;
+use crate::owner::{Approval, SignedRequest};
 
 /// From the command line to `up`: one JSON line each. What nobody signed is asked by the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ToUp {
     /// Wake the object.
@@ -37,6 +36,7 @@ pub enum ToUp {
 
 /// Answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// Decided, and done if permitted.
@@ -57,7 +57,7 @@ pub enum Reply {
         /// Where callers reach the object.
         url: String,
         /// The key that owners' requests to this `up` are signed for.
-        server: PublicKey,
+        server: String,
     },
     /// It could not be done.
     Error {

@@ -1,36 +1,17 @@
 //! Documents of the control API of `suijuris serve`: what its objects and classes are, and what is added.
-//!
-//! | Route | |
-//! |---|---|
-//! | `GET /v1` | [`Daemon`] |
-//! | `GET /v1/objects?class=&phase=&data=&after=&limit=` | [`ObjectList`] |
-//! | `POST /v1/objects` | [`AddObject`], answered with [`Object`] |
-//! | `GET /v1/objects/REF` | [`Object`]; `REF` is an id or a name |
-//! | `DELETE /v1/objects/REF` | stops and forgets the object |
-//! | `POST /v1/objects/REF/wake`, `…/sleep` | [`Signed`], answered with [`crate::control::Reply`] |
-//! | `PATCH /v1/objects/REF/memory` | [`PatchMemory`], answered likewise |
-//! | `POST /v1/objects/REF/amend` | [`Amend`], answered likewise |
-//! | `POST /v1/objects/REF/terminate` | [`Terminate`], answered likewise |
-//! | `PUT /v1/classes/CLASS` | [`AmendClass`], answered with [`Class`] |
-//! | `GET`, `POST /v1/classes` | [`ClassList`]; [`AddClass`], answered with [`Class`] |
-//! | `… /v1/classes/CLASS/instances/KEY …` | as below `objects/REF` |
-//! | `GET /v1/events` | events of all objects as server-sent events, each [`ObjectEvent`] |
+//! [`crate::routes`] has the routes.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use suijuris_core::class::ClassId;
-use suijuris_core::governance::Action;
-use suijuris_core::id::{BundleId, Digest, ObjectId};
-use suijuris_core::key::PublicKey;
-use suijuris_core::lineage::{Approval, Statement};
-use suijuris_core::owner_request::SignedRequest;
 
 use crate::agent::Patch;
 use crate::event::Stamped;
+use crate::owner::{Approval, SignedRequest};
 
 /// A daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Daemon {
     /// Version of the program.
     pub version: String,
@@ -41,13 +22,15 @@ pub struct Daemon {
     /// What hosts of objects end with.
     pub domain: String,
     /// Its directory.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub root: PathBuf,
     /// What owners sign their requests to it for.
-    pub server: PublicKey,
+    pub server: String,
 }
 
 /// An object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Object {
     /// Its id.
     pub object: String,
@@ -65,9 +48,11 @@ pub struct Object {
     /// Where callers reach it.
     pub url: String,
     /// Where its data is, on the daemon's host.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub data: PathBuf,
     /// Where its definition is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub object_dir: Option<PathBuf>,
     /// How long it was awake in all its life, seconds.
     #[serde(default)]
@@ -76,6 +61,7 @@ pub struct Object {
 
 /// Objects, a page of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ObjectList {
     /// In the order of their ids.
     pub objects: Vec<Object>,
@@ -86,6 +72,7 @@ pub struct ObjectList {
 
 /// A class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Class {
     /// Its name in this daemon.
     pub class: String,
@@ -104,11 +91,13 @@ pub struct Class {
     pub url: String,
     /// Where its definition is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub object_dir: Option<PathBuf>,
 }
 
 /// Classes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ClassList {
     /// In the order of their names.
     pub classes: Vec<Class>,
@@ -116,6 +105,7 @@ pub struct ClassList {
 
 /// A bundle, as it was built.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BundleParts {
     /// The manifest, base64.
@@ -128,16 +118,18 @@ pub struct BundleParts {
 
 /// Whose something is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Owners {
     /// Their keys.
-    pub controllers: Vec<PublicKey>,
+    pub controllers: Vec<String>,
     /// How many of them must sign.
     pub threshold: u32,
 }
 
 /// Ports for raw connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Ports {
     /// The first; 0: any one that is free.
@@ -151,6 +143,7 @@ pub struct Ports {
 
 /// Adds a class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddClass {
     /// What it is called here: a DNS label.
@@ -161,6 +154,7 @@ pub struct AddClass {
     pub owners: Owners,
     /// Where its definition is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub object_dir: Option<PathBuf>,
     /// Ports for its raw connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,6 +163,7 @@ pub struct AddClass {
 
 /// Adds a single object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddObject {
     /// What it is called here: a DNS label.
@@ -179,6 +174,7 @@ pub struct AddObject {
     pub owners: Owners,
     /// Where its definition is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub object_dir: Option<PathBuf>,
     /// Ports for its raw connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,6 +183,7 @@ pub struct AddObject {
 
 /// What owners signed of a request that says no more; nothing where the host asks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Signed {
     /// The request.
@@ -196,6 +193,7 @@ pub struct Signed {
 
 /// Writes memory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PatchMemory {
     /// The writes.
@@ -205,8 +203,100 @@ pub struct PatchMemory {
     pub signed: Option<Box<SignedRequest>>,
 }
 
+/// What a token allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Look.
+    Read,
+    /// Look, and ask for what rules permit the host, or what owners signed.
+    Operate,
+}
+
+/// A token of the control API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ApiToken {
+    /// Its name.
+    pub name: String,
+    /// What it allows.
+    pub scope: Scope,
+    /// When it was made, RFC 3339.
+    pub created: String,
+}
+
+/// Tokens of the control API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ApiTokenList {
+    /// By name.
+    pub tokens: Vec<ApiToken>,
+}
+
+/// Makes a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct MakeApiToken {
+    /// Its name: a DNS label.
+    pub name: String,
+    /// What it allows.
+    pub scope: Scope,
+}
+
+/// A token that was made; its text is shown once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NewApiToken {
+    /// Its name.
+    pub name: String,
+    /// What it allows.
+    pub scope: Scope,
+    /// The token: `Authorization: Bearer TOKEN`.
+    pub token: String,
+}
+
+impl std::fmt::Debug for NewApiToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewApiToken")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An owner's approval of an amendment, as `suijuris approve` writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct OwnerApproval {
+    /// The object.
+    pub object: String,
+    /// `amend`.
+    pub action: String,
+    /// The definition that is approved.
+    pub bundle: String,
+    /// What binds the approval to the rules now in force, hexadecimal.
+    pub content: String,
+    /// The owner's key.
+    pub key: String,
+    /// Its signature.
+    pub sig: String,
+}
+
+/// Approvals that wait for others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ApprovalList {
+    /// How many owners must sign.
+    pub threshold: u32,
+    /// Those that hold for the rules now in force.
+    pub approvals: Vec<OwnerApproval>,
+}
+
 /// Proposes a new definition to an object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Amend {
     /// The definition.
@@ -217,6 +307,7 @@ pub struct Amend {
 
 /// Proposes to an object that it ends for good.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Terminate {
     /// What its owners signed.
@@ -225,26 +316,18 @@ pub struct Terminate {
 
 /// Changes the template from which new instances of a class are founded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AmendClass {
     /// The template.
     pub bundle: BundleParts,
-    /// What the class's owners signed ([`class_statement`]).
+    /// What the class's owners signed.
     pub approvals: Vec<Approval>,
-}
-
-/// What owners of a class sign to replace its template `from` by `to`.
-#[must_use]
-pub fn class_statement(class: ClassId, from: BundleId, to: BundleId) -> Statement {
-    Statement {
-        object: ObjectId::from_digest(*class.digest()),
-        action: Action::Amend,
-        content: Digest::of_parts(&[b"suijuris/v1/class-template", &from.digest().0, &to.digest().0]),
-    }
 }
 
 /// An event and whose it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ObjectEvent {
     /// The object.
     pub object: String,

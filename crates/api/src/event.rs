@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// An event and its instant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Stamped {
     /// RFC 3339, UTC, milliseconds.
     pub at: String,
@@ -14,6 +15,7 @@ pub struct Stamped {
 
 /// What happened. The name stands in the member `event`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// `up` listens; always the first event.
@@ -168,6 +170,7 @@ pub enum Event {
 
 /// A recorded decision that would come out otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ChangedDecision {
     /// Position of its record.
     pub seq: u64,
@@ -185,6 +188,7 @@ pub struct ChangedDecision {
 
 /// Why another copy was preferred.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Evidence {
     /// The newest record of the copy that was refused.
     pub ours: Point,
@@ -198,6 +202,7 @@ pub struct Evidence {
 
 /// A place in a history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Point {
     /// Position of the record.
     pub seq: u64,
@@ -207,25 +212,9 @@ pub struct Point {
     pub epoch: u64,
 }
 
-impl From<&suijuris_core::witness::Evidence> for Evidence {
-    fn from(evidence: &suijuris_core::witness::Evidence) -> Self {
-        let point = |seq, head: suijuris_core::RecordId, epoch| Point {
-            seq,
-            head: head.to_string(),
-            epoch,
-        };
-        let ours = &evidence.ours;
-        let mark = evidence.witnessed.as_ref();
-        Self {
-            ours: point(ours.seq, ours.record, ours.epoch),
-            witnessed: mark.map(|mark| point(mark.seq, mark.head, mark.epoch)),
-            holder: mark.and_then(|mark| Some(mark.holder.as_ref()?.who.clone())),
-        }
-    }
-}
-
 /// The answer to a proposal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Verdict {
     /// The transition.
     pub action: String,

@@ -1,16 +1,20 @@
 //! Wire types shared across process edges: refusals at the HTTP edge, events, the agent socket, the control socket.
 //!
-//! Types and their JSON. Servers live in the shells; what supervisor and runtime say to each other is `link`'s.
+//! Types and their JSON, and nothing else of ours: whoever speaks to us needs this crate alone. Core's values become these
+//! documents in `words`. Servers live in the shells; what supervisor and runtime say to each other is `link`'s.
 
 #![forbid(unsafe_code)]
 
 pub mod agent;
-pub mod cloudevents;
 pub mod control;
 pub mod daemon;
 pub mod event;
+pub mod history;
+#[cfg(feature = "openapi")]
+pub mod openapi;
+pub mod owner;
 pub mod problem;
-pub mod verdict;
+pub mod routes;
 
 pub use event::Event;
 pub use problem::Problem;

@@ -9,6 +9,7 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 
 /// One rule that took part in a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// `@id` of the rule, or its position (`policy3`) where it has none.
@@ -20,6 +21,7 @@ pub struct Rule {
 
 /// An RFC 9457 problem document with the extension members of a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// Address of the page that explains `code`: `https://suijuris.dev/errors/<code>`.
     #[serde(rename = "type")]

@@ -75,11 +75,11 @@ pub(crate) fn add(args: &AddArgs) -> anyhow::Result<Answer> {
     let bundle = parts(&built);
     let owners = match &built.controllers {
         Some(declared) => Owners {
-            controllers: declared.keys.clone(),
+            controllers: declared.keys.iter().map(ToString::to_string).collect(),
             threshold: declared.threshold,
         },
         None => Owners {
-            controllers: vec![owner::owner_key()?.public()],
+            controllers: vec![owner::owner_key()?.public().to_string()],
             threshold: 1,
         },
     };

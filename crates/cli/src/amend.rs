@@ -5,15 +5,17 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 use suijuris_api::control::Reply;
-use suijuris_api::daemon::{Amend, AmendClass, Class, ClassList, Object, class_statement};
+use suijuris_api::daemon::{Amend, AmendClass, Class, ClassList, Object};
 use suijuris_bundle::Built;
+use suijuris_core::class::template_statement;
 
 use crate::add::{build, parts};
 use crate::approval::{Matter, gather};
+use crate::carrier::Carrier;
 use crate::object_paths::ObjectPaths;
 use crate::server::{Server, path_of};
 use crate::terminal::{self, Screen, Tone};
-use crate::{Answer, Usage, history, owner, what_if};
+use crate::{Answer, Usage, history, owner};
 
 /// Propose a new definition to an object, or to all instances of a class, that a daemon serves
 #[derive(Debug, clap::Args)]
@@ -92,9 +94,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         ..Outcome::default()
     };
     for object in &objects {
-        let (judged, would_change) = what_if::changes(&history::open(&paths(object))?, &built)?;
-        outcome.judged += judged;
-        outcome.would_change += would_change;
+        let carrier = Carrier::Daemon(server.clone(), Box::new(object.clone()));
+        let rejudged = carrier.rejudge(&built)?;
+        outcome.judged += rejudged.judged;
+        outcome.would_change += rejudged.would_change;
     }
     if !args.json {
         let (judged, changed) = (outcome.judged, outcome.would_change);
@@ -141,7 +144,7 @@ fn amend(
     )?;
     let proposed = Amend {
         bundle: parts(built),
-        approvals,
+        approvals: approvals.iter().map(suijuris_words::owner::approval).collect(),
     };
     let name = label(object);
     let reply: Reply = server.post(&format!("{}/amend", path_of(&object.object)), &proposed)?;
@@ -176,10 +179,10 @@ fn amend_class(server: &Server, class: &Class, built: &Built) -> anyhow::Result<
     let from = class.bundle.parse().context("the daemon names no bundle")?;
     let key =
         owner::existing_key()?.context("no owner's key is here: name the class's with SUIJURIS_OWNER_KEY")?;
-    let statement = class_statement(id, from, built.id);
+    let statement = template_statement(id, from, built.id);
     let amend = AmendClass {
         bundle: parts(built),
-        approvals: vec![statement.approve(&key)?],
+        approvals: vec![suijuris_words::owner::approval(&statement.approve(&key)?)],
     };
     let _: Class = server.put(&format!("/v1/classes/{}", class.class), &amend)?;
     Ok(())

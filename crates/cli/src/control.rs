@@ -4,14 +4,20 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use suijuris_api::agent::Patch;
 use suijuris_api::control::{Reply, ToUp};
 use suijuris_core::owner_request::Ask;
 use suijuris_custody::owner::{CODE_STALE_HEAD, content_of, no_content};
 
+use suijuris_api::daemon::Object;
+pub(crate) use suijuris_supervisor::history::state::Running;
+
+use crate::carrier::Carrier;
+use crate::here::{self, SigningContext};
+use crate::history;
 use crate::object_paths::ObjectPaths;
 use crate::server::{Server, ServerError};
-use crate::{here, history};
 
 /// Bytes of an answer at most.
 const MAX_REPLY: u64 = 256 << 10;
@@ -39,8 +45,16 @@ pub(crate) enum Error {
     Reply(#[from] serde_json::Error),
 }
 
+/// Asks whoever runs the object; `None` where nobody does.
+pub(crate) fn ask(carrier: &Carrier, question: &ToUp) -> Result<Option<Reply>, Error> {
+    match carrier {
+        Carrier::Daemon(server, object) => ask_daemon(server, object, question).map(Some),
+        Carrier::Files(paths) => ask_up(paths, question),
+    }
+}
+
 /// Asks the `up` that runs the object; `None` where none runs.
-pub(crate) fn ask(place: &ObjectPaths, question: &ToUp) -> Result<Option<Reply>, Error> {
+pub(crate) fn ask_up(place: &ObjectPaths, question: &ToUp) -> Result<Option<Reply>, Error> {
     let within = if *question == ToUp::Status {
         STATUS_WITHIN
     } else {
@@ -48,7 +62,7 @@ pub(crate) fn ask(place: &ObjectPaths, question: &ToUp) -> Result<Option<Reply>,
     };
     let mut stream = match UnixStream::connect(place.control_socket()) {
         Ok(stream) => stream,
-        Err(error) if is_absent(&error) => return ask_daemon(place, question),
+        Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(Error::Silent(error)),
     };
     let mut line = serde_json::to_string(question)?;
@@ -68,21 +82,14 @@ pub(crate) fn ask(place: &ObjectPaths, question: &ToUp) -> Result<Option<Reply>,
     Ok(Some(serde_json::from_str(&reply)?))
 }
 
-/// Asks the daemon that serves the object; `None` where none does.
-fn ask_daemon(paths: &ObjectPaths, question: &ToUp) -> Result<Option<Reply>, Error> {
-    let found = Server::running().and_then(|server| {
-        let object = server.object_in(&paths.data)?;
-        Some((server, object))
-    });
-    let Some((server, object)) = found else {
-        return Ok(None);
-    };
-    match server.ask(&object, question) {
-        Ok(reply) => Ok(Some(reply)),
-        Err(ServerError::Refused(problem)) => Ok(Some(Reply::Error {
+/// Asks the daemon that serves the object.
+fn ask_daemon(server: &Server, object: &Object, question: &ToUp) -> Result<Reply, Error> {
+    match server.ask(object, question) {
+        Ok(reply) => Ok(reply),
+        Err(ServerError::Refused(problem)) => Ok(Reply::Error {
             code: problem.code,
             message: format!("{}: {}", problem.title, problem.detail),
-        })),
+        }),
         Err(error) => Err(Error::Daemon(error)),
     }
 }
@@ -90,22 +97,25 @@ fn ask_daemon(paths: &ObjectPaths, question: &ToUp) -> Result<Option<Reply>, Err
 /// Tries of a write whose object records something at the same time.
 const TRIES: u32 = 16;
 
-/// Asks the `up` that runs the object, as the owner whose key is here, or else as the host; `None` where none runs.
+/// Asks whoever runs the object, as the owner whose key is here, or else as the host; `None` where nobody does.
 pub(crate) fn ask_as_owner(
-    place: &ObjectPaths,
+    carrier: &Carrier,
     asked: Ask,
     patch: Option<&Patch>,
 ) -> anyhow::Result<Option<Reply>> {
-    let Some(Reply::Status { server, .. }) = ask(place, &ToUp::Status)? else {
+    let Some(Reply::Status { server, .. }) = ask(carrier, &ToUp::Status)? else {
         return Ok(None);
     };
+    let server = server
+        .parse()
+        .context("whoever runs the object names no key: use the same version of suijuris for both")?;
     let content = patch.map_or_else(no_content, content_of);
     let mut tries = 0;
     loop {
-        let signed = here::sign(history::open(place)?.state().head(), asked, content, server)?;
+        let signed = here::sign(&signing_context(carrier)?, asked, content, server)?;
         let question = match (signed, asked, patch) {
             (Some(signed), _, patch) => ToUp::Owner {
-                signed: Box::new(signed),
+                signed: Box::new(suijuris_words::owner::document(&signed)?),
                 patch: patch.cloned(),
             },
             (None, Ask::Sleep, _) => ToUp::Sleep,
@@ -113,7 +123,7 @@ pub(crate) fn ask_as_owner(
             (None, _, None) => ToUp::Wake,
         };
         tries += 1;
-        match ask(place, &question)? {
+        match ask(carrier, &question)? {
             Some(Reply::Error { code, .. }) if code == CODE_STALE_HEAD && tries < TRIES => {}
             reply => return Ok(reply),
         }
@@ -128,20 +138,30 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-/// How a running `up` says it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Running {
-    /// `dormant`, `waking`, `active`, `draining` or `suspended`.
-    pub(crate) phase: String,
-    /// Process id of `up`.
-    pub(crate) pid: u32,
-    /// Where callers reach the object.
-    pub(crate) url: String,
+/// Where the object stands, for whoever signs.
+fn signing_context(carrier: &Carrier) -> anyhow::Result<SigningContext> {
+    match carrier {
+        Carrier::Daemon(..) => SigningContext::told(&carrier.state()?),
+        Carrier::Files(paths) => Ok(SigningContext::of(history::open(paths)?.state().head())),
+    }
 }
 
-/// The `up` that runs the object, if one does and answers.
+/// How whoever runs the object, an `up` or a daemon, says it is.
 pub(crate) fn running(place: &ObjectPaths) -> Option<Running> {
-    match ask(place, &ToUp::Status) {
+    running_up(place).or_else(|| {
+        let carrier = Carrier::at(place.clone()).ok()?;
+        match (&carrier, ask(&carrier, &ToUp::Status)) {
+            (Carrier::Daemon(..), Ok(Some(Reply::Status { phase, pid, url, .. }))) => {
+                Some(Running { phase, pid, url })
+            }
+            _ => None,
+        }
+    })
+}
+
+/// How the `up` that runs the object says it is, if one does and answers.
+pub(crate) fn running_up(place: &ObjectPaths) -> Option<Running> {
+    match ask_up(place, &ToUp::Status) {
         Ok(Some(Reply::Status { phase, pid, url, .. })) => Some(Running { phase, pid, url }),
         _ => None,
     }

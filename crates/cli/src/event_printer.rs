@@ -5,15 +5,15 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 
+use suijuris_api::Event;
 use suijuris_api::event::{ChangedDecision, Stamped, Verdict};
-use suijuris_api::{Event, verdict};
 use suijuris_bundle::Report;
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::Decision;
 use suijuris_supervisor::events::{EventSink, Origin};
+use suijuris_words::verdict;
 
 use crate::line_writer::LineWriter;
-use crate::render;
 
 /// Prints events.
 #[derive(Debug)]
@@ -153,7 +153,9 @@ impl EventPrinter {
             Event::Woke { .. } | Event::Resumed { .. } | Event::Dormant { .. } | Event::Terminated { .. } => {
                 falling_asleep.remove(label);
             }
-            Event::Workload { how, .. } if how == render::STOPPED && falling_asleep.contains(label) => {
+            Event::Workload { how, .. }
+                if how == suijuris_supervisor::history::STOPPED && falling_asleep.contains(label) =>
+            {
                 return words(&stopped_on_request(event));
             }
             _ => {}

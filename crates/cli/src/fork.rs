@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::Serialize;
-use suijuris_api::verdict;
 use suijuris_bundle::Style;
 use suijuris_core::bundle::check_attenuation;
 use suijuris_core::decide::{Verdict, View, decide};
@@ -17,6 +16,7 @@ use suijuris_core::time::Span;
 use suijuris_custody::record::{record, record_crash};
 use suijuris_store::fork::{self, ForkRequest, Staged};
 use suijuris_store::{BundleFiles, ObjectDir};
+use suijuris_words::verdict;
 use zeroize::Zeroizing;
 
 use crate::approval::{self, Matter};

@@ -1,6 +1,7 @@
 //! Where this program is, as rules see it, and with whose word it asks: the same for every command and for `up`.
 
-use suijuris_core::id::Digest;
+use suijuris_api::history::State;
+use suijuris_core::id::{Digest, ObjectId, RecordId};
 use suijuris_core::inputs::{Host, Vehicle};
 use suijuris_core::key::PublicKey;
 use suijuris_core::lineage::Head;
@@ -25,9 +26,37 @@ pub(crate) fn host() -> Host {
     host::here(VEHICLE, region.as_deref())
 }
 
+/// What a signer has to know of an object: which it is, where its history stands, whose it is.
+#[derive(Debug, Clone)]
+pub(crate) struct SigningContext {
+    object: ObjectId,
+    record: RecordId,
+    controllers: Vec<PublicKey>,
+}
+
+impl SigningContext {
+    pub(crate) fn of(head: &Head) -> Self {
+        Self {
+            object: head.object,
+            record: head.record,
+            controllers: head.controllers.clone(),
+        }
+    }
+
+    /// As a daemon tells it.
+    pub(crate) fn told(state: &State) -> anyhow::Result<Self> {
+        let keys = state.controllers.iter().map(|key| key.parse());
+        Ok(Self {
+            object: state.object.parse()?,
+            record: state.head.parse()?,
+            controllers: keys.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
 /// Signs what is asked of the object with this head by the owner's key here; nothing where that is none of its owners'.
 pub(crate) fn sign(
-    head: &Head,
+    head: &SigningContext,
     ask: Ask,
     content: Digest,
     audience: PublicKey,
@@ -43,7 +72,7 @@ pub(crate) fn sign(
 
 /// As [`sign`], and says nothing where nobody signs.
 pub(crate) fn sign_quietly(
-    head: &Head,
+    head: &SigningContext,
     ask: Ask,
     content: Digest,
     audience: PublicKey,

@@ -1,33 +1,22 @@
 //! `log`: an object's history, record by record.
 
-use std::collections::VecDeque;
+use std::time::Duration;
 
-use suijuris_core::lineage::Stored;
+use suijuris_api::history::{KINDS, Record};
+use suijuris_core::RecordId;
+use suijuris_supervisor::history::log::{MAX_PAGE, Wanted};
 
-use crate::object_paths::{ObjectArg, ObjectPaths};
+use crate::carrier::Carrier;
+use crate::history::Follow;
+use crate::object_paths::ObjectArg;
 use crate::terminal::{self, Screen, Tone};
-use crate::{Answer, Usage, history, render};
+use crate::{Answer, Usage};
 
-/// Kinds of record, for `--kind`.
-const KINDS: [&str; 14] = [
-    "inception",
-    "woke",
-    "resumed",
-    "mutated",
-    "seal",
-    "dormant",
-    "refused",
-    "departed",
-    "arrived",
-    "forked",
-    "amended",
-    "unsealed",
-    "quarantined",
-    "terminated",
-];
+/// Time between two looks at a daemon's log.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Records that `-n` keeps in memory at most.
-const MAX_LAST: usize = 100_000;
+/// Records that `-n` shows at most.
+const MAX_LAST: usize = MAX_PAGE;
 
 /// Show an object's history, oldest record first
 #[derive(Debug, clap::Args)]
@@ -55,69 +44,63 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     if args.number.is_some_and(|number| number > MAX_LAST) {
         return Err(Usage(format!("-n takes at most {MAX_LAST}; leave it out for all")).into());
     }
-    let place = args.at.locate()?;
-    let mut follow = history::Follow::new(&place);
-    let mut next = tail(args, &place)?;
+    let carrier = args.at.carrier()?;
+    // Taken before the first look, so that nothing falls between.
+    let mut follow = carrier.files().map(Follow::new);
+    let mut next = pages(args, &carrier, args.number, 0)?;
     if !args.follow {
         return Ok(Answer::Yes);
     }
     loop {
-        follow.wait();
-        let reader = history::open(&place)?;
-        for stored in reader.records(next..u64::MAX)? {
-            let stored = stored?;
-            next = stored.record.seq.saturating_add(1);
-            if wanted(args, &stored) {
-                show(args, &stored)?;
-            }
+        match &mut follow {
+            Some(follow) => follow.wait(),
+            None => std::thread::sleep(LOOK_EVERY),
+        }
+        next = pages(args, &carrier, None, next)?;
+    }
+}
+
+/// Shows what there is from here on, or the last of it; the position of what comes next.
+fn pages(args: &Args, carrier: &Carrier, last: Option<usize>, from: u64) -> anyhow::Result<u64> {
+    let mut wanted = Wanted {
+        kinds: args.kind.clone(),
+        from,
+        limit: last.unwrap_or(MAX_PAGE),
+        last: last.is_some(),
+    };
+    loop {
+        let page = carrier.log(&wanted)?;
+        // No page is of no records.
+        let shown = page.records.iter().filter(|_| last != Some(0));
+        for record in shown {
+            show(args, record)?;
+        }
+        wanted.from = page.next;
+        if !page.more {
+            return Ok(page.next);
         }
     }
 }
 
-/// Shows what is there; the position of what comes next.
-fn tail(args: &Args, place: &ObjectPaths) -> anyhow::Result<u64> {
-    let reader = history::open(place)?;
-    let mut kept = VecDeque::new();
-    for stored in reader.records(0..u64::MAX)? {
-        let stored = stored?;
-        if !wanted(args, &stored) {
-            continue;
-        }
-        let Some(number) = args.number else {
-            show(args, &stored)?;
-            continue;
-        };
-        kept.push_back(stored);
-        if kept.len() > number {
-            kept.pop_front();
-        }
-    }
-    for stored in &kept {
-        show(args, stored)?;
-    }
-    Ok(reader.state().head().seq.saturating_add(1))
-}
-
-fn wanted(args: &Args, stored: &Stored) -> bool {
-    args.kind.is_empty() || args.kind.iter().any(|kind| kind == stored.record.body.kind())
-}
-
-fn show(args: &Args, stored: &Stored) -> anyhow::Result<()> {
+fn show(args: &Args, record: &Record) -> anyhow::Result<()> {
     if args.json {
-        return terminal::print_json(&render::record_json(stored)?);
+        return terminal::print_json(record);
     }
-    let (record, terminal) = (&stored.record, Screen::stdout());
-    let id = terminal.paint(Tone::Faint, &format!("…{}", stored.id.short()));
-    let kind = format!("{:11}", record.body.kind());
-    let kind = match record.body.kind() {
+    let terminal = Screen::stdout();
+    let short = record.id.parse::<RecordId>().map(|id| id.short());
+    let id = terminal.paint(Tone::Faint, &format!("…{}", short.unwrap_or_default()));
+    let kind = format!("{:11}", terminal::clean(&record.kind));
+    let kind = match record.kind.as_str() {
         "refused" | "quarantined" | "unsealed" => terminal.paint(Tone::Bad, &kind),
         "woke" | "resumed" => terminal.paint(Tone::Good, &kind),
         _ => kind,
     };
-    let summary = terminal::clean(&render::summary(&record.body));
     let line = format!(
-        "{:>6}  {}  {id}  epoch {:<4}  {kind}  {summary}",
-        record.seq, record.at, record.epoch
+        "{:>6}  {}  {id}  epoch {:<4}  {kind}  {}",
+        record.seq,
+        terminal::clean(&record.at),
+        record.epoch,
+        terminal::clean(&record.summary)
     );
     Ok(terminal::print(&format!("{}\n", line.trim_end()))?)
 }

@@ -6,7 +6,9 @@
 
 mod add;
 mod amend;
+mod api_token;
 mod approval;
+mod carrier;
 mod check;
 mod claiming;
 mod clock;
@@ -101,7 +103,8 @@ Example:
 #[derive(Debug, Parser)]
 #[command(name = "suijuris", version, after_help = EXIT_CODES, max_term_width = 100)]
 struct Cli {
-    /// Daemon that serves the object: path of its control socket, or its directory [default: that of your data folder]
+    /// Daemon that serves the object: path of its control socket, its directory, or http://ADDRESS:PORT with a token in
+    /// `SUIJURIS_API_TOKEN_FILE` [default: that of your data folder]
     #[arg(long, global = true, value_name = "PATH", env = server::VARIABLE)]
     server: Option<String>,
     #[command(subcommand)]

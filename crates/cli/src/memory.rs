@@ -11,7 +11,10 @@ use std::io::{self, Read as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use suijuris_core::memory::{Kind, Memory, Name};
+use suijuris_api::agent::Memory;
+use suijuris_core::memory::Name;
+use suijuris_supervisor::history::what_if;
+pub(crate) use suijuris_supervisor::history::what_if::as_typed_for as as_typed;
 
 use crate::{Answer, Usage};
 
@@ -30,11 +33,6 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Answer> {
         Command::Set(args) => set::run(&args),
         Command::Watch(args) => watch::run(&args),
     }
-}
-
-/// A value as it is typed: JSON if it is that, else text.
-pub(crate) fn value(text: &str) -> serde_json::Value {
-    serde_json::from_str(text).unwrap_or_else(|_| serde_json::Value::String(text.to_owned()))
 }
 
 /// Values by field, from `FIELD=VALUE`.
@@ -82,8 +80,7 @@ fn given(field: &str, value: &str, memory: &Memory) -> Result<serde_json::Value,
     if bytes.len() as u64 > MAX_FILE {
         return Err(unreadable(&"it has more than 2 MiB"));
     }
-    let kind = memory.schema().field(field).map(|field| &field.kind);
-    if kind == Some(&Kind::Bytes) {
+    if kind_of(field, memory) == Some("bytes") {
         return Ok(URL_SAFE_NO_PAD.encode(&bytes).into());
     }
     let text = String::from_utf8(bytes).map_err(|_| unreadable(&"it is no text, which this field takes"))?;
@@ -91,23 +88,21 @@ fn given(field: &str, value: &str, memory: &Memory) -> Result<serde_json::Value,
     Ok(typed(field, text.strip_suffix('\n').unwrap_or(&text), memory))
 }
 
-fn typed(field: &str, text: &str, memory: &Memory) -> serde_json::Value {
-    as_typed(memory.schema().field(field).map(|field| &field.kind), text)
+fn kind_of<'m>(field: &str, memory: &'m Memory) -> Option<&'m str> {
+    memory.fields.get(field).map(|field| field.kind.as_str())
 }
 
-/// What is typed for a value of this type: where it is text in JSON, `5` and `true` are text too; `null` stands for nothing.
-pub(crate) fn as_typed(kind: Option<&Kind>, text: &str) -> serde_json::Value {
-    let is_text = |kind: &Kind| {
-        matches!(
-            kind,
-            Kind::String | Kind::Enum(_) | Kind::Bytes | Kind::Decimal | Kind::Timestamp | Kind::Duration
-        )
-    };
-    match (kind, value(text)) {
-        (_, json @ (serde_json::Value::String(_) | serde_json::Value::Null)) => json,
-        (Some(kind), _) if is_text(kind) => serde_json::Value::String(text.to_owned()),
-        (_, json) => json,
-    }
+fn typed(field: &str, text: &str, memory: &Memory) -> serde_json::Value {
+    what_if::as_typed(kind_of(field, memory), text)
+}
+
+/// `FIELD=VALUE` texts with what they name by `FIELD=@FILE` in its place.
+pub(crate) fn with_files(texts: &[String], memory: &Memory) -> Result<Vec<String>, Usage> {
+    let values = assignments(texts, memory)?;
+    Ok(values
+        .into_iter()
+        .map(|(field, value)| format!("{field}={value}"))
+        .collect())
 }
 
 /// Whether a word can be the name of a field.

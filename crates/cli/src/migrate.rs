@@ -6,14 +6,15 @@ mod carrying;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
+use suijuris_api::Event;
 use suijuris_api::event::Stamped;
-use suijuris_api::{Event, verdict};
 use suijuris_core::inputs::{Host, Vehicle};
 use suijuris_core::lineage::{Head, Phase};
 use suijuris_core::owner_request::{Ask, nobody};
 use suijuris_custody::migrate::{Departure, Destination, arrive, content, depart, is_marked};
 use suijuris_custody::owner::Asking;
 use suijuris_store::{Depth, Reader, Sizes, Writer};
+use suijuris_words::verdict;
 
 use crate::depots::DepotArg;
 use crate::object_paths::{ObjectPaths, locate};
@@ -181,7 +182,7 @@ fn leave_for(held: &OfflineObject, target: &Target, args: &Args) -> anyhow::Resu
         let state = held.writer.published();
         let head = state.head();
         let content = content(head.object, &place);
-        let signed = here::sign(head, Ask::Migrate, content, nobody())?;
+        let signed = here::sign(&here::SigningContext::of(head), Ask::Migrate, content, nobody())?;
         let asking = Asking {
             ask: Ask::Migrate,
             content,

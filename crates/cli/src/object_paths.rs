@@ -16,7 +16,7 @@ const DATA: &str = ".suijuris";
      one with `suijuris new http DIR`",
     .0.display()
 )]
-pub(crate) struct NoObject(PathBuf);
+pub(crate) struct NoObject(pub(crate) PathBuf);
 
 /// Which object: its directory, or its data.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,8 +35,13 @@ impl ObjectArg {
     }
 }
 
-/// Finds the object that `dir` (`.` where absent) and `data` mean.
+/// Finds the object that `dir` (`.` where absent) and `data` mean, here or served by a daemon of this host.
 pub(crate) fn locate(dir: Option<&Path>, data: Option<&Path>) -> Result<ObjectPaths, NoObject> {
+    in_files(dir, data).or_else(|none| dir.and_then(served).ok_or(none))
+}
+
+/// As [`locate`], by the files that are here alone.
+pub(crate) fn in_files(dir: Option<&Path>, data: Option<&Path>) -> Result<ObjectPaths, NoObject> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let named = absolute(dir.unwrap_or(Path::new(".")));
     let object_dir = named.join(DEFINITION).is_file().then(|| named.clone());
@@ -53,14 +58,14 @@ pub(crate) fn locate(dir: Option<&Path>, data: Option<&Path>) -> Result<ObjectPa
         });
     }
     if named.join("lineage").is_dir() {
-        return locate(None, Some(&named));
+        return in_files(None, Some(&named));
     }
-    dir.and_then(served).ok_or(NoObject(named))
+    Err(NoObject(named))
 }
 
 /// An object that a daemon serves under this name: `CLASS/KEY`, a name or an id.
 fn served(name: &Path) -> Option<ObjectPaths> {
-    let object = Server::running()?.object(name.to_str()?).ok()?;
+    let object = Server::running().ok()??.object(name.to_str()?).ok()?;
     Some(ObjectPaths {
         object_dir: object.object_dir,
         data: object.data,

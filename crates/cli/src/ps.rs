@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 use suijuris_core::id::ObjectId;
+use suijuris_supervisor::history::state::{awake_seconds, phase};
 
 use crate::object_paths::ObjectPaths;
 use crate::registry::{self, Note};
 use crate::server::Server;
 use crate::terminal::{self, Table};
-use crate::{Answer, control, history, show};
+use crate::{Answer, clock, control, history};
 
 /// List objects: those that `up` noted on this machine, and those that a daemon serves
 #[derive(Debug, clap::Args)]
@@ -118,7 +119,7 @@ impl Known {
 
 /// Objects that a daemon serves, in the order of their names.
 fn served() -> anyhow::Result<Vec<Known>> {
-    let Some(server) = Server::running() else {
+    let Some(server) = Server::running()? else {
         return Ok(Vec::new());
     };
     let pid = server.daemon()?.pid;
@@ -162,10 +163,10 @@ fn look((object, note): (ObjectId, Note)) -> Known {
         object: object.to_string(),
         class: None,
         key: None,
-        awake_seconds: head.and_then(|head| show::awake_seconds(head, in_use)),
+        awake_seconds: head.and_then(|head| awake_seconds(head, in_use, clock::reading().ok()?)),
         phase: head.map_or_else(
             || "unreadable".to_owned(),
-            |head| show::phase(head, running.as_ref(), in_use),
+            |head| phase(head, running.as_ref(), in_use),
         ),
         running: running.is_some() || in_use,
         pid: running.as_ref().map(|running| running.pid),

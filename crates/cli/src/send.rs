@@ -5,15 +5,18 @@ use std::io::{Read as _, stdin};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde::Serialize;
+use suijuris_api::daemon::Object;
+use suijuris_api::history::Sent;
 use suijuris_core::ObjectId;
 use suijuris_core::id::Digest;
 use suijuris_core::message::{MAX_BYTES, Message, VERSION};
 use suijuris_core::time::Timestamp;
 use suijuris_depot::Posted;
+use suijuris_words::cloudevents;
 
+use crate::carrier::{Carrier, asked, route};
 use crate::depots::DepotArg;
-use crate::object_paths;
+use crate::server::{Server, ServerError};
 use crate::terminal;
 use crate::{Answer, Usage, history};
 
@@ -61,68 +64,112 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What `send --json` prints.
-#[derive(Debug, Serialize)]
-struct Sent<'a> {
-    /// `stored`, or `duplicate` of one that was accepted before.
-    outcome: &'a str,
-    object: String,
-    id: &'a str,
-    source: &'a str,
-    key: String,
-}
-
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
-    let object = object(&args.object, &args.topic)?;
     let message = message(args)?;
     // So that what is wrong with it is told before anybody is asked.
     message.encode().map_err(|error| Usage(error.to_string()))?;
+    let sent = match Target::of(args)? {
+        Target::Daemon(server, object) => to_daemon(&server, &object, &message)?,
+        Target::Depot(object, wakes) => to_depot(args, object, wakes, &message)?,
+    };
+    let sent = match sent {
+        Ok(sent) => sent,
+        Err(why) => {
+            terminal::note(&why);
+            return Ok(Answer::No);
+        }
+    };
+    if sent.wakes == Some(false) {
+        terminal::note(&format!(
+            "`{}` is not a topic of the object: the message waits and does not wake it",
+            terminal::clean(&args.topic)
+        ));
+    }
+    if args.json {
+        terminal::print_json(&sent)?;
+    } else {
+        let (outcome, object) = (terminal::clean(&sent.outcome), terminal::clean(&sent.object));
+        terminal::print(&format!("{outcome}  {} for {object}\n", message.id))?;
+    }
+    Ok(Answer::Yes)
+}
+
+/// Whose inbox, and who puts it there.
+enum Target {
+    Daemon(Server, Box<Object>),
+    /// With whether its type wakes the object, where that is known here.
+    Depot(ObjectId, Option<bool>),
+}
+
+impl Target {
+    fn of(args: &Args) -> anyhow::Result<Self> {
+        // Where a daemon serves the object, its inbox is where that daemon looks.
+        if let Ok(object) = args.object.parse() {
+            return Ok(match Server::running()? {
+                Some(server) => match server.object(&args.object) {
+                    Ok(object) => Self::Daemon(server, Box::new(object)),
+                    Err(ServerError::Refused(problem)) if problem.status == 404 => Self::Depot(object, None),
+                    Err(error) => return Err(error.into()),
+                },
+                None => Self::Depot(object, None),
+            });
+        }
+        match Carrier::of(Some(Path::new(&args.object)), None)? {
+            Carrier::Daemon(server, object) => Ok(Self::Daemon(server, object)),
+            Carrier::Files(place) => {
+                let reader = history::open(&place)?;
+                let head = reader.state().head();
+                let bundle = reader.bundle(&head.bundle)?;
+                let wakes = bundle.manifest.triggers.topics.contains(&args.topic);
+                Ok(Self::Depot(head.object, Some(wakes)))
+            }
+        }
+    }
+}
+
+/// Stores it by a daemon's hand; why it may not be.
+fn to_daemon(server: &Server, object: &Object, message: &Message) -> anyhow::Result<Result<Sent, String>> {
+    let event = cloudevents::to_json(message);
+    match server.post(&route(object, "/messages"), &event) {
+        Err(ServerError::Refused(problem))
+            if matches!(problem.code.as_str(), "inbox_full" | "depot_read_only") =>
+        {
+            Ok(Err(format!("{}: {}", problem.title, problem.detail)))
+        }
+        answer => Ok(Ok(asked(answer)?)),
+    }
+}
+
+/// Stores it in the depot; why it may not be.
+fn to_depot(
+    args: &Args,
+    object: ObjectId,
+    wakes: Option<bool>,
+    message: &Message,
+) -> anyhow::Result<Result<Sent, String>> {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let posted = tokio.block_on(async {
         let depot = args.depot.open().await?;
-        depot.post(object, &message).await
+        depot.post(object, message).await
     });
     let outcome = match posted {
         Ok(Posted::Stored) => "stored",
         Ok(Posted::Duplicate) => "duplicate",
         Err(error @ (suijuris_depot::Error::InboxFull | suijuris_depot::Error::NotAllowed(_))) => {
-            terminal::note(&suijuris_custody::chain(&error));
-            return Ok(Answer::No);
+            return Ok(Err(suijuris_custody::chain(&error)));
         }
         Err(error) => return Err(error.into()),
     };
-    let sent = Sent {
-        outcome,
+    Ok(Ok(Sent {
+        outcome: outcome.to_owned(),
         object: object.to_string(),
-        id: &message.id,
-        source: &message.source,
+        id: message.id.clone(),
+        source: message.source.clone(),
         key: message.key().0.hex(),
-    };
-    if args.json {
-        terminal::print_json(&sent)?;
-    } else {
-        terminal::print(&format!("{outcome}  {} for {object}\n", sent.id))?;
-    }
-    Ok(Answer::Yes)
-}
-
-/// The object that is meant. Where its bundle is at hand, a topic that does not wake it is remarked on.
-fn object(named: &str, topic: &str) -> anyhow::Result<ObjectId> {
-    if let Ok(id) = named.parse() {
-        return Ok(id);
-    }
-    let place = object_paths::locate(Some(Path::new(named)), None)?;
-    let reader = history::open(&place)?;
-    let head = reader.state().head();
-    let bundle = reader.bundle(&head.bundle)?;
-    if !bundle.manifest.triggers.topics.contains(topic) {
-        terminal::note(&format!(
-            "`{topic}` is not a topic of the object: the message waits and does not wake it"
-        ));
-    }
-    Ok(head.object)
+        wakes,
+    }))
 }
 
 fn message(args: &Args) -> anyhow::Result<Message> {

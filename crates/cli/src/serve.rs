@@ -3,9 +3,11 @@
 
 mod listen;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use suijuris_api::event::Stamped;
@@ -25,16 +27,17 @@ use suijuris_supervisor::serve::edge::{Edge, Entrance};
 use suijuris_supervisor::serve::feed::{Feed, object_event};
 use suijuris_supervisor::serve::roster::{Roster, Setup};
 use suijuris_supervisor::serve::{api, front};
-use suijuris_supervisor::services::fresh_server;
+use suijuris_supervisor::services::{SpentRequests, fresh_server};
 use suijuris_vehicle::process::{Process, Shim, Want};
 use suijuris_vehicle::{Driver as _, Isolation};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::depots::DepotArg;
 use crate::event_printer::EventPrinter;
 use crate::runtime_program::runtime_program;
-use crate::{Usage, here, private, server, systemd, terminal, trust};
+use crate::{Usage, carrier, here, private, server, systemd, terminal, trust};
 use listen::{Listen, Listening, listen};
 
 /// Threads that wait for disks, at most: one gains nothing from more.
@@ -76,6 +79,9 @@ pub(crate) struct Args {
     /// own certificates]
     #[arg(long, value_name = "FILE")]
     client_ca: Option<PathBuf>,
+    /// Address of the control API, for who shows a token (`suijuris token api`); may be given several times
+    #[arg(long, value_name = "ADDR", value_parser = api_address)]
+    api: Vec<SocketAddr>,
     /// Path of the control socket [default: ROOT/run/control.sock]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
@@ -87,6 +93,28 @@ pub(crate) struct Args {
     /// Run machines as plain processes, without namespaces
     #[arg(long)]
     plain: bool,
+}
+
+/// `HOST:PORT`, or `:PORT` on loopback.
+fn api_address(text: &str) -> Result<SocketAddr, String> {
+    let full = match text.strip_prefix(':') {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    full.parse()
+        .map_err(|_| format!("`{text}` is no address: write 127.0.0.1:9000, [::1]:9000 or :9000"))
+}
+
+/// A socket of the control API.
+fn api_listener(address: &SocketAddr) -> anyhow::Result<TcpListener> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    let wrong =
+        || format!("cannot listen on {address}: another program may have it; choose another one with --api");
+    bind().with_context(wrong)
 }
 
 /// Runs the daemon to its end.
@@ -140,9 +168,10 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     let feed = Feed::new(printer.clone());
     let services = Rc::new(Services {
         driver,
-        clock: Clock::start(None).context("the clock's pulse cannot be started")?,
+        clock: Arc::new(Clock::start(None).context("the clock's pulse cannot be started")?),
         relay: relay::Service::start()?,
         server: fresh_server().context("the system gives no randomness")?,
+        spent: SpentRequests::default(),
         host: here::host(),
         runtime: runtime_program(),
         sink: Rc::new(feed.clone()),
@@ -154,7 +183,7 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         depot: Some(depot.clone()),
         // Whoever runs the daemon is the owner where their key is, and the host elsewhere.
         sign_sleep: Some(Box::new(|head, server| {
-            here::sign_quietly(head, Ask::Sleep, no_content(), server)
+            here::sign_quietly(&here::SigningContext::of(head), Ask::Sleep, no_content(), server)
                 .ok()
                 .flatten()
         })),
@@ -171,15 +200,25 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         .iter()
         .find_map(|at| Some(at.socket.local_addr().ok()?.ip()));
     roster.set_edge(edge.clone(), host);
+    let on_address = args.api.iter().map(api_listener);
+    let on_address = on_address.collect::<anyhow::Result<Vec<TcpListener>>>()?;
+    let addresses: Vec<String> = on_address
+        .iter()
+        .filter_map(|listener| Some(format!("http://{}", listener.local_addr().ok()?)))
+        .collect();
     let socket = api::bind(&control).with_context(|| format!("cannot make {}", control.display()))?;
     // Whoever reads `listening` may end this program.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    printer.listening((&urls, &proxied), &control, &root);
+    printer.listening((&urls, &proxied), (&control, &addresses), &root);
     roster.load()?;
     let mut beside = JoinSet::new();
-    beside.spawn_local(api::serve(roster.clone(), feed, socket));
+    let api = api::Api::new(roster.clone(), feed, carrier::compiles)?;
+    beside.spawn_local(api::serve(api.clone(), socket));
+    for listener in on_address {
+        beside.spawn_local(api::serve_address(api.clone(), listener));
+    }
     let mut accepting = JoinSet::new();
     for listener in listeners {
         let Listening { socket, entrance } = listener;
@@ -286,7 +325,7 @@ impl ServePrinter {
     fn listening(
         &self,
         (urls, proxied): (&[String], &[String]),
-        control: &std::path::Path,
+        (control, api): (&std::path::Path, &[String]),
         root: &std::path::Path,
     ) {
         if self.0.is_json() {
@@ -296,6 +335,7 @@ impl ServePrinter {
                 "urls": urls,
                 "proxied": proxied,
                 "control": control,
+                "api": api,
                 "root": root,
                 "pid": std::process::id(),
             });
@@ -305,6 +345,9 @@ impl ServePrinter {
         let all: Vec<&str> = urls.iter().chain(proxied).map(String::as_str).collect();
         self.0.raw(format!("listening  {}", all.join("  ")));
         self.0.raw(format!("control    {}", control.display()));
+        if !api.is_empty() {
+            self.0.raw(format!("api        {}", api.join("  ")));
+        }
         self.0.raw(format!("objects    {}", root.display()));
         self.0.raw("Ctrl-C     puts them to sleep and ends".to_owned());
     }

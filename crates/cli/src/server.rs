@@ -1,6 +1,7 @@
-//! The daemon that serves objects (`suijuris serve`), as other commands reach it: HTTP on its control socket.
+//! The daemon that serves objects (`suijuris serve`), as other commands reach it: HTTP on its control socket or, with a token,
+//! on an address.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -15,13 +16,22 @@ use serde::de::DeserializeOwned;
 use suijuris_api::Problem;
 use suijuris_api::control::{Reply, ToUp};
 use suijuris_api::daemon::{Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed, Terminate};
-use suijuris_core::owner_request::Ask;
 use suijuris_supervisor::serve::catalog::Catalog;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
+use zeroize::Zeroizing;
+
+use crate::Usage;
 
 /// Names the daemon in the environment.
 pub(crate) const VARIABLE: &str = "SUIJURIS_SERVER";
+
+/// Names the file with the token of a daemon that is reached by its address.
+const TOKEN_VARIABLE: &str = "SUIJURIS_API_TOKEN_FILE";
+
+/// Bytes of a token's file at most.
+const MAX_TOKEN: u64 = 4_096;
 
 /// Bytes of an answer at most.
 const MAX_ANSWER: usize = 64 << 20;
@@ -39,10 +49,27 @@ pub(crate) fn choose(named: Option<String>) {
     let _ = CHOSEN.set(named);
 }
 
-/// A daemon's control socket.
+/// How a daemon is reached.
 #[derive(Debug, Clone)]
-pub(crate) struct Server {
-    socket: PathBuf,
+pub(crate) enum Server {
+    /// By its control socket.
+    Socket(PathBuf),
+    /// By an address of its API.
+    Address(Remote),
+}
+
+/// A daemon at an address.
+#[derive(Clone)]
+pub(crate) struct Remote {
+    /// `HOST:PORT`.
+    authority: String,
+    token: Zeroizing<String>,
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Remote").field(&self.authority).finish()
+    }
 }
 
 /// Why a daemon gave no answer.
@@ -50,10 +77,10 @@ pub(crate) struct Server {
 pub(crate) enum ServerError {
     /// None is there.
     #[error("no daemon runs at {0}: start it with `suijuris serve`, or name another one with --server")]
-    Absent(PathBuf, #[source] io::Error),
+    Absent(String, #[source] io::Error),
     /// It does not answer.
     #[error("the daemon at {0} does not answer: {1}")]
-    Silent(PathBuf, String),
+    Silent(String, String),
     /// It refused.
     #[error("{}{}", .0.title, detail(.0))]
     Refused(Box<Problem>),
@@ -83,13 +110,23 @@ pub(crate) fn default_root() -> anyhow::Result<PathBuf> {
     Ok(base.join("suijuris/serve"))
 }
 
+/// The directory of the daemon that is meant, where none runs.
+pub(crate) fn named_root() -> anyhow::Result<PathBuf> {
+    match CHOSEN.get().cloned().flatten() {
+        None => default_root(),
+        Some(named) if Path::new(&named).is_dir() => Ok(PathBuf::from(named)),
+        Some(named) => Err(Usage(format!(
+            "no daemon runs at `{named}`: start it, or name its directory"
+        ))
+        .into()),
+    }
+}
+
 impl Server {
     /// The daemon that is named, or that of the default directory. Whether it runs is not asked.
     pub(crate) fn chosen() -> anyhow::Result<Self> {
-        let socket = match CHOSEN.get().cloned().flatten() {
-            Some(named) if named.contains("://") => anyhow::bail!(
-                "`{named}` is no daemon that can be reached yet: name the path of its control socket, or its directory"
-            ),
+        Ok(Self::Socket(match CHOSEN.get().cloned().flatten() {
+            Some(named) if named.contains("://") => return Remote::named(&named).map(Self::Address),
             Some(named) => {
                 let path = PathBuf::from(named);
                 if path.is_dir() {
@@ -99,15 +136,31 @@ impl Server {
                 }
             }
             None => Catalog::control_socket(&default_root()?),
-        };
-        Ok(Self { socket })
+        }))
     }
 
     /// The daemon that is meant, if one runs there.
-    pub(crate) fn running() -> Option<Self> {
-        let server = Self::chosen().ok()?;
-        std::os::unix::net::UnixStream::connect(&server.socket).ok()?;
-        Some(server)
+    pub(crate) fn running() -> anyhow::Result<Option<Self>> {
+        let server = match Self::chosen() {
+            Ok(server) => server,
+            // Without a place for data there is no daemon that was not named.
+            Err(error) if CHOSEN.get().cloned().flatten().is_some() => return Err(error),
+            Err(_nowhere) => return Ok(None),
+        };
+        let runs = match &server {
+            Self::Socket(path) => std::os::unix::net::UnixStream::connect(path).is_ok(),
+            // Who names one by its address means that one, and wants to know why it does not answer.
+            Self::Address(_) => true,
+        };
+        Ok(runs.then_some(server))
+    }
+
+    /// Where it is, for people.
+    fn place(&self) -> String {
+        match self {
+            Self::Socket(path) => path.display().to_string(),
+            Self::Address(remote) => format!("http://{}", remote.authority),
+        }
     }
 
     /// What it is.
@@ -128,6 +181,10 @@ impl Server {
 
     /// The object whose data is in this directory.
     pub(crate) fn object_in(&self, data: &Path) -> Option<Object> {
+        let Self::Socket(_) = self else {
+            // Its files are on another host.
+            return None;
+        };
         let data = data.canonicalize().unwrap_or_else(|_| data.to_owned());
         let path = format!("/v1/objects?limit=1&data={}", encoded(data.to_str()?));
         let list: ObjectList = self.get(&path).ok()?;
@@ -175,15 +232,15 @@ impl Server {
                 };
                 self.call(&Method::PATCH, &format!("{base}/memory"), Some(&patch))
             }
-            ToUp::Owner { signed: by, patch } => match (by.request.ask, patch) {
-                (Ask::Write, Some(patch)) => {
+            ToUp::Owner { signed: by, patch } => match (by.request.ask.as_str(), patch) {
+                ("write", Some(patch)) => {
                     let patch = PatchMemory {
                         patch: patch.clone(),
                         signed: Some(by.clone()),
                     };
                     self.call(&Method::PATCH, &format!("{base}/memory"), Some(&patch))
                 }
-                (Ask::Sleep, _) => self.post(&format!("{base}/sleep"), &signed(Some(by.clone()))),
+                ("sleep", _) => self.post(&format!("{base}/sleep"), &signed(Some(by.clone()))),
                 _ => self.post(&format!("{base}/wake"), &signed(Some(by.clone()))),
             },
         }
@@ -223,7 +280,7 @@ impl Server {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ServerError> {
-        let silent = |why: String| ServerError::Silent(self.socket.clone(), why);
+        let silent = |why: String| ServerError::Silent(self.place(), why);
         let body = match body {
             Some(body) => serde_json::to_vec(body)?,
             None => Vec::new(),
@@ -231,8 +288,19 @@ impl Server {
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, "localhost")
-            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::HOST, self.host())
+            .header(header::CONTENT_TYPE, "application/json");
+        let request = match self {
+            Self::Socket(_) => request,
+            Self::Address(remote) => {
+                let shown = Zeroizing::new(format!("Bearer {}", remote.token.as_str()));
+                let mut shown = header::HeaderValue::from_str(&shown)
+                    .map_err(|_| silent("the token is none: a line of text is".to_owned()))?;
+                shown.set_sensitive(true);
+                request.header(header::AUTHORIZATION, shown)
+            }
+        };
+        let request = request
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| silent(error.to_string()))?;
         let tokio = tokio::runtime::Builder::new_current_thread()
@@ -248,21 +316,76 @@ impl Server {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(bool, Bytes), ServerError> {
-        let silent = |why: String| ServerError::Silent(self.socket.clone(), why);
-        let socket = UnixStream::connect(&self.socket).await;
-        let socket = socket.map_err(|error| ServerError::Absent(self.socket.clone(), error))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
-            .await
-            .map_err(|error| silent(error.to_string()))?;
-        // Ends with the question.
-        let mut carrying = JoinSet::new();
-        carrying.spawn(connection);
-        let answer = sender.send_request(request).await;
-        let answer = answer.map_err(|error| silent(error.to_string()))?;
-        let ok = answer.status().is_success();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-        Ok((ok, body.map_err(|error| silent(error.to_string()))?.to_bytes()))
+        let silent = |why: String| ServerError::Silent(self.place(), why);
+        let absent = |error| ServerError::Absent(self.place(), error);
+        let answer = match self {
+            Self::Socket(path) => answer(UnixStream::connect(path).await.map_err(absent)?, request).await,
+            Self::Address(remote) => {
+                let socket = TcpStream::connect(&remote.authority).await;
+                answer(socket.map_err(absent)?, request).await
+            }
+        };
+        answer.map_err(silent)
     }
+
+    /// What it is called in requests.
+    fn host(&self) -> &str {
+        match self {
+            Self::Socket(_) => "localhost",
+            Self::Address(remote) => &remote.authority,
+        }
+    }
+}
+
+impl Remote {
+    /// The daemon at this URL, and the token for it.
+    fn named(url: &str) -> anyhow::Result<Self> {
+        let authority = url
+            .strip_prefix("http://")
+            .map(|rest| rest.trim_end_matches('/'))
+            .filter(|rest| !rest.is_empty() && !rest.contains('/'));
+        let Some(authority) = authority else {
+            return Err(Usage(format!(
+                "`{url}` is no daemon: write http://ADDRESS:PORT, the path of its control socket, or its directory"
+            ))
+            .into());
+        };
+        let Some(path) = std::env::var_os(TOKEN_VARIABLE) else {
+            return Err(Usage(format!(
+                "a daemon at an address asks for a token: name the file that has it in {TOKEN_VARIABLE}"
+            ))
+            .into());
+        };
+        let shown = Path::new(&path).display();
+        let file =
+            std::fs::File::open(&path).with_context(|| format!("the token `{shown}` cannot be read"))?;
+        let mut token = Zeroizing::new(String::new());
+        file.take(MAX_TOKEN)
+            .read_to_string(&mut token)
+            .with_context(|| format!("the token `{shown}` cannot be read"))?;
+        Ok(Self {
+            authority: authority.to_owned(),
+            token: Zeroizing::new(token.trim().to_owned()),
+        })
+    }
+}
+
+/// Sends a request over a fresh connection; whether all is well, and the body.
+async fn answer(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<(bool, Bytes), String> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
+        .await
+        .map_err(|error| error.to_string())?;
+    // Ends with the question.
+    let mut carrying = JoinSet::new();
+    carrying.spawn(connection);
+    let answer = sender.send_request(request).await;
+    let answer = answer.map_err(|error| error.to_string())?;
+    let ok = answer.status().is_success();
+    let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+    Ok((ok, body.map_err(|error| error.to_string())?.to_bytes()))
 }
 
 /// The route of an object that people call so.
@@ -274,7 +397,7 @@ pub(crate) fn path_of(text: &str) -> String {
 }
 
 /// Percent-encoded for a path or a query.
-fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

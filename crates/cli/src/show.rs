@@ -1,14 +1,11 @@
 //! `show`: an object as it stands.
 
-use serde::Serialize;
 use suijuris_api::agent;
-use suijuris_core::lineage::{Head, Phase};
-use suijuris_store::{Reader, fork};
+use suijuris_api::history::State;
 
-use crate::control::{self, Running};
-use crate::object_paths::{ObjectArg, ObjectPaths};
+use crate::Answer;
+use crate::object_paths::ObjectArg;
 use crate::terminal::{self, Screen, Table, Tone};
-use crate::{Answer, clock, history};
 
 /// Show an object as it stands: phase, identity, memory
 #[derive(Debug, clap::Args)]
@@ -23,56 +20,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// What `show --json` prints.
-#[derive(Debug, Serialize)]
-struct Shown {
-    object: String,
-    name: String,
-    phase: String,
-    running: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    url: Option<String>,
-    epoch: u64,
-    seq: u64,
-    head: String,
-    bundle: String,
-    born: String,
-    /// Whom it was forked from, as proved.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parent: Option<Parent>,
-    at: String,
-    last_woke: Option<String>,
-    last_dormant: Option<String>,
-    unsealed: bool,
-    uncovered: u64,
-    refused: u64,
-    /// Time awake in all its life, seconds.
-    awake_seconds: Option<u64>,
-    /// Activations in a row that were cut off.
-    crashes: u64,
-    torn: bool,
-    controllers: Vec<String>,
-    threshold: u32,
-    data: String,
-    memory: agent::Memory,
-}
-
-/// A parent.
-#[derive(Debug, Serialize)]
-struct Parent {
-    object: String,
-    name: String,
-    /// The parent's record of the birth.
-    record: String,
-    seq: u64,
-}
-
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
-    let place = args.at.locate()?;
-    let reader = history::open(&place)?;
-    let shown = look(&place, &reader)?;
+    let shown = args.at.carrier()?.state()?;
     if args.json {
         terminal::print_json(&shown)?;
     } else {
@@ -81,64 +30,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     Ok(Answer::Yes)
 }
 
-/// Phase as people should know it: what `up` says, else what is recorded.
-pub(crate) fn phase(head: &Head, running: Option<&Running>, in_use: bool) -> String {
-    match (running, head.phase) {
-        (Some(running), _) => running.phase.clone(),
-        (None, Phase::Active) if !in_use => "crashed".to_owned(),
-        (None, phase) => phase.as_str().to_owned(),
-    }
-}
-
-/// Time awake in all its life, by its records; of an activation that was cut off, up to its last one.
-pub(crate) fn awake_seconds(head: &Head, in_use: bool) -> Option<u64> {
-    let until = if in_use {
-        clock::reading().map_or(head.at, |reading| reading.wall)
-    } else {
-        head.at
-    };
-    u64::try_from(head.awake_at(until).0 / 1_000).ok()
-}
-
-fn look(place: &ObjectPaths, reader: &Reader) -> anyhow::Result<Shown> {
-    let (state, running) = (reader.state(), control::running(place));
-    let (head, in_use) = (state.head(), place.home().is_in_use());
-    let parent = fork::parent_of(&place.home())?.map(|parent| Parent {
-        object: parent.object.to_string(),
-        name: parent.name,
-        record: parent.forked.to_string(),
-        seq: parent.seq,
-    });
-    Ok(Shown {
-        object: head.object.to_string(),
-        name: head.name.clone(),
-        phase: phase(head, running.as_ref(), in_use),
-        running: running.is_some() || in_use,
-        pid: running.as_ref().map(|running| running.pid),
-        url: running.map(|running| running.url),
-        epoch: head.epoch,
-        seq: head.seq,
-        head: head.record.to_string(),
-        bundle: head.bundle.to_string(),
-        born: head.born.to_string(),
-        parent,
-        at: head.at.to_string(),
-        last_woke: head.last_woke.map(|at| at.to_string()),
-        last_dormant: head.last_dormant.map(|at| at.to_string()),
-        unsealed: head.unsealed,
-        uncovered: head.uncovered(),
-        refused: head.refused,
-        awake_seconds: awake_seconds(head, in_use),
-        crashes: head.crashes,
-        torn: reader.is_torn(),
-        controllers: head.controllers.iter().map(ToString::to_string).collect(),
-        threshold: head.threshold,
-        data: place.data.display().to_string(),
-        memory: suijuris_runtime::words::memory(state, clock::now(state)?),
-    })
-}
-
-fn text(shown: &Shown, terminal: Screen) -> String {
+fn text(shown: &State, terminal: Screen) -> String {
     let mut table = Table::default();
     table.row(["object", &shown.object]);
     table.row(["bundle", &shown.bundle]);
@@ -189,7 +81,7 @@ fn text(shown: &Shown, terminal: Screen) -> String {
     text
 }
 
-fn remarks(shown: &Shown) -> Vec<String> {
+fn remarks(shown: &State) -> Vec<String> {
     let mut remarks = Vec::new();
     if shown.phase == "crashed" {
         remarks.push("the last run did not shut down cleanly; the next start records it".to_owned());

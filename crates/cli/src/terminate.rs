@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use suijuris_api::control::{Reply, ToUp};
-use suijuris_api::verdict;
 use suijuris_core::lineage::Phase;
 use suijuris_custody::terminate::{Termination, propose};
+use suijuris_words::verdict;
 
 use crate::approval::{Matter, gather};
+use crate::carrier::Carrier;
 use crate::depots::DepotArg;
 use crate::object_paths::{ObjectArg, ObjectPaths};
 use crate::offline::{OfflineObject, Taken};
@@ -51,9 +52,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         );
     }
     let question = ToUp::Terminate {
-        approvals: approvals.clone(),
+        approvals: approvals.iter().map(suijuris_words::owner::approval).collect(),
     };
-    match control::ask(&place, &question)? {
+    match control::ask(&Carrier::at(place.clone())?, &question)? {
         Some(Reply::Verdict(verdict)) => tell(&verdict, args.json),
         Some(Reply::Error { code, .. }) if code == "terminated" => over(args.json),
         Some(Reply::Error { code, message }) if code == CODE_APPROVALS => {

@@ -19,7 +19,7 @@ use suijuris_supervisor::paths::ObjectPaths;
 use crate::key_file::{self, KeyFile};
 use crate::object_paths::locate;
 use crate::server::Server;
-use crate::{Answer, Usage, clock, history, memory, owner, terminal};
+use crate::{Answer, Usage, api_token, clock, history, memory, owner, terminal};
 
 /// Environment variable with the path of the key.
 const PATH: &str = "SUIJURIS_TOKEN_KEY";
@@ -41,7 +41,7 @@ const SPKI_ED25519: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
 
-/// Issue callers' tokens for development
+/// Issue callers' tokens for development, and tokens of a daemon's control API
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
 Example:
@@ -50,6 +50,8 @@ Example:
 pub(crate) enum Command {
     Issue(IssueArgs),
     Key(KeyArgs),
+    #[command(subcommand)]
+    Api(api_token::Command),
 }
 
 /// Print a token that the object or class takes, alone on standard output
@@ -107,6 +109,7 @@ pub(crate) fn run(command: &Command) -> anyhow::Result<Answer> {
     match command {
         Command::Issue(args) => issue(args),
         Command::Key(args) => print_key(args),
+        Command::Api(command) => api_token::run(command),
     }
 }
 
@@ -276,7 +279,7 @@ impl Target {
 
 /// The definition in force of a class that a daemon of this host serves.
 fn class(name: &str) -> anyhow::Result<Option<Manifest>> {
-    let Some(server) = Server::running() else {
+    let Some(server) = Server::running()? else {
         return Ok(None);
     };
     let Some(class) = server.class(name)? else {

@@ -48,8 +48,8 @@ pub(crate) fn sleep(args: &SleepArgs) -> anyhow::Result<Answer> {
 }
 
 fn propose(at: &ObjectArg, asked: Ask, json: bool) -> anyhow::Result<Answer> {
-    let place = at.locate()?;
-    match control::ask_as_owner(&place, asked, None)? {
+    let carrier = at.carrier()?;
+    match control::ask_as_owner(&carrier, asked, None)? {
         Some(Reply::Verdict(verdict)) => tell(&verdict, json),
         Some(Reply::Error { code, message }) => anyhow::bail!("{message} [{code}]"),
         // Nothing to decide: it is so already.
@@ -64,7 +64,11 @@ fn propose(at: &ObjectArg, asked: Ask, json: bool) -> anyhow::Result<Answer> {
         Some(Reply::Patched { .. }) => {
             anyhow::bail!("`up` answered another question; use the same version of suijuris for both")
         }
-        None => anyhow::bail!("not running; start it with `suijuris up {}`", place.name()),
+        None => {
+            let name = carrier.files().map(|paths| paths.name());
+            let name = name.unwrap_or_default();
+            anyhow::bail!("not running; start it with `suijuris up {name}`")
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use suijuris_custody::owner::no_content;
 use suijuris_custody::relay;
 use suijuris_door::PreparedBundle;
 use suijuris_supervisor::output_logs::OutputLogs;
-use suijuris_supervisor::services::{STOP_WITHIN, fresh_server};
+use suijuris_supervisor::services::{STOP_WITHIN, SpentRequests, fresh_server};
 use suijuris_supervisor::{Ended, Front, Input, ObjectActor, ObjectHandle, Resting, Services};
 use suijuris_vehicle::process::{Process, Shim, Want};
 use suijuris_vehicle::{Driver as _, Isolation};
@@ -189,9 +189,10 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     } = created;
     let services = Rc::new(Services {
         driver,
-        clock,
+        clock: Arc::new(clock),
         relay: relay::Service::start()?,
         server: fresh_server().context("the system gives no randomness")?,
+        spent: SpentRequests::default(),
         host: here::host(),
         runtime: runtime_program(),
         sink: printer.clone(),
@@ -204,7 +205,9 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         depot: None,
         // Whoever runs `up` is the owner where their key is, and the host elsewhere.
         sign_sleep: Some(Box::new(|head, server| {
-            here::sign(head, Ask::Sleep, no_content(), server).ok().flatten()
+            here::sign(&here::SigningContext::of(head), Ask::Sleep, no_content(), server)
+                .ok()
+                .flatten()
         })),
     });
     let (id, name) = {

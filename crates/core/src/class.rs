@@ -19,10 +19,11 @@ pub use self::definition::{
 pub use self::key::{Key, KeyError, Keys, MAX_KEY_BYTES, MAX_RAW_KEY_BYTES, Pattern, PatternError};
 pub use self::template::{InstanceError, Template, instantiate};
 use crate::codec;
-use crate::governance::Instance;
+use crate::governance::{Action, Instance};
 pub use crate::id::ClassId;
+use crate::id::{BundleId, Digest, ObjectId};
 use crate::key::PublicKey;
-use crate::lineage::Decision;
+use crate::lineage::{Decision, Statement};
 
 /// What keeps the id of a class apart from the digest of anything else.
 const DOMAIN: &str = "suijuris/v1/class";
@@ -38,6 +39,16 @@ pub struct Identity {
     pub name: String,
     /// Makes two classes of one name two.
     pub nonce: [u8; 16],
+}
+
+/// What owners of a class sign to replace its template `from` by `to`.
+#[must_use]
+pub fn template_statement(class: ClassId, from: BundleId, to: BundleId) -> Statement {
+    Statement {
+        object: ObjectId::from_digest(*class.digest()),
+        action: Action::Amend,
+        content: Digest::of_parts(&[b"suijuris/v1/class-template", &from.digest().0, &to.digest().0]),
+    }
 }
 
 /// As it is hashed.

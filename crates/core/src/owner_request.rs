@@ -273,6 +273,12 @@ impl Spent {
         Ok(())
     }
 
+    /// Forgets what has expired; whether nothing is left.
+    pub fn forget(&mut self, now: Timestamp) -> bool {
+        self.until.retain(|_, until| *until > now);
+        self.until.is_empty()
+    }
+
     /// How many are remembered.
     #[must_use]
     pub fn len(&self) -> usize {

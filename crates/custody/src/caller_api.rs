@@ -20,7 +20,7 @@ use suijuris_core::key::PublicKey;
 use suijuris_core::lineage::{Decision, Outcome, State};
 use suijuris_depot::Depot;
 
-use crate::words;
+use suijuris_words::memory as words;
 
 /// Size of a request's body at most, bytes: a field of 1 MiB in JSON, twice over.
 pub const MAX_BODY: usize = 2 << 20;

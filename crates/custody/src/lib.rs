@@ -21,7 +21,6 @@ pub mod record;
 pub mod relay;
 pub mod terminate;
 pub mod witness;
-pub mod words;
 pub mod write;
 
 pub use causes::chain;

@@ -5,7 +5,7 @@
 //! alone, which knows whether the witness has to have it. Refusals are recorded by whoever calls, who counts them.
 
 use suijuris_api::agent::Patch;
-use suijuris_api::{Event, Problem, verdict};
+use suijuris_api::{Event, Problem};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{Verdict, View, decide};
 use suijuris_core::governance::Action;
@@ -15,6 +15,7 @@ use suijuris_core::lineage::{Body, Decision, Mutated};
 use suijuris_core::memory::{Change, Value, Write};
 use suijuris_core::time::Timestamp;
 use suijuris_store::{CommitError, Draft, Secret, Sign, StageError, Ticket, Writer, secrets};
+use suijuris_words::verdict;
 
 use crate::chain;
 use crate::claim::{Claim, Unwitnessed};

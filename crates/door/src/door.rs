@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use suijuris_api::event::Event;
 use suijuris_core::ObjectId;
 use suijuris_core::inputs::Host;
@@ -356,8 +357,9 @@ impl Door {
         answers
     }
 
-    /// The metrics as text.
-    pub(crate) fn metrics_text(&self) -> String {
+    /// The metrics as text, with those of whoever has the door.
+    #[must_use]
+    pub fn metrics_text(&self, beside: Option<&Registry>) -> String {
         let counts = self.sleepers.counts();
         self.metrics.objects("dormant", counts.asleep);
         self.metrics.objects("active", counts.awake);
@@ -367,7 +369,7 @@ impl Door {
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.bytes.set(number(self.sleepers.bytes()));
         self.metrics.bundles.set(number(self.sleepers.bundles()));
-        self.metrics.text()
+        self.metrics.text(beside)
     }
 }
 

@@ -81,6 +81,15 @@ pub fn read(headers: &HeaderMap, body: &[u8], accepted: Timestamp) -> Result<Mes
     message(attributes, data, accepted)
 }
 
+/// Reads one event from its JSON document, as [`read`] does in structured mode.
+///
+/// # Errors
+/// [`Error`]; what comes back can be encoded.
+pub fn read_document(body: &[u8], accepted: Timestamp) -> Result<Message, Error> {
+    let (attributes, data) = structured(body)?;
+    message(attributes, data, accepted)
+}
+
 /// Type and subtype, lower case.
 fn essence(media_type: &str) -> String {
     let end = media_type.find(';').unwrap_or(media_type.len());

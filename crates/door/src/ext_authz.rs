@@ -9,13 +9,19 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, Method, Uri, Version};
+use suijuris_api::Problem;
 use suijuris_core::ObjectId;
 use suijuris_core::governance::{Protocol, Vocabulary};
 use suijuris_core::inputs::Request;
+use suijuris_core::time::Reading;
 use suijuris_gate::RequestHead;
 use suijuris_gate::head::{Described, Reject};
 
 use crate::authenticate::Credentials;
+use crate::problems;
+use crate::proposal::Proposal;
+use crate::routes::Names;
+use crate::sleeper::Sleeper;
 
 /// Where authorization is asked for.
 pub(crate) const PATH: &str = "/ext_authz";
@@ -144,14 +150,54 @@ impl<'a> CheckRequest<'a> {
 
     /// The object that is asked for: by the host's entry in `map`, by the host's first label, by header; the header
     /// may repeat what the host says, but not contradict it.
-    pub(crate) fn object(&self, map: &BTreeMap<String, ObjectId>) -> Result<ObjectId, Error> {
+    pub(crate) fn object(&self, names: &impl Names) -> Result<ObjectId, Error> {
         let named = self.head.object.map(str::parse::<ObjectId>);
-        match (by_host(&self.head.host, map), named) {
+        match (by_host(&self.head.host, names), named) {
             (Some(object), Some(named)) if named != Ok(object) => Err(Error::TwoObjects(object)),
             (Some(object), _) => Ok(object),
             (None, Some(Ok(object))) => Ok(object),
             (None, _) => Err(Error::NoObject),
         }
+    }
+}
+
+/// What a proxy asked, to be read again elsewhere.
+#[derive(Debug, Clone)]
+pub struct OwnedCheck {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: HeaderMap,
+    peer: SocketAddr,
+}
+
+impl OwnedCheck {
+    /// The question in these parts of a request of `peer`.
+    #[must_use]
+    pub fn of(parts: &http::request::Parts, peer: SocketAddr) -> Self {
+        Self {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            version: parts.version,
+            headers: parts.headers.clone(),
+            peer,
+        }
+    }
+
+    /// The proposal that `sleeper` decides about.
+    ///
+    /// # Errors
+    /// The [`Problem`] to answer with.
+    pub fn proposal(&self, sleeper: &mut Sleeper, reading: Reading) -> Result<Proposal, Problem> {
+        let received = Received {
+            method: &self.method,
+            uri: &self.uri,
+            version: self.version,
+            headers: &self.headers,
+            peer: self.peer,
+        };
+        let check = CheckRequest::of(&received).map_err(|error| problems::not_asked(&error))?;
+        sleeper.authenticate(check.credentials(), |words| request(words, &check.head), reading)
     }
 }
 
@@ -184,9 +230,9 @@ pub fn request(vocabulary: &Vocabulary, head: &RequestHead<'_>) -> Result<Reques
 }
 
 /// The object that a host, in canonical form, stands for.
-pub(crate) fn by_host(host: &str, map: &BTreeMap<String, ObjectId>) -> Option<ObjectId> {
-    if let Some(object) = map.get(host) {
-        return Some(*object);
+pub(crate) fn by_host(host: &str, names: &impl Names) -> Option<ObjectId> {
+    if let Some(object) = names.object(host) {
+        return Some(object);
     }
     let label = host.split('.').next().unwrap_or_default();
     label.parse().ok()

@@ -1,7 +1,7 @@
 //! What the door counts, in the text format of Prometheus. All metrics are here; their names begin with `suijuris_door_`.
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -134,10 +134,13 @@ impl Metrics {
     }
 
     /// The text.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn text(&self, beside: Option<&Registry>) -> String {
         let mut text = String::new();
-        // Writing to a string does not fail.
-        let _ = encode(&mut text, &self.registry);
+        for registry in [Some(&self.registry), beside].into_iter().flatten() {
+            // Writing to a string does not fail.
+            let _ = encode_registry(&mut text, registry);
+        }
+        let _ = encode_eof(&mut text);
         text
     }
 }

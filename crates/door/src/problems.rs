@@ -1,14 +1,14 @@
 //! The doors' own refusals as problem documents. What an object's rules refuse is worded where everybody words it, in
-//! `api::verdict`.
+//! `words::verdict`.
 
 use std::time::Duration;
 
 use suijuris_api::Problem;
-use suijuris_api::verdict::{self, Circumstances};
 use suijuris_auth::TokenError;
 use suijuris_core::ObjectId;
 use suijuris_core::lineage::Decision;
 use suijuris_core::refusals::RefusalId;
+use suijuris_words::verdict::{self, Circumstances};
 
 use crate::prepared::PreparedBundle;
 use crate::{events, ext_authz, heads};
@@ -81,7 +81,8 @@ pub(crate) fn not_counted(error: Option<suijuris_depot::Error>, object: ObjectId
 }
 
 /// A depot that did not store.
-pub(crate) fn depot(error: &suijuris_depot::Error, object: ObjectId) -> Problem {
+#[must_use]
+pub fn depot(error: &suijuris_depot::Error, object: ObjectId) -> Problem {
     use suijuris_depot::Error;
     let (problem, again) = match error {
         Error::Unreachable(..) => {
@@ -214,7 +215,9 @@ pub(crate) fn not_asked(error: &ext_authz::Error) -> Problem {
     problem.with_detail(error.to_string())
 }
 
-pub(crate) fn event(error: &events::Error, object: ObjectId) -> Problem {
+/// Why a message is not taken.
+#[must_use]
+pub fn event(error: &events::Error, object: ObjectId) -> Problem {
     let problem = match error.status() {
         413 => too_large(),
         415 => Problem::new(415, "bad_event", "The message cannot be taken"),
@@ -225,10 +228,6 @@ pub(crate) fn event(error: &events::Error, object: ObjectId) -> Problem {
 
 pub(crate) fn too_large() -> Problem {
     Problem::new(413, "body_too_large", "The body is too large")
-}
-
-pub(crate) fn slow_body() -> Problem {
-    Problem::new(408, "request_timeout", "The request took too long to arrive")
 }
 
 pub(crate) fn no_route(path: &str) -> Problem {

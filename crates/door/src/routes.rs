@@ -4,20 +4,19 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Serialize;
 use suijuris_api::Problem;
-use suijuris_api::problem::MEDIA_TYPE;
 use suijuris_core::ObjectId;
 use suijuris_depot::Posted;
 use suijuris_gate::Refusal;
 
-use crate::door::{Door, ObjectStatus};
-use crate::ext_authz::{self, CheckRequest, Mode, Received};
+use crate::door::{Door, ObjectStatus, Passed};
+use crate::ext_authz::{self, CheckRequest, Mode, OwnedCheck, Received};
+use crate::http_answers::{self, Answer, BodyError, json, put, text};
 use crate::{events, problems};
 
 /// Which object a permitted request is for.
@@ -32,13 +31,36 @@ const STATUS: &str = "x-suijuris-status";
 /// Text of metrics.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-pub(crate) type Answer = Response<Full<Bytes>>;
-
 /// What requests are answered with.
 #[derive(Debug)]
-pub(crate) struct Routes {
-    pub(crate) door: Arc<Door>,
-    pub(crate) map: BTreeMap<String, ObjectId>,
+pub struct Routes<N> {
+    /// Decides.
+    pub door: Arc<Door>,
+    /// Which objects hosts name, beside those whose first label is an id.
+    pub names: N,
+}
+
+/// Names of objects that are no ids, and objects that have their state open here.
+pub trait Names {
+    /// The object that this host names: lower case, without port.
+    fn object(&self, host: &str) -> Option<ObjectId>;
+
+    /// The answer about a request for an object that lives here; none where the depot has to be asked. Nothing is started.
+    fn check(
+        &self,
+        object: ObjectId,
+        asked: OwnedCheck,
+    ) -> impl Future<Output = Option<Result<Passed, Problem>>>;
+}
+
+impl Names for BTreeMap<String, ObjectId> {
+    fn object(&self, host: &str) -> Option<ObjectId> {
+        self.get(host).copied()
+    }
+
+    fn check(&self, _: ObjectId, _: OwnedCheck) -> impl Future<Output = Option<Result<Passed, Problem>>> {
+        std::future::ready(None)
+    }
 }
 
 /// What an object does, as JSON.
@@ -58,8 +80,9 @@ struct Status {
     due: Option<String>,
 }
 
-impl Routes {
-    pub(crate) async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Answer {
+impl<N: Names> Routes<N> {
+    /// Answers a request of `peer`.
+    pub async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Answer {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
         if path == ext_authz::PATH
@@ -71,7 +94,7 @@ impl Routes {
         }
         match path {
             "/metrics" => looked(&parts, || {
-                text(StatusCode::OK, METRICS_TYPE, self.door.metrics_text())
+                text(StatusCode::OK, METRICS_TYPE, self.door.metrics_text(None))
             }),
             "/healthz" => self.health().await,
             _ => match path.strip_prefix("/objects/") {
@@ -97,11 +120,16 @@ impl Routes {
         if check.head.is_reserved() {
             return self.refused(&Refusal::reserved().problem, Some(check.mode));
         }
-        let object = match check.object(&self.map) {
+        let object = match check.object(&self.names) {
             Ok(object) => object,
             Err(error) => return self.refused(&problems::not_asked(&error), Some(check.mode)),
         };
-        match self.door.check(object, &check).await {
+        let here = self.names.check(object, OwnedCheck::of(parts, peer)).await;
+        let passed = match here {
+            Some(passed) => passed,
+            None => self.door.check(object, &check).await,
+        };
+        match passed {
             Ok(passed) => {
                 self.door.metrics.answered(passed.as_str());
                 let mut answer = Response::new(Full::default());
@@ -169,17 +197,12 @@ impl Routes {
 
     async fn message(&self, parts: &Parts, object: ObjectId, body: Incoming) -> Result<Answer, Problem> {
         let limits = self.door.limits();
-        let collected = Limited::new(body, limits.body_bytes).collect();
-        let collected = tokio::time::timeout(limits.body_within, collected)
-            .await
-            .map_err(|_| problems::slow_body())?;
-        let body = collected.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                return problems::too_large();
-            }
-            problems::event(&events::Error::Document(error.to_string()), object)
+        let body = http_answers::read_body(body, limits.body_bytes, limits.body_within).await;
+        let body = body.map_err(|error| match error {
+            BodyError::Broken(why) => problems::event(&events::Error::Document(why), object),
+            error => error.problem(),
         })?;
-        let message = events::read(&parts.headers, &body.to_bytes(), self.door.now())
+        let message = events::read(&parts.headers, &body, self.door.now())
             .map_err(|error| problems::event(&error, object))?;
         let authorization = parts.headers.get(header::AUTHORIZATION);
         let authorization = authorization.and_then(|value| value.to_str().ok());
@@ -206,28 +229,6 @@ fn looked(parts: &Parts, answer: impl FnOnce() -> Answer) -> Answer {
     }
 }
 
-fn put(answer: &mut Answer, name: &'static str, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        answer.headers_mut().insert(name, value);
-    }
-}
-
-fn text(status: StatusCode, media_type: &str, text: String) -> Answer {
-    let mut answer = Response::new(Full::from(text));
-    *answer.status_mut() = status;
-    put(&mut answer, "content-type", media_type);
-    answer
-}
-
-fn json(status: StatusCode, body: &impl Serialize) -> Answer {
-    // A struct of texts and numbers always has a JSON form.
-    text(
-        status,
-        "application/json",
-        serde_json::to_string(body).unwrap_or_default(),
-    )
-}
-
 /// A refusal as the caller reads it; nginx's `auth_request` gets 401 or 403, and the true status as a header.
 pub(crate) fn refusal(problem: &Problem, mode: Option<Mode>) -> Answer {
     let status = match (mode, problem.status) {
@@ -236,18 +237,12 @@ pub(crate) fn refusal(problem: &Problem, mode: Option<Mode>) -> Answer {
         (_, status) => status,
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
-    let body = serde_json::to_string(problem).unwrap_or_default();
-    let mut answer = text(status, MEDIA_TYPE, body);
+    let mut answer = http_answers::problem(problem);
+    *answer.status_mut() = status;
     put(&mut answer, REFUSED, &problem.code);
     put(&mut answer, STATUS, &problem.status.to_string());
     if !problem.object.is_empty() {
         put(&mut answer, OBJECT, &problem.object);
-    }
-    if let Some(seconds) = problem.retry_after {
-        put(&mut answer, "retry-after", &seconds.to_string());
-    }
-    if let Some(challenge) = problem.challenge() {
-        put(&mut answer, "www-authenticate", challenge);
     }
     answer
 }

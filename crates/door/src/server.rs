@@ -65,7 +65,7 @@ pub async fn serve_door(
     let limits = *door.limits();
     let routes = Arc::new(Routes {
         door: Arc::clone(&door),
-        map,
+        names: map,
     });
     let mut beside = JoinSet::new();
     beside.spawn(beat(Arc::clone(&door), limits));
@@ -124,7 +124,7 @@ fn connection(
     stream: TcpStream,
     peer: std::net::SocketAddr,
     permit: OwnedSemaphorePermit,
-    routes: &Arc<Routes>,
+    routes: &Arc<Routes<BTreeMap<String, ObjectId>>>,
     limits: &Limits,
     graceful: &GracefulShutdown,
 ) -> impl Future<Output = ()> + Send + 'static {

@@ -24,7 +24,6 @@ pub mod remain;
 pub mod report;
 pub mod resident;
 mod supervision;
-pub use suijuris_custody::words;
 pub mod workload;
 
 pub use suijuris_auth as auth;

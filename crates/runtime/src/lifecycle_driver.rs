@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use suijuris_api::{Event as Report, verdict};
+use suijuris_api::Event as Report;
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Inputs, Principal, WorkloadEnd};
@@ -18,6 +18,7 @@ use suijuris_core::manifest::SleepMode;
 use suijuris_core::time::Span;
 use suijuris_gate::{Control, Phase as GatePhase};
 use suijuris_link::message::How;
+use suijuris_words::verdict;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use suijuris_api::{Event as Report, verdict};
+use suijuris_api::Event as Report;
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::Principal;
@@ -14,6 +14,7 @@ use suijuris_core::lifecycle::{Event, Phase};
 use suijuris_core::lineage::{Body, Fired, Seal};
 use suijuris_core::trigger::Timers;
 use suijuris_gate::{Control, Phase as GatePhase};
+use suijuris_words::verdict;
 
 use crate::lineage_writer::{self, Sign};
 use crate::resident::Resident;

@@ -80,7 +80,8 @@ impl Rig {
         };
         let services = Services {
             driver: Fake::new(&world),
-            clock: Clock::start(None).unwrap(),
+            clock: Arc::new(Clock::start(None).unwrap()),
+            spent: suijuris_supervisor::services::SpentRequests::default(),
             relay: relay::Service::start().unwrap(),
             server: fresh_server().unwrap(),
             host: Host::of(vehicle, None, "bench"),

@@ -35,7 +35,6 @@ use suijuris_core::activation::{
 };
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::{self, State};
-use suijuris_core::owner_request::Spent;
 use suijuris_core::time::Span;
 use suijuris_core::witness::Mono;
 use suijuris_custody::at_rest::{Open, Unrecorded};
@@ -50,7 +49,7 @@ use tokio::time::Instant;
 
 use crate::at_door::AtDoor;
 use crate::connection::PendingConnection;
-use crate::control::ControlRequest;
+use crate::control::{Check, ControlRequest};
 use crate::events::{Origin, Reporter};
 use crate::inbox::InboxWatcher;
 use crate::machine::{Front, Running};
@@ -117,6 +116,8 @@ pub enum Input {
     Connection(Box<PendingConnection>),
     /// A request of an owner or a host.
     Request(Box<ControlRequest>),
+    /// A proxy asks whether a request may pass.
+    Check(Box<Check>),
     /// The host stops the object.
     Stop(Stop),
     /// This process is about to be replaced: a machine that runs goes on without it.
@@ -335,7 +336,6 @@ pub struct ObjectActor<D: Driver> {
     messages_proposed: bool,
     /// Refusals were counted since all were recorded.
     counted: bool,
-    spent: Spent,
     /// The runtime's verdict on the wake under way.
     wake_verdict: Option<Verdict>,
     /// What its gate answered everybody, where it refused everybody.
@@ -498,7 +498,6 @@ impl<D: Driver> ObjectActor<D> {
             timers_proposed: false,
             messages_proposed: false,
             counted: false,
-            spent: Spent::default(),
             wake_verdict: None,
             problem: None,
             lost: None,
@@ -579,6 +578,7 @@ impl<D: Driver> ObjectActor<D> {
         match input {
             Input::Connection(connection) => self.connection(*connection, 0),
             Input::Request(request) => self.request(*request),
+            Input::Check(check) => self.check(*check),
             Input::Stop(stop) => self.events.push_back(Event::Stop(stop)),
             Input::Detach => self.detach(),
         }

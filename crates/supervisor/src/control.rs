@@ -1,6 +1,7 @@
 //! What owners and hosts ask of one object beside proposals by strangers. Whoever carries it (a socket, an API) makes a
 //! [`ControlRequest`]; the object's actor answers it, once.
 
+use suijuris_api::Problem;
 use suijuris_api::agent::Patch;
 use suijuris_api::control::{Reply, ToUp};
 use suijuris_core::activation::requests::Kind;
@@ -8,6 +9,7 @@ use suijuris_core::id::Digest;
 use suijuris_core::lineage::Approval;
 use suijuris_core::owner_request::{Ask, SignedRequest};
 use suijuris_custody::owner::{content_of, no_content};
+use suijuris_door::{OwnedCheck, Passed};
 use suijuris_store::BundleFiles;
 use tokio::sync::oneshot;
 
@@ -45,6 +47,22 @@ pub(crate) struct Proposed {
     pub(crate) approvals: Vec<Approval>,
 }
 
+/// What a proxy asks of an object, and where its answer goes.
+#[derive(Debug)]
+pub struct Check {
+    pub(crate) asked: OwnedCheck,
+    pub(crate) answer: oneshot::Sender<Result<Passed, Problem>>,
+}
+
+impl Check {
+    /// Asks this; the answer comes once.
+    #[must_use]
+    pub fn of(asked: OwnedCheck) -> (Self, oneshot::Receiver<Result<Passed, Problem>>) {
+        let (answer, answered) = oneshot::channel();
+        (Self { asked, answer }, answered)
+    }
+}
+
 impl ControlRequest {
     /// Proposes a new definition.
     #[must_use]
@@ -74,9 +92,16 @@ impl Asked {
             ToUp::Wake => return unsigned(What::Wake),
             ToUp::Sleep => return unsigned(What::Sleep),
             ToUp::Patch(patch) => return unsigned(What::Write(patch)),
-            ToUp::Terminate { approvals } => return unsigned(What::Terminate(approvals)),
+            ToUp::Terminate { approvals } => {
+                let read = approvals.iter().map(suijuris_words::owner::read_approval);
+                let read = read.collect::<Result<_, _>>();
+                let wrong = |why: serde_json::Error| error(CODE_BAD_REQUEST, why.to_string());
+                return unsigned(What::Terminate(read.map_err(wrong)?));
+            }
             ToUp::Owner { signed, patch } => (signed, patch),
         };
+        let signed = suijuris_words::owner::read(&signed);
+        let signed = signed.map_err(|wrong| error(CODE_BAD_REQUEST, wrong.to_string()))?;
         let what = match (signed.request.ask, patch) {
             (Ask::Wake, None) => What::Wake,
             (Ask::Sleep, None) => What::Sleep,
@@ -88,7 +113,7 @@ impl Asked {
                 ));
             }
         };
-        let signed = Some(signed);
+        let signed = Some(Box::new(signed));
         Ok(Self { what, signed })
     }
 

@@ -3,11 +3,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use suijuris_api::Event;
 use suijuris_api::event::Stamped;
-use suijuris_api::{Event, verdict};
 use suijuris_core::ObjectId;
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::{Decision, Refused};
+use suijuris_words::verdict;
 
 /// Takes events. Returns at once, whatever its reader does: an actor calls it in its loop.
 pub trait EventSink {

@@ -9,6 +9,7 @@ mod at_door;
 pub mod connection;
 pub mod control;
 pub mod events;
+pub mod history;
 mod inbox;
 pub mod limits;
 mod machine;

@@ -76,12 +76,13 @@ pub fn make_socket_dir(socket: &Path) -> io::Result<()> {
         return Ok(());
     };
     if let Some(above) = dir.parent().filter(|above| *above == short_dir()) {
-        private_dir(above)?;
+        make_private_dir(above)?;
     }
-    private_dir(dir)
+    make_private_dir(dir)
 }
 
-fn private_dir(dir: &Path) -> io::Result<()> {
+/// Makes a directory that is open to this user alone; one that belongs to somebody else is refused.
+pub(crate) fn make_private_dir(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}

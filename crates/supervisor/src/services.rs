@@ -1,17 +1,21 @@
 //! What all objects of a process share: the vehicle, the clock, the threads of witness and relay, where events go.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use suijuris_core::ObjectId;
 use suijuris_core::activation::Terms;
 use suijuris_core::activation::requests;
 use suijuris_core::inputs::Host;
 use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::lineage::Head;
-use suijuris_core::owner_request::SignedRequest;
+use suijuris_core::owner_request::{OwnerRequest, OwnerRequestError, SignedRequest, Spent};
+use suijuris_core::time::Timestamp;
 use suijuris_custody::clock::Clock;
 use suijuris_custody::relay;
 use suijuris_depot::Depot;
@@ -26,11 +30,13 @@ pub struct Services<D> {
     /// Starts machines.
     pub driver: D,
     /// The one reader of clocks.
-    pub clock: Clock,
+    pub clock: Arc<Clock>,
     /// Serves the depot to machines.
     pub relay: relay::Service,
     /// What owners sign their requests to this process for; another one in each process.
     pub server: PublicKey,
+    /// What owners signed for this process and was used.
+    pub spent: SpentRequests,
     /// Where machines run, as rules see it.
     pub host: Host,
     /// The program that is the runtime.
@@ -53,6 +59,28 @@ pub struct Services<D> {
     /// Signs the wish that an object falls asleep because this process ends, where its owner's key is at hand.
     pub sign_sleep: Option<SignSleep>,
 }
+
+/// Owners' requests to this process that were used: they outlive an object's actor, which may be opened again. Those of an
+/// earlier process need no remembering: they were signed for its key, and each process draws its own ([`fresh_server`]).
+#[derive(Debug, Default)]
+pub struct SpentRequests(RefCell<HashMap<ObjectId, Spent>>);
+
+impl SpentRequests {
+    /// Spends a verified request.
+    ///
+    /// # Errors
+    /// As [`Spent::spend`].
+    pub fn spend(&self, request: &OwnerRequest, now: Timestamp) -> Result<(), OwnerRequestError> {
+        let mut spent = self.0.borrow_mut();
+        if spent.len() >= MANY {
+            spent.retain(|_, spent| !spent.forget(now));
+        }
+        spent.entry(request.object).or_default().spend(request, now)
+    }
+}
+
+/// Objects with spent requests, from which on those whose requests have expired are forgotten.
+const MANY: usize = 1_024;
 
 /// Signs a sleep for the object with this head and this server.
 pub type SignSleep = Box<dyn Fn(&Head, PublicKey) -> Option<SignedRequest>>;

@@ -33,23 +33,25 @@ const ARROWS: &[Arrow] = &[
         why: "bundle is authoring; it needs the types, the compiler and the form of artifacts, and nothing that runs objects" },
     Arrow { from: "depot", to: &["core"], tests: &[],
         why: "depot keeps heads and messages; it takes no part in what they mean" },
-    Arrow { from: "api", to: &["core"], tests: &[],
-        why: "api is wire types and thin clients, so that a client can depend on it alone" },
+    Arrow { from: "api", to: &[], tests: &[],
+        why: "api is wire types, a leaf: a client depends on it alone, and so do gate and vehicle, which may not know core" },
+    Arrow { from: "words", to: &["core", "api"], tests: &[],
+        why: "words says core's values in api's documents, for all who say them; it decides nothing" },
     Arrow { from: "auth", to: &["core"], tests: &[],
         why: "auth verifies tokens for the runtime and for doors; signatures of three kinds are a budget of their own" },
     Arrow { from: "link", to: &["core", "api", "sys"], tests: &[],
         why: "link is what supervisor and runtime say to each other: it knows neither of them, nor what carries its bytes" },
     Arrow { from: "gate", to: &["api"], tests: &[],
         why: "the gate is generic over the permit, so that it cannot make one: it must not know core" },
-    Arrow { from: "custody", to: &["core", "store", "depot", "api", "sys"], tests: &[],
+    Arrow { from: "custody", to: &["core", "store", "depot", "api", "words", "sys"], tests: &[],
         why: "custody is reached by runtime, supervisor and commands alike: it knows neither machines nor doors; of api it reads the patch" },
-    Arrow { from: "runtime", to: &["core", "store", "custody", "gate", "depot", "api", "auth", "link", "sys"], tests: &["policy", "bundle"],
+    Arrow { from: "runtime", to: &["core", "store", "custody", "gate", "depot", "api", "words", "auth", "link", "sys"], tests: &["policy", "bundle"],
         why: "the runtime runs inside the machine: no Cedar (policy, bundle), and it must not know its vehicle or host" },
-    Arrow { from: "door", to: &["core", "gate", "depot", "api", "auth", "link"], tests: &["policy", "bundle"],
+    Arrow { from: "door", to: &["core", "gate", "depot", "api", "words", "auth", "link"], tests: &["policy", "bundle"],
         why: "the door decides with the object's compiled rules only; it wakes machines through api" },
     Arrow { from: "vehicle", to: &["api", "sys"], tests: &[],
         why: "the vehicle knows nothing of objects: a volume is opaque bytes to it" },
-    Arrow { from: "supervisor", to: &["core", "custody", "door", "gate", "link", "depot", "store", "vehicle", "api", "sys"], tests: &["bundle", "policy"],
+    Arrow { from: "supervisor", to: &["core", "custody", "door", "gate", "link", "depot", "store", "vehicle", "api", "words", "sys"], tests: &["bundle", "policy"],
         why: "the supervisor runs objects on any vehicle: it knows no terminal, no authoring, and no runtime's insides" },
     Arrow { from: "host", to: &["api", "vehicle"], tests: &[],
         why: "the host knows nothing of objects: it is a vehicle daemon" },
@@ -61,9 +63,72 @@ const ARROWS: &[Arrow] = &[
         why: "xtask must build while the product does not" },
 ];
 
-/// Checks every dependency between crates of ours.
+/// What a crate may not reach by any way, however its dependencies change.
+struct Ban {
+    from: &'static str,
+    never: &'static [&'static str],
+    why: &'static str,
+}
+
+const OBJECTS: &[&str] = &[
+    "core", "policy", "store", "bundle", "depot", "custody", "runtime", "words",
+];
+
+#[rustfmt::skip]
+const BANS: &[Ban] = &[
+    Ban { from: "gate", never: OBJECTS,
+        why: "it forwards what a permit lets through, and what links core could make a permit" },
+    Ban { from: "vehicle", never: OBJECTS,
+        why: "it carries machines, whatever is in them" },
+    Ban { from: "host", never: OBJECTS,
+        why: "it serves machines and knows no objects" },
+    Ban { from: "api", never: OBJECTS,
+        why: "whoever speaks to us needs it alone" },
+    Ban { from: "runtime", never: &["policy", "bundle", "vehicle", "supervisor", "host", "oci"],
+        why: "it is in every machine, with the object's keys in reach" },
+    Ban { from: "supervisor", never: &["policy", "bundle", "runtime", "host"],
+        why: "rules come to it compiled, and machines by a driver" },
+];
+
+/// Checks every dependency between crates of ours, and what they reach through others.
 pub(super) fn check(crates: &[Crate]) -> Vec<Finding> {
-    crates.iter().flat_map(check_crate).collect()
+    let direct = crates.iter().flat_map(check_crate);
+    direct
+        .chain(BANS.iter().flat_map(|ban| check_ban(ban, crates)))
+        .collect()
+}
+
+/// Ways of more than one step to what is banned: those of one step are in the table of arrows.
+fn check_ban(ban: &Ban, crates: &[Crate]) -> Vec<Finding> {
+    let ours = |name: &str| {
+        let found = crates.iter().find(|found| found.name == name);
+        let all = found.map(|found| found.normal.as_slice()).unwrap_or_default();
+        all.iter().filter(|to| to.ours).map(|to| to.name.as_str())
+    };
+    let mut ways: Vec<Vec<&str>> = vec![vec![ban.from]];
+    let mut reached: Vec<&str> = vec![ban.from];
+    let mut findings = Vec::new();
+    while let Some(way) = ways.pop() {
+        for to in ours(way.last().copied().unwrap_or_default()) {
+            if reached.contains(&to) {
+                continue;
+            }
+            reached.push(to);
+            let mut longer = way.clone();
+            longer.push(to);
+            if ban.never.contains(&to) && longer.len() > 2 {
+                let advice = format!(
+                    "{} reaches `{to}` ({}): {}",
+                    ban.from,
+                    longer.join(" -> "),
+                    ban.why
+                );
+                findings.push(Finding::error(&manifest_of(ban.from), 0, RULE, advice));
+            }
+            ways.push(longer);
+        }
+    }
+    findings
 }
 
 fn check_crate(found: &Crate) -> Vec<Finding> {
@@ -134,6 +199,32 @@ mod tests {
             ),
         ];
         assert_eq!(check(&crates), []);
+    }
+
+    #[test]
+    fn what_is_banned_is_banned_by_every_way() {
+        let crates = [
+            fixture("gate", &["api"], &[]),
+            fixture("api", &["words"], &[]),
+            fixture("words", &["core", "api"], &[]),
+            fixture("core", &[], &[]),
+        ];
+        let findings = check(&crates);
+        assert!(
+            findings
+                .iter()
+                .any(|finding| finding.advice.contains("gate -> api -> words -> core")),
+            "{findings:?}"
+        );
+        let sound = [
+            fixture("gate", &["api"], &["core"]),
+            fixture("api", &[], &[]),
+            fixture("core", &[], &[]),
+        ];
+        let beyond_tests = check(&sound)
+            .into_iter()
+            .filter(|finding| finding.advice.contains("reaches"));
+        assert_eq!(beyond_tests.count(), 0);
     }
 
     #[test]

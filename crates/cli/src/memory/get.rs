@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::object_paths::{ObjectPaths, locate};
+use crate::carrier::Carrier;
 use crate::terminal;
-use crate::{Answer, Usage, clock, history, show};
+use crate::{Answer, Usage, show};
 
 /// Show memory, or one field's value
 #[derive(Debug, clap::Args)]
@@ -32,24 +32,22 @@ pub(crate) struct Args {
 
 impl Args {
     /// The object, and the field if one is asked for. A word alone is a field where there is an object here.
-    fn read(&self) -> anyhow::Result<(ObjectPaths, Option<&str>)> {
+    fn read(&self) -> anyhow::Result<(Carrier, Option<&str>)> {
         let data = self.data.as_deref();
         let (dir, field) = match self.words.as_slice() {
             [] => (None, None),
-            [word] if super::is_field(word) && locate(None, data).is_ok() => (None, Some(word.as_str())),
+            [word] if super::is_field(word) && Carrier::is_here(data) => (None, Some(word.as_str())),
             [dir] => (Some(Path::new(dir)), None),
             [dir, field] if super::is_field(field) => (Some(Path::new(dir)), Some(field.as_str())),
             [_, word, ..] => return Err(Usage(format!("`{word}` is not the name of a field")).into()),
         };
-        Ok((locate(dir, data)?, field))
+        Ok((Carrier::of(dir, data)?, field))
     }
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
-    let (place, field) = args.read()?;
-    let reader = history::open(&place)?;
-    let state = reader.state();
-    let memory = suijuris_runtime::words::memory(state, clock::now(state)?);
+    let (carrier, field) = args.read()?;
+    let memory = carrier.memory()?;
     let Some(name) = field else {
         if args.json {
             terminal::print_json(&memory)?;
@@ -62,10 +60,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
         let known: Vec<&str> = memory.fields.keys().map(String::as_str).collect();
         anyhow::bail!("there is no field `{name}`; this object has {}", known.join(", "));
     };
-    match state.memory().value(name) {
+    match &field.value {
         _ if args.json => terminal::print_json(field)?,
         // Whole and as it is: this is data for a program.
-        Some(value) => terminal::print(&format!("{}\n", terminal::plain(value)))?,
+        Some(serde_json::Value::String(text)) => terminal::print(&format!("{text}\n"))?,
+        Some(value) => terminal::print(&format!("{value}\n"))?,
         None => terminal::note(&format!("field `{name}` holds nothing")),
     }
     Ok(if field.value.is_some() {

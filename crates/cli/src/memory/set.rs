@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use suijuris_api::agent::Patch;
+use suijuris_api::agent::{Memory, Patch};
 use suijuris_api::control::Reply;
-use suijuris_api::verdict;
 use suijuris_core::inputs::Inputs;
 use suijuris_core::lineage::{Body, Refused};
 use suijuris_core::owner_request::{Ask, nobody};
@@ -15,12 +14,14 @@ use suijuris_custody::patch;
 use suijuris_custody::record::{record, record_crash};
 use suijuris_custody::write::{self, Staged, WriteError, unwitnessed};
 use suijuris_store::Sign;
+use suijuris_words::verdict;
 
+use crate::carrier::Carrier;
 use crate::depots::DepotArg;
-use crate::object_paths::{ObjectPaths, locate};
+use crate::here::SigningContext;
 use crate::offline::{self, OfflineObject, Taken};
 use crate::terminal;
-use crate::{Answer, Usage, clock, control, here, history, transition};
+use crate::{Answer, Usage, clock, control, here, transition};
 
 /// Write memory, as the object's owner
 #[derive(Debug, clap::Args)]
@@ -89,11 +90,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
             Usage("say what to write, as in `suijuris memory set hello open=false`".to_owned()).into(),
         );
     }
-    let place = locate(dir, args.data.as_deref())?;
-    let patch = patch_of(args, &set, &place)?;
-    match control::ask_as_owner(&place, Ask::Write, Some(&patch))? {
-        Some(reply) => answered(reply, args.json),
-        None => match offline::take(offline::open(&place)?, &args.depot)? {
+    let carrier = Carrier::of(dir, args.data.as_deref())?;
+    let patch = patch_of(args, &set, &carrier.memory()?)?;
+    let reply = control::ask_as_owner(&carrier, Ask::Write, Some(&patch))?;
+    match (reply, carrier) {
+        (Some(reply), _) => answered(reply, args.json),
+        (None, Carrier::Daemon(..)) => anyhow::bail!("the daemon gave no answer: try again"),
+        (None, Carrier::Files(place)) => match offline::take(offline::open(&place)?, &args.depot)? {
             Taken::Open(held) => {
                 let answer = write(&held, &patch, args.json);
                 // Whatever was found, the object is let go; what was written is told only once it may be.
@@ -108,9 +111,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
     }
 }
 
-fn patch_of(args: &Args, set: &[String], place: &ObjectPaths) -> anyhow::Result<Patch> {
-    let reader = history::open(place)?;
-    let memory = reader.state().memory();
+fn patch_of(args: &Args, set: &[String], memory: &Memory) -> Result<Patch, Usage> {
     Ok(Patch {
         set: super::assignments(set, memory)?,
         append: super::assignments(&args.append, memory)?,
@@ -158,7 +159,7 @@ fn write(held: &OfflineObject, patch: &Patch, json: bool) -> anyhow::Result<Answ
     let content = content_of(patch);
     let by = {
         let state = writer.published();
-        let signed = here::sign(state.head(), Ask::Write, content, nobody())?;
+        let signed = here::sign(&SigningContext::of(state.head()), Ask::Write, content, nobody())?;
         let asking = Asking {
             ask: Ask::Write,
             content,

@@ -1,12 +1,17 @@
 //! `memory watch`: fields as they change.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use suijuris_api::agent;
 
-use crate::object_paths::{ObjectArg, ObjectPaths};
+use crate::Answer;
+use crate::history::Follow;
+use crate::object_paths::ObjectArg;
 use crate::terminal::{self, cell};
-use crate::{Answer, clock, history};
+
+/// Time between two looks at a daemon's object.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Watch memory change, until stopped
 #[derive(Debug, clap::Args)]
@@ -24,26 +29,21 @@ pub(crate) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
-    let place = args.at.locate()?;
-    let mut follow = history::Follow::new(&place);
-    let mut before = look(&place)?;
+    let carrier = args.at.carrier()?;
+    let mut follow = carrier.files().map(Follow::new);
+    let mut before = carrier.memory()?;
     terminal::note("watching; stop with Ctrl-C");
     loop {
-        follow.wait();
-        let now = look(&place)?;
+        match &mut follow {
+            Some(follow) => follow.wait(),
+            None => std::thread::sleep(LOOK_EVERY),
+        }
+        let now = carrier.memory()?;
         for (name, field) in changed(&before.fields, &now.fields) {
             show(name, field, now.seq, args.json)?;
         }
         before = now;
     }
-}
-
-fn look(place: &ObjectPaths) -> anyhow::Result<agent::Memory> {
-    let reader = history::open(place)?;
-    Ok(suijuris_runtime::words::memory(
-        reader.state(),
-        clock::now(reader.state())?,
-    ))
 }
 
 type Fields = BTreeMap<String, agent::Field>;

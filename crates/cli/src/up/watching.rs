@@ -238,9 +238,15 @@ impl Watched {
         }
         let signed = history::open(&self.paths).ok().and_then(|reader| {
             let head = reader.state().head();
-            here::sign_quietly(head, Ask::Sleep, no_content(), self.server)
-                .ok()
-                .flatten()
+            here::sign_quietly(
+                &here::SigningContext::of(head),
+                Ask::Sleep,
+                no_content(),
+                self.server,
+            )
+            .ok()
+            .flatten()
+            .and_then(|signed| suijuris_words::owner::document(&signed).ok())
         });
         let asks = match signed {
             Some(signed) => ToUp::Owner {

@@ -30,6 +30,8 @@ pub(crate) struct Daemon {
     /// `127.0.0.1:PORT`.
     pub(crate) address: String,
     pub(crate) control: PathBuf,
+    /// `http://127.0.0.1:PORT` of the control API, where it was asked for.
+    api: Option<String>,
 }
 
 impl Daemon {
@@ -55,13 +57,21 @@ impl Daemon {
             seen: 0,
             address: String::new(),
             control: PathBuf::new(),
+            api: None,
         };
         let listening = daemon.wait(json!({"event": "listening"}));
         assert_eq!(daemon.seen, 1, "it is the first line: {:?}", daemon.events());
         let url = listening["urls"][0].as_str().unwrap();
         daemon.address = url.trim_start_matches("http://").to_owned();
         daemon.control = listening["control"].as_str().unwrap().into();
+        daemon.api = listening["api"][0].as_str().map(str::to_owned);
         daemon
+    }
+
+    /// Where the control API is on an address.
+    #[track_caller]
+    pub(crate) fn api_url(&self) -> String {
+        self.api.clone().expect("serve --api")
     }
 
     /// The next event that has these members; those before it count as seen.

@@ -10,15 +10,19 @@
 mod addresses;
 mod amending;
 mod broken;
+mod carriers;
 mod control;
 mod daemon;
+mod doors;
 mod ending;
 mod ends;
 mod first_use;
+mod fuzz;
 mod home;
 mod http;
 mod many;
 mod objects;
+mod owners;
 mod proxies;
 #[path = "../common/ran.rs"]
 mod ran;
@@ -26,4 +30,5 @@ mod raw;
 mod servers;
 mod systemd;
 mod tls;
+mod tokens;
 mod usage;

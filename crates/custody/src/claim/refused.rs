@@ -65,7 +65,7 @@ impl RefusedCopy {
             rules: Vec::new(),
             reasons: vec![self.words()],
             times: 1,
-            evidence: Some(Box::new((&self.evidence).into())),
+            evidence: Some(Box::new(suijuris_words::evidence(&self.evidence))),
         }
     }
 }

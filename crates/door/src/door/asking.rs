@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use suijuris_api::Problem;
 use suijuris_api::event::Event;
-use suijuris_api::{Problem, verdict};
 use suijuris_core::ObjectId;
 use suijuris_core::inputs::{Inputs, Witnessed};
 use suijuris_core::lineage::{Decision, Outcome, Refused};
 use suijuris_core::time::{Now, Ratchet};
+use suijuris_words::verdict;
 use tokio::time::Instant;
 
 use super::{Door, ObjectStatus, Passed};

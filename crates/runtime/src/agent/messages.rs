@@ -1,9 +1,10 @@
 //! Messages on the agent socket.
 
+use suijuris_api::Problem;
 use suijuris_api::agent::{Acknowledge, Messages};
-use suijuris_api::{Problem, cloudevents};
-use suijuris_core::message::{Message, MessageKey};
+use suijuris_core::message::MessageKey;
 use suijuris_depot::Error;
+use suijuris_words::cloudevents;
 
 use crate::inbox::MAX_LISTED;
 use crate::resident::Resident;
@@ -26,14 +27,11 @@ pub(super) async fn list(resident: &Resident, query: Option<&str>) -> Result<Mes
         .list(limit)
         .await
         .map_err(|error| failed(&error))?;
-    let view = |message: &Message| {
-        let mut event = cloudevents::to_json(message);
-        event.insert("key".to_owned(), message.key().0.hex().into());
-        event.insert("accepted".to_owned(), message.accepted.to_string().into());
-        event.into()
-    };
     Ok(Messages {
-        messages: found.iter().map(|waiting| view(&waiting.message)).collect(),
+        messages: found
+            .iter()
+            .map(|waiting| cloudevents::waiting(&waiting.message))
+            .collect(),
         waiting: resident.inbox().waiting(),
     })
 }

@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use suijuris_api::{Problem, verdict};
+use suijuris_api::Problem;
 use suijuris_gate::{Control, Gate, Handoff, Limits, Phase as GatePhase, Protocol, Upstream};
 use suijuris_link::ToRuntime;
+use suijuris_words::verdict;
 use tokio::sync::mpsc;
 
 use crate::intake::Intake;

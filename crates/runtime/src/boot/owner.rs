@@ -213,7 +213,7 @@ fn principal(
 /// Records what the door refused while the machine was suspended; whether it is durable.
 async fn record_refused(resident: &Resident, refused: Refused) -> bool {
     resident.claim().set_aside().await;
-    let event = suijuris_api::verdict::refused(&refused);
+    let event = suijuris_words::verdict::refused(&refused);
     let body = Body::Refused(Box::new(refused));
     match resident
         .lineage()

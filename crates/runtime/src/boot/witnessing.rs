@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use suijuris_api::{Event as Report, verdict};
+use suijuris_api::Event as Report;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::codec;
 use suijuris_core::governance::Action;
@@ -18,6 +18,7 @@ use suijuris_custody::witness::{LeaseEvent, Service};
 use suijuris_depot::Depot;
 use suijuris_gate::{Control, Phase as GatePhase};
 use suijuris_link::ToRuntime;
+use suijuris_words::verdict;
 
 use crate::lifecycle_driver::ExitReason;
 use crate::lineage_writer::{self, LineageWriter};

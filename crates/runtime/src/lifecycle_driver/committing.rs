@@ -1,11 +1,12 @@
 //! What the lifecycle wants recorded, as records; each is durable before the next effect.
 
-use suijuris_api::{Event as Report, verdict};
+use suijuris_api::Event as Report;
 use suijuris_core::lifecycle::Commit;
 use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Refused, Resumed, Seal, Woke};
 use suijuris_core::manifest::SleepMode;
 use suijuris_core::time::Span;
 use suijuris_custody::terminate;
+use suijuris_words::verdict;
 
 use crate::lineage_writer::{self, Sign};
 

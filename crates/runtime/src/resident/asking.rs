@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use suijuris_api::agent::{Status, Token};
-use suijuris_api::{Event, Problem, event, verdict};
+use suijuris_api::{Event, Problem, event};
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::Principal;
 use suijuris_core::lifecycle::{self, Phase};
 use suijuris_core::time::Span;
+use suijuris_words::verdict;
 use tokio::sync::watch;
 
 use super::Resident;
@@ -35,7 +36,7 @@ impl Resident {
     pub fn status(&self) -> Status {
         let (phase, holds) = self.phase_and_holds();
         self.lineage
-            .published(|state| suijuris_custody::words::status(state, phase, holds))
+            .published(|state| suijuris_words::memory::status(state, phase, holds))
     }
 
     /// The workload says that it can serve.

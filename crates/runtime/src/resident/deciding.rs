@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use suijuris_api::Problem;
-use suijuris_api::verdict::{self, Circumstances};
 use suijuris_core::class::Membership;
 use suijuris_core::decide::{self, Refused, Verdict, View};
 use suijuris_core::governance::{self, Action, Residual, RuleSet};
@@ -12,6 +11,7 @@ use suijuris_core::inputs::{Caller, Inputs, Principal};
 use suijuris_core::lineage::{Count, Decision};
 use suijuris_core::refusals::RefusalId;
 use suijuris_core::time::Span;
+use suijuris_words::verdict::{self, Circumstances};
 
 use super::Resident;
 

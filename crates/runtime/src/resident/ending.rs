@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use suijuris_api::control::Reply;
-use suijuris_api::{Event, Problem, event, verdict};
+use suijuris_api::{Event, Problem, event};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{View, own_proposal};
 use suijuris_core::governance::Action;
@@ -13,6 +13,7 @@ use suijuris_core::inputs::Principal;
 use suijuris_core::lifecycle;
 use suijuris_core::lineage::Approval;
 use suijuris_custody::terminate::{self, Judged};
+use suijuris_words::verdict;
 
 use super::Resident;
 

@@ -16,7 +16,8 @@ impl Resident {
     #[must_use]
     pub fn memory(&self) -> agent::Memory {
         let now = self.now();
-        self.lineage.published(|state| crate::words::memory(state, now))
+        self.lineage
+            .published(|state| suijuris_words::memory::memory(state, now))
     }
 
     /// The value of a secret field; `None` for any other field.

@@ -13,7 +13,7 @@ use suijuris_core::governance::Action;
 use suijuris_core::lineage::{Decision, Fired};
 use suijuris_core::manifest::Protocol;
 use suijuris_custody::at_rest::Recording;
-use suijuris_door::{Proposal, problems};
+use suijuris_door::{Passed, Proposal, problems};
 use suijuris_gate::RequestHead;
 use suijuris_link::frame::StreamKind;
 use suijuris_link::launch::Address;
@@ -26,6 +26,7 @@ use suijuris_vehicle::Driver;
 use super::done::Done;
 use super::{ObjectActor, Proposed, Proposer};
 use crate::connection::{ClientStream, PendingConnection, relay};
+use crate::control::Check;
 
 /// What the door made of a proposal.
 pub(super) enum Decided {
@@ -106,6 +107,29 @@ impl<D: Driver> ObjectActor<D> {
                 Decided::Refused(words)
             }
         }
+    }
+
+    /// A proxy asks whether a request may pass: decided and counted as for a connection, and nothing starts.
+    pub(super) fn check(&mut self, check: Check) {
+        let Check { asked, answer } = check;
+        let reading = self.services.clock.reading();
+        let decides = self.activation.door_decides();
+        let Some(at_door) = self.at_door.as_mut().filter(|_| decides) else {
+            return drop(answer.send(Ok(Passed::Awake)));
+        };
+        let proposal = match asked.proposal(at_door.door(), reading) {
+            Ok(proposal) => proposal,
+            Err(problem) => return drop(answer.send(Err(problem))),
+        };
+        let decision = match at_door.decide(&proposal, reading) {
+            Verdict::Permit(..) => return drop(answer.send(Ok(Passed::Permitted))),
+            Verdict::Refuse(decision) => decision,
+        };
+        let problem = at_door.door().problem(&decision);
+        let due = at_door.refused(&decision, proposal.fired, reading);
+        let recording = at_door.record(due, reading);
+        self.counted = true;
+        self.tell(recording, async move { drop(answer.send(Err(problem))) });
     }
 
     /// A refusal is recorded, or kept while the machine is suspended, and only then told.

@@ -111,7 +111,7 @@ impl<D: Driver> ObjectActor<D> {
             phase: phase.to_owned(),
             pid: std::process::id(),
             url: self.url.clone(),
-            server: self.services.server,
+            server: self.services.server.to_string(),
         }
     }
 
@@ -136,7 +136,7 @@ impl<D: Driver> ObjectActor<D> {
         let Some(signed) = &asked.signed else {
             return Ok(());
         };
-        let spent = self.spent.spend(&signed.request, now);
+        let spent = self.services.spent.spend(&signed.request, now);
         spent.map_err(|error| not_an_owner(&error))
     }
 

@@ -1,9 +1,18 @@
-//! The control API of a daemon: HTTP on a Unix socket that only this user can open. Reaching it makes nobody an owner: what
-//! owners ask they sign, and what nobody signed is asked by the host. Documents: `suijuris_api::daemon`.
+//! The control API of a daemon: HTTP on a Unix socket that only this user can open and, where that is asked for, on an address
+//! with tokens. Reaching it makes nobody an owner: what owners ask they sign, and what nobody signed is asked by the host.
+//! Routes: `suijuris_api::routes`; documents: `suijuris_api::daemon`, `suijuris_api::history`.
 
 mod adding;
+mod approvals;
+mod door;
+mod inbox;
+mod objects;
+mod past;
+mod query;
+pub mod tokens;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -11,36 +20,34 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use suijuris_api::Problem;
-use suijuris_api::control::{Reply, ToUp};
-use suijuris_api::daemon::{
-    Amend, Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed, Terminate,
-};
-use suijuris_api::problem::MEDIA_TYPE;
-use suijuris_core::id::ObjectId;
-use suijuris_core::owner_request::SignedRequest;
+use suijuris_api::daemon::{ApiTokenList, Daemon, MakeApiToken, Scope};
+use suijuris_api::routes::{self, Found, Named, Needs, Operation};
+use suijuris_door::http_answers;
+use suijuris_door::routes::Routes;
+use suijuris_store::BundleFiles;
 use suijuris_sys::peers;
 use suijuris_vehicle::Driver;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::oneshot;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::class_entry::ClassEntry;
 use super::entry::Entry;
 use super::feed::Feed;
 use super::roster::Roster;
-use crate::actor::Input;
-use crate::control::ControlRequest;
+use query::{Query, decoded};
+use tokens::{Shown, TokenError, Tokens};
 
-/// Clients at once at most.
+/// Clients of one listener at once at most.
 const MAX_CLIENTS: usize = 128;
 
 /// Bytes of a request's body at most: a bundle as JSON.
@@ -49,12 +56,22 @@ const MAX_BODY: usize = 32 << 20;
 /// Time for a request's head.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 
-/// Objects of a page, unless told otherwise, and at most.
-const PAGE: usize = 100;
-const MAX_PAGE: usize = 10_000;
+/// Time for its body.
+const BODY_WITHIN: Duration = Duration::from_secs(60);
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
-pub(super) type Answer = Response<Body>;
+/// Questions about histories that are answered at once: they read disks, and what is to be durable goes before.
+const QUESTIONS: usize = 2;
+
+/// This API as an OpenAPI document.
+const OPENAPI: &str = include_str!("../../../../docs/openapi.json");
+
+pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// Where the token of this API stands at the door, whose callers have tokens of their own in `Authorization`.
+const BESIDE: header::HeaderName = header::HeaderName::from_static("x-suijuris-token");
+
+/// Holds a bundle's parts to each other; the compiler is the caller's.
+pub type Compiles = fn(BundleFiles) -> Result<(), String>;
 
 /// Makes the socket, in place of one that a killed daemon left behind; the lock has shown that no other runs.
 ///
@@ -68,30 +85,94 @@ pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers until dropped.
-pub async fn serve<D: Driver>(roster: Rc<Roster<D>>, feed: Feed, listener: UnixListener) {
+/// The API over a roster.
+pub struct Api<D: Driver> {
+    roster: Rc<Roster<D>>,
+    feed: Feed,
+    tokens: Rc<Tokens>,
+    compiles: Compiles,
+    questions: Semaphore,
+    door: Option<Routes<door::RosterNames<D>>>,
+}
+
+impl<D: Driver> std::fmt::Debug for Api<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").finish_non_exhaustive()
+    }
+}
+
+/// How a request came, and so what it may ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Access {
+    /// By the socket of this user.
+    Socket,
+    /// With a token.
+    Token(Shown),
+}
+
+/// By which door requests come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Socket,
+    /// By the socket, out of a machine.
+    Inside,
+    Address,
+}
+
+/// A request whose route and right are known.
+struct Asked {
+    headers: HeaderMap,
+    query: Query,
+    body: Incoming,
+    access: Access,
+}
+
+/// Answers on the socket until dropped.
+pub async fn serve<D: Driver>(api: Rc<Api<D>>, listener: UnixListener) {
     let mut clients: JoinSet<()> = JoinSet::new();
     loop {
         tokio::select! {
             Some(_gone) = clients.join_next() => {}
             accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
-                Ok((socket, _)) => { clients.spawn_local(client(roster.clone(), feed.clone(), socket)); }
+                Ok((socket, _)) => {
+                    let way = match peers::is_in_a_machine(socket.as_fd()) {
+                        true => Way::Inside,
+                        false => Way::Socket,
+                    };
+                    clients.spawn_local(client(api.clone(), socket, way, None));
+                }
                 Err(_out_of_descriptors) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
         }
     }
 }
 
-async fn client<D: Driver>(roster: Rc<Roster<D>>, feed: Feed, socket: UnixStream) {
-    let is_inside = peers::is_in_a_machine(socket.as_fd());
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (roster, feed) = (roster.clone(), feed.clone());
-        async move {
-            Ok::<_, Infallible>(match is_inside {
-                true => refusal(&from_inside()),
-                false => Api { roster, feed }.answer(request).await,
-            })
+/// Answers on an address, for who shows a token, until dropped.
+pub async fn serve_address<D: Driver>(api: Rc<Api<D>>, listener: TcpListener) {
+    let mut clients: JoinSet<()> = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_gone) = clients.join_next() => {}
+            accepted = listener.accept(), if clients.len() < MAX_CLIENTS => match accepted {
+                Ok((socket, peer)) => {
+                    let _ = socket.set_nodelay(true);
+                    clients.spawn_local(client(api.clone(), socket, Way::Address, Some(peer)));
+                }
+                Err(_out_of_descriptors) => tokio::time::sleep(Duration::from_millis(100)).await,
+            },
         }
+    }
+}
+
+async fn client<D: Driver>(
+    api: Rc<Api<D>>,
+    socket: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    way: Way,
+    peer: Option<SocketAddr>,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let api = api.clone();
+        async move { Ok::<_, Infallible>(api.answer(request, way, peer).await) }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
@@ -99,133 +180,167 @@ async fn client<D: Driver>(roster: Rc<Roster<D>>, feed: Feed, socket: UnixStream
     let _ = http.serve_connection(TokioIo::new(socket), service).await;
 }
 
-pub(super) struct Api<D: Driver> {
-    pub(super) roster: Rc<Roster<D>>,
-    feed: Feed,
-}
-
 impl<D: Driver> Api<D> {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let answered = self.route(request).await;
+    /// The API, with the tokens of the roster's directory.
+    ///
+    /// # Errors
+    /// [`super::catalog::CatalogError`] where they cannot be read.
+    pub fn new(
+        roster: Rc<Roster<D>>,
+        feed: Feed,
+        compiles: Compiles,
+    ) -> Result<Rc<Self>, super::catalog::CatalogError> {
+        Ok(Rc::new(Self {
+            tokens: Rc::new(Tokens::open(roster.catalog.root())?),
+            door: door::of(&roster),
+            roster,
+            feed,
+            compiles,
+            questions: Semaphore::new(QUESTIONS),
+        }))
+    }
+
+    async fn answer(&self, request: Request<Incoming>, way: Way, peer: Option<SocketAddr>) -> Answer {
+        let answered = self.route(request, way, peer).await;
         answered.unwrap_or_else(|problem| refusal(&problem))
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Result<Answer, Problem> {
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        way: Way,
+        peer: Option<SocketAddr>,
+    ) -> Result<Answer, Problem> {
+        if way == Way::Inside {
+            return Err(from_inside());
+        }
+        if let Some((needs, is_proxy)) = door::needs(request.uri().path()) {
+            if !is_proxy {
+                check_host(request.headers(), request.uri(), way)?;
+            }
+            // Whatever else `Authorization` shows there is the caller's, or the sender's.
+            let shown_in: &[_] = match is_proxy || needs == Needs::Operate {
+                true => &[BESIDE],
+                false => &[BESIDE, header::AUTHORIZATION],
+            };
+            self.access(request.headers(), way, shown_in)?.may(needs)?;
+            return self.at_door(request, peer).await;
+        }
         let (parts, body) = request.into_parts();
-        check_host(&parts)?;
-        let path = parts.uri.path().to_owned();
-        let query = Query::of(parts.uri.query().unwrap_or_default());
-        let segments: Vec<&str> = path.split('/').skip(1).collect();
-        let get = parts.method == Method::GET;
-        match (&parts.method, segments.as_slice()) {
-            (_, ["v1"]) if get => Ok(json(&self.daemon())),
-            (_, ["v1", "objects"]) if get => {
-                self.roster.recovered().await;
-                Ok(json(&self.objects(&query)?))
+        check_host(&parts.headers, &parts.uri, way)?;
+        let access = self.access(&parts.headers, way, &[header::AUTHORIZATION])?;
+        let asked = Asked {
+            headers: parts.headers,
+            query: Query::of(parts.uri.query().unwrap_or_default()),
+            body,
+            access,
+        };
+        match routes::find(parts.method.as_str(), parts.uri.path()) {
+            Found::Daemon(operation, needs, named) => {
+                asked.access.may(needs)?;
+                let name = named.first().map(|name| decoded(name)).unwrap_or_default();
+                self.of_daemon(operation, &name, asked).await
             }
-            (&Method::POST, ["v1", "objects"]) => self.add_object(read(&parts, body).await?).await,
-            (_, ["v1", "classes"]) if get => {
-                self.roster.recovered().await;
-                Ok(json(&self.classes()))
+            Found::Object(operation, needs, object, named) => {
+                asked.access.may(needs)?;
+                let entry = self.find(object).await?;
+                let which = named.first().map(|name| decoded(name)).unwrap_or_default();
+                self.of_object(operation, &entry, &which, asked).await
             }
-            (&Method::POST, ["v1", "classes"]) => self.add_class(read(&parts, body).await?).await,
-            (_, ["v1", "events"]) if get => Ok(self.feed.stream(last_event(&parts))),
-            (&Method::DELETE, ["v1", "classes", class]) => {
-                let found = self.roster.class(class).map(|class| self.class(&class));
-                self.roster.remove_class(class)?;
-                Ok(json(&found))
-            }
-            (&Method::PUT, ["v1", "classes", class]) => {
-                self.amend_class(class, read(&parts, body).await?).await
-            }
-            (_, ["v1", "objects", name, rest @ ..]) => {
-                let entry = self.find(name).await?;
-                self.object(&entry, &parts, rest, body).await
-            }
-            (_, ["v1", "classes", class, "instances", key, rest @ ..]) => {
-                let name = format!("{class}/{key}");
-                let entry = self.find(&name).await?;
-                self.object(&entry, &parts, rest, body).await
-            }
-            _ => Err(Problem::new(404, "no_such_route", "There is no such route")
+            Found::Methods(methods) => Ok(not_so(&methods)),
+            Found::Nothing => Err(Problem::new(404, "no_such_route", "There is no such route")
                 .with_detail("the control API begins at /v1; see docs/control-api.md")),
         }
     }
 
-    /// The object that people call so. Just started, the daemon may not know it yet.
-    async fn find(&self, name: &str) -> Result<Rc<Entry>, Problem> {
-        if let Some(entry) = self.roster.find(name) {
-            return Ok(entry);
+    async fn of_daemon(&self, operation: Operation, name: &str, asked: Asked) -> Result<Answer, Problem> {
+        match operation {
+            Operation::Daemon => Ok(json(&self.daemon())),
+            Operation::OpenApi => {
+                Ok(http_answers::text(StatusCode::OK, "application/json", OPENAPI).map(boxed))
+            }
+            Operation::ListObjects => {
+                self.roster.recovered().await;
+                Ok(json(&self.objects(&asked.query)?))
+            }
+            Operation::AddObject => self.add_object(read(asked).await?).await,
+            Operation::ListClasses => {
+                self.roster.recovered().await;
+                Ok(json(&self.classes()))
+            }
+            Operation::AddClass => self.add_class(read(asked).await?).await,
+            Operation::ShowClass => Ok(json(&self.class(&*self.find_class(name)?))),
+            Operation::AmendClass => self.amend_class(name, read(asked).await?).await,
+            Operation::RemoveClass => {
+                let found = self.class(&*self.find_class(name)?);
+                self.roster.remove_class(name)?;
+                Ok(json(&found))
+            }
+            Operation::Events => Ok(self.events(&asked)),
+            Operation::ListTokens => Ok(json(&ApiTokenList {
+                tokens: self.tokens.list(),
+            })),
+            Operation::CreateToken => {
+                let MakeApiToken { name, scope } = read(asked).await?;
+                let now = self.roster.services.clock.reading().wall;
+                let made = self.tokens.create(&name, scope, now);
+                Ok(json(&made.map_err(|error| no_token(&error))?))
+            }
+            Operation::RevokeToken => {
+                let revoked = self.tokens.revoke(name);
+                let revoked = revoked.map_err(|error| no_token(&TokenError::Catalog(error)))?;
+                Ok(json(&revoked.ok_or_else(|| no_such_token(name))?))
+            }
+            _ => Err(elsewhere()),
         }
-        self.roster.recovered().await;
-        self.roster.find(name).ok_or_else(|| no_such(name))
     }
 
-    async fn object(
+    /// Who asks, by what they show.
+    fn access(
         &self,
-        entry: &Rc<Entry>,
-        parts: &http::request::Parts,
-        rest: &[&str],
-        body: Incoming,
-    ) -> Result<Answer, Problem> {
-        match (&parts.method, rest) {
-            (&Method::GET, []) => Ok(json(&self.document(entry))),
-            (&Method::DELETE, []) => self.remove(entry).await,
-            (&Method::POST, ["wake"]) => {
-                let Signed { signed } = read(parts, body).await?;
-                self.ask(entry, question(signed, None, ToUp::Wake)).await
-            }
-            (&Method::POST, ["sleep"]) => {
-                let Signed { signed } = read(parts, body).await?;
-                self.ask(entry, question(signed, None, ToUp::Sleep)).await
-            }
-            (&Method::POST, ["amend"]) => {
-                let Amend { bundle, approvals } = read(parts, body).await?;
-                let (request, answered) = ControlRequest::amend(adding::files(&bundle)?, approvals);
-                self.put(entry, request, answered).await
-            }
-            (&Method::POST, ["terminate"]) => {
-                let Terminate { approvals } = read(parts, body).await?;
-                self.ask(entry, ToUp::Terminate { approvals }).await
-            }
-            (&Method::PATCH, ["memory"]) => {
-                let PatchMemory { patch, signed } = read(parts, body).await?;
-                let unsigned = ToUp::Patch(patch.clone());
-                self.ask(entry, question(signed, Some(patch), unsigned)).await
-            }
-            _ => Err(
-                Problem::new(404, "no_such_route", "There is no such route of an object").with_detail(
-                    "an object has wake, sleep, memory, amend and terminate; see docs/control-api.md",
-                ),
-            ),
+        headers: &HeaderMap,
+        way: Way,
+        shown_in: &[header::HeaderName],
+    ) -> Result<Access, Problem> {
+        if way == Way::Socket {
+            return Ok(Access::Socket);
         }
-    }
-
-    /// Asks the object's actor.
-    async fn ask(&self, entry: &Entry, question: ToUp) -> Result<Answer, Problem> {
-        match ControlRequest::of(question) {
-            Ok((request, answered)) => self.put(entry, request, answered).await,
-            Err(reply) => Ok(json(&reply)),
-        }
-    }
-
-    async fn put(
-        &self,
-        entry: &Entry,
-        request: ControlRequest,
-        answered: oneshot::Receiver<Reply>,
-    ) -> Result<Answer, Problem> {
-        let ending = || {
-            Problem::new(503, "not_now", "The object is being opened again")
-                .with_detail("ask again in a moment")
+        // The header of our own has no scheme.
+        let is_bare = shown_in.contains(&BESIDE) && headers.contains_key(BESIDE);
+        let Some(shown) = shown_in.iter().find_map(|name| headers.get(name)) else {
+            return Err(
+                Problem::new(401, "token_required", "A token of this API is required")
+                    .with_detail("send `Authorization: Bearer TOKEN`; `suijuris token api create` makes one"),
+            );
         };
-        let handle = entry.handle().await?;
-        let sent = handle.send(Input::Request(Box::new(request))).await;
-        sent.map_err(|_over| ending())?;
-        let reply: Reply = answered.await.map_err(|_over| ending())?;
-        Ok(json(&reply))
+        let token = shown
+            .to_str()
+            .ok()
+            .and_then(|shown| bearer(shown).or(is_bare.then_some(shown)));
+        let shown = token.and_then(|token| self.tokens.check(token));
+        let invalid = || {
+            Problem::new(401, "invalid_token", "The token is not valid").with_detail(
+                "it was revoked, or never made: `suijuris token api ls` lists those that are good",
+            )
+        };
+        shown.map(Access::Token).ok_or_else(invalid)
     }
 
+    fn events(&self, asked: &Asked) -> Answer {
+        let last = asked.headers.get("last-event-id");
+        let last = last.and_then(|last| last.to_str().ok()?.parse().ok());
+        let (tokens, access) = (self.tokens.clone(), asked.access.clone());
+        let over = async move {
+            match access {
+                Access::Socket => std::future::pending().await,
+                Access::Token(shown) => tokens.revoked(shown).await,
+            }
+        };
+        self.feed.stream(last, over)
+    }
+}
+
+impl<D: Driver> Api<D> {
     fn daemon(&self) -> Daemon {
         Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -233,108 +348,44 @@ impl<D: Driver> Api<D> {
             urls: self.roster.urls(),
             domain: self.roster.domain.clone(),
             root: self.roster.catalog.root().to_owned(),
-            server: self.roster.services.server,
+            server: self.roster.services.server.to_string(),
         }
     }
 
-    fn objects(&self, query: &Query) -> Result<ObjectList, Problem> {
-        let after: Option<ObjectId> = match query.get("after") {
-            None => None,
-            Some(text) => Some(text.parse().map_err(|_| bad("`after` is no id of an object"))?),
+    /// The object that is named so. Just started, the daemon may not know it yet.
+    async fn find(&self, named: Named<'_>) -> Result<Rc<Entry>, Problem> {
+        let name = match named {
+            Named::One(name) => decoded(name),
+            Named::Instance(class, key) => format!("{}/{}", decoded(class), decoded(key)),
         };
-        let limit = match query.get("limit") {
-            None => PAGE,
-            Some(text) => text.parse().map_err(|_| bad("`limit` is no number"))?,
-        };
-        let wanted = |entry: &Rc<Entry>| {
-            let class = entry.origin.instance.as_ref().map(|(class, _)| class.as_str());
-            query.get("class").is_none_or(|wanted| class == Some(wanted))
-                && query.get("phase").is_none_or(|wanted| entry.phase() == wanted)
-                && query
-                    .get("data")
-                    .is_none_or(|wanted| entry.paths.data.as_os_str() == wanted)
-                && after.is_none_or(|after| entry.origin.object > after)
-        };
-        let limit = limit.clamp(1, MAX_PAGE);
-        let entries = self.roster.entries();
-        let mut found = entries.iter().filter(|entry| wanted(entry));
-        let objects: Vec<Object> = found
-            .by_ref()
-            .take(limit)
-            .map(|entry| self.document(entry))
-            .collect();
-        let more = found.next().is_some();
-        let next = objects.last().filter(|_| more).map(|last| last.object.clone());
-        Ok(ObjectList { objects, next })
-    }
-
-    pub(super) fn document(&self, entry: &Entry) -> Object {
-        let origin = &entry.origin;
-        Object {
-            object: origin.object.to_string(),
-            name: origin.name.clone(),
-            class: origin.instance.as_ref().map(|(class, _)| class.clone()),
-            key: origin.instance.as_ref().map(|(_, key)| key.clone()),
-            phase: entry.phase().to_owned(),
-            url: self.roster.url(origin),
-            data: entry.paths.data.clone(),
-            object_dir: entry.paths.object_dir.clone(),
-            awake_seconds: entry.awake().as_secs(),
+        if let Some(entry) = self.roster.find(&name) {
+            return Ok(entry);
         }
-    }
-
-    fn classes(&self) -> ClassList {
-        let classes = self.roster.classes();
-        let classes = classes.iter().map(|class| self.class(class)).collect();
-        ClassList { classes }
-    }
-
-    pub(super) fn class(&self, class: &ClassEntry) -> Class {
-        Class {
-            class: class.note.name.clone(),
-            id: class.id.to_string(),
-            instances: u64::try_from(class.len()).unwrap_or(u64::MAX),
-            max_instances: class.max_instances(),
-            awake_seconds: self.awake_seconds(&class.note.name),
-            bundle: class.note.bundle.to_string(),
-            url: self.roster.url_of("KEY", &class.note.name),
-            object_dir: class.note.object_dir.clone(),
-        }
-    }
-
-    /// How long the instances of a class were awake.
-    fn awake_seconds(&self, class: &str) -> u64 {
-        let entries = self.roster.entries();
-        let of_class = entries.iter().filter(|entry| {
-            let instance = entry.origin.instance.as_ref();
-            instance.is_some_and(|(name, _)| name == class)
-        });
-        of_class.map(|entry| entry.awake().as_secs()).sum()
-    }
-
-    /// Stops an object and forgets it here.
-    async fn remove(&self, entry: &Rc<Entry>) -> Result<Answer, Problem> {
-        let data = self.roster.remove(entry).await?;
-        Ok(json(&Object {
-            data,
-            ..self.document(entry)
-        }))
+        self.roster.recovered().await;
+        self.roster.find(&name).ok_or_else(|| no_such(&name))
     }
 }
 
-/// The request as an actor takes it.
-fn question(
-    signed: Option<Box<SignedRequest>>,
-    patch: Option<suijuris_api::agent::Patch>,
-    unsigned: ToUp,
-) -> ToUp {
-    match signed {
-        Some(signed) => ToUp::Owner { signed, patch },
-        None => unsigned,
+impl Access {
+    /// Whether it may do what needs this.
+    fn may(&self, needs: Needs) -> Result<(), Problem> {
+        let may = match self {
+            Self::Socket => true,
+            Self::Token(shown) => match needs {
+                Needs::Read => true,
+                Needs::Operate => shown.scope == Scope::Operate,
+                Needs::Socket => false,
+            },
+        };
+        let how = match needs {
+            Needs::Socket => "ask on the daemon's own host, by its control socket",
+            _ => "use a token with the scope `operate`",
+        };
+        let missing = || Problem::new(403, "scope_missing", "The token does not allow this").with_detail(how);
+        may.then_some(()).ok_or_else(missing)
     }
 }
 
-/// A page in a browser that reaches the socket through something names another host.
 /// A workload has the agent socket, where it proposes as what it is.
 fn from_inside() -> Problem {
     Problem::new(403, "from_inside", "This socket is for those who run objects").with_detail(
@@ -342,39 +393,55 @@ fn from_inside() -> Problem {
     )
 }
 
-fn check_host(parts: &http::request::Parts) -> Result<(), Problem> {
-    let host = parts
-        .headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    match host {
-        Some("localhost" | "suijuris") => Ok(()),
-        _ => Err(Problem::new(421, "unknown_host", "This host is not served here")
-            .with_detail("send `Host: localhost`")),
-    }
+/// The token of an `Authorization` field.
+fn bearer(field: &str) -> Option<&str> {
+    let (scheme, token) = field.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The event that a reader saw last.
-fn last_event(parts: &http::request::Parts) -> Option<u64> {
-    let shown = parts.headers.get("last-event-id")?.to_str().ok()?;
-    shown.parse().ok()
+/// A page in a browser that reaches the API through something names another host. A name in a browser's address bar can be
+/// made to mean this host; an address cannot.
+fn check_host(headers: &HeaderMap, uri: &http::Uri, way: Way) -> Result<(), Problem> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    let named = host
+        .and_then(|host| host.to_str().ok())
+        .filter(|_| more.is_none());
+    let absolute = uri.authority().map(http::uri::Authority::as_str);
+    let is_ours = |host: &str| match way {
+        Way::Socket | Way::Inside => matches!(host, "localhost" | "suijuris"),
+        Way::Address => is_here(host),
+    };
+    if named.is_some_and(is_ours) && absolute.is_none_or(is_ours) {
+        return Ok(());
+    }
+    let how = match way {
+        Way::Socket | Way::Inside => "send `Host: localhost`",
+        Way::Address => "send the address of this API as `Host`, or `localhost`",
+    };
+    Err(Problem::new(421, "unknown_host", "This host is not served here").with_detail(how))
+}
+
+/// Whether a `Host` is an address or `localhost`, with a port or without.
+fn is_here(host: &str) -> bool {
+    let Ok(host) = host.parse::<http::uri::Authority>() else {
+        return false;
+    };
+    let name = host.host();
+    let name = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok()
 }
 
 /// The JSON document of a request.
-async fn read<T: DeserializeOwned>(parts: &http::request::Parts, body: Incoming) -> Result<T, Problem> {
-    let json = parts
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|found| found.to_str().ok())
-        .is_some_and(|found| found.split(';').next() == Some("application/json"));
-    if !json {
-        return Err(Problem::new(415, "bad_request", "The request is no JSON")
-            .with_detail("send `Content-Type: application/json`"));
+async fn read<T: DeserializeOwned>(asked: Asked) -> Result<T, Problem> {
+    let media = http_answers::media_type(&asked.headers);
+    if media.as_deref() != Some("application/json") {
+        return Err(no_json());
     }
-    let body = Limited::new(body, MAX_BODY).collect().await;
-    let body = body
-        .map_err(|_| bad("the body is too large, or ended early"))?
-        .to_bytes();
+    let body = body(asked.body).await?;
     // Documents are objects; an array of their members in order would pass for one otherwise.
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         return Err(bad("not a document of this route: it is no JSON object"));
@@ -382,77 +449,101 @@ async fn read<T: DeserializeOwned>(parts: &http::request::Parts, body: Incoming)
     serde_json::from_slice(&body).map_err(|error| bad(&format!("not a document of this route: {error}")))
 }
 
-pub(super) fn bad(detail: &str) -> Problem {
+async fn body(body: Incoming) -> Result<Bytes, Problem> {
+    let body = http_answers::read_body(body, MAX_BODY, BODY_WITHIN).await;
+    body.map_err(|error| error.problem())
+}
+
+fn no_json() -> Problem {
+    Problem::new(415, "bad_request", "The request is no JSON")
+        .with_detail("send `Content-Type: application/json`")
+}
+
+fn bad(detail: &str) -> Problem {
     Problem::new(400, "bad_request", "The request cannot be understood").with_detail(detail)
 }
 
 fn no_such(name: &str) -> Problem {
-    Problem::new(404, "unknown_object", "No such object is here")
-        .with_detail(format!("`{name}` is no object of this daemon: see `suijuris ps`"))
+    let shown: String = name.chars().take(128).collect();
+    Problem::new(404, "unknown_object", "No such object is here").with_detail(format!(
+        "`{shown}` is no object of this daemon: see `suijuris ps`"
+    ))
 }
 
-pub(super) fn json(value: &impl Serialize) -> Answer {
-    let bytes = serde_json::to_vec(value).unwrap_or_default();
-    full(StatusCode::OK, "application/json", bytes)
+fn no_such_token(name: &str) -> Problem {
+    let shown: String = name.chars().take(128).collect();
+    Problem::new(404, "unknown_token", "There is no such token").with_detail(format!(
+        "`{shown}` is no token of this daemon: see `suijuris token api ls`"
+    ))
 }
 
-fn refusal(problem: &Problem) -> Answer {
-    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    full(
-        status,
-        MEDIA_TYPE,
-        serde_json::to_vec(problem).unwrap_or_default(),
-    )
+fn no_token(error: &TokenError) -> Problem {
+    let why = suijuris_custody::chain(error);
+    match error {
+        TokenError::Taken(_) => Problem::new(409, "name_taken", "The name is taken").with_detail(why),
+        TokenError::Catalog(super::catalog::CatalogError::Name(_)) | TokenError::TooMany => bad(&why),
+        _ => Problem::new(507, "not_durable", "It could not be kept; nothing was changed").with_detail(why),
+    }
 }
 
-fn full(status: StatusCode, media: &'static str, bytes: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(bytes)).boxed_unsync());
-    *answer.status_mut() = status;
-    let media = http::HeaderValue::from_static(media);
-    answer.headers_mut().insert(header::CONTENT_TYPE, media);
+/// The table of routes has one that nobody answers.
+fn elsewhere() -> Problem {
+    Problem::new(404, "no_such_route", "There is no such route here")
+}
+
+fn not_so(methods: &[&'static str]) -> Answer {
+    let allowed = methods.join(", ");
+    let problem = Problem::new(405, "method_not_allowed", "Not with this method");
+    let mut answer = refusal(&problem.with_detail(format!("{allowed} is understood here")));
+    http_answers::put(&mut answer, "allow", &allowed);
     answer
 }
 
-/// Parameters of a request, percent-decoded.
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn of(text: &str) -> Self {
-        let pair = |part: &str| {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            (decoded(name), decoded(value))
-        };
-        Self(
-            text.split('&')
-                .filter(|part| !part.is_empty())
-                .map(pair)
-                .collect(),
-        )
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(found, _)| found == name)
-            .map(|(_, value)| value.as_str())
-    }
+fn boxed(body: http_body_util::Full<Bytes>) -> UnsyncBoxBody<Bytes, Infallible> {
+    body.boxed_unsync()
 }
 
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        match byte {
-            b'+' => bytes.push(b' '),
-            b'%' => {
-                let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
-                match (digit(), digit()) {
-                    (Some(high), Some(low)) => bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'%')),
-                    _ => bytes.push(b'%'),
-                }
-            }
-            byte => bytes.push(byte),
+fn json(value: &impl Serialize) -> Answer {
+    http_answers::json(StatusCode::OK, value).map(boxed)
+}
+
+fn refusal(problem: &Problem) -> Answer {
+    http_answers::problem(problem).map(boxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_name_is_none() {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:80",
+            "[::1]:8",
+            "localhost",
+            "LocalHost:1",
+            "10.0.0.9:1",
+        ] {
+            assert!(is_here(host), "{host}");
+        }
+        for host in [
+            "",
+            "example.org",
+            "localhost.example.org",
+            "a@127.0.0.1:x",
+            "127.0.0.1.example",
+            "::1",
+        ] {
+            assert!(!is_here(host), "{host}");
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+
+    #[test]
+    fn a_token_stands_behind_its_scheme() {
+        assert_eq!(bearer("Bearer x"), Some("x"));
+        assert_eq!(bearer("bearer  x "), Some("x"));
+        assert_eq!(bearer("Basic x"), None);
+        assert_eq!(bearer("x"), None);
+    }
 }

@@ -430,7 +430,7 @@ fn notes<T: for<'de> Deserialize<'de>>(
     Ok(Notes { read, broken })
 }
 
-fn note<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CatalogError> {
+pub(super) fn note<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CatalogError> {
     let wrong = |why: String| CatalogError::Note {
         path: path.to_owned(),
         why,
@@ -443,7 +443,7 @@ fn note<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, CatalogError> {
     serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))
 }
 
-fn write(dir: &Path, name: &str, note: &impl Serialize) -> Result<(), CatalogError> {
+pub(super) fn write(dir: &Path, name: &str, note: &impl Serialize) -> Result<(), CatalogError> {
     let (fresh, path) = (dir.join(format!(".{name}")), dir.join(name));
     let write = || {
         let mut file = File::options()

@@ -77,12 +77,17 @@ impl Feed {
         }
     }
 
-    /// The events after number `after`, or from now on, without an end.
-    pub(super) fn stream(&self, after: Option<u64>) -> Answer {
+    /// The events after number `after`, or from now on, until `over` resolves.
+    pub(super) fn stream(&self, after: Option<u64>, over: impl Future<Output = ()> + 'static) -> Answer {
         let (sender, events) = mpsc::channel(AHEAD);
         let (feed, next) = (self.clone(), self.next.subscribe());
         let from = after.map_or_else(|| *next.borrow(), |after| after.saturating_add(1));
-        tokio::task::spawn_local(feed.send(from, next, sender));
+        tokio::task::spawn_local(async move {
+            tokio::select! {
+                () = feed.send(from, next, sender) => {}
+                () = over => {}
+            }
+        });
         let mut answer = Response::new(Events(events).boxed_unsync());
         let headers = answer.headers_mut();
         headers.insert(

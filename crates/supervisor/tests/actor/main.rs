@@ -27,7 +27,7 @@ use suijuris_store::{BundleFiles, Creation, Depth, ObjectDir, Sizes, Writer, cre
 use suijuris_supervisor::control::ControlRequest;
 use suijuris_supervisor::events::{EventSink, Origin};
 use suijuris_supervisor::paths::ObjectPaths;
-use suijuris_supervisor::services::fresh_server;
+use suijuris_supervisor::services::{SpentRequests, fresh_server};
 use suijuris_supervisor::{
     Ended, Front, Input, ObjectActor, ObjectHandle, Resting, RuntimeProgram, Services,
 };
@@ -71,9 +71,10 @@ impl Rig {
         };
         let services = Services {
             driver: Fake::new(&world),
-            clock: Clock::start(None).unwrap(),
+            clock: Arc::new(Clock::start(None).unwrap()),
             relay: relay::Service::start().unwrap(),
             server: fresh_server().unwrap(),
+            spent: SpentRequests::default(),
             host: Host::of(vehicle, None, "test"),
             runtime: RuntimeProgram {
                 exe: "/bin/true".into(),

@@ -3,7 +3,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use suijuris_api::Problem;
-use suijuris_api::daemon::{AddClass, AddObject, AmendClass, BundleParts, class_statement};
+use suijuris_api::daemon::{AddClass, AddObject, AmendClass, BundleParts, Owners};
+use suijuris_api::owner::Approval as Document;
+use suijuris_core::class::template_statement;
+use suijuris_core::key::PublicKey;
+use suijuris_core::lineage::Approval;
 use suijuris_custody::chain;
 use suijuris_store::{BundleFiles, BundleStore, Creation, ObjectDir, create};
 use suijuris_vehicle::Driver;
@@ -11,6 +15,9 @@ use zeroize::Zeroizing;
 
 use super::{Answer, Api, bad, json};
 use crate::serve::catalog::{CatalogError, ClassNote, ObjectNote, check_name};
+
+/// Owners of one object or class at most.
+const MAX_OWNERS: usize = 64;
 
 impl<D: Driver> Api<D> {
     pub(super) async fn add_class(&self, add: AddClass) -> Result<Answer, Problem> {
@@ -36,7 +43,7 @@ impl<D: Driver> Api<D> {
         let note = ClassNote {
             name: name.clone(),
             bundle_name: opened.manifest.name.clone(),
-            controllers: owners.controllers,
+            controllers: keys(&owners)?,
             threshold: owners.threshold,
             nonce,
             bundle: opened.id(),
@@ -93,7 +100,7 @@ impl<D: Driver> Api<D> {
         getrandom::fill(&mut nonce).map_err(random)?;
         let creation = Creation {
             name: opened.manifest.name.clone(),
-            controllers: owners.controllers,
+            controllers: keys(&owners)?,
             threshold: owners.threshold,
             nonce,
             parent: None,
@@ -123,19 +130,15 @@ impl<D: Driver> Api<D> {
 
     /// Replaces the template of a class, by its owners' word.
     pub(super) async fn amend_class(&self, name: &str, amend: AmendClass) -> Result<Answer, Problem> {
-        let no_class = || {
-            Problem::new(404, "unknown_object", "No such class is here")
-                .with_detail(format!("`{name}` is no class of this daemon"))
-        };
-        let class = self.roster.class(name).ok_or_else(no_class)?;
+        let class = self.find_class(name)?;
         let files = files(&amend.bundle)?;
         let opened = files.open().map_err(|error| bad(&chain(&error)))?;
         if opened.manifest.class.is_none() {
             return Err(bad("the bundle is that of a single object"));
         }
         let mut note = class.note.clone();
-        let statement = class_statement(class.id, note.bundle, opened.id());
-        let found = statement.approved_by(&amend.approvals, &note.controllers);
+        let statement = template_statement(class.id, note.bundle, opened.id());
+        let found = statement.approved_by(&approvals(&amend.approvals)?, &note.controllers);
         if u32::try_from(found).is_ok_and(|found| found < note.threshold) {
             let why = format!("{found} of the {} owners needed signed it", note.threshold);
             return Err(Problem::new(403, "approvals_missing", "Too few owners approved").with_detail(why));
@@ -171,6 +174,29 @@ pub(super) fn files(parts: &BundleParts) -> Result<BundleFiles, Problem> {
         governance: parts.governance.clone().into_bytes(),
         program: bytes(&parts.program)?,
     })
+}
+
+/// Whose it is.
+fn keys(owners: &Owners) -> Result<Vec<PublicKey>, Problem> {
+    let count = owners.controllers.len();
+    let most = u32::try_from(count).unwrap_or(u32::MAX);
+    if !(1..=MAX_OWNERS).contains(&count) || !(1..=most).contains(&owners.threshold) {
+        return Err(bad(&format!(
+            "1 to {MAX_OWNERS} owners, and a threshold from 1 up to their number"
+        )));
+    }
+    let key = |text: &String| {
+        text.parse()
+            .map_err(|_| bad("`controllers` are keys: 64 hexadecimal digits"))
+    };
+    owners.controllers.iter().map(key).collect()
+}
+
+/// What owners signed.
+pub(super) fn approvals(documents: &[Document]) -> Result<Vec<Approval>, Problem> {
+    let read = documents.iter().map(suijuris_words::owner::read_approval);
+    read.collect::<Result<_, _>>()
+        .map_err(|error| bad(&format!("`approvals`: {error}")))
 }
 
 fn refused(error: &CatalogError) -> Problem {

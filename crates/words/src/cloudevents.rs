@@ -38,6 +38,15 @@ pub fn to_json(message: &Message) -> Map<String, Value> {
     event
 }
 
+/// The event with its `key`, and the instant at which it was `accepted`: as a message waits in an inbox.
+#[must_use]
+pub fn waiting(message: &Message) -> Value {
+    let mut event = to_json(message);
+    event.insert("key".to_owned(), message.key().0.hex().into());
+    event.insert("accepted".to_owned(), message.accepted.to_string().into());
+    event.into()
+}
+
 fn data(message: &Message) -> (&'static str, Value) {
     let media = message.datacontenttype.as_deref().unwrap_or("application/json");
     let media = media

@@ -1,14 +1,13 @@
 //! Decisions in the words of the wire: what an event, a problem document and the log say of one and the same decision.
 
+use suijuris_api::Problem;
+use suijuris_api::event::{Event, Verdict};
+use suijuris_api::problem::Rule;
 use suijuris_core::governance::{Action, Explanation};
 use suijuris_core::inputs::Principal;
 use suijuris_core::lineage::{Decision, Invariant, Outcome, Refused};
 use suijuris_core::refusals::RefusalId;
 use suijuris_core::time::Span;
-
-use crate::Problem;
-use crate::event::{Event, Verdict};
-use crate::problem::Rule;
 
 /// The decision, as events and `--json` show it; `place` is `door` or `runtime`.
 #[must_use]
