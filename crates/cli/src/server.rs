@@ -303,12 +303,15 @@ impl Server {
         let request = request
             .body(Full::new(Bytes::from(body)))
             .map_err(|error| silent(error.to_string()))?;
-        let tokio = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| silent(error.to_string()))?;
-        let answer = tokio.block_on(async { tokio::time::timeout(WITHIN, self.exchange(request)).await });
-        let (ok, bytes) = answer.map_err(|_late| silent("it took too long".to_owned()))??;
+        // A thread of its own: whoever asks may be in the middle of an event loop, which cannot wait for another.
+        let asking = || {
+            let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let tokio = tokio.map_err(|error| silent(error.to_string()))?;
+            let answer = tokio.block_on(async { tokio::time::timeout(WITHIN, self.exchange(request)).await });
+            answer.map_err(|_late| silent("it took too long".to_owned()))?
+        };
+        let answer = std::thread::scope(|scope| scope.spawn(asking).join());
+        let (ok, bytes) = answer.map_err(|_panicked| silent("it could not be asked".to_owned()))??;
         if ok {
             return Ok(serde_json::from_slice(&bytes)?);
         }

@@ -1,8 +1,13 @@
 //! Single objects and instances as commands see them through the daemon.
 
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
 use serde_json::{Value, json};
 
 use crate::home::{FOUND, Home, OPEN, STAY};
+use crate::http::{read_answer, send};
 
 #[test]
 fn commands_name_an_object_by_name_id_and_directory_and_answer_as_with_files() {
@@ -162,6 +167,40 @@ fn the_key_of_a_removed_instance_stays_taken() {
     daemon.get("acme.tenant", "/").problem(410, "removed");
     daemon.get("other.tenant", "/").status(200);
     assert_eq!(home.keys("tenant"), ["other"]);
+    daemon.terminate();
+    home.nobody_is_left();
+}
+
+#[test]
+fn up_runs_an_object_of_its_own_beside_a_daemon() {
+    let home = Home::new();
+    let daemon = home.serve();
+    let dir = home.object("alone", &[OPEN, STAY].concat());
+    let mut up = home.command(env!("CARGO_BIN_EXE_suijuris"));
+    up.args(["up", "--json"]).arg(&dir).stdout(Stdio::piped());
+    let mut up = up.spawn().unwrap();
+    let mut lines = BufReader::new(up.stdout.take().unwrap()).lines();
+    let listening = lines.find_map(|line| {
+        let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        (event["event"] == "listening").then_some(event)
+    });
+    let listening = listening.expect("it listens");
+    let address = listening["url"].as_str().unwrap();
+    let address = address.trim_start_matches("http://").trim_end_matches('/');
+    let mut socket = TcpStream::connect(address).unwrap();
+    send(&mut socket, "GET", "/", &[("host", "alone")], "");
+    read_answer(&mut socket).unwrap().status(200);
+    // Whoever asks for its phase hears it from `up`, not from the daemon.
+    let shown = home
+        .suijuris(&["show", "--json", dir.to_str().unwrap()])
+        .code(0)
+        .json();
+    assert_eq!(shown["phase"], "active", "{shown}");
+    let ended = Command::new("kill").args(["-INT", &up.id().to_string()]).status();
+    assert!(ended.unwrap().success());
+    // Read on, so that its output stands in nobody's way.
+    lines.for_each(drop);
+    assert_eq!(up.wait().unwrap().code(), Some(0));
     daemon.terminate();
     home.nobody_is_left();
 }

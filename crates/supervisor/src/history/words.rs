@@ -91,9 +91,14 @@ fn writer(body: &Mutated) -> String {
         Some(Principal::Peer(object)) => Some(object.to_string()),
         _ => None,
     };
+    // People say owner.
+    let by = match body.by.as_str() {
+        "controller" => "owner",
+        by => by,
+    };
     match who {
-        Some(who) => format!("{} {who}", body.by),
-        None => body.by.clone(),
+        Some(who) => format!("{by} {who}"),
+        None => by.to_owned(),
     }
 }
 
