@@ -10,7 +10,7 @@ use crate::owner::{Approval, SignedRequest};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
-pub enum ToUp {
+pub enum ControlRequest {
     /// Wake the object.
     Wake,
     /// Put it to sleep.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use suijuris_api::agent::Patch;
-use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::control::{ControlRequest, Reply};
 use suijuris_core::owner_request::Ask;
 use suijuris_custody::owner::{CODE_STALE_HEAD, content_of, no_content};
 
@@ -46,7 +46,7 @@ pub(crate) enum Error {
 }
 
 /// Asks whoever runs the object; `None` where nobody does.
-pub(crate) fn ask(carrier: &Carrier, question: &ToUp) -> Result<Option<Reply>, Error> {
+pub(crate) fn ask(carrier: &Carrier, question: &ControlRequest) -> Result<Option<Reply>, Error> {
     match carrier {
         Carrier::Daemon(server, object) => ask_daemon(server, object, question).map(Some),
         Carrier::Files(paths) => ask_up(paths, question),
@@ -54,8 +54,8 @@ pub(crate) fn ask(carrier: &Carrier, question: &ToUp) -> Result<Option<Reply>, E
 }
 
 /// Asks the `up` that runs the object; `None` where none runs.
-pub(crate) fn ask_up(place: &ObjectPaths, question: &ToUp) -> Result<Option<Reply>, Error> {
-    let within = if *question == ToUp::Status {
+pub(crate) fn ask_up(place: &ObjectPaths, question: &ControlRequest) -> Result<Option<Reply>, Error> {
+    let within = if *question == ControlRequest::Status {
         STATUS_WITHIN
     } else {
         DONE_WITHIN
@@ -83,7 +83,7 @@ pub(crate) fn ask_up(place: &ObjectPaths, question: &ToUp) -> Result<Option<Repl
 }
 
 /// Asks the daemon that serves the object.
-fn ask_daemon(server: &Server, object: &Object, question: &ToUp) -> Result<Reply, Error> {
+fn ask_daemon(server: &Server, object: &Object, question: &ControlRequest) -> Result<Reply, Error> {
     match server.ask(object, question) {
         Ok(reply) => Ok(reply),
         Err(ServerError::Refused(problem)) => Ok(Reply::Error {
@@ -103,7 +103,7 @@ pub(crate) fn ask_as_owner(
     asked: Ask,
     patch: Option<&Patch>,
 ) -> anyhow::Result<Option<Reply>> {
-    let Some(Reply::Status { server, .. }) = ask(carrier, &ToUp::Status)? else {
+    let Some(Reply::Status { server, .. }) = ask(carrier, &ControlRequest::Status)? else {
         return Ok(None);
     };
     let server = server
@@ -114,13 +114,13 @@ pub(crate) fn ask_as_owner(
     loop {
         let signed = here::sign(&signing_context(carrier)?, asked, content, server)?;
         let question = match (signed, asked, patch) {
-            (Some(signed), _, patch) => ToUp::Owner {
+            (Some(signed), _, patch) => ControlRequest::Owner {
                 signed: Box::new(suijuris_words::owner::document(&signed)?),
                 patch: patch.cloned(),
             },
-            (None, Ask::Sleep, _) => ToUp::Sleep,
-            (None, _, Some(patch)) => ToUp::Patch(patch.clone()),
-            (None, _, None) => ToUp::Wake,
+            (None, Ask::Sleep, _) => ControlRequest::Sleep,
+            (None, _, Some(patch)) => ControlRequest::Patch(patch.clone()),
+            (None, _, None) => ControlRequest::Wake,
         };
         tries += 1;
         match ask(carrier, &question)? {
@@ -150,7 +150,7 @@ fn signing_context(carrier: &Carrier) -> anyhow::Result<SigningContext> {
 pub(crate) fn running(place: &ObjectPaths) -> Option<Running> {
     running_up(place).or_else(|| {
         let carrier = Carrier::at(place.clone()).ok()?;
-        match (&carrier, ask(&carrier, &ToUp::Status)) {
+        match (&carrier, ask(&carrier, &ControlRequest::Status)) {
             (Carrier::Daemon(..), Ok(Some(Reply::Status { phase, pid, url, .. }))) => {
                 Some(Running { phase, pid, url })
             }
@@ -161,7 +161,7 @@ pub(crate) fn running(place: &ObjectPaths) -> Option<Running> {
 
 /// How the `up` that runs the object says it is, if one does and answers.
 pub(crate) fn running_up(place: &ObjectPaths) -> Option<Running> {
-    match ask_up(place, &ToUp::Status) {
+    match ask_up(place, &ControlRequest::Status) {
         Ok(Some(Reply::Status { phase, pid, url, .. })) => Some(Running { phase, pid, url }),
         _ => None,
     }

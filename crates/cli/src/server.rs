@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use suijuris_api::Problem;
-use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::control::{ControlRequest, Reply};
 use suijuris_api::daemon::{Class, ClassList, Daemon, Object, ObjectList, PatchMemory, Signed, Terminate};
 use suijuris_supervisor::serve::catalog::Catalog;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -206,11 +206,11 @@ impl Server {
     }
 
     /// Asks an object what a running `up` would be asked.
-    pub(crate) fn ask(&self, object: &Object, question: &ToUp) -> Result<Reply, ServerError> {
+    pub(crate) fn ask(&self, object: &Object, question: &ControlRequest) -> Result<Reply, ServerError> {
         let base = format!("/v1/objects/{}", object.object);
         let signed = |signed| Signed { signed };
         match question {
-            ToUp::Status => {
+            ControlRequest::Status => {
                 let daemon = self.daemon()?;
                 Ok(Reply::Status {
                     phase: object.phase.clone(),
@@ -219,20 +219,20 @@ impl Server {
                     server: daemon.server,
                 })
             }
-            ToUp::Wake => self.post(&format!("{base}/wake"), &signed(None)),
-            ToUp::Sleep => self.post(&format!("{base}/sleep"), &signed(None)),
-            ToUp::Terminate { approvals } => {
+            ControlRequest::Wake => self.post(&format!("{base}/wake"), &signed(None)),
+            ControlRequest::Sleep => self.post(&format!("{base}/sleep"), &signed(None)),
+            ControlRequest::Terminate { approvals } => {
                 let approvals = approvals.clone();
                 self.post(&format!("{base}/terminate"), &Terminate { approvals })
             }
-            ToUp::Patch(patch) => {
+            ControlRequest::Patch(patch) => {
                 let patch = PatchMemory {
                     patch: patch.clone(),
                     signed: None,
                 };
                 self.call(&Method::PATCH, &format!("{base}/memory"), Some(&patch))
             }
-            ToUp::Owner { signed: by, patch } => match (by.request.ask.as_str(), patch) {
+            ControlRequest::Owner { signed: by, patch } => match (by.request.ask.as_str(), patch) {
                 ("write", Some(patch)) => {
                     let patch = PatchMemory {
                         patch: patch.clone(),

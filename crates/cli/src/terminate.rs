@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::control::{ControlRequest, Reply};
 use suijuris_core::lineage::Phase;
 use suijuris_custody::terminate::{Termination, propose};
 use suijuris_words::verdict;
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
             "no owner's key is here; name one with SUIJURIS_OWNER_KEY to end an object of its owner",
         );
     }
-    let question = ToUp::Terminate {
+    let question = ControlRequest::Terminate {
         approvals: approvals.iter().map(suijuris_words::owner::approval).collect(),
     };
     match control::ask(&Carrier::at(place.clone())?, &question)? {

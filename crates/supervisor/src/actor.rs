@@ -49,7 +49,7 @@ use tokio::time::Instant;
 
 use crate::at_door::AtDoor;
 use crate::connection::PendingConnection;
-use crate::control::{Check, ControlRequest};
+use crate::control::{Check, PendingRequest};
 use crate::events::{Origin, Reporter};
 use crate::inbox::InboxWatcher;
 use crate::machine::{Front, Running};
@@ -115,7 +115,7 @@ pub enum Input {
     /// Somebody at the door.
     Connection(Box<PendingConnection>),
     /// A request of an owner or a host.
-    Request(Box<ControlRequest>),
+    Request(Box<PendingRequest>),
     /// A proxy asks whether a request may pass.
     Check(Box<Check>),
     /// The host stops the object.
@@ -253,7 +253,7 @@ enum Proposer {
     Message,
     /// A write that wakes, or that has to wait for the store.
     Memory,
-    Owner(Box<ControlRequest>),
+    Owner(Box<PendingRequest>),
 }
 
 /// A proposal that the activation has.
@@ -326,7 +326,7 @@ pub struct ObjectActor<D: Driver> {
     /// Left by the last machine.
     unrecorded: Unrecorded,
     proposals: BTreeMap<ProposalId, Proposed>,
-    requests: BTreeMap<u64, ControlRequest>,
+    requests: BTreeMap<u64, PendingRequest>,
     /// The request by which the host's stop asks the runtime to sleep.
     stopping: Option<u64>,
     numbers: u64,

@@ -1,9 +1,9 @@
 //! What owners and hosts ask of one object beside proposals by strangers. Whoever carries it (a socket, an API) makes a
-//! [`ControlRequest`]; the object's actor answers it, once.
+//! [`PendingRequest`]; the object's actor answers it, once.
 
 use suijuris_api::Problem;
 use suijuris_api::agent::Patch;
-use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::control::{ControlRequest, Reply};
 use suijuris_core::activation::requests::Kind;
 use suijuris_core::id::Digest;
 use suijuris_core::lineage::Approval;
@@ -18,7 +18,7 @@ pub const CODE_BAD_REQUEST: &str = "bad_request";
 
 /// Something asked of an object, and where its answer goes.
 #[derive(Debug)]
-pub struct ControlRequest {
+pub struct PendingRequest {
     pub(crate) asked: Asked,
     pub(crate) answer: oneshot::Sender<Reply>,
 }
@@ -63,7 +63,7 @@ impl Check {
     }
 }
 
-impl ControlRequest {
+impl PendingRequest {
     /// Proposes a new definition.
     #[must_use]
     pub fn amend(files: BundleFiles, approvals: Vec<Approval>) -> (Self, oneshot::Receiver<Reply>) {
@@ -77,7 +77,7 @@ impl ControlRequest {
     ///
     /// # Errors
     /// The answer to what is no request.
-    pub fn of(message: ToUp) -> Result<(Self, oneshot::Receiver<Reply>), Reply> {
+    pub fn of(message: ControlRequest) -> Result<(Self, oneshot::Receiver<Reply>), Reply> {
         let (answer, answered) = oneshot::channel();
         let asked = Asked::of(message)?;
         Ok((Self { asked, answer }, answered))
@@ -85,20 +85,20 @@ impl ControlRequest {
 }
 
 impl Asked {
-    fn of(message: ToUp) -> Result<Self, Reply> {
+    fn of(message: ControlRequest) -> Result<Self, Reply> {
         let unsigned = |what| Ok(Self { what, signed: None });
         let (signed, patch) = match message {
-            ToUp::Status => return unsigned(What::Status),
-            ToUp::Wake => return unsigned(What::Wake),
-            ToUp::Sleep => return unsigned(What::Sleep),
-            ToUp::Patch(patch) => return unsigned(What::Write(patch)),
-            ToUp::Terminate { approvals } => {
+            ControlRequest::Status => return unsigned(What::Status),
+            ControlRequest::Wake => return unsigned(What::Wake),
+            ControlRequest::Sleep => return unsigned(What::Sleep),
+            ControlRequest::Patch(patch) => return unsigned(What::Write(patch)),
+            ControlRequest::Terminate { approvals } => {
                 let read = approvals.iter().map(suijuris_words::owner::read_approval);
                 let read = read.collect::<Result<_, _>>();
                 let wrong = |why: serde_json::Error| error(CODE_BAD_REQUEST, why.to_string());
                 return unsigned(What::Terminate(read.map_err(wrong)?));
             }
-            ToUp::Owner { signed, patch } => (signed, patch),
+            ControlRequest::Owner { signed, patch } => (signed, patch),
         };
         let signed = suijuris_words::owner::read(&signed);
         let signed = signed.map_err(|wrong| error(CODE_BAD_REQUEST, wrong.to_string()))?;

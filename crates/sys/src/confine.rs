@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
 use landlock::{CompatLevel, Compatible as _, Ruleset, RulesetAttr as _, Scope};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     sock_filter,
@@ -195,10 +196,10 @@ impl ProcessLimits {
     /// Safe between fork and exec.
     fn set(&self) -> io::Result<()> {
         for (resource, value) in [
-            (libc::RLIMIT_AS, self.memory),
-            (libc::RLIMIT_NPROC, self.processes),
-            (libc::RLIMIT_NOFILE, self.open_files),
-            (libc::RLIMIT_FSIZE, self.file_bytes),
+            (Resource::RLIMIT_AS, self.memory),
+            (Resource::RLIMIT_NPROC, self.processes),
+            (Resource::RLIMIT_NOFILE, self.open_files),
+            (Resource::RLIMIT_FSIZE, self.file_bytes),
         ] {
             if let Some(value) = value {
                 lower(resource, value)?;
@@ -210,20 +211,10 @@ impl ProcessLimits {
 }
 
 /// A hard limit that is lower already stays.
-fn lower(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
-    let mut now = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    // SAFETY: writes to a live structure.
-    checked(unsafe { libc::getrlimit(resource, &raw mut now) }.into())?;
-    let value = value.min(now.rlim_max);
-    let limit = libc::rlimit {
-        rlim_cur: value,
-        rlim_max: value,
-    };
-    // SAFETY: reads a live structure.
-    checked(unsafe { libc::setrlimit(resource, &raw const limit) }.into()).map(drop)
+fn lower(resource: Resource, value: u64) -> io::Result<()> {
+    let (_, most) = getrlimit(resource)?;
+    let value = value.min(most);
+    Ok(setrlimit(resource, value, value)?)
 }
 
 /// Where memory runs out, the workload goes before its runtime, which says so. Safe between fork and exec.

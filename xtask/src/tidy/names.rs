@@ -22,6 +22,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("bear", "`fork`"),
     ("Errand", "`ControlRequest`"),
     ("Errands", "`ControlRequest`"),
+    ("ToUp", "`ControlRequest`"),
     ("Desk", "the server or state that it is"),
     ("desk", "the server or state that it is"),
     ("telling", "`EventPrinter`"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use suijuris_api::control::Reply;
-use suijuris_supervisor::control::{CODE_BAD_REQUEST, ControlRequest};
+use suijuris_supervisor::control::{CODE_BAD_REQUEST, PendingRequest};
 use suijuris_supervisor::{Input, ObjectHandle};
 use suijuris_sys::peers;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -62,7 +62,7 @@ async fn client(socket: UnixStream, object: ObjectHandle) {
     }
     let reply = match serde_json::from_str(&line) {
         Ok(_) if is_inside => from_inside(),
-        Ok(message) => match ControlRequest::of(message) {
+        Ok(message) => match PendingRequest::of(message) {
             Ok((request, answered)) => {
                 let sent = object.send(Input::Request(Box::new(request))).await;
                 match sent {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
-use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::control::{ControlRequest, Reply};
 use suijuris_api::{Event, event};
 use suijuris_bundle::{Built, Report};
 use suijuris_core::activation::Phase;
@@ -17,7 +17,7 @@ use suijuris_core::lineage::Approval;
 use suijuris_core::manifest::Manifest;
 use suijuris_core::owner_request::Ask;
 use suijuris_custody::owner::no_content;
-use suijuris_supervisor::control::ControlRequest;
+use suijuris_supervisor::control::PendingRequest;
 use suijuris_supervisor::{Input, ObjectHandle};
 use tokio::sync::mpsc;
 
@@ -202,7 +202,7 @@ impl Watched {
                 return None;
             }
         };
-        let (request, answered) = ControlRequest::amend(files(&pending.built), approvals);
+        let (request, answered) = PendingRequest::amend(files(&pending.built), approvals);
         match self.ask(request, answered).await? {
             Reply::Verdict(event::Verdict { outcome, .. }) if outcome == "permit" => {
                 self.tell("in_force", &pending.built, what_if::Amended::nothing());
@@ -222,7 +222,7 @@ impl Watched {
 
     async fn ask(
         &self,
-        request: ControlRequest,
+        request: PendingRequest,
         answered: tokio::sync::oneshot::Receiver<Reply>,
     ) -> Option<Reply> {
         // The actor has ended where it takes or answers nothing any more.
@@ -249,13 +249,13 @@ impl Watched {
             .and_then(|signed| suijuris_words::owner::document(&signed).ok())
         });
         let asks = match signed {
-            Some(signed) => ToUp::Owner {
+            Some(signed) => ControlRequest::Owner {
                 signed: Box::new(signed),
                 patch: None,
             },
-            None => ToUp::Sleep,
+            None => ControlRequest::Sleep,
         };
-        if let Ok((request, answered)) = ControlRequest::of(asks) {
+        if let Ok((request, answered)) = PendingRequest::of(asks) {
             // Its verdict is told as it gives it; a refusal leaves the definition waiting.
             let _ = self.ask(request, answered).await;
         }

@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
 
 use suijuris_api::agent::Patch;
-use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::control::{ControlRequest, Reply};
 use suijuris_api::event::Verdict;
 use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::memory::Value;
@@ -173,7 +173,7 @@ fn a_second_writer_is_told_who_writes() {
 
 /// Somebody who runs the object: says so whenever asked, answers what is asked of the object with `replies`, one after the
 /// other, and returns that.
-fn up(object: &Object, replies: Vec<Reply>) -> JoinHandle<Vec<ToUp>> {
+fn up(object: &Object, replies: Vec<Reply>) -> JoinHandle<Vec<ControlRequest>> {
     let run = object.home.run_dir();
     std::fs::create_dir_all(&run).unwrap();
     let listener = UnixListener::bind(run.join("up.sock")).unwrap();
@@ -181,7 +181,7 @@ fn up(object: &Object, replies: Vec<Reply>) -> JoinHandle<Vec<ToUp>> {
         let (stream, _) = listener.accept().unwrap();
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line).unwrap();
-        (stream, serde_json::from_str::<ToUp>(&line).unwrap())
+        (stream, serde_json::from_str::<ControlRequest>(&line).unwrap())
     };
     let say = |mut stream: UnixStream, reply: &Reply| {
         writeln!(stream, "{}", serde_json::to_string(reply).unwrap()).unwrap();
@@ -189,7 +189,7 @@ fn up(object: &Object, replies: Vec<Reply>) -> JoinHandle<Vec<ToUp>> {
     std::thread::spawn(move || {
         let answer = |reply: Reply| loop {
             match hear() {
-                (stream, ToUp::Status) => say(stream, &status("waking")),
+                (stream, ControlRequest::Status) => say(stream, &status("waking")),
                 (stream, asked) => {
                     say(stream, &reply);
                     return asked;
@@ -201,9 +201,9 @@ fn up(object: &Object, replies: Vec<Reply>) -> JoinHandle<Vec<ToUp>> {
 }
 
 /// What an owner asked of `up`, and signed for it.
-fn signed(asked: &ToUp) -> &str {
+fn signed(asked: &ControlRequest) -> &str {
     match asked {
-        ToUp::Owner { signed, .. } => {
+        ControlRequest::Owner { signed, .. } => {
             assert_eq!(signed.request.audience, server().to_string());
             assert_eq!(signed.signatures.len(), 1);
             &signed.request.ask
@@ -316,7 +316,7 @@ fn a_running_object_is_written_and_shown_through_up() {
     };
     let asked = asked.join().unwrap();
     assert_eq!(signed(&asked[0]), "write");
-    assert!(matches!(&asked[0], ToUp::Owner { patch: Some(sent), .. } if *sent == patch));
+    assert!(matches!(&asked[0], ControlRequest::Owner { patch: Some(sent), .. } if *sent == patch));
 }
 
 #[test]

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use super::connections::Decided;
 use super::done::Done;
 use super::{ObjectActor, OwnEnd, Proposer};
-use crate::control::{Asked, CODE_BAD_REQUEST, ControlRequest, Proposed, What, error};
+use crate::control::{Asked, CODE_BAD_REQUEST, PendingRequest, Proposed, What, error};
 
 /// What was proposed is in force.
 const CODE_IN_FORCE: &str = "in_force";
@@ -46,7 +46,7 @@ pub(super) enum Words {
 }
 
 impl<D: Driver> ObjectActor<D> {
-    pub(super) fn request(&mut self, request: ControlRequest) {
+    pub(super) fn request(&mut self, request: PendingRequest) {
         let id = self.number();
         let kind = request.asked.kind();
         let (now, terms) = (self.now(), self.services.request_terms);
@@ -179,7 +179,7 @@ impl<D: Driver> ObjectActor<D> {
 
     // Waking.
 
-    fn owner_wakes(&mut self, request: ControlRequest) {
+    fn owner_wakes(&mut self, request: PendingRequest) {
         if !self.activation.door_decides() || self.at_door.is_none() {
             return self.propose_elsewhere(Proposer::Owner(Box::new(request)), By::Owner, 0);
         }
@@ -196,7 +196,7 @@ impl<D: Driver> ObjectActor<D> {
         }
     }
 
-    pub(super) fn owner_answered(&mut self, request: ControlRequest, answer: Answer) {
+    pub(super) fn owner_answered(&mut self, request: PendingRequest, answer: Answer) {
         let reply = match answer {
             Answer::Again => return self.owner_wakes(request),
             Answer::Woke => self.woken(),
@@ -215,7 +215,7 @@ impl<D: Driver> ObjectActor<D> {
     /// A suspended machine has the store that an owner writes to. Where the door lets them wake the object, it is resumed
     /// and writes itself; otherwise the machine is given up, which is all that its runtime would do.
     fn unlock(&mut self) {
-        let write = |request: &&ControlRequest| request.asked.kind() == Kind::Write;
+        let write = |request: &&PendingRequest| request.asked.kind() == Kind::Write;
         let waiting = self
             .requests
             .values()
@@ -235,8 +235,8 @@ impl<D: Driver> ObjectActor<D> {
 
     // At rest.
 
-    fn at_rest(&mut self, request: ControlRequest) {
-        let ControlRequest { asked, answer } = request;
+    fn at_rest(&mut self, request: PendingRequest) {
+        let PendingRequest { asked, answer } = request;
         let patch = match asked.what.clone() {
             What::Write(patch) => patch,
             What::Amend(proposed) => return self.amend(*proposed, answer),

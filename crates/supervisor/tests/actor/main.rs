@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_api::Event;
-use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::control::{ControlRequest, Reply};
 use suijuris_api::event::Stamped;
 use suijuris_bundle::{build, scaffold};
 use suijuris_core::activation::{Phase, Stop, Terms, requests};
@@ -24,7 +24,7 @@ use suijuris_custody::clock::Clock;
 use suijuris_custody::relay;
 use suijuris_door::PreparedBundle;
 use suijuris_store::{BundleFiles, Creation, Depth, ObjectDir, Sizes, Writer, create};
-use suijuris_supervisor::control::ControlRequest;
+use suijuris_supervisor::control::PendingRequest;
 use suijuris_supervisor::events::{EventSink, Origin};
 use suijuris_supervisor::paths::ObjectPaths;
 use suijuris_supervisor::services::{SpentRequests, fresh_server};
@@ -149,14 +149,14 @@ fn object_in(dir: &Path) -> std::path::PathBuf {
     data
 }
 
-async fn ask(object: &ObjectHandle, message: ToUp) -> tokio::sync::oneshot::Receiver<Reply> {
-    let (request, answered) = ControlRequest::of(message).unwrap();
+async fn ask(object: &ObjectHandle, message: ControlRequest) -> tokio::sync::oneshot::Receiver<Reply> {
+    let (request, answered) = PendingRequest::of(message).unwrap();
     object.send(Input::Request(Box::new(request))).await.unwrap();
     answered
 }
 
 async fn phase(object: &ObjectHandle) -> String {
-    match timeout(PATIENCE, ask(object, ToUp::Status).await)
+    match timeout(PATIENCE, ask(object, ControlRequest::Status).await)
         .await
         .unwrap()
         .unwrap()
@@ -192,7 +192,7 @@ async fn a_machine_that_hangs_at_its_start_keeps_nobody_from_an_answer_and_no_ho
     let (woken, ended) = beside(actors, async {
         let mut woken = Vec::new();
         for object in &objects {
-            woken.push(ask(object, ToUp::Wake).await);
+            woken.push(ask(object, ControlRequest::Wake).await);
         }
         for object in &objects {
             assert_eq!(phase(object).await, "waking");
@@ -227,7 +227,7 @@ async fn a_start_that_fails_is_told_its_owner_and_followed_by_a_pause_that_an_ow
     let (actor, object) = rig.actor("o");
     let ((), ended) = beside(vec![actor], async {
         for tries in 1..=3 {
-            let reply = timeout(PATIENCE, ask(&object, ToUp::Wake).await)
+            let reply = timeout(PATIENCE, ask(&object, ControlRequest::Wake).await)
                 .await
                 .unwrap()
                 .unwrap();
@@ -253,7 +253,7 @@ async fn memory_is_written_at_rest_and_what_no_rule_permits_is_refused_with_a_re
     let rig = Rig::new(Script::default());
     let (actor, object) = rig.actor("o");
     let (replies, ended) = beside(vec![actor], async {
-        let patch = |text: &str| ToUp::Patch(serde_json::from_str(text).unwrap());
+        let patch = |text: &str| ControlRequest::Patch(serde_json::from_str(text).unwrap());
         let written = timeout(PATIENCE, ask(&object, patch(r#"{"set":{"linger":"5s"}}"#)).await);
         let written = written.await.unwrap().unwrap();
         let wrong = timeout(PATIENCE, ask(&object, patch(r#"{"set":{"nothing":1}}"#)).await);

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use suijuris_api::Problem;
-use suijuris_api::control::{Reply, ToUp};
+use suijuris_api::control::{ControlRequest, Reply};
 use suijuris_api::daemon::{Amend, Class, ClassList, Object, ObjectList, PatchMemory, Signed, Terminate};
 use suijuris_api::owner::SignedRequest;
 use suijuris_api::routes::Operation;
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::query::Query;
 use super::{Answer, Api, Asked, adding, bad, elsewhere, json, read};
 use crate::actor::Input;
-use crate::control::{CODE_BAD_REQUEST, ControlRequest};
+use crate::control::{CODE_BAD_REQUEST, PendingRequest};
 use crate::serve::class_entry::ClassEntry;
 use crate::serve::entry::Entry;
 
@@ -35,29 +35,31 @@ impl<D: Driver> Api<D> {
             Operation::RemoveObject => self.remove(entry).await,
             Operation::Wake => {
                 let Signed { signed } = read(asked).await?;
-                self.ask(entry, question(signed, None, ToUp::Wake)).await
+                self.ask(entry, question(signed, None, ControlRequest::Wake))
+                    .await
             }
             Operation::Sleep => {
                 let Signed { signed } = read(asked).await?;
-                self.ask(entry, question(signed, None, ToUp::Sleep)).await
+                self.ask(entry, question(signed, None, ControlRequest::Sleep))
+                    .await
             }
             Operation::Amend => {
                 let Amend { bundle, approvals } = read(asked).await?;
                 let files = adding::files(&bundle)?;
                 let approvals = adding::approvals(&approvals)?;
                 let approvals = self.with_kept(entry, &files, approvals).await?;
-                let (request, answered) = ControlRequest::amend(files, approvals);
+                let (request, answered) = PendingRequest::amend(files, approvals);
                 self.put(entry, request, answered).await
             }
             Operation::Terminate => {
                 let Terminate { approvals } = read(asked).await?;
                 // What is no signature is told before the object is asked.
                 adding::approvals(&approvals)?;
-                self.ask(entry, ToUp::Terminate { approvals }).await
+                self.ask(entry, ControlRequest::Terminate { approvals }).await
             }
             Operation::PatchMemory => {
                 let PatchMemory { patch, signed } = read(asked).await?;
-                let unsigned = ToUp::Patch(patch.clone());
+                let unsigned = ControlRequest::Patch(patch.clone());
                 self.ask(entry, question(signed, Some(patch), unsigned)).await
             }
             Operation::ListMessages => self.messages(entry, &asked.query).await,
@@ -76,8 +78,8 @@ impl<D: Driver> Api<D> {
     }
 
     /// Asks the object's actor.
-    async fn ask(&self, entry: &Entry, question: ToUp) -> Result<Answer, Problem> {
-        match ControlRequest::of(question) {
+    async fn ask(&self, entry: &Entry, question: ControlRequest) -> Result<Answer, Problem> {
+        match PendingRequest::of(question) {
             Ok((request, answered)) => self.put(entry, request, answered).await,
             Err(Reply::Error { code, message }) if code == CODE_BAD_REQUEST => Err(bad(&message)),
             Err(reply) => Ok(json(&reply)),
@@ -87,7 +89,7 @@ impl<D: Driver> Api<D> {
     async fn put(
         &self,
         entry: &Entry,
-        request: ControlRequest,
+        request: PendingRequest,
         answered: oneshot::Receiver<Reply>,
     ) -> Result<Answer, Problem> {
         let ending = || {
@@ -195,10 +197,10 @@ impl<D: Driver> Api<D> {
 fn question(
     signed: Option<Box<SignedRequest>>,
     patch: Option<suijuris_api::agent::Patch>,
-    unsigned: ToUp,
-) -> ToUp {
+    unsigned: ControlRequest,
+) -> ControlRequest {
     match signed {
-        Some(signed) => ToUp::Owner { signed, patch },
+        Some(signed) => ControlRequest::Owner { signed, patch },
         None => unsigned,
     }
 }
