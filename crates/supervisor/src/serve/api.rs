@@ -427,6 +427,13 @@ fn is_here(host: &str) -> bool {
     let Ok(host) = host.parse::<http::uri::Authority>() else {
         return false;
     };
+    // Nothing but a name and a number: no user before it, no text for a port.
+    let Some(port) = host.as_str().strip_prefix(host.host()) else {
+        return false;
+    };
+    if !port.is_empty() && host.port_u16().is_none() {
+        return false;
+    }
     let name = host.host();
     let name = name
         .strip_prefix('[')
@@ -532,6 +539,9 @@ mod tests {
             "example.org",
             "localhost.example.org",
             "a@127.0.0.1:x",
+            "a@127.0.0.1:80",
+            "127.0.0.1:x",
+            "127.0.0.1:",
             "127.0.0.1.example",
             "::1",
         ] {
