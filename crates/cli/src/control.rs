@@ -106,9 +106,9 @@ pub(crate) fn ask_as_owner(
     let Some(Reply::Status { server, .. }) = ask(carrier, &ControlRequest::Status)? else {
         return Ok(None);
     };
-    let server = server
-        .parse()
-        .context("whoever runs the object names no key: use the same version of suijuris for both")?;
+    let server = server.parse().context(
+        "the process that runs the object names no key: use the same version of suijuris for both",
+    )?;
     let content = patch.map_or_else(no_content, content_of);
     let mut tries = 0;
     loop {

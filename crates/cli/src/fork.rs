@@ -1,6 +1,5 @@
 //! `fork`: a child of an object, by its owners' will and its own rules, provable on both sides.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -11,9 +10,8 @@ use suijuris_core::decide::{Verdict, View, decide};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::key::{PublicKey, SecretKey};
-use suijuris_core::lineage::{Approval, Body, Decision, Head, Refused, Statement, VerifiedParent};
-use suijuris_core::time::Span;
-use suijuris_custody::record::{record, record_crash};
+use suijuris_core::lineage::{Approval, Decision, Head, Statement, VerifiedParent};
+use suijuris_custody::record::{record, record_crash, refusal};
 use suijuris_store::fork::{self, ForkRequest, Staged};
 use suijuris_store::{BundleFiles, ObjectDir};
 use suijuris_words::verdict;
@@ -241,14 +239,7 @@ fn decided(held: &OfflineObject, key: Option<&SecretKey>, json: bool) -> anyhow:
         Verdict::Refuse(decision) => decision,
     };
     transition::tell(&verdict::verdict(&refused, "door"), json)?;
-    let refused = Refused {
-        decision: *refused,
-        times: 1,
-        window: Span(0),
-        at: "door".to_owned(),
-        fired: BTreeMap::new(),
-    };
-    record(&held.writer, Body::Refused(Box::new(refused)), held.now.at)?;
+    record(&held.writer, refusal(&refused), held.now.at)?;
     Ok(None)
 }
 

@@ -7,8 +7,8 @@ use suijuris_core::bundle::{self, Bundle};
 use suijuris_core::decide::{Verdict, View, decide};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Host, Inputs, Principal};
-use suijuris_core::lineage::{Amended, Approval, Body, Decision, Refused, Statement};
-use suijuris_core::time::{Now, Span};
+use suijuris_core::lineage::{Amended, Approval, Body, Decision, Statement};
+use suijuris_core::time::Now;
 use suijuris_store::{BundleFiles, Draft, Sign, StageError, Ticket, Writer, bundle_store};
 
 use crate::record;
@@ -89,14 +89,8 @@ pub fn propose(
     let decision = match verdict {
         Verdict::Permit(_, decision) => decision,
         Verdict::Refuse(decision) => {
-            let refused = Refused {
-                decision: (*decision).clone(),
-                times: 1,
-                window: Span(0),
-                at: PLACE.to_owned(),
-                fired: Default::default(),
-            };
-            let ticket = record::stage(writer, Body::Refused(Box::new(refused)), now.at)?;
+            let refused = record::refusal(&decision);
+            let ticket = record::stage(writer, refused, now.at)?;
             return Ok(Amendment::Refused(decision, ticket));
         }
     };
@@ -117,6 +111,3 @@ pub fn propose(
     })?;
     Ok(Amendment::Amended(decision, ticket, bundle))
 }
-
-/// Where it is decided.
-const PLACE: &str = "door";

@@ -6,12 +6,12 @@ use suijuris_core::ObjectId;
 use suijuris_core::decide::{Verdict, View, decide};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Host, Inputs, Principal};
-use suijuris_core::lineage::{Arrived, Body, Decision, Departed, Head, Phase, Refused};
-use suijuris_core::time::{Now, Span};
+use suijuris_core::lineage::{Arrived, Body, Decision, Departed, Head, Phase};
+use suijuris_core::time::Now;
 use suijuris_depot::Depot;
 use suijuris_store::{StageError, Ticket, Writer, bundle_store};
 
-use crate::record::{record_crash, stage};
+use crate::record::{record_crash, refusal, stage};
 
 /// Why a move is not decided about.
 #[derive(Debug, thiserror::Error)]
@@ -81,14 +81,7 @@ pub fn depart(
             Departure::Leaves(decision, stage(writer, body, now.at)?)
         }
         Verdict::Refuse(decision) => {
-            let refused = Refused {
-                decision: (*decision).clone(),
-                times: 1,
-                window: Span(0),
-                at: PLACE.to_owned(),
-                fired: Default::default(),
-            };
-            let body = Body::Refused(Box::new(refused));
+            let body = refusal(&decision);
             Departure::Refused(decision, stage(writer, body, now.at)?)
         }
     })
@@ -122,6 +115,3 @@ pub fn arrive(writer: &Writer, now: Now, host: Host) -> Result<Option<Ticket>, S
 pub fn content(object: ObjectId, place: &str) -> suijuris_core::id::Digest {
     suijuris_core::id::Digest::of_parts(&[&object.digest().0, place.as_bytes()])
 }
-
-/// Where it is decided.
-const PLACE: &str = "door";

@@ -1,7 +1,7 @@
 //! Records that whoever holds an object makes while nobody runs it: each has one maker, whoever needs it.
 
-use suijuris_core::lineage::{Body, Phase, Quarantined, Unsealed};
-use suijuris_core::time::Timestamp;
+use suijuris_core::lineage::{Body, Decision, Fired, Phase, Quarantined, Refused, Unsealed};
+use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::witness::Evidence;
 use suijuris_store::{Draft, Sign, StageError, Ticket, Writer};
 
@@ -26,6 +26,21 @@ pub fn stage(writer: &Writer, body: Body, at: Timestamp) -> Result<Ticket, Stage
 /// [`StageError`].
 pub fn record(writer: &Writer, body: Body, at: Timestamp) -> Result<(), StageError> {
     Ok(stage(writer, body, at)?.wait()?)
+}
+
+/// Where what is decided outside a machine is decided.
+const PLACE: &str = "door";
+
+/// What is to be recorded of a proposal that was refused outside a machine, in full.
+#[must_use]
+pub fn refusal(decision: &Decision) -> Body {
+    Body::Refused(Box::new(Refused {
+        decision: decision.clone(),
+        times: 1,
+        window: Span(0),
+        at: PLACE.to_owned(),
+        fired: Fired::new(),
+    }))
 }
 
 /// What is to be recorded of an activation that ended without the object's own act; nothing where it slept.

@@ -6,11 +6,11 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{Permit, Verdict, View, decide, own_proposal};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Host, Inputs, Principal};
-use suijuris_core::lineage::{Approval, Body, Decision, Phase, Refused, State, Statement, Terminated};
-use suijuris_core::time::{Now, Span};
+use suijuris_core::lineage::{Approval, Body, Decision, Phase, State, Statement, Terminated};
+use suijuris_core::time::Now;
 use suijuris_store::{StageError, Ticket, Writer, bundle_store};
 
-use crate::record::{record_crash, stage};
+use crate::record::{record_crash, refusal, stage};
 
 /// Why an end is not decided about.
 #[derive(Debug, thiserror::Error)]
@@ -105,15 +105,9 @@ pub fn propose(
         }
         Judged::TooFew(decision, found, needed) => Termination::TooFew(decision, found, needed),
         Judged::Refused(decision) => {
-            let refused = Refused {
-                decision: (*decision).clone(),
-                times: 1,
-                window: Span(0),
-                at: PLACE.to_owned(),
-                fired: Default::default(),
-            };
+            let refused = refusal(&decision);
             let closed = writer.staged(|state| state.head().phase.is_closed());
-            let record = || stage(writer, Body::Refused(Box::new(refused)), now.at);
+            let record = || stage(writer, refused, now.at);
             Termination::Refused(decision, (!closed).then(record).transpose()?)
         }
     })
@@ -146,6 +140,3 @@ pub fn body(decision: &Decision, approvals: Vec<Approval>) -> Body {
         approvals,
     })
 }
-
-/// Where it is decided.
-const PLACE: &str = "door";
