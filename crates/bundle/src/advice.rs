@@ -9,6 +9,8 @@ use suijuris_core::governance::{
     Action, Const, Effect, Listing, Node, NodeId, PrincipalKind, Program, Slot, TriggerKind,
 };
 use suijuris_core::manifest::{Manifest, Protocol};
+use suijuris_core::time::Timestamp;
+use suijuris_core::trigger::{Checked, Schedule};
 use toml::Spanned;
 use toml::de::DeTable;
 
@@ -16,6 +18,9 @@ use crate::fault::{Faults, code};
 use crate::files::DEFINITION;
 use crate::report::Diagnostic;
 use crate::section::locate;
+
+/// When a timer is asked whether it ever comes: all that comes at all comes within some years of any instant.
+const ANY_TIME: Timestamp = Timestamp(1_800_000_000_000);
 
 /// Findings about `manifest`, whose text is `definition`, under the rules that compiled to `program`.
 pub(crate) fn of(definition: &str, manifest: &Manifest, program: &Program) -> Vec<Diagnostic> {
@@ -32,6 +37,8 @@ pub(crate) fn of(definition: &str, manifest: &Manifest, program: &Program) -> Ve
     finder.words();
     finder.protocol();
     finder.secrets();
+    finder.preflights();
+    finder.never();
     finder.faults.into_list()
 }
 
@@ -187,6 +194,48 @@ impl Finder<'_> {
                     &self.item("gate", "headers", name),
                     format!("a rule compares header `{name}` with a literal string; anyone who has the bundle can read it"),
                     "let callers show a token, whose public key is in [callers] keys, and ask for principal.authenticated",
+                );
+            }
+        }
+    }
+
+    /// Rules that list methods, none of them that of preflights, where pages of other origins may read.
+    fn preflights(&self) {
+        let nodes = &self.listing.nodes;
+        let is_options = |node: &Node| match node {
+            Node::Const(Const::Text(text)) => text == "OPTIONS",
+            Node::Const(Const::Set(items)) => items
+                .iter()
+                .any(|item| matches!(item, Const::Text(text) if text == "OPTIONS")),
+            _ => false,
+        };
+        if self.manifest.gate.cors.is_empty()
+            || !self.is_compared(Slot::Method)
+            || nodes.iter().any(is_options)
+        {
+            return;
+        }
+        self.faults.warning(
+            code::PREFLIGHT,
+            &locate(self.document, "gate.cors"),
+            "rules compare the method of requests, and none names OPTIONS, which a browser asks with before most requests to another origin",
+            "permit OPTIONS where the workload answers it; only the gate's own answers are readable by gate.cors",
+        );
+    }
+
+    /// Timers with a day that does not come.
+    fn never(&self) {
+        for (name, timer) in &self.manifest.triggers.timers {
+            let Schedule::Cron { expression, .. } = &timer.schedule else {
+                continue;
+            };
+            let comes = |schedule: Checked| schedule.next_after(ANY_TIME, ANY_TIME).is_some();
+            if !timer.schedule.check().is_ok_and(comes) {
+                self.faults.warning(
+                    code::NEVER_FIRES,
+                    &locate(self.document, &format!("timers.{name}.cron")),
+                    format!("timer `{name}` never fires: no day fits `{expression}`"),
+                    "see day of month (third) and month (fourth): 30 2 is no date, and 2 is February",
                 );
             }
         }

@@ -109,6 +109,31 @@ pub fn build_texts(definition: &str, governance: &str, dir: &Path) -> Result<Bui
     }
 }
 
+/// The Cedar schema that the rules of the object in `dir` are checked against, as text. It follows from `object.toml` alone.
+///
+/// # Errors
+/// A [`Report`] of what is wrong in `object.toml`.
+pub fn rules_schema(dir: &Path) -> Result<String, Report> {
+    let mut report = Report::default();
+    let definition = match files::text(&dir.join(DEFINITION), files::MAX_DEFINITION_BYTES) {
+        Ok(definition) => definition,
+        Err(error) => {
+            report.extend([unreadable(DEFINITION, &error)]);
+            return Err(report);
+        }
+    };
+    let read = read_definition(&definition, dir, BlobId::of(&[]));
+    report.source(DEFINITION, definition);
+    report.extend(read.diagnostics);
+    report.sort();
+    match report.has_errors() {
+        true => Err(report),
+        false => Ok(suijuris_policy::schema_text(&vocabulary(
+            &read.definition.manifest,
+        ))),
+    }
+}
+
 /// The bundle without its texts; nothing, and the reason in `report`, where its bytes are too many.
 fn finish(definition: Definition, program: Program, report: &mut Report) -> Option<Built> {
     let program_bytes = program.encode().map_err(|error| error.to_string());

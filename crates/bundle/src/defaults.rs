@@ -5,6 +5,12 @@ use suijuris_core::time::Span;
 /// Time from spawn to ready: an interpreter with imports on a busy machine starts within this.
 pub const READY_WITHIN: Span = Span(10_000);
 
+/// Time between two questions whether a workload still can serve: often enough that callers rarely wait for a stuck one.
+pub const LIVE_EVERY: Span = Span(10_000);
+
+/// Answers missing one after the other until it is ended: a pause of half a minute, as for a large collection, is none.
+pub const LIVE_FAILURES: u32 = 3;
+
 /// Signal that asks the workload to stop: `SIGTERM`, which programs expect.
 pub const STOP_SIGNAL: i32 = 15;
 
@@ -45,6 +51,8 @@ mod tests {
         for (key, value) in [
             ("ready_within", READY_WITHIN.to_string()),
             ("stop_within", STOP_WITHIN.to_string()),
+            ("live_every", LIVE_EVERY.to_string()),
+            ("live_failures", LIVE_FAILURES.to_string()),
             ("max_held", MAX_HELD.to_string()),
             ("hold", HOLD.to_string()),
             ("max_connections", MAX_CONNECTIONS.to_string()),

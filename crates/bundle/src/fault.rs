@@ -41,6 +41,9 @@ pub(crate) mod code {
         NO_REQUEST_WORDS = "object.no_request_words",
         SECRET_LITERAL = "object.secret_literal",
         NO_SECRET = "object.no_secret",
+        PREFLIGHT = "object.preflight",
+        UNPINNED = "object.unpinned",
+        NEVER_FIRES = "object.never_fires",
     }
 }
 

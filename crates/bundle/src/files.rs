@@ -198,10 +198,5 @@ pub fn verify_files(dir: &Path) -> Result<Verified, VerifyError> {
 /// The words that the rules of this bundle may use.
 #[must_use]
 pub fn vocabulary(manifest: &Manifest) -> Vocabulary {
-    Vocabulary {
-        memory: manifest.memory.clone(),
-        claims: manifest.claims.clone(),
-        headers: manifest.gate.headers.clone(),
-        class: manifest.class.is_some(),
-    }
+    manifest.vocabulary()
 }

@@ -12,16 +12,21 @@ mod definition;
 mod fault;
 mod files;
 mod pem;
+pub mod pins;
 mod report;
 mod rules;
 mod section;
 mod template;
 
-pub use build::{Built, build, build_texts};
+pub use build::{Built, build, build_texts, rules_schema};
 pub use definition::Controllers;
 pub use files::{
     DEFINITION, FileError, Files, GOVERNANCE, MAX_DEFINITION_BYTES, MAX_GOVERNANCE_BYTES, Verified,
     VerifyError, verify_files, vocabulary,
 };
 pub use report::{Diagnostic, Label, MAX_DIAGNOSTICS, Report, Severity, Style};
+
+/// The JSON schema of `object.toml`, for editors.
+pub const OBJECT_SCHEMA: &str = include_str!("../../../docs/object.schema.json");
+
 pub use template::{ScaffoldError, Template, scaffold, templates};

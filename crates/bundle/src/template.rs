@@ -40,18 +40,31 @@ const TEMPLATES: &[Template] = &[
             "object.toml",
             "governance.cedar",
             "README.md",
+            "tests/rules.toml",
             "public/index.html"
         ]
     ),
     template!(
         "tcp",
         "a server of raw connections that serves only under fresh consent",
-        ["object.toml", "governance.cedar", "README.md", "server.py"]
+        [
+            "object.toml",
+            "governance.cedar",
+            "README.md",
+            "tests/rules.toml",
+            "server.py"
+        ]
     ),
     template!(
         "agent",
         "a worker with a budget and a queue of jobs, awake only while there is work",
-        ["object.toml", "governance.cedar", "README.md", "agent.py"]
+        [
+            "object.toml",
+            "governance.cedar",
+            "README.md",
+            "tests/rules.toml",
+            "agent.py"
+        ]
     ),
     template!(
         "class",
@@ -60,6 +73,7 @@ const TEMPLATES: &[Template] = &[
             "object.toml",
             "governance.cedar",
             "README.md",
+            "tests/rules.toml",
             "public/index.html"
         ]
     ),

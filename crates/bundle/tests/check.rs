@@ -169,7 +169,62 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "\"http:healthz\"",
         "http:/healthz",
     ),
-    ("image = \"python:3\"", VALUE, "\"python:3\"", "a digest cannot"),
+    (
+        "ready = \"nofity\"",
+        "object.unknown_word",
+        "\"nofity\"",
+        "did you mean `notify`?",
+    ),
+    ("ready = {}", "object.missing_key", "{}", "command = [\"program\""),
+    (
+        "ready = { command = [] }",
+        BOUNDS,
+        "{ command = [] }",
+        "a program and at most 255",
+    ),
+    (
+        "live = \"agent\"",
+        "object.unknown_word",
+        "\"agent\"",
+        "tcp, notify, http:/path",
+    ),
+    (
+        "live = \"tcp\"\nlive_every = \"1ms\"",
+        BOUNDS,
+        "\"1ms\"",
+        "between 100ms and 1h",
+    ),
+    (
+        "live = \"tcp\"\nlive_failures = 0",
+        BOUNDS,
+        "0",
+        "between 1 and 1000",
+    ),
+    (
+        "[gate]\ncors = [\"https://app.example/\"]",
+        BOUNDS,
+        "[\"https://app.example/\"]",
+        "without a path",
+    ),
+    (
+        "[gate]\ncors = [\"app.example\"]",
+        BOUNDS,
+        "[\"app.example\"]",
+        "https://app.example",
+    ),
+    (
+        "[gate]\nprotocol = \"tcp\"\ncors = [\"*\"]",
+        BOUNDS,
+        "[\"*\"]",
+        "no words",
+    ),
+    (
+        "image = \"python:3\"",
+        "object.unpinned",
+        "\"python:3\"",
+        "suijuris images pull",
+    ),
+    ("image = \"sha256:12\"", VALUE, "\"sha256:12\"", "64 lower-case"),
     ("cwd = \"../other\"", VALUE, "\"../other\"", "without `..`"),
     // bounds
     ("ready_within = \"2h\"", BOUNDS, "\"2h\"", "between 1ms and 1h"),
@@ -684,6 +739,46 @@ fn texts_that_secret_headers_are_compared_with_are_pointed_out() {
         0,
         "that it is there is no secret"
     );
+}
+
+#[test]
+fn rules_that_refuse_preflights_are_pointed_out_where_other_origins_may_read() {
+    let warned = |gate: &str, rules: &str| {
+        let (diagnostics, built) = checked(&format!("{GOOD}{gate}"), rules);
+        assert!(built.is_some(), "{diagnostics:#?}");
+        diagnostics.iter().any(|found| found.code == "object.preflight")
+    };
+    let listed = |methods: &str| {
+        format!(
+            "permit (principal, action, resource);\nforbid (principal, action == Action::\"admit\", resource) unless {{ {methods}.contains(context.request.method) }};"
+        )
+    };
+    let (open, closed) = (
+        "[gate]\ncors = [\"https://app.example\", \"http://localhost:3000\"]\n",
+        "",
+    );
+    assert!(warned(open, &listed("[\"GET\"]")));
+    assert!(!warned(open, &listed("[\"GET\", \"OPTIONS\"]")));
+    assert!(!warned(open, RULES), "no rule looks at methods");
+    assert!(
+        !warned(closed, &listed("[\"GET\"]")),
+        "nobody of another origin reads"
+    );
+}
+
+// proves D7
+#[test]
+fn a_timer_that_never_fires_is_pointed_out() {
+    let warned = |cron: &str| {
+        let timer = format!("{GOOD}[timers.t]\ncron = \"{cron}\"\nzone = \"Europe/Berlin\"\n");
+        let (diagnostics, built) = checked(&timer, RULES);
+        assert!(built.is_some(), "{diagnostics:#?}");
+        diagnostics.iter().any(|found| found.code == "object.never_fires")
+    };
+    assert!(warned("0 3 30 2 *"));
+    assert!(warned("*/5 * 31 4,6 *"));
+    assert!(!warned("0 3 29 2 *"), "in leap years");
+    assert!(!warned("30 2 * * *"));
 }
 
 #[test]

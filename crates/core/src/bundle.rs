@@ -157,6 +157,7 @@ impl Manifest {
             claims: self.claims.clone(),
             headers: self.gate.headers.clone(),
             class: self.class.is_some(),
+            rates: self.rates.clone(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::id::{BundleId, ObjectId};
 use crate::inputs::{Conditions, Inputs, Principal, Witnessed, WorkloadEnd};
 use crate::lineage::{Decision, Head, Invariant, Outcome, Phase, State};
 use crate::memory::{Cells, Memory};
+use crate::time::Span;
 
 /// The rules of one bundle, as decisions use them.
 #[derive(Debug, Clone)]
@@ -188,6 +189,17 @@ pub fn evaluate_as_if_awake<'a>(subject: impl Into<Subject<'a>>, action: Action,
     judge(subject, action, subject.object, inputs)
 }
 
+/// The decision about an object asleep, before it is woken: `wake`; and where that is permitted and a request asks, that
+/// of `admit` as if the object were awake.
+pub fn evaluate_asleep<'a>(subject: impl Into<Subject<'a>>, inputs: Inputs) -> Decision {
+    let subject = subject.into();
+    let wake = evaluate(subject, Action::Wake, inputs);
+    if wake.outcome != Outcome::Permit || wake.inputs.request.is_none() {
+        return wake;
+    }
+    evaluate_as_if_awake(subject, Action::Admit, wake.inputs)
+}
+
 /// The answers of [`evaluate`] to `wake`, and where a request asks to `admit` as [`evaluate_as_if_awake`] gives it,
 /// without their words: the rules that permit, or the action that is refused. For a door that answers for many objects:
 /// facts are put together once, and nothing is allocated but where callers carry claims, scopes or declared headers.
@@ -229,6 +241,17 @@ pub fn evaluate_quick(
             (None, Some(_)) => judge(Action::Admit),
             (None, None) => Ok(woken),
         }
+    })
+}
+
+/// For how long the rules' answer is known to stay the same if time passes and nothing else happens, as
+/// [`Program::steady_for`] says.
+#[must_use]
+pub fn steady_for<'a>(subject: impl Into<Subject<'a>>, action: Action, inputs: &Inputs) -> Option<Span> {
+    let subject = subject.into();
+    // What rules compare with a clock is no name.
+    with_facts(&subject, "", inputs, |facts| {
+        subject.program.steady_for(action, facts)
     })
 }
 
@@ -363,7 +386,7 @@ const fn workload(end: Option<WorkloadEnd>) -> Option<Invariant> {
     match end {
         None => None,
         Some(WorkloadEnd::Failed) => Some(Invariant::WorkloadFailed),
-        Some(WorkloadEnd::Gone) => Some(Invariant::WorkloadGone),
+        Some(WorkloadEnd::Gone | WorkloadEnd::Crashed) => Some(Invariant::WorkloadGone),
     }
 }
 
@@ -435,6 +458,10 @@ fn with_facts<R>(subject: &Subject<'_>, id: &str, inputs: &Inputs, run: impl FnO
         in_flight: number(activity.in_flight),
     });
     facts.fields = &fields;
+    let changes = changes(subject, inputs);
+    facts.changes = &changes;
+    let rates = rates(subject.vocabulary, inputs);
+    facts.rates = &rates;
     facts.field = fields.first().copied();
     facts.target = inputs.to.as_ref().map(self::host);
     facts.scope = inputs.scope.as_deref();
@@ -518,6 +545,29 @@ fn principal<'a>(
         Principal::Workload => governance::Principal::Workload,
         Principal::Own => governance::Principal::Own,
     }
+}
+
+/// The values that a write would leave, by the positions of their fields.
+fn changes<'a>(subject: &Subject<'a>, inputs: &'a Inputs) -> Vec<governance::Changed<'a>> {
+    let schema = subject.memory.schema();
+    let changed = |(name, new): (&crate::memory::Name, &'a Option<crate::memory::Value>)| {
+        Some(governance::Changed {
+            position: u16::try_from(schema.position(name.as_str())?).ok()?,
+            new: new.as_ref(),
+        })
+    };
+    // Positions and names have the same order.
+    inputs.written.iter().filter_map(changed).collect()
+}
+
+/// How often the one who asks did so, by the positions of the rates. Where nobody counted, or the rate was not declared then, a
+/// request is the first.
+fn rates(vocabulary: &Vocabulary, inputs: &Inputs) -> Vec<i64> {
+    if inputs.request.is_none() {
+        return Vec::new();
+    }
+    let number = |name| inputs.rates.get(name).copied().unwrap_or(1);
+    vocabulary.rates.keys().map(number).collect()
 }
 
 /// A caller's claims by their position in the vocabulary.

@@ -13,6 +13,7 @@ use crate::key::PublicKey;
 use crate::lineage::{Approval, Statement};
 use crate::memory::{Name, Value};
 use crate::owner_request::Signers;
+use crate::rates::Asker;
 use crate::time::{Now, Quality, Span, Timestamp};
 
 /// Who proposes.
@@ -105,6 +106,32 @@ pub struct Caller {
     /// Declared claims, typed.
     #[serde(default)]
     pub claims: BTreeMap<Name, Value>,
+}
+
+/// Who asks, for the rates; none where there is no request.
+#[must_use]
+pub fn asker<'a>(principal: &'a Principal, request: Option<&Request>) -> Option<Asker<'a>> {
+    let peer = request?.peer_ip;
+    Some(match principal {
+        Principal::Caller(caller) => caller.asker(peer),
+        _ => Asker {
+            subject: None,
+            issuer: None,
+            peer,
+        },
+    })
+}
+
+impl Caller {
+    /// The caller at this address, for the rates.
+    #[must_use]
+    pub fn asker(&self, peer: IpAddr) -> Asker<'_> {
+        Asker {
+            subject: self.subject.as_deref(),
+            issuer: self.issuer.as_deref(),
+            peer,
+        }
+    }
 }
 
 /// Where an object is, or its machine would run. Only [`Host::of`] makes one, so that the same place has the same words
@@ -231,8 +258,18 @@ pub struct Conditions {
 pub enum WorkloadEnd {
     /// It could not be started, or ended or timed out before it was ready.
     Failed,
-    /// It ended after it had been ready.
+    /// It ended after it had been ready: well, or since it was asked to.
     Gone,
+    /// It ended by itself after it had been ready, and not well; or it did not answer any more and was ended.
+    Crashed,
+}
+
+impl WorkloadEnd {
+    /// Whether it counts in `lineage.crashes`.
+    #[must_use]
+    pub const fn is_crash(self) -> bool {
+        matches!(self, Self::Failed | Self::Crashed)
+    }
 }
 
 /// What the witness says of this copy.
@@ -304,6 +341,9 @@ pub struct Inputs {
     /// Fields to be written (mutate) or read (read).
     #[serde(default)]
     pub fields: BTreeSet<String>,
+    /// What the write would leave in the fields that rules judge by value; nothing where it empties them (mutate).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub written: BTreeMap<Name, Option<Value>>,
     /// Where to (migrate).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Host>,
@@ -313,6 +353,10 @@ pub struct Inputs {
     /// How many instances there are (instantiate).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub founding: Option<Founding>,
+    /// How often the one who asks did so in the running windows of the declared rates, this time included (admit; wake by a
+    /// request).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rates: BTreeMap<Name, i64>,
 }
 
 impl Trigger {
@@ -344,9 +388,11 @@ impl Inputs {
             holds: BTreeSet::new(),
             pending: 0,
             fields: BTreeSet::new(),
+            written: BTreeMap::new(),
             to: None,
             scope: None,
             founding: None,
+            rates: BTreeMap::new(),
         }
     }
 

@@ -21,6 +21,10 @@ pub enum Domain {
     Approval,
     /// An owner's request to whoever holds the object.
     OwnerRequest,
+    /// An owner's word that an object may begin.
+    Ticket,
+    /// A replay to another machine: where a request is sent that came to the wrong one.
+    Replay,
     /// An identity token that the agent socket hands out: a plain JWS, so without prefix of ours. Its signing input
     /// begins with base64 of `{"`, which is the beginning of no other domain.
     IdentityToken,
@@ -33,6 +37,8 @@ impl Domain {
             Self::Checkpoint => b"suijuris/v1/checkpoint\0",
             Self::Approval => b"suijuris/v1/approval\0",
             Self::OwnerRequest => b"suijuris/v1/owner-request\0",
+            Self::Ticket => b"suijuris/v1/ticket\0",
+            Self::Replay => b"suijuris/v1/replay\0",
             Self::IdentityToken => b"",
         }
     }

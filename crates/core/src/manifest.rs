@@ -15,8 +15,9 @@ pub use machine::{HostMount, MIN_BYTES, UseLimits};
 
 use crate::class::Class;
 use crate::codec;
-use crate::id::{BlobId, BundleId, Digest};
+use crate::id::{BlobId, BundleId, Digest, ObjectId};
 use crate::memory::{Kind, Name, Schema};
+use crate::rates::Rate;
 use crate::time::Span;
 use crate::trigger::{ScheduleError, Triggers};
 
@@ -30,23 +31,24 @@ pub const MAX_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workload {
-    /// Digest of the OCI image that the command lives in; absent for a command of the host.
+    /// Digest of the manifest of the OCI image that the command lives in; absent for a command of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Digest>,
     /// Program and arguments. When it is spawned, `{port}` is replaced by the port, `{data}` by the object's data
-    /// directory, `{object}` by the directory of `object.toml`; so in `env` and `cwd`.
+    /// directory, `{object}` by the directory of `object.toml`; so in `env` and `cwd`. Empty: the image's own entrypoint and
+    /// command.
     pub argv: Vec<String>,
-    /// Environment in addition to `PATH`, `HOME`, `PORT`, `SUIJURIS_AGENT_SOCKET`, `SUIJURIS_DATA`, `SUIJURIS_OBJECT`.
+    /// Environment in addition to that of the image, and to `PATH`, `HOME`, `PORT`, `SUIJURIS_AGENT_SOCKET`, `SUIJURIS_DATA`, `SUIJURIS_OBJECT`.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
     /// Further variables, whose values are secrets: the field of memory for each, a `string` with `secret`. Left out of the
     /// bytes where there are none. `{secret_file:FIELD}` in `argv` and `env` is replaced by the path of a file with that secret.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secret_env: BTreeMap<String, Name>,
-    /// Working directory; the object's data directory where absent.
+    /// Working directory; where absent that of the image, or without one the object's data directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// User to run as; the machine's own where absent.
+    /// User to run as; where absent that of the image, or without one the machine's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// TCP port on loopback that the workload listens on; `0`: the runtime picks a free one and says it by `{port}`.
@@ -55,7 +57,10 @@ pub struct Workload {
     pub ready: Ready,
     /// Time from spawn to ready at most.
     pub ready_within: Span,
-    /// Signal that asks the workload to stop, by number.
+    /// How the runtime knows that it still can; left out of the bytes where it is not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Live>,
+    /// Signal that asks the workload to stop, by number; 0: the image's own.
     pub stop_signal: i32,
     /// Time from that signal to SIGKILL.
     pub stop_within: Span,
@@ -81,14 +86,6 @@ const fn is_yes(flag: &bool) -> bool {
     *flag
 }
 
-impl Workload {
-    /// Whether a machine of today runs it. None runs images, and a command of the host is not what an image's digest names.
-    #[must_use]
-    pub const fn can_run(&self) -> bool {
-        self.image.is_none()
-    }
-}
-
 /// How the runtime knows that the workload can serve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -101,6 +98,22 @@ pub enum Ready {
     Agent,
     /// As soon as it runs: a workload that serves nobody.
     Spawned,
+    /// The workload says so to the socket in `NOTIFY_SOCKET`, as `sd_notify(3)` does.
+    Notify,
+    /// This program, with its arguments, ends with status 0.
+    Command(Vec<String>),
+}
+
+/// How the runtime knows that a workload that was ready still can serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Live {
+    /// The question: `tcp`, `http` and `command` are asked, by `notify` the workload says so itself (`WATCHDOG=1`).
+    pub by: Ready,
+    /// Time between two questions, and for the answer to one; by `notify` between two words at most.
+    pub every: Span,
+    /// Answers missing one after the other until it is ended.
+    pub failures: u32,
 }
 
 /// What the machine's network reaches.
@@ -150,6 +163,9 @@ pub struct Gate {
     /// The object itself answers callers below `/.suijuris/`; left out of the bytes where it does not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub api: bool,
+    /// Origins whose pages may read the gate's own answers, or `*`; left out of the bytes where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cors: Vec<String>,
 }
 
 /// A key that callers' tokens are verified against.
@@ -183,6 +199,26 @@ pub enum Algorithm {
     /// RSASSA-PKCS1-v1_5 with SHA-256.
     #[serde(rename = "RS256")]
     Rs256,
+}
+
+/// Where requests go that are for another object; see `Manifest::elsewhere`. One of `app`, `region` and `instance` at least.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// The object that lives there.
+    pub object: ObjectId,
+    /// The app of its machine; this one's where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// Regions of its machine, in order, parted by commas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Whether it is said in the body, as JSON, and not in a header.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub json: bool,
 }
 
 /// What becomes of the machine while the object sleeps.
@@ -247,6 +283,9 @@ pub struct Manifest {
     /// Claims of callers' tokens that rules may look at.
     #[serde(default)]
     pub claims: BTreeMap<Name, Kind>,
+    /// Rates of requests that rules may look at; left out of the bytes where there are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rates: BTreeMap<Name, Rate>,
     /// What becomes of the machine while the object sleeps.
     pub sleep: SleepMode,
     /// How much the object relies on a witness.
@@ -261,6 +300,10 @@ pub struct Manifest {
     /// What makes the bundle a template of which objects are founded; absent for a bundle of one object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<Class>,
+    /// Where requests for these hosts go, in canonical form, on a platform whose proxy replays; left out of the bytes where
+    /// there are none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub elsewhere: BTreeMap<String, Place>,
     /// A signed record follows each mutation after this time at the latest; zero signs each mutation.
     pub seal_within: Span,
 }

@@ -49,7 +49,7 @@ pub enum ParseError {
     #[error("`{0}` is not a timestamp: write it as in 2026-11-23T08:00:00Z")]
     Timestamp(String),
     /// Not a length of time.
-    #[error("`{0}` is not a duration: write it as in 1h30m, 45s or 250ms")]
+    #[error("`{0}` is not a duration: write it as in 7d, 1h30m, 45s or 250ms")]
     Span(String),
 }
 
@@ -74,10 +74,20 @@ impl FromStr for Span {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let duration: jiff::SignedDuration = text.parse().map_err(|_| ParseError::Span(text.to_owned()))?;
-        i64::try_from(duration.as_millis())
+        let parsed = || {
+            let duration = match text.parse::<jiff::SignedDuration>() {
+                Ok(duration) => duration,
+                // Days, which only the longer form knows; all of them have 24 hours. Months and years have no one length.
+                Err(_) => {
+                    let span: jiff::Span = text.parse().ok()?;
+                    span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok()?
+                }
+            };
+            i64::try_from(duration.as_millis()).ok()
+        };
+        parsed()
             .map(Self)
-            .map_err(|_| ParseError::Span(text.to_owned()))
+            .ok_or_else(|| ParseError::Span(text.to_owned()))
     }
 }
 
@@ -223,6 +233,11 @@ mod tests {
             assert_eq!(Span(ms).to_string().parse(), Ok(Span(ms)), "{}", Span(ms));
         }
         assert_eq!("1h30m".parse(), Ok(Span(5_400_000)));
-        assert!("soon".parse::<Span>().is_err());
+        assert_eq!("1d".parse(), Ok(Span(86_400_000)));
+        assert_eq!("2d 1h30m".parse(), Ok(Span(2 * 86_400_000 + 5_400_000)));
+        assert_eq!("-1d".parse(), Ok(Span(-86_400_000)));
+        for text in ["soon", "1mo", "1y", "1d2026", "", "99999999999d"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
     }
 }

@@ -106,7 +106,10 @@ pub struct Checked(Inner);
 enum Inner {
     At(Timestamp),
     Every(Span),
+    /// Of elapsed time: each hour, or each so many.
     Cron(Box<cronexpr::Crontab>),
+    /// At times of the day, read as if its zone had no changes of clocks.
+    Civil(Box<cronexpr::Crontab>, jiff::tz::TimeZone),
 }
 
 impl Schedule {
@@ -119,12 +122,12 @@ impl Schedule {
             Self::At(instant) => Inner::At(*instant),
             Self::Every(span) if span.0 < 1_000 => return Err(ScheduleError::TooShort(*span)),
             Self::Every(span) => Inner::Every(*span),
-            Self::Cron { expression, zone } => Inner::Cron(Box::new(check_cron(expression, zone)?)),
+            Self::Cron { expression, zone } => check_cron(expression, zone)?,
         }))
     }
 }
 
-fn check_cron(expression: &str, zone: &str) -> Result<cronexpr::Crontab, ScheduleError> {
+fn check_cron(expression: &str, zone: &str) -> Result<Inner, ScheduleError> {
     let wrong = |why: String| ScheduleError::Cron {
         expression: expression.to_owned(),
         why,
@@ -132,10 +135,21 @@ fn check_cron(expression: &str, zone: &str) -> Result<cronexpr::Crontab, Schedul
     if expression.len() > 256 || expression.split_whitespace().count() != 5 {
         return Err(wrong("five fields are needed".to_owned()));
     }
-    if zone.contains(char::is_whitespace) || jiff::tz::TimeZone::get(zone).is_err() {
+    let known = (!zone.contains(char::is_whitespace)).then(|| jiff::tz::TimeZone::get(zone).ok());
+    let Some(known) = known.flatten() else {
         return Err(ScheduleError::Zone(zone.to_owned()));
-    }
-    cronexpr::Crontab::from_str(&format!("{expression} {zone}")).map_err(|error| wrong(error.to_string()))
+    };
+    let read = |zone: &str| {
+        let crontab = cronexpr::Crontab::from_str(&format!("{expression} {zone}"));
+        crontab.map(Box::new).map_err(|error| wrong(error.to_string()))
+    };
+    // As crond has it: with `*` for the hour, intervals are meant, else times of the day.
+    let hour = expression.split_whitespace().nth(1);
+    Ok(if hour.is_some_and(|hour| hour.starts_with('*')) {
+        Inner::Cron(read(zone)?)
+    } else {
+        Inner::Civil(read("UTC")?, known)
+    })
 }
 
 impl Checked {
@@ -155,8 +169,44 @@ impl Checked {
                 let next = crontab.find_next(from).ok()?;
                 Some(Timestamp(next.timestamp().as_millisecond()))
             }
+            Inner::Civil(crontab, zone) => next_civil(crontab, zone, instant),
         }
     }
+}
+
+/// Times of the day that a change of clocks repeats at most: each minute of two hours.
+const MAX_REPEATED: usize = 120;
+
+/// The first instant after `instant` that a clock in `zone` shows such a time: one that is skipped comes when the clocks have
+/// gone on, one that is repeated the first time only.
+fn next_civil(
+    crontab: &cronexpr::Crontab,
+    zone: &jiff::tz::TimeZone,
+    instant: Timestamp,
+) -> Option<Timestamp> {
+    let utc = jiff::tz::TimeZone::UTC;
+    let mut shown = zone.to_datetime(jiff::Timestamp::from_millisecond(instant.0).ok()?);
+    for _ in 0..=MAX_REPEATED {
+        let from = utc.to_timestamp(shown).ok()?;
+        shown = utc.to_datetime(crontab.find_next(from).ok()?.timestamp());
+        let ambiguous = zone.to_ambiguous_timestamp(shown);
+        let next = match ambiguous.offset() {
+            jiff::tz::AmbiguousOffset::Gap { before, .. } => {
+                // As the clock before the change would show it; the change is the last one until then.
+                let late = before.to_timestamp(shown).ok()?;
+                zone.preceding(late.checked_add(jiff::SignedDuration::from_nanos(1)).ok()?)
+                    .next()?
+                    .timestamp()
+            }
+            _ => ambiguous.earlier().ok()?,
+        };
+        let next = Timestamp(next.as_millisecond());
+        // In a repeated hour the clock shows again what has been.
+        if next > instant {
+            return Some(next);
+        }
+    }
+    None
 }
 
 /// Occurrences of one timer that are due now.
@@ -261,7 +311,7 @@ pub fn due(
 fn jump(schedule: &Checked, last: Timestamp, born: Timestamp, now: Timestamp) -> Option<(Timestamp, u64)> {
     let step = match &schedule.0 {
         Inner::Every(span) => span.0,
-        Inner::Cron(_) => 60_000,
+        Inner::Cron(_) | Inner::Civil(..) => 60_000,
         Inner::At(_) => return None,
     };
     let room = i64::try_from(MAX_CATCH_UP).ok()?.checked_mul(step)?;
@@ -309,6 +359,83 @@ mod tests {
         assert_eq!(
             nine.next_after(at("2026-03-27T12:00:00Z"), born),
             Some(at("2026-03-28T08:00:00Z"))
+        );
+    }
+
+    /// All that fires from one instant to another.
+    fn fires(expression: &str, zone: &str, from: &str, to: &str) -> Vec<String> {
+        let schedule = cron(expression, zone).unwrap();
+        let (mut last, to) = (at(from), at(to));
+        let mut fired = Vec::new();
+        while let Some(next) = schedule.next_after(last, at(from)).filter(|next| *next <= to) {
+            fired.push(next.to_string());
+            last = next;
+        }
+        fired
+    }
+
+    // proves D7
+    #[test]
+    fn a_time_that_a_change_of_clocks_skips_comes_right_after_and_one_that_it_repeats_once() {
+        let check = |expression: &str, zone: &str, from: &str, to: &str, expect: &[&str]| {
+            let expect: Vec<_> = expect.iter().map(|text| at(text).to_string()).collect();
+            assert_eq!(fires(expression, zone, from, to), expect, "{expression} {zone}");
+        };
+        let york = "America/New_York";
+        let spring = ("2027-03-13T00:00:00Z", "2027-03-15T12:00:00Z");
+        let times = [
+            "2027-03-13T07:30:00Z",
+            "2027-03-14T07:00:00Z",
+            "2027-03-15T06:30:00Z",
+        ];
+        check("30 2 * * *", york, spring.0, spring.1, &times);
+        // All minutes of the skipped hour come as one.
+        let night = ("2027-03-14T05:00:00Z", "2027-03-14T12:00:00Z");
+        check("*/15 2 * * *", york, night.0, night.1, &["2027-03-14T07:00:00Z"]);
+        check("0 3 * * *", york, night.0, night.1, &["2027-03-14T07:00:00Z"]);
+        let autumn = ("2027-11-06T12:00:00Z", "2027-11-08T12:00:00Z");
+        check(
+            "30 1 * * *",
+            york,
+            autumn.0,
+            autumn.1,
+            &["2027-11-07T05:30:00Z", "2027-11-08T06:30:00Z"],
+        );
+        let berlin = ("2027-03-27T12:00:00Z", "2027-03-28T12:00:00Z");
+        check(
+            "0 3 * * *",
+            "Europe/Berlin",
+            berlin.0,
+            berlin.1,
+            &["2027-03-28T01:00:00Z"],
+        );
+        // From within the second pass of the repeated hour.
+        let again = ("2027-11-07T06:10:00Z", "2027-11-07T12:00:00Z");
+        check("* 1 * * *", york, again.0, again.1, &[]);
+    }
+
+    // proves D7
+    #[test]
+    fn intervals_are_of_elapsed_time_whatever_the_clocks_do() {
+        let york = "America/New_York";
+        for (from, to) in [
+            ("2027-03-14T04:07:00Z", "2027-03-14T10:07:00Z"),
+            ("2027-11-07T03:07:00Z", "2027-11-07T09:07:00Z"),
+        ] {
+            assert_eq!(fires("*/15 * * * *", york, from, to).len(), 24, "{from}");
+            assert_eq!(fires("15 * * * *", york, from, to).len(), 6, "{from}");
+        }
+    }
+
+    // proves D7
+    #[test]
+    fn over_a_change_of_clocks_what_was_missed_fires_as_declared() {
+        let daily = cron("30 2 * * *", "America/New_York").unwrap();
+        let (born, now) = (at("2027-03-13T00:00:00Z"), at("2027-03-14T07:00:30Z"));
+        let fire = |missed| due(&daily, missed, born, born, now).unwrap().fire.len();
+        assert_eq!(
+            (fire(Missed::Once), fire(Missed::All), fire(Missed::Skip)),
+            (1, 2, 1)
         );
     }
 

@@ -6,6 +6,7 @@ use cedar_policy_core::ast::{
     ActionConstraint, AnyId, Effect as CedarEffect, EntityType, EntityUID, ExprKind, Literal, PolicySet,
     Template,
 };
+use cedar_policy_core::extensions::Extensions;
 use cedar_policy_core::parser::parse_policyset;
 use cedar_policy_core::validator::typecheck::{PolicyCheck, Typechecker};
 use cedar_policy_core::validator::types::RequestEnv;
@@ -19,7 +20,7 @@ use suijuris_core::time::Span;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::lower::{Lower, Table, Typed, conjuncts};
 use crate::words::{self, Word};
-use crate::{Compiled, findings};
+use crate::{Compiled, findings, nesting};
 
 /// Bytes of governance text at most.
 pub const MAX_SOURCE_BYTES: usize = 1 << 18;
@@ -29,6 +30,15 @@ pub const MAX_SOURCE_BYTES: usize = 1 << 18;
 /// # Errors
 /// Everything that is wrong, sorted by place.
 pub fn compile(vocabulary: &Vocabulary, source: &str) -> Result<Compiled, Vec<Diagnostic>> {
+    nesting::check(source).map_err(|error| vec![*error])?;
+    let no_thread = |error: std::io::Error| {
+        let message = format!("the system has no thread to compile the rules on: {error}");
+        vec![Diagnostic::new(Severity::Error, "rules.too_large", message).help("try again with more memory")]
+    };
+    nesting::with_room(|| compile_here(vocabulary, source)).map_err(no_thread)?
+}
+
+fn compile_here(vocabulary: &Vocabulary, source: &str) -> Result<Compiled, Vec<Diagnostic>> {
     let sorted = |mut all: Vec<Diagnostic>| {
         all.sort();
         all.dedup();
@@ -71,10 +81,9 @@ fn check(vocabulary: &Vocabulary, source: &str) -> Result<Checked, Vec<Diagnosti
     vocabulary
         .check()
         .map_err(|error| fail("rules.vocabulary", error.to_string()))?;
-    let schema: cedar_policy::Schema = words::schema_text(vocabulary)
-        .parse()
-        .map_err(|error: cedar_policy::CedarSchemaError| fail("rules.vocabulary", error.to_string()))?;
-    let schema: ValidatorSchema = schema.as_ref().clone();
+    let text = words::schema_text(vocabulary);
+    let (schema, _) = ValidatorSchema::from_cedarschema_str(&text, Extensions::all_available())
+        .map_err(|error| fail("rules.vocabulary", error.to_string()))?;
     let policies = parse_policyset(source).map_err(|errors| {
         errors
             .iter()
@@ -88,18 +97,20 @@ fn check(vocabulary: &Vocabulary, source: &str) -> Result<Checked, Vec<Diagnosti
     let foreign = founding_without_class(vocabulary, &templates, &rules);
     let known =
         |error: &Diagnostic| !foreign.is_empty() && error.message.contains(r#"Action::"instantiate""#);
-    let found = found.map(|error| Diagnostic::of_cedar(Severity::Error, "rules.type", &error));
+    let found = found.map(|error| Diagnostic::of_cedar(Severity::Error, "rules.type", &error).by_id(&rules));
     errors.extend(found.filter(|error| !known(error)));
     errors.extend(foreign);
     if !errors.is_empty() {
         return Err(errors);
     }
-    let warnings = warned.map(|warning| Diagnostic::of_cedar(Severity::Warning, "rules.never", &warning));
+    let warnings =
+        warned.map(|warning| Diagnostic::of_cedar(Severity::Warning, "rules.never", &warning).by_id(&rules));
+    let warnings = warnings.collect();
     Ok(Checked {
         schema,
         templates,
         rules,
-        warnings: warnings.collect(),
+        warnings,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use suijuris_core::governance::Rule;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -68,6 +69,26 @@ impl Diagnostic {
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    /// Names the rule that Cedar speaks of as its author does: Cedar counts rules in text order, from zero.
+    pub(crate) fn by_id(mut self, rules: &[Rule]) -> Self {
+        let named = |text: &str| {
+            let rest = text.strip_prefix("for policy `policy")?;
+            let (number, rest) = rest.split_once('`')?;
+            let rule = rules.get(number.parse::<usize>().ok()?)?;
+            let said = rest.strip_prefix(", ")?;
+            // Here they are rules.
+            let said = said.replace(
+                "policy is impossible: the policy expression",
+                "it is impossible: the expression",
+            );
+            Some(format!("rule `{}`: {said}", rule.id))
+        };
+        if let Some(message) = named(&self.message) {
+            self.message = message;
+        }
         self
     }
 

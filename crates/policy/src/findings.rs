@@ -1,6 +1,7 @@
 //! What `check` tells the author of valid rules: what likely was not meant.
 
 mod canonical;
+mod spellings;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +26,9 @@ pub(crate) fn all(vocabulary: &Vocabulary, program: &Program, warnings: Vec<Diag
     all.extend(without_fresh_for(vocabulary, listing));
     all.extend(unused(vocabulary, listing));
     all.extend(not_kept(program));
+    all.extend(locked_out(program));
     all.extend(canonical::all(listing));
+    all.extend(spellings::all(listing));
     all
 }
 
@@ -201,7 +204,7 @@ fn at_places(
 
 fn unknown_symbols(vocabulary: &Vocabulary, listing: &Listing) -> Vec<Diagnostic> {
     let symbols = |id: &NodeId| match node(listing, *id)? {
-        Node::Slot(Slot::Memory(position)) => {
+        Node::Slot(Slot::Memory(position) | Slot::ChangeOld(position) | Slot::ChangeNew(position)) => {
             let (name, field) = vocabulary.memory.at(usize::from(*position))?;
             match &field.kind {
                 Kind::Enum(symbols) => Some((name, symbols)),
@@ -264,8 +267,19 @@ fn unused(vocabulary: &Vocabulary, listing: &Listing) -> Vec<Diagnostic> {
         .nodes
         .iter()
         .filter_map(|node| match node {
-            Node::Slot(Slot::Memory(position) | Slot::Fresh(position))
-            | Node::Has(Slot::Memory(position)) => Some(usize::from(*position)),
+            Node::Slot(
+                Slot::Memory(position)
+                | Slot::Counter(position)
+                | Slot::Fresh(position)
+                | Slot::ChangeOld(position)
+                | Slot::ChangeNew(position),
+            )
+            | Node::Has(
+                Slot::Memory(position)
+                | Slot::Changed(position)
+                | Slot::ChangeOld(position)
+                | Slot::ChangeNew(position),
+            ) => Some(usize::from(*position)),
             _ => None,
         })
         .collect();
@@ -342,6 +356,43 @@ impl<'a> Judge<'a> {
         let (permits, forbids) = bodies.partition(permits);
         Self { permits, forbids }
     }
+}
+
+/// Rules that no owner can ever change.
+fn locked_out(program: &Program) -> Vec<Diagnostic> {
+    let amend = Judge::of(program, Action::Amend, PrincipalKind::Controller);
+    let can_be = |permit: &&Body| can_be_permitted(program.listing(), permit, &amend.forbids);
+    if amend.permits.iter().any(can_be) {
+        return Vec::new();
+    }
+    let message = "no rule ever lets an owner amend: once in force, these rules stay for ever";
+    vec![
+        Diagnostic::new(Severity::Warning, "rules.owner_locked_out", message).help(
+            "add: permit (principal is Controller, action == Action::\"amend\", resource); or leave it, if that is meant",
+        ),
+    ]
+}
+
+/// Whether some assignment of the atoms lets `permit` hold and none of `forbids`. Says yes where there are too many to try.
+fn can_be_permitted(listing: &Listing, permit: &Body, forbids: &[&Body]) -> bool {
+    let mut atoms = BTreeSet::new();
+    for body in forbids.iter().copied().chain([permit]) {
+        for (id, _) in &body.clauses {
+            collect_atoms(listing, *id, &mut atoms);
+        }
+    }
+    if atoms.len() > MAX_ATOMS {
+        return true;
+    }
+    let atoms: Vec<NodeId> = atoms.into_iter().collect();
+    (0u32..1 << atoms.len()).any(|bits| {
+        let truth = |id: NodeId| {
+            let index = atoms.iter().position(|atom| *atom == id);
+            index.is_some_and(|index| bits >> index & 1 == 1)
+        };
+        let holds = |body: &Body| body.clauses.iter().all(|(id, _)| value(listing, *id, &truth));
+        consistent(listing, &atoms, &truth) && holds(permit) && !forbids.iter().any(|body| holds(body))
+    })
 }
 
 /// Whether some assignment of the atoms lets `permit` wake the object and `remain` keep it. Says yes where there are

@@ -8,6 +8,8 @@ mod diagnostic;
 mod findings;
 mod literal;
 mod lower;
+mod nesting;
+#[cfg(feature = "oracle")]
 pub mod oracle;
 mod words;
 

@@ -4,7 +4,9 @@
 
 use std::net::IpAddr;
 
-use cedar_policy::{Context, Entities, EntityUid, EvalResult, Expression, Request, eval_expression};
+use cedar_policy_core::ast::{Literal, RestrictedExpr, ValueKind};
+use cedar_policy_core::evaluator::RestrictedEvaluator;
+use cedar_policy_core::extensions::Extensions;
 use suijuris_core::memory::Decimal;
 
 /// Ten-thousandths.
@@ -29,11 +31,10 @@ pub(crate) fn milliseconds(name: &str, text: &str) -> Option<i64> {
         "datetime" => format!("{literal}.durationSince(datetime(\"1970-01-01\")).toMilliseconds()"),
         _ => format!("{literal}.toMilliseconds()"),
     };
-    let expression: Expression = source.parse().ok()?;
-    let nobody: EntityUid = "Nobody::\"\"".parse().ok()?;
-    let request = Request::new(nobody.clone(), nobody.clone(), nobody, Context::empty(), None).ok()?;
-    match eval_expression(&request, &Entities::empty(), &expression) {
-        Ok(EvalResult::Long(value)) => Some(value),
+    let expression: RestrictedExpr = source.parse().ok()?;
+    let evaluator = RestrictedEvaluator::new(Extensions::all_available());
+    match evaluator.interpret(expression.as_borrowed()).ok()?.value {
+        ValueKind::Lit(Literal::Long(value)) => Some(value),
         _ => None,
     }
 }

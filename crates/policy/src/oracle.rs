@@ -10,7 +10,7 @@ use cedar_policy::{
     PolicySet, Request, RestrictedExpression as Expr,
 };
 use suijuris_core::governance::{self as gov, Action, Facts, Principal, Vocabulary};
-use suijuris_core::memory::{Kind, Value};
+use suijuris_core::memory::{Kind, Name, Value};
 
 /// Cedar's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,8 +231,9 @@ fn object_parts(vocabulary: &Vocabulary, facts: &Facts<'_>) -> Result<Parts, Ora
     let object = &facts.object;
     let (mut memory, mut fresh) = (Parts::default(), Parts::default());
     for (name, field) in vocabulary.memory.iter() {
-        if let Some(value) = object.memory.value(name.as_str()).filter(|_| !field.secret) {
-            memory = memory.with(name.as_str(), value_of(&field.kind, value)?);
+        let value = object.memory.value_at(name.as_str(), facts.now.at);
+        if let Some(value) = value.filter(|_| !field.secret) {
+            memory = memory.with(name.as_str(), value_of(&field.kind, &value)?);
         }
         let freshness = object.memory.freshness(name.as_str(), facts.now);
         let is_fresh = freshness == Some(suijuris_core::memory::Freshness::Fresh);
@@ -333,6 +334,28 @@ fn trigger_parts(trigger: &gov::Trigger<'_>) -> Result<Expr, OracleError> {
         .record()
 }
 
+fn change_parts(vocabulary: &Vocabulary, facts: &Facts<'_>) -> Result<Expr, OracleError> {
+    let mut all = Parts::default();
+    for change in facts.changes {
+        let Some((name, field)) = vocabulary.memory.at(usize::from(change.position)) else {
+            continue;
+        };
+        let old = facts.object.memory.value_at(name.as_str(), facts.now.at);
+        let old = old.map(|old| value_of(&field.kind, &old)).transpose()?;
+        let new = change.new.map(|new| value_of(&field.kind, new)).transpose()?;
+        let parts = Parts::default().maybe("old", old).maybe("new", new);
+        all = all.with(name.as_str(), parts.record()?);
+    }
+    all.record()
+}
+
+fn rate_parts(vocabulary: &Vocabulary, facts: &Facts<'_>) -> Result<Expr, OracleError> {
+    let numbers = vocabulary.rates.keys().zip(facts.rates);
+    let with =
+        |parts: Parts, (name, number): (&Name, &i64)| parts.with(name.as_str(), Expr::new_long(*number));
+    numbers.fold(Parts::default(), with).record()
+}
+
 fn activity_parts(activity: &gov::Activity) -> Result<Expr, OracleError> {
     Parts::default()
         .with("active", duration(activity.active.0))
@@ -378,19 +401,29 @@ pub fn request(vocabulary: &Vocabulary, action: Action, facts: &Facts<'_>) -> Re
             let request = request
                 .map(|request| request_parts(vocabulary, request))
                 .transpose()?;
+            let rate = request
+                .as_ref()
+                .map(|_| rate_parts(vocabulary, facts))
+                .transpose()?;
             parts = parts.maybe("trigger", trigger).maybe("request", request);
+            parts = parts.maybe("rate", rate);
         }
         Action::Admit => {
             let request = request
                 .map(|request| request_parts(vocabulary, request))
                 .transpose()?;
             parts = parts.maybe("request", request);
+            parts = parts.with("rate", rate_parts(vocabulary, facts)?);
         }
         Action::Remain | Action::Sleep => {
             let activity = facts.activity.as_ref().map(activity_parts).transpose()?;
             parts = parts.maybe("activity", activity);
         }
-        Action::Mutate => parts = parts.with("fields", texts(facts.fields)),
+        Action::Mutate => {
+            parts = parts
+                .with("fields", texts(facts.fields))
+                .with("change", change_parts(vocabulary, facts)?);
+        }
         Action::Migrate => parts = parts.maybe("target", facts.target.as_ref().map(host_parts).transpose()?),
         Action::Fork => parts = parts.maybe("scope", facts.scope.map(text)),
         Action::Read => parts = parts.maybe("field", facts.field.map(text)),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use suijuris_core::governance::{Action, PrincipalKind, Slot, Vocabulary};
-use suijuris_core::memory::Kind;
+use suijuris_core::memory::{Field, Kind, Name};
 
 /// What stands under a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ fn position(index: usize) -> u16 {
 fn cedar_type(kind: &Kind) -> String {
     match kind {
         Kind::Bool => "Bool".to_owned(),
-        Kind::Int { .. } => "Long".to_owned(),
+        Kind::Int { .. } | Kind::Counter { .. } => "Long".to_owned(),
         Kind::Decimal => "decimal".to_owned(),
         Kind::String | Kind::Enum(_) | Kind::Bytes => "String".to_owned(),
         Kind::Timestamp => "datetime".to_owned(),
@@ -112,18 +112,56 @@ pub(crate) fn principal(kind: PrincipalKind, vocabulary: &Vocabulary) -> Parts {
     }
 }
 
+/// What a field holds, by the slot that reads it; a counter always counts something.
+fn held(field: &Field, position: u16, slot: fn(u16) -> Slot) -> Word {
+    let counter = matches!(field.kind, Kind::Counter { .. });
+    Word::Fact {
+        slot: if counter {
+            Slot::Counter(position)
+        } else {
+            slot(position)
+        },
+        cedar: cedar_type(&field.kind),
+        optional: field.default.is_none() && !counter,
+    }
+}
+
+/// What a write changes: of each field that it names what it holds and would hold.
+fn changes(vocabulary: &Vocabulary) -> Word {
+    let fields = vocabulary.memory.iter().enumerate();
+    let change = |(index, (name, field)): (usize, (&Name, &Field))| {
+        let position = position(index);
+        let counter = matches!(field.kind, Kind::Counter { .. });
+        let new = Word::Fact {
+            slot: Slot::ChangeNew(position),
+            cedar: cedar_type(&field.kind),
+            optional: field.default.is_none() && !counter,
+        };
+        let word = Word::Branch {
+            parts: parts_of([("old", held(field, position, Slot::ChangeOld)), ("new", new)]),
+            present: Some(Slot::Changed(position)),
+        };
+        (name.as_str().to_owned(), word)
+    };
+    Word::Branch {
+        parts: fields
+            .filter(|(_, (_, field))| !field.secret)
+            .map(change)
+            .collect(),
+        present: None,
+    }
+}
+
 /// Attributes of the object.
 pub(crate) fn resource(vocabulary: &Vocabulary) -> Parts {
     let fields = || vocabulary.memory.iter().enumerate();
     let memory = fields()
         .filter(|(_, (_, field))| !field.secret)
         .map(|(index, (name, field))| {
-            let word = Word::Fact {
-                slot: Slot::Memory(position(index)),
-                cedar: cedar_type(&field.kind),
-                optional: field.default.is_none(),
-            };
-            (name.as_str().to_owned(), word)
+            (
+                name.as_str().to_owned(),
+                held(field, position(index), Slot::Memory),
+            )
         });
     let fresh = fields().map(|(index, (name, _))| {
         (
@@ -207,6 +245,21 @@ fn request(vocabulary: &Vocabulary, present: Option<Slot>) -> Word {
     }
 }
 
+/// How often the one who asks did so, by the names of the declared rates.
+fn rates(vocabulary: &Vocabulary, present: Option<Slot>) -> Word {
+    let names = vocabulary.rates.keys().enumerate();
+    let rate = |(index, name): (usize, &Name)| {
+        (
+            name.as_str().to_owned(),
+            fact(Slot::Rate(position(index)), "Long"),
+        )
+    };
+    Word::Branch {
+        parts: names.map(rate).collect(),
+        present,
+    }
+}
+
 /// Attributes of the context of `action`.
 pub(crate) fn context(action: Action, vocabulary: &Vocabulary) -> Parts {
     let mut parts = parts_of([
@@ -238,8 +291,12 @@ pub(crate) fn context(action: Action, vocabulary: &Vocabulary) -> Parts {
                 ]),
             );
             add("request", request(vocabulary, Some(Slot::HasRequest)));
+            add("rate", rates(vocabulary, Some(Slot::HasRequest)));
         }
-        Action::Admit => add("request", request(vocabulary, None)),
+        Action::Admit => {
+            add("request", request(vocabulary, None));
+            add("rate", rates(vocabulary, None));
+        }
         Action::Remain | Action::Sleep => add(
             "activity",
             branch([
@@ -249,7 +306,10 @@ pub(crate) fn context(action: Action, vocabulary: &Vocabulary) -> Parts {
                 ("in_flight", fact(Slot::InFlight, "Long")),
             ]),
         ),
-        Action::Mutate => add("fields", fact(Slot::Fields, "Set<String>")),
+        Action::Mutate => {
+            add("fields", fact(Slot::Fields, "Set<String>"));
+            add("change", changes(vocabulary));
+        }
         Action::Migrate => add(
             "target",
             host(

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use suijuris_core::governance::{
-    Action, Activity, Caller, Facts, Fault, Host, Lineage, Object, Outcome, Principal, PrincipalKind,
-    Program, Protocol, Request, Trigger, TriggerKind, Vocabulary,
+    Action, Activity, Caller, Changed, Facts, Fault, Host, Lineage, Object, Outcome, Principal,
+    PrincipalKind, Program, Protocol, Request, Trigger, TriggerKind, Vocabulary,
 };
 use suijuris_core::memory::{Change, Field, Freshness, Kind, Memory, Name, Schema, Value, Write};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
@@ -116,6 +116,221 @@ fn principal(kind: PrincipalKind) -> Principal<'static> {
         PrincipalKind::Workload => Principal::Workload,
         PrincipalKind::Own => Principal::Own,
     }
+}
+
+/// A write of `count` and `spent` by the workload, with what it would leave.
+fn judged_write(program: &Program, memory: &Memory, changes: &[(u16, Option<Value>)]) -> Outcome {
+    let changes: Vec<Changed<'_>> = changes
+        .iter()
+        .map(|(position, new)| Changed {
+            position: *position,
+            new: new.as_ref(),
+        })
+        .collect();
+    let mut facts = facts(memory, Principal::Workload);
+    facts.changes = &changes;
+    program.judge(Action::Mutate, &facts).outcome
+}
+
+// proves A8
+#[test]
+fn who_may_count_may_still_not_begin_anew() {
+    let program = program(
+        r#"permit(principal is Workload, action == Action::"mutate", resource)
+           when { context.change has count && context.change.count.new >= context.change.count.old };"#,
+    );
+    let mut memory = memory();
+    set(&mut memory, "count", Value::Int(5), NOW);
+    let position = u16::try_from(memory.schema().position("count").unwrap()).unwrap();
+    let write = |new| judged_write(&program, &memory, &[(position, new)]);
+    assert_eq!(write(Some(Value::Int(6))), Outcome::Permit);
+    assert_eq!(write(Some(Value::Int(5))), Outcome::Permit);
+    assert_eq!(write(Some(Value::Int(4))), Outcome::Refuse);
+    assert_eq!(write(None), Outcome::Refuse, "emptied: what is not there errs");
+    let other = [(position + 1, Some(Value::Bool(true)))];
+    assert_eq!(judged_write(&program, &memory, &other), Outcome::Refuse);
+    let optional = compile(
+        &vocabulary(),
+        r#"permit(principal, action == Action::"mutate", resource)
+           when { context.change has consent && context.change.consent.new == "yes" };"#,
+    );
+    let errors = optional.unwrap_err();
+    assert_eq!(
+        errors[0].code, "rules.type",
+        "a field without a default may be emptied"
+    );
+    let elsewhere = compile(
+        &vocabulary(),
+        r#"permit(principal, action == Action::"wake", resource) when { context.change has count };"#,
+    );
+    assert!(elsewhere.is_err() || !elsewhere.unwrap().findings.is_empty());
+}
+
+// proves A8
+#[test]
+fn a_counter_reads_as_what_was_added_in_its_window() {
+    let fields = [
+        (
+            "calls",
+            field(
+                Kind::Counter {
+                    window: Span(86_400_000),
+                },
+                None,
+                None,
+            ),
+        ),
+        ("count", field(Kind::INT, Some(Value::Int(0)), None)),
+    ];
+    let fields: BTreeMap<_, _> = fields
+        .into_iter()
+        .map(|(name, field)| (Name::new(name).unwrap(), field))
+        .collect();
+    let vocabulary = Vocabulary::of_memory(Schema::try_from(fields).unwrap());
+    let program = compiled(
+        &vocabulary,
+        r#"permit(principal, action == Action::"wake", resource) when { resource.memory.calls < 3 };
+           permit(principal is Workload, action == Action::"mutate", resource)
+           when { context.change has calls && context.change.calls.new - context.change.calls.old <= 2 };"#,
+    );
+    let mut memory = Memory::new(Arc::new(vocabulary.memory));
+    let wake = |memory: &Memory, at: Timestamp| {
+        let mut facts = facts(memory, Principal::Host);
+        facts.now.at = at;
+        let whole = program.judge(Action::Wake, &facts);
+        let now = Now { at: NOW, ..facts.now };
+        let residual = program.specialize(Action::Wake, facts.object, now).unwrap();
+        let worked_in = residual.judge(&facts);
+        assert!(worked_in.is_none_or(|judgement| judgement == whole), "{at}");
+        (whole.outcome, worked_in.is_some())
+    };
+    let add = |memory: &mut Memory, more| {
+        let change = Change::from([(Name::new("calls").unwrap(), Write::Add(more))]);
+        memory.apply(&change, NOW).unwrap();
+    };
+    let midnight = Timestamp((NOW.0 / 86_400_000 + 1) * 86_400_000);
+    assert_eq!(wake(&memory, NOW), (Outcome::Permit, true));
+    add(&mut memory, 3);
+    assert_eq!(wake(&memory, NOW), (Outcome::Refuse, true));
+    let before = Timestamp(midnight.0 - 1);
+    assert_eq!(wake(&memory, before), (Outcome::Refuse, true));
+    assert_eq!(wake(&memory, midnight), (Outcome::Permit, false), "it began anew");
+    assert_eq!(
+        judged_write(&program, &memory, &[(0, Some(Value::Int(5)))]),
+        Outcome::Permit
+    );
+    assert_eq!(
+        judged_write(&program, &memory, &[(0, Some(Value::Int(6)))]),
+        Outcome::Refuse
+    );
+    assert!(program.watches(Action::Wake).now);
+}
+
+#[test]
+fn text_of_any_depth_is_answered() {
+    let wake = |condition: &str| {
+        format!("permit(principal, action == Action::\"wake\", resource) when {{ {condition} }};")
+    };
+    let answered = |condition: String| match compile(&vocabulary(), &wake(&condition)) {
+        Ok(_) => "fine".to_owned(),
+        Err(errors) => errors[0].code.clone(),
+    };
+    for deep in [
+        format!("{}true{}", "(".repeat(1_000), ")".repeat(1_000)),
+        format!("{}{}", "(".repeat(50_000), ")".repeat(50_000)),
+        "[".repeat(1_000),
+        "{a:".repeat(1_000),
+        "resource".to_owned() + &".memory".repeat(20_000),
+        "if true then true else ".repeat(5_000) + "true",
+        "true && ".repeat(20_000) + "true",
+        "-".repeat(100_000) + "1 == 1",
+        "1 + ".repeat(20_000) + "1 == 1",
+    ] {
+        assert_eq!(answered(deep), "rules.too_deep");
+    }
+    // What the bounds let through has room.
+    assert_eq!(
+        answered(format!("{}true{}", "(".repeat(90), ")".repeat(90))),
+        "fine"
+    );
+    let chain = |link: &str, count: usize| link.repeat(count) + "true";
+    assert_eq!(answered(chain("resource.memory.on && ", 600)), "fine");
+    answered(chain("true || ", 2_000));
+    answered(chain("if resource.memory.on then true else ", 600));
+    answered("resource".to_owned() + &".memory".repeat(2_000));
+    answered("1 + ".repeat(1_000) + "1 == 1");
+    answered(format!("\"a\"{}", ".contains(\"b\")".repeat(1_000)));
+    answered("!".repeat(2_000) + "true");
+}
+
+#[test]
+fn what_cedar_finds_names_the_rule_by_its_id() {
+    let errors = compile(
+        &vocabulary(),
+        r#"permit(principal, action, resource);
+           @id("hours") permit(principal, action == Action::"wake", resource) when { resource.memory.nothing };"#,
+    )
+    .unwrap_err();
+    assert!(errors[0].message.starts_with("rule `hours`: "), "{errors:?}");
+    let never = compile(
+        &vocabulary(),
+        r#"@id("not") permit(principal, action == Action::"wake", resource) when { principal is Host && principal is Timer };"#,
+    )
+    .unwrap();
+    let told: Vec<_> = never
+        .findings
+        .iter()
+        .map(|found| found.message.as_str())
+        .collect();
+    assert!(told.iter().any(|text| text.contains("`not`")), "{told:?}");
+    assert!(!told.iter().any(|text| text.contains("policy")), "{told:?}");
+}
+
+#[test]
+fn rules_that_no_owner_can_change_are_told() {
+    let codes = |source: &str| -> Vec<String> {
+        let found = compile(&vocabulary(), source).unwrap().findings;
+        found.into_iter().map(|found| found.code).collect()
+    };
+    let locked = |source: &str| codes(source).iter().any(|code| code == "rules.owner_locked_out");
+    let permit = r#"permit(principal is Controller, action == Action::"amend", resource);"#;
+    assert!(!locked(permit));
+    assert!(locked(
+        r#"permit(principal, action == Action::"wake", resource);"#
+    ));
+    assert!(locked(
+        r#"permit(principal is Host, action == Action::"amend", resource);"#
+    ));
+    assert!(locked(&format!(
+        "{permit} forbid(principal, action == Action::\"amend\", resource);"
+    )));
+    assert!(!locked(&format!(
+        "{permit} forbid(principal, action == Action::\"amend\", resource) when {{ !resource.memory.on }};"
+    )));
+    assert!(locked(&format!(
+        "{permit} forbid(principal, action, resource) when {{ resource.memory.on }};
+         forbid(principal, action, resource) unless {{ resource.memory.on }};"
+    )));
+}
+
+#[test]
+fn a_forbid_of_one_spelling_is_pointed_out() {
+    let words = Vocabulary {
+        headers: vec!["x-team".to_owned()],
+        ..vocabulary()
+    };
+    let found = |condition: &str| {
+        let source = format!("forbid(principal, action == Action::\"admit\", resource) {condition};");
+        let found = compile(&words, &source).unwrap().findings;
+        found.iter().any(|found| found.code == "rules.many_spellings")
+    };
+    assert!(found(r#"when { context.request.query like "*admin=1*" }"#));
+    assert!(found(
+        r#"when { context.request.headers has "x-team" && context.request.headers["x-team"] == "red" }"#
+    ));
+    assert!(!found(r#"unless { context.request.query == "" }"#));
+    assert!(!found(r#"when { context.request.query != "" }"#));
+    assert!(!found(r#"when { context.request.path like "/private*" }"#));
 }
 
 // proves A1

@@ -15,7 +15,8 @@ pub fn memory(state: &State, now: Now) -> agent::Memory {
         let freshness = memory
             .freshness(name.as_str(), now)
             .map_or("", |freshness| freshness.as_str());
-        (name.to_string(), shown(field, cell, freshness))
+        let value = memory.value_at(name.as_str(), now.at);
+        (name.to_string(), shown(field, cell, value.as_ref(), freshness))
     });
     agent::Memory {
         root: memory.root().hex(),
@@ -41,10 +42,10 @@ pub fn status(state: &State, phase: &str, holds: BTreeMap<String, u64>) -> agent
     }
 }
 
-fn shown(field: &Field, cell: &Cell, freshness: &str) -> agent::Field {
-    let value = |value: &Value| serde_json::to_value(Plain(value)).unwrap_or_default();
+fn shown(field: &Field, cell: &Cell, value: Option<&Value>, freshness: &str) -> agent::Field {
+    let plain = |value: &Value| serde_json::to_value(Plain(value)).unwrap_or_default();
     agent::Field {
-        value: cell.value.as_ref().map(value),
+        value: value.map(plain),
         kind: field.kind.name().to_owned(),
         as_of: cell.as_of.map(|at| at.to_string()),
         freshness: freshness.to_owned(),

@@ -33,6 +33,7 @@ pub(super) fn read(root: &mut Section<'_>) -> (Gate, bool, bool) {
         drain: section.length("drain").unwrap_or(default.drain),
         linger: section.length("linger").unwrap_or(default.linger),
         api: section.flag("api").unwrap_or(default.api),
+        cors: cors(&mut section),
         ..default
     };
     section.finish();
@@ -49,7 +50,20 @@ const fn gate(protocol: Protocol) -> Gate {
         drain: defaults::DRAIN,
         linger: defaults::LINGER,
         api: false,
+        cors: Vec::new(),
     }
+}
+
+/// What an origin may be is checked with the manifest.
+fn cors(section: &mut Section<'_>) -> Vec<String> {
+    let origins = section.texts("cors").unwrap_or_default();
+    let mut origins: Vec<String> = origins
+        .into_iter()
+        .map(|origin| origin.value.to_owned())
+        .collect();
+    origins.sort_unstable();
+    origins.dedup();
+    origins
 }
 
 fn headers(section: &mut Section<'_>) -> (Vec<String>, bool) {

@@ -23,7 +23,7 @@ const PLAIN: [(&str, Kind); 7] = [
 ];
 
 /// Types that are made of others: the only key of a table.
-const COMPOSED: [&str; 6] = ["set", "list", "map", "record", "enum", "int"];
+const COMPOSED: [&str; 7] = ["set", "list", "map", "record", "enum", "counter", "int"];
 
 /// The fields, and whether all of them were understood.
 pub(super) fn read(root: &mut Section<'_>) -> (BTreeMap<Name, Field>, bool) {
@@ -112,6 +112,7 @@ fn plain(faults: &Faults<'_>, path: &str, word: &str, value: &Spanned<DeValue<'_
         let help = match word {
             "enum" => "list its symbols: type = { enum = [\"open\", \"closed\"] }".to_owned(),
             "record" => "name its attributes: type = { record = { x = \"int\", y = \"int\" } }".to_owned(),
+            "counter" => "say for how long: type = { counter = { window = \"24h\" } }".to_owned(),
             "set" | "list" | "map" => format!("say of what: type = {{ {word} = \"string\" }}"),
             _ => unknown_type(word),
         };
@@ -130,7 +131,7 @@ fn unknown_type(word: &str) -> String {
         PLAIN
             .iter()
             .map(|(name, _)| *name)
-            .chain(COMPOSED.into_iter().take(5))
+            .chain(COMPOSED.into_iter().take(6))
     };
     let list = names().collect::<Vec<_>>().join(", ");
     match nearest(word, names()) {
@@ -153,6 +154,7 @@ fn composed(
         "map" => item().map(Kind::Map),
         "enum" => symbols(faults, path, inner).map(Kind::Enum),
         "record" => record(faults, path, inner).map(Kind::Record),
+        "counter" => counter(faults, path, inner),
         "int" => {
             let table = inner.get_ref().as_table();
             if table.is_none() {
@@ -174,6 +176,23 @@ fn composed(
             None
         }
     }
+}
+
+fn counter(faults: &Faults<'_>, path: &str, value: &Spanned<DeValue<'_>>) -> Option<Kind> {
+    let example = "its window, as in { counter = { window = \"24h\" } }";
+    let Some(table) = value.get_ref().as_table() else {
+        wrong_type(faults, path, value, example);
+        return None;
+    };
+    let mut section = Section::document(table, faults);
+    let missing = !section.has("window");
+    let window = section.length("window");
+    section.finish();
+    if missing {
+        let message = format!("`{path}` is a counter without a window");
+        faults.error(code::BAD_TYPE, &value.span(), message, format!("write {example}"));
+    }
+    Some(Kind::Counter { window: window? })
 }
 
 fn symbols(faults: &Faults<'_>, path: &str, value: &Spanned<DeValue<'_>>) -> Option<Vec<String>> {
@@ -290,6 +309,7 @@ fn checked(section: &Section<'_>, name: &Name, field: Field, value: &Spanned<DeV
         return None;
     };
     let (key, code) = match *error {
+        SchemaError::CounterAttribute(attribute) => (attribute, code::BAD_TYPE),
         SchemaError::SecretDefault => ("default", code::SECRET_DEFAULT),
         SchemaError::Default(_) => ("default", code::BAD_DEFAULT),
         SchemaError::FreshForNothing => ("fresh_for", code::OUT_OF_BOUNDS),

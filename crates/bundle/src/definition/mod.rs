@@ -6,10 +6,12 @@
 
 mod callers;
 mod class;
+mod elsewhere;
 mod gate;
 mod lineage;
 mod machine;
 mod memory;
+mod rates;
 mod secrets;
 mod timers;
 mod workload;
@@ -26,6 +28,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use crate::fault::{Faults, code};
+use crate::pins::Pins;
 use crate::section::{Found, Section, locate};
 
 /// The owners that `object.toml` names. They enter the inception record and not the bundle, so that an amended bundle
@@ -64,13 +67,20 @@ pub(crate) fn read(
             "write name = \"…\" in the first line: lower-case letters, digits and hyphens",
         );
     }
-    let mut workload = workload::read(&mut root);
+    let pins = Pins::read(dir).unwrap_or_else(|error| {
+        let help = "remove it and run `suijuris images pull` in this directory";
+        faults.error(code::FILE, &(0..0), error.to_string(), help);
+        Pins::default()
+    });
+    let mut workload = workload::read(&mut root, &pins);
     let (gate, by_request, headers_whole) = gate::read(&mut root);
     workload::ready_without_port(&mut workload, gate.protocol, table, faults);
     let (fields, fields_whole) = memory::read(&mut root);
     let timers = timers::read(&mut root);
     let topics = topics(&mut root);
     let callers = callers::read(&mut root, dir);
+    let (rates, rates_whole) = rates::read(&mut root);
+    let elsewhere = elsewhere::read(&mut root);
     let sleep = sleep(&mut root);
     let (seal_within, witness) = lineage::read(&mut root);
     let controllers = callers::controllers(&mut root);
@@ -97,11 +107,13 @@ pub(crate) fn read(
         },
         callers: callers.keys,
         claims: callers.claims,
+        rates,
         sleep,
         witness: witness.strength,
         lease: witness.lease,
         grace: witness.grace,
         class: class.section,
+        elsewhere,
         seal_within,
     };
     if fields_whole {
@@ -111,7 +123,7 @@ pub(crate) fn read(
     Definition {
         manifest,
         controllers,
-        vocabulary_whole: fields_whole && headers_whole && callers.claims_whole && class.whole,
+        vocabulary_whole: fields_whole && headers_whole && callers.claims_whole && rates_whole && class.whole,
     }
 }
 

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use suijuris_core::id::Digest;
-use suijuris_core::manifest::{Network, Protocol, Ready, UseLimits, Workload};
+use suijuris_core::manifest::{Live, Network, Protocol, Ready, UseLimits, Workload};
 use suijuris_core::memory::Name;
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::defaults;
 use crate::fault::{Faults, code, nearest};
+use crate::pins::{LOCK, Pins};
 use crate::section::{Found, Section};
 
 use super::{machine, secrets};
@@ -30,7 +32,7 @@ const SIGNALS: [(&str, i32); 9] = [
     ("SIGPWR", 30),
 ];
 
-pub(super) fn read(root: &mut Section<'_>) -> Workload {
+pub(super) fn read(root: &mut Section<'_>, pins: &Pins) -> Workload {
     let Some(mut section) = root.section("workload") else {
         if !root.has("workload") {
             root.missing(
@@ -40,21 +42,23 @@ pub(super) fn read(root: &mut Section<'_>) -> Workload {
         }
         return empty();
     };
-    let image = image(&mut section);
+    let in_image = section.has("image");
+    let image = image(&mut section, pins);
     let command = section.texts("command").unwrap_or_default();
-    if !section.has("command") {
+    if !section.has("command") && !in_image {
         section.missing("command", "write command = [\"program\", \"argument\"]");
     }
-    let cwd = cwd(&mut section, image.is_some());
+    let cwd = cwd(&mut section, in_image);
     let texts = Texts {
         faults: section.faults(),
-        in_image: image.is_some(),
+        in_image,
     };
     command.iter().for_each(|arg| texts.check(arg.value, &arg.span));
     if let Some(program) = command.first().filter(|_| cwd.is_none()) {
         texts.check_program(program);
     }
     let (env, secret_env) = env(&mut section, &texts);
+    let has_image = image.is_some();
     let workload = Workload {
         image,
         argv: command.into_iter().map(|arg| arg.value.to_owned()).collect(),
@@ -63,9 +67,10 @@ pub(super) fn read(root: &mut Section<'_>) -> Workload {
         cwd,
         user: section.text("user").map(|user| user.value.to_owned()),
         port: port(&mut section),
-        ready: ready(&mut section),
+        ready: question(&mut section, "ready", &READY).unwrap_or(Ready::Tcp),
         ready_within: section.length("ready_within").unwrap_or(defaults::READY_WITHIN),
-        stop_signal: stop_signal(&mut section),
+        live: live(&mut section),
+        stop_signal: stop_signal(&mut section, has_image),
         stop_within: section.length("stop_within").unwrap_or(defaults::STOP_WITHIN),
         network: section
             .word(
@@ -75,7 +80,8 @@ pub(super) fn read(root: &mut Section<'_>) -> Workload {
             .unwrap_or(Network::Private),
         limits: machine::limits(&mut section),
         mounts: machine::mounts(&mut section),
-        read_only: section.flag("read_only").unwrap_or(true),
+        // What is written to an image is the machine's own, and gone with it.
+        read_only: section.flag("read_only").unwrap_or(!in_image),
     };
     section.finish();
     workload
@@ -93,6 +99,7 @@ fn empty() -> Workload {
         port: 0,
         ready: Ready::Tcp,
         ready_within: defaults::READY_WITHIN,
+        live: None,
         stop_signal: defaults::STOP_SIGNAL,
         stop_within: defaults::STOP_WITHIN,
         network: Network::Private,
@@ -102,16 +109,30 @@ fn empty() -> Workload {
     }
 }
 
-fn image(section: &mut Section<'_>) -> Option<Digest> {
+/// The digest itself, or the one that the name is pinned to.
+fn image(section: &mut Section<'_>, pins: &Pins) -> Option<Digest> {
     let text = section.text("image")?;
     let hex = text.value.strip_prefix("sha256:");
-    let digest = hex.and_then(|hex| hex.parse::<Digest>().ok());
-    if digest.is_none() {
+    let digest = match hex {
+        Some(hex) => hex.parse::<Digest>().ok(),
+        None => pins.digest(text.value),
+    };
+    if digest.is_none() && hex.is_some() {
         section.faults().error(
             code::BAD_VALUE,
             &text.span,
             "`workload.image` is not the digest of an image",
-            "write sha256: and 64 lower-case hexadecimal digits: a tag can change, a digest cannot",
+            "write sha256: and 64 lower-case hexadecimal digits, or the name of an image, as in nginx:1.29, oci:DIRECTORY, docker-archive:FILE",
+        );
+    } else if digest.is_none() {
+        section.faults().error(
+            code::UNPINNED,
+            &text.span,
+            format!(
+                "`{}` is not pinned to a digest, and what it names can change",
+                text.value
+            ),
+            format!("`suijuris images pull` in this directory looks it up and writes {LOCK}"),
         );
     }
     digest
@@ -180,37 +201,80 @@ fn port(section: &mut Section<'_>) -> u16 {
     }
 }
 
-fn ready(section: &mut Section<'_>) -> Ready {
-    const WORDS: [(&str, Ready); 3] = [
-        ("tcp", Ready::Tcp),
-        ("agent", Ready::Agent),
-        ("spawned", Ready::Spawned),
-    ];
-    let Some(text) = section.text("ready") else {
-        return Ready::Tcp;
-    };
+/// Words of `ready`, in the order in which they are offered.
+const READY: [(&str, Ready); 4] = [
+    ("tcp", Ready::Tcp),
+    ("agent", Ready::Agent),
+    ("notify", Ready::Notify),
+    ("spawned", Ready::Spawned),
+];
+
+/// Words of `live`: what can be asked again and again.
+const LIVE: [(&str, Ready); 2] = [("tcp", Ready::Tcp), ("notify", Ready::Notify)];
+
+/// One question about the workload: a word, `http:/path`, or a table with a command.
+fn question(
+    section: &mut Section<'_>,
+    key: &'static str,
+    words: &'static [(&'static str, Ready)],
+) -> Option<Ready> {
+    let value = section.value(key)?;
+    if value.get_ref().is_table() {
+        return command(section.as_section(key, value)?);
+    }
+    let text = section.text(key)?;
     if let Some(path) = text.value.strip_prefix("http:") {
         let plain = path.len() <= 1_024 && path.bytes().all(|b| b.is_ascii_graphic());
         if path.starts_with('/') && plain {
-            return Ready::Http(path.to_owned());
+            return Some(Ready::Http(path.to_owned()));
         }
         section.faults().error(
             code::BAD_VALUE,
             &text.span,
-            "`workload.ready` has no path to ask for",
+            format!("`workload.{key}` has no path to ask for"),
             "write it as in http:/healthz",
         );
-        return Ready::Tcp;
+        return None;
     }
-    let found = WORDS.iter().find(|(word, _)| *word == text.value);
+    let found = words.iter().find(|(word, _)| *word == text.value);
     if found.is_none() {
-        section.unknown_word(
-            "ready",
-            &text,
-            ["tcp", "http:/path", "agent", "spawned"].into_iter(),
-        );
+        let offered = words.iter().map(|(word, _)| *word);
+        let offered = offered.chain(["http:/path", "{ command = [\"program\"] }"]);
+        section.unknown_word(key, &text, offered);
     }
-    found.map_or(Ready::Tcp, |(_, ready)| ready.clone())
+    found.map(|(_, question)| question.clone())
+}
+
+fn command(mut table: Section<'_>) -> Option<Ready> {
+    let argv = table.texts("command");
+    if argv.is_none() && !table.has("command") {
+        table.missing("command", "write { command = [\"program\", \"argument\"] }");
+    }
+    table.finish();
+    let argv = argv?;
+    Some(Ready::Command(
+        argv.into_iter().map(|arg| arg.value.to_owned()).collect(),
+    ))
+}
+
+fn live(section: &mut Section<'_>) -> Option<Live> {
+    let by = question(section, "live", &LIVE);
+    let every = section.length("live_every");
+    let failures = section.integer("live_failures").map(|found| found.value);
+    for key in ["live_every", "live_failures"] {
+        if section.has(key) && !section.has("live") {
+            let help = "add live = \"tcp\", \"http:/path\", \"notify\" or { command = [\"program\"] }, or leave it out";
+            let message = format!("`workload.{key}` belongs to `workload.live`");
+            section
+                .faults()
+                .error(code::BAD_VALUE, &section.span(), message, help);
+        }
+    }
+    Some(Live {
+        by: by?,
+        every: every.unwrap_or(defaults::LIVE_EVERY),
+        failures: failures.unwrap_or(defaults::LIVE_FAILURES),
+    })
 }
 
 /// A workload that connections are handed to listens on no port: it is ready at once unless it says so itself.
@@ -220,7 +284,22 @@ pub(super) fn ready_without_port(
     table: &DeTable<'_>,
     faults: &Faults<'_>,
 ) {
-    if protocol != Protocol::FdPassing || matches!(workload.ready, Ready::Agent | Ready::Spawned) {
+    if protocol != Protocol::FdPassing {
+        return;
+    }
+    let by_port = |how: &Ready| matches!(how, Ready::Tcp | Ready::Http(_));
+    if workload.live.as_ref().is_some_and(|live| by_port(&live.by)) {
+        let live = table
+            .get("workload")
+            .and_then(|workload| workload.get_ref().get("live"));
+        faults.error(
+            code::BAD_VALUE,
+            &live.map_or(0..0, Spanned::span),
+            "`workload.live` asks a port, and with `protocol = \"handover\"` the workload listens on none",
+            "write \"notify\", or { command = [\"program\"] }",
+        );
+    }
+    if !by_port(&workload.ready) {
         return;
     }
     let said = table
@@ -231,23 +310,23 @@ pub(super) fn ready_without_port(
             code::BAD_VALUE,
             &ready.span(),
             "`workload.ready` waits for a port, and with `protocol = \"handover\"` the workload listens on none",
-            "leave it out, or write \"agent\" for a workload that says when it can serve",
+            "leave it out, or write \"agent\" or \"notify\" for a workload that says when it can serve",
         );
     }
     workload.ready = Ready::Spawned;
 }
 
-fn stop_signal(section: &mut Section<'_>) -> i32 {
+fn stop_signal(section: &mut Section<'_>, in_image: bool) -> i32 {
+    // 0 is that of the image.
+    let default = if in_image { 0 } else { defaults::STOP_SIGNAL };
     let number = section
         .value("stop_signal")
         .is_some_and(|value| matches!(value.get_ref(), DeValue::Integer(_)));
     if number {
         let found = section.integer("stop_signal");
-        return found.map_or(defaults::STOP_SIGNAL, |found| found.value);
+        return found.map_or(default, |found| found.value);
     }
-    section
-        .word("stop_signal", &SIGNALS)
-        .unwrap_or(defaults::STOP_SIGNAL)
+    section.word("stop_signal", &SIGNALS).unwrap_or(default)
 }
 
 /// Checks texts in which the runtime replaces placeholders.

@@ -3,7 +3,6 @@
 //!
 //! An owner's wake passes the pause: who asks whether it applies is [`Activation`](super::Activation).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::witness::Mono;
@@ -113,59 +112,5 @@ pub const fn fate(deliveries: u32, limit: u32) -> Fate {
         Fate::SetAside
     } else {
         Fate::Again
-    }
-}
-
-/// How often each waiting message was in the hands of a reader that crashed. Bounded: what is not known counts as new.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deliveries<K> {
-    crashes: BTreeMap<K, u32>,
-    limit: u32,
-    max: usize,
-}
-
-impl<K: Ord + Clone> Deliveries<K> {
-    /// Counts at most `max` messages, and sets each aside after `limit` readers.
-    #[must_use]
-    pub const fn new(limit: u32, max: usize) -> Self {
-        Self {
-            crashes: BTreeMap::new(),
-            limit,
-            max,
-        }
-    }
-
-    /// A reader crashed with these messages delivered and not acknowledged; which of them are to be set aside. Those are
-    /// counted no more.
-    pub fn crashed(&mut self, in_hand: impl IntoIterator<Item = K>) -> Vec<K> {
-        let mut aside = Vec::new();
-        for message in in_hand {
-            let crashes = self
-                .crashes
-                .get(&message)
-                .map_or(1, |crashes| crashes.saturating_add(1));
-            match fate(crashes, self.limit) {
-                Fate::SetAside => {
-                    self.crashes.remove(&message);
-                    aside.push(message);
-                }
-                Fate::Again if self.crashes.len() < self.max || self.crashes.contains_key(&message) => {
-                    self.crashes.insert(message, crashes);
-                }
-                Fate::Again => {}
-            }
-        }
-        aside
-    }
-
-    /// The message was acknowledged, dropped, or an owner lets it be tried from the beginning.
-    pub fn forget(&mut self, message: &K) {
-        self.crashes.remove(message);
-    }
-
-    /// How many readers crashed with it.
-    #[must_use]
-    pub fn of(&self, message: &K) -> u32 {
-        self.crashes.get(message).copied().unwrap_or(0)
     }
 }

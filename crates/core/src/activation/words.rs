@@ -176,7 +176,7 @@ pub enum Word {
 pub enum Leave {
     /// The object fell asleep.
     Slept,
-    /// Its workload ended and had not been asked to.
+    /// Its workload crashed, never became ready, or ended before anything came of it.
     WorkloadFailed,
     /// It was asked to stop by its host.
     Stopped,

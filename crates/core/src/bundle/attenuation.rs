@@ -91,11 +91,13 @@ fn manifest(parent: &Manifest, child: &Manifest) -> Result<(), NotAttenuated> {
         triggers,
         callers,
         claims,
+        rates,
         sleep,
         witness,
         lease,
         grace,
         class,
+        elsewhere,
         seal_within,
     } = child;
     proposals(&parent.triggers, triggers)?;
@@ -107,6 +109,8 @@ fn manifest(parent: &Manifest, child: &Manifest) -> Result<(), NotAttenuated> {
     part(memory.iter().all(kept), "memory", SOME)?;
     let claim = |(name, kind)| parent.claims.get(name) == Some(kind);
     part(claims.iter().all(claim), "callers.claims", SOME)?;
+    let rate = |(name, rate)| parent.rates.get(name) == Some(rate);
+    part(rates.iter().all(rate), "rates", SOME)?;
     let key = |key| parent.callers.contains(key);
     part(callers.iter().all(key), "callers.keys", SOME)?;
     gate(&parent.gate, through)?;
@@ -119,6 +123,8 @@ fn manifest(parent: &Manifest, child: &Manifest) -> Result<(), NotAttenuated> {
     part(*grace <= parent.grace, "witness.grace", LESS)?;
     let templates = class.is_none() || *class == parent.class;
     part(templates, "class", "left out, or as the parent's")?;
+    let place = |(host, place)| parent.elsewhere.get(host) == Some(place);
+    part(elsewhere.iter().all(place), "elsewhere", SOME)?;
     part(*seal_within <= parent.seal_within, "lineage.seal_within", LESS)
 }
 
@@ -145,9 +151,12 @@ fn gate(parent: &Gate, child: &Gate) -> Result<(), NotAttenuated> {
         drain,
         linger,
         api,
+        cors,
     } = child;
     part(!api || parent.api, "gate.api", "off, or as the parent's")?;
     part(*protocol == parent.protocol, "gate.protocol", "as the parent's")?;
+    let reads = |origin| parent.cors.contains(origin);
+    part(cors.iter().all(reads), "gate.cors", SOME)?;
     let header = |header| parent.headers.contains(header);
     part(headers.iter().all(header), "gate.headers", SOME)?;
     part(*max_held <= parent.max_held, "gate.max_held", LESS)?;

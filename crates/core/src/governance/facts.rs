@@ -218,6 +218,15 @@ pub struct Activity {
     pub in_flight: i64,
 }
 
+/// What a write would leave in one field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed<'a> {
+    /// Position of the field in name order.
+    pub position: u16,
+    /// The value after the write; none after one that empties the field.
+    pub new: Option<&'a Value>,
+}
+
 /// All facts of one decision.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -241,6 +250,9 @@ pub struct Facts<'a> {
     pub activity: Option<Activity>,
     /// `mutate`: names of the fields written.
     pub fields: &'a [&'a str],
+    /// `mutate`: what the write would leave in fields that the rules judge by value, by position, ascending; what they hold
+    /// before it stands in the object's memory.
+    pub changes: &'a [Changed<'a>],
     /// `migrate`: where to.
     pub target: Option<Host<'a>>,
     /// `fork`: the scope of the child.
@@ -249,6 +261,9 @@ pub struct Facts<'a> {
     pub field: Option<&'a str>,
     /// `instantiate`: how many instances there are.
     pub founding: Option<Founding>,
+    /// `admit`, and `wake` by a request: how often whoever asks did so in the running windows, in the order of the rates'
+    /// names.
+    pub rates: &'a [i64],
 }
 
 impl<'a> Facts<'a> {
@@ -266,10 +281,12 @@ impl<'a> Facts<'a> {
             request: None,
             activity: None,
             fields: &[],
+            changes: &[],
             target: None,
             scope: None,
             field: None,
             founding: None,
+            rates: &[],
         }
     }
 }

@@ -16,6 +16,7 @@ mod operand;
 mod program;
 mod slot;
 mod specialize;
+mod steady;
 mod steps;
 mod verify;
 mod vocabulary;
@@ -23,7 +24,8 @@ mod watch;
 
 pub use action::{Action, PrincipalKind, Protocol, TriggerKind, WordError};
 pub use facts::{
-    Activity, Caller, Facts, Founding, Holds, Host, Instance, Lineage, Object, Principal, Request, Trigger,
+    Activity, Caller, Changed, Facts, Founding, Holds, Host, Instance, Lineage, Object, Principal, Request,
+    Trigger,
 };
 pub use judgement::{
     Erred, Explanation, Fault, Judgement, MAX_RULES, NearMiss, NotFresh, Outcome, Reason, RuleSet,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::action::PrincipalKind;
-use super::facts::{Caller, Facts, Principal};
+use super::facts::{Caller, Changed, Facts, Principal};
 use super::judgement::Fault;
 use super::operand::{EntityKind, Items, Net, Operand};
 use crate::memory::{Freshness, Value};
@@ -77,6 +77,11 @@ pub enum Slot {
     ClassRate,
     Crashes,
     Awake,
+    Counter(u16),
+    Changed(u16),
+    ChangeOld(u16),
+    ChangeNew(u16),
+    Rate(u16),
 }
 
 impl Slot {
@@ -85,6 +90,12 @@ impl Slot {
     pub(super) fn number(self, facts: &Facts<'_>) -> Option<i64> {
         Some(match self {
             Self::Memory(position) => return value_number(memory_value(facts, position)?),
+            Self::Counter(position) => facts
+                .object
+                .memory
+                .count_at(usize::from(position), facts.now.at)?,
+            Self::ChangeOld(position) => return value_number(old_value(facts, position)?),
+            Self::ChangeNew(position) => return value_number(new_value(facts, position)?),
             Self::Now => facts.now.at.0,
             Self::Length => facts.object.lineage.length,
             Self::Epoch => facts.object.lineage.epoch,
@@ -108,6 +119,7 @@ impl Slot {
             Self::PeerRate => facts.founding?.peer_rate,
             Self::ClassRate => facts.founding?.class_rate,
             Self::Claim(position) => return value_number(claim(facts, position)?),
+            Self::Rate(position) => *facts.rates.get(usize::from(position))?,
             _ => return None,
         })
     }
@@ -120,6 +132,8 @@ impl Slot {
                 Value::Bool(v) => Some(*v),
                 _ => None,
             },
+            Self::ChangeOld(position) => value_flag(old_value(facts, position)?),
+            Self::ChangeNew(position) => value_flag(new_value(facts, position)?),
             Self::Fresh(position) => {
                 let freshness = facts
                     .object
@@ -144,6 +158,8 @@ impl Slot {
         let (target, request) = (facts.target.as_ref(), facts.request.as_ref());
         match self {
             Self::Memory(position) => value_text(memory_value(facts, position)?),
+            Self::ChangeOld(position) => value_text(old_value(facts, position)?),
+            Self::ChangeNew(position) => value_text(new_value(facts, position)?),
             Self::Method => Some(request?.method),
             Self::Path => Some(request?.path),
             Self::Query => Some(request?.query),
@@ -203,6 +219,12 @@ impl Slot {
                 .map(Operand::of)
                 .ok_or(Fault::Missing)?,
             Self::Claim(position) => claim(facts, position).map(Operand::of).ok_or(Fault::Missing)?,
+            Self::ChangeOld(position) => old_value(facts, position)
+                .map(Operand::of)
+                .ok_or(Fault::Missing)?,
+            Self::ChangeNew(position) => new_value(facts, position)
+                .map(Operand::of)
+                .ok_or(Fault::Missing)?,
             Self::Principal => Ok(principal(facts)),
             Self::Resource => Ok(Operand::Entity(EntityKind::Object, facts.object.id)),
             Self::PeerIp => {
@@ -224,6 +246,9 @@ impl Slot {
         match self {
             Self::Memory(position) => memory_value(facts, position).is_some(),
             Self::Claim(position) => claim(facts, position).is_some(),
+            Self::Changed(position) => change(facts, position).is_some(),
+            Self::ChangeOld(position) => old_value(facts, position).is_some(),
+            Self::ChangeNew(position) => new_value(facts, position).is_some(),
             Self::HasRequest => facts.request.is_some(),
             Self::RequestPort | Self::ContentLength => self.number(facts).is_some(),
             Self::Subject | Self::Header(_) => self.text(facts).is_some(),
@@ -235,6 +260,32 @@ impl Slot {
 #[inline]
 fn memory_value<'a>(facts: &Facts<'a>, position: u16) -> Option<&'a Value> {
     facts.object.memory.cell_at(usize::from(position))?.value.as_ref()
+}
+
+/// The write to the field at `position`, if the proposal has one.
+fn change<'a>(facts: &Facts<'a>, position: u16) -> Option<&'a Changed<'a>> {
+    let found = facts
+        .changes
+        .binary_search_by_key(&position, |change| change.position);
+    facts.changes.get(found.ok()?)
+}
+
+/// What a field that is written holds before the write.
+fn old_value<'a>(facts: &Facts<'a>, position: u16) -> Option<&'a Value> {
+    change(facts, position)?;
+    memory_value(facts, position)
+}
+
+fn new_value<'a>(facts: &Facts<'a>, position: u16) -> Option<&'a Value> {
+    change(facts, position)?.new
+}
+
+#[inline]
+fn value_flag(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(v) => Some(*v),
+        _ => None,
+    }
 }
 
 #[inline]

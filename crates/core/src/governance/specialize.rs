@@ -22,7 +22,7 @@ use crate::time::{Now, Quality, Span, Timestamp};
 pub struct Residual {
     linked: Linked,
     from: Timestamp,
-    /// First instant at which some field consulted has become stale.
+    /// First instant at which some field consulted has become stale, or some counter has begun anew.
     until: Option<Timestamp>,
     /// Whether the clock's quality was known, where that counts.
     clock_known: Option<bool>,
@@ -123,13 +123,22 @@ impl Program {
         })
     }
 
-    /// Until when the freshness consulted by `action` stays as it is, and whether it hangs on the clock's quality.
+    /// Until when the freshness and the counters consulted by `action` stay as they are, and whether it hangs on the clock's quality.
     fn validity(&self, action: Action, facts: &Facts<'_>) -> (Option<Timestamp>, Option<bool>) {
         let memory = facts.object.memory;
         let (mut until, mut clock_known) = (None::<Timestamp>, None);
         for slot in self.slots(action, None) {
-            let Slot::Fresh(position) = slot else { continue };
-            let position = usize::from(position);
+            let mut ends = |at: Timestamp| until = Some(until.map_or(at, |until| until.min(at)));
+            let position = match slot {
+                Slot::Counter(position) => {
+                    if let Some(reset) = memory.reset_at(usize::from(position), facts.now.at) {
+                        ends(reset);
+                    }
+                    continue;
+                }
+                Slot::Fresh(position) => usize::from(position),
+                _ => continue,
+            };
             let span = memory
                 .schema()
                 .at(position)
@@ -139,7 +148,7 @@ impl Program {
                 clock_known = Some(facts.now.quality != Quality::Unknown);
                 let stale_at = written.saturating_add(span).saturating_add(Span(1));
                 if stale_at > facts.now.at {
-                    until = Some(until.map_or(stale_at, |until| until.min(stale_at)));
+                    ends(stale_at);
                 }
             }
         }
@@ -168,6 +177,7 @@ const fn is_known(slot: Slot) -> bool {
             | Slot::Class
             | Slot::Key
             | Slot::Memory(_)
+            | Slot::Counter(_)
             | Slot::Fresh(_)
             | Slot::Length
             | Slot::Epoch

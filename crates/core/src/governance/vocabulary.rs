@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::{Kind, Name, Schema};
+use crate::rates::Rate;
 
 /// Claims and headers that a vocabulary lists at most.
 pub const MAX_WORDS: usize = 256;
@@ -28,6 +29,9 @@ pub struct Vocabulary {
     /// `resource.key`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub class: bool,
+    /// How often somebody asked in the running window: `context.rate.<name>`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rates: BTreeMap<Name, Rate>,
 }
 
 /// Why words do not make a vocabulary.
@@ -39,6 +43,9 @@ pub enum VocabularyError {
     /// A header listed twice.
     #[error("header `{0}` is listed twice")]
     HeaderTwice(String),
+    /// A claim that counts: tokens are not added to.
+    #[error("claim `{0}` cannot be a counter: only fields of memory are")]
+    CounterClaim(Name),
     /// More than [`MAX_WORDS`].
     #[error("more than {MAX_WORDS} claims or headers")]
     TooMany,
@@ -61,6 +68,9 @@ impl Vocabulary {
     pub fn check(&self) -> Result<(), VocabularyError> {
         if self.claims.len() > MAX_WORDS || self.headers.len() > MAX_WORDS {
             return Err(VocabularyError::TooMany);
+        }
+        if let Some((name, _)) = self.claims.iter().find(|(_, kind)| kind.counts()) {
+            return Err(VocabularyError::CounterClaim(name.clone()));
         }
         let mut seen = std::collections::BTreeSet::new();
         for header in &self.headers {

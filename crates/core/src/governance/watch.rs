@@ -1,6 +1,6 @@
 //! What an action's rules depend on, so that a shell knows when to decide again and what may be decided early.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::action::{Action, PrincipalKind};
 use super::node::{Node, NodeId};
@@ -14,6 +14,8 @@ pub struct Watches {
     pub memory: BTreeSet<u16>,
     /// Positions of memory fields whose freshness counts: decide again at their deadlines.
     pub fresh: BTreeSet<u16>,
+    /// Positions of memory fields whose value after the proposed write counts.
+    pub changes: BTreeSet<u16>,
     /// The object's identity counts.
     pub identity: bool,
     /// The lineage counts.
@@ -49,6 +51,16 @@ impl Watches {
     fn add(&mut self, slot: Slot) {
         match slot {
             Slot::Memory(position) => drop(self.memory.insert(position)),
+            // It falls back to zero by the clock alone.
+            Slot::Counter(position) => {
+                self.memory.insert(position);
+                self.now = true;
+            }
+            Slot::ChangeOld(position) => {
+                self.memory.insert(position);
+                self.changes.insert(position);
+            }
+            Slot::Changed(position) | Slot::ChangeNew(position) => drop(self.changes.insert(position)),
             Slot::Fresh(position) => drop(self.fresh.insert(position)),
             Slot::Length
             | Slot::Epoch
@@ -81,7 +93,7 @@ impl Watches {
             | Slot::RequestPort
             | Slot::ContentLength
             | Slot::Header(_) => self.request = true,
-            Slot::Protocol | Slot::PeerIp | Slot::HasRequest => self.connection = true,
+            Slot::Protocol | Slot::PeerIp | Slot::HasRequest | Slot::Rate(_) => self.connection = true,
             Slot::HostRegion | Slot::HostProvider | Slot::HostClass | Slot::HostId => self.host = true,
             Slot::TriggerKind
             | Slot::TriggerName
@@ -132,23 +144,27 @@ impl Program {
 
     /// The slots that these expressions read.
     pub(super) fn slots_of(&self, nodes: impl Iterator<Item = NodeId>) -> BTreeSet<Slot> {
+        let reached = self.reached(nodes);
+        let slot = |node: &Node| match node {
+            Node::Slot(slot) | Node::Has(slot) => Some(*slot),
+            _ => None,
+        };
+        reached.values().copied().filter_map(slot).collect()
+    }
+
+    /// These expressions and their operands, operands first.
+    pub(super) fn reached(&self, nodes: impl Iterator<Item = NodeId>) -> BTreeMap<NodeId, &Node> {
         let mut open: Vec<NodeId> = nodes.collect();
-        let mut seen: BTreeSet<NodeId> = open.iter().copied().collect();
-        let mut slots = BTreeSet::new();
+        let mut reached = BTreeMap::new();
         while let Some(id) = open.pop() {
             let node = usize::try_from(id)
                 .ok()
                 .and_then(|id| self.listing().nodes.get(id));
             let Some(node) = node else { continue };
-            if let Node::Slot(slot) | Node::Has(slot) = node {
-                slots.insert(*slot);
+            if reached.insert(id, node).is_none() {
+                node.operands(|id| open.push(id));
             }
-            node.operands(|id| {
-                if seen.insert(id) {
-                    open.push(id);
-                }
-            });
         }
-        slots
+        reached
     }
 }

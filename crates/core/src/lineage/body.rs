@@ -11,6 +11,7 @@ use crate::id::{BundleId, Digest, ObjectId, RecordId};
 use crate::inputs::{Inputs, Principal};
 use crate::key::PublicKey;
 use crate::memory::{Change, Name};
+use crate::ticket::SignedTicket;
 use crate::time::{Span, Timestamp};
 
 /// The kinds of record, as a keyed union: `{"woke": {…}}`.
@@ -188,6 +189,9 @@ pub struct Inception {
     /// The class that this object is an instance of, and the verdict that founded it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<Instantiation>,
+    /// What its owners let it begin by, where it founded itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<SignedTicket>,
 }
 
 /// Link from a child to its parent.

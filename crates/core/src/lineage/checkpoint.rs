@@ -10,8 +10,9 @@ use crate::key::{Domain, PublicKey, SecretKey, Signature};
 use crate::memory::tree::Root;
 use crate::memory::{Cell, Memory, Name};
 
-/// Format version of checkpoints. Version 1 had no `awake` and no `crashes`; the chain is folded in its place.
-const VERSION: u32 = 2;
+/// Format version of checkpoints. Version 1 had no `awake` and no `crashes`, version 2 counted only activations that were
+/// cut off; the chain is folded in their place.
+const VERSION: u32 = 3;
 
 /// Size of an encoded checkpoint at most, bytes.
 const MAX_BYTES: usize = 64 << 20;
@@ -20,7 +21,7 @@ const MAX_BYTES: usize = 64 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
-    /// Format version, 2.
+    /// Format version, 3.
     v: u32,
     head: Head,
     cells: BTreeMap<Name, Cell>,
@@ -40,6 +41,9 @@ pub enum CheckpointError {
     /// Of a later format, or signed by a key the state has not committed to, or the signature does not hold.
     #[error("it is not signed by the object")]
     Signature,
+    /// Sound, and of an earlier format.
+    #[error("it is of an earlier format")]
+    Older,
     /// The bundle it needs is missing.
     #[error("its bundle is missing")]
     NoBundle,
@@ -84,9 +88,12 @@ impl Checkpoint {
         let mut checkpoint: Self = codec::decode(bytes, MAX_BYTES)?;
         let sig = checkpoint.sig.take().ok_or(CheckpointError::Signature)?;
         let signed = codec::encode(&checkpoint)?;
-        let ours = checkpoint.v == VERSION && checkpoint.key.commitment() == checkpoint.head.next;
+        let ours = checkpoint.v <= VERSION && checkpoint.key.commitment() == checkpoint.head.next;
         if !ours || !checkpoint.key.verifies(Domain::Checkpoint, &signed, &sig) {
             return Err(CheckpointError::Signature);
+        }
+        if checkpoint.v < VERSION {
+            return Err(CheckpointError::Older);
         }
         let schema = bundles
             .schema(&checkpoint.head.bundle)

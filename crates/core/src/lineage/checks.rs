@@ -10,6 +10,7 @@ use crate::id::{BundleId, Digest, ObjectId, RecordId};
 use crate::inputs::Principal;
 use crate::key::PublicKey;
 use crate::memory;
+use crate::ticket::TicketError;
 
 /// A record that does not continue the chain.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +95,9 @@ pub enum Fault {
     /// It says that it is an instance of a class, and not how that can be.
     #[error("it is not an instance of the class that it names: {0}")]
     Class(&'static str),
+    /// It says that it was founded by a ticket, and not by one that lets it begin.
+    #[error("the ticket that it was founded by does not let it begin")]
+    Ticket(#[from] TicketError),
     /// Too few controllers signed.
     #[error("{found} of the {needed} needed owners approved it")]
     Approvals {
@@ -287,6 +291,18 @@ fn instance(record: &Record, body: &Inception) -> Check {
     })
 }
 
+/// An object that founded itself did so by a ticket of just its owners, for its first definition, in time.
+fn founded_by(record: &Record, body: &Inception) -> Check {
+    let Some(signed) = &body.ticket else {
+        return Ok(());
+    };
+    let ticket = &signed.ticket;
+    let of_owners = (&ticket.controllers, ticket.threshold) == (&body.controllers, body.threshold);
+    let is_own = of_owners && body.nonce == ticket.nonce && body.parent.is_none() && body.class.is_none();
+    ensure(is_own, || Fault::Ticket(TicketError::Content))?;
+    Ok(signed.verify_for(record.bundle, record.at)?)
+}
+
 /// The inception record on its own.
 pub(super) fn inception(record: &Record, id: RecordId) -> Result<Head, Fault> {
     let Body::Inception(body) = &record.body else {
@@ -302,5 +318,6 @@ pub(super) fn inception(record: &Record, id: RecordId) -> Result<Head, Fault> {
     let key = record.key.ok_or(Fault::Unsigned("inception"))?;
     ensure(key.commitment() == body.next, || Fault::Key)?;
     instance(record, body)?;
+    founded_by(record, body)?;
     Ok(Head::born(record, id, body))
 }

@@ -9,6 +9,7 @@ use super::checks::{self, ChainError, Fault};
 use super::record::{Record, Stored, VERSION};
 use crate::class::{Instantiation, Membership};
 use crate::id::{BundleId, Digest, ObjectId, RecordId};
+use crate::inputs::WorkloadEnd;
 use crate::key::{PublicKey, SecretKey};
 use crate::memory::{Cell, Changed, Memory, Schema};
 use crate::time::{Span, Timestamp};
@@ -109,7 +110,7 @@ pub struct Head {
     pub refused: u64,
     /// Time awake in activations that ended, by the times of their records; of one that was cut off, up to its last record.
     pub awake: Span,
-    /// Activations that were cut off since the last `dormant`.
+    /// Activations in a row that were cut off, or whose workload crashed or never became ready.
     pub crashes: u64,
     /// Latest occurrence dealt with, by timer.
     pub fired: Fired,
@@ -174,10 +175,14 @@ impl Head {
         match &record.body {
             Body::Woke(body) => self.activate(record, body.next),
             Body::Resumed(body) => self.activate(record, body.next),
-            Body::Dormant(_) => {
+            Body::Dormant(body) => {
                 self.end(Phase::Dormant);
                 self.unsealed = false;
-                self.crashes = 0;
+                let end = body.decision.inputs.conditions.workload;
+                self.crashes = match end.is_some_and(WorkloadEnd::is_crash) {
+                    true => self.crashes.saturating_add(1),
+                    false => 0,
+                };
                 self.last_dormant = Some(record.at);
             }
             Body::Unsealed(_) => {

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::{Error, Gate, HostMount, Manifest, Protocol, Witness, Workload, is_label, secrets};
+use super::{Error, Gate, HostMount, Manifest, Place, Protocol, Ready, Witness, Workload, is_label, secrets};
 use crate::class::{
     Class, MAX_ARCHIVE_AFTER, MAX_FOUNDINGS_PER_SECOND, MAX_INSTANCES, MIN_ARCHIVE_AFTER, Source,
 };
 use crate::memory::Kind;
+use crate::rates::{MAX_RATES, Rate, WINDOWS};
 use crate::time::Span;
 
 /// Shortest and longest lease, ms.
@@ -65,10 +66,17 @@ impl Manifest {
         faults.part(self.callers.len() <= 64, "callers.keys", "at most 64 keys");
         faults.part(self.claims.len() <= 64, "callers.claims", "at most 64 claims");
         faults.part(
+            !self.claims.values().any(Kind::counts),
+            "callers.claims",
+            "a claim cannot be a counter: only fields of memory are",
+        );
+        faults.part(
             (0..=60_000).contains(&self.seal_within.0),
             "lineage.seal_within",
             "at most 1m",
         );
+        self.rates(&mut faults);
+        self.elsewhere(&mut faults);
         self.witness(&mut faults);
         if let Some(class) = &self.class {
             self.instances(class, &mut faults);
@@ -86,6 +94,47 @@ impl Manifest {
             Some(Error::Timer(name.clone(), error))
         });
         faults.0.into_iter().chain(timers).collect()
+    }
+
+    fn rates(&self, faults: &mut Faults) {
+        let within = |rate: &Rate| WINDOWS.contains(&rate.window);
+        faults.part(self.rates.len() <= MAX_RATES, "rates", "at most 8 rates");
+        faults.part(
+            self.rates.values().all(within),
+            "rates",
+            "windows between 1s and 1d",
+        );
+    }
+
+    fn elsewhere(&self, faults: &mut Faults) {
+        let name = |name: &String, more: &[u8]| {
+            let plain = |byte: u8| {
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || more.contains(&byte)
+            };
+            (1..=256).contains(&name.len()) && name.bytes().all(plain)
+        };
+        let sound = |(host, place): (&String, &Place)| {
+            name(host, b".")
+                && place
+                    .app
+                    .iter()
+                    .chain(&place.instance)
+                    .all(|text| name(text, b"_"))
+                && place.region.iter().all(|text| name(text, b","))
+                && (place.app.is_some() || place.region.is_some() || place.instance.is_some())
+        };
+        faults.part(
+            self.elsewhere.len() <= 1_024 && self.elsewhere.iter().all(sound),
+            "elsewhere",
+            "at most 1024 hosts in lower case without port, each with one of app, region and instance: letters, digits and hyphens",
+        );
+        faults.part(
+            self.elsewhere.is_empty()
+                || self.gate.protocol == Protocol::Http
+                || self.gate.protocol == Protocol::H2c,
+            "elsewhere",
+            "left out: a raw connection names no host",
+        );
     }
 
     fn instances(&self, class: &Class, faults: &mut Faults) {
@@ -181,7 +230,11 @@ fn is_variable(name: &str) -> bool {
 }
 
 fn workload(workload: &Workload, faults: &mut Faults) {
-    let program = workload.argv.first().is_some_and(|program| !program.is_empty());
+    let program = match workload.argv.first() {
+        Some(program) => !program.is_empty(),
+        // That of the image.
+        None => workload.image.is_some(),
+    };
     faults.part(program, "workload.command", "name the program to run");
     let plain = |arg: &String| !arg.contains('\0') && arg.len() <= 65_536;
     faults.part(
@@ -200,13 +253,14 @@ fn workload(workload: &Workload, faults: &mut Faults) {
         "workload.ready_within",
         "between 1ms and 1h",
     );
+    ready(workload, faults);
     faults.part(
         within(workload.stop_within, 300_000),
         "workload.stop_within",
         "between 1ms and 5m",
     );
     faults.part(
-        (1..=64).contains(&workload.stop_signal),
+        (1..=64).contains(&workload.stop_signal) || (workload.stop_signal == 0 && workload.image.is_some()),
         "workload.stop_signal",
         "a signal from 1 to 64",
     );
@@ -220,7 +274,48 @@ fn workload(workload: &Workload, faults: &mut Faults) {
     );
 }
 
+fn ready(workload: &Workload, faults: &mut Faults) {
+    let runs = |how: &Ready| match how {
+        Ready::Command(argv) => {
+            let plain = |arg: &String| !arg.contains('\0') && arg.len() <= 65_536;
+            argv.first().is_some_and(|program| !program.is_empty())
+                && argv.len() <= 256
+                && argv.iter().all(plain)
+        }
+        _ => true,
+    };
+    let command = "a program and at most 255 arguments, none with a NUL";
+    faults.part(runs(&workload.ready), "workload.ready", command);
+    let Some(live) = &workload.live else { return };
+    faults.part(runs(&live.by), "workload.live", command);
+    faults.part(
+        !matches!(live.by, Ready::Agent | Ready::Spawned),
+        "workload.live",
+        "tcp, http:/path, notify or a command: what can be asked again and again",
+    );
+    faults.part(
+        (100..=3_600_000).contains(&live.every.0),
+        "workload.live_every",
+        "between 100ms and 1h",
+    );
+    faults.part(
+        (1..=1_000).contains(&live.failures),
+        "workload.live_failures",
+        "between 1 and 1000",
+    );
+}
+
 fn gate(gate: &Gate, faults: &mut Faults) {
+    faults.part(
+        gate.cors.len() <= 64 && gate.cors.iter().all(|origin| is_origin(origin)),
+        "gate.cors",
+        "at most 64 origins as browsers write them, https://app.example or with a port, without a path; or \"*\"",
+    );
+    faults.part(
+        gate.cors.is_empty() || matches!(gate.protocol, Protocol::Http | Protocol::H2c),
+        "gate.cors",
+        "left out: a raw connection has no words that a browser could read",
+    );
     faults.part(
         (1..=65_536).contains(&gate.max_connections),
         "gate.max_connections",
@@ -241,6 +336,26 @@ fn gate(gate: &Gate, faults: &mut Faults) {
         "gate.headers",
         "lower-case header names such as `x-tenant`",
     );
+}
+
+/// Whether this is an origin as `Origin` has it (RFC 6454 §6.2), or any.
+fn is_origin(text: &str) -> bool {
+    let host = |host: &str| {
+        let host = host.split_once(':').map_or(
+            host,
+            |(host, port)| {
+                if port.parse::<u16>().is_ok() { host } else { "" }
+            },
+        );
+        !host.is_empty()
+            && host
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b))
+    };
+    let scheme =
+        |scheme: &str| !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+    let whole = |(before, after): (&str, &str)| scheme(before) && host(after);
+    text == "*" || (text.len() <= 255 && text.split_once("://").is_some_and(whole))
 }
 
 fn is_header(name: &str) -> bool {

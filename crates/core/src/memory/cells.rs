@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::counter;
 use super::schema::{Field, Kind, Name, Schema};
 use super::tree::{self, Grown, Proof, Root, Tree};
 use super::value::Value;
@@ -30,6 +31,8 @@ pub enum Write {
     Append(Value),
     /// Removes the value.
     Unset,
+    /// Adds to a counter: more than zero.
+    Add(i64),
 }
 
 /// Writes by field; all or none take effect.
@@ -94,6 +97,15 @@ pub enum Refused {
     /// Adding to a field that has no items.
     #[error("field `{0}` is not a set, list or map: set it instead of appending")]
     NotACollection(Name),
+    /// Anything but an addition of more than zero to a counter, or beyond what it can count.
+    #[error(
+        "field `{0}` is a counter: add a number above zero to it, up to {max} in all; it is not set, emptied or appended to",
+        max = i64::MAX
+    )]
+    Counter(Name),
+    /// An addition to another field.
+    #[error("field `{0}` is no counter: set it instead of adding to it")]
+    NotACounter(Name),
     /// A secret in clear, or a commitment for a field that is no secret.
     #[error("field `{0}`: a secret is written as a commitment, and only a secret is")]
     Secret(Name),
@@ -223,14 +235,47 @@ impl Cells {
         })
     }
 
-    /// The next instant at which some fresh field stops being fresh; `remain` is decided again then.
+    /// What the counter at `position` counts at `now`; nothing where no counter stands there.
+    #[must_use]
+    pub fn count_at(&self, position: usize, now: Timestamp) -> Option<i64> {
+        let (window, cell) = self.counter(position)?;
+        Some(counter::count(window, cell, now))
+    }
+
+    /// When the counter at `position` begins anew, where it counts something at `now`.
+    #[must_use]
+    pub fn reset_at(&self, position: usize, now: Timestamp) -> Option<Timestamp> {
+        let (window, cell) = self.counter(position)?;
+        counter::reset(window, cell, now)
+    }
+
+    fn counter(&self, position: usize) -> Option<(Span, &Cell)> {
+        match self.schema.at(position)?.1.kind {
+            Kind::Counter { window } => Some((window, self.cells.get(position)?)),
+            _ => None,
+        }
+    }
+
+    /// The value of field `name` at `now`: as it was written, and of a counter what it counts then.
+    #[must_use]
+    pub fn value_at(&self, name: &str, now: Timestamp) -> Option<Value> {
+        let position = self.schema.position(name)?;
+        match self.count_at(position, now) {
+            Some(count) => Some(Value::Int(count)),
+            None => self.cells.get(position)?.value.clone(),
+        }
+    }
+
+    /// The next instant at which some fresh field stops being fresh, or some counter begins anew; `remain` is decided again
+    /// then.
     #[must_use]
     pub fn next_deadline(&self, now: Now) -> Option<Timestamp> {
         let deadline = |(_, field, cell): (&Name, &Field, &Cell)| {
             let last_fresh = cell.as_of?.saturating_add(field.fresh_for?);
             Some(last_fresh.saturating_add(Span(1))).filter(|deadline| *deadline > now.at)
         };
-        self.iter().filter_map(deadline).min()
+        let resets = (0..self.cells.len()).filter_map(|position| self.reset_at(position, now.at));
+        self.iter().filter_map(deadline).chain(resets).min()
     }
 }
 
@@ -316,7 +361,7 @@ impl Memory {
         }
         change
             .iter()
-            .try_for_each(|(name, write)| self.written(name, write).map(drop))
+            .try_for_each(|(name, write)| self.written(name, write, None).map(drop))
     }
 
     /// Makes all of `change`, or nothing.
@@ -334,11 +379,29 @@ impl Memory {
         }
         let mut cells = Vec::with_capacity(change.len());
         for (name, write) in change {
-            let (position, value) = self.written(name, write)?;
+            let (position, value) = self.written(name, write, Some(at))?;
             let as_of = Some(at);
             cells.push((position, Cell { value, as_of }));
         }
         Ok(self.swap(cells))
+    }
+
+    /// What `change` would leave at `at` in those of its fields that stand at `positions`; nothing where it empties them.
+    /// Secrets and what would be refused are left out.
+    #[must_use]
+    pub fn outcome(
+        &self,
+        change: &Change,
+        positions: &BTreeSet<u16>,
+        at: Timestamp,
+    ) -> BTreeMap<Name, Option<Value>> {
+        let outcome = |(name, write): (&Name, &Write)| {
+            let (position, value) = self.written(name, write, Some(at)).ok()?;
+            let asked = u16::try_from(position).is_ok_and(|position| positions.contains(&position));
+            let secret = self.schema.at(position)?.1.secret;
+            (asked && !secret).then(|| (name.clone(), value))
+        };
+        change.iter().filter_map(outcome).collect()
     }
 
     /// Undoes a change that [`Memory::replace`] made.
@@ -391,14 +454,22 @@ impl Memory {
         }
     }
 
-    /// What `write` would leave in field `name`, with the field's position.
-    fn written(&self, name: &Name, write: &Write) -> Result<(usize, Option<Value>), Refused> {
+    /// What `write` would leave in field `name` at `at`, with the field's position. Without a time a counter is taken to be
+    /// still in the window of its last write.
+    fn written(
+        &self,
+        name: &Name,
+        write: &Write,
+        at: Option<Timestamp>,
+    ) -> Result<(usize, Option<Value>), Refused> {
         let unknown = || Refused::UnknownField(name.clone());
         let position = self.schema.position(name.as_str()).ok_or_else(unknown)?;
         let (_, field) = self.schema.at(position).ok_or_else(unknown)?;
         let old = self.cells.get(position).and_then(|cell| cell.value.as_ref());
         let written_before = self.cells.get(position).is_some_and(|cell| cell.as_of.is_some());
         let value = match write {
+            Write::Add(more) => Some(self.added(name, position, *more, at)?),
+            _ if matches!(field.kind, Kind::Counter { .. }) => return Err(Refused::Counter(name.clone())),
             Write::Unset if field.append_only => return Err(Refused::AppendOnly(name.clone())),
             Write::Unset => None,
             Write::Set(_) if field.append_only && written_before => {
@@ -411,6 +482,22 @@ impl Memory {
             check_value(name, field, value)?;
         }
         Ok((position, value))
+    }
+
+    /// What the counter at `position` would count.
+    fn added(
+        &self,
+        name: &Name,
+        position: usize,
+        more: i64,
+        at: Option<Timestamp>,
+    ) -> Result<Value, Refused> {
+        let not_a_counter = || Refused::NotACounter(name.clone());
+        let (window, cell) = self.counter(position).ok_or_else(not_a_counter)?;
+        let now = at.or(cell.as_of).unwrap_or(Timestamp(0));
+        let sum = counter::count(window, cell, now).checked_add(more);
+        let sum = sum.filter(|_| more > 0);
+        sum.map(Value::Int).ok_or_else(|| Refused::Counter(name.clone()))
     }
 
     /// A proof of what field `name` holds under [`Memory::root`].

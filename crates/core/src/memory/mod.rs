@@ -4,6 +4,7 @@
 //! commits to all of it in one root. Memory is a fold of lineage: shells never change it but by a record.
 
 mod cells;
+mod counter;
 mod schema;
 mod text;
 pub mod tree;

@@ -6,6 +6,7 @@ use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use serde::{Deserialize, Serialize};
 
+use super::counter;
 use super::value::{MAX_DEPTH, Value};
 use crate::time::Span;
 
@@ -120,6 +121,11 @@ pub enum Kind {
     Map(Box<Kind>),
     /// Values by these names, all present.
     Record(BTreeMap<Name, Kind>),
+    /// A number from zero up that is only added to, and that begins anew with each window of the clock.
+    Counter {
+        /// Length of a window.
+        window: Span,
+    },
 }
 
 impl Kind {
@@ -142,6 +148,7 @@ impl Kind {
             Self::List(_) => "list",
             Self::Map(_) => "map",
             Self::Record(_) => "record",
+            Self::Counter { .. } => "counter",
         }
     }
 
@@ -158,6 +165,7 @@ impl Kind {
             (Self::Int { min, max }, Value::Int(v)) => {
                 min.is_none_or(|min| *v >= min) && max.is_none_or(|max| *v <= max)
             }
+            (Self::Counter { .. }, Value::Int(v)) => *v >= 0,
             (Self::Enum(symbols), Value::Enum(symbol)) => symbols.contains(symbol),
             (Self::Set(item), Value::Set(items)) => items.iter().all(|value| item.holds(value)),
             (Self::List(item), Value::List(items)) => items.iter().all(|value| item.holds(value)),
@@ -172,6 +180,17 @@ impl Kind {
         }
     }
 
+    /// Whether this is a counter, or has one in it.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        match self {
+            Self::Counter { .. } => true,
+            Self::Set(item) | Self::List(item) | Self::Map(item) => item.counts(),
+            Self::Record(attributes) => attributes.values().any(Self::counts),
+            _ => false,
+        }
+    }
+
     fn check(&self, depth: usize) -> Result<(), SchemaError> {
         if depth > MAX_DEPTH {
             return Err(SchemaError::TooDeep);
@@ -182,6 +201,8 @@ impl Kind {
                 max: Some(max),
             } if min > max => Err(SchemaError::EmptyRange(*min, *max)),
             Self::Enum(symbols) => check_symbols(symbols),
+            Self::Counter { .. } if depth > 1 => Err(SchemaError::CounterNested),
+            Self::Counter { window } => counter::check(*window),
             Self::Set(item) | Self::List(item) | Self::Map(item) => item.check(depth + 1),
             Self::Record(attributes) if attributes.len() > MAX_MEMBERS => Err(SchemaError::TooManyMembers),
             Self::Record(attributes) => attributes.values().try_for_each(|kind| kind.check(depth + 1)),
@@ -303,6 +324,15 @@ pub enum SchemaError {
     /// `fresh_for` below one millisecond.
     #[error("fresh_for must be longer than zero")]
     FreshForNothing,
+    /// A counter within another type.
+    #[error("a counter is a field of its own and cannot stand in a set, list, map or record")]
+    CounterNested,
+    /// A window that is too short or too long.
+    #[error("the window of a counter is between 1s and 366d")]
+    CounterWindow,
+    /// An attribute that a counter cannot have.
+    #[error("a counter begins at zero, is only added to, and is no secret: leave out {0}")]
+    CounterAttribute(&'static str),
     /// `max_bytes` outside 1..=1 MiB.
     #[error("max_bytes must be between 1 and {}", Field::LARGEST_MAX_BYTES)]
     MaxBytes,
@@ -337,11 +367,25 @@ fn check_field(field: &Field) -> Result<(), SchemaError> {
     if field.fresh_for.is_some_and(|span| span.0 <= 0) {
         return Err(SchemaError::FreshForNothing);
     }
+    check_counter(field)?;
     match &field.default {
         Some(_) if field.secret => Err(SchemaError::SecretDefault),
         Some(value) if !field.kind.holds(value) || value.size() > field.limit_bytes() => {
             Err(SchemaError::Default(field.kind.name()))
         }
+        _ => Ok(()),
+    }
+}
+
+fn check_counter(field: &Field) -> Result<(), SchemaError> {
+    let attributes = [
+        ("default", field.default.is_some()),
+        ("append_only", field.append_only),
+        ("secret", field.secret),
+    ];
+    let wrong = attributes.into_iter().find(|(_, given)| *given);
+    match (&field.kind, wrong) {
+        (Kind::Counter { .. }, Some((attribute, _))) => Err(SchemaError::CounterAttribute(attribute)),
         _ => Ok(()),
     }
 }

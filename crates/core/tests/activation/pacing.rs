@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use suijuris_core::activation::pace::{Deliveries, Fate, Outcome, Pace, Terms, fate};
+use suijuris_core::activation::pace::{Fate, Outcome, Pace, Terms, fate};
 use suijuris_core::activation::{
     Answer, By, Claimed, Effect, Event, Found, Leave, Phase, Recorded, Refusal, Report, Word,
 };
@@ -139,15 +139,4 @@ fn a_message_that_kills_its_reader_is_set_aside() {
         [Fate::Again, Fate::Again, Fate::SetAside]
     );
     assert_eq!(fate(1, 0), Fate::SetAside);
-    let mut deliveries = Deliveries::new(3, 2);
-    assert_eq!(deliveries.crashed(["a", "b"]), Vec::<&str>::new());
-    assert_eq!(deliveries.crashed(["a", "c"]), Vec::<&str>::new());
-    assert_eq!(
-        (deliveries.of(&"a"), deliveries.of(&"b"), deliveries.of(&"c")),
-        (2, 1, 0),
-        "bounded"
-    );
-    deliveries.forget(&"b");
-    assert_eq!(deliveries.crashed(["a", "b"]), ["a"]);
-    assert_eq!((deliveries.of(&"a"), deliveries.of(&"b")), (0, 1));
 }

@@ -24,6 +24,9 @@ mod door;
 mod effects;
 mod machine;
 mod plan;
+#[path = "../witness_sim/schedule.rs"]
+#[expect(dead_code, reason = "nothing is repeated here")]
+mod schedule;
 #[path = "../witness_sim/seeds.rs"]
 mod seeds;
 #[path = "../witness_sim/shore.rs"]

@@ -5,8 +5,7 @@
 //! last fault an owner wakes each object; then the host stops all of them. Nobody waits longer than everything together may
 //! take, and everybody has been answered.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use suijuris_core::activation::requests::{Queue, RequestId};
@@ -20,6 +19,7 @@ use super::bugs::Bug;
 use super::chance::{Chance, MS, Ns};
 use super::machine::{Act, Disk, Lock, Machine};
 use super::plan::{Plan, SECOND};
+use super::schedule::Schedule;
 use super::shore::Shore;
 use super::watch::Watch;
 
@@ -71,10 +71,7 @@ pub(crate) struct World {
     pub(crate) bug: Option<Bug>,
     pub(crate) terms: Terms,
     pub(crate) now: Ns,
-    queue: BinaryHeap<Reverse<(Ns, u64, usize)>>,
-    events: Vec<Option<Event>>,
-    free: Vec<usize>,
-    order: u64,
+    schedule: Schedule<Event>,
     pub(crate) objects: Vec<Object>,
     /// Number of the process that runs, and whether it does.
     pub(crate) process: u64,
@@ -134,10 +131,7 @@ impl World {
             bug,
             terms,
             now: SECOND,
-            queue: BinaryHeap::new(),
-            events: Vec::new(),
-            free: Vec::new(),
-            order: 0,
+            schedule: Schedule::new(),
             objects,
             process: 0,
             runs: false,
@@ -169,16 +163,10 @@ impl World {
 
     /// Lives to the end, or to the first thing that must not be; what that is.
     pub(crate) fn live(&mut self) -> Option<String> {
-        while let Some(Reverse((at, _, place))) = self.queue.pop() {
-            if at > self.plan.end {
-                break;
-            }
+        while let Some((at, event)) = self.schedule.next(self.plan.end) {
             self.now = at;
             self.tally.events += 1;
-            if let Some(event) = self.events[place].take() {
-                self.free.push(place);
-                self.happen(event);
-            }
+            self.happen(event);
             if self.broken.is_some() {
                 return self.broken.take();
             }
@@ -220,13 +208,7 @@ impl World {
     }
 
     pub(crate) fn after(&mut self, delay: Ns, event: Event) {
-        self.order += 1;
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.events.push(None);
-            self.events.len() - 1
-        });
-        self.events[place] = Some(event);
-        self.queue.push(Reverse((self.now + delay, self.order, place)));
+        self.schedule.plan(self.now + delay, event);
     }
 
     /// Tells the activation soon, if its process still runs then.

@@ -154,6 +154,7 @@ fn a_full_class_founds_nobody_whatever_its_rules_say() {
 fn instance(class: Instantiation) -> Inception {
     Inception {
         class: Some(class),
+        ticket: None,
         ..inception("life")
     }
 }

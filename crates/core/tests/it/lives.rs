@@ -284,6 +284,7 @@ pub(crate) fn inception(life: &str) -> Inception {
         nonce: vec![7; 16],
         parent: None,
         class: None,
+        ticket: None,
     }
 }
 

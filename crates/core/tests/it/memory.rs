@@ -228,6 +228,52 @@ fn a_clock_behind_recorded_history_makes_nothing_fresh() {
     assert_eq!(memory.freshness("consent", right_again), Some(Freshness::Fresh));
 }
 
+#[test]
+fn a_counter_is_only_added_to_and_begins_anew_with_its_window() {
+    let hour = Span(3_600_000);
+    let counter = Field::new(Kind::Counter { window: hour });
+    let plain = Field::new(Kind::INT);
+    let mut memory = Memory::new(Arc::new(schema([("plain", plain), ("spent", counter)])));
+    let write = |field: &str, write: Write| Change::from([(name(field), write)]);
+    let add = |more| write("spent", Write::Add(more));
+    let now = |ms| at(ms, Quality::Host);
+    let spent = |memory: &Memory, ms| memory.value_at("spent", Timestamp(ms));
+    assert_eq!(spent(&memory, 0), Some(Value::Int(0)));
+    assert_eq!(memory.next_deadline(now(0)), None);
+    memory.apply(&add(3), Timestamp(10)).unwrap();
+    memory.apply(&add(4), Timestamp(hour.0 - 1)).unwrap();
+    assert_eq!(spent(&memory, hour.0 - 1), Some(Value::Int(7)));
+    assert_eq!(memory.next_deadline(now(hour.0 - 1)), Some(Timestamp(hour.0)));
+    assert_eq!(spent(&memory, hour.0), Some(Value::Int(0)));
+    assert_eq!(memory.next_deadline(now(hour.0)), None);
+    let positions = [0, 1].into();
+    let outcome = memory.outcome(&add(2), &positions, Timestamp(hour.0));
+    assert_eq!(outcome, [(name("spent"), Some(Value::Int(2)))].into());
+    memory.apply(&add(2), Timestamp(hour.0)).unwrap();
+    assert_eq!(spent(&memory, hour.0 + 5), Some(Value::Int(2)));
+    let root = memory.root();
+    let wrong = [
+        add(0),
+        add(-1),
+        add(i64::MAX),
+        write("spent", Write::Set(Value::Int(0))),
+        write("spent", Write::Unset),
+        write("spent", Write::Append(Value::Int(1))),
+    ];
+    for change in wrong {
+        let refused = memory.apply(&change, Timestamp(hour.0 + 9)).unwrap_err();
+        assert_eq!(refused, Refused::Counter(name("spent")), "{change:?}");
+        assert!(
+            memory
+                .outcome(&change, &positions, Timestamp(hour.0 + 9))
+                .is_empty()
+        );
+    }
+    let not_one = memory.apply(&write("plain", Write::Add(1)), Timestamp(hour.0));
+    assert_eq!(not_one, Err(Refused::NotACounter(name("plain"))));
+    assert_eq!(memory.root(), root);
+}
+
 // proves A7
 #[test]
 fn the_next_deadline_is_the_first_instant_at_which_a_fresh_field_is_stale() {

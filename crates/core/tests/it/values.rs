@@ -52,6 +52,7 @@ pub(crate) fn value_of(kind: &Kind) -> BoxedStrategy<Value> {
         Kind::Int { min, max } => (min.unwrap_or(i64::MIN)..=max.unwrap_or(i64::MAX))
             .prop_map(Value::Int)
             .boxed(),
+        Kind::Counter { .. } => (0..=i64::MAX).prop_map(Value::Int).boxed(),
         Kind::Decimal => any::<i64>().prop_map(|v| Value::Decimal(Decimal(v))).boxed(),
         Kind::String => any::<String>().prop_map(Value::String).boxed(),
         Kind::Bytes => any::<Vec<u8>>().prop_map(Value::Bytes).boxed(),

@@ -21,20 +21,21 @@ use suijuris_core::inputs::{
 };
 use suijuris_core::key::{Domain, SecretKey};
 use suijuris_core::lineage::{
-    Body, Checkpoint, Decision, Fault, Inception, Invariant, Mutated, Outcome, Phase, Restoration, Restored,
-    State, Stored,
+    Body, Checkpoint, CheckpointError, Decision, Fault, Inception, Invariant, Mutated, Outcome, Phase,
+    Restoration, Restored, State, Stored,
 };
 use suijuris_core::manifest::Manifest;
 use suijuris_core::memory::tree::{self, Proof};
-use suijuris_core::memory::{Decimal, Freshness, Kind, Memory, Plain, Value, Write};
+use suijuris_core::memory::{Decimal, Field, Freshness, Kind, Memory, Plain, Value, Write};
 use suijuris_core::owner_request::{self, Ask, Once, OwnerRequest, SignedRequest};
+use suijuris_core::ticket::{self, SignedTicket, Ticket};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
 use suijuris_core::witness::HolderId;
 
 use crate::classes::{acme, class_id, identity};
 use crate::lives::{
     KINDS, Life, assert_same, bundle, bundles, bytes_of, change, controller, epoch_key, fault_of, fold,
-    inception, manifests, name, rich_schema,
+    inception, manifests, name, rich_schema, schema,
 };
 use crate::manifest::{manifest, with_secrets};
 
@@ -110,6 +111,39 @@ fn owner_request() {
     let bytes = unhex(stands[0]["travels"].as_str().unwrap());
     let read = SignedRequest::decode(&bytes).unwrap();
     assert_eq!(read.signatures[0].key, owner.public());
+}
+
+#[test]
+fn ticket() {
+    let owner = controller(1);
+    let ticket = Ticket {
+        v: ticket::VERSION,
+        bundle: BundleId::of(b"bundle"),
+        app: "shop".to_owned(),
+        volume: "vol_0123456789abcdef".to_owned(),
+        nonce: [7; 16],
+        controllers: vec![owner.public()],
+        threshold: 1,
+        expires: Timestamp(1_900_000),
+    };
+    let travels = SignedTicket {
+        signatures: vec![ticket.sign(&owner).unwrap()],
+        ticket,
+    };
+    let (table, key) = travels.ticket.table().unwrap();
+    let built = json!({
+        "ticket": encoded(&travels.ticket), "key": owner.public().to_string(), "sig": travels.signatures[0].sig.to_string(),
+        "travels": encoded(&travels), "spent": { "table": table.to_string(), "key": key.to_string() },
+    });
+    let stands = golden("ticket.json", &built);
+    let read = SignedTicket::decode(&unhex(stands["travels"].as_str().unwrap())).unwrap();
+    let expected = ticket::Expected {
+        bundle: BundleId::of(b"bundle"),
+        app: Some("shop"),
+        volume: None,
+        now: Timestamp(1_000_000),
+    };
+    assert!(read.verify(&expected).is_ok());
 }
 
 // proves B3
@@ -233,7 +267,7 @@ fn values() {
 
 #[test]
 fn memory_root() {
-    let mut memory = Memory::new(Arc::new(crate::lives::schema([
+    let mut memory = Memory::new(Arc::new(schema([
         ("budget", rich_schema().field("budget").unwrap().clone()),
         ("consent", rich_schema().field("consent").unwrap().clone()),
         ("note", rich_schema().field("note").unwrap().clone()),
@@ -477,6 +511,15 @@ fn checkpoint() {
     let (state, position) = Checkpoint::open(&read, &bundles()).unwrap();
     assert_eq!(position, 4_711);
     assert_same(&state, &life.state);
+    // One of the format before is sound, and not used.
+    let before: Json =
+        serde_json::from_str(&std::fs::read_to_string(path("checkpoint-2.json")).unwrap()).unwrap();
+    let mut before = unhex(before["checkpoint"].as_str().unwrap());
+    let opened = |bytes: &[u8]| Checkpoint::open(bytes, &bundles());
+    assert!(matches!(opened(&before), Err(CheckpointError::Older)));
+    let last = before.last_mut().unwrap();
+    *last ^= 1;
+    assert!(matches!(opened(&before), Err(CheckpointError::Signature)));
 }
 
 #[test]
@@ -536,6 +579,46 @@ fn writes_by_callers_and_by_objects_say_who_wrote() {
             who
         );
     }
+}
+
+// The write, what it leaves, and the inputs of a decision about it.
+#[test]
+fn counters() {
+    let counter = Field::new(Kind::Counter {
+        window: Span(86_400_000),
+    });
+    let mut memory = Memory::new(Arc::new(schema([("calls", counter)])));
+    let kind = encoded(&Kind::Counter {
+        window: Span(86_400_000),
+    });
+    let mut roots = vec![memory.root().hex()];
+    let change = change([("calls", Write::Add(5))]);
+    for at in [1_000, 2_000, 86_400_000] {
+        memory.apply(&change, Timestamp(at)).unwrap();
+        roots.push(memory.root().hex());
+    }
+    assert_eq!(memory.value("calls"), Some(&Value::Int(5)), "it began anew");
+    let body = Body::Mutated(Mutated {
+        by: "workload".to_owned(),
+        principal: None,
+        change,
+    });
+    let inputs = Inputs {
+        fields: ["budget".to_owned(), "calls".to_owned()].into(),
+        written: [(name("budget"), None), (name("calls"), Some(Value::Int(5)))].into(),
+        ..Inputs::timeless(Principal::Workload)
+    };
+    let built = json!({
+        "kind": kind,
+        "mutated": encoded(&body),
+        "written_at": [1_000, 2_000, 86_400_000],
+        "roots": roots,
+        "inputs": encoded(&inputs),
+    });
+    let stands = golden("counter.json", &built);
+    let read = |part: &str| unhex(stands[part].as_str().unwrap());
+    assert_eq!(codec::decode::<Inputs>(&read("inputs"), 10_000).unwrap(), inputs);
+    assert_eq!(codec::decode::<Body>(&read("mutated"), 10_000).unwrap(), body);
 }
 
 /// Every fact that inputs can hold, and every part of an explanation.
@@ -643,6 +726,7 @@ fn class() {
     let schema = Arc::new(rich_schema());
     let body = Inception {
         class: Some(acme()),
+        ticket: None,
         ..inception("life")
     };
     let (_, first) = State::create(body, Timestamp(1_000), bundle(0), schema, &epoch_key("life", 1)).unwrap();

@@ -17,6 +17,7 @@ mod chance;
 mod faults;
 mod machine;
 mod object;
+mod schedule;
 mod seeds;
 mod shore;
 mod world;

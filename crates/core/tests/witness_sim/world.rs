@@ -4,8 +4,6 @@
 //! or serves, its history must hold everything that was witnessed and, with a required witness, everything that was
 //! acknowledged. At the end, long after the last fault, exactly one copy serves, if any disk holds the witnessed head.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use suijuris_core::id::{ObjectId, RecordId};
@@ -17,6 +15,7 @@ use suijuris_core::witness::{
 use super::bugs::Bug;
 use super::chance::{Chance, MS, Ns, Plan, Presence};
 use super::machine::{Disk, Life, Machine, Pause, Process, Writing};
+use super::schedule::Schedule;
 use super::shore::Shore;
 
 /// What happens at some instant.
@@ -63,10 +62,7 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) bug: Option<Bug>,
     pub(crate) now: Ns,
-    queue: BinaryHeap<Reverse<(Ns, u64, usize)>>,
-    events: Vec<Option<Event>>,
-    free: Vec<usize>,
-    order: u64,
+    schedule: Schedule<Event>,
     pub(crate) shore: Shore,
     pub(crate) machines: Vec<Machine>,
     pub(crate) shelf: Vec<Disk>,
@@ -113,10 +109,7 @@ impl World {
             plan,
             bug,
             now: 0,
-            queue: BinaryHeap::new(),
-            events: Vec::new(),
-            free: Vec::new(),
-            order: 0,
+            schedule: Schedule::new(),
             shore,
             machines,
             shelf: Vec::new(),
@@ -136,16 +129,10 @@ impl World {
 
     /// Lives to the end, or to the first thing that must not be; what that is.
     pub(crate) fn live(&mut self) -> Option<String> {
-        while let Some(Reverse((at, _, place))) = self.queue.pop() {
-            if at > self.plan.end {
-                break;
-            }
+        while let Some((at, event)) = self.schedule.next(self.plan.end) {
             self.now = at;
             self.tally.events += 1;
-            if let Some(event) = self.events[place].take() {
-                self.free.push(place);
-                self.happen(event);
-            }
+            self.happen(event);
             self.nobody_serves_twice();
             if self.broken.is_some() {
                 return self.broken.take();
@@ -180,13 +167,7 @@ impl World {
     }
 
     pub(crate) fn after(&mut self, delay: Ns, event: Event) {
-        self.order += 1;
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.events.push(None);
-            self.events.len() - 1
-        });
-        self.events[place] = Some(event);
-        self.queue.push(Reverse((self.now + delay, self.order, place)));
+        self.schedule.plan(self.now + delay, event);
     }
 
     fn happen(&mut self, event: Event) {
@@ -593,10 +574,10 @@ impl World {
     /// What the process of run `old` waits for, the run `run` at `to` waits for as well, `delay` later.
     pub(crate) fn repeat(&mut self, old: u64, to: usize, run: u64, delay: Ns) {
         let waiting: Vec<(Ns, What)> = self
-            .queue
-            .iter()
-            .filter_map(|Reverse((at, _, place))| match self.events.get(*place) {
-                Some(Some(Event::To(_, found, what))) if *found == old => Some((*at, what.clone())),
+            .schedule
+            .planned()
+            .filter_map(|(at, event)| match event {
+                Event::To(_, found, what) if *found == old => Some((at, what.clone())),
                 _ => None,
             })
             .collect();

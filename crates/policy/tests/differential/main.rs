@@ -92,6 +92,9 @@ const OPERATORS: &[&str] = &[
     "resource.class",
     "\"instantiate\"",
     "context.rate.",
+    "context has change.",
+    ".old",
+    ".new",
 ];
 
 fn one(seed: u64, tally: &mut Tally) {
@@ -114,7 +117,8 @@ fn one(seed: u64, tally: &mut Tally) {
     for _ in 0..WORLDS {
         random.next();
         let world = World::new(&mut random, &vocabulary, focus);
-        let facts = world.facts();
+        let changes = world.changes();
+        let facts = world.facts(&changes);
         let ours = program.judge(world.action, &facts);
         let cedar = oracle.authorize(&vocabulary, world.action, &facts).unwrap();
         let erring: BTreeSet<usize> = ours.erring.iter().map(usize::from).collect();

@@ -25,7 +25,7 @@ impl Ty {
     fn of(kind: &Kind) -> Self {
         match kind {
             Kind::Bool => Self::Bool,
-            Kind::Int { .. } => Self::Long,
+            Kind::Int { .. } | Kind::Counter { .. } => Self::Long,
             Kind::Decimal => Self::Decimal,
             Kind::String | Kind::Bytes | Kind::Enum(_) => Self::Text,
             Kind::Timestamp => Self::Instant,
@@ -124,10 +124,11 @@ fn common(vocabulary: &Vocabulary) -> Vec<Path> {
         out.push(path(&format!("resource.fresh.{name}"), Ty::Bool));
         let text = format!("resource.memory.{name}");
         let ty = Ty::of(&field.kind);
-        match (&field.default, field.secret) {
+        let always = field.default.is_some() || matches!(field.kind, Kind::Counter { .. });
+        match (always, field.secret) {
             (_, true) => {}
-            (Some(_), _) => out.push(path(&text, ty)),
-            (None, _) => out.push(guarded(&text, ty, &format!("resource.memory has {name}"))),
+            (true, _) => out.push(path(&text, ty)),
+            (false, _) => out.push(guarded(&text, ty, &format!("resource.memory has {name}"))),
         }
     }
     out
@@ -190,6 +191,28 @@ fn of_request(vocabulary: &Vocabulary, guard: Option<&str>) -> Vec<Path> {
     out
 }
 
+fn of_rates(vocabulary: &Vocabulary) -> impl Iterator<Item = Path> {
+    let names = vocabulary.rates.keys();
+    names.map(|name| path(&format!("context.rate.{name}"), Ty::Long))
+}
+
+/// What a write changes, behind the guards that it needs.
+fn of_change(vocabulary: &Vocabulary) -> Vec<Path> {
+    let mut out = Vec::new();
+    for (name, field) in vocabulary.memory.iter().filter(|(_, field)| !field.secret) {
+        let always = field.default.is_some() || matches!(field.kind, Kind::Counter { .. });
+        for side in ["old", "new"] {
+            let guard = match always {
+                true => format!("context has change.{name}"),
+                false => format!("context has change.{name}.{side}"),
+            };
+            let text = format!("context.change.{name}.{side}");
+            out.push(guarded(&text, Ty::of(&field.kind), &guard));
+        }
+    }
+    out
+}
+
 fn of_action(action: Action, vocabulary: &Vocabulary) -> Vec<Path> {
     match action {
         Action::Wake => {
@@ -200,16 +223,26 @@ fn of_action(action: Action, vocabulary: &Vocabulary) -> Vec<Path> {
                 guarded("context.trigger.name", Ty::Text, "context has trigger.name"),
             ];
             out.extend(of_request(vocabulary, Some("context has request")));
+            let rate = |path: Path| guarded(&path.text, Ty::Long, "context has rate");
+            out.extend(of_rates(vocabulary).map(rate));
             out
         }
-        Action::Admit => of_request(vocabulary, None),
+        Action::Admit => {
+            let mut out = of_request(vocabulary, None);
+            out.extend(of_rates(vocabulary));
+            out
+        }
         Action::Remain | Action::Sleep => vec![
             path("context.activity.active", Ty::Span),
             path("context.activity.idle", Ty::Span),
             path("context.activity.connections", Ty::Long),
             path("context.activity.in_flight", Ty::Long),
         ],
-        Action::Mutate => vec![path("context.fields", texts())],
+        Action::Mutate => {
+            let mut out = vec![path("context.fields", texts())];
+            out.extend(of_change(vocabulary));
+            out
+        }
         Action::Migrate => vec![path("context.target.region", Ty::Text)],
         Action::Fork => vec![path("context.scope", Ty::Text)],
         Action::Read => vec![path("context.field", Ty::Text)],

@@ -5,16 +5,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use suijuris_core::governance::{
-    Action, Activity, Caller, Facts, Founding, Holds, Host, Instance, Lineage, Object, Principal,
+    Action, Activity, Caller, Changed, Facts, Founding, Holds, Host, Instance, Lineage, Object, Principal,
     PrincipalKind, Protocol, Request, Trigger, TriggerKind, Vocabulary,
 };
 use suijuris_core::memory::{Change, Decimal, Field, Kind, Memory, Name, Schema, Value, Write};
+use suijuris_core::rates::{Per, Rate};
 use suijuris_core::time::{Now, Quality, Span, Timestamp};
 
 use super::random::{DECIMALS, Random};
 use super::rules::Focus;
 
 fn kind(random: &mut Random, depth: u32) -> Kind {
+    if depth == 2 && random.one_in(8) {
+        return Kind::Counter { window: Span(60_000) };
+    }
     match random.below(if depth == 0 { 8 } else { 13 }) {
         0 => Kind::Bool,
         1 => Kind::INT,
@@ -40,6 +44,7 @@ fn value(random: &mut Random, kind: &Kind) -> Value {
     match kind {
         Kind::Bool => Value::Bool(random.one_in(2)),
         Kind::Int { .. } => Value::Int(random.long()),
+        Kind::Counter { .. } => Value::Int(random.long().clamp(1, 1_000)),
         Kind::Decimal => Value::Decimal(Decimal(*random.pick(DECIMALS))),
         Kind::String => Value::String(random.text().to_owned()),
         Kind::Bytes => Value::Bytes([1u8, 2, 3].into_iter().take(random.below(4)).collect()),
@@ -64,7 +69,9 @@ pub(crate) fn vocabulary(random: &mut Random) -> Vocabulary {
     let fields: BTreeMap<Name, Field> = (0..1 + random.below(6))
         .map(|index| {
             let mut field = Field::new(kind(random, 2));
-            if random.one_in(2) {
+            if matches!(field.kind, Kind::Counter { .. }) {
+                // It begins at zero, and is no secret.
+            } else if random.one_in(2) {
                 field.default = Some(value(random, &field.kind));
             } else {
                 field.secret = random.one_in(8);
@@ -72,6 +79,13 @@ pub(crate) fn vocabulary(random: &mut Random) -> Vocabulary {
             field.fresh_for = random.one_in(2).then_some(Span(60_000));
             (Name::new(format!("f{index}")).unwrap(), field)
         })
+        .collect();
+    let rate = Rate {
+        per: Per::Object,
+        window: Span(60_000),
+    };
+    let rates: BTreeMap<_, _> = (0..random.below(3))
+        .map(|index| (Name::new(format!("r{index}")).unwrap(), rate))
         .collect();
     let claims = (0..random.below(3)).map(|index| (Name::new(format!("c{index}")).unwrap(), kind(random, 1)));
     Vocabulary {
@@ -83,7 +97,29 @@ pub(crate) fn vocabulary(random: &mut Random) -> Vocabulary {
             .map(str::to_owned)
             .collect(),
         class: random.one_in(2),
+        rates,
     }
+}
+
+fn write(random: &mut Random, field: &Field) -> Write {
+    match value(random, &field.kind) {
+        Value::Int(more) if matches!(field.kind, Kind::Counter { .. }) => Write::Add(more),
+        value => Write::Set(value),
+    }
+}
+
+/// Some fields with what a write would leave in them: nothing only where a field may be empty.
+fn written(random: &mut Random, vocabulary: &Vocabulary) -> Vec<(u16, Option<Value>)> {
+    let mut written = Vec::new();
+    for (position, (_, field)) in (0u16..).zip(vocabulary.memory.iter()) {
+        if field.secret || random.one_in(3) {
+            continue;
+        }
+        let may_be_empty = field.default.is_none() && !matches!(field.kind, Kind::Counter { .. });
+        let empty = may_be_empty && random.one_in(4);
+        written.push((position, (!empty).then(|| value(random, &field.kind))));
+    }
+    written
 }
 
 /// Facts with what they borrow.
@@ -93,6 +129,9 @@ pub(crate) struct World {
     claims: Vec<Option<Value>>,
     headers: Vec<Option<&'static str>>,
     names: Vec<&'static str>,
+    rates: Vec<i64>,
+    /// What a write would leave, by position.
+    written: Vec<(u16, Option<Value>)>,
     random: Random,
     class: bool,
     pub(crate) action: Action,
@@ -106,7 +145,7 @@ impl World {
             if random.one_in(4) || field.secret {
                 continue;
             }
-            let change = Change::from([(name.clone(), Write::Set(value(random, &field.kind)))]);
+            let change = Change::from([(name.clone(), write(random, field))]);
             let at = 1_795_420_800_000 - i64::try_from(random.below(120_000)).unwrap();
             memory.apply(&change, Timestamp(at)).unwrap();
         }
@@ -116,7 +155,9 @@ impl World {
             .map(|kind| (!random.one_in(3)).then(|| value(random, kind)))
             .collect();
         let (action, kind) = focus.of(random);
+        let written = written(random, vocabulary);
         Self {
+            written,
             claims,
             headers: vocabulary
                 .headers
@@ -128,6 +169,7 @@ impl World {
                 .copied()
                 .filter(|_| random.one_in(5))
                 .collect(),
+            rates: vocabulary.rates.keys().map(|_| random.long()).collect(),
             kind,
             action,
             memory,
@@ -155,7 +197,18 @@ impl World {
         }
     }
 
-    pub(crate) fn facts(&self) -> Facts<'_> {
+    /// The changes of a write, for facts to borrow.
+    pub(crate) fn changes(&self) -> Vec<Changed<'_>> {
+        self.written
+            .iter()
+            .map(|(position, new)| Changed {
+                position: *position,
+                new: new.as_ref(),
+            })
+            .collect()
+    }
+
+    pub(crate) fn facts<'a>(&'a self, changes: &'a [Changed<'a>]) -> Facts<'a> {
         let random = &mut self.random.clone();
         let host = |random: &mut Random| Host {
             region: random.text(),
@@ -198,6 +251,9 @@ impl World {
         facts.holds = Holds { names: &self.names };
         facts.messages = random.long();
         self.sections(random, &mut facts);
+        if self.action == Action::Mutate {
+            facts.changes = changes;
+        }
         facts
     }
 
@@ -224,8 +280,12 @@ impl World {
                     missed: random.long(),
                 });
                 facts.request = random.one_in(2).then_some(request);
+                facts.rates = &self.rates;
             }
-            Action::Admit => facts.request = Some(request),
+            Action::Admit => {
+                facts.request = Some(request);
+                facts.rates = &self.rates;
+            }
             Action::Remain | Action::Sleep => {
                 facts.activity = Some(Activity {
                     active: Span(random.span()),
