@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_bytes::ByteBuf;
+use suijuris_api::access::Detail;
 use suijuris_core::governance::TriggerKind;
+use suijuris_core::id::Digest;
 use suijuris_core::inputs::{Host, Principal, Request, Trigger};
 use suijuris_core::key::PublicKey;
 use suijuris_core::lineage::Fired;
@@ -145,8 +148,41 @@ pub struct Launch<D> {
     pub granted: bool,
     /// The server that owners' requests are signed for; none are heard without one.
     pub server: Option<PublicKey>,
+    /// The files of the lineage as whoever starts the machine verified them whole, in the words of the store, opaque here; what
+    /// has changed since is read again. Only where both have one kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<ByteBuf>,
     /// How the object is called, where whoever starts the machine serves others too; any host is its own without.
     pub served_as: Option<ServedAs>,
+    /// The image that the machine has its files from; left out where they are the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
+    /// Where the object may move to of its own accord, as rules see it; left out where there is no such place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub places: Vec<Host>,
+    /// What is told of each request; left out where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Detail>,
+}
+
+/// What an image says of its program, as far as it applies to this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// Digest of its manifest.
+    pub digest: Digest,
+    /// Entrypoint and command.
+    pub argv: Vec<String>,
+    /// Environment, each name once.
+    pub env: Vec<(String, String)>,
+    /// Working directory, absolute.
+    #[serde(with = "path")]
+    pub cwd: PathBuf,
+    /// What asks it to end, by number.
+    pub stop_signal: i32,
+    /// Whom the workload runs as: user, group, further groups. Numbers, since names are looked up by whoever starts the
+    /// machine, in the image's own files.
+    pub account: (u32, u32, Vec<u32>),
 }
 
 /// The hosts of an object among others.
@@ -195,7 +231,11 @@ impl<D> Launch<D> {
             holder: self.holder,
             granted: self.granted,
             server: self.server,
+            verified: self.verified,
             served_as: self.served_as,
+            image: self.image,
+            places: self.places,
+            requests: self.requests,
         })
     }
 }

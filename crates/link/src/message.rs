@@ -3,10 +3,13 @@
 //! A document that scripts read (an event, a reply, a problem, a patch) travels as the JSON that scripts read, so that
 //! there is one form of it. `D` is a descriptor that comes with the message: owned by the program, a slot in the bytes.
 
+use std::collections::BTreeMap;
+
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_bytes::ByteBuf;
 use suijuris_api::Problem;
+use suijuris_api::access::{Access, Detail};
 use suijuris_api::agent::Patch;
 use suijuris_api::control::Reply;
 use suijuris_api::event::Stamped;
@@ -110,6 +113,11 @@ pub enum ToRuntime<D> {
         /// Its key.
         key: PublicKey,
     },
+    /// What is told of each request from now on, in place of what the launch said.
+    Requests {
+        /// How much; none: nothing.
+        detail: Option<Detail>,
+    },
     /// A refusal at the door while the machine was suspended, to be recorded.
     Record {
         /// Names it; [`ToSupervisor::Recorded`] repeats it.
@@ -166,7 +174,8 @@ pub enum How {
     Refused,
     /// It was stopped without a decision of the object.
     HostStop,
-    /// Something is broken.
+    /// Something is broken; or dormant by the object's own act, since its workload crashed, never became ready or ended
+    /// before anything came of it.
     Failed,
 }
 
@@ -178,6 +187,13 @@ pub enum ToSupervisor {
     Present(Box<Present>),
     /// Something happened.
     Event(Box<Json<Stamped>>),
+    /// A caller's request ended.
+    Request(Box<Json<Access>>),
+    /// The holds in force, in place of those said before, with the time they have left in milliseconds.
+    Holds {
+        /// By name.
+        left: BTreeMap<String, u64>,
+    },
     /// A request was answered.
     Reply {
         /// The request.
@@ -324,6 +340,7 @@ impl<D> ToRuntime<D> {
                 route: route.map(change)?,
             },
             Self::Server { key } => ToRuntime::Server { key },
+            Self::Requests { detail } => ToRuntime::Requests { detail },
             Self::Record { id, refused } => ToRuntime::Record { id, refused },
             Self::Resumed { generation, cause } => ToRuntime::Resumed { generation, cause },
             Self::Sleep { id, signed } => ToRuntime::Sleep { id, signed },

@@ -4,6 +4,7 @@
 //! A [`Confinement`] is made before a fork; between fork and exec it only makes system calls. Called by `spawn`.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
@@ -92,6 +93,8 @@ const NAMESPACES: u64 = 0x7e02_0080;
 #[derive(Debug)]
 pub struct Confinement {
     view: Option<View>,
+    /// The view of another program, and where in it this one starts.
+    joined: Option<(OwnedFd, CString)>,
     filters: Vec<BpfProgram>,
     /// Signals and abstract sockets stay within; none where the kernel cannot do that.
     scope: Option<OwnedFd>,
@@ -109,11 +112,23 @@ impl Confinement {
     pub fn new(view: Option<View>, limits: ProcessLimits) -> io::Result<Self> {
         Ok(Self {
             view,
+            joined: None,
             filters: filters()?,
             scope: scope(),
             limits,
             trouble: nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)?,
         })
+    }
+
+    /// As [`Self::new`], for a program that sees what another one sees: `view` is that one's mount namespace
+    /// (`/proc/PID/ns/mnt`), and `directory` where in it the program starts.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn joining(view: OwnedFd, directory: CString, limits: ProcessLimits) -> io::Result<Self> {
+        let mut joining = Self::new(None, limits)?;
+        joining.joined = Some((view, directory));
+        Ok(joining)
     }
 
     /// What went wrong between fork and exec, in words; nothing where it was something else.
@@ -142,6 +157,13 @@ impl Confinement {
 
     /// The first half, with every privilege: the view. Safe between fork and exec.
     pub(crate) fn see(&self, room: &mut Vec<RawFd>) -> io::Result<()> {
+        if let Some((view, directory)) = &self.joined {
+            // SAFETY: takes integers.
+            checked(unsafe { libc::setns(view.as_raw_fd(), libc::CLONE_NEWNS) }.into())?;
+            // SAFETY: the text outlives the call.
+            checked(unsafe { libc::chdir(directory.as_ptr()) }.into())?;
+            return drop_bounding();
+        }
         let Some(view) = &self.view else { return Ok(()) };
         view.enter(room).map_err(|failed| {
             self.tell(failed.step.saturating_add(OWN_STEPS));
@@ -164,6 +186,15 @@ impl Confinement {
             .and_then(|()| self.stay_within())
             .and_then(|()| self.filters.iter().try_for_each(load));
         lost.inspect_err(|_| self.tell(0))
+    }
+
+    /// Takes from this process, for good, what a stranger's program must not have; the view is left as it is. For a process of one
+    /// thread that is about to execute such a program, as the user that it runs as.
+    ///
+    /// # Errors
+    /// The kernel's answer; then nothing may be executed.
+    pub fn apply(&self) -> io::Result<()> {
+        self.lose()
     }
 
     fn stay_within(&self) -> io::Result<()> {
@@ -283,7 +314,11 @@ fn scope() -> Option<OwnedFd> {
     ruleset.ok().and_then(Into::into)
 }
 
-fn drop_bounding() -> io::Result<()> {
+/// Takes from all that this process will execute what a stranger's program must not have: as root, before it becomes another user.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn drop_bounding() -> io::Result<()> {
     for number in
         (0..=HIGHEST).filter(|number| !KEPT.iter().any(|kept| libc::c_ulong::from(*kept) == *number))
     {

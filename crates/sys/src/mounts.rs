@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
@@ -27,6 +27,32 @@ pub fn read_only(path: &CStr) -> io::Result<()> {
         )
     })?;
     Ok(())
+}
+
+/// What is mounted at `path`, with all below it, taken along to be attached elsewhere: it outlives the view it is taken from.
+///
+/// # Errors
+/// When there is nothing, or the kernel refuses.
+pub fn take(path: &CStr) -> io::Result<OwnedFd> {
+    let tree = crate::view::clone_tree(path)?;
+    // SAFETY: the number was made just now and is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(tree) })
+}
+
+/// Makes a taken tree refuse writes.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn make_read_only(tree: BorrowedFd<'_>) -> io::Result<()> {
+    crate::view::attributes(tree.as_raw_fd(), c"", true, libc::MOUNT_ATTR_RDONLY, 0)
+}
+
+/// Mounts a taken tree at `to`.
+///
+/// # Errors
+/// When `to` is not there or of another kind, or the kernel refuses.
+pub fn put(tree: BorrowedFd<'_>, to: &CStr) -> io::Result<()> {
+    crate::view::attach(tree.as_raw_fd(), to)
 }
 
 /// `struct mount_attr` of `linux/mount.h`.

@@ -358,14 +358,14 @@ fn mount(kind: &CStr, at: &CStr, flags: libc::c_ulong, options: &CStr) -> io::Re
     checked(mounted.into()).map(drop)
 }
 
-fn clone_tree(path: &CStr) -> io::Result<RawFd> {
+pub(crate) fn clone_tree(path: &CStr) -> io::Result<RawFd> {
     let flags = OPEN_TREE_CLONE | AT_RECURSIVE | OPEN_TREE_CLOEXEC;
     // SAFETY: the text outlives the call.
     let tree = checked(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
     RawFd::try_from(tree).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))
 }
 
-fn attach(tree: RawFd, to: &CStr) -> io::Result<()> {
+pub(crate) fn attach(tree: RawFd, to: &CStr) -> io::Result<()> {
     // SAFETY: the texts outlive the call.
     checked(unsafe {
         libc::syscall(
@@ -380,7 +380,7 @@ fn attach(tree: RawFd, to: &CStr) -> io::Result<()> {
     .map(drop)
 }
 
-fn attributes(at: RawFd, path: &CStr, recursive: bool, set: u64, clear: u64) -> io::Result<()> {
+pub(crate) fn attributes(at: RawFd, path: &CStr, recursive: bool, set: u64, clear: u64) -> io::Result<()> {
     let attributes = crate::mounts::MountAttributes::changing(set, clear);
     let empty = if path.is_empty() { AT_EMPTY_PATH } else { 0 };
     let all = if recursive { AT_RECURSIVE } else { 0 };

@@ -40,7 +40,11 @@ fn launch(listen: Listen<OwnedFd>) -> Launch<OwnedFd> {
         holder: None,
         granted: true,
         server: None,
+        verified: None,
         served_as: None,
+        requests: None,
+        places: Vec::new(),
+        image: None,
     }
 }
 

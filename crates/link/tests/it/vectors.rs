@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_bytes::ByteBuf;
 use serde_json::{Value as Json, json};
 use suijuris_api::Event;
+use suijuris_api::access::{Access, Detail};
 use suijuris_api::agent::Patch;
 use suijuris_api::control::Reply;
 use suijuris_api::event::Stamped;
@@ -70,10 +71,14 @@ fn launch() -> Launch<u8> {
         holder: Some(HolderId([9; 16])),
         granted: true,
         server: Some(PublicKey([4; 32])),
+        verified: None,
+        requests: None,
+        places: Vec::new(),
         served_as: Some(ServedAs {
             domain: "localhost".to_owned(),
             hosts: vec!["acme.tenant.localhost".to_owned()],
         }),
+        image: None,
     }
 }
 
@@ -87,6 +92,8 @@ fn in_a_machine() -> Launch<u8> {
         holder: None,
         granted: false,
         server: None,
+        requests: Some(Detail::Query),
+        places: vec![cause().host],
         served_as: None,
         ..launch()
     }
@@ -197,6 +204,12 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
             },
         ),
         (
+            "requests",
+            ToRuntime::Requests {
+                detail: Some(Detail::Path),
+            },
+        ),
+        (
             "record",
             ToRuntime::Record {
                 id: 6,
@@ -235,6 +248,20 @@ pub(crate) fn to_supervisor() -> Vec<(&'static str, ToSupervisor)> {
         at: "2026-11-28T12:00:00.000Z".to_owned(),
         event: Event::Woke { epoch: 4, seq: 17 },
     };
+    let request = Access {
+        at: "2026-11-28T12:00:00.000Z".to_owned(),
+        peer: [127, 0, 0, 1].into(),
+        version: "1.1".to_owned(),
+        method: "GET".to_owned(),
+        host: "acme.tenant.localhost".to_owned(),
+        path: "/".to_owned(),
+        query: None,
+        status: Some(403),
+        code: Some("refused".to_owned()),
+        bytes: 120,
+        took_ms: 2,
+        lost: 0,
+    };
     let reply = Reply::Patched {
         seq: 18,
         root: "00ff".to_owned(),
@@ -256,6 +283,13 @@ pub(crate) fn to_supervisor() -> Vec<(&'static str, ToSupervisor)> {
     vec![
         ("present", ToSupervisor::Present(Box::new(present))),
         ("event", ToSupervisor::Event(Box::new(Document(event)))),
+        (
+            "holds",
+            ToSupervisor::Holds {
+                left: [("upload".to_owned(), 60_000)].into(),
+            },
+        ),
+        ("request", ToSupervisor::Request(Box::new(Document(request)))),
         (
             "reply",
             ToSupervisor::Reply {
