@@ -1,12 +1,15 @@
 //! Pinned keys: one algorithm each.
 
+#[cfg(feature = "every-algorithm")]
+mod others;
+#[cfg(not(feature = "every-algorithm"))]
+#[path = "key/no_others.rs"]
+mod others;
+
 use ed25519_dalek::pkcs8::DecodePublicKey as _;
-use p256::ecdsa::signature::Verifier as _;
-use rsa::pkcs1v15;
-use rsa::traits::PublicKeyParts as _;
-use sha2::Sha256;
 use suijuris_core::manifest::{Algorithm, CallerKey};
 
+use self::others::Other;
 use super::TokenError;
 use super::token::Payload;
 
@@ -37,12 +40,21 @@ pub enum KeyError {
         /// Its size.
         bits: u32,
     },
+    /// The program was built without this algorithm.
+    #[error(
+        "callers.keys[{place}] is for {algorithm}, which this build leaves out: build suijuris without --no-default-features"
+    )]
+    LeftOut {
+        /// Position in the manifest, from 0.
+        place: usize,
+        /// The algorithm that it is pinned to.
+        algorithm: &'static str,
+    },
 }
 
 enum Public {
     EdDsa(ed25519_dalek::VerifyingKey),
-    Es256(p256::ecdsa::VerifyingKey),
-    Rs256(Box<pkcs1v15::VerifyingKey<Sha256>>),
+    Other(Other),
 }
 
 /// A pinned key with what a token of it must say.
@@ -67,8 +79,7 @@ impl Key {
     pub(super) const fn algorithm(&self) -> Algorithm {
         match self.public {
             Public::EdDsa(_) => Algorithm::EdDsa,
-            Public::Es256(_) => Algorithm::Es256,
-            Public::Rs256(_) => Algorithm::Rs256,
+            Public::Other(ref key) => key.algorithm(),
         }
     }
 
@@ -81,10 +92,7 @@ impl Key {
         match &self.public {
             Public::EdDsa(key) => ed25519_dalek::Signature::from_slice(signature)
                 .is_ok_and(|signature| key.verify_strict(message, &signature).is_ok()),
-            Public::Es256(key) => p256::ecdsa::Signature::from_slice(signature)
-                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
-            Public::Rs256(key) => pkcs1v15::Signature::try_from(signature)
-                .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
+            Public::Other(key) => key.signed(message, signature),
         }
     }
 
@@ -104,21 +112,14 @@ impl Key {
 }
 
 fn read(place: usize, key: &CallerKey) -> Result<Public, KeyError> {
-    let wrong = |algorithm| KeyError::Pem { place, algorithm };
     let pem = key.pem.trim();
     match key.algorithm {
         Algorithm::EdDsa => ed25519_dalek::VerifyingKey::from_public_key_pem(pem)
             .map(Public::EdDsa)
-            .map_err(|_| wrong("EdDSA (Ed25519)")),
-        Algorithm::Es256 => p256::ecdsa::VerifyingKey::from_public_key_pem(pem)
-            .map(Public::Es256)
-            .map_err(|_| wrong("ES256 (P-256)")),
-        Algorithm::Rs256 => {
-            let key = rsa::PublicKey::from_public_key_pem(pem).map_err(|_| wrong("RS256 (RSA)"))?;
-            match key.n().bit_width() {
-                MIN_RSA_BITS..=MAX_RSA_BITS => Ok(Public::Rs256(Box::new(pkcs1v15::VerifyingKey::new(key)))),
-                bits => Err(KeyError::RsaSize { place, bits }),
-            }
-        }
+            .map_err(|_| KeyError::Pem {
+                place,
+                algorithm: "EdDSA (Ed25519)",
+            }),
+        other => Other::read(place, other, pem).map(Public::Other),
     }
 }

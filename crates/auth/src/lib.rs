@@ -13,6 +13,8 @@ mod cache;
 mod identity;
 mod key;
 mod token;
+#[cfg(test)]
+mod wycheproof;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -63,6 +65,9 @@ pub enum TokenError {
     /// `exp` is missing.
     #[error("the token never expires; issue it with exp")]
     NoExpiry,
+    /// `exp` or `nbf` is no time that a calendar has.
+    #[error("the token's exp or nbf lies behind the year 9999; issue it in seconds since 1970")]
+    Date,
     /// `exp` has passed.
     #[error("the token has expired")]
     Expired,
@@ -94,6 +99,7 @@ impl TokenError {
             Self::NotBearer => "not_bearer",
             Self::TooLong => "too_long",
             Self::Malformed => "malformed",
+            Self::Date => "date",
             Self::Algorithm => "algorithm",
             Self::Critical => "critical_extension",
             Self::UnknownKey => "unknown_key",

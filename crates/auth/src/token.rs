@@ -81,8 +81,8 @@ impl<'a> Parts<'a> {
             subject: plain.sub,
             audience: plain.aud.map(Texts::into_set).unwrap_or_default(),
             scopes: scopes(plain.scope, plain.scp),
-            expires: plain.exp.map(|date| instant(&date)),
-            not_before: plain.nbf.map(|date| instant(&date)),
+            expires: plain.exp.as_ref().map(instant).transpose()?,
+            not_before: plain.nbf.as_ref().map(instant).transpose()?,
             claims: claims(&bytes, declared)?,
         })
     }
@@ -162,16 +162,24 @@ fn scopes(scope: Option<Texts>, scp: Option<Texts>) -> BTreeSet<String> {
         .collect()
 }
 
+/// The last second of the year 9999.
+const LAST_SECOND: i64 = 253_402_300_799;
+
 /// Seconds since the epoch, whole or not (RFC 7519 section 2), rounded towards the epoch.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "from float: stops at the ends of the range"
 )]
-fn instant(seconds: &serde_json::Number) -> Timestamp {
-    let whole = seconds
-        .as_i64()
-        .unwrap_or_else(|| seconds.as_f64().unwrap_or(0.0) as i64);
-    Timestamp(whole.saturating_mul(1_000))
+fn instant(seconds: &serde_json::Number) -> Result<Timestamp, TokenError> {
+    let whole = match seconds.as_i64() {
+        Some(whole) => whole,
+        None => seconds.as_f64().ok_or(TokenError::Date)? as i64,
+    };
+    // A date beyond the calendar is a mistake, and would be good for ever.
+    if whole > LAST_SECOND {
+        return Err(TokenError::Date);
+    }
+    Ok(Timestamp(whole.saturating_mul(1_000)))
 }
 
 /// The declared claims of a payload, each of its declared type; one that is absent or null stays absent.

@@ -246,6 +246,15 @@ fn time_is_the_decisions_with_a_minute_of_leeway() {
     for extreme in [json!(i64::MIN), json!(-1e300)] {
         assert_eq!(refusal(&with(good(), "exp", extreme)), TokenError::Expired);
     }
+    for forever in [
+        json!(1e30),
+        json!(u64::MAX),
+        json!(i64::MAX),
+        json!(253_402_300_800_i64),
+    ] {
+        assert_eq!(refusal(&with(good(), "exp", forever.clone())), TokenError::Date);
+        assert_eq!(refusal(&with(good(), "nbf", forever)), TokenError::Date);
+    }
 }
 
 #[test]
