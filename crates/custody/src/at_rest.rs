@@ -101,11 +101,13 @@ impl Unrecorded {
 }
 
 impl Open {
-    /// The object that `writer` has open; an activation that was cut off is recorded first.
+    /// The object that `writer` has open; an activation that was cut off is recorded first, and a key that was made for a wake
+    /// which came to nothing is removed.
     ///
     /// # Errors
     /// [`StageError`].
     pub fn new(writer: Writer, at: Timestamp) -> Result<Self, StageError> {
+        writer.discard_spare();
         record_crash(&writer, at)?;
         Ok(Self { writer })
     }

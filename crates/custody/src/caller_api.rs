@@ -22,6 +22,8 @@ use suijuris_depot::Depot;
 
 use suijuris_words::memory as words;
 
+use crate::patch;
+
 /// Size of a request's body at most, bytes: a field of 1 MiB in JSON, twice over.
 pub const MAX_BODY: usize = 2 << 20;
 
@@ -59,7 +61,7 @@ impl Ask {
             ("GET", ["v1", "object"]) => Ok(Self::Object),
             ("GET", ["v1", "memory"]) => Ok(Self::Memory),
             ("GET", ["v1", "memory", field]) => Ok(Self::Field((*field).to_owned())),
-            ("PATCH", ["v1", "memory"]) => serde_json::from_slice(body).map(Self::Write).map_err(|error| {
+            ("PATCH", ["v1", "memory"]) => suijuris_api::json::from_slice(body).map(Self::Write).map_err(|error| {
                 Problem::new(400, "bad_json", "The request body is not the JSON of this route")
                     .with_detail(error.to_string())
             }),
@@ -137,8 +139,13 @@ pub fn read(
 /// [`NotRead::Refused`].
 pub fn may_write((state, rules): (&State, &Rules), inputs: &Inputs, patch: &Patch) -> Result<(), NotRead> {
     let object = (state, rules);
-    let written = patch.set.keys().chain(patch.append.keys()).chain(&patch.unset);
-    may(object, inputs, Action::Mutate, written.cloned())?;
+    // What cannot be read has no values to judge; it is refused for that once the rules let it pass.
+    let memory = state.memory();
+    let judged = patch::writes(patch, memory)
+        .and_then(|parsed| patch::judged(&parsed, memory, &rules.program, inputs.now.at));
+    let mut write = inputs.clone();
+    write.written = judged.unwrap_or_default();
+    may(object, &write, Action::Mutate, patch.fields().cloned())?;
     for name in patch.expect.keys() {
         may(object, inputs, Action::Read, [name.clone()])?;
     }
@@ -285,6 +292,11 @@ mod tests {
         assert_eq!(ask("PATCH", "/.suijuris/v1/memory", "{"), Err("bad_json".into()));
         assert_eq!(
             ask("PATCH", "/.suijuris/v1/memory", r#"{"sets":{}}"#),
+            Err("bad_json".into())
+        );
+        let twice = r#"{"set":{"open":true,"open":false}}"#;
+        assert_eq!(
+            ask("PATCH", "/.suijuris/v1/memory", twice),
             Err("bad_json".into())
         );
         for (method, path) in [

@@ -22,12 +22,12 @@ use suijuris_depot::{Depot, Session, Version};
 use suijuris_store::{ObjectDir, Reader, StageError, Writer, capsule};
 
 use crate::chain;
-use crate::clock::{self, ResumeDetector};
+use crate::clock::{self, Attention, Clock, ResumeDetector};
 use crate::record::quarantine;
-use crate::witness::{ClaimError, Config, Lease, LeaseEvent, Service, Witness, publish};
+use crate::witness::{ClaimError, Config, Lease, LeaseEvent, Service, Witness, publish, republish};
 
 pub use acknowledging::{Acknowledged, Unwitnessed};
-pub use lending::{Granted, LeaseGrant};
+pub use lending::{Granted, Handoff, LeaseGrant};
 pub use refused::{RefusedCopy, in_words};
 
 /// Time to give the object up in the depot, and to publish it, when whoever holds it leaves.
@@ -63,7 +63,24 @@ struct Known {
     /// Whoever started the machine says that it was suspended, and that it served nothing meanwhile.
     announced: bool,
     /// While a machine has it: what tells whether the host was suspended since.
-    lent: Option<ResumeDetector>,
+    lent: Option<Since>,
+}
+
+/// What tells whether time passed unseen since.
+#[derive(Debug)]
+struct Since {
+    detector: ResumeDetector,
+    _attention: Attention,
+}
+
+impl Since {
+    fn now(clock: &Clock) -> Self {
+        let attention = clock.register();
+        Self {
+            detector: clock.detector(),
+            _attention: attention,
+        }
+    }
 }
 
 /// The depot, the process's service, and how this copy is called there.
@@ -193,6 +210,12 @@ impl Claim {
     #[must_use]
     pub const fn object(&self) -> ObjectId {
         self.object
+    }
+
+    /// What this copy wrote to the depot: a machine that is suspended while it is claimed for goes on with that.
+    #[must_use]
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.depot.as_ref().map(|shared| Arc::clone(&shared.session))
     }
 
     /// The depot, for its inbox.
@@ -362,7 +385,7 @@ impl Claim {
         due: Option<Timestamp>,
     ) -> Option<impl Future<Output = Result<(), String>> + Send + use<>> {
         let shared = self.depot.clone().filter(|_| self.agrees())?;
-        let home = self.object_dir.clone();
+        let (home, object) = (self.object_dir.clone(), self.object);
         Some(async move {
             let announcing = home.clone();
             let announcement = tokio::task::spawn_blocking(move || capsule::announcement_of(&announcing))
@@ -373,7 +396,13 @@ impl Claim {
                 // A door takes an announcement for late while the mark is behind it.
                 let _ = tokio::time::timeout(LEAVE_WITHIN, shared.witness.covered(*seq)).await;
             }
-            publish(&*shared.session, &home, announcement.map(|(_, bytes)| bytes), due)
+            let announcement = announcement.map(|(_, bytes)| bytes);
+            if let Some(bytes) = &announcement
+                && republish(&*shared.session, object, bytes, due).await
+            {
+                return Ok(());
+            }
+            publish(&*shared.session, &home, announcement, due)
                 .await
                 .map_err(|error| chain(&error))
         })

@@ -24,8 +24,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -34,6 +34,9 @@ use suijuris_core::witness::{Moment, Mono};
 
 /// Time between two beats of the pulse.
 pub const PULSE_MS: u64 = 250;
+
+/// Time between two beats while nobody asks ([`Clock::register`]).
+pub const REST_MS: u64 = 1_000;
 
 /// A pulse this late means that the process did not run.
 pub const FREEZE_MS: u64 = 1_500;
@@ -168,6 +171,7 @@ struct Shared {
     generations: AtomicU64,
     quality: AtomicU8,
     over: AtomicBool,
+    attending: AtomicUsize,
 }
 
 impl Shared {
@@ -209,6 +213,25 @@ impl Shared {
 pub struct Clock {
     shared: Arc<Shared>,
     pulse: Option<JoinHandle<()>>,
+    /// Of a process that may be asked at any time.
+    always: Option<Attention>,
+}
+
+/// Somebody will ask whether time passed unseen: while one of these lives the pulse beats each [`PULSE_MS`].
+#[derive(Debug)]
+pub struct Attention(Arc<Shared>);
+
+impl Attention {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.attending.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Attention {
+    fn drop(&mut self) {
+        self.0.attending.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Clock {
@@ -218,6 +241,16 @@ impl Clock {
     /// # Errors
     /// If the thread cannot be started.
     pub fn start(generation: Option<PathBuf>) -> io::Result<Self> {
+        let mut clock = Self::start_at_rest(generation)?;
+        clock.always = Some(clock.register());
+        Ok(clock)
+    }
+
+    /// The same for a process whose objects sleep mostly: whoever takes a detector to ask again registers ([`Clock::register`]).
+    ///
+    /// # Errors
+    /// If the thread cannot be started.
+    pub fn start_at_rest(generation: Option<PathBuf>) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         shared
             .beat_ns
@@ -233,7 +266,16 @@ impl Clock {
         Ok(Self {
             shared,
             pulse: Some(pulse),
+            always: None,
         })
+    }
+
+    /// Keeps the pulse at its full rate until the answer is dropped. Take it before the detector.
+    #[must_use]
+    pub fn register(&self) -> Attention {
+        let attention = Attention::new(&self.shared);
+        self.pulse.as_ref().map(JoinHandle::thread).map(Thread::unpark);
+        attention
     }
 
     /// One look at the clocks: three vDSO reads, no system call.
@@ -319,10 +361,12 @@ pub(crate) fn moment() -> Moment {
 fn beat(shared: &Shared, generation: Option<&Path>, mut known: Option<Vec<u8>>) {
     let mut beats = 0_u64;
     while !shared.over.load(Ordering::Acquire) {
-        std::thread::park_timeout(Duration::from_millis(PULSE_MS));
+        let rests = shared.attending.load(Ordering::Acquire) == 0;
+        let pace = if rests { REST_MS } else { PULSE_MS };
+        std::thread::park_timeout(Duration::from_millis(pace));
         shared.note(clock_ns(ClockId::CLOCK_MONOTONIC), true);
         beats = beats.wrapping_add(1);
-        if beats.is_multiple_of(BEATS_PER_QUALITY) {
+        if rests || beats.is_multiple_of(BEATS_PER_QUALITY) {
             shared.ask_quality();
         }
         let now = generation.and_then(read_generation);

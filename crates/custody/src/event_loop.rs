@@ -21,8 +21,8 @@ pub(crate) struct EventLoop(Arc<Running>);
 #[derive(Debug)]
 struct Running {
     tokio: Handle,
-    /// Dropping it ends the thread.
-    _running: oneshot::Sender<()>,
+    /// Dropping it ends the thread, where there is one.
+    _running: Option<oneshot::Sender<()>>,
 }
 
 impl EventLoop {
@@ -48,8 +48,16 @@ impl EventLoop {
             })?;
         Ok(Self(Arc::new(Running {
             tokio: handle,
-            _running: running,
+            _running: Some(running),
         })))
+    }
+
+    /// The loop that this is called on.
+    pub(crate) fn here() -> Self {
+        Self(Arc::new(Running {
+            tokio: Handle::current(),
+            _running: None,
+        }))
     }
 
     /// Where tasks are spawned.

@@ -3,7 +3,8 @@
 //! who arrives claims the mark first, and only where it names nothing behind the departure.
 
 use suijuris_core::ObjectId;
-use suijuris_core::decide::{Verdict, View, decide};
+use suijuris_core::bundle::Bundle;
+use suijuris_core::decide::{Verdict, View, decide, own_proposal};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Host, Inputs, Principal};
 use suijuris_core::lineage::{Arrived, Body, Decision, Departed, Head, Phase};
@@ -85,6 +86,30 @@ pub fn depart(
             Departure::Refused(decision, stage(writer, body, now.at)?)
         }
     })
+}
+
+/// Lets the object that `writer` has open depart for the place of `inputs` where it proposes that itself; nothing where it does not.
+///
+/// # Errors
+/// [`StageError`]: nothing was recorded.
+pub fn of_itself(
+    writer: &Writer,
+    bundle: &Bundle,
+    inputs: Inputs,
+    place: String,
+) -> Result<Option<(Box<Decision>, Ticket)>, StageError> {
+    let at = inputs.now.at;
+    let proposed =
+        writer.staged(|state| own_proposal(View::new(state, &bundle.rules), Action::Migrate, inputs));
+    let Some((_, decision)) = proposed else {
+        return Ok(None);
+    };
+    let body = Body::Departed(Departed {
+        decision: (*decision).clone(),
+        to: place,
+    });
+    let ticket = stage(writer, body, at)?;
+    Ok(Some((decision, ticket)))
 }
 
 /// Whether `depot` has a mark of the object, and none behind this departure: whoever arrives anywhere else could be one of

@@ -4,7 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeSeed as _;
 use suijuris_api::agent::Patch;
-use suijuris_core::memory::{Change, Field, Memory, Name, NameError, Refused, Value, Write};
+use suijuris_core::governance::{Action, Program};
+use suijuris_core::memory::{Change, Field, Kind, Memory, Name, NameError, Refused, Value, Write};
+use suijuris_core::time::Timestamp;
+
+/// Bytes of values that rules judge in one write, at most: a refusal keeps them in its record, so that it can be made again.
+pub const MAX_JUDGED_BYTES: usize = 128 << 10;
 
 /// Why a patch was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +34,14 @@ pub enum Error {
     /// A field does not hold what was expected: somebody else wrote first.
     #[error("field `{0}` does not hold what the patch expects: read it again")]
     Conflict(Name),
+    /// A counter falls back to zero by the clock, so that what it counts cannot be expected.
+    #[error("field `{0}` is a counter, which changes with the clock: leave it out of what is expected")]
+    ExpectsCounter(Name),
+    /// More to judge than a decision keeps.
+    #[error(
+        "the rules judge the values of this write, which have {0} bytes together; at most {MAX_JUDGED_BYTES} can be judged: write less at once"
+    )]
+    TooMuchToJudge(usize),
     /// Memory as a whole is another.
     #[error("memory has changed since it was read: read it again")]
     RootConflict,
@@ -52,6 +65,25 @@ impl Parsed {
     }
 }
 
+/// What the rules of `program` judge by value of `parsed`, as facts of its decision at `at`.
+///
+/// # Errors
+/// [`Error::TooMuchToJudge`].
+pub fn judged(
+    parsed: &Parsed,
+    memory: &Memory,
+    program: &Program,
+    at: Timestamp,
+) -> Result<BTreeMap<Name, Option<Value>>, Error> {
+    let watched = program.watches(Action::Mutate).changes;
+    let judged = memory.outcome(&parsed.change, &watched, at);
+    let bytes: usize = judged.values().flatten().map(Value::size).sum();
+    if bytes > MAX_JUDGED_BYTES {
+        return Err(Error::TooMuchToJudge(bytes));
+    }
+    Ok(judged)
+}
+
 /// Reads `patch` by the types of `memory`, and checks what it expects.
 ///
 /// # Errors
@@ -67,6 +99,14 @@ pub fn parse(patch: &Patch, memory: &Memory) -> Result<Parsed, Error> {
     for (name, expected) in &patch.expect {
         expect(name, expected, memory)?;
     }
+    writes(patch, memory)
+}
+
+/// Reads what `patch` writes by the types of `memory`, whatever it expects.
+///
+/// # Errors
+/// As [`parse`], but for what is expected.
+pub fn writes(patch: &Patch, memory: &Memory) -> Result<Parsed, Error> {
     let mut parsed = Parsed::default();
     for (name, json) in &patch.set {
         let (name, field) = lookup(name, memory)?;
@@ -81,6 +121,10 @@ pub fn parse(patch: &Patch, memory: &Memory) -> Result<Parsed, Error> {
         let (name, field) = lookup(name, memory)?;
         let value = value(&name, field, json)?;
         add(&mut parsed.change, name, Write::Append(value))?;
+    }
+    for (name, more) in &patch.add {
+        let (name, _) = lookup(name, memory)?;
+        add(&mut parsed.change, name, Write::Add(*more))?;
     }
     for name in &patch.unset {
         let (name, _) = lookup(name, memory)?;
@@ -124,6 +168,9 @@ fn add(change: &mut Change, name: Name, write: Write) -> Result<(), Error> {
 
 fn expect(name: &str, expected: &serde_json::Value, memory: &Memory) -> Result<(), Error> {
     let (name, field) = lookup(name, memory)?;
+    if matches!(field.kind, Kind::Counter { .. }) {
+        return Err(Error::ExpectsCounter(name));
+    }
     let expected = match expected {
         serde_json::Value::Null => None,
         json => Some(value(&name, field, json)?),
@@ -155,6 +202,12 @@ mod tests {
             ),
             ("jobs", Field::new(Kind::Set(Box::new(Kind::String)))),
             (
+                "spent",
+                Field::new(Kind::Counter {
+                    window: suijuris_core::time::Span(1_000),
+                }),
+            ),
+            (
                 "token",
                 Field {
                     secret: true,
@@ -179,6 +232,8 @@ mod tests {
             json!({"set": {"budget": 5}, "append": {"jobs": ["a"]}, "expect": {"budget": 7, "jobs": null}}),
         );
         assert_eq!(parsed.unwrap().change.len(), 2);
+        let added = run(json!({"add": {"spent": 5}})).unwrap();
+        assert_eq!(added.change.values().next(), Some(&Write::Add(5)));
         let secret = run(json!({"set": {"token": "x"}})).unwrap();
         assert_eq!((secret.change.len(), secret.secrets.len()), (0, 1));
     }
@@ -193,6 +248,9 @@ mod tests {
         assert!(ill(json!({"set": {"nothing": 5}})));
         assert!(ill(json!({"set": {"budget": 5}, "unset": ["budget"]})));
         assert!(ill(json!({})));
+        assert!(ill(json!({"set": {"spent": 5}})));
+        assert!(ill(json!({"add": {"spent": -5}})));
+        assert!(ill(json!({"add": {"spent": 5}, "expect": {"spent": 0}})));
         let conflict = run(json!({"set": {"budget": 5}, "expect": {"budget": 8}})).unwrap_err();
         assert!(matches!(conflict, Error::Conflict(field) if field.as_str() == "budget"));
         let root = run(json!({"set": {"budget": 5}, "expect_root": "00"})).unwrap_err();

@@ -29,7 +29,7 @@ pub fn record(writer: &Writer, body: Body, at: Timestamp) -> Result<(), StageErr
 }
 
 /// Where what is decided outside a machine is decided.
-const PLACE: &str = "door";
+pub const PLACE: &str = "door";
 
 /// What is to be recorded of a proposal that was refused outside a machine, in full.
 #[must_use]
@@ -75,10 +75,17 @@ pub fn record_crash(writer: &Writer, at: Timestamp) -> Result<bool, StageError> 
 /// # Errors
 /// [`StageError`]; it is refused all the same, now and whenever the witness is asked.
 pub fn quarantine(writer: &Writer, code: &str, evidence: &Evidence, at: Timestamp) -> Result<(), StageError> {
+    shut_away(writer, format!("{code}: {}", in_words(evidence)), at)
+}
+
+/// As [`quarantine`], for this reason: its owners can restore it.
+///
+/// # Errors
+/// As there.
+pub fn shut_away(writer: &Writer, reason: String, at: Timestamp) -> Result<(), StageError> {
     record_crash(writer, at)?;
-    if writer.staged(|state| state.head().phase == Phase::Quarantined) {
+    if writer.staged(|state| matches!(state.head().phase, Phase::Quarantined | Phase::Terminated)) {
         return Ok(());
     }
-    let reason = format!("{code}: {}", in_words(evidence));
     record(writer, Body::Quarantined(Quarantined { reason }), at)
 }

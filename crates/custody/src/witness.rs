@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use history::History;
 pub use lease::Lease;
-pub use publish::{PublishError, publish};
+pub use publish::{PublishError, publish, republish};
 pub use service::Service;
 
 /// Commands that wait for the service at most; whoever gives one more waits.

@@ -154,8 +154,14 @@ pub fn stage(
     (at, sign): (Timestamp, Sign),
 ) -> Result<Staged, WriteError> {
     claim.may_write()?;
-    let parsed = writer.staged(|state| patch::parse(patch, state.memory()))?;
+    let now = inputs.now.at;
+    let (parsed, written) = writer.staged(|state| {
+        let parsed = patch::parse(patch, state.memory())?;
+        let judged = patch::judged(&parsed, state.memory(), &bundle.rules.program, now)?;
+        Ok::<_, patch::Error>((parsed, judged))
+    })?;
     inputs.fields = parsed.fields();
+    inputs.written = written;
     let by = inputs.principal.as_str().to_owned();
     let principal = who(&inputs.principal);
     let fields = inputs.fields.iter().cloned().collect();

@@ -44,10 +44,48 @@ fn a_new_generation_is_a_restore() {
     }
 }
 
+/// How often the pulse of this process has woken.
+#[expect(clippy::unwrap_used, reason = "tests")]
+fn beats() -> u64 {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let is_pulse = |path: &std::path::Path| {
+        std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "pulse")
+    };
+    let pulse = threads.map(|thread| thread.path()).find(|path| is_pulse(path));
+    let status = std::fs::read_to_string(pulse.unwrap().join("status")).unwrap();
+    let switches = status
+        .lines()
+        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    switches.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn where_nobody_attends_the_pulse_beats_once_a_second() {
+    let rests = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "plays_its_part", "--nocapture", "--quiet"])
+        .env(PART, "rests")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&rests.stdout).into_owned();
+    let beats = said
+        .lines()
+        .find_map(|line| Some(line.split_once("> ")?.1.to_owned()));
+    // Of three seconds: a pulse that beats each quarter of one has twelve, and a machine that is busy gives fewer.
+    assert!(beats.unwrap().parse::<u64>().unwrap() <= 6, "{said}");
+}
+
 /// Not a test of its own: the process that the test below freezes. Does nothing where no part is given.
 #[test]
 fn plays_its_part() {
-    if std::env::var_os(PART).is_none() {
+    let Some(part) = std::env::var_os(PART) else {
+        return;
+    };
+    if part == "rests" {
+        let _clock = Clock::start_at_rest(None).unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        let before = beats();
+        std::thread::sleep(Duration::from_secs(3));
+        println!("> {}", beats() - before);
         return;
     }
     let clock = Clock::start(None).unwrap();

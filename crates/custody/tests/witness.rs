@@ -18,9 +18,10 @@ use suijuris_core::time::{Span, Timestamp};
 use suijuris_core::witness::{HolderId, Mark, Point, Purpose, Terms, VERSION, Verdict};
 use suijuris_custody::clock::Clock;
 use suijuris_custody::witness::{
-    ClaimError, Config, History, LeaseEvent, PublishError, Service, Uncovered, Witness, publish,
+    ClaimError, Config, History, LeaseEvent, PublishError, Service, Uncovered, Witness, publish, republish,
 };
 use suijuris_depot::faults::{Call, Fault, Faulty};
+use suijuris_depot::local::Local;
 use suijuris_depot::memory::Memory;
 use suijuris_depot::relay;
 use suijuris_depot::{Archive as _, Depot, Marks as _, Session, Swap};
@@ -574,6 +575,55 @@ async fn what_sleeps_leaves_its_whole_history_its_rules_and_its_announcement() {
             .unwrap()
             .id(),
         bundle
+    );
+}
+
+#[tokio::test]
+async fn what_is_announced_already_is_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = life(&dir.path().join("object"), 3);
+    let object = Reader::open(&home, Depth::Tail).unwrap().state().head().object;
+    let depot = Local::open(&dir.path().join("depot")).unwrap();
+    let announcement = b"announcement".to_vec();
+    assert!(
+        !republish(&depot, object, &announcement, None).await,
+        "nothing is there"
+    );
+    publish(&depot, &home, Some(announcement.clone()), None)
+        .await
+        .unwrap();
+    // Whoever replaces a file makes another one.
+    let numbers = || {
+        let mut open = vec![dir.path().join("depot")];
+        let mut numbers = std::collections::BTreeSet::new();
+        while let Some(path) = open.pop() {
+            if path.is_dir() {
+                open.extend(
+                    std::fs::read_dir(&path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
+            } else {
+                numbers.insert((
+                    path.clone(),
+                    std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap()),
+                ));
+            }
+        }
+        numbers
+    };
+    let before = numbers();
+    assert!(republish(&depot, object, &announcement, None).await);
+    assert_eq!(numbers(), before, "nothing was written");
+    assert!(!republish(&depot, object, b"of a later head", None).await);
+    let due = Some(Timestamp(5_000));
+    assert!(
+        republish(&depot, object, &announcement, due).await,
+        "only the due time is another"
+    );
+    assert_eq!(
+        depot.due(Timestamp(9_000), 10).await.unwrap(),
+        [(Timestamp(5_000), object)]
     );
 }
 

@@ -48,6 +48,8 @@ pub use self::directory::{Directory, MAX_NAMES, NameRemoval, NameSwap};
 pub use self::epoch::Epoch;
 pub use self::inbox::{Inbox, InboxWatch, MAX_READ, MAX_WAITING, Posted, Waiting};
 pub use self::marks::{Marks, Presence, PresenceGuard, Swap};
+#[cfg(feature = "object")]
+pub use self::object::Bucket;
 pub use self::open::{Environment, default_directory, open};
 pub use self::pass::Call;
 pub use self::segment::row;

@@ -50,6 +50,7 @@ struct Shared {
     locks: bool,
     acknowledged: AtomicU64,
     commons: Commons,
+    turns: names::Turns,
 }
 
 impl Local {
@@ -88,6 +89,7 @@ impl Local {
                 files,
                 acknowledged: AtomicU64::new(0),
                 commons: Commons::default(),
+                turns: names::Turns::default(),
             }),
             watcher: Watcher::default(),
         })

@@ -4,6 +4,7 @@
 //! presence is known here, and inboxes are looked at, not watched. `spec/depot.md` gives the layout, `docs/depot.md` the
 //! costs in requests.
 
+mod bucket;
 mod conditional;
 mod connect;
 mod inbox;
@@ -27,6 +28,7 @@ use suijuris_core::{BundleId, ObjectId};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+pub use self::bucket::Bucket;
 use self::store::{Put, Store};
 use crate::driver::{Driver, LONG, QUICK};
 use crate::open::{DepotUrl, Environment};

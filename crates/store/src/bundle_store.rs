@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use suijuris_core::bundle::{self, Bundle, MAX_GOVERNANCE_BYTES};
 pub use suijuris_core::bundle::{Files as BundleFiles, MAX_FILES_BYTES as MAX_BUNDLE_BYTES, NotFiles};
-use suijuris_core::id::BundleId;
+use suijuris_core::id::{BlobId, BundleId};
 use suijuris_core::lineage::Bundles;
 use suijuris_core::manifest;
 use suijuris_core::memory::Schema;
 
-use crate::disk;
+use crate::disk::{self, Together};
 use crate::object_dir::ObjectDir;
 
 const MAX_PROGRAM_BYTES: u64 = 16 << 20;
@@ -60,8 +60,7 @@ impl BundleStore {
             return Ok(Arc::clone(bundle));
         }
         let files = self.files(id)?;
-        let bundle = Bundle::open_named(*id, &files.manifest, files.governance, &files.program)?;
-        let bundle = Arc::new(bundle);
+        let bundle = open_shared(*id, &files)?;
         open.insert(*id, Arc::clone(&bundle));
         Ok(bundle)
     }
@@ -88,31 +87,41 @@ impl BundleStore {
     /// # Errors
     /// [`Error`] where the files are not a bundle, or cannot be written.
     pub fn put(&self, files: &BundleFiles) -> Result<Arc<Bundle>, Error> {
-        let bundle = files.open()?;
-        let id = bundle.id();
+        let mut together = Together::on(&*self.object_dir.disk);
+        let bundle = self.put_together(files, &mut together)?;
+        together.sync().map_err(|source| Error::Disk {
+            file: "bundles",
+            source,
+        })?;
+        Ok(bundle)
+    }
+
+    /// As [`BundleStore::put`], durable once `together` is.
+    pub(crate) fn put_together(
+        &self,
+        files: &BundleFiles,
+        together: &mut Together<'_>,
+    ) -> Result<Arc<Bundle>, Error> {
+        let id = BundleId::of(&files.manifest);
+        let bundle = open_shared(id, files)?;
         if let Ok(there) = self.bundle(&id) {
             return Ok(there);
         }
-        let (disk, bundles) = (&*self.object_dir.disk, self.object_dir.bundles());
+        let bundles = self.object_dir.bundles();
         let dir = bundles.join(id.to_string());
-        let made = |result: io::Result<()>| {
-            result.map_err(|source| Error::Disk {
-                file: "bundles",
-                source,
-            })
-        };
-        made(disk.create_dir(&bundles))?;
-        made(disk.sync_dir(self.object_dir.path()))?;
-        made(disk.create_dir(&dir))?;
-        made(disk.sync_dir(&bundles))?;
+        let failed = |file: &'static str| move |source| Error::Disk { file, source };
+        together.dir(&bundles).map_err(failed("bundles"))?;
+        together.dir(&dir).map_err(failed("bundles"))?;
         for (file, bytes) in [
             ("governance.cedar", &files.governance),
             ("program", &files.program),
             ("manifest", &files.manifest),
         ] {
-            disk::replace(disk, &dir.join(file), bytes).map_err(|source| Error::Disk { file, source })?;
+            together.file(&dir.join(file), bytes).map_err(failed(file))?;
         }
-        self.bundle(&id)
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(id, Arc::clone(&bundle));
+        Ok(bundle)
     }
 
     /// Takes a bundle out of the store again; no record may name it.
@@ -128,6 +137,32 @@ impl BundleStore {
         }
         disk.remove_dir(&dir)
     }
+}
+
+/// The bundle `expected` as all objects of this process have it: one in memory for each id. These files are checked all the
+/// same.
+fn open_shared(expected: BundleId, files: &BundleFiles) -> Result<Arc<Bundle>, bundle::Error> {
+    static KNOWN: Mutex<BTreeMap<BundleId, Weak<Bundle>>> = Mutex::new(BTreeMap::new());
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let there = known().get(&expected).and_then(Weak::upgrade);
+    if let Some(there) = there.filter(|there| {
+        BundleId::of(&files.manifest) == expected
+            && BlobId::of(&files.governance) == there.manifest.governance
+            && BlobId::of(&files.program) == there.manifest.program
+    }) {
+        return Ok(there);
+    }
+    let governance = files.governance.clone();
+    let bundle = Arc::new(Bundle::open_named(
+        expected,
+        &files.manifest,
+        governance,
+        &files.program,
+    )?);
+    let mut known = known();
+    known.retain(|_, bundle| bundle.strong_count() > 0);
+    known.insert(expected, Arc::downgrade(&bundle));
+    Ok(bundle)
 }
 
 impl Bundles for BundleStore {

@@ -124,6 +124,9 @@ pub enum Fault {
     /// Files that are not a sound bundle.
     #[error("the bundle cannot be used")]
     Bundle(#[from] suijuris_core::bundle::Error),
+    /// An instance that the rules of its class did not found so.
+    #[error("it was not founded as it says")]
+    Instance(#[from] suijuris_core::class::InstanceError),
     /// Another bundle than the one that the next record names.
     #[error("the bundle is not the one that the record behind it names")]
     OtherBundle,

@@ -7,11 +7,12 @@ use suijuris_core::class::Instantiation;
 use suijuris_core::id::ObjectId;
 use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::lineage::{ChainError, Checkpoint, Inception, Parent, State, Stored};
+use suijuris_core::ticket::SignedTicket;
 use suijuris_core::time::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::bundle_store::{self, BundleFiles, BundleStore};
-use crate::disk::{self, How};
+use crate::disk::Together;
 use crate::frame::{FRAME_BYTES, Frame, HEADER_BYTES, Header};
 use crate::object_dir::{ObjectDir, OpenError};
 use crate::opening;
@@ -71,17 +72,37 @@ pub enum CreateError {
 /// # Errors
 /// [`CreateError`].
 pub fn create(object_dir: &ObjectDir, creation: Creation) -> Result<ObjectId, CreateError> {
+    begin(object_dir, creation, None)
+}
+
+/// As [`create`], by the word of its owners: name, definition, time and seed are those of `creation`, owners and nonce those of
+/// the ticket.
+///
+/// # Errors
+/// [`CreateError`]; [`CreateError::Chain`] where the ticket does not let it begin.
+pub fn create_by_ticket(
+    object_dir: &ObjectDir,
+    creation: Creation,
+    ticket: SignedTicket,
+) -> Result<ObjectId, CreateError> {
+    let creation = Creation {
+        controllers: ticket.ticket.controllers.clone(),
+        threshold: ticket.ticket.threshold,
+        nonce: ticket.ticket.nonce.to_vec(),
+        ..creation
+    };
+    begin(object_dir, creation, Some(ticket))
+}
+
+fn begin(
+    object_dir: &ObjectDir,
+    creation: Creation,
+    ticket: Option<SignedTicket>,
+) -> Result<ObjectId, CreateError> {
     let failed = |path: PathBuf| move |source| CreateError::Disk { path, source };
     let here = || failed(object_dir.path().to_owned());
-    let parent = object_dir
-        .path()
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    object_dir.disk.create_dir(object_dir.path()).map_err(here())?;
-    object_dir
-        .disk
-        .sync_dir(parent.unwrap_or_else(|| std::path::Path::new(".")))
-        .map_err(here())?;
+    let mut together = Together::on(&*object_dir.disk);
+    together.dir(object_dir.path()).map_err(here())?;
     let vacant = || match object_dir.holds_object()? {
         true => Err(CreateError::Exists(object_dir.path().to_owned())),
         false => Ok(()),
@@ -89,9 +110,10 @@ pub fn create(object_dir: &ObjectDir, creation: Creation) -> Result<ObjectId, Cr
     vacant()?;
     let _held = object_dir.locked()?;
     vacant()?;
-    let bundle = BundleStore::of(object_dir).put(&creation.bundle)?;
+    let bundle = BundleStore::of(object_dir).put_together(&creation.bundle, &mut together)?;
     let waiting = SecretKey::from_seed(&creation.seed);
-    disk::replace(&*object_dir.disk, &object_dir.next_key(), &*waiting.seed())
+    together
+        .file(&object_dir.next_key(), &*waiting.seed())
         .map_err(failed(object_dir.next_key()))?;
     let inception = Inception {
         name: creation.name,
@@ -101,21 +123,33 @@ pub fn create(object_dir: &ObjectDir, creation: Creation) -> Result<ObjectId, Cr
         nonce: creation.nonce,
         parent: creation.parent,
         class: creation.class,
+        ticket,
     };
     let schema = std::sync::Arc::clone(bundle.schema());
     let (state, stored) = State::create(inception, creation.at, bundle.id(), schema, &waiting)?;
-    write_first(object_dir, &state, &stored).map_err(failed(object_dir.lineage()))?;
     let frame_bytes = (FRAME_BYTES + stored.bytes.len()) as u64;
     let position = opening::position(HEADER_BYTES as u64 + frame_bytes, frame_bytes);
     let checkpoint = Checkpoint::of(&state, position, &waiting).map_err(io::Error::other);
+    let fresh = object_dir.checkpoint().with_extension("tmp");
     checkpoint
-        .and_then(|bytes| disk::replace(&*object_dir.disk, &object_dir.checkpoint(), &bytes))
+        .and_then(|bytes| together.file(&fresh, &bytes))
+        .map_err(failed(object_dir.checkpoint()))?;
+    write_first(object_dir, &state, &stored, together).map_err(failed(object_dir.lineage()))?;
+    // Behind the birth, since what is born brings its own. Only a short cut: whether its name lasts does not matter.
+    object_dir
+        .disk
+        .rename(&fresh, &object_dir.checkpoint())
         .map_err(failed(object_dir.checkpoint()))?;
     Ok(state.head().object)
 }
 
-/// The first segment gets its name once its record is durable: that is the moment of birth.
-fn write_first(object_dir: &ObjectDir, state: &State, stored: &Stored) -> io::Result<()> {
+/// The first segment gets its name once its record and all that is `together` with it is durable: that is the moment of birth.
+fn write_first(
+    object_dir: &ObjectDir,
+    state: &State,
+    stored: &Stored,
+    mut together: Together<'_>,
+) -> io::Result<()> {
     let header = Header {
         object: state.head().object,
         first: 0,
@@ -123,13 +157,9 @@ fn write_first(object_dir: &ObjectDir, state: &State, stored: &Stored) -> io::Re
     };
     let mut bytes = header.encode();
     Frame::push(stored, 0, &mut bytes);
-    object_dir.disk.create_dir(&object_dir.lineage())?;
-    object_dir.disk.sync_dir(object_dir.path())?;
-    let file = object_dir
-        .disk
-        .open(&object_dir.unnamed_segment(0), How::Create)?;
-    file.write_at(&bytes, 0)?;
-    file.sync()?;
+    together.dir(&object_dir.lineage())?;
+    together.file(&object_dir.unnamed_segment(0), &bytes)?;
+    together.sync()?;
     object_dir
         .disk
         .rename(&object_dir.unnamed_segment(0), &object_dir.segment(0))?;

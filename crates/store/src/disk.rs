@@ -5,8 +5,10 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,14 @@ pub trait Disk: Debug + Send + Sync {
     /// # Errors
     /// As the operating system.
     fn lock(&self, path: &Path, whoami: &str) -> io::Result<Lock>;
+    /// Whether a link stands at `path`, wherever it leads.
+    ///
+    /// # Errors
+    /// As the operating system.
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        let _no_links = path;
+        Ok(false)
+    }
     /// Whether somebody holds the lock at `path`.
     ///
     /// # Errors
@@ -99,6 +109,8 @@ pub trait File: Debug + Send + Sync {
     /// # Errors
     /// As the operating system.
     fn sync(&self) -> io::Result<()>;
+    /// Begins to make content durable: of several files that were begun and are then synced, the later ones cost little.
+    fn begin_sync(&self) {}
 }
 
 /// The machine's own disk.
@@ -111,12 +123,11 @@ impl Disk for Real {
         match how {
             How::Read => options.read(true),
             How::Write => options.read(true).write(true),
-            How::Create => options
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600),
+            How::Create => {
+                // What stands there may be a link, and what it leads to is none of ours: a new file takes its place.
+                optional(fs::remove_file(path))?;
+                options.read(true).write(true).create_new(true).mode(0o600)
+            }
         };
         Ok(Box::new(options.open(path)?))
     }
@@ -150,6 +161,10 @@ impl Disk for Real {
     }
 
     fn lock(&self, path: &Path, whoami: &str) -> io::Result<Lock> {
+        if self.is_link(path)? {
+            let why = format!("`{}` is a link: remove it", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         let mut file = fs::OpenOptions::new()
             .read(true)
             .write(true)
@@ -157,6 +172,13 @@ impl Disk for Real {
             .truncate(false)
             .mode(0o600)
             .open(path)?;
+        if file.metadata()?.nlink() > 1 {
+            let why = format!(
+                "`{}` has another name elsewhere (a hard link): remove this one",
+                path.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         match file.try_lock() {
             Ok(()) => {
                 // Not emptied first: ext4 takes that for the replacing of a file, and closing it waits for the disk.
@@ -169,6 +191,10 @@ impl Disk for Real {
             }
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    fn is_link(&self, path: &Path) -> io::Result<bool> {
+        Ok(optional(fs::symlink_metadata(path))?.is_some_and(|found| found.is_symlink()))
     }
 
     fn is_locked(&self, path: &Path) -> io::Result<bool> {
@@ -205,6 +231,12 @@ impl File for fs::File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn begin_sync(&self) {
+        // Asking for the pages to be dropped begins to write them, with the space that they need: one transaction of the file
+        // system then has that of several files. What fails is only slower.
+        let _ = posix_fadvise(self, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
 }
 
@@ -243,6 +275,56 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
     file.sync()?;
     disk.rename(&beside, path)?;
     disk.sync_dir(path.parent().unwrap_or(path))
+}
+
+/// Files that are written first and made durable together, which costs the disk less than one after the other. Whoever reads
+/// them meanwhile may find parts.
+#[derive(Debug)]
+pub(crate) struct Together<'a> {
+    disk: &'a dyn Disk,
+    files: Vec<Box<dyn File>>,
+    dirs: Vec<PathBuf>,
+}
+
+impl<'a> Together<'a> {
+    pub(crate) fn on(disk: &'a dyn Disk) -> Self {
+        Self {
+            disk,
+            files: Vec::new(),
+            dirs: Vec::new(),
+        }
+    }
+
+    /// Makes a directory, if it is not there.
+    pub(crate) fn dir(&mut self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir(path)?;
+        self.note(path);
+        Ok(())
+    }
+
+    /// Writes a file, in place of an older one.
+    pub(crate) fn file(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let file = self.disk.open(path, How::Create)?;
+        file.write_at(bytes, 0)?;
+        file.begin_sync();
+        self.files.push(file);
+        self.note(path);
+        Ok(())
+    }
+
+    fn note(&mut self, named: &Path) {
+        let dir = named.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let dir = dir.unwrap_or(Path::new("."));
+        if !self.dirs.iter().any(|noted| noted == dir) {
+            self.dirs.push(dir.to_owned());
+        }
+    }
+
+    /// Makes all of it durable: content, then names.
+    pub(crate) fn sync(self) -> io::Result<()> {
+        self.files.iter().try_for_each(|file| file.sync())?;
+        self.dirs.iter().try_for_each(|dir| self.disk.sync_dir(dir))
+    }
 }
 
 /// `value`, or nothing where the file does not exist.

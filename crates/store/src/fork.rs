@@ -195,6 +195,7 @@ pub fn stage(parent: &Writer, object_dir: &ObjectDir, request: ForkRequest) -> R
         nonce: request.nonce,
         parent: Some(staged.clone()),
         class: None,
+        ticket: None,
     };
     let schema = std::sync::Arc::clone(bundle.schema());
     let (mut child, first) = State::create(inception, request.at, bundle.id(), schema, &waiting)?;
@@ -349,6 +350,7 @@ fn complete(
     let path = object_dir.parent_proof();
     disk::replace(&*object_dir.disk, &path, &proof).map_err(OpenError::disk("write", &path))?;
     staging::activate(object_dir)?;
-    keys::adopt(object_dir).map_err(OpenError::disk("adopt", &object_dir.next_key()))?;
+    keys::adopt(object_dir, &object_dir.new_key())
+        .map_err(OpenError::disk("adopt", &object_dir.next_key()))?;
     Ok(verified)
 }

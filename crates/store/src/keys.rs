@@ -3,9 +3,14 @@
 //! A wake commits to a fresh key. The fresh seed is durable as `next.key.new` before the record that commits to it is
 //! written, and takes the place of `next.key` after that record is durable. So at every instant one of the two files
 //! holds the key that the durable head commits to, and opening adopts that one.
+//!
+//! Whoever starts a machine may have made the fresh key beside its start: then it lies in `spare.key`, which takes the
+//! place of `next.key` in the same way. It is made for one start, by whoever had the writer until then, and removed where
+//! nothing committed to it: a copy that is stolen while the object sleeps holds the key of one epoch, not of two. No
+//! export, fork or import carries it.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use suijuris_core::id::Digest;
 use suijuris_core::key::SecretKey;
@@ -26,32 +31,67 @@ fn load(object_dir: &ObjectDir, path: &Path) -> Result<Option<SecretKey>, OpenEr
 }
 
 /// Writes the seed of a key durably under `next.key.new`.
-pub(crate) fn prepare(object_dir: &ObjectDir, key: &SecretKey) -> io::Result<()> {
-    disk::replace(&*object_dir.disk, &object_dir.new_key(), &*key.seed())
+pub(crate) fn prepare(object_dir: &ObjectDir, key: &SecretKey) -> io::Result<PathBuf> {
+    let path = object_dir.new_key();
+    disk::replace(&*object_dir.disk, &path, &*key.seed())?;
+    Ok(path)
 }
 
-/// Lets the prepared key take its place; the record that commits to it is durable.
-pub(crate) fn adopt(object_dir: &ObjectDir) -> io::Result<()> {
-    object_dir
-        .disk
-        .rename(&object_dir.new_key(), &object_dir.next_key())?;
+/// Lets the key in `prepared` take its place; the record that commits to it is durable.
+pub(crate) fn adopt(object_dir: &ObjectDir, prepared: &Path) -> io::Result<()> {
+    object_dir.disk.rename(prepared, &object_dir.next_key())?;
     object_dir.disk.sync_dir(object_dir.path())
 }
 
-/// The waiting key that `commitment` stands for, and whether it is still in the prepared file.
+/// The waiting key that `commitment` stands for, and the file that it still lies in where it has not taken its place.
 ///
 /// # Errors
 /// [`OpenError::NoKey`] and [`OpenError::Key`].
-pub(crate) fn waiting(object_dir: &ObjectDir, commitment: &Digest) -> Result<(SecretKey, bool), OpenError> {
+pub(crate) fn waiting(
+    object_dir: &ObjectDir,
+    commitment: &Digest,
+) -> Result<(SecretKey, Option<PathBuf>), OpenError> {
     let is_it = |key: &SecretKey| key.public().commitment() == *commitment;
-    let next = load(object_dir, &object_dir.next_key())?;
-    if let Some(key) = next.clone().filter(is_it) {
-        return Ok((key, false));
+    let mut found = false;
+    let files = [
+        object_dir.next_key(),
+        object_dir.new_key(),
+        object_dir.spare_key(),
+    ];
+    for (number, path) in files.into_iter().enumerate() {
+        match load(object_dir, &path)? {
+            Some(key) if is_it(&key) => return Ok((key, (number > 0).then_some(path))),
+            // A spare alone says nothing of where the object's key went.
+            Some(_) => found |= number < 2,
+            None => {}
+        }
     }
-    let new = load(object_dir, &object_dir.new_key())?;
-    match (new.clone().filter(is_it), next.or(new)) {
-        (Some(key), _) => Ok((key, true)),
-        (None, Some(_)) => Err(OpenError::Key),
-        (None, None) => Err(OpenError::NoKey),
+    Err(if found { OpenError::Key } else { OpenError::NoKey })
+}
+
+/// The spare key that `commitment` stands for, where it lies there.
+pub(crate) fn spare(object_dir: &ObjectDir, commitment: &Digest) -> Option<SecretKey> {
+    let spare = load(object_dir, &object_dir.spare_key()).ok()?;
+    spare.filter(|key| key.public().commitment() == *commitment)
+}
+
+impl ObjectDir {
+    /// Makes the key of the epoch after the one that is about to begin, durable in `spare.key`, and gives its commitment: for
+    /// [`crate::Fresh`]. For whoever had the writer, and starts the machine that has it next: the two do not look at
+    /// the same file before the one has heard of it from the other. `seed` is 32 fresh random bytes.
+    ///
+    /// # Errors
+    /// The disk's: there is none.
+    pub fn prepare_spare(&self, seed: &[u8; 32]) -> io::Result<Digest> {
+        let key = SecretKey::from_seed(seed);
+        disk::replace(&*self.disk, &self.spare_key(), &*key.seed())?;
+        Ok(key.public().commitment())
+    }
+
+    /// Removes a spare key that nothing committed to, and what was begun of one. What fails leaves it.
+    pub(crate) fn discard_spare(&self) {
+        for path in [self.spare_key(), self.spare_key().with_extension("tmp")] {
+            let _ = disk::optional(self.disk.remove(&path));
+        }
     }
 }

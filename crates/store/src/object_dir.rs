@@ -12,6 +12,9 @@ use crate::bundle_store;
 use crate::disk::{self, Disk, Lock, Real};
 use crate::frame::HeaderFault;
 
+/// Stands in a directory while its newest state is on a virtual machine's disk; put there and removed by whoever runs that.
+const IN_MACHINE: &str = "in-machine";
+
 /// An object's directory on some disk. Holding one opens nothing.
 #[derive(Debug, Clone)]
 pub struct ObjectDir {
@@ -83,6 +86,11 @@ pub enum OpenError {
         /// `process <pid>`.
         holder: String,
     },
+    /// The newest state is elsewhere.
+    #[error(
+        "the newest state of {0} is on a virtual machine's disk: end whoever runs that machine; where nobody does, `suijuris up` brings it back"
+    )]
+    InMachine(PathBuf),
     /// The history is not sound.
     #[error("the history is damaged at {place}; restore the directory from a copy; nothing was changed")]
     Damaged {
@@ -196,7 +204,25 @@ impl ObjectDir {
 
     /// Removes what a cut short import left.
     pub(crate) fn clear_staged(&self) -> Result<(), OpenError> {
+        self.refuse_links()?;
         self.remove_files(&self.staged_lineage(), |_| true)
+    }
+
+    /// What this directory's own folders are made of, replaced or removed is ours; behind a link it would be another's.
+    pub(crate) fn refuse_links(&self) -> Result<(), OpenError> {
+        for folder in ["lineage", "lineage.tmp", "bundles", "secrets"] {
+            let path = self.path.join(folder);
+            if self
+                .disk
+                .is_link(&path)
+                .map_err(OpenError::disk("look at", &path))?
+            {
+                let why = "it is a link, and must be a directory of its own: remove it";
+                let error = io::Error::new(io::ErrorKind::InvalidInput, why);
+                return Err(OpenError::disk("use", &path)(error));
+            }
+        }
+        Ok(())
     }
 
     fn remove_files(&self, dir: &Path, gone: impl Fn(&str) -> bool) -> Result<(), OpenError> {
@@ -230,6 +256,10 @@ impl ObjectDir {
 
     pub(crate) fn new_key(&self) -> PathBuf {
         self.path.join("next.key.new")
+    }
+
+    pub(crate) fn spare_key(&self) -> PathBuf {
+        self.path.join("spare.key")
     }
 
     pub(crate) fn bundles(&self) -> PathBuf {
@@ -274,6 +304,9 @@ impl ObjectDir {
     }
 
     pub(crate) fn locked(&self) -> Result<WriterLock, OpenError> {
+        if self.path.join(IN_MACHINE).symlink_metadata().is_ok() {
+            return Err(OpenError::InMachine(self.path.clone()));
+        }
         let path = self.lock_path();
         let whoami = format!("process {}", std::process::id());
         // A reader that looks whether somebody writes holds the lock for some microseconds.

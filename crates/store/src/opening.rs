@@ -93,6 +93,8 @@ fn checkpoint(object_dir: &ObjectDir, bundles: &BundleStore) -> Result<Option<(S
     };
     match (Checkpoint::open(&bytes, &schemas), missing.get()) {
         (Ok(opened), _) => Ok(Some(opened)),
+        // An earlier program made it: the whole chain is read, and the next one is of this format.
+        (Err(CheckpointError::Older), _) => Ok(None),
         (Err(CheckpointError::NoBundle), Some(id)) => Err(no_bundle(bundles, id)),
         (Err(unusable), _) => Err(unusable.into()),
     }

@@ -146,6 +146,7 @@ pub(crate) fn size_bound(body: &Body) -> Result<usize, codec::Error> {
         let size = |write: &Write| match write {
             Write::Set(value) | Write::Append(value) => value.size(),
             Write::Unset => 0,
+            Write::Add(_) => 8,
         };
         let fields = mutated
             .change
@@ -160,7 +161,7 @@ pub(crate) fn size_bound(body: &Body) -> Result<usize, codec::Error> {
 }
 
 /// Records that may use the reserve: those that end or begin an activation.
-const fn is_lifecycle(body: &Body) -> bool {
+pub(crate) const fn is_lifecycle(body: &Body) -> bool {
     !matches!(
         body,
         Body::Mutated(_) | Body::Refused(_) | Body::Seal(_) | Body::Amended(_) | Body::Forked(_)

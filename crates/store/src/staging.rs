@@ -34,16 +34,19 @@ pub(crate) use known::Known;
 
 /// What a directory without object may hold: what its user's program puts there before, and what a creation or an
 /// import that was cut short left.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 18] = [
     "lock",
     "run",
     "volume",
     "lineage",
     "lineage.tmp",
     "bundles",
+    "checkpoint.tmp",
     "secrets",
     "next.key",
     "next.key.new",
+    "spare.key",
+    "spare.tmp",
     "next.tmp",
     "next.key.tmp",
     "parent.proof",
@@ -103,6 +106,7 @@ impl Staging {
                 name: name.clone(),
             });
         }
+        object_dir.refuse_links()?;
         let lock = object_dir.locked()?;
         let bundles = BundleStore::of(object_dir);
         object_dir.clear_staged()?;
@@ -313,8 +317,8 @@ impl Staging {
         let Ok((key, prepared)) = keys::waiting(&object_dir, &state.head().next) else {
             return Ok(());
         };
-        if prepared {
-            keys::adopt(&object_dir).map_err(failed(&object_dir.next_key()))?;
+        if let Some(prepared) = prepared {
+            keys::adopt(&object_dir, &prepared).map_err(failed(&object_dir.next_key()))?;
         }
         self.checkpoint(state, &key)
     }
@@ -359,8 +363,8 @@ fn repaired_end(object_dir: &ObjectDir, bundles: &BundleStore) -> Result<u64, St
     let opened = opening::open(object_dir, bundles, Depth::Tail, &|| false, &mut |_| {})?;
     Tail::repair(object_dir, &opened)?;
     object_dir.remove_unnamed()?;
-    if let Ok((_, true)) = keys::waiting(object_dir, &opened.state.head().next) {
-        keys::adopt(object_dir).map_err(failed(&object_dir.next_key()))?;
+    if let Ok((_, Some(prepared))) = keys::waiting(object_dir, &opened.state.head().next) {
+        keys::adopt(object_dir, &prepared).map_err(failed(&object_dir.next_key()))?;
     }
     Ok(opened.state.head().seq)
 }

@@ -8,21 +8,26 @@
 //!    watchers are told; a checkpoint is written if due.
 //! 5. *acknowledge*: tickets resolve.
 //!
-//! A wake is durable before step 1 in one thing: the fresh waiting key lies in `next.key.new`. After step 3 it takes the
-//! place of `next.key`. Recovery (`opening`) folds what step 2 left behind by the same checks as step 1.
+//! A wake is durable before step 1 in one thing: the fresh waiting key lies in `next.key.new`, or in `spare.key` where
+//! whoever started the machine made it (`keys`). After step 3 it takes the place of `next.key`: at once, or beside what
+//! comes next ([`Writer::adopt`]), but before the next record that ends or begins an activation. Recovery (`opening`) folds
+//! what step 2 left behind by the same checks as step 1.
 //!
 //! A write or sync that fails poisons the writer: what the disk holds is unknown, so nothing is acknowledged any more.
 //! A full disk is found before anything is staged, because space is allocated ahead; the last 64 KiB allocated are kept
 //! for the records with which an object goes to sleep. A new segment gets its name once its first group is durable.
 
+mod waking;
+
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use suijuris_core::codec;
-use suijuris_core::id::{BundleId, Digest, RecordId};
-use suijuris_core::key::{Domain, SecretKey, Signature};
-use suijuris_core::lineage::{self, Advance, Body, ChainError, Checkpoint, State, Stored};
+use suijuris_core::id::BundleId;
+use suijuris_core::key::{Domain, Signature};
+use suijuris_core::lineage::{self, Advance, Body, ChainError, Checkpoint, Phase, State, Stored};
 use suijuris_core::time::Timestamp;
 
 use crate::bundle_store::BundleStore;
@@ -30,8 +35,10 @@ use crate::disk;
 use crate::keys;
 use crate::object_dir::{ObjectDir, OpenError, WriterLock};
 use crate::opening::{self, Depth};
-use crate::queue::{Keys, Queue, Staged, Tail, size_bound};
+use crate::queue::{Keys, Queue, Staged, Tail, is_lifecycle, size_bound};
 use crate::ticket::{Progress, Ticket};
+
+pub use waking::Fresh;
 
 /// Sizes of a store; the defaults are for production, tests make them small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +164,8 @@ type Watcher = Box<dyn Fn(&[Stored]) + Send + Sync>;
 /// What writer and tickets share. Locks are taken in the order of the fields.
 pub(crate) struct Shared {
     commits: Mutex<Commits>,
+    /// Where the waiting key lies, if it has not taken its place; locked while it does.
+    adopting: Mutex<Option<PathBuf>>,
     staged: Mutex<Staged>,
     published: RwLock<State>,
     watchers: Mutex<Vec<Watcher>>,
@@ -201,13 +210,17 @@ impl Writer {
         let (waiting, prepared) = keys::waiting(object_dir, &opened.state.head().next)?;
         let tail = Tail::repair(object_dir, &opened)?;
         object_dir.remove_unnamed()?;
-        if prepared {
-            keys::adopt(object_dir).map_err(OpenError::disk("adopt", &object_dir.next_key()))?;
+        match &prepared {
+            Some(prepared) => keys::adopt(object_dir, prepared),
+            // Whoever was cut off may have left a renaming that is not durable yet.
+            None if opened.state.head().phase == Phase::Active => object_dir.disk.sync_dir(object_dir.path()),
+            None => Ok(()),
         }
+        .map_err(OpenError::disk("adopt", &object_dir.next_key()))?;
         let recovery = Recovery {
             read: opened.read,
             torn: opened.torn,
-            adopted_key: prepared,
+            adopted_key: prepared.is_some(),
         };
         let head = opened.state.head();
         let commits = Commits {
@@ -220,6 +233,7 @@ impl Writer {
         };
         let shared = Shared {
             commits: Mutex::new(commits),
+            adopting: Mutex::default(),
             progress: Progress::starting(opened.end.seq),
             staged: Mutex::new(Staged::new(opened.state.clone(), Keys::waiting(waiting), tail)),
             published: RwLock::new(opened.state),
@@ -292,6 +306,10 @@ impl Writer {
         shared.progress.check().map_err(StageError::from)?;
         let mut staged = shared.relieved().map_err(StageError::from)?;
         let draft = make(&staged.state)?;
+        if is_lifecycle(&draft.body) {
+            // Only after it may another fresh key be made, over this one.
+            shared.adopt().map_err(StageError::from)?;
+        }
         if matches!(draft.body, Body::Woke(_) | Body::Resumed(_)) {
             return Err(StageError::ByWakeOnly.into());
         }
@@ -303,37 +321,6 @@ impl Writer {
             id: head.record,
             seq: head.seq,
         })
-    }
-
-    /// Begins an activation: records what `make` returns for the commitment to the next epoch's key, which `seed`
-    /// (32 fresh random bytes) yields, and returns once it is durable. The key that waited becomes the epoch's.
-    ///
-    /// # Errors
-    /// What `make` says, or [`StageError`]. After [`StageError::Commit`] the wake may or may not be found at the next
-    /// opening; otherwise nothing happened.
-    pub fn wake<E: From<StageError>>(
-        &self,
-        seed: &[u8; 32],
-        at: Timestamp,
-        make: impl FnOnce(&State, Digest) -> Result<Body, E>,
-    ) -> Result<RecordId, E> {
-        let shared = &self.shared;
-        // Held throughout: the prepared key must not be replaced before the record that commits to it is durable.
-        let mut commits = lock(&shared.commits);
-        shared.commit_all(&mut commits).map_err(StageError::from)?;
-        let fresh = SecretKey::from_seed(seed);
-        let mut staged = lock(&shared.staged);
-        let body = make(&staged.state, fresh.public().commitment())?;
-        shared.make_room(&mut staged, &body)?;
-        keys::prepare(&shared.object_dir, &fresh).map_err(|error| shared.unprepared(error))?;
-        staged.rotate(body, at, fresh, &shared.bundles)?;
-        let id = staged.state.head().record;
-        drop(staged);
-        shared.commit_all(&mut commits).map_err(StageError::from)?;
-        keys::adopt(&shared.object_dir).map_err(|error| {
-            StageError::from(shared.poison(CommitError::new("adopt the waiting key")(error)))
-        })?;
-        Ok(id)
     }
 
     /// Signs bytes that are no record by the running epoch's key; `None` while no epoch runs.
@@ -394,14 +381,6 @@ impl Shared {
             Ok(false) => Err(StageError::DiskFull),
             Err(error) => Err(self.poison(CommitError::new("allocate space")(error)).into()),
         }
-    }
-
-    fn unprepared(&self, error: io::Error) -> StageError {
-        if error.kind() == io::ErrorKind::StorageFull {
-            return StageError::DiskFull;
-        }
-        self.poison(CommitError::new("write the waiting key")(error))
-            .into()
     }
 
     fn poison(&self, error: CommitError) -> CommitError {
@@ -482,6 +461,7 @@ impl Shared {
     fn finish(&self) -> Result<(), CommitError> {
         let mut commits = lock(&self.commits);
         self.commit_all(&mut commits)?;
+        self.adopt()?;
         if commits.since_checkpoint == 0 {
             return Ok(());
         }

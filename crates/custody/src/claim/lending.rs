@@ -5,11 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use suijuris_core::id::Digest;
 use suijuris_core::time::{Quality, Reading, Timestamp};
 use suijuris_core::witness::{HolderId, Lent, Mark, Mono, Purpose, Verdict};
 use suijuris_depot::{PresenceGuard, Version};
 
-use super::{Claim, fresh_id};
+use super::{Claim, Since, fresh_id};
 use crate::clock::{Clock, Continuity};
 use crate::relay;
 
@@ -39,6 +40,16 @@ pub struct Granted {
     wall_ms: i64,
     mono_ns: u64,
     boot_ns: u64,
+}
+
+/// What whoever starts a machine has done for it beside its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Handoff {
+    /// The claim's result; none where the machine has to ask for itself.
+    pub claim: Option<Granted>,
+    /// The commitment to a key that is durable in the object's directory, for the epoch after the one that begins.
+    pub spare: Option<Digest>,
 }
 
 impl Granted {
@@ -98,7 +109,7 @@ impl Claim {
     /// # Errors
     /// The system makes no socket.
     pub async fn lend(&self, clock: &Clock, relay: &relay::Service) -> std::io::Result<LeaseGrant> {
-        self.known().lent = Some(clock.detector());
+        self.known().lent = Some(Since::now(clock));
         let Some(shared) = &self.depot else {
             return Ok(LeaseGrant {
                 holder: None,
@@ -122,7 +133,7 @@ impl Claim {
 
     /// Leaves the mark to the machine that was suspended and goes on now.
     pub async fn lend_again(&self, clock: &Clock) {
-        self.known().lent = Some(clock.detector());
+        self.known().lent = Some(Since::now(clock));
         if let Some(shared) = &self.depot {
             shared.witness.hand_over().await;
         }
@@ -140,7 +151,7 @@ impl Claim {
         };
         let former = self.known().id;
         let mut name = shared.session.name().unwrap_or(former);
-        let (_, continuity) = clock.check(&mut lent);
+        let (_, continuity) = clock.check(&mut lent.detector);
         if name == former && continuity != Continuity::Continuous {
             name = fresh_id()?;
         }

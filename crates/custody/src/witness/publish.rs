@@ -7,10 +7,10 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use suijuris_core::BundleId;
 use suijuris_core::bundle::NotFiles;
 use suijuris_core::lineage::{self, Body};
 use suijuris_core::time::Timestamp;
+use suijuris_core::{BundleId, ObjectId};
 use suijuris_depot::Depot;
 use suijuris_store::{BundleStore, Depth, ObjectDir, OpenError, Reader, bundle_store};
 
@@ -53,6 +53,19 @@ struct Segment {
     last: u64,
     bytes: Vec<u8>,
     bundles: Vec<BundleId>,
+}
+
+/// Leaves as it is what the depot has of this very head: an announcement comes last, so that all it needs is there. Only the
+/// due time may be another. Whether it is there; where that cannot be said it is not.
+pub async fn republish(
+    depot: &dyn Depot,
+    object: ObjectId,
+    announcement: &[u8],
+    due: Option<Timestamp>,
+) -> bool {
+    let there = depot.announcement(object).await;
+    let same = there.is_ok_and(|there| there.is_some_and(|there| there == announcement));
+    same && depot.announce(object, announcement, due).await.is_ok()
 }
 
 /// Publishes the object in `home`, with its announcement where it has one that a depot takes, and the instant at which a

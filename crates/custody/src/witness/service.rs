@@ -27,6 +27,16 @@ impl Service {
         EventLoop::start("witness").map(Self)
     }
 
+    /// Without a thread, on the event loop that this is called on: for a process of one object whose loop waits for nothing
+    /// long. Where that is held up, renewals are late, and the lease says so before anything is served.
+    ///
+    /// # Panics
+    /// Outside an event loop.
+    #[must_use]
+    pub fn here() -> Self {
+        Self(EventLoop::here())
+    }
+
     /// Takes one more object in. Nothing is asked before the first claim.
     #[must_use]
     pub fn open(&self, config: Config, depot: Arc<Session>, history: Arc<dyn History>) -> Witness {

@@ -159,7 +159,7 @@ impl Files {
         self.place_draft(&draft, path)
     }
 
-    /// Bytes written and synced, that belong nowhere yet.
+    /// Bytes written and synced, that belong nowhere yet. Of no bytes there is nothing to sync.
     pub(crate) fn draft(&self, bytes: &[u8]) -> Result<Draft, Error> {
         let draft = Draft(self.fresh()?);
         let written = OpenOptions::new()
@@ -169,7 +169,11 @@ impl Files {
             .open(&draft.0)
             .and_then(|mut file| {
                 file.write_all(bytes)?;
-                file.sync_data()
+                if bytes.is_empty() {
+                    Ok(())
+                } else {
+                    file.sync_data()
+                }
             });
         written.map_err(|error| self.unwritten(error))?;
         Ok(draft)
@@ -177,20 +181,25 @@ impl Files {
 
     /// Moves a draft to `path`, over what is there.
     pub(crate) fn place_draft(&self, draft: &Draft, path: &Path) -> Result<(), Error> {
-        fs::rename(&draft.0, path).map_err(|error| self.unwritten(error))?;
+        self.rename_unsynced(&draft.0, path)?;
         self.sync_parent(path)
     }
 
-    /// Writes `bytes` into a file in place of what is there. Nothing is durable, and whoever reads may find a part.
+    /// Writes `bytes`, at least one, into a file in place of what is there. Nothing is durable, and whoever reads may find a
+    /// part.
     pub(crate) fn overwrite_unsynced(&self, path: &Path, bytes: &[u8]) -> Result<(), Error> {
         let written = OpenOptions::new()
             .write(true)
             .create(true)
-            .truncate(true)
+            // Not emptied first: ext4 takes that for the replacing of a file, and closing it begins to write it out.
+            .truncate(false)
             .mode(0o600)
             .custom_flags(OFlag::O_NOFOLLOW.bits())
             .open(path)
-            .and_then(|mut file| file.write_all(bytes));
+            .and_then(|mut file| {
+                file.write_all(bytes)?;
+                file.set_len(bytes.len() as u64)
+            });
         written.map_err(|error| self.unwritten(error))
     }
 
@@ -253,17 +262,20 @@ impl Files {
 
     /// Makes a directory below the root, and those above it, durably.
     pub(crate) fn directory(&self, path: &Path) -> Result<(), Error> {
-        if path.is_dir() {
-            return Ok(());
+        let mut missing: Vec<_> = path
+            .ancestors()
+            .take_while(|path| path.starts_with(&self.root) && !path.is_dir())
+            .collect();
+        missing.reverse();
+        for path in &missing {
+            match DirBuilder::new().mode(0o700).create(path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(self.unwritten(error)),
+            }
         }
-        if let Some(parent) = path.parent().filter(|parent| parent.starts_with(&self.root)) {
-            self.directory(parent)?;
-        }
-        match DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => self.sync_parent(path),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(self.unwritten(error)),
-        }
+        // After all are made: one transaction of the file system has them all, and the later syncs find nothing to do.
+        missing.into_iter().try_for_each(|path| self.sync_parent(path))
     }
 
     /// Waits for the lock at `path`, a bounded time. Whoever has it is the only one to change what it guards; it ends

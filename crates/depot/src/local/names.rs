@@ -1,13 +1,17 @@
 //! Name tables in files: one for each key, compared and changed under the lock of its class.
 //!
-//! How many there are stands in a file beside them. That is emptied before anything changes and written afterwards, without
+//! How many there are stands in a file beside them. That is struck out before anything changes and written afterwards, without
 //! a sync, and names the boot it was written in: whatever a crash leaves there is not believed, and the names are counted.
+//!
+//! Threads of this process wait for their turn before they try the lock, which is only tried again after pauses. A change is
+//! made under the lock and synced after it, so that the file system makes those of several threads durable at once; whoever
+//! changes it next syncs both.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use suijuris_core::ClassId;
 use suijuris_core::class::Key;
@@ -15,16 +19,22 @@ use suijuris_core::class::founding::Entry;
 use suijuris_core::id::Digest;
 
 use super::files::Files;
-use super::{Local, layout};
+use super::{Local, Shared, layout};
 use crate::{Answer, Directory, Error, MAX_NAMES, NameRemoval, NameSwap, Version, entry, frame};
 
 /// Size of a count at most, bytes.
 const MAX_COUNT: usize = 128;
 
+/// Stands in place of a count while names change.
+const STRUCK_OUT: &[u8] = b"-";
+
+/// Turns of this process's threads at the locks of name tables.
+pub(crate) type Turns = Mutex<()>;
+
 impl Directory for Local {
     fn name<'a>(&'a self, class: ClassId, key: &'a Key) -> Answer<'a, Option<(Entry, Version)>> {
         let key = key.clone();
-        self.run(move |shared| Table::new(&shared.files, class).read(&key))
+        self.run(move |shared| Table::new(shared, class).read(&key))
     }
 
     fn swap_name<'a>(
@@ -35,7 +45,7 @@ impl Directory for Local {
         expected: Option<&'a Version>,
     ) -> Answer<'a, NameSwap> {
         let (key, entry, expected) = (key.clone(), entry.clone(), expected.cloned());
-        self.run(move |shared| Table::new(&shared.files, class).swap(&key, &entry, expected.as_ref()))
+        self.run(move |shared| Table::new(shared, class).swap(&key, &entry, expected.as_ref()))
     }
 
     fn remove_name<'a>(
@@ -45,7 +55,7 @@ impl Directory for Local {
         expected: &'a Version,
     ) -> Answer<'a, NameRemoval> {
         let (key, expected) = (key.clone(), expected.clone());
-        self.run(move |shared| Table::new(&shared.files, class).remove(&key, &expected))
+        self.run(move |shared| Table::new(shared, class).remove(&key, &expected))
     }
 
     fn names<'a>(
@@ -55,17 +65,18 @@ impl Directory for Local {
         limit: usize,
     ) -> Answer<'a, Vec<(Key, Entry)>> {
         let after = after.cloned();
-        self.run(move |shared| Table::new(&shared.files, class).list(after.as_ref(), limit.min(MAX_NAMES)))
+        self.run(move |shared| Table::new(shared, class).list(after.as_ref(), limit.min(MAX_NAMES)))
     }
 
     fn count_names(&self, class: ClassId) -> Answer<'_, u64> {
-        self.run(move |shared| Table::new(&shared.files, class).count())
+        self.run(move |shared| Table::new(shared, class).count())
     }
 }
 
 /// The name table of a class.
 struct Table<'a> {
     files: &'a Files,
+    turns: &'a Turns,
     home: PathBuf,
     names: PathBuf,
 }
@@ -78,13 +89,20 @@ struct Present {
 }
 
 impl<'a> Table<'a> {
-    fn new(files: &'a Files, class: ClassId) -> Self {
-        let home = layout::class(&files.root, class);
+    fn new(shared: &'a Shared, class: ClassId) -> Self {
+        let home = layout::class(&shared.files.root, class);
         Self {
-            files,
+            files: &shared.files,
+            turns: &shared.turns,
             names: home.join(layout::NAMES),
             home,
         }
+    }
+
+    /// The lock of the table, as soon as it is this thread's turn.
+    fn lock(&self) -> Result<(MutexGuard<'a, ()>, fs::File), Error> {
+        let turn = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok((turn, self.files.lock(&self.home.join(layout::LOCK))?))
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -119,16 +137,18 @@ impl<'a> Table<'a> {
         }
         self.files.directory(&self.names)?;
         let draft = self.files.draft(&stored)?;
-        let _lock = self.files.lock(&self.home.join(layout::LOCK))?;
+        let lock = self.lock()?;
         let present = self.present(key)?;
         if differs(&present) {
             return Ok(NameSwap::Conflict(told(present)));
         }
         let known = self.begin()?;
-        self.files.place_draft(&draft, &self.path(key))?;
+        self.files.rename_unsynced(draft.path(), &self.path(key))?;
         let gone = u64::from(present.is_some_and(|found| entry::counts(found.size)));
         let come = u64::from(entry::counts(stored.len() as u64));
         self.record_count(known.and_then(|known| (known + come).checked_sub(gone)));
+        drop(lock);
+        self.files.sync(&self.names)?;
         Ok(NameSwap::Done(version(&stored)))
     }
 
@@ -137,7 +157,7 @@ impl<'a> Table<'a> {
         if self.present(key)?.is_none() {
             return Ok(NameRemoval::Conflict(None));
         }
-        let _lock = self.files.lock(&self.home.join(layout::LOCK))?;
+        let _lock = self.lock()?;
         let found = match self.present(key)? {
             Some(found) if found.version == *expected => found,
             other => return Ok(NameRemoval::Conflict(told(other))),
@@ -189,7 +209,7 @@ impl<'a> Table<'a> {
         if !self.names.is_dir() {
             return Ok(0);
         }
-        let _lock = match self.files.lock(&self.home.join(layout::LOCK)) {
+        let _lock = match self.lock() {
             Ok(lock) => lock,
             // Whoever may only read counts each time.
             Err(Error::ReadOnly(..)) => return self.counted(),
@@ -230,11 +250,11 @@ impl<'a> Table<'a> {
         Ok(count.filter(|count| self.written(*count).is_some_and(|written| written == text)))
     }
 
-    /// Empties the count, before something changes under the lock; what it said.
+    /// Strikes the count out, before something changes under the lock; what it said.
     fn begin(&self) -> Result<Option<u64>, Error> {
         let known = self.known()?;
         self.files
-            .overwrite_unsynced(&self.home.join(layout::COUNT), b"")?;
+            .overwrite_unsynced(&self.home.join(layout::COUNT), STRUCK_OUT)?;
         Ok(known)
     }
 

@@ -27,6 +27,11 @@ pub(crate) fn announce(
 ) -> Result<(), Error> {
     let stored = frame::announce(bytes, due)?;
     let home = layout::home(&files.root, object);
+    let path = home.join(layout::ANNOUNCEMENT);
+    // Nothing has changed since it was made durable: a process that begins again announces all that it has.
+    if due.is_none() && files.read(&path, frame::MAX_ANNOUNCED).ok().flatten().as_deref() == Some(&stored) {
+        return Ok(());
+    }
     files.directory(&home)?;
     let draft = files.draft(&stored)?;
     let _lock = files.lock(&home.join(layout::LOCK))?;
@@ -34,7 +39,7 @@ pub(crate) fn announce(
     if let Some(at) = due {
         enter(files, at, object)?;
     }
-    files.place_draft(&draft, &home.join(layout::ANNOUNCEMENT))?;
+    files.place_draft(&draft, &path)?;
     if let Some(at) = before.filter(|before| Some(*before) != due) {
         leave(files, at, object);
     }

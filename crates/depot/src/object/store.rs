@@ -179,6 +179,28 @@ impl Store {
         self.names_once(folder, after, max, &wanted).await
     }
 
+    /// All names below `folder`, without the prefix, in their order.
+    pub(crate) async fn list(&self, folder: &str) -> Result<Vec<String>, Error> {
+        let listed = self
+            .inner
+            .list(Some(&self.path(folder)))
+            .try_collect::<Vec<_>>()
+            .await;
+        let listed = listed.map_err(|cause| self.unreadable(cause))?;
+        let below = |meta: ObjectMeta| {
+            let parts = meta.location.prefix_match(&self.prefix)?;
+            Some(
+                parts
+                    .map(|part| part.as_ref().to_owned())
+                    .collect::<Vec<_>>()
+                    .join("/"),
+            )
+        };
+        let mut names: Vec<String> = listed.into_iter().filter_map(below).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// How many objects are below `folder` whose description `counts`.
     pub(crate) async fn count(
         &self,

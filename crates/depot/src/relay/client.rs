@@ -1,7 +1,8 @@
 //! The asking end of a relay: a depot behind a socket, under any executor.
 //!
 //! One thread of its own writes what is queued, reads what comes and gives up what stays unanswered; so calls may come
-//! from any thread and any executor, and a heartbeat does not wait for an event loop.
+//! from any thread and any executor, and a heartbeat does not wait for an event loop. Or a task of the caller's loop does,
+//! which costs a machine no thread ([`Client::here`]).
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -32,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 #[derive(Debug)]
 pub struct Client {
     link: Mutex<Arc<Link>>,
+    start: fn(UnixStream) -> io::Result<Arc<Link>>,
     /// The name that was said last: whoever serves next is told it first.
     registered: Mutex<Option<(ObjectId, HolderId)>>,
 }
@@ -42,8 +44,24 @@ impl Client {
     /// # Errors
     /// Where the system has no descriptor or thread left.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
-        Link::start(stream).map(|link| Self {
-            link: Mutex::new(link),
+        Self::started_by(stream, Link::start)
+    }
+
+    /// The same without a thread, on the event loop that this is called on; so is [`Client::replace`] then.
+    ///
+    /// # Errors
+    /// Where the system has no descriptor left.
+    ///
+    /// # Panics
+    /// Outside an event loop.
+    pub fn here(stream: UnixStream) -> io::Result<Self> {
+        Self::started_by(stream, Link::start_here)
+    }
+
+    fn started_by(stream: UnixStream, start: fn(UnixStream) -> io::Result<Arc<Link>>) -> io::Result<Self> {
+        Ok(Self {
+            link: Mutex::new(start(stream)?),
+            start,
             registered: Mutex::default(),
         })
     }
@@ -54,7 +72,7 @@ impl Client {
     /// # Errors
     /// Where the system has no descriptor or thread left; nothing has changed.
     pub fn replace(&self, stream: UnixStream) -> io::Result<()> {
-        let link = Link::start(stream)?;
+        let link = (self.start)(stream)?;
         if let Some((object, holder)) = *self.registered() {
             // Nobody waits for its answer: whoever cannot be told holds no presence, and every later call shows it.
             drop(link.ask(Call::Register(object, holder), PATIENCE));

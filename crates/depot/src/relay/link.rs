@@ -1,4 +1,5 @@
-//! The thread of a relay's asking end: writes what is queued, reads what comes, gives up what stays unanswered.
+//! A relay's asking end: writes what is queued, reads what comes, gives up what stays unanswered; on a thread of its own, or as
+//! a task of the caller's event loop.
 //!
 //! Not here: what is asked. Called by the client.
 
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use tokio::sync::oneshot;
+use tokio::io::Interest;
+use tokio::sync::{Notify, oneshot};
 
 use super::wire::{self, Call, Greeting, Refused, Request, Response, ServerFrame};
 use crate::{Error, frame};
@@ -22,8 +24,8 @@ const MAX_QUEUED: usize = 2 * wire::MAX_FRAME;
 /// Calls that wait for an answer at most.
 const MAX_PENDING: usize = 256;
 
-/// Bytes read at once.
-const CHUNK: usize = 64 << 10;
+/// Bytes read at once: nearly every answer, and little for a machine to keep.
+const CHUNK: usize = 16 << 10;
 
 pub(super) type Outcome = Result<Response, Error>;
 
@@ -43,11 +45,66 @@ struct State {
     ended: Option<String>,
 }
 
+/// How whoever exchanges is told that something is queued.
+#[derive(Debug)]
+enum Wake {
+    Thread(EventFd),
+    Task(Notify),
+}
+
+impl Wake {
+    fn wake(&self) {
+        match self {
+            Self::Thread(event) => drop(event.write(1)),
+            Self::Task(notify) => notify.notify_one(),
+        }
+    }
+}
+
+/// What is on its way over the socket.
+#[derive(Default)]
+struct Exchange {
+    out: Vec<u8>,
+    written: usize,
+    arrived: Vec<u8>,
+}
+
+impl Exchange {
+    fn writes(&self) -> bool {
+        self.written < self.out.len()
+    }
+}
+
+/// A socket that is not waited for.
+trait Socket {
+    fn take(&self, into: &mut [u8]) -> io::Result<usize>;
+    fn put(&self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+impl Socket for UnixStream {
+    fn take(&self, into: &mut [u8]) -> io::Result<usize> {
+        (&mut &*self).read(into)
+    }
+
+    fn put(&self, bytes: &[u8]) -> io::Result<usize> {
+        (&mut &*self).write(bytes)
+    }
+}
+
+impl Socket for tokio::net::UnixStream {
+    fn take(&self, into: &mut [u8]) -> io::Result<usize> {
+        self.try_read(into)
+    }
+
+    fn put(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_write(bytes)
+    }
+}
+
 /// A connection and what waits for it.
 #[derive(Debug)]
 pub(super) struct Link {
-    stream: UnixStream,
-    wake: EventFd,
+    wake: Wake,
     state: Mutex<State>,
     greeting: OnceLock<Greeting>,
 }
@@ -55,19 +112,37 @@ pub(super) struct Link {
 impl Link {
     /// Over a connected socket; the thread runs until [`Link::end`] or the socket's end.
     pub(super) fn start(stream: UnixStream) -> io::Result<Arc<Self>> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         stream.set_nonblocking(true)?;
-        let link = Arc::new(Self {
-            stream,
-            wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-            state: Mutex::default(),
-            greeting: OnceLock::new(),
-        });
+        let link = Self::woken_by(Wake::Thread(event));
         let theirs = Arc::clone(&link);
         std::thread::Builder::new()
             .name("depot-relay".to_owned())
             .stack_size(256 << 10)
-            .spawn(move || theirs.run())?;
+            .spawn(move || theirs.run(&stream))?;
         Ok(link)
+    }
+
+    /// The same as a task of the event loop that this is called on.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the task ends with the link, which knows of it, or with its loop; a set of tasks in the link would hold itself"
+    )]
+    pub(super) fn start_here(stream: UnixStream) -> io::Result<Arc<Self>> {
+        stream.set_nonblocking(true)?;
+        let stream = tokio::net::UnixStream::from_std(stream)?;
+        let link = Self::woken_by(Wake::Task(Notify::new()));
+        let theirs = Arc::clone(&link);
+        drop(tokio::spawn(async move { theirs.run_here(&stream).await }));
+        Ok(link)
+    }
+
+    fn woken_by(wake: Wake) -> Arc<Self> {
+        Arc::new(Self {
+            wake,
+            state: Mutex::default(),
+            greeting: OnceLock::new(),
+        })
     }
 
     /// What the other end said first, once it has.
@@ -109,14 +184,14 @@ impl Link {
             .unwrap_or_else(|| now + Duration::from_secs(3_600));
         state.pending.insert(number, Pending { until, answer });
         drop(state);
-        let _ = self.wake.write(1);
+        self.wake.wake();
         Ok(wait)
     }
 
-    /// Answers all who wait and lets the thread end.
+    /// Answers all who wait and lets the exchange end.
     pub(super) fn close(&self) {
         self.end("the client is gone");
-        let _ = self.wake.write(1);
+        self.wake.wake();
     }
 
     fn end(&self, why: &str) {
@@ -127,47 +202,117 @@ impl Link {
         state.pending.clear();
     }
 
-    fn run(&self) {
-        let why = match self.exchange() {
+    fn run(&self, stream: &UnixStream) {
+        let mut exchange = Exchange::default();
+        let ended = loop {
+            match self.begin(&mut exchange) {
+                Some(next) => match self.pause(stream, next, exchange.writes()) {
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
+                None => break Ok(()),
+            }
+            match self.go_on(stream, &mut exchange) {
+                Ok(true) => {}
+                other => break other.map(drop),
+            }
+        };
+        self.ended(ended);
+    }
+
+    async fn run_here(&self, stream: &tokio::net::UnixStream) {
+        let mut exchange = Exchange::default();
+        let ended = loop {
+            let Some(next) = self.begin(&mut exchange) else {
+                break Ok(());
+            };
+            if let Err(error) = self.pause_here(stream, next, exchange.writes()).await {
+                break Err(error);
+            }
+            match self.go_on(stream, &mut exchange) {
+                Ok(true) => {}
+                other => break other.map(drop),
+            }
+        };
+        self.ended(ended);
+    }
+
+    fn ended(&self, ended: io::Result<()>) {
+        let why = match ended {
             Ok(()) => "the other end has closed it".to_owned(),
             Err(error) => frame::told(&error),
         };
         self.end(&why);
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
-    fn exchange(&self) -> io::Result<()> {
-        let (mut out, mut written) = (Vec::new(), 0);
-        let mut arrived = Vec::new();
-        loop {
-            let next = {
-                let mut state = self.lock();
-                if state.ended.is_some() {
-                    return Ok(());
-                }
-                if written == out.len() {
-                    (out, written) = (state.queue.pop_front().unwrap_or_default(), 0);
-                    state.queued -= out.len();
-                }
-                state.pending.values().map(|pending| pending.until).min()
-            };
-            self.pause(next, written < out.len())?;
-            if !self.receive(&mut arrived)? {
-                return Ok(());
-            }
-            if let Some(rest) = out.get(written..).filter(|rest| !rest.is_empty()) {
-                match (&self.stream).write(rest) {
-                    Ok(count) => written += count,
-                    Err(error) if is_later(&error) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            self.give_up();
+    /// Takes what is to be written next; until when somebody waits, if at all. Nothing where there will be no more.
+    fn begin(&self, exchange: &mut Exchange) -> Option<Option<Instant>> {
+        let mut state = self.lock();
+        if state.ended.is_some() {
+            return None;
         }
+        if !exchange.writes() {
+            exchange.out = state.queue.pop_front().unwrap_or_default();
+            exchange.written = 0;
+            state.queued -= exchange.out.len();
+        }
+        Some(state.pending.values().map(|pending| pending.until).min())
+    }
+
+    /// Reads and writes as much as goes; `false` at the end.
+    fn go_on(&self, stream: &impl Socket, exchange: &mut Exchange) -> io::Result<bool> {
+        if !self.receive(stream, &mut exchange.arrived)? {
+            return Ok(false);
+        }
+        if let Some(rest) = exchange
+            .out
+            .get(exchange.written..)
+            .filter(|rest| !rest.is_empty())
+        {
+            match stream.put(rest) {
+                Ok(count) => exchange.written += count,
+                Err(error) if is_later(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.give_up();
+        Ok(true)
     }
 
     /// Until there is something to do, or `next` has come.
-    fn pause(&self, next: Option<Instant>, writes: bool) -> io::Result<()> {
+    async fn pause_here(
+        &self,
+        stream: &tokio::net::UnixStream,
+        next: Option<Instant>,
+        writes: bool,
+    ) -> io::Result<()> {
+        let Wake::Task(queued) = &self.wake else {
+            return Ok(());
+        };
+        let wanted = if writes {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        };
+        let late = async {
+            match next {
+                Some(next) => tokio::time::sleep_until(next.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ready = stream.ready(wanted) => drop(ready?),
+            () = queued.notified() => {}
+            () = late => {}
+        }
+        Ok(())
+    }
+
+    /// The same on a thread of its own.
+    fn pause(&self, stream: &UnixStream, next: Option<Instant>, writes: bool) -> io::Result<()> {
+        let Wake::Thread(event) = &self.wake else {
+            return Ok(());
+        };
         let timeout = next.map_or(PollTimeout::NONE, |next| {
             let left = next.saturating_duration_since(Instant::now()).as_millis() + 1;
             i32::try_from(left)
@@ -181,22 +326,22 @@ impl Link {
             PollFlags::POLLIN
         };
         let mut polled = [
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.stream.as_fd(), wanted),
+            PollFd::new(event.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stream.as_fd(), wanted),
         ];
         match poll(&mut polled, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let _ = self.wake.read();
+        let _ = event.read();
         Ok(())
     }
 
     /// Reads what has come and answers; `false` at the end.
-    fn receive(&self, arrived: &mut Vec<u8>) -> io::Result<bool> {
+    fn receive(&self, stream: &impl Socket, arrived: &mut Vec<u8>) -> io::Result<bool> {
         let start = arrived.len();
         arrived.resize(start + CHUNK, 0);
-        let read = (&self.stream).read(arrived.get_mut(start..).unwrap_or_default());
+        let read = stream.take(arrived.get_mut(start..).unwrap_or_default());
         arrived.truncate(start + read.as_ref().copied().unwrap_or(0));
         match read {
             Ok(0) => return Ok(false),

@@ -267,6 +267,18 @@ pub(crate) fn decode<T: Serialize + DeserializeOwned>(frame: &[u8]) -> Result<T,
     Ok(codec::decode(frame, MAX_FRAME)?)
 }
 
+/// What is read of a frame is written back the same.
+pub(crate) fn fuzz(frame: &[u8]) {
+    fn same<T: Serialize + DeserializeOwned>(frame: &[u8]) {
+        if let Ok(value) = decode::<T>(frame) {
+            let again = encode(&value).unwrap_or_default();
+            assert!(again.get(LENGTH..) == Some(frame), "it is written back otherwise");
+        }
+    }
+    same::<Request>(frame);
+    same::<ServerFrame>(frame);
+}
+
 /// A count of milliseconds, the greatest where it does not fit.
 pub(crate) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)

@@ -1,5 +1,6 @@
 //! A relay passes everything on for one object, and nothing else.
 
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,22 +18,34 @@ use crate::names;
 use crate::promises::{self, Shared, done};
 use crate::samples::{holder, mark, message, object, run};
 
+/// How a client begins: with a thread of its own, or on the event loop.
+type Start = fn(UnixStream) -> std::io::Result<Client>;
+
+const STARTS: [Start; 2] = [Client::new, Client::here];
+
+/// Runs a test with clients of both kinds.
+fn both(test: impl AsyncFn(Start)) {
+    for start in STARTS {
+        run(test(start));
+    }
+}
+
 /// A client of a relay that serves `depot` for `scope`, and the task that serves it.
-fn relayed(depot: Shared, scope: ObjectId) -> (Client, JoinSet<Result<(), relay::Ended>>) {
-    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+fn relayed(start: Start, depot: Shared, scope: ObjectId) -> (Client, JoinSet<Result<(), relay::Ended>>) {
+    let (here, there) = UnixStream::pair().unwrap();
     there.set_nonblocking(true).unwrap();
     let there = tokio::net::UnixStream::from_std(there).unwrap();
     let mut serving = JoinSet::new();
     serving.spawn(relay::serve(there, Arc::new(Session::new(depot)), scope));
-    (Client::new(here).unwrap(), serving)
+    (start(here).unwrap(), serving)
 }
 
 #[test]
 fn every_call_passes_with_its_answer() {
-    run(async {
+    both(async |start| {
         let memory = Arc::new(Memory::with_presence());
         let object = object();
-        let (depot, _serving) = relayed(Arc::clone(&memory) as Shared, object);
+        let (depot, _serving) = relayed(start, Arc::clone(&memory) as Shared, object);
         assert_eq!(depot.mark(object).await.unwrap(), None);
         let version = done(depot.swap(&mark(object, 1), None).await.unwrap());
         let conflict = depot.swap(&mark(object, 2), None).await.unwrap();
@@ -88,12 +101,12 @@ fn every_call_passes_with_its_answer() {
 
 #[test]
 fn what_is_kept_passes_up_to_its_limits_and_a_waiter_hears_of_a_message() {
-    run(async {
+    both(async |start| {
         for number in 0..2 {
             // These promises ask for one object only, whose id the relay must know before.
             let memory: Shared = Arc::new(Memory::new());
             let object = object();
-            let (depot, _serving) = relayed(Arc::clone(&memory), object);
+            let (depot, _serving) = relayed(start, Arc::clone(&memory), object);
             let large = vec![number; suijuris_depot::MAX_SEGMENT];
             depot.put_segment(object, 3..=7, &large).await.unwrap();
             assert!(depot.segment(object, 3..=7).await.unwrap() == Some(large.clone()));
@@ -112,9 +125,9 @@ fn what_is_kept_passes_up_to_its_limits_and_a_waiter_hears_of_a_message() {
 
 #[test]
 fn other_objects_and_lists_of_objects_are_refused() {
-    run(async {
+    both(async |start| {
         let memory: Shared = Arc::new(Memory::new());
-        let (depot, _serving) = relayed(Arc::clone(&memory), object());
+        let (depot, _serving) = relayed(start, Arc::clone(&memory), object());
         let other = object();
         let refused = |error: Error| assert!(matches!(error, Error::NotAllowed(_)), "{error}");
         refused(depot.mark(other).await.unwrap_err());
@@ -145,11 +158,11 @@ fn other_objects_and_lists_of_objects_are_refused() {
 
 #[test]
 fn failures_arrive_as_what_they_are() {
-    run(async {
+    both(async |start| {
         let memory = Arc::new(Memory::new());
         let faulty = Arc::new(Faulty::new(Arc::clone(&memory) as Shared));
         let object = object();
-        let (depot, _serving) = relayed(Arc::clone(&faulty) as Shared, object);
+        let (depot, _serving) = relayed(start, Arc::clone(&faulty) as Shared, object);
         faulty.once(Some(Call::Swap), Fault::LostAnswer);
         faulty.once(Some(Call::Swap), Fault::ReadOnly);
         faulty.once(Some(Call::Swap), Fault::Full);
@@ -183,9 +196,9 @@ fn a_reader_behind_a_relay_hears_of_each_message() {
         .build()
         .unwrap();
     threads.block_on(async {
-        for _ in 0..20 {
+        for start in STARTS.repeat(10) {
             let object = object();
-            let (depot, _serving) = relayed(Arc::new(Memory::new()), object);
+            let (depot, _serving) = relayed(start, Arc::new(Memory::new()), object);
             let depot = Arc::new(Session::new(Arc::new(depot)));
             promises::a_reader_hears_of_each_message(depot, object).await;
         }
@@ -194,11 +207,11 @@ fn a_reader_behind_a_relay_hears_of_each_message() {
 
 #[test]
 fn a_slow_call_does_not_hold_up_others() {
-    run(async {
+    both(async |start| {
         let memory: Shared = Arc::new(Memory::new());
         let faulty = Arc::new(Faulty::new(memory));
         let object = object();
-        let (depot, _serving) = relayed(Arc::clone(&faulty) as Shared, object);
+        let (depot, _serving) = relayed(start, Arc::clone(&faulty) as Shared, object);
         faulty.once(Some(Call::Announce), Fault::Silence);
         let mut slow = depot.announce(object, b"x", None);
         tokio::select! {
@@ -211,11 +224,11 @@ fn a_slow_call_does_not_hold_up_others() {
 
 #[test]
 fn counting_through_two_relays_loses_no_step() {
-    run(async {
+    both(async |start| {
         let memory: Shared = Arc::new(Memory::new());
         let object = object();
-        let (one, _serving) = relayed(Arc::clone(&memory), object);
-        let (two, _serving2) = relayed(Arc::clone(&memory), object);
+        let (one, _serving) = relayed(start, Arc::clone(&memory), object);
+        let (two, _serving2) = relayed(start, Arc::clone(&memory), object);
         done(one.swap(&mark(object, 0), None).await.unwrap());
         for turn in 0..40 {
             let depot: &Client = if turn % 3 == 0 { &two } else { &one };
@@ -233,12 +246,12 @@ fn counting_through_two_relays_loses_no_step() {
 
 #[test]
 fn the_end_of_the_relay_answers_all_who_wait() {
-    run(async {
+    both(async |start| {
         let memory: Shared = Arc::new(Memory::new());
         let faulty = Arc::new(Faulty::new(memory));
         faulty.always(Some(Fault::Silence));
         let object = object();
-        let (depot, mut serving) = relayed(faulty, object);
+        let (depot, mut serving) = relayed(start, faulty, object);
         let waits = depot.mark(object);
         serving.shutdown().await;
         for answer in [waits.await, depot.mark(object).await] {
@@ -249,7 +262,7 @@ fn the_end_of_the_relay_answers_all_who_wait() {
 
 #[test]
 fn an_end_that_talks_nonsense_is_cut_off() {
-    run(async {
+    both(async |start| {
         use tokio::io::AsyncWriteExt as _;
         for nonsense in [
             &b"\xff\xff\xff\xff"[..],
@@ -266,7 +279,7 @@ fn an_end_that_talks_nonsense_is_cut_off() {
             assert!(matches!(ended, Err(relay::Ended::Refused(_))), "{ended:?}");
 
             let (mut here, there) = tokio::net::UnixStream::pair().unwrap();
-            let client = Client::new(there.into_std().unwrap()).unwrap();
+            let client = start(there.into_std().unwrap()).unwrap();
             here.write_all(nonsense).await.unwrap();
             let answer = client.mark(object()).await;
             assert!(matches!(answer, Err(Error::Unreachable(..))), "{answer:?}");
@@ -276,9 +289,9 @@ fn an_end_that_talks_nonsense_is_cut_off() {
 
 #[test]
 fn whoever_closes_its_end_ends_the_relay_in_order() {
-    run(async {
+    both(async |start| {
         let memory: Shared = Arc::new(Memory::new());
-        let (depot, mut serving) = relayed(memory, object());
+        let (depot, mut serving) = relayed(start, memory, object());
         drop(depot);
         let ended = serving.join_next().await.unwrap().unwrap();
         assert!(ended.is_ok(), "{ended:?}");
@@ -288,7 +301,7 @@ fn whoever_closes_its_end_ends_the_relay_in_order() {
 #[test]
 fn a_relay_runs_under_any_executor() {
     // The serving end has tokio; the asking end only a thread that polls.
-    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    let (here, there) = UnixStream::pair().unwrap();
     let object = object();
     let asking = std::thread::spawn(move || {
         let depot = Client::new(here).unwrap();

@@ -273,6 +273,7 @@ fn awake(fields: usize) -> Outcomes<(State, impl Bundles)> {
         nonce: vec![0; 16],
         parent: None,
         class: None,
+        ticket: None,
     };
     let bundle = BundleId::of(b"bench");
     let (mut state, _) = State::create(inception, Timestamp(0), bundle, Arc::clone(&schema), &key)?;

@@ -5,8 +5,9 @@ use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use suijuris_core::bundle::Bundle;
 use suijuris_core::id::{BundleId, Digest, ObjectId, RecordId};
-use suijuris_core::lineage::{Announcement, ParentProof, State, Stored, VerifiedParent};
+use suijuris_core::lineage::{Announcement, Body, ParentProof, State, Stored, VerifiedParent};
 use suijuris_core::memory::Schema;
 use suijuris_core::memory::tree::Root;
 
@@ -115,6 +116,17 @@ struct Source<R> {
     offset: u64,
 }
 
+/// Holds an instance of a class to the bundle that its inception names.
+fn founded(first: &Stored, bundle: Option<&Bundle>) -> Result<(), Fault> {
+    match (&first.record.body, bundle) {
+        (Body::Inception(inception), Some(bundle)) => match &inception.class {
+            Some(class) => Ok(class.check(&inception.name, bundle)?),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
 /// Why a section is not had.
 enum Missing {
     Read(io::Error),
@@ -187,6 +199,8 @@ pub(crate) struct Unpacking<R> {
     first: Option<Stored>,
     state: Option<State>,
     schemas: BTreeMap<BundleId, Arc<Schema>>,
+    /// The bundle before the first record, until that is read: an instance is held to the rules that founded it.
+    founding: Option<Bundle>,
     bundle_bytes: usize,
     /// A bundle that the next record must name.
     named_next: Option<BundleId>,
@@ -209,6 +223,7 @@ impl<R: Read> Unpacking<R> {
             first: None,
             state: None,
             schemas: BTreeMap::new(),
+            founding: None,
             bundle_bytes: 0,
             named_next: None,
             last: None,
@@ -304,6 +319,7 @@ impl<R: Read> Unpacking<R> {
             return Err(Fault::Order(Kind::Bundle));
         }
         self.named_next = Some(id);
+        self.founding = self.state.is_none().then_some(bundle);
         Ok(Item::Bundle(id, files))
     }
 
@@ -321,6 +337,7 @@ impl<R: Read> Unpacking<R> {
             Some(state) => state.apply(&stored, &schemas)?,
             None => {
                 self.state = Some(State::begin(&stored, &schemas)?);
+                founded(&stored, self.founding.take().as_ref())?;
                 self.first = Some(stored.clone());
             }
         }

@@ -7,13 +7,19 @@ use suijuris_store::{Depth, Reader, Sizes, StageError, Writer};
 use suijuris_testkit::disk::{Dice, Fault, FaultyDisk, Loss};
 
 use crate::support::{
-    SIZES, chain, commit, count, create_at, dir_on, dormant, note, seal, unsealed, wait_all, wake,
+    SIZES, begin, chain, commit, count, create_at, dir_on, dormant, note, seal, unsealed, wait_all, wake,
 };
 
 /// One step of a life.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Wake,
+    /// A key is made beside the start, the wake commits to it, and it has not taken its place.
+    Begin,
+    /// It does.
+    Adopt,
+    /// A key is made, and the wake comes to nothing.
+    Spare,
     /// So many mutations as one group.
     Group(u8),
     Note(u16),
@@ -39,10 +45,20 @@ impl Told {
 }
 
 fn step(writer: &Writer, step: Step, told: &mut Told, seed: u8) -> Result<(), StageError> {
+    let spare = || writer.object_dir().prepare_spare(&[seed + 100; 32]).ok();
     let drafts = match step {
-        Step::Wake => {
+        Step::Adopt => return Ok(writer.adopt()?),
+        Step::Spare => {
+            let _made = spare();
+            return Ok(());
+        }
+        Step::Wake | Step::Begin => {
             let before = writer.staged(|state| state.head().record);
-            let woken = wake(writer, seed);
+            let woken = match step {
+                // One that could not be made is done without.
+                Step::Begin => begin(writer, spare(), seed),
+                _ => wake(writer, seed),
+            };
             let now = writer.staged(|state| state.head().record);
             if now != before {
                 told.note_staged(writer, now);
@@ -67,6 +83,22 @@ fn step(writer: &Writer, step: Step, told: &mut Told, seed: u8) -> Result<(), St
     told.acknowledged = told.staged.len();
     Ok(())
 }
+
+/// The same life with keys made beside the starts.
+const PREPARED: &[Step] = &[
+    Step::Begin,
+    Step::Group(2),
+    Step::Adopt,
+    Step::Seal,
+    Step::Sleep,
+    Step::Spare,
+    Step::Reopen,
+    Step::Begin,
+    Step::Sleep,
+    Step::Begin,
+    Step::Group(3),
+    Step::Reopen,
+];
 
 /// Lives `steps` until the power goes.
 fn live(disk: &FaultyDisk, steps: &[Step], sizes: Sizes) -> Told {
@@ -134,7 +166,9 @@ fn check(disk: &FaultyDisk, told: &Told, context: &str) {
     if writer.published().head().phase == Phase::Active {
         commit(&writer, unsealed(&writer));
     }
-    wake(&writer, 200).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
+    writer.discard_spare();
+    let spare = object_dir.prepare_spare(&[201; 32]).unwrap();
+    begin(&writer, Some(spare), 200).unwrap_or_else(|error| panic!("{}: {context}", chain(&error)));
     commit(&writer, count(99));
     commit(&writer, dormant());
     writer.close().unwrap();
@@ -170,18 +204,54 @@ const LIFE: &[Step] = &[
 // proves B2, A12
 #[test]
 fn the_power_goes_at_every_operation_and_no_acknowledged_record_is_lost() {
+    cut_anywhere(LIFE, 25);
+}
+
+// proves B2, A12
+#[test]
+fn a_key_that_was_made_beside_the_start_is_never_the_one_that_is_lost() {
+    cut_anywhere(PREPARED, 12);
+}
+
+fn cut_anywhere(life: &[Step], acknowledged: usize) {
     let whole = FaultyDisk::default();
-    let told = live(&whole, LIFE, SIZES);
-    assert_eq!(told.acknowledged, 25, "the undisturbed life");
+    let told = live(&whole, life, SIZES);
+    assert_eq!(told.acknowledged, acknowledged, "the undisturbed life");
     for cut in 1..=whole.operations() {
         for loss in losses(cut) {
             let disk = FaultyDisk::default();
             disk.fail(cut, Fault::PowerLoss);
-            let told = live(&disk, LIFE, SIZES);
+            let told = live(&disk, life, SIZES);
             check(
                 &disk.crash(loss),
                 &told,
                 &format!("cut at operation {cut}, {loss:?}"),
+            );
+        }
+    }
+}
+
+// proves B2
+#[test]
+fn the_power_goes_while_a_key_is_made_for_an_object_that_was_just_cut_off() {
+    let whole = FaultyDisk::default();
+    live(&whole, PREPARED, SIZES);
+    for cut in (1..=whole.operations()).step_by(4) {
+        let disk = FaultyDisk::default();
+        disk.fail(cut, Fault::PowerLoss);
+        let told = live(&disk, PREPARED, SIZES);
+        for again in 1..14 {
+            let first = disk.crash(Loss::Nothing);
+            first.fail(again, Fault::PowerLoss);
+            if let Ok((writer, _)) = Writer::open(&dir_on(&first), Depth::Tail, SIZES) {
+                writer.discard_spare();
+                let _spare = writer.object_dir().prepare_spare(&[77; 32]);
+            }
+            let loss = Loss::Scattered(cut + again);
+            check(
+                &first.crash(loss),
+                &told,
+                &format!("cut at {cut}, again at {again}, {loss:?}"),
             );
         }
     }

@@ -2,9 +2,13 @@
 
 use std::convert::Infallible;
 
+use suijuris_core::bundle::Bundle;
 use suijuris_core::class::{Class, ClassId, Instantiation, Keys, Source};
-use suijuris_core::governance::Action;
-use suijuris_core::inputs::Founding;
+use suijuris_core::governance::{
+    self, Action, Effect, Group, Listing, PrincipalKind, Program, Rule, TextSpan,
+};
+use suijuris_core::id::BlobId;
+use suijuris_core::inputs::{Founding, Inputs, Principal};
 use suijuris_core::lineage::{Body, Fault, Outcome};
 use suijuris_core::manifest::Manifest;
 use suijuris_core::time::Timestamp;
@@ -15,9 +19,40 @@ use suijuris_testkit::disk::FaultyDisk;
 use crate::lives::exported;
 use crate::support::{SIZES, bundle_with, commit, decision, dir_at, dormant, open, owner, wake};
 
+/// Rules that let any caller found an instance.
+fn open_to_callers() -> Vec<u8> {
+    let listing = Listing {
+        version: Listing::VERSION,
+        rules: vec![Rule {
+            id: "anybody".to_owned(),
+            effect: Effect::Permit,
+            reason: None,
+            retry_after: None,
+            status: None,
+            span: TextSpan { start: 0, end: 1 },
+            clauses: vec![],
+        }],
+        nodes: vec![],
+        bodies: vec![governance::Body {
+            rule: 0,
+            clauses: vec![],
+        }],
+        groups: vec![Group {
+            action: Action::Instantiate,
+            principal: PrincipalKind::Caller,
+            bodies: vec![0],
+        }],
+    };
+    Program::new(listing).unwrap().encode().unwrap()
+}
+
 fn class_bundle() -> BundleFiles {
-    let files = bundle_with("tenant");
+    let files = BundleFiles {
+        program: open_to_callers(),
+        ..bundle_with("tenant")
+    };
     let manifest = Manifest {
+        program: BlobId::of(&files.program),
         class: Some(Class {
             key: Keys::Label,
             from: vec![Source::Port],
@@ -37,16 +72,23 @@ fn class_bundle() -> BundleFiles {
 
 fn acme() -> Instantiation {
     let mut decision = decision(Action::Instantiate);
+    decision.inputs = Inputs::timeless(Principal::Caller(Box::default()));
     decision.inputs.founding = Some(Founding {
         instances: 3,
         max_instances: 4,
         ..Founding::default()
     });
-    Instantiation {
+    let asked = Instantiation {
         id: ClassId::of(b"tenants"),
         key: "acme".parse().unwrap(),
         decision,
-    }
+    };
+    let files = class_bundle();
+    let bundle = Bundle::open(&files.manifest, files.governance, &files.program).unwrap();
+    // As the rules decide.
+    let decision = asked.replay("tenant", &bundle);
+    assert_eq!(decision.outcome, Outcome::Permit);
+    Instantiation { decision, ..asked }
 }
 
 fn creation(class: Instantiation) -> Creation {

@@ -13,7 +13,7 @@ use suijuris_core::memory::{Field, Kind, Name, Schema, Value, Write};
 use suijuris_core::time::Timestamp;
 use suijuris_store::disk::{Disk, File, How, Lock};
 use suijuris_store::{
-    BundleFiles, CommitError, CreateError, Creation, Depth, Draft, ObjectDir, Secret, Sign, Sizes,
+    BundleFiles, CommitError, CreateError, Creation, Depth, Draft, Fresh, ObjectDir, Secret, Sign, Sizes,
     StageError, Ticket, Writer, create,
 };
 use suijuris_testkit::disk::{FaultyDisk, FileId};
@@ -123,6 +123,22 @@ pub(crate) fn wake(writer: &Writer, seed: u8) -> Result<(), StageError> {
         })))
     };
     writer.wake(&[seed; 32], Timestamp(2_000), body).map(drop)
+}
+
+/// As [`wake`], with a key that was made beside the start, and that has not taken its place yet.
+pub(crate) fn begin(writer: &Writer, spare: Option<Digest>, seed: u8) -> Result<(), StageError> {
+    let body = |_: &_, next| {
+        Ok::<_, StageError>(Body::Woke(Box::new(Woke {
+            decision: decision(Action::Wake),
+            next,
+            fired: BTreeMap::new(),
+        })))
+    };
+    let fresh = Fresh {
+        spare,
+        seed: &[seed; 32],
+    };
+    writer.begin(fresh, Timestamp(2_000), body).map(drop)
 }
 
 pub(crate) fn open(object_dir: &ObjectDir, depth: Depth) -> Writer {
