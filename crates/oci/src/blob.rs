@@ -140,7 +140,7 @@ impl Meter {
     }
 
     /// Bytes so far.
-    #[cfg(feature = "registry")]
+    #[cfg(any(feature = "images", feature = "registry"))]
     pub(super) const fn size(&self) -> u64 {
         self.size
     }

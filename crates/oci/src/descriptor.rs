@@ -24,6 +24,12 @@ pub struct ContentDigest([u8; 32]);
 pub struct NotAContentDigest(String);
 
 impl ContentDigest {
+    /// Its bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
     /// The digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {

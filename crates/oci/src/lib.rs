@@ -5,7 +5,7 @@
 //! beyond this crate is known here.
 
 mod blob;
-#[cfg(feature = "images")]
+#[cfg(all(feature = "images", feature = "registry"))]
 pub mod build;
 mod credentials;
 mod descriptor;
@@ -34,7 +34,7 @@ pub use descriptor::{
 pub use manifest::{Manifest, ManifestError};
 pub use reference::{Host, Reference, ReferenceError, Repository, Tag};
 #[cfg(feature = "registry")]
-pub use registry::{Options, Package, Progress, Pull, Registry, RegistryError, Transport};
+pub use registry::{Options, Package, Progress, Pull, Registry, RegistryError, Transport, tls_config};
 
 /// Media type of the config, which is empty (image-spec 1.1, "Guidance for an Empty Descriptor").
 pub const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";

@@ -1,19 +1,21 @@
-//! A new image from another one: layers on top, another entrypoint. The other one is left as it is, in its source.
+//! A new image from another one, or from nothing: layers on top, another entrypoint. The other one is left as it is, in its
+//! source.
 //!
 //! Nothing here reads a clock: the same base and the same layers give the same image, byte for byte.
 
 mod layer;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 pub use layer::{LayerError, LayerWriter};
 
 use crate::blob::{Blob, BlobError};
 use crate::descriptor::{ContentDigest, Descriptor, MediaType, NotAMediaType};
-use crate::image::{CONFIG_TYPE, Image, ImageError, LAYER_TYPE};
+use crate::image::{CONFIG_TYPE, Image, ImageError, LAYER_TYPE, Layer, Platform};
 use crate::layout::{self, LayoutError};
 use crate::manifest::{Manifest, ManifestError};
 use crate::reference::Reference;
@@ -30,10 +32,35 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// An image that is being built on another one.
 #[derive(Debug, Clone)]
 pub struct Build {
-    source: Source,
+    /// Where the base's layers are; nowhere where it has none.
+    source: Option<Source>,
     base: Image,
     added: Vec<Blob>,
     entrypoint: Option<(Vec<String>, Option<Vec<String>>)>,
+    settings: Vec<(&'static str, Value)>,
+}
+
+/// A directory for layers that are made here. Removed with this.
+#[derive(Debug)]
+pub struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    /// A new one, where the system has its temporary files; only this user may enter it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new() -> io::Result<Self> {
+        tempfile::Builder::new()
+            .prefix("suijuris-build-")
+            .tempdir()
+            .map(Self)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
 }
 
 /// Why an image cannot be built.
@@ -82,11 +109,50 @@ impl Build {
     #[must_use]
     pub fn on(source: &Source, base: Image) -> Self {
         Self {
-            source: source.clone(),
+            source: Some(source.clone()),
             base,
             added: Vec::new(),
             entrypoint: None,
+            settings: Vec::new(),
         }
+    }
+
+    /// Begins with nothing: an image of no files, for `platform`.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn from_scratch(platform: &Platform) -> Result<Self, BuildError> {
+        let mut config = json!({
+            "architecture": platform.architecture,
+            "os": platform.os,
+            "config": {},
+            "rootfs": { "type": "layers", "diff_ids": [] },
+        });
+        if let Some(config) = config.as_object_mut().filter(|_| !platform.variant.is_empty()) {
+            config.insert("variant".to_owned(), json!(platform.variant));
+        }
+        let config = serde_json::to_vec(&config).map_err(BuildError::Json)?;
+        let manifest = Manifest {
+            artifact_type: None,
+            config: config_descriptor(&config)?,
+            layers: Vec::new(),
+            subject: None,
+            annotations: BTreeMap::new(),
+        };
+        Ok(Self {
+            source: None,
+            base: Image::read(manifest.encode()?, MANIFEST_TYPE.parse()?, config)?,
+            added: Vec::new(),
+            entrypoint: None,
+            settings: Vec::new(),
+        })
+    }
+
+    /// Says something else in the image's config, such as `User` or `StopSignal` (image-spec, "Properties").
+    #[must_use]
+    pub fn with_setting(mut self, name: &'static str, value: Value) -> Self {
+        self.settings.push((name, value));
+        self
     }
 
     /// Adds a layer on top: an uncompressed tar of at most [`MAX_BLOB_BYTES`], as [`LayerWriter`] makes one. The file must
@@ -125,14 +191,14 @@ impl Build {
             .map(|blob| Ok(Descriptor::new(LAYER_TYPE.parse()?, blob.digest(), blob.size())));
         let manifest = Manifest {
             artifact_type: None,
-            config: Descriptor::new(
-                CONFIG_TYPE.parse()?,
-                ContentDigest::of(&config),
-                config.len() as u64,
-            ),
+            config: config_descriptor(&config)?,
             layers: kept.chain(added).collect::<Result<_, BuildError>>()?,
             subject: None,
-            annotations: [(BASE.to_owned(), self.base.digest().to_string())].into(),
+            annotations: self
+                .source
+                .iter()
+                .map(|_| (BASE.to_owned(), self.base.digest().to_string()))
+                .collect(),
         };
         Ok(Image::read(manifest.encode()?, MANIFEST_TYPE.parse()?, config)?)
     }
@@ -143,19 +209,7 @@ impl Build {
         let object = config
             .as_object_mut()
             .ok_or(BuildError::Config("it is no object"))?;
-        if let Some((entrypoint, cmd)) = &self.entrypoint {
-            let run = object.entry("config").or_insert(Value::Null);
-            if run.is_null() {
-                *run = json!({});
-            }
-            let run = run
-                .as_object_mut()
-                .ok_or(BuildError::Config("its `config` is no object"))?;
-            run.insert("Entrypoint".to_owned(), json!(entrypoint));
-            if let Some(cmd) = cmd {
-                run.insert("Cmd".to_owned(), json!(cmd));
-            }
-        }
+        self.run_as_wanted(object)?;
         let diff_ids = object
             .get_mut("rootfs")
             .and_then(|rootfs| rootfs.get_mut("diff_ids"));
@@ -176,6 +230,33 @@ impl Build {
         serde_json::to_vec(&config).map_err(BuildError::Json)
     }
 
+    /// Puts what is to run, and how, into a config.
+    fn run_as_wanted(&self, config: &mut Map<String, Value>) -> Result<(), BuildError> {
+        let mut wanted: Vec<(&str, Value)> = self.settings.clone();
+        if let Some((entrypoint, cmd)) = &self.entrypoint {
+            wanted.push(("Entrypoint", json!(entrypoint)));
+            wanted.extend(cmd.as_ref().map(|cmd| ("Cmd", json!(cmd))));
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let run = config.entry("config").or_insert(Value::Null);
+        if run.is_null() {
+            *run = json!({});
+        }
+        let run = run
+            .as_object_mut()
+            .ok_or(BuildError::Config("its `config` is no object"))?;
+        run.extend(wanted.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        Ok(())
+    }
+
+    /// The layers of the base, each with where it is.
+    fn kept(&self) -> impl Iterator<Item = (&Source, &Layer)> {
+        let layers = |source| self.base.layers().iter().map(move |layer| (source, layer));
+        self.source.iter().flat_map(layers)
+    }
+
     /// Writes the image with all its layers as a layout to `dir`, which is new or empty, and gives its manifest's
     /// descriptor. All or nothing. `name` is what the index calls it.
     ///
@@ -185,11 +266,11 @@ impl Build {
         let image = self.image()?;
         let to = dir.to_owned();
         let stage = blocking(move || layout::begin(&to)).await?;
-        for layer in self.base.layers() {
+        for (source, layer) in self.kept() {
             let path = layout::blob(stage.path(), layer.descriptor.digest);
             // The same layer may stand twice.
             if !path.exists() {
-                self.source.save(&layer.descriptor, &path).await?;
+                source.save(&layer.descriptor, &path).await?;
             }
         }
         let mut entry = image.descriptor().clone();
@@ -240,7 +321,7 @@ impl Build {
             }
             .into());
         }
-        for layer in self.base.layers() {
+        for (source, layer) in self.kept() {
             if registry.has_blob(reference, layer.descriptor.digest).await? {
                 continue;
             }
@@ -252,8 +333,7 @@ impl Build {
                 .prefix(".push-")
                 .tempdir_in(scratch)
                 .map_err(failed)?;
-            let blob = self
-                .source
+            let blob = source
                 .save(&layer.descriptor, &place.path().join("layer"))
                 .await?;
             registry.put_blob(reference, &blob, &mut |_, _| {}).await?;
@@ -266,6 +346,11 @@ impl Build {
             .await?;
         Ok(image.descriptor().clone())
     }
+}
+
+fn config_descriptor(config: &[u8]) -> Result<Descriptor, BuildError> {
+    let (digest, size) = (ContentDigest::of(config), config.len() as u64);
+    Ok(Descriptor::new(CONFIG_TYPE.parse()?, digest, size))
 }
 
 /// The same layer type in the words of OCI.

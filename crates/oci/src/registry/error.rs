@@ -22,6 +22,9 @@ pub enum RegistryError {
         /// Whose client this is.
         host: Host,
     },
+    /// The caller wants nothing of this machine's own.
+    #[error("`{0}` is this machine, or on its own link: nothing is pulled from there")]
+    Near(String),
     /// Nobody answers there.
     #[error("`{host}` cannot be reached; check the name, the port and the network")]
     Unreachable {

@@ -16,6 +16,8 @@ mod http;
 #[cfg(feature = "images")]
 pub(crate) mod images;
 mod referrers;
+#[cfg(feature = "images")]
+mod scope;
 mod tls;
 mod upload;
 
@@ -23,6 +25,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use error::RegistryError;
+pub use tls::config as tls_config;
 
 use self::http::{Action, Ask, Session};
 use super::blob::Blob;
@@ -122,6 +125,9 @@ pub struct Options {
     pub answer_within: Duration,
     /// Time between two pieces of a transfer.
     pub idle: Duration,
+    /// Connect to nothing that lies on this machine or on its own link, redirects included: for names that strangers give.
+    #[cfg(feature = "images")]
+    pub only_elsewhere: bool,
 }
 
 impl Default for Options {
@@ -135,6 +141,8 @@ impl Default for Options {
             // Some registries copy an upload to object storage before they answer.
             answer_within: Duration::from_secs(60),
             idle: Duration::from_secs(30),
+            #[cfg(feature = "images")]
+            only_elsewhere: false,
         }
     }
 }

@@ -14,6 +14,8 @@ use super::{Options, RegistryError};
 pub(super) struct Clients {
     tls: Result<Client, String>,
     plain: Client,
+    #[cfg(feature = "images")]
+    only_elsewhere: bool,
 }
 
 impl Clients {
@@ -43,11 +45,20 @@ impl Clients {
             .no_proxy()
             .build()
             .map_err(|error| RegistryError::Roots(error.to_string()))?;
-        Ok(Self { tls, plain })
+        Ok(Self {
+            tls,
+            plain,
+            #[cfg(feature = "images")]
+            only_elsewhere: options.only_elsewhere,
+        })
     }
 
     /// The client for the scheme of `url`.
     pub(super) fn of(&self, url: &Url) -> Result<&Client, RegistryError> {
+        #[cfg(feature = "images")]
+        if self.only_elsewhere && !super::scope::permits(url) {
+            return Err(RegistryError::Near(super::error::authority(url)));
+        }
         if url.scheme() == "http" {
             return Ok(&self.plain);
         }
@@ -58,7 +69,15 @@ impl Clients {
 }
 
 fn builder(options: &Options) -> reqwest::ClientBuilder {
-    Client::builder()
+    let builder = Client::builder();
+    #[cfg(feature = "images")]
+    let builder = if options.only_elsewhere {
+        // A proxy would look names up by itself, and connect to what it finds.
+        builder.no_proxy().dns_resolver(super::scope::Elsewhere::shared())
+    } else {
+        builder
+    };
+    builder
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .connect_timeout(options.connect_within)
@@ -69,8 +88,11 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// TLS with the system's certificates and those in `pem`.
-fn config(pem: &[u8]) -> Result<ClientConfig, String> {
+/// TLS with the system's certificates and those in `pem`: for the registry's client, and for whoever speaks to what is beside one.
+///
+/// # Errors
+/// In words: no certificates, or none that can be read.
+pub fn config(pem: &[u8]) -> Result<ClientConfig, String> {
     let roots: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|error| error.to_string())?;

@@ -4,16 +4,24 @@
 mod archive;
 mod local;
 
+#[cfg(feature = "registry")]
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+#[cfg(feature = "registry")]
+use std::io::Write as _;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(feature = "registry")]
 use crate::blob::{Blob, Meter};
 use crate::descriptor::Descriptor;
 use crate::file::FileError;
-use crate::image::{Document, DocumentError, Image, ImageError, Platform, choose, hold};
+#[cfg(feature = "registry")]
+use crate::image::{Document, choose, hold};
+use crate::image::{DocumentError, Image, ImageError, Platform};
+#[cfg(feature = "registry")]
 use crate::reference::Reference;
+#[cfg(feature = "registry")]
 use crate::registry::{Registry, RegistryError};
 use crate::unpack::TarError;
 
@@ -28,6 +36,7 @@ pub struct Source(pub(crate) Kind);
 
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
+    #[cfg(feature = "registry")]
     Registry(Arc<Registry>, Reference),
     Local(Arc<Local>),
 }
@@ -36,6 +45,7 @@ pub(crate) enum Kind {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The registry.
+    #[cfg(feature = "registry")]
     #[error("the image cannot be had from its registry")]
     Registry(#[from] RegistryError),
     /// What is there is no image, or not the one that is named.
@@ -121,6 +131,7 @@ impl Source {
     ///
     /// # Errors
     /// The reference is in another registry than the client.
+    #[cfg(feature = "registry")]
     pub fn registry(registry: Arc<Registry>, reference: &Reference) -> Result<Self, SourceError> {
         // Says so now, and not at the first request.
         registry.pull(reference)?;
@@ -153,6 +164,7 @@ impl Source {
     /// See [`SourceError`].
     pub async fn resolve(&self, platform: &Platform) -> Result<Image, SourceError> {
         match &self.0 {
+            #[cfg(feature = "registry")]
             Kind::Registry(registry, reference) => resolve_in(registry, reference, platform).await,
             Kind::Local(local) => {
                 let (local, platform) = (Arc::clone(local), platform.clone());
@@ -174,6 +186,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
+#[cfg(feature = "registry")]
 async fn resolve_in(
     registry: &Registry,
     reference: &Reference,
@@ -197,6 +210,7 @@ async fn resolve_in(
     Err(SourceError::Nesting)
 }
 
+#[cfg(feature = "registry")]
 impl Source {
     /// A blob of the source in the new file `to`, verified and synced.
     pub(crate) async fn save(&self, descriptor: &Descriptor, to: &Path) -> Result<Blob, SourceError> {
@@ -244,6 +258,7 @@ impl Source {
     /// A blob of a local source; none for a registry. Not verified.
     pub(crate) fn open(&self, descriptor: &Descriptor) -> Option<Result<Opened, SourceError>> {
         match &self.0 {
+            #[cfg(feature = "registry")]
             Kind::Registry(..) => None,
             Kind::Local(local) => Some(local.open(descriptor)),
         }

@@ -17,11 +17,14 @@
 //! those of files, which end with their process. The directory is closed to others (mode 0700): as root it holds
 //! set-user files.
 
+#[cfg(feature = "registry")]
+mod fetch;
 mod files;
 mod gc;
 mod hold;
 mod pull;
 mod root;
+mod unpacked;
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -34,6 +37,7 @@ pub use gc::Collected;
 pub use hold::Hold;
 pub use pull::{Event, Observer, Unobserved};
 pub use root::{Copied, How, LayerDir, Merged, Root};
+pub use unpacked::{Account, NoSuchAccount, Unpacked};
 
 use crate::descriptor::{ContentDigest, Descriptor};
 use crate::file::FileError;

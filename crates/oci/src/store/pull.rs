@@ -2,24 +2,19 @@
 //! put in its place by one rename.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek as _, SeekFrom};
+use std::io::{BufReader, BufWriter, Read};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tokio::task::JoinSet;
 
 use super::{Hold, ImageStore, StoreError, check_name, disk, files};
 use crate::descriptor::ContentDigest;
 use crate::image::{Image, Layer, Platform};
-use crate::registry::images::Fetched;
-use crate::source::{Kind, Source, SourceError, blocking};
+use crate::source::{Kind, Source, blocking};
 use crate::unpack::{self, Expected, Step, UnpackError};
-
-/// How often we look whether another one is done with the layer that we need as well.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What happens in a pull. Layers are numbered as in [`Image::layers`], from 0; one that stands twice is told once.
 #[derive(Debug, Clone, Copy)]
@@ -81,12 +76,12 @@ impl Drop for EndOnDrop {
 }
 
 /// One layer of a pull.
-struct Task {
-    store: ImageStore,
+pub(super) struct Task {
+    pub(super) store: ImageStore,
     source: Source,
-    layer: Layer,
-    number: usize,
-    observer: Arc<dyn Observer>,
+    pub(super) layer: Layer,
+    pub(super) number: usize,
+    pub(super) observer: Arc<dyn Observer>,
     ended: Arc<AtomicBool>,
 }
 
@@ -172,35 +167,14 @@ impl Task {
         if self.is_there().await {
             return self.tell(Event::Present { layer: self.number });
         }
-        let Kind::Registry(registry, reference) = self.source.0.clone() else {
-            return blocking(move || self.unpack_local()).await;
-        };
-        let Some(partial) = self.partial().await? else {
-            return self.tell(Event::Present { layer: self.number });
-        };
-        let file = partial.file.try_clone().map_err(disk(&partial.path))?;
-        let mut watch = |done, total| {
-            self.observer.observe(Event::Fetching {
-                layer: self.number,
-                done,
-                total,
-            })
-        };
-        let fetched = registry
-            .fetch(
-                &reference,
-                &self.layer.descriptor,
-                (file, &partial.path),
-                &mut watch,
-            )
-            .await;
-        match fetched.map_err(SourceError::Registry)? {
-            Fetched::Stopped => Err(StoreError::Cancelled),
-            Fetched::Whole => blocking(move || self.unpack_partial(partial)).await,
+        match self.source.0.clone() {
+            Kind::Local(_) => blocking(move || self.unpack_local()).await,
+            #[cfg(feature = "registry")]
+            Kind::Registry(registry, reference) => self.fetch(&registry, &reference).await,
         }
     }
 
-    fn tell(&self, event: Event<'_>) -> Result<(), StoreError> {
+    pub(super) fn tell(&self, event: Event<'_>) -> Result<(), StoreError> {
         if self.observer.observe(event).is_break() {
             Err(StoreError::Cancelled)
         } else {
@@ -208,48 +182,9 @@ impl Task {
         }
     }
 
-    async fn is_there(&self) -> bool {
+    pub(super) async fn is_there(&self) -> bool {
         let (store, diff_id) = (self.store.clone(), self.layer.diff_id);
         blocking(move || store.has_layer(diff_id)).await
-    }
-
-    /// The partial file of the blob, ours alone; none where the layer is there by the time that it could be ours.
-    async fn partial(&self) -> Result<Option<Partial>, StoreError> {
-        let path = self.store.at("partial").join(self.layer.descriptor.digest.hex());
-        loop {
-            let wanted = path.clone();
-            let own = blocking(move || files::try_own(&wanted)).await?;
-            if self.is_there().await {
-                if own.is_some() {
-                    files::remove(&path)?;
-                }
-                return Ok(None);
-            }
-            if let Some(file) = own {
-                return Ok(Some(Partial { file, path }));
-            }
-            // Whoever has it may take long. Waiting for a lock would take a thread that cannot be called back.
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    fn unpack_partial(self, mut partial: Partial) -> Result<(), StoreError> {
-        partial
-            .file
-            .seek(SeekFrom::Start(0))
-            .map_err(disk(&partial.path))?;
-        let unpacked = self.unpack(&partial.file);
-        // What is whole and cannot be unpacked will not be better next time.
-        let is_done = match &unpacked {
-            Ok(()) => true,
-            Err(StoreError::Unpack { source, .. }) => source.is_of_layer(),
-            Err(_) => false,
-        };
-        if is_done {
-            files::remove(&partial.path)?;
-        }
-        unpacked?;
-        self.tell(Event::Stored { layer: self.number })
     }
 
     fn unpack_local(self) -> Result<(), StoreError> {
@@ -271,7 +206,7 @@ impl Task {
         self.tell(Event::Stored { layer: self.number })
     }
 
-    fn unpack(&self, input: impl Read) -> Result<(), StoreError> {
+    pub(super) fn unpack(&self, input: impl Read) -> Result<(), StoreError> {
         let mut watch = |step| {
             if self.ended.load(Ordering::Relaxed) {
                 return ControlFlow::Break(());
@@ -283,12 +218,6 @@ impl Task {
         };
         self.store.unpack(input, &self.layer, &mut watch)
     }
-}
-
-/// A partial file with its lock.
-struct Partial {
-    file: File,
-    path: PathBuf,
 }
 
 /// A place to unpack to; what is left in it is removed.

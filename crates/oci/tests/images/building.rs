@@ -38,6 +38,27 @@ async fn build(shop: &Shop, source: &Source) -> Build {
 }
 
 #[tokio::test]
+async fn an_image_of_nothing_but_what_is_added_says_how_it_is_run() {
+    let shop = Shop::new();
+    let build = Build::from_scratch(&Platform::host())
+        .unwrap()
+        .append_layer(&layer(shop.dir.path()))
+        .unwrap()
+        .with_entrypoint(vec!["/suijuris/init".to_owned()], Some(Vec::new()))
+        .with_setting("User", "0".into())
+        .with_setting("StopSignal", "SIGTERM".into());
+    let out = shop.dir.path().join("out");
+    build.write_layout(&out, None).await.unwrap();
+    let new = Source::layout(&out, None).unwrap();
+    let image = new.resolve(&Platform::host()).await.unwrap();
+    assert_eq!(image.config().argv(), ["/suijuris/init"]);
+    assert_eq!(image.config().user, "0");
+    assert_eq!(image.layers().len(), 1);
+    let manifest: Value = serde_json::from_slice(image.manifest()).unwrap();
+    assert_eq!(manifest["annotations"].as_object().map_or(0, |all| all.len()), 0);
+}
+
+#[tokio::test]
 async fn a_layer_and_an_entrypoint_are_added_and_the_base_stays() {
     let shop = Shop::new();
     let made = Made::usual();

@@ -85,6 +85,7 @@ fn is_whole(hold: &Hold) -> bool {
     fs::read(root.layers()[0].tree.join("noise")).unwrap() == noise(300_000)
 }
 
+// proves F6
 #[tokio::test]
 async fn an_image_is_pulled_from_a_real_registry_and_from_where_it_broke_off() {
     let real = Real::open();
@@ -360,6 +361,7 @@ async fn partial_files_are_bounded_and_collected() {
     );
 }
 
+// proves F6
 #[tokio::test]
 async fn a_registry_whose_disk_was_tampered_with_is_found_out() {
     let real = Real::open();

@@ -34,6 +34,7 @@ fn write(dir: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
     path
 }
 
+// proves F6
 #[tokio::test]
 async fn an_image_is_the_same_wherever_it_comes_from() {
     let dir = tempfile::tempdir().unwrap();
@@ -161,6 +162,7 @@ fn blob(dir: &Path, bytes: &[u8]) -> std::path::PathBuf {
     dir.join("blobs/sha256").join(ContentDigest::of(bytes).hex())
 }
 
+// proves F6
 #[tokio::test]
 async fn a_layout_that_was_tampered_with_is_found_out() {
     refused(
@@ -244,6 +246,7 @@ async fn manifests_that_do_not_fit_their_config_are_refused() {
     .await;
 }
 
+// proves F6
 #[tokio::test]
 async fn an_image_that_needs_an_account_is_pulled_with_it_only() {
     let real = Real::with_accounts();

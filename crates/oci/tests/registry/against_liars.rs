@@ -497,3 +497,25 @@ async fn plain_http_beyond_this_machine_needs_to_be_asked_for() {
     };
     failed(stage.pull(plain).await, "is not in");
 }
+
+#[tokio::test]
+async fn nothing_of_this_machine_is_reached_by_who_wants_only_what_is_elsewhere() {
+    // Someone is there, under its address, under a name, and behind a redirect; nothing is asked of him.
+    let stage = Stage::new(|_| None).await;
+    let elsewhere = Options {
+        only_elsewhere: true,
+        ..Options::default()
+    };
+    failed(stage.pull(elsewhere.clone()).await, "is this machine");
+    for name in ["localhost", "localhost.localdomain"] {
+        let port = stage.liar.address.rsplit_once(':').unwrap().1.to_owned();
+        let reference: suijuris_oci::Reference = format!("{name}:{port}/a/b:v1").parse().unwrap();
+        let registry = Registry::new(reference.host(), elsewhere.clone()).unwrap();
+        let refused = registry.resolve(&reference).await;
+        assert!(
+            matches!(refused, Err(RegistryError::Unreachable { .. })),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(stage.liar.seen().len(), 0);
+}
