@@ -71,6 +71,9 @@ pub struct Patch {
     /// Items to add to sets, lists and maps.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub append: BTreeMap<String, Value>,
+    /// Numbers above zero to add to counters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub add: BTreeMap<String, i64>,
     /// Fields to empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unset: Vec<String>,
@@ -80,6 +83,14 @@ pub struct Patch {
     /// Root that memory must have for the patch to be made, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect_root: Option<String>,
+}
+
+impl Patch {
+    /// The fields that it writes, in no order; one may be named twice.
+    pub fn fields(&self) -> impl Iterator<Item = &String> {
+        let values = self.set.keys().chain(self.append.keys());
+        values.chain(self.add.keys()).chain(&self.unset)
+    }
 }
 
 /// Answer to a patch: it is durable.
@@ -106,7 +117,8 @@ pub struct Hold {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Messages {
-    /// CloudEvents 1.0 in JSON, each with its `key` and the instant at which it was `accepted`.
+    /// CloudEvents 1.0 in JSON, each with its `key` and the instant at which it was `accepted`; for owners also with how many
+    /// `deliveries` it had, and whether it is `set_aside`.
     pub messages: Vec<Value>,
     /// How many waited when last counted; at most 1,000.
     pub waiting: u64,

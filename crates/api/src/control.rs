@@ -1,9 +1,12 @@
 //! Messages between the command line and `up`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Patch;
 use crate::event::Verdict;
+use crate::history::Paused;
 use crate::owner::{Approval, SignedRequest};
 
 /// From the command line to `up`: one JSON line each. What nobody signed is asked by the host.
@@ -25,6 +28,16 @@ pub enum ControlRequest {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         patch: Option<Patch>,
     },
+    /// Leave for another place, if the rules permit: whoever runs the object lets go of it once it has departed.
+    Depart {
+        /// The place, as rules see it.
+        to: Place,
+        /// The place, for people.
+        place: String,
+        /// What owners signed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signed: Option<Box<SignedRequest>>,
+    },
     /// End the object, as these owners approve.
     Terminate {
         /// What they signed.
@@ -32,6 +45,21 @@ pub enum ControlRequest {
     },
     /// How is it?
     Status,
+}
+
+/// A place where machines are, as rules see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Its region.
+    pub region: String,
+    /// What carries machines there; `capsule` where it goes into a file, `nowhere` where it is forgotten.
+    pub provider: String,
+    /// Class of machine.
+    pub class: String,
+    /// Host.
+    pub id: String,
 }
 
 /// Answer to a request.
@@ -58,6 +86,12 @@ pub enum Reply {
         url: String,
         /// The key that owners' requests to this `up` are signed for.
         server: String,
+        /// That the object is left alone after a failure, where it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        paused: Option<Paused>,
+        /// Its holds: names, with the time they have left in milliseconds.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        holds: BTreeMap<String, u64>,
     },
     /// It could not be done.
     Error {

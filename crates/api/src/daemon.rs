@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Patch;
-use crate::event::Stamped;
+use crate::control::Place;
+use crate::event::{Stamped, Verdict};
 use crate::owner::{Approval, SignedRequest};
 
 /// A daemon.
@@ -43,7 +44,8 @@ pub struct Object {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// `opening`, `dormant`, `paused`, `waking`, `active`, `draining`, `suspended`, `broken`, `lost` or `stopped`;
-    /// `terminated`, `departed` or `quarantined` for one that its history keeps from waking.
+    /// `archived` for an instance that slept longer than `archive_after`; `terminated`, `departed` or `quarantined` for one that its
+    /// history keeps from waking.
     pub phase: String,
     /// Where callers reach it.
     pub url: String,
@@ -57,6 +59,9 @@ pub struct Object {
     /// How long it was awake in all its life, seconds.
     #[serde(default)]
     pub awake_seconds: u64,
+    /// Number of its last activation; absent while the daemon does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
 }
 
 /// Objects, a page of them.
@@ -312,6 +317,172 @@ pub struct Amend {
 pub struct Terminate {
     /// What its owners signed.
     pub approvals: Vec<Approval>,
+}
+
+/// Takes an object out of the daemon: it is asked to sleep, and to leave.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Remove {
+    /// The capsule to write, an absolute path on the daemon's host; in the daemon's archive where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub to: Option<PathBuf>,
+    /// Whom its key is sealed to in the capsule: age recipients.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seal_to: Vec<String>,
+    /// Nothing of it is kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forget: bool,
+    /// Against its rules: recorded as the host's act.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// That it sleeps, signed by owners; asked by the host where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep: Option<Box<SignedRequest>>,
+    /// That it leaves, signed by owners: `remove`, over the place that it goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Box<SignedRequest>>,
+}
+
+/// Moves an object.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Migrate {
+    /// Where to.
+    pub to: MoveTo,
+    /// Whom its key is sealed to in a capsule: age recipients.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seal_to: Vec<String>,
+    /// The workload's volume does not go into the file beside the capsule.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leave_volume: bool,
+    /// That it sleeps, signed by owners; asked by the host where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sleep: Option<Box<SignedRequest>>,
+    /// That it moves, signed by owners: `migrate`, over the place that it goes to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Box<SignedRequest>>,
+}
+
+/// Where an object moves to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum MoveTo {
+    /// Another directory on the daemon's host, an absolute path; it arrives there.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    Dir(PathBuf),
+    /// A capsule on the daemon's host, an absolute path; whoever imports it lets it arrive.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    File(PathBuf),
+    /// Another server, which was offered it: it is packed for whoever carries it there.
+    Server {
+        /// Where that is, as rules see it.
+        place: Place,
+        /// How it is reached, for people.
+        url: String,
+    },
+    /// Nowhere: it departed, has not arrived, and is taken back.
+    Back,
+}
+
+/// What became of an object that was to leave.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Left {
+    /// The verdict by which it refuses; all else is absent then, and it is where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Verdict>,
+    /// Position of the record of its departure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub departed: Option<u64>,
+    /// Position of the record of its arrival.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrived: Option<u64>,
+    /// The capsule that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub capsule: Option<PathBuf>,
+    /// The workload's volume beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub volume: Option<PathBuf>,
+    /// The directory that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub data: Option<PathBuf>,
+}
+
+impl Left {
+    /// It refuses.
+    #[must_use]
+    pub fn refused(verdict: Verdict) -> Self {
+        Self {
+            refused: Some(verdict),
+            ..Self::default()
+        }
+    }
+}
+
+/// Offers an object to this server, before it departs from another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Offer {
+    /// The object.
+    pub object: String,
+    /// What it would be called here: a DNS label.
+    pub name: String,
+    /// The definition in force.
+    pub bundle: BundleParts,
+    /// That it moves here, signed by an owner whom this server receives from: `migrate`, over `arrives at this server`.
+    pub signed: Box<SignedRequest>,
+}
+
+/// What an offer is answered with: it would be taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Offered {
+    /// Whom its key is sealed to: an age recipient, of this offer alone.
+    pub recipient: String,
+    /// Where it would be, as its rules see that.
+    pub place: Place,
+}
+
+/// A part of an object came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Received {
+    /// The object.
+    pub object: String,
+}
+
+/// Who has a key of a class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ClassKey {
+    /// Id of the class.
+    pub class: String,
+    /// The key.
+    pub key: String,
+    /// The object that has it, or had it.
+    pub object: String,
+    /// `founding`, `founded`, or `tombstone`: it was removed, and the key stays taken.
+    pub state: String,
+    /// Who holds or held the object: host and process.
+    pub who: String,
+}
+
+/// Frees the key of a removed instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct FreeKey {
+    /// That it is freed, signed by an owner of the class: `remove` of the object that had it, over `free CLASS/KEY` with the
+    /// id of the class.
+    pub signed: Box<SignedRequest>,
 }
 
 /// Changes the template from which new instances of a class are founded.

@@ -1,6 +1,8 @@
 //! What an object was and did, as documents: its state, its log, decisions explained, asked about and verified. The control
 //! API of a daemon answers with them, and commands print them with `--json`, whoever made them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -26,6 +28,26 @@ pub const KINDS: [&str; 15] = [
     "restored",
     "terminated",
 ];
+
+/// A timer that will propose `wake`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NextTimer {
+    /// Its name.
+    pub name: String,
+    /// When it is due, RFC 3339; not later than now where it waits to be dealt with.
+    pub at: String,
+}
+
+/// An object that is left alone after a failure; an owner's wake is tried at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Paused {
+    /// For so long yet, seconds.
+    pub seconds: u64,
+    /// After what: `crashed (exit 1)`.
+    pub why: String,
+}
 
 /// An object as it stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,10 +94,25 @@ pub struct State {
     pub refused: u64,
     /// Time awake in all its life, seconds.
     pub awake_seconds: Option<u64>,
-    /// Activations in a row that were cut off.
+    /// Activations in a row that were cut off, or whose workload crashed or never became ready.
     pub crashes: u64,
+    /// That it is left alone after a failure, where somebody runs it and it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
+    /// Its holds, where somebody runs it: names, with the time they have left in milliseconds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub holds: BTreeMap<String, u64>,
     /// The last write is incomplete; the next start removes it.
     pub torn: bool,
+    /// The timer that is due next, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_timer: Option<NextTimer>,
+    /// Messages that wait, where that could be seen; those set aside among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<u64>,
+    /// Messages that are set aside.
+    #[serde(default)]
+    pub set_aside: u64,
     /// Its owners' keys.
     pub controllers: Vec<String>,
     /// How many of them must sign.
@@ -237,7 +274,7 @@ pub struct Replay {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Supposed {
-    /// `wake`, `remain`, `admit`, `sleep`, `mutate`, `read`, `migrate`, `fork`, `amend` or `terminate`.
+    /// `wake`, `remain`, `admit`, `sleep`, `mutate`, `read`, `migrate`, `fork`, `amend`, `terminate` or, in tests of a class, `instantiate`.
     pub action: String,
     /// Who proposes: `caller`, `host`, `timer`, `controller`, `workload` or `self`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -281,6 +318,9 @@ pub struct Supposed {
     /// Claims of that token, `NAME=VALUE`; the value is JSON, or text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claims: Vec<String>,
+    /// How often the one who asks did so in the running window, this time included, `NAME=N`; 1 where a rate is not named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rates: Vec<String>,
     /// Holds in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<String>,
@@ -293,9 +333,19 @@ pub struct Supposed {
     /// When: RFC 3339, or a length of time from now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
-    /// As if this were written now, `FIELD=VALUE`; the value is JSON, or text for a field that holds text.
+    /// What a `mutate` writes; for any other action, as if this were written now. `FIELD=VALUE`; the value is JSON, or text
+    /// for a field that holds text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<String>,
+    /// The same for counters: added to them, `FIELD=NUMBER`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<String>,
+    /// The same for sets, lists and maps: items added to them, `FIELD=VALUE`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub append: Vec<String>,
+    /// The same: fields that are emptied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unset: Vec<String>,
 }
 
 /// What would be decided.
@@ -390,6 +440,16 @@ pub struct Fault {
     pub offset: Option<u64>,
     /// What is wrong.
     pub message: String,
+}
+
+/// What became of a message that waited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MessageOutcome {
+    /// Its key in the inbox.
+    pub key: String,
+    /// `retried` or `dropped`.
+    pub outcome: String,
 }
 
 /// A message was taken.

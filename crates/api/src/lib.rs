@@ -5,11 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod agent;
 pub mod control;
 pub mod daemon;
 pub mod event;
 pub mod history;
+pub mod json;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 pub mod owner;

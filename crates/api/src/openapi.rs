@@ -8,11 +8,13 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::agent::{Memory, Messages};
 use crate::control::Reply;
 use crate::daemon::{
-    AddClass, AddObject, Amend, AmendClass, ApiToken, ApiTokenList, ApprovalList, Class, ClassList, Daemon,
-    MakeApiToken, NewApiToken, Object, ObjectEvent, ObjectList, OwnerApproval, PatchMemory, Signed,
-    Terminate,
+    AddClass, AddObject, Amend, AmendClass, ApiToken, ApiTokenList, ApprovalList, Class, ClassKey, ClassList,
+    Daemon, FreeKey, Left, MakeApiToken, Migrate, NewApiToken, Object, ObjectEvent, ObjectList, Offer,
+    Offered, OwnerApproval, PatchMemory, Received, Remove, Signed, Terminate,
 };
-use crate::history::{Log, Rejudge, Rejudged, Sent, State, Supposed, Verification, WhatIf, Why};
+use crate::history::{
+    Log, MessageOutcome, Rejudge, Rejudged, Sent, State, Supposed, Verification, WhatIf, Why,
+};
 use crate::problem::Problem;
 use crate::routes::{DAEMON, Needs, OBJECT, OBJECT_PREFIXES, Operation, Route};
 
@@ -31,6 +33,8 @@ fn bounds() -> Vec<(&'static str, &'static str, Value)> {
     vec![
         ("AddObject", "name", pattern(LABEL)),
         ("AddClass", "class", pattern(LABEL)),
+        ("Offer", "name", pattern(LABEL)),
+        ("Offer", "object", pattern(ID)),
         ("MakeApiToken", "name", pattern(LABEL)),
         ("BundleParts", "manifest", pattern(BASE64)),
         ("BundleParts", "program", pattern(BASE64)),
@@ -143,7 +147,14 @@ fn documents(operation: Operation) -> Documents {
         Operation::ListTokens => of(None, "ApiTokenList"),
         Operation::CreateToken => of(Some("MakeApiToken"), "NewApiToken"),
         Operation::RevokeToken => of(None, "ApiToken"),
-        Operation::ShowObject | Operation::RemoveObject => of(None, "Object"),
+        Operation::ShowObject => of(None, "Object"),
+        Operation::RemoveObject => of(Some("Remove"), "Left"),
+        Operation::Migrate => of(Some("Migrate"), "Left"),
+        Operation::Offer => of(Some("Offer"), "Offered"),
+        Operation::ReceiveCapsule | Operation::ReceiveVolume => of(Some("Bytes"), "Received"),
+        Operation::Arrive => of(None, "Object"),
+        Operation::ShowKey => of(None, "ClassKey"),
+        Operation::FreeKey => of(Some("FreeKey"), "ClassKey"),
         Operation::State => of(None, "State"),
         Operation::Log => Documents {
             query: vec![
@@ -187,6 +198,7 @@ fn documents(operation: Operation) -> Documents {
             query: vec![("limit", number(1, 1_000), "So many at most; 100 where absent")],
             ..of(None, "Messages")
         },
+        Operation::RetryMessage | Operation::DropMessage => of(None, "MessageOutcome"),
         Operation::Send => of(Some("CloudEvent"), "Sent"),
         Operation::ListApprovals => of(None, "ApprovalList"),
         Operation::Approve => of(Some("OwnerApproval"), "ApprovalList"),
@@ -264,7 +276,11 @@ fn put(paths: &mut Map<String, Value>, path: &str, route: &Route, of: &str) {
     if let Some(body) = documents.body
         && let Some(operation) = operation.as_object_mut()
     {
-        let body = json!({"required": true, "content": {"application/json": {"schema": reference(body)}}});
+        let media = match body {
+            "Bytes" => "application/octet-stream",
+            _ => "application/json",
+        };
+        let body = json!({"required": true, "content": {media: {"schema": reference(body)}}});
         operation.insert("requestBody".to_owned(), body);
     }
     let item = paths.entry(path.to_owned()).or_insert_with(|| json!({}));
@@ -281,6 +297,10 @@ fn in_path_parameter(name: &str) -> Value {
         ),
         "class" => ("Name of a class", json!({"type": "string", "minLength": 1})),
         "key" => ("Key of an instance", json!({"type": "string", "minLength": 1})),
+        "offered" => (
+            "Id of an object that was offered",
+            json!({"type": "string", "minLength": 1}),
+        ),
         "token" => ("Name of a token", json!({"type": "string", "minLength": 1})),
         _ => (
             "`last`, the position of a record, or the id that a refused caller quotes",
@@ -319,8 +339,17 @@ fn schemas() -> Result<Map<String, Value>, String> {
     found.with::<Reply>();
     found.with::<Amend>();
     found.with::<Terminate>();
+    found.with::<Remove>();
+    found.with::<Migrate>();
+    found.with::<Left>();
+    found.with::<Offer>();
+    found.with::<Offered>();
+    found.with::<Received>();
+    found.with::<ClassKey>();
+    found.with::<FreeKey>();
     found.with::<Messages>();
     found.with::<Sent>();
+    found.with::<MessageOutcome>();
     found.with::<ApprovalList>();
     found.with::<OwnerApproval>();
     found.with::<Problem>();
@@ -337,6 +366,7 @@ fn schemas() -> Result<Map<String, Value>, String> {
     let signed = serde_json::to_value(Signed::schema()).map_err(|error| error.to_string())?;
     schemas.insert("SignedDocument".to_owned(), signed);
     schemas.insert("CloudEvent".to_owned(), cloud_event());
+    schemas.insert("Bytes".to_owned(), json!({"type": "string", "format": "binary"}));
     schemas.insert("AnyDocument".to_owned(), json!({"type": "object"}));
     for (schema, member, bound) in bounds() {
         bind(&mut schemas, schema, member, &bound)?;

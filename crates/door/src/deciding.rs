@@ -11,11 +11,7 @@ use suijuris_core::lineage::{Decision, Outcome};
 
 /// The decision of `wake`, or that of `admit` where `wake` is permitted and a request asks.
 pub(crate) fn evaluate(subject: Subject<'_>, inputs: Inputs) -> Decision {
-    let wake = decide::evaluate(subject, Action::Wake, inputs);
-    if wake.outcome != Outcome::Permit {
-        return wake;
-    }
-    admission(subject, &wake.inputs).unwrap_or(wake)
+    decide::evaluate_asleep(subject, inputs)
 }
 
 /// The same with a permit to wake, and the words of `wake` where both are permitted.

@@ -27,6 +27,7 @@ use crate::config::{Config, Limits, Location};
 use crate::heads::{self, Found, Trust};
 use crate::metrics::Metrics;
 use crate::notes::Notes;
+use crate::rates::RateTables;
 use crate::single_flight::SingleFlight;
 use crate::sleepers::Sleepers;
 use crate::waker::Waker;
@@ -91,6 +92,7 @@ pub struct Door {
     waker: Box<dyn Waker>,
     wakes: SingleFlight,
     notes: Notes,
+    rates: RateTables,
     pub(crate) metrics: Metrics,
     limits: Limits,
     trust: Trust,
@@ -154,6 +156,7 @@ impl Door {
             wakes: SingleFlight::new(limits.pauses),
             deferred: SingleFlight::new(limits.pauses),
             notes: Notes::new(limits.noted),
+            rates: RateTables::default(),
             metrics: Metrics::default(),
             trust,
             host: place.host(),

@@ -27,6 +27,7 @@ mod pack;
 pub mod prepared;
 pub mod problems;
 pub mod proposal;
+mod rates;
 pub mod routes;
 mod secret;
 mod server;

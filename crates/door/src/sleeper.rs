@@ -4,6 +4,7 @@
 //! The state stays with the caller, who also records what is refused; nothing here waits or reads a depot. Called by
 //! `up`. Many objects at once are the table's affair ([`crate::Sleepers`]); both decide by the same functions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use suijuris_api::Problem;
@@ -13,6 +14,7 @@ use suijuris_core::decide::{Verdict, View};
 use suijuris_core::governance::Vocabulary;
 use suijuris_core::inputs::{Host, Request, Witnessed};
 use suijuris_core::lineage::{Decision, Fired, Head, Refused, State};
+use suijuris_core::memory::Name;
 use suijuris_core::refusals::RefusalId;
 use suijuris_core::time::{Now, Ratchet, Reading, Timestamp};
 use suijuris_core::trigger::Pending;
@@ -36,6 +38,7 @@ pub struct Sleeper {
     pending: u64,
     ratchet: Ratchet,
     tally: Tally,
+    incapable: bool,
 }
 
 impl Sleeper {
@@ -51,7 +54,13 @@ impl Sleeper {
             pending: 0,
             ratchet: Ratchet::new(head.at),
             tally: Tally::default(),
+            incapable: false,
         }
+    }
+
+    /// Whether no machine here can run what it carries: then it is not woken, whatever its rules say.
+    pub const fn incapable(&mut self, incapable: bool) {
+        self.incapable = incapable;
     }
 
     /// The bundle that it carries.
@@ -96,13 +105,20 @@ impl Sleeper {
         authenticate::proposal(&self.prepared, self.object, now, credentials, request)
     }
 
-    /// Decides `wake`, and for a request `admit` as well, on the object's `state`.
-    pub fn decide(&mut self, state: &State, proposal: &Proposal, reading: Reading) -> Verdict {
+    /// Decides `wake`, and for a request `admit` as well, on the object's `state`; `rates`: how often whoever asks did so.
+    pub fn decide(
+        &mut self,
+        state: &State,
+        proposal: &Proposal,
+        rates: BTreeMap<Name, i64>,
+        reading: Reading,
+    ) -> Verdict {
         let now = self.now(reading);
         let mut inputs = proposal
             .clone()
             .inputs(now, self.place.clone(), self.witnessed, self.pending);
-        inputs.conditions.incapable = !self.prepared.bundle().manifest.workload.can_run();
+        inputs.conditions.incapable = self.incapable;
+        inputs.rates = rates;
         deciding::decide(View::new(state, &self.prepared.bundle().rules), inputs)
     }
 

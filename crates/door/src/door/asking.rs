@@ -5,7 +5,7 @@ use std::sync::Arc;
 use suijuris_api::Problem;
 use suijuris_api::event::Event;
 use suijuris_core::ObjectId;
-use suijuris_core::inputs::{Inputs, Witnessed};
+use suijuris_core::inputs::{Inputs, Witnessed, asker};
 use suijuris_core::lineage::{Decision, Outcome, Refused};
 use suijuris_core::time::{Now, Ratchet};
 use suijuris_words::verdict;
@@ -60,11 +60,18 @@ impl Door {
         let reading = (self.clock)();
         let authenticated = self.sleepers.with_prepared(object, |prepared, at| {
             let now = Ratchet::new(at).observe(reading);
-            authenticate::proposal(prepared, object, now, check.credentials(), |words| {
+            let proposal = authenticate::proposal(prepared, object, now, check.credentials(), |words| {
                 request(words, &check.head)
-            })
+            })?;
+            let declared = &prepared.bundle().manifest.rates;
+            let rates = asker(&proposal.principal, proposal.request.as_ref())
+                .map(|asker| self.rates.next(object, declared, &asker, now.at));
+            Ok((proposal, rates.unwrap_or_default()))
         })?;
-        Some(authenticated.map(|proposal| self.inputs(proposal)))
+        Some(authenticated.map(|(proposal, rates)| Inputs {
+            rates,
+            ..self.inputs(proposal)
+        }))
     }
 
     /// The facts of a proposal.
@@ -114,6 +121,10 @@ impl Door {
     fn refused(&self, object: ObjectId, decision: &Decision) -> Problem {
         let noted = self.sleepers.with_prepared(object, |prepared, _| {
             let bundle = prepared.bundle().id();
+            if let Some(asker) = asker(&decision.inputs.principal, decision.inputs.request.as_ref()) {
+                let declared = &prepared.bundle().manifest.rates;
+                self.rates.count(object, declared, &asker, decision.inputs.now.at);
+            }
             let (id, told) = self.notes.add((object, bundle), decision, self.now());
             (problems::refused(prepared, object, decision, &id), told)
         });

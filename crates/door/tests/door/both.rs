@@ -1,5 +1,6 @@
 //! One question, asked at the server and at the door that has the state open: the same problem document.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,6 +9,9 @@ use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Protocol;
 use suijuris_core::inputs::{Request, Witnessed};
 use suijuris_core::manifest::{Algorithm, CallerKey};
+use suijuris_core::memory::Name;
+use suijuris_core::rates::{Per, Rate};
+use suijuris_core::time::Span;
 use suijuris_door::config::Location;
 use suijuris_door::{Credentials, PreparedBundle, Sleeper};
 
@@ -54,7 +58,7 @@ fn open(
     let reading = reading(rig.now());
     let problem = match sleeper.authenticate(credentials, |_| Ok(request), reading) {
         Err(problem) => problem,
-        Ok(proposal) => match sleeper.decide(&life.state, &proposal, reading) {
+        Ok(proposal) => match sleeper.decide(&life.state, &proposal, BTreeMap::new(), reading) {
             Verdict::Refuse(decision) => sleeper.problem(&decision),
             Verdict::Permit(..) => return None,
         },
@@ -131,4 +135,31 @@ async fn the_door_of_many_and_the_door_of_one_answer_with_the_same_problem() {
         }
         rig.end().await;
     }
+}
+
+// proves D5
+#[tokio::test]
+async fn what_the_door_of_many_refuses_counts_towards_the_rates_of_the_object() {
+    let rules = r#"
+    @id("wake") permit(principal, action == Action::"wake", resource);
+    @id("open") permit(principal, action == Action::"admit", resource) when { context.request.path == "/open" };
+    @id("enough") @reason("too often") @status("429")
+    forbid(principal, action == Action::"admit", resource) when { context.rate.calls > 2 };
+    "#;
+    let mut definition = Definition::rules(rules);
+    let rate = Rate {
+        per: Per::Peer,
+        window: Span(86_400_000),
+    };
+    definition.vocabulary.rates = BTreeMap::from([(Name::new("calls").unwrap(), rate)]);
+    let rig = Rig::new().await;
+    let built = definition.build().unwrap();
+    let life = Life::create(&built.bundle, "a");
+    let object = rig.lay_to_rest(&built, life, None).await;
+    for (path, status) in [("/shut", 403), ("/shut", 403), ("/shut", 429), ("/open", 429)] {
+        let head = format!("GET /ext_authz{path} HTTP/1.1\r\nhost: {object}.test");
+        let answer = rig.send(&head, b"").await;
+        assert_eq!((answer.status, rig.starts()), (status, 0), "{path}: {answer:?}");
+    }
+    rig.end().await;
 }

@@ -86,6 +86,7 @@ impl Definition {
                 port: 0,
                 ready: Ready::Tcp,
                 ready_within: Span(10_000),
+                live: None,
                 stop_signal: 15,
                 stop_within: Span(5_000),
                 network: Network::Private,
@@ -102,6 +103,7 @@ impl Definition {
                 drain: Span(5_000),
                 linger: Span(250),
                 api: false,
+                cors: Vec::new(),
             },
             memory: self.vocabulary.memory.clone(),
             governance: BlobId::of(self.source.as_bytes()),
@@ -113,6 +115,8 @@ impl Definition {
             },
             callers: self.callers.clone(),
             claims: self.vocabulary.claims.clone(),
+            rates: self.vocabulary.rates.clone(),
+            elsewhere: BTreeMap::new(),
             sleep: SleepMode::Stop,
             witness: Witness::Optional,
             lease: suijuris_core::manifest::LEASE,
@@ -170,6 +174,7 @@ impl Life {
             nonce: vec![7; 16],
             parent: None,
             class,
+            ticket: None,
         };
         let schema = Arc::clone(bundle.schema());
         let (state, first) = State::create(inception, BORN, bundle.id(), schema, &key(name, 1)).unwrap();

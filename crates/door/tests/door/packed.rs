@@ -8,7 +8,7 @@ use suijuris_core::decide::{self, Refused, Verdict, View};
 use suijuris_core::governance::{Action, Facts, Principal as Who, RuleSet};
 use suijuris_core::inputs::{Caller, Host, Inputs, Principal, Request, Trigger, Vehicle, Witnessed};
 use suijuris_core::lineage::{Decision, Fired, Outcome};
-use suijuris_core::memory::{Change, Write};
+use suijuris_core::memory::{Change, Kind, Value, Write};
 use suijuris_core::time::{Quality, Ratchet, Reading, Timestamp};
 use suijuris_door::sleepers::QuickDecision;
 use suijuris_door::{PreparedBundle, Proposal, Sleeper, Sleepers};
@@ -155,7 +155,8 @@ fn one(seed: u64, tally: &mut Tally) {
         random.next();
         let world = World::new(&mut random, &vocabulary, focus);
         write(&mut life, &world);
-        let inputs = inputs(&world.facts(), &vocabulary, &mut random);
+        let changes = world.changes();
+        let inputs = inputs(&world.facts(&changes), &vocabulary, &mut random);
         let quality = *random.pick(&[Quality::Unknown, Quality::Host, Quality::Synced]);
         propose(
             &life,
@@ -170,7 +171,7 @@ fn one(seed: u64, tally: &mut Tally) {
 
 /// Writes what the memory of a world holds.
 fn write(life: &mut Life, world: &World) {
-    let facts = world.facts();
+    let facts = world.facts(&[]);
     let written: BTreeMap<_, _> = facts
         .object
         .memory
@@ -178,7 +179,13 @@ fn write(life: &mut Life, world: &World) {
         .filter_map(|(name, _, cell)| Some((cell.as_of?, (name.clone(), cell.value.clone()?))))
         .collect();
     for (at, (name, value)) in written {
-        life.write(Change::from([(name, Write::Set(value))]), at);
+        let counter = facts.object.memory.schema().field(name.as_str());
+        let counter = counter.is_some_and(|field| matches!(field.kind, Kind::Counter { .. }));
+        let write = match value {
+            Value::Int(count) if counter => Write::Add(count),
+            value => Write::Set(value),
+        };
+        life.write(Change::from([(name, write)]), at);
     }
 }
 
@@ -250,7 +257,7 @@ fn open(life: &Life, built: &Built, inputs: &Inputs, reading: Reading, expect: &
         request: inputs.request.clone(),
         fired: Fired::new(),
     };
-    match sleeper.decide(&life.state, &proposal, reading) {
+    match sleeper.decide(&life.state, &proposal, BTreeMap::new(), reading) {
         Verdict::Refuse(decision) => assert_eq!(*decision, *expect),
         Verdict::Permit(permit, decision) => {
             let view = View::new(&life.state, &built.bundle.rules);
