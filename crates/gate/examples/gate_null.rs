@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(gate.serve(listener, handed_over))?;
+    let serving = tokio::task::LocalSet::new();
+    serving.block_on(&runtime, gate.serve(listener, handed_over))?;
     Ok(())
 }

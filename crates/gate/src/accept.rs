@@ -43,7 +43,7 @@ pub(crate) fn turn_away(mut stream: Stream, protocol: Protocol) {
     if matches!(protocol, Protocol::Http | Protocol::H2c) {
         // Best effort: reading what has come keeps the close from becoming a reset.
         let cx = &mut Context::from_waker(Waker::noop());
-        let answer = refusal::render_http1(&Refusal::too_many_connections(), false);
+        let answer = refusal::render_http1(&Refusal::too_many_connections(), false, None);
         let mut unread = [0; 4096];
         let _read = Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut unread));
         let _written = Pin::new(&mut stream).poll_write(cx, &answer);

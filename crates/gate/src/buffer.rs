@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::limits::HEAD_BYTES;
+use crate::limits::{HEAD_BYTES, RESPONSE_HEAD_BYTES};
 
-/// Room for what the workload sends at once: two reads of a large loopback segment.
-const ANSWER_BYTES: usize = 64 * 1024;
+/// Room for what the workload sends at once: its head at most, which is two reads of a large loopback segment.
+const ANSWER_BYTES: usize = RESPONSE_HEAD_BYTES;
 
 /// Up to this much of a response body is copied behind its head, so that one plain write sends both.
 pub(crate) const COPY_BYTES: usize = 4 * 1024;

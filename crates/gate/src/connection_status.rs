@@ -61,7 +61,9 @@ impl<'x, A: Authorizer> Reviewed<'x, A> {
                     ConnectionStatus::Good
                 }
                 Admission::Hold => ConnectionStatus::Held,
-                Admission::Refuse(_) => ConnectionStatus::Revoked,
+                Admission::Refuse(_) | Admission::Later(_) | Admission::Answer(_) => {
+                    ConnectionStatus::Revoked
+                }
             },
         }
     }

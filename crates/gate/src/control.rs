@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -44,6 +45,7 @@ struct State {
     round: Cell<u64>,
     cuts: Cell<u64>,
     drained: Cell<bool>,
+    workload: Cell<Option<SocketAddr>>,
     started: Instant,
     now_ms: Cell<u64>,
     slots: RefCell<Vec<Weak<Slot>>>,
@@ -59,6 +61,7 @@ impl Control {
             round: Cell::new(0),
             cuts: Cell::new(0),
             drained: Cell::new(false),
+            workload: Cell::new(None),
             started: Instant::now(),
             now_ms: Cell::new(0),
             slots: RefCell::default(),
@@ -79,6 +82,15 @@ impl Control {
             self.0.drained.set(false);
         }
         self.ask_again();
+    }
+
+    /// The workload listens here, as whoever looked found out: connections to a workload by TCP go there from now on.
+    pub fn found_workload(&self, at: SocketAddr) {
+        self.0.workload.set(Some(at));
+    }
+
+    pub(crate) fn workload(&self) -> Option<SocketAddr> {
+        self.0.workload.get()
     }
 
     /// The time to finish what is in flight is over: who has no answer yet gets the object's own.

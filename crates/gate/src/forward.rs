@@ -11,11 +11,20 @@ use crate::response;
 /// Prefix of the header fields that only the gate may set.
 pub const RESERVED_PREFIX: &str = "x-suijuris-";
 
-/// Header fields that the authorizer adds to an admitted request. The buffer is reused.
+/// What the authorizer changes in the head of an admitted request, or at an edge in that of its answer: fields that are added,
+/// and at an edge fields that stay behind and another target. The buffer is reused.
 #[derive(Debug, Default)]
 pub struct Forwarding {
     lines: String,
+    hidden: &'static [&'static str],
+    hidden_too: Vec<String>,
+    target: Option<String>,
 }
+
+/// Another target that is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a request's target is a path of visible ASCII that begins with a slash")]
+pub struct BadTarget;
 
 /// A field that cannot stand in a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,13 +48,62 @@ impl Forwarding {
         Ok(())
     }
 
+    /// Adds fields that were pushed elsewhere, and so can stand in a head.
+    pub fn push_all(&mut self, fields: &Self) {
+        self.lines.push_str(&fields.lines);
+    }
+
     /// The fields pushed so far.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.lines.lines().filter_map(|line| line.split_once(": "))
     }
 
+    /// Leaves behind what the other side sent of these fields, in lower case, with either dash. Used at an edge only.
+    pub fn hide(&mut self, names: &'static [&'static str]) {
+        self.hidden = names;
+    }
+
+    /// Leaves behind one more field. Used at an edge only.
+    pub fn hide_too(&mut self, name: &str) {
+        self.hidden_too.push(name.to_ascii_lowercase());
+    }
+
+    /// Sends the request to this path and query in place of its own. Used at an edge only.
+    ///
+    /// # Errors
+    /// [`BadTarget`]; the request keeps its own then.
+    pub fn retarget(&mut self, target: &str) -> Result<(), BadTarget> {
+        if !target.starts_with('/') || !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+            return Err(BadTarget);
+        }
+        self.target = Some(target.to_owned());
+        Ok(())
+    }
+
+    pub(crate) fn target(&self) -> Option<&str> {
+        self.target.as_deref()
+    }
+
+    pub(crate) fn hides(&self, name: &str) -> bool {
+        let is = |other: &str| name.len() == other.len() && resembles(name, other);
+        self.hidden.iter().any(|hidden| is(hidden)) || self.hidden_too.iter().any(|hidden| is(hidden))
+    }
+
+    /// Those of `headers` that stay behind.
+    pub(crate) fn hidden_in(&self, headers: &http::HeaderMap) -> Vec<http::HeaderName> {
+        let hidden = |name: &&http::HeaderName| self.hides(name.as_str());
+        headers.keys().filter(hidden).cloned().collect()
+    }
+
+    pub(crate) fn lines(&self) -> &[u8] {
+        self.lines.as_bytes()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.lines.clear();
+        self.hidden = &[];
+        self.hidden_too.clear();
+        self.target = None;
     }
 }
 
@@ -136,18 +194,24 @@ pub(crate) fn is_forwarding(name: &str) -> bool {
 /// Workloads behind CGI-like interfaces read `_` as `-`, so both spellings stay.
 pub(crate) fn stays_behind(name: &str) -> bool {
     let is = |other: &str| name.len() == other.len() && resembles(name, other);
-    let known = match name.len() {
+    is_hop_by_hop(name)
+        || is("x-forwarded-for")
+        || (name.len() >= RESERVED_PREFIX.len() && resembles(name, RESERVED_PREFIX))
+}
+
+/// Whether a field belongs to one connection, or is written anew for the next.
+pub(crate) fn is_hop_by_hop(name: &str) -> bool {
+    let is = |other: &str| name.len() == other.len() && resembles(name, other);
+    match name.len() {
         2 => is("te"),
         4 => is("host"),
         7 => is("upgrade") || is("trailer"),
         10 => is("connection") || is("keep-alive"),
         14 => is("content-length") || is("http2-settings"),
-        15 => is("x-forwarded-for"),
         16 => is("proxy-connection"),
         17 => is("transfer-encoding"),
         _ => false,
-    };
-    known || (name.len() >= RESERVED_PREFIX.len() && resembles(name, RESERVED_PREFIX))
+    }
 }
 
 /// Whether `name` starts like `other`, in any case and with either dash.
@@ -156,6 +220,23 @@ fn resembles(name: &str, other: &str) -> bool {
     name.bytes()
         .zip(other.bytes())
         .all(|(have, want)| same(have, want))
+}
+
+/// Appends the head that an edge sends on to `out`: the client's, without hop-by-hop fields and those that `added` hides.
+pub(crate) fn compose_at_edge(head: &RequestHead<'_>, wire: &Wire, added: &Forwarding, out: &mut Vec<u8>) {
+    request_line(head, wire, added.target(), out);
+    let Fields::Http1(fields) = head.fields else {
+        return;
+    };
+    let nominated = Nominated(if wire.nominates { fields } else { &[] });
+    for field in fields {
+        let stays = is_hop_by_hop(field.name) || nominated.names(field.name) || added.hides(field.name);
+        if !stays {
+            response::line(field.name.as_bytes(), field.value, out);
+        }
+    }
+    framing(head, wire, out);
+    response::parts(&[added.lines(), b"\r\n"], out);
 }
 
 /// Appends the head for the workload to `out`.
@@ -168,7 +249,7 @@ pub(crate) fn compose(
     origin: &Origin,
     out: &mut Vec<u8>,
 ) {
-    request_line(head, wire, out);
+    request_line(head, wire, None, out);
     let Fields::Http1(fields) = head.fields else {
         return;
     };
@@ -212,9 +293,10 @@ pub(crate) fn compose(
     response::parts(&[b"via: 1.1 suijuris\r\n", added.lines.as_bytes(), b"\r\n"], out);
 }
 
-fn request_line(head: &RequestHead<'_>, wire: &Wire, out: &mut Vec<u8>) {
-    response::parts(&[head.method.as_bytes(), b" ", head.path.as_bytes()], out);
-    if let Some(query) = head.query {
+fn request_line(head: &RequestHead<'_>, wire: &Wire, target: Option<&str>, out: &mut Vec<u8>) {
+    let path = target.unwrap_or(&head.path);
+    response::parts(&[head.method.as_bytes(), b" ", path.as_bytes()], out);
+    if let Some(query) = head.query.filter(|_| target.is_none()) {
         response::parts(&[b"?", query.as_bytes()], out);
     }
     let version: &[u8] = if wire.version == Version::Http10 {
@@ -286,6 +368,36 @@ mod tests {
             "GET /a?b HTTP/1.1\r\nhost: h\r\nX-Other: yes\r\nx-forwarded-for: 1.2.3.4, 127.0.0.1\r\n\
              x-forwarded-proto: http\r\nvia: 1.1 suijuris\r\nx-suijuris-object: me\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn an_edge_hides_what_it_is_told_to_and_adds_nothing_itself() {
+        let mut added = Forwarding::default();
+        added.hide(&["fly-client-ip"]);
+        added.hide_too("X-Secret");
+        added.retarget("/t?u").unwrap();
+        added.push("fly-client-ip", "127.0.0.1").unwrap();
+        let sent = "GET /a?b HTTP/1.1\r\nHost: h\r\nFly-Client-IP: 1\r\nFly_Client_IP: 2\r\nx-secret: 3\r\n\
+                    X-Suijuris-Object: o\r\nX-Forwarded-For: 4\r\nTE: gzip\r\n\r\n";
+        let mut slots = slots();
+        let parsed = parse(
+            sent.as_bytes(),
+            "127.0.0.1:1".parse().unwrap(),
+            &Limits::default(),
+            &mut slots,
+        );
+        let (head, wire) = parsed.unwrap().unwrap();
+        let mut out = Vec::new();
+        compose_at_edge(&head, &wire, &added, &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "GET /t?u HTTP/1.1\r\nhost: h\r\nX-Suijuris-Object: o\r\nX-Forwarded-For: 4\r\nfly-client-ip: 127.0.0.1\r\n\r\n"
+        );
+        for bad in ["", "x", "http://h/", "/a b", "/a#b", "/\r\n"] {
+            assert_eq!(added.retarget(bad), Err(BadTarget), "{bad:?}");
+        }
+        added.clear();
+        assert!(!added.hides("x-secret") && added.target().is_none());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Accepting connections and what they share.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -7,11 +8,12 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 
 use crate::accept::{accept, turn_away};
 use crate::buffer::{FreeList, Inbound, Outbound};
 use crate::control::{Control, Elapsed, Phase, Timer};
+use crate::cors::Cors;
 use crate::forward::{Forwarding, Origin};
 use crate::handoff::{Client, Handoff};
 use crate::head::{HTTP2_PREFACE, RequestHead};
@@ -19,6 +21,8 @@ use crate::http1::{self, End};
 use crate::limits::{LINGER_BYTES, Limits};
 use crate::own::{Own, OwnAsk};
 use crate::refusal::Refusal;
+use crate::routing::Later;
+use crate::seats::{Seat, Seats};
 use crate::stream::Stream;
 use crate::traffic::{Open, Traffic};
 use crate::upstream::{Pool, Upstream};
@@ -63,11 +67,15 @@ pub struct Gate<A> {
 /// What all connections of a gate share.
 #[derive(Debug)]
 pub(crate) struct Shared<A> {
-    authorizer: A,
+    pub(crate) authorizer: A,
+    pub(crate) cors: Cors,
     pub(crate) protocol: Protocol,
     pub(crate) limits: Limits,
     pub(crate) control: Control,
     pub(crate) traffic: Rc<Traffic>,
+    pub(crate) seats: Rc<Seats>,
+    /// Counts what connections begin and end.
+    moments: Rc<Cell<u64>>,
     pub(crate) pool: Pool,
     pub(crate) clients: http2::Clients,
     pub(crate) fd_passing: fd_passing::Channel,
@@ -92,9 +100,12 @@ impl<A: Authorizer> Gate<A> {
     ) -> Self {
         let shared = Shared {
             authorizer,
+            cors: Cors::default(),
             protocol,
             control: control.clone(),
             traffic: Rc::default(),
+            seats: Rc::new(Seats::new(limits.max_connections)),
+            moments: Rc::default(),
             clients: http2::Clients::default(),
             fd_passing: fd_passing::Channel::new(&upstream),
             pool: Pool::new(upstream, &limits, control),
@@ -116,6 +127,16 @@ impl<A: Authorizer> Gate<A> {
         self
     }
 
+    /// Lets pages of other origins read the gate's own answers.
+    #[must_use]
+    pub fn readable_by(mut self, cors: Cors) -> Self {
+        // Nobody shares it before it serves.
+        if let Some(shared) = Rc::get_mut(&mut self.shared) {
+            shared.cors = cors;
+        }
+        self
+    }
+
     pub(crate) const fn shared(&self) -> &Rc<Shared<A>> {
         &self.shared
     }
@@ -126,12 +147,14 @@ impl<A: Authorizer> Gate<A> {
         Rc::clone(&self.shared.traffic)
     }
 
-    /// Serves until the phase is [`Phase::Closed`]. Needs a current-thread runtime with I/O and time.
+    /// Serves until the phase is [`Phase::Closed`]. Needs a current-thread runtime with I/O and time, and a
+    /// [`tokio::task::LocalSet`]: connections are tasks of it. Whoever has nothing else of weight in the set's main future, such
+    /// as a select over the whole program, spares each request the polling of that.
     ///
     /// `listener` is put into non-blocking mode, for every process that shares it. Without one, all connections are handed
     /// over.
     ///
-    /// Cancel safe: dropping the future closes every connection.
+    /// Cancel safe: dropping the future closes every connection, as soon as the set is polled.
     ///
     /// # Errors
     /// [`ServeError`] before the first connection; later ones concern one connection and end there.
@@ -168,9 +191,7 @@ impl<A: Authorizer> Gate<A> {
             connections: JoinSet::new(),
             cuts: self.shared.control.cuts(),
         };
-        LocalSet::new()
-            .run_until(server.run(listener, handed_over, watch))
-            .await;
+        server.run(listener, handed_over, watch).await;
         Ok(())
     }
 }
@@ -255,20 +276,20 @@ impl<A: Authorizer> Server<A> {
     }
 
     fn open(&mut self, stream: Stream, peer: SocketAddr, prefix: Vec<u8>, client: Option<Box<Client>>) {
-        let traffic = &self.gate.traffic;
-        if traffic.connections() >= self.gate.limits.max_connections {
-            traffic.count_refused();
+        let peer = client.as_ref().map_or(peer, |client| client.address);
+        let Some(place) = self.gate.place(peer) else {
+            self.gate.traffic.count_refused();
             return turn_away(stream, self.gate.protocol);
-        }
+        };
         if let Stream::Tcp(socket) = &stream {
             // Only latency is lost where it cannot be set.
             let _slower = socket.set_nodelay(true);
         }
-        let open = traffic.connection();
-        let peer = client.as_ref().map_or(peer, |client| client.address);
-        let origin = Origin::new(peer, client);
-        self.connections
-            .spawn_local(connection(Rc::clone(&self.gate), stream, origin, prefix, open));
+        let (number, origin) = (place.seat.number(), Origin::new(peer, client));
+        let ends =
+            self.connections
+                .spawn_local(connection(Rc::clone(&self.gate), stream, origin, prefix, place));
+        self.gate.seats.ends_by(number, ends);
     }
 }
 
@@ -283,7 +304,7 @@ async fn expire_and_trim<A: Authorizer>(gate: Rc<Shared<A>>) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         gate.pool.expire();
-        gate.clients.expire();
+        gate.clients.expire(gate.control.now_ms());
         if gate.traffic.in_flight() == 0 {
             gate.inbound.trim();
             gate.outbound.trim();
@@ -311,9 +332,12 @@ pub(crate) async fn connection<A: Authorizer>(
     stream: Stream,
     origin: Origin,
     prefix: Vec<u8>,
-    _open: Open,
+    place: Place,
 ) {
     let peer = origin.peer;
+    let usage = &place.seat.usage;
+    let raw = matches!(gate.protocol, Protocol::Tcp | Protocol::FdPassing);
+    let _busy = raw.then(|| usage.begin());
     if gate.protocol == Protocol::FdPassing {
         return match stream {
             Stream::Tcp(stream) => fd_passing::serve(&gate, stream, peer, &prefix).await,
@@ -333,7 +357,7 @@ pub(crate) async fn connection<A: Authorizer>(
     } else if prefix.starts_with(HTTP2_PREFACE) {
         End::Http2(prefix.into())
     } else {
-        Box::pin(http1::serve(&gate, stream, &origin, &prefix)).await
+        Box::pin(http1::serve(&gate, stream, &origin, usage, &prefix)).await
     };
     match end {
         End::Reset => return,
@@ -344,11 +368,17 @@ pub(crate) async fn connection<A: Authorizer>(
         }
         End::Http2(read) => {
             if let Some(stream) = guard.0.take() {
-                http2::serve(&gate, stream, origin, read).await;
+                http2::serve(&gate, stream, origin, usage, read).await;
             }
         }
     }
     guard.0 = None;
+}
+
+/// A connection's place among the others.
+pub(crate) struct Place {
+    _open: Open,
+    seat: Seat,
 }
 
 /// Resets a connection that is dropped in the middle of something, so that its end cannot be taken for a whole.
@@ -370,12 +400,14 @@ pub(crate) enum Judged<P> {
     Refuse(Box<Refusal>),
     /// The object answers itself.
     Own(OwnAsk),
+    Later(Later<P>),
+    Answer(Box<http::Response<bytes::Bytes>>),
 }
 
 impl<A: Authorizer> Shared<A> {
     /// The verdict on a request, as far as the phase lets one be asked for.
     pub(crate) fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Judged<A::Permit> {
-        let admission = if head.is_reserved() {
+        let admission = if head.is_reserved() && !A::EDGE {
             // The object answers while it drains, too: a write counts as long as it has not gone to sleep.
             match self.control.phase() {
                 Phase::Holding => Admission::Hold,
@@ -393,6 +425,8 @@ impl<A: Authorizer> Shared<A> {
             Admission::Forward(permit) => Judged::Forward(permit),
             Admission::Hold => Judged::Hold,
             Admission::Refuse(refusal) => Judged::Refuse(refusal),
+            Admission::Later(later) => Judged::Later(later),
+            Admission::Answer(answer) => Judged::Answer(answer),
         }
     }
 
@@ -420,6 +454,13 @@ impl<A: Authorizer> Shared<A> {
         Refusal::upstream_failed()
     }
 
+    /// The head of the workload's response is above the bound: both are told the bound.
+    pub(crate) fn response_head_too_large(&self) -> Refusal {
+        let refusal = Refusal::upstream_head_too_large();
+        self.unanswered("upstream_head_too_large", &refusal.problem.detail);
+        refusal
+    }
+
     fn unanswered(&self, code: &'static str, why: &dyn std::fmt::Display) {
         self.authorizer.unanswered(code, why);
     }
@@ -427,6 +468,9 @@ impl<A: Authorizer> Shared<A> {
     fn by_phase(&self, ask: impl FnOnce() -> Admission<A::Permit>) -> Admission<A::Permit> {
         match self.control.phase() {
             Phase::Holding => Admission::Hold,
+            Phase::Open if self.traffic.in_flight() >= self.limits.max_in_flight => {
+                Admission::Refuse(Box::new(Refusal::too_many_requests()))
+            }
             Phase::Open => ask(),
             Phase::Draining | Phase::Closed => Admission::Refuse(Box::new(Refusal::draining())),
         }
@@ -448,6 +492,13 @@ impl<A: Authorizer> Shared<A> {
 }
 
 impl<A> Shared<A> {
+    /// A place for one more connection, if there is one.
+    pub(crate) fn place(&self, peer: SocketAddr) -> Option<Place> {
+        let seat = self.seats.take(peer.ip(), &self.moments)?;
+        let _open = self.traffic.connection();
+        Some(Place { _open, seat })
+    }
+
     /// Closes connections to the workload that serve nobody at present, and hyper's.
     fn close_idle(&self) {
         self.pool.clear();

@@ -67,6 +67,23 @@ pub(crate) enum Fields<'a> {
     Http2(&'a http::HeaderMap),
 }
 
+impl<'a> Fields<'a> {
+    /// All as (name, value), in order.
+    pub(crate) fn iter(self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
+        let (http1, http2) = match self {
+            Fields::Http1(fields) => (Some(fields), None),
+            Fields::Http2(fields) => (None, Some(fields)),
+        };
+        let http1 = http1.into_iter().flatten().map(|field| (field.name, field.value));
+        http1.chain(
+            http2
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (name.as_str(), value.as_bytes())),
+        )
+    }
+}
+
 /// A request that another proxy received, in its words: for a door that is asked about it.
 #[derive(Debug, Clone, Copy)]
 pub struct Described<'a> {
@@ -121,17 +138,7 @@ impl<'a> RequestHead<'a> {
 
     /// All header fields as (name, value), in order; names as sent (HTTP/2: lower case).
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
-        let (http1, http2) = match self.fields {
-            Fields::Http1(fields) => (Some(fields), None),
-            Fields::Http2(fields) => (None, Some(fields)),
-        };
-        let http1 = http1.into_iter().flatten().map(|field| (field.name, field.value));
-        http1.chain(
-            http2
-                .into_iter()
-                .flatten()
-                .map(|(name, value)| (name.as_str(), value.as_bytes())),
-        )
+        self.fields.iter()
     }
 
     /// The one value of the field `name`, in lower case, for rules that read it; the workload gets the same.

@@ -9,28 +9,32 @@
 //! are reused, and no timer, task or allocation is made for it.
 
 mod exchange;
+mod forwarded;
 mod owned;
+mod record;
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
-use crate::buffer::{Inbound, Loan};
-use crate::connection_status::Unreviewed;
+use crate::Authorizer;
+use crate::access::{self, Underway};
+use crate::buffer::{Buffer, Inbound, Loan};
 use crate::control::{Phase, Timer};
+use crate::cors::Reader;
 use crate::forward::{self, Forwarding, Origin};
 use crate::gate::{Judged, Protocol, Shared};
-use crate::head::{self, Framing, HTTP2_PREFACE, Reject, Version, Wire};
+use crate::head::{self, HTTP2_PREFACE, Reject, Version, Wire};
 use crate::own::OwnAsk;
 use crate::refusal::{self, Refusal};
 use crate::response::Body;
+use crate::routing::{Later, Verdict};
+use crate::seats::Usage;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
-use crate::upstream::Lease;
-use crate::{Authorizer, tunnel};
+use crate::traffic::Open;
 
-use self::exchange::{Broken, Delivered, Receiving, Sending, first_part, skip_request};
+use self::exchange::skip_request;
 
 /// How a connection ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,6 +64,8 @@ enum Evaluated<P> {
     Refuse(Box<Refusal>, Wire),
     Forward(P, Wire),
     Own(OwnAsk, Wire),
+    Later(Later<P>, Wire),
+    Answer(Box<http::Response<bytes::Bytes>>, Wire),
 }
 
 /// Serves one connection until it ends; `prefix` was read from it before.
@@ -67,18 +73,23 @@ pub(crate) async fn serve<A: Authorizer>(
     gate: &Rc<Shared<A>>,
     stream: &mut Stream,
     origin: &Rc<Origin>,
+    usage: &Rc<Usage>,
     prefix: &[u8],
 ) -> End {
     let (read, write) = stream.split();
     let mut session = Session {
         gate,
         origin,
+        usage,
         read,
         write,
         inward: gate.control.timer(),
         outward: gate.control.timer(),
         forwarding: Forwarding::default(),
+        reader: None,
+        head: Vec::new(),
         first: true,
+        underway: None,
     };
     session.run(prefix).await
 }
@@ -87,6 +98,7 @@ pub(crate) async fn serve<A: Authorizer>(
 struct Session<'s, A> {
     gate: &'s Rc<Shared<A>>,
     origin: &'s Rc<Origin>,
+    usage: &'s Rc<Usage>,
     read: ReadHalf<'s>,
     write: WriteHalf<'s>,
     /// Bounds reading from the client and writing to the workload.
@@ -94,13 +106,23 @@ struct Session<'s, A> {
     /// Bounds reading from the workload and writing to the client.
     outward: Timer,
     forwarding: Forwarding,
+    /// The page of another origin that may read what the gate answers to the present request.
+    reader: Option<Reader>,
+    /// At an edge: the present request's head as it came.
+    head: Vec<u8>,
     first: bool,
+    /// The present request, where an access log is kept.
+    underway: Option<Rc<Underway>>,
 }
 
 impl<A: Authorizer> Session<'_, A> {
     async fn run(&mut self, prefix: &[u8]) -> End {
         let mut inbound = self.gate.inbound.loan();
         if inbound.input.append(prefix) < prefix.len() {
+            return End::Close;
+        }
+        // Who asked while the object woke, and has left since, is not served.
+        if !prefix.is_empty() && self.has_left(&mut inbound.input).await {
             return End::Close;
         }
         loop {
@@ -111,7 +133,9 @@ impl<A: Authorizer> Session<'_, A> {
                     None => return End::Close,
                 }
             }
-            match self.turn(&mut inbound).await {
+            let next = self.turn(&mut inbound).await;
+            self.underway = None;
+            match next {
                 Next::Again => self.first = false,
                 Next::End(end) => return end,
             }
@@ -139,6 +163,7 @@ impl<A: Authorizer> Session<'_, A> {
     /// One request, from its first byte to the last of its response.
     async fn turn(&mut self, buffers: &mut Inbound) -> Next {
         self.inward.arm(self.gate.limits.head_ms);
+        self.reader = None;
         let mut held = None;
         loop {
             match self.evaluate(buffers) {
@@ -162,13 +187,80 @@ impl<A: Authorizer> Session<'_, A> {
                     drop(held);
                     return self.own(buffers, ask, wire).await;
                 }
+                Evaluated::Answer(answer, wire) => return self.tell(buffers, &answer, &wire).await,
+                Evaluated::Later(later, wire) => {
+                    let _busy = self.usage.begin();
+                    match self.decided(buffers, later).await {
+                        Some(Ok((permit, forwarding))) => {
+                            self.forwarding = forwarding;
+                            let Inbound { input, request } = buffers;
+                            self.compose(input.filled(), request);
+                            return self.exchange(buffers, permit, wire).await;
+                        }
+                        Some(Err(refusal)) => return self.refuse(buffers, &refusal, Some(&wire)).await,
+                        None => return Next::End(End::Close),
+                    }
+                }
                 Evaluated::Hold => {
-                    if let Err(refusal) = self.gate.hold(&mut held, &self.inward).await {
-                        return self.refuse(buffers, &refusal, None).await;
+                    let _busy = self.usage.begin();
+                    match self.held(buffers, &mut held).await {
+                        Some(Ok(())) => {}
+                        Some(Err(refusal)) => return self.refuse(buffers, &refusal, None).await,
+                        None => return Next::End(End::Close),
                     }
                 }
             }
         }
+    }
+
+    /// Waits until asking again makes sense, and keeps what the client sends ahead; none where it leaves meanwhile.
+    async fn held(
+        &mut self,
+        buffers: &mut Inbound,
+        held: &mut Option<Open>,
+    ) -> Option<Result<(), Box<Refusal>>> {
+        let mut hold = pin!(self.gate.hold(held, &self.inward));
+        let (read, input) = (&mut self.read, &mut buffers.input);
+        poll_fn(|cx| match hold.as_mut().poll(cx) {
+            Poll::Ready(asked) => Poll::Ready(Some(asked)),
+            Poll::Pending => poll_left(read, input, cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// A verdict that takes time; none where the client leaves meanwhile.
+    async fn decided(
+        &mut self,
+        buffers: &mut Inbound,
+        later: Later<A::Permit>,
+    ) -> Option<Verdict<A::Permit>> {
+        let mut waiting = pin!(self.gate.later(later, &self.outward));
+        let (read, input) = (&mut self.read, &mut buffers.input);
+        poll_fn(|cx| match waiting.as_mut().poll(cx) {
+            Poll::Ready(verdict) => Poll::Ready(Some(verdict)),
+            Poll::Pending => poll_left(read, input, cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// The head that goes on of the one at the front of `from`, which was read before.
+    fn compose(&self, from: &[u8], to: &mut Vec<u8>) {
+        let mut slots = head::slots();
+        if let Ok(Some((head, wire))) = head::parse(from, self.origin.peer, &self.gate.limits, &mut slots) {
+            let head = self.origin.trusted(head);
+            to.clear();
+            if A::EDGE {
+                forward::compose_at_edge(&head, &wire, &self.forwarding, to);
+            } else {
+                forward::compose(&head, &wire, &self.forwarding, self.origin, to);
+            }
+        }
+    }
+
+    /// Whether the client has left already, or sends no more.
+    async fn has_left(&mut self, input: &mut Buffer) -> bool {
+        let read = &mut self.read;
+        poll_fn(|cx| Poll::Ready(poll_left(read, input, cx).is_ready())).await
     }
 
     /// Reads until a head may be complete, by the deadline set when its first byte came.
@@ -209,6 +301,10 @@ impl<A: Authorizer> Session<'_, A> {
             Err(reject) => return Evaluated::Bad(reject),
         };
         let head = self.origin.trusted(head);
+        self.reader = self.gate.cors.reader(&head);
+        if self.underway.is_none() {
+            self.underway = access::begin(self.gate, &head);
+        }
         wire.keep_alive &= !self.origin.ends_after_one();
         if self.gate.protocol == Protocol::H2c {
             let detail = "this object speaks HTTP/2 only, with prior knowledge";
@@ -228,9 +324,15 @@ impl<A: Authorizer> Session<'_, A> {
             Judged::Hold => Evaluated::Hold,
             Judged::Refuse(refusal) => Evaluated::Refuse(refusal, wire),
             Judged::Own(ask) => Evaluated::Own(ask, wire),
+            Judged::Later(later) => Evaluated::Later(later, wire),
+            Judged::Answer(answer) => Evaluated::Answer(answer, wire),
             Judged::Forward(permit) => {
                 buffers.request.clear();
-                forward::compose(&head, &wire, &self.forwarding, self.origin, &mut buffers.request);
+                if A::EDGE {
+                    forward::compose_at_edge(&head, &wire, &self.forwarding, &mut buffers.request);
+                } else {
+                    forward::compose(&head, &wire, &self.forwarding, self.origin, &mut buffers.request);
+                }
                 Evaluated::Forward(permit, wire)
             }
         }
@@ -242,167 +344,66 @@ impl<A: Authorizer> Session<'_, A> {
         self.answer(buffers, refusal, wire).await
     }
 
-    async fn answer(&mut self, buffers: &mut Inbound, refusal: &Refusal, wire: Option<&Wire>) -> Next {
-        let again = self.gate.control.phase() <= Phase::Open
+    /// Answers with what the authorizer says.
+    async fn tell(
+        &mut self,
+        buffers: &mut Inbound,
+        answer: &http::Response<bytes::Bytes>,
+        wire: &Wire,
+    ) -> Next {
+        let again = self.can_go_on(buffers, Some(wire));
+        let mut outbound = self.gate.outbound.loan();
+        refusal::render_answer(answer, again, wire.is_head, &mut outbound.reply);
+        self.note(answer.status().as_u16(), None, &outbound.reply);
+        self.reply(&outbound.reply, again).await
+    }
+
+    /// Whether another request may follow this one, which is then skipped.
+    fn can_go_on(&self, buffers: &mut Inbound, wire: Option<&Wire>) -> bool {
+        self.gate.control.phase() <= Phase::Open
             && wire.is_some_and(|wire| wire.keep_alive && wire.version == Version::Http11)
-            && wire.is_some_and(|wire| skip_request(&mut buffers.input, wire));
+            && wire.is_some_and(|wire| skip_request(&mut buffers.input, wire))
+    }
+
+    async fn answer(&mut self, buffers: &mut Inbound, refusal: &Refusal, wire: Option<&Wire>) -> Next {
+        let again = self.can_go_on(buffers, wire);
         let mut outbound = self.gate.outbound.loan();
         let is_head = wire.is_some_and(|wire| wire.is_head);
-        refusal::render_into(refusal, again, is_head, &mut outbound.reply);
+        refusal::render_into(refusal, self.reader.as_ref(), again, is_head, &mut outbound.reply);
+        self.note(
+            refusal.problem.status,
+            Some(&refusal.problem.code),
+            &outbound.reply,
+        );
+        self.reply(&outbound.reply, again).await
+    }
+
+    /// The present request is answered with `answer`.
+    fn note(&self, status: u16, code: Option<&str>, answer: &[u8]) {
+        if let Some(underway) = &self.underway {
+            underway.answered(status, code);
+            underway.sent(access::body_of(answer));
+        }
+    }
+
+    async fn reply(&mut self, bytes: &[u8], again: bool) -> Next {
         let bound_ms = self.gate.limits.body_idle_ms;
-        match self
-            .write
-            .write_all(&outbound.reply, &self.outward, bound_ms)
-            .await
-        {
+        match self.write.write_all(bytes, &self.outward, bound_ms).await {
             Ok(()) if again => Next::Again,
             Ok(()) => Next::End(End::Linger),
             Err(_) => Next::End(End::Close),
         }
     }
+}
 
-    /// Forwards one admitted request and its response. The permit is held until both have ended.
-    async fn exchange(&mut self, buffers: &mut Inbound, permit: A::Permit, wire: Wire) -> Next {
-        let _admitted = self.gate.traffic.admitted();
-        buffers.input.consume(wire.head_len);
-        let mut body = Body::new(wire.body);
-        let sent = Cell::new(false);
-        if !wire.expects {
-            match first_part(&mut body, buffers) {
-                Ok(done) => sent.set(done),
-                Err(reject) => return self.answer(buffers, &reject.into(), None).await,
-            }
-        }
-        let mut lease = self.gate.pool.lease(&permit).await;
-        loop {
-            let mut connected = match lease {
-                Ok(connected) => connected,
-                Err(error) => {
-                    let refusal = self.gate.unreachable(&error);
-                    return self.give_up(buffers, &refusal, &sent).await;
-                }
-            };
-            let started = Cell::new(false);
-            let outcome = self
-                .attempt(buffers, &mut connected, &wire, &mut body, &sent, &started)
-                .await;
-            match outcome {
-                Ok(delivered) => return self.conclude(buffers, connected, delivered, sent.get()).await,
-                Err(Broken::Stale) if connected.reused && wire.idempotent && wire.body == Framing::Empty => {
-                    lease = self.gate.pool.connect(&permit).await;
-                }
-                Err(broken) => return self.explain(buffers, broken, started.get(), &sent).await,
-            }
+/// Ready when the client has ended its side, or the connection broke. Keeps what it sends until then, as far as there is
+/// room: a client that sends more is there.
+fn poll_left(read: &mut ReadHalf<'_>, input: &mut Buffer, cx: &mut Context<'_>) -> Poll<()> {
+    while !input.is_full() {
+        match ready!(input.poll_fill(read, cx)) {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return Poll::Ready(()),
         }
     }
-
-    /// Sends the request and relays the response, both directions at once.
-    async fn attempt(
-        &mut self,
-        buffers: &mut Inbound,
-        lease: &mut Lease,
-        wire: &Wire,
-        body: &mut Body,
-        sent: &Cell<bool>,
-        started: &Cell<bool>,
-    ) -> Result<Delivered, Broken> {
-        let Inbound { input, request } = buffers;
-        let (mut from, mut to) = lease.stream.split();
-        let limits = &self.gate.limits;
-        to.write_all(request, &self.inward, limits.body_idle_ms)
-            .await
-            .map_err(|_| Broken::Stale)?;
-        self.gate.traffic.count_in(request.len());
-        let go_on = Cell::new(!wire.expects);
-        let sending = Sending {
-            gate: self.gate,
-            read: &mut self.read,
-            input,
-            timer: &self.inward,
-        };
-        let mut sending = pin!(sending.run(&mut to, body, sent, &go_on));
-        let receiving = Receiving {
-            gate: self.gate,
-            wire,
-            from: &mut from,
-            write: &mut self.write,
-            timer: &self.outward,
-            sent,
-            go_on: &go_on,
-            started,
-        };
-        let mut receiving = pin!(receiving.run());
-        let control = &self.gate.control;
-        poll_fn(|cx| match receiving.as_mut().poll(cx) {
-            Poll::Ready(outcome) => Poll::Ready(outcome),
-            Poll::Pending if control.is_drained() && !started.get() => Poll::Ready(Err(Broken::Drained)),
-            Poll::Pending => sending.as_mut().poll(cx).map(Err),
-        })
-        .await
-    }
-
-    /// After a complete response: tunnel, next request, or end.
-    async fn conclude(
-        &mut self,
-        buffers: &mut Inbound,
-        mut lease: Lease,
-        mut delivered: Delivered,
-        sent: bool,
-    ) -> Next {
-        if delivered.answer.status == 101 {
-            let (from, to) = lease.stream.split();
-            let ends = tunnel::Ends {
-                client: (&mut self.read, &mut self.write),
-                workload: (from, to),
-            };
-            let timers = (&self.inward, &self.outward);
-            let whole = tunnel::run(
-                self.gate,
-                &Unreviewed(&self.gate.control),
-                ends,
-                (&mut buffers.input, &mut delivered.outbound.answer),
-                timers,
-            )
-            .await;
-            return Next::End(if whole { End::Close } else { End::Reset });
-        }
-        if delivered.answer.reusable && sent && delivered.outbound.answer.is_empty() {
-            self.gate.pool.give_back(lease.stream);
-        }
-        match (delivered.kept_alive, sent) {
-            (true, true) => Next::Again,
-            (_, true) => Next::End(End::Close),
-            (_, false) => Next::End(End::Linger),
-        }
-    }
-
-    /// After a failed exchange: an answer if none has begun, else a visible cut.
-    async fn explain(
-        &mut self,
-        buffers: &mut Inbound,
-        broken: Broken,
-        started: bool,
-        sent: &Cell<bool>,
-    ) -> Next {
-        let refusal = match broken {
-            _ if started => return Next::End(End::Reset),
-            Broken::Client | Broken::Cut => return Next::End(End::Reset),
-            Broken::Stale => self
-                .gate
-                .failed(&"the workload closed the connection without an answer"),
-            Broken::Bad(detail) => self.gate.failed(&detail),
-            Broken::Drained => Refusal::cut_short(),
-            Broken::Timeout => Refusal::upstream_timeout(),
-            Broken::Request(reject) => return self.refuse(buffers, &reject.into(), None).await,
-        };
-        self.give_up(buffers, &refusal, sent).await
-    }
-
-    /// Answers for a workload that did not. The head was consumed, so the connection ends.
-    async fn give_up(&mut self, buffers: &mut Inbound, refusal: &Refusal, sent: &Cell<bool>) -> Next {
-        match self.answer(buffers, refusal, None).await {
-            Next::End(End::Linger) if sent.get() && buffers.input.is_empty() => Next::End(End::Close),
-            next => next,
-        }
-    }
+    Poll::Pending
 }

@@ -5,6 +5,7 @@
 
 mod body;
 mod client;
+mod forwarded;
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -24,17 +25,20 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::JoinSet;
 
 use crate::Authorizer;
+use crate::access::{self, Underway};
 use crate::control::{Elapsed, Phase, Timer};
-use crate::forward::{Forwarding, Origin, stays_behind};
-use crate::gate::{Judged, Protocol, Shared};
+use crate::cors::Reader;
+use crate::forward::{Forwarding, Origin, is_hop_by_hop, stays_behind};
+use crate::gate::{Judged, Shared};
 use crate::head::{self, Fields, Found, Line, Reject, RequestHead, Version};
 use crate::own::{OwnAsk, Reply};
 use crate::refusal::{self, Refusal};
+use crate::seats::{Busy, Usage};
 use crate::stream::{Prefixed, Stream};
 
-use self::body::{Held, Meter, Relayed, Sent};
+use self::body::{Held, Meter, Relayed, Source};
 pub(crate) use self::client::Clients;
-use self::client::send;
+use self::forwarded::{Asked, forwarded};
 
 /// A peer that does not answer a ping for this long is gone.
 const PING: Duration = Duration::from_secs(20);
@@ -60,6 +64,7 @@ struct Activity {
     open: Cell<usize>,
     seen: Cell<u64>,
     moved_ms: Cell<u64>,
+    usage: Rc<Usage>,
 }
 
 /// Serves one connection, whose first bytes were read before.
@@ -67,9 +72,13 @@ pub(crate) async fn serve<A: Authorizer>(
     gate: &Rc<Shared<A>>,
     stream: Stream,
     origin: Rc<Origin>,
+    usage: &Rc<Usage>,
     read: Bytes,
 ) {
-    let activity = Rc::new(Activity::default());
+    let activity = Rc::new(Activity {
+        usage: Rc::clone(usage),
+        ..Activity::default()
+    });
     let timer = gate.control.timer();
     activity.moved_ms.set(gate.control.now_ms());
     let streams = (Rc::clone(gate), Rc::clone(&activity));
@@ -116,19 +125,25 @@ fn is_alive<A>(gate: &Shared<A>, activity: &Activity) -> bool {
 }
 
 /// Counts one stream of a connection until it drops.
-struct OpenStream(Rc<Activity>);
+struct OpenStream {
+    activity: Rc<Activity>,
+    _busy: Busy,
+}
 
 impl OpenStream {
     fn new(activity: &Rc<Activity>) -> Self {
         activity.open.set(activity.open.get() + 1);
         activity.seen.set(activity.seen.get() + 1);
-        Self(Rc::clone(activity))
+        Self {
+            activity: Rc::clone(activity),
+            _busy: activity.usage.begin(),
+        }
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
+        self.activity.open.set(self.activity.open.get() - 1);
     }
 }
 
@@ -142,13 +157,15 @@ async fn handle<A: Authorizer>(
     activity.moved_ms.set(gate.control.now_ms());
     let timer = gate.control.timer();
     let (parts, body) = request.into_parts();
-    let answered = match judged(&gate, &parts, &origin, &timer).await {
+    let (mut reader, mut underway) = (None, None);
+    let told = (&mut reader, &mut underway);
+    let answered = match judged(&gate, &parts, &origin, &timer, told).await {
         Err(refusal) => {
             gate.traffic.count_refused();
             Err(refusal)
         }
         Ok(Passed::Own(ask)) => match owned(&gate, body, ask, &timer).await {
-            Ok(reply) => return reply.into_response().map(|body| Either::Left(Full::new(body))),
+            Ok(reply) => return whole(reply.into_response(), underway.as_deref()),
             Err(refusal) => {
                 gate.traffic.count_refused();
                 Err(refusal)
@@ -159,20 +176,39 @@ async fn handle<A: Authorizer>(
                 permit,
                 _admitted: gate.traffic.admitted(),
                 _stream: stream,
+                underway: underway.clone(),
             };
             let meter = Meter::new(&gate, &activity);
-            let body = Sent {
-                inner: body,
-                meter: meter.clone(),
+            let kept = if A::EDGE { gate.limits.replay_bytes } else { 0 };
+            let body = Source::new(body, kept, meter.clone());
+            let asked = Asked {
+                parts: &parts,
+                origin: &origin,
+                outbound: Some(*outbound),
+                body,
+                meter,
             };
-            let request = http::Request::from_parts(*outbound, body);
-            let sent = send(&gate, &held.permit, request, &timer, &meter).await;
-            sent.map(|response| relay(&gate, response, held, timer, meter))
+            forwarded(&gate, asked, held, timer).await
         }
+        Ok(Passed::Answer(answer)) => return whole(*answer, underway.as_deref()),
     };
     answered.unwrap_or_else(|refusal| {
-        refusal::response(&refusal, &parts.headers).map(|body| Either::Left(Full::new(body)))
+        let answer = refusal::response(&refusal, &parts.headers, reader.as_ref());
+        let answer = whole(answer, underway.as_deref());
+        if let Some(underway) = &underway {
+            underway.refused(&refusal);
+        }
+        answer
     })
+}
+
+/// An answer that is no workload's.
+fn whole<P>(answer: http::Response<Bytes>, underway: Option<&Underway>) -> Answer<P> {
+    if let Some(underway) = underway {
+        underway.answered(answer.status().as_u16(), None);
+        underway.sent(answer.body().len());
+    }
+    answer.map(|body| Either::Left(Full::new(body)))
 }
 
 /// What was let through.
@@ -181,6 +217,8 @@ enum Passed<P> {
     Forward(P, Box<http::request::Parts>),
     /// To the object itself.
     Own(OwnAsk),
+    /// Back, with the authorizer's answer.
+    Answer(Box<http::Response<Bytes>>),
 }
 
 /// The object's own answer.
@@ -209,18 +247,27 @@ async fn judged<A: Authorizer>(
     parts: &http::request::Parts,
     origin: &Origin,
     timer: &Timer,
+    (reader, underway): (&mut Option<Reader>, &mut Option<Rc<Underway>>),
 ) -> Result<Passed<A::Permit>, Box<Refusal>> {
     let rejected = |reject: Reject| Box::new(Refusal::from(reject));
     let head = head(parts, origin.peer, gate.limits.headers).map_err(rejected)?;
     let head = origin.trusted(head);
+    *reader = gate.cors.reader(&head);
+    *underway = access::begin(gate, &head);
     let (mut held, mut added) = (None, Forwarding::default());
     loop {
         added.clear();
         match gate.admit(&head, &mut added) {
             Judged::Forward(permit) => {
-                let outbound = outbound(gate, parts, &head, &added, origin).map_err(rejected)?;
+                let outbound = outbound(gate, parts, (&head, &permit), &added, origin).map_err(rejected)?;
                 return Ok(Passed::Forward(permit, Box::new(outbound)));
             }
+            Judged::Later(later) => {
+                let (permit, added) = gate.later(later, timer).await?;
+                let outbound = outbound(gate, parts, (&head, &permit), &added, origin).map_err(rejected)?;
+                return Ok(Passed::Forward(permit, Box::new(outbound)));
+            }
+            Judged::Answer(answer) => return Ok(Passed::Answer(answer)),
             Judged::Own(ask) => return Ok(Passed::Own(ask)),
             Judged::Refuse(refusal) => return Err(refusal),
             Judged::Hold => gate.hold(&mut held, timer).await?,
@@ -269,19 +316,24 @@ pub(crate) fn head(
 }
 
 /// The head for the workload.
-fn outbound<A>(
+fn outbound<A: Authorizer>(
     gate: &Shared<A>,
     parts: &http::request::Parts,
-    judged: &RequestHead<'_>,
+    (judged, permit): (&RequestHead<'_>, &A::Permit),
     added: &Forwarding,
     origin: &Origin,
 ) -> Result<http::request::Parts, Reject> {
     let (mut head, ()) = http::Request::new(()).into_parts();
     head.method = parts.method.clone();
-    let h2c = gate.protocol == Protocol::H2c;
+    let h2c = gate.speaks_h2c(permit);
     // Both were part of a valid address.
-    head.uri = uri(judged, h2c).map_err(|_| head::bad("the request's address cannot be written"))?;
-    fields(parts, added, origin, &mut head.headers);
+    head.uri =
+        uri(judged, added.target(), h2c).map_err(|_| head::bad("the request's address cannot be written"))?;
+    if A::EDGE {
+        fields_at_edge(parts, added, &mut head.headers);
+    } else {
+        fields(parts, added, origin, &mut head.headers);
+    }
     if h2c {
         if parts.headers.get(header::TE).is_some_and(|te| te == "trailers") {
             head.headers
@@ -299,10 +351,10 @@ fn outbound<A>(
 }
 
 /// The canonical address; without scheme and host for a workload that speaks HTTP/1.1.
-fn uri(head: &RequestHead<'_>, h2c: bool) -> Result<Uri, http::Error> {
+fn uri(head: &RequestHead<'_>, target: Option<&str>, h2c: bool) -> Result<Uri, http::Error> {
     let target = match head.query {
-        Some(query) => format!("{}?{query}", head.path),
-        None => head.path.to_string(),
+        Some(query) if target.is_none() => format!("{}?{query}", head.path),
+        _ => target.unwrap_or(&head.path).to_owned(),
     };
     let mut uri = http::uri::Parts::default();
     uri.path_and_query = Some(target.parse()?);
@@ -311,6 +363,29 @@ fn uri(head: &RequestHead<'_>, h2c: bool) -> Result<Uri, http::Error> {
         uri.authority = Some(head.authority().parse()?);
     }
     Ok(Uri::from_parts(uri)?)
+}
+
+/// What an edge sends on: the client's fields without hop-by-hop ones and those that `added` hides, and what it adds.
+fn fields_at_edge(parts: &http::request::Parts, added: &Forwarding, out: &mut HeaderMap) {
+    for (name, value) in &parts.headers {
+        let stays =
+            (is_hop_by_hop(name.as_str()) && name != header::CONTENT_LENGTH) || name == header::EXPECT;
+        if !stays && !added.hides(name.as_str()) {
+            out.append(name.clone(), value.clone());
+        }
+    }
+    append(added, out);
+}
+
+fn append(added: &Forwarding, out: &mut HeaderMap) {
+    for (name, value) in added.iter() {
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name.as_bytes()),
+            HeaderValue::from_str(value),
+        ) {
+            out.append(name, value);
+        }
+    }
 }
 
 fn fields(parts: &http::request::Parts, added: &Forwarding, origin: &Origin, out: &mut HeaderMap) {
@@ -344,11 +419,7 @@ fn fields(parts: &http::request::Parts, added: &Forwarding, origin: &Origin, out
         add(HeaderName::from_static(name), value);
     }
     add(header::VIA, "2.0 suijuris");
-    for (name, value) in added.iter() {
-        if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
-            add(name, value);
-        }
-    }
+    append(added, out);
 }
 
 /// HTTP/2 may split cookies, HTTP/1.1 may not (RFC 9113 §8.2.3).
@@ -363,36 +434,4 @@ fn join_cookies(headers: &mut HeaderMap) {
     {
         headers.insert(header::COOKIE, joined);
     }
-}
-
-/// The response, on its way to the client.
-fn relay<A: Authorizer>(
-    gate: &Rc<Shared<A>>,
-    response: http::Response<Incoming>,
-    held: Held<A::Permit>,
-    timer: Timer,
-    meter: Meter,
-) -> Answer<A::Permit> {
-    let (mut head, inner) = response.into_parts();
-    for name in [
-        header::CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::TRAILER,
-    ] {
-        head.headers.remove(name);
-    }
-    head.headers.remove("keep-alive");
-    head.headers.remove("proxy-connection");
-    head.version = http::Version::HTTP_2;
-    let idle_ms = gate.limits.body_idle_ms;
-    timer.arm(idle_ms);
-    let body = Relayed {
-        inner,
-        timer,
-        idle_ms,
-        meter,
-        _held: held,
-    };
-    http::Response::from_parts(head, Either::Right(body))
 }

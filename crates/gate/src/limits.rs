@@ -4,6 +4,8 @@
 
 /// Connections open at once. Each costs a descriptor and, while idle, a few hundred bytes.
 pub const MAX_CONNECTIONS: usize = 8_192;
+/// Requests, tunnels and handed-over connections in flight at once, whatever number of connections carries them.
+pub const MAX_IN_FLIGHT: usize = 8_192;
 /// Requests waiting for a first verdict at once.
 pub const MAX_HELD: usize = 256;
 /// A request waits this long for a verdict: longer than a slow boot, shorter than common client timeouts.
@@ -12,6 +14,11 @@ pub const HOLD_MS: u64 = 25_000;
 pub const HEAD_BYTES: usize = 16 * 1024;
 /// Header fields in one head.
 pub const HEADERS: usize = 100;
+/// A workload's response head, status line included and counted as HTTP/1.1 writes it, whatever the workload or the client
+/// speaks: several cookies and long policies fit.
+pub const RESPONSE_HEAD_BYTES: usize = 64 * 1024;
+/// Header fields in one response head.
+pub const RESPONSE_HEADERS: usize = 256;
 /// From the first byte of a head to its last.
 pub const HEAD_MS: u64 = 10_000;
 /// A connection without a request; longer than the 60 s of common load balancers, so that they close first.
@@ -38,14 +45,18 @@ pub const DRAIN_MS: u64 = 10_000;
 pub const LINGER_MS: u64 = 2_000;
 /// Bytes read and dropped while lingering.
 pub const LINGER_BYTES: usize = 256 * 1024;
+/// Bytes of a request's body that an edge keeps, so that it can send the request elsewhere.
+pub const REPLAY_BYTES: usize = 1024 * 1024;
 /// Concurrent HTTP/2 streams on one connection.
 pub const H2_STREAMS: u32 = 128;
 
 /// Bounds of one gate; [`Limits::default`] has the constants of this module.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// See [`MAX_CONNECTIONS`]; one more is answered 503 and closed.
+    /// See [`MAX_CONNECTIONS`]; for one more an idle one is closed, or it is answered 503. One client gets seven eighths.
     pub max_connections: usize,
+    /// See [`MAX_IN_FLIGHT`]; one more is answered 503 `too_many_requests`.
+    pub max_in_flight: usize,
     /// See [`MAX_HELD`]; one more is answered 503 `held_full`.
     pub max_held: usize,
     /// See [`HOLD_MS`]; then 503 `hold_timeout`.
@@ -78,6 +89,8 @@ pub struct Limits {
     pub drain_ms: u64,
     /// See [`LINGER_MS`].
     pub linger_ms: u64,
+    /// See [`REPLAY_BYTES`]; used at an edge only.
+    pub replay_bytes: usize,
     /// See [`H2_STREAMS`].
     pub h2_streams: u32,
 }
@@ -86,6 +99,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: MAX_CONNECTIONS,
+            max_in_flight: MAX_IN_FLIGHT,
             max_held: MAX_HELD,
             hold_ms: HOLD_MS,
             head_bytes: HEAD_BYTES,
@@ -102,6 +116,7 @@ impl Default for Limits {
             tunnel_idle_ms: TUNNEL_IDLE_MS,
             drain_ms: DRAIN_MS,
             linger_ms: LINGER_MS,
+            replay_bytes: REPLAY_BYTES,
             h2_streams: H2_STREAMS,
         }
     }

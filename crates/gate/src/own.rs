@@ -113,10 +113,10 @@ pub async fn serve_own<A: Authorizer>(authorizer: A, protocol: Protocol, handoff
     let nowhere = Upstream::Unix(std::path::PathBuf::new());
     let gate = Gate::new(authorizer, nowhere, protocol, Limits::default(), control.clone());
     let shared = gate.shared();
-    let open = shared.traffic.connection();
     let mut clock = JoinSet::new();
     clock.spawn_local(control.sweep());
     let peer = handoff.client.as_ref().map_or(peer, |client| client.address);
+    let Some(place) = shared.place(peer) else { return };
     let origin = Origin::new(peer, handoff.client);
-    connection(Rc::clone(shared), stream, origin, handoff.prefix, open).await;
+    connection(Rc::clone(shared), stream, origin, handoff.prefix, place).await;
 }

@@ -27,6 +27,7 @@ use hyper::rt::ReadBufCursor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 
+use crate::cors::Reader;
 use crate::head::{Reject, RequestHead};
 use crate::http2::head;
 use crate::limits::Limits;
@@ -34,6 +35,9 @@ use crate::refusal::{self, Refusal};
 
 /// Recorded at most: a head at its limit and the first window of a body (64 KiB), with room for other frames.
 pub const RECORDED_BYTES: usize = 128 * 1024;
+
+/// No stream was served, and nothing is wrong (RFC 9113 §6.8).
+const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// An empty SETTINGS frame: the least a server may say first (RFC 9113 §3.4).
 const GREETING: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -164,15 +168,22 @@ impl Probe {
 
     /// The bytes that end the exchange with `refusal`: send them, then close.
     #[must_use]
-    pub fn refuse(mut self, refusal: &Refusal) -> Vec<u8> {
+    pub fn refuse(mut self, refusal: &Refusal, reader: Option<&Reader>) -> Vec<u8> {
         let answer = match &self.slot.borrow().first {
-            Some(parts) => refusal::response(refusal, &parts.headers),
-            None => refusal::response(refusal, &http::HeaderMap::new()),
+            Some(parts) => refusal::response(refusal, &parts.headers, reader),
+            None => refusal::response(refusal, &http::HeaderMap::new(), reader),
         };
         let answer = answer.map(Full::new);
         self.slot.borrow_mut().answer(answer);
         self.turn();
         std::mem::take(&mut self.wire.borrow_mut().kept_back)
+    }
+
+    /// The bytes that end a connection before its first request: send them, then close.
+    #[must_use]
+    pub fn leave(self) -> Vec<u8> {
+        let greeting = if self.greeted { &[][..] } else { GREETING };
+        [greeting, GOAWAY].concat()
     }
 
     /// What the client sent, for the gate that takes over and speaks for itself.
@@ -385,7 +396,7 @@ mod tests {
     fn a_refusal_is_a_whole_answer() {
         let mut probe = probe();
         assert_eq!(probe.push(&request()), Found::Request);
-        let out = probe.refuse(&Refusal::draining());
+        let out = probe.refuse(&Refusal::draining(), None);
         assert_eq!(out[3], 4, "SETTINGS first");
         assert!(String::from_utf8_lossy(&out).contains("\"code\":\"draining\""));
     }

@@ -4,8 +4,11 @@ use std::io::Write as _;
 
 use suijuris_api::problem::{MEDIA_TYPE, Problem};
 
+use crate::cors::Reader;
 use crate::grpc;
 use crate::head::Reject;
+use crate::limits::{RESPONSE_HEAD_BYTES, RESPONSE_HEADERS};
+use crate::response::line;
 
 /// Every code the gate answers with on its own, and its title; each has a page `docs/errors/<code>.md`.
 pub const CODES: &[(&str, &str)] = &[
@@ -19,12 +22,17 @@ pub const CODES: &[(&str, &str)] = &[
         "The request asks for something the gate does not do",
     ),
     ("upstream_failed", "The workload gave no valid answer"),
+    (
+        "upstream_head_too_large",
+        "The workload's response head is too large",
+    ),
     ("upstream_unreachable", "The workload does not accept connections"),
     ("upstream_timeout", "The workload did not answer in time"),
     ("held_full", "Too many requests are waiting for the object"),
     ("hold_timeout", "The object gave no verdict in time"),
     ("draining", "The object is going to sleep"),
     ("too_many_connections", "Too many connections are open"),
+    ("too_many_requests", "Too many requests are in flight"),
     ("http_version", "The HTTP version is not served"),
     ("no_such_route", "There is nothing here"),
     ("body_too_large", "The request body is too large"),
@@ -63,12 +71,25 @@ impl Refusal {
         self
     }
 
+    /// Bytes of its document.
+    #[must_use]
+    pub fn body_len(&self) -> usize {
+        self.body().len()
+    }
+
     pub(crate) fn upstream_failed() -> Self {
         Self::of(
             502,
             "upstream_failed",
             "the workload may have acted on the request: repeat only what may be done twice",
         )
+    }
+
+    pub(crate) fn upstream_head_too_large() -> Self {
+        let detail = format!(
+            "a response head may have {RESPONSE_HEAD_BYTES} bytes and {RESPONSE_HEADERS} fields; the workload acted on the request"
+        );
+        Self::of(502, "upstream_head_too_large", &detail)
     }
 
     pub(crate) fn upstream_timeout() -> Self {
@@ -110,7 +131,9 @@ impl Refusal {
         .retry_after(5)
     }
 
-    pub(crate) fn draining() -> Self {
+    /// The object falls asleep, or whoever serves it leaves: the same request may be sent again in a moment.
+    #[must_use]
+    pub fn draining() -> Self {
         Self::of(503, "draining", "retry to wake it again").retry_after(1)
     }
 
@@ -125,6 +148,15 @@ impl Refusal {
 
     pub(crate) fn too_many_connections() -> Self {
         Self::of(503, "too_many_connections", "retry later or reuse connections").retry_after(1)
+    }
+
+    pub(crate) fn too_many_requests() -> Self {
+        Self::of(
+            503,
+            "too_many_requests",
+            "retry later: the object answers as many requests as it takes at once",
+        )
+        .retry_after(1)
     }
 
     /// The problem document as JSON.
@@ -146,14 +178,20 @@ impl Refusal {
 
 /// The whole HTTP/1.1 response; without `keep_alive` it announces the close.
 #[must_use]
-pub fn render_http1(refusal: &Refusal, keep_alive: bool) -> Vec<u8> {
+pub fn render_http1(refusal: &Refusal, keep_alive: bool, reader: Option<&Reader>) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
-    render_into(refusal, keep_alive, false, &mut out);
+    render_into(refusal, reader, keep_alive, false, &mut out);
     out
 }
 
 /// Appends the response to `out`; to a HEAD request without the body it describes.
-pub(crate) fn render_into(refusal: &Refusal, keep_alive: bool, is_head: bool, out: &mut Vec<u8>) {
+pub(crate) fn render_into(
+    refusal: &Refusal,
+    reader: Option<&Reader>,
+    keep_alive: bool,
+    is_head: bool,
+    out: &mut Vec<u8>,
+) {
     let (status, body) = (refusal.status(), refusal.body());
     let reason = status.canonical_reason().unwrap_or_default();
     // Writing to a Vec cannot fail.
@@ -169,6 +207,9 @@ pub(crate) fn render_into(refusal: &Refusal, keep_alive: bool, is_head: bool, ou
     if let Some(challenge) = refusal.problem.challenge() {
         let _infallible = write!(out, "www-authenticate: {challenge}\r\n");
     }
+    for (name, value) in reader.into_iter().flat_map(Reader::fields) {
+        line(name.as_str().as_bytes(), value.as_bytes(), out);
+    }
     out.extend_from_slice(if keep_alive {
         b"\r\n"
     } else {
@@ -179,8 +220,41 @@ pub(crate) fn render_into(refusal: &Refusal, keep_alive: bool, is_head: bool, ou
     }
 }
 
+/// Appends an answer that is no refusal to `out`; to a HEAD request without its body.
+pub(crate) fn render_answer(
+    answer: &http::Response<bytes::Bytes>,
+    keep_alive: bool,
+    is_head: bool,
+    out: &mut Vec<u8>,
+) {
+    let status = answer.status();
+    let reason = status.canonical_reason().unwrap_or_default();
+    let length = answer.body().len();
+    // Writing to a Vec cannot fail.
+    let _infallible = write!(
+        out,
+        "HTTP/1.1 {} {reason}\r\ncontent-length: {length}\r\n",
+        status.as_u16()
+    );
+    for (name, value) in answer.headers() {
+        line(name.as_str().as_bytes(), value.as_bytes(), out);
+    }
+    out.extend_from_slice(if keep_alive {
+        b"\r\n"
+    } else {
+        b"connection: close\r\n\r\n"
+    });
+    if !is_head {
+        out.extend_from_slice(answer.body());
+    }
+}
+
 /// The refusal as a response of the `http` crate, for HTTP/2: as whoever sent these header fields can read it.
-pub(crate) fn response(refusal: &Refusal, asked: &http::HeaderMap) -> http::Response<bytes::Bytes> {
+pub(crate) fn response(
+    refusal: &Refusal,
+    asked: &http::HeaderMap,
+    reader: Option<&Reader>,
+) -> http::Response<bytes::Bytes> {
     if grpc::is_spoken(asked) {
         return grpc::response(refusal);
     }
@@ -204,5 +278,6 @@ pub(crate) fn response(refusal: &Refusal, asked: &http::HeaderMap) -> http::Resp
             http::HeaderValue::from_static(challenge),
         );
     }
+    headers.extend(reader.into_iter().flat_map(Reader::fields));
     response
 }

@@ -1,8 +1,12 @@
 //! Response heads of the workload: parsed strictly enough that no client can be desynchronised, then passed on.
 
 use crate::chunked::{ChunkError, Chunked, Fed};
-use crate::head::{Framing, Version, Wire, length, list, slots};
-use crate::limits::HEAD_BYTES;
+use std::mem::MaybeUninit;
+
+use crate::forward::Forwarding;
+use crate::head::{Fields, Framing, Version, Wire, length, list};
+use crate::limits::{RESPONSE_HEAD_BYTES, RESPONSE_HEADERS};
+use crate::routing::{AnswerHead, Answered};
 
 /// What the connection needs to know of a response after its head was passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,19 +103,21 @@ impl Found {
 
 /// Parses the head at the front of `bytes` and appends what the client gets of it to `out`. `None`: incomplete.
 ///
-/// `keep_alive`: what the gate would like; the head says what it came to.
+/// `keep_alive`: what the gate would like; the head says what it came to. `look` sees a final one before it is passed on, and
+/// may take it.
 pub(crate) fn relay(
     bytes: &[u8],
     wire: &Wire,
     keep_alive: bool,
+    look: impl FnOnce(&AnswerHead<'_>, &mut Forwarding) -> Answered,
     out: &mut Vec<u8>,
-) -> Result<Option<Answer>, BadAnswer> {
-    let mut slots = slots();
+) -> Result<Option<(Answer, Answered)>, BadAnswer> {
+    let mut slots = [const { MaybeUninit::uninit() }; RESPONSE_HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     let head_len = match config.parse_response_with_uninit_headers(&mut response, bytes, &mut slots) {
-        Ok(httparse::Status::Complete(head_len)) if head_len <= HEAD_BYTES => head_len,
-        Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES => return Ok(None),
+        Ok(httparse::Status::Complete(head_len)) if head_len <= RESPONSE_HEAD_BYTES => head_len,
+        Ok(httparse::Status::Partial) if bytes.len() < RESPONSE_HEAD_BYTES => return Ok(None),
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(BadAnswer::Large),
         Err(_) => return Err(BadAnswer::Head),
     };
@@ -133,16 +139,23 @@ pub(crate) fn relay(
         body,
         reusable,
     };
-    if !(answer.is_interim() && wire.version == Version::Http10) {
-        compose(&response, &found, &answer, wire, keep_alive, out);
+    let mut edited = Forwarding::default();
+    let mut answered = Answered::Relay;
+    if !answer.is_interim() {
+        let fields = Fields::Http1(response.headers);
+        answered = look(&AnswerHead { status, fields }, &mut edited);
     }
-    Ok(Some(answer))
+    if answered == Answered::Relay && !(answer.is_interim() && wire.version == Version::Http10) {
+        compose(&response, &found, &answer, &edited, wire, keep_alive, out);
+    }
+    Ok(Some((answer, answered)))
 }
 
 fn compose(
     response: &httparse::Response<'_, '_>,
     found: &Found,
     answer: &Answer,
+    edited: &Forwarding,
     wire: &Wire,
     keep_alive: bool,
     out: &mut Vec<u8>,
@@ -151,12 +164,14 @@ fn compose(
     parts(&[b"HTTP/1.1 ", &[digit(100), digit(10), digit(1), b' ']], out);
     parts(&[response.reason.unwrap_or_default().as_bytes(), b"\r\n"], out);
     for field in response.headers.iter() {
-        let dropped =
-            drops(field.name, answer.status) || (found.nominates && nominated(response, field.name));
+        let dropped = drops(field.name, answer.status)
+            || (found.nominates && nominated(response, field.name))
+            || edited.hides(field.name);
         if !dropped {
             line(field.name.as_bytes(), field.value, out);
         }
     }
+    out.extend_from_slice(edited.lines());
     if answer.body == Framing::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
@@ -193,6 +208,17 @@ fn nominated(response: &httparse::Response<'_, '_>, name: &str) -> bool {
         && connection
             .flat_map(|field| list(field.value))
             .any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// Whether a head that was read elsewhere is within the bounds of [`relay`].
+pub(crate) fn fits(status: http::StatusCode, headers: &http::HeaderMap) -> bool {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let line = "HTTP/1.1 200 \r\n".len() + reason.len();
+    let fields = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    let bytes = line + fields.sum::<usize>() + "\r\n".len();
+    headers.len() <= RESPONSE_HEADERS && bytes <= RESPONSE_HEAD_BYTES
 }
 
 /// Appends `name: value` and CRLF.
@@ -278,7 +304,8 @@ mod tests {
 
     fn answer(head: &str, wire: &Wire) -> (Result<Option<Answer>, BadAnswer>, String) {
         let mut out = Vec::new();
-        let result = relay(head.as_bytes(), wire, true, &mut out);
+        let result = relay(head.as_bytes(), wire, true, |_, _| Answered::Relay, &mut out);
+        let result = result.map(|read| read.map(|(answer, _)| answer));
         (result, String::from_utf8(out).unwrap())
     }
 
@@ -345,7 +372,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _any = relay(&bytes, &wire(), true, &mut Vec::new());
+            let _any = relay(&bytes, &wire(), true, |_, _| Answered::Relay, &mut Vec::new());
         }
     }
 }

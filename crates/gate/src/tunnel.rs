@@ -116,7 +116,7 @@ pub(crate) async fn serve<A: Authorizer>(
         return false;
     };
     let _admitted = gate.traffic.admitted();
-    let Ok(mut lease) = gate.pool.connect(&permit).await else {
+    let Ok(mut lease) = gate.lease(&permit, true).await else {
         return false;
     };
     let reviewed = Reviewed::new(gate, peer, permit);
@@ -148,7 +148,7 @@ pub(crate) async fn admit<A: Authorizer>(
         match gate.connect(peer) {
             Admission::Forward(permit) => return Some(permit),
             Admission::Hold if gate.hold(&mut held, timer).await.is_ok() => {}
-            Admission::Hold | Admission::Refuse(_) => break,
+            Admission::Hold | Admission::Refuse(_) | Admission::Later(_) | Admission::Answer(_) => break,
         }
     }
     gate.traffic.count_refused();

@@ -1,8 +1,9 @@
 //! Connections to the workload. Nothing here runs without a permit in hand: each way in wants to see one.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::control::Control;
 use crate::limits::Limits;
+use crate::routing::Route;
 use crate::stream::Stream;
 
 /// Where the workload listens; only the gate should reach it.
@@ -27,10 +29,21 @@ pub enum Upstream {
 }
 
 impl Upstream {
-    async fn connect(&self) -> io::Result<Stream> {
+    /// `found` is where somebody saw it listen.
+    async fn connect(&self, found: Option<SocketAddr>) -> io::Result<Stream> {
         match self {
             Self::Tcp(addr) => {
-                let stream = TcpStream::connect(addr).await?;
+                let stream = match (TcpStream::connect(found.unwrap_or(*addr)).await, found) {
+                    // Nobody has looked: it may be on the other loopback, where `localhost` leads on many hosts.
+                    (Err(error), None)
+                        if error.kind() == io::ErrorKind::ConnectionRefused
+                            && addr.ip() == Ipv4Addr::LOCALHOST =>
+                    {
+                        let other = SocketAddr::from((Ipv6Addr::LOCALHOST, addr.port()));
+                        TcpStream::connect(other).await.map_err(|_| error)?
+                    }
+                    (connected, _) => connected?,
+                };
                 stream.set_nodelay(true)?;
                 Ok(Stream::Tcp(stream))
             }
@@ -50,12 +63,14 @@ pub(crate) struct Pool {
     max_idle: usize,
     control: Control,
     idle: RefCell<Vec<Idle>>,
+    /// Those of an edge, by their target.
+    routed: RefCell<HashMap<u64, Vec<Idle>>>,
 }
 
 #[derive(Debug)]
 struct Idle {
     stream: Stream,
-    since_ms: u64,
+    until_ms: u64,
 }
 
 /// One connection to the workload, for one exchange.
@@ -64,6 +79,8 @@ pub(crate) struct Lease {
     pub(crate) stream: Stream,
     /// Used before: the workload may have closed it meanwhile.
     pub(crate) reused: bool,
+    /// At an edge: where it leads, and how long it is kept unused.
+    routed: Option<(u64, u64)>,
 }
 
 impl Pool {
@@ -75,34 +92,58 @@ impl Pool {
             max_idle: limits.upstream_idle,
             control,
             idle: RefCell::default(),
+            routed: RefCell::default(),
         }
     }
 
     /// An unused connection that still stands, else a new one.
-    pub(crate) async fn lease<P>(&self, permit: &P) -> io::Result<Lease> {
-        match self.take() {
-            Some(stream) => Ok(Lease { stream, reused: true }),
-            None => self.connect(permit).await,
+    pub(crate) async fn lease<P>(&self, permit: &P, route: Option<&dyn Route>) -> io::Result<Lease> {
+        let unused = match route {
+            None => self.take_of(&mut self.idle.borrow_mut()),
+            Some(route) => {
+                let mut routed = self.routed.borrow_mut();
+                routed
+                    .get_mut(&route.target())
+                    .and_then(|idle| self.take_of(idle))
+            }
+        };
+        match unused {
+            Some(stream) => Ok(Lease {
+                stream,
+                reused: true,
+                routed: route.map(kept),
+            }),
+            None => self.connect(permit, route).await,
         }
     }
 
     /// A new connection.
-    pub(crate) async fn connect<P>(&self, _permit: &P) -> io::Result<Lease> {
+    pub(crate) async fn connect<P>(&self, _permit: &P, route: Option<&dyn Route>) -> io::Result<Lease> {
         let bound = Duration::from_millis(self.connect_ms);
-        let stream = match tokio::time::timeout(bound, self.upstream.connect()).await {
+        let connecting = async {
+            match route {
+                None => self.upstream.connect(self.control.workload()).await,
+                Some(route) => {
+                    let stream = route.connect().await?;
+                    stream.set_nodelay(true)?;
+                    Ok(Stream::Tcp(stream))
+                }
+            }
+        };
+        let stream = match tokio::time::timeout(bound, connecting).await {
             Ok(connected) => connected?,
             Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut)),
         };
         Ok(Lease {
             stream,
             reused: false,
+            routed: route.map(kept),
         })
     }
 
-    fn take(&self) -> Option<Stream> {
-        let mut idle = self.idle.borrow_mut();
+    fn take_of(&self, idle: &mut Vec<Idle>) -> Option<Stream> {
         while let Some(newest) = idle.pop() {
-            if newest.stream.is_quiet() {
+            if newest.until_ms >= self.control.now_ms() && newest.stream.is_quiet() {
                 return Some(newest.stream);
             }
         }
@@ -110,26 +151,40 @@ impl Pool {
     }
 
     /// Keeps a connection whose last exchange ended cleanly.
-    pub(crate) fn give_back(&self, stream: Stream) {
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() < self.max_idle {
-            idle.push(Idle {
-                stream,
-                since_ms: self.control.now_ms(),
-            });
+    pub(crate) fn give_back(&self, lease: Lease) {
+        let keep = |idle: &mut Vec<Idle>, idle_ms: u64| {
+            if idle.len() < self.max_idle {
+                idle.push(Idle {
+                    stream: lease.stream,
+                    until_ms: self.control.now_ms().saturating_add(idle_ms),
+                });
+            }
+        };
+        match lease.routed {
+            None => keep(&mut self.idle.borrow_mut(), self.idle_ms),
+            Some((_, 0)) => {}
+            Some((target, idle_ms)) => keep(self.routed.borrow_mut().entry(target).or_default(), idle_ms),
         }
     }
 
     /// Closes what is too old or was closed by the workload.
     pub(crate) fn expire(&self) {
-        let oldest_ms = self.control.now_ms().saturating_sub(self.idle_ms);
-        self.idle
-            .borrow_mut()
-            .retain(|idle| idle.since_ms >= oldest_ms && idle.stream.is_quiet());
+        let now_ms = self.control.now_ms();
+        let stands = |idle: &Idle| idle.until_ms >= now_ms && idle.stream.is_quiet();
+        self.idle.borrow_mut().retain(stands);
+        self.routed.borrow_mut().retain(|_, idle| {
+            idle.retain(stands);
+            !idle.is_empty()
+        });
     }
 
     /// Closes all unused connections.
     pub(crate) fn clear(&self) {
         self.idle.borrow_mut().clear();
+        self.routed.borrow_mut().clear();
     }
+}
+
+fn kept(route: &dyn Route) -> (u64, u64) {
+    (route.target(), route.idle_ms())
 }

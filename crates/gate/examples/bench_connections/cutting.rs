@@ -79,7 +79,7 @@ fn start(path: &Path) -> Result<Cutter, Box<dyn Error>> {
         let (_handing, handed_over) = mpsc::channel(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let Ok(runtime) = runtime else { return };
-        runtime.block_on(async {
+        tokio::task::LocalSet::new().block_on(&runtime, async {
             let obey = async {
                 while let Some(order) = ordered.recv().await {
                     let begun = Instant::now();

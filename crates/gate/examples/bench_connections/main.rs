@@ -12,8 +12,8 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use suijuris_testkit::bench::{
-    Better, Object, Report, Round, Row, Running, Samples, Settings, allowed_cpus, free_port, governed,
-    interleave_many, load, pin, server,
+    Better, Object, Report, Round, Row, Running, Samples, Settings, Traffic, allowed_cpus, free_port,
+    governed, interleave_many, load, pin, server,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -67,7 +67,7 @@ fn measure(settings: &Settings) -> Result<()> {
     for connections in CONNECTIONS {
         let samples = compare(&ways, settings, |way| {
             let url = format!("http://127.0.0.1:{}/", way.port);
-            let load = load(&url, connections, 1, &way.pids)?;
+            let load = load(&url, Traffic::Kept, connections, 1, &way.pids)?;
             Ok([load.rate, load.p99_us, load.cpu_us])
         })?;
         kept(&mut report, connections, &samples);

@@ -2,17 +2,24 @@
 //!
 //! They run at once in one task: a workload may answer before it has read all.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use crate::Authorizer;
+use crate::access::Underway;
 use crate::buffer::{Buffer, COPY_BYTES, Inbound, Loan, Outbound};
+use crate::chunked::Fed;
 use crate::control::{Phase, Timer};
+use crate::forward::Forwarding;
 use crate::gate::Shared;
 use crate::head::{Framing, Reject, Wire};
-use crate::response::{self, Answer, Body};
+use crate::response::{self, Answer, BadAnswer, Body};
+use crate::routing::{AnswerHead, Answered};
 use crate::stream::{ReadHalf, WriteHalf};
+
+use super::owned::decoded;
+use super::record::Record;
 
 /// Interim responses to one request; a workload that sends more is broken.
 const INTERIM: u32 = 32;
@@ -24,9 +31,13 @@ pub(super) enum Broken {
     Stale,
     /// The workload's bytes are no response.
     Bad(&'static str),
+    /// The head of its response is above the bound.
+    TooLarge,
     Timeout,
     /// The object sleeps before the workload answered.
     Drained,
+    /// The authorizer took the answer; its body, as far as it wanted it.
+    Taken(Vec<u8>),
     /// The response had begun.
     Cut,
     /// The client left, or takes no bytes.
@@ -74,6 +85,7 @@ pub(super) struct Sending<'x, 's, A> {
     pub(super) read: &'x mut ReadHalf<'s>,
     pub(super) input: &'x mut Buffer,
     pub(super) timer: &'x Timer,
+    pub(super) record: &'x RefCell<Record>,
 }
 
 impl<A: Authorizer> Sending<'_, '_, A> {
@@ -119,6 +131,16 @@ impl<A: Authorizer> Sending<'_, '_, A> {
                 .map_err(|error| Broken::Request(error.into()))?;
             let tail = if fed.done { body.tail() } else { b"" };
             let part = self.input.filled().get(..fed.forward).unwrap_or_default();
+            if A::EDGE {
+                if !self.part(to, part.len(), tail, fed).await {
+                    return Ok(false);
+                }
+                if fed.done {
+                    return Ok(true);
+                }
+                self.fill().await?;
+                continue;
+            }
             if (!part.is_empty() || !tail.is_empty())
                 && to.write_both(part, tail, self.timer, bound_ms).await.is_err()
             {
@@ -129,12 +151,42 @@ impl<A: Authorizer> Sending<'_, '_, A> {
             if fed.done {
                 return Ok(true);
             }
-            let (read, input) = (&mut *self.read, &mut *self.input);
-            match self.timer.within(bound_ms, |cx| input.poll_fill(read, cx)).await {
-                Ok(Ok(1..)) => {}
-                _ => return Err(Broken::Client),
-            }
+            self.fill().await?;
         }
+    }
+
+    async fn fill(&mut self) -> Result<(), Broken> {
+        let bound_ms = self.gate.limits.body_idle_ms;
+        let (read, input) = (&mut *self.read, &mut *self.input);
+        match self.timer.within(bound_ms, |cx| input.poll_fill(read, cx)).await {
+            Ok(Ok(1..)) => Ok(()),
+            _ => Err(Broken::Client),
+        }
+    }
+
+    /// Sends the next part of the body, which is kept first: whatever ends this attempt, the next begins with it. False: the
+    /// workload stopped reading.
+    async fn part(&mut self, to: &mut WriteHalf<'_>, bytes: usize, tail: &[u8], fed: Fed) -> bool {
+        let bound_ms = self.gate.limits.body_idle_ms;
+        let part = self.input.filled().get(..bytes).unwrap_or_default();
+        let kept = {
+            let mut record = self.record.borrow_mut();
+            record.ended = fed.done;
+            record
+                .keep([part, tail])
+                .then(|| record.last(bytes + tail.len()).to_vec())
+        };
+        self.gate.traffic.count_in(bytes + tail.len());
+        let written = match kept {
+            Some(kept) => {
+                self.input.consume(fed.used);
+                return kept.is_empty() || to.write_all(&kept, self.timer, bound_ms).await.is_ok();
+            }
+            None if bytes + tail.len() == 0 => true,
+            None => to.write_both(part, tail, self.timer, bound_ms).await.is_ok(),
+        };
+        self.input.consume(fed.used);
+        written
     }
 
     /// Keeps what the client sends ahead, and notices when it leaves.
@@ -159,8 +211,9 @@ impl<A: Authorizer> Sending<'_, '_, A> {
 }
 
 /// The response's direction.
-pub(super) struct Receiving<'x, 's, 'u, A> {
+pub(super) struct Receiving<'x, 's, 'u, A: Authorizer> {
     pub(super) gate: &'x Shared<A>,
+    pub(super) permit: &'x A::Permit,
     pub(super) wire: &'x Wire,
     pub(super) from: &'x mut ReadHalf<'u>,
     pub(super) write: &'x mut WriteHalf<'s>,
@@ -168,14 +221,21 @@ pub(super) struct Receiving<'x, 's, 'u, A> {
     pub(super) sent: &'x Cell<bool>,
     pub(super) go_on: &'x Cell<bool>,
     pub(super) started: &'x Cell<bool>,
+    pub(super) underway: Option<&'x Underway>,
 }
 
 impl<A: Authorizer> Receiving<'_, '_, '_, A> {
     pub(super) async fn run(mut self) -> Result<Delivered, Broken> {
         self.wait().await?;
         let mut outbound = self.gate.outbound.loan();
-        let (answer, kept_alive) = self.head(&mut outbound).await?;
+        let (answer, answered, kept_alive) = self.head(&mut outbound).await?;
+        if let Answered::Take { max_body } = answered {
+            return Err(Broken::Taken(self.take(&mut outbound, &answer, max_body).await?));
+        }
         self.started.set(true);
+        if let Some(underway) = self.underway {
+            underway.answered(answer.status, None);
+        }
         outbound.answer.consume(answer.head_len);
         if answer.status == 101 {
             self.flush(&mut outbound, 0, b"").await?;
@@ -187,6 +247,40 @@ impl<A: Authorizer> Receiving<'_, '_, '_, A> {
             answer,
             kept_alive: kept_alive && answer.body != Framing::Close,
         })
+    }
+
+    /// The body of an answer that the client does not get.
+    async fn take(&mut self, out: &mut Outbound, answer: &Answer, max: usize) -> Result<Vec<u8>, Broken> {
+        let mut taken = Vec::new();
+        if max == 0 {
+            return Ok(taken);
+        }
+        out.answer.consume(answer.head_len);
+        let mut body = Body::new(answer.body);
+        loop {
+            let fed = body
+                .feed(out.answer.filled())
+                .map_err(|_| Broken::Bad("the body of the answer is malformed"))?;
+            taken.extend_from_slice(out.answer.filled().get(..fed.forward).unwrap_or_default());
+            out.answer.consume(fed.used);
+            if taken.len() > max {
+                return Err(Broken::Bad(
+                    "the body of the answer is too large for what it says",
+                ));
+            }
+            let whole = fed.done
+                || match self.read_head(out, false).await {
+                    Ok(()) => false,
+                    Err(_) if answer.body == Framing::Close => true,
+                    Err(broken) => return Err(broken),
+                };
+            if whole {
+                return Ok(match answer.body {
+                    Framing::Chunked => decoded(&taken),
+                    _ => taken,
+                });
+            }
+        }
     }
 
     /// Waits for the workload without holding buffers.
@@ -206,7 +300,7 @@ impl<A: Authorizer> Receiving<'_, '_, '_, A> {
     }
 
     /// The final head, rendered into `reply`; interim ones are passed on at once.
-    async fn head(&mut self, out: &mut Outbound) -> Result<(Answer, bool), Broken> {
+    async fn head(&mut self, out: &mut Outbound) -> Result<(Answer, Answered, bool), Broken> {
         let mut interim = 0;
         loop {
             if out.answer.is_empty() {
@@ -215,18 +309,22 @@ impl<A: Authorizer> Receiving<'_, '_, '_, A> {
             // A request whose body is still under way when its answer comes cannot be followed by another.
             let keep_alive =
                 self.wire.keep_alive && self.sent.get() && self.gate.control.phase() <= Phase::Open;
-            match response::relay(out.answer.filled(), self.wire, keep_alive, &mut out.reply) {
-                Ok(Some(answer)) if answer.is_interim() && interim < INTERIM => {
+            let look = |head: &AnswerHead<'_>, edited: &mut Forwarding| {
+                self.gate.answered(self.permit, head, edited)
+            };
+            match response::relay(out.answer.filled(), self.wire, keep_alive, look, &mut out.reply) {
+                Ok(Some((answer, _))) if answer.is_interim() && interim < INTERIM => {
                     interim += 1;
                     out.answer.consume(answer.head_len);
                     self.flush(out, 0, b"").await?;
                     self.go_on.set(true);
                 }
-                Ok(Some(answer)) if answer.is_interim() => {
+                Ok(Some((answer, _))) if answer.is_interim() => {
                     return Err(Broken::Bad("too many interim responses"));
                 }
-                Ok(Some(answer)) => return Ok((answer, keep_alive)),
+                Ok(Some((answer, answered))) => return Ok((answer, answered, keep_alive)),
                 Ok(None) => self.read_head(out, false).await?,
+                Err(BadAnswer::Large) => return Err(Broken::TooLarge),
                 Err(_) => return Err(Broken::Bad("the workload's response is malformed or ambiguous")),
             }
         }
@@ -284,6 +382,9 @@ impl<A: Authorizer> Receiving<'_, '_, '_, A> {
         self.gate
             .traffic
             .count_out(out.reply.len() + part.len() + tail.len());
+        if let Some(underway) = self.underway {
+            underway.sent(part.len() + tail.len());
+        }
         let written = if part.len() <= COPY_BYTES {
             response::parts(&[part, tail], &mut out.reply);
             self.write.write_all(&out.reply, self.timer, bound_ms).await

@@ -13,6 +13,7 @@ use crate::response::Body;
 
 impl<A: Authorizer> Session<'_, A> {
     pub(super) async fn own(&mut self, buffers: &mut Inbound, ask: OwnAsk, wire: Wire) -> Next {
+        let _busy = self.usage.begin();
         buffers.input.consume(wire.head_len);
         let body = match self.read_whole(buffers, ask.max_body, &wire).await {
             Ok(body) => body,
@@ -29,13 +30,15 @@ impl<A: Authorizer> Session<'_, A> {
         reply.render_into(again, &mut outbound.reply);
         let bytes = std::mem::take(&mut outbound.reply);
         drop(outbound);
+        self.note(200, None, &bytes);
         self.send(&bytes, again).await
     }
 
     async fn refuse_read(&mut self, refusal: &Refusal, wire: &Wire) -> Next {
         self.gate.traffic.count_refused();
         let again = self.goes_on(wire);
-        let bytes = crate::refusal::render_http1(refusal, again);
+        let bytes = crate::refusal::render_http1(refusal, again, None);
+        self.note(refusal.problem.status, Some(&refusal.problem.code), &bytes);
         self.send(&bytes, again).await
     }
 
@@ -95,7 +98,7 @@ impl<A: Authorizer> Session<'_, A> {
 }
 
 /// The data of a chunked body that was validated: sizes, extensions and line ends fall away.
-fn decoded(mut chunks: &[u8]) -> Vec<u8> {
+pub(super) fn decoded(mut chunks: &[u8]) -> Vec<u8> {
     let mut data = Vec::with_capacity(chunks.len());
     while let Some(end) = chunks.windows(2).position(|two| two == b"\r\n") {
         let (line, rest) = chunks.split_at(end);

@@ -1,6 +1,8 @@
 //! hyper's connections to the workload, and sending one admitted request through them.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
 use std::pin::pin;
 
 use hyper::body::Incoming;
@@ -11,17 +13,27 @@ use super::Tasks;
 use super::body::{Meter, Sent};
 use crate::Authorizer;
 use crate::control::{Elapsed, Timer};
-use crate::gate::{Protocol, Shared};
+use crate::gate::Shared;
+use crate::limits::{RESPONSE_HEAD_BYTES, RESPONSE_HEADERS};
 use crate::refusal::Refusal;
 
+/// A response head of HTTP/2, which counts 32 bytes more for each field: far enough above [`RESPONSE_HEAD_BYTES`] that it is
+/// read and answered by the bound that holds for all.
+const HEADER_LIST_BYTES: u32 = 4 * 64 * 1024;
 /// Unused HTTP/1.1 connections kept for HTTP/2 clients.
 const IDLE_CLIENTS: usize = 64;
 
-/// hyper's connections to the workload.
+/// Connections that lead to one place: at an edge its target.
+type Place = Option<u64>;
+
+/// An unused connection, and until when it is kept, by the gate's clock.
+type Unused = (http1::SendRequest<Sent>, u64);
+
+/// hyper's connections to workloads.
 #[derive(Default)]
 pub(crate) struct Clients {
-    http1: RefCell<Vec<http1::SendRequest<Sent>>>,
-    http2: RefCell<Option<http2::SendRequest<Sent>>>,
+    http1: RefCell<HashMap<Place, Vec<Unused>>>,
+    http2: RefCell<HashMap<Place, http2::SendRequest<Sent>>>,
     tasks: Tasks,
 }
 
@@ -37,13 +49,17 @@ impl Clients {
     /// Closes everything.
     pub(crate) fn clear(&self) {
         self.http1.borrow_mut().clear();
-        self.http2.take();
+        self.http2.borrow_mut().clear();
         self.tasks.0.borrow_mut().abort_all();
     }
 
-    /// Forgets connections that have ended.
-    pub(crate) fn expire(&self) {
-        self.http1.borrow_mut().retain(|client| !client.is_closed());
+    /// Forgets connections that have ended or are too old.
+    pub(crate) fn expire(&self, now_ms: u64) {
+        self.http1.borrow_mut().retain(|_, clients| {
+            clients.retain(|(client, until_ms)| !client.is_closed() && *until_ms >= now_ms);
+            !clients.is_empty()
+        });
+        self.http2.borrow_mut().retain(|_, client| !client.is_closed());
         while self.tasks.0.borrow_mut().try_join_next().is_some() {}
     }
 
@@ -51,19 +67,31 @@ impl Clients {
         hyper::rt::Executor::execute(&self.tasks, connection);
     }
 
-    fn idle(&self) -> Option<http1::SendRequest<Sent>> {
-        let mut clients = self.http1.borrow_mut();
-        clients.retain(|client| !client.is_closed());
-        let ready = clients.iter().rposition(http1::SendRequest::is_ready)?;
-        Some(clients.swap_remove(ready))
+    fn idle(&self, place: Place) -> Option<http1::SendRequest<Sent>> {
+        let mut all = self.http1.borrow_mut();
+        let clients = all.get_mut(&place)?;
+        clients.retain(|(client, _)| !client.is_closed());
+        let ready = clients.iter().rposition(|(client, _)| client.is_ready())?;
+        Some(clients.swap_remove(ready).0)
     }
 
-    fn keep(&self, client: http1::SendRequest<Sent>) {
-        let mut clients = self.http1.borrow_mut();
+    fn keep(&self, place: Place, client: http1::SendRequest<Sent>, until_ms: u64) {
+        let mut all = self.http1.borrow_mut();
+        let clients = all.entry(place).or_default();
         if clients.len() < IDLE_CLIENTS {
-            clients.push(client);
+            clients.push((client, until_ms));
         }
     }
+}
+
+/// Why there is no response's head.
+pub(super) enum Unsent {
+    /// Nobody listens.
+    Unreachable(io::Error),
+    /// The connection failed before a response began.
+    Silent(hyper::Error),
+    /// This is the answer.
+    Refused(Box<Refusal>),
 }
 
 /// Sends one admitted request and waits for the response's head.
@@ -73,18 +101,19 @@ pub(super) async fn send<A: Authorizer>(
     request: http::Request<Sent>,
     timer: &Timer,
     meter: &Meter,
-) -> Result<http::Response<Incoming>, Box<Refusal>> {
+) -> Result<http::Response<Incoming>, Unsent> {
     let mut sending = pin!(async {
-        match gate.protocol {
-            Protocol::H2c => send2(gate, permit, request).await,
-            _ => send1(gate, permit, request).await,
+        if gate.speaks_h2c(permit) {
+            send2(gate, permit, request).await
+        } else {
+            send1(gate, permit, request).await
         }
     });
     let bound_ms = gate.limits.response_ms;
     loop {
         let polled = |cx: &mut std::task::Context<'_>| match sending.as_mut().poll(cx) {
             std::task::Poll::Pending if gate.control.is_drained() => {
-                std::task::Poll::Ready(Err(Box::new(Refusal::cut_short())))
+                std::task::Poll::Ready(Err(Unsent::Refused(Box::new(Refusal::cut_short()))))
             }
             polled => polled,
         };
@@ -92,8 +121,16 @@ pub(super) async fn send<A: Authorizer>(
             Ok(response) => return response,
             // The bound counts from the request's end.
             Err(Elapsed) if meter.silent_ms() < bound_ms => {}
-            Err(Elapsed) => return Err(Box::new(Refusal::upstream_timeout())),
+            Err(Elapsed) => return Err(Unsent::Refused(Box::new(Refusal::upstream_timeout()))),
         }
+    }
+}
+
+/// Where the connections of this permit lead, and how long unused ones are kept.
+fn place<A: Authorizer>(gate: &Shared<A>, permit: &A::Permit) -> (Place, u64) {
+    match gate.route(permit) {
+        None => (None, gate.limits.upstream_idle_ms),
+        Some(route) => (Some(route.target()), route.idle_ms()),
     }
 }
 
@@ -101,29 +138,34 @@ async fn send1<A: Authorizer>(
     gate: &Shared<A>,
     permit: &A::Permit,
     mut request: http::Request<Sent>,
-) -> Result<http::Response<Incoming>, Box<Refusal>> {
-    if let Some(mut client) = gate.clients.idle() {
+) -> Result<http::Response<Incoming>, Unsent> {
+    let (place, idle_ms) = place(gate, permit);
+    let keep = |client| {
+        if idle_ms > 0 {
+            let until_ms = gate.control.now_ms().saturating_add(idle_ms);
+            gate.clients.keep(place, client, until_ms);
+        }
+    };
+    if let Some(mut client) = gate.clients.idle(place) {
         match client.try_send_request(request).await {
             Ok(response) => {
-                gate.clients.keep(client);
+                keep(client);
                 return Ok(response);
             }
             // Closed before the request left: it goes on a new connection, once.
             Err(mut error) => match error.take_message() {
                 Some(unsent) => request = unsent,
-                None => return Err(failed(gate, &error.into_error())),
+                None => return Err(failed(gate, error.into_error())),
             },
         }
     }
-    let stream = gate
-        .pool
-        .connect(permit)
+    let lease = gate.lease(permit, true).await.map_err(Unsent::Unreachable)?;
+    let (mut client, connection) = http1::Builder::new()
+        .max_buf_size(RESPONSE_HEAD_BYTES)
+        .max_headers(RESPONSE_HEADERS)
+        .handshake(TokioIo::new(lease.stream))
         .await
-        .map_err(|error| Box::new(gate.unreachable(&error)))?
-        .stream;
-    let (mut client, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| failed(gate, &error))?;
+        .map_err(|error| failed(gate, error))?;
     gate.clients.spawn(async move {
         // The request's own future reports what goes wrong.
         let _reported = connection.await;
@@ -131,8 +173,8 @@ async fn send1<A: Authorizer>(
     let response = client
         .send_request(request)
         .await
-        .map_err(|error| failed(gate, &error))?;
-    gate.clients.keep(client);
+        .map_err(|error| failed(gate, error))?;
+    keep(client);
     Ok(response)
 }
 
@@ -140,51 +182,63 @@ async fn send2<A: Authorizer>(
     gate: &Shared<A>,
     permit: &A::Permit,
     request: http::Request<Sent>,
-) -> Result<http::Response<Incoming>, Box<Refusal>> {
+) -> Result<http::Response<Incoming>, Unsent> {
+    let (place, _) = place(gate, permit);
     let known = gate
         .clients
         .http2
         .borrow()
-        .as_ref()
+        .get(&place)
         .filter(|client| !client.is_closed())
         .cloned();
     let mut client = match known {
         Some(client) => client,
-        None => connect2(gate, permit).await?,
+        None => connect2(gate, permit, place).await?,
     };
-    client.ready().await.map_err(|error| failed(gate, &error))?;
+    client.ready().await.map_err(|error| failed(gate, error))?;
     client
         .send_request(request)
         .await
-        .map_err(|error| failed(gate, &error))
+        .map_err(|error| failed(gate, error))
 }
 
 async fn connect2<A: Authorizer>(
     gate: &Shared<A>,
     permit: &A::Permit,
-) -> Result<http2::SendRequest<Sent>, Box<Refusal>> {
-    let stream = gate
-        .pool
-        .connect(permit)
-        .await
-        .map_err(|error| Box::new(gate.unreachable(&error)))?
-        .stream;
+    place: Place,
+) -> Result<http2::SendRequest<Sent>, Unsent> {
+    let lease = gate.lease(permit, true).await.map_err(Unsent::Unreachable)?;
     let handshake = http2::Builder::new(gate.clients.tasks.clone())
         .timer(TokioTimer::new())
-        .handshake(TokioIo::new(stream));
-    let (client, connection) = handshake.await.map_err(|error| failed(gate, &error))?;
+        .max_header_list_size(HEADER_LIST_BYTES)
+        .handshake(TokioIo::new(lease.stream));
+    let (client, connection) = handshake.await.map_err(|error| failed(gate, error))?;
     gate.clients.spawn(async move {
         // The requests' own futures report what goes wrong.
         let _reported = connection.await;
     });
-    *gate.clients.http2.borrow_mut() = Some(client.clone());
+    gate.clients.http2.borrow_mut().insert(place, client.clone());
     Ok(client)
 }
 
-fn failed<A: Authorizer>(gate: &Shared<A>, error: &hyper::Error) -> Box<Refusal> {
-    let why = match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    };
-    Box::new(gate.failed(&why))
+fn failed<A: Authorizer>(gate: &Shared<A>, error: hyper::Error) -> Unsent {
+    if error.is_parse_too_large() {
+        return Unsent::Refused(Box::new(gate.response_head_too_large()));
+    }
+    Unsent::Silent(error)
+}
+
+/// What the client is told of a response that never came.
+pub(super) fn told<A: Authorizer>(gate: &Shared<A>, unsent: Unsent) -> Box<Refusal> {
+    match unsent {
+        Unsent::Unreachable(error) => Box::new(gate.unreachable(&error)),
+        Unsent::Refused(refusal) => refusal,
+        Unsent::Silent(error) => {
+            let why = match std::error::Error::source(&error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
+            Box::new(gate.failed(&why))
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use suijuris_gate::{Limits, Protocol};
 
+use crate::http2::{ask_all, request};
 use crate::rig::{Rig, Workload, get};
 
 fn rig(limits: Limits) -> (Rig, Workload) {
@@ -52,13 +53,14 @@ fn a_body_that_stalls_is_cut() {
 }
 
 #[test]
-fn one_connection_too_many_is_told_so() {
+fn one_connection_too_many_is_told_so_where_all_are_at_work() {
     let (rig, workload) = rig(Limits {
         max_connections: 1,
         ..Limits::default()
     });
     let mut first = rig.client();
-    assert_eq!(first.ask(&get("/")).status(), 200);
+    first.send(&get("/hold"));
+    rig.wait(|traffic| traffic.held() == 1);
     let before = workload.touched();
     let reply = rig.client().reply();
     assert_eq!(
@@ -71,6 +73,79 @@ fn one_connection_too_many_is_told_so() {
     assert_eq!(rig.client().ask(&get("/")).status(), 200);
 }
 
+#[test]
+fn idle_connections_of_one_client_shut_nobody_out() {
+    const MOST: usize = 16;
+    let (rig, _workload) = rig(Limits {
+        max_connections: MOST,
+        ..Limits::default()
+    });
+    let mut idle: Vec<_> = (0..MOST).map(|_| rig.client()).collect();
+    rig.wait(|traffic| traffic.connections() >= MOST - MOST / 8);
+    for _ in 0..3 * MOST {
+        assert_eq!(rig.client().ask(&get("/")).status(), 200);
+    }
+    rig.wait(|traffic| traffic.connections() <= MOST);
+    // The oldest went first, and its client sees that.
+    assert!(!idle[0].fill());
+}
+
+#[test]
+fn streams_of_http2_count_as_requests() {
+    let slow = Workload::start(|conn| {
+        conn.request();
+        while conn.fill() {}
+    });
+    let rig = Rig::with(
+        Protocol::Http,
+        &slow,
+        Limits {
+            max_in_flight: 3,
+            ..Limits::default()
+        },
+    );
+    let mut clients: Vec<_> = (0..3).map(|_| rig.client()).collect();
+    for client in &mut clients {
+        client.send(&get("/"));
+    }
+    rig.wait(|traffic| traffic.in_flight() == 3);
+    for answer in ask_all(rig.addr, (0..5).map(|_| request("/", "")).collect()) {
+        let answer = answer.unwrap();
+        assert_eq!(
+            (answer.status, answer.problem().code.as_str()),
+            (503, "too_many_requests")
+        );
+    }
+    drop(clients);
+}
+
+// proves C3
+#[test]
+fn who_leaves_while_waiting_for_the_verdict_is_not_served() {
+    let (rig, workload) = rig(Limits::default());
+    let mut leaves = rig.client();
+    leaves.send(&get("/hold"));
+    rig.wait(|traffic| traffic.held() == 1);
+    drop(leaves);
+    rig.wait(|traffic| traffic.held() == 0 && traffic.connections() == 0);
+    let mut ends_its_side = rig.client();
+    ends_its_side.send(&get("/hold"));
+    rig.wait(|traffic| traffic.held() == 1);
+    ends_its_side.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    rig.wait(|traffic| traffic.held() == 0 && traffic.connections() == 0);
+    let mut stays = rig.client();
+    stays.send(b"POST /hold HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\na");
+    rig.wait(|traffic| traffic.held() == 1);
+    stays.send(b"bc");
+    rig.script
+        .released
+        .store(true, std::sync::atomic::Ordering::SeqCst);
+    rig.order(|control, _| control.ask_again());
+    assert!(stays.reply().body.ends_with("\r\n\r\nabc"));
+    assert_eq!(workload.touched().0, 1, "of three one was served");
+}
+
+// proves C13
 #[test]
 fn a_client_that_reads_nothing_is_cut() {
     let workload = Workload::start(|conn| {

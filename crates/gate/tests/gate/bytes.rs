@@ -162,7 +162,8 @@ fn one_too_many_is_turned_away_with_an_answer() {
     };
     let rig = Rig::with(Protocol::Http, &workload, limits);
     let (mut first, _) = connected(&rig);
-    assert_eq!(first.ask(&get("/")).status(), 200);
+    first.send(&get("/hold"));
+    rig.wait(|traffic| traffic.held() == 1);
     let (mut second, ended) = connected(&rig);
     assert_eq!(second.reply().status(), 503);
     // Whatever the gate was doing, it has done.

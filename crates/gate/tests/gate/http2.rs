@@ -23,9 +23,9 @@ use crate::rig::{PATIENCE, Plan, Rig, Workload, get};
 #[derive(Debug)]
 pub(crate) struct Got {
     pub(crate) status: u16,
-    headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: String,
-    trailers: Option<HeaderMap>,
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
 impl Got {
@@ -46,10 +46,11 @@ fn runtime() -> tokio::runtime::Runtime {
 pub(crate) fn ask_all(addr: SocketAddr, requests: Vec<Request<Full<Bytes>>>) -> Vec<Result<Got, String>> {
     let conversation = async {
         let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-        let (client, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .unwrap();
+        let (client, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .max_header_list_size(1 << 20)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(async move {
             // Its end is the test's end.
@@ -129,7 +130,7 @@ fn refused_at_a_door(peer: SocketAddr) -> Vec<u8> {
     let mut probe = Probe::new(peer, &Limits::default());
     probe.push(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
     assert_eq!(probe.push(&[&frame[..], &head[..]].concat()), Found::Request);
-    probe.refuse(&Problem::new(403, "admit_refused", "No").into())
+    probe.refuse(&Problem::new(403, "admit_refused", "No").into(), None)
 }
 
 /// Type and flags of each frame of the first stream.
@@ -436,7 +437,7 @@ fn a_door_refuses_on_its_own() {
     let asking = std::thread::spawn(move || ask(addr, request("/", "hello")));
     let (mut stream, probe) = door(&listener);
     let refusal = Refusal::from(Problem::new(403, "asleep", "Not now"));
-    stream.write_all(&probe.refuse(&refusal)).unwrap();
+    stream.write_all(&probe.refuse(&refusal, None)).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let got = asking.join().unwrap();
     assert_eq!((got.status, got.problem().code.as_str()), (403, "asleep"));

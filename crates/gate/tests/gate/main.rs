@@ -6,8 +6,10 @@
     reason = "tests"
 )]
 
+mod answers;
 mod bounds;
 mod bytes;
+mod corpus;
 mod fd_passing;
 mod forwarding;
 mod http2;

@@ -280,7 +280,7 @@ impl Rig {
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(async {
+            tokio::task::LocalSet::new().block_on(&runtime, async {
                 let obey = async {
                     while let Some(order) = ordered.recv().await {
                         order(&control, &traffic);
