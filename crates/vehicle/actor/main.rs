@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::Pid;
 use suijuris_sys::{descriptors, link};
 use suijuris_vehicle::process::{Process, Shim, Want, shim};
-use suijuris_vehicle::{Driver, Isolation, Lifetime, Machine, Output, Spec, Suspending};
+use suijuris_vehicle::{Driver, Isolation, Lifetime, Machine, Output, Spec, Suspending, vm};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 type Play = Result<u8, Box<dyn Error>>;
@@ -24,7 +24,8 @@ fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let played = match args.as_slice() {
-        ["__shim"] => return shim::main(),
+        ["__shim", ..] => return shim::main(),
+        ["__guest"] => return suijuris_guest::init::main([]),
         ["exit", code] => code.parse().map_err(Into::into),
         ["die", signal] => die(signal),
         ["look"] => look(),
@@ -36,11 +37,16 @@ fn main() -> ExitCode {
         ["dial", port] => dial(port),
         ["answer", number] => answer(number),
         ["write", file] => fs::write(file, "x").map(|()| 0).map_err(Into::into),
+        ["panics"] => fs::write("/proc/sysrq-trigger", "c")
+            .map(|()| 0)
+            .map_err(Into::into),
         ["polite"] => polite(),
         ["deaf"] => deaf(),
         ["counts"] => counts(),
         ["says", lines @ ..] => says(lines),
         ["floods"] => floods(),
+        ["clock"] => clock(),
+        ["fills", file] => fills(Path::new(file)),
         ["echoes", number] => echoes(number),
         ["holds", mebibytes] => holds(mebibytes),
         ["opens"] => opens(),
@@ -49,6 +55,9 @@ fn main() -> ExitCode {
         ["caller", isolation, suspending, file] => caller(want(isolation, suspending), Path::new(file)),
         ["supervisor", isolation, suspending, state, part @ ..] => {
             supervisor(want(isolation, suspending), Path::new(state), part)
+        }
+        ["emulating-supervisor", place, kernel, part @ ..] => {
+            emulating_supervisor(Path::new(place), Path::new(kernel), part)
         }
         _ => Err(format!("no such part: {args:?}").into()),
     };
@@ -186,6 +195,30 @@ fn counts() -> Play {
     Ok(0)
 }
 
+/// Says what time it is, in milliseconds.
+fn clock() -> Play {
+    loop {
+        say(&std::time::UNIX_EPOCH.elapsed()?.as_millis().to_string())?;
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// Takes all room of a disk without writing it, says so, and ends with code 7 when asked to.
+fn fills(file: &Path) -> Play {
+    let set = blocked(Signal::SIGTERM)?;
+    let file = File::options().create(true).append(true).open(file)?;
+    let mut size: i64 = 0;
+    for step in [64 << 20, 1 << 20, 4096] {
+        while nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), size, step).is_ok() {
+            size += step;
+        }
+    }
+    let full = fs::write(Path::new("/volume/more"), vec![1; 1 << 20]);
+    say(if full.is_err() { "full" } else { "there is room" })?;
+    set.wait()?;
+    Ok(7)
+}
+
 fn floods() -> Play {
     let line = "x".repeat(1000);
     loop {
@@ -313,6 +346,28 @@ async fn supervisor(want: Want, state: &Path, part: &[&str]) -> Play {
     let driver = Process::detect(Shim::itself("__shim"), want).await?;
     let driver = driver.keeping_in(state)?;
     let mut spec = Spec::new("orphan", env::current_exe()?).with_args(part);
+    spec.lifetime = Lifetime::Detached;
+    (spec.stdout, spec.stderr) = (Output::Lines, Output::Lines);
+    spec.link = Some(5);
+    let machine = driver.start(spec).await?;
+    say(machine.id().as_str())?;
+    until_killed(&machine).await
+}
+
+/// The same with a virtual machine.
+#[tokio::main(flavor = "current_thread")]
+async fn emulating_supervisor(place: &Path, kernel: &Path, part: &[&str]) -> Play {
+    let me = env::current_exe()?;
+    let inner = Process::detect(Shim::itself("__shim"), Want::default()).await?;
+    let inner = inner.keeping_in(&place.join("monitors"))?;
+    let options = vm::Options {
+        kernel: vm::Kernel::open(kernel)?,
+        guest: (me.clone(), vec!["__guest".into()]),
+        state: place.join("state"),
+        kind: vm::Kind::Qemu(vm::Accelerator::detect()),
+    };
+    let driver = vm::VirtualMachines::new(inner, options)?;
+    let mut spec = Spec::new("orphan", me).with_args(part);
     spec.lifetime = Lifetime::Detached;
     (spec.stdout, spec.stderr) = (Output::Lines, Output::Lines);
     spec.link = Some(5);

@@ -1,7 +1,7 @@
 //! Drivers that start, find again, stop, suspend and resume machines. Knows nothing of objects.
 //!
 //! A machine is described by a [`Spec`], run by a [`Driver`] and held by a [`Machine`]. [`Driver::describe`] says what a
-//! driver can do on this host, and why not more. [`process`] runs machines as trees of processes; `fake` plays them
+//! driver can do on this host, and why not more. [`process`] runs machines as trees of processes, [`vm`] as virtual machines; `fake` plays them
 //! for tests. Every driver passes one suite, `tests/conformance`. What runs in a machine, when it should run and
 //! whether it may, is decided by the callers (`suijuris up`, the supervisor).
 
@@ -17,6 +17,7 @@ pub mod output;
 pub mod process;
 mod secret;
 pub mod spec;
+pub mod vm;
 
 pub use description::{Description, Enforced, Isolation, Location, Means, Resource, Shortfall, Suspending};
 pub use driver::{Driver, Machine};
@@ -26,4 +27,6 @@ pub use error::{
 };
 pub use machine::{Exit, Link, MachineId, Signal, State};
 pub use output::{Line, Lines, Since};
-pub use spec::{Lifetime, Mount, Network, Output, Program, Resources, Spec};
+pub use spec::{
+    Account, ImageFiles, ImageRoot, Lifetime, Mount, Network, Output, Place, Program, Resources, Root, Spec,
+};

@@ -85,6 +85,8 @@ pub enum Exit {
     Signal(i32),
     /// Its first program was killed because the machine had used up its memory, as its control group says.
     OutOfMemory,
+    /// The kernel of its virtual machine gave up.
+    Panicked,
     /// Nobody was there to see how it ended: it was found dead, or killed after its keeper had vanished.
     Lost,
 }
@@ -95,6 +97,7 @@ impl fmt::Display for Exit {
             Self::Code(code) => write!(f, "exited with code {code}"),
             Self::Signal(number) => write!(f, "killed by signal {number}"),
             Self::OutOfMemory => f.write_str("killed at its memory limit"),
+            Self::Panicked => f.write_str("its kernel panicked"),
             Self::Lost => f.write_str("ended unseen, after its supervisor had vanished"),
         }
     }

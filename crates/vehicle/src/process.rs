@@ -13,6 +13,7 @@
 mod attach;
 mod cgroup;
 mod detect;
+mod enter;
 mod freezer;
 mod handle;
 mod inside;
@@ -20,10 +21,15 @@ mod keeper;
 mod limits;
 mod log;
 mod mounts;
+mod network;
+mod networks;
 mod plan;
 mod record;
+mod root;
+mod scratch;
 pub mod shim;
 mod state;
+mod stranger;
 mod wire;
 
 use std::ffi::OsString;
@@ -45,10 +51,14 @@ use crate::error::{AttachError, ListError, StartError};
 use crate::machine::MachineId;
 use crate::spec::Spec;
 use cgroup::Base;
+pub use enter::Entering;
 pub use handle::Machine;
 use handle::{Channel, Parts};
 use limits::Limiter;
+pub use network::Family;
+pub use networks::{Attachment, Networks, NetworksError, UPLINK, WayOut};
 use plan::Plan;
+pub use scratch::remove_strange;
 use state::StateDir;
 pub use state::StateError;
 pub use wire::{Fault, Step};
@@ -91,6 +101,14 @@ pub struct Want {
     pub isolation: Option<Isolation>,
     /// How to suspend them.
     pub suspending: Option<Suspending>,
+}
+
+impl Process {
+    /// How this driver executes its shim; what [`Machine::enter`] needs.
+    #[must_use]
+    pub const fn shim(&self) -> &Shim {
+        &self.shim
+    }
 }
 
 /// A step on the way to a running machine failed; what [`StartError::Failed`] holds, where a step is to blame.

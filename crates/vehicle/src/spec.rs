@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub struct Spec {
     /// Begins the machine's id: 1 to 64 of `a-z`, `0-9` and `-`.
     pub name: String,
+    /// The file system that it begins with.
+    pub root: Root,
     /// What runs first.
     pub program: Program,
     /// Its whole environment.
@@ -29,10 +31,18 @@ pub struct Spec {
     /// Whether the first program may mount in the machine, for what it starts in turn; everything else that it could use
     /// this for stays in the machine.
     pub may_mount: bool,
+    /// Whose the first program is, where it is a stranger's: it gets this account and is confined, and a small process of ours
+    /// stands before it as process 1, passes signals on and buries orphans. Only with the files of an image.
+    pub stranger: Option<Account>,
+    /// Whether what the machine writes to its image stays in its scratch directory, for the next machine that gets it.
+    pub keeps_written: bool,
     /// What the machine may use up.
     pub resources: Resources,
     /// Whether the machine shares the host's network.
     pub network: Network,
+    /// The network that is the machine's own, made before it ([`crate::process::Networks::join`]); none: a fresh one. Only with
+    /// [`Network::Private`], and for machines of processes.
+    pub joins: Option<Place>,
     /// Whether the machine may outlive its caller.
     pub lifetime: Lifetime,
     /// Where file 1 goes.
@@ -55,7 +65,8 @@ impl Spec {
         let exe = exe.into();
         Self {
             name: name.into(),
-            program: Program::Command {
+            root: Root::Host,
+            program: Program {
                 argv: vec![exe.clone().into_os_string()],
                 exe,
             },
@@ -65,8 +76,11 @@ impl Spec {
             hidden: Vec::new(),
             kept: Vec::new(),
             may_mount: false,
+            stranger: None,
+            keeps_written: false,
             resources: Resources::default(),
             network: Network::Host,
+            joins: None,
             lifetime: Lifetime::WithCaller,
             stdout: Output::Inherit,
             stderr: Output::Inherit,
@@ -78,29 +92,65 @@ impl Spec {
     /// The same with further arguments.
     #[must_use]
     pub fn with_args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
-        let (Program::Command { argv, .. } | Program::Image { argv, .. }) = &mut self.program;
-        argv.extend(args.into_iter().map(Into::into));
+        self.program.argv.extend(args.into_iter().map(Into::into));
         self
     }
 }
 
+/// Whom a program runs as, by the numbers of its image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Further groups; none where the machine has namespaces for users.
+    pub groups: Vec<u32>,
+}
+
 /// What a machine runs first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Program {
-    /// A program of the host.
-    Command {
-        /// Absolute path, as seen inside the machine.
-        exe: PathBuf,
-        /// Its arguments, the zeroth included. Anybody on the host can read them: nothing secret.
-        argv: Vec<OsString>,
-    },
-    /// A program of an image.
-    Image {
-        /// The image's digest (`sha256:…`).
-        digest: String,
-        /// Arguments in place of the image's own command; the zeroth is looked up in the image. Empty: the image's own.
-        argv: Vec<OsString>,
-    },
+pub struct Program {
+    /// Absolute path, as seen inside the machine; or a name without `/`, looked up there in the `PATH` of [`Spec::env`].
+    pub exe: PathBuf,
+    /// Its arguments, the zeroth included. Anybody on the host can read them: nothing secret.
+    pub argv: Vec<OsString>,
+}
+
+/// The file system that a machine begins with. [`Spec::mounts`] come on top of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Root {
+    /// The host's.
+    #[default]
+    Host,
+    /// That of an image, writable; what is written is gone when the machine ends. Beside it the machine has its own `/proc`,
+    /// `/dev`, `/run` and `/tmp`, `/sys` read-only, with the host's network its `/etc/resolv.conf`, and nothing of the host.
+    Image(ImageRoot),
+}
+
+/// The files of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRoot {
+    /// What it is put together from.
+    pub files: ImageFiles,
+    /// Directory of the machine's own for what it writes; made where missing, emptied before the start and once the machine
+    /// has ended.
+    pub scratch: PathBuf,
+    /// User and group that the caller's own user is in the machine, where it is the only one that there can be
+    /// ([`crate::Isolation::UserNamespaces`]).
+    pub user: (u32, u32),
+}
+
+/// Where the files of an image are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageFiles {
+    /// Directories of its layers, lowest first, as overlayfs takes them (`suijuris_oci::store::Root::overlay`).
+    Layers(Vec<PathBuf>),
+    /// One directory with all of them, for this machine alone: it writes there, and the directory goes with it.
+    Copy(PathBuf),
+    /// A disk with all of them, as virtual machines take it ([`crate::vm::make_root`]): each gets a copy, and the file stays.
+    Disk(PathBuf),
 }
 
 /// Whether a machine may outlive whoever started it.
@@ -135,6 +185,15 @@ pub enum Network {
     Private,
     /// The host's.
     Host,
+}
+
+/// A network that was made for one machine. It is gone with the machine, or with this, where no machine took it.
+#[derive(Debug)]
+pub struct Place {
+    /// The namespace for users that owns it; none where that is the caller's own.
+    pub(crate) users: Option<OwnedFd>,
+    /// Its own namespace.
+    pub(crate) network: OwnedFd,
 }
 
 /// Where a machine's output goes.

@@ -176,6 +176,11 @@ impl Leaf {
         }
     }
 
+    /// Its member list, for a process that writes itself there later.
+    pub(super) fn member_list(&self) -> PathBuf {
+        self.dir.join("cgroup.procs")
+    }
+
     /// Whether process `pid` is a member.
     pub(super) fn has(&self, pid: u32) -> io::Result<bool> {
         let members = fs::read_to_string(self.dir.join("cgroup.procs"))?;

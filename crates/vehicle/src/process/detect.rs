@@ -1,6 +1,7 @@
 //! Finds out what works on this host by trying it, and clears away what killed callers left.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::unistd::Uid;
@@ -13,7 +14,7 @@ use super::{Process, Shim, StepFailed, Want, freezer};
 use crate::description::{Description, Isolation, Location, Shortfall, Suspending};
 use crate::driver::Machine as _;
 use crate::error::StartError;
-use crate::spec::{Network, Spec};
+use crate::spec::{ImageFiles, ImageRoot, Network, Root, Spec};
 
 /// Looks at a stale control group before it is left to the next sweep, and the pause between them.
 const SWEEPS: usize = 100;
@@ -73,6 +74,30 @@ impl Process {
         let frozen = plan.request.groups.first().map_or(Ok(()), try_freezing);
         self.launch(plan).await?.wait().await;
         Ok(frozen.map_err(|error| StepFailed::from(Fault::new(Step::Cgroup, "", &error)))?)
+    }
+
+    /// Whether overlayfs can be mounted for a machine with an image that writes to `scratch`; else its files have to be copied
+    /// for each machine. Starts one that ends at once.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn try_overlay(&self, scratch: &Path) -> Result<(), StartError> {
+        let image = ImageRoot {
+            files: ImageFiles::Layers(Vec::new()),
+            scratch: scratch.to_owned(),
+            user: (0, 0),
+        };
+        let mut plan = Plan::new(
+            self,
+            Spec {
+                network: Network::Private,
+                root: Root::Image(image),
+                ..Spec::new("probe", "/")
+            },
+        )?;
+        plan.request.exe = None;
+        self.launch(plan).await?.wait().await;
+        Ok(())
     }
 
     fn find_limits(&mut self) {
@@ -152,7 +177,7 @@ fn describe(isolation: Isolation, suspending: Suspending) -> Description {
         isolation,
         suspending: Some(suspending),
         limits: Vec::new(),
-        images: false,
+        images: is_apart,
         mounts: is_apart,
         private_network: is_apart,
         descriptors: true,

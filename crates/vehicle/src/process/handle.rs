@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::cgroup::Leaf;
 use super::freezer::{self, Freezer};
 use super::log;
+use super::network::Maker;
 use super::record::Record;
 use super::state::Slot;
 use super::wire::{self, MESSAGE_BYTES, Order, Report};
@@ -126,11 +127,31 @@ pub struct Machine {
     has_log: bool,
     limits: Vec<Enforced>,
     place: Option<Slot>,
+    /// What makes sockets in its network, once it was needed.
+    maker: Lock<Option<Maker>>,
     /// Owns the task that waits for the end.
     _task: JoinSet<()>,
 }
 
 impl Machine {
+    /// What makes sockets in its network.
+    pub(super) const fn maker(&self) -> &Lock<Option<Maker>> {
+        &self.maker
+    }
+
+    /// Has its shim kill it, and does not wait for that.
+    pub(crate) fn end(&self) {
+        if let Ok(shared) = self.live() {
+            // A shim that cannot be reached has ended.
+            let _ = shared.channel.order(Order::Kill);
+        }
+    }
+
+    /// The control groups that it lives in.
+    pub(super) fn groups(&self) -> &[Leaf] {
+        self.shared.as_ref().map_or(&[], |shared| &shared.groups)
+    }
+
     /// A machine that was started just now; one that may outlive its caller may from here on.
     pub(super) fn started(parts: Parts) -> io::Result<Self> {
         let mut machine = Self::new(parts)?;
@@ -165,6 +186,7 @@ impl Machine {
             has_log: record.has_log,
             limits: record.limits,
             place: Some(place),
+            maker: Lock::default(),
             _task: JoinSet::new(),
         }
     }
@@ -195,6 +217,7 @@ impl Machine {
             has_log: parts.has_log,
             limits: parts.limits,
             place: parts.place,
+            maker: Lock::default(),
             _task: task,
         })
     }

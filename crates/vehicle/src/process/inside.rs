@@ -8,15 +8,15 @@ use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt as _};
 use std::path::PathBuf;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Gid, Uid};
+use nix::unistd::{AccessFlags, Gid, Uid, access};
 
-use super::mounts;
 use super::wire::{Fault, Namespaces, Request, Rlimit, Step};
+use super::{mounts, stranger};
 use suijuris_sys::view::{Cover, Plan};
 use suijuris_sys::{confine, descriptors, fork, mounts as loopback, signals};
 
@@ -77,12 +77,17 @@ fn become_first(
     let Some(exe) = &request.exe else {
         fork::exit_now(0)
     };
+    let exe = &look_up(exe, &request.env);
     let files = above_targets(&birth.files, &request.numbers, above)?;
     // Root keeps what it has through an exec; whoever is mapped into the machine under another number does not.
     if request.may_mount && request.namespaces.is_some_and(|namespaces| namespaces.user) {
         confine::pass_on_mounting().map_err(|error| Fault::new(Step::Mounts, "", &error))?;
     }
     limit(&request.rlimits)?;
+    if let Some(account) = &request.stranger {
+        let in_user_namespace = request.namespaces.is_some_and(|namespaces| namespaces.user);
+        stranger::become_child(account, in_user_namespace)?;
+    }
     fork::execute(&files, (exe, &request.argv, &request.env), |number, error| {
         let fault = match number {
             Some(number) => Fault::new(Step::Files, number.to_string(), &error),
@@ -132,10 +137,15 @@ fn limit(rlimits: &[(Rlimit, u64)]) -> Result<(), Fault> {
 
 fn move_in(namespaces: Namespaces, request: &Request, birth: &Birth) -> Result<(), Fault> {
     if namespaces.user {
-        map_users(birth)?;
+        map_users(birth, request.root.as_ref().map(|root| root.user))?;
     }
-    mounts::assemble(&request.mounts)?;
-    hide(request)?;
+    match &request.root {
+        Some(root) => super::root::enter(root, &request.mounts, namespaces.user)?,
+        None => {
+            mounts::assemble(&request.mounts)?;
+            hide(request)?;
+        }
+    }
     if namespaces.network {
         loopback::loopback_up().map_err(|error| Fault::new(Step::Loopback, "", &error))?;
     }
@@ -164,17 +174,37 @@ fn hide(request: &Request) -> Result<(), Fault> {
 
 /// The caller keeps its own number inside, not 0: files stay its own, programs that refuse to run as root
 /// run, and the machine keeps no privilege over its namespaces after exec unless it was asked for.
-fn map_users(birth: &Birth) -> Result<(), Fault> {
+///
+/// In an image it has the number that the image asks for.
+fn map_users(birth: &Birth, within: Option<(u32, u32)>) -> Result<(), Fault> {
     let (user, group) = (birth.user, birth.group);
+    let (as_user, as_group) = within.unwrap_or((user.as_raw(), group.as_raw()));
     let maps = [
         ("/proc/self/setgroups", "deny".to_owned()),
-        ("/proc/self/uid_map", format!("{user} {user} 1")),
-        ("/proc/self/gid_map", format!("{group} {group} 1")),
+        ("/proc/self/uid_map", format!("{as_user} {user} 1")),
+        ("/proc/self/gid_map", format!("{as_group} {group} 1")),
     ];
     for (path, map) in maps {
         fs::write(path, map).map_err(|error| Fault::new(Step::Users, path, &error))?;
     }
     Ok(())
+}
+
+/// The program of a name without `/`, in the first directory of `PATH` that has it; the name itself where none has.
+pub(super) fn look_up(exe: &CString, env: &[CString]) -> CString {
+    if exe.as_bytes().contains(&b'/') {
+        return exe.clone();
+    }
+    let path = env
+        .iter()
+        .find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="));
+    let path = OsStr::from_bytes(path.unwrap_or(DEFAULT_PATH));
+    let name = OsStr::from_bytes(exe.as_bytes());
+    let mut found = std::env::split_paths(path).map(|directory| directory.join(name));
+    let found = found.find(|file| access(file, AccessFlags::X_OK).is_ok() && file.is_file());
+    found
+        .and_then(|file| CString::new(file.into_os_string().into_vec()).ok())
+        .unwrap_or_else(|| exe.clone())
 }
 
 /// Copies of `files` above the numbers they are to get, so that placing one never closes another.
@@ -188,6 +218,8 @@ fn above_targets(files: &[OwnedFd], numbers: &[i32], above: i32) -> Result<Vec<(
     [&null].into_iter().chain(files).zip(numbers).map(place).collect()
 }
 
+/// Where programs are looked up without a `PATH`.
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Exit code of a child that never became the machine; seen by the shim alone.
 const EXIT_FAULT: i32 = 127;
 

@@ -15,19 +15,22 @@ use tokio::net::unix::pipe;
 
 use super::cgroup::{self, Leaf};
 use super::keeper::random;
+use super::scratch;
 use super::state::Slot;
-use super::wire::{Detached, Fault, MountOrder, Namespaces, Request, Step};
+use super::wire::{Detached, Fault, MountOrder, Namespaces, Request, RootOrder, Step};
 use super::{Process, StepFailed, number};
 use crate::description::{Enforced, Isolation};
 use crate::error::{SpecError, StartError};
 use crate::machine::{MachineId, is_plain};
-use crate::spec::{Lifetime, Mount, Network, Output, Program, Resources, Spec};
+use crate::spec::{ImageFiles, ImageRoot, Lifetime, Mount, Network, Output, Program, Resources, Root, Spec};
 
-/// Most files a machine may inherit; the message also carries the request, both outputs, an end of the link, and four
-/// that a detached machine needs.
-const MOST_FILES: usize = MESSAGE_FDS - 8;
+/// Most files a machine may inherit; the message also carries the request, both outputs, an end of the link, four that a
+/// detached machine needs, and two of a network that was made before.
+const MOST_FILES: usize = MESSAGE_FDS - 10;
 /// Most mounts of a machine.
 const MOST_MOUNTS: usize = 256;
+/// Most layers of an image: what overlayfs takes.
+const MOST_LAYERS: usize = 500;
 /// Most directories that are hidden from a machine, and most that are kept.
 const MOST_HIDDEN: usize = 1_024;
 /// Highest number of an inherited file: the usual soft limit on open files.
@@ -75,6 +78,15 @@ impl Plan {
         let isolation = driver.description.isolation;
         check(&spec, isolation, driver.state.is_some())?;
         let mut request = request(&spec, isolation).map_err(SpecError::from)?;
+        if let Root::Image(image) = &spec.root {
+            scratch::prepare(&image.scratch, spec.keeps_written).map_err(|error| {
+                StepFailed::from(Fault::new(
+                    Step::Scratch,
+                    image.scratch.display().to_string(),
+                    &error,
+                ))
+            })?;
+        }
         let id = id(&spec)?;
         let (stdout, out) = output(spec.stdout, io::stdout().as_fd())?;
         let (stderr, err) = output(spec.stderr, io::stderr().as_fd())?;
@@ -89,10 +101,16 @@ impl Plan {
         }
         let detached = spec.lifetime == Lifetime::Detached;
         let groups = Groups(Vec::new());
+        let joins = spec.joins.take();
+        let joins = joins
+            .into_iter()
+            .flat_map(|place| place.users.into_iter().chain([place.network]));
+        let files: Vec<OwnedFd> = joins.collect();
+        request.joins = files.len();
         let mut plan = Self {
             id,
             request,
-            files: Vec::new(),
+            files,
             outputs: Vec::new(),
             outlet,
             enforced: Vec::new(),
@@ -109,7 +127,8 @@ impl Plan {
             .map(pipe::Receiver::from_owned_fd)
             .collect::<io::Result<_>>()?;
         plan.files.extend([stdout, stderr].into_iter().chain(inherited));
-        if let Some(state) = driver.state.as_ref().filter(|_| isolation != Isolation::Plain) {
+        let sees_host = isolation != Isolation::Plain && plan.request.root.is_none();
+        if let Some(state) = driver.state.as_ref().filter(|_| sees_host) {
             // The records of all machines are out of every machine's view.
             plan.request
                 .mounts
@@ -191,20 +210,22 @@ fn request(spec: &Spec, isolation: Isolation) -> Result<Request, NulError> {
     let variable = |(name, value): (&OsString, &OsString)| {
         CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
     };
-    let (exe, argv) = match &spec.program {
-        Program::Command { exe, argv } => (Some(text(exe.as_os_str())?), argv.as_slice()),
-        Program::Image { argv, .. } => (None, argv.as_slice()),
-    };
+    let Program { exe, argv } = &spec.program;
     Ok(Request {
-        exe,
+        root: match &spec.root {
+            Root::Host => None,
+            Root::Image(image) => Some(RootOrder::new(image, spec)?),
+        },
+        exe: Some(text(exe.as_os_str())?),
         argv: argv.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?,
         env: spec.env.iter().map(variable).collect::<Result<_, _>>()?,
         cwd: text(spec.cwd.as_os_str())?,
         numbers: spec.inherit.iter().map(|(_, number)| *number).collect(),
         namespaces: (isolation != Isolation::Plain).then_some(Namespaces {
             user: isolation == Isolation::UserNamespaces,
-            network: spec.network == Network::Private,
+            network: spec.network == Network::Private && spec.joins.is_none(),
         }),
+        joins: 0,
         mounts: spec
             .mounts
             .iter()
@@ -213,6 +234,7 @@ fn request(spec: &Spec, isolation: Isolation) -> Result<Request, NulError> {
         hidden: paths(&spec.hidden)?,
         kept: paths(&spec.kept)?,
         may_mount: spec.may_mount,
+        stranger: spec.stranger.clone(),
         groups: Vec::new(),
         rlimits: Vec::new(),
         detached: None,
@@ -237,13 +259,15 @@ fn check(spec: &Spec, isolation: Isolation, can_detach: bool) -> Result<(), Spec
     if !(1..=64).contains(&spec.name.len()) || !spec.name.bytes().all(is_plain) {
         return Err(SpecError::Name(spec.name.clone()));
     }
-    let Program::Command { exe, .. } = &spec.program else {
-        return unsupported("an image", "cannot be run as processes: name a command");
-    };
+    let exe = spec.program.exe.as_path();
+    let is_name = exe.components().count() == 1 && !exe.as_os_str().is_empty();
+    let exe = (!(is_name && spec.root != Root::Host)).then_some(exe);
     let mounted = spec.mounts.iter().flat_map(mount_paths);
-    let mut paths = [exe.as_path(), &spec.cwd]
+    let mut paths = [spec.cwd.as_path()]
         .into_iter()
+        .chain(exe)
         .chain(mounted)
+        .chain(image_paths(&spec.root))
         .chain(spec.hidden.iter().chain(&spec.kept).map(PathBuf::as_path));
     if let Some(path) = paths.find(|path| !path.is_absolute()) {
         return Err(SpecError::Relative(path.to_owned()));
@@ -254,6 +278,22 @@ fn check(spec: &Spec, isolation: Isolation, can_detach: bool) -> Result<(), Spec
     }
     check_files(spec)?;
     check_resources(spec.resources)?;
+    if let Root::Image(ImageRoot {
+        files: ImageFiles::Layers(layers),
+        ..
+    }) = &spec.root
+    {
+        at_most("layers", layers.len(), MOST_LAYERS)?;
+    }
+    if matches!(
+        &spec.root,
+        Root::Image(ImageRoot {
+            files: ImageFiles::Disk(_),
+            ..
+        })
+    ) {
+        return unsupported("an image on a disk", "needs a virtual machine");
+    }
     at_most("mounts", spec.mounts.len(), MOST_MOUNTS)?;
     at_most("hidden directories", spec.hidden.len(), MOST_HIDDEN)?;
     at_most("kept directories", spec.kept.len(), MOST_HIDDEN)?;
@@ -263,10 +303,20 @@ fn check(spec: &Spec, isolation: Isolation, can_detach: bool) -> Result<(), Spec
             "needs a directory in which the driver keeps what finds it again",
         );
     }
+    if spec.stranger.is_some() && (spec.root == Root::Host || spec.may_mount) {
+        return unsupported(
+            "a stranger's program",
+            "needs the files of an image, and may not mount",
+        );
+    }
     let why = "needs namespaces, which are off here: the driver's description says why";
     match isolation {
         Isolation::Plain if spec.network == Network::Private => unsupported("a private network", why),
+        _ if spec.network == Network::Host && spec.joins.is_some() => {
+            unsupported("a network made before", "is for a machine with a private network")
+        }
         Isolation::Plain if !spec.mounts.is_empty() => unsupported("a mount", why),
+        Isolation::Plain if spec.root != Root::Host => unsupported("an image", why),
         _ => Ok(()),
     }
 }
@@ -300,6 +350,19 @@ fn at_most(what: &'static str, count: usize, most: usize) -> Result<(), SpecErro
         Err(SpecError::TooMany { what, count, most })
     } else {
         Ok(())
+    }
+}
+
+fn image_paths(root: &Root) -> Vec<&Path> {
+    match root {
+        Root::Host => Vec::new(),
+        Root::Image(image) => {
+            let files = match &image.files {
+                ImageFiles::Layers(layers) => layers.iter().map(PathBuf::as_path).collect(),
+                ImageFiles::Copy(files) | ImageFiles::Disk(files) => vec![files.as_path()],
+            };
+            files.into_iter().chain([image.scratch.as_path()]).collect()
+        }
     }
 }
 

@@ -30,13 +30,14 @@ use nix::unistd::{Gid, Pid, Uid};
 use suijuris_sys::descriptors::poll;
 use suijuris_sys::fork::{self, Fork};
 use suijuris_sys::link::Outlet;
-use suijuris_sys::{Pidfd, Process, processes, sockets};
+use suijuris_sys::{Pidfd, Process, namespaces, processes, sockets};
 
 use super::cgroup::{self, Leaf};
 use super::inside::{self, Birth};
 use super::keeper::Keeper;
 use super::log::Writer;
 use super::record::Record;
+use super::scratch::Scratch;
 use super::wire::{self, Detached, Fault, MESSAGE_BYTES, Order, Report, Request, Step};
 use crate::machine::Exit;
 
@@ -48,6 +49,12 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// Runs the shim; its socket is file 0. To be called first thing in `main`, while there is one thread.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(code) = super::enter::main()
+        .or_else(super::network::main)
+        .or_else(super::networks::main)
+    {
+        return code;
+    }
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -106,6 +113,8 @@ struct Machine {
     birth: Option<OwnedFd>,
     namespaced: bool,
     groups: Vec<Leaf>,
+    /// Goes with the machine, before anybody hears that it has ended: the next one may be given the same.
+    scratch: Option<Scratch>,
 }
 
 /// What a machine that may outlive its caller needs besides.
@@ -118,6 +127,8 @@ struct Keeping {
 /// What came along with the order to run.
 struct Parcel {
     request: Request,
+    /// Namespaces to go into.
+    joins: Vec<OwnedFd>,
     directory: Option<OwnedFd>,
     outlet: Option<Outlet>,
     pipes: Vec<OwnedFd>,
@@ -129,6 +140,7 @@ impl Parcel {
     fn open(files: Vec<OwnedFd>) -> io::Result<Self> {
         let mut files = files.into_iter();
         let request = Request::open(files.next().ok_or(io::ErrorKind::UnexpectedEof)?)?;
+        let joins = files.by_ref().take(request.joins).collect();
         let detached = request.detached.as_ref();
         let directory = detached.and_then(|_| files.next());
         let outlet = detached
@@ -139,6 +151,7 @@ impl Parcel {
             .take(detached.map_or(0, |detached| detached.pipes))
             .collect();
         Ok(Self {
+            joins,
             directory,
             outlet: outlet.map(Outlet::from),
             pipes,
@@ -156,6 +169,9 @@ fn launch(files: Vec<OwnedFd>) -> Result<(Machine, Option<Keeping>), Fault> {
     }
     let (go, mut gate) = pipe().map_err(unreadable)?;
     let request = &parcel.request;
+    for space in &parcel.joins {
+        namespaces::join(space.as_fd()).map_err(|error| Fault::new(Step::Namespaces, "", &error))?;
+    }
     let machine = give_birth(request, parcel.files, go)?;
     let keeping = match &request.detached {
         Some(detached) => match keep(detached, &machine, parcel.outlet, parcel.pipes) {
@@ -201,6 +217,7 @@ fn give_birth(request: &Request, files: Vec<OwnedFd>, go: OwnedFd) -> Result<Mac
             birth: Some(reader),
             namespaced: request.namespaces.is_some(),
             groups: request.groups.clone(),
+            scratch: request.root.as_ref().map(Scratch::of),
         }),
         // Only version 2 groups take part in the fork, and only they answer with these.
         Err(error)
@@ -288,6 +305,7 @@ impl Supervisor {
             self.turn()?;
         }
         self.extinguish();
+        self.machine.scratch = None;
         let exit = self.exit.unwrap_or(Exit::Lost);
         if let Some(keeping) = &mut self.keeping {
             keeping.log.finish();
@@ -374,6 +392,7 @@ impl Supervisor {
         }
         let fault = wire::decode(bytes.get(..length).unwrap_or_default())?;
         self.extinguish();
+        self.machine.scratch = None;
         if self.keeping.take().is_some() {
             Keeper::forget();
         }

@@ -19,7 +19,7 @@ use super::cgroup::Leaf;
 use crate::description::Enforced;
 use crate::machine::{Exit, MachineId};
 use crate::secret::Bytes;
-use crate::spec::Mount;
+use crate::spec::{Account, ImageFiles, ImageRoot, Mount, Network, Spec};
 
 /// Most bytes of a [`Request`]: the kernel's own limit on arguments and environment, in JSON's wider form.
 const REQUEST_BYTES: u64 = 8 << 20;
@@ -30,6 +30,8 @@ pub(super) const MESSAGE_BYTES: usize = 16 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Request {
+    /// The files of an image; none for those of the host.
+    pub(super) root: Option<RootOrder>,
     /// The first program; none to only try the way there.
     pub(super) exe: Option<CString>,
     pub(super) argv: Vec<CString>,
@@ -39,12 +41,16 @@ pub(super) struct Request {
     /// Numbers for the files to inherit that came along, in their order.
     pub(super) numbers: Vec<i32>,
     pub(super) namespaces: Option<Namespaces>,
+    /// Namespaces that are gone into before the machine is forked: so many files right behind the request.
+    pub(super) joins: usize,
     pub(super) mounts: Vec<MountOrder>,
     /// Covered directories, and what stays in view below them.
     pub(super) hidden: Vec<CString>,
     pub(super) kept: Vec<CString>,
     /// Whether the first program may mount.
     pub(super) may_mount: bool,
+    /// Whose the first program is, where it is a stranger's.
+    pub(super) stranger: Option<Account>,
     /// The control groups that the machine lives in.
     pub(super) groups: Vec<Leaf>,
     /// Limits of each process, in the kernel's numbers.
@@ -93,6 +99,48 @@ pub(super) struct Namespaces {
     /// Users: what makes the others possible without privilege.
     pub(super) user: bool,
     pub(super) network: bool,
+}
+
+/// [`ImageRoot`] as the kernel takes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RootOrder {
+    /// Lowest first; one directory, if it is not to be laid under anything.
+    pub(super) layers: Vec<CString>,
+    /// Whether they are for overlayfs.
+    pub(super) overlay: bool,
+    pub(super) scratch: CString,
+    /// What the caller's user and group are within a user namespace.
+    pub(super) user: (u32, u32),
+    /// Whether names are resolved as on the host.
+    pub(super) resolver: bool,
+    /// Whether what is written stays.
+    pub(super) keeps: bool,
+    /// Whether what reaches the host's kernel is read-only.
+    pub(super) is_strange: bool,
+}
+
+impl RootOrder {
+    pub(super) fn new(image: &ImageRoot, spec: &Spec) -> Result<Self, NulError> {
+        let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+        let (layers, overlay) = match &image.files {
+            ImageFiles::Layers(layers) => {
+                let layers = layers.iter().map(|layer| text(layer));
+                (layers.collect::<Result<_, _>>()?, true)
+            }
+            // No disk is one: refused before.
+            ImageFiles::Copy(directory) | ImageFiles::Disk(directory) => (vec![text(directory)?], false),
+        };
+        Ok(Self {
+            layers,
+            overlay,
+            scratch: text(&image.scratch)?,
+            user: image.user,
+            resolver: spec.network == Network::Host,
+            keeps: spec.keeps_written,
+            is_strange: spec.stranger.is_some(),
+        })
+    }
 }
 
 /// [`Mount`] as the kernel takes it.
@@ -196,6 +244,10 @@ pub enum Step {
     Leash,
     /// The caller's user and group are mapped into the machine.
     Users,
+    /// The directory for what a machine with an image writes is made or emptied.
+    Scratch,
+    /// The files of its image are put together.
+    Root,
     /// The file system of the machine is put together.
     Mounts,
     /// The process file system is mounted.
@@ -206,6 +258,8 @@ pub enum Step {
     Cwd,
     /// Open files get their numbers.
     Files,
+    /// What a stranger's program must not have is taken from it.
+    Confine,
     /// The first program is executed.
     Exec,
 }
@@ -236,6 +290,10 @@ impl Fault {
                 Step::Namespaces | Step::Users | Step::Mounts | Step::Proc | Step::Loopback,
                 libc::EPERM | libc::EACCES,
             ) => refusal_hint(self.step),
+            (Step::Root, libc::ENODEV | libc::EPERM | libc::EINVAL | libc::EOPNOTSUPP) => {
+                "overlayfs cannot be mounted here: `modprobe overlay`, Linux 5.11 or newer where not root, a scratch directory that does not lie on overlayfs itself"
+            }
+            (Step::Root | Step::Scratch, libc::ENOSPC) => "the disk is full",
             (Step::Record, libc::ENOSPC) => "the disk is full",
             (Step::Limits, libc::EPERM) => "the caller itself is limited to less",
             (Step::Cgroup, _) => "run under a delegated control group (systemd: Delegate=yes)",
@@ -285,11 +343,14 @@ impl fmt::Display for Step {
             Self::Namespaces => "cannot make namespaces",
             Self::Leash => "cannot tie the machine to its supervisor",
             Self::Users => "cannot map users",
+            Self::Scratch => "cannot use the directory for what the machine writes",
+            Self::Root => "cannot put the image's files together at",
             Self::Mounts => "cannot mount",
             Self::Proc => "cannot mount /proc",
             Self::Loopback => "cannot bring the loopback interface up",
             Self::Cwd => "cannot enter directory",
             Self::Files => "cannot pass on open file",
+            Self::Confine => "cannot take from the program what a stranger must not have",
             Self::Exec => "cannot execute",
         })
     }
@@ -363,6 +424,15 @@ mod tests {
 
     fn request() -> Request {
         Request {
+            root: Some(RootOrder {
+                layers: vec![c"/l".to_owned()],
+                overlay: true,
+                scratch: c"/s".to_owned(),
+                user: (0, 7),
+                resolver: true,
+                keeps: true,
+                is_strange: true,
+            }),
             exe: Some(c"/bin/true".to_owned()),
             argv: vec![c"\xff".to_owned(), c"".to_owned()],
             env: vec![c"A=b=c".to_owned()],
@@ -372,6 +442,7 @@ mod tests {
                 user: true,
                 network: false,
             }),
+            joins: 0,
             mounts: vec![MountOrder::Tmpfs {
                 to: c"/run".to_owned(),
                 size_bytes: 1,
@@ -379,6 +450,11 @@ mod tests {
             hidden: vec![c"/srv/keys".to_owned()],
             kept: Vec::new(),
             may_mount: true,
+            stranger: Some(Account {
+                uid: 1,
+                gid: 2,
+                groups: vec![3],
+            }),
             groups: Vec::new(),
             rlimits: vec![(Rlimit::OpenFiles, 64)],
             detached: Some(Detached {

@@ -92,6 +92,7 @@ impl Stage for Played {
     }
 }
 
+// proves F5
 #[tokio::test]
 async fn played_machines_conform() {
     suite::conforms(&mut Played::new()).await;

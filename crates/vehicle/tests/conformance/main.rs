@@ -13,5 +13,8 @@
 )]
 
 mod fake;
+mod firecracker;
+mod images;
 mod process;
+mod qemu;
 mod suite;

@@ -23,10 +23,10 @@ use tempfile::TempDir;
 use crate::suite::{self, PATIENCE, Part};
 
 /// An id of nobody in particular.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 /// A driver under test with a directory for its machines' files.
-struct Stage {
+pub(crate) struct Stage {
     /// None only while another supervisor has the directory.
     driver: Option<Process>,
     want: Want,
@@ -36,7 +36,7 @@ struct Stage {
 
 impl Stage {
     /// None where this host has no such thing; why is printed.
-    async fn new(want: Want) -> Option<Self> {
+    pub(crate) async fn new(want: Want) -> Option<Self> {
         let stage = Self {
             driver: None,
             want,
@@ -60,14 +60,14 @@ impl Stage {
         }
     }
 
-    fn shim(&self) -> Shim {
+    pub(crate) fn shim(&self) -> Shim {
         Shim {
             exe: self.actor.clone(),
             args: vec!["__shim".into()],
         }
     }
 
-    fn driver(&self) -> &Process {
+    pub(crate) fn driver(&self) -> &Process {
         self.driver.as_ref().unwrap()
     }
 
@@ -86,7 +86,7 @@ impl Stage {
         }
     }
 
-    fn isolation(&self) -> Isolation {
+    pub(crate) fn isolation(&self) -> Isolation {
         self.driver().describe().isolation
     }
 
@@ -94,7 +94,7 @@ impl Stage {
         self.isolation() != Isolation::Plain
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -113,14 +113,14 @@ impl Stage {
     }
 
     /// What `spec` writes until it ends with code 0.
-    async fn output(&self, spec: Spec) -> String {
+    pub(crate) async fn output(&self, spec: Spec) -> String {
         let (text, exit) = self.play(spec).await;
         assert_eq!(exit, Exit::Code(0), "{text}");
         text
     }
 
     /// What `spec` writes until it ends, and how it ends.
-    async fn play(&self, mut spec: Spec) -> (String, Exit) {
+    pub(crate) async fn play(&self, mut spec: Spec) -> (String, Exit) {
         spec.stdout = Output::Lines;
         let machine = self.driver().start(spec).await.unwrap();
         let mut lines = machine.output(Since::Kept).unwrap();
@@ -170,7 +170,7 @@ impl suite::Stage for Stage {
     }
 
     fn spec(&self, part: Part) -> Spec {
-        let mut spec = self.spec(&[]).with_args(arguments(part));
+        let mut spec = self.spec(&[]).with_args(part.arguments());
         (spec.stdout, spec.stderr) = (Output::Lines, Output::Lines);
         spec.link = Some(5);
         spec
@@ -178,7 +178,7 @@ impl suite::Stage for Stage {
 
     async fn orphan(&mut self, part: Part, suspended: bool) -> MachineId {
         self.driver.take();
-        let arguments = arguments(part);
+        let arguments = part.arguments();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let (mut supervisor, id) = self.spawn_supervisor(&arguments);
         if suspended {
@@ -190,24 +190,6 @@ impl suite::Stage for Stage {
         self.restart().await;
         id
     }
-}
-
-/// `part` as the actor's arguments name it.
-fn arguments(part: Part) -> Vec<String> {
-    let text: Vec<String> = match part {
-        Part::Exits(code) => vec!["exit".into(), code.to_string()],
-        Part::Polite => vec!["polite".into()],
-        Part::Deaf => vec!["deaf".into()],
-        Part::Counts => vec!["counts".into()],
-        Part::Says(text) => ["says"]
-            .into_iter()
-            .chain(text.split('\n'))
-            .map(str::to_owned)
-            .collect(),
-        Part::Floods => vec!["floods".into()],
-        Part::Echoes => vec!["echoes".into(), "5".into()],
-    };
-    text
 }
 
 /// Waits until `holds`, or fails saying what did not come true.
@@ -802,13 +784,13 @@ const INNER: &str = "CONFORMANCE_INNER";
 
 /// This very test again, as `command` prepares it, from a directory that any user may read: build
 /// directories may be closed to others.
-struct Again {
+pub(crate) struct Again {
     open: TempDir,
     test: &'static str,
 }
 
 impl Again {
-    fn new(test: &'static str) -> Self {
+    pub(crate) fn new(test: &'static str) -> Self {
         let open = TempDir::new().unwrap();
         fs::set_permissions(open.path(), PermissionsExt::from_mode(0o755)).unwrap();
         fs::copy(env::current_exe().unwrap(), open.path().join("suite")).unwrap();
@@ -817,7 +799,7 @@ impl Again {
     }
 
     /// Runs the copy by way of `around`, as `user`, once `entering` has dealt with its number.
-    fn run(&self, around: &[&str], user: u32, entering: impl FnOnce(u32)) {
+    pub(crate) fn run(&self, around: &[&str], user: u32, entering: impl FnOnce(u32)) {
         let suite = self.open.path().join("suite");
         let line = [
             around,
@@ -847,7 +829,7 @@ impl Again {
     }
 
     /// Whether this is the copy; it then has its conditions.
-    fn is_this() -> bool {
+    pub(crate) fn is_this() -> bool {
         let inner = env::var_os(INNER).is_some();
         if inner {
             std::io::stdin().read_to_end(&mut Vec::new()).unwrap();

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use suijuris_vehicle::{
-    AttachError, Driver, Exit, Lifetime, Lines, LinkError, Machine, MachineId, Means, Output, OutputError,
-    Resource, Resources, Signal, Since, Spec, State, SuspendError,
+    AttachError, Description, Driver, Exit, Isolation, Lifetime, Lines, LinkError, Machine, MachineId, Means,
+    Output, OutputError, Resource, Resources, Signal, Since, Spec, State, SuspendError, Suspending,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-/// Guards against hanging; nothing is expected to take long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Guards against hanging; the longest that is waited for is an emulated machine's boot, on a busy host.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// Time in which something that still ran would have shown.
 const STILLNESS: Duration = Duration::from_millis(50);
 
@@ -33,6 +33,25 @@ pub(crate) enum Part {
     Echoes,
 }
 
+impl Part {
+    /// As the actor's arguments name it.
+    pub(crate) fn arguments(self) -> Vec<String> {
+        match self {
+            Self::Exits(code) => vec!["exit".into(), code.to_string()],
+            Self::Polite => vec!["polite".into()],
+            Self::Deaf => vec!["deaf".into()],
+            Self::Counts => vec!["counts".into()],
+            Self::Says(text) => ["says"]
+                .into_iter()
+                .chain(text.split('\n'))
+                .map(str::to_owned)
+                .collect(),
+            Self::Floods => vec!["floods".into()],
+            Self::Echoes => vec!["echoes".into(), "5".into()],
+        }
+    }
+}
+
 /// A driver under test.
 pub(crate) trait Stage {
     type Driver: Driver;
@@ -51,6 +70,7 @@ pub(crate) trait Stage {
 pub(crate) async fn conforms<S: Stage>(stage: &mut S) {
     ends_are_passed_on(stage).await;
     stopping(stage).await;
+    signals(stage).await;
     suspending(stage).await;
     output_is_lines(stage).await;
     a_flood_drowns_nobody(stage).await;
@@ -58,12 +78,41 @@ pub(crate) async fn conforms<S: Stage>(stage: &mut S) {
     a_dropped_machine_ends(stage).await;
     limits_are_told(stage).await;
     if stage.driver().describe().detached {
-        a_released_machine_goes_on(stage).await;
-        orphans_are_found_and_still_serve(stage).await;
-        suspended_orphans_are_found_suspended(stage).await;
-        the_end_of_an_orphan_is_not_missed(stage).await;
+        outliving(stage).await;
     }
     who_is_unknown_is_not_attached(stage).await;
+}
+
+/// A row for each ability that does not depend on the host, as `docs/vm.md` has it.
+pub(crate) fn abilities(about: &Description) -> [(&'static str, bool); 6] {
+    [
+        (
+            "a kernel of its own",
+            about.isolation == Isolation::VirtualMachine,
+        ),
+        (
+            "suspended, nothing of it is in memory",
+            about.suspending == Some(Suspending::MemoryFile),
+        ),
+        ("outlives its supervisor", about.detached),
+        (
+            "gets open files, and descriptors over its link",
+            about.descriptors,
+        ),
+        (
+            "memory is limited by its size",
+            about.limits(Resource::Memory) == Means::VirtualMachine,
+        ),
+        ("begins with the files of an image", about.images),
+    ]
+}
+
+/// What machines do that outlive their supervisor.
+pub(crate) async fn outliving<S: Stage>(stage: &mut S) {
+    a_released_machine_goes_on(stage).await;
+    orphans_are_found_and_still_serve(stage).await;
+    suspended_orphans_are_found_suspended(stage).await;
+    the_end_of_an_orphan_is_not_missed(stage).await;
 }
 
 async fn start<S: Stage>(stage: &S, part: Part) -> <S::Driver as Driver>::Machine {
@@ -141,6 +190,23 @@ async fn stopping<S: Stage>(stage: &S) {
     let killed = start(stage, Part::Deaf).await;
     assert_eq!(killed.kill().await, Exit::Signal(9));
     assert_eq!(killed.state(), State::Exited(Exit::Signal(9)));
+}
+
+async fn signals<S: Stage>(stage: &S) {
+    let obedient = start(stage, Part::Polite).await;
+    heard(&mut obedient.output(Since::Kept).unwrap(), "ready").await;
+    obedient.signal(Signal::TERM).await.unwrap();
+    assert_eq!(
+        ended(&obedient).await,
+        Exit::Code(7),
+        "it handles what it is sent"
+    );
+
+    let deaf = start(stage, Part::Deaf).await;
+    heard(&mut deaf.output(Since::Kept).unwrap(), "ready").await;
+    deaf.signal(Signal::TERM).await.unwrap();
+    deaf.signal(Signal::KILL).await.unwrap();
+    assert_eq!(ended(&deaf).await, Exit::Signal(9), "nothing handles this one");
 }
 
 async fn suspending<S: Stage>(stage: &S) {
