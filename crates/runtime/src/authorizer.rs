@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use suijuris_api::access::{Access, Detail};
 use suijuris_api::{Event, Problem};
 use suijuris_auth::IdentityToken;
 use suijuris_core::decide::{self, Permit, Refused};
@@ -22,7 +23,12 @@ use suijuris_gate::{
     Admission, Answering, Authorizer, Forwarding, Own, OwnAsk, Refusal, Reply, RequestHead, Version,
 };
 
+use suijuris_link::Cause;
+use tokio::sync::oneshot;
+
+use crate::report::Reports;
 use crate::resident::Resident;
+use crate::resident::elsewhere::Scope;
 
 /// Header by which a request may name the object it wants, and by which the workload learns which it is in.
 const OBJECT_HEADER: &str = "x-suijuris-object";
@@ -36,7 +42,18 @@ const EPOCH_HEADER: &str = "x-suijuris-epoch";
 pub struct ObjectAuthorizer {
     resident: RefCell<Option<Rc<Resident>>>,
     refusing: RefCell<Option<Problem>>,
+    asleep: RefCell<Option<Asleep>>,
     unanswered: Unanswered,
+    reports: RefCell<Option<Reports>>,
+}
+
+/// Requests meet an object that sleeps in its own machine.
+#[derive(Debug)]
+struct Asleep {
+    /// Hears for whom the object may wake; none once it is about to.
+    wakes: Option<oneshot::Sender<Cause>>,
+    /// Until when nothing but a request is a reason to wake.
+    until: Instant,
 }
 
 /// Requests without an answer of the workload, told to the owner: the first at once, then with a count of those between.
@@ -63,6 +80,11 @@ impl Unanswered {
 }
 
 impl ObjectAuthorizer {
+    /// From now on tells of requests, where that was asked for.
+    pub(crate) fn report_to(&self, reports: Reports) {
+        *self.reports.borrow_mut() = Some(reports);
+    }
+
     /// From now on decides by this object's rules.
     pub fn install(&self, resident: Rc<Resident>) {
         *self.resident.borrow_mut() = Some(resident);
@@ -79,6 +101,50 @@ impl ObjectAuthorizer {
         self.refusing.borrow().clone()
     }
 
+    /// From now on asks the rules whether to wake for those who come; the first for whom they say so is heard. What they
+    /// refuse is refused, with the word that nothing else is looked at before `until`.
+    pub fn ask_to_wake(&self, until: Instant) -> oneshot::Receiver<Cause> {
+        let (wakes, heard) = oneshot::channel();
+        let wakes = Some(wakes);
+        self.asleep.replace(Some(Asleep { wakes, until }));
+        heard
+    }
+
+    /// From now on it decides as for an object that is awake, or about to be.
+    pub fn asked_enough(&self) {
+        self.asleep.replace(None);
+    }
+
+    /// What is decided for whoever meets the object asleep; none where it is not.
+    fn met_asleep(
+        &self,
+        resident: &Resident,
+        caller: impl FnOnce() -> Result<(Arc<Caller>, Request), Box<Refusal>>,
+    ) -> Option<Admission<Permit>> {
+        let mut asleep = self.asleep.borrow_mut();
+        let asleep = asleep.as_mut()?;
+        let Some(wakes) = asleep.wakes.take_if(|wakes| !wakes.is_closed()) else {
+            return Some(Admission::Hold);
+        };
+        let refused = match caller() {
+            Err(refusal) => refusal,
+            Ok((caller, request)) => match resident.may_wake_for(caller, request) {
+                Ok(cause) => {
+                    // Nobody hears it whose machine is being stopped.
+                    let _ = wakes.send(cause);
+                    return Some(Admission::Hold);
+                }
+                Err(mut problem) => {
+                    let waits = asleep.until.saturating_duration_since(Instant::now());
+                    problem.retry_after = problem.retry_after.or(Some(waits.as_secs().max(1)));
+                    Box::new(Refusal { problem })
+                }
+            },
+        };
+        asleep.wakes = Some(wakes);
+        Some(Admission::Refuse(refused))
+    }
+
     fn preset(&self) -> Option<Admission<Permit>> {
         let problem = self.refusing.borrow().clone()?;
         Some(Admission::Refuse(Box::new(Refusal { problem })))
@@ -88,12 +154,28 @@ impl ObjectAuthorizer {
 impl Authorizer for ObjectAuthorizer {
     type Permit = Permit;
 
+    fn logs(&self) -> Option<Detail> {
+        self.reports.borrow().as_ref()?.requests()
+    }
+
+    fn logged(&self, access: Access) {
+        if let Some(reports) = &*self.reports.borrow() {
+            reports.request(access);
+        }
+    }
+
     fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<Permit> {
         if let Some(refusal) = self.preset() {
             return refusal;
         }
         match &*self.resident.borrow() {
-            Some(resident) if resident.may_serve() => admit(resident, head, out),
+            Some(resident) if resident.may_serve() => {
+                if let Some(other) = other_scope(resident, head) {
+                    return other;
+                }
+                let asleep = self.met_asleep(resident, || asks(resident, head));
+                asleep.unwrap_or_else(|| admit(resident, head, out))
+            }
             _ => Admission::Hold,
         }
     }
@@ -103,7 +185,7 @@ impl Authorizer for ObjectAuthorizer {
             return Own::Refuse(Box::new(Refusal { problem }));
         }
         match &*self.resident.borrow() {
-            Some(resident) if resident.may_serve() => own(resident, head),
+            Some(resident) if resident.may_serve() && self.asleep.borrow().is_none() => own(resident, head),
             _ => Own::Hold,
         }
     }
@@ -113,7 +195,15 @@ impl Authorizer for ObjectAuthorizer {
             return refusal;
         }
         match &*self.resident.borrow() {
-            Some(resident) if resident.may_serve() => connect(resident, peer),
+            Some(resident) if resident.may_serve() => {
+                let connection = || {
+                    let request = RequestView::connection(resident, peer);
+                    let request = request.to_inputs(&resident.bundle().rules.vocabulary);
+                    Ok((resident.anonymous(), request))
+                };
+                let asleep = self.met_asleep(resident, connection);
+                asleep.unwrap_or_else(|| connect(resident, peer))
+            }
             _ => Admission::Hold,
         }
     }
@@ -136,6 +226,16 @@ fn refuse(problem: Problem) -> Admission<Permit> {
     Admission::Refuse(Box::new(Refusal { problem }))
 }
 
+/// What becomes of a request for another object, or that another machine sent; none where it is for this one.
+fn other_scope(resident: &Rc<Resident>, head: &RequestHead<'_>) -> Option<Admission<Permit>> {
+    match resident.scope(head) {
+        Scope::Ours => None,
+        Scope::Elsewhere(answer) => Some(Admission::Answer(answer)),
+        Scope::Looking => Some(Admission::Hold),
+        Scope::Refused(problem) => Some(refuse(*problem)),
+    }
+}
+
 fn admit(resident: &Resident, head: &RequestHead<'_>, out: &mut Forwarding) -> Admission<Permit> {
     if let Some(problem) = wrong_object(resident, head) {
         return refuse(problem);
@@ -149,7 +249,8 @@ fn admit(resident: &Resident, head: &RequestHead<'_>, out: &mut Forwarding) -> A
         Err(reject) => return Admission::Refuse(Box::new(reject.into())),
     };
     let forwarded = push_identity(resident, &caller, out);
-    match authorize(resident, &caller, &request) {
+    let rates = resident.count_request(&caller.asker(request.peer.ip()));
+    match authorize(resident, &caller, &request, &rates) {
         Ok(permit) if forwarded => Admission::Forward(permit),
         Ok(_) => refuse(Problem::new(
             500,
@@ -160,8 +261,21 @@ fn admit(resident: &Resident, head: &RequestHead<'_>, out: &mut Forwarding) -> A
             resident,
             caller,
             request.to_inputs(&resident.bundle().rules.vocabulary),
+            &rates,
         )),
     }
+}
+
+/// Who asks an object that sleeps, and for what.
+fn asks(resident: &Resident, head: &RequestHead<'_>) -> Result<(Arc<Caller>, Request), Box<Refusal>> {
+    let refusal = |problem| Box::new(Refusal { problem });
+    if let Some(problem) = wrong_object(resident, head) {
+        return Err(refusal(problem));
+    }
+    let caller = caller(resident, head).map_err(refusal)?;
+    let vocabulary = &resident.bundle().rules.vocabulary;
+    let request = RequestView::of(vocabulary, head).map_err(|reject| Box::new(reject.into()))?;
+    Ok((caller, request.to_inputs(vocabulary)))
 }
 
 /// Who showed a good token.
@@ -231,12 +345,14 @@ fn own(resident: &Rc<Resident>, head: &RequestHead<'_>) -> Own {
 
 fn connect(resident: &Resident, peer: SocketAddr) -> Admission<Permit> {
     let (caller, request) = (resident.anonymous(), RequestView::connection(resident, peer));
-    match authorize(resident, &caller, &request) {
+    let rates = resident.count_request(&caller.asker(peer.ip()));
+    match authorize(resident, &caller, &request, &rates) {
         Ok(permit) => Admission::Forward(permit),
         Err(_refused) => refuse(explain(
             resident,
             caller,
             request.to_inputs(&resident.bundle().rules.vocabulary),
+            &rates,
         )),
     }
 }
@@ -261,15 +377,17 @@ fn caller(resident: &Resident, head: &RequestHead<'_>) -> Result<Arc<Caller>, Pr
 }
 
 fn push_identity(resident: &Resident, caller: &Caller, out: &mut Forwarding) -> bool {
-    let subject = caller
-        .subject
-        .as_deref()
-        .map_or(Ok(()), |subject| out.push(CALLER_HEADER, subject));
-    out.push(OBJECT_HEADER, resident.id()).is_ok()
-        && resident
-            .with_epoch_text(|epoch| out.push(EPOCH_HEADER, epoch))
-            .is_ok()
-        && subject.is_ok()
+    let subject = caller.subject.as_deref();
+    let subject = subject.is_none_or(|subject| out.push(CALLER_HEADER, subject).is_ok());
+    resident.push_identity(out) && subject
+}
+
+/// The fields that are the same for all requests of an epoch.
+pub(crate) fn identity(object: &str, epoch: u64) -> Option<Forwarding> {
+    let mut fields = Forwarding::default();
+    fields.push(OBJECT_HEADER, object).ok()?;
+    fields.push(EPOCH_HEADER, &epoch.to_string()).ok()?;
+    Some(fields)
 }
 
 /// What rules may look at of one request, borrowed from its head.
@@ -359,6 +477,7 @@ fn authorize(
     resident: &Resident,
     caller: &Arc<Caller>,
     request: &RequestView<'_>,
+    rates: &[i64],
 ) -> Result<Permit, Refused> {
     let answer = resident.with_residual(|view, object, residual| {
         let audience: Vec<&str> = caller.audience.iter().map(String::as_str).collect();
@@ -383,6 +502,7 @@ fn authorize(
         facts.holds = suijuris_core::governance::Holds { names: &holds };
         let headers: Vec<_> = request.headers.iter().map(Option::as_deref).collect();
         facts.request = Some(request.facts(&headers));
+        facts.rates = rates;
         decide::admit(view, residual, &facts)
     });
     resident.count_admission(&answer);
@@ -390,10 +510,11 @@ fn authorize(
 }
 
 /// The same decision in words, for the answer and the record.
-fn explain(resident: &Resident, caller: Arc<Caller>, request: Request) -> Problem {
+fn explain(resident: &Resident, caller: Arc<Caller>, request: Request, rates: &[i64]) -> Problem {
     let principal = Principal::Caller(Box::new(Arc::unwrap_or_clone(caller)));
     let mut inputs = resident.inputs(principal);
     inputs.request = Some(request);
+    inputs.rates = resident.named_rates(rates);
     let decision = resident.evaluate(Action::Admit, inputs);
     let id = resident.refused(&decision);
     resident.public_problem(&decision, &id)

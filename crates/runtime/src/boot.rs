@@ -2,6 +2,7 @@
 //!
 //! Whatever is wrong before `commit` means that nothing runs: the gate answers, the machine ends.
 
+mod alone;
 mod broken;
 mod context;
 mod depot_route;
@@ -63,7 +64,14 @@ pub(crate) async fn run(start: Start) -> Result<ExitCode, Error> {
         }
         Start::Alone(alone) => (Config::alone(*alone)?, Reports::to_stderr(clock.clone()), None),
     };
+    let platform = config.own.as_ref().map(|own| own.platform.clone());
+    let reports = match platform.clone() {
+        Some(platform) => reports.on(platform),
+        None => reports,
+    };
     let authorizer = Rc::new(ObjectAuthorizer::default());
+    reports.tell_requests(config.requests);
+    authorizer.report_to(reports.clone());
     let context = BootContext {
         object_dir: ObjectDir::at(&config.data),
         config,
@@ -80,7 +88,10 @@ pub(crate) async fn run(start: Start) -> Result<ExitCode, Error> {
     reports.close();
     // What was reported is sent before the link closes; an owner that does not read is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(1), sending.join_next()).await;
-    Ok(ExitCode::from(exit_code(left)))
+    match platform {
+        Some(platform) => Ok(ExitCode::from(alone::leave(left, platform, &reports).await)),
+        None => Ok(ExitCode::from(exit_code(left))),
+    }
 }
 
 const fn how(left: ExitReason) -> How {
@@ -88,13 +99,13 @@ const fn how(left: ExitReason) -> How {
         ExitReason::Dormant => How::Stop,
         ExitReason::Refused => How::Refused,
         ExitReason::HostStopped => How::HostStop,
-        ExitReason::Broken => How::Failed,
+        ExitReason::Broken | ExitReason::WorkloadFailed => How::Failed,
     }
 }
 
 const fn exit_code(left: ExitReason) -> u8 {
     match left {
-        ExitReason::Dormant => 0,
+        ExitReason::Dormant | ExitReason::WorkloadFailed => 0,
         ExitReason::Refused => 1,
         ExitReason::Broken => 3,
         ExitReason::HostStopped => 4,
@@ -122,14 +133,23 @@ async fn live(mut context: BootContext, role: Role) -> ExitReason {
             }
         }
     }
+    if let Some(own) = &context.config.own
+        && let Err(error) = alone::found(own, &reports).await
+    {
+        return alone::refuse(context, &error).await;
+    }
     step("open");
     // Kept to the end: whoever sees it held knows that this machine runs.
     let _presence = context.config.presence.take();
-    let (lineage, bundle) = match LineageWriter::open(&context.object_dir) {
+    let (lineage, bundle) = match LineageWriter::open(&context.object_dir, context.config.verified.take()) {
         Ok(opened) => opened,
         Err(error) => return refuse_all(context, &error).await,
     };
     step("verify");
+    if let Some(own) = &context.config.own {
+        let object = lineage.published(|state| state.head().object.to_string());
+        alone::call_itself(own, &object, &reports).await;
+    }
     match Box::pin(context.activate(lineage, bundle)).await {
         Ok(left) => left,
         Err((context, error)) => refuse_all(*context, &error).await,

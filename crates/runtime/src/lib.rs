@@ -2,13 +2,17 @@
 //!
 //! One thread. `boot` opens and decides, `lifecycle_driver` performs what the lifecycle (core) says, `resident` is the object,
 //! `authorizer` answers the gate, `agent` answers the workload, `remain` asks again and again whether to stay. The command
-//! line embeds this crate to run as the runtime where no static `suijuris-init` lies beside it.
+//! line embeds this crate to run as the runtime where no static `suijuris-init` lies beside it. In a virtual machine the same
+//! program is the first process as well (`suijuris_guest::init`), which starts the runtime in namespaces of its own.
 
 #![forbid(unsafe_code)]
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
+use suijuris_core::codec;
 
 pub mod agent;
 pub mod authorizer;
@@ -38,9 +42,19 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         let _ = std::io::stdout().write_all(text.as_bytes());
         ExitCode::SUCCESS
     };
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some((first, rest)) = arguments.split_first()
+        && first == suijuris_guest::init::WORD
+    {
+        return suijuris_guest::init::main(rest.iter().cloned());
+    }
     match config::parse(arguments, |name| std::env::var_os(name)) {
         Ok(config::Asked::Help) => say(config::HELP),
         Ok(config::Asked::Version) => say(concat!("suijuris-init ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(config::Asked::Identify(object)) => match identify(&object) {
+            Ok(text) => say(&text),
+            Err(error) => complain(&error, 1),
+        },
         Ok(config::Asked::Run(start)) => run(start).unwrap_or_else(|error| complain(&*error, 3)),
         Err(error) => complain(&error, 2),
     }
@@ -53,7 +67,32 @@ fn run(start: config::Start) -> Result<ExitCode, Box<dyn std::error::Error>> {
         .enable_all()
         .build()?;
     let local = tokio::task::LocalSet::new();
-    Ok(local.block_on(&tokio, boot::run(start))?)
+    // As a task: the set's main future is polled at each wake-up of any connection, and shall be small.
+    let running = async { tokio::task::spawn_local(boot::run(start)).await };
+    match local.block_on(&tokio, running) {
+        Ok(ended) => Ok(ended?),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(cancelled) => Err(cancelled.into()),
+        },
+    }
+}
+
+/// Which object the directory holds, for whoever may run commands in its machine.
+fn identify(object: &std::path::Path) -> Result<String, suijuris_store::OpenError> {
+    let dir = suijuris_store::ObjectDir::at(object);
+    let reader = suijuris_store::Reader::open(&dir, suijuris_store::Depth::Tail)?;
+    let head = reader.state().head();
+    let said = serde_json::json!({
+        "object": head.object.to_string(),
+        "bundle": head.bundle.to_string(),
+        "seq": head.seq,
+        "epoch": head.epoch,
+        "proposed": resident::amending::dealt_with(object),
+        // For owners, who sign what they approve over it.
+        "head": codec::encode(head).map(|bytes| URL_SAFE_NO_PAD.encode(bytes)).ok(),
+    });
+    Ok(format!("{said}\n"))
 }
 
 fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {

@@ -3,10 +3,10 @@
 //! Tasks say events, the lifecycle answers with effects, and the driver performs them in order. It decides nothing.
 
 mod committing;
+mod workload_watch;
 
-use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use suijuris_api::Event as Report;
 use suijuris_core::decide::Verdict;
@@ -24,9 +24,9 @@ use tokio::task::JoinSet;
 
 use crate::authorizer::ObjectAuthorizer;
 use crate::lineage_writer::{self};
-use crate::pid1;
 use crate::resident::Resident;
-use crate::workload::{self, NotReady, Output, Placement, Running, Secrets};
+use crate::resident::platform::{Ask, CODE_PLATFORM, Platform};
+use crate::workload::{self, Output, Placement, Running, Secrets};
 use suijuris_custody::chain;
 
 /// How the runtime ended.
@@ -34,6 +34,8 @@ use suijuris_custody::chain;
 pub(crate) enum ExitReason {
     /// Dormant: the machine is to be stopped.
     Dormant,
+    /// Dormant, since its workload crashed, never became ready or ended before it had done anything.
+    WorkloadFailed,
     /// The wake was refused.
     Refused,
     /// The host stopped the machine.
@@ -64,6 +66,8 @@ pub(crate) struct LifecycleDriver {
     sleep: SleepMode,
     /// The gate answers with a refusal: whoever waits is to get it before the machine goes.
     refusing: bool,
+    /// Until when it does so at least, where nothing outside keeps the refused from starting the machine.
+    stays_until: Option<Instant>,
 }
 
 impl LifecycleDriver {
@@ -91,11 +95,24 @@ impl LifecycleDriver {
             left,
             sleep,
             refusing: false,
+            stays_until: None,
         }
+    }
+
+    /// Refuses until then at least: what a refused request costs is bounded, however many come.
+    #[must_use]
+    pub(crate) const fn staying(mut self, until: Instant) -> Self {
+        self.stays_until = Some(until);
+        self
     }
 
     /// Runs one life, from the first decision to the end.
     pub(crate) async fn run(mut self, inputs: Inputs) -> ExitReason {
+        let inputs = match self.await_reason(inputs).await {
+            Ok(Some(inputs)) => inputs,
+            Ok(None) => return ExitReason::HostStopped,
+            Err(error) => return self.break_down(&error).await,
+        };
         let mut lifecycle = Lifecycle::dormant(self.sleep);
         let mut next = Some(self.decide_wake(inputs));
         while self.left.is_none() {
@@ -125,7 +142,10 @@ impl LifecycleDriver {
         match self.left {
             Some(Leave::Stop) => {
                 self.linger().await;
-                ExitReason::Dormant
+                match self.resident.has_workload_failed() {
+                    true => ExitReason::WorkloadFailed,
+                    false => ExitReason::Dormant,
+                }
             }
             Some(Leave::Refused) => {
                 self.linger().await;
@@ -133,6 +153,42 @@ impl LifecycleDriver {
             }
             Some(Leave::HostStop) | None => ExitReason::HostStopped,
         }
+    }
+
+    /// Where nothing outside decides for whom a machine starts: a platform starts it for whoever comes, and says nothing of
+    /// them. What the rules do not wake the object for as it is, they are asked for each request. None where the machine
+    /// is to be stopped meanwhile.
+    async fn await_reason(&mut self, inputs: Inputs) -> Result<Option<Inputs>, lineage_writer::Error> {
+        let Some(until) = self.stays_until else {
+            return Ok(Some(inputs));
+        };
+        if self.resident.need_not_be_asked() {
+            return Ok(Some(inputs));
+        }
+        let mut heard = self.authorizer.ask_to_wake(until);
+        self.gate.set(GatePhase::Open);
+        let stopped = loop {
+            tokio::select! {
+                cause = &mut heard => {
+                    if let Ok(cause) = cause {
+                        self.resident.started_for(cause);
+                    }
+                    break false;
+                }
+                () = tokio::time::sleep_until(until.into()) => break false,
+                event = self.events.recv() => {
+                    if matches!(event, None | Some(Event::HostStops)) {
+                        break true;
+                    }
+                }
+            }
+        };
+        self.gate.set(GatePhase::Holding);
+        self.authorizer.asked_enough();
+        for refused in self.resident.take_refusals(true) {
+            self.resident.record_refused(refused).await?;
+        }
+        Ok((!stopped).then(|| self.resident.launch_inputs()))
     }
 
     async fn perform(&mut self, effect: Effect) -> Result<Option<Event>, lineage_writer::Error> {
@@ -155,8 +211,13 @@ impl LifecycleDriver {
             Effect::RefuseGate(decision) => {
                 self.refusing = true;
                 let id = self.resident.refusal_id(&decision);
-                self.authorizer
-                    .refuse(self.resident.public_problem(&decision, &id));
+                let mut problem = self.resident.public_problem(&decision, &id);
+                if let Some(until) = self.stays_until {
+                    // Before that nothing is decided again.
+                    let stays = until.saturating_duration_since(Instant::now()).as_secs();
+                    problem.retry_after = problem.retry_after.or(Some(stays.max(1)));
+                }
+                self.authorizer.refuse(problem);
                 self.gate.set(GatePhase::Open);
                 self.gate.ask_again();
             }
@@ -252,9 +313,11 @@ impl LifecycleDriver {
                 });
                 if let Some(limit) = manifest.workload.limits.disk {
                     let volume = self.placement.data_dir.clone();
-                    self.tasks.spawn_local(measure(resident.clone(), volume, limit));
+                    self.tasks
+                        .spawn_local(workload_watch::measure(resident.clone(), volume, limit));
                 }
-                self.tasks.spawn_local(watch(resident, running));
+                self.tasks
+                    .spawn_local(workload_watch::watch(resident, running, self.gate.clone()));
                 None
             }
             Err(error) => {
@@ -266,6 +329,7 @@ impl LifecycleDriver {
 
     /// The activation ends for want of a workload, and says so in the history.
     fn not_spawned(&self, error: &dyn std::error::Error) -> Event {
+        self.resident.workload_failed();
         Event::WorkloadEnded(chain(error), self.workload_decision(WorkloadEnd::Failed))
     }
 
@@ -276,7 +340,9 @@ impl LifecycleDriver {
                     running.clone(),
                     self.resident.bundle().manifest.workload.stop_within,
                 );
-                let signal = self.resident.bundle().manifest.workload.stop_signal;
+                let signal = self
+                    .placement
+                    .stop_signal(&self.resident.bundle().manifest.workload);
                 self.tasks.spawn_local(async move {
                     running.stop(signal, within).await;
                 });
@@ -316,13 +382,17 @@ impl LifecycleDriver {
         if !self.refusing {
             return;
         }
-        tokio::time::sleep(duration(self.resident.bundle().manifest.gate.linger)).await;
+        let linger = duration(self.resident.bundle().manifest.gate.linger);
+        let stays = self
+            .stays_until
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        tokio::time::sleep(linger.max(stays.unwrap_or_default())).await;
         let _ = tokio::time::timeout(ANSWER_WITHIN, self.resident.traffic().empty()).await;
     }
 
     /// Nobody is to wait in a suspended machine: who was answered has left, who only stays connected is cut, and
     /// who was handed over stays the owner's.
-    async fn ask_to_be_suspended(&self) {
+    async fn ask_to_be_suspended(&mut self) {
         self.resident.intake().close();
         let traffic = self.resident.traffic();
         if tokio::time::timeout(LEFT_WITHIN, traffic.empty()).await.is_err() {
@@ -330,6 +400,12 @@ impl LifecycleDriver {
             let _ = tokio::time::timeout(ANSWER_WITHIN, traffic.empty()).await;
         }
         self.resident.reports().leaving(How::Suspend, None);
+        if let Some(platform) = self.resident.reports().platform() {
+            // Who comes before it is suspended waits, and is let in or not once it goes on.
+            self.gate.set(GatePhase::Holding);
+            self.tasks
+                .spawn_local(suspended_by(platform, self.resident.clone()));
+        }
     }
 
     /// The disk failed: nothing may be acknowledged any more, so nothing is served any more.
@@ -347,77 +423,45 @@ impl LifecycleDriver {
 /// The witness could not be asked.
 const CODE_NO_WITNESS: &str = "no_witness";
 
+/// Between two looks at the clocks of a machine that is about to be suspended: they run on when it is resumed.
+const LOOK_FOR_RESUME: Duration = Duration::from_millis(20);
+
+/// How long a platform may take to suspend the machine, before it is left.
+const SUSPENDED_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a platform that said that it suspends the machine may take to begin: started after that, it was resumed.
+const BEGUN_WITHIN: Duration = Duration::from_secs(3);
+
+/// Has the platform suspend the machine, and sees it resume: by the clocks, or after a pause too short for them by the
+/// platform's word. Where it does neither, the machine is left.
+async fn suspended_by(platform: Rc<Platform>, resident: Rc<Resident>) {
+    if let Err(error) = platform.ask(Ask::Suspend).await {
+        resident.reports().error(CODE_PLATFORM, &error);
+        return resident.say(Event::HostStops);
+    }
+    let asked = Instant::now();
+    let mut begun = false;
+    while resident.phase() == Phase::Suspended && asked.elapsed() < SUSPENDED_WITHIN {
+        // One that jumped says so to the lifecycle.
+        if resident.jumped() && resident.phase() != Phase::Suspended {
+            return;
+        }
+        match platform.state().await.ok().flatten().as_deref() {
+            Some("started") if begun || asked.elapsed() > BEGUN_WITHIN => return resident.machine_resumed(),
+            Some("started") | None => {}
+            Some(_under_way) => begun = true,
+        }
+        tokio::time::sleep(LOOK_FOR_RESUME).await;
+    }
+    if resident.phase() == Phase::Suspended {
+        resident.say(Event::HostStops);
+    }
+}
+
 /// A span of a checked manifest as a duration.
 fn duration(span: Span) -> Duration {
     Duration::from_millis(u64::try_from(span.0).unwrap_or(0))
 }
 
-/// The volume is larger than it should be.
-const CODE_DISK_LIMIT: &str = "disk_limit";
-
-/// Between two looks at how full the volume is.
-const MEASURE_EVERY: Duration = Duration::from_secs(10);
-
 /// The workload could not be started, or did not become ready.
 const CODE_WORKLOAD_FAILED: &str = "workload_failed";
-
-/// Looks how full the volume is, and says once that it is too full. Ends then.
-async fn measure(resident: Rc<Resident>, volume: PathBuf, limit: u64) {
-    loop {
-        let root = volume.clone();
-        let measured = tokio::task::spawn_blocking(move || workload::volume_bytes(&root)).await;
-        if let Some(bytes) = measured.ok().filter(|bytes| *bytes > limit) {
-            resident.reports().event(Report::Error {
-                code: CODE_DISK_LIMIT.to_owned(),
-                message: format!(
-                    "the volume holds {bytes} bytes and workload.limits.disk is {limit}; nothing here keeps it from growing: \
-                     remove what is not needed, or raise the limit"
-                ),
-            });
-            return;
-        }
-        tokio::time::sleep(MEASURE_EVERY).await;
-    }
-}
-
-/// Waits until the workload is ready, then until it ends, and says both.
-async fn watch(resident: Rc<Resident>, running: Rc<Running>) {
-    let manifest = resident.bundle().manifest.workload.clone();
-    let report = |state: &str, how: String, took: Duration| {
-        let (state, pid) = (state.to_owned(), u32::try_from(running.pid()).ok());
-        let took_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-        resident.reports().event(Report::Workload {
-            state,
-            pid,
-            how,
-            took_ms,
-        });
-    };
-    let began = std::time::Instant::now();
-    let ready = running
-        .ready(&manifest.ready, manifest.ready_within, resident.workload_ready())
-        .await;
-    let end = match ready {
-        Ok(_listening) => {
-            report("ready", String::new(), began.elapsed());
-            resident.say(Event::Ready);
-            WorkloadEnd::Gone
-        }
-        Err(not_ready) => {
-            resident.reports().error(CODE_WORKLOAD_FAILED, &not_ready);
-            if !matches!(not_ready, NotReady::Ended(_)) {
-                running.stop(manifest.stop_signal, manifest.stop_within).await;
-            }
-            WorkloadEnd::Failed
-        }
-    };
-    let how = running.ended().await.to_string();
-    pid1::reap(None);
-    report("exited", how.clone(), began.elapsed());
-    let mut inputs = resident.busy_inputs(Principal::Workload);
-    inputs.conditions.workload = Some(end);
-    resident.say(Event::WorkloadEnded(
-        how,
-        Box::new(resident.evaluate(Action::Remain, inputs)),
-    ));
-}

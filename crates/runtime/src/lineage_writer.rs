@@ -18,8 +18,11 @@ use suijuris_custody::claim::Claim;
 use suijuris_custody::record;
 use suijuris_custody::write::{self, Staged, WriteError};
 use suijuris_store::{
-    Depth, Draft, ObjectDir, OpenError, Reader, Sizes, StageError, Writer, bundle_store, secrets,
+    CommitError, Depth, Draft, Fresh, ObjectDir, OpenError, Reader, Sizes, StageError, Stamps, Writer,
+    bundle_store, secrets,
 };
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 pub use suijuris_store::Sign;
@@ -49,8 +52,8 @@ pub enum Error {
     Random(#[from] getrandom::Error),
 }
 
-impl From<suijuris_store::CommitError> for Error {
-    fn from(error: suijuris_store::CommitError) -> Self {
+impl From<CommitError> for Error {
+    fn from(error: CommitError) -> Self {
         Self::Stage(error.into())
     }
 }
@@ -99,6 +102,11 @@ pub struct LineageWriter {
     ratchet: RefCell<Ratchet>,
     uncovered_since: Cell<Option<Instant>>,
     whole: bool,
+    /// The commitment to a key that was made for the next activation.
+    spare: Cell<Option<Digest>>,
+    /// Lets the waiting key of the activation that has begun take its place.
+    adopting: RefCell<Option<JoinHandle<Result<(), CommitError>>>>,
+    begun: Notify,
 }
 
 /// How deep a history is read before a wake.
@@ -115,13 +123,20 @@ fn depth(object_dir: &ObjectDir) -> Depth {
 }
 
 impl LineageWriter {
-    /// Opens the object for writing, with the bundle in force.
+    /// Opens the object for writing, with the bundle in force. Of a history whose files are as whoever is trusted with that
+    /// `verified` them whole, only the end is read.
     ///
     /// # Errors
     /// [`BootError`]: nothing may run.
-    pub fn open(object_dir: &ObjectDir) -> Result<(Self, Arc<Bundle>), BootError> {
-        let depth = depth(object_dir);
+    pub fn open(object_dir: &ObjectDir, verified: Option<Stamps>) -> Result<(Self, Arc<Bundle>), BootError> {
+        let verified = verified.filter(|stamps| stamps.still_hold(object_dir));
+        let depth = match verified {
+            Some(_) => Depth::Tail,
+            None => depth(object_dir),
+        };
         let (writer, _recovery) = Writer::open(object_dir, depth, Sizes::default())?;
+        // Under the lock: nobody writes now.
+        let known = verified.is_some_and(|stamps| stamps.still_hold(object_dir));
         let (id, at) = {
             let state = writer.published();
             (state.head().bundle, state.head().at)
@@ -131,7 +146,10 @@ impl LineageWriter {
             writer,
             ratchet: RefCell::new(Ratchet::new(at)),
             uncovered_since: Cell::new(None),
-            whole: matches!(depth, Depth::Whole),
+            whole: known || matches!(depth, Depth::Whole),
+            spare: Cell::new(None),
+            adopting: RefCell::default(),
+            begun: Notify::new(),
         };
         Ok((lineage, bundle))
     }
@@ -234,7 +252,13 @@ impl LineageWriter {
         Ok(committed)
     }
 
-    /// Begins an activation with the body that `make` returns for the commitment to the next key.
+    /// The key that is to wait for the activation after the next was made by whoever started the machine.
+    pub fn offer_spare(&self, commitment: Option<Digest>) {
+        self.spare.set(commitment);
+    }
+
+    /// Begins an activation with the body that `make` returns for the commitment to the next key. That key takes its place
+    /// beside what comes next.
     ///
     /// # Errors
     /// [`Error`].
@@ -242,11 +266,31 @@ impl LineageWriter {
         let mut seed = Zeroizing::new([0; 32]);
         getrandom::fill(seed.as_mut_slice())?;
         self.uncovered_since.set(None);
-        self.writer.wake::<Error>(&seed, at, |_, next| Ok(make(next)))?;
+        let fresh = Fresh {
+            spare: self.spare.take(),
+            seed: &seed,
+        };
+        self.writer.begin::<Error>(fresh, at, |_, next| Ok(make(next)))?;
+        let adopting = tokio::task::spawn_blocking(self.writer.adopting());
+        self.adopting.replace(Some(adopting));
+        self.begun.notify_one();
         Ok(self.published(|state| Committed {
             seq: state.head().seq,
             epoch: state.head().epoch,
         }))
+    }
+
+    /// Resolves when the waiting key could not take its place: nothing is acknowledged any more. Never otherwise.
+    pub async fn not_adopted(&self) -> Error {
+        loop {
+            self.begun.notified().await;
+            let adopting = self.adopting.take();
+            if let Some(adopting) = adopting
+                && let Ok(Err(error)) = adopting.await
+            {
+                return error.into();
+            }
+        }
     }
 
     /// For how long something has been waiting for a signature.

@@ -17,7 +17,7 @@ use suijuris_sys::{ChildSelector, ended_child};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
-use crate::workload::process_tree;
+use crate::workload::{is_asked, process_tree};
 
 /// Time between two looks at processes that are on their way out.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -194,12 +194,16 @@ impl Signal {
     }
 }
 
-/// Takes ended orphans off the process table and returns how many. The child `keep`, the workload, is left to its
-/// owner; orphans behind it in the kernel's list wait until its owner has taken it, so call this after that as well.
+/// Takes ended orphans off the process table and returns how many. The child `keep`, the workload, and a command that was
+/// asked whether it can serve are left to their
+/// owners; orphans behind it in the kernel's list wait until its owner has taken it, so call this after that as well.
 pub fn reap(keep: Option<i32>) -> usize {
     let mut reaped = 0;
     while let Ok(Some(exit)) = ended_child(ChildSelector::Any, false) {
-        if Some(exit.pid) == keep || ended_child(ChildSelector::Pid(exit.pid), true).is_err() {
+        if Some(exit.pid) == keep
+            || is_asked(exit.pid)
+            || ended_child(ChildSelector::Pid(exit.pid), true).is_err()
+        {
             break;
         }
         reaped += 1;

@@ -1,4 +1,5 @@
-//! Whether the object stays awake, and whether it ends itself: decided again on every commit, hold, freshness deadline and at least each second.
+//! Whether the object stays awake, and whether it ends itself: decided again on every commit, hold and freshness deadline, when
+//! a comparison of its rules with a clock turns, when the last request or connection ends, and at least each second.
 //!
 //! The same loop seals mutations in time, records counted refusals, fires timers that come due while awake, and has raw
 //! connections judged again, which were admitted once and may live for days.
@@ -12,6 +13,7 @@ use suijuris_core::governance::Action;
 use suijuris_core::inputs::Principal;
 use suijuris_core::lifecycle::{Event, Phase};
 use suijuris_core::lineage::{Body, Fired, Seal};
+use suijuris_core::time::Span;
 use suijuris_core::trigger::Timers;
 use suijuris_gate::{Control, Phase as GatePhase};
 use suijuris_words::verdict;
@@ -22,13 +24,36 @@ use crate::resident::Resident;
 /// `remain` is decided at least this often while active.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Time between two looks that clocks or traffic cause, at least: rules that compare with a millisecond, or that look at
+/// requests in flight, keep nobody busy.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How long until the next look, at the latest.
+struct Wait {
+    /// Whatever happens.
+    most: Duration,
+    /// Until a comparison with a clock turns.
+    steady: Option<Duration>,
+}
+
+impl From<Duration> for Wait {
+    fn from(most: Duration) -> Self {
+        Self { most, steady: None }
+    }
+}
+
 /// Runs while the object is active; ends when the disk failed. `raw` is the gate, where its protocol knows no requests.
 pub async fn run(resident: Rc<Resident>, timers: Timers, raw: Option<Control>) -> lineage_writer::Error {
+    let watches_traffic = resident.bundle().rules.program.watches(Action::Remain).activity;
+    let mut asked = Instant::now();
+    let mut ask = true;
     loop {
         let step = match resident.phase() {
             Phase::Active => {
                 let step = step(&resident, &timers).await;
-                if let Some(raw) = raw.as_ref().filter(|raw| raw.phase() == GatePhase::Open) {
+                let open = raw.as_ref().filter(|raw| raw.phase() == GatePhase::Open);
+                if let Some(raw) = open.filter(|_| ask || asked.elapsed() >= TICK) {
+                    asked = Instant::now();
                     raw.ask_again();
                 }
                 step
@@ -36,33 +61,55 @@ pub async fn run(resident: Rc<Resident>, timers: Timers, raw: Option<Control>) -
             Phase::Suspended => {
                 // A host that says nothing when it resumes the machine is found out by the clocks.
                 let _said_to_the_lifecycle = resident.jumped();
-                Ok(TICK)
+                Ok(TICK.into())
             }
-            _ => Ok(TICK),
+            _ => Ok(TICK.into()),
         };
         match step {
-            Ok(wait) => {
-                let _ = tokio::time::timeout(wait, resident.stirred()).await;
-            }
+            // Connections are judged again for what changed, and not because the rules of `remain` look at a clock.
+            Ok(wait) => ask = passes(&resident, wait, watches_traffic).await,
             Err(error) => return error,
         }
     }
 }
 
+/// Waits for the next look; whether it is for more than what `remain` alone looks at.
+async fn passes(resident: &Resident, wait: Wait, watches_traffic: bool) -> bool {
+    let steady = wait.steady.unwrap_or(wait.most).max(PAUSE);
+    tokio::select! {
+        () = resident.stirred() => true,
+        () = tokio::time::sleep(wait.most) => true,
+        () = tokio::time::sleep(steady) => false,
+        () = ended(resident), if watches_traffic => false,
+    }
+}
+
+/// Resolves when nothing is in flight any more, or no connection is open, where that was otherwise; not at once.
+async fn ended(resident: &Resident) {
+    let traffic = resident.traffic();
+    let (in_flight, connections) = (traffic.in_flight() > 0, traffic.connections() > 0);
+    tokio::time::sleep(PAUSE).await;
+    tokio::select! {
+        () = traffic.quiet(), if in_flight => {}
+        () = traffic.empty(), if connections => {}
+        else => std::future::pending().await,
+    }
+}
+
 /// One look; how long until the next at the latest.
-async fn step(resident: &Resident, timers: &Timers) -> Result<Duration, lineage_writer::Error> {
+async fn step(resident: &Resident, timers: &Timers) -> Result<Wait, lineage_writer::Error> {
     if resident.jumped() {
-        return Ok(TICK);
+        return Ok(TICK.into());
     }
     let next_timer = fire(resident, timers).await?;
     record_refusals(resident).await?;
     let next_seal = seal(resident).await?;
-    if resident.ends_itself() {
-        return Ok(TICK);
+    if resident.ends_itself() || resident.sleeps_to_move() {
+        return Ok(TICK.into());
     }
-    if let Verdict::Refuse(decision) =
-        resident.decide(Action::Remain, resident.busy_inputs(Principal::Workload))
-    {
+    let inputs = resident.busy_inputs(Principal::Workload);
+    let steady = resident.steady_for(Action::Remain, &inputs);
+    if let Verdict::Refuse(decision) = resident.decide(Action::Remain, inputs) {
         resident
             .reports()
             .event(Report::Verdict(verdict::verdict(&decision, "runtime")));
@@ -78,7 +125,10 @@ async fn step(resident: &Resident, timers: &Timers) -> Result<Duration, lineage_
         Duration::from_millis(u64::try_from(at.since(resident.now().at).0).unwrap_or(0))
     };
     let waits = [hold, next_seal, fresh.map(until), next_timer.map(until)];
-    Ok(waits.into_iter().flatten().fold(TICK, Duration::min))
+    Ok(Wait {
+        most: waits.into_iter().flatten().fold(TICK, Duration::min),
+        steady: steady.map(|Span(ms)| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
+    })
 }
 
 /// Tells the workload of timers that came due, once it is recorded that they did.
@@ -115,12 +165,7 @@ async fn fire(
 
 async fn record_refusals(resident: &Resident) -> Result<(), lineage_writer::Error> {
     for refused in resident.take_refusals(false) {
-        resident.reports().event(verdict::refused(&refused));
-        let at = resident.now().at;
-        resident
-            .lineage()
-            .commit(Body::Refused(Box::new(refused)), at, Sign::Now)
-            .await?;
+        resident.record_refused(refused).await?;
     }
     Ok(())
 }

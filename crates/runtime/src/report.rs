@@ -3,24 +3,30 @@
 //! While nobody is at the other end of the link the newest are kept for whoever comes next. Answers are for whoever asked.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
 use std::rc::Rc;
 
 use serde_json::{Value, json};
+use suijuris_api::access::{Access, Detail};
 use suijuris_api::control::Reply;
 use suijuris_api::event::Stamped;
 use suijuris_api::{Event, Problem};
+use suijuris_core::time::Timestamp;
 use suijuris_link::message::{How, Json};
 use suijuris_link::{RuntimeLink, ToSupervisor};
 use tokio::sync::Notify;
 
+use crate::resident::platform::Platform;
 use crate::supervision::Attached;
 use suijuris_custody::chain;
 use suijuris_custody::clock::Clock;
 
 /// Reports that wait for the owner at most: one more pushes the oldest out.
 const WAITING: usize = 4_096;
+
+/// Reports that wait for the owner while requests are still told.
+const WAITING_WITH_REQUESTS: usize = WAITING / 2;
 
 /// Where reports go. Clones go to the same place.
 #[derive(Debug, Clone)]
@@ -29,6 +35,10 @@ pub struct Reports {
     clock: Rc<Clock>,
     /// How often the machine was resumed.
     generation: Rc<Cell<u64>>,
+    /// What is told of each request.
+    requests: Rc<Cell<Option<Detail>>>,
+    /// What carries a machine that nobody else sees to, where it can be asked.
+    platform: Option<Option<Rc<Platform>>>,
 }
 
 /// What waits to be said over the link, and the link.
@@ -41,6 +51,10 @@ pub(crate) struct Outbox {
     /// Nothing follows.
     closed: Cell<bool>,
     changed: Notify,
+    /// The holds in force, if they changed since they were told.
+    holds: RefCell<Option<BTreeMap<String, u64>>>,
+    /// Requests that were not told since the last that was.
+    lost: Cell<u64>,
 }
 
 impl Outbox {
@@ -71,7 +85,17 @@ impl Outbox {
     }
 
     fn next(&self) -> Option<ToSupervisor> {
-        self.waiting.borrow_mut().pop_front()
+        let holds = self.holds.take().map(|left| ToSupervisor::Holds { left });
+        holds.or_else(|| self.waiting.borrow_mut().pop_front())
+    }
+
+    /// Tells of a request, unless so much waits that it would push out what happened.
+    fn put_request(&self, mut access: Access) {
+        if self.waiting.borrow().len() >= WAITING_WITH_REQUESTS {
+            return self.lost.set(self.lost.get().saturating_add(1));
+        }
+        access.lost = self.lost.take();
+        self.put(ToSupervisor::Request(Box::new(Json(access))));
     }
 
     fn put(&self, message: ToSupervisor) {
@@ -95,6 +119,8 @@ impl Reports {
             to: Some(outbox.clone()),
             clock,
             generation: Rc::default(),
+            requests: Rc::default(),
+            platform: None,
         };
         (reports, outbox)
     }
@@ -106,6 +132,8 @@ impl Reports {
             to: None,
             clock,
             generation: Rc::default(),
+            requests: Rc::default(),
+            platform: None,
         }
     }
 
@@ -129,12 +157,35 @@ impl Reports {
         }
     }
 
-    /// Whether anybody is there who could see to the machine once it sleeps. Whoever reads standard error is.
+    /// Of a machine that carries its object by itself, on this platform where it can be asked.
+    #[must_use]
+    pub(crate) fn on(self, platform: Option<Platform>) -> Self {
+        Self {
+            platform: Some(platform.map(Rc::new)),
+            ..self
+        }
+    }
+
+    /// What carries a machine that nobody else sees to, where it can be asked.
+    #[must_use]
+    pub(crate) fn platform(&self) -> Option<Rc<Platform>> {
+        self.platform.clone().flatten()
+    }
+
+    /// Whether anybody is there who could see to the machine once it sleeps. Whoever reads standard error is, and so is a
+    /// platform that can be asked.
     #[must_use]
     pub fn is_attended(&self) -> bool {
-        self.to
-            .as_ref()
-            .is_none_or(|outbox| outbox.attached.borrow().is_some())
+        match (&self.to, &self.platform) {
+            (Some(outbox), _) => outbox.attached.borrow().is_some(),
+            (None, Some(platform)) => platform.is_some(),
+            (None, None) => true,
+        }
+    }
+
+    /// The time as the machine's clock has it.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.reading().wall
     }
 
     /// Nothing more is reported.
@@ -160,6 +211,32 @@ impl Reports {
     pub fn event(&self, event: Event) {
         let at = self.clock.reading().wall.to_string();
         self.send(ToSupervisor::Event(Box::new(Json(Stamped { at, event }))));
+    }
+
+    /// From now on so much is told of each request.
+    pub(crate) fn tell_requests(&self, detail: Option<Detail>) {
+        self.requests.set(detail);
+    }
+
+    /// What is told of each request, where it is.
+    pub(crate) fn requests(&self) -> Option<Detail> {
+        self.requests.get().filter(|_| self.to.is_some())
+    }
+
+    /// Tells which holds are in force, and for how many milliseconds; only the newest is told where they change often.
+    pub(crate) fn holds(&self, left: BTreeMap<String, u64>) {
+        if let Some(outbox) = &self.to {
+            outbox.holds.replace(Some(left));
+            outbox.changed.notify_one();
+        }
+    }
+
+    /// Tells that a caller's request ended.
+    pub(crate) fn request(&self, mut access: Access) {
+        if let Some(outbox) = &self.to {
+            access.at = self.now().to_string();
+            outbox.put_request(access);
+        }
     }
 
     /// Reports that something is wrong.

@@ -3,9 +3,15 @@
 //! Everything here runs on the runtime's one thread; whoever wants something of the object asks here, and nothing is
 //! answered that is not durable. What to do next is decided by the lifecycle (`lifecycle_driver`), not here.
 
+pub(crate) mod amending;
 mod asking;
 mod deciding;
+pub(crate) mod elsewhere;
 mod ending;
+pub mod files;
+pub mod founding;
+mod moving;
+pub mod platform;
 mod writing;
 
 use std::cell::{Cell, RefCell};
@@ -16,19 +22,21 @@ use std::time::{Duration, Instant};
 
 use suijuris_core::bundle::Bundle;
 use suijuris_core::governance::{Residual, RuleSet};
+use suijuris_core::id::Digest;
 use suijuris_core::inputs::{Caller, Host};
 use suijuris_core::key::PublicKey;
 use suijuris_core::lifecycle::{self, Phase};
 use suijuris_core::lineage::Fired;
 use suijuris_core::owner_request::nobody;
 use suijuris_core::time::{Now, Reading, Span};
-use suijuris_gate::Traffic;
+use suijuris_gate::{Forwarding, Traffic};
 use suijuris_link::Cause;
 use suijuris_link::launch::ServedAs;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::agent::Feed;
 use crate::auth::Callers;
+use crate::authorizer;
 use crate::holds::{self, Holds};
 use crate::inbox::Inbox;
 use crate::intake::Intake;
@@ -37,6 +45,7 @@ use crate::refusals::Refusals;
 use crate::report::Reports;
 use suijuris_custody::claim::Claim;
 use suijuris_custody::clock::{Clock, Continuity, ResumeDetector};
+use suijuris_custody::rates::KeptRates;
 
 /// The resident object.
 #[derive(Debug)]
@@ -50,20 +59,27 @@ pub struct Resident {
     /// A pause was found while nothing could be served.
     missed: Cell<bool>,
     workload_pid: Cell<Option<i32>>,
+    workload: asking::WorkloadAccount,
     host: Host,
     /// Why the machine runs; for a pause that nobody announced, what it was started for.
     cause: RefCell<Cause>,
     server: Cell<PublicKey>,
     served_as: Option<ServedAs>,
+    /// The image that this machine has its files from.
+    image: Option<Digest>,
     callers: Callers,
+    /// Other objects, where a proxy carries requests to them.
+    elsewhere: Option<elsewhere::Elsewhere>,
     anonymous: Arc<Caller>,
     claim: Claim,
     holds: Holds,
     inbox: Inbox,
+    rates: RefCell<KeptRates>,
     traffic: Rc<Traffic>,
     active_since: Cell<Instant>,
     phase: Cell<Phase>,
-    epoch_text: RefCell<String>,
+    /// What tells the workload which object it is in, rendered once for each epoch; nothing where it cannot be.
+    identity: RefCell<Option<Forwarding>>,
     /// Rules of `admit` with the state at this position worked in.
     residual: RefCell<Option<(u64, Residual)>>,
     admitted: RefCell<Vec<(RuleSet, u64)>>,
@@ -79,6 +95,7 @@ pub struct Resident {
     events: mpsc::Sender<lifecycle::Event>,
     reports: Reports,
     ending: ending::Ending,
+    moving: moving::Moving,
 }
 
 /// What a resident object is made of.
@@ -95,14 +112,22 @@ pub struct Parts {
     pub server: Option<PublicKey>,
     /// How the object is called among others of its host; any host is its own without.
     pub served_as: Option<ServedAs>,
+    /// Where it may move to of its own accord, as its host says.
+    pub places: Vec<Host>,
+    /// See [`Resident`].
+    pub image: Option<Digest>,
     /// Verifies callers' tokens.
     pub callers: Callers,
+    /// Other objects, where a proxy carries requests to them.
+    pub(crate) elsewhere: Option<elsewhere::Elsewhere>,
     /// This copy's right to the object.
     pub claim: Claim,
     /// For which everything up to the claim is accounted for: a copy may have been made since.
     pub detector: ResumeDetector,
     /// Messages that wait for it.
     pub inbox: Inbox,
+    /// How often somebody asked.
+    pub rates: KeptRates,
     /// The gate's counters.
     pub traffic: Rc<Traffic>,
     /// Where lifecycle events go.
@@ -122,21 +147,27 @@ impl Resident {
             host,
             server,
             served_as,
+            places,
+            image,
             callers,
+            elsewhere,
             claim,
             detector,
             inbox,
+            rates,
             traffic,
             events,
             reports,
         } = parts;
         Self {
             ending: ending::Ending::of(&bundle),
+            moving: moving::Moving::of(&bundle, places),
             id: lineage.published(|state| state.head().object.to_string()),
             detector: RefCell::new(detector),
             paused: Cell::default(),
             missed: Cell::default(),
             workload_pid: Cell::new(None),
+            workload: asking::WorkloadAccount::default(),
             bundle,
             lineage,
             clock,
@@ -144,16 +175,19 @@ impl Resident {
             // A key that nobody has where none was named.
             server: Cell::new(server.unwrap_or_else(nobody)),
             served_as,
+            image,
             host,
             callers,
+            elsewhere,
             anonymous: Arc::default(),
             claim,
             holds: Holds::default(),
             inbox,
+            rates: RefCell::new(rates),
             traffic,
             active_since: Cell::new(Instant::now()),
             phase: Cell::new(Phase::Dormant),
-            epoch_text: RefCell::default(),
+            identity: RefCell::default(),
             residual: RefCell::default(),
             admitted: RefCell::default(),
             refusals: RefCell::default(),
@@ -263,7 +297,7 @@ impl Resident {
         if phase == Phase::Active && self.phase.get() != Phase::Active {
             self.active_since.set(Instant::now());
             let epoch = self.lineage.published(|state| state.head().epoch);
-            *self.epoch_text.borrow_mut() = epoch.to_string();
+            self.identity.replace(authorizer::identity(self.id(), epoch));
         }
         self.phase.set(phase);
         let missed = self.missed.get();
@@ -403,14 +437,20 @@ impl Resident {
     /// As [`Holds::take`].
     pub fn take_hold(&self, name: &str, length: Duration) -> Result<(), holds::Error> {
         self.holds.take(name, length, Instant::now())?;
-        self.stirred.notify_one();
+        self.holds_changed();
         Ok(())
     }
 
     /// Releases a hold; whether it was in force.
     pub fn release_hold(&self, name: &str) -> bool {
         let released = self.holds.release(name, Instant::now());
-        self.stirred.notify_one();
+        self.holds_changed();
         released
+    }
+
+    fn holds_changed(&self) {
+        let left = self.holds.left(Instant::now());
+        self.reports().holds(crate::agent::holds_left(left));
+        self.stirred.notify_one();
     }
 }

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use suijuris_link::transport::Bytes;
 use suijuris_link::{ActivationId, HEARTBEAT_EVERY, Nonce, RuntimeLink, Secret, ToRuntime};
 use suijuris_sys::link::Inlet;
 use tokio::net::UnixStream;
@@ -177,16 +178,16 @@ impl Arrivals {
 }
 
 impl Successors {
-    /// Lets in, over the inherited `inlet`, whoever proves to know this activation's secret.
-    pub(crate) fn new(inlet: OwnedFd, identity: Identity) -> io::Result<Self> {
-        let inlet = Inlet::new(inlet)?;
+    /// Lets in, over the inherited `inlet`, whoever proves to know this activation's secret. Whether descriptors come along is as it was
+    /// with the first.
+    pub(crate) fn new(inlet: Inlet, identity: Identity, passes_descriptors: bool) -> Self {
         let arrivals: Rc<Arrivals> = Rc::default();
         let mut admitting = JoinSet::new();
-        admitting.spawn_local(admit(inlet, identity, arrivals.clone()));
-        Ok(Self {
+        admitting.spawn_local(admit(inlet, identity, passes_descriptors, arrivals.clone()));
+        Self {
             arrivals,
             _admitting: admitting,
-        })
+        }
     }
 
     async fn next(&self) -> Option<Attached> {
@@ -196,7 +197,7 @@ impl Successors {
     }
 }
 
-async fn admit(inlet: Inlet, identity: Identity, arrivals: Rc<Arrivals>) {
+async fn admit(inlet: Inlet, identity: Identity, passes_descriptors: bool, arrivals: Rc<Arrivals>) {
     let mut proofs = JoinSet::new();
     let mut proving: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -207,7 +208,7 @@ async fn admit(inlet: Inlet, identity: Identity, arrivals: Rc<Arrivals>) {
                     if proving.len() >= MOST_PROVING && let Some(oldest) = proving.pop_front() {
                         oldest.abort();
                     }
-                    proving.push_back(proofs.spawn_local(prove(socket, identity.clone())));
+                    proving.push_back(proofs.spawn_local(prove(socket, identity.clone(), passes_descriptors)));
                     // Whoever is quick is heard before the next one can push it out.
                     tokio::task::yield_now().await;
                 }
@@ -231,11 +232,19 @@ async fn admit(inlet: Inlet, identity: Identity, arrivals: Rc<Arrivals>) {
 }
 
 /// A supervisor, if it proves within [`PROVE_WITHIN`] that it is one.
-async fn prove(socket: std::os::unix::net::UnixStream, identity: Identity) -> Option<Attached> {
+async fn prove(
+    socket: std::os::unix::net::UnixStream,
+    identity: Identity,
+    passes_descriptors: bool,
+) -> Option<Attached> {
     socket.set_nonblocking(true).ok()?;
     let socket = UnixStream::from_std(socket).ok()?;
     let nonce = Nonce::fresh().ok()?;
-    let (link, driver) = RuntimeLink::attach(socket, identity.activation, identity.secret, nonce);
+    let Identity { activation, secret } = identity;
+    let (link, driver) = match passes_descriptors {
+        true => RuntimeLink::attach(socket, activation, secret, nonce),
+        false => RuntimeLink::attach(Bytes(socket), activation, secret, nonce),
+    };
     let mut tasks = JoinSet::new();
     // How it ended is for whoever receives.
     tasks.spawn_local(async { drop(driver.await) });

@@ -69,6 +69,7 @@ fn spawn(script: &str) -> Running {
         port: 0,
         ready: Ready::Spawned,
         ready_within: Span(20_000),
+        live: None,
         stop_signal: 15,
         stop_within: Span(20_000),
         network: Network::Host,
@@ -88,6 +89,7 @@ fn spawn(script: &str) -> Running {
         connections: None,
         limits: workload::MachineLimits::default(),
         secrets: workload::Secrets::default(),
+        image: None,
     };
     workload::spawn(&workload, &placement, Output::inherited()).unwrap()
 }

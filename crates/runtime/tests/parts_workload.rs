@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Stdio;
 
-use suijuris_core::manifest::{self, Network, Ready};
+use suijuris_core::manifest::{self, Live, Network, Ready};
 use suijuris_core::time::Span;
 use suijuris_runtime::workload::{self, How, NotReady, Output, Placement, Running, Secrets, SpawnError};
 use tokio::sync::watch;
@@ -26,6 +26,7 @@ fn manifest(argv: &[&str]) -> manifest::Workload {
         port: 0,
         ready: Ready::Tcp,
         ready_within: LONG,
+        live: None,
         stop_signal: TERM,
         stop_within: LONG,
         network: Network::Host,
@@ -54,6 +55,7 @@ fn placement(dir: &Path) -> Placement {
         connections: None,
         limits: workload::MachineLimits::default(),
         secrets: Secrets::default(),
+        image: None,
     }
 }
 
@@ -238,16 +240,10 @@ async fn a_user_is_taken_on_where_we_may() {
     let mut workload = shell("id -u; id -g; id -G");
     workload.cwd = Some("/".to_owned());
     workload.user = Some("65534:65534".to_owned());
-    if nix::unistd::geteuid().is_root() {
-        let text = output_of(&workload, &placement(dir.path())).await;
-        let ids: Vec<_> = text.split_whitespace().collect();
-        assert!(ids.len() >= 3 && ids.iter().all(|id| *id == "65534"), "{text}");
-    } else {
-        assert!(matches!(
-            refused(&workload, dir.path()),
-            SpawnError::UserForbidden(_)
-        ));
-    }
+    // Where there is one user, it is called so.
+    let text = output_of(&workload, &placement(dir.path())).await;
+    let ids: Vec<_> = text.split_whitespace().collect();
+    assert!(ids.len() >= 3 && ids.iter().all(|id| *id == "65534"), "{text}");
 }
 
 #[tokio::test]
@@ -418,4 +414,143 @@ async fn a_secrets_file_is_for_the_workloads_user_alone_and_goes_with_it() {
     running.stop(TERM, LONG).await;
     drop(running);
     assert!(!Path::new(&path).exists());
+}
+
+// proves C5
+#[tokio::test]
+async fn redis_is_ready_when_it_says_so_to_the_notification_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut redis = manifest(&[
+        "redis-server",
+        "--port",
+        "{port}",
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        "{data}",
+        "--supervised",
+        "systemd",
+    ]);
+    redis.ready = Ready::Notify;
+    let running = start(&redis, dir.path());
+    let found = running.ready(&Ready::Notify, LONG, nobody_says()).await.unwrap();
+    assert_eq!(found.upstream.port(), running.port());
+    // Asked again it is still known.
+    running.ready(&Ready::Notify, LONG, nobody_says()).await.unwrap();
+    let stopped = running.stop(TERM, LONG).await;
+    assert_eq!(
+        (stopped.to_string().as_str(), stopped.forced),
+        ("exited 0", false)
+    );
+
+    let mut silent = shell("exec sleep 1000");
+    silent.ready = Ready::Notify;
+    let silent = start(&silent, dir.path());
+    let why = silent
+        .ready(&Ready::Notify, Span(50), nobody_says())
+        .await
+        .unwrap_err();
+    assert!(why.to_string().contains("READY=1"), "{why}");
+}
+
+// proves C5
+#[tokio::test]
+async fn a_command_is_asked_until_it_says_yes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut workload = shell("sleep 0.2; : > {data}/up; exec sleep 1000");
+    let asked = ["sh", "-c", "test -e {data}/up && test \"$NAME\" = x"];
+    workload.env.insert("NAME".to_owned(), "x".to_owned());
+    workload.ready = Ready::Command(asked.map(str::to_owned).to_vec());
+    let running = start(&workload, dir.path());
+    running.ready(&workload.ready, LONG, nobody_says()).await.unwrap();
+    assert!(dir.path().join("up").exists());
+
+    workload.ready = Ready::Command(vec!["sh".to_owned(), "-c".to_owned(), "exit 7".to_owned()]);
+    let running = start(&workload, dir.path());
+    let why = running
+        .ready(&workload.ready, Span(200), nobody_says())
+        .await
+        .unwrap_err();
+    assert!(why.to_string().contains("status 7"), "{why}");
+
+    workload.ready = Ready::Command(vec!["no-such-program".to_owned()]);
+    assert!(matches!(
+        refused(&workload, dir.path()),
+        SpawnError::NotFound { .. }
+    ));
+}
+
+fn live(by: Ready, every: i64, failures: u32) -> Option<Live> {
+    let every = Span(every);
+    Some(Live { by, every, failures })
+}
+
+// proves C5
+#[tokio::test]
+async fn a_workload_that_does_not_answer_any_more_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut workload = shell(": > {data}/up; exec sleep 1000");
+    let asked = ["test", "-e", "{data}/up"].map(str::to_owned).to_vec();
+    workload.live = live(Ready::Command(asked.clone()), 20, 2);
+    workload.ready = Ready::Command(asked);
+    let running = start(&workload, dir.path());
+    let found = running.ready(&workload.ready, LONG, nobody_says()).await.unwrap();
+    let stuck = running.stuck(workload.live.as_ref(), found.upstream);
+    let removed = async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        std::fs::remove_file(dir.path().join("up")).unwrap();
+        std::future::pending::<()>().await;
+    };
+    let stuck = tokio::select! {
+        stuck = stuck => stuck,
+        () = removed => unreachable!(),
+    };
+    assert_eq!(stuck.failures, 2);
+    assert!(stuck.to_string().contains("status 1"), "{stuck}");
+}
+
+// proves C5
+#[tokio::test]
+async fn a_workload_that_does_not_say_that_it_lives_is_found() {
+    const SCRIPT: &str = "import os, socket, time
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.connect(os.environ['NOTIFY_SOCKET'])
+assert os.environ['WATCHDOG_USEC'] == '1000000'
+s.send(b'READY=1')
+for _ in range(3):
+    s.send(b'WATCHDOG=1')
+    time.sleep(0.1)
+open('said', 'w').close()
+s.send(b'WATCHDOG=trigger')
+time.sleep(1000)";
+    let dir = tempfile::tempdir().unwrap();
+    let mut workload = manifest(&["python3", "-c", SCRIPT]);
+    workload.ready = Ready::Notify;
+    // What it does not say in time is not what ends it here, on however slow a machine.
+    workload.live = live(Ready::Notify, 1_000, 1_000);
+    let running = start(&workload, dir.path());
+    let found = running.ready(&Ready::Notify, LONG, nobody_says()).await.unwrap();
+    let stuck = running.stuck(workload.live.as_ref(), found.upstream).await;
+    assert!(stuck.to_string().contains("WATCHDOG=trigger"), "{stuck}");
+    assert!(dir.path().join("said").exists());
+
+    let silent = live(Ready::Notify, 20, 3);
+    let stuck = running.stuck(silent.as_ref(), found.upstream).await;
+    assert_eq!(stuck.failures, 3);
+    assert!(stuck.to_string().contains("WATCHDOG=1"), "{stuck}");
+}
+
+// proves C5
+#[tokio::test]
+async fn a_workload_on_the_other_loopback_is_found_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = manifest(&["python3", "-m", "http.server", "--bind", "::1", "{port}"]);
+    for ready in [Ready::Tcp, Ready::Http("/".to_owned())] {
+        let running = start(&server, dir.path());
+        let found = running.ready(&ready, LONG, nobody_says()).await.unwrap();
+        assert_eq!(found.upstream.to_string(), format!("[::1]:{}", running.port()));
+        assert!(!found.exposed);
+    }
 }

@@ -45,10 +45,9 @@ async fn route(resident: &Resident, request: Request<Incoming>) -> Result<Answer
         (&Method::GET, ["v1", "memory"]) => Ok(json(&resident.memory())),
         (&Method::PATCH, ["v1", "memory"]) => {
             let patch: Patch = read(body).await?;
-            resident
-                .patch(Principal::Workload, &patch)
-                .await
-                .map(|patched| json(&patched))
+            let patched = resident.patch(Principal::Workload, &patch).await?;
+            resident.workload_acted();
+            Ok(json(&patched))
         }
         (&Method::GET, ["v1", "memory", "watch"]) => events(resident, true),
         (&Method::GET, ["v1", "memory", field]) => field_value(resident, field),
@@ -68,6 +67,7 @@ async fn route(resident: &Resident, request: Request<Incoming>) -> Result<Answer
             .map(|found| json(&found)),
         (&Method::POST, ["v1", "messages", "ack"]) => {
             messages::acknowledge(resident, &read(body).await?).await?;
+            resident.workload_acted();
             Ok(empty(StatusCode::NO_CONTENT))
         }
         (&Method::POST, ["v1", "token"]) => token(resident, &read(body).await?),
@@ -160,7 +160,7 @@ async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Problem> {
         )
         .with_detail(format!("at most {MAX_BODY} bytes"))
     })?;
-    serde_json::from_slice(&bytes.to_bytes()).map_err(|error| {
+    suijuris_api::json::from_slice(&bytes.to_bytes()).map_err(|error| {
         Problem::new(400, "bad_json", "The request body is not the JSON of this route")
             .with_detail(error.to_string())
     })

@@ -17,6 +17,7 @@ use crate::supervision::Supervision;
 use super::HANDED_OVER;
 use super::context::BootContext;
 use super::handoff::{Came, let_through};
+use super::start::Own;
 
 /// The object on disk cannot be used.
 pub(super) const CODE_BROKEN_OBJECT: &str = "broken_object";
@@ -34,7 +35,12 @@ pub(super) async fn refuse_all(context: BootContext, error: &BootError) -> ExitR
 }
 
 /// Gives everybody who waits, at the listener or handed over, this answer.
-pub(super) async fn answer_all(context: BootContext, problem: Problem) {
+pub(super) async fn answer_all(context: BootContext, mut problem: Problem) {
+    let stays = context.config.own.as_ref().map(Own::stays);
+    if let Some(stays) = stays {
+        problem.retry_after = problem.retry_after.or(Some(stays.as_secs().max(1)));
+    }
+    let within = stays.unwrap_or_default().max(REFUSE_WITHIN);
     let BootContext {
         config,
         supervision,
@@ -57,7 +63,7 @@ pub(super) async fn answer_all(context: BootContext, problem: Problem) {
             let_in(supervision, hand_over)
         );
     };
-    let _ = tokio::time::timeout(REFUSE_WITHIN, answered).await;
+    let _ = tokio::time::timeout(within, answered).await;
 }
 
 /// Takes connections of the supervisor and hears nothing else; nobody is there to answer.

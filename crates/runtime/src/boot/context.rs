@@ -1,5 +1,6 @@
 //! Everything that outlives the boot: the gate, the agent socket, the loops, and the resident object in their middle.
 
+use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use suijuris_core::lifecycle::Event;
 use suijuris_core::lineage::{Body, Quarantined};
 use suijuris_core::manifest::{self, Manifest};
 use suijuris_core::trigger::Timers;
-use suijuris_gate::{Control, Gate, Limits, Phase as GatePhase, Protocol, Upstream};
+use suijuris_gate::{Control, Cors, Gate, Limits, Phase as GatePhase, Protocol, Upstream};
 use suijuris_link::launch::DepotRoute;
 use suijuris_store::{ObjectDir, OpenError};
 use tokio::sync::mpsc;
@@ -28,12 +29,16 @@ use crate::lineage_writer::{BootError, LineageWriter, Sign};
 use crate::pid1::Signals;
 use crate::remain;
 use crate::report::Reports;
+use crate::resident::amending::amended;
+use crate::resident::elsewhere::Elsewhere;
 use crate::resident::{Parts, Resident};
 use crate::supervision::Supervision;
 use crate::workload::{self, MachineLimits, Placement, Secrets, free_port};
 use suijuris_custody::chain;
 use suijuris_custody::claim::Answer;
 use suijuris_custody::clock::Clock;
+use suijuris_custody::deliveries::Deliveries;
+use suijuris_custody::rates::KeptRates;
 
 use super::broken::CODE_BROKEN_OBJECT;
 use super::depot_route::Relay;
@@ -114,6 +119,18 @@ impl BootContext {
             Ok(false) => {}
             Err(error) => return Err((Box::new(self), error.into())),
         }
+        let bundle = match self
+            .config
+            .own
+            .as_ref()
+            .map(|own| (&own.bundle, own.amend.as_deref()))
+        {
+            Some((files, Some(approvals))) => {
+                let (now, host) = (lineage.now(self.clock.reading()), self.config.cause.host.clone());
+                amended(&lineage, bundle, (files, approvals), (now, host), &self.reports).await
+            }
+            _ => bundle,
+        };
         let port = match bundle.manifest.workload.port {
             0 => free_port().unwrap_or(0),
             port => port,
@@ -139,7 +156,15 @@ impl BootContext {
             Ok(timers) => timers,
             Err(error) => return Err((Box::new(self), unusable("timers", chain(&error)))),
         };
-        let inbox = Inbox::new(depot, lineage.published(|state| state.head().object));
+        let deliveries = Deliveries::of(&self.config.data);
+        let inbox = Inbox::new(depot, lineage.published(|state| state.head().object), deliveries);
+        let elsewhere = self.config.own.as_ref().and_then(|_own| {
+            let unusable = |why: &str| {
+                let (code, message) = (CODE_REPLAY_KEY.to_owned(), why.to_owned());
+                self.reports.event(Report::Error { code, message });
+            };
+            Elsewhere::of(|name| std::env::var(name).ok(), control.clone(), unusable)
+        });
         let resident = Rc::new(Resident::new(Parts {
             lineage,
             bundle: bundle.clone(),
@@ -147,15 +172,20 @@ impl BootContext {
             host: self.config.cause.host.clone(),
             server: self.config.server,
             served_as: self.config.served_as.take(),
+            places: std::mem::take(&mut self.config.places),
+            image: self.config.image.as_ref().map(|image| image.digest),
             callers,
+            elsewhere,
             claim,
             detector,
             inbox,
+            rates: KeptRates::open(&bundle.manifest.rates, &self.config.data),
             traffic: gate.traffic(),
             events: say.clone(),
             reports: self.reports.clone(),
         }));
         authorizer.install(resident.clone());
+        tokio::task::spawn_local(resident.clone().say_where());
         let placement = placement(&self.config, &id, port, theirs);
         resident.started_for(self.config.cause.clone());
         let inputs = resident.launch_inputs();
@@ -168,6 +198,10 @@ impl BootContext {
             events,
             self.config.cause.fired.clone(),
         );
+        let shell = match &self.config.own {
+            Some(own) => shell.staying(own.stays_until),
+            None => shell,
+        };
         let raw = matches!(
             bundle.manifest.gate.protocol,
             manifest::Protocol::Tcp | manifest::Protocol::FdPassing
@@ -202,6 +236,7 @@ impl BootContext {
                 return ExitReason::Broken;
             }
         };
+        let (own, told) = (self.config.own.is_some(), Cell::new(false));
         let left = tokio::select! {
             left = shell.run(inputs) => left,
             served = gate.serve(self.config.listener, handed_over) => {
@@ -215,13 +250,26 @@ impl BootContext {
                 resident.reports().error(error.code(), &error);
                 ExitReason::Broken
             }
+            error = resident.lineage().not_adopted() => {
+                resident.reports().error(error.code(), &error);
+                ExitReason::Broken
+            }
             damage = resident.lineage().damage_behind() => quarantine(&resident, &damage).await,
             left = witnessing::follow_lease(resident.clone(), control) => left,
             () = resident.inbox().watch(|| resident.messages_changed()) => ExitReason::Broken,
-            () = obey(self.signals, say, resident.clone()) => ExitReason::Broken,
+            () = obey(self.signals, say, resident.clone(), own.then_some(&told)) => ExitReason::Broken,
             () = hear(self.supervision, hand_over, self.relay.clone(), resident.clone()) => ExitReason::Broken,
         };
-        if self.config.holder.is_none() && matches!(left, ExitReason::Dormant) {
+        // Whoever told it to go waits for its end, and is asked for nothing more.
+        let left = match left {
+            ExitReason::Dormant if told.get() => ExitReason::HostStopped,
+            left => left,
+        };
+        // A machine that comes back under another name must not wait for what this one held.
+        let own = own && left != ExitReason::Broken;
+        if self.config.holder.is_none()
+            && (own || matches!(left, ExitReason::Dormant | ExitReason::WorkloadFailed))
+        {
             resident.claim().release().await;
         }
         let _ = std::fs::remove_file(&self.config.agent_socket);
@@ -247,6 +295,8 @@ pub(super) async fn quarantine(resident: &Resident, damage: &OpenError) -> ExitR
 
 /// The agent socket cannot be made.
 pub(super) const CODE_AGENT_SOCKET: &str = "agent_socket";
+/// The key of replays cannot be used.
+const CODE_REPLAY_KEY: &str = "replay_key";
 /// The gate cannot serve.
 pub(super) const CODE_GATE: &str = "gate_failed";
 
@@ -290,18 +340,29 @@ pub(super) fn gate(
     let ms = |span: suijuris_core::time::Span| u64::try_from(span.0).unwrap_or(0);
     let limits = Limits {
         max_connections: size(manifest.gate.max_connections),
+        max_in_flight: size(manifest.gate.max_connections),
         max_held: size(manifest.gate.max_held),
         hold_ms: ms(manifest.gate.hold),
         drain_ms: ms(manifest.gate.drain),
         ..Limits::default()
     };
-    Gate::new(authorizer, upstream, protocol, limits, control).keeping_backlog()
+    let readers = Cors::new(manifest.gate.cors.iter().map(String::as_str));
+    Gate::new(authorizer, upstream, protocol, limits, control)
+        .keeping_backlog()
+        .readable_by(readers)
 }
 
 /// Where what is the object's lies, its sockets among it.
 fn private(config: &Config) -> Vec<PathBuf> {
     let run = config.agent_socket.parent().map(Path::to_owned);
-    [Some(config.data.clone()), run].into_iter().flatten().collect()
+    // Whoever reaches the platform's socket can stop the machine, and so the object.
+    let socket = config.own.as_ref().map(|own| own.socket.clone());
+    let platform = socket.filter(|socket| socket.exists());
+    let platform = platform.and_then(|socket| socket.parent().map(Path::to_owned));
+    [Some(config.data.clone()), run, platform]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 pub(super) fn placement(config: &Config, id: &str, port: u16, connections: Option<OwnedFd>) -> Placement {
@@ -317,5 +378,6 @@ pub(super) fn placement(config: &Config, id: &str, port: u16, connections: Optio
         connections,
         limits: MachineLimits::named(&std::env::var(workload::LIMITED).unwrap_or_default()),
         secrets: Secrets::default(),
+        image: config.image.clone(),
     }
 }

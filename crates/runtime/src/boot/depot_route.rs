@@ -43,9 +43,14 @@ impl Relay {
         }
         let socket = self.socket(route, link).map_err(|error| chain(&error))?;
         let Some(socket) = socket else { return Ok(None) };
-        let client = Arc::new(Client::new(socket).map_err(|error| chain(&error))?);
+        let client = Arc::new(Client::here(socket).map_err(|error| chain(&error))?);
         self.0.client.replace(Some(client.clone()));
         Ok(Some(client))
+    }
+
+    /// Whether the depot is reached by way of the supervisor.
+    pub(super) fn is_used(&self) -> bool {
+        self.0.client.borrow().is_some()
     }
 
     /// Goes on over another way to the same depot, where it began over a way of the supervisor's.

@@ -1,5 +1,6 @@
 //! What reaches the runtime from outside its machine's gate: signals, and its supervisor's words.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -34,11 +35,24 @@ const ATTACH_WITHIN: Duration = Duration::from_secs(10);
 /// How often a machine without a supervisor looks at whether its object is dormant.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Turns signals into events, and keeps the process table clean.
-pub(super) async fn obey(mut signals: Signals, say: mpsc::Sender<Event>, resident: Rc<Resident>) {
+/// Turns signals into events, and keeps the process table clean. Where nobody else sees to the object (`told` is there), the
+/// first word to go is a proposal of the host to sleep: permitted, the object goes in order.
+pub(super) async fn obey(
+    mut signals: Signals,
+    say: mpsc::Sender<Event>,
+    resident: Rc<Resident>,
+    told: Option<&Cell<bool>>,
+) {
     loop {
         match signals.next().await {
             Signal::Stop(_) => {
+                let first = told.is_some_and(|told| !told.replace(true));
+                if first
+                    && resident.phase() == Phase::Active
+                    && resident.propose_sleep(Principal::Host).is_ok()
+                {
+                    continue;
+                }
                 let _ = say.send(Event::HostStops).await;
             }
             Signal::Forward(number) => resident.forward_signal(number),
@@ -105,6 +119,7 @@ async fn welcome(supervision: &mut Supervision, resident: &Resident) -> bool {
     // One that is gone already is found out when it is listened to.
     let _ = successor.link.queue(ToSupervisor::Present(Box::new(present)));
     resident.reports().attach(successor);
+    resident.reports().holds(status.holds);
     true
 }
 
@@ -140,6 +155,7 @@ impl Ears<'_> {
                 }
             }
             ToRuntime::Server { key } => resident.serve_for(key),
+            ToRuntime::Requests { detail } => resident.reports().tell_requests(detail),
             ToRuntime::Record { id, refused } => {
                 if record_refused(resident, *refused).await {
                     // A supervisor that is gone records nothing either.

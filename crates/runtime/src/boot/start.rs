@@ -3,23 +3,35 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use suijuris_api::access::Detail;
+use suijuris_core::bundle::Files;
+use suijuris_core::codec;
+use suijuris_core::inputs::Host;
 use suijuris_core::key::PublicKey;
 use suijuris_core::witness::HolderId;
-use suijuris_link::launch::{DepotRoute, Listen, ServedAs, Unattended};
-use suijuris_link::transport::Plain;
-use suijuris_link::{Cause, Launch, LinkError, Nonce, RuntimeLink};
+use suijuris_link::launch::{DepotRoute, Image, Listen, ServedAs, Unattended};
+use suijuris_link::transport::{Bytes, Plain};
+use suijuris_link::{Cause, Driver, Launch, LinkError, Nonce, RuntimeLink};
+use suijuris_store::Stamps;
 use suijuris_sys::descriptors;
+use suijuris_sys::link::Inlet;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::descriptor;
-use crate::config::Alone;
+use crate::config::{Alone, OwnMachine};
+use crate::resident::amending;
+use crate::resident::files::{self, FilesError};
+use crate::resident::platform::Platform;
 use crate::supervision::{Attached, Identity, Successors};
 
 /// How long a supervisor may take to say why it started the machine: it does so before it starts it.
 const LAUNCH_WITHIN: Duration = Duration::from_secs(30);
+
+/// Size of what says which files are verified, at most, bytes.
+const MAX_STAMPS: usize = 4 << 20;
 
 /// Why the runtime cannot run at all.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +53,9 @@ pub(crate) enum Error {
         "a machine that outlives its supervisor needs a way in for the next one: start it with --inlet-fd"
     )]
     Unattended,
+    /// What the image carries.
+    #[error("the image cannot be used")]
+    Image(#[from] FilesError),
     /// Something of the system.
     #[error("the runtime cannot {0}")]
     System(&'static str, #[source] std::io::Error),
@@ -67,10 +82,62 @@ pub(crate) struct Config {
     pub(crate) granted: bool,
     /// The server that owners' requests are signed for.
     pub(crate) server: Option<PublicKey>,
+    /// The lineage's files as whoever started the machine verified them whole.
+    pub(crate) verified: Option<Stamps>,
     /// How the object is called among others of its host.
     pub(crate) served_as: Option<ServedAs>,
+    /// The image that the machine has its files from.
+    pub(crate) image: Option<Image>,
+    /// Where the object may move to of its own accord.
+    pub(crate) places: Vec<Host>,
+    /// What is told of each request.
+    pub(crate) requests: Option<Detail>,
     /// Why it was started.
     pub(crate) cause: Cause,
+    /// What it carries, where nobody else sees to its object.
+    pub(crate) own: Option<Own>,
+}
+
+/// What a machine is that carries its object by itself.
+#[derive(Debug)]
+pub(crate) struct Own {
+    /// The volume.
+    pub(crate) volume: PathBuf,
+    /// The definition in the image.
+    pub(crate) bundle: Files,
+    /// The owners' word by which an empty volume gets its object.
+    pub(crate) ticket: Option<String>,
+    /// What they signed of the definition, where another is in force.
+    pub(crate) amend: Option<String>,
+    /// The depot, by its address.
+    pub(crate) depot: Option<String>,
+    /// Where the platform's socket is to be.
+    pub(crate) socket: PathBuf,
+    /// What carries the machine, where it can be asked.
+    pub(crate) platform: Option<Platform>,
+    /// Until when it answers at least where it refuses.
+    pub(crate) stays_until: Instant,
+}
+
+impl Own {
+    fn of(own: OwnMachine, depot: Option<String>) -> Result<Self, Error> {
+        let variable = |name: &str| std::env::var(name).ok();
+        Ok(Self {
+            bundle: files::bundle(&own.files)?,
+            volume: own.volume,
+            ticket: own.ticket,
+            amend: variable(amending::APPROVALS),
+            depot,
+            platform: Platform::at(&own.platform, variable),
+            socket: own.platform,
+            stays_until: Instant::now() + own.stay,
+        })
+    }
+
+    /// How much longer it answers at least where it refuses.
+    pub(crate) fn stays(&self) -> Duration {
+        self.stays_until.saturating_duration_since(Instant::now())
+    }
 }
 
 impl Config {
@@ -81,6 +148,14 @@ impl Config {
             Listen::Address(address) => Listen::Address(address),
             Listen::Link => Listen::Link,
         };
+        let image = match &alone.own {
+            Some(own) => files::image(&own.files)?,
+            None => None,
+        };
+        let own = alone
+            .own
+            .map(|own| Own::of(own, alone.depot.clone()))
+            .transpose()?;
         Ok(Self {
             data: alone.data,
             object_dir: alone.object_dir,
@@ -91,8 +166,13 @@ impl Config {
             holder: None,
             granted: false,
             server: None,
+            verified: None,
             served_as: None,
+            image,
+            places: Vec::new(),
+            requests: None,
             cause: Cause::boot(alone.host),
+            own,
         })
     }
 
@@ -108,8 +188,16 @@ impl Config {
             holder: launch.holder,
             granted: launch.granted,
             server: launch.server,
+            // What cannot be read says nothing.
+            verified: launch
+                .verified
+                .and_then(|stamps| codec::decode(&stamps, MAX_STAMPS).ok()),
             served_as: launch.served_as,
+            image: launch.image,
+            places: launch.places,
+            requests: launch.requests,
             cause: launch.cause,
+            own: None,
         })
     }
 }
@@ -126,21 +214,39 @@ fn listener(listen: Listen<OwnedFd>) -> Result<Option<TcpListener>, Error> {
     })
 }
 
+/// The link over an inherited descriptor.
+fn over(end: OwnedFd, nonce: Nonce) -> std::io::Result<(RuntimeLink, Driver)> {
+    if descriptors::is_unix_socket(end.as_fd()) {
+        descriptors::set_nonblocking(end.as_fd())?;
+        let socket = UnixStream::from_std(end.into())?;
+        return Ok(RuntimeLink::launched(socket, nonce));
+    }
+    Ok(RuntimeLink::launched(Plain::new(end)?, nonce))
+}
+
 /// The supervisor that starts this machine, what it says first, and the way in for later ones where the machine outlives
 /// it.
 pub(super) async fn linked(
-    number: i32,
+    number: Option<i32>,
     inlet: Option<i32>,
 ) -> Result<(Attached, Config, Option<Successors>), Error> {
     let system = |error| Error::System("use its link", error);
-    let end = descriptor(number)?;
+    // Taken over in any case: nothing that this process starts is to inherit it.
+    let inlet = inlet.map(descriptor).transpose()?;
+    let inlet = inlet.map(Inlet::new).transpose().map_err(system)?;
     let nonce = Nonce::fresh().map_err(|error| system(std::io::Error::other(error)))?;
-    let (link, driver) = if descriptors::is_unix_socket(end.as_fd()) {
-        descriptors::set_nonblocking(end.as_fd()).map_err(system)?;
-        let socket = UnixStream::from_std(end.into()).map_err(system)?;
-        RuntimeLink::launched(socket, nonce)
-    } else {
-        RuntimeLink::launched(Plain::new(end).map_err(system)?, nonce)
+    let (link, driver) = match (number, &inlet) {
+        (Some(number), _) => over(descriptor(number)?, nonce).map_err(system)?,
+        (None, Some(inlet)) => {
+            let first = tokio::time::timeout(LAUNCH_WITHIN, inlet.accept()).await;
+            let first = first.map_err(|_late| Error::Silent)?.map_err(system)?;
+            let first = first.ok_or(Error::Link(LinkError::Closed))?;
+            first.set_nonblocking(true).map_err(system)?;
+            // Whoever carries it here carries bytes alone.
+            let bytes = Bytes(UnixStream::from_std(first).map_err(system)?);
+            RuntimeLink::launched(bytes, nonce)
+        }
+        (None, None) => return Err(Error::Silent),
     };
     let mut tasks = JoinSet::new();
     // How it ended is for whoever receives.
@@ -151,14 +257,11 @@ pub(super) async fn linked(
         activation: launch.activation,
         secret: launch.secret.clone(),
     };
-    // Taken over in any case: nothing that this process starts is to inherit it.
-    let inlet = inlet.map(descriptor).transpose()?;
     let successors = match launch.unattended {
         Unattended::Stop => None,
         Unattended::Serve => {
             let inlet = inlet.ok_or(Error::Unattended)?;
-            let successors = Successors::new(inlet, identity);
-            Some(successors.map_err(|error| Error::System("watch its inlet", error))?)
+            Some(Successors::new(inlet, identity, number.is_some()))
         }
     };
     Ok((Attached::new(link, tasks), Config::launched(launch)?, successors))

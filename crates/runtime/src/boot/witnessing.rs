@@ -12,7 +12,7 @@ use suijuris_core::inputs::{Principal, Witnessed};
 use suijuris_core::lifecycle::{Event, Phase};
 use suijuris_core::time::Reading;
 use suijuris_custody::chain;
-use suijuris_custody::claim::{Claim, Granted, Means, RefusedCopy, fresh_id};
+use suijuris_custody::claim::{Claim, Handoff, Means, RefusedCopy, fresh_id};
 use suijuris_custody::record::quarantine;
 use suijuris_custody::witness::{LeaseEvent, Service};
 use suijuris_depot::Depot;
@@ -46,14 +46,23 @@ pub(super) async fn claim(
     let means = |depot| {
         let id = config.holder.map_or_else(fresh_id, Ok);
         Ok::<_, String>(Means {
-            service: Service::start().map_err(|error| chain(&error))?,
+            // What the supervisor holds costs the machine no thread.
+            service: if context.relay.is_used() {
+                Service::here()
+            } else {
+                Service::start().map_err(|error| chain(&error))?
+            },
             depot,
             id: id.map_err(|error| chain(&error))?,
             who: who(&config.cause.host.id),
         })
     };
     let means = depot.map(means).transpose()?;
-    let granted = granted(context).await;
+    let Handoff {
+        claim: granted,
+        spare,
+    } = handed(context).await.unwrap_or_default();
+    lineage.offer_spare(spare);
     let (claim, goes_on) = match (means, &granted) {
         (Some(means), Some(granted)) => Claim::from_grant(means, &bundle.manifest, lineage.writer(), granted),
         (means, _) => (Claim::open(means, &bundle.manifest, lineage.writer()), false),
@@ -63,9 +72,8 @@ pub(super) async fn claim(
     Ok((claim, since))
 }
 
-/// What whoever started the machine was answered when they claimed the object for it; nothing where they did not, or it has
-/// to ask for itself.
-async fn granted(context: &BootContext) -> Option<Granted> {
+/// What whoever started the machine did for it beside its start: nothing where they did not, or where it cannot be read.
+async fn handed(context: &BootContext) -> Option<Handoff> {
     let link = context
         .supervision
         .as_ref()

@@ -12,6 +12,9 @@ use crate::lineage_writer::{self, Sign};
 
 use super::LifecycleDriver;
 
+/// What was counted is lost.
+const CODE_RATES: &str = "rates_lost";
+
 impl LifecycleDriver {
     pub(super) async fn commit(&mut self, commit: Commit) -> Result<(), lineage_writer::Error> {
         let resident = self.resident.clone();
@@ -36,6 +39,7 @@ impl LifecycleDriver {
                 });
             }
             Commit::Resumed(decision) => {
+                resident.restore_rates();
                 let (paused, fired) = (resident.paused(), resident.launch_fired());
                 let body = |next| {
                     Body::Resumed(Box::new(Resumed {
@@ -74,6 +78,7 @@ impl LifecycleDriver {
             Commit::Dormant(decision, workload) => self.commit_dormancy(decision, workload).await?,
             Commit::Terminated(decision) => self.commit_end(&decision).await?,
             Commit::Seal => {
+                self.keep_rates();
                 let body = Seal {
                     fired: Fired::new(),
                     admitted: resident.take_admitted(),
@@ -104,6 +109,7 @@ impl LifecycleDriver {
         let resident = &self.resident;
         let at = resident.now().at;
         self.record_refusals(true).await?;
+        self.keep_rates();
         let reason = verdict::sleep_reason(&decision);
         let body = Dormant {
             decision: *decision,
@@ -136,6 +142,15 @@ impl LifecycleDriver {
         resident.reports().event(Report::Terminated { seq: done.seq });
         resident.ended();
         Ok(())
+    }
+
+    fn keep_rates(&self) {
+        if let Err(error) = self.resident.keep_rates() {
+            self.resident.reports().event(Report::Error {
+                code: CODE_RATES.to_owned(),
+                message: format!("rates begin anew: what was counted cannot be written: {error}"),
+            });
+        }
     }
 
     async fn record_refusals(&self, all: bool) -> Result<(), lineage_writer::Error> {

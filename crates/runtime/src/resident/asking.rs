@@ -1,14 +1,16 @@
 //! What workload and owner ask of the resident object besides memory: how it is, to sleep, a token; and its process.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use suijuris_api::agent::{Status, Token};
 use suijuris_api::{Event, Problem, event};
 use suijuris_core::decide::Verdict;
-use suijuris_core::governance::Action;
+use suijuris_core::governance::{Action, TriggerKind};
 use suijuris_core::inputs::Principal;
 use suijuris_core::lifecycle::{self, Phase};
+use suijuris_core::manifest::Protocol;
 use suijuris_core::time::Span;
 use suijuris_words::verdict;
 use tokio::sync::watch;
@@ -17,6 +19,14 @@ use super::Resident;
 
 /// Length of an identity token at most: what other objects take.
 const MAX_TOKEN: Duration = Duration::from_millis(suijuris_auth::MAX_LIFE.0.unsigned_abs());
+
+/// What is known of the workload of this activation.
+#[derive(Debug, Default)]
+pub(super) struct WorkloadAccount {
+    /// It wrote memory or acknowledged messages.
+    acted: Cell<bool>,
+    failed: Cell<bool>,
+}
 
 impl Resident {
     /// What a status says beside the state: the phase in a word, and the milliseconds that holds have left.
@@ -59,6 +69,31 @@ impl Resident {
     #[must_use]
     pub fn workload_pid(&self) -> Option<i32> {
         self.workload_pid.get()
+    }
+
+    /// The workload wrote memory or acknowledged messages.
+    pub fn workload_acted(&self) {
+        self.workload.acted.set(true);
+    }
+
+    /// Whether anything has come of this activation: a caller had an answer, the workload wrote or acknowledged something,
+    /// or it is awake for a timer, which need not show.
+    #[must_use]
+    pub fn has_been_of_use(&self) -> bool {
+        let whole = self.bundle.manifest.gate.protocol == Protocol::FdPassing;
+        let served = self.traffic.bytes_out() > 0 || (whole && self.traffic.requests() > 0);
+        served || self.workload.acted.get() || self.cause.borrow().trigger.kind == TriggerKind::Timer
+    }
+
+    /// The workload crashed, never became ready, or ended before anything came of it.
+    pub fn workload_failed(&self) {
+        self.workload.failed.set(true);
+    }
+
+    /// Whether [`Resident::workload_failed`] was said.
+    #[must_use]
+    pub fn has_workload_failed(&self) -> bool {
+        self.workload.failed.get()
     }
 
     /// Passes a signal on that is meant for the workload.

@@ -1,16 +1,22 @@
 //! Decisions about the resident object: their inputs, their rules with memory folded in, and the counts of what they gave.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use suijuris_api::Problem;
 use suijuris_core::class::Membership;
 use suijuris_core::decide::{self, Refused, Verdict, View};
-use suijuris_core::governance::{self, Action, Residual, RuleSet};
-use suijuris_core::inputs::{Caller, Inputs, Principal};
-use suijuris_core::lineage::{Count, Decision};
+use suijuris_core::governance::{self, Action, Residual, RuleSet, TriggerKind};
+use suijuris_core::inputs::{Caller, Inputs, Principal, Request, Trigger, asker};
+use suijuris_core::lineage::{Count, Decision, Fired, Outcome, State};
+use suijuris_core::memory::Name;
+use suijuris_core::rates::Asker;
 use suijuris_core::refusals::RefusalId;
 use suijuris_core::time::Span;
+use suijuris_gate::Forwarding;
+use suijuris_link::Cause;
 use suijuris_words::verdict::{self, Circumstances};
 
 use super::Resident;
@@ -19,13 +25,60 @@ impl Resident {
     /// What a decision to wake looks at: why the machine runs, as its owner says.
     #[must_use]
     pub fn launch_inputs(&self) -> Inputs {
-        let cause = self.cause.borrow().clone();
+        self.wake_inputs(self.cause.borrow().clone())
+    }
+
+    /// What a decision to wake looks at, for this reason.
+    fn wake_inputs(&self, cause: Cause) -> Inputs {
         let mut inputs = self.inputs(cause.by);
         inputs.trigger = Some(cause.trigger);
         inputs.request = cause.request;
+        if let Some(asker) = asker(&inputs.principal, inputs.request.as_ref()) {
+            // Its gate counts the request when it comes.
+            inputs.rates = self.rates.borrow().next(&asker, inputs.now.at);
+        }
         inputs.conditions.witness = self.claim.witnessed();
-        inputs.conditions.incapable = !self.bundle.manifest.workload.can_run();
+        // A workload with an image runs in that image or not at all, and one without in none.
+        inputs.conditions.incapable = self.bundle.manifest.workload.image != self.image;
         inputs
+    }
+
+    /// Why the object may wake for a request that met it asleep in its own machine: as a door would decide it outside.
+    ///
+    /// # Errors
+    /// What the caller is answered.
+    pub fn may_wake_for(&self, caller: Arc<Caller>, request: Request) -> Result<Cause, Problem> {
+        if !self.bundle.manifest.triggers.request {
+            let problem = Problem::new(503, "asleep", "The object sleeps, and requests do not wake it");
+            return Err(problem);
+        }
+        let cause = Cause {
+            trigger: Trigger::new(TriggerKind::Request),
+            request: Some(request),
+            by: Principal::Caller(Box::new(Arc::unwrap_or_clone(caller))),
+            fired: Fired::new(),
+            host: self.host.clone(),
+        };
+        let inputs = self.wake_inputs(cause.clone());
+        let decision = self
+            .lineage
+            .staged(|state| decide::evaluate_asleep(View::new(state, &self.bundle.rules), inputs));
+        if decision.outcome == Outcome::Permit {
+            return Ok(cause);
+        }
+        if let Some(asker) = asker(&decision.inputs.principal, decision.inputs.request.as_ref()) {
+            let _times = self.count_request(&asker);
+        }
+        let id = self.refused(&decision);
+        Err(self.public_problem(&decision, &id))
+    }
+
+    /// Whether the reason that the machine runs for lets the object wake, or waiting for a request is of no use.
+    pub(crate) fn need_not_be_asked(&self) -> bool {
+        let by_request = self.bundle.manifest.triggers.request;
+        let decision = self.evaluate(Action::Wake, self.launch_inputs());
+        // Whatever else than rules is in the way, no request moves.
+        !by_request || decision.outcome != Outcome::Refuse(None)
     }
 
     /// Facts that every decision has.
@@ -73,6 +126,13 @@ impl Resident {
     pub fn evaluate(&self, action: Action, inputs: Inputs) -> Decision {
         self.lineage
             .staged(|state| decide::evaluate(View::new(state, &self.bundle.rules), action, inputs))
+    }
+
+    /// For how long the rules' answer to `action` stays the same if only time passes; none where no clock changes it.
+    #[must_use]
+    pub fn steady_for(&self, action: Action, inputs: &Inputs) -> Option<Span> {
+        let steady = |state: &State| decide::steady_for(View::new(state, &self.bundle.rules), action, inputs);
+        self.lineage.staged(steady)
     }
 
     /// Runs `run` with the durable object as rules see it, borrowed.
@@ -138,9 +198,37 @@ impl Resident {
             .map_err(|error| error.to_string())
     }
 
-    /// Runs `run` with the epoch as text, for headers.
-    pub fn with_epoch_text<R>(&self, run: impl FnOnce(&str) -> R) -> R {
-        run(&self.epoch_text.borrow())
+    /// Adds what tells the workload which object it is in; whether that can be written.
+    pub fn push_identity(&self, out: &mut Forwarding) -> bool {
+        let identity = self.identity.borrow();
+        identity.as_ref().map(|identity| out.push_all(identity)).is_some()
+    }
+
+    /// Counts a request at the gate; how often `asker` asked in the running windows, in the order of the rates' names.
+    pub fn count_request(&self, asker: &Asker<'_>) -> Vec<i64> {
+        match self.bundle.manifest.rates.is_empty() {
+            true => Vec::new(),
+            false => self.rates.borrow_mut().count(asker, self.now().at),
+        }
+    }
+
+    /// Those numbers by name, as records keep them.
+    #[must_use]
+    pub fn named_rates(&self, numbers: &[i64]) -> BTreeMap<Name, i64> {
+        self.rates.borrow().named(numbers)
+    }
+
+    /// Keeps what was counted for the object's door.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn keep_rates(&self) -> io::Result<()> {
+        self.rates.borrow_mut().keep()
+    }
+
+    /// Takes in what the object's door counted while the machine was suspended.
+    pub fn restore_rates(&self) {
+        self.rates.borrow_mut().restore();
     }
 
     /// Counts an admission by the rules that gave it.

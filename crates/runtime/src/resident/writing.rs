@@ -3,13 +3,15 @@
 use suijuris_api::Problem;
 use suijuris_api::agent::{self, Patch, Patched};
 use suijuris_core::inputs::Principal;
-use suijuris_core::lineage::{Decision, State};
+use suijuris_core::lineage::{Body, Decision, Refused, State};
 use suijuris_core::memory::Plain;
 use suijuris_custody::caller_api::{self, Ask, NotRead};
 use suijuris_custody::chain;
 use suijuris_custody::write::{WriteError, Written, unwitnessed};
+use suijuris_words::verdict;
 
 use super::Resident;
+use crate::lineage_writer::{self, Sign};
 
 impl Resident {
     /// Memory, secrets veiled.
@@ -29,6 +31,17 @@ impl Resident {
             Problem::new(500, "secret_unreadable", "The secret cannot be read").with_detail(chain(&error))
         })?;
         Ok(secret.map(|value| serde_json::to_value(Plain(&value)).unwrap_or_default()))
+    }
+
+    /// Records what was refused, counted since the last record of its kind.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(crate) async fn record_refused(&self, refused: Refused) -> Result<(), lineage_writer::Error> {
+        self.reports.event(verdict::refused(&refused));
+        let body = Body::Refused(Box::new(refused));
+        self.lineage.commit(body, self.now().at, Sign::Now).await?;
+        Ok(())
     }
 
     /// Writes memory if the rules let `by`; answered when it may be acknowledged.

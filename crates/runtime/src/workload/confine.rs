@@ -6,10 +6,12 @@
 //! Capabilities, system calls and signals are taken from it everywhere.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 use suijuris_sys::confine::{self, Confinement, ProcessLimits};
+use suijuris_sys::spawn::Credentials;
 use suijuris_sys::view::{Cover, Plan, View};
 
 /// Most bytes in `/tmp`, in `/var/tmp` and in `/dev/shm`; they are memory.
@@ -33,16 +35,22 @@ pub(super) struct Sight<'a> {
     /// The workload's own directory.
     pub(super) volume: &'a Path,
     pub(super) agent_socket: &'a Path,
+    /// Where it says how it is, where it is to.
+    pub(super) notify: Option<&'a Path>,
     /// Files of its secrets, where there are any.
     pub(super) secrets: &'a Path,
     /// What its author wrote.
     pub(super) object_dir: &'a Path,
     /// What of the host it sees besides: where, and whether it may write there.
     pub(super) mounts: &'a [(PathBuf, PathBuf, bool)],
+    /// What is in its place already, and whether it may write there.
+    pub(super) kept: &'a [(PathBuf, bool)],
     /// Whether the rest is read-only.
     pub(super) read_only: bool,
     pub(super) program: &'a Path,
     pub(super) cwd: &'a Path,
+    /// Whom it runs as, where that is another user.
+    pub(super) user: Option<&'a Credentials>,
 }
 
 /// What is taken from the workload here.
@@ -56,6 +64,11 @@ pub(super) fn can_divide() -> bool {
     std::process::id() == 1 && confine::may_mount()
 }
 
+/// Whether this path lies in a directory of which the workload has its own here.
+pub(super) fn is_own_temporary(path: &Path) -> bool {
+    can_divide() && TEMPORARY.iter().any(|base| path.starts_with(base))
+}
+
 fn view(sight: &Sight<'_>) -> io::Result<View> {
     let mut plan = Plan::new();
     if sight.read_only {
@@ -63,6 +76,9 @@ fn view(sight: &Sight<'_>) -> io::Result<View> {
     }
     plan.keep(sight.volume, false);
     plan.keep(sight.agent_socket, false);
+    if let Some(notify) = sight.notify {
+        plan.keep(notify, false);
+    }
     plan.keep(sight.secrets, true);
     if !sight.private.iter().any(|private| private == sight.object_dir) {
         plan.keep(sight.object_dir, true);
@@ -70,6 +86,12 @@ fn view(sight: &Sight<'_>) -> io::Result<View> {
     }
     for (from, to, write) in sight.mounts {
         plan.show(from, to, !write);
+    }
+    for (path, write) in sight.kept {
+        plan.keep(path, !write);
+    }
+    if let Some(user) = sight.user {
+        open_the_way(&mut plan, sight, user);
     }
     for private in sight.private {
         plan.cover(private, Cover::EMPTY);
@@ -102,6 +124,32 @@ fn view(sight: &Sight<'_>) -> io::Result<View> {
     }
     plan.enter_directory(sight.cwd);
     plan.finish()
+}
+
+/// What the workload is shown may lie in a directory that its user cannot pass through, as below `/root`: it is covered, since
+/// that user reaches nothing else in it either.
+fn open_the_way(plan: &mut Plan, sight: &Sight<'_>, user: &Credentials) {
+    let shown = [sight.volume, sight.agent_socket, sight.secrets, sight.object_dir];
+    for path in shown.into_iter().chain(sight.notify) {
+        let above = path.parent().into_iter().flat_map(Path::ancestors);
+        // The outermost; what is below it is then made anew.
+        if let Some(shut) = above.filter(|above| !passes(above, user)).last() {
+            plan.cover(shut, Cover::EMPTY);
+        }
+    }
+}
+
+/// Whether `user` may pass through the directory `path`, by its mode; what cannot be looked at is left as it is.
+fn passes(path: &Path, user: &Credentials) -> bool {
+    let Ok(found) = path.metadata() else { return true };
+    let bit = if found.uid() == user.uid {
+        0o100
+    } else if found.gid() == user.gid || user.groups.contains(&found.gid()) {
+        0o010
+    } else {
+        0o001
+    };
+    found.mode() & bit != 0
 }
 
 /// An author who works in a temporary directory has beside the definition what it needs.

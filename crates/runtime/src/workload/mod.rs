@@ -7,9 +7,13 @@
 //! Called by boot and the resident, on the main thread: the kernel kills the program when the thread that started it
 //! ends.
 
+mod command;
 mod confine;
 mod ended;
 mod limits;
+mod live;
+mod notify;
+mod pace;
 mod prepare;
 pub(crate) mod process_tree;
 mod ready;
@@ -18,8 +22,10 @@ mod secrets;
 mod sockets;
 mod user;
 
+pub(crate) use command::is_asked;
 pub use ended::{Ended, Exhausted, How, Stopped};
 pub use limits::{MachineLimits, VARIABLE as LIMITED, volume_bytes};
+pub use live::Stuck;
 pub use prepare::{CONNECTIONS_FD, Output, Placement, SpawnError, free_port, spawn};
 pub use ready::{Listening, NotReady, listening};
 pub use running::Running;

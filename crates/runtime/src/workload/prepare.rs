@@ -15,13 +15,17 @@ use suijuris_core::manifest;
 use suijuris_core::manifest::secrets::SECRET_FILE;
 
 use super::Running;
-use super::confine::{Sight, can_divide, confinement};
+use super::command::Question;
+use super::confine::{Sight, can_divide, confinement, is_own_temporary};
 use super::limits::MachineLimits;
+use super::notify::{self, Notify};
+use super::running::{Given, Questions};
 use super::secrets::{Files, Secrets};
-use super::user::{give_tree, resolve_user};
+use super::user::{Account, give_tree, of_image, resolve_user};
+use suijuris_link::launch::Image;
 use suijuris_sys::confine::Confinement;
 use suijuris_sys::kill;
-use suijuris_sys::spawn::{self as child, Credentials};
+use suijuris_sys::spawn::{self as child, Credentials, User as RunsAs};
 
 /// Variable that tells a workload the number of the descriptor over which connections are handed to it.
 pub const CONNECTIONS_FD: &str = "SUIJURIS_CONNECTIONS_FD";
@@ -55,6 +59,20 @@ pub struct Placement {
     pub limits: MachineLimits,
     /// What [`manifest::Workload::secret_env`] and `{secret_file:FIELD}` stand for.
     pub secrets: Secrets,
+    /// The image that this machine has its files from; what it says holds where the manifest says nothing.
+    pub image: Option<Image>,
+}
+
+impl Placement {
+    /// The signal that asks a workload to stop.
+    #[must_use]
+    pub fn stop_signal(&self, workload: &manifest::Workload) -> i32 {
+        match (workload.stop_signal, &self.image) {
+            (0, Some(image)) => image.stop_signal,
+            (0, None) => libc::SIGTERM,
+            (signal, _) => signal,
+        }
+    }
 }
 
 /// Where the workload writes; standard input is empty.
@@ -102,6 +120,11 @@ pub enum SpawnError {
         /// What its first line asks for, or the dynamic loader.
         interpreter: String,
     },
+    /// A file in a directory of which the workload has one of its own.
+    #[error(
+        "the workload cannot see {0}: its /tmp and /var/tmp are its own, and empty; put the program beside object.toml and name it as {{object}}/…, or anywhere else"
+    )]
+    Hidden(PathBuf),
     /// A file that the kernel cannot run. With glibc, which hands such a file to `sh`, the shell's error is seen
     /// instead, as the end of the workload.
     #[error("{0} is neither a program for this machine nor a script that starts with #!")]
@@ -114,7 +137,7 @@ pub enum SpawnError {
     UserUnknown(String),
     /// Only root can become somebody else.
     #[error(
-        "the runtime is not root and cannot run the workload as `{0}`; remove workload.user or start it as root"
+        "this machine has one user and cannot call it `{0}`, since user namespaces are not allowed here; remove workload.user or start it as root"
     )]
     UserForbidden(String),
     /// Somebody else listens there.
@@ -134,6 +157,9 @@ pub enum SpawnError {
     /// Its directory cannot be given to its user.
     #[error("{0} cannot be made the directory of the workload's user")]
     Volume(PathBuf, #[source] io::Error),
+    /// The socket in `NOTIFY_SOCKET`.
+    #[error("the socket that the workload says in when it is ready cannot be made beside the agent socket")]
+    Notify(#[source] io::Error),
     /// The files of its secrets.
     #[error("the files of the workload's secrets cannot be written")]
     Secrets(#[source] io::Error),
@@ -152,6 +178,7 @@ pub enum SpawnError {
 struct Filled<'p> {
     placement: &'p Placement,
     files: PathBuf,
+    notify: Option<&'p Path>,
 }
 
 impl std::ops::Deref for Filled<'_> {
@@ -182,13 +209,33 @@ pub fn spawn(
     placement: &Placement,
     output: Output,
 ) -> Result<Running, SpawnError> {
-    let user = workload.user.as_deref().map(resolve_user).transpose()?;
-    let credentials = user.as_ref().and_then(|user| user.credentials.as_ref());
+    let user = match &placement.image {
+        Some(image) => Some(of_image(image)),
+        None => workload.user.as_deref().map(resolve_user).transpose()?,
+    };
+    let credentials = user.as_ref().and_then(Account::owner);
+    let runs_as = user.as_ref().and_then(|user| user.user.clone());
     let files = Files::directory(&placement.agent_socket, &placement.object_id, credentials);
-    let placement = &Filled { placement, files };
+    let says = std::iter::once(&workload.ready).chain(workload.live.as_ref().map(|live| &live.by));
+    let says = says.into_iter().any(|how| *how == manifest::Ready::Notify);
+    let notify = says.then(|| Notify::bind(&placement.agent_socket));
+    let notify = notify.transpose().map_err(SpawnError::Notify)?;
+    let placement = &Filled {
+        placement,
+        files,
+        notify: notify.as_ref().map(Notify::path),
+    };
     let cwd = working_directory(workload, placement)?;
     let env = environment(workload, placement);
-    let mut argv = workload.argv.iter().map(|arg| fill(arg, placement));
+    let of_image = placement.image.as_ref().filter(|_| workload.argv.is_empty());
+    let of_image = of_image
+        .into_iter()
+        .flat_map(|image| image.argv.iter().map(OsString::from));
+    let mut argv = workload
+        .argv
+        .iter()
+        .map(|arg| fill(arg, placement))
+        .chain(of_image);
     let name = argv.next().ok_or(SpawnError::Command)?;
     let program = find_program(&name, &cwd, env.get(OsStr::new("PATH")))?;
     if serves_port(&workload.ready) && port_taken(placement.port) {
@@ -199,53 +246,123 @@ pub fn spawn(
     if let Some(credentials) = credentials {
         hand_over(placement, credentials)?;
     }
-    let confinement = Arc::new(confined(workload, placement, &program, &cwd)?);
+    let confinement = Arc::new(confined(workload, placement, (&program, &cwd), credentials)?);
+    let asking = Asking {
+        workload,
+        placement,
+        env: &env,
+        cwd: &cwd,
+        user: runs_as.as_ref(),
+        confinement: &confinement,
+    };
+    let questions = asking.questions()?;
     let mut command = Command::new(&program);
     command
         .args(argv)
         .env_clear()
-        .envs(env)
+        .envs(&env)
         .current_dir(&cwd)
         .stdin(Stdio::null())
         .stdout(output.stdout)
         .stderr(output.stderr);
     std::os::unix::process::CommandExt::arg0(&mut command, &name);
     let keep = placement.connections.as_ref().map(AsRawFd::as_raw_fd);
-    let credentials = user.and_then(|user| user.credentials);
+    let renamed = matches!(runs_as, Some(RunsAs::Renamed { .. }));
     let failed = |source| SpawnError::Failed {
         program: program.clone(),
         source,
     };
-    let child = child::spawn(&mut command, credentials, keep, Some(confinement.clone()));
+    let child = child::spawn(&mut command, runs_as, keep, Some(confinement.clone()));
     let child = child.map_err(|source| match confinement.trouble() {
         Some(step) => SpawnError::Confine(step, source),
+        // What an exec is refused with is another error.
+        None if renamed && is_no_namespace(&source) => {
+            SpawnError::UserForbidden(workload.user.clone().unwrap_or_else(|| "the image's".to_owned()))
+        }
         None => explain(&program, source),
     })?;
     let pid = i32::try_from(child.id()).map_err(|error| failed(io::Error::other(error)))?;
-    Running::watch(pid, placement.port, secrets).map_err(|source| {
+    let port = placement.port;
+    let given = Given {
+        _secrets: secrets,
+        notify,
+        questions,
+    };
+    Running::watch(pid, port, given).map_err(|source| {
         // Nobody could see it end.
         let _ = kill(-pid, libc::SIGKILL);
         failed(source)
     })
 }
 
+/// What the commands have in common that are asked about a workload.
+struct Asking<'a> {
+    workload: &'a manifest::Workload,
+    placement: &'a Filled<'a>,
+    env: &'a BTreeMap<OsString, OsString>,
+    cwd: &'a Path,
+    user: Option<&'a RunsAs>,
+    confinement: &'a Arc<Confinement>,
+}
+
+impl Asking<'_> {
+    fn questions(&self) -> Result<Questions, SpawnError> {
+        let live = self.workload.live.as_ref().map(|live| &live.by);
+        Ok(Questions {
+            ready: self.question(Some(&self.workload.ready))?,
+            live: self.question(live)?,
+        })
+    }
+
+    fn question(&self, how: Option<&manifest::Ready>) -> Result<Option<Question>, SpawnError> {
+        let Some(manifest::Ready::Command(argv)) = how else {
+            return Ok(None);
+        };
+        let mut argv = argv.iter().map(|arg| fill(arg, self.placement));
+        let name = argv.next().ok_or(SpawnError::Command)?;
+        Ok(Some(Question {
+            program: find_program(&name, self.cwd, self.env.get(OsStr::new("PATH")))?,
+            name,
+            arguments: argv.collect(),
+            env: self.env.clone(),
+            cwd: self.cwd.to_owned(),
+            user: self.user.cloned(),
+            confinement: self.confinement.clone(),
+            limits: self.placement.limits.of_each_process(&self.workload.limits),
+            joins: can_divide(),
+        }))
+    }
+}
+
 fn confined(
     workload: &manifest::Workload,
     placement: &Filled<'_>,
-    program: &Path,
-    cwd: &Path,
+    (program, cwd): (&Path, &Path),
+    user: Option<&Credentials>,
 ) -> Result<Confinement, SpawnError> {
-    let mounts = mounts(workload, placement)?;
+    let mounts = match &placement.image {
+        Some(_) => Vec::new(),
+        None => mounts(workload, placement)?,
+    };
+    // What is mounted into an image is there already.
+    let kept = placement.image.iter().flat_map(|_| &workload.mounts);
+    let kept: Vec<(PathBuf, bool)> = kept
+        .map(|mount| (PathBuf::from(&mount.to), mount.write))
+        .collect();
     let sight = Sight {
         private: &placement.private,
         volume: &placement.data_dir,
         agent_socket: &placement.agent_socket,
+        notify: placement.notify,
         secrets: &placement.files,
         object_dir: &placement.object_dir,
         mounts: &mounts,
+        kept: &kept,
         read_only: workload.read_only,
         program,
         cwd,
+        // An image's files are as its author made them.
+        user: user.filter(|_| placement.image.is_none()),
     };
     let limits = placement.limits.of_each_process(&workload.limits);
     confinement(&sight, limits)
@@ -285,17 +402,30 @@ fn mounts(
     mounts.collect()
 }
 
+/// Whether a user namespace was refused.
+fn is_no_namespace(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EPERM | libc::ENOSPC | libc::EUSERS)
+    )
+}
+
 /// Makes volume and agent socket those of the workload's user, with what an earlier user left.
-fn hand_over(placement: &Placement, to: &Credentials) -> Result<(), SpawnError> {
+fn hand_over(placement: &Filled<'_>, to: &Credentials) -> Result<(), SpawnError> {
     let volume = &placement.data_dir;
     give_tree(volume, to).map_err(|error| SpawnError::Volume(volume.clone(), error))?;
-    let socket = &placement.agent_socket;
-    match std::os::unix::fs::lchown(socket, Some(to.uid), Some(to.gid)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(SpawnError::Volume(socket.clone(), error))
+    for socket in [Some(placement.agent_socket.as_path()), placement.notify]
+        .into_iter()
+        .flatten()
+    {
+        match std::os::unix::fs::lchown(socket, Some(to.uid), Some(to.gid)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(SpawnError::Volume(socket.to_owned(), error));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 const fn serves_port(ready: &manifest::Ready) -> bool {
@@ -354,7 +484,9 @@ fn secret_file<'t>(text: &'t str, placement: &Filled<'_>) -> Option<(PathBuf, &'
 
 fn environment(workload: &manifest::Workload, placement: &Filled<'_>) -> BTreeMap<OsString, OsString> {
     let home = placement.home.clone();
-    let path = placement.path.clone().unwrap_or_else(|| DEFAULT_PATH.into());
+    // The host's means nothing in an image.
+    let path = placement.path.clone().filter(|_| placement.image.is_none());
+    let path = path.unwrap_or_else(|| DEFAULT_PATH.into());
     let mut env: BTreeMap<OsString, OsString> = BTreeMap::from([
         ("PATH".into(), path),
         ("HOME".into(), home.into()),
@@ -366,8 +498,27 @@ fn environment(workload: &manifest::Workload, placement: &Filled<'_>) -> BTreeMa
         ("SUIJURIS_DATA".into(), placement.data_dir.clone().into()),
         ("SUIJURIS_OBJECT".into(), placement.object_id.clone().into()),
     ]);
+    let of_image = placement.image.iter().flat_map(|image| &image.env);
+    // What the object says of itself is not the image's to say.
+    let of_image =
+        of_image.filter(|(name, _)| name == "PATH" || name == "HOME" || !env.contains_key(OsStr::new(name)));
+    let of_image: Vec<(OsString, OsString)> = of_image
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    env.extend(of_image);
     if let Some(connections) = &placement.connections {
         env.insert(CONNECTIONS_FD.into(), connections.as_raw_fd().to_string().into());
+    }
+    if let Some(notify) = placement.notify {
+        env.insert(notify::SOCKET.into(), notify.into());
+    }
+    let watched = workload
+        .live
+        .as_ref()
+        .filter(|live| live.by == manifest::Ready::Notify);
+    if let Some(live) = watched {
+        let every = live.every.0.saturating_mul(1_000).to_string();
+        env.insert(notify::WATCHDOG.into(), every.into());
     }
     env.extend(
         workload
@@ -383,7 +534,10 @@ fn environment(workload: &manifest::Workload, placement: &Filled<'_>) -> BTreeMa
 fn working_directory(workload: &manifest::Workload, placement: &Filled<'_>) -> Result<PathBuf, SpawnError> {
     let cwd = match &workload.cwd {
         Some(cwd) => placement.object_dir.join(fill(cwd, placement)),
-        None => placement.data_dir.clone(),
+        None => match &placement.image {
+            Some(image) => image.cwd.clone(),
+            None => placement.data_dir.clone(),
+        },
     };
     let cwd = std::path::absolute(&cwd).unwrap_or(cwd);
     if cwd.is_dir() {
@@ -427,13 +581,30 @@ fn executable(program: &Path) -> bool {
 fn explain(program: &Path, source: io::Error) -> SpawnError {
     let program = program.to_owned();
     match source.raw_os_error() {
-        Some(libc::ENOENT) => SpawnError::Interpreter {
-            interpreter: interpreter(&program).unwrap_or_else(|| "a dynamic loader".to_owned()),
-            program,
-        },
+        Some(libc::ENOENT) => not_found(program),
         Some(libc::ENOEXEC) => SpawnError::Format(program),
         Some(libc::EACCES) => SpawnError::NotExecutable(program),
         _ => SpawnError::Failed { program, source },
+    }
+}
+
+/// The program is there for us, and it or what it needs is not for the workload.
+fn not_found(program: PathBuf) -> SpawnError {
+    let needs = interpreter(&program);
+    let interpreter = needs.as_deref().map(Path::new);
+    if let Some(missing) = interpreter.filter(|interpreter| !interpreter.exists()) {
+        return SpawnError::Interpreter {
+            interpreter: missing.to_string_lossy().into_owned(),
+            program,
+        };
+    }
+    let places = [Some(program.as_path()), interpreter].into_iter().flatten();
+    if let Some(hidden) = places.into_iter().find(|path| is_own_temporary(path)) {
+        return SpawnError::Hidden(hidden.to_owned());
+    }
+    SpawnError::Interpreter {
+        interpreter: needs.unwrap_or_else(|| "a dynamic loader".to_owned()),
+        program,
     }
 }
 
@@ -474,10 +645,12 @@ mod tests {
                 files: [("db".to_owned(), b"hush".to_vec().into())].into(),
                 ..Secrets::default()
             },
+            image: None,
         };
         let placement = Filled {
             placement: &placement,
             files: "/run/x".into(),
+            notify: None,
         };
         for (text, expect) in [
             ("--p={secret_file:db}!", "--p=/run/x/db!"),

@@ -1,8 +1,7 @@
 //! When a workload can serve.
 //!
 //! A listening socket is found by asking the kernel and not by connecting, for a probe would stand in the program's log
-//! as a stray connection. Looks come at a fiftieth of the time waited so far, between [`SHORTEST_WAIT`] and
-//! [`LONGEST_WAIT`]: being late costs a workload at most two hundredths of its own start. Where the kernel does not
+//! as a stray connection. How often is `pace`'s. Where the kernel does not
 //! answer (`sockets`), `/proc/net/tcp` is read: that costs milliseconds where its hash table is large, so that it is read
 //! when the number of sockets in use has changed, and every [`UNCHANGED_WAIT`] besides.
 
@@ -16,16 +15,11 @@ use suijuris_core::time::Span;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
+use super::pace::Pace;
 use super::sockets::Diag;
 use super::{Ended, Running};
-
-/// Time between two looks at least; the timer's own resolution.
-const SHORTEST_WAIT: Duration = Duration::from_millis(1);
-
-/// Time between two looks at most.
-const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
 /// Time between two readings of the table though the number of sockets stays the same: one may have come as another
 /// went.
@@ -33,6 +27,13 @@ const UNCHANGED_WAIT: Duration = Duration::from_millis(250);
 
 /// Time for one answer to the readiness request.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Time for a command that is asked.
+const COMMAND_WITHIN: Duration = Duration::from_secs(10);
+
+/// Time between two commands at least, and at most: each is a program that starts.
+const SHORTEST_COMMAND_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_COMMAND_WAIT: Duration = Duration::from_millis(250);
 
 /// State of a listening socket in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
@@ -61,6 +62,26 @@ pub enum Missing {
     /// No word over the agent socket.
     #[error("it did not say so over the agent socket")]
     Word,
+    /// No word to the notification socket.
+    #[error(
+        "it did not say READY=1 to the socket in NOTIFY_SOCKET; see whether it must be told to, as redis by --supervised systemd"
+    )]
+    Notification,
+    /// No sign of life at the notification socket.
+    #[error("it does not say WATCHDOG=1 to the socket in NOTIFY_SOCKET as often as WATCHDOG_USEC asks")]
+    Watchdog,
+    /// It asked to be ended.
+    #[error("it said WATCHDOG=trigger to the socket in NOTIFY_SOCKET")]
+    Triggered,
+    /// The command that was asked says no.
+    #[error("the command that was asked ended with status {0}")]
+    Command(i32),
+    /// The command that was asked gave no answer.
+    #[error("the command that was asked did not end in time")]
+    CommandTime,
+    /// The command that was asked could not be started.
+    #[error("the command that was asked could not be started")]
+    CommandStart,
 }
 
 /// Why a workload is not ready.
@@ -103,7 +124,7 @@ impl Running {
         tokio::select! {
             biased;
             ended = self.ended() => Err(NotReady::Ended(ended)),
-            served = timeout(limit, serves(self.port(), how, agent, &missing)) => match served {
+            served = timeout(limit, self.serves(how, agent, &missing)) => match served {
                 Ok(found) if found.exposed && is_reached() => Err(NotReady::Exposed(self.port())),
                 Ok(found) => Ok(found),
                 Err(_elapsed) => {
@@ -113,32 +134,59 @@ impl Running {
             },
         }
     }
-}
 
-async fn serves(
-    port: u16,
-    how: &Ready,
-    mut agent: watch::Receiver<bool>,
-    missing: &Mutex<Missing>,
-) -> Listening {
-    let note = |what| *missing.lock().unwrap_or_else(PoisonError::into_inner) = what;
-    match how {
-        Ready::Tcp => listens(port).await,
-        Ready::Http(path) => {
-            let found = listens(port).await;
-            note(Missing::Answer);
-            answers(found.upstream, path, note).await;
-            found
-        }
-        Ready::Agent => {
-            note(Missing::Word);
-            if agent.wait_for(|ready| *ready).await.is_err() {
-                // The agent socket is gone: nobody can say it any more.
-                std::future::pending::<()>().await;
+    async fn serves(
+        &self,
+        how: &Ready,
+        mut agent: watch::Receiver<bool>,
+        missing: &Mutex<Missing>,
+    ) -> Listening {
+        let port = self.port();
+        let note = |what| *missing.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        let wherever = || listening(port).ok().flatten().unwrap_or(expected(port));
+        match how {
+            Ready::Tcp => listens(port).await,
+            Ready::Http(path) => {
+                let found = listens(port).await;
+                note(Missing::Answer);
+                answers(found.upstream, path, note).await;
+                found
             }
-            listening(port).ok().flatten().unwrap_or(expected(port))
+            Ready::Agent => {
+                note(Missing::Word);
+                if agent.wait_for(|ready| *ready).await.is_err() {
+                    // The agent socket is gone: nobody can say it any more.
+                    std::future::pending::<()>().await;
+                }
+                wherever()
+            }
+            Ready::Notify => {
+                note(Missing::Notification);
+                match self.notify() {
+                    Some(notify) => notify.ready().await,
+                    None => std::future::pending().await,
+                }
+                wherever()
+            }
+            Ready::Command(_) => {
+                self.says_yes(note).await;
+                wherever()
+            }
+            Ready::Spawned => expected(port),
         }
-        Ready::Spawned => expected(port),
+    }
+
+    /// Asks the command until it ends with status 0.
+    async fn says_yes(&self, note: impl Fn(Missing)) {
+        let Some(question) = &self.questions().ready else {
+            return std::future::pending().await;
+        };
+        let since = Instant::now();
+        while let Err(missing) = question.ask(self.pid(), COMMAND_WITHIN).await {
+            note(missing);
+            tokio::time::sleep((since.elapsed() / 50).clamp(SHORTEST_COMMAND_WAIT, LONGEST_COMMAND_WAIT))
+                .await;
+        }
     }
 }
 
@@ -149,24 +197,23 @@ const fn expected(port: u16) -> Listening {
     }
 }
 
-fn next_wait(since: Instant) -> Duration {
-    (since.elapsed() / 50).clamp(SHORTEST_WAIT, LONGEST_WAIT)
-}
-
 async fn listens(port: u16) -> Listening {
-    let since = Instant::now();
-    let mut seen = (None, since);
+    let mut seen = (None, Instant::now());
     let mut diag = Diag::new().ok();
+    let mut pace = Pace::new(diag.is_some());
     loop {
-        match diag.as_ref().map(|diag| diag.listeners(port)) {
+        match diag.as_mut().map(|diag| diag.listeners(port)) {
             Some(Ok(found)) => {
                 if let Some(found) = choose(&found, port) {
                     return found;
                 }
-                sleep(next_wait(since)).await;
+                pace.next().await;
                 continue;
             }
-            Some(Err(_)) => diag = None,
+            Some(Err(_)) => {
+                diag = None;
+                pace.coarse();
+            }
             None => {}
         }
         let in_use = sockets_in_use();
@@ -176,7 +223,7 @@ async fn listens(port: u16) -> Listening {
             }
             seen = (in_use, Instant::now());
         }
-        sleep(next_wait(since)).await;
+        pace.next().await;
     }
 }
 
@@ -205,19 +252,19 @@ fn sockets_in_use() -> Option<(String, Option<String>)> {
 }
 
 async fn answers(upstream: SocketAddr, path: &str, note: impl Fn(Missing)) {
-    let since = Instant::now();
+    let mut pace = Pace::new(false);
     loop {
         match timeout(ANSWER_WITHIN, status(upstream, path)).await {
             Ok(Ok(Some(status))) if status < 500 => return,
             Ok(Ok(Some(status))) => note(Missing::Status(status)),
             _ => note(Missing::Answer),
         }
-        sleep(next_wait(since)).await;
+        pace.next().await;
     }
 }
 
 /// The status of one GET; `None` if the answer is not HTTP.
-async fn status(upstream: SocketAddr, path: &str) -> io::Result<Option<u16>> {
+pub(super) async fn status(upstream: SocketAddr, path: &str) -> io::Result<Option<u16>> {
     let mut stream = TcpStream::connect(upstream).await?;
     let path = request_path(path);
     let request = format!(
@@ -254,7 +301,7 @@ fn status_of(head: &[u8]) -> Option<u16> {
 /// # Errors
 /// If the kernel does not answer, and `/proc/net/tcp` cannot be read.
 pub fn listening(port: u16) -> io::Result<Option<Listening>> {
-    if let Ok(found) = Diag::new().and_then(|diag| diag.listeners(port)) {
+    if let Ok(found) = Diag::new().and_then(|mut diag| diag.listeners(port)) {
         return Ok(choose(&found, port));
     }
     let mut found = listeners(open("/proc/net/tcp")?, port)?;

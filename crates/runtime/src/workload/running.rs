@@ -11,6 +11,8 @@ use suijuris_sys::{ChildSelector, Pidfd, ended_child, kill};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::command::Question;
+use super::notify::Notify;
 use super::process_tree;
 use super::secrets::Files;
 use super::{Ended, Exhausted, How, Stopped};
@@ -31,12 +33,28 @@ pub struct Running {
     ended: OnceLock<Ended>,
     /// What had run out before it.
     before: Counts,
-    /// Its secrets' files, which go with it.
-    _secrets: Option<Files>,
+    given: Given,
+}
+
+/// What a workload was given, which goes with it, and how it is asked.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// Its secrets' files.
+    pub(super) _secrets: Option<Files>,
+    /// Where it says how it is.
+    pub(super) notify: Option<Notify>,
+    pub(super) questions: Questions,
+}
+
+/// Commands that are asked about it.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    pub(super) ready: Option<Question>,
+    pub(super) live: Option<Question>,
 }
 
 impl Running {
-    pub(super) fn watch(pid: i32, port: u16, secrets: Option<Files>) -> io::Result<Self> {
+    pub(super) fn watch(pid: i32, port: u16, given: Given) -> io::Result<Self> {
         let pidfd = Pidfd::open(u32::try_from(pid).map_err(io::Error::other)?)?.watch()?;
         Ok(Self {
             pid,
@@ -44,7 +62,7 @@ impl Running {
             pidfd,
             ended: OnceLock::new(),
             before: Counts::now(),
-            _secrets: secrets,
+            given,
         })
     }
 
@@ -52,6 +70,14 @@ impl Running {
     #[must_use]
     pub const fn pid(&self) -> i32 {
         self.pid
+    }
+
+    pub(super) const fn notify(&self) -> Option<&Notify> {
+        self.given.notify.as_ref()
+    }
+
+    pub(super) const fn questions(&self) -> &Questions {
+        &self.given.questions
     }
 
     /// Port that the workload was told to listen on.

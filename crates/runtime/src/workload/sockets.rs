@@ -31,7 +31,11 @@ const TCP: u8 = 6;
 
 /// A way to ask, for the network that this thread is in.
 #[derive(Debug)]
-pub(super) struct Diag(OwnedFd);
+pub(super) struct Diag {
+    socket: OwnedFd,
+    /// Where answers are read.
+    buffer: Vec<u8>,
+}
 
 /// What one answer holds.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,33 +51,31 @@ impl Diag {
     pub(super) fn new() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let protocol = SockProtocol::NetlinkSockDiag;
-        Ok(Self(socket(
-            AddressFamily::Netlink,
-            SockType::Datagram,
-            flags,
-            protocol,
-        )?))
+        Ok(Self {
+            socket: socket(AddressFamily::Netlink, SockType::Datagram, flags, protocol)?,
+            buffer: vec![0; ANSWER_BYTES],
+        })
     }
 
     /// Addresses that somebody listens at on TCP `port`.
     ///
     /// # Errors
     /// Where the kernel cannot answer; do not ask it again.
-    pub(super) fn listeners(&self, port: u16) -> io::Result<Vec<IpAddr>> {
+    pub(super) fn listeners(&mut self, port: u16) -> io::Result<Vec<IpAddr>> {
         let mut found = self.ask(libc::AF_INET, port)?;
         // A kernel without IPv6 has nobody listening there.
         found.extend(self.ask(libc::AF_INET6, port).unwrap_or_default());
         Ok(found)
     }
 
-    fn ask(&self, family: i32, port: u16) -> io::Result<Vec<IpAddr>> {
-        let socket = self.0.as_raw_fd();
+    fn ask(&mut self, family: i32, port: u16) -> io::Result<Vec<IpAddr>> {
+        let socket = self.socket.as_raw_fd();
         send(socket, &question(family, port), MsgFlags::empty())?;
-        let (mut buffer, mut found) = (vec![0; ANSWER_BYTES], Vec::new());
+        let mut found = Vec::new();
         for _ in 0..MAX_ANSWERS {
             // The kernel has answered before `send` returns.
-            let length = recv(socket, &mut buffer, MsgFlags::empty())?;
-            let answer = answer(buffer.get(..length).unwrap_or_default(), port)?;
+            let length = recv(socket, &mut self.buffer, MsgFlags::empty())?;
+            let answer = answer(self.buffer.get(..length).unwrap_or_default(), port)?;
             found.extend(answer.addresses);
             if answer.done {
                 return Ok(found);
@@ -169,7 +171,7 @@ mod tests {
         let _client = std::net::TcpStream::connect(address).unwrap();
         let (_server, client_side) = listener.accept().unwrap();
         // A kernel that does not answer is asked no further: `ready` reads the table there.
-        let Ok(found) = Diag::new().and_then(|diag| diag.listeners(address.port())) else {
+        let Ok(found) = Diag::new().and_then(|mut diag| diag.listeners(address.port())) else {
             return;
         };
         assert_eq!(found, [address.ip()]);

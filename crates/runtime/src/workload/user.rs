@@ -6,15 +6,39 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::Path;
 
-use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
-use suijuris_sys::spawn::Credentials;
+use nix::unistd::{Gid, Uid, User, getegid, geteuid, getgrouplist};
+use suijuris_link::launch::Image;
+use suijuris_sys::spawn::{Credentials, User as RunsAs};
 
 use super::SpawnError;
 
 /// The user that a workload runs as.
 pub(super) struct Account {
     /// Absent if we are that user already.
-    pub(super) credentials: Option<Credentials>,
+    pub(super) user: Option<RunsAs>,
+}
+
+impl Account {
+    /// As `uid`: another user of this machine where it has others, else ours under that number.
+    fn of(uid: u32, gid: u32, groups: impl FnOnce() -> Vec<u32>) -> Self {
+        let user = match may_change_user() {
+            true => RunsAs::Other(Credentials {
+                uid,
+                gid,
+                groups: groups(),
+            }),
+            false => RunsAs::Renamed { uid, gid },
+        };
+        Self { user: Some(user) }
+    }
+
+    /// Whose the workload's files are to be, where not ours: a user who is renamed has them already.
+    pub(super) const fn owner(&self) -> Option<&Credentials> {
+        match &self.user {
+            Some(RunsAs::Other(credentials)) => Some(credentials),
+            Some(RunsAs::Renamed { .. }) | None => None,
+        }
+    }
 }
 
 /// A user by name, by number, or as `uid:gid`.
@@ -38,17 +62,34 @@ pub(super) fn resolve_user(text: &str) -> Result<Account, SpawnError> {
         None => known.as_ref().map_or(uid, |user| user.gid.as_raw()),
     };
     if uid == geteuid().as_raw() {
-        return Ok(Account { credentials: None });
+        return Ok(Account { user: None });
     }
-    if !geteuid().is_root() {
-        return Err(SpawnError::UserForbidden(text.to_owned()));
+    let groups = || {
+        let name = known.and_then(|user| CString::new(user.name).ok());
+        name.map_or_else(|| vec![gid], |name| supplementary(&name, gid))
+    };
+    Ok(Account::of(uid, gid, groups))
+}
+
+/// Whom an image's program runs as: numbers that whoever started the machine found. Nothing is looked up here, for the
+/// image would say where.
+pub(super) fn of_image(image: &Image) -> Account {
+    let (uid, gid, groups) = &image.account;
+    if (*uid, *gid) == (geteuid().as_raw(), getegid().as_raw()) && groups.is_empty() {
+        return Account { user: None };
     }
-    let groups = known
-        .and_then(|user| CString::new(user.name).ok())
-        .map_or_else(|| vec![gid], |name| supplementary(&name, gid));
-    Ok(Account {
-        credentials: Some(Credentials { uid, gid, groups }),
+    Account::of(*uid, *gid, || {
+        [*gid].into_iter().chain(groups.iter().copied()).collect()
     })
+}
+
+/// Whether there are other users than ours: not in a user namespace that has one.
+fn may_change_user() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let ids = map
+        .lines()
+        .filter_map(|line| line.split_ascii_whitespace().nth(2)?.parse::<u64>().ok());
+    geteuid().is_root() && ids.sum::<u64>() > 1
 }
 
 /// Makes `root` and all in it the property of a user, where it is not yet. The root comes last, so that an interrupted
@@ -90,6 +131,6 @@ mod tests {
             Err(SpawnError::UserUnknown(_))
         ));
         let me = resolve_user(&geteuid().to_string()).unwrap();
-        assert!(me.credentials.is_none());
+        assert!(me.user.is_none());
     }
 }

@@ -13,4 +13,6 @@ mod depot;
 mod hostile;
 mod rig;
 mod secrets;
+mod spares;
 mod streams;
+mod verified;

@@ -205,7 +205,11 @@ impl Object {
             holder: None,
             granted: false,
             server: None,
+            verified: None,
             served_as: None,
+            requests: None,
+            places: Vec::new(),
+            image: None,
         }
     }
 }
