@@ -91,11 +91,16 @@ impl Rig {
             },
             sink: started.clone(),
             logs: suijuris_supervisor::output_logs::OutputLogs::default(),
+            access_log: suijuris_supervisor::access_log::AccessLog::default(),
             terms: Terms::DEFAULT,
             request_terms: requests::Terms::DEFAULT,
             private: Box::new(Vec::new),
             machines: None,
             depot: None,
+            verifying: tokio::sync::Semaphore::new(1),
+            publishing: tokio::sync::Semaphore::new(suijuris_supervisor::services::PUBLISHING),
+            images: None,
+            destinations: Vec::new(),
             sign_sleep: None,
         };
         let temp = tempfile::tempdir().unwrap();

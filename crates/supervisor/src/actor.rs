@@ -17,7 +17,9 @@ mod custody;
 mod done;
 mod effects;
 mod ending;
+mod handle;
 mod looking;
+mod moving;
 mod requests;
 mod words;
 
@@ -35,15 +37,16 @@ use suijuris_core::activation::{
 };
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::{self, State};
-use suijuris_core::time::Span;
+use suijuris_core::time::Timestamp;
 use suijuris_core::witness::Mono;
 use suijuris_custody::at_rest::{Open, Unrecorded};
-use suijuris_custody::claim::{Claim, Granted, RefusedCopy};
+use suijuris_custody::claim::{Claim, Handoff, RefusedCopy};
+use suijuris_custody::deliveries::Deliveries;
 use suijuris_door::{PreparedBundle, Proposal};
 use suijuris_link::launch::ServedAs;
-use suijuris_store::{ObjectDir, Reader, StageError, Writer};
+use suijuris_store::{ObjectDir, Reader, StageError, Stamps, Writer};
 use suijuris_vehicle::Driver;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -57,12 +60,17 @@ use crate::machine_notes::MachineNote;
 use crate::paths::ObjectPaths;
 use crate::services::Services;
 use done::Done;
+pub use handle::ObjectHandle;
+use handle::{Awake, Holds, Pause, paused};
 
 /// What waits to be taken in by an actor, at most; senders wait.
 const INPUTS: usize = 256;
 
 /// Answers of tasks that wait to be taken in, at most; tasks wait.
 const ANSWERS: usize = 256;
+
+/// Until a history is verified that this process has just opened: others are being opened.
+const VERIFY_AFTER: Duration = Duration::from_secs(10);
 
 /// Between two looks at counted refusals and timers, at most, so that a clock that was set is noticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -141,90 +149,6 @@ pub enum ActorError {
     Store(#[from] StageError),
 }
 
-/// The way to an actor. Clones lead to the same one.
-#[derive(Debug, Clone)]
-pub struct ObjectHandle {
-    inputs: mpsc::Sender<Input>,
-    accepting: watch::Receiver<bool>,
-    phase: watch::Receiver<Phase>,
-    awake: Rc<Cell<Awake>>,
-    /// What its last record says of it, where that is known here.
-    recorded: Rc<Cell<Option<lineage::Phase>>>,
-}
-
-/// How long an object was awake in all its life.
-#[derive(Debug, Clone, Copy, Default)]
-struct Awake {
-    /// As its records tell of activations that ended.
-    before: Duration,
-    since: Option<Instant>,
-}
-
-impl Awake {
-    fn recorded(span: Span) -> Self {
-        Self {
-            before: Duration::from_millis(u64::try_from(span.0).unwrap_or(0)),
-            since: None,
-        }
-    }
-
-    fn total(self) -> Duration {
-        self.before + self.since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-}
-
-impl ObjectHandle {
-    /// Sends; what was sent where the actor has ended.
-    ///
-    /// # Errors
-    /// The input.
-    pub async fn send(&self, input: Input) -> Result<(), Input> {
-        self.inputs.send(input).await.map_err(|error| error.0)
-    }
-
-    /// Sends, if the actor has room.
-    ///
-    /// # Errors
-    /// The input, where too much waits or the actor has ended.
-    pub fn try_send(&self, input: Input) -> Result<(), Input> {
-        self.inputs
-            .try_send(input)
-            .map_err(mpsc::error::TrySendError::into_inner)
-    }
-
-    /// Whether whoever listens for this object alone accepts connections now: awake, its runtime does.
-    #[must_use]
-    pub fn accepting(&self) -> watch::Receiver<bool> {
-        self.accepting.clone()
-    }
-
-    /// Where its activation stands.
-    #[must_use]
-    pub fn phase(&self) -> Phase {
-        *self.phase.borrow()
-    }
-
-    /// How long the object was awake in all its life, by its records, and by our clock while it runs.
-    #[must_use]
-    pub fn awake(&self) -> Duration {
-        self.awake.get().total()
-    }
-
-    /// What keeps it from waking for good, by its last record: `terminated`, `departed` or `quarantined`.
-    #[must_use]
-    pub fn closed(&self) -> Option<&'static str> {
-        use lineage::Phase::{Departed, Quarantined, Terminated};
-        let recorded = self.recorded.get()?;
-        matches!(recorded, Departed | Quarantined | Terminated).then(|| recorded.as_str())
-    }
-
-    /// Whether the actor has ended.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.inputs.is_closed()
-    }
-}
-
 /// What every actor has, however it begins.
 struct Parts {
     paths: ObjectPaths,
@@ -264,7 +188,7 @@ struct Proposed {
     permitted: Option<Proposal>,
 }
 
-/// What is known of the end that the object may propose itself.
+/// What is known of the end, or of the move, that the object may propose itself.
 #[derive(Debug)]
 struct OwnEnd {
     /// Whether rules let it, and whether they look at what changes with the time alone.
@@ -275,11 +199,11 @@ struct OwnEnd {
 }
 
 impl OwnEnd {
-    fn of(prepared: &PreparedBundle) -> Self {
+    fn of(prepared: &PreparedBundle, action: Action) -> Self {
         let program = &prepared.bundle().rules.program;
-        let watches = program.watches(Action::Terminate);
+        let watches = program.watches(action);
         Self {
-            proposes: !program.naming_self(Action::Terminate).is_empty(),
+            proposes: !program.naming_self(action).is_empty(),
             by_time: watches.now || !watches.fresh.is_empty(),
             looked_at: None,
         }
@@ -322,7 +246,12 @@ pub struct ObjectActor<D: Driver> {
     lending: Option<oneshot::Sender<()>>,
     /// The claim that a resumption answers.
     resuming: Option<AskNumber>,
-    granted: Option<Granted>,
+    handed: Handoff,
+    /// Held while a key is made beside a start: two never write the same file.
+    making_key: Arc<Mutex<()>>,
+    /// The lineage's files as they were verified whole while the object rests.
+    verified: Option<Stamps>,
+    verifying: Option<AbortHandle>,
     /// Left by the last machine.
     unrecorded: Unrecorded,
     proposals: BTreeMap<ProposalId, Proposed>,
@@ -340,15 +269,21 @@ pub struct ObjectActor<D: Driver> {
     wake_verdict: Option<Verdict>,
     /// What its gate answered everybody, where it refused everybody.
     problem: Option<Problem>,
+    workload_end: words::WorkloadEnd,
     lost: Option<RefusedCopy>,
     refused_to_sleep: bool,
     own_end: OwnEnd,
+    own_move: OwnEnd,
     broken: Option<ActorError>,
     inputs: mpsc::Receiver<Input>,
     accepting: watch::Sender<bool>,
     phase: watch::Sender<Phase>,
     awake: Rc<Cell<Awake>>,
     recorded: Rc<Cell<Option<lineage::Phase>>>,
+    epoch: Rc<Cell<u64>>,
+    rests_since: Rc<Cell<Option<Timestamp>>>,
+    pause: Pause,
+    holds: Holds,
     answers: mpsc::Sender<Done<D::Machine>>,
     answered: mpsc::Receiver<Done<D::Machine>>,
     tasks: JoinSet<()>,
@@ -415,7 +350,7 @@ impl<D: Driver> ObjectActor<D> {
             machine,
         } = left;
         let now = services.clock.reading().wall;
-        let awake = reader.state().head().awake_at(now);
+        let (awake, epoch) = (reader.state().head().awake_at(now), reader.state().head().epoch);
         let parts = Parts {
             paths,
             object_dir: reader.object_dir().clone(),
@@ -428,6 +363,7 @@ impl<D: Driver> ObjectActor<D> {
         };
         let (actor, handle) = Self::begin(services, parts, Found::Machine, None, Some(machine));
         handle.awake.set(Awake::recorded(awake));
+        handle.epoch.set(epoch);
         (actor, handle)
     }
 
@@ -463,11 +399,24 @@ impl<D: Driver> ObjectActor<D> {
             phase: phase.subscribe(),
             awake: Rc::default(),
             recorded: Rc::default(),
+            epoch: Rc::default(),
+            rests_since: Rc::default(),
+            looked_after: Rc::default(),
+            pause: Pause::default(),
+            holds: Holds::default(),
         };
+        let triggers = &prepared.bundle().manifest.triggers;
+        handle
+            .looked_after
+            .set(!triggers.timers.is_empty() || !triggers.topics.is_empty());
         let (awake, recorded) = (handle.awake.clone(), handle.recorded.clone());
+        let (epoch, rests_since) = (handle.epoch.clone(), handle.rests_since.clone());
+        let (pause, holds) = (handle.pause.clone(), handle.holds.clone());
         let reporter = Reporter::new(services.sink.clone(), origin);
-        let own_end = OwnEnd::of(&prepared);
-        let inbox = InboxWatcher::new(claim.depot(), claim.object());
+        let own_end = OwnEnd::of(&prepared, Action::Terminate);
+        let own_move = OwnEnd::of(&prepared, Action::Migrate);
+        let deliveries = Deliveries::of(&paths.data);
+        let inbox = InboxWatcher::new(claim.depot(), claim.object(), deliveries);
         let mut actor = Self {
             paths: Rc::new(paths),
             object_dir,
@@ -488,7 +437,10 @@ impl<D: Driver> ObjectActor<D> {
             publishing: None,
             lending: None,
             resuming: None,
-            granted: None,
+            handed: Handoff::default(),
+            making_key: Arc::default(),
+            verified: None,
+            verifying: None,
             unrecorded: Unrecorded::default(),
             proposals: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -500,15 +452,21 @@ impl<D: Driver> ObjectActor<D> {
             counted: false,
             wake_verdict: None,
             problem: None,
+            workload_end: words::WorkloadEnd::default(),
             lost: None,
             refused_to_sleep: false,
             own_end,
+            own_move,
             broken: None,
             inputs,
             accepting,
             phase,
             awake,
             recorded,
+            epoch,
+            rests_since,
+            pause,
+            holds,
             answers,
             answered,
             tasks: JoinSet::new(),
@@ -530,6 +488,7 @@ impl<D: Driver> ObjectActor<D> {
         if self.at_door.is_some() {
             self.publish_at_rest();
             self.ask_again();
+            self.verify_at_rest(VERIFY_AFTER);
         }
         loop {
             while let Some(event) = self.events.pop_front() {
@@ -537,6 +496,7 @@ impl<D: Driver> ObjectActor<D> {
             }
             self.requests_that_are_due();
             self.end_of_itself();
+            self.move_of_itself();
             if !self.events.is_empty() {
                 continue;
             }
@@ -634,10 +594,16 @@ impl<D: Driver> ObjectActor<D> {
         let awake = self.awake.get();
         let is_awake = matches!(now, Phase::Running | Phase::Draining);
         if let Some(at_door) = self.at_door.as_ref().filter(|_| !is_awake) {
-            let (recorded, phase) = at_door.look(|state| (state.head().awake, state.head().phase));
+            let (recorded, phase, at) = at_door.look(|state| {
+                let head = state.head();
+                self.epoch.set(head.epoch);
+                (head.awake, head.phase, head.at)
+            });
             self.recorded.set(Some(phase));
+            self.rests_since.set((now == Phase::Resting).then_some(at));
             return self.awake.set(Awake::recorded(recorded));
         }
+        self.rests_since.set(None);
         if is_awake != awake.since.is_some() {
             self.awake.set(Awake {
                 before: awake.total(),
@@ -652,7 +618,7 @@ impl<D: Driver> ObjectActor<D> {
         let now = self.now();
         let until = |at: Mono| Duration::from_nanos(at.0.saturating_sub(now.0));
         let due = deadlines.into_iter().flatten().map(until).min();
-        let own_end = self.ends_by_time().then_some(LONGEST_WAIT);
+        let own_end = (self.ends_by_time() || self.moves_by_time()).then_some(LONGEST_WAIT);
         due.into_iter().chain(self.next_timer()).chain(own_end).min()
     }
 
@@ -672,6 +638,13 @@ impl<D: Driver> ObjectActor<D> {
     /// Lets those who are being refused read their answers, and tasks end that write.
     async fn finish(&mut self) {
         const FINISH_WITHIN: Duration = Duration::from_secs(1);
+        self.stop_verifying();
+        self.inputs.close();
+        while let Ok(input) = self.inputs.try_recv() {
+            if let Input::Connection(connection) = input {
+                self.tasks.spawn_local(connection.refuse_leaving());
+            }
+        }
         let tasks = &mut self.tasks;
         let all = async { while tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(FINISH_WITHIN, all).await;

@@ -2,30 +2,35 @@
 //! may wake it is decided by its own rules on the state of its last record (`suijuris_door::Sleeper`), and nothing is
 //! started or resumed for who may not. What is refused is recorded where that is possible, and kept where it is not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use suijuris_core::decide::Verdict;
-use suijuris_core::inputs::{Host, Witnessed};
+use suijuris_core::inputs::{Host, Witnessed, asker};
 use suijuris_core::lineage::{Decision, Fired, Head, State};
 use suijuris_core::time::Reading;
 use suijuris_core::trigger::Pending;
 use suijuris_custody::at_rest::{AtRest, Open, Recording, Suspended, Unrecorded};
+use suijuris_custody::rates::KeptRates;
 use suijuris_door::{PreparedBundle, Proposal, Sleeper};
-use suijuris_store::{Reader, StageError, Writer};
+use suijuris_store::{ObjectDir, Reader, StageError, Writer};
 
 /// A dormant object and its door.
 #[derive(Debug)]
 pub(crate) struct AtDoor {
     rest: AtRest,
     door: Sleeper,
+    /// What its door refuses is counted here; what it lets through, its gate counts.
+    rates: KeptRates,
 }
 
 impl AtDoor {
     /// The object, open for writing.
     pub(crate) fn open(open: Open, prepared: Arc<PreparedBundle>, host: Host, witnessed: Witnessed) -> Self {
+        let rates = rates(&prepared, open.writer().object_dir());
         let door = open.look(|state| Sleeper::new(prepared, state.head(), host, witnessed));
         let rest = AtRest::Open(open);
-        Self { rest, door }
+        Self { rest, door, rates }
     }
 
     /// The object as of its last record, which is durable: the runtime asked for the suspension after it.
@@ -35,10 +40,11 @@ impl AtDoor {
         host: Host,
         witnessed: Witnessed,
     ) -> Self {
+        let rates = rates(&prepared, reader.object_dir());
         let rest = Suspended::new(reader);
         let door = Sleeper::new(prepared, rest.head(), host, witnessed);
         let rest = AtRest::Suspended(rest);
-        Self { rest, door }
+        Self { rest, door, rates }
     }
 
     /// Its door.
@@ -48,6 +54,7 @@ impl AtDoor {
 
     /// It has another bundle from now on.
     pub(crate) fn amended(&mut self, prepared: Arc<PreparedBundle>, host: Host, witnessed: Witnessed) {
+        self.rates.declare(&prepared.bundle().manifest.rates);
         self.door = self
             .rest
             .look(|state| Sleeper::new(prepared, state.head(), host, witnessed));
@@ -74,14 +81,21 @@ impl AtDoor {
         self.rest.look(look)
     }
 
-    /// Decides `wake`, and for a request `admit` as well.
-    pub(crate) fn decide(&mut self, proposal: &Proposal, reading: Reading) -> Verdict {
-        let Self { rest, door } = self;
-        rest.look(|state| door.decide(state, proposal, reading))
+    /// Decides `wake`, and for a request `admit` as well; `incapable`: no machine here could run it.
+    pub(crate) fn decide(&mut self, proposal: &Proposal, reading: Reading, incapable: bool) -> Verdict {
+        let Self { rest, door, rates } = self;
+        door.incapable(incapable);
+        let now = door.now(reading).at;
+        let asker = asker(&proposal.principal, proposal.request.as_ref());
+        let numbers = asker.map_or_else(BTreeMap::new, |asker| rates.next(&asker, now));
+        rest.look(|state| door.decide(state, proposal, numbers, reading))
     }
 
     /// Counts a refusal; what of it is to be recorded now.
     pub(crate) fn refused(&mut self, decision: &Decision, fired: Fired, reading: Reading) -> Unrecorded {
+        if let Some(asker) = asker(&decision.inputs.principal, decision.inputs.request.as_ref()) {
+            self.rates.count(&asker, decision.inputs.now.at);
+        }
         self.door.refused(decision, reading);
         self.due(fired, reading, false)
     }
@@ -121,4 +135,8 @@ impl AtDoor {
         unrecorded.refused.extend(self.door.owed(reading, true));
         unrecorded
     }
+}
+
+fn rates(prepared: &PreparedBundle, object_dir: &ObjectDir) -> KeptRates {
+    KeptRates::open(&prepared.bundle().manifest.rates, object_dir.path())
 }

@@ -6,21 +6,27 @@
 mod client_stream;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use suijuris_api::Problem;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::governance;
 use suijuris_core::inputs::Request;
 use suijuris_door::Credentials;
+use suijuris_gate::access;
 use suijuris_gate::head::{self, Peek};
 use suijuris_gate::probe::{Found, Probe};
-use suijuris_gate::{Accepted, Claim, Handoff, Limits, Refusal, RequestHead, refusal};
+use suijuris_gate::{Accepted, Claim, Cors, Handoff, Limits, Reader, Refusal, RequestHead, refusal};
 use suijuris_link::Stream;
 use suijuris_link::launch::Address;
 use suijuris_link::message::Client;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::access_log::AccessLog;
+use crate::events::Origin;
 
 pub use self::client_stream::ClientStream;
 pub(crate) use self::client_stream::relay;
@@ -33,6 +39,21 @@ const GREET_AFTER: Duration = Duration::from_millis(50);
 
 /// Time to read on after a refusal, so that the client gets to see it.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// Time for a client that has asked nothing to end its side too, where whoever listens leaves.
+const PART_WITHIN: Duration = Duration::from_millis(100);
+
+/// Time for connections that are read or answered to end where whoever listens leaves.
+pub const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Turns true when whoever listens leaves, to be replaced or for good.
+pub type Leaving = watch::Receiver<bool>;
+
+/// Waits until whoever listens leaves.
+pub async fn left(leaving: &mut Leaving) {
+    // Whoever is gone has left.
+    let _ = leaving.wait_for(|left| *left).await;
+}
 
 /// A connection that came.
 #[derive(Debug)]
@@ -62,8 +83,13 @@ pub struct PendingConnection {
     peer: SocketAddr,
     pub(crate) client: Option<Box<Client>>,
     read: ReadSoFar,
+    /// The page of another origin that may read a refusal.
+    reader: Option<Reader>,
     /// The way to a runtime that was offered it and has not taken it, where it goes as bytes.
     pub(crate) offered: Option<Stream>,
+    /// Where its answer is told, and which object gives it.
+    log: Option<(AccessLog, Option<Rc<Origin>>)>,
+    came: Instant,
 }
 
 /// What was read, to be read again by the gate.
@@ -112,24 +138,32 @@ impl std::fmt::Debug for PendingConnection {
 }
 
 /// Reads the head of the first request. None where the client left, was too slow, or was answered: what the gate would
-/// not understand either is refused here.
-pub async fn read_http(arrival: impl Into<Arrival>) -> Option<PendingConnection> {
-    let reading = tokio::time::timeout(HEAD_WITHIN, read_head(arrival.into()));
+/// not understand either is refused here. Who has not asked whole when whoever listens leaves is told so, and is never reset.
+pub async fn read_http(arrival: impl Into<Arrival>, leaving: Leaving) -> Option<PendingConnection> {
+    let reading = tokio::time::timeout(HEAD_WITHIN, read_head(arrival.into(), leaving));
     reading.await.ok().flatten()
 }
 
-async fn read_head(arrival: Arrival) -> Option<PendingConnection> {
+async fn read_head(arrival: Arrival, mut leaving: Leaving) -> Option<PendingConnection> {
     let limits = Limits::default();
     let mut connection = PendingConnection::raw(arrival);
     let (socket, peer) = (&mut connection.stream, connection.peer);
     let mut bytes = Vec::with_capacity(2_048);
     loop {
-        if socket.read_buf(&mut bytes).await.ok()? == 0 {
+        let read = tokio::select! {
+            biased;
+            read = socket.read_buf(&mut bytes) => read,
+            () = left(&mut leaving) => {
+                part(connection.stream, &bytes).await;
+                return None;
+            }
+        };
+        if read.ok()? == 0 {
             return None;
         }
         if head::starts_http2(&bytes) {
             if bytes.len() >= head::HTTP2_PREFACE.len() {
-                return read_http2(connection, &limits, bytes).await;
+                return read_http2(connection, &limits, bytes, leaving).await;
             }
             continue;
         }
@@ -140,7 +174,11 @@ async fn read_head(arrival: Arrival) -> Option<PendingConnection> {
                 return Some(connection);
             }
             Peek::Bad(reject) => {
-                answer(connection.stream, &refusal::render_http1(&reject.into(), false)).await;
+                answer(
+                    connection.stream,
+                    &refusal::render_http1(&reject.into(), false, None),
+                )
+                .await;
                 return None;
             }
         }
@@ -151,6 +189,7 @@ async fn read_http2(
     mut connection: PendingConnection,
     limits: &Limits,
     mut bytes: Vec<u8>,
+    mut leaving: Leaving,
 ) -> Option<PendingConnection> {
     let mut probe = Box::new(Probe::new(connection.peer, limits));
     let socket = &mut connection.stream;
@@ -163,13 +202,21 @@ async fn read_http2(
                 return Some(connection);
             }
             Found::Bad(reject) => {
-                let refused = probe.refuse(&Refusal::from(reject));
+                let refused = probe.refuse(&Refusal::from(reject), None);
                 answer(connection.stream, &refused).await;
                 return None;
             }
         }
         bytes.clear();
-        match tokio::time::timeout(GREET_AFTER, socket.read_buf(&mut bytes)).await {
+        let read = tokio::select! {
+            biased;
+            read = tokio::time::timeout(GREET_AFTER, socket.read_buf(&mut bytes)) => read,
+            () = left(&mut leaving) => {
+                answer(connection.stream, &probe.leave()).await;
+                return None;
+            }
+        };
+        match read {
             Ok(Ok(0)) | Ok(Err(_)) => return None,
             Ok(Ok(_)) => {}
             Err(_silent) if !greeted => {
@@ -182,14 +229,29 @@ async fn read_http2(
     }
 }
 
+/// Ends a connection of which no whole request came: one that has begun to ask is told to ask again, and one that has not
+/// ends without a word.
+async fn part(socket: ClientStream, read: &[u8]) {
+    let (words, within) = if read.is_empty() {
+        (Vec::new(), PART_WITHIN)
+    } else {
+        (refusal::render_http1(&Refusal::draining(), false, None), LINGER)
+    };
+    answer_within(socket, &words, within).await;
+}
+
 /// Sends an answer and reads on for a moment, so that the client sees it before the connection ends.
-async fn answer(mut socket: ClientStream, answer: &[u8]) {
+async fn answer(socket: ClientStream, answer: &[u8]) {
+    answer_within(socket, answer, LINGER).await;
+}
+
+async fn answer_within(mut socket: ClientStream, answer: &[u8], within: Duration) {
     if socket.write_all(answer).await.is_err() || socket.shutdown().await.is_err() {
         return;
     }
     let mut rest = [0; 1_024];
     let drain = async { while matches!(socket.read(&mut rest).await, Ok(n) if n > 0) {} };
-    let _ = tokio::time::timeout(LINGER, drain).await;
+    let _ = tokio::time::timeout(within, drain).await;
 }
 
 impl PendingConnection {
@@ -202,7 +264,28 @@ impl PendingConnection {
             peer: client.as_ref().map_or(peer, |client| client.address.0),
             client,
             read: ReadSoFar::Nothing,
+            reader: None,
             offered: None,
+            log: None,
+            came: Instant::now(),
+        }
+    }
+
+    /// An answer that it gets here is told there, as one of this object where it has reached one.
+    pub(crate) fn log_to(&mut self, log: &AccessLog, origin: Option<&Rc<Origin>>) {
+        self.log = log.detail().map(|_| (log.clone(), origin.cloned()));
+    }
+
+    /// Tells that its request is answered here.
+    fn tell(&self, status: u16, code: Option<&str>, bytes: usize) {
+        let Some((log, origin)) = &self.log else { return };
+        let Some(detail) = log.detail() else { return };
+        if let Some(mut access) = self.look(|head| access::of(head, detail)) {
+            access.status = Some(status);
+            access.code = code.map(str::to_owned);
+            access.bytes = bytes as u64;
+            access.took_ms = u64::try_from(self.came.elapsed().as_millis()).unwrap_or(u64::MAX);
+            log.tell(origin.as_deref(), access);
         }
     }
 
@@ -215,6 +298,14 @@ impl PendingConnection {
         if let Some(client) = &mut self.client {
             client.address = Address(address);
             tell(client);
+        }
+    }
+
+    /// A page of these origins may read a refusal of it.
+    pub(crate) fn readable_by(&mut self, origins: &[String]) {
+        if !origins.is_empty() {
+            let cors = Cors::new(origins.iter().map(String::as_str));
+            self.reader = self.look(|head| cors.reader(head)).flatten();
         }
     }
 
@@ -312,6 +403,7 @@ impl PendingConnection {
     /// Sends the client to another address, by HTTP/1.1; other connections end.
     pub(crate) async fn redirect(self, url: &str) {
         if let ReadSoFar::Http1(_) = self.read {
+            self.tell(307, None, 0);
             // Control characters and spaces are no part of a canonical path or query.
             let head = format!(
                 "HTTP/1.1 307 Temporary Redirect\r\nLocation: {url}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -320,14 +412,25 @@ impl PendingConnection {
         }
     }
 
+    /// Answers that whoever serves the object leaves.
+    pub async fn refuse_leaving(self) {
+        self.refuse(Refusal::draining().problem).await;
+    }
+
     /// Answers that it goes no further.
     pub async fn refuse(self, problem: Problem) {
         let refusal = Refusal::from(problem);
+        self.tell(
+            refusal.problem.status,
+            Some(&refusal.problem.code),
+            refusal.body_len(),
+        );
+        let reader = self.reader.as_ref();
         match self.read {
             // A raw connection has no words: it ends without a byte.
             ReadSoFar::Nothing => drop(self.stream),
-            ReadSoFar::Http1(_) => answer(self.stream, &refusal::render_http1(&refusal, false)).await,
-            ReadSoFar::Http2(probe) => answer(self.stream, &probe.refuse(&refusal)).await,
+            ReadSoFar::Http1(_) => answer(self.stream, &refusal::render_http1(&refusal, false, reader)).await,
+            ReadSoFar::Http2(probe) => answer(self.stream, &probe.refuse(&refusal, reader)).await,
         }
     }
 

@@ -3,11 +3,14 @@
 
 use suijuris_api::Problem;
 use suijuris_api::agent::Patch;
-use suijuris_api::control::{ControlRequest, Reply};
+use suijuris_api::control::{ControlRequest, Place, Reply};
+use suijuris_core::ObjectId;
 use suijuris_core::activation::requests::Kind;
 use suijuris_core::id::Digest;
+use suijuris_core::inputs::{Host, Vehicle};
 use suijuris_core::lineage::Approval;
 use suijuris_core::owner_request::{Ask, SignedRequest};
+use suijuris_custody::migrate::{self, Destination};
 use suijuris_custody::owner::{content_of, no_content};
 use suijuris_door::{OwnedCheck, Passed};
 use suijuris_store::BundleFiles;
@@ -38,6 +41,14 @@ pub(crate) enum What {
     Write(Patch),
     Amend(Box<Proposed>),
     Terminate(Vec<Approval>),
+    Depart(Box<Leaving>),
+}
+
+/// Where an object is to go, and whether it leaves this server for good or moves.
+#[derive(Debug, Clone)]
+pub(crate) struct Leaving {
+    pub(crate) to: Destination,
+    pub(crate) ask: Ask,
 }
 
 /// A new definition, and what its owners signed.
@@ -73,11 +84,37 @@ impl PendingRequest {
         (Self { asked, answer }, answered)
     }
 
+    /// Proposes that the object leaves for `to`: that it is removed (`Ask::Remove`), or moves (`Ask::Migrate`).
+    ///
+    /// # Errors
+    /// The answer to a request that nobody can have signed.
+    pub fn depart(
+        to: Destination,
+        ask: Ask,
+        signed: Option<&suijuris_api::owner::SignedRequest>,
+    ) -> Result<(Self, oneshot::Receiver<Reply>), Reply> {
+        let (answer, answered) = oneshot::channel();
+        let signed = signed.map(suijuris_words::owner::read).transpose();
+        let signed = signed.map_err(|wrong| error(CODE_BAD_REQUEST, wrong.to_string()))?;
+        let asked = Asked {
+            what: What::Depart(Box::new(Leaving { to, ask })),
+            signed: signed.map(Box::new),
+        };
+        Ok((Self { asked, answer }, answered))
+    }
+
     /// What `message` asks; its answer comes once.
     ///
     /// # Errors
     /// The answer to what is no request.
     pub fn of(message: ControlRequest) -> Result<(Self, oneshot::Receiver<Reply>), Reply> {
+        if let ControlRequest::Depart { to, place, signed } = message {
+            let to = Destination {
+                host: host_of(&to),
+                place,
+            };
+            return Self::depart(to, Ask::Migrate, signed.as_deref());
+        }
         let (answer, answered) = oneshot::channel();
         let asked = Asked::of(message)?;
         Ok((Self { asked, answer }, answered))
@@ -99,6 +136,12 @@ impl Asked {
                 return unsigned(What::Terminate(read.map_err(wrong)?));
             }
             ControlRequest::Owner { signed, patch } => (signed, patch),
+            ControlRequest::Depart { .. } => {
+                return Err(error(
+                    CODE_BAD_REQUEST,
+                    "a move is asked for otherwise".to_owned(),
+                ));
+            }
         };
         let signed = suijuris_words::owner::read(&signed);
         let signed = signed.map_err(|wrong| error(CODE_BAD_REQUEST, wrong.to_string()))?;
@@ -118,10 +161,11 @@ impl Asked {
     }
 
     /// What owners sign of it.
-    pub(crate) fn content(&self) -> (Ask, Digest) {
+    pub(crate) fn content(&self, object: ObjectId) -> (Ask, Digest) {
         match &self.what {
             What::Write(patch) => (Ask::Write, content_of(patch)),
             What::Sleep => (Ask::Sleep, no_content()),
+            What::Depart(leaving) => (leaving.ask, migrate::content(object, &leaving.to.place)),
             // Their approvals are what owners sign of an amendment, and of an end.
             What::Wake | What::Status | What::Amend(_) | What::Terminate(_) => (Ask::Wake, no_content()),
         }
@@ -133,9 +177,31 @@ impl Asked {
             What::Wake => Kind::Wake,
             What::Sleep => Kind::Sleep,
             What::Write(_) => Kind::Write,
-            What::Amend(_) => Kind::Amend,
+            // Both need an object that sleeps, and its store.
+            What::Amend(_) | What::Depart(_) => Kind::Amend,
             What::Terminate(_) => Kind::Terminate,
         }
+    }
+}
+
+/// A place as core has it.
+#[must_use]
+pub fn host_of(place: &Place) -> Host {
+    let vehicle = Vehicle {
+        provider: &place.provider,
+        class: &place.class,
+    };
+    Host::of(vehicle, Some(&place.region), &place.id)
+}
+
+/// The document of a place.
+#[must_use]
+pub fn place_of(host: &Host) -> Place {
+    Place {
+        region: host.region.clone(),
+        provider: host.provider.clone(),
+        class: host.class.clone(),
+        id: host.id.clone(),
     }
 }
 

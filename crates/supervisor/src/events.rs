@@ -40,6 +40,11 @@ impl Reporter {
         Self { sink, origin }
     }
 
+    /// The object that it tells of.
+    pub(crate) const fn origin(&self) -> &Rc<Origin> {
+        &self.origin
+    }
+
     /// An event that happens here and now; its time.
     pub(crate) fn event(&self, event: Event) -> String {
         let at = format!("{:.3}", jiff::Timestamp::now());
@@ -84,13 +89,17 @@ impl Reporter {
         });
     }
 
-    pub(crate) fn paused(&self, pause: Duration, failures: u32) {
-        let times = if failures == 1 {
-            "failure"
-        } else {
-            "failures in a row"
+    /// The object is left alone; `why` in the workload's case, as in `crashed (exit 1), next try in 4 s`.
+    pub(crate) fn paused(&self, pause: Duration, failures: u32, why: Option<&str>) {
+        let seconds = pause.as_secs_f32().ceil();
+        let times = match failures {
+            1 => "1 failure".to_owned(),
+            _ => format!("{failures} failures in a row"),
         };
-        let detail = format!("for {} s, after {failures} {times}", pause.as_secs_f32().ceil());
+        let detail = match why {
+            Some(why) => format!("{why}, next try in {seconds} s ({times})"),
+            None => format!("for {seconds} s, after {times}"),
+        };
         self.machine("paused", detail);
     }
 

@@ -1,8 +1,10 @@
 //! What is asked of an object's recorded past and of its rules: state, log, `why`, `what-if`, `verify`. Each has one function
-//! here, for whoever carries the question: the control API of a daemon, or a command that reads files.
+//! here, for whoever carries the question: the control API of a daemon, or a command that reads files. `imagined` asks the same of objects
+//! that nobody made, for tests of rules.
 //!
 //! Reading never changes a file, never takes the lock and never wakes anything. Not here: lines and colours (cli).
 
+pub mod imagined;
 pub mod log;
 mod proposal;
 pub mod rejudge;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use suijuris_core::ObjectId;
+use suijuris_custody::deliveries::Deliveries;
 use suijuris_depot::{Depot, InboxWatch, Waiting};
 use suijuris_door::single_flight::BackOff;
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ type Look = Pin<Box<dyn Future<Output = (InboxWatch, Vec<Waiting>)>>>;
 pub(crate) struct InboxWatcher {
     depot: Option<Arc<dyn Depot>>,
     object: ObjectId,
+    /// What is set aside neither wakes nor counts.
+    deliveries: Deliveries,
     back_off: BackOff,
     /// The one look there is. Whatever else the actor hears of meanwhile does not begin another: each costs requests, and
     /// anybody may knock at the door.
@@ -35,10 +38,11 @@ pub(crate) struct InboxWatcher {
 }
 
 impl InboxWatcher {
-    pub(crate) fn new(depot: Option<Arc<dyn Depot>>, object: ObjectId) -> Self {
+    pub(crate) fn new(depot: Option<Arc<dyn Depot>>, object: ObjectId, deliveries: Deliveries) -> Self {
         Self {
             depot,
             object,
+            deliveries,
             back_off: BackOff::default(),
             look: None,
             watch: None,
@@ -60,7 +64,7 @@ impl InboxWatcher {
                 LOOK
             };
             let watch = watch.unwrap_or_else(|| InboxWatch::new(Arc::clone(depot), self.object, at_most));
-            Box::pin(look(watch, until))
+            Box::pin(look(watch, until, self.deliveries.clone()))
         });
         let (watch, waiting) = look.await;
         self.look = None;
@@ -90,18 +94,35 @@ impl InboxWatcher {
 
 /// Looks into the inbox until something waits there: at once where nobody has looked yet, else when it changes, and not
 /// before the instant `until`.
-async fn look(mut watch: InboxWatch, until: Option<Instant>) -> (InboxWatch, Vec<Waiting>) {
+async fn look(
+    mut watch: InboxWatch,
+    until: Option<Instant>,
+    deliveries: Deliveries,
+) -> (InboxWatch, Vec<Waiting>) {
     loop {
+        let told = if deliveries.counts().aside() == 0 {
+            watch.changed().await
+        } else {
+            // No depot tells that an owner lets one be tried again.
+            tokio::time::timeout(LOOK, watch.changed())
+                .await
+                .unwrap_or(Ok(()))
+        };
         // A depot that fails is asked again after the same time.
-        if watch.changed().await.is_err() {
+        if told.is_err() {
             tokio::time::sleep(LOOK).await;
         }
         if let Some(until) = until {
             tokio::time::sleep_until(until).await;
         }
         match watch.look(LOOK_AT).await {
-            Ok(waiting) if !waiting.is_empty() => return (watch, waiting),
-            Ok(_) => {}
+            Ok(mut waiting) => {
+                let counts = deliveries.counts();
+                waiting.retain(|waiting| !counts.is_aside(&waiting.message.key()));
+                if !waiting.is_empty() {
+                    return (watch, waiting);
+                }
+            }
             Err(_unreachable) => tokio::time::sleep(LOOK).await,
         }
     }

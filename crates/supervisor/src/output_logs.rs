@@ -6,11 +6,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
+use std::fs::DirBuilder;
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use crate::rotated_file::{self, RotatedFile};
 
 /// Size at which a file is put aside.
 pub const MAX_BYTES: u64 = 4 << 20;
@@ -28,7 +30,7 @@ pub fn newest(data: &Path) -> PathBuf {
 /// The lines before them.
 #[must_use]
 pub fn before(data: &Path) -> PathBuf {
-    data.join("logs").join("output.1")
+    rotated_file::before(&newest(data))
 }
 
 struct Entry {
@@ -82,7 +84,7 @@ impl Sending {
 }
 
 fn write(waiting: &Receiver<Entry>) {
-    let mut files: HashMap<PathBuf, (File, u64)> = HashMap::new();
+    let mut files: HashMap<PathBuf, RotatedFile> = HashMap::new();
     while let Ok(Entry { data, text }) = waiting.recv() {
         if files.len() >= MAX_OPEN && !files.contains_key(&data) {
             files.clear();
@@ -94,34 +96,24 @@ fn write(waiting: &Receiver<Entry>) {
     }
 }
 
-fn append(files: &mut HashMap<PathBuf, (File, u64)>, data: &Path, text: &str) -> io::Result<()> {
-    let (mut file, mut size) = match files.remove(data) {
+fn append(files: &mut HashMap<PathBuf, RotatedFile>, data: &Path, text: &str) -> io::Result<()> {
+    let mut file = match files.remove(data) {
         Some(open) => open,
         None => open(data)?,
     };
-    if size >= MAX_BYTES {
-        fs::rename(newest(data), before(data))?;
-        (file, size) = open(data)?;
-    }
-    file.write_all(text.as_bytes())?;
-    size = size.saturating_add(text.len() as u64);
-    files.insert(data.to_owned(), (file, size));
+    file.write(text.as_bytes())?;
+    files.insert(data.to_owned(), file);
     Ok(())
 }
 
-fn open(data: &Path) -> io::Result<(File, u64)> {
+fn open(data: &Path) -> io::Result<RotatedFile> {
     match DirBuilder::new().mode(0o700).create(data.join("logs")) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
-        .open(newest(data))?;
-    let size = file.metadata()?.len();
-    Ok((file, size))
+    let mut options = rotated_file::appending();
+    options.custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits());
+    RotatedFile::open(newest(data), options, MAX_BYTES)
 }
 
 #[cfg(test)]

@@ -66,8 +66,32 @@ pub fn socket(data: &Path, name: &str) -> PathBuf {
 pub fn short_dir() -> PathBuf {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let base = base.filter(|base| base.is_absolute() && base.as_os_str().len() < 60);
-    base.unwrap_or_else(|| "/tmp".into())
-        .join(format!("suijuris-{}", nix::unistd::geteuid()))
+    let name = format!("suijuris-{}", nix::unistd::geteuid());
+    match base {
+        Some(base) => base.join(name),
+        None => first_free(&["/tmp", "/var/tmp", "/dev/shm"], &name),
+    }
+}
+
+/// This user's directory among those that everybody may write to: anybody can put something of that name into one of them,
+/// and it cannot be removed by whom it stands in the way of. One that is there already is this user's choice.
+fn first_free(bases: &[&str], name: &str) -> PathBuf {
+    let places = || bases.iter().map(|base| Path::new(base).join(name));
+    let is_own = |place: &PathBuf| {
+        let found = place.symlink_metadata();
+        found.is_ok_and(|found| found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw())
+    };
+    let is_free = |place: &PathBuf| {
+        let below = place.parent().is_some_and(Path::is_dir);
+        below
+            && place
+                .symlink_metadata()
+                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    places()
+        .find(is_own)
+        .or_else(|| places().find(is_free))
+        .unwrap_or_else(|| Path::new("/tmp").join(name))
 }
 
 /// Makes the directory of a socket, open to this user alone; one that belongs to somebody else is refused.
@@ -89,7 +113,10 @@ pub(crate) fn make_private_dir(dir: &Path) -> io::Result<()> {
     }
     let found = dir.symlink_metadata()?;
     if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() {
-        let why = format!("`{}` is not a directory of this user: remove it", dir.display());
+        let why = format!(
+            "`{}` is not a directory of this user: remove it, or set XDG_RUNTIME_DIR to a directory of yours",
+            dir.display()
+        );
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     if found.mode() & 0o077 == 0 {
@@ -101,6 +128,32 @@ pub(crate) fn make_private_dir(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_put_in_the_way_is_walked_around() {
+        let temp = tempfile::tempdir().unwrap();
+        let bases: Vec<PathBuf> = ["a", "b", "c"]
+            .iter()
+            .map(|base| temp.path().join(base))
+            .collect();
+        bases.iter().for_each(|base| std::fs::create_dir(base).unwrap());
+        let bases: Vec<&str> = bases.iter().map(|base| base.to_str().unwrap()).collect();
+        let [a, b, c] = bases.as_slice() else {
+            panic!("three")
+        };
+        assert_eq!(first_free(&bases, "x"), Path::new(a).join("x"));
+        // A file, or a link to a directory of this user, stands for what is another's.
+        std::fs::write(Path::new(a).join("x"), "").unwrap();
+        std::os::unix::fs::symlink(temp.path(), Path::new(b).join("x")).unwrap();
+        assert_eq!(first_free(&bases, "x"), Path::new(c).join("x"));
+        std::fs::remove_file(Path::new(b).join("x")).unwrap();
+        std::fs::create_dir(Path::new(b).join("x")).unwrap();
+        assert_eq!(
+            first_free(&bases, "x"),
+            Path::new(b).join("x"),
+            "it is there already"
+        );
+    }
 
     #[test]
     fn sockets_lie_beside_the_data_or_where_a_socket_fits() {

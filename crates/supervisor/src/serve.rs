@@ -3,6 +3,7 @@
 //! what connections pass before the objects ([`edge`]).
 
 pub mod api;
+mod archiving;
 pub mod catalog;
 mod class_entry;
 pub mod edge;
@@ -11,7 +12,11 @@ pub mod feed;
 mod founding;
 pub mod front;
 mod keeper;
+mod leaving;
+mod moving;
+pub mod packing;
 pub mod ports;
+pub mod receiving;
 pub mod resolver;
 pub mod roster;
 

@@ -8,10 +8,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use suijuris_core::ObjectId;
 use suijuris_core::activation::Terms;
 use suijuris_core::activation::requests;
-use suijuris_core::inputs::Host;
+use suijuris_core::inputs::{Host, Vehicle};
 use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::lineage::Head;
 use suijuris_core::owner_request::{OwnerRequest, OwnerRequestError, SignedRequest, Spent};
@@ -19,8 +20,11 @@ use suijuris_core::time::Timestamp;
 use suijuris_custody::clock::Clock;
 use suijuris_custody::relay;
 use suijuris_depot::Depot;
+use suijuris_oci::store::ImageStore;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use crate::access_log::AccessLog;
 use crate::events::EventSink;
 use crate::machine_notes::MachineNotes;
 use crate::output_logs::OutputLogs;
@@ -49,6 +53,8 @@ pub struct Services<D> {
     pub request_terms: requests::Terms,
     /// Keeps what workloads write.
     pub logs: OutputLogs,
+    /// Tells of requests.
+    pub access_log: AccessLog,
     /// Directories that no machine may see, though they are of the same user: keys, other objects, the depot, our own. What an
     /// object needs below them stays in its own machine's view.
     pub private: Box<dyn Fn() -> Vec<PathBuf>>,
@@ -56,6 +62,14 @@ pub struct Services<D> {
     pub machines: Option<MachineNotes>,
     /// The depot, for machines that are taken over.
     pub depot: Option<Arc<dyn Depot>>,
+    /// Verifies histories of objects that rest, one after the other.
+    pub verifying: Semaphore,
+    /// Publishes objects that rest, [`PUBLISHING`] at once.
+    pub publishing: Semaphore,
+    /// Images that machines begin with; none where there is no place for them.
+    pub images: Option<ImageStore>,
+    /// Places that objects may move to of their own accord.
+    pub destinations: Vec<KnownPlace>,
     /// Signs the wish that an object falls asleep because this process ends, where its owner's key is at hand.
     pub sign_sleep: Option<SignSleep>,
 }
@@ -78,6 +92,47 @@ impl SpentRequests {
         spent.entry(request.object).or_default().spend(request, now)
     }
 }
+
+/// A place that objects may move to of their own accord: what carries them there takes capsules out of a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownPlace {
+    /// Its region, as rules see it.
+    pub region: String,
+    /// What carries machines there, as rules see it.
+    pub provider: String,
+    /// Class of machine, as rules see it.
+    #[serde(default)]
+    pub class: String,
+    /// Its name, as rules see it.
+    pub id: String,
+    /// Where capsules for it are put.
+    pub dir: PathBuf,
+    /// Whom keys are sealed to in them: age recipients.
+    pub seal_to: Vec<String>,
+}
+
+impl KnownPlace {
+    /// The place as rules see it.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        let vehicle = Vehicle {
+            provider: &self.provider,
+            class: &self.class,
+        };
+        Host::of(vehicle, Some(&self.region), &self.id)
+    }
+
+    /// The place in records, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.dir.display().to_string()
+    }
+}
+
+/// Objects that are published at once when they begin to rest: whoever founds or wakes one does not wait at the depot behind all of
+/// them.
+pub const PUBLISHING: usize = 4;
 
 /// Objects with spent requests, from which on those whose requests have expired are forgotten.
 const MANY: usize = 1_024;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use suijuris_api::Problem;
+use suijuris_api::access::{Access, Detail};
 use suijuris_core::ObjectId;
 use suijuris_core::activation::{By, Phase};
 use suijuris_core::decide::Rules;
@@ -30,6 +31,7 @@ use super::done::Done;
 use super::requests::Words;
 use super::{ObjectActor, Proposer};
 use crate::connection::PendingConnection;
+use crate::events::Origin;
 use crate::services::Services;
 
 /// Connections that ask a sleeping object at once, at most: each may bring a body.
@@ -54,6 +56,7 @@ struct Asleep<D: Driver> {
     /// Of the last record: time does not go back behind it.
     at: Timestamp,
     answers: mpsc::Sender<Done<D::Machine>>,
+    origin: Rc<Origin>,
 }
 
 impl<D: Driver> Asleep<D> {
@@ -86,6 +89,14 @@ async fn principal(shown: Shown, depot: Option<Arc<dyn Depot>>) -> Result<Princi
 
 impl<D: Driver> Authorizer for Asleep<D> {
     type Permit = std::convert::Infallible;
+
+    fn logs(&self) -> Option<Detail> {
+        self.services.access_log.detail()
+    }
+
+    fn logged(&self, access: Access) {
+        self.services.access_log.tell(Some(&self.origin), access);
+    }
 
     fn admit(&self, _: &RequestHead<'_>, _: &mut Forwarding) -> Admission<Self::Permit> {
         let problem = caller_api::not_now(&self.object.to_string());
@@ -166,6 +177,7 @@ impl<D: Driver> ObjectActor<D> {
             claim: self.claim.clone(),
             at: at_door.look(|state| state.head().at),
             answers: self.answers.clone(),
+            origin: self.reporter.origin().clone(),
         };
         // One that is gone meanwhile is nobody's loss.
         let Ok(handoff) = connection.into_handoff() else {

@@ -40,7 +40,9 @@ pub(super) enum Decided {
 
 impl<D: Driver> ObjectActor<D> {
     /// Somebody came, or came back from `tries` machines that ended first.
-    pub(super) fn connection(&mut self, connection: PendingConnection, tries: u8) {
+    pub(super) fn connection(&mut self, mut connection: PendingConnection, tries: u8) {
+        connection.log_to(&self.services.access_log, Some(self.reporter.origin()));
+        connection.readable_by(&self.prepared.bundle().manifest.gate.cors);
         if connection.look(|head: &RequestHead<'_>| head.is_reserved()) == Some(true) {
             return self.own(connection, tries);
         }
@@ -84,14 +86,21 @@ impl<D: Driver> ObjectActor<D> {
             .push_back(Event::Proposed(Numbered { id, by: how, tries }));
     }
 
+    /// Whether no machine here can run the workload: it has an image, and there is no place for one.
+    pub(super) fn is_incapable(&self) -> bool {
+        let has_image = self.prepared.bundle().manifest.workload.image.is_some();
+        has_image && !(self.services.images.is_some() && self.services.driver.describe().images)
+    }
+
     /// Decides a proposal to wake at the door: begins an activation, or refuses.
     pub(super) fn propose(&mut self, proposal: Proposal, detail: &str, by: Proposer, tries: u8) -> Decided {
         let reading = self.services.clock.reading();
         let decides = self.activation.door_decides();
+        let incapable = self.is_incapable();
         let Some(at_door) = self.at_door.as_mut().filter(|_| decides) else {
             return Decided::Elsewhere(by);
         };
-        let verdict = at_door.decide(&proposal, reading);
+        let verdict = at_door.decide(&proposal, reading, incapable);
         let trigger = proposal.trigger.kind.as_str();
         self.reporter
             .proposal(Action::Wake, proposal.principal.as_str(), Some(trigger), detail);
@@ -114,6 +123,7 @@ impl<D: Driver> ObjectActor<D> {
         let Check { asked, answer } = check;
         let reading = self.services.clock.reading();
         let decides = self.activation.door_decides();
+        let incapable = self.is_incapable();
         let Some(at_door) = self.at_door.as_mut().filter(|_| decides) else {
             return drop(answer.send(Ok(Passed::Awake)));
         };
@@ -121,7 +131,7 @@ impl<D: Driver> ObjectActor<D> {
             Ok(proposal) => proposal,
             Err(problem) => return drop(answer.send(Err(problem))),
         };
-        let decision = match at_door.decide(&proposal, reading) {
+        let decision = match at_door.decide(&proposal, reading, incapable) {
             Verdict::Permit(..) => return drop(answer.send(Ok(Passed::Permitted))),
             Verdict::Refuse(decision) => decision,
         };
@@ -260,6 +270,11 @@ impl<D: Driver> ObjectActor<D> {
         if let (Refusal::Paused(left), 0) = (refusal, tries) {
             return problems::backing_off(self.claim.object(), left);
         }
+        if refusal == Refusal::Stopping {
+            let mut problem = suijuris_gate::Refusal::draining().problem;
+            problem.object = self.claim.object().to_string();
+            return problem;
+        }
         let failed = |title| Problem::new(503, "machine_failed", title);
         let (problem, detail) = match refusal {
             Refusal::Inside(_) => (
@@ -274,10 +289,6 @@ impl<D: Driver> ObjectActor<D> {
                 Problem::new(503, "held_full", "Too many requests are waiting for the object"),
                 "try again in a moment",
             ),
-            Refusal::Stopping => (
-                failed("The object's host is stopping it"),
-                "try again when its host runs it again",
-            ),
             Refusal::NotRecorded(_) => (
                 failed("The object cannot be woken now"),
                 "the end of its last machine is not recorded yet: try again",
@@ -286,7 +297,7 @@ impl<D: Driver> ObjectActor<D> {
                 failed("The machine cannot be started"),
                 "the owner can see the cause in the events of the process that runs it",
             ),
-            Refusal::Failed(_) | Refusal::Paused(_) => (
+            Refusal::Failed(_) | Refusal::Paused(_) | Refusal::Stopping => (
                 failed("The machine ended"),
                 "the machine ended before it took the request: try again",
             ),
@@ -317,15 +328,17 @@ fn not_whole(connection: &PendingConnection, bundle: &Bundle) -> Option<Problem>
     Some(problem.with_detail(detail))
 }
 
-/// Says to a runtime that a connection is there for it: as a descriptor, or as a stream where TLS ends here.
+/// Says to a runtime that a connection is there for it: as a descriptor, or as a stream where TLS ends here or no
+/// descriptor reaches the machine.
 fn offer(link: &SupervisorLink, id: u64, connection: &mut PendingConnection) -> Result<(), QueueError> {
     let carrier = match &connection.stream {
         // Out of descriptors: it is answered, since it cannot be handed on.
-        ClientStream::Plain(socket) => match socket.as_fd().try_clone_to_owned() {
+        ClientStream::Plain(socket) if link.passes_descriptors() => match socket.as_fd().try_clone_to_owned()
+        {
             Ok(socket) => Carrier::Descriptor(socket),
             Err(_) => return Err(QueueError::Full),
         },
-        ClientStream::Tls(_) => {
+        ClientStream::Plain(_) | ClientStream::Tls(_) => {
             let stream = link.open(StreamKind::Connection).map_err(|error| match error {
                 OpenError::Ended => QueueError::Ended,
                 _ => QueueError::Full,

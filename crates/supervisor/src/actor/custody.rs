@@ -1,15 +1,33 @@
-//! What tasks do with the object between its machines: claim it for resting, open it again.
+//! What tasks do with the object between its machines: claim it for resting, open it again, make a key for the next.
 
 use std::error::Error;
+use std::sync::Arc;
 
+use suijuris_core::id::Digest;
 use suijuris_core::lineage::Refused;
 use suijuris_custody::at_rest::{Open, Unrecorded};
 use suijuris_custody::claim::{Answer, Claim};
 use suijuris_custody::clock::Clock;
 use suijuris_custody::{chain, record};
 use suijuris_store::{Depth, ObjectDir, Reader, Sizes, Writer};
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
 
 use super::done::Back;
+
+/// Makes the key of the epoch after the one that is about to begin, beside the start of its machine; its commitment. One that
+/// cannot be made is made by the runtime, which takes longer.
+pub(super) async fn prepare_spare(dir: ObjectDir, making_key: Arc<Mutex<()>>) -> Option<Digest> {
+    // An earlier one whose disk hangs goes first, and keeps this until it has ended, whoever waits for it.
+    let making = making_key.lock_owned().await;
+    let make = move || {
+        let _making = making;
+        let mut seed = Zeroizing::new([0; 32]);
+        getrandom::fill(seed.as_mut_slice()).ok()?;
+        dir.prepare_spare(&seed).ok()
+    };
+    tokio::task::spawn_blocking(make).await.ok()?
+}
 
 /// Claims the object for resting in its suspended machine, whose runtime keeps the lock: its last record is durable, so
 /// that anybody can read on from it.

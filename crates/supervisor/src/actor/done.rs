@@ -1,14 +1,16 @@
 //! Answers of tasks, and what each means to the activation.
 
+use std::time::Duration;
+
 use suijuris_core::activation::{Ask, Attached, Claimed, Event, Recorded, Run, Word};
 use suijuris_core::inputs::Principal;
 use suijuris_core::witness::Verdict;
 use suijuris_custody::at_rest::Open;
 use suijuris_custody::chain;
-use suijuris_custody::claim::{Answer, Granted, RefusedCopy};
+use suijuris_custody::claim::{Answer, Handoff, RefusedCopy};
 use suijuris_link::ToSupervisor;
 use suijuris_link::message::Present;
-use suijuris_store::{Reader, StageError};
+use suijuris_store::{Reader, StageError, Stamps};
 use suijuris_vehicle::{AttachError, Driver, Exit, ResumeError, SuspendError};
 
 use super::calling::Called;
@@ -18,8 +20,8 @@ use crate::machine::{NoMachine, Running};
 
 /// The answer of a task.
 pub(super) enum Done<M> {
-    /// The object was claimed for a machine that starts.
-    Claimed(Ask, Option<Granted>),
+    /// The object was claimed for a machine that starts, and a key made for it.
+    Claimed(Ask, Handoff),
     /// A machine was started, or not.
     Started(Run, Result<Box<Running<M>>, NoMachine>),
     /// The machine of an earlier process was taken over, or not; how its object is, where its runtime can say.
@@ -54,8 +56,12 @@ pub(super) enum Done<M> {
     Called(Box<Called>),
     /// Timers that were refused or skipped are recorded as dealt with.
     TimersNoted,
+    /// Its history was verified whole while it rests, or why it is not sound.
+    Verified(Result<Option<Stamps>, String>),
     /// The object has ended for good.
     Ended,
+    /// The object has left for another place.
+    Departed,
     /// The disk failed.
     Broken(StageError),
 }
@@ -84,14 +90,16 @@ const NOT_UNDERSTOOD: i32 = 2;
 pub(super) const CODE_MACHINE: &str = "machine_failed";
 /// The depot.
 pub(super) const CODE_DEPOT: &str = "depot_failed";
+/// The object's history.
+pub(super) const CODE_BROKEN_OBJECT: &str = "broken_object";
 /// The object's disk.
 pub(super) const CODE_NOT_DURABLE: &str = "not_durable";
 
 impl<D: Driver> ObjectActor<D> {
     pub(super) fn done(&mut self, done: Done<D::Machine>) {
         match done {
-            Done::Claimed(ask, granted) => {
-                self.granted = granted;
+            Done::Claimed(ask, handed) => {
+                self.handed = handed;
                 // Where the claim came to nothing the machine asks for itself, and finds out why.
                 self.events.push_back(Event::Claimed(ask, Claimed::Won));
             }
@@ -162,9 +170,13 @@ impl<D: Driver> ObjectActor<D> {
             }
             Done::Wakes(by, field) => self.memory_wakes(by, &field),
             Done::Called(called) => self.called(*called),
+            Done::Verified(Ok(stamps)) => self.verified = stamps,
+            // Whoever wakes it reads it again, and shuts it away.
+            Done::Verified(Err(why)) => self.reporter.error(CODE_BROKEN_OBJECT, why),
             Done::TimersNoted => self.timers_proposed = false,
             // So that doors that share the depot know.
             Done::Ended => self.publish_at_rest(),
+            Done::Departed => self.departed(),
             Done::Broken(error) => self.broken = Some(error.into()),
         }
     }
@@ -209,6 +221,7 @@ impl<D: Driver> ObjectActor<D> {
     /// Nothing of the machine is left.
     fn exited(&mut self, run: Run, exit: Exit) {
         self.forget_machine();
+        self.holds.told(Default::default());
         if let Some(mut ended) = self.machine.take() {
             let told = std::mem::take(&mut ended.running.told);
             let reading = self.services.clock.reading();
@@ -239,6 +252,7 @@ impl<D: Driver> ObjectActor<D> {
                 self.at_door = Some(AtDoor::open(*open, prepared, host, witnessed));
                 self.prewarm();
                 self.ask_again();
+                self.verify_at_rest(Duration::ZERO);
                 if crashed {
                     Recorded::Crashed
                 } else {

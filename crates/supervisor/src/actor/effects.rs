@@ -8,21 +8,24 @@ use suijuris_core::codec;
 use suijuris_core::lineage::Fired;
 use suijuris_core::witness::{Purpose, Verdict};
 use suijuris_custody::chain;
+use suijuris_custody::claim::Handoff;
 use suijuris_depot::Session;
 use suijuris_door::{Proposal, prepared};
-use suijuris_link::launch::{DepotRoute, Unattended};
+use suijuris_link::launch::Unattended;
 use suijuris_link::message::Present;
-use suijuris_link::{Cause, ToRuntime};
-use suijuris_store::{Depth, Reader};
-use suijuris_vehicle::{Driver, Machine as _, Signal, Since};
+use suijuris_link::{Cause, Launch, ToRuntime};
+use suijuris_store::{Depth, Reader, Stamps};
+use suijuris_vehicle::{Driver, Isolation, Machine as _, Signal, Since};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::custody::{rest, take_back};
+use super::custody::{prepare_spare, rest, take_back};
 use super::done::{Back, CODE_DEPOT, CODE_MACHINE, CODE_NOT_DURABLE, Done, TakenOver};
+use super::words::WorkloadEnd;
 use super::{ObjectActor, Started};
 use crate::limits;
 use crate::machine::{self, NoMachine, Running};
+use crate::services::KnownPlace;
 
 /// Time for what a machine said last to arrive after its end.
 const LAST_WORDS_WITHIN: Duration = Duration::from_millis(500);
@@ -84,13 +87,24 @@ impl<D: Driver> ObjectActor<D> {
         let (lending, lent) = oneshot::channel();
         self.lending = Some(lending);
         let (claim, services) = (self.claim.clone(), self.services.clone());
+        let (dir, making_key) = (self.object_dir.clone(), self.making_key.clone());
         self.task(async move {
-            let granted = match lent.await {
-                Ok(()) => claim.claim_for(&services.clock).await,
+            let handed = match lent.await {
+                Ok(()) => {
+                    let key = async {
+                        // A machine with files of its own makes its keys there.
+                        match services.driver.describe().descriptors {
+                            true => prepare_spare(dir, making_key).await,
+                            false => None,
+                        }
+                    };
+                    let (claim, spare) = tokio::join!(claim.claim_for(&services.clock), key);
+                    Handoff { claim, spare }
+                }
                 // Nothing was lent: there will be no machine.
-                Err(_gone) => None,
+                Err(_gone) => Handoff::default(),
             };
-            Done::Claimed(ask, granted)
+            Done::Claimed(ask, handed)
         });
     }
 
@@ -108,6 +122,13 @@ impl<D: Driver> ObjectActor<D> {
         let (give_up, given_up) = oneshot::channel();
         self.give_up = Some(give_up);
         let lending = self.lending.take();
+        self.stop_verifying();
+        let isolation = self.services.driver.describe().isolation;
+        // A machine with a kernel of its own looks for itself. What changed meanwhile the runtime finds.
+        let verified = self
+            .verified
+            .take()
+            .filter(|_| isolation != Isolation::VirtualMachine);
         let (services, claim, reporter) = (self.services.clone(), self.claim.clone(), self.reporter.clone());
         let (paths, front) = (self.paths.clone(), self.front.clone());
         let workload = self.prepared.bundle().manifest.workload.clone();
@@ -124,13 +145,20 @@ impl<D: Driver> ObjectActor<D> {
                 } else {
                     Unattended::Stop
                 };
+                let verified = verified.and_then(|stamps| codec::encode(&stamps).ok());
                 let launch = machine::launch(
                     &paths,
                     &front,
                     (cause, services.server),
                     grant,
                     (unattended, served_as),
+                    verified,
                 )?;
+                let launch = Launch {
+                    requests: services.access_log.detail(),
+                    places: services.destinations.iter().map(KnownPlace::host).collect(),
+                    ..launch
+                };
                 if let Some(lending) = lending {
                     let _ = lending.send(());
                 }
@@ -146,7 +174,9 @@ impl<D: Driver> ObjectActor<D> {
     /// What was known of the last activation counts no more.
     fn begin_wake(&mut self) {
         self.inbox.pause();
-        (self.wake_verdict, self.problem, self.granted) = (None, None, None);
+        (self.wake_verdict, self.problem, self.handed) = (None, None, Handoff::default());
+        self.workload_end = WorkloadEnd::default();
+        self.pause.take();
         self.counted = false;
     }
 
@@ -173,10 +203,13 @@ impl<D: Driver> ObjectActor<D> {
         self.give_up = None;
         let workload = &self.prepared.bundle().manifest.workload;
         let limited = limits::limited(&workload.limits, self.services.driver.describe());
-        let detail = match limited.words.as_slice() {
-            [] => self.described(),
-            words => format!("{}; limits: {}", self.described(), words.join(", ")),
-        };
+        let mut detail = self.described();
+        if let Some(image) = &running.image {
+            detail = format!("{detail}; {image}");
+        }
+        if !limited.words.is_empty() {
+            detail = format!("{detail}; limits: {}", limited.words.join(", "));
+        }
         self.reporter.machine("started", detail);
         self.run_on(run, running);
         self.events.push_back(Event::Started(run));
@@ -249,7 +282,7 @@ impl<D: Driver> ObjectActor<D> {
     }
 
     /// The machine of an earlier process is ours now.
-    pub(super) fn attached(&mut self, run: Run, running: Running<D::Machine>, present: Option<&Present>) {
+    pub(super) fn attached(&mut self, run: Run, mut running: Running<D::Machine>, present: Option<&Present>) {
         let how = match present.map(|present| present.phase.as_str()) {
             None => Attached::Suspended,
             Some("active") => Attached::Serving,
@@ -259,14 +292,19 @@ impl<D: Driver> ObjectActor<D> {
         };
         let server = self.services.server;
         let _ = running.link.queue(ToRuntime::Server { key: server });
+        let detail = self.services.access_log.detail();
+        let _ = running.link.queue(ToRuntime::Requests { detail });
         if let Some(depot) = &self.services.depot
             && let Ok((ours, theirs)) = std::os::unix::net::UnixStream::pair()
         {
-            // A session of its own: what the machine wrote before, this process does not remember.
-            let session = Arc::new(Session::new(depot.clone()));
+            // What the machine wrote before, this process does not remember. What either writes from now on the other knows to be its own:
+            // the claim is the machine's while that runs, and this process's while it is suspended.
+            let session = self.claim.session();
+            let session = session.unwrap_or_else(|| Arc::new(Session::new(depot.clone())));
             let object = self.claim.object();
             if self.services.relay.serve(ours, session, object).is_ok() {
-                let route = DepotRoute::Descriptor(theirs.into());
+                let passes = self.services.driver.describe().descriptors;
+                let route = running.depot_route(passes, theirs.into());
                 let _ = running.link.queue(ToRuntime::Depot { route });
             }
         }
@@ -276,13 +314,16 @@ impl<D: Driver> ObjectActor<D> {
     }
 
     fn hand_over(&mut self) {
-        let grant = self.granted.take();
+        let handed = std::mem::take(&mut self.handed);
         let first = |machine: &&Started<D::Machine>| machine.running.generation == 0;
         let Some(machine) = self.machine.as_ref().filter(first) else {
             return;
         };
-        let grant = grant
-            .and_then(|granted| codec::encode(&granted).ok())
+        // It holds for a machine that has the clocks and the files of this host; another one asks for itself.
+        let shared = self.services.driver.describe().descriptors;
+        let handed = Some(handed).filter(|_| shared);
+        let grant = handed
+            .and_then(|handed| codec::encode(&handed).ok())
             .map(Into::into);
         // A runtime that has just left asks nothing either: the end of its machine follows.
         let _ = machine.running.link.queue(ToRuntime::Granted { grant });
@@ -410,8 +451,9 @@ impl<D: Driver> ObjectActor<D> {
         // A claim that was not answered is given up.
         (self.lending, self.resuming) = (None, None);
         let (claim, services, dir) = (self.claim.clone(), self.services.clone(), self.object_dir.clone());
-        let reporter = self.reporter.clone();
+        let (reporter, making_key) = (self.reporter.clone(), self.making_key.clone());
         self.task(async move {
+            let _made = making_key.lock().await;
             let unasked = |why| reporter.error(CODE_DEPOT, format!("the witness cannot be asked: {why}"));
             let back = match take_back(&claim, &services.clock, dir, unrecorded, unasked).await {
                 Ok((open, crashed, recorded)) => {
@@ -469,13 +511,39 @@ impl<D: Driver> ObjectActor<D> {
     pub(super) fn publish_at_rest(&mut self) {
         let due = self.due();
         if let Some(publishing) = self.claim.publish(due) {
-            let reporter = self.reporter.clone();
+            let (services, reporter) = (self.services.clone(), self.reporter.clone());
             let task = self.tasks.spawn_local(async move {
+                // It is closed by nobody.
+                let _turn = services.publishing.acquire().await;
                 if let Err(why) = publishing.await {
                     reporter.error(CODE_DEPOT, why);
                 }
             });
             self.publishing(task);
+        }
+    }
+
+    /// Verifies the history whole while the object rests, one object after the other, so that its next machine need not.
+    pub(super) fn verify_at_rest(&mut self, after: Duration) {
+        self.verified = None;
+        let (services, dir) = (self.services.clone(), self.object_dir.clone());
+        let task = self.task(async move {
+            tokio::time::sleep(after).await;
+            // It is closed by nobody.
+            let _turn = services.verifying.acquire().await;
+            let verified = tokio::task::spawn_blocking(move || Stamps::verify(&dir)).await;
+            Done::Verified(match verified {
+                Ok(verified) => verified.map_err(|error| chain(&error)),
+                Err(_gone) => Ok(None),
+            })
+        });
+        self.verifying = Some(task);
+    }
+
+    /// What is not verified by now is read by its machine.
+    pub(super) fn stop_verifying(&mut self) {
+        if let Some(verifying) = self.verifying.take() {
+            verifying.abort();
         }
     }
 
@@ -510,7 +578,13 @@ impl<D: Driver> ObjectActor<D> {
         match report {
             // What went wrong was said where it was found out.
             Report::Lost(_) | Report::Failed(_) | Report::NotSuspended | Report::Stopped(_) => {}
-            Report::Paused(pause, failures) => self.reporter.paused(pause, failures),
+            Report::Paused(pause, failures) => {
+                let why = self.workload_end.words();
+                self.reporter.paused(pause, failures, why.as_deref());
+                let why = why.unwrap_or_else(|| "it did not wake".to_owned());
+                self.pause
+                    .replace(Some((tokio::time::Instant::now() + pause, why)));
+            }
             Report::SleepRefused => {
                 self.refused_to_sleep = true;
                 let why = "the object refuses to sleep; its machine is stopped without a dormancy record";

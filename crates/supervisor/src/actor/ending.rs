@@ -1,7 +1,7 @@
 //! The end of an object at rest: by its owners' word, or by its own. Awake, its runtime does the same.
 
-use suijuris_api::Event;
 use suijuris_api::control::Reply;
+use suijuris_api::{Event, Problem};
 use suijuris_core::activation::{Event as Happens, Phase};
 use suijuris_core::decide::{View, own_proposal};
 use suijuris_core::governance::Action;
@@ -50,7 +50,8 @@ impl<D: Driver> ObjectActor<D> {
             Err(wrong) => return drop(answer.send(error(CODE_BAD_REQUEST, chain(&wrong)))),
         };
         let words = self.reporter.verdict(&decision);
-        self.record_end_of_life(ticket, ended, move |acknowledged| {
+        let last = ended.then(|| self.terminated(&ticket));
+        self.record_last(ticket, last, move |acknowledged| {
             let reply = match acknowledged {
                 Ok(()) => Reply::Verdict(words),
                 Err(problem) => refused(&problem),
@@ -97,7 +98,13 @@ impl<D: Driver> ObjectActor<D> {
         };
         self.reporter.proposal(Action::Terminate, "self", None, "");
         let _told = self.reporter.verdict(&decision);
-        self.record_end_of_life(ticket, true, |_| {});
+        let last = Some(self.terminated(&ticket));
+        self.record_last(ticket, last, |_| {});
+    }
+
+    fn terminated(&self, ticket: &Ticket) -> (Event, Done<D::Machine>) {
+        let _ = self;
+        (Event::Terminated { seq: ticket.seq() }, Done::Ended)
     }
 
     /// Whether rules of its own end look at the time, so that it is to be asked as that passes.
@@ -109,12 +116,13 @@ impl<D: Driver> ObjectActor<D> {
         self.own_end.proposes && self.own_end.by_time && alive()
     }
 
-    /// Tells once the record is durable, and witnessed as it should be.
-    fn record_end_of_life(
+    /// Tells once the record is durable, and witnessed as it should be; `last` where the object is over here with it: what is
+    /// said of it, and what follows.
+    pub(super) fn record_last(
         &mut self,
         ticket: Ticket,
-        ended: bool,
-        tell: impl FnOnce(Result<(), suijuris_api::Problem>) + 'static,
+        last: Option<(Event, Done<D::Machine>)>,
+        tell: impl FnOnce(Result<(), Problem>) + 'static,
     ) {
         let (claim, answers, reporter) = (self.claim.clone(), self.answers.clone(), self.reporter.clone());
         let seq = ticket.seq();
@@ -123,13 +131,12 @@ impl<D: Driver> ObjectActor<D> {
                 let _ = answers.send(Done::Broken(wrong.into())).await;
                 return;
             }
-            if ended {
-                reporter.event(Event::Terminated { seq });
-            }
             let acknowledged = claim.acknowledge(seq).await;
+            let (event, done) = last.unzip();
+            event.into_iter().for_each(|event| drop(reporter.event(event)));
             tell(acknowledged.map(drop).map_err(unwitnessed));
-            if ended {
-                let _ = answers.send(Done::Ended).await;
+            if let Some(done) = done {
+                let _ = answers.send(done).await;
             }
         });
     }

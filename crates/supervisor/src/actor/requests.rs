@@ -112,12 +112,14 @@ impl<D: Driver> ObjectActor<D> {
             pid: std::process::id(),
             url: self.url.clone(),
             server: self.services.server.to_string(),
+            paused: super::paused(&self.pause),
+            holds: self.holds.left(),
         }
     }
 
     /// Whoever asks: the owners who signed, or the host. By the object's last record, which is here.
     fn principal(&self, asked: &Asked) -> Result<Principal, Problem> {
-        let (ask, content) = asked.content();
+        let (ask, content) = asked.content(self.claim.object());
         let asking = Asking {
             ask,
             content,
@@ -164,7 +166,9 @@ impl<D: Driver> ObjectActor<D> {
                 ToRuntime::Patch { id, signed, patch }
             }
             What::Terminate(approvals) => ToRuntime::Terminate { id, approvals },
-            What::Sleep | What::Wake | What::Status | What::Amend(_) => ToRuntime::Sleep { id, signed },
+            What::Sleep | What::Wake | What::Status | What::Amend(_) | What::Depart(_) => {
+                ToRuntime::Sleep { id, signed }
+            }
         };
         let Some(machine) = &self.machine else { return };
         if let Err(wrong) = machine.running.link.queue(message) {
@@ -222,10 +226,11 @@ impl<D: Driver> ObjectActor<D> {
             .find(write)
             .map(|request| request.asked.clone());
         let by = waiting.map(|asked| self.principal(&asked));
+        let incapable = self.is_incapable();
         if let (Some(Ok(by)), Some(at_door)) = (by, &mut self.at_door) {
             let proposal = Proposal::manual(by);
             let reading = self.services.clock.reading();
-            if let Verdict::Permit(..) = at_door.decide(&proposal, reading) {
+            if let Verdict::Permit(..) = at_door.decide(&proposal, reading, incapable) {
                 let _ = self.propose(proposal, "", Proposer::Memory, 0);
                 return;
             }
@@ -241,6 +246,12 @@ impl<D: Driver> ObjectActor<D> {
             What::Write(patch) => patch,
             What::Amend(proposed) => return self.amend(*proposed, answer),
             What::Terminate(approvals) => return self.terminate(approvals, answer),
+            What::Depart(leaving) => {
+                return match self.verified(&asked) {
+                    Ok(by) => self.depart(by, leaving.to, answer),
+                    Err(problem) => drop(answer.send(refused(&problem))),
+                };
+            }
             What::Wake | What::Sleep | What::Status => return,
         };
         let staged = self.verified(&asked).and_then(|by| {
@@ -340,7 +351,8 @@ impl<D: Driver> ObjectActor<D> {
 
     /// The object has another bundle from now on.
     fn take_bundle(&mut self, prepared: Arc<PreparedBundle>) {
-        self.own_end = OwnEnd::of(&prepared);
+        self.own_end = OwnEnd::of(&prepared, Action::Terminate);
+        self.own_move = OwnEnd::of(&prepared, Action::Migrate);
         self.prepared = prepared.clone();
         if let Some(at_door) = &mut self.at_door {
             let (host, witnessed) = (self.services.host.clone(), self.claim.witnessed());
@@ -386,8 +398,8 @@ impl<D: Driver> ObjectActor<D> {
     /// The first field of the patch whose changes propose a wake.
     fn wakes(&self, patch: &Patch) -> Option<String> {
         let schema = &self.prepared.bundle().manifest.memory;
-        let names = patch.set.keys().chain(patch.append.keys()).chain(&patch.unset);
-        names
+        patch
+            .fields()
             .filter(|name| schema.field(name).is_some_and(|field| field.wakes))
             .min()
             .cloned()

@@ -17,10 +17,58 @@ use super::ObjectActor;
 /// The step of a boot at which the gate is open.
 const SERVES: &str = "serve";
 
+/// Codes of errors by which a runtime says what is wrong with the workload, before it ends.
+const CODES_OF_WORKLOADS: [&str; 2] = ["workload_failed", "workload_stuck"];
+
+/// The state of a workload that has ended.
+const WORKLOAD_EXITED: &str = "exited";
+
+/// An object that falls asleep already, or sleeps, is not put to sleep: that is no refusal.
+const CODE_WRONG_PHASE: &str = "wrong_phase";
+
+/// What the runtime said of the end of its workload.
+#[derive(Debug, Default)]
+pub(super) struct WorkloadEnd {
+    /// What was wrong with it.
+    error: Option<String>,
+    /// `exited 1`, `killed by signal 9`.
+    how: Option<String>,
+}
+
+impl WorkloadEnd {
+    fn heard(&mut self, event: &ApiEvent) {
+        match event {
+            ApiEvent::Error { code, message } if CODES_OF_WORKLOADS.contains(&code.as_str()) => {
+                self.error = Some(message.clone());
+            }
+            ApiEvent::Workload { state, how, .. } if state == WORKLOAD_EXITED => self.how = Some(how.clone()),
+            _ => {}
+        }
+    }
+
+    /// The end in words, as an owner reads it before `, next try in 4 s`.
+    pub(super) fn words(&self) -> Option<String> {
+        if self.error.is_some() {
+            return self.error.clone();
+        }
+        let how = self.how.as_deref()?;
+        Some(match how.strip_prefix("exited ") {
+            Some("0") => "ended before it had done anything (exit 0)".to_owned(),
+            Some(code) => format!("crashed (exit {code})"),
+            None => format!("crashed ({how})"),
+        })
+    }
+}
+
 impl<D: Driver> ObjectActor<D> {
     pub(super) fn said(&mut self, run: Run, message: ToSupervisor) {
         match message {
             ToSupervisor::Event(stamped) => self.happened(run, stamped.0),
+            ToSupervisor::Holds { left } => self.holds.told(left),
+            ToSupervisor::Request(access) => {
+                let origin = self.reporter.origin();
+                self.services.access_log.tell(Some(origin), access.0);
+            }
             ToSupervisor::Reply { id, reply } => self.replied(run, id, reply.0),
             ToSupervisor::Recorded { id } => {
                 if let Some(machine) = &mut self.machine {
@@ -51,6 +99,9 @@ impl<D: Driver> ObjectActor<D> {
 
     /// An event of the runtime: told on, and what it means.
     fn happened(&mut self, run: Run, stamped: Stamped) {
+        if let ApiEvent::Woke { epoch, .. } | ApiEvent::Resumed { epoch, .. } = &stamped.event {
+            self.epoch.set(*epoch);
+        }
         let word = match &stamped.event {
             ApiEvent::Woke { .. } | ApiEvent::Resumed { .. } => Some(Word::Woke),
             ApiEvent::Boot { step } if step == SERVES => Some(Word::Serving),
@@ -58,12 +109,15 @@ impl<D: Driver> ObjectActor<D> {
                 self.wake_verdict = Some(verdict.clone());
                 None
             }
+            // The object falls asleep over it, if it does not already.
+            ApiEvent::Workload { state, .. } if state == WORKLOAD_EXITED => Some(Word::Draining),
             // From now on its gate takes nothing new.
             ApiEvent::Verdict(verdict) => {
                 falls_asleep(&verdict.action, &verdict.outcome).then_some(Word::Draining)
             }
             _ => None,
         };
+        self.workload_end.heard(&stamped.event);
         self.reporter.stamped(stamped);
         if let Some(word) = word {
             self.hear(run, word);
@@ -96,7 +150,7 @@ impl<D: Driver> ObjectActor<D> {
     fn replied(&mut self, run: Run, id: u64, reply: Reply) {
         if self.stopping == Some(id) {
             self.stopping = None;
-            if matches!(reply, Reply::Error { .. }) {
+            if matches!(&reply, Reply::Error { code, .. } if code != CODE_WRONG_PHASE) {
                 self.hear(run, Word::SleepRefused);
             }
             return;

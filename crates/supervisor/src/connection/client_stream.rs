@@ -9,7 +9,8 @@ use std::time::Duration;
 use suijuris_link::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+
+use suijuris_edge::tls::Stream as TlsStream;
 
 /// How long a client may take to end its side after the object has ended the other.
 const HALF_CLOSED_WITHIN: Duration = Duration::from_secs(10);
@@ -20,7 +21,7 @@ pub enum ClientStream {
     /// The socket, which can be passed on.
     Plain(TcpStream),
     /// TLS that ends here, so that only its bytes can be.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream>),
 }
 
 macro_rules! either {

@@ -1,5 +1,6 @@
 //! A proposal that nobody made, read from its document: what `what-if` asks an object about.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
@@ -130,8 +131,10 @@ impl<'a> Proposal<'a> {
         let asks = trigger
             .as_ref()
             .is_some_and(|trigger| trigger.kind == TriggerKind::Request);
-        if asks || action == Action::Admit {
+        let founds = action == Action::Instantiate && self.of.path.is_some();
+        if asks || founds || action == Action::Admit {
             inputs.request = Some(self.request(words)?);
+            inputs.rates = self.rates(words)?;
         }
         if matches!(action, Action::Remain | Action::Sleep) {
             inputs.activity = Some(Activity {
@@ -146,6 +149,23 @@ impl<'a> Proposal<'a> {
             inputs.fields = self.of.fields.iter().cloned().collect();
         }
         Ok(inputs)
+    }
+
+    fn rates(&self, words: &Vocabulary) -> Result<BTreeMap<Name, i64>, HistoryError> {
+        let rate = |text: &String| {
+            let (name, number) = split(text, "--rate")?;
+            let wrong = |why: String| asked(format!("--rate {name}: {why}"));
+            let name = Name::new(name).map_err(|error| wrong(error.to_string()))?;
+            if !words.rates.contains_key(&name) {
+                return Err(wrong("the bundle declares no such rate".to_owned()));
+            }
+            let number = number.parse().ok().filter(|number: &i64| *number > 0);
+            Ok((
+                name,
+                number.ok_or_else(|| wrong("write a number from 1".to_owned()))?,
+            ))
+        };
+        self.of.rates.iter().map(rate).collect()
     }
 
     fn trigger(&self) -> Option<Trigger> {
@@ -171,6 +191,7 @@ impl<'a> Proposal<'a> {
         words: &Vocabulary,
     ) -> Result<Principal, HistoryError> {
         let likely = match (self.action, trigger.map(|trigger| trigger.kind)) {
+            (Action::Instantiate, _) if self.of.path.is_some() => By::Caller,
             (Action::Admit | Action::Read, _) | (_, Some(TriggerKind::Request | TriggerKind::Message)) => {
                 By::Caller
             }
@@ -205,7 +226,7 @@ impl<'a> Proposal<'a> {
             })?;
             Ok((name, value))
         });
-        let claims: std::collections::BTreeMap<_, _> = claims.collect::<Result<_, HistoryError>>()?;
+        let claims: BTreeMap<_, _> = claims.collect::<Result<_, HistoryError>>()?;
         Ok(Caller {
             authenticated: self.of.subject.is_some() || !self.of.scopes.is_empty() || !claims.is_empty(),
             subject: self.of.subject.clone(),

@@ -1,8 +1,12 @@
 //! An object as it stands.
 
-use suijuris_api::history::{Parent, State};
+use std::collections::BTreeMap;
+
+use suijuris_api::history::{NextTimer, Parent, Paused, State};
 use suijuris_core::lineage::{Head, Phase};
 use suijuris_core::time::{Ratchet, Reading};
+use suijuris_core::trigger::Timers;
+use suijuris_custody::deliveries::Deliveries;
 use suijuris_store::{Reader, fork};
 
 use super::HistoryError;
@@ -16,6 +20,10 @@ pub struct Running {
     pub pid: u32,
     /// Where callers reach the object.
     pub url: String,
+    /// That it is left alone after a failure, where it is.
+    pub paused: Option<Paused>,
+    /// Its holds, with the time they have left in milliseconds.
+    pub holds: BTreeMap<String, u64>,
 }
 
 /// Phase as people should know it: what whoever runs it says, else what is recorded.
@@ -33,6 +41,31 @@ pub fn phase(head: &Head, running: Option<&Running>, in_use: bool) -> String {
 pub fn awake_seconds(head: &Head, in_use: bool, reading: Reading) -> Option<u64> {
     let until = if in_use { reading.wall } else { head.at };
     u64::try_from(head.awake_at(until).0 / 1_000).ok()
+}
+
+/// The timer that comes first; none where there is none, or the bundle cannot be read.
+fn next_timer(reader: &Reader, reading: Reading) -> Option<NextTimer> {
+    let state = reader.state();
+    let head = state.head();
+    let bundle = reader.bundle(&head.bundle).ok()?;
+    let first = bundle
+        .manifest
+        .triggers
+        .timers
+        .iter()
+        .filter_map(|(name, timer)| {
+            let only = [(name.clone(), timer.clone())].into();
+            let pending = Timers::new(&only)
+                .ok()?
+                .pending(&head.fired, head.born, reading.wall);
+            let due = pending.due.first().and_then(|(_, due)| due.fire.first().copied());
+            Some((due.or(pending.next)?, name))
+        });
+    let (at, name) = first.min()?;
+    Some(NextTimer {
+        name: name.to_string(),
+        at: at.to_string(),
+    })
 }
 
 /// The object of `reader`, and how whoever runs it says it is.
@@ -55,6 +88,11 @@ pub fn state(reader: &Reader, running: Option<Running>, reading: Reading) -> Res
         phase: phase(head, running.as_ref(), in_use),
         running: running.is_some() || in_use,
         pid: running.as_ref().map(|running| running.pid),
+        holds: running
+            .as_ref()
+            .map(|running| running.holds.clone())
+            .unwrap_or_default(),
+        paused: running.as_ref().and_then(|running| running.paused.clone()),
         url: running.map(|running| running.url),
         epoch: head.epoch,
         seq: head.seq,
@@ -71,6 +109,9 @@ pub fn state(reader: &Reader, running: Option<Running>, reading: Reading) -> Res
         awake_seconds: awake_seconds(head, in_use, reading),
         crashes: head.crashes,
         torn: reader.is_torn(),
+        next_timer: next_timer(reader, reading),
+        messages: None,
+        set_aside: u64::try_from(Deliveries::of(home.path()).counts().aside()).unwrap_or(u64::MAX),
         controllers: head.controllers.iter().map(ToString::to_string).collect(),
         threshold: head.threshold,
         data: home.path().display().to_string(),

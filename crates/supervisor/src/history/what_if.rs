@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 
 use suijuris_api::agent::Patch;
 use suijuris_api::history::{Supposed, WhatIf};
+use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{self, View};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::Host;
-use suijuris_core::lineage::Phase;
-use suijuris_core::memory::{Kind, Memory, Value, Write};
-use suijuris_core::time::{Ratchet, Reading, Timestamp};
-use suijuris_custody::chain;
+use suijuris_core::lineage::{Decision, Head, Phase};
+use suijuris_core::memory::{Kind, Memory};
+use suijuris_core::time::{Now, Ratchet, Reading, Timestamp};
+use suijuris_custody::{chain, patch};
 use suijuris_store::Reader;
 use suijuris_words::verdict;
 
-use super::{HistoryError, proposal, words};
+use super::proposal::Proposal;
+use super::{HistoryError, imagined, words};
 
 /// What would be decided about `supposed`, on a host like this.
 ///
@@ -28,53 +30,95 @@ pub fn what_if(
 ) -> Result<WhatIf, HistoryError> {
     let state = reader.state();
     let bundle = reader.bundle(&state.head().bundle)?;
-    let rules = &bundle.rules;
-    let asked = proposal::Proposal::read(supposed)?;
+    let asked = Proposal::read(supposed)?;
     let present = Ratchet::new(state.head().at).observe(reading);
     let now = asked.now(present);
-    let memory = as_if(state.memory(), &supposed.set, now.at.min(present.at))?;
-    let mut head = state.head().clone();
+    // What a write proposes is judged; for any other proposal it has been written.
+    let memory = if asked.action == Action::Mutate {
+        state.memory().clone()
+    } else {
+        let written = patch(supposed, state.memory())?;
+        as_if(state.memory(), &written, now.at.min(present.at))?
+    };
+    let head = state.head().clone();
+    let decision = judged(head, &memory, &bundle, supposed, &asked, (now, host))?;
+    told(&decision, &bundle)
+}
+
+/// What an object with this head and this memory decides of a proposal.
+pub(super) fn judged(
+    mut head: Head,
+    memory: &Memory,
+    bundle: &Bundle,
+    supposed: &Supposed,
+    asked: &Proposal<'_>,
+    (now, host): (Now, Host),
+) -> Result<Decision, HistoryError> {
+    let rules = &bundle.rules;
     // What asks for a waking object is answered as if it were awake.
     if matches!(asked.action, Action::Admit | Action::Remain | Action::Sleep) && head.phase == Phase::Dormant
     {
         head.phase = Phase::Active;
     }
-    let inputs = asked.inputs(&head, &rules.vocabulary, now, host)?;
+    let mut inputs = asked.inputs(&head, &rules.vocabulary, now, host)?;
+    let written = patch(supposed, memory)?;
+    if asked.action == Action::Mutate && written != Patch::default() {
+        let parsed = patch::writes(&written, memory).map_err(|error| misfit(&error))?;
+        inputs.fields.extend(parsed.fields());
+        inputs.written =
+            patch::judged(&parsed, memory, &rules.program, now.at).map_err(|error| misfit(&error))?;
+    }
     let view = View {
         head: &head,
-        memory: &memory,
+        memory,
         program: &rules.program,
         vocabulary: &rules.vocabulary,
         bundle: rules.bundle,
     };
-    let decision = decide::evaluate(view, asked.action, inputs);
+    Ok(decide::evaluate(view, asked.action, inputs))
+}
+
+/// A decision of an object of `bundle`, for people.
+pub(super) fn told(decision: &Decision, bundle: &Bundle) -> Result<WhatIf, HistoryError> {
     Ok(WhatIf {
-        verdict: verdict::verdict(&decision, "what-if"),
-        explained: words::explained(&decision),
-        rules: words::rule_texts(&decision, &bundle),
+        verdict: verdict::verdict(decision, "what-if"),
+        explained: words::explained(decision),
+        rules: words::rule_texts(decision, bundle),
         inputs: serde_json::to_value(&decision.inputs)?,
     })
 }
 
-fn as_if(memory: &Memory, set: &[String], at: Timestamp) -> Result<Memory, HistoryError> {
+fn misfit(error: &patch::Error) -> HistoryError {
+    HistoryError::Misfit(chain(error))
+}
+
+/// What is written, or supposed to have been.
+fn patch(supposed: &Supposed, memory: &Memory) -> Result<Patch, HistoryError> {
+    let amount = |(field, value): (String, serde_json::Value)| {
+        let wrong = || HistoryError::Asked(format!("--add {field}={value}: write a number above zero"));
+        Ok((field.clone(), value.as_i64().ok_or_else(wrong)?))
+    };
+    Ok(Patch {
+        set: assignments(&supposed.set, memory)?,
+        append: assignments(&supposed.append, memory)?,
+        unset: supposed.unset.clone(),
+        add: assignments(&supposed.add, memory)?
+            .into_iter()
+            .map(amount)
+            .collect::<Result<_, HistoryError>>()?,
+        ..Patch::default()
+    })
+}
+
+fn as_if(memory: &Memory, patch: &Patch, at: Timestamp) -> Result<Memory, HistoryError> {
     let mut memory = memory.clone();
-    if set.is_empty() {
+    if *patch == Patch::default() {
         return Ok(memory);
     }
-    let patch = Patch {
-        set: assignments(set, &memory)?,
-        ..Patch::default()
-    };
-    let wrong = |error: &dyn std::error::Error| HistoryError::Misfit(chain(error));
-    let parsed = suijuris_custody::patch::parse(&patch, &memory).map_err(|error| wrong(&error))?;
-    let mut change = parsed.change;
-    // Rules never see a secret, so that any commitment does.
-    let veiled = |name| {
-        let any = Value::Commitment(suijuris_core::id::Digest([0; 32]));
-        (name, Write::Set(any))
-    };
-    change.extend(parsed.secrets.into_keys().map(veiled));
-    memory.apply(&change, at).map_err(|error| wrong(&error))?;
+    let parsed = patch::parse(patch, &memory).map_err(|error| misfit(&error))?;
+    memory
+        .apply(&imagined::veiled(parsed), at)
+        .map_err(|error| HistoryError::Misfit(chain(&error)))?;
     Ok(memory)
 }
 

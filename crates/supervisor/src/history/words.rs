@@ -107,6 +107,7 @@ fn writes(body: &Mutated) -> String {
         Write::Set(value) => format!("{name} = {}", cell(value)),
         Write::Append(value) => format!("{name} += {}", cell(value)),
         Write::Unset => format!("{name} emptied"),
+        Write::Add(more) => format!("{name} + {more}"),
     };
     body.change.iter().map(write).collect::<Vec<_>>().join(", ")
 }
@@ -227,6 +228,7 @@ fn body_json(body: &Body) -> Result<serde_json::Value, serde_json::Error> {
                 Write::Set(value) => json!({"set": plain_json(value)}),
                 Write::Append(value) => json!({"append": plain_json(value)}),
                 Write::Unset => json!("unset"),
+                Write::Add(more) => json!({"add": more}),
             };
             (name.to_string(), write)
         };

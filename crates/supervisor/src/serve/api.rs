@@ -29,8 +29,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use suijuris_api::Problem;
-use suijuris_api::daemon::{ApiTokenList, Daemon, MakeApiToken, Scope};
+use suijuris_api::daemon::{ApiTokenList, ClassKey, Daemon, FreeKey, MakeApiToken, Received, Scope};
 use suijuris_api::routes::{self, Found, Named, Needs, Operation};
+use suijuris_core::class::founding::Stage;
 use suijuris_door::http_answers;
 use suijuris_door::routes::Routes;
 use suijuris_store::BundleFiles;
@@ -43,6 +44,7 @@ use tokio::task::JoinSet;
 
 use super::entry::Entry;
 use super::feed::Feed;
+use super::receiving::Part;
 use super::roster::Roster;
 use query::{Query, decoded};
 use tokens::{Shown, TokenError, Tokens};
@@ -64,6 +66,8 @@ const QUESTIONS: usize = 2;
 
 /// This API as an OpenAPI document.
 const OPENAPI: &str = include_str!("../../../../docs/openapi.json");
+
+pub(super) use adding::files;
 
 pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -239,7 +243,10 @@ impl<D: Driver> Api<D> {
             Found::Daemon(operation, needs, named) => {
                 asked.access.may(needs)?;
                 let name = named.first().map(|name| decoded(name)).unwrap_or_default();
-                self.of_daemon(operation, &name, asked).await
+                match named.get(1) {
+                    Some(key) => self.of_key(operation, &name, &decoded(key), asked).await,
+                    None => self.of_daemon(operation, &name, asked).await,
+                }
             }
             Found::Object(operation, needs, object, named) => {
                 asked.access.may(needs)?;
@@ -276,6 +283,15 @@ impl<D: Driver> Api<D> {
                 self.roster.remove_class(name)?;
                 Ok(json(&found))
             }
+            Operation::Offer => Ok(json(&self.roster.offered(read(asked).await?).await?)),
+            Operation::ReceiveCapsule => self.receive_part(name, Part::Capsule, asked).await,
+            Operation::ReceiveVolume => self.receive_part(name, Part::Volume, asked).await,
+            Operation::Arrive => {
+                let (roster, object) = (self.roster.clone(), name.to_owned());
+                let work = async move { roster.receive(&object).await };
+                let entry = self.roster.to_the_end(work).await?;
+                Ok(json(&self.document(&entry)))
+            }
             Operation::Events => Ok(self.events(&asked)),
             Operation::ListTokens => Ok(json(&ApiTokenList {
                 tokens: self.tokens.list(),
@@ -293,6 +309,50 @@ impl<D: Driver> Api<D> {
             }
             _ => Err(elsewhere()),
         }
+    }
+
+    async fn receive_part(&self, object: &str, part: Part, asked: Asked) -> Result<Answer, Problem> {
+        if http_answers::media_type(&asked.headers).as_deref() != Some("application/octet-stream") {
+            return Err(Problem::new(415, "bad_request", "The request is no file")
+                .with_detail("send `Content-Type: application/octet-stream`"));
+        }
+        self.roster.receive_part(object, part, asked.body).await?;
+        let object = object.to_owned();
+        Ok(json(&Received { object }))
+    }
+
+    /// What is asked of a key of a class.
+    async fn of_key(
+        &self,
+        operation: Operation,
+        class: &str,
+        key: &str,
+        asked: Asked,
+    ) -> Result<Answer, Problem> {
+        let entry = self.find_class(class)?;
+        let found = self.roster.name(&entry, key).await?;
+        let free = || {
+            let shown: String = key.chars().take(128).collect();
+            Problem::new(404, "unknown_object", "Nobody has this key")
+                .with_detail(format!("`{shown}` is free"))
+        };
+        let (found, name, _) = found.ok_or_else(free)?;
+        if operation == Operation::FreeKey {
+            let FreeKey { signed } = read(asked).await?;
+            self.roster.free(&entry, key, &signed).await?;
+        }
+        let state = match name.state {
+            Stage::Founding => "founding",
+            Stage::Founded => "founded",
+            Stage::Tombstone => "tombstone",
+        };
+        Ok(json(&ClassKey {
+            class: entry.id.to_string(),
+            key: found.to_string(),
+            object: name.object.to_string(),
+            state: state.to_owned(),
+            who: name.who,
+        }))
     }
 
     /// Who asks, by what they show.
@@ -453,7 +513,8 @@ async fn read<T: DeserializeOwned>(asked: Asked) -> Result<T, Problem> {
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         return Err(bad("not a document of this route: it is no JSON object"));
     }
-    serde_json::from_slice(&body).map_err(|error| bad(&format!("not a document of this route: {error}")))
+    suijuris_api::json::from_slice(&body)
+        .map_err(|error| bad(&format!("not a document of this route: {error}")))
 }
 
 async fn body(body: Incoming) -> Result<Bytes, Problem> {

@@ -5,7 +5,15 @@
 //! ROOT/classes/NAME/class.json       identity and definition of a class; its bundles beside it
 //! ROOT/instances/CLASS/KEY/          the data of an instance
 //! ROOT/objects/NAME/                 the data of a single object; object.json beside it
-//! ROOT/archive/ID/                   the data of an object that was removed
+//! ROOT/archive/ID.sui                the capsule of an object that was removed; ID.sui.volume, its volume
+//! ROOT/archive/ID/                   the data of one that could not be packed
+//! ROOT/outgoing/ID.sui               what departed to another server and is being carried there
+//! ROOT/receiving/ID/                 what comes from one, and has not been verified whole
+//! ROOT/destinations.json             where objects may move of their own accord
+//! ROOT/archived/CLASS/KEY.ID.sui     an instance that slept so long that its directory went, its volume beside it
+//! ROOT/archive.json                  the key that those are sealed to
+//! ROOT/receive.json                  from whom that is taken, and what it may run
+//! ROOT/removed/CLASS.KEY.ID/         what is being removed, and is packed where it was to be
 //! ROOT/staging/…                     what is being founded and serves nobody
 //! ROOT/run/control.sock              the control API
 //! ```
@@ -24,7 +32,9 @@ use suijuris_core::class::{ClassId, Identity, Key};
 use suijuris_core::key::PublicKey;
 use suijuris_store::ObjectDir;
 
+use crate::events::Origin;
 use crate::paths::{ObjectPaths, socket};
+use crate::services::KnownPlace;
 
 /// Bytes of a note at most.
 const MAX_NOTE: u64 = 64 << 10;
@@ -42,6 +52,9 @@ pub struct Catalog {
     root: PathBuf,
     _lock: File,
 }
+
+/// What is being removed: class, key or name, object, directory.
+pub type Aside = (String, String, suijuris_core::ObjectId, PathBuf);
 
 /// A class as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -335,8 +348,8 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError`].
-    pub fn place(&self, staged: &Path, paths: &ObjectPaths) -> Result<(), CatalogError> {
-        let parent = paths.data.parent().unwrap_or(&self.root);
+    pub fn place(staged: &Path, paths: &ObjectPaths) -> Result<(), CatalogError> {
+        let parent = paths.data.parent().unwrap_or(staged);
         make_dir(parent).map_err(disk(parent))?;
         std::fs::rename(staged, &paths.data).map_err(disk(&paths.data))?;
         sync_dir(parent).map_err(disk(parent))
@@ -361,6 +374,78 @@ impl Catalog {
         let classes = self.root.join("classes");
         self.discard(&classes.join(name))?;
         sync_dir(&classes).map_err(disk(&classes))
+    }
+
+    /// Where the capsule of a removed object is kept.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn archived(&self, object: suijuris_core::ObjectId) -> Result<PathBuf, CatalogError> {
+        let archive = self.root.join("archive");
+        make_dir(&archive).map_err(disk(&archive))?;
+        Ok(archive.join(format!("{object}.sui")))
+    }
+
+    /// Places that objects may move to of their own accord (`destinations.json`).
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn destinations(&self) -> Result<Vec<KnownPlace>, CatalogError> {
+        let path = self.root.join("destinations.json");
+        if path.exists() {
+            note(&path)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Where an object is packed that is carried to another server.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn outgoing(&self, object: suijuris_core::ObjectId) -> Result<PathBuf, CatalogError> {
+        let outgoing = self.root.join("outgoing");
+        make_dir(&outgoing).map_err(disk(&outgoing))?;
+        Ok(outgoing.join(format!("{object}.sui")))
+    }
+
+    /// Puts the data of a removed object aside, under a name that says what is still to be done for it; where it is then.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn set_aside(&self, paths: &ObjectPaths, origin: &Origin) -> Result<PathBuf, CatalogError> {
+        let removed = self.root.join("removed");
+        make_dir(&removed).map_err(disk(&removed))?;
+        let called = match &origin.instance {
+            Some((class, key)) => format!("{class}.{key}.{}", origin.object),
+            None => format!(".{}.{}", origin.name, origin.object),
+        };
+        let aside = removed.join(called);
+        std::fs::rename(&paths.data, &aside).map_err(disk(&paths.data))?;
+        for dir in [Some(removed.as_path()), paths.data.parent()]
+            .into_iter()
+            .flatten()
+        {
+            sync_dir(dir).map_err(disk(dir))?;
+        }
+        Ok(aside)
+    }
+
+    /// What was put aside: class (empty for a single object), key or name, object, directory.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn aside(&self) -> Result<Vec<Aside>, CatalogError> {
+        let removed = self.root.join("removed");
+        if !removed.exists() {
+            return Ok(Vec::new());
+        }
+        let parts = |(name, path): (String, PathBuf)| {
+            let (class, rest) = name.split_once('.')?;
+            let (key, object) = rest.rsplit_once('.')?;
+            Some((class.to_owned(), key.to_owned(), object.parse().ok()?, path))
+        };
+        Ok(entries(&removed)?.into_iter().filter_map(parts).collect())
     }
 
     /// Moves the data of a removed object away; where it is then.
@@ -394,7 +479,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, CatalogError> {
+pub(super) fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, CatalogError> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(disk(dir))? {
         let entry = entry.map_err(disk(dir))?;

@@ -13,8 +13,10 @@ use suijuris_api::Problem;
 use suijuris_core::ObjectId;
 use suijuris_core::class::founding::{Answer, Entry as Name, Founding, Stage};
 use suijuris_core::class::{Instantiation, Key};
-use suijuris_custody::chain;
-use suijuris_depot::{PresenceGuard, Version};
+use suijuris_core::owner_request::{Ask, Expected, OwnerRequestError};
+use suijuris_custody::owner::not_an_owner;
+use suijuris_custody::{chain, migrate};
+use suijuris_depot::{NameRemoval, PresenceGuard, Version};
 use suijuris_store::{BundleStore, Creation, Depth, ObjectDir, Reader, create};
 use suijuris_vehicle::Driver;
 use zeroize::Zeroizing;
@@ -128,7 +130,7 @@ impl<D: Driver> Roster<D> {
         key: &Key,
         placed: PathBuf,
     ) -> Result<Rc<Entry>, Problem> {
-        let object = object_of(&placed).map_err(|_said_at_the_start| damaged())?;
+        let object = object_at(&placed).await.map_err(|_said_at_the_start| damaged())?;
         self.go_on(class, key, object, placed)
             .await
             .map_err(|error| self.trouble(class, &error))?;
@@ -243,7 +245,7 @@ impl<D: Driver> Roster<D> {
     }
 
     /// An instance that was founded before this process.
-    fn kept(self: &Rc<Self>, class: &ClassEntry, key: &Key, object: ObjectId) {
+    pub(super) fn kept(self: &Rc<Self>, class: &ClassEntry, key: &Key, object: ObjectId) {
         self.serve_instance(class, key, object, None);
     }
 
@@ -278,6 +280,7 @@ impl<D: Driver> Roster<D> {
             Failed::Disk(why) | Failed::NotOpened(NotOpened::Broken(why) | NotOpened::Lost(why)) => {
                 why.clone()
             }
+            Failed::NotOpened(NotOpened::Departed) => "it has left for another place".to_owned(),
         };
         self.say_broken(&class.note.name, &format!("no instance was founded: {why}"));
         match failed {
@@ -290,26 +293,109 @@ impl<D: Driver> Roster<D> {
     }
 
     /// The key stays taken after its instance was removed, so that nobody gets another object under its name.
-    pub(super) async fn bury(&self, class: &ClassEntry, key: &str) -> Result<(), Problem> {
+    pub(super) async fn bury(&self, class: &ClassEntry, key: &str, object: ObjectId) -> Result<(), Problem> {
         let (Some(depot), Ok(key)) = (&self.depot, class.class.key.asked(key.as_bytes())) else {
             return Ok(());
         };
         let failed = |error: suijuris_depot::Error| {
             self.say_broken(&class.note.name, &chain(&error));
-            unreachable()
+            Problem::new(503, "depot_unreachable", "The depot does not answer").with_detail(
+                "the object is gone from here, and its key is not yet taken for good: the next daemon sees to that",
+            )
         };
         let Some((name, version)) = depot.name(class.id, &key).await.map_err(failed)? else {
             return Ok(());
         };
+        if name.object != object || name.state == Stage::Tombstone {
+            return Ok(());
+        }
         let gone = name.at(Stage::Tombstone);
         let swapped = depot.swap_name(class.id, &key, &gone, Some(&version)).await;
         swapped.map(drop).map_err(failed)
     }
 }
 
+impl<D: Driver> Roster<D> {
+    /// Who has a key of a class, by the name table.
+    pub(super) async fn name(
+        &self,
+        class: &ClassEntry,
+        key: &str,
+    ) -> Result<Option<(Key, Name, Version)>, Problem> {
+        let key = class.class.key.asked(key.as_bytes());
+        let key = key.map_err(|error| {
+            Problem::new(400, "bad_key", "It is no key of this class").with_detail(chain(&error))
+        })?;
+        let Some(depot) = &self.depot else { return Ok(None) };
+        let name = depot.name(class.id, &key).await.map_err(|error| {
+            self.say_broken(&class.note.name, &chain(&error));
+            unreachable()
+        })?;
+        Ok(name.map(|(name, version)| (key, name, version)))
+    }
+
+    /// Frees the key of a removed instance, by the word of an owner of its class: the next who comes founds another object.
+    pub(super) async fn free(
+        &self,
+        class: &ClassEntry,
+        key: &str,
+        signed: &suijuris_api::owner::SignedRequest,
+    ) -> Result<(), Problem> {
+        let Some((key, name, version)) = self.name(class, key).await? else {
+            return Ok(());
+        };
+        if name.state != Stage::Tombstone {
+            return Err(Problem::new(409, "name_taken", "The key is in use")
+                .with_detail("remove the object first: `suijuris remove CLASS/KEY`"));
+        }
+        let wrong = |error: OwnerRequestError| not_an_owner(&error);
+        let signed = suijuris_words::owner::read(signed).map_err(wrong)?;
+        let now = self.services.clock.reading().wall;
+        signed
+            .verify(&Expected {
+                object: name.object,
+                ask: Ask::Remove,
+                content: migrate::content(name.object, &freed(class.id, &key)),
+                audience: self.services.server,
+                head: suijuris_core::RecordId::from_digest(*name.object.digest()),
+                controllers: &class.note.controllers,
+                now,
+            })
+            .map_err(wrong)?;
+        self.services.spent.spend(&signed.request, now).map_err(wrong)?;
+        let Some(depot) = &self.depot else { return Ok(()) };
+        let removed = depot
+            .remove_name(class.id, &key, &version)
+            .await
+            .map_err(|error| {
+                self.say_broken(&class.note.name, &chain(&error));
+                unreachable()
+            })?;
+        match removed {
+            NameRemoval::Done | NameRemoval::Conflict(None) => Ok(()),
+            NameRemoval::Conflict(Some(_)) => {
+                Err(Problem::new(409, "name_taken", "The key has changed hands")
+                    .with_detail("look who has it: `GET /v1/classes/CLASS/keys/KEY`"))
+            }
+        }
+    }
+}
+
+/// What the owner of a class signs to free a key of it, as the place that its object leaves for.
+fn freed(class: suijuris_core::ClassId, key: &Key) -> String {
+    format!("free {class}/{key}")
+}
+
 fn object_of(dir: &Path) -> Result<ObjectId, String> {
     let reader = Reader::open(&ObjectDir::at(dir), Depth::Tail).map_err(|error| chain(&error))?;
     Ok(reader.state().head().object)
+}
+
+/// As [`object_of`], on a thread that may wait for the disk.
+async fn object_at(dir: &Path) -> Result<ObjectId, String> {
+    let dir = dir.to_owned();
+    let read = tokio::task::spawn_blocking(move || object_of(&dir)).await;
+    read.map_err(|error| error.to_string())?
 }
 
 fn is_of(dir: &Path, object: ObjectId) -> bool {

@@ -1,5 +1,6 @@
 //! The public sockets of a daemon: each connection is read so far that it is known for whom it is, and given to that object.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,15 +10,17 @@ use suijuris_core::memory::Value;
 use suijuris_door::Credentials;
 use suijuris_link::message::Client;
 use suijuris_vehicle::Driver;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::class_entry::ClassEntry;
-use super::edge::{Edge, Entrance, Speaks};
+use suijuris_edge::Speaks;
+
+use super::edge::{Edge, Entrance};
 use super::entry::Entry;
 use super::resolver::{Address, address};
 use super::roster::Roster;
-use crate::connection::{Arrival, PendingConnection, read_http};
+use crate::connection::{Arrival, LEAVE_WITHIN, Leaving, PendingConnection, left, read_http};
 
 /// Connections that are read or wait for their object, at most; further ones wait in the sockets' backlog.
 const MAX_WAITING: usize = 4_096;
@@ -28,7 +31,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The event of certificates that changed and cannot be used.
 const CODE_CERTIFICATE: &str = "certificate_failed";
 
-/// Accepts until dropped.
+/// Accepts until the daemon leaves, and lets those end then who came before.
 pub async fn accept<D: Driver>(
     roster: Rc<Roster<D>>,
     edge: Rc<Edge>,
@@ -37,41 +40,77 @@ pub async fn accept<D: Driver>(
     way: Way,
 ) {
     let port = listener.local_addr().map_or(0, |address| address.port());
-    let speaks = match way {
-        Way::Http => Speaks::Http,
-        Way::Raw(_) => Speaks::Anything,
-    };
     let mut waiting: JoinSet<()> = JoinSet::new();
+    let mut leaving = roster.parting();
+    let admit = {
+        let leaving = leaving.clone();
+        move |socket, peer| {
+            admitted(
+                roster.clone(),
+                edge.clone(),
+                (socket, peer, entrance),
+                (way.clone(), port),
+                leaving.clone(),
+            )
+        }
+    };
     loop {
         tokio::select! {
+            () = left(&mut leaving) => break,
             Some(_gone) = waiting.join_next() => {}
             accepted = listener.accept(), if waiting.len() < MAX_WAITING => match accepted {
-                Ok((socket, peer)) => {
-                    let _ = socket.set_nodelay(true);
-                    if let Some(why) = edge.complaint() {
-                        roster.say(CODE_CERTIFICATE, why);
-                    }
-                    let (roster, edge, way) = (roster.clone(), edge.clone(), way.clone());
-                    waiting.spawn_local(async move {
-                        let Some(arrival) = edge.receive(socket, peer, entrance, speaks).await else {
-                            return;
-                        };
-                        match way {
-                            Way::Http => admit(roster, &edge, arrival).await,
-                            Way::Raw(name) => admit_raw(roster, &name, port, arrival).await,
-                        }
-                    });
-                }
+                Ok((socket, peer)) => drop(waiting.spawn_local(admit(socket, peer))),
                 Err(_out_of_descriptors) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
         }
     }
+    // Who stands in the backlog would be reset with the socket.
+    while waiting.len() < MAX_WAITING {
+        tokio::select! {
+            biased;
+            accepted = listener.accept() => match accepted {
+                Ok((socket, peer)) => drop(waiting.spawn_local(admit(socket, peer))),
+                Err(_out_of_descriptors) => break,
+            },
+            () = std::future::ready(()) => break,
+        }
+    }
+    // The next daemon has the socket, or nobody.
+    drop(listener);
+    let all = async { while waiting.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LEAVE_WITHIN, all).await;
 }
 
-async fn admit<D: Driver>(roster: Rc<Roster<D>>, edge: &Edge, arrival: Arrival) {
-    let Some(mut connection) = read_http(arrival).await else {
+/// One connection, from its arrival until an object has it or it was answered.
+async fn admitted<D: Driver>(
+    roster: Rc<Roster<D>>,
+    edge: Rc<Edge>,
+    (socket, peer, entrance): (TcpStream, SocketAddr, Entrance),
+    (way, port): (Way, u16),
+    leaving: Leaving,
+) {
+    let _ = socket.set_nodelay(true);
+    if let Some(why) = edge.complaint() {
+        roster.say(CODE_CERTIFICATE, why);
+    }
+    let speaks = match way {
+        Way::Http => Speaks::Http,
+        Way::Raw(_) => Speaks::Anything,
+    };
+    let Some(arrival) = edge.receive(socket, peer, entrance, speaks).await else {
         return;
     };
+    match way {
+        Way::Http => admit(roster, &edge, arrival, leaving).await,
+        Way::Raw(name) => admit_raw(roster, &name, port, arrival).await,
+    }
+}
+
+async fn admit<D: Driver>(roster: Rc<Roster<D>>, edge: &Edge, arrival: Arrival, leaving: Leaving) {
+    let Some(mut connection) = read_http(arrival, leaving).await else {
+        return;
+    };
+    connection.log_to(&roster.services.access_log, None);
     if let Err(problem) = edge.vouch(&mut connection) {
         return connection.refuse(problem).await;
     }

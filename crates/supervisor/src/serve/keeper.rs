@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use suijuris_core::activation::Stop;
+use suijuris_core::lineage::Phase as Recorded;
 use suijuris_custody::chain;
 use suijuris_custody::claim::{Answer, Claim, Means, fresh_id};
 use suijuris_door::PreparedBundle;
@@ -33,6 +34,7 @@ pub(super) struct Opened {
 /// Why an object is not opened.
 #[derive(Debug)]
 pub(super) enum NotOpened {
+    Departed,
     Lost(String),
     Broken(String),
 }
@@ -46,8 +48,22 @@ impl<D: Driver> Roster<D> {
 
     /// Opens an object and claims it for resting.
     async fn open(&self, paths: &ObjectPaths) -> Result<Opened, NotOpened> {
+        self.open_to(paths, false).await
+    }
+
+    /// Opens an object that departed from here and may come back, or that has come.
+    pub(super) async fn open_departed(&self, paths: &ObjectPaths) -> Result<Opened, NotOpened> {
+        self.open_to(paths, true).await
+    }
+
+    async fn open_to(&self, paths: &ObjectPaths, departed: bool) -> Result<Opened, NotOpened> {
         let broken = |error: &dyn std::error::Error| NotOpened::Broken(chain(error));
         let home = paths.home();
+        let back = home.path().to_owned();
+        let back = tokio::task::spawn_blocking(move || suijuris_vehicle::vm::recover(&back)).await;
+        // What a virtual machine had when its daemon ended, and no daemon has taken over.
+        back.map_err(|error| broken(&error))?
+            .map_err(|error| broken(&error))?;
         let opened = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(home.path().join("volume")).ok();
             std::fs::create_dir_all(home.run_dir()).ok();
@@ -55,7 +71,14 @@ impl<D: Driver> Roster<D> {
         });
         let opened = opened.await.map_err(|error| broken(&error))?;
         let (writer, _recovery) = opened.map_err(|error| broken(&error))?;
-        let id = writer.published().head().bundle;
+        let (id, phase) = {
+            let state = writer.published();
+            (state.head().bundle, state.head().phase)
+        };
+        if phase == Recorded::Departed && !departed {
+            // It is whoever arrives first: a claim of ours would stand in their way.
+            return Err(NotOpened::Departed);
+        }
         let known = self.prepared.borrow().get(&id).and_then(Weak::upgrade);
         let prepared = match known {
             Some(prepared) => prepared,
@@ -123,6 +146,19 @@ pub(super) async fn keep<D: Driver>(roster: Rc<Roster<D>>, entry: Rc<Entry>, mut
             entry.status.send_replace(Status::Stopped);
             return;
         }
+        if roster.is_archived(&entry) {
+            match roster.brought_back(&entry).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(why) => {
+                    roster.say_broken(&label(&entry.origin), &why);
+                    entry.status.send_replace(Status::Broken(why));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(AGAIN_AT_MOST);
+                    continue;
+                }
+            }
+        }
         let open = match opened.take() {
             Some(open) => Ok(open),
             None => {
@@ -144,9 +180,21 @@ pub(super) async fn keep<D: Driver>(roster: Rc<Roster<D>>, entry: Rc<Entry>, mut
                 entry.status.send_replace(Status::Lost(why));
                 return;
             }
+            Err(NotOpened::Departed) => {
+                entry.status.send_replace(Status::Departed);
+                return hand_out(&roster, &entry).await;
+            }
             Err(NotOpened::Broken(why)) => Err(why),
         };
         match ran {
+            Ok(Some(Status::Departed)) => {
+                entry.status.send_replace(Status::Departed);
+                return hand_out(&roster, &entry).await;
+            }
+            Ok(Some(Status::Stopped)) if entry.archiving.take() && !roster.is_stopping() => {
+                roster.archive(&entry).await;
+                continue;
+            }
             Ok(Some(lost)) => {
                 entry.status.send_replace(lost);
                 return;
@@ -160,6 +208,23 @@ pub(super) async fn keep<D: Driver>(roster: Rc<Roster<D>>, entry: Rc<Entry>, mut
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(AGAIN_AT_MOST);
         entry.status.send_replace(Status::Opening);
+    }
+}
+
+/// Packs what departed of its own accord; what fails is tried again as long as the daemon runs.
+async fn hand_out<D: Driver>(roster: &Rc<Roster<D>>, entry: &Entry) {
+    let mut pause = AGAIN_AFTER;
+    while let Err(why) = roster.hand_out(&entry.paths).await {
+        roster.say_broken(
+            &label(&entry.origin),
+            &format!("it has departed and is not packed: {why}"),
+        );
+        let mut status = entry.status.subscribe();
+        let stopped = status.wait_for(|status| matches!(status, Status::Stopped));
+        if tokio::time::timeout(pause, stopped).await.is_ok() {
+            return;
+        }
+        pause = (pause * 2).min(AGAIN_AT_MOST);
     }
 }
 
@@ -179,6 +244,7 @@ async fn attach<D: Driver>(
     entry.status.send_replace(Status::Live(handle.clone()));
     let ran = ran(actor).await;
     entry.awake.set(handle.awake());
+    entry.epoch.set(handle.epoch());
     Some(ran)
 }
 
@@ -220,5 +286,9 @@ async fn run<D: Driver>(
     entry.status.send_replace(Status::Live(handle.clone()));
     let ran = ran(actor).await;
     entry.awake.set(handle.awake());
+    entry.epoch.set(handle.epoch());
+    if matches!(ran, Ok(Some(Status::Stopped))) && handle.closed() == Some(Recorded::Departed.as_str()) {
+        return Ok(Some(Status::Departed));
+    }
     ran
 }

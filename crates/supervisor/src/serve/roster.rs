@@ -1,14 +1,14 @@
 //! The objects of a daemon, found by name: each has an [`Entry`] and a task that keeps it (`keeper`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 
 use suijuris_api::event::Stamped;
 use suijuris_api::{Event, Problem};
-use suijuris_core::activation::{Phase, Stop};
+use suijuris_core::activation::Stop;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::witness::HolderId;
 use suijuris_core::{BundleId, ObjectId};
@@ -23,13 +23,16 @@ use suijuris_vehicle::Driver;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::archiving::archive_long_sleepers;
 use super::catalog::{Catalog, CatalogError, ClassNote, ObjectNote};
 use super::class_entry::ClassEntry;
 use super::entry::{CODE_LOADING, Entry, Status};
 use super::keeper::{Opened, keep};
+use super::packing::KeyWrap;
 use super::ports::OpenPorts;
+use super::receiving::Receive;
 use crate::actor::Input;
-use crate::connection::PendingConnection;
+use crate::connection::{Leaving, PendingConnection};
 use crate::events::Origin;
 use crate::paths::ObjectPaths;
 use crate::services::{STOP_WITHIN, Services};
@@ -37,6 +40,9 @@ use crate::services::{STOP_WITHIN, Services};
 /// Objects that are being opened at once: those that nobody asks for yet, and beside them those that somebody waits for.
 const OPENING: usize = 16;
 const OPENING_WANTED: usize = 64;
+
+/// Capsules and volumes that are received at once.
+const RECEIVING: usize = 4;
 
 /// The event of an object or class that cannot be opened.
 const CODE_NOT_OPENED: &str = "not_opened";
@@ -61,9 +67,17 @@ pub struct Roster<D: Driver> {
     pub(super) prepared: RefCell<HashMap<BundleId, Weak<PreparedBundle>>>,
     pub(super) opening: Semaphore,
     pub(super) opening_wanted: Semaphore,
-    stopping: Cell<bool>,
+    parting: watch::Sender<bool>,
     keepers: RefCell<JoinSet<()>>,
     pub(super) ports: OpenPorts,
+    /// Seals keys that leave.
+    pub(super) wrap: Arc<dyn KeyWrap>,
+    /// Objects that are leaving, or arriving.
+    pub(super) leaving: RefCell<BTreeSet<ObjectId>>,
+    /// From whom objects are received.
+    pub(super) receive: Receive,
+    /// Bodies of objects that are received at once.
+    pub(super) receiving_at_once: Semaphore,
 }
 
 impl<D: Driver> std::fmt::Debug for Roster<D> {
@@ -75,7 +89,6 @@ impl<D: Driver> std::fmt::Debug for Roster<D> {
 }
 
 /// What a roster is made from.
-#[derive(Debug)]
 pub struct Setup<D> {
     /// What its actors share.
     pub services: Rc<Services<D>>,
@@ -87,6 +100,18 @@ pub struct Setup<D> {
     pub witness: witness::Service,
     /// What hosts of objects end with.
     pub domain: String,
+    /// Seals keys that leave.
+    pub wrap: Arc<dyn KeyWrap>,
+    /// From whom objects are received.
+    pub receive: Receive,
+}
+
+impl<D> std::fmt::Debug for Setup<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup")
+            .field("catalog", &self.catalog)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<D: Driver> Roster<D> {
@@ -101,6 +126,8 @@ impl<D: Driver> Roster<D> {
             depot,
             witness,
             domain,
+            wrap,
+            receive,
         } = means;
         Ok(Rc::new(Self {
             holder: fresh_id()?,
@@ -117,9 +144,13 @@ impl<D: Driver> Roster<D> {
             prepared: RefCell::default(),
             opening: Semaphore::new(OPENING),
             opening_wanted: Semaphore::new(OPENING_WANTED),
-            stopping: Cell::new(false),
+            parting: watch::Sender::new(false),
             keepers: RefCell::default(),
             ports: OpenPorts::default(),
+            wrap,
+            leaving: RefCell::default(),
+            receive,
+            receiving_at_once: Semaphore::new(RECEIVING),
         }))
     }
 
@@ -160,6 +191,10 @@ impl<D: Driver> Roster<D> {
                 }
             }
         }
+        self.finish_removals()?;
+        self.load_archived()?;
+        // Whoever waits for the end does not wait for it.
+        tokio::task::spawn_local(archive_long_sleepers(Rc::downgrade(self)));
         for (class, key, path) in self.catalog.staged()? {
             match self.class(&class) {
                 Some(class) => self.clone().recover_staged(class, key, path),
@@ -286,6 +321,9 @@ impl<D: Driver> Roster<D> {
             status: watch::Sender::new(Status::Opening),
             wanted: Notify::new(),
             awake: Cell::default(),
+            epoch: Cell::default(),
+            archiving: Cell::default(),
+            stays: Cell::default(),
         });
         self.entries
             .borrow_mut()
@@ -293,6 +331,20 @@ impl<D: Driver> Roster<D> {
         let keeper = keep(self.clone(), entry.clone(), opened);
         self.keepers.borrow_mut().spawn_local(keeper);
         entry
+    }
+
+    /// Does this to its end, whether whoever asked waits for it or not.
+    pub(super) async fn to_the_end<T: 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>> + 'static,
+    ) -> Result<T, Problem> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        self.keepers.borrow_mut().spawn_local(async move {
+            // Nobody may be left who wants to know.
+            let _ = answer.send(work.await);
+        });
+        let ended = || Problem::new(503, "not_now", "The daemon is ending").with_detail("ask the next one");
+        answered.await.unwrap_or_else(|_| Err(ended()))
     }
 
     /// The class of this name.
@@ -385,7 +437,13 @@ impl<D: Driver> Roster<D> {
     /// Whether this daemon is ending.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
-        self.stopping.get()
+        *self.parting.borrow()
+    }
+
+    /// Turns true when the daemon leaves, to be replaced or for good.
+    #[must_use]
+    pub fn parting(&self) -> Leaving {
+        self.parting.subscribe()
     }
 
     /// Gives a connection to an object; answered here where that takes none.
@@ -394,6 +452,9 @@ impl<D: Driver> Roster<D> {
             Ok(handle) => {
                 let input = Input::Connection(Box::new(connection));
                 if let Err(Input::Connection(connection)) = handle.send(input).await {
+                    if self.is_stopping() {
+                        return connection.refuse_leaving().await;
+                    }
                     let problem = Problem::new(503, CODE_LOADING, "The object is being opened again");
                     connection
                         .refuse(problem.with_detail("ask again in a moment"))
@@ -406,7 +467,7 @@ impl<D: Driver> Roster<D> {
 
     /// Stops all objects: each is asked to sleep, or its machine is killed `now`.
     pub fn stop(&self, now: bool) {
-        self.stopping.set(true);
+        self.parting.send_replace(true);
         let stop = if now {
             Stop::Now
         } else {
@@ -426,43 +487,15 @@ impl<D: Driver> Roster<D> {
         }
     }
 
-    /// Stops an object that rests and forgets it here: its key stays taken, its data is kept in the archive.
-    pub(super) async fn remove(&self, entry: &Rc<Entry>) -> Result<std::path::PathBuf, Problem> {
-        let handle = entry.handle().await?;
-        if !matches!(
-            handle.phase(),
-            Phase::Resting | Phase::Settling | Phase::BackingOff
-        ) {
-            return Err(Problem::new(409, "awake", "The object is awake")
-                .with_detail("put it to sleep first: `suijuris sleep`"));
+    /// Knows an object no longer.
+    pub(super) fn drop_entry(&self, origin: &Origin) {
+        self.entries.borrow_mut().remove(&origin.object);
+        if origin.instance.is_none() {
+            self.close_ports(&origin.name);
+            self.names
+                .borrow_mut()
+                .retain(|_, object| *object != origin.object);
         }
-        let class = entry
-            .origin
-            .instance
-            .as_ref()
-            .and_then(|(class, key)| Some((self.class(class)?, key)));
-        if let Some((class, key)) = &class {
-            self.bury(class, key).await?;
-        }
-        let _ = handle.send(Input::Stop(Stop::Graceful(STOP_WITHIN))).await;
-        let mut status = entry.status.subscribe();
-        let _ = status
-            .wait_for(|status| matches!(status, Status::Stopped | Status::Lost(_)))
-            .await;
-        self.entries.borrow_mut().remove(&entry.origin.object);
-        if entry.origin.instance.is_none() {
-            self.close_ports(&entry.origin.name);
-        }
-        self.names
-            .borrow_mut()
-            .retain(|_, object| *object != entry.origin.object);
-        if let Some((class, key)) = class {
-            class.forget_key(key);
-        }
-        let archived = self.catalog.archive(&entry.paths, entry.origin.object);
-        archived.map_err(|error| {
-            Problem::new(507, "not_durable", "Its data could not be moved away").with_detail(chain(&error))
-        })
     }
 
     /// Forgets a class that has no instances here.
@@ -484,7 +517,7 @@ impl<D: Driver> Roster<D> {
 
     /// Leaves machines that run to the next process, and stops all else.
     pub fn detach(&self) {
-        self.stopping.set(true);
+        self.parting.send_replace(true);
         for entry in self.entries() {
             let status = entry.status();
             match status {

@@ -84,9 +84,14 @@ impl Rig {
             terms: Terms::DEFAULT,
             request_terms: requests::Terms::DEFAULT,
             logs: suijuris_supervisor::output_logs::OutputLogs::default(),
+            access_log: suijuris_supervisor::access_log::AccessLog::default(),
             private: Box::new(Vec::new),
             machines: None,
             depot: None,
+            verifying: tokio::sync::Semaphore::new(1),
+            publishing: tokio::sync::Semaphore::new(suijuris_supervisor::services::PUBLISHING),
+            images: None,
+            destinations: Vec::new(),
             sign_sleep: None,
         };
         Self {
@@ -269,4 +274,28 @@ async fn memory_is_written_at_rest_and_what_no_rule_permits_is_refused_with_a_re
     );
     assert_eq!(ended.len(), 1);
     assert_eq!(rig.world.starts(), 0, "nothing was started for it");
+}
+
+// proves A12
+#[tokio::test]
+async fn a_key_is_made_beside_the_start_and_none_is_left_where_the_start_comes_to_nothing() {
+    let rig = Rig::new(Script {
+        starts: Starts::Hangs,
+        ..Script::default()
+    });
+    let (actor, object) = rig.actor("o");
+    let spare = rig.temp.path().join("o/data/spare.key");
+    let ((), _ended) = beside(vec![actor], async {
+        assert!(!spare.exists(), "asleep there is the key of one epoch");
+        let _woken = ask(&object, ControlRequest::Wake).await;
+        let made = async {
+            while !spare.exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, made).await.unwrap();
+        object.send(Input::Stop(Stop::Now)).await.unwrap();
+    })
+    .await;
+    assert!(!spare.exists(), "asleep again");
 }

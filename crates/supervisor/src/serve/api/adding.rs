@@ -167,7 +167,7 @@ impl<D: Driver> Api<D> {
     }
 }
 
-pub(super) fn files(parts: &BundleParts) -> Result<BundleFiles, Problem> {
+pub(in crate::serve) fn files(parts: &BundleParts) -> Result<BundleFiles, Problem> {
     let bytes = |text: &str| STANDARD.decode(text).map_err(|_| bad("the bundle is not base64"));
     Ok(BundleFiles {
         manifest: bytes(&parts.manifest)?,

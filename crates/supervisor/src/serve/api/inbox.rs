@@ -1,15 +1,16 @@
 //! Messages of an object: those that wait, and new ones.
 
 use suijuris_api::Problem;
-use suijuris_api::agent::Messages;
 use suijuris_api::history::Sent;
+use suijuris_core::message::MessageKey;
+use suijuris_custody::deliveries::Deliveries;
 use suijuris_depot::{Depot, Posted};
 use suijuris_door::{events, http_answers, problems};
 use suijuris_vehicle::Driver;
-use suijuris_words::cloudevents;
 
 use super::query::Query;
 use super::{Answer, Api, Asked, bad, body, json, no_json};
+use crate::messages::{self, Act, ActError};
 use crate::serve::entry::Entry;
 
 /// Messages of a list, unless told otherwise, and at most.
@@ -25,13 +26,33 @@ impl<D: Driver> Api<D> {
         let object = entry.origin.object;
         let found = self.depot()?.inbox(object, MAX_PAGE).await;
         let found = found.map_err(|error| problems::depot(&error, object))?;
-        let listed = found.iter().take(limit);
-        Ok(json(&Messages {
-            messages: listed
-                .map(|waiting| cloudevents::waiting(&waiting.message))
-                .collect(),
-            waiting: u64::try_from(found.len()).unwrap_or(u64::MAX),
-        }))
+        let counts = Deliveries::of(&entry.paths.data).counts();
+        Ok(json(&messages::listed(&found, &counts, limit)))
+    }
+
+    /// How many messages wait, where that can be seen now.
+    pub(super) async fn waiting(&self, entry: &Entry) -> Option<u64> {
+        let found = self
+            .depot()
+            .ok()?
+            .inbox(entry.origin.object, MAX_PAGE)
+            .await
+            .ok()?;
+        u64::try_from(found.len()).ok()
+    }
+
+    /// Tries a message again, or drops it.
+    pub(super) async fn act(&self, entry: &Entry, key: &str, act: Act) -> Result<Answer, Problem> {
+        let key = key.parse().map(MessageKey).map_err(|_| messages::unknown())?;
+        let (object, deliveries) = (entry.origin.object, Deliveries::of(&entry.paths.data));
+        match messages::act(self.depot()?, object, &deliveries, key, act).await {
+            Ok(outcome) => Ok(json(&outcome)),
+            Err(ActError::Unknown) => Err(messages::unknown()),
+            Err(ActError::Depot(error)) => Err(problems::depot(&error, object)),
+            Err(error @ ActError::Account(_)) => {
+                Err(Problem::new(503, "disk_full", "The message is as it was").with_detail(error.to_string()))
+            }
+        }
     }
 
     pub(super) async fn send(&self, entry: &Entry, asked: Asked) -> Result<Answer, Problem> {

@@ -15,6 +15,7 @@ use super::query::Query;
 use super::{Answer, Api, Asked, adding, bad, elsewhere, json, read};
 use crate::actor::Input;
 use crate::control::{CODE_BAD_REQUEST, PendingRequest};
+use crate::messages::Act;
 use crate::serve::class_entry::ClassEntry;
 use crate::serve::entry::Entry;
 
@@ -32,7 +33,16 @@ impl<D: Driver> Api<D> {
     ) -> Result<Answer, Problem> {
         match operation {
             Operation::ShowObject => Ok(json(&self.document(entry))),
-            Operation::RemoveObject => self.remove(entry).await,
+            Operation::RemoveObject => {
+                let (roster, entry, removal) = (self.roster.clone(), entry.clone(), read(asked).await?);
+                let work = async move { roster.remove(&entry, removal).await };
+                Ok(json(&self.roster.to_the_end(work).await?))
+            }
+            Operation::Migrate => {
+                let (roster, entry, moving) = (self.roster.clone(), entry.clone(), read(asked).await?);
+                let work = async move { roster.migrate(&entry, moving).await };
+                Ok(json(&self.roster.to_the_end(work).await?))
+            }
             Operation::Wake => {
                 let Signed { signed } = read(asked).await?;
                 self.ask(entry, question(signed, None, ControlRequest::Wake))
@@ -63,6 +73,8 @@ impl<D: Driver> Api<D> {
                 self.ask(entry, question(signed, Some(patch), unsigned)).await
             }
             Operation::ListMessages => self.messages(entry, &asked.query).await,
+            Operation::RetryMessage => self.act(entry, which, Act::Retry).await,
+            Operation::DropMessage => self.act(entry, which, Act::Drop).await,
             Operation::Send => self.send(entry, asked).await,
             Operation::ListApprovals => self.approvals(entry).await,
             Operation::Approve => self.approve(entry, read(asked).await?).await,
@@ -142,6 +154,7 @@ impl<D: Driver> Api<D> {
             data: entry.paths.data.clone(),
             object_dir: entry.paths.object_dir.clone(),
             awake_seconds: entry.awake().as_secs(),
+            epoch: entry.epoch(),
         }
     }
 
@@ -181,15 +194,6 @@ impl<D: Driver> Api<D> {
             instance.is_some_and(|(name, _)| name == class)
         });
         of_class.map(|entry| entry.awake().as_secs()).sum()
-    }
-
-    /// Stops an object and forgets it here.
-    async fn remove(&self, entry: &Rc<Entry>) -> Result<Answer, Problem> {
-        let data = self.roster.remove(entry).await?;
-        Ok(json(&Object {
-            data,
-            ..self.document(entry)
-        }))
     }
 }
 

@@ -32,7 +32,9 @@ impl<D: Driver> Api<D> {
             Operation::State => {
                 let running = self.running(entry);
                 let state = move |reader: &Reader| history::state::state(reader, running, reading);
-                Ok(json(&self.of_reader(entry, state).await?))
+                let mut state = self.of_reader(entry, state).await?;
+                state.messages = self.waiting(entry).await;
+                Ok(json(&state))
             }
             Operation::Memory => {
                 let memory = move |reader: &Reader| {
@@ -84,6 +86,8 @@ impl<D: Driver> Api<D> {
             phase: entry.phase().to_owned(),
             pid: std::process::id(),
             url: self.roster.url(&entry.origin),
+            paused: entry.paused(),
+            holds: entry.holds(),
         })
     }
 
@@ -103,6 +107,10 @@ impl<D: Driver> Api<D> {
         entry: &Entry,
         ask: impl FnOnce(&ObjectDir) -> Result<T, HistoryError> + Send + 'static,
     ) -> Result<T, Problem> {
+        if matches!(entry.status(), crate::serve::entry::Status::Archived) {
+            // Whoever looks at it uses it.
+            entry.handle().await?;
+        }
         let _turn = self.questions.acquire().await;
         let home = entry.paths.home();
         let answer = tokio::task::spawn_blocking(move || ask(&home)).await;

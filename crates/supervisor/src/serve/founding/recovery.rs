@@ -9,7 +9,7 @@ use suijuris_core::class::founding::{Founding, Stage, recover};
 use suijuris_custody::chain;
 use suijuris_vehicle::Driver;
 
-use super::{Failed, object_of};
+use super::{Failed, object_at};
 use crate::serve::class_entry::ClassEntry;
 use crate::serve::entry::OPEN_WITHIN;
 use crate::serve::roster::Roster;
@@ -61,6 +61,10 @@ impl<D: Driver> Roster<D> {
         let Ok(key) = class.class.key.asked(text.as_bytes()) else {
             return self.say_broken(&label, "its directory has no key of its class: move it away");
         };
+        let read = {
+            let _turn = self.opening.acquire().await;
+            object_at(&path).await
+        };
         // Something else may be here for the same key.
         loop {
             let under_way = class.founding.borrow().get(&text).cloned();
@@ -71,7 +75,7 @@ impl<D: Driver> Roster<D> {
             // Whoever asked for it was faster.
             return;
         }
-        let object = match object_of(&path) {
+        let object = match read {
             Ok(object) => object,
             // It was whole when it was put there, and may have served: nothing of it is removed.
             Err(why) if placed => {

@@ -9,6 +9,7 @@ use suijuris_depot::{Depot, NameSwap, Presence, Version};
 use suijuris_vehicle::Driver;
 
 use super::{Birth, Failed, is_of};
+use crate::serve::catalog::Catalog;
 use crate::serve::entry::Entry;
 use crate::serve::roster::Roster;
 
@@ -163,11 +164,17 @@ impl<D: Driver> Roster<D> {
         if birth.opened.is_some() {
             return Ok(());
         }
-        if birth.staged.exists() {
-            self.catalog
-                .place(&birth.staged, &birth.paths)
-                .map_err(|error| Failed::Disk(chain(&error)))?;
-        }
+        let (staged, paths) = (birth.staged.clone(), birth.paths.clone());
+        let placed = tokio::task::spawn_blocking(move || {
+            if staged.exists() {
+                Catalog::place(&staged, &paths).map_err(|error| chain(&error))?;
+            }
+            Ok(())
+        });
+        placed
+            .await
+            .map_err(|error| Failed::Disk(error.to_string()))?
+            .map_err(Failed::Disk)?;
         birth.opened = Some(self.open_wanted(&birth.paths).await.map_err(Failed::NotOpened)?);
         Ok(())
     }

@@ -1,36 +1,22 @@
 //! The edge: what lies between a public socket and the objects. Here a connection becomes one whose client is known: a
 //! PROXY header is heard where the listener requires one, TLS ends, and what trusted proxies say is believed, once.
 //!
-//! | part | duty |
-//! |---|---|
-//! | [`trust`] | whose word counts |
-//! | `proxy` | the PROXY protocol, required or forbidden, never sniffed |
-//! | `forwarded` | `X-Forwarded-For` of a trusted proxy |
-//! | [`tls`], [`authority`] | certificates, reloaded when they change; those of development |
-//! | `postgres` | what clients of PostgreSQL say before TLS |
-//! | `handshakes` | how many may be under way |
+//! What each of these steps is stands in crate `edge`.
 //!
 //! Everything else is told by a client about itself, and neither judged nor forwarded. Not here: which object is meant.
-
-pub mod authority;
-mod forwarded;
-mod handshakes;
-mod postgres;
-mod proxy;
-pub mod tls;
-pub mod trust;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use suijuris_api::Problem;
+use suijuris_edge::handshakes::Handshakes;
+use suijuris_edge::tls::Tls;
+use suijuris_edge::trust::Trust;
+use suijuris_edge::{Speaks, forwarded, postgres, proxy_header};
 use suijuris_link::launch::Address;
 use suijuris_link::message::Client;
 use tokio::net::TcpStream;
 
-use self::handshakes::Handshakes;
-use self::tls::Tls;
-use self::trust::Trust;
 use crate::connection::{Arrival, ClientStream, PendingConnection};
 
 /// Time for a PROXY header and TLS together.
@@ -43,15 +29,6 @@ pub struct Entrance {
     pub proxy: bool,
     /// TLS ends here.
     pub tls: bool,
-}
-
-/// What is spoken on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Speaks {
-    /// HTTP/1.x or HTTP/2.
-    Http,
-    /// Anything: the connection is decided about as it is.
-    Anything,
 }
 
 /// What all listeners of a daemon share.
@@ -124,7 +101,7 @@ impl Edge {
             if !self.trust.has(peer.ip()) {
                 return None;
             }
-            if let Some(address) = proxy::read(&mut socket).await.ok()? {
+            if let Some(address) = proxy_header::read(&mut socket).await.ok()? {
                 client.address = Address(address);
             }
         }

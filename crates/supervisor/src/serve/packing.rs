@@ -1,0 +1,188 @@
+//! What an object is packed into when it leaves: a capsule, its volume beside it; or another directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use suijuris_api::Problem;
+use suijuris_core::inputs::Principal;
+use suijuris_core::lineage::Body;
+use suijuris_custody::chain;
+use suijuris_custody::migrate::is_marked;
+use suijuris_store::capsule::{self, Decrypted};
+use suijuris_store::{Depth, ObjectDir, Reader, Sizes};
+use suijuris_vehicle::Driver;
+use zeroize::Zeroizing;
+
+use super::roster::Roster;
+use crate::paths::ObjectPaths;
+use crate::volume;
+
+/// Owners and others whom keys are sealed to at most.
+const MAX_RECIPIENTS: usize = 64;
+
+/// Seals and opens what must not stand in a capsule in clear; the cryptography is the caller's.
+pub trait KeyWrap: Send + Sync {
+    /// Seals to these recipients.
+    ///
+    /// # Errors
+    /// In words: one of them is none.
+    fn seal(&self, clear: &Decrypted, to: &[String]) -> Result<Vec<u8>, String>;
+
+    /// Whether something can be sealed to these recipients.
+    ///
+    /// # Errors
+    /// In words: one of them is none.
+    fn check(&self, to: &[String]) -> Result<(), String>;
+
+    /// A fresh identity, and the recipient that others seal to.
+    ///
+    /// # Errors
+    /// In words.
+    fn fresh(&self) -> Result<(Zeroizing<String>, String), String>;
+
+    /// Opens what was sealed to this identity.
+    ///
+    /// # Errors
+    /// In words: it was sealed to another.
+    fn open(&self, sealed: &[u8], identity: &str) -> Result<Decrypted, String>;
+}
+
+/// Where something is packed, and whom its key is sealed to.
+#[derive(Debug, Clone)]
+pub(super) struct Parcel {
+    pub(super) file: PathBuf,
+    pub(super) seal_to: Vec<String>,
+    pub(super) volume: bool,
+}
+
+impl<D: Driver> Roster<D> {
+    /// Where it is packed; its key has to be somebody's.
+    pub(super) fn sealed_parcel(
+        &self,
+        file: PathBuf,
+        seal_to: Vec<String>,
+        volume: bool,
+    ) -> Result<Parcel, Problem> {
+        let wrong =
+            |why: &str| Problem::new(400, "bad_request", "The request cannot be understood").with_detail(why);
+        if seal_to.is_empty() || seal_to.len() > MAX_RECIPIENTS {
+            return Err(wrong(&format!(
+                "say whom its key is sealed to, 1 to {MAX_RECIPIENTS} age recipients in `seal_to`: without it the capsule cannot wake"
+            )));
+        }
+        self.wrap.check(&seal_to).map_err(|why| wrong(&why))?;
+        Ok(Parcel {
+            file,
+            seal_to,
+            volume,
+        })
+    }
+
+    /// Packs an object that departed of its own accord, for whoever carries it on; nothing where it left otherwise, or has arrived.
+    ///
+    /// # Errors
+    /// In words: it is to be tried again.
+    pub(super) async fn hand_out(&self, paths: &ObjectPaths) -> Result<(), String> {
+        if self.services.destinations.is_empty() {
+            return Ok(());
+        }
+        let home = paths.home();
+        let read = tokio::task::spawn_blocking(move || {
+            let reader = Reader::open(&home, Depth::Tail).map_err(|error| chain(&error))?;
+            let head = reader.state().head().clone();
+            let last = reader.find(&head.record).map_err(|error| chain(&error))?;
+            Ok::<_, String>((head, last))
+        });
+        let (head, last) = read.await.map_err(|error| error.to_string())??;
+        let Some(Body::Departed(departed)) = last.map(|last| last.record.body) else {
+            return Ok(());
+        };
+        let place = self
+            .services
+            .destinations
+            .iter()
+            .find(|place| place.place() == departed.to);
+        let Some(place) = place.filter(|_| departed.decision.inputs.principal == Principal::Own) else {
+            return Ok(());
+        };
+        let file = place.dir.join(format!("{}.sui", head.object));
+        let marked = match &self.depot {
+            Some(depot) => is_marked(&**depot, &head).await.map_err(|error| chain(&error))?,
+            None => true,
+        };
+        if file.exists() || !marked {
+            // Whoever carries it has it, or it has arrived.
+            return Ok(());
+        }
+        let parcel = Parcel {
+            file,
+            seal_to: place.seal_to.clone(),
+            volume: true,
+        };
+        self.pack(paths, &parcel).await.map(drop)
+    }
+
+    /// Writes capsule and volume; where the volume is, where there is one.
+    pub(super) async fn pack(&self, paths: &ObjectPaths, parcel: &Parcel) -> Result<Option<PathBuf>, String> {
+        let (home, data, parcel, wrap) = (
+            paths.home(),
+            paths.data.clone(),
+            parcel.clone(),
+            self.wrap.clone(),
+        );
+        let packed = tokio::task::spawn_blocking(move || pack(&home, &data, &parcel, &wrap));
+        packed.await.map_err(|error| error.to_string())?
+    }
+}
+
+/// Writes the capsule of what lies in `home`, and its volume beside it.
+fn pack(
+    home: &ObjectDir,
+    data: &Path,
+    parcel: &Parcel,
+    wrap: &Arc<dyn KeyWrap>,
+) -> Result<Option<PathBuf>, String> {
+    let file = &parcel.file;
+    let disk = |error: std::io::Error| format!("`{}` cannot be written: {error}", file.display());
+    if let Some(parent) = file.parent() {
+        std::fs::create_dir_all(parent).map_err(disk)?;
+    }
+    let reader = Reader::open(home, Depth::Tail).map_err(|error| chain(&error))?;
+    let clear = Decrypted::of(home, reader.state()).map_err(|error| chain(&error))?;
+    let sealed = wrap.seal(&clear, &parcel.seal_to)?;
+    let packed = volume::beside(file);
+    let packed = if parcel.volume && volume::has_files(data) {
+        volume::pack(&data.join("volume"), &reader.state().head().record, &packed).map_err(disk)?;
+        Some(packed)
+    } else {
+        // Of an earlier leaving, to the same place.
+        let _ = std::fs::remove_file(&packed);
+        None
+    };
+    volume::whole(file, |out| {
+        let exported = capsule::export(&reader, out, Some(&sealed), |_| {});
+        exported.map(drop).map_err(|error| chain(&error))
+    })?;
+    Ok(packed)
+}
+
+/// Carries a departed object to another directory: its history by a capsule that is verified on the way, its volume file by
+/// file. Interrupted, it is done again from the start: nobody has arrived.
+///
+/// # Errors
+/// In words.
+pub fn carry(from: &ObjectPaths, to: &ObjectPaths) -> Result<(), String> {
+    let disk = |error: std::io::Error| format!("`{}` cannot be written: {error}", to.data.display());
+    if let Some(parent) = to.data.parent() {
+        std::fs::create_dir_all(parent).map_err(disk)?;
+    }
+    let reader = Reader::open(&from.home(), Depth::Tail).map_err(|error| chain(&error))?;
+    let clear = Decrypted::of(&from.home(), reader.state()).map_err(|error| chain(&error))?;
+    let mut file = volume::unnamed(&to.data).map_err(disk)?;
+    capsule::export(&reader, &file, None, |_| {}).map_err(|error| chain(&error))?;
+    std::io::Seek::rewind(&mut file).map_err(disk)?;
+    let open = |_: Option<&[u8]>| Ok::<_, std::convert::Infallible>(Some(clear));
+    let source = std::io::BufReader::new(file);
+    capsule::import(source, &to.home(), Sizes::default(), open, |_| {}).map_err(|error| chain(&error))?;
+    volume::copy(&from.data.join("volume"), &to.data.join("volume")).map_err(disk)
+}

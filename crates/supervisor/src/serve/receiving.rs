@@ -1,0 +1,479 @@
+//! An object arrives from another server, carried by a command: it is offered and looked at before it departs there; capsule and
+//! volume are written beside everything else, verified whole, put where objects are by one rename; then it arrives by a record, as
+//! whoever claims the witness's mark first. Done again, it goes on where it was cut off.
+//!
+//! What comes is foreign: it is taken from the owners alone who are listed, runs programs of this host that are listed, in machines of
+//! their own, and sees nothing of the host besides.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+use suijuris_api::Problem;
+use suijuris_api::daemon::{Offer, Offered};
+use suijuris_core::ObjectId;
+use suijuris_core::key::PublicKey;
+use suijuris_core::lineage::Phase as Recorded;
+use suijuris_core::manifest::Manifest;
+use suijuris_core::owner_request::{Ask, Expected, OwnerRequestError};
+use suijuris_custody::chain;
+use suijuris_custody::migrate;
+use suijuris_custody::owner::not_an_owner;
+use suijuris_store::capsule::{self, Decrypted};
+use suijuris_store::{BundleStore, ObjectDir, Sizes};
+use suijuris_vehicle::{Driver, Isolation};
+
+use super::catalog::{Catalog, ObjectNote, check_name, note, write};
+use super::entry::{Entry, Status};
+use super::roster::Roster;
+use crate::control::place_of;
+use crate::events::Origin;
+use crate::volume;
+
+/// What an owner signs to have an object received, as the place that it goes to.
+pub const ARRIVES: &str = "arrives at this server";
+
+/// Bytes that are written at once, and time until the next of them come.
+const CHUNK: usize = 1 << 20;
+const NEXT_WITHIN: Duration = Duration::from_secs(60);
+
+/// The note of an offer.
+const NOTE: &str = "offer.json";
+
+/// From whom objects are received, and what they may run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receive {
+    /// Owners.
+    #[serde(default)]
+    pub receive: Vec<PublicKey>,
+    /// Programs of this host, as `argv` names them.
+    #[serde(default)]
+    pub commands: Vec<String>,
+}
+
+impl Receive {
+    /// The file in a daemon's directory that says so, with what the command line adds.
+    ///
+    /// # Errors
+    /// [`super::catalog::CatalogError`].
+    pub fn read(root: &Path, more: Self) -> Result<Self, super::catalog::CatalogError> {
+        let path = root.join("receive.json");
+        let mut all: Self = match path.exists() {
+            true => note(&path)?,
+            false => Self::default(),
+        };
+        all.receive.extend(more.receive);
+        all.commands.extend(more.commands);
+        Ok(all)
+    }
+}
+
+/// What is being received.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Noted {
+    name: String,
+    /// Who signed the offer: an owner of the object, as its history has to say.
+    by: Vec<PublicKey>,
+    /// Opens what is sealed for this offer.
+    identity: String,
+}
+
+/// A part of what is received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Capsule,
+    Volume,
+}
+
+impl Part {
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Capsule => "object.sui",
+            Self::Volume => "object.sui.volume",
+        }
+    }
+}
+
+impl<D: Driver> Roster<D> {
+    /// Looks at what is offered; what it is to be sealed to, and where it would be, as its rules see that.
+    pub(super) async fn offered(&self, offer: Offer) -> Result<Offered, Problem> {
+        let object: ObjectId = offer
+            .object
+            .parse()
+            .map_err(|_| bad("`object` is no id of an object"))?;
+        let by = self.signers(object, &offer)?;
+        check_name(&offer.name).map_err(|error| bad(&error.to_string()))?;
+        let files = super::api::files(&offer.bundle)?;
+        let bundle = files.open().map_err(|error| bad(&chain(&error)))?;
+        self.may_run(&bundle.manifest)?;
+        if self
+            .entry(object)
+            .is_none_or(|entry| !is_here_for(&entry, &offer.name))
+        {
+            if self.entry(object).is_some() {
+                return Err(taken(
+                    "the object is served here, under another name, or has not left",
+                ));
+            }
+            if self.catalog.has(&offer.name) {
+                return Err(taken(
+                    "something of this name is served here: name the object otherwise with --name",
+                ));
+            }
+        }
+        let Some(depot) = &self.depot else {
+            return Err(other_depot());
+        };
+        let mark = depot.mark(object).await.map_err(|error| {
+            Problem::new(503, "depot_unreachable", "The depot does not answer").with_detail(chain(&error))
+        })?;
+        if mark.is_none() {
+            return Err(other_depot());
+        }
+        let (identity, recipient) = self.wrap.fresh().map_err(|why| not_durable(&why))?;
+        let noted = Noted {
+            name: offer.name,
+            by,
+            identity: identity.to_string(),
+        };
+        let dir = self.receiving(object);
+        let made = crate::paths::make_private_dir(&self.catalog.root().join("receiving"))
+            .and_then(|()| crate::paths::make_private_dir(&dir));
+        made.map_err(|error| not_durable(&error.to_string()))?;
+        // What was sealed for an earlier offer cannot be opened any more.
+        for part in [Part::Capsule, Part::Volume] {
+            let _ = fs::remove_file(dir.join(part.file()));
+        }
+        write(&dir, NOTE, &noted).map_err(|error| not_durable(&chain(&error)))?;
+        Ok(Offered {
+            recipient,
+            place: place_of(&self.services.host),
+        })
+    }
+
+    /// Who of those that are listed signed the offer.
+    fn signers(&self, object: ObjectId, offer: &Offer) -> Result<Vec<PublicKey>, Problem> {
+        if self.receive.receive.is_empty() {
+            return Err(Problem::new(403, "not_received", "This server receives from nobody").with_detail(
+                "its operator lists the owners whose objects it takes: `suijuris serve --receive KEY`, or receive.json in its directory",
+            ));
+        }
+        let wrong = |error: OwnerRequestError| match error {
+            OwnerRequestError::NotAnOwner(key) => Problem::new(
+                403,
+                "not_received",
+                "This server does not receive from this owner",
+            )
+            .with_detail(format!(
+                "its operator lists {key}: `suijuris serve --receive {key}`"
+            )),
+            error => not_an_owner(&error),
+        };
+        let signed = suijuris_words::owner::read(&offer.signed).map_err(wrong)?;
+        let now = self.services.clock.reading().wall;
+        let signers = signed
+            .verify(&Expected {
+                object,
+                ask: Ask::Migrate,
+                content: migrate::content(object, ARRIVES),
+                audience: self.services.server,
+                head: suijuris_core::RecordId::from_digest(*object.digest()),
+                controllers: &self.receive.receive,
+                now,
+            })
+            .map_err(wrong)?;
+        self.services.spent.spend(&signed.request, now).map_err(wrong)?;
+        Ok(signers.keys().to_vec())
+    }
+
+    /// Refuses what a foreign definition may not have here.
+    fn may_run(&self, manifest: &Manifest) -> Result<(), Problem> {
+        let refused = |why: String| {
+            Err(Problem::new(403, "not_received", "This server does not run this object").with_detail(why))
+        };
+        let workload = &manifest.workload;
+        if self.services.driver.describe().isolation == Isolation::Plain {
+            return refused(
+                "its machines are plain processes, which keep a foreign workload from nothing: serve where namespaces can be made".to_owned(),
+            );
+        }
+        let program = workload.argv.first().map(String::as_str).unwrap_or_default();
+        let listed = self.receive.commands.iter().any(|command| command == program);
+        if workload.image.is_none() && !listed {
+            return refused(format!(
+                "its operator lists the programs of this host that foreign objects may run, and `{program}` is none of them: `suijuris serve --receive-command {program}`"
+            ));
+        }
+        if !workload.mounts.is_empty() || !workload.read_only {
+            return refused(
+                "it wants files of its host (`[[workload.mounts]]`, `read_only = false`): no foreign object gets any".to_owned(),
+            );
+        }
+        let uses_object = |text: &str| text.contains("{object}");
+        let texts = workload
+            .argv
+            .iter()
+            .chain(workload.env.values())
+            .chain(&workload.cwd);
+        if texts.map(String::as_str).any(uses_object) {
+            return refused(
+                "it needs the directory of its definition (`{object}`), which does not travel: put what it needs into its volume".to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    fn receiving(&self, object: ObjectId) -> PathBuf {
+        self.catalog.root().join("receiving").join(object.to_string())
+    }
+
+    /// The place of what was offered.
+    fn noted(&self, object: &str) -> Result<(ObjectId, PathBuf, Noted), Problem> {
+        let shown: String = object.chars().take(128).collect();
+        let unknown = || {
+            Problem::new(404, "unknown_object", "Nothing is received under this id")
+                .with_detail(format!("`{shown}` was not offered: `POST /v1/receive`"))
+        };
+        let object: ObjectId = object.parse().map_err(|_| unknown())?;
+        let dir = self.receiving(object);
+        if !dir.join(NOTE).exists() {
+            return Err(unknown());
+        }
+        let noted = note(&dir.join(NOTE)).map_err(|error| not_durable(&chain(&error)))?;
+        Ok((object, dir, noted))
+    }
+
+    /// Writes a part of an object that was offered.
+    pub(super) async fn receive_part(&self, object: &str, part: Part, body: Incoming) -> Result<(), Problem> {
+        let (_, dir, _) = self.noted(object)?;
+        let busy = || {
+            let mut problem = Problem::new(503, "not_now", "Other objects are being received");
+            problem.detail = "ask again in a moment".to_owned();
+            problem.retry_after = Some(5);
+            problem
+        };
+        let _turn = self.receiving_at_once.try_acquire().map_err(|_| busy())?;
+        let (fresh, path) = (dir.join(format!("{}.part", part.file())), dir.join(part.file()));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = options
+            .open(&fresh)
+            .map_err(|error| not_durable(&error.to_string()))?;
+        let written = write_all(file, body).await;
+        if let Err(problem) = written {
+            let _ = fs::remove_file(&fresh);
+            return Err(problem);
+        }
+        fs::rename(&fresh, &path).map_err(|error| not_durable(&error.to_string()))
+    }
+
+    /// Lets an object arrive whose parts are here.
+    pub(super) async fn receive(self: &Rc<Self>, object: &str) -> Result<Rc<Entry>, Problem> {
+        let (object, dir, noted) = self.noted(object)?;
+        let _turn = self.turn(object)?;
+        let entry = match self.entry(object) {
+            // Placed before and cut off, or back where it once was.
+            Some(entry) if is_here_for(&entry, &noted.name) => {
+                self.unpacked(&dir, &entry.paths.data, object, &noted).await?;
+                entry
+            }
+            Some(_) => return Err(taken("the object is served here already")),
+            None => self.place_received(object, &dir, &noted).await?,
+        };
+        let opened = self.arrived(&entry, &entry.paths).await?;
+        let entry = self.keep(entry.origin.clone(), entry.paths.clone(), Some(opened));
+        // Its key was good for this one time.
+        let _ = fs::remove_dir_all(&dir);
+        Ok(entry)
+    }
+
+    /// Verifies what came, and puts it where objects are.
+    async fn place_received(
+        self: &Rc<Self>,
+        object: ObjectId,
+        dir: &Path,
+        noted: &Noted,
+    ) -> Result<Rc<Entry>, Problem> {
+        if self.catalog.has(&noted.name) {
+            return Err(taken(
+                "something of this name is served here by now: begin again with --name",
+            ));
+        }
+        let data = dir.join("data");
+        discard(&data).map_err(|error| not_durable(&error.to_string()))?;
+        self.unpacked(dir, &data, object, noted).await?;
+        let note = ObjectNote {
+            name: noted.name.clone(),
+            object_dir: None,
+            ports: None,
+        };
+        let paths = self.catalog.object(&note);
+        write(&data, "object.json", &note)
+            .and_then(|()| Catalog::place(&data, &paths))
+            .map_err(|error| not_durable(&chain(&error)))?;
+        self.take_object(&note);
+        let entry = self
+            .entry(object)
+            .ok_or_else(|| not_durable("it cannot be opened"))?;
+        // Whoever keeps it finds that it has departed, and waits for its arrival.
+        let mut status = entry.status.subscribe();
+        let _ = status.wait_for(|status| !matches!(status, Status::Opening)).await;
+        Ok(entry)
+    }
+
+    /// Unpacks what came to `data`, and holds it to what was offered.
+    async fn unpacked(
+        &self,
+        dir: &Path,
+        data: &Path,
+        object: ObjectId,
+        noted: &Noted,
+    ) -> Result<(), Problem> {
+        let (dir, data, identity, wrap) = (
+            dir.to_owned(),
+            data.to_owned(),
+            noted.identity.clone(),
+            self.wrap.clone(),
+        );
+        let by = noted.by.clone();
+        let receive = move || unpack(&dir, &data, (object, &by), |sealed| wrap.open(sealed, &identity));
+        let unpacked = tokio::task::spawn_blocking(receive).await;
+        let manifest = unpacked.map_err(|error| not_durable(&error.to_string()))??;
+        self.may_run(&manifest)
+    }
+}
+
+/// Whether this is the object that was received under this name and has not arrived yet.
+fn is_here_for(entry: &Entry, name: &str) -> bool {
+    let Origin {
+        name: is, instance, ..
+    } = &entry.origin;
+    is == name && instance.is_none() && matches!(entry.status(), Status::Departed)
+}
+
+/// Unpacks what came, verified whole before anything of it is seen, as the object that one of these owners offered; its definition.
+fn unpack(
+    dir: &Path,
+    data: &Path,
+    (object, by): (ObjectId, &[PublicKey]),
+    open: impl Fn(&[u8]) -> Result<Decrypted, String>,
+) -> Result<Manifest, Problem> {
+    let damaged = |why: String| Problem::new(422, "bad_capsule", "What came cannot be used").with_detail(why);
+    let capsule = dir.join(Part::Capsule.file());
+    let file = || {
+        let opened = File::open(&capsule);
+        opened.map_err(|error| damaged(format!("the capsule did not come: {error}")))
+    };
+    // Before a byte of it is written: whose it is, and that it left.
+    let verified = capsule::verify(std::io::BufReader::with_capacity(256 << 10, file()?), |_| {});
+    let verified = verified.map_err(|error| damaged(chain(&error)))?;
+    let head = verified.state.head();
+    let not = |why: &str| Problem::new(403, "not_received", "It is not what was offered").with_detail(why);
+    if head.object != object {
+        return Err(not("the capsule is another object's"));
+    }
+    if head.phase != Recorded::Departed {
+        return Err(not("its history does not say that it departed"));
+    }
+    if !by.iter().any(|key| head.controllers.contains(key)) {
+        return Err(not("whoever offered it is not its owner"));
+    }
+    let home = ObjectDir::at(data);
+    let opened = |sealed: Option<&[u8]>| match sealed {
+        Some(sealed) => open(sealed).map(Some).map_err(std::io::Error::other),
+        None => Err(std::io::Error::other("its key did not come along")),
+    };
+    let source = std::io::BufReader::with_capacity(256 << 10, file()?);
+    capsule::import(source, &home, Sizes::default(), opened, |_| {})
+        .map_err(|error| damaged(chain(&error)))?;
+    let packed = dir.join(Part::Volume.file());
+    let files = data.join("volume");
+    if packed.exists() {
+        volume::unpack(&packed, &head.record, &files).map_err(|error| damaged(chain(&error)))?;
+    } else {
+        // Of the time when it was here before.
+        discard(&files).map_err(|error| not_durable(&error.to_string()))?;
+    }
+    let bundle = BundleStore::of(&home).bundle(&head.bundle);
+    Ok(bundle.map_err(|error| damaged(chain(&error)))?.manifest.clone())
+}
+
+fn discard(dir: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a body to a file, durably, while the daemon goes on.
+async fn write_all(mut file: File, mut body: Incoming) -> Result<(), Problem> {
+    let mut all = 0_u64;
+    let mut waiting = BytesMut::new();
+    loop {
+        let frame = tokio::time::timeout(NEXT_WITHIN, body.frame()).await;
+        let frame = frame.map_err(|_late| {
+            Problem::new(408, "request_timeout", "The request did not come in time")
+                .with_detail("send it again")
+        })?;
+        let over = match frame {
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data() {
+                    waiting.extend_from_slice(&bytes);
+                }
+                false
+            }
+            Some(Err(error)) => return Err(bad(&format!("the request broke off: {error}"))),
+            None => true,
+        };
+        if waiting.len() >= CHUNK || (over && !waiting.is_empty()) {
+            all = all.saturating_add(waiting.len() as u64);
+            if all > volume::MAX_BYTES {
+                return Err(Problem::new(413, "body_too_large", "It is too large")
+                    .with_detail("move it with --to-dir"));
+            }
+            file = append(file, waiting.split().freeze()).await?;
+        }
+        if over {
+            return sync(file).await;
+        }
+    }
+}
+
+async fn append(mut file: File, bytes: Bytes) -> Result<File, Problem> {
+    let written = tokio::task::spawn_blocking(move || file.write_all(&bytes).map(|()| file));
+    let written = written.await.map_err(|error| not_durable(&error.to_string()))?;
+    written.map_err(|error| not_durable(&error.to_string()))
+}
+
+async fn sync(file: File) -> Result<(), Problem> {
+    let synced = tokio::task::spawn_blocking(move || file.sync_all()).await;
+    let synced = synced.map_err(|error| not_durable(&error.to_string()))?;
+    synced.map_err(|error| not_durable(&error.to_string()))
+}
+
+fn bad(detail: &str) -> Problem {
+    Problem::new(400, "bad_request", "The request cannot be understood").with_detail(detail)
+}
+
+fn taken(why: &str) -> Problem {
+    Problem::new(409, "name_taken", "It cannot be received under this name").with_detail(why)
+}
+
+fn not_durable(why: &str) -> Problem {
+    Problem::new(507, "not_durable", "It could not be kept").with_detail(why)
+}
+
+fn other_depot() -> Problem {
+    Problem::new(409, "other_depot", "This server does not know the object").with_detail(
+        "nothing keeps two copies from both being it where their depots differ: serve both from one depot (--depot)",
+    )
+}
