@@ -9,14 +9,16 @@ mod instructions;
 mod load;
 mod machine;
 mod object;
+pub mod peers;
 mod report;
 mod rounds;
 pub mod server;
 mod sys;
+pub mod ways;
 
 pub use cpu::{allowed_cpus, children, pin, process_cpu, thread_cpu};
 pub use instructions::per_iteration as instructions_per_iteration;
-pub use load::{Load, await_port, free_port, load};
+pub use load::{Load, Traffic, await_port, free_port, load};
 pub use machine::Machine;
 pub use object::{Events, Object, Running, address_of, governed, says};
 pub use report::{Better, Report, Row};

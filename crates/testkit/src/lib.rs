@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod disk;
+pub mod fly;
 pub mod hostile;
 pub mod proxy;
 pub mod registry;

@@ -1,4 +1,4 @@
-//! HTTP load by wrk, and what it cost the servers.
+//! HTTP load by wrk, or h2load for HTTP/2, and what it cost the servers.
 
 use std::io::{self, ErrorKind};
 use std::process::Command;
@@ -6,48 +6,110 @@ use std::time::Duration;
 
 use super::cpu::process_cpu;
 
-/// One run of wrk.
+/// How requests come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traffic {
+    /// HTTP/1.1 over connections that are kept.
+    Kept,
+    /// HTTP/1.1, each request over a connection of its own; of https that is a whole handshake.
+    Fresh,
+    /// HTTP/2 over connections that are kept, one request at a time on each.
+    Http2,
+}
+
+/// One run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Load {
     /// Requests answered.
     pub requests: f64,
     /// Requests a second.
     pub rate: f64,
-    /// Median of the time from request to answer, µs.
+    /// Median of the time from request to answer, µs; no number where the tool tells none.
     pub p50_us: f64,
-    /// 99th percentile of the same, µs.
+    /// 99th percentile of the same, µs; no number where the tool tells none.
     pub p99_us: f64,
     /// CPU time of the servers asked about, µs a request.
     pub cpu_us: f64,
 }
 
-/// Runs wrk with one thread and `connections` kept alive against `url` for `seconds`; what processes `pids` spent
-/// meanwhile is theirs.
+/// Loads `url` from one thread with `connections` for `seconds`; what processes `pids` spent meanwhile is theirs.
 ///
 /// # Errors
-/// Where wrk is absent or fails, an answer is none of 2xx and 3xx, a connection broke, or a process is gone.
-pub fn load(url: &str, connections: usize, seconds: usize, pids: &[u32]) -> io::Result<Load> {
+/// Where wrk (h2load) is absent or fails, an answer is none of 2xx and 3xx, a connection broke, or a process is gone.
+pub fn load(
+    url: &str,
+    traffic: Traffic,
+    connections: usize,
+    seconds: usize,
+    pids: &[u32],
+) -> io::Result<Load> {
     let spent = || {
         pids.iter().try_fold(Duration::ZERO, |all, pid| {
             Ok::<_, io::Error>(all + process_cpu(*pid)?)
         })
     };
+    let (connections, duration) = (connections.to_string(), format!("{seconds}s"));
+    let mut command = match traffic {
+        Traffic::Http2 => {
+            let mut h2load = Command::new("h2load");
+            h2load.args([
+                "--threads=1",
+                "--max-concurrent-streams=1",
+                "--clients",
+                &connections,
+            ]);
+            h2load.args(["--duration", duration.trim_end_matches('s')]);
+            h2load
+        }
+        Traffic::Kept | Traffic::Fresh => {
+            let mut wrk = Command::new("wrk");
+            wrk.args(["--threads", "1", "--latency", "--timeout", "10s"]);
+            wrk.args(["--connections", &connections, "--duration", &duration]);
+            if traffic == Traffic::Fresh {
+                wrk.args(["--header", "Connection: close"]);
+            }
+            wrk
+        }
+    };
     let before = spent()?;
-    let output = Command::new("wrk")
-        .args(["--threads", "1", "--latency", "--timeout", "10s"])
-        .args(["--connections", &connections.to_string()])
-        .args(["--duration", &format!("{seconds}s"), url])
-        .output()?;
+    let output = command.arg(url).output()?;
     let spent = spent()?.saturating_sub(before);
     let text = String::from_utf8_lossy(&output.stdout);
-    let mut load = parse(&text).ok_or_else(|| {
-        io::Error::other(format!(
-            "wrk against {url}: {text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        ))
+    let parsed = match traffic {
+        Traffic::Http2 => parse_h2load(&text),
+        Traffic::Kept | Traffic::Fresh => parse(&text),
+    };
+    let mut load = parsed.ok_or_else(|| {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        io::Error::other(format!("load on {url}: {text}{errors}"))
     })?;
     load.cpu_us = spent.as_secs_f64() * 1e6 / load.requests;
     Ok(load)
+}
+
+/// Reads h2load's report; `None` where it tells of errors or has no figures.
+fn parse_h2load(text: &str) -> Option<Load> {
+    let line = |start: &str| {
+        text.lines()
+            .map(str::trim)
+            .find_map(|line| line.strip_prefix(start))
+    };
+    let finished = line("finished in ")?;
+    let rate = finished.split(", ").nth(1)?.split_whitespace().next()?;
+    let counts: Vec<(f64, &str)> = line("requests: ")?
+        .split(", ")
+        .filter_map(|count| count.split_once(' '))
+        .filter_map(|(count, what)| Some((count.parse().ok()?, what)))
+        .collect();
+    let count = |what: &str| counts.iter().find(|(_, is)| *is == what).map(|(count, _)| *count);
+    let requests = count("succeeded")?;
+    (requests > 0.0 && count("failed")? == 0.0).then_some(Load {
+        requests,
+        rate: rate.parse().ok()?,
+        p50_us: f64::NAN,
+        p99_us: f64::NAN,
+        cpu_us: 0.0,
+    })
 }
 
 /// Reads wrk's report; `None` where it tells of errors or has no figures.
@@ -108,6 +170,16 @@ mod tests {
         Stdev     Max   +/- Stdev\n    Latency    37.12us   12.00us   1.20ms   97.00%\n  Latency Distribution\n     50%   \
         36.00us\n     75%   38.00us\n     90%   41.00us\n     99%    1.25ms\n  26,000 requests in 1.00s, 2.00MB read\n\
         Requests/sec:  25999.50\nTransfer/sec:      2.00MB\n";
+
+    #[test]
+    fn figures_of_h2load_are_read() {
+        let report = "finished in 1.00s, 34567.00 req/s, 5.00MB/s\nrequests: 34600 total, 34599 started, 34567 done, 34567 \
+            succeeded, 0 failed, 0 errored, 0 timeout\nstatus codes: 34568 2xx, 0 3xx, 0 4xx, 0 5xx\n";
+        let load = parse_h2load(report).unwrap();
+        assert_eq!((load.requests, load.rate), (34_567.0, 34_567.0));
+        assert!(parse_h2load(&report.replace("0 failed", "1 failed")).is_none());
+        assert!(parse_h2load("could not connect").is_none());
+    }
 
     #[test]
     fn figures_are_read_and_errors_are_not_figures() {

@@ -1,0 +1,4 @@
+//! Object.toml with its rules, for cargo-fuzz; the body is in `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| suijuris_fuzzing::texts::definition(bytes));

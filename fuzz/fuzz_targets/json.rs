@@ -1,0 +1,4 @@
+//! Documents of the agent socket and of the control API, for cargo-fuzz; the body is in `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| suijuris_fuzzing::texts::json(bytes));

@@ -1,0 +1,4 @@
+//! Values, schemas and proofs of memory, for cargo-fuzz; the body is in `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| suijuris_fuzzing::records::memory(bytes));

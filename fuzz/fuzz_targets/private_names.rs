@@ -1,0 +1,4 @@
+//! Questions for names in private networks, for cargo-fuzz; the body is in `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| suijuris_fuzzing::texts::private_names(bytes));

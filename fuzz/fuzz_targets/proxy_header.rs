@@ -1,0 +1,4 @@
+//! Headers of the PROXY protocol, for cargo-fuzz; the body is in `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| suijuris_fuzzing::wires::proxy_header(bytes));

@@ -1,0 +1,4 @@
+//! Answers that send a request elsewhere, for cargo-fuzz; the body is in `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| suijuris_fuzzing::wires::replay(bytes));

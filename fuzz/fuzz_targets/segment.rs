@@ -1,0 +1,4 @@
+//! Segments of a lineage, on disk and in depots, for cargo-fuzz; the body is in `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| suijuris_fuzzing::records::segment(bytes));

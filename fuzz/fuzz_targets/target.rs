@@ -1,0 +1,4 @@
+//! Methods, targets and hosts, which have one spelling, for cargo-fuzz; the body is in `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| suijuris_fuzzing::wires::target(bytes));

@@ -1,0 +1,4 @@
+//! An owner's word that an object may begin, for cargo-fuzz; the body is in `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| suijuris_fuzzing::records::ticket(bytes));

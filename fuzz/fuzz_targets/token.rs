@@ -1,0 +1,4 @@
+//! Tokens of callers and of other objects, for cargo-fuzz; the body is in `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| suijuris_fuzzing::texts::token(bytes));

@@ -1,0 +1,4 @@
+//! Backups of a host's volumes, for cargo-fuzz; the body is in `crates/fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| suijuris_fuzzing::texts::volume_backup(bytes));
