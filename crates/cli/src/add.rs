@@ -1,14 +1,14 @@
-//! `add` and `remove`: what a daemon serves.
+//! `add`: what a daemon serves.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use suijuris_api::daemon::{AddClass, AddObject, BundleParts, Class, ClassList, Object, Owners, Ports};
+use suijuris_api::daemon::{AddClass, AddObject, BundleParts, Class, Object, Owners, Ports};
 use suijuris_bundle::Built;
 
-use crate::server::{Server, path_of};
+use crate::server::Server;
 use crate::terminal;
 use crate::{Answer, owner};
 
@@ -49,22 +49,6 @@ fn ports(text: &str) -> Result<Ports, String> {
         }),
         _ => Err(format!("`{text}` is no port: write 5432, or 6000-6099")),
     }
-}
-
-/// Take an object that is asleep, or a class without instances, out of the daemon
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-The data of the object is moved to the daemon's archive, which is printed; `suijuris up DIR` runs it from there. The key of
-an instance stays taken.
-
-Example:
-  suijuris remove hello")]
-pub(crate) struct RemoveArgs {
-    /// CLASS/KEY, name, id, or a class
-    object: String,
-    /// Print what was removed as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 pub(crate) fn add(args: &AddArgs) -> anyhow::Result<Answer> {
@@ -130,6 +114,7 @@ pub(crate) fn add(args: &AddArgs) -> anyhow::Result<Answer> {
 
 /// Builds the definition in `dir`; what is wrong with it is shown.
 pub(crate) fn build(dir: &Path) -> anyhow::Result<Built> {
+    crate::images::pin_blocking(dir, crate::images::Lookup::All)?;
     match suijuris_bundle::build(dir) {
         Ok(built) => Ok(built),
         Err(report) => {
@@ -147,29 +132,4 @@ pub(crate) fn parts(built: &Built) -> BundleParts {
         governance: files.governance,
         program: STANDARD.encode(&files.program),
     }
-}
-
-pub(crate) fn remove(args: &RemoveArgs) -> anyhow::Result<Answer> {
-    let server = Server::chosen()?;
-    let classes: ClassList = server.get("/v1/classes")?;
-    if classes.classes.iter().any(|class| class.class == args.object) {
-        let class: Class = server.delete(&format!("/v1/classes/{}", args.object))?;
-        if args.json {
-            terminal::print_json(&class)?;
-        } else {
-            terminal::print(&format!("removed class {}\n", class.class))?;
-        }
-        return Ok(Answer::Yes);
-    }
-    let object: Object = server.delete(&path_of(&args.object))?;
-    if args.json {
-        terminal::print_json(&object)?;
-    } else {
-        terminal::print(&format!(
-            "removed {}\n  its data is in {}\n",
-            args.object,
-            object.data.display()
-        ))?;
-    }
-    Ok(Answer::Yes)
 }

@@ -46,6 +46,9 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// The finding that no rule lets an owner amend.
+const LOCKED_OUT: &str = "rules.owner_locked_out";
+
 /// What became of an amendment, as `--json` prints it.
 #[derive(Debug, Default, Serialize)]
 struct Outcome {
@@ -89,6 +92,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     let dir = dir.or_else(added_from);
     let dir = dir.ok_or_else(|| Usage("name the directory of the new definition".to_owned()))?;
     let built = build(&dir)?;
+    warn_of_lock_out(&built);
     let mut outcome = Outcome {
         bundle: built.id.to_string(),
         ..Outcome::default()
@@ -125,6 +129,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         amend_class(&server, &class, &built)?;
     }
     finish(args, &outcome)
+}
+
+/// Rules that no owner can change are in force for ever, this time as every other.
+fn warn_of_lock_out(built: &Built) {
+    let mut findings = built.findings.diagnostics().iter();
+    if let Some(found) = findings.find(|found| found.code == LOCKED_OUT) {
+        terminal::note(&format!("warning: {}", found.message));
+    }
 }
 
 fn amend(

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
+use suijuris_api::daemon::{ApprovalList, OwnerApproval};
 use suijuris_bundle::{Built, Style, build};
 use suijuris_core::governance::Action;
 use suijuris_core::id::{BundleId, ObjectId, RecordId};
@@ -15,7 +16,8 @@ use suijuris_core::key::{PublicKey, SecretKey, Signature};
 use suijuris_core::lineage::{Approval, Head, Restoration, Statement};
 use suijuris_custody::terminate;
 
-use crate::object_paths::ObjectArg;
+use crate::carrier::{Carrier, route};
+use crate::object_paths::{ObjectArg, ObjectPaths};
 use crate::{Answer, Usage, history, key_wrap, owner, terminal};
 
 /// Size of an approval's file at most, bytes.
@@ -27,7 +29,7 @@ const MAX_BYTES: u64 = 4_096;
 For an object with several owners. Without --child, --restore and --terminate the definition in DIR is
 approved, and one of the owners starts `suijuris up DIR --approval FILE…`. `fork` and `restore`
 say what to approve when approvals are missing. Reads the history, takes no lock and records
-nothing; a copy of the data directory will do. An approval holds for one thing only.
+nothing; where a daemon serves the object it is handed in there too, and `amend` counts it. A copy of the data directory will do. An approval holds for one thing only.
 
 Exit codes: 0 approved, 1 nothing to approve, or the key belongs to no owner of the object, 2 usage,
 3 broken input.
@@ -358,6 +360,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     }
     let paper = matter.paper(head, &matter.approve(head, &key)?);
     let text = format!("{}\n", serde_json::to_string(&paper)?);
+    if let Some(waiting) = hand_in(&place, &paper)? {
+        let approved = waiting
+            .approvals
+            .iter()
+            .filter(|one| Some(&one.bundle) == paper.bundle.as_ref());
+        let count = approved.count();
+        terminal::note(&format!(
+            "handed in to the daemon that serves it: {count} of the {} owners needed approved this definition; `suijuris amend` counts them",
+            waiting.threshold
+        ));
+    }
     match &args.output {
         None => terminal::print(&text)?,
         Some(path) => File::create(path)
@@ -377,6 +390,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         head.controllers.len()
     ));
     Ok(Answer::Yes)
+}
+
+/// Gives the approval of an amendment to the daemon that serves the object, where one does; what waits there then.
+fn hand_in(place: &ObjectPaths, paper: &Paper) -> anyhow::Result<Option<ApprovalList>> {
+    let (Some(bundle), Some(content)) = (&paper.bundle, &paper.content) else {
+        return Ok(None);
+    };
+    let Carrier::Daemon(server, object) = Carrier::at(place.clone())? else {
+        return Ok(None);
+    };
+    let approval = OwnerApproval {
+        object: paper.object.clone(),
+        action: paper.action.clone(),
+        bundle: bundle.clone(),
+        content: content.clone(),
+        key: paper.key.to_string(),
+        sig: paper.sig.to_string(),
+    };
+    Ok(Some(server.post(&route(&object, "/approvals"), &approval)?))
 }
 
 fn built(dir: &Path) -> anyhow::Result<Built> {

@@ -17,7 +17,7 @@ use suijuris_supervisor::history::{self, HistoryError, Past};
 use crate::object_paths::{NoObject, ObjectArg, ObjectPaths, in_files};
 use crate::progress::Progress;
 use crate::server::{Server, ServerError, encoded};
-use crate::{Usage, add, clock, control, here};
+use crate::{Usage, add, clock, control, depots, here};
 
 /// Whoever answers for an object.
 #[derive(Debug)]
@@ -93,7 +93,9 @@ impl Carrier {
             Self::Files(paths) => {
                 let reader = crate::history::open(paths)?;
                 let running = control::running_up(paths);
-                known(history::state::state(&reader, running, clock::reading()?))
+                let mut state = known(history::state::state(&reader, running, clock::reading()?))?;
+                state.messages = depots::waiting(reader.state().head().object);
+                Ok(state)
             }
         }
     }

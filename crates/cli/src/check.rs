@@ -6,9 +6,9 @@ use serde::Serialize;
 use suijuris_bundle::{Built, Report, Severity, Style, build};
 use suijuris_supervisor::limits;
 use suijuris_vehicle::process::{Process, Shim, Want};
-use suijuris_vehicle::{Description, Driver as _};
+use suijuris_vehicle::{Description, Driver as _, Isolation};
 
-use crate::{Answer, terminal};
+use crate::{Answer, images, terminal};
 
 /// Check a definition: everything that is wrong, at once
 #[derive(Debug, clap::Args)]
@@ -41,6 +41,10 @@ struct Checked<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
+    // Where this fails, the name is told as one that is not pinned.
+    if let Err(error) = images::pin_blocking(&args.dir, images::Lookup::Local) {
+        terminal::note(&format!("the image cannot be used: {error:#}"));
+    }
     let built = build(&args.dir);
     let (report, built) = match &built {
         Ok(built) => (&built.findings, Some(built)),
@@ -84,6 +88,17 @@ fn machine() -> Option<Description> {
 fn say_of_machines(machine: &Description, built: Option<&Built>) {
     if let Some(warning) = machine.warning() {
         terminal::note(&warning);
+    }
+    let has_image = built.is_some_and(|built| built.manifest.workload.image.is_some());
+    if has_image && !machine.images {
+        terminal::note(&format!(
+            "machines here are {}: no image runs in them",
+            machine.isolation
+        ));
+    } else if has_image && machine.isolation == Isolation::UserNamespaces {
+        terminal::note(
+            "users on this host: the workload's is the only one in its image; whoever is another there fails (docs/images.md)",
+        );
     }
     let limited = built.map(|built| limits::limited(&built.manifest.workload.limits, machine));
     if let Some(limited) = limited.filter(|limited| !limited.words.is_empty()) {

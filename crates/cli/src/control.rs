@@ -151,9 +151,7 @@ pub(crate) fn running(place: &ObjectPaths) -> Option<Running> {
     running_up(place).or_else(|| {
         let carrier = Carrier::at(place.clone()).ok()?;
         match (&carrier, ask(&carrier, &ControlRequest::Status)) {
-            (Carrier::Daemon(..), Ok(Some(Reply::Status { phase, pid, url, .. }))) => {
-                Some(Running { phase, pid, url })
-            }
+            (Carrier::Daemon(..), Ok(Some(status))) => said(status),
             _ => None,
         }
     })
@@ -161,8 +159,28 @@ pub(crate) fn running(place: &ObjectPaths) -> Option<Running> {
 
 /// How the `up` that runs the object says it is, if one does and answers.
 pub(crate) fn running_up(place: &ObjectPaths) -> Option<Running> {
-    match ask_up(place, &ControlRequest::Status) {
-        Ok(Some(Reply::Status { phase, pid, url, .. })) => Some(Running { phase, pid, url }),
+    ask_up(place, &ControlRequest::Status)
+        .ok()
+        .flatten()
+        .and_then(said)
+}
+
+fn said(status: Reply) -> Option<Running> {
+    match status {
+        Reply::Status {
+            phase,
+            pid,
+            url,
+            paused,
+            holds,
+            ..
+        } => Some(Running {
+            phase,
+            pid,
+            url,
+            paused,
+            holds,
+        }),
         _ => None,
     }
 }

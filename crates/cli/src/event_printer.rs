@@ -14,6 +14,7 @@ use suijuris_supervisor::events::{EventSink, Origin};
 use suijuris_words::verdict;
 
 use crate::line_writer::LineWriter;
+use crate::terminal;
 
 /// Prints events.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct EventPrinter {
     /// Only troubles, beside the output of another command.
     aside: bool,
     colour: bool,
+    /// Width of the terminal, where it is one.
+    columns: Option<usize>,
     /// What happened before `listening`, which scripts read first.
     early: RefCell<Option<Vec<Stamped>>>,
     /// Labels of objects that fall asleep: their workloads end because they are asked to.
@@ -36,6 +39,7 @@ impl EventPrinter {
             json: false,
             aside: true,
             colour: false,
+            columns: None,
             early: RefCell::new(None),
             falling_asleep: RefCell::default(),
             out: LineWriter::default(),
@@ -49,6 +53,7 @@ impl EventPrinter {
             early: RefCell::new(json.then(Vec::new)),
             falling_asleep: RefCell::default(),
             colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+            columns: terminal::columns(),
             out: LineWriter::default(),
         }
     }
@@ -66,7 +71,7 @@ impl EventPrinter {
     pub(crate) fn stamped(&self, stamped: &Stamped) {
         if self.aside {
             if let Event::Error { message, .. } = &stamped.event {
-                crate::terminal::note(message);
+                terminal::note(message);
             }
             return;
         }
@@ -153,9 +158,7 @@ impl EventPrinter {
             Event::Woke { .. } | Event::Resumed { .. } | Event::Dormant { .. } | Event::Terminated { .. } => {
                 falling_asleep.remove(label);
             }
-            Event::Workload { how, .. }
-                if how == suijuris_supervisor::history::STOPPED && falling_asleep.contains(label) =>
-            {
+            Event::Workload { how, .. } if was_asked(how) && falling_asleep.contains(label) => {
                 return words(&stopped_on_request(event));
             }
             _ => {}
@@ -166,6 +169,11 @@ impl EventPrinter {
     fn laid_out(&self, stamped: &Stamped, label: &str, line: &Line) -> String {
         let clock = stamped.at.get(11..23).unwrap_or(&stamped.at);
         let Line { colour, word, text } = line;
+        let before = clock.len() + 2 + label.chars().count() + word.chars().count().max(10) + 1;
+        let text = match self.columns {
+            Some(columns) => &terminal::wrapped(text, before, columns, before),
+            None => text,
+        };
         if self.colour {
             format!("\x1b[2m{clock}\x1b[0m  {label}\x1b[{colour}m{word:<10}\x1b[0m {text}")
         } else {
@@ -244,7 +252,7 @@ fn words(event: &Event) -> Option<Line> {
         Event::Dormant { reason, .. } => line(BLUE, "sleep", reason.clone()),
         Event::Terminated { seq } => line(YELLOW, "ended", format!("for good, record {seq}")),
         Event::Departed { seq, to } => {
-            let to = crate::terminal::clean(to);
+            let to = terminal::clean(to);
             line(YELLOW, "departed", format!("to {to}, record {seq}"))
         }
         Event::Arrived { seq } => line(GREEN, "arrived", format!("record {seq}")),
@@ -278,7 +286,7 @@ fn words(event: &Event) -> Option<Line> {
             took_ms,
         } => line(PLAIN, "workload", workload(state, *pid, how, *took_ms)),
         // The workload is a stranger: its bytes do nothing to a terminal.
-        Event::Output { line: output } => line(DIM, "  |", crate::terminal::clean(output)),
+        Event::Output { line: output } => line(DIM, "  |", terminal::clean(output)),
         Event::Machine { state, detail } if detail.is_empty() => line(DIM, "machine", state.clone()),
         Event::Machine { state, detail } => line(DIM, "machine", format!("{state} ({detail})")),
         Event::Boot { .. } => None,
@@ -309,7 +317,7 @@ fn definition(
     }
     let mut text = format!(
         "{state}: {} replayed, {changes} would change",
-        crate::terminal::count(judged, "recorded decision")
+        terminal::count(judged, "recorded decision")
     );
     for one in changed {
         let times = if one.times > 1 {
@@ -317,7 +325,7 @@ fn definition(
         } else {
             String::new()
         };
-        let reasons = crate::terminal::clean(&one.reasons.join("; "));
+        let reasons = terminal::clean(&one.reasons.join("; "));
         text += &format!(
             "\n{:>13}record {:<6} {}: {} → {}{times}  {reasons}",
             "", one.seq, one.action, one.was, one.would_be
@@ -362,6 +370,11 @@ fn took(ms: u64) -> String {
         0..1_000 => format!("{ms} ms"),
         _ => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
     }
+}
+
+/// Whether a workload that was falling asleep ended by the signal that asked it to, and not by SIGKILL later.
+fn was_asked(how: &str) -> bool {
+    how.starts_with("killed by signal ") && how != "killed by signal 9"
 }
 
 /// The same end of a workload that was asked to end.

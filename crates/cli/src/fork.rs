@@ -302,7 +302,7 @@ fn missing(
             needed,
         })?;
     } else {
-        let name = place.name();
+        let name = terminal::quoted(&place.name());
         terminal::print(&format!(
             "{} the child waits in {}\n  object {child}\n  {found} of the {needed} owners needed approved it; the others run\n    suijuris approve {name} --child {child} -o FILE\n  then the same `fork` again with --approval FILE\n",
             Screen::stdout().paint(Tone::Bad, "not born"),

@@ -3,7 +3,7 @@
 use suijuris_api::history::State;
 use suijuris_core::id::{Digest, ObjectId, RecordId};
 use suijuris_core::inputs::{Host, Vehicle};
-use suijuris_core::key::PublicKey;
+use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::lineage::Head;
 use suijuris_core::owner_request::{Ask, Once, OwnerRequest, SignedRequest};
 use suijuris_core::time::Span;
@@ -22,8 +22,13 @@ const VEHICLE: Vehicle<'_> = Vehicle {
 
 /// Where objects are that are run or written to from here.
 pub(crate) fn host() -> Host {
+    host_on(VEHICLE)
+}
+
+/// Where objects are that are run from here on this vehicle.
+pub(crate) fn host_on(vehicle: Vehicle<'_>) -> Host {
     let region = std::env::var(host::REGION_VARIABLE).ok();
-    host::here(VEHICLE, region.as_deref())
+    host::here(vehicle, region.as_deref())
 }
 
 /// What a signer has to know of an object: which it is, where its history stands, whose it is.
@@ -40,6 +45,15 @@ impl SigningContext {
             object: head.object,
             record: head.record,
             controllers: head.controllers.clone(),
+        }
+    }
+
+    /// Of an object that is gone, for an owner of its class.
+    pub(crate) fn of_owner(object: ObjectId, record: RecordId, owner: &SecretKey) -> Self {
+        Self {
+            object,
+            record,
+            controllers: vec![owner.public()],
         }
     }
 

@@ -8,17 +8,19 @@ use anyhow::Context as _;
 use serde::Serialize;
 use suijuris_store::capsule::{self, Decrypted, ImportError, Imported};
 use suijuris_store::{ObjectDir, Sizes};
+use suijuris_supervisor::volume;
 
 use crate::depots::DepotArg;
+use crate::object_paths::ObjectPaths;
 use crate::progress::Progress;
 use crate::terminal::{self, Screen, Tone};
-use crate::{Answer, key_wrap, migrate};
+use crate::{Answer, history, key_wrap, migrate, verify};
 
 /// Make an object out of a capsule
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Every record, signature and bundle is verified before anything appears under DATA; id, head and
-memory are those of the capsule. A directory that holds an older part of the same history is
+memory are those of the capsule; the volume in FILE.volume, where there is one, is unpacked. A directory that holds an older part of the same history is
 brought up to it; any other is refused and stays as it is. An object that departed into the capsule
 (`suijuris migrate`) arrives, if the depot knows of its departure and of nothing behind it.
 
@@ -72,10 +74,28 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         args.without_key,
         args.json,
     )?;
+    if answered == Answer::Yes && !args.without_key {
+        unpack_volume(&args.file, &args.data)?;
+    }
     if answered == Answer::Yes && !args.without_key && migrate::has_departed(&args.data)? {
         return migrate::arrived_at(&args.data, &args.depot, args.json);
     }
     Ok(answered)
+}
+
+/// Unpacks the volume that lies beside the capsule, where the object has none yet: not once it has lived here.
+fn unpack_volume(file: &Path, data: &Path) -> anyhow::Result<()> {
+    let packed = volume::beside(file);
+    if !packed.exists() || (volume::has_files(data) && !migrate::has_departed(data)?) {
+        return Ok(());
+    }
+    let paths = ObjectPaths {
+        object_dir: None,
+        data: data.to_owned(),
+    };
+    let head = history::open(&paths)?.state().head().record;
+    volume::unpack(&packed, &head, &data.join("volume"))
+        .with_context(|| format!("the volume in `{}` was not unpacked", packed.display()))
 }
 
 /// Imports the capsule in `file` into `data`, and tells.
@@ -116,6 +136,9 @@ pub(crate) fn answer(
 /// Whether the answer is no, rather than the question could not be asked.
 fn is_no(error: &anyhow::Error) -> bool {
     use suijuris_store::capsule::CapsuleError;
+    if error.is::<verify::NotVerified>() {
+        return true;
+    }
     match error.downcast_ref() {
         Some(ImportError::Capsule(CapsuleError::Read(_)) | ImportError::Decrypt(_)) | None => false,
         Some(_) => true,
@@ -132,6 +155,7 @@ pub(crate) fn read(
     let shown = file.display();
     let source = File::open(file).with_context(|| format!("`{shown}` cannot be read"))?;
     let data = std::path::absolute(data)?;
+    verify::ensure_verified(file)?;
     if let Some(parent) = data.parent() {
         fs::create_dir_all(parent).with_context(|| format!("`{}` cannot be made", parent.display()))?;
     }

@@ -14,6 +14,7 @@ use bech32::{Bech32, Hrp};
 use suijuris_core::id::Digest;
 use suijuris_core::key::SecretKey;
 use suijuris_store::capsule::Decrypted;
+use suijuris_supervisor::serve::packing::KeyWrap;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::owner;
@@ -61,6 +62,37 @@ pub(crate) fn encrypt(clear: &Decrypted, to: &[String]) -> anyhow::Result<Vec<u8
     Ok(sealed)
 }
 
+/// Seals what leaves a daemon, which has no owner: recipients are named as such.
+#[derive(Debug)]
+pub(crate) struct Age;
+
+impl KeyWrap for Age {
+    fn seal(&self, clear: &Decrypted, to: &[String]) -> Result<Vec<u8>, String> {
+        self.check(to)?;
+        encrypt(clear, to).map_err(|error| format!("{error:#}"))
+    }
+
+    fn check(&self, to: &[String]) -> Result<(), String> {
+        let check = |name: &String| match name.as_str() {
+            "owner" => Err("`owner` is nobody to a daemon: name an age recipient".to_owned()),
+            name => recipient(name).map(drop).map_err(|error| format!("{error:#}")),
+        };
+        to.iter().try_for_each(check)
+    }
+
+    fn fresh(&self) -> Result<(Zeroizing<String>, String), String> {
+        use age::secrecy::ExposeSecret as _;
+        let identity = x25519::Identity::generate();
+        let text = Zeroizing::new(identity.to_string().expose_secret().to_owned());
+        Ok((text, identity.to_public().to_string()))
+    }
+
+    fn open(&self, sealed: &[u8], identity: &str) -> Result<Decrypted, String> {
+        let identity: x25519::Identity = identity.parse().map_err(|why: &str| why.to_owned())?;
+        open(sealed, &[identity]).map_err(|error| format!("{error:#}"))
+    }
+}
+
 fn recipient(name: &str) -> anyhow::Result<x25519::Recipient> {
     if name == "owner" {
         return Ok(identity_of(&owner::owner_key()?)?.to_public());
@@ -79,6 +111,10 @@ pub(crate) fn decrypt(sealed: &[u8], file: Option<&Path>) -> anyhow::Result<Decr
         None => vec![identity_of(&owner::owner_key()?)?],
         Some(path) => identities(path)?,
     };
+    open(sealed, &identities)
+}
+
+fn open(sealed: &[u8], identities: &[x25519::Identity]) -> anyhow::Result<Decrypted> {
     let refs = identities.iter().map(|identity| identity as &dyn age::Identity);
     let reader = age::Decryptor::new_buffered(sealed)
         .context("the sealed section is not in the age format")?
@@ -87,6 +123,68 @@ pub(crate) fn decrypt(sealed: &[u8], file: Option<&Path>) -> anyhow::Result<Decr
     let mut bytes = Zeroizing::new(Vec::new());
     reader.take(MAX_OPEN).read_to_end(&mut bytes)?;
     Ok(Decrypted::decode(&bytes)?)
+}
+
+/// Seals bytes to the first age identity of a file, and opens what was sealed to any of them.
+#[cfg(feature = "host")]
+pub(crate) struct Sealer {
+    identities: Vec<x25519::Identity>,
+    secret: Zeroizing<Vec<u8>>,
+}
+
+#[cfg(feature = "host")]
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealer(…)")
+    }
+}
+
+#[cfg(feature = "host")]
+impl Sealer {
+    /// The sealer of a file of age identities.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        use age::secrecy::ExposeSecret as _;
+        let identities = identities(path)?;
+        let first = identities.first().context("the file holds no age identity")?;
+        let secret = Zeroizing::new(first.to_string().expose_secret().as_bytes().to_vec());
+        Ok(Self { identities, secret })
+    }
+
+    /// Bytes that `max` bytes have at most once they are sealed: a header, and a tag for each 64 KiB.
+    pub(crate) const fn room(max: usize) -> usize {
+        max.saturating_add(max / (64 << 10) * 16).saturating_add(4_096)
+    }
+
+    pub(crate) fn secret(&self) -> &[u8] {
+        &self.secret
+    }
+
+    pub(crate) fn seal(&self, clear: &[u8]) -> anyhow::Result<Vec<u8>> {
+        let to = self.identities.first().map(x25519::Identity::to_public);
+        let to = to.context("there is no age identity")?;
+        let encryptor = age::Encryptor::with_recipients(iter::once(&to as &dyn age::Recipient))?;
+        let mut sealed = Vec::with_capacity(Self::room(clear.len()));
+        let mut writer = encryptor.wrap_output(&mut sealed)?;
+        writer.write_all(clear)?;
+        writer.finish()?;
+        Ok(sealed)
+    }
+
+    /// What was sealed, of which there are `max` bytes at most.
+    pub(crate) fn open_sealed(&self, sealed: &[u8], max: usize) -> anyhow::Result<Vec<u8>> {
+        let refs = self
+            .identities
+            .iter()
+            .map(|identity| identity as &dyn age::Identity);
+        let reader = age::Decryptor::new_buffered(sealed)
+            .context("it is not in the age format: was it sealed?")?
+            .decrypt(refs)
+            .context("it is sealed to another key than that of --backup-key")?;
+        let mut bytes = Vec::new();
+        reader.take(max as u64 + 1).read_to_end(&mut bytes)?;
+        anyhow::ensure!(bytes.len() <= max, "it has more than {max} bytes");
+        Ok(bytes)
+    }
 }
 
 fn identities(path: &Path) -> anyhow::Result<Vec<x25519::Identity>> {

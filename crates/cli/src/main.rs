@@ -4,15 +4,20 @@
 //! goes to standard output, all else to standard error. The same program, started again with a word that nobody types,
 //! is the first process of a machine (`__shim`) and the runtime in it (`__init`).
 
+mod access_log;
 mod add;
 mod amend;
 mod api_token;
 mod approval;
+#[cfg(feature = "remote")]
+mod build;
 mod carrier;
 mod check;
 mod claiming;
 mod clock;
 mod control;
+#[cfg(feature = "remote")]
+mod deploy;
 mod depots;
 mod diff;
 mod door;
@@ -21,16 +26,27 @@ mod export;
 mod fork;
 mod here;
 mod history;
+#[cfg(feature = "host")]
+mod host;
+mod images;
 mod import;
+mod kernel;
 mod key_file;
+#[cfg(feature = "sealing")]
 mod key_wrap;
+#[cfg(not(feature = "sealing"))]
+#[path = "no_key_wrap.rs"]
+mod key_wrap;
+mod leaving;
 mod line_writer;
 mod log;
 mod logs;
 mod memory;
+mod messages;
 mod migrate;
 mod new;
 mod object_paths;
+#[cfg(feature = "remote")]
 mod oci;
 mod offline;
 mod owner;
@@ -38,12 +54,16 @@ mod private;
 mod progress;
 mod proposal;
 mod ps;
+#[cfg(feature = "remote")]
 mod pull;
+#[cfg(feature = "remote")]
 mod push;
 mod registry;
+mod remove;
 mod render;
 mod restore;
 mod runtime_program;
+mod schema;
 mod send;
 mod serve;
 mod server;
@@ -51,10 +71,14 @@ mod show;
 mod systemd;
 mod terminal;
 mod terminate;
+mod test;
 mod token;
 mod transition;
+#[cfg(feature = "tls")]
 mod trust;
 mod up;
+mod vehicle;
+mod vehicles;
 mod verify;
 mod what_if;
 mod why;
@@ -115,12 +139,19 @@ struct Cli {
 enum Command {
     New(new::Args),
     Check(check::Args),
+    Test(test::Args),
+    Schema(schema::Args),
+    #[cfg(feature = "remote")]
+    Build(build::Args),
+    #[cfg(feature = "remote")]
+    Deploy(Box<deploy::Args>),
     /// Run an object on this machine, until Ctrl-C puts it to sleep
     Up(up::Args),
     Serve(serve::Args),
+    #[cfg(feature = "tls")]
     Trust(trust::Args),
     Add(add::AddArgs),
-    Remove(add::RemoveArgs),
+    Remove(remove::Args),
     Amend(amend::Args),
     Approve(approval::Args),
     Key(approval::KeyArgs),
@@ -144,10 +175,28 @@ enum Command {
     Import(import::Args),
     Fork(fork::Args),
     Restore(restore::Args),
+    #[cfg(feature = "remote")]
     Push(push::Args),
+    #[cfg(feature = "remote")]
     Pull(pull::Args),
     Send(Box<send::Args>),
+    #[command(subcommand)]
+    Images(images::Command),
+    #[command(subcommand)]
+    Messages(messages::Command),
+    Vehicles(vehicles::Args),
     Door(door::Args),
+    #[command(subcommand)]
+    Kernel(kernel::KernelCommand),
+    /// Write the pages of the manual, one a command, into a directory
+    #[cfg(feature = "manual")]
+    #[command(hide = true)]
+    Manual {
+        /// Directory
+        dir: std::path::PathBuf,
+    },
+    #[cfg(feature = "host")]
+    Host(Box<host::Args>),
     /// Print the completion script of a shell
     #[command(
         after_help = "Example:\n  suijuris completions bash > ~/.local/share/bash-completion/completions/suijuris"
@@ -166,22 +215,103 @@ fn main() -> ExitCode {
         Some("__init") => return suijuris_runtime::main(arguments.collect::<Vec<OsString>>()),
         _ => {}
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misread(&error),
+    };
     server::choose(cli.server);
     run(cli.command).unwrap_or_else(|error| complain(&error))
+}
+
+/// What people type who know other programs, and what it is called here.
+const KNOWN_ELSEWHERE: &[(&[&str], &str)] = &[
+    (&["list", "ls"], "`suijuris ps` lists objects"),
+    (
+        &["rm", "delete", "destroy"],
+        "`suijuris remove NAME` takes an object from the daemon; `suijuris terminate` ends it for good",
+    ),
+    (
+        &["start", "run"],
+        "`suijuris up DIR` runs an object here; `suijuris wake OBJ` asks one to wake",
+    ),
+    (
+        &["stop", "kill", "halt"],
+        "`suijuris sleep OBJ` asks it to sleep; Ctrl-C ends `up`",
+    ),
+    (&["restart"], "`suijuris sleep OBJ` and then `suijuris wake OBJ`"),
+    (
+        &["init", "create"],
+        "`suijuris new http DIR` writes a definition; `suijuris up DIR` makes the object",
+    ),
+    (
+        &["status", "info", "inspect", "describe"],
+        "`suijuris show OBJ` shows an object",
+    ),
+    (&["inbox", "queue"], "`suijuris messages ls OBJ` lists messages"),
+    (
+        &["lint", "validate"],
+        "`suijuris check DIR` reports what is wrong with a definition",
+    ),
+];
+
+/// The command line cannot be read, or asks for help.
+fn misread(error: &clap::Error) -> ExitCode {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let word = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) if error.kind() == ErrorKind::InvalidSubcommand => word.as_str(),
+        _ => "",
+    };
+    let hint = KNOWN_ELSEWHERE.iter().find(|(words, _)| words.contains(&word));
+    match hint {
+        _ if error.use_stderr() && wants_json() => {
+            let told = error.to_string();
+            let told = told.trim_end().trim_start_matches("error: ");
+            let hint = hint.map_or_else(String::new, |(_, hint)| format!("\n{hint}"));
+            told_as_json(&format!("{told}{hint}"), 2);
+        }
+        // In place of the words that merely look alike.
+        Some((_, hint)) => terminal::note(&format!("error: there is no `{word}`; {hint}")),
+        // A closed output is nobody's to tell.
+        None => drop(error.print()),
+    }
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+/// Whether a script reads the answer of a command. `up`, `serve` and `door` print events, and say what is wrong in words.
+fn wants_json() -> bool {
+    let words: Vec<_> = std::env::args().skip(1).take_while(|word| word != "--").collect();
+    let streams = words
+        .iter()
+        .any(|word| matches!(word.as_str(), "up" | "serve" | "door"));
+    !streams && words.iter().any(|word| word == "--json")
+}
+
+/// An error for scripts: one line on standard error.
+fn told_as_json(message: &str, exit_code: u8) {
+    let error = serde_json::json!({"error": {"message": message, "exit_code": exit_code}});
+    terminal::drawing(&error.to_string());
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let answer = match command {
         Command::Up(args) => return up::run(args),
         Command::Serve(args) => return serve::run(&args),
+        #[cfg(feature = "tls")]
         Command::Trust(args) => trust::run(&args)?,
         Command::Add(args) => add::add(&args)?,
-        Command::Remove(args) => add::remove(&args)?,
+        Command::Remove(args) => remove::run(&args)?,
         Command::Amend(args) => amend::run(&args)?,
         Command::Door(args) => return door::run(&args),
+        #[cfg(feature = "host")]
+        Command::Host(args) => return host::run(&args),
         Command::New(args) => new::run(&args)?,
         Command::Check(args) => check::run(&args)?,
+        Command::Schema(args) => schema::run(&args)?,
+        Command::Test(args) => test::run(&args)?,
+        #[cfg(feature = "remote")]
+        Command::Build(args) => build::run(&args)?,
+        #[cfg(feature = "remote")]
+        Command::Deploy(args) => deploy::run(&args)?,
         Command::Approve(args) => approval::run(&args)?,
         Command::Key(args) => approval::key(&args)?,
         Command::Token(command) => token::run(&command)?,
@@ -202,9 +332,20 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Import(args) => import::run(&args)?,
         Command::Fork(args) => fork::run(&args)?,
         Command::Restore(args) => restore::run(&args)?,
+        #[cfg(feature = "remote")]
         Command::Push(args) => push::run(&args)?,
+        #[cfg(feature = "remote")]
         Command::Pull(args) => pull::run(&args)?,
         Command::Send(args) => send::run(&args)?,
+        Command::Kernel(command) => kernel::run(&command)?,
+        Command::Messages(command) => messages::run(&command)?,
+        #[cfg(feature = "manual")]
+        Command::Manual { dir } => {
+            clap_mangen::generate_to(Cli::command(), dir)?;
+            Answer::Yes
+        }
+        Command::Images(command) => images::run(&command)?,
+        Command::Vehicles(args) => vehicles::run(&args)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "suijuris", &mut script);
@@ -225,6 +366,11 @@ fn complain(error: &anyhow::Error) -> ExitCode {
         // The reader of our output has seen enough.
         return ExitCode::SUCCESS;
     }
-    terminal::note(&format!("error: {error:#}"));
-    ExitCode::from(if error.is::<Usage>() { 2 } else { 3 })
+    let code = if error.is::<Usage>() { 2 } else { 3 };
+    if wants_json() {
+        told_as_json(&format!("{error:#}"), code);
+    } else {
+        terminal::note(&format!("error: {error:#}"));
+    }
+    ExitCode::from(code)
 }

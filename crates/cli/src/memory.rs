@@ -6,7 +6,7 @@ mod watch;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, IsTerminal as _, Read as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,7 +16,9 @@ use suijuris_core::memory::Name;
 use suijuris_supervisor::history::what_if;
 pub(crate) use suijuris_supervisor::history::what_if::as_typed_for as as_typed;
 
-use crate::{Answer, Usage};
+use zeroize::Zeroizing;
+
+use crate::{Answer, Usage, terminal};
 
 /// Read, write or watch an object's memory
 #[derive(Debug, clap::Subcommand)]
@@ -55,10 +57,27 @@ pub(crate) fn assignments(
     Ok(values)
 }
 
+/// Numbers by counter, from `FIELD=NUMBER`.
+pub(crate) fn amounts(texts: &[String]) -> Result<BTreeMap<String, i64>, Usage> {
+    let mut amounts = BTreeMap::new();
+    for text in texts {
+        let amount = text
+            .split_once('=')
+            .and_then(|(field, amount)| Some((field, amount.parse().ok()?)));
+        let (field, amount) =
+            amount.ok_or_else(|| Usage(format!("`{text}`: write FIELD=NUMBER, as in spent=3")))?;
+        if amounts.insert(field.to_owned(), amount).is_some() {
+            return Err(Usage(format!("field `{field}` is named twice")));
+        }
+    }
+    Ok(amounts)
+}
+
 /// Bytes of a value from a file at most.
 const MAX_FILE: u64 = 2 << 20;
 
-/// A value as it stands there, or that of a file: `@FILE`, or `@-` for standard input, so that a secret is in no argument.
+/// A value as it stands there, or that of a file: `@FILE`, or `@-` for standard input, so that a secret is in no argument. At
+/// a terminal `@-` asks for it and does not show it.
 /// `@@` begins a text with `@`.
 fn given(field: &str, value: &str, memory: &Memory) -> Result<serde_json::Value, Usage> {
     let Some(path) = value.strip_prefix('@') else {
@@ -71,6 +90,10 @@ fn given(field: &str, value: &str, memory: &Memory) -> Result<serde_json::Value,
         let hint = "write FIELD=@@… for a text that begins with @";
         Usage(format!("`{field}`: {path} cannot be read: {why}; {hint}"))
     };
+    if path == "-" && io::stdin().is_terminal() {
+        let text = Zeroizing::new(terminal::hidden(field).map_err(|error| unreadable(&error))?);
+        return Ok(typed(field, &text, memory));
+    }
     let mut bytes = Vec::new();
     let read = match path {
         "-" => io::stdin().lock().take(MAX_FILE + 1).read_to_end(&mut bytes),

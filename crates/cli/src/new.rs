@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     for file in written {
         terminal::print(&format!("{}\n", file.display()))?;
     }
-    let dir = args.dir.display();
+    let dir = terminal::quoted(&args.dir.display().to_string());
     // A class is a template: there is no object of it to run.
     let next = if args.template == CLASS { "check" } else { "up" };
     terminal::note(&format!(

@@ -10,7 +10,7 @@ use suijuris_oci::{
 use crate::Usage;
 
 /// How to reach a registry.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Reach {
     /// Use plain HTTP, which this machine itself gets anyway: everybody on the way reads along
     #[arg(long)]

@@ -68,6 +68,9 @@ pub(crate) struct Options {
     /// Claim of the caller's verified token; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     claim: Vec<String>,
+    /// How often the one who asks did so in the running window, this time included; may be given several times
+    #[arg(long, value_name = "NAME=N")]
+    rate: Vec<String>,
     /// Hold in force; may be given several times
     #[arg(long, value_name = "NAME")]
     hold: Vec<String>,
@@ -119,9 +122,18 @@ impl By {
     }
 }
 
+/// What is written, or supposed to have been: `FIELD=VALUE`, and names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written<'a> {
+    pub(crate) set: &'a [String],
+    pub(crate) add: &'a [String],
+    pub(crate) append: &'a [String],
+    pub(crate) unset: &'a [String],
+}
+
 impl Options {
-    /// The document that asks about `action`, as if `set` were written.
-    pub(crate) fn supposed(&self, action: Action, set: &[String]) -> Supposed {
+    /// The document that asks about `action`, as if this were written, or about writing it.
+    pub(crate) fn supposed(&self, action: Action, written: Written<'_>) -> Supposed {
         Supposed {
             action: action.to_string(),
             by: self.by.map(|by| by.word().to_owned()),
@@ -138,11 +150,15 @@ impl Options {
             subject: self.subject.clone(),
             scopes: self.scope.clone(),
             claims: self.claim.clone(),
+            rates: self.rate.clone(),
             holds: self.hold.clone(),
             idle: Some(self.idle.to_string()),
             active: Some(self.active.to_string()),
             at: self.at.map(|at| at.to_string()),
-            set: set.to_vec(),
+            set: written.set.to_vec(),
+            add: written.add.to_vec(),
+            append: written.append.to_vec(),
+            unset: written.unset.to_vec(),
         }
     }
 }

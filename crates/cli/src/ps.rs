@@ -130,7 +130,7 @@ fn served() -> anyhow::Result<Vec<Known>> {
             running: true,
             pid: Some(pid),
             url: Some(object.url),
-            epoch: None,
+            epoch: object.epoch,
             since: None,
             data: object.data.display().to_string(),
             object_dir: object.object_dir.map(|dir| dir.display().to_string()),

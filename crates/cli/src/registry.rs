@@ -74,7 +74,16 @@ fn write(dir: &Path, object: &str, note: &Note) -> io::Result<()> {
     std::fs::rename(&fresh, dir.join(format!("{object}.json")))
 }
 
-/// All objects noted whose data is still there, by name; notes of others are removed.
+/// The object that was at `data`, and its name, where nothing of its history is left there.
+pub(crate) fn gone(data: &Path) -> Option<(ObjectId, String)> {
+    let data = std::path::absolute(data).ok()?;
+    let listed = std::fs::read_dir(dir()?).ok()?;
+    let mut notes = listed.filter_map(|entry| read(&entry.ok()?.path()));
+    let (object, note) = notes.find(|(_, note)| note.data == data && !note.data.join("lineage").is_dir())?;
+    Some((object, note.name))
+}
+
+/// All objects noted whose data is still there, by name; notes of objects that are gone with their definition are removed.
 pub(crate) fn all() -> io::Result<Vec<(ObjectId, Note)>> {
     let listed = dir().map(std::fs::read_dir);
     let entries = match listed {
@@ -90,7 +99,7 @@ pub(crate) fn all() -> io::Result<Vec<(ObjectId, Note)>> {
         };
         if note.data.join("lineage").is_dir() {
             notes.push((object, note));
-        } else {
+        } else if !note.object_dir.as_deref().is_some_and(Path::is_dir) {
             // A note of what is gone misleads; that it stays where it cannot be removed is no harm.
             let _ = std::fs::remove_file(&path);
         }

@@ -172,7 +172,7 @@ fn missing(
         terminal::print(&format!(
             "{}\n  {found} of the {needed} owners needed approved it; the others run, on any copy of the object,\n    suijuris approve {} -o FILE --restore {what}\n  then the same `restore` again with --approval FILE\n",
             Screen::stdout().paint(Tone::Bad, "not restored"),
-            place.name(),
+            terminal::quoted(&place.name()),
         ))?;
     }
     Ok(Answer::No)

@@ -11,33 +11,40 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use suijuris_api::event::Stamped;
-use suijuris_core::activation::{Terms, requests};
+use suijuris_core::activation::requests;
+use suijuris_core::key::PublicKey;
 use suijuris_core::owner_request::Ask;
 use suijuris_custody::clock::Clock;
 use suijuris_custody::owner::no_content;
 use suijuris_custody::{relay, witness};
+#[cfg(feature = "tls")]
+use suijuris_edge::tls::Source;
+use suijuris_edge::tls::Tls;
+use suijuris_edge::trust::{MAX_TRUSTED, Trust, network};
 use suijuris_supervisor::Services;
 use suijuris_supervisor::events::{EventSink, Origin};
 use suijuris_supervisor::machine_notes::MachineNotes;
 use suijuris_supervisor::output_logs::OutputLogs;
 use suijuris_supervisor::serve::catalog::Catalog;
-use suijuris_supervisor::serve::edge::tls::{Source, Tls};
-use suijuris_supervisor::serve::edge::trust::{MAX_TRUSTED, Trust, network};
 use suijuris_supervisor::serve::edge::{Edge, Entrance};
 use suijuris_supervisor::serve::feed::{Feed, object_event};
+use suijuris_supervisor::serve::receiving::Receive;
 use suijuris_supervisor::serve::roster::{Roster, Setup};
 use suijuris_supervisor::serve::{api, front};
 use suijuris_supervisor::services::{SpentRequests, fresh_server};
-use suijuris_vehicle::process::{Process, Shim, Want};
-use suijuris_vehicle::{Driver as _, Isolation};
+use suijuris_vehicle::Driver;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::access_log::AccessLogArg;
 use crate::depots::DepotArg;
 use crate::event_printer::EventPrinter;
 use crate::runtime_program::runtime_program;
-use crate::{Usage, carrier, here, private, server, systemd, terminal, trust};
+#[cfg(feature = "tls")]
+use crate::trust;
+use crate::vehicle::{Kind, VehicleArg};
+use crate::{Usage, carrier, here, images, key_wrap, private, server, systemd, terminal, vehicle};
 use listen::{Listen, Listening, listen};
 
 /// Threads that wait for disks, at most: one gains nothing from more.
@@ -87,12 +94,32 @@ pub(crate) struct Args {
     control: Option<PathBuf>,
     #[command(flatten)]
     depot: DepotArg,
+    /// Receive objects of this owner from other servers (`suijuris key` prints it); may be given several times
+    #[arg(long, value_name = "KEY")]
+    receive: Vec<PublicKey>,
+    /// Program of this host that such objects may run, as their command names it; may be given several times
+    #[arg(long, value_name = "PROGRAM")]
+    receive_command: Vec<String>,
+    #[command(flatten)]
+    access_log: AccessLogArg,
     /// One JSON event a line on standard output
     #[arg(long)]
     json: bool,
     /// Run machines as plain processes, without namespaces
     #[arg(long)]
     plain: bool,
+    #[command(flatten)]
+    vehicle: VehicleArg,
+}
+
+impl Args {
+    /// From whom objects are received.
+    fn receiving(&self) -> Receive {
+        Receive {
+            receive: self.receive.clone(),
+            commands: self.receive_command.clone(),
+        }
+    }
 }
 
 /// `HOST:PORT`, or `:PORT` on loopback.
@@ -139,21 +166,31 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let catalog = Catalog::open(&root)?;
     let root = root.canonicalize()?;
-    let printer = Rc::new(ServePrinter(EventPrinter::new(args.json)));
-    let depot = args.depot.open().await?;
-    let isolation = args.plain.then_some(Isolation::Plain);
-    let want = Want {
-        isolation,
-        ..Want::default()
-    };
-    let driver = Process::detect(Shim::itself("__shim"), want)
-        .await
-        .context("machines cannot be started on this host")?
+    let processes = vehicle::processes(args.plain)
+        .await?
         .keeping_in(&root.join("machines"))
         .context("machines that outlive the daemon cannot be kept")?;
+    match args.vehicle.vehicle.unwrap_or(Kind::Process) {
+        Kind::Process => serve_on(args, root, catalog, processes).await,
+        kind => {
+            let driver = vehicle::virtual_machines(kind, &args.vehicle, processes, root.join("vm"))?;
+            serve_on(args, root, catalog, driver).await
+        }
+    }
+}
+
+async fn serve_on<D: Driver>(
+    args: &Args,
+    root: PathBuf,
+    catalog: Catalog,
+    driver: D,
+) -> anyhow::Result<ExitCode> {
+    let printer = Rc::new(ServePrinter(EventPrinter::new(args.json)));
+    let depot = args.depot.open().await?;
     if let Some(warning) = driver.describe().warning() {
         terminal::note(&warning);
     }
+    let access_log = args.access_log.open()?;
     let machines = MachineNotes::open(&root.join("machine-notes"))?;
     let listeners = listen(&args.listen)?;
     let edge = Rc::new(edge(args, &listeners)?);
@@ -166,22 +203,28 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         .clone()
         .unwrap_or_else(|| Catalog::control_socket(&root));
     let feed = Feed::new(printer.clone());
+    let terms = vehicle::terms(driver.describe().descriptors);
     let services = Rc::new(Services {
         driver,
-        clock: Arc::new(Clock::start(None).context("the clock's pulse cannot be started")?),
+        clock: Arc::new(Clock::start_at_rest(None).context("the clock's pulse cannot be started")?),
         relay: relay::Service::start()?,
         server: fresh_server().context("the system gives no randomness")?,
         spent: SpentRequests::default(),
         host: here::host(),
         runtime: runtime_program(),
         sink: Rc::new(feed.clone()),
-        terms: Terms::DEFAULT,
+        terms,
         request_terms: requests::Terms::DEFAULT,
         logs: OutputLogs::default(),
+        access_log: access_log.clone(),
         private: private::places(&args.depot, Some(&root)),
         machines: Some(machines),
         depot: Some(depot.clone()),
+        images: images::store().ok(),
+        destinations: catalog.destinations()?,
         // Whoever runs the daemon is the owner where their key is, and the host elsewhere.
+        verifying: tokio::sync::Semaphore::new(1),
+        publishing: tokio::sync::Semaphore::new(suijuris_supervisor::services::PUBLISHING),
         sign_sleep: Some(Box::new(|head, server| {
             here::sign_quietly(&here::SigningContext::of(head), Ask::Sleep, no_content(), server)
                 .ok()
@@ -194,6 +237,8 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         depot: Some(depot),
         witness: witness::Service::start()?,
         domain: DOMAIN.to_owned(),
+        wrap: Arc::new(key_wrap::Age),
+        receive: Receive::read(&root, args.receiving())?,
     })?;
     roster.set_urls(urls.clone());
     let host = listeners
@@ -241,9 +286,8 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
                 _ = hangup.recv() => {
                     // The next daemon goes on with the machines that run.
                     systemd::notify("STOPPING=1");
-                    accepting.abort_all();
-                    roster.close_all_ports();
                     roster.detach();
+                    roster.close_all_ports();
                     stopping = true;
                     continue;
                 }
@@ -251,15 +295,17 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
             }
             if !stopping {
                 systemd::notify("STOPPING=1");
-                accepting.abort_all();
-                roster.close_all_ports();
             }
             roster.stop(stopping);
+            roster.close_all_ports();
             stopping = true;
         }
     };
     ended.await;
+    // Whoever was accepted last is told; that is bounded.
+    while accepting.join_next().await.is_some() {}
     beside.shutdown().await;
+    access_log.close();
     let _ = std::fs::remove_file(&control);
     Ok(ExitCode::SUCCESS)
 }
@@ -278,8 +324,20 @@ fn edge(args: &Args, listening: &[Listening]) -> anyhow::Result<Edge> {
         ));
     }
     let trust = Trust::new(args.trust.clone());
-    let needed = wants(|entrance| entrance.tls);
-    let tls = match (&args.certificate, &args.key) {
+    Ok(Edge::new(trust, tls(args, wants(|entrance| entrance.tls))?))
+}
+
+#[cfg(not(feature = "tls"))]
+fn tls(args: &Args, needed: bool) -> anyhow::Result<Option<Tls>> {
+    if needed || args.certificate.is_some() || args.client_ca.is_some() {
+        anyhow::bail!("this program was built without TLS: build it with `cargo build --release`");
+    }
+    Ok(None)
+}
+
+#[cfg(feature = "tls")]
+fn tls(args: &Args, needed: bool) -> anyhow::Result<Option<Tls>> {
+    Ok(match (&args.certificate, &args.key) {
         (Some(certificate), Some(key)) => {
             let (certificate, key) = (certificate.clone(), key.clone());
             let source = Source::Files { certificate, key };
@@ -297,8 +355,7 @@ fn edge(args: &Args, listening: &[Listening]) -> anyhow::Result<Edge> {
             Err(error) if needed => return Err(error),
             Ok(None) | Err(_) => None,
         },
-    };
-    Ok(Edge::new(trust, tls))
+    })
 }
 
 /// Prints the events of all objects, each with whose it is.

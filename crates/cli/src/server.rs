@@ -3,12 +3,15 @@
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::OnceLock;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes, Frame};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -38,6 +41,9 @@ const MAX_ANSWER: usize = 64 << 20;
 
 /// How long the daemon may take to answer: a wake waits for a workload that gets ready.
 const WITHIN: Duration = Duration::from_secs(180);
+
+/// The same where data is copied.
+const SLOW: Duration = Duration::from_secs(6 * 3_600);
 
 /// Objects asked for at once.
 const PAGE: usize = 1_000;
@@ -97,8 +103,8 @@ fn detail(problem: &Problem) -> String {
     }
 }
 
-/// The directory of the daemon that is meant where none is named.
-pub(crate) fn default_root() -> anyhow::Result<PathBuf> {
+/// This user's folder for what belongs to no single object.
+pub(crate) fn data_folder() -> anyhow::Result<PathBuf> {
     let absolute = |name: &str| {
         std::env::var_os(name)
             .map(PathBuf::from)
@@ -107,7 +113,12 @@ pub(crate) fn default_root() -> anyhow::Result<PathBuf> {
     let base = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
     let base =
         base.context("neither HOME nor XDG_DATA_HOME says where data belongs: set one, or name a directory")?;
-    Ok(base.join("suijuris/serve"))
+    Ok(base.join("suijuris"))
+}
+
+/// The directory of the daemon that is meant where none is named.
+pub(crate) fn default_root() -> anyhow::Result<PathBuf> {
+    Ok(data_folder()?.join("serve"))
 }
 
 /// The directory of the daemon that is meant, where none runs.
@@ -210,6 +221,11 @@ impl Server {
         let base = format!("/v1/objects/{}", object.object);
         let signed = |signed| Signed { signed };
         match question {
+            // Its own route does that, and all that follows.
+            ControlRequest::Depart { .. } => Ok(Reply::Error {
+                code: "bad_request".to_owned(),
+                message: "a daemon moves an object itself".to_owned(),
+            }),
             ControlRequest::Status => {
                 let daemon = self.daemon()?;
                 Ok(Reply::Status {
@@ -217,6 +233,8 @@ impl Server {
                     pid: daemon.pid,
                     url: object.url.clone(),
                     server: daemon.server,
+                    paused: None,
+                    holds: Default::default(),
                 })
             }
             ControlRequest::Wake => self.post(&format!("{base}/wake"), &signed(None)),
@@ -260,6 +278,41 @@ impl Server {
         self.call(&Method::POST, path, Some(body))
     }
 
+    /// As [`Server::post`], for what takes as long as data takes to be copied.
+    pub(crate) fn post_slowly<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ServerError> {
+        self.call_within(SLOW, &Method::POST, path, Some(body))
+    }
+
+    /// The daemon at this URL: `http://ADDRESS:PORT` with the token for it, or `unix:PATH` of its directory or control socket.
+    pub(crate) fn at(url: &str) -> anyhow::Result<Self> {
+        let Some(path) = url.strip_prefix("unix:") else {
+            return Remote::named(url).map(Self::Address);
+        };
+        let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+        Ok(Self::Socket(match path.is_dir() {
+            true => Catalog::control_socket(&path),
+            false => path,
+        }))
+    }
+
+    /// Sends a file; its answer.
+    pub(crate) fn put_file<T: DeserializeOwned>(&self, path: &str, file: &Path) -> anyhow::Result<T> {
+        let shown = file.display();
+        let sent = std::fs::File::open(file).with_context(|| format!("`{shown}` cannot be read"))?;
+        let length = sent.metadata()?.len();
+        let request = Request::builder()
+            .method(&Method::PUT)
+            .uri(path)
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .header(header::CONTENT_LENGTH, length);
+        let body = FileBody(sent).map_err(|error| error.to_string()).boxed();
+        Ok(self.exchanged(SLOW, request, body)?)
+    }
+
     /// Replaces a document; its answer.
     pub(crate) fn put<T: DeserializeOwned>(
         &self,
@@ -280,7 +333,16 @@ impl Server {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ServerError> {
-        let silent = |why: String| ServerError::Silent(self.place(), why);
+        self.call_within(WITHIN, method, path, body)
+    }
+
+    fn call_within<T: DeserializeOwned>(
+        &self,
+        within: Duration,
+        method: &Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ServerError> {
         let body = match body {
             Some(body) => serde_json::to_vec(body)?,
             None => Vec::new(),
@@ -288,8 +350,21 @@ impl Server {
         let request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, self.host())
             .header(header::CONTENT_TYPE, "application/json");
+        let body = Full::new(Bytes::from(body))
+            .map_err(|never| match never {})
+            .boxed();
+        self.exchanged(within, request, body)
+    }
+
+    fn exchanged<T: DeserializeOwned>(
+        &self,
+        within: Duration,
+        request: hyper::http::request::Builder,
+        body: Sent,
+    ) -> Result<T, ServerError> {
+        let silent = |why: String| ServerError::Silent(self.place(), why);
+        let request = request.header(header::HOST, self.host());
         let request = match self {
             Self::Socket(_) => request,
             Self::Address(remote) => {
@@ -300,14 +375,12 @@ impl Server {
                 request.header(header::AUTHORIZATION, shown)
             }
         };
-        let request = request
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|error| silent(error.to_string()))?;
+        let request = request.body(body).map_err(|error| silent(error.to_string()))?;
         // A thread of its own: whoever asks may be in the middle of an event loop, which cannot wait for another.
         let asking = || {
             let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let tokio = tokio.map_err(|error| silent(error.to_string()))?;
-            let answer = tokio.block_on(async { tokio::time::timeout(WITHIN, self.exchange(request)).await });
+            let answer = tokio.block_on(async { tokio::time::timeout(within, self.exchange(request)).await });
             answer.map_err(|_late| silent("it took too long".to_owned()))?
         };
         let answer = std::thread::scope(|scope| scope.spawn(asking).join());
@@ -318,7 +391,7 @@ impl Server {
         Err(ServerError::Refused(serde_json::from_slice(&bytes)?))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(bool, Bytes), ServerError> {
+    async fn exchange(&self, request: Request<Sent>) -> Result<(bool, Bytes), ServerError> {
         let silent = |why: String| ServerError::Silent(self.place(), why);
         let absent = |error| ServerError::Absent(self.place(), error);
         let answer = match self {
@@ -373,10 +446,39 @@ impl Remote {
     }
 }
 
+/// What a request carries.
+type Sent = BoxBody<Bytes, String>;
+
+/// Bytes of a file that are read at once.
+const CHUNK: usize = 256 << 10;
+
+/// A file as a body; nobody else waits for the thread that reads it.
+struct FileBody(std::fs::File);
+
+impl Body for FileBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let mut bytes = vec![0; CHUNK];
+        Poll::Ready(match self.0.read(&mut bytes) {
+            Ok(0) => None,
+            Ok(read) => {
+                bytes.truncate(read);
+                Some(Ok(Frame::data(Bytes::from(bytes))))
+            }
+            Err(error) => Some(Err(error)),
+        })
+    }
+}
+
 /// Sends a request over a fresh connection; whether all is well, and the body.
 async fn answer(
     socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Full<Bytes>>,
+    request: Request<Sent>,
 ) -> Result<(bool, Bytes), String> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
         .await

@@ -1,7 +1,7 @@
 //! `show`: an object as it stands.
 
 use suijuris_api::agent;
-use suijuris_api::history::State;
+use suijuris_api::history::{Paused, State};
 
 use crate::Answer;
 use crate::object_paths::ObjectArg;
@@ -58,6 +58,20 @@ fn text(shown: &State, terminal: Screen) -> String {
     if let Some(seconds) = shown.awake_seconds {
         table.row(["awake", &format!("{seconds} s in all")]);
     }
+    if let Some(Paused { seconds, why }) = &shown.paused {
+        let words = format!("{}, next try in {seconds} s", terminal::clean(why));
+        table.row(["paused", &words]);
+    }
+    for (name, ms) in &shown.holds {
+        let words = format!("{}, {} s left", terminal::clean(name), ms.div_ceil(1_000));
+        table.row(["hold", &words]);
+    }
+    if let Some(next) = &shown.next_timer {
+        table.row(["next", &format!("timer {} at {}", next.name, next.at)]);
+    }
+    if let Some(waiting) = messages(shown) {
+        table.row(["messages", &waiting]);
+    }
     if let Some(url) = &shown.url {
         table.row(["url", url]);
     }
@@ -81,18 +95,29 @@ fn text(shown: &State, terminal: Screen) -> String {
     text
 }
 
+/// What waits in its inbox, where that is known and anything does.
+fn messages(shown: &State) -> Option<String> {
+    let aside =
+        (shown.set_aside > 0).then(|| format!("{} set aside: see `suijuris messages ls`", shown.set_aside));
+    let waiting = shown.messages.filter(|waiting| *waiting > 0);
+    let waiting = waiting.map(|waiting| format!("{waiting} waiting"));
+    let both: Vec<_> = [waiting, aside].into_iter().flatten().collect();
+    (!both.is_empty()).then(|| both.join(", "))
+}
+
 fn remarks(shown: &State) -> Vec<String> {
     let mut remarks = Vec::new();
     if shown.phase == "crashed" {
         remarks.push("the last run did not shut down cleanly; the next start records it".to_owned());
     }
     if shown.unsealed {
-        let runs = if shown.crashes > 1 {
-            format!("the previous {} runs", shown.crashes)
-        } else {
-            "the previous run".to_owned()
-        };
-        remarks.push(format!("{runs} did not shut down cleanly (unsealed)"));
+        remarks.push("the previous run did not shut down cleanly (unsealed)".to_owned());
+    }
+    if shown.crashes > 1 {
+        remarks.push(format!(
+            "the previous {} runs crashed or were cut off",
+            shown.crashes
+        ));
     }
     if shown.uncovered > 0 {
         remarks.push(format!(

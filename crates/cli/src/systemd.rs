@@ -15,26 +15,50 @@ const MAX_SOCKETS: usize = 64;
 
 /// Tells it `state`; nobody is told where no socket is named.
 pub(crate) fn notify(state: &str) {
-    let Some(path) = std::env::var_os(VARIABLE) else {
-        return;
-    };
     let sent = || -> std::io::Result<()> {
-        let socket = UnixDatagram::unbound()?;
-        // One who does not read must not stop the daemon.
-        socket.set_nonblocking(true)?;
-        let name = path.to_string_lossy();
-        match name.strip_prefix('@') {
-            Some(hidden) => {
-                use std::os::linux::net::SocketAddrExt as _;
-                let address = std::os::unix::net::SocketAddr::from_abstract_name(hidden)?;
-                socket.send_to_addr(state.as_bytes(), &address)?;
-            }
-            None => drop(socket.send_to(state.as_bytes(), &path)?),
+        if let Some(systemd) = connected()? {
+            systemd.send(state.as_bytes())?;
         }
         Ok(())
     };
     // Nobody to tell when systemd does not listen; the daemon serves all the same.
     let _ = sent();
+}
+
+/// Gives a socket to systemd under a name: the next program of this service finds it among its [`sockets`], and clients that connect
+/// meanwhile wait for that one. Nothing happens where no socket of systemd is named, or where the unit has no `FileDescriptorStoreMax`.
+#[cfg(feature = "host")]
+pub(crate) fn store(name: &str, socket: std::os::fd::BorrowedFd<'_>) {
+    use std::os::fd::AsFd as _;
+    let sent = || -> std::io::Result<()> {
+        let Some(systemd) = connected()? else {
+            return Ok(());
+        };
+        let text = format!("FDSTORE=1\nFDNAME={name}");
+        suijuris_sys::sockets::send(systemd.as_fd(), text.as_bytes(), &[socket])?;
+        Ok(())
+    };
+    // It serves all the same; only the next one has to listen anew.
+    let _ = sent();
+}
+
+/// A socket to where systemd hears, if it does.
+fn connected() -> std::io::Result<Option<UnixDatagram>> {
+    let Some(path) = std::env::var_os(VARIABLE) else {
+        return Ok(None);
+    };
+    let socket = UnixDatagram::unbound()?;
+    // One who does not read must not stop the daemon.
+    socket.set_nonblocking(true)?;
+    let name = path.to_string_lossy();
+    match name.strip_prefix('@') {
+        Some(hidden) => {
+            use std::os::linux::net::SocketAddrExt as _;
+            socket.connect_addr(&std::os::unix::net::SocketAddr::from_abstract_name(hidden)?)?;
+        }
+        None => socket.connect(&path)?,
+    }
+    Ok(Some(socket))
 }
 
 /// How long systemd waits for a sign of life before it ends this program; none where it does not wait.

@@ -25,15 +25,77 @@ pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(print(&line)?)
 }
 
-/// Says something that is no data on standard error.
+/// Says something that is no data on standard error; on a terminal its lines end between words.
 pub(crate) fn note(text: &str) {
-    drawing(&format!("suijuris: {text}"));
+    let text = format!("suijuris: {text}");
+    let width = columns_of(&console::Term::stderr());
+    let lines = text.split('\n').map(|line| match width {
+        Some(width) => wrapped(line, 0, width, 2),
+        None => line.to_owned(),
+    });
+    drawing(&lines.collect::<Vec<_>>().join("\n"));
 }
 
 /// Shows a drawing of several lines on standard error.
 pub(crate) fn drawing(text: &str) {
     // Nobody to tell when standard error is gone.
     let _ = writeln!(io::stderr(), "{}", text.trim_matches('\n'));
+}
+
+/// A path or name as a shell takes it for one word.
+pub(crate) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", clean(word).replace('\'', r"'\''"))
+    }
+}
+
+/// Columns of the terminal at standard output; none where it is no terminal.
+pub(crate) fn columns() -> Option<usize> {
+    columns_of(&console::Term::stdout())
+}
+
+fn columns_of(term: &console::Term) -> Option<usize> {
+    let found = term
+        .is_term()
+        .then(|| term.size_checked().map(|(_, columns)| usize::from(columns)));
+    // A terminal that does not say is as wide as they have always been.
+    found.map(|columns| columns.unwrap_or(80))
+}
+
+/// Text in lines of at most `width` columns, broken between words; lines after the first begin with `indent` spaces, or with
+/// fewer where the word is whole then. A word that is longer than a line stands alone.
+pub(crate) fn wrapped(text: &str, first: usize, width: usize, indent: usize) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut column = first;
+    let mut begun = false;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if begun && column + 1 + length > width {
+            out.push('\n');
+            let indent = indent.min(width.saturating_sub(length));
+            out.push_str(&" ".repeat(indent));
+            column = indent + length;
+        } else {
+            if begun {
+                out.push(' ');
+                column += 1;
+            }
+            column += length;
+        }
+        out.push_str(word);
+        begun = true;
+    }
+    out
+}
+
+/// A secret that somebody types at the terminal, not shown.
+pub(crate) fn hidden(field: &str) -> io::Result<String> {
+    let term = console::Term::stderr();
+    term.write_str(&format!("{field} (not shown): "))?;
+    term.read_secure_line()
 }
 
 /// So many of a thing: `1 record`, `2 records`.
@@ -85,7 +147,11 @@ pub(crate) fn colour(stream: &impl io::IsTerminal) -> bool {
     wanted && stream.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Rows in aligned columns, two spaces between them; the last column is as wide as it wants.
+/// Columns that the last one of a table has at least before its lines are broken.
+const LEAST_LAST: usize = 20;
+
+/// Rows in aligned columns, two spaces between them; the last column is as wide as it wants, and on a terminal goes on below
+/// itself where the terminal ends.
 #[derive(Debug, Default)]
 pub(crate) struct Table(Vec<Vec<String>>);
 
@@ -100,6 +166,11 @@ impl Table {
 
     /// The rows, each indented by `indent` spaces.
     pub(crate) fn text(&self, indent: usize) -> String {
+        self.text_on(columns(), indent)
+    }
+
+    /// As [`Table::text`], on a terminal of so many columns.
+    fn text_on(&self, terminal: Option<usize>, indent: usize) -> String {
         let columns = self.0.iter().map(Vec::len).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns)
             .map(|column| {
@@ -107,10 +178,21 @@ impl Table {
                 cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
             })
             .collect();
+        let before_last = widths.split_last().map_or(0, |(_, before)| {
+            before.iter().map(|width| width + 2).sum::<usize>() + indent
+        });
+        let room = terminal.filter(|room| *room >= before_last + LEAST_LAST);
         let mut text = String::new();
         for row in &self.0 {
             let mut line = " ".repeat(indent);
-            for (cell, width) in row.iter().zip(&widths) {
+            for (place, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                let cell = match room {
+                    // A path is copied as one.
+                    Some(room) if place + 1 == columns && !cell.starts_with('/') => {
+                        wrapped(cell, before_last, room, before_last)
+                    }
+                    _ => cell.clone(),
+                };
                 // Writing to a String cannot fail.
                 let _ = write!(line, "{cell:width$}  ");
             }
@@ -165,6 +247,52 @@ mod tests {
         table.row(["a", "bcd", "x\x1b[2Jy"]);
         table.row(["ef", "g", ""]);
         assert_eq!(table.text(1), " a   bcd  x\\u{1b}[2Jy\n ef  g\n");
+    }
+
+    #[test]
+    fn the_last_column_goes_on_below_itself_where_the_terminal_ends() {
+        let mut table = Table::default();
+        table.row(["qemu", "no", "no kernel is here; install one first, please"]);
+        table.row(["process", "yes", "namespaces"]);
+        let wide = "qemu     no   no kernel is here; install one first, please\nprocess  yes  namespaces\n";
+        assert_eq!(table.text_on(None, 0), wide);
+        assert_eq!(table.text_on(Some(20), 0), wide, "too narrow to break");
+        let broken = "qemu     no   no kernel is here;\n              install one first,\n              please\nprocess  yes  namespaces\n";
+        assert_eq!(table.text_on(Some(36), 0), broken);
+        let mut table = Table::default();
+        table.row(["hello", "/srv/somebody/my objects/of today/hello"]);
+        assert_eq!(
+            table.text_on(Some(36), 0),
+            table.text_on(None, 0),
+            "a path is whole"
+        );
+    }
+
+    #[test]
+    fn lines_break_between_words_and_what_follows_is_indented() {
+        assert_eq!(wrapped("one two three", 0, 80, 4), "one two three");
+        assert_eq!(wrapped("one two three", 2, 9, 4), "one two\n    three");
+        assert_eq!(wrapped("abcdefghij kl", 0, 5, 2), "abcdefghij\n  kl");
+        assert_eq!(wrapped("one abcdefg", 0, 8, 4), "one\n abcdefg");
+        for line in wrapped(&"word ".repeat(50), 25, 80, 25).lines().skip(1) {
+            assert!(
+                line.chars().count() <= 80 && line.starts_with(&" ".repeat(25)),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_path_is_one_word_for_a_shell() {
+        for (path, expect) in [
+            ("a/b-c.d", "a/b-c.d"),
+            ("my object", "'my object'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+            ("$HOME", "'$HOME'"),
+        ] {
+            assert_eq!(quoted(path), expect);
+        }
     }
 
     #[test]

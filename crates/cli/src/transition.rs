@@ -67,7 +67,10 @@ fn propose(at: &ObjectArg, asked: Ask, json: bool) -> anyhow::Result<Answer> {
         None => {
             let name = carrier.files().map(|paths| paths.name());
             let name = name.unwrap_or_default();
-            anyhow::bail!("not running; start it with `suijuris up {name}`")
+            anyhow::bail!(
+                "not running; start it with `suijuris up {}`",
+                terminal::quoted(&name)
+            )
         }
     }
 }

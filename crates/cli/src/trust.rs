@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use suijuris_supervisor::serve::edge::authority::{self, Authority, Files};
+use suijuris_edge::authority::{self, Authority, Files};
 
 use crate::{Answer, server, terminal};
 

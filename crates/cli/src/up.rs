@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use suijuris_api::Event;
-use suijuris_core::activation::{Stop, Terms, requests};
+use suijuris_core::activation::{Stop, requests};
 use suijuris_core::manifest::{Manifest, Protocol};
 use suijuris_core::owner_request::Ask;
 use suijuris_custody::claim::Answer;
@@ -27,17 +27,19 @@ use suijuris_door::PreparedBundle;
 use suijuris_supervisor::output_logs::OutputLogs;
 use suijuris_supervisor::services::{STOP_WITHIN, SpentRequests, fresh_server};
 use suijuris_supervisor::{Ended, Front, Input, ObjectActor, ObjectHandle, Resting, Services};
-use suijuris_vehicle::process::{Process, Shim, Want};
-use suijuris_vehicle::{Driver as _, Isolation};
+use suijuris_vehicle::Driver;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
+use crate::access_log::AccessLogArg;
 use crate::depots::DepotArg;
 use crate::event_printer::EventPrinter;
 use crate::object_paths::{self, ObjectPaths, make_socket_dir};
 use crate::runtime_program::runtime_program;
-use crate::{claiming, control, here, private, registry, terminal};
+use crate::server::data_folder;
+use crate::vehicle::{Kind, VehicleArg};
+use crate::{claiming, control, here, images, private, registry, terminal, vehicle};
 
 use creation::{Created, Opened};
 use watching::{Watch, Watched};
@@ -69,15 +71,22 @@ pub(crate) struct Args {
     /// to the object, `--watch=amend` does at once
     #[arg(long, value_name = "HOW", num_args = 0..=1, default_missing_value = "ask", require_equals = true)]
     pub watch: Option<Watch>,
+    /// Begin another object where one was whose data directory is gone
+    #[arg(long)]
+    pub anew: bool,
     /// Run the definition in force where the object refuses the one in the files
     #[arg(long)]
     pub in_force: bool,
+    #[command(flatten)]
+    pub access_log: AccessLogArg,
     /// One JSON event a line on standard output
     #[arg(long)]
     pub json: bool,
     /// Run machines as plain processes, without namespaces
     #[arg(long)]
     pub plain: bool,
+    #[command(flatten)]
+    pub vehicle: VehicleArg,
 }
 
 /// Runs `up` to its end.
@@ -94,8 +103,27 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     local.block_on(&tokio, up(args))
 }
 
+/// Whoever runs `up` chooses what carries the machine; else it is what did last.
 async fn up(args: Args) -> anyhow::Result<ExitCode> {
     let paths = object_paths::locate(Some(&args.dir), args.data.as_deref())?;
+    let kind = match args.vehicle.vehicle {
+        Some(kind) => kind,
+        None => vehicle::noted(&paths.data)?,
+    };
+    match kind {
+        Kind::Process => {
+            let driver = vehicle::processes(args.plain).await?;
+            up_on(args, paths, kind, driver).await
+        }
+        Kind::Qemu | Kind::Firecracker => {
+            let (inner, state) = (vehicle::processes(false).await?, data_folder()?.join("vm"));
+            let driver = vehicle::virtual_machines(kind, &args.vehicle, inner, state)?;
+            up_on(args, paths, kind, driver).await
+        }
+    }
+}
+
+async fn up_on<D: Driver>(args: Args, paths: ObjectPaths, kind: Kind, driver: D) -> anyhow::Result<ExitCode> {
     if let Some(control::Running { pid, url, .. }) = control::running(&paths) {
         anyhow::bail!(
             "{} runs already, at {url}: end it first (Ctrl-C, or `kill -INT {pid}`), or name other data with --data",
@@ -105,17 +133,12 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     let printer = Rc::new(EventPrinter::new(args.json));
     // What is saved from here on is noticed, however long the start takes.
     let seen = paths.object_dir.as_deref().map(watching::fingerprint);
-    let opened = creation::open(&paths, &printer)?;
-    let isolation = args.plain.then_some(Isolation::Plain);
-    let driver = Process::detect(
-        Shim::itself("__shim"),
-        Want {
-            isolation,
-            ..Want::default()
-        },
-    )
-    .await
-    .context("machines cannot be started on this host")?;
+    if let Some(dir) = &paths.object_dir {
+        images::pin(dir, images::Lookup::All).await?;
+    }
+    let opened = creation::open(&paths, args.anew, &printer)?;
+    let has_descriptors = driver.describe().descriptors;
+    vehicle::fits(driver.describe(), opened.manifest())?;
     if let Some(warning) = driver.describe().warning() {
         terminal::note(&warning);
     }
@@ -135,7 +158,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
             printer.event(listening);
         }
         printer.event(copy.event());
-        let name = paths.data.display();
+        let name = terminal::quoted(&paths.data.display().to_string());
         terminal::note(&format!(
             "nothing was served: one copy of an object runs at a time, and only the newest. `suijuris restore {name}` makes this one \
              the object again and gives up what the other recorded; `suijuris fork` makes a second object"
@@ -182,6 +205,8 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(1));
         }
     };
+    vehicle::note(&paths.data, kind)?;
+    let access_log = args.access_log.open()?;
     let Created {
         writer,
         bundle,
@@ -193,17 +218,22 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         relay: relay::Service::start()?,
         server: fresh_server().context("the system gives no randomness")?,
         spent: SpentRequests::default(),
-        host: here::host(),
+        host: here::host_on(kind.facts()),
         runtime: runtime_program(),
         sink: printer.clone(),
-        terms: Terms::DEFAULT,
+        terms: vehicle::terms(has_descriptors),
         request_terms: requests::Terms::DEFAULT,
         logs: OutputLogs::default(),
+        access_log: access_log.clone(),
         private: private::places(&args.depot, None),
         // Machines of `up` end with it.
         machines: None,
         depot: None,
+        images: images::store().ok(),
+        destinations: Vec::new(),
         // Whoever runs `up` is the owner where their key is, and the host elsewhere.
+        verifying: tokio::sync::Semaphore::new(1),
+        publishing: tokio::sync::Semaphore::new(suijuris_supervisor::services::PUBLISHING),
         sign_sleep: Some(Box::new(|head, server| {
             here::sign(&here::SigningContext::of(head), Ask::Sleep, no_content(), server)
                 .ok()
@@ -214,7 +244,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         let state = writer.published();
         (state.head().object.to_string(), state.head().name.clone())
     };
-    let (front, accepting) = fronts(listeners)?;
+    let (front, accepting) = fronts(listeners, has_descriptors)?;
     let protocol = bundle.manifest.gate.protocol;
     let started = bundle.clone();
     let server = services.server;
@@ -237,8 +267,9 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     printer.event(listening);
     let mut beside = JoinSet::new();
     beside.spawn_local(control_server::serve(control, object.clone()));
+    let mut fronts = JoinSet::new();
     for (listener, always) in accepting {
-        beside.spawn_local(front::accept(listener, always, protocol, object.clone()));
+        fronts.spawn_local(front::accept(listener, always, protocol, object.clone()));
     }
     beside.spawn_local(signals);
     if let Some(how) = args.watch {
@@ -255,9 +286,12 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
         beside.spawn_local(watched.run());
     }
     let ended = actor.run().await;
+    // Whoever was accepted last is told; that is bounded.
+    while fronts.join_next().await.is_some() {}
     beside.shutdown().await;
     let _ = std::fs::remove_file(paths.control_socket());
     registry::forget_run(&paths);
+    access_log.close();
     let Ended {
         lost,
         refused_to_sleep,
@@ -315,9 +349,12 @@ fn listen(args: &Args) -> anyhow::Result<Vec<std::net::TcpListener>> {
 }
 
 /// Where the object's connections come from, and what this process listens on: all the time where there are several
-/// sockets, of which its runtime could not inherit each.
-fn fronts(listeners: Vec<std::net::TcpListener>) -> anyhow::Result<(Front, Vec<(TcpListener, bool)>)> {
-    let shared = listeners.len() != 1;
+/// sockets, of which its runtime could not inherit each, or where it can inherit none.
+fn fronts(
+    listeners: Vec<std::net::TcpListener>,
+    inherited: bool,
+) -> anyhow::Result<(Front, Vec<(TcpListener, bool)>)> {
+    let shared = listeners.len() != 1 || !inherited;
     let front = match listeners.first().filter(|_| !shared) {
         Some(listener) => Front::Own(listener.try_clone()?),
         None => Front::Shared,
@@ -349,7 +386,7 @@ fn url(opened: &Opened, listeners: &[std::net::TcpListener]) -> anyhow::Result<S
 }
 
 /// The first event.
-fn listening(paths: &ObjectPaths, opened: &Opened, driver: &Process, url: &str) -> Event {
+fn listening(paths: &ObjectPaths, opened: &Opened, driver: &impl Driver, url: &str) -> Event {
     let state = opened.writer.published();
     Event::Listening {
         url: url.to_owned(),

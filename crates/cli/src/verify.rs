@@ -54,6 +54,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     Ok(if outcome.verified { Answer::Yes } else { Answer::No })
 }
 
+/// Why a capsule is not taken.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; `suijuris verify` says the same of it")]
+pub(crate) struct NotVerified(String);
+
+/// Verifies a capsule before anything of it is kept: what `verify` refuses is imported by nobody.
+///
+/// # Errors
+/// [`NotVerified`], or that it cannot be read.
+pub(crate) fn ensure_verified(path: &Path) -> anyhow::Result<()> {
+    match verify_capsule(path)?.fault {
+        None => Ok(()),
+        Some(fault) => Err(NotVerified(fault.message).into()),
+    }
+}
+
 /// Verifies a capsule: every section, record and signature, and that each bundle's text compiles to its program.
 fn verify_capsule(path: &Path) -> anyhow::Result<Verification> {
     let shown = path.display();

@@ -12,7 +12,7 @@ use suijuris_supervisor::history::rejudge::{self, MAX_LISTED};
 
 use crate::carrier::{Carrier, opened};
 use crate::object_paths::ObjectArg;
-use crate::proposal::Options;
+use crate::proposal::{Options, Written};
 use crate::terminal::{self, Screen, Tone};
 use crate::{Answer, Usage, memory, render};
 
@@ -29,15 +29,25 @@ would.
 Examples:
   suijuris what-if hello --action wake --trigger request --path /
   suijuris what-if hello --action wake --trigger request --set open=false --at 2h
+  suijuris what-if hello --action mutate --by workload --set spent=0
   suijuris what-if hello --rules hello-amended --json")]
 pub(crate) struct Args {
     #[command(flatten)]
     at: ObjectArg,
-    /// As if this were written now; may be given several times
+    /// As if this were written now; with --action mutate, what is to be written; may be given several times
     #[arg(long, value_name = "FIELD=VALUE")]
     set: Vec<String>,
+    /// The same for counters: added to them; may be given several times
+    #[arg(long, value_name = "FIELD=NUMBER")]
+    add: Vec<String>,
+    /// The same: items added to a set, list or map; may be given several times
+    #[arg(long, value_name = "FIELD=VALUE")]
+    append: Vec<String>,
+    /// The same: a field that is emptied; may be given several times
+    #[arg(long, value_name = "FIELD")]
+    unset: Vec<String>,
     /// Judge the recorded history under the definition in this directory
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["action", "set"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["action", "set", "add", "append", "unset"])]
     rules: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
@@ -78,7 +88,13 @@ fn now(args: &Args, action: Action, carrier: &Carrier) -> anyhow::Result<Answer>
     } else {
         args.set.clone()
     };
-    let found = carrier.what_if(&args.proposal.supposed(action, &set))?;
+    let written = Written {
+        set: &set,
+        add: &args.add,
+        append: &args.append,
+        unset: &args.unset,
+    };
+    let found = carrier.what_if(&args.proposal.supposed(action, written))?;
     if args.json {
         terminal::print_json(&found)?;
     } else {

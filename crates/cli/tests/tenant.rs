@@ -47,9 +47,20 @@ impl Home {
     /// `path` is where programs are found.
     fn new(path: OsString) -> Self {
         let temp = tempfile::tempdir().unwrap();
+        // As in a checkout that the user of PostgreSQL may read.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(temp.path(), mode).unwrap();
         let copy = temp.path().join(EXAMPLE);
         std::fs::create_dir_all(&copy).unwrap();
-        for file in ["object.toml", "governance.cedar", "front.py"] {
+        std::fs::create_dir(copy.join("postgres")).unwrap();
+        for file in [
+            "object.toml",
+            "governance.cedar",
+            "front.py",
+            "postgres/object.toml",
+            "postgres/governance.cedar",
+            "postgres/start.sh",
+        ] {
             std::fs::copy(example().join(file), copy.join(file)).unwrap();
         }
         Self { temp, path }
@@ -330,7 +341,8 @@ fn without_redis_the_object_says_so() {
     assert_eq!(daemon.end(), Some(0));
 }
 
-/// What the README says to type, typed; the port of this daemon is in place of 8080.
+/// What the README says to type, typed; the port of this daemon is in place of 8080, and a free one in place of 5433.
+// proves G7
 #[test]
 fn the_readme_is_what_happens() {
     let home = Home::new(with_redis());
@@ -339,8 +351,17 @@ fn the_readme_is_what_happens() {
     let path = std::env::join_paths(std::iter::once(program.to_owned()).chain(found)).unwrap();
     let readme = std::fs::read_to_string(example().join("README.md")).unwrap();
     let mut daemon: Option<Daemon> = None;
+    let raw_port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+        .to_string();
     for mut exchange in exchanges(&readme) {
         if exchange.command == "suijuris serve &" {
+            if let Some(before) = daemon.take() {
+                assert_eq!(before.end(), Some(0));
+            }
             daemon = Some(Daemon::restart(&home));
             continue;
         }
@@ -349,7 +370,7 @@ fn the_readme_is_what_happens() {
             .and_then(|daemon| daemon.address.rsplit(':').next());
         let port = port.unwrap_or_default();
         for text in std::iter::once(&mut exchange.command).chain(&mut exchange.lines) {
-            *text = text.replace("8080", port);
+            *text = text.replace("8080", port).replace("5433", &raw_port);
         }
         let mut shell = Command::new("timeout");
         home.settle(&mut shell);

@@ -1,17 +1,14 @@
 //! `memory set`: an owner writes fields, through the `up` that runs the object or, where none does, here.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use suijuris_api::agent::{Memory, Patch};
 use suijuris_api::control::Reply;
 use suijuris_core::inputs::Inputs;
-use suijuris_core::lineage::{Body, Refused};
 use suijuris_core::owner_request::{Ask, nobody};
-use suijuris_core::time::Span;
 use suijuris_custody::owner::{Asking, content_of};
 use suijuris_custody::patch;
-use suijuris_custody::record::{record, record_crash};
+use suijuris_custody::record::{self, record_crash};
 use suijuris_custody::write::{self, Staged, WriteError, unwitnessed};
 use suijuris_store::Sign;
 use suijuris_words::verdict;
@@ -29,7 +26,8 @@ use crate::{Answer, Usage, clock, control, here, transition};
 All writes take effect together or not at all, and are durable when this returns. The object's own
 rules decide whether its owner may. VALUE is JSON, or text for a field that holds text; in place
 of FIELD=VALUE one field can be written as FIELD VALUE. `--expect FIELD=null` expects a field that
-holds nothing.
+holds nothing. `FIELD=@FILE` takes the value from a file, `FIELD=@-` from standard input, and at a
+terminal from a prompt that does not show it: use it for secrets.
 
 If the object is not running, this command claims it in the depot while it writes, as `up` would.
 
@@ -47,6 +45,9 @@ pub(crate) struct Args {
     /// Add items to a set, list or map; may be given several times
     #[arg(long, value_name = "FIELD=VALUE")]
     append: Vec<String>,
+    /// Add to a counter; may be given several times
+    #[arg(long, value_name = "FIELD=NUMBER")]
+    add: Vec<String>,
     /// Empty a field; may be given several times
     #[arg(long, value_name = "FIELD")]
     unset: Vec<String>,
@@ -85,7 +86,7 @@ impl Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
     let (dir, set) = args.read();
-    if set.is_empty() && args.append.is_empty() && args.unset.is_empty() {
+    if set.is_empty() && args.append.is_empty() && args.add.is_empty() && args.unset.is_empty() {
         return Err(
             Usage("say what to write, as in `suijuris memory set hello open=false`".to_owned()).into(),
         );
@@ -115,6 +116,7 @@ fn patch_of(args: &Args, set: &[String], memory: &Memory) -> Result<Patch, Usage
     Ok(Patch {
         set: super::assignments(set, memory)?,
         append: super::assignments(&args.append, memory)?,
+        add: super::amounts(&args.add)?,
         unset: args.unset.clone(),
         expect: super::assignments(&args.expect, memory)?,
         expect_root: None,
@@ -186,18 +188,11 @@ fn write(held: &OfflineObject, patch: &Patch, json: bool) -> anyhow::Result<Answ
             written(done.seq, &done.root, json)
         }
         Err(WriteError::Refused(decision)) => {
-            transition::tell(&verdict::verdict(&decision, "runtime"), json)?;
+            transition::tell(&verdict::verdict(&decision, record::PLACE), json)?;
             if writer.published().head().phase.is_closed() {
                 return Ok(Answer::No);
             }
-            let refused = Refused {
-                decision: *decision,
-                times: 1,
-                window: Span(0),
-                at: "runtime".to_owned(),
-                fired: BTreeMap::new(),
-            };
-            record(writer, Body::Refused(Box::new(refused)), now.at)?;
+            record::record(writer, record::refusal(&decision), now.at)?;
             Ok(Answer::No)
         }
         Err(WriteError::Patch(error @ (patch::Error::Conflict(_) | patch::Error::RootConflict))) => {

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::amending::amend;
 use crate::event_printer::EventPrinter;
 use crate::object_paths::ObjectPaths;
-use crate::owner;
+use crate::{owner, registry, terminal};
 
 /// File that is written once there is a history; alone, it shows that one has been lost.
 const CHECKPOINT: &str = "checkpoint";
@@ -61,9 +61,9 @@ pub(super) enum Prepared {
     Refused(Box<Created>),
 }
 
-/// Builds, creates where nothing is yet, opens.
-pub(super) fn open(place: &ObjectPaths, say: &EventPrinter) -> anyhow::Result<Opened> {
-    let clock = Clock::start(None).context("the clock thread cannot be started")?;
+/// Builds, creates where nothing is yet, opens. Where an object was whose data is gone, another begins only `anew`.
+pub(super) fn open(place: &ObjectPaths, anew: bool, say: &EventPrinter) -> anyhow::Result<Opened> {
+    let clock = Clock::start_at_rest(None).context("the clock thread cannot be started")?;
     let built = place
         .object_dir
         .as_deref()
@@ -84,6 +84,11 @@ pub(super) fn open(place: &ObjectPaths, say: &EventPrinter) -> anyhow::Result<Op
         );
     }
     let home = ObjectDir::at(&place.data);
+    if suijuris_vehicle::vm::recover(&place.data)? {
+        terminal::note(
+            "the machine that ran last was not ended in order: what it had written is back from its disk",
+        );
+    }
     if !home.holds_object()? {
         let Some(built) = &built else {
             bail!("{} holds no object", place.data.display())
@@ -91,6 +96,13 @@ pub(super) fn open(place: &ObjectPaths, say: &EventPrinter) -> anyhow::Result<Op
         if place.data.join(CHECKPOINT).exists() {
             bail!(
                 "{} holds what an object left behind, but not its history: restore `lineage` from a copy, or name other data with --data",
+                place.data.display()
+            );
+        }
+        if let Some((object, name)) = registry::gone(&place.data).filter(|_| !anew) {
+            bail!(
+                "`{name}` was here, and its history in {} is gone: put back a copy of it, or `suijuris import` or `pull` it; \
+                 --anew begins another object, with another identity and empty memory ({object} stays gone)",
                 place.data.display()
             );
         }

@@ -8,6 +8,28 @@ use std::os::unix::net::UnixListener;
 use crate::rig::Rig;
 
 #[test]
+fn an_object_whose_data_is_gone_is_not_begun_anew_unasked() {
+    let rig = Rig::new();
+    let object = rig.create("http", "hello");
+    let notes = rig.path().join("share/suijuris/objects");
+    fs::create_dir_all(&notes).unwrap();
+    let note = serde_json::json!({
+        "name": "hello", "data": object.data(), "object_dir": object.dir, "url": null,
+    });
+    fs::write(notes.join(format!("{}.json", object.id)), note.to_string()).unwrap();
+    fs::remove_dir_all(object.data()).unwrap();
+    for _ in 0..2 {
+        let refused = rig.run(&["up", "hello", "--port", "0"]).code(3).err;
+        assert!(
+            refused.contains("--anew") && refused.contains(&object.id),
+            "{refused}"
+        );
+        rig.run(&["ps"]).code(0);
+    }
+    assert!(!object.data().exists());
+}
+
+#[test]
 fn what_cannot_be_meant_or_used_says_what_to_do() {
     let rig = Rig::new();
     rig.create("http", "hello").live();
@@ -15,6 +37,7 @@ fn what_cannot_be_meant_or_used_says_what_to_do() {
     fs::write(rig.path().join("file"), "x").unwrap();
     for (args, code, says) in [
         (&["frobnicate"][..], 2, "unrecognized subcommand"),
+        (&["stop"], 2, "error: there is no `stop`; `suijuris sleep OBJ`"),
         (&["show", "hello", "--wat"], 2, "unexpected argument"),
         (&["show", "empty"], 3, "suijuris new http"),
         (&["show", "nowhere"], 3, "(neither object.toml nor lineage/)"),

@@ -36,6 +36,88 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// A link to what somebody else keeps, and a look at whether it is as it was.
+fn victim(rig: &Rig, name: &str) -> PathBuf {
+    let dir = rig.path().join(name);
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("kept"), "precious").unwrap();
+    dir
+}
+
+#[test]
+fn links_in_a_data_directory_lead_nowhere() {
+    let rig = Rig::new();
+    let object = rig.create("http", "hello");
+    object.live();
+    rig.run(&["export", "hello", "--output", "hello.sui"]).code(0);
+    let dir = victim(&rig, "victim");
+    let kept = || fs::read_to_string(dir.join("kept")).unwrap();
+    let link = |from: &Path, to: &Path| std::os::unix::fs::symlink(to, from).unwrap();
+    // An import clears what an earlier one left, and nothing behind a link.
+    for folder in ["lineage.tmp", "lineage", "bundles", "secrets"] {
+        let data = rig.path().join(folder).join("data");
+        fs::create_dir_all(&data).unwrap();
+        link(&data.join(folder), &dir);
+        let ran = rig
+            .run(&[
+                "import",
+                "hello.sui",
+                "--data",
+                data.to_str().unwrap(),
+                "--without-key",
+            ])
+            .code(1);
+        assert!(ran.out.contains("it is a link"), "{}", ran.out);
+        assert_eq!(kept(), "precious");
+    }
+    // What is written in one go is written beside, over no link.
+    link(&object.data().join("checkpoint.tmp"), &dir.join("kept"));
+    fs::hard_link(dir.join("kept"), object.data().join("next.tmp")).unwrap();
+    object.live();
+    assert_eq!(kept(), "precious");
+    // The lock is nobody else's file.
+    fs::remove_file(object.data().join("lock")).unwrap();
+    for hard in [false, true] {
+        let lock = object.data().join("lock");
+        if hard {
+            fs::hard_link(dir.join("kept"), &lock).unwrap();
+        } else {
+            link(&lock, &dir.join("kept"));
+        }
+        let ran = rig.run(&["memory", "set", "hello", "open=true"]).code(3);
+        assert!(ran.err.contains("link"), "{}", ran.err);
+        assert_eq!(kept(), "precious");
+        fs::remove_file(&lock).unwrap();
+    }
+    rig.run(&["memory", "set", "hello", "open=true"]).code(0);
+}
+
+#[test]
+fn what_verify_refuses_is_not_imported() {
+    let rig = Rig::new();
+    let dir = rig.path().join("forged");
+    suijuris_bundle::scaffold("http", &dir, "forged").unwrap();
+    let nested = format!(
+        "permit (principal, action, resource) when {{ {}true{} }};",
+        "(".repeat(1_000),
+        ")".repeat(1_000)
+    );
+    for governance in ["forbid (principal, action, resource);".to_owned(), nested] {
+        Rig::forge(&dir, "forged", governance);
+        rig.run(&["export", "forged", "--output", "forged.sui"]).code(0);
+        let verified = rig.run(&["verify", "forged.sui"]).code(1).out;
+        assert!(verified.contains("is not valid"), "{verified}");
+        let imported = rig
+            .run(&["import", "forged.sui", "--data", "taken", "--without-key"])
+            .code(1)
+            .out;
+        assert!(imported.contains("not imported"), "{imported}");
+        assert!(!rig.path().join("taken").exists());
+        fs::remove_file(rig.path().join("forged.sui")).unwrap();
+        fs::remove_dir_all(dir.join(".suijuris")).unwrap();
+    }
+}
+
 // proves B8
 #[test]
 fn a_copy_is_verified_without_the_definition_the_key_or_the_network() {

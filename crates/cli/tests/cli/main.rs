@@ -15,5 +15,7 @@ mod privacy;
 mod ran;
 mod reading;
 mod rig;
+mod schema;
+mod testing;
 mod tokens;
 mod writing;

@@ -10,7 +10,7 @@ use suijuris_bundle::{build, scaffold};
 use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::{self, View};
 use suijuris_core::governance::{Action, Protocol, TriggerKind};
-use suijuris_core::id::Digest;
+use suijuris_core::id::{BlobId, Digest};
 use suijuris_core::inputs::{Activity, Host, Inputs, Principal, Request, Trigger, Vehicle};
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{Body, Decision, Dormant, Fired, Mutated, Outcome, Refused, State, Woke};
@@ -94,6 +94,25 @@ impl Rig {
             governance: built.governance.into_bytes(),
             program: built.program_bytes,
         };
+        Self::born(dir, name, bundle)
+    }
+
+    /// An object of the definition in `dir` whose text is another than its program was compiled from: whoever makes one has
+    /// altered a bundle and named it anew.
+    pub(crate) fn forge(dir: &Path, name: &str, governance: String) -> Object {
+        let built = build(dir).unwrap();
+        let mut manifest = built.manifest;
+        manifest.governance = BlobId::of(governance.as_bytes());
+        let bytes = manifest.encode().unwrap();
+        let bundle = BundleFiles {
+            manifest: bytes,
+            governance: governance.into_bytes(),
+            program: built.program_bytes,
+        };
+        Self::born(dir.to_owned(), name, bundle)
+    }
+
+    fn born(dir: PathBuf, name: &str, bundle: BundleFiles) -> Object {
         let creation = Creation {
             name: name.to_owned(),
             controllers: vec![SecretKey::from_seed(&OWNER).public()],

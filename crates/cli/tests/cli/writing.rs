@@ -65,6 +65,66 @@ fn an_owner_writes_fields_of_every_form_and_all_or_none() {
     );
 }
 
+// proves A8, A11
+#[test]
+fn a_write_is_judged_by_what_it_changes_and_its_refusal_is_made_again() {
+    let rig = Rig::new();
+    let rules = r#"
+@id("linger-only-grows")
+forbid (principal, action == Action::"mutate", resource)
+when { context.change has linger && context.change.linger.new < context.change.linger.old };
+@id("few-notes")
+forbid (principal, action == Action::"mutate", resource)
+when { context.change has note && context.change.note has new && context.change.note.new like "*again*" };
+"#;
+    let object = rig.create_with("grows", rules);
+    let set = |more: &[&str]| rig.run(&[&["memory", "set", "grows"], more].concat());
+    set(&["linger=1m"]).code(0);
+    let refused = set(&["linger=59s"]).code(1);
+    assert!(refused.out.contains("linger-only-grows"), "{}", refused.out);
+    set(&["linger=1h"]).code(0);
+    set(&["note=once"]).code(0);
+    set(&["note=and again"]).code(1);
+    let why = |kind: &[&str]| {
+        let asked = [&["why", "grows", "--action", "mutate", "--json"], kind].concat();
+        rig.run(&asked).code(0).json()
+    };
+    let last = why(&[]);
+    assert_eq!(last["replay"]["same"], true, "{last}");
+    assert_eq!(last["inputs"]["written"]["note"]["string"], "and again", "{last}");
+    assert_eq!(object.open().writer.published().head().refused, 2);
+    let what_if = |value: &str| rig.run(&["what-if", "grows", "--action", "mutate", "--set", value]);
+    what_if("linger=59m").code(1);
+    what_if("linger=61m").code(0);
+    rig.run(&["verify", "grows"]).code(0);
+}
+
+#[test]
+fn a_counter_is_declared_added_to_and_shown() {
+    let rig = Rig::new();
+    rig.create("http", "plain");
+    let dir = rig.path().join("counts");
+    suijuris_bundle::scaffold("http", &dir, "counts").unwrap();
+    let path = dir.join("object.toml");
+    let definition = std::fs::read_to_string(&path).unwrap();
+    let counter = "\n[memory.calls]\ntype = { counter = { window = \"30d\" } }\n";
+    std::fs::write(&path, definition + counter).unwrap();
+    Rig::create_in(dir, "counts");
+    let set = |more: &[&str]| rig.run(&[&["memory", "set", "counts"], more].concat());
+    let get = || rig.run(&["memory", "get", "counts", "calls"]).code(0).out;
+    assert_eq!(get(), "0\n");
+    set(&["--add", "calls=2"]).code(0);
+    set(&["--add", "calls=3"]).code(0);
+    assert_eq!(get(), "5\n");
+    let refused = set(&["calls=0"]).code(3);
+    assert!(refused.err.contains("is a counter"), "{}", refused.err);
+    let log = rig.run(&["log", "counts"]).code(0).out;
+    assert!(log.contains("calls + 3"), "{log}");
+    let record = rig.run(&["log", "counts", "--kind", "mutated", "--json"]).lines();
+    assert_eq!(record[0]["body"]["change"]["calls"]["add"], 2);
+    rig.run(&["verify", "counts"]).code(0);
+}
+
 #[test]
 fn what_the_readmes_of_templates_say_to_type_works() {
     let rig = Rig::new();
@@ -223,6 +283,8 @@ fn status(phase: &str) -> Reply {
         pid: 77,
         url: "http://127.0.0.1:1/".to_owned(),
         server: server().to_string(),
+        paused: None,
+        holds: std::collections::BTreeMap::new(),
     }
 }
 

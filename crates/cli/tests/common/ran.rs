@@ -1,5 +1,6 @@
 //! Running a program to its end, for both suites of the command line.
 
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -34,20 +35,21 @@ impl Ran {
 }
 
 /// Guard against a program that does not end; nothing is measured by it.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(600);
 
-/// Runs a program to its end.
+/// Runs a program to its end; with what it started, where it does not end.
 pub(crate) fn run(command: &mut Command) -> Ran {
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()
         .unwrap();
-    let pid = child.id().to_string();
+    let group = format!("-{}", child.id());
     let (ended, end) = mpsc::sync_channel::<()>(1);
     let guard = std::thread::spawn(move || {
         if end.recv_timeout(LONGEST) == Err(mpsc::RecvTimeoutError::Timeout) {
-            let _ = Command::new("kill").args(["-KILL", &pid]).status();
+            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
         }
     });
     let output = child.wait_with_output().unwrap();

@@ -92,7 +92,7 @@ async fn first_supervisor(state: &Path, launch: Launch<OwnedFd>) -> (MachineId, 
     let argv = ["suijuris", "__init", "--link-fd", &link, "--inlet-fd", &inlet];
     let theirs = theirs.into_std().unwrap();
     let spec = Spec {
-        program: Program::Command {
+        program: Program {
             exe: exe.clone(),
             argv: argv.map(OsString::from).to_vec(),
         },
@@ -180,7 +180,11 @@ fn launch(dir: &Path, data: &Path) -> Launch<OwnedFd> {
         holder: None,
         granted: false,
         server: None,
+        verified: None,
         served_as: None,
+        requests: None,
+        places: Vec::new(),
+        image: None,
     }
 }
 

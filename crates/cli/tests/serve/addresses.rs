@@ -10,6 +10,7 @@ fn lines(body: &str) -> Vec<&str> {
     body.lines().collect()
 }
 
+// proves G7
 #[test]
 fn the_first_use_founds_and_the_next_ones_reach_the_same_object_by_host_and_by_path() {
     let home = Home::new();
@@ -322,4 +323,28 @@ fn another_host_on_the_connection_of_one_object_is_not_answered_by_it() {
     }
     assert_eq!(home.keys("tenant"), ["a", "b"]);
     daemon.terminate();
+}
+
+// proves G7
+#[test]
+fn a_header_names_the_object_where_its_class_says_so() {
+    let home = Home::new();
+    let daemon = home.serve();
+    let class = "max_instances = 9\nfrom = [\"header x-tenant\"]";
+    home.add(&home.class("tenant", class, &[FOUND, OPEN, STAY].concat()));
+    let ask = |headers: &[(&str, &str)]| {
+        let host = [("host", "tenant.localhost"), ("connection", "close")];
+        daemon.request("/page", &[&host, headers].concat())
+    };
+    for key in ["acme", "zenith", "acme"] {
+        ask(&[("x-tenant", key)]).status(200);
+    }
+    assert_eq!(home.keys("tenant"), ["acme", "zenith"]);
+    // Neither without it, nor by what the class does not take its keys from.
+    ask(&[]).problem(404, "unknown_object");
+    daemon.get("acme.tenant", "/").problem(404, "unknown_object");
+    ask(&[("x-tenant", "../up")]).problem(400, "bad_key");
+    assert_eq!(home.keys("tenant"), ["acme", "zenith"]);
+    daemon.terminate();
+    home.nobody_is_left();
 }

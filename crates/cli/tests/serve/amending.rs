@@ -36,6 +36,7 @@ fn refused_by(home: &Home, object: &str) -> String {
     last.to_string()
 }
 
+// proves G7
 #[test]
 fn all_instances_of_a_class_take_a_new_definition_a_few_first_and_new_ones_are_founded_from_it() {
     let home = Home::new();
@@ -78,6 +79,7 @@ fn all_instances_of_a_class_take_a_new_definition_a_few_first_and_new_ones_are_f
     home.nobody_is_left();
 }
 
+// proves G7
 #[test]
 fn where_the_first_refuses_the_rest_is_left_and_the_refusal_is_recorded() {
     let home = Home::new();

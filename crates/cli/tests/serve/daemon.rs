@@ -212,6 +212,11 @@ impl Daemon {
         }
     }
 
+    /// What it has written to standard error.
+    pub(crate) fn complaints(&self) -> String {
+        self.complaints.lock().unwrap().clone()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -1,5 +1,7 @@
 //! How a daemon ends, and begins again.
 
+use std::io::{Read as _, Write as _};
+
 use serde_json::json;
 
 use crate::home::{FOUND, Home, OPEN, STAY};
@@ -131,6 +133,7 @@ fn killed_it_leaves_those_that_are_awake_to_the_next_daemon() {
     home.verify(&data);
 }
 
+// proves C13
 #[test]
 fn a_machine_that_hangs_at_its_start_delays_nobody_else() {
     let home = Home::new();
@@ -180,4 +183,47 @@ fn what_was_there_is_there_again_with_its_memory() {
     assert_eq!(home.keys("tenant"), ["acme", "new"]);
     daemon.terminate();
     home.nobody_is_left();
+}
+
+/// What a connection still gives, to its clean end.
+fn rest(mut socket: std::net::TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    socket.read_to_end(&mut bytes).expect("it is not reset");
+    bytes
+}
+
+#[test]
+fn who_was_accepted_when_it_ends_is_told_and_never_reset() {
+    for signal in ["TERM", "HUP"] {
+        let home = Home::new();
+        let mut daemon = home.serve();
+        home.add(&home.object("hello", &[OPEN, STAY].concat()));
+        let silent = daemon.connect();
+        let mut half = daemon.connect();
+        half.write_all(b"GET / HTTP/1.1\r\nhost: hello.localhost\r\n")
+            .unwrap();
+        let mut http2 = daemon.connect();
+        http2.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        http2.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).unwrap();
+        daemon.signal(signal);
+        daemon.ended();
+        assert_eq!(rest(silent), b"", "{signal}");
+        let told = String::from_utf8_lossy(&rest(half)).into_owned();
+        assert!(told.starts_with("HTTP/1.1 503 "), "{signal}: {told}");
+        let lower = told.to_ascii_lowercase();
+        assert!(
+            lower.contains("connection: close") && lower.contains("retry-after: 1"),
+            "{told}"
+        );
+        assert!(told.contains("draining"), "{told}");
+        // The sort of a frame is its fourth byte: GOAWAY is 7.
+        let (mut frames, mut sorts) = (&rest(http2)[..], Vec::new());
+        while let [a, b, c, sort, ..] = frames {
+            sorts.push(*sort);
+            let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+            frames = &frames[9 + length..];
+        }
+        assert!(sorts.contains(&7), "{signal}: {sorts:?}");
+        home.nobody_is_left();
+    }
 }

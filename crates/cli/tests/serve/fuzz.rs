@@ -5,64 +5,33 @@ use std::io::{Read as _, Write as _, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use serde_json::json;
 
 use crate::daemon::Daemon;
 use crate::home::{FOUND, Home, OPEN, STAY};
+use crate::schemathesis::{Fuzzing, workspace};
 
 /// Examples of each kind for each route.
 const EXAMPLES: &str = "12";
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
 
 fn committed() -> PathBuf {
     workspace().join("docs/openapi.json")
 }
 
-/// Asks whoever is at `url`, with these headers.
+/// Asks the API at `url`, with this header.
 #[track_caller]
-fn fuzz(home: &Home, document: &Path, url: &str, headers: &[String]) {
-    let program = workspace().join("target/test/schemathesis/bin/schemathesis");
-    assert!(
-        program.exists(),
-        "run `tools/setup --test`: it installs schemathesis"
-    );
-    let mut command = Command::new(program);
-    command.current_dir(home.path()).env("HOME", home.path());
-    command
-        .arg("--config-file")
-        .arg(workspace().join("tools/schemathesis.toml"));
-    command.arg("run").arg(document);
-    command.args([
-        "--url",
+fn fuzz(home: &Home, document: &Path, url: &str, header: &str) {
+    Fuzzing {
+        home: home.path(),
+        config: &workspace().join("tools/schemathesis.toml"),
+        document,
         url,
-        "--max-examples",
-        EXAMPLES,
-        "--generation-deterministic",
-        "--request-timeout",
-        "120",
-    ]);
-    command.args([
-        "--phases",
-        "examples,coverage,fuzzing",
-        "--suppress-health-check",
-        "all",
-        "--continue-on-failure",
-    ]);
-    for header in headers {
-        command.args(["--header", header]);
+        header,
+        examples: EXAMPLES,
+        left_out: &[],
     }
-    let ran = command.stdin(Stdio::null()).output().unwrap();
-    let said = String::from_utf8_lossy(&ran.stdout);
-    assert!(
-        ran.status.success(),
-        "{said}\n{}",
-        String::from_utf8_lossy(&ran.stderr)
-    );
+    .run();
 }
 
 /// A daemon with a class that has an instance, and an object that was awake.
@@ -127,7 +96,7 @@ fn an_address_answers_nothing_but_what_the_document_says() {
         &home,
         &committed(),
         &daemon.api_url(),
-        &[format!("Authorization: Bearer {}", made.out.trim())],
+        &format!("Authorization: Bearer {}", made.out.trim()),
     );
     daemon.terminate();
 }
@@ -143,11 +112,6 @@ fn the_socket_answers_nothing_but_what_the_document_says() {
     let open = home.path().join("openapi.json");
     std::fs::write(&open, document.to_string()).unwrap();
     let daemon = lived(&home);
-    fuzz(
-        &home,
-        &open,
-        &carried(&daemon.control),
-        &["Host: localhost".to_owned()],
-    );
+    fuzz(&home, &open, &carried(&daemon.control), "Host: localhost");
     daemon.terminate();
 }

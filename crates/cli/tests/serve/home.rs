@@ -39,6 +39,10 @@ pub(crate) const OPEN: &str = r#"
 @id("sleep") permit (principal, action == Action::"sleep", resource);
 "#;
 
+/// Owners may let it leave.
+pub(crate) const MOVE: &str = r#"@id("move") permit (principal is Controller, action == Action::"migrate", resource);
+"#;
+
 /// Awake until told otherwise.
 pub(crate) const STAY: &str = r#"@id("stay") permit (principal, action == Action::"remain", resource);
 "#;

@@ -7,8 +7,10 @@
     reason = "tests: what is not as expected ends them"
 )]
 
+mod access_log;
 mod addresses;
 mod amending;
+mod archiving;
 mod broken;
 mod carriers;
 mod control;
@@ -21,12 +23,19 @@ mod fuzz;
 mod home;
 mod http;
 mod many;
+mod moving;
 mod objects;
+mod own_moves;
 mod owners;
+mod postgres;
 mod proxies;
 #[path = "../common/ran.rs"]
 mod ran;
 mod raw;
+mod removing;
+#[path = "../common/schemathesis.rs"]
+mod schemathesis;
+mod secrecy;
 mod servers;
 mod systemd;
 mod tls;

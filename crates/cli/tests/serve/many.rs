@@ -14,6 +14,7 @@ use crate::http::{read_answer, send};
 /// A class that founds as fast as it is asked.
 const FAST: &str = "max_instances = 10000\nper_peer = 10000\nper_class = 10000";
 
+// proves G7
 #[test]
 fn two_hundred_first_uses_of_one_key_found_one_object() {
     let home = Home::new();
@@ -141,9 +142,10 @@ fn used(pid: u32) -> (usize, usize) {
     (count("task"), count("fd"))
 }
 
+// proves G7
 #[test]
-fn three_hundred_sleepers_cost_few_threads_and_descriptors() {
-    const SLEEPERS: usize = 300;
+fn a_thousand_sleepers_cost_few_threads_and_descriptors() {
+    const SLEEPERS: usize = 1_000;
     let home = Home::new();
     let daemon = home.serve();
     home.add(&home.class("tenant", FAST, &[FOUND, OPEN, DORMANT].concat()));
@@ -172,7 +174,7 @@ fn three_hundred_sleepers_cost_few_threads_and_descriptors() {
     let last = format!("k{}.tenant", SLEEPERS - 1);
     daemon.get(&last, "/").problem(403, "wake_refused");
     let asleep = || {
-        let path = "/v1/objects?limit=1000&phase=dormant";
+        let path = "/v1/objects?limit=10000&phase=dormant";
         let list = daemon.api("GET", path, &Value::Null).status(200).json();
         list["objects"].as_array().unwrap().len()
     };

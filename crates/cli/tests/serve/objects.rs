@@ -110,6 +110,8 @@ fn ps_lists_what_the_daemon_serves() {
         .map(|one| one["object"].to_string())
         .collect();
     let mut expected = ["hello", "tenant/acme"].map(|name| daemon.document(name)["object"].to_string());
+    let acme = listed.as_array().unwrap().iter().find(|one| one["key"] == "acme");
+    assert_eq!(acme.unwrap()["epoch"], 1, "{listed}");
     ids.sort();
     expected.sort();
     assert_eq!(ids, expected);
@@ -117,7 +119,28 @@ fn ps_lists_what_the_daemon_serves() {
 }
 
 #[test]
-fn names_are_taken_once_and_removed_ones_are_free() {
+fn an_approval_is_handed_in_where_the_object_is_served() {
+    let home = Home::new();
+    let daemon = home.serve();
+    let dir = home.object("hello", &[OPEN, STAY].concat());
+    home.add(&dir);
+    let nothing = home.suijuris(&["approve", "hello"]).code(1);
+    assert!(nothing.err.contains("nothing to approve"), "{nothing:?}");
+    let more = r#"@id("more") permit (principal, action == Action::"amend", resource);"#;
+    std::fs::write(dir.join("governance.cedar"), [OPEN, STAY, more].concat()).unwrap();
+    let approved = home.suijuris(&["approve", "hello"]).code(0);
+    assert!(approved.err.contains("1 of the 1 owners needed"), "{approved:?}");
+    let waiting = daemon
+        .api("GET", "/v1/objects/hello/approvals", &Value::Null)
+        .status(200)
+        .json();
+    let paper: Value = serde_json::from_str(&approved.out).unwrap();
+    assert_eq!(waiting["approvals"][0]["sig"], paper["sig"], "{waiting}");
+    daemon.terminate();
+}
+
+#[test]
+fn names_are_taken_once() {
     let home = Home::new();
     let daemon = home.serve();
     let dir = home.object("hello", &[OPEN, STAY].concat());
@@ -131,44 +154,7 @@ fn names_are_taken_once_and_removed_ones_are_free() {
         home.suijuris(&["add", dir.to_str().unwrap(), "--name", bad])
             .code(3);
     }
-    daemon.get("hello", "/").status(200);
-    let awake = home.suijuris(&["remove", "hello"]).code(3);
-    assert!(awake.err.contains("awake"), "{}", awake.err);
-    home.suijuris(&["sleep", "hello"]).code(0);
-    daemon.wait_phase("hello", "dormant");
-    let removed = home.suijuris(&["remove", "hello", "--json"]).code(0).json();
-    assert_eq!(removed["object"], added["object"]);
-    daemon.get("hello", "/").problem(404, "unknown_object");
-    // Its data stays, and is whole.
-    home.verify(removed["data"].as_str().unwrap().as_ref());
     daemon.terminate();
-    let daemon = home.serve();
-    daemon.get("second", "/").status(200);
-    daemon.get("hello", "/").problem(404, "unknown_object");
-    assert_ne!(home.add(&dir)["object"], added["object"]);
-    daemon.get("hello", "/").status(200);
-    daemon.terminate();
-    home.nobody_is_left();
-}
-
-#[test]
-fn the_key_of_a_removed_instance_stays_taken() {
-    let home = Home::new();
-    let daemon = home.serve();
-    home.add(&home.class("tenant", "max_instances = 9", &[FOUND, OPEN, STAY].concat()));
-    daemon.get("acme.tenant", "/").status(200);
-    home.suijuris(&["sleep", "tenant/acme"]).code(0);
-    daemon.wait_phase("tenant/acme", "dormant");
-    let removed = home.suijuris(&["remove", "tenant/acme", "--json"]).code(0).json();
-    daemon.get("acme.tenant", "/").problem(410, "removed");
-    home.verify(removed["data"].as_str().unwrap().as_ref());
-    daemon.terminate();
-    let daemon = home.serve();
-    daemon.get("acme.tenant", "/").problem(410, "removed");
-    daemon.get("other.tenant", "/").status(200);
-    assert_eq!(home.keys("tenant"), ["other"]);
-    daemon.terminate();
-    home.nobody_is_left();
 }
 
 #[test]

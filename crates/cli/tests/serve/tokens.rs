@@ -79,7 +79,7 @@ fn nobody_asks_without_a_token_nor_beyond_its_scope() {
         for (method, path) in [
             ("POST", "/v1/objects"),
             ("POST", "/v1/classes"),
-            ("DELETE", "/v1/objects/hello"),
+            ("POST", "/v1/objects/hello/remove"),
             ("GET", "/v1/tokens"),
             ("POST", "/v1/tokens"),
             ("DELETE", "/v1/tokens/r"),

@@ -75,6 +75,59 @@ fn open_files_and_processes_are_limited_and_the_runtime_is_not() {
     assert_eq!(up.interrupt(), Some(0));
 }
 
+// proves C12
+#[test]
+fn processors_time_is_limited_where_a_control_group_can() {
+    // Time on processors for each second that passes, of two processes that want one each.
+    let burn = "import os, time; os.fork(); began = time.monotonic()\n\
+                while time.monotonic() - began < 3: pass\n\
+                print('share', time.process_time() / (time.monotonic() - began), flush=True)";
+    let script = format!("python3 -c {}; exec sleep 600", shell_word(burn));
+    let object = shell(&script, "[workload.limits]\ncpu = 0.2\n");
+    let mut up = wake(&object);
+    let started = up.wait(json!({"event": "machine", "state": "started"}));
+    let detail = started["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("cpu by "), "{detail}");
+    let mut share = || {
+        let line = up.wait(json!({"event": "output"}));
+        let text = line["line"].as_str().unwrap().to_owned();
+        text.strip_prefix("share ").unwrap().parse::<f64>().unwrap()
+    };
+    let both = share() + share();
+    // However busy this host is, they get no more than their part, and a period in which that is seen.
+    assert!(
+        !detail.contains("cpu by control group") || both < 0.3,
+        "{both}: {detail}"
+    );
+    assert_eq!(up.interrupt(), Some(0));
+}
+
+/// One word of a shell.
+fn shell_word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+// proves C12
+#[test]
+fn a_file_above_the_limit_of_the_disk_is_cut_and_a_volume_above_it_is_named() {
+    let script = "head -c 3000000 /dev/zero > {data}/big || echo cut $(stat -c %s {data}/big); rm {data}/big; \
+                  head -c 900000 /dev/zero > {data}/a; head -c 900000 /dev/zero > {data}/b; echo two; exec sleep 600";
+    let object = shell(script, "[workload.limits]\ndisk = \"1MiB\"\n");
+    let mut up = wake(&object);
+    let started = up.wait(json!({"event": "machine", "state": "started"}));
+    let detail = started["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("disk by a limit per file; the whole is measured"),
+        "{detail}"
+    );
+    line(&mut up, "cut 1048576");
+    line(&mut up, "two");
+    let error = up.wait(json!({"event": "error", "code": "disk_limit"}));
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("workload.limits.disk is 1048576"), "{message}");
+    assert_eq!(up.interrupt(), Some(0));
+}
+
 #[test]
 fn it_sees_what_it_is_shown_and_writes_where_it_may() {
     let outside = tempfile::tempdir().unwrap();
@@ -136,6 +189,7 @@ fn another_user_has_its_volume_its_home_and_its_socket() {
     assert_eq!(up.interrupt(), Some(0));
 }
 
+// proves C13
 #[test]
 fn what_it_writes_is_kept_and_read_later() {
     let object = shell(

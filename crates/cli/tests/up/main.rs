@@ -8,6 +8,7 @@
     reason = "tests: what is not as expected ends them"
 )]
 
+mod access_log;
 mod boot;
 mod broken;
 mod callers;
@@ -20,6 +21,7 @@ mod depots;
 mod ending;
 mod fd_passing;
 mod gate;
+mod images;
 mod leaving;
 mod lineages;
 #[cfg(target_arch = "x86_64")]
@@ -32,6 +34,8 @@ mod paused;
 mod peers;
 #[path = "../common/ran.rs"]
 mod ran;
+mod rates;
+mod readiness;
 mod registry;
 mod remain;
 mod rig;
@@ -41,6 +45,7 @@ mod secrecy;
 mod session;
 mod sessions;
 mod stranger;
+mod unstoppable;
 mod wake;
 mod watching;
 mod workload;

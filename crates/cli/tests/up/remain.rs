@@ -4,7 +4,7 @@ use serde_json::json;
 use suijuris_core::lineage::{Body, Mutated};
 use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::{Span, Timestamp};
-use suijuris_store::{Depth, Draft, ObjectDir, Sign, Sizes, Writer};
+use suijuris_store::{Depth, Draft, ObjectDir, Reader, Sign, Sizes, Writer};
 
 use crate::rig::{OPEN, Object, PATIENCE};
 
@@ -34,6 +34,32 @@ fn the_moment_its_condition_fails_it_sleeps_without_being_asked() {
         "the idle timer did not do it: {decided}"
     );
     assert_eq!(up.interrupt(), Some(0));
+    object.verify();
+}
+
+// proves A3
+#[test]
+fn a_comparison_with_the_time_idle_is_made_again_when_it_turns_and_not_at_the_next_second() {
+    let rules = r#"@id("busy") permit (principal, action == Action::"remain", resource)
+        when { context.activity.idle < duration("100ms") };"#;
+    let object = Object::new("", &[OPEN, rules].concat());
+    let up = object.up();
+    // A machine that is busy with something else may be late once; one that looks each second is late each time.
+    let prompt = (0..10).any(|nap| {
+        up.get("/");
+        crate::rig::until("it sleeps", || up.count(&json!({"event": "dormant"})) > nap);
+        let reader = Reader::open(&ObjectDir::at(object.data()), Depth::Tail).unwrap();
+        let records = reader.records(0..u64::MAX).unwrap();
+        let idle = records.filter_map(|stored| match stored.unwrap().record.body {
+            Body::Dormant(dormant) => dormant.decision.inputs.activity.map(|activity| activity.idle),
+            _ => None,
+        });
+        let idle = idle.last().unwrap();
+        assert!(idle >= Span(100), "{idle:?}");
+        idle < Span(500)
+    });
+    assert!(prompt, "each time it was late by half a second");
+    up.interrupt();
     object.verify();
 }
 
@@ -102,6 +128,26 @@ fn a_hold_keeps_it_awake_without_traffic_and_its_end_lets_it_sleep() {
     up.agent("PUT", "/v1/holds/watch", &json!({"for": "1h"}))
         .status(200);
     let held = up.agent("GET", "/v1/holds", &json!(null)).status(200).json();
+    // Who looks from outside sees it too.
+    let shown = || {
+        object
+            .suijuris(&["show", object.dir().to_str().unwrap(), "--json"])
+            .code(0)
+            .json()
+    };
+    crate::rig::until("the hold is told", || {
+        shown()["holds"]["watch"]
+            .as_u64()
+            .is_some_and(|left| left > 3_000_000)
+    });
+    let text = object
+        .suijuris(&["show", object.dir().to_str().unwrap()])
+        .code(0)
+        .out;
+    assert!(
+        text.contains("watch, 3600 s left") || text.contains("watch, 3599 s left"),
+        "{text}"
+    );
     assert!(held["watch"].as_u64().unwrap() > 3_500_000, "{held}");
     crate::rig::until("longer than the rule gives without a hold", || {
         let woke = object.records("woke")[0]["at"]
@@ -113,6 +159,7 @@ fn a_hold_keeps_it_awake_without_traffic_and_its_end_lets_it_sleep() {
     });
     assert_eq!(up.phase(), "active");
     up.agent("DELETE", "/v1/holds/watch", &json!(null)).status(204);
+    crate::rig::until("it is released", || shown().get("holds").is_none());
     up.wait(json!({"event": "verdict", "action": "remain", "outcome": "refuse"}));
     up.wait_event("dormant");
     up.interrupt();

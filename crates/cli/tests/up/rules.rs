@@ -237,3 +237,39 @@ fn to_wake_and_to_remain_are_two_permissions() {
     up.get("/").problem(403, "wake_refused");
     assert_eq!(up.interrupt(), Some(0));
 }
+
+// proves A1, A3, A8
+#[test]
+fn a_worker_that_counts_cannot_begin_anew_and_its_budget_ends_its_day() {
+    let memory = "[memory]\ndone = { type = \"int\", default = 0 }\ncalls = { type = { counter = { window = \"366d\" } } }\n";
+    let counts = r#"
+@id("only-grows") forbid (principal is Workload, action == Action::"mutate", resource)
+when { context.change has done && context.change.done.new < context.change.done.old };
+@id("spent") @status("429") forbid (principal, action in [Action::"remain", Action::"admit"], resource)
+when { resource.memory.calls >= 3 };
+"#;
+    let object = Object::new(memory, &[OPEN, STAY, counts].concat());
+    let mut up = object.up();
+    up.get("/").status(200);
+    let write = |up: &crate::rig::Up, patch| up.agent("PATCH", "/v1/memory", &patch);
+    write(&up, json!({"set": {"done": 2}})).status(200);
+    let refused = write(&up, json!({"set": {"done": 1}}));
+    assert_eq!(refused.status, 403, "{refused:?}");
+    write(&up, json!({"set": {"calls": 0}})).status(422);
+    write(&up, json!({"add": {"calls": 2}})).status(200);
+    let calls = up
+        .agent("GET", "/v1/memory/calls", &json!(null))
+        .status(200)
+        .json();
+    assert_eq!((&calls["value"], &calls["type"]), (&json!(2), &json!("counter")));
+    write(&up, json!({"add": {"calls": 1}})).status(200);
+    up.wait(json!({"event": "machine", "state": "stopped"}));
+    assert_eq!(up.interrupt(), Some(0));
+    let why = object
+        .ask(&["why", "--action", "mutate", "--json"])
+        .code(0)
+        .json();
+    assert_eq!(why["replay"]["same"], true, "{why}");
+    assert_eq!(why["inputs"]["written"]["done"]["int"], 1, "{why}");
+    object.verify();
+}

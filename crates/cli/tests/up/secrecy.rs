@@ -20,6 +20,7 @@ fn token(key: &SigningKey) -> String {
     format!("{signed}.{signature}")
 }
 
+// proves C14
 #[test]
 fn the_request_that_wakes_an_object_stands_in_no_arguments_and_no_environment() {
     let key = SigningKey::from_bytes(&[9; 32]);

@@ -21,13 +21,13 @@ fn an_unmodified_web_server_serves_from_an_empty_environment_and_wakes_again() {
 }
 
 #[test]
-fn an_image_is_not_taken_for_a_command_of_the_host() {
+fn an_image_runs_in_no_plain_process() {
     let definition = format!(
         "name = \"probe\"\n[workload]\nimage = \"sha256:{}\"\ncommand = [\"python3\", \"-c\", \"print('ran')\"]\nport = 8080\n",
         "a".repeat(64)
     );
     let object = Object::defined(&definition, &[OPEN, STAY].concat());
-    let mut up = object.up();
+    let mut up = object.up_with(&["--plain"]);
     up.get("/").status(503);
     up.wait(json!({"event": "verdict", "outcome": "refuse", "place": "door", "invariant": "incapable"}));
     assert_eq!(up.count(&json!({"event": "machine", "state": "started"})), 0);
@@ -79,6 +79,47 @@ fn nobody_in_particular_can_run_it() {
     up.wait(json!({"event": "machine", "state": "stopped"}));
     assert_eq!(up.interrupt(), Some(0));
     object.nobody_is_left();
+}
+
+// proves C5
+#[test]
+fn an_ordinary_user_runs_a_workload_as_the_user_that_it_names() {
+    const WHO: &str = "import os, pathlib
+data = pathlib.Path(os.environ['SUIJURIS_DATA'])
+(data / 'mine').write_text('x')
+print('as', os.getuid(), os.getgid(), (data / 'mine').stat().st_uid, data.stat().st_uid, flush=True)
+try: os.setuid(0); print('became root', flush=True)
+except OSError: print('stays', flush=True)
+import time; time.sleep(1000)
+";
+    let definition = "name = \"named\"\n[workload]\ncommand = [\"python3\", \"{object}/who.py\"]\nuser = \"1:1\"\nready = \"spawned\"\n";
+    let object = Object::defined(definition, &[OPEN, STAY].concat());
+    object.file("who.py", WHO);
+    let mut command = as_somebody(&object);
+    command.arg("up").arg(object.dir());
+    let mut up = crate::rig::Up::start(command);
+    let asking = up.http("GET", "/");
+    up.wait(json!({"event": "output", "line": "as 1 1 1 1"}));
+    up.wait(json!({"event": "output", "line": "stays"}));
+    assert!(asking.status >= 500, "nobody listens there: {asking:?}");
+    assert_eq!(up.interrupt(), Some(0));
+    object.nobody_is_left();
+}
+
+/// `suijuris`, run by somebody who is not root, in a home of their own.
+fn as_somebody(object: &Object) -> std::process::Command {
+    let program = object.home().join("suijuris");
+    std::fs::copy(env!("CARGO_BIN_EXE_suijuris"), &program).unwrap();
+    if !nix_is_root() {
+        return object.command(program);
+    }
+    let mut own = object.command("chown");
+    run(own.args(["-R", "65534:65534"]).arg(object.home())).code(0);
+    let mut command = object.command("setpriv");
+    command
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"])
+        .arg(program);
+    command
 }
 
 /// Whether the tests run as root.

@@ -1,0 +1,33 @@
+//! `suijuris host` from outside: its API over real connections, real processes, real kills.
+#![expect(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests: what is not as expected ends them"
+)]
+
+mod backups;
+mod bad_input;
+mod checks;
+mod clients;
+mod crashes;
+mod drain;
+mod examples;
+mod fuzz;
+mod hooks;
+mod images;
+mod inside;
+mod lives;
+mod network;
+mod proxy;
+mod proxy_door;
+mod registry;
+mod rig;
+#[path = "../common/schemathesis.rs"]
+mod schemathesis;
+mod successor;
+mod tolerances;
+mod volumes;
+mod who;
