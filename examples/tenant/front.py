@@ -1,76 +1,40 @@
 """GET and PUT /KEY over HTTP, for a redis-server on a socket of the working directory, which is the tenant's own."""
-
-import http.server
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-
-SOCKET = "redis.sock"  # no TCP: whoever can read this directory can talk to redis, nobody else
-MAX_BYTES = 1 << 20
-# Each write is on disk before it is answered.
-OPTIONS = f"--port 0 --unixsocket {SOCKET} --dir . --appendonly yes --appendfsync always --loglevel warning"
-
-
-def redis(*words):
-    """Sends one command; its answer, or None where redis holds nothing."""
+import http.server, shutil, signal, socket, subprocess, sys, time
+# No TCP: whoever can read this directory can talk to redis, nobody else. Each write is on disk before it is answered.
+OPTIONS = "--port 0 --unixsocket redis.sock --dir . --appendonly yes --appendfsync always --loglevel warning"
+def redis(*words):  # sends one command; its answer, or None where redis holds nothing
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(SOCKET)
-        parts = [b"$%d\r\n%s\r\n" % (len(word), word) for word in words]
-        connection.sendall(b"*%d\r\n%s" % (len(words), b"".join(parts)))
+        connection.connect("redis.sock")
+        connection.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words))
         answer = connection.makefile("rb")
-        line = answer.readline().strip()
-        if line.startswith(b"-") or not line:
-            raise OSError(f"redis: {line.decode(errors='replace')}")
-        return line[1:] if line[:1] != b"$" else None if line == b"$-1" else answer.read(int(line[1:]))
-
+        kind, line = answer.read(1), answer.readline().strip()
+        if kind not in (b"+", b"$"): raise OSError(f"redis: {line.decode(errors='replace')}")  # it reads its data, or goes
+        return line if kind == b"+" else None if line == b"-1" else answer.read(int(line))
 
 class Front(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+    log_message = lambda *_: None  # what a tenant asks for stands in no log
     def do_GET(self):
         value = redis(b"GET", self.path.encode())
         self.answer(404, b"nothing here\n") if value is None else self.answer(200, value)
-
     def do_PUT(self):
-        length = self.headers["Content-Length"]
-        if length is None or int(length) > MAX_BYTES:
-            self.close_connection = True
-            return self.answer(413, b"send at most 1 MiB, and its length before it\n")
-        redis(b"SET", self.path.encode(), self.rfile.read(int(length)))
-        self.answer(200, b"stored\n")
-
+        length = int(self.headers["Content-Length"] or 1 << 30)
+        stored = length <= 1 << 20 and redis(b"SET", self.path.encode(), self.rfile.read(length))
+        self.answer(200, b"stored\n") if stored else self.answer(413, b"send at most 1 MiB, and its length before it\n")
     def answer(self, status, body):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_):
-        """What a tenant asks for stands in no log."""
+def is_up():
+    try: return redis(b"PING")  # refused while there is no socket, and while redis reads its data
+    except OSError: time.sleep(0.01)
 
-
-def ready(child):
-    while child.poll() is None:
-        try:
-            return redis(b"PING")  # refused while there is no socket, and while redis reads its data
-        except OSError:
-            time.sleep(0.01)
-
-
-if shutil.which("redis-server") is None:
-    sys.exit("redis-server is not installed on this host: run `apt-get install redis-server`")
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-child = subprocess.Popen(["redis-server", *OPTIONS.split()])
-try:
-    ready(child)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Front) as server:
-        server.daemon_threads, server.timeout = True, 1
-        while child.poll() is None:
-            server.handle_request()
-    sys.exit(f"redis-server ended with {child.returncode}")
-finally:
-    child.terminate()  # redis saves, then ends
-    child.wait()
+shutil.which("redis-server") or sys.exit("redis-server is not installed on this host: run `apt-get install redis-server`")
+with subprocess.Popen(["redis-server", *OPTIONS.split()]) as child:
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # redis saves, then ends, and so do we
+    while child.poll() is None and not is_up(): pass
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Front)
+    server.timeout = 0.1
+    while child.poll() is None: server.handle_request()
+sys.exit(child.returncode)
