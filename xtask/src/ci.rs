@@ -9,7 +9,7 @@ use cargo_metadata::{Metadata, TargetKind};
 use xshell::Shell;
 
 use crate::workspace::{cargo, has_target, metadata, shell};
-use crate::{init, openapi, proofs, tidy};
+use crate::{dist, first, fuzz, init, openapi, proofs, tidy};
 
 /// Random cases of the differential test of policy; the issue asks for at least this many.
 const DIFFERENTIAL_CASES: &str = "50000";
@@ -40,8 +40,11 @@ fn steps(metadata: &Metadata) -> Vec<Step> {
         Step { name: "clippy", about: "no lint fires", run: |shell| run_cargo(shell, "clippy --workspace --all-targets --keep-going -- -D warnings") },
         Step { name: "doc", about: "the documentation builds without a warning", run: doc },
         Step { name: "build", about: "tests, examples and programs build", run: |shell| run_cargo(shell, "test --workspace --no-run") },
+        Step { name: "fuzz", about: "each decoder of foreign bytes answers mutated input for five seconds", run: fuzz::five_seconds },
         Step { name: "openapi", about: "the committed OpenAPI document is what the types say", run: openapi::check },
         Step { name: "static", about: "the runtime links statically", run: |_| init::build(init::Program::Init).map(drop) },
+        Step { name: "dist", about: "an archive, a package and an image are made, and used where nothing else is", run: |_| dist::check() },
+        Step { name: "first", about: "the README's first command runs with Rust and a C compiler alone", run: first::run },
         Step { name: "test", about: "the tests pass, those in the documentation too", run: |shell| run_cargo(shell, "test --workspace --no-fail-fast") },
     ];
     if has_target(metadata, "suijuris-policy", &TargetKind::Test, "differential") {

@@ -39,9 +39,9 @@ impl Program {
 }
 
 /// How to link without a dynamic loader.
-struct Linking {
-    target: String,
-    flags: &'static str,
+pub(crate) struct Linking {
+    pub(crate) target: String,
+    pub(crate) flags: &'static str,
 }
 
 /// The profile of what is handed out and measured.
@@ -93,7 +93,7 @@ pub(crate) fn build(program: Program) -> Result<(PathBuf, String)> {
 }
 
 /// Musl, whose target rustup is asked for where it is not installed; glibc linked statically where it cannot be had.
-fn linking(shell: &Shell) -> Result<Linking> {
+pub(crate) fn linking(shell: &Shell) -> Result<Linking> {
     let architecture = std::env::consts::ARCH;
     let musl = format!("{architecture}-unknown-linux-musl");
     if !has_library(shell, &musl)? {

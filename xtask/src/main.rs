@@ -5,6 +5,9 @@
 
 mod bench;
 mod ci;
+mod dist;
+mod first;
+mod fuzz;
 mod init;
 mod openapi;
 mod proofs;
@@ -36,8 +39,12 @@ enum Task {
     Proofs(proofs::Arguments),
     /// Run bench programs in release mode; results also go to target/bench
     Bench(bench::Arguments),
+    /// Fuzz every decoder of foreign bytes
+    Fuzz(fuzz::Arguments),
     /// Write docs/openapi.json from the types of the control API
     Openapi(openapi::Arguments),
+    /// Make what is handed out: archive, Debian package, image, digests, list of materials
+    Dist(dist::Arguments),
     /// Build the static runtime suijuris-init and put it beside the released suijuris
     Init,
 }
@@ -48,7 +55,9 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Proofs(arguments) => proofs::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Openapi(arguments) => openapi::run(&arguments),
+        Task::Dist(arguments) => dist::run(&arguments),
         Task::Init => init::run(init::Program::Init, "release"),
     };
     if let Err(error) = result {

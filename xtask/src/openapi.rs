@@ -1,13 +1,30 @@
-//! The OpenAPI document of the control API, `docs/openapi.json`: made from the types of `suijuris-api`, and committed, so that
-//! clients are made from it without building anything, and a change of the API shows in review.
+//! The OpenAPI documents of the control API and of the host's Machines API: made from their types and tables, and committed, so
+//! that clients are made from them without building anything, and a change of an API shows in review.
 
 use anyhow::{Context as _, Result, bail};
 use xshell::Shell;
 
 use crate::workspace::{cargo, root, shell};
 
-/// Where it stands.
-const PATH: &str = "docs/openapi.json";
+/// A document: where it stands, and what prints it.
+struct Document {
+    path: &'static str,
+    package: &'static str,
+    example: &'static str,
+}
+
+const DOCUMENTS: [Document; 2] = [
+    Document {
+        path: "docs/openapi.json",
+        package: "suijuris-api",
+        example: "openapi",
+    },
+    Document {
+        path: "docs/machines-openapi.json",
+        package: "suijuris-host",
+        example: "host_openapi",
+    },
+];
 
 /// Options.
 #[derive(clap::Args)]
@@ -17,34 +34,42 @@ pub(crate) struct Arguments {
     check: bool,
 }
 
-/// Writes the document, or compares it.
+/// Writes the documents, or compares them.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let shell = shell()?;
     if arguments.check {
         return check(&shell);
     }
-    std::fs::write(root().join(PATH), made(&shell)?).with_context(|| format!("{PATH} cannot be written"))
-}
-
-/// Fails where the committed document is not what the types say.
-pub(crate) fn check(shell: &Shell) -> Result<()> {
-    let committed = std::fs::read_to_string(root().join(PATH)).unwrap_or_default();
-    if committed != made(shell)? {
-        bail!("{PATH} is not what the types say: run `cargo xtask openapi`, and commit it");
+    for document in &DOCUMENTS {
+        let path = document.path;
+        std::fs::write(root().join(path), made(&shell, document)?)
+            .with_context(|| format!("{path} cannot be written"))?;
     }
     Ok(())
 }
 
-fn made(shell: &Shell) -> Result<String> {
+/// Fails where a committed document is not what the types say.
+pub(crate) fn check(shell: &Shell) -> Result<()> {
+    for document in &DOCUMENTS {
+        let path = document.path;
+        let committed = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+        if committed != made(shell, document)? {
+            bail!("{path} is not what the types say: run `cargo xtask openapi`, and commit it");
+        }
+    }
+    Ok(())
+}
+
+fn made(shell: &Shell, document: &Document) -> Result<String> {
     let arguments = [
         "run",
         "--quiet",
         "--package",
-        "suijuris-api",
+        document.package,
         "--features",
         "openapi",
         "--example",
-        "openapi",
+        document.example,
     ];
     let text = cargo(shell, &arguments).read()?;
     Ok(format!("{text}\n"))

@@ -1,7 +1,8 @@
 //! Requirement rows and the tests that prove them.
 //!
-//! A test proves rows by a comment directly above its attributes, in the form `proves A5` or `proves C2, C3`. This module finds them,
-//! prints the table, and fails where a claimed row has no test, a row is unknown, or the comment stands above something else.
+//! A test proves rows by a comment directly above its attributes, in the form `proves A5` or `proves C2, C3`; so does a step of
+//! continuous integration that is a function of its own. This module finds them, prints the table, and fails where a claimed row has no
+//! test, a row is unknown, or the comment stands above something else.
 
 mod specification;
 
@@ -141,13 +142,19 @@ fn missing<'a>(entries: &[Entry<'a>]) -> Vec<&'a str> {
 
 fn scan(files: &[File]) -> Found {
     let mut found = Found::default();
+    let steps = files
+        .iter()
+        .find(|file| file.path == STEPS)
+        .map_or("", |file| &file.text);
     for file in files {
         let Some(source) = &file.rust else { continue };
         let lines: Vec<(&str, &str)> = source.code.lines().zip(source.text.lines()).collect();
         for (index, comment) in source.comments.lines().enumerate() {
             let Some(claim) = claim(comment) else { continue };
             let place = format!("{}:{}", file.path, index + 1);
-            let Some((below, name)) = test_below(lines.get(index + 1..).unwrap_or_default()) else {
+            let below = lines.get(index + 1..).unwrap_or_default();
+            let Some((below, name)) = test_below(below).or_else(|| step_below(below, &file.path, steps))
+            else {
                 found.faults.push(format!(
                     "{place}: `proves` stands above no test: put it directly above #[test]"
                 ));
@@ -205,6 +212,17 @@ fn test_below<'a>(lines: &[(&'a str, &'a str)]) -> Option<(usize, &'a str)> {
     None
 }
 
+/// Where the steps of continuous integration are listed.
+const STEPS: &str = "xtask/src/ci.rs";
+
+/// Offset and name of the function that `lines` begin with, where `steps` has it as a step.
+fn step_below<'a>(lines: &[(&'a str, &'a str)], path: &str, steps: &str) -> Option<(usize, &'a str)> {
+    let module = path.strip_prefix("xtask/src/")?.strip_suffix(".rs")?;
+    let (code, _) = lines.first()?;
+    let name = code.split_once("fn ")?.1.split('(').next()?;
+    steps.contains(&format!("{module}::{name}")).then_some((0, name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,6 +269,26 @@ mod tests {
     }
 
     #[test]
+    fn a_step_proves_and_a_function_that_is_none_does_not() {
+        let steps = File::new(STEPS, "Step { name: \"dist\", run: |_| dist::check() }");
+        let text = |name: &str| {
+            File::new(
+                "xtask/src/dist.rs",
+                &format!("// proves G8\npub(crate) fn {name}() {{}}\n"),
+            )
+        };
+        let found = scan(&[steps.clone(), text("check")]);
+        assert_eq!(
+            found
+                .proofs
+                .first()
+                .map(|(row, test)| (row.id, test.name.as_str())),
+            Some(("G8", "check"))
+        );
+        assert_eq!(scan(&[steps, text("make")]).faults.len(), 1);
+    }
+
+    #[test]
     fn an_unknown_row_is_a_fault() {
         assert_eq!(
             scan_text("// proves A99, A1\n#[test]\nfn a() {}\n").faults.len(),
@@ -270,6 +308,7 @@ mod tests {
         let found = scan_text("// proves A1\n#[test]\nfn a() {}\n");
         let entries = table(&found.proofs);
         let missing = missing(&entries);
-        assert!(!missing.contains(&"A1") && missing.contains(&"A2") && !missing.contains(&"F1"));
+        let later = ROWS.iter().find(|row| !row.claimed).unwrap();
+        assert!(!missing.contains(&"A1") && missing.contains(&"A2") && !missing.contains(&later.id));
     }
 }

@@ -105,7 +105,7 @@ fn levels(level: &str) -> String {
 mod tests {
     use super::super::{Test, table};
     use super::*;
-    use crate::requirements::row;
+    use crate::requirements::{ROWS, row};
 
     fn test(name: &str, line: usize) -> Test {
         let file = "crates/x/tests/t.rs".to_owned();
@@ -118,21 +118,26 @@ mod tests {
 
     #[test]
     fn the_page_is_renewed_between_its_marks_only() {
+        let later = ROWS.iter().find(|row| !row.claimed).unwrap();
         let proofs = [
             (row("A1").unwrap(), test("one", 3)),
             (row("A1").unwrap(), test("two", 9)),
-            (row("E1").unwrap(), test("three", 12)),
+            (later, test("three", 12)),
         ];
-        let page = format!("# Mine\n{BEGIN}old\n{END}\n## Figures\n");
+        let page = format!("# Mine\n{BEGIN}of another day\n{END}\n## Figures\n");
         let renewed = renewed(&page, &table(&proofs)).unwrap();
         assert!(renewed.starts_with("# Mine\n") && renewed.ends_with("\n## Figures\n"));
-        assert!(!renewed.contains("old"));
+        assert!(!renewed.contains("of another day"));
         assert!(
             renewed.contains("(U)\n\n- `crates/x/tests/t.rs`: `one`, `two`\n\n"),
             "{renewed}"
         );
         assert!(
-            renewed.contains("| E1 | wraps an OCI image without rewriting it (tests of a part above) | L |")
+            renewed.contains(&format!(
+                "| {} | {} (tests of a part above) |",
+                later.id, later.what
+            )),
+            "{renewed}"
         );
         assert_eq!(super::renewed(&renewed, &table(&proofs)), Some(renewed.clone()));
         assert_eq!(super::renewed("# No marks", &table(&proofs)), None);

@@ -69,6 +69,10 @@ fn check_root(file: &File, crates: &[Crate]) -> Vec<Finding> {
 }
 
 fn check_member(file: &File) -> Vec<Finding> {
+    // A workspace of its own, which cannot inherit.
+    if file.text.lines().any(|line| line.trim() == "[workspace]") {
+        return Vec::new();
+    }
     let own = |(_, name, value): &(usize, &str, &str)| {
         !name.ends_with(".workspace") && !value.contains("workspace = true")
     };
