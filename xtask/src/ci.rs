@@ -37,15 +37,15 @@ fn steps(metadata: &Metadata) -> Vec<Step> {
         Step { name: "fmt", about: "the code is formatted", run: |shell| run_cargo(shell, "fmt --all --check -- --color never") },
         Step { name: "tidy", about: "repository rules hold", run: |_| tidy::run() },
         Step { name: "proofs", about: "each claimed requirement has a test", run: |_| proofs::run(&proofs::Arguments::default()) },
-        Step { name: "clippy", about: "no lint fires", run: |shell| run_cargo(shell, "clippy --workspace --all-targets --keep-going -- -D warnings") },
+        Step { name: "clippy", about: "no lint fires", run: |shell| with_documents(shell, &["clippy", "--all-targets", "--keep-going"], &["--", "-D", "warnings"]) },
         Step { name: "doc", about: "the documentation builds without a warning", run: doc },
-        Step { name: "build", about: "tests, examples and programs build", run: |shell| run_cargo(shell, "test --workspace --no-run") },
+        Step { name: "build", about: "tests, examples and programs build", run: |shell| with_documents(shell, &["test", "--no-run"], &[]) },
         Step { name: "fuzz", about: "each decoder of foreign bytes answers mutated input for five seconds", run: fuzz::five_seconds },
         Step { name: "openapi", about: "the committed OpenAPI document is what the types say", run: openapi::check },
         Step { name: "static", about: "the runtime links statically", run: |_| init::build(init::Program::Init).map(drop) },
         Step { name: "dist", about: "an archive, a package and an image are made, and used where nothing else is", run: |_| dist::check() },
         Step { name: "first", about: "the README's first command runs with Rust and a C compiler alone", run: first::run },
-        Step { name: "test", about: "the tests pass, those in the documentation too", run: |shell| run_cargo(shell, "test --workspace --no-fail-fast") },
+        Step { name: "test", about: "the tests pass, those in the documentation too", run: |shell| with_documents(shell, &["test", "--no-fail-fast"], &[]) },
     ];
     if has_target(metadata, "suijuris-policy", &TargetKind::Test, "differential") {
         steps.push(Step { name: "differential", about: "decision programs agree with Cedar on 50,000 random cases", run: differential });
@@ -55,6 +55,17 @@ fn steps(metadata: &Metadata) -> Vec<Step> {
 
 fn run_cargo(shell: &Shell, arguments: &str) -> Result<()> {
     Ok(cargo(shell, &arguments.split(' ').collect::<Vec<_>>()).run()?)
+}
+
+/// Cargo over the workspace, with what prints the API documents: their step finds it built.
+fn with_documents(shell: &Shell, subcommand: &[&str], rest: &[&str]) -> Result<()> {
+    let arguments = [
+        subcommand,
+        &["--workspace", "--features", openapi::FEATURES],
+        rest,
+    ]
+    .concat();
+    Ok(cargo(shell, &arguments).run()?)
 }
 
 fn doc(shell: &Shell) -> Result<()> {

@@ -61,7 +61,7 @@ impl Home {
             "postgres/governance.cedar",
             "postgres/start.sh",
         ] {
-            std::fs::copy(example().join(file), copy.join(file)).unwrap();
+            suijuris_testkit::program::copy(example().join(file), copy.join(file));
         }
         Self { temp, path }
     }

@@ -451,7 +451,7 @@ fn copy_all(from: &Path, to: &Path) {
         let target = to.join(entry.file_name());
         match entry.path().is_dir() {
             true => copy_all(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+            false => suijuris_testkit::program::copy(entry.path(), target),
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The plain loop as a program: `suijuris-fuzzing [--seconds N] [--seed N] [--input FILE] [TARGET…]`. `cargo xtask fuzz` and CI run it.
+//! The plain loop as a program: `suijuris-fuzzing [--seconds N] [--seed N] [--jobs N] [--input FILE] [TARGET…]`. `cargo xtask fuzz` and CI run it.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use suijuris_fuzzing::{TARGETS, Target, find, run};
@@ -14,6 +15,8 @@ const KEEP: &str = "target/fuzz";
 struct Asked {
     seconds: u64,
     seed: u64,
+    /// Targets at a time.
+    jobs: usize,
     input: Option<String>,
     targets: Vec<&'static Target>,
 }
@@ -22,6 +25,7 @@ fn asked() -> Result<Asked, String> {
     let mut asked = Asked {
         seconds: 5,
         seed: 1,
+        jobs: std::thread::available_parallelism().map_or(1, usize::from),
         input: None,
         targets: Vec::new(),
     };
@@ -31,6 +35,10 @@ fn asked() -> Result<Asked, String> {
         match word.as_str() {
             "--seconds" => asked.seconds = number().ok_or("--seconds takes a number")?,
             "--seed" => asked.seed = number().ok_or("--seed takes a number")?,
+            "--jobs" => {
+                let jobs = number().filter(|jobs| (1..=256).contains(jobs));
+                asked.jobs = usize::try_from(jobs.ok_or("--jobs takes 1 to 256")?).unwrap_or(1);
+            }
             "--input" => asked.input = Some(words.next().ok_or("--input takes a file")?),
             name => {
                 let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
@@ -53,36 +61,66 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut broken = 0;
-    for target in &asked.targets {
-        let found = match &asked.input {
-            Some(file) => match std::fs::read(file) {
-                Ok(input) => run::broken(target, &input).map(|why| (why, file.into())),
-                Err(error) => {
-                    eprintln!("error: {file} cannot be read: {error}");
-                    return ExitCode::from(2);
-                }
-            },
-            None => {
-                let time = Duration::from_secs(asked.seconds);
-                let outcome = run::run(target, time, asked.seed, Path::new(KEEP));
-                println!("{:<16} {:>9} inputs  {}", target.name, outcome.runs, target.about);
-                outcome.found
-            }
-        };
-        if let Some((why, path)) = found {
-            broken += 1;
-            eprintln!("{} broke: {why}", target.name);
-            eprintln!(
-                "  again: cargo run -p suijuris-fuzzing -- {} --input {}",
-                target.name,
-                path.display()
-            );
-        }
+    if let Some(file) = &asked.input {
+        return once(&asked.targets, file);
     }
-    if broken == 0 {
+    if all(&asked) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// One input, for each of the targets.
+fn once(targets: &[&Target], file: &str) -> ExitCode {
+    let input = match std::fs::read(file) {
+        Ok(input) => input,
+        Err(error) => {
+            eprintln!("error: {file} cannot be read: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let broken = targets
+        .iter()
+        .filter_map(|target| Some((target, run::broken(target, &input)?)));
+    let told = broken.inspect(|(target, why)| tell(target, why, Path::new(file)));
+    if told.count() == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Every target for its time, `jobs` of them at a time; whether none broke.
+fn all(asked: &Asked) -> bool {
+    let time = Duration::from_secs(asked.seconds);
+    let waiting = Mutex::new(asked.targets.iter());
+    let next = || waiting.lock().ok()?.next();
+    let work = || {
+        let mut whole = true;
+        while let Some(target) = next() {
+            let outcome = run::run(target, time, asked.seed, Path::new(KEEP));
+            println!("{:<16} {:>9} inputs  {}", target.name, outcome.runs, target.about);
+            if let Some((why, path)) = outcome.found {
+                whole = false;
+                tell(target, &why, &path);
+            }
+        }
+        whole
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..asked.jobs).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .fold(true, |whole, thread| thread.join().unwrap_or(false) && whole)
+    })
+}
+
+fn tell(target: &Target, why: &str, path: &Path) {
+    eprintln!(
+        "{} broke: {why}\n  again: cargo run -p suijuris-fuzzing -- {} --input {}",
+        target.name,
+        target.name,
+        path.display()
+    );
 }

@@ -200,7 +200,7 @@ async fn what_cannot_start_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str, mode| {
         let path = dir.path().join(name);
-        std::fs::write(&path, text).unwrap();
+        suijuris_testkit::program::script(&path, text);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         path.to_str().unwrap().to_owned()
     };

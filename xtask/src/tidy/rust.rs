@@ -1,4 +1,4 @@
-//! Rust files: header, length, where `unsafe` may stand, no test switched off, nothing left for later.
+//! Rust files: header, length, where `unsafe` may stand, no test switched off, no program that cannot be run, nothing left for later.
 
 use super::Finding;
 use crate::source::{Source, words};
@@ -21,6 +21,7 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
         findings.extend(long_functions(file, source));
         findings.extend(unsafe_code(file, source));
         findings.extend(ignored_tests(file, source));
+        findings.extend(busy_programs(file, source));
         findings.extend(unfinished(file, source));
         findings
     });
@@ -115,6 +116,16 @@ fn ignored_tests(file: &File, source: &Source) -> Vec<Finding> {
         .collect()
 }
 
+/// A program that a test writes itself cannot always be run: another thread's child may have it open for writing.
+fn busy_programs(file: &File, source: &Source) -> Vec<Finding> {
+    let advice = "a copy that may be run must not be open in this process: suijuris_testkit::program::copy";
+    let copies = source.code.match_indices("fs::copy(").map(|(at, _)| at);
+    copies
+        .filter(|_| file.path.contains("/tests/"))
+        .map(|at| Finding::error(&file.path, source.line(at), "busy-program", advice))
+        .collect()
+}
+
 fn unfinished(file: &File, source: &Source) -> Vec<Finding> {
     let advice = "finish it, or leave it out cleanly";
     ["todo!", "unimplemented!"]
@@ -142,6 +153,13 @@ mod tests {
         assert_eq!(check_at("a.rs", "fn a() {}\n"), ["header"]);
         assert_eq!(check_at("a.rs", ""), ["header"]);
         assert_eq!(check_at("a.py", "x = 1\n"), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_program_that_a_test_copies_by_itself_is_caught() {
+        let text = "//! A.\nfn a() { std::fs::copy(b, c).unwrap(); }\n";
+        assert_eq!(check_at("crates/x/tests/a.rs", text), ["busy-program"]);
+        assert_eq!(check_at("crates/x/src/a.rs", text), Vec::<&str>::new());
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn copy(from: &Path, to: &Path) {
         if entry.path().is_dir() {
             copy(&entry.path(), &target);
         } else {
-            fs::copy(entry.path(), target).unwrap();
+            suijuris_testkit::program::copy(entry.path(), target);
         }
     }
 }

@@ -13,7 +13,7 @@ fn example(home: &Home) -> PathBuf {
     std::fs::create_dir(&to).unwrap();
     for entry in std::fs::read_dir(&from).unwrap() {
         let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        suijuris_testkit::program::copy(entry.path(), to.join(entry.file_name()));
     }
     to
 }

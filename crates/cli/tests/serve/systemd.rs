@@ -90,11 +90,10 @@ fn unit(home: &Home) -> PathBuf {
     let path = home.path().join("suijuris.service");
     let program = env!("CARGO_BIN_EXE_suijuris");
     std::fs::write(&path, text.replace("/usr/local/bin/suijuris", program)).unwrap();
-    std::fs::copy(
+    suijuris_testkit::program::copy(
         format!("{tools}/suijuris.socket"),
         home.path().join("suijuris.socket"),
-    )
-    .unwrap();
+    );
     path
 }
 

@@ -45,8 +45,8 @@ fn the_static_runtime_beside_the_program_is_the_one_that_runs() {
     let bin = object.home().join("bin");
     std::fs::create_dir(&bin).unwrap();
     let (program, init) = (bin.join("suijuris"), bin.join("suijuris-init"));
-    std::fs::copy(env!("CARGO_BIN_EXE_suijuris"), &program).unwrap();
-    std::fs::copy(built, &init).unwrap();
+    suijuris_testkit::program::copy(env!("CARGO_BIN_EXE_suijuris"), &program);
+    suijuris_testkit::program::copy(built, &init);
     let linked = run(object.command("ldd").arg(&init));
     let told = [linked.out, linked.err].concat();
     assert!(
@@ -135,7 +135,7 @@ fn whatever_is_missing_changed_or_swapped_nothing_runs() {
             );
             assert_eq!(other.up().interrupt(), Some(0));
             for file in ["manifest", "program", "governance.cedar"] {
-                std::fs::copy(bundle(&other).join(file), bundle(object).join(file)).unwrap();
+                suijuris_testkit::program::copy(bundle(&other).join(file), bundle(object).join(file));
             }
         }),
         ("a byte of the lineage", |object| {

@@ -161,9 +161,8 @@ fn a_runtime_of_another_version_beside_the_program_is_named() {
     let bin = object.home().join("bin");
     std::fs::create_dir(&bin).unwrap();
     let (program, init) = (bin.join("suijuris"), bin.join("suijuris-init"));
-    std::fs::copy(env!("CARGO_BIN_EXE_suijuris"), &program).unwrap();
-    std::fs::write(&init, "#!/bin/sh\necho 'unexpected argument' >&2\nexit 2\n").unwrap();
-    std::fs::set_permissions(&init, std::fs::Permissions::from_mode(0o755)).unwrap();
+    suijuris_testkit::program::copy(env!("CARGO_BIN_EXE_suijuris"), &program);
+    suijuris_testkit::program::script(&init, "#!/bin/sh\necho 'unexpected argument' >&2\nexit 2\n");
     let mut command = object.command(&program);
     command.arg("up").arg(object.dir());
     let mut up = Up::start(command);

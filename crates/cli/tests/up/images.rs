@@ -39,7 +39,7 @@ fn says(up: &mut Up, end: &str) -> Vec<String> {
 
 fn as_nobody(object: &Object) -> Up {
     let program = object.home().join("suijuris");
-    std::fs::copy(env!("CARGO_BIN_EXE_suijuris"), &program).unwrap();
+    suijuris_testkit::program::copy(env!("CARGO_BIN_EXE_suijuris"), &program);
     run(object
         .command("chown")
         .args(["-R", "65534:65534"])
@@ -236,13 +236,13 @@ fn tried(nobody: bool, data: &dyn Fn(&Object) -> std::path::PathBuf) -> BTreeMap
     let home = object.home().canonicalize().unwrap();
     let script = std::fs::read_to_string(object.dir().join("make-image")).unwrap();
     let links = "for name in lib lib64; do ln -s usr/$name root.new/$name; done\n";
-    object.file(
-        "make-image",
+    suijuris_testkit::program::script(
+        object.dir().join("make-image"),
         &script.replace("chmod -R", &format!("{links}chmod -R")),
     );
     run(&mut object.command(object.dir().join("make-image"))).code(0);
     std::fs::create_dir(home.join("program")).unwrap();
-    std::fs::copy(std::env::current_exe().unwrap(), home.join("program/hostile")).unwrap();
+    suijuris_testkit::program::copy(std::env::current_exe().unwrap(), home.join("program/hostile"));
     let dir = object.dir().canonicalize().unwrap();
     let places = [
         data(&object),

@@ -105,7 +105,7 @@ impl Parts {
         let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
         let busybox = busybox.iter().find(|path| path.exists());
         let busybox = busybox.expect("busybox is not there: run `sh tools/setup --test`");
-        std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
+        suijuris_testkit::program::copy(busybox, root.join("bin/busybox"));
         for name in ["sh", "mount", "test", "insmod", "ip", "sleep"] {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
         }
@@ -119,18 +119,18 @@ impl Parts {
             for library in libraries(Path::new(program)) {
                 let place = root.join(library.strip_prefix("/").unwrap());
                 std::fs::create_dir_all(place.parent().unwrap()).unwrap();
-                std::fs::copy(&library, place).unwrap();
+                suijuris_testkit::program::copy(&library, place);
             }
         }
         for entry in std::fs::read_dir(&kernel).expect("no kernel: run `sh tools/setup --test`") {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "ko") {
-                std::fs::copy(&path, root.join("kernel").join(path.file_name().unwrap())).unwrap();
+                suijuris_testkit::program::copy(&path, root.join("kernel").join(path.file_name().unwrap()));
             }
         }
         let authorities = Path::new("/etc/ssl/certs/ca-certificates.crt");
         std::fs::create_dir_all(root.join("etc/ssl/certs")).unwrap();
-        std::fs::copy(authorities, root.join(authorities.strip_prefix("/").unwrap())).unwrap();
+        suijuris_testkit::program::copy(authorities, root.join(authorities.strip_prefix("/").unwrap()));
         let pack = "cd root && find . | cpio -o -H newc --quiet | gzip -1 > ../initrd";
         run(Command::new("sh").args(["-c", pack]).current_dir(home.path())).code(0);
         Self { home, kernel }

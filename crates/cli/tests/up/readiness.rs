@@ -79,13 +79,10 @@ fn a_workload_that_does_not_answer_any_more_is_stopped_and_wakes_anew() {
 
 #[test]
 fn a_program_in_a_directory_that_is_the_workloads_own_is_named_with_the_remedy() {
-    use std::os::unix::fs::PermissionsExt as _;
     let interpreter = format!("/tmp/interpreter-{}", std::process::id());
     std::fs::write(&interpreter, "").unwrap();
     let object = server(r#"["{object}/run"]"#, "");
-    object.file("run", &format!("#!{interpreter}\n"));
-    let program = object.dir().join("run");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    suijuris_testkit::program::script(object.dir().join("run"), &format!("#!{interpreter}\n"));
     let mut up = object.up();
     up.get("/").problem(503, "workload_failed");
     let error = up.wait(json!({"event": "error", "code": "workload_failed"}));

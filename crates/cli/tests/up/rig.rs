@@ -205,7 +205,7 @@ pub(crate) fn copy(from: &Path, to: &Path) {
         match entry.path().is_dir() {
             true if entry.file_name() == ".suijuris" => {}
             true => copy(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+            false => suijuris_testkit::program::copy(entry.path(), target),
         }
     }
 }

@@ -181,7 +181,7 @@ fn approvals_that_are_altered_foreign_or_none_are_refused() {
     object.file("governance.cedar", &[OPEN, STAY, "// another text"].concat());
     refused(&good.to_string(), "approve again");
     let stranger = object.home().join("stranger.key");
-    std::fs::copy(object.home().join("bob.key"), &stranger).unwrap();
+    suijuris_testkit::program::copy(object.home().join("bob.key"), &stranger);
     std::fs::write(&stranger, "5e".repeat(32)).unwrap();
     let ran = object.ask(&["approve", "--key", "stranger.key"]).code(1);
     assert!(

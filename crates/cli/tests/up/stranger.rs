@@ -55,9 +55,9 @@ fn tried(user: Option<u32>, arguments: &[&str], without: &str) -> (BTreeMap<Stri
     let home = object.home().canonicalize().unwrap();
     let dir = object.dir().canonicalize().unwrap();
     let program = home.join("hostile");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    suijuris_testkit::program::copy(std::env::current_exe().unwrap(), &program);
     let suijuris = home.join("suijuris");
-    std::fs::copy(env!("CARGO_BIN_EXE_suijuris"), &suijuris).unwrap();
+    suijuris_testkit::program::copy(env!("CARGO_BIN_EXE_suijuris"), &suijuris);
     let places = [
         dir.join(".suijuris"),
         dir.clone(),

@@ -67,7 +67,7 @@ fn nobody_in_particular_can_run_it() {
             .arg(object.home()),
     );
     let program = object.home().join("suijuris");
-    std::fs::copy(env!("CARGO_BIN_EXE_suijuris"), &program).unwrap();
+    suijuris_testkit::program::copy(env!("CARGO_BIN_EXE_suijuris"), &program);
     let mut command = object.command("setpriv");
     command
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"])
@@ -109,7 +109,7 @@ import time; time.sleep(1000)
 /// `suijuris`, run by somebody who is not root, in a home of their own.
 fn as_somebody(object: &Object) -> std::process::Command {
     let program = object.home().join("suijuris");
-    std::fs::copy(env!("CARGO_BIN_EXE_suijuris"), &program).unwrap();
+    suijuris_testkit::program::copy(env!("CARGO_BIN_EXE_suijuris"), &program);
     if !nix_is_root() {
         return object.command(program);
     }

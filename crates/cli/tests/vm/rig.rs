@@ -44,7 +44,7 @@ impl Home {
         let from = repository().join("examples").join(example);
         std::fs::create_dir_all(home.object().join("site")).unwrap();
         for name in files {
-            std::fs::copy(from.join(name), home.object().join(name)).unwrap();
+            suijuris_testkit::program::copy(from.join(name), home.object().join(name));
         }
         home
     }

@@ -188,7 +188,7 @@ fn a_read_only_directory_says_so_and_can_be_read() {
         });
         // The test program, too, must be readable by that user.
         let program = directory.path().join("program");
-        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        suijuris_testkit::program::copy(std::env::current_exe().unwrap(), &program);
         let mut open = std::process::Command::new("chmod");
         open.args(["-R", "a=rX"]).arg(directory.path());
         assert!(open.status().unwrap().success());

@@ -34,7 +34,7 @@ fn layer(stage: &Stage, name: &str, files: &[(&str, &str)]) -> PathBuf {
 fn shell(stage: &Stage) -> PathBuf {
     let tree = layer(stage, "shell", &[("etc/motd", "lower\n"), ("etc/keep", "kept\n")]);
     fs::create_dir(tree.join("bin")).unwrap();
-    fs::copy(BUSYBOX, tree.join("bin/busybox")).unwrap();
+    suijuris_testkit::program::copy(BUSYBOX, tree.join("bin/busybox"));
     fs::set_permissions(tree.join("bin/busybox"), PermissionsExt::from_mode(0o755)).unwrap();
     symlink("busybox", tree.join("bin/sh")).unwrap();
     tree

@@ -315,8 +315,7 @@ async fn failures_name_the_step(stage: &Stage) {
     let text = stage.path("text");
     fs::write(&text, "no program").unwrap();
     let script = stage.path("script");
-    fs::write(&script, "#!/no/such/interpreter\n").unwrap();
-    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    suijuris_testkit::program::script(&script, "#!/no/such/interpreter\n");
     for (exe, errno, hint) in [
         (Path::new("/no/such/program"), 2, "no such program"),
         (&text, 13, "not executable"),
@@ -793,8 +792,8 @@ impl Again {
     pub(crate) fn new(test: &'static str) -> Self {
         let open = TempDir::new().unwrap();
         fs::set_permissions(open.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        fs::copy(env::current_exe().unwrap(), open.path().join("suite")).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_vehicle-actor"), open.path().join("actor")).unwrap();
+        suijuris_testkit::program::copy(env::current_exe().unwrap(), open.path().join("suite"));
+        suijuris_testkit::program::copy(env!("CARGO_BIN_EXE_vehicle-actor"), open.path().join("actor"));
         Self { open, test }
     }
 

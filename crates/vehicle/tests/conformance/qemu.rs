@@ -250,7 +250,7 @@ async fn a_program_runs_in_an_image() {
     let image = stage.temp.path().join("image");
     fs::create_dir_all(image.join("bin")).unwrap();
     fs::create_dir_all(image.join("elsewhere")).unwrap();
-    fs::copy("/bin/busybox", image.join("bin/busybox")).unwrap();
+    suijuris_testkit::program::copy("/bin/busybox", image.join("bin/busybox"));
     fs::write(image.join("own"), "x").unwrap();
     // Links of the image lead nowhere but into the image.
     std::os::unix::fs::symlink("/elsewhere", image.join("run")).unwrap();
