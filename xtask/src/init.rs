@@ -44,6 +44,13 @@ pub(crate) struct Linking {
     pub(crate) flags: &'static str,
 }
 
+impl Linking {
+    /// The compiler of this machine, for what a bench's dependencies have in assembler: musl's own is not needed for it.
+    fn compiler(&self) -> [(String, &'static str); 1] {
+        [(format!("CC_{}", self.target.replace('-', "_")), "cc")]
+    }
+}
+
 /// The profile of what is handed out and measured.
 pub(crate) const PROFILE: &str = "dist";
 
@@ -82,6 +89,7 @@ pub(crate) fn build(program: Program) -> Result<(PathBuf, String)> {
         ],
     )
     .env("RUSTFLAGS", linking.flags)
+    .envs(linking.compiler())
     .run()?;
     let target = metadata()?.target_directory.into_std_path_buf();
     let built = target

@@ -1,4 +1,5 @@
-//! The reused buffers of a connection. An idle connection holds none; they wait in the gate's free list.
+//! The reused buffers of a connection. An idle connection holds none; they wait in the gate's free list. One that waits for its
+//! workload keeps the head that it sent and no room to read into: however many wait, they read into the same warm memory.
 
 use std::cell::RefCell;
 use std::io;
@@ -21,20 +22,56 @@ const SPARE: usize = 64;
 /// Kept while no request is in flight.
 const QUIET: usize = 4;
 
+/// Requests under way whose heads are kept; each is some hundred bytes.
+const SPARE_HEADS: usize = 256;
+
+/// Room that no buffer has at present, the warmest last.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rooms(Rc<RefCell<Vec<Box<[u8]>>>>);
+
+impl Rooms {
+    /// Frees all but a few.
+    pub(crate) fn trim(&self) {
+        self.0.borrow_mut().truncate(QUIET);
+    }
+}
+
 /// A fixed array with a filled window.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
+    /// Empty, or `bytes` long.
     data: Box<[u8]>,
+    bytes: usize,
     start: usize,
     end: usize,
+    /// Where its room comes from and goes to while there is nothing in it; else it has one of its own.
+    rooms: Option<Rooms>,
 }
 
 impl Buffer {
     pub(crate) fn new(bytes: usize) -> Self {
         Self {
-            data: vec![0; bytes].into_boxed_slice(),
-            start: 0,
-            end: 0,
+            bytes,
+            ..Self::default()
+        }
+    }
+
+    /// From now on its room is one of `rooms`.
+    pub(crate) fn share(&mut self, rooms: &Rooms) {
+        self.rooms.get_or_insert_with(|| rooms.clone());
+    }
+
+    /// Gives its room back where nothing is in it.
+    pub(crate) fn release(&mut self) {
+        if self.is_empty() && !self.data.is_empty() {
+            self.clear();
+            if let Some(Rooms(rooms)) = &self.rooms {
+                let data = std::mem::take(&mut self.data);
+                let mut rooms = rooms.borrow_mut();
+                if rooms.len() < SPARE {
+                    rooms.push(data);
+                }
+            }
         }
     }
 
@@ -48,7 +85,7 @@ impl Buffer {
 
     /// No read can add a byte.
     pub(crate) fn is_full(&self) -> bool {
-        self.end - self.start == self.data.len()
+        self.end - self.start == self.bytes
     }
 
     pub(crate) fn clear(&mut self) {
@@ -75,6 +112,10 @@ impl Buffer {
     }
 
     fn room(&mut self) -> &mut [u8] {
+        if self.data.is_empty() {
+            let shared = self.rooms.as_ref().and_then(|rooms| rooms.0.borrow_mut().pop());
+            self.data = shared.unwrap_or_else(|| vec![0; self.bytes].into_boxed_slice());
+        }
         if self.end == self.data.len() && self.start > 0 {
             self.data.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -119,11 +160,15 @@ pub(crate) struct Outbound {
 
 /// Something the free list keeps.
 pub(crate) trait Spare: Default {
+    /// As many are kept.
+    const KEPT: usize;
     fn fresh() -> Self;
     fn clear(&mut self);
 }
 
 impl Spare for Inbound {
+    const KEPT: usize = SPARE_HEADS;
+
     fn fresh() -> Self {
         Self {
             input: Buffer::new(HEAD_BYTES),
@@ -133,11 +178,14 @@ impl Spare for Inbound {
 
     fn clear(&mut self) {
         self.input.clear();
+        self.input.release();
         self.request.clear();
     }
 }
 
 impl Spare for Outbound {
+    const KEPT: usize = SPARE;
+
     fn fresh() -> Self {
         Self {
             answer: Buffer::new(ANSWER_BYTES),
@@ -176,6 +224,15 @@ impl<T: Spare> FreeList<T> {
     }
 }
 
+impl FreeList<Inbound> {
+    /// One that reads into room of `rooms`.
+    pub(crate) fn loan_with(&self, rooms: &Rooms) -> Loan<Inbound> {
+        let mut inbound = self.loan();
+        inbound.input.share(rooms);
+        inbound
+    }
+}
+
 /// Goes back to its free list when dropped.
 #[derive(Debug)]
 pub(crate) struct Loan<T: Spare> {
@@ -200,7 +257,7 @@ impl<T: Spare> DerefMut for Loan<T> {
 impl<T: Spare> Drop for Loan<T> {
     fn drop(&mut self) {
         let mut home = self.home.borrow_mut();
-        if home.len() < SPARE {
+        if home.len() < T::KEPT {
             self.value.clear();
             home.push(std::mem::take(&mut self.value));
         }

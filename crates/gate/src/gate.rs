@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::accept::{accept, turn_away};
-use crate::buffer::{FreeList, Inbound, Outbound};
+use crate::buffer::{FreeList, Inbound, Loan, Outbound, Rooms};
 use crate::control::{Control, Elapsed, Phase, Timer};
 use crate::cors::Cors;
 use crate::forward::{Forwarding, Origin};
@@ -79,7 +79,8 @@ pub(crate) struct Shared<A> {
     pub(crate) pool: Pool,
     pub(crate) clients: http2::Clients,
     pub(crate) fd_passing: fd_passing::Channel,
-    pub(crate) inbound: FreeList<Inbound>,
+    heads: FreeList<Inbound>,
+    rooms: Rooms,
     pub(crate) outbound: FreeList<Outbound>,
 }
 
@@ -110,7 +111,8 @@ impl<A: Authorizer> Gate<A> {
             fd_passing: fd_passing::Channel::new(&upstream),
             pool: Pool::new(upstream, &limits, control),
             limits,
-            inbound: FreeList::default(),
+            heads: FreeList::default(),
+            rooms: Rooms::default(),
             outbound: FreeList::default(),
         };
         Self {
@@ -306,7 +308,8 @@ async fn expire_and_trim<A: Authorizer>(gate: Rc<Shared<A>>) {
         gate.pool.expire();
         gate.clients.expire(gate.control.now_ms());
         if gate.traffic.in_flight() == 0 {
-            gate.inbound.trim();
+            gate.heads.trim();
+            gate.rooms.trim();
             gate.outbound.trim();
         }
     }
@@ -405,6 +408,11 @@ pub(crate) enum Judged<P> {
 }
 
 impl<A: Authorizer> Shared<A> {
+    /// The client's side of a connection that becomes active.
+    pub(crate) fn inbound(&self) -> Loan<Inbound> {
+        self.heads.loan_with(&self.rooms)
+    }
+
     /// The verdict on a request, as far as the phase lets one be asked for.
     pub(crate) fn admit(&self, head: &RequestHead<'_>, out: &mut Forwarding) -> Judged<A::Permit> {
         let admission = if head.is_reserved() && !A::EDGE {

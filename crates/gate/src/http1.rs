@@ -117,7 +117,7 @@ struct Session<'s, A> {
 
 impl<A: Authorizer> Session<'_, A> {
     async fn run(&mut self, prefix: &[u8]) -> End {
-        let mut inbound = self.gate.inbound.loan();
+        let mut inbound = self.gate.inbound();
         if inbound.input.append(prefix) < prefix.len() {
             return End::Close;
         }
@@ -153,7 +153,7 @@ impl<A: Authorizer> Session<'_, A> {
                 return Poll::Ready(None);
             }
             // Readiness may be stale; only a byte counts.
-            let mut inbound = gate.inbound.loan();
+            let mut inbound = gate.inbound();
             let filled = ready!(inbound.input.poll_fill(read, cx));
             Poll::Ready(matches!(filled, Ok(1..)).then_some(inbound))
         });

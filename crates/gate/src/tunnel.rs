@@ -121,7 +121,7 @@ pub(crate) async fn serve<A: Authorizer>(
     };
     let reviewed = Reviewed::new(gate, peer, permit);
     let (mut read, mut write) = stream.split();
-    let (mut inbound, mut outbound) = (gate.inbound.loan(), gate.outbound.loan());
+    let (mut inbound, mut outbound) = (gate.inbound(), gate.outbound.loan());
     let ends = Ends {
         client: (&mut read, &mut write),
         workload: lease.stream.split(),

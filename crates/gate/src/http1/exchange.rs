@@ -196,7 +196,13 @@ impl<A: Authorizer> Sending<'_, '_, A> {
             if input.is_full() {
                 return std::future::pending().await;
             }
-            match poll_fn(|cx| input.poll_fill(read, cx)).await {
+            let filled = poll_fn(|cx| {
+                let filled = input.poll_fill(read, cx);
+                // While the workload works, others read into this room.
+                input.release();
+                filled
+            });
+            match filled.await {
                 Ok(1..) => {}
                 Ok(0) => break,
                 Err(_) => return Broken::Client,
