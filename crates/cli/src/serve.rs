@@ -171,7 +171,10 @@ async fn serve(args: &Args) -> anyhow::Result<ExitCode> {
         .keeping_in(&root.join("machines"))
         .context("machines that outlive the daemon cannot be kept")?;
     match args.vehicle.vehicle.unwrap_or(Kind::Process) {
-        Kind::Process => serve_on(args, root, catalog, processes).await,
+        Kind::Process => {
+            let driver = processes.starting_ahead(args.vehicle.ahead(2));
+            serve_on(args, root, catalog, driver).await
+        }
         kind => {
             let driver = vehicle::virtual_machines(kind, &args.vehicle, processes, root.join("vm"))?;
             serve_on(args, root, catalog, driver).await

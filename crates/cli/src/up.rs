@@ -113,6 +113,7 @@ async fn up(args: Args) -> anyhow::Result<ExitCode> {
     match kind {
         Kind::Process => {
             let driver = vehicle::processes(args.plain).await?;
+            let driver = driver.starting_ahead(args.vehicle.ahead(1));
             up_on(args, paths, kind, driver).await
         }
         Kind::Qemu | Kind::Firecracker => {

@@ -10,7 +10,7 @@ use suijuris_core::activation::Terms;
 use suijuris_core::inputs::Vehicle;
 use suijuris_core::manifest::{Manifest, Protocol};
 use suijuris_supervisor::volume;
-use suijuris_vehicle::process::{Process, Shim, Want};
+use suijuris_vehicle::process::{Ahead, Process, Shim, Want};
 use suijuris_vehicle::vm::{self, Accelerator, Firecracker, Kernel, Options, VirtualMachines};
 use suijuris_vehicle::{Description, Driver as _, Isolation, StartError};
 
@@ -76,6 +76,19 @@ pub(crate) struct VehicleArg {
     /// The host's network device (a tap) for machines of Firecracker whose `network` is the host's
     #[arg(long, value_name = "DEVICE", env = "SUIJURIS_TAP")]
     pub(crate) tap: Option<String>,
+    /// Runtimes of processes that are started ahead and wait for an object to wake; 0: none [default: 2, of `up` 1]
+    #[arg(long, value_name = "N", env = "SUIJURIS_STANDBY", value_parser = clap::value_parser!(u8).range(..=MOST_STANDBYS))]
+    pub(crate) standby: Option<u8>,
+}
+
+/// Runtimes of one kind that wait, at most.
+const MOST_STANDBYS: i64 = 64;
+
+impl VehicleArg {
+    /// How many runtimes are started ahead, where it is not said.
+    pub(crate) fn ahead(&self, otherwise: u8) -> Ahead {
+        Ahead::of(self.standby.unwrap_or(otherwise).into())
+    }
 }
 
 /// In a data directory: the vehicle that carries the object, where that is not the host's processes.

@@ -2,15 +2,23 @@
 //!
 //! A start is measured from spawning the program until its line about the matter arrives: for the bare listener that it
 //! listens; for `suijuris-init`, whose gate listens before anything else, that the bundle is verified and `wake` is
-//! decided. Every start finds the same fresh copy of the object. With `serve PORT` this is the object's workload.
+//! decided. Every start finds the same fresh copy of the object. A start from a standby is measured from its assignment, until when it
+//! was told nothing. With `serve PORT` this is the object's workload.
 
 use std::cell::Cell;
 use std::error::Error;
+use std::ffi::{CString, OsStr};
 use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use suijuris_guest::assignment::Assignment;
+use suijuris_guest::standby;
+use suijuris_sys::descriptors;
 use suijuris_testkit::bench::{
     Better, Events, Object, Report, Round, Row, Running, Settings, free_port, governed, interleave_many,
     process_cpu, says, server,
@@ -20,8 +28,14 @@ use suijuris_testkit::bench::{
 const ROUNDS: usize = 60;
 /// Until a started program has done what it does without being asked.
 const SETTLED: Duration = Duration::from_secs(2);
+/// Between a standby's word that it is ready and its assignment: it sleeps, as it would for long.
+const STANDS_BY: Duration = Duration::from_millis(5);
+/// How long it may take to answer.
+const ANSWER_MS: i32 = 10_000;
 /// Figures of a start: CPU time until `wake` is decided, then times until three steps.
 const STEPS: usize = 4;
+/// What a standby may take from its assignment until `wake` is decided, µs.
+const STANDBY_US: f64 = 300.0;
 const INIT: &str = "suijuris-init";
 const BARE: &str = "bare-listener";
 
@@ -64,15 +78,16 @@ fn starts(report: &mut Report, object: &Object, settings: &Settings) -> Result<(
         })
     };
     let ours: Round<'_, STEPS> = Box::new(|| figures(ours(object, &fresh)));
+    let standby: Round<'_, STEPS> = Box::new(|| figures(from_standby(object, &fresh)));
     let bare: Round<'_, STEPS> = Box::new(|| figures(bare()));
     let samples = interleave_many(
         settings.scale(ROUNDS),
-        &mut [("ours", ours), ("bare listener", bare)],
+        &mut [("cold start", ours), ("standby", standby), ("bare listener", bare)],
     );
     if let Some(error) = failed.take() {
         return Err(error.into());
     }
-    let [ours, bare] = samples.as_slice() else {
+    let [ours, standby, bare] = samples.as_slice() else {
         return Ok(());
     };
     let steps = [
@@ -91,6 +106,23 @@ fn starts(report: &mut Report, object: &Object, settings: &Settings) -> Result<(
             theirs: bare.median(),
             budget: (index <= 1).then_some(0.5),
         });
+    }
+    for (index, (what, (standby, cold))) in steps.iter().zip(standby.iter().zip(ours)).enumerate() {
+        let mut row = |peer: &str, theirs, budget| {
+            report.row(Row {
+                what: format!("standby assigned to {what}"),
+                unit: "µs",
+                better: Better::Lower,
+                ours: standby.median(),
+                peer: peer.to_owned(),
+                theirs,
+                budget,
+            });
+        };
+        row(&cold.name, cold.median(), None);
+        if index == 1 {
+            row("budget", STANDBY_US, Some(1.0));
+        }
     }
     Ok(())
 }
@@ -120,6 +152,67 @@ fn ours(object: &Object, fresh: &Path) -> io::Result<[f64; STEPS]> {
         step(|event| says(event, "/event/event", "woke"))?,
         step(|event| says(event, "/event/step", "serve"))?,
     ])
+}
+
+/// The same of a runtime that stood by.
+fn from_standby(object: &Object, fresh: &Path) -> io::Result<[f64; STEPS]> {
+    if object.data().exists() {
+        std::fs::remove_dir_all(object.data())?;
+    }
+    copy(fresh, &object.data())?;
+    let cold = object.init_command(Path::new(INIT), free_port()?);
+    let (shim, theirs) = standby::pair()?;
+    let theirs = descriptors::copy_above(theirs.as_fd(), standby::SOCKET)?;
+    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    let mut command = Command::new(INIT);
+    command.args(["--standby-fd", &theirs.as_raw_fd().to_string()]);
+    let running = Running(command.env_clear().stdin(Stdio::null()).spawn()?);
+    drop(theirs);
+    descriptors::poll(&[shim.as_fd()], -1)?;
+    if !shim.is_ready() {
+        return Err(io::Error::other("the runtime does not stand by"));
+    }
+    std::thread::sleep(STANDS_BY);
+    let assignment = assignment(&cold)?;
+    let (said, errors) = io::pipe()?;
+    let null = descriptors::null()?;
+    let before = process_cpu(running.pid())?;
+    let begin = Instant::now();
+    shim.assign(&assignment, &[null.as_fd(), errors.as_fd()], ANSWER_MS)
+        .map_err(io::Error::other)?;
+    drop(errors);
+    let mut events = Events::of(Some(said))?;
+    let mut step = |wanted: fn(&serde_json::Value) -> bool| {
+        events.until(wanted)?;
+        Ok::<_, io::Error>(micros(begin))
+    };
+    let decided = step(|event| says(event, "/event/event", "verdict"))?;
+    let spent = process_cpu(running.pid())?.saturating_sub(before);
+    Ok([
+        spent.as_secs_f64() * 1e6,
+        decided,
+        step(|event| says(event, "/event/event", "woke"))?,
+        step(|event| says(event, "/event/step", "serve"))?,
+    ])
+}
+
+/// What a standby has to be told to become what `command` starts.
+fn assignment(command: &Command) -> io::Result<Assignment> {
+    let word = |word: &OsStr| CString::new(word.as_bytes());
+    let argv = [command.get_program()].into_iter().chain(command.get_args());
+    let env = command.get_envs().filter_map(|(name, value)| {
+        let whole = [name.as_bytes(), b"=", value?.as_bytes()].concat();
+        Some(CString::new(whole))
+    });
+    // Of its own environment, the search path alone.
+    let path = std::env::var_os("PATH").map(|path| CString::new([b"PATH=", path.as_bytes()].concat()));
+    Ok(Assignment {
+        argv: argv.map(word).collect::<Result<_, _>>()?,
+        env: env.chain(path).collect::<Result<_, _>>()?,
+        cwd: c"/".to_owned(),
+        may_mount: true,
+        ..Assignment::default()
+    })
 }
 
 fn bare() -> io::Result<[f64; STEPS]> {

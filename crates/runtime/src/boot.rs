@@ -34,7 +34,8 @@ use suijuris_custody::clock::Clock;
 use self::broken::refuse_all;
 use self::context::BootContext;
 use self::depot_route::Relay;
-use self::start::{Config, Error};
+pub(crate) use self::start::Error;
+use self::start::Config;
 
 /// Lifecycle events that wait at most; tasks say a handful each.
 const EVENTS: usize = 256;

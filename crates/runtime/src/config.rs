@@ -40,6 +40,7 @@ usage: suijuris-init --resident DIR [options]
        suijuris-init --data DIR --listen ADDR [options]
        suijuris-init --link-fd N [--inlet-fd N]
        suijuris-init --inlet-fd N
+       suijuris-init --standby-fd N
 
   --resident DIR        what `suijuris build` put into the image: the object lives on its volume, by itself, without a supervisor;
                         with it --data is the volume [default: /data] and --listen has a default [0.0.0.0:8474]
@@ -56,6 +57,8 @@ usage: suijuris-init --resident DIR [options]
   --link-fd N           socket to the supervisor that starts the machine; it says all of the above
   --inlet-fd N          socket over which later supervisors come, where the machine may outlive the first; without --link-fd the
                         first comes there too, over a stream that carries bytes alone, as in a virtual machine
+  --standby-fd N        socket over which a machine is assigned to this program, which is started ahead and waits there; the
+                        arguments that it goes on with come along, among them one of the two above
   --help, --version
 
 Environment of --resident besides: SUIJURIS_TICKET, by which an empty volume gets its object; FLY_APP_NAME, FLY_MACHINE_ID,
@@ -119,6 +122,8 @@ pub struct OwnMachine {
 pub enum Asked {
     /// Run.
     Run(Start),
+    /// Wait for the machine that this process is to be, at this socket.
+    StandBy(RawFd),
     /// Print [`HELP`].
     Help,
     /// Print the version.
@@ -162,7 +167,8 @@ pub fn parse(
     let mut stay = text("SUIJURIS_STAY");
     let mut identify = false;
     let (mut resident, mut platform) = (None, PathBuf::from(platform::SOCKET));
-    let (mut listen_fd, mut link_fd, mut inlet, mut agent_socket) = (None, None, None, None);
+    let (mut listen_fd, mut link_fd, mut inlet, mut standby) = (None, None, None, None);
+    let mut agent_socket = None;
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
@@ -178,10 +184,14 @@ pub fn parse(
             Long("listen-fd") => listen_fd = Some(parser.value()?.parse()?),
             Long("link-fd") => link_fd = Some(parser.value()?.parse()?),
             Long("inlet-fd") => inlet = Some(parser.value()?.parse()?),
+            Long("standby-fd") => standby = Some(parser.value()?.parse()?),
             Long("depot") => depot = Some(parser.value()?.string()?),
             Long("agent-socket") => agent_socket = Some(parser.value()?.into()),
             other => return Err(other.unexpected().into()),
         }
+    }
+    if let Some(number) = standby {
+        return Ok(Asked::StandBy(number));
     }
     if link_fd.is_some() || inlet.is_some() {
         return Ok(Asked::Run(Start::Linked { link: link_fd, inlet }));
@@ -275,6 +285,10 @@ mod tests {
                 inlet: Some(4)
             }))
         ));
+        assert!(matches!(
+            run(&["--standby-fd", "16"]),
+            Ok(Asked::StandBy(16))
+        ));
         assert!(matches!(run(&["--help"]), Ok(Asked::Help)));
     }
 
@@ -299,6 +313,7 @@ mod tests {
             &["--data", "/d", "--listen", "here"],
             &["--link-fd", "three"],
             &["--link-fd"],
+            &["--standby-fd", "here"],
             // What older programs were told in their arguments.
             &["--data", "/d", "--listen-fd", "3", "--control-fd", "4"],
             &["--data", "/d", "--listen-fd", "3", "--launch", "{}"],

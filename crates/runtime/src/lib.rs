@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 use suijuris_core::codec;
+use suijuris_guest::standby::Waiting;
 
 pub mod agent;
 pub mod authorizer;
@@ -43,6 +44,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         ExitCode::SUCCESS
     };
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let before = std::env::args_os().count().saturating_sub(arguments.len());
     if let Some((first, rest)) = arguments.split_first()
         && first == suijuris_guest::init::WORD
     {
@@ -55,26 +57,56 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(text) => say(&text),
             Err(error) => complain(&error, 1),
         },
-        Ok(config::Asked::Run(start)) => run(start).unwrap_or_else(|error| complain(&*error, 3)),
+        Ok(config::Asked::Run(start)) => prepare()
+            .and_then(|prepared| prepared.run(start))
+            .unwrap_or_else(|error| complain(&*error, 3)),
+        Ok(config::Asked::StandBy(number)) => {
+            stand_by(number, before).unwrap_or_else(|error| complain(&*error, 3))
+        }
         Err(error) => complain(&error, 2),
     }
 }
 
-fn run(start: config::Start) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    // Keys and secrets are in it, and a workload may run as the same user.
+/// A process with all that does not depend on what it is told to run.
+struct Prepared {
+    tokio: tokio::runtime::Runtime,
+}
+
+fn prepare() -> Result<Prepared, Box<dyn std::error::Error>> {
+    // Keys and secrets will be in it, and a workload may run as the same user.
     suijuris_sys::confine::hide_memory();
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let local = tokio::task::LocalSet::new();
-    // As a task: the set's main future is polled at each wake-up of any connection, and shall be small.
-    let running = async { tokio::task::spawn_local(boot::run(start)).await };
-    match local.block_on(&tokio, running) {
-        Ok(ended) => Ok(ended?),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(cancelled) => Err(cancelled.into()),
-        },
+    Ok(Prepared { tokio })
+}
+
+impl Prepared {
+    fn run(self, start: config::Start) -> Result<ExitCode, Box<dyn std::error::Error>> {
+        let local = tokio::task::LocalSet::new();
+        // As a task: the set's main future is polled at each wake-up of any connection, and shall be small.
+        let running = async { tokio::task::spawn_local(boot::run(start)).await };
+        match local.block_on(&self.tokio, running) {
+            Ok(ended) => Ok(ended?),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(cancelled) => Err(cancelled.into()),
+            },
+        }
+    }
+}
+
+/// Waits, prepared, for the machine that this process is to be, and goes on as one that was started for that machine. Of the arguments
+/// that come along, the first `before` are the program's own words.
+fn stand_by(number: i32, before: usize) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let waiting = Waiting::at(number).ok_or_else(|| boot::Error::Descriptor(number))?;
+    let prepared = prepare()?;
+    let Some(argv) = waiting.wait()? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    match config::parse(argv.into_iter().skip(before), |name| std::env::var_os(name))? {
+        config::Asked::Run(start) => prepared.run(start),
+        _ => Err("the machine that it was assigned to runs nothing".into()),
     }
 }
 

@@ -217,7 +217,6 @@ pub(crate) async fn start<D: Driver>(
     let limited = limits::limited(&workload.limits, driver.describe());
     let mut env = environment();
     env.insert("SUIJURIS_LIMITED".into(), limited.as_a_whole.into());
-    let private = workload.network == manifest::Network::Private && driver.describe().private_network;
     let theirs = OwnedFd::from(theirs);
     let spec = |image: Option<&Ready>| {
         let mut inherit = vec![(theirs.try_clone()?, LINK_FD)];
@@ -239,17 +238,12 @@ pub(crate) async fn start<D: Driver>(
             resources: limited.resources,
             cwd: cwd.clone(),
             inherit,
-            network: if private { Network::Private } else { Network::Host },
             stdout: Output::Lines,
             stderr: Output::Lines,
             link: detached.then_some(INLET_FD),
-            lifetime: if detached {
-                Lifetime::Detached
-            } else {
-                Lifetime::WithCaller
-            },
+            stands_by: image.is_none().then(|| stands_by(&services.runtime)),
             program: program.clone(),
-            ..Spec::new("object", program.exe.clone())
+            ..plain_spec(services, workload, program.exe.clone())
         })
     };
     let started = driver.start(spec(image.as_ref()).map_err(NoMachine::Link)?).await;
@@ -280,6 +274,35 @@ pub(crate) async fn start<D: Driver>(
         note,
         _moving: moving,
         _outside: None,
+    })
+}
+
+/// What the machine of a workload is, whatever object it is for.
+fn plain_spec<D: Driver>(services: &Services<D>, workload: &manifest::Workload, exe: PathBuf) -> Spec {
+    let private =
+        workload.network == manifest::Network::Private && services.driver.describe().private_network;
+    Spec {
+        network: if private { Network::Private } else { Network::Host },
+        lifetime: match services.machines {
+            Some(_) => Lifetime::Detached,
+            None => Lifetime::WithCaller,
+        },
+        ..Spec::new("object", exe)
+    }
+}
+
+/// The runtime's arguments by which it stands by.
+fn stands_by(runtime: &RuntimeProgram) -> Vec<OsString> {
+    let own = runtime.argv.iter().cloned();
+    own.chain(["--standby-fd".into()]).collect()
+}
+
+/// What the next machine of an object with this workload will be like, where its runtime can be started ahead.
+pub(crate) fn next<D: Driver>(services: &Services<D>, workload: &manifest::Workload) -> Option<Spec> {
+    let can = workload.image.is_none() && services.driver.describe().descriptors;
+    can.then(|| Spec {
+        stands_by: Some(stands_by(&services.runtime)),
+        ..plain_spec(services, workload, services.runtime.exe.clone())
     })
 }
 

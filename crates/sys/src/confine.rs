@@ -306,6 +306,25 @@ pub fn pass_on_mounting() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives up what [`pass_on_mounting`] passed on, and every other capability, unless this process is root, who keeps them through an
+/// exec as well. For a process of one thread.
+///
+/// # Errors
+/// The kernel's answer.
+pub fn give_up_mounting() -> io::Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    // SAFETY: takes integers.
+    checked(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) }.into())?;
+    let none = Sets {
+        effective: 0,
+        permitted: 0,
+        inheritable: 0,
+    };
+    none.set()
+}
+
 fn scope() -> Option<OwnedFd> {
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)

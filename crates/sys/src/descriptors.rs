@@ -43,6 +43,25 @@ pub fn inherited(number: RawFd) -> Option<OwnedFd> {
     (number > 2 && open).then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Makes `number` a copy of `file` that an exec passes on; what was open there is closed. For numbers that nothing in this process has
+/// taken over.
+///
+/// # Errors
+/// When no descriptor may have such a number, or `file` itself has it.
+pub fn place(file: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    if file.as_raw_fd() == number {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: passes no memory, and by the contract nobody owns what is closed.
+    checked(unsafe { libc::dup2(file.as_raw_fd(), number) }.into()).map(drop)
+}
+
+/// Closes `number`, as [`place`] does, and opens nothing there.
+pub fn vacate(number: RawFd) {
+    // SAFETY: as for `place`.
+    let _ = unsafe { libc::close(number) };
+}
+
 /// Whether descriptors can be sent over this one.
 #[must_use]
 pub fn is_unix_socket(fd: BorrowedFd<'_>) -> bool {
@@ -86,6 +105,17 @@ pub fn null() -> io::Result<OwnedFd> {
         .write(true)
         .open("/dev/null")
         .map(OwnedFd::from)
+}
+
+/// Whether `fd` has urgent news, as a list of mounts has once what is mounted has changed since it was opened or asked last.
+///
+/// # Errors
+/// When the kernel has no memory for it.
+pub fn poll_urgent(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut asked = [PollFd::new(fd, PollFlags::POLLPRI)];
+    nix::poll::poll(&mut asked, PollTimeout::ZERO)?;
+    let news = asked.first().and_then(PollFd::revents);
+    Ok(news.is_none_or(|news| news.intersects(PollFlags::POLLPRI | PollFlags::POLLERR)))
 }
 
 /// Waits until `fds` have something to read or their peer is gone, at most `limit_ms` (-1: no limit).

@@ -30,9 +30,7 @@ pub enum Fork {
 /// `EBUSY` unless the caller has one thread: the child goes on with a copy of the caller's memory, in which the locks
 /// of other threads would stay taken for ever. Others as of clone3(2).
 pub fn fork(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
-    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
-        return Err(Errno::EBUSY.into());
-    }
+    one_thread()?;
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain integers, for which zero is valid and means "none".
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
@@ -55,6 +53,15 @@ pub fn fork(flags: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fo
         // With CLONE_PIDFD a successful clone3 stored a new descriptor there.
         pidfd: Pidfd::from(owned(pidfd.into())?),
     })
+}
+
+/// `EBUSY` unless this process has one thread.
+pub(crate) fn one_thread() -> io::Result<()> {
+    if std::fs::read_dir("/proc/self/task")?.count() == 1 {
+        Ok(())
+    } else {
+        Err(Errno::EBUSY.into())
+    }
 }
 
 /// `CLONE_INTO_CGROUP` of `linux/sched.h`; libc declares it as an int that it does not fit.

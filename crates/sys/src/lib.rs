@@ -7,6 +7,7 @@ pub mod children;
 pub mod clock;
 pub mod confine;
 pub mod descriptors;
+pub mod environment;
 pub mod exhaustion;
 pub mod fork;
 pub mod kvm;

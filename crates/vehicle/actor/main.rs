@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::Pid;
+use suijuris_guest::standby::Waiting;
 use suijuris_sys::{descriptors, link};
 use suijuris_vehicle::process::{Process, Shim, Want, shim};
 use suijuris_vehicle::{Driver, Isolation, Lifetime, Machine, Output, Spec, Suspending, vm};
@@ -22,10 +23,27 @@ type Play = Result<u8, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let played = match args.as_slice() {
-        ["__shim", ..] => return shim::main(),
-        ["__guest"] => return suijuris_guest::init::main([]),
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["__shim", ..] => shim::main(),
+        ["__guest"] => suijuris_guest::init::main([]),
+        ["__standby", number] => stand_by(number),
+        ["__sulks", _number] => ExitCode::from(2),
+        args => play(args),
+    }
+}
+
+/// Plays the part of whatever machine this process is assigned to.
+fn stand_by(number: &str) -> ExitCode {
+    let waiting = number.parse().ok().and_then(Waiting::at);
+    let Some(argv) = waiting.and_then(|waiting| waiting.wait().ok()?) else {
+        return ExitCode::FAILURE;
+    };
+    let args: Vec<String> = argv.into_iter().skip(1).filter_map(|word| word.into_string().ok()).collect();
+    play(&args.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn play(args: &[&str]) -> ExitCode {
+    let played = match args {
         ["exit", code] => code.parse().map_err(Into::into),
         ["die", signal] => die(signal),
         ["look"] => look(),

@@ -37,7 +37,7 @@ async fn main() {
                     .or_default()
                     .push(start(driver, network).await);
                 times.entry(name).or_default().push(start(driver, network).await);
-                driver.prepare().unwrap();
+                driver.prepare(None).unwrap();
                 // Until the shim has come up, which is what preparing takes out of a start.
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

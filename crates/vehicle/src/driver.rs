@@ -38,11 +38,12 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     /// The detached machines that there are, those included that ended while nobody looked. Cancel safe.
     fn list(&self) -> impl Future<Output = Result<Vec<MachineId>, ListError>> + Send;
 
-    /// Makes the next start faster, where that is possible; call it when a start is likely and time is at hand.
+    /// Makes the next start faster, where that is possible; call it when a start is likely and time is at hand. `next` is like what
+    /// will be started, as far as that is known: its program, network and lifetime count.
     ///
     /// # Errors
     /// When that failed; the next start may fail likewise.
-    fn prepare(&self) -> Result<(), StartError> {
+    fn prepare(&self, _next: Option<&Spec>) -> Result<(), StartError> {
         Ok(())
     }
 }

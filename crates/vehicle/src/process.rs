@@ -24,6 +24,7 @@ mod mounts;
 mod network;
 mod networks;
 mod plan;
+mod pool;
 mod record;
 mod root;
 mod scratch;
@@ -58,6 +59,8 @@ use limits::Limiter;
 pub use network::Family;
 pub use networks::{Attachment, Networks, NetworksError, UPLINK, WayOut};
 use plan::Plan;
+pub use pool::Ahead;
+use pool::{Pool, Standby};
 pub use scratch::remove_strange;
 use state::StateDir;
 pub use state::StateError;
@@ -66,6 +69,9 @@ use wire::{Order, Report};
 
 /// How long a start may take before it is given up; a slow disk or a busy host, not a normal start.
 const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long making a machine of a program that stands by may take before it is started cold: longer than the shim's own limit.
+const ASSIGN_LIMIT: Duration = Duration::from_secs(2);
 
 /// Numbers of machines and of their control groups: those of all drivers of a process share its name.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -168,6 +174,7 @@ pub struct Process {
     state: Option<StateDir>,
     description: Description,
     spare: Mutex<Option<Waiting>>,
+    pool: Arc<Pool>,
 }
 
 /// A shim that has been executed and waits for its order.
@@ -179,6 +186,7 @@ struct Waiting {
 
 impl Process {
     fn new(shim: Shim, base: Option<Base>, description: Description) -> Self {
+        let pool = Pool::new(Ahead::NONE, shim.clone(), base.clone(), description.isolation);
         Self {
             shim,
             base,
@@ -186,7 +194,28 @@ impl Process {
             state: None,
             description,
             spare: Mutex::default(),
+            pool: Arc::new(pool),
         }
+    }
+
+    /// The same driver, which starts programs ahead that can stand by, each in the namespaces of a machine that is yet to come.
+    #[must_use]
+    pub fn starting_ahead(mut self, ahead: Ahead) -> Self {
+        let (shim, base) = (self.shim.clone(), self.base.clone());
+        self.pool = Arc::new(Pool::new(ahead, shim, base, self.description.isolation));
+        self
+    }
+
+    /// How many programs stand by now.
+    #[must_use]
+    pub fn standing_by(&self) -> usize {
+        self.pool.ready()
+    }
+
+    /// How many machines came of programs that stood by.
+    #[must_use]
+    pub fn were_standing_by(&self) -> u64 {
+        self.pool.used()
     }
 
     /// The same driver, able to start machines that outlive it, and to find those again that an earlier driver with
@@ -201,44 +230,91 @@ impl Process {
     }
 
     async fn launch(&self, plan: Plan) -> Result<Machine, StartError> {
-        let Waiting { socket, child } = self.take_spare().map_or_else(|| self.spawn(), Ok)?;
+        let waiting = self.take_spare().map_or_else(|| spawn(&self.shim), Ok)?;
+        self.run(plan, waiting, (Order::Run, START_LIMIT)).await
+    }
+
+    /// Makes the machine of `spec` of a program that stands by. Where none comes of it, nothing is left of either: a machine that takes
+    /// its place must not meet it.
+    async fn assign(&self, standby: Standby, spec: Spec) -> Result<Machine, StartError> {
+        let (leaves, first) = (standby.groups.leaves().to_vec(), standby.first()?);
+        let assigned = match Plan::named(self, spec, (standby.id, standby.groups)) {
+            Ok(plan) => {
+                let how = (Order::Assign, ASSIGN_LIMIT);
+                self.run(plan, standby.waiting, how).await
+            }
+            Err(error) => Err(error),
+        };
+        if assigned.is_err() {
+            // A shim that has told why has killed it; one that is stuck cannot.
+            let _ = first.signal(libc::SIGKILL);
+            let _ = tokio::time::timeout(ASSIGN_LIMIT, first.watch()?.readable()).await;
+            cgroup::remove_all(&leaves);
+        }
+        assigned
+    }
+
+    /// Has the shim `waiting` make the machine of `plan`.
+    async fn run(
+        &self,
+        plan: Plan,
+        Waiting { socket, mut child }: Waiting,
+        (order, limit): (Order, Duration),
+    ) -> Result<Machine, StartError> {
         // The child has not been waited for, so that it still has its number.
         let keeper = child.id().and_then(suijuris_sys::Process::of);
         let keeper = keeper.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         let request = plan.request.seal()?;
         let files = [&request].into_iter().chain(&plan.files);
         let fds: Vec<BorrowedFd<'_>> = files.map(AsFd::as_fd).collect();
-        match sockets::send(socket.as_fd(), &wire::encode(&Order::Run)?, &fds) {
+        match sockets::send(socket.as_fd(), &wire::encode(&order)?, &fds) {
             // Already gone: told below, from its silence.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             sent => drop(sent?),
         }
         drop(plan.files);
         let channel = Channel::new(socket)?;
-        let answer = tokio::time::timeout(START_LIMIT, channel.next::<Report>()).await;
-        let slow = |_| StartError::Slow {
-            limit_s: START_LIMIT.as_secs(),
-        };
-        let (pid, pidfd) = match answer.map_err(slow)?? {
-            Some((Report::Started { pid }, fds)) => (pid, fds.into_iter().next().map(Pidfd::from)),
-            Some((Report::Failed(fault), _)) => return Err(StepFailed::from(fault).into()),
-            _ => return Err(self.silent()),
+        let (pid, pidfd) = match self.started(&channel, limit).await {
+            Ok(started) => started,
+            Err(error) => {
+                if order == Order::Assign {
+                    let _ = child.start_kill();
+                    let _ = tokio::time::timeout(limit, child.wait()).await;
+                }
+                return Err(error);
+            }
         };
         let parts = Parts {
             id: plan.id,
             pid,
-            pidfd: pidfd.ok_or_else(|| self.silent())?,
+            pidfd,
             keeper,
             child: Some(child),
             channel,
             groups: plan.groups.hand_over(),
             outlet: plan.outlet,
-            has_log: plan.request.detached.is_some_and(|detached| detached.pipes > 0),
             outputs: plan.outputs,
+            has_log: plan.request.detached.is_some_and(|detached| detached.pipes > 0),
             limits: plan.enforced,
             place: plan.place,
         };
         Ok(Machine::started(parts)?)
+    }
+
+    /// The first program of the machine that the shim at the other end makes.
+    async fn started(&self, channel: &Channel, limit: Duration) -> Result<(u32, Pidfd), StartError> {
+        let slow = |_| StartError::Slow {
+            limit_s: limit.as_secs(),
+        };
+        let answer = tokio::time::timeout(limit, channel.next::<Report>()).await;
+        match answer.map_err(slow)?? {
+            Some((Report::Started { pid }, fds)) => {
+                let pidfd = fds.into_iter().next().map(Pidfd::from);
+                Ok((pid, pidfd.ok_or_else(|| self.silent())?))
+            }
+            Some((Report::Failed(fault), _)) => Err(StepFailed::from(fault).into()),
+            _ => Err(self.silent()),
+        }
     }
 
     fn silent(&self) -> StartError {
@@ -250,24 +326,21 @@ impl Process {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
         spare.and_then(|mut waiting| waiting.is_alive().then_some(waiting))
     }
+}
 
-    fn spawn(&self) -> Result<Waiting, StartError> {
-        let pair = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        );
-        let (socket, theirs) = pair.map_err(io::Error::from)?;
-        let mut command = Command::new(&self.shim.exe);
-        command.args(&self.shim.args).env_clear().current_dir("/");
-        command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
-        let shim = || self.shim.exe.display().to_string();
-        let child = command
-            .spawn()
-            .map_err(|source| ShimError::Missing { shim: shim(), source })?;
-        Ok(Waiting { socket, child })
-    }
+/// Executes the shim, which waits for its order.
+fn spawn(shim: &Shim) -> Result<Waiting, StartError> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (socket, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).map_err(io::Error::from)?;
+    let mut command = Command::new(&shim.exe);
+    command.args(&shim.args).env_clear().current_dir("/");
+    command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().map_err(|source| ShimError::Missing {
+        shim: shim.exe.display().to_string(),
+        source,
+    })?;
+    Ok(Waiting { socket, child })
 }
 
 impl Waiting {
@@ -284,7 +357,18 @@ impl Driver for Process {
     }
 
     async fn start(&self, spec: Spec) -> Result<Machine, StartError> {
-        self.launch(Plan::new(self, spec)?).await
+        let Some(standby) = self.pool.take(&spec) else {
+            return self.launch(Plan::new(self, spec)?).await;
+        };
+        let Some(again) = spec.try_clone()? else {
+            return self.launch(Plan::new(self, spec)?).await;
+        };
+        if let Ok(machine) = self.assign(standby, spec).await {
+            self.pool.count();
+            return Ok(machine);
+        }
+        // What is wrong with the machine itself goes wrong once more, and is told then.
+        self.launch(Plan::new(self, again)?).await
     }
 
     async fn attach(&self, id: &MachineId) -> Result<Machine, AttachError> {
@@ -298,12 +382,15 @@ impl Driver for Process {
         self.state.as_ref().map_or_else(|| Ok(Vec::new()), StateDir::list)
     }
 
-    /// Has a shim wait for the next start, which then takes about half the time. It costs a sleeping process; call it as
-    /// after a machine has ended.
-    fn prepare(&self) -> Result<(), StartError> {
+    /// Starts programs ahead for machines like `next`, where it is said and its program can stand by; else has a shim wait for the
+    /// next start, which then takes about half the time. Either costs sleeping processes; call it as after a machine has ended.
+    fn prepare(&self, next: Option<&Spec>) -> Result<(), StartError> {
+        if next.map_or(Ok(false), |next| self.pool.prepare(next))? {
+            return Ok(());
+        }
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if spare.as_mut().is_none_or(|waiting| !waiting.is_alive()) {
-            *spare = Some(self.spawn()?);
+            *spare = Some(spawn(&self.shim)?);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -17,6 +18,10 @@ pub struct Spec {
     pub root: Root,
     /// What runs first.
     pub program: Program,
+    /// Arguments, the zeroth included, by which the program stands by (`suijuris_guest::standby`): started ahead, in namespaces of
+    /// its own, it becomes the first program of whatever machine it is assigned to. The number of its socket is added to them. None: it
+    /// cannot.
+    pub stands_by: Option<Vec<OsString>>,
     /// Its whole environment.
     pub env: BTreeMap<OsString, OsString>,
     /// Its working directory, absolute, as seen inside the machine.
@@ -70,6 +75,7 @@ impl Spec {
                 argv: vec![exe.clone().into_os_string()],
                 exe,
             },
+            stands_by: None,
             env: BTreeMap::new(),
             cwd: PathBuf::from("/"),
             mounts: Vec::new(),
@@ -87,6 +93,37 @@ impl Spec {
             inherit: Vec::new(),
             link: None,
         }
+    }
+
+    /// The same once more, with copies of its open files; none where it has a network that only one machine can have.
+    pub(crate) fn try_clone(&self) -> io::Result<Option<Self>> {
+        if self.joins.is_some() {
+            return Ok(None);
+        }
+        let inherit = self.inherit.iter();
+        let inherit = inherit.map(|(file, number)| Ok((file.try_clone()?, *number)));
+        Ok(Some(Self {
+            name: self.name.clone(),
+            root: self.root.clone(),
+            program: self.program.clone(),
+            stands_by: self.stands_by.clone(),
+            env: self.env.clone(),
+            cwd: self.cwd.clone(),
+            mounts: self.mounts.clone(),
+            hidden: self.hidden.clone(),
+            kept: self.kept.clone(),
+            may_mount: self.may_mount,
+            stranger: self.stranger.clone(),
+            keeps_written: self.keeps_written,
+            resources: self.resources,
+            network: self.network,
+            joins: None,
+            lifetime: self.lifetime,
+            stdout: self.stdout.try_clone()?,
+            stderr: self.stderr.try_clone()?,
+            inherit: inherit.collect::<io::Result<_>>()?,
+            link: self.link,
+        }))
     }
 
     /// The same with further arguments.
@@ -208,6 +245,17 @@ pub enum Output {
     Lines,
     /// Into this file.
     Fd(OwnedFd),
+}
+
+impl Output {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Inherit => Self::Inherit,
+            Self::Null => Self::Null,
+            Self::Lines => Self::Lines,
+            Self::Fd(file) => Self::Fd(file.try_clone()?),
+        })
+    }
 }
 
 /// Something mounted inside a machine.

@@ -561,7 +561,8 @@ impl<D: Driver> ObjectActor<D> {
 
     /// What can be done ahead for the next start.
     pub(super) fn prewarm(&self) {
-        if let Err(error) = self.services.driver.prepare() {
+        let next = machine::next(&self.services, &self.prepared.bundle().manifest.workload);
+        if let Err(error) = self.services.driver.prepare(next.as_ref()) {
             self.reporter.error(CODE_MACHINE, chain(&error));
         }
     }

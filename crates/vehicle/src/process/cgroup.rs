@@ -181,6 +181,11 @@ impl Leaf {
         self.dir.join("cgroup.procs")
     }
 
+    /// Takes process `pid` in, which lives already.
+    pub(super) fn take_in(&self, pid: u32) -> io::Result<()> {
+        self.set("cgroup.procs", &pid.to_string())
+    }
+
     /// Whether process `pid` is a member.
     pub(super) fn has(&self, pid: u32) -> io::Result<bool> {
         let members = fs::read_to_string(self.dir.join("cgroup.procs"))?;

@@ -9,15 +9,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt as _};
-use std::path::PathBuf;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{AccessFlags, Gid, Uid, access};
 
-use super::wire::{Fault, Namespaces, Request, Rlimit, Step};
-use super::{mounts, stranger};
-use suijuris_sys::view::{Cover, Plan};
+use super::stranger;
+use super::wire::{Fault, Namespaces, Request, Step};
+use suijuris_guest::mounts;
 use suijuris_sys::{confine, descriptors, fork, mounts as loopback, signals};
 
 /// What the child needs from the time before the fork.
@@ -38,7 +36,7 @@ pub(super) struct Birth {
 /// or closes with the exec.
 pub(super) fn enter(request: &Request, birth: Birth, pipe: BorrowedFd<'_>) -> ! {
     // Above all the numbers that the machine's files get, so that it cannot be hit by one of them.
-    let above = request.numbers.iter().copied().max().unwrap_or(2).max(2) + 1;
+    let above = request.assignment.numbers.iter().copied().max().unwrap_or(2).max(2) + 1;
     let fault = match descriptors::copy_above(pipe, above) {
         Ok(pipe) => {
             let Err(fault) = become_first(request, birth, pipe.as_fd(), above);
@@ -67,8 +65,7 @@ fn become_first(
     if let Some(namespaces) = request.namespaces {
         move_in(namespaces, request, &birth)?;
     }
-    nix::unistd::chdir(request.cwd.as_c_str())
-        .map_err(|errno| Fault::new(Step::Cwd, text(&request.cwd), &errno.into()))?;
+    request.assignment.enter_directory()?;
     signals::default_all();
     let session = SigSet::empty()
         .thread_set_mask()
@@ -77,18 +74,18 @@ fn become_first(
     let Some(exe) = &request.exe else {
         fork::exit_now(0)
     };
-    let exe = &look_up(exe, &request.env);
-    let files = above_targets(&birth.files, &request.numbers, above)?;
+    let exe = &look_up(exe, &request.assignment.env);
+    let files = above_targets(&birth.files, &request.assignment.numbers, above)?;
     // Root keeps what it has through an exec; whoever is mapped into the machine under another number does not.
-    if request.may_mount && request.namespaces.is_some_and(|namespaces| namespaces.user) {
+    if request.assignment.may_mount && request.namespaces.is_some_and(|namespaces| namespaces.user) {
         confine::pass_on_mounting().map_err(|error| Fault::new(Step::Mounts, "", &error))?;
     }
-    limit(&request.rlimits)?;
+    request.assignment.limit()?;
     if let Some(account) = &request.stranger {
         let in_user_namespace = request.namespaces.is_some_and(|namespaces| namespaces.user);
         stranger::become_child(account, in_user_namespace)?;
     }
-    fork::execute(&files, (exe, &request.argv, &request.env), |number, error| {
+    fork::execute(&files, (exe, &request.assignment.argv, &request.assignment.env), |number, error| {
         let fault = match number {
             Some(number) => Fault::new(Step::Files, number.to_string(), &error),
             None => Fault::new(Step::Exec, text(exe), &error),
@@ -119,57 +116,21 @@ fn wait_for(go: &OwnedFd) -> Result<(), Fault> {
     }
 }
 
-/// Sets the limits of this process, which its children inherit.
-fn limit(rlimits: &[(Rlimit, u64)]) -> Result<(), Fault> {
-    for (what, value) in rlimits {
-        let (resource, name) = match what {
-            Rlimit::Memory => (Resource::RLIMIT_AS, "memory"),
-            Rlimit::Processes => (Resource::RLIMIT_NPROC, "processes"),
-            Rlimit::OpenFiles => (Resource::RLIMIT_NOFILE, "open files"),
-        };
-        // A hard limit that is lower already stays.
-        let hard = getrlimit(resource).map_or(*value, |(_, hard)| hard);
-        let value = (*value).min(hard);
-        setrlimit(resource, value, value).map_err(|errno| Fault::new(Step::Limits, name, &errno.into()))?;
-    }
-    Ok(())
-}
-
 fn move_in(namespaces: Namespaces, request: &Request, birth: &Birth) -> Result<(), Fault> {
     if namespaces.user {
         map_users(birth, request.root.as_ref().map(|root| root.user))?;
     }
     match &request.root {
-        Some(root) => super::root::enter(root, &request.mounts, namespaces.user)?,
+        Some(root) => super::root::enter(root, &request.assignment.mounts, namespaces.user)?,
         None => {
-            mounts::assemble(&request.mounts)?;
-            hide(request)?;
+            mounts::own()?;
+            request.assignment.assemble_view()?;
         }
     }
     if namespaces.network {
         loopback::loopback_up().map_err(|error| Fault::new(Step::Loopback, "", &error))?;
     }
     Ok(())
-}
-
-/// Covers what the machine must not see.
-fn hide(request: &Request) -> Result<(), Fault> {
-    if request.hidden.is_empty() {
-        return Ok(());
-    }
-    let path = |text: &CString| PathBuf::from(OsStr::from_bytes(text.as_bytes()));
-    let mut plan = Plan::new();
-    for kept in &request.kept {
-        plan.keep(&path(kept), false);
-    }
-    for hidden in &request.hidden {
-        plan.cover(&path(hidden), Cover::EMPTY);
-    }
-    let view = plan
-        .finish()
-        .map_err(|error| Fault::new(Step::Mounts, "", &error))?;
-    view.assemble(&mut view.room())
-        .map_err(|failed| Fault::new(Step::Mounts, view.describe(failed.step), &failed.error))
 }
 
 /// The caller keeps its own number inside, not 0: files stay its own, programs that refuse to run as root

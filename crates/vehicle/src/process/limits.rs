@@ -5,8 +5,9 @@
 
 use std::io;
 
+use suijuris_guest::assignment::Rlimit;
+
 use super::cgroup::{Base, Controller, Hierarchy, Leaf};
-use super::wire::Rlimit;
 use crate::description::{Enforced, Means, Resource, Shortfall};
 use crate::spec::Resources;
 

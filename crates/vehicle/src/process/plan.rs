@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use suijuris_guest::assignment::Assignment;
 use suijuris_sys::descriptors;
 use suijuris_sys::link::{self, Outlet};
 use suijuris_sys::sockets::MESSAGE_FDS;
@@ -17,7 +18,7 @@ use super::cgroup::{self, Leaf};
 use super::keeper::random;
 use super::scratch;
 use super::state::Slot;
-use super::wire::{Detached, Fault, MountOrder, Namespaces, Request, RootOrder, Step};
+use super::wire::{self, Detached, Fault, Namespaces, Request, RootOrder, Step};
 use super::{Process, StepFailed, number};
 use crate::description::{Enforced, Isolation};
 use crate::error::{SpecError, StartError};
@@ -59,6 +60,16 @@ pub(super) struct Plan {
 pub(super) struct Groups(Vec<Leaf>);
 
 impl Groups {
+    /// Where no machine is yet.
+    pub(super) const fn of(leaves: Vec<Leaf>) -> Self {
+        Self(leaves)
+    }
+
+    /// Each of them.
+    pub(super) fn leaves(&self) -> &[Leaf] {
+        &self.0
+    }
+
     /// The machine has them now.
     pub(super) fn hand_over(mut self) -> Vec<Leaf> {
         std::mem::take(&mut self.0)
@@ -74,7 +85,17 @@ impl Drop for Groups {
 
 impl Plan {
     /// Checks `spec` and makes what it needs on the host.
-    pub(super) fn new(driver: &Process, mut spec: Spec) -> Result<Self, StartError> {
+    pub(super) fn new(driver: &Process, spec: Spec) -> Result<Self, StartError> {
+        let named = id(&spec.name, spec.lifetime)?;
+        Self::named(driver, spec, (named, Groups::default()))
+    }
+
+    /// The same for the machine of this name, which is in these groups already.
+    pub(super) fn named(
+        driver: &Process,
+        mut spec: Spec,
+        (id, groups): (MachineId, Groups),
+    ) -> Result<Self, StartError> {
         let isolation = driver.description.isolation;
         check(&spec, isolation, driver.state.is_some())?;
         let mut request = request(&spec, isolation).map_err(SpecError::from)?;
@@ -87,7 +108,6 @@ impl Plan {
                 ))
             })?;
         }
-        let id = id(&spec)?;
         let (stdout, out) = output(spec.stdout, io::stdout().as_fd())?;
         let (stderr, err) = output(spec.stderr, io::stderr().as_fd())?;
         let mut pipes: Vec<OwnedFd> = out.into_iter().chain(err).collect();
@@ -96,11 +116,10 @@ impl Plan {
         if let Some(number) = spec.link {
             let (ours, theirs) = link::pair()?;
             inherited.push(theirs);
-            request.numbers.push(number);
+            request.assignment.numbers.push(number);
             outlet = Some(ours);
         }
         let detached = spec.lifetime == Lifetime::Detached;
-        let groups = Groups(Vec::new());
         let joins = spec.joins.take();
         let joins = joins
             .into_iter()
@@ -131,22 +150,23 @@ impl Plan {
         if let Some(state) = driver.state.as_ref().filter(|_| sees_host) {
             // The records of all machines are out of every machine's view.
             plan.request
+                .assignment
                 .mounts
-                .push(MountOrder::cover(state.path(), COVER_BYTES).map_err(SpecError::from)?);
+                .push(wire::cover(state.path(), COVER_BYTES).map_err(SpecError::from)?);
         }
         Ok(plan)
     }
 
     fn enter_groups(&mut self, driver: &Process, resources: Resources, detached: bool) -> io::Result<()> {
         let Groups(groups) = &mut self.groups;
-        if let Some(base) = &driver.base {
+        if let Some(base) = driver.base.as_ref().filter(|_| groups.is_empty()) {
             groups.push(base.leaf(self.id.as_str(), detached)?);
         }
         let limits = driver
             .limiter
             .apply(resources, (self.id.as_str(), detached), groups)?;
         self.request.groups = groups.clone();
-        self.request.rlimits = limits.rlimits;
+        self.request.assignment.rlimits = limits.rlimits;
         self.enforced = limits.enforced;
         Ok(())
     }
@@ -179,22 +199,20 @@ impl Plan {
 }
 
 /// A name that the machine has for itself: within this driver, or for ever where it may outlive it.
-fn id(spec: &Spec) -> Result<MachineId, StartError> {
-    let text = match spec.lifetime {
+pub(super) fn id(name: &str, lifetime: Lifetime) -> Result<MachineId, StartError> {
+    let text = match lifetime {
         Lifetime::WithCaller => {
-            format!("{}-{}", spec.name, number())
+            format!("{name}-{}", number())
         }
         Lifetime::Detached => {
             let [a, b, c, d, e, f, g, h, ..] = random()?;
             format!(
-                "{}-{:016x}",
-                spec.name,
+                "{name}-{:016x}",
                 u64::from_le_bytes([a, b, c, d, e, f, g, h])
             )
         }
     };
-    // Fits: the name has been checked.
-    MachineId::try_from(text).map_err(|_| SpecError::Name(spec.name.clone()).into())
+    MachineId::try_from(text).map_err(|_| SpecError::Name(name.to_owned()).into())
 }
 
 fn paths(paths: &[PathBuf]) -> Result<Vec<CString>, NulError> {
@@ -217,26 +235,25 @@ fn request(spec: &Spec, isolation: Isolation) -> Result<Request, NulError> {
             Root::Image(image) => Some(RootOrder::new(image, spec)?),
         },
         exe: Some(text(exe.as_os_str())?),
-        argv: argv.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?,
-        env: spec.env.iter().map(variable).collect::<Result<_, _>>()?,
-        cwd: text(spec.cwd.as_os_str())?,
-        numbers: spec.inherit.iter().map(|(_, number)| *number).collect(),
+        assignment: Assignment {
+            argv: argv.iter().map(|arg| text(arg)).collect::<Result<_, _>>()?,
+            env: spec.env.iter().map(variable).collect::<Result<_, _>>()?,
+            cwd: text(spec.cwd.as_os_str())?,
+            numbers: spec.inherit.iter().map(|(_, number)| *number).collect(),
+            mounts: spec.mounts.iter().map(wire::mount_order).collect::<Result<_, _>>()?,
+            hidden: paths(&spec.hidden)?,
+            kept: paths(&spec.kept)?,
+            is_apart: isolation != Isolation::Plain && spec.root == Root::Host,
+            may_mount: spec.may_mount,
+            rlimits: Vec::new(),
+        },
         namespaces: (isolation != Isolation::Plain).then_some(Namespaces {
             user: isolation == Isolation::UserNamespaces,
             network: spec.network == Network::Private && spec.joins.is_none(),
         }),
         joins: 0,
-        mounts: spec
-            .mounts
-            .iter()
-            .map(MountOrder::try_from)
-            .collect::<Result<_, _>>()?,
-        hidden: paths(&spec.hidden)?,
-        kept: paths(&spec.kept)?,
-        may_mount: spec.may_mount,
         stranger: spec.stranger.clone(),
         groups: Vec::new(),
-        rlimits: Vec::new(),
         detached: None,
     })
 }

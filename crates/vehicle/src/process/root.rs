@@ -14,10 +14,11 @@ use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root};
+use suijuris_guest::assignment::MountOrder;
 use suijuris_sys::{mounts, places};
 
 use super::scratch::{EMPTY, ROOT, UPPER, WORK};
-use super::wire::{Fault, MountOrder, RootOrder, Step};
+use super::wire::{Fault, RootOrder, Step};
 
 /// What says how names are resolved.
 const RESOLVER: [&str; 2] = ["resolv.conf", "hosts"];
@@ -59,7 +60,7 @@ pub(super) fn enter(root: &RootOrder, orders: &[MountOrder], in_user_namespace: 
     umount2(".", MntFlags::MNT_DETACH).map_err(|error| failed(error.into()))?;
     chdir("/").map_err(|error| failed(error.into()))?;
     for (order, taken) in orders.iter().zip(&taken) {
-        let subject = || path(target(order)).display().to_string();
+        let subject = || path(order.target()).display().to_string();
         put(order, taken.as_ref()).map_err(|error| Fault::new(Step::Mounts, subject(), &error))?;
     }
     Ok(())
@@ -67,12 +68,6 @@ pub(super) fn enter(root: &RootOrder, orders: &[MountOrder], in_user_namespace: 
 
 fn path(text: &CStr) -> &Path {
     Path::new(OsStr::from_bytes(text.to_bytes()))
-}
-
-fn target(order: &MountOrder) -> &CStr {
-    match order {
-        MountOrder::Bind { to, .. } | MountOrder::Tmpfs { to, .. } => to,
-    }
 }
 
 /// The tree of the host that goes into the image.
@@ -162,7 +157,7 @@ fn settings_read_only() -> io::Result<()> {
 
 /// Performs `order` in the image, whose root is the root now.
 fn put(order: &MountOrder, taken: Option<&OwnedFd>) -> io::Result<()> {
-    let to = path(target(order));
+    let to = path(order.target());
     match (order, taken) {
         (MountOrder::Bind { .. }, Some(tree)) => places::put(tree, to),
         (MountOrder::Tmpfs { size_bytes, .. }, _) => places::memory(to, "0755", *size_bytes),

@@ -27,7 +27,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid};
-use suijuris_sys::descriptors::poll;
+use suijuris_guest::standby::{self, Standby, Unassigned};
+use suijuris_sys::descriptors::{self, poll};
 use suijuris_sys::fork::{self, Fork};
 use suijuris_sys::link::Outlet;
 use suijuris_sys::{Pidfd, Process, namespaces, processes, sockets};
@@ -43,6 +44,8 @@ use crate::machine::Exit;
 
 /// How often the shim looks whether somebody takes too long to prove himself.
 const LOOK_AGAIN_MS: i32 = 1_000;
+/// How long a program that stands by may take to become a machine's first, milliseconds.
+const ASSIGN_LIMIT_MS: i32 = 500;
 /// How long the shim goes on killing what does not die (processes of another user, or stuck in the kernel).
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -84,16 +87,23 @@ fn serve() -> io::Result<()> {
     let Some(message) = sockets::receive(channel.as_fd(), MESSAGE_BYTES)? else {
         return Ok(());
     };
-    let Order::Run = wire::decode(&message.bytes)? else {
-        return Ok(());
+    let launched = match wire::decode(&message.bytes)? {
+        Order::Run => launch(message.descriptors),
+        Order::StandBy => stand_by(message.descriptors),
+        _ => return Ok(()),
     };
-    match launch(message.descriptors) {
-        Ok((machine, keeping)) => Supervisor {
+    match launched {
+        Ok(Launched {
+            machine,
+            keeping,
+            standby,
+        }) => Supervisor {
             channel: Some(channel),
             is_released: false,
             signals,
             machine,
             keeping,
+            standby,
             exit: None,
         }
         .run(),
@@ -122,6 +132,20 @@ struct Keeping {
     keeper: Keeper,
     log: Writer,
     outlet: Option<Outlet>,
+}
+
+/// What the shim keeps from now on.
+struct Launched {
+    machine: Machine,
+    keeping: Option<Keeping>,
+    standby: Option<Waiting>,
+}
+
+/// A first program that does not know yet whose it is.
+struct Waiting {
+    standby: Standby,
+    /// Whether it has said that it stands by.
+    is_ready: bool,
 }
 
 /// What came along with the order to run.
@@ -161,12 +185,32 @@ impl Parcel {
     }
 }
 
-fn launch(files: Vec<OwnedFd>) -> Result<(Machine, Option<Keeping>), Fault> {
-    let unreadable = |error: io::Error| Fault::new(Step::Request, "", &error);
+fn unreadable(error: io::Error) -> Fault {
+    Fault::new(Step::Request, "", &error)
+}
+
+/// Starts a program that waits for the machine that it is to be: as [`launch`] does, with nothing in it that is any machine's.
+fn stand_by(files: Vec<OwnedFd>) -> Result<Launched, Fault> {
     let parcel = Parcel::open(files).map_err(unreadable)?;
-    if let Some(directory) = &parcel.directory {
-        nix::unistd::fchdir(directory).map_err(|errno| Fault::new(Step::Record, "", &errno.into()))?;
-    }
+    let (standby, theirs) = standby::pair().map_err(unreadable)?;
+    let null = || descriptors::null().map_err(unreadable);
+    let files = vec![null()?, null()?, theirs];
+    let (go, mut gate) = pipe().map_err(unreadable)?;
+    let machine = give_birth(&parcel.request, files, go)?;
+    let _ = gate.write_all(b"g");
+    Ok(Launched {
+        machine,
+        keeping: None,
+        standby: Some(Waiting {
+            standby,
+            is_ready: false,
+        }),
+    })
+}
+
+fn launch(files: Vec<OwnedFd>) -> Result<Launched, Fault> {
+    let parcel = Parcel::open(files).map_err(unreadable)?;
+    go_to(parcel.directory.as_ref())?;
     let (go, mut gate) = pipe().map_err(unreadable)?;
     let request = &parcel.request;
     for space in &parcel.joins {
@@ -185,7 +229,18 @@ fn launch(files: Vec<OwnedFd>) -> Result<(Machine, Option<Keeping>), Fault> {
     };
     // Should it be gone already, its end is noticed as any other.
     let _ = gate.write_all(b"g");
-    Ok((machine, keeping))
+    Ok(Launched {
+        machine,
+        keeping,
+        standby: None,
+    })
+}
+
+/// Goes into a machine's directory, where it has one.
+fn go_to(directory: Option<&OwnedFd>) -> Result<(), Fault> {
+    directory.map_or(Ok(()), |directory| {
+        nix::unistd::fchdir(directory).map_err(|errno| Fault::new(Step::Record, "", &errno.into()))
+    })
 }
 
 /// Forks the first program, which waits for a byte from `go` before it becomes one.
@@ -284,6 +339,8 @@ struct Supervisor {
     signals: SignalFd,
     machine: Machine,
     keeping: Option<Keeping>,
+    /// As long as the first program is no machine's.
+    standby: Option<Waiting>,
     /// How the first program ended, once it has.
     exit: Option<Exit>,
 }
@@ -293,6 +350,7 @@ struct Supervisor {
 #[derive(Clone, Copy)]
 enum Source {
     Birth,
+    Standby,
     Pipe(usize),
     Caller,
     Signals,
@@ -328,6 +386,7 @@ impl Supervisor {
         for source in self.wait()?.into_iter().rev() {
             match source {
                 Source::Birth => self.born()?,
+                Source::Standby => self.stands_by(),
                 Source::Caller => self.ordered(),
                 Source::Signals => self.signalled(),
                 Source::Pipe(index) => {
@@ -366,6 +425,9 @@ impl Supervisor {
             let numbered = keeping.log.pipes().enumerate();
             asked.extend(numbered.map(|(index, pipe)| (Source::Pipe(index), pipe.as_fd())));
         }
+        // What it says after the first word is an answer, which is waited for.
+        let waiting = self.standby.as_ref().filter(|waiting| !waiting.is_ready);
+        asked.extend(waiting.map(|waiting| (Source::Standby, waiting.standby.as_fd())));
         asked.extend(
             self.machine
                 .birth
@@ -400,14 +462,83 @@ impl Supervisor {
         Ok(())
     }
 
+    /// The program that was executed ahead says its first word.
+    fn stands_by(&mut self) {
+        let Some(waiting) = &mut self.standby else { return };
+        waiting.is_ready = waiting.standby.is_ready();
+        if waiting.is_ready {
+            self.tell(&Report::StandingBy, &[]);
+        } else {
+            // It does not know what to wait for: no machine will come of it.
+            self.extinguish();
+        }
+    }
+
+    /// Makes a machine of the program that stands by. What fails is told, and nothing is left of it.
+    fn assign(&mut self, files: Vec<OwnedFd>) {
+        match self.try_assigning(files) {
+            Ok(()) => {
+                let pid = self.machine.pid;
+                self.tell(&Report::Started { pid }, &[self.machine.pidfd.as_fd()]);
+            }
+            Err(fault) => {
+                self.extinguish();
+                if self.keeping.take().is_some() {
+                    Keeper::forget();
+                }
+                self.tell(&Report::Failed(fault), &[]);
+            }
+        }
+    }
+
+    fn try_assigning(&mut self, files: Vec<OwnedFd>) -> Result<(), Fault> {
+        let failed = |error: io::Error| Fault::new(Step::Assign, "", &error);
+        let waiting = self.standby.take().filter(|waiting| waiting.is_ready);
+        let waiting = waiting.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let parcel = Parcel::open(files).map_err(unreadable)?;
+        let request = parcel.request;
+        go_to(parcel.directory.as_ref())?;
+        let born = std::mem::replace(&mut self.machine.groups, request.groups);
+        let others = self.machine.groups.iter().filter(|leaf| !born.contains(leaf));
+        for leaf in others {
+            leaf.take_in(self.machine.pid)
+                .map_err(|error| Fault::new(Step::Cgroup, "", &error))?;
+        }
+        if let Some(detached) = &request.detached {
+            let keeping = keep(detached, &self.machine, parcel.outlet, parcel.pipes);
+            self.keeping = Some(keeping.map_err(|error| {
+                Keeper::forget();
+                Fault::new(Step::Record, "", &error)
+            })?);
+        }
+        let files: Vec<BorrowedFd<'_>> = parcel.files.iter().map(AsFd::as_fd).collect();
+        let assigned = waiting
+            .standby
+            .assign(&request.assignment, &files, ASSIGN_LIMIT_MS);
+        assigned.map_err(|why| {
+            let errno = match why {
+                Unassigned::Slow => libc::ETIMEDOUT,
+                _ => libc::EPIPE,
+            };
+            Fault::new(Step::Assign, why.to_string(), &io::Error::from_raw_os_error(errno))
+        })
+    }
+
     /// The caller says something, or is gone, or talks nonsense.
     fn ordered(&mut self) {
         let Some(channel) = &self.channel else { return };
-        let message = sockets::receive(channel.as_fd(), MESSAGE_BYTES);
-        match message.map(|message| message.map(|message| wire::decode(&message.bytes))) {
-            Ok(Some(Ok(Order::Release))) => self.is_released = self.keeping.is_some(),
+        let message = match sockets::receive(channel.as_fd(), MESSAGE_BYTES) {
             // Its successor will come.
-            Ok(None) if self.is_released => self.channel = None,
+            Ok(None) if self.is_released => {
+                self.channel = None;
+                return;
+            }
+            Ok(Some(message)) => message,
+            _ => return self.extinguish(),
+        };
+        match wire::decode(&message.bytes) {
+            Ok(Order::Release) => self.is_released = self.keeping.is_some(),
+            Ok(Order::Assign) => self.assign(message.descriptors),
             _ => self.extinguish(),
         }
     }

@@ -14,6 +14,7 @@ use std::path::Path;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
+use suijuris_guest::assignment::{Assignment, Failed, MountOrder, Part};
 
 use super::cgroup::Leaf;
 use crate::description::Enforced;
@@ -34,27 +35,15 @@ pub(super) struct Request {
     pub(super) root: Option<RootOrder>,
     /// The first program; none to only try the way there.
     pub(super) exe: Option<CString>,
-    pub(super) argv: Vec<CString>,
-    /// `NAME=value`.
-    pub(super) env: Vec<CString>,
-    pub(super) cwd: CString,
-    /// Numbers for the files to inherit that came along, in their order.
-    pub(super) numbers: Vec<i32>,
+    /// What makes a prepared process this machine's; numbers are for the files that came along.
+    pub(super) assignment: Assignment,
     pub(super) namespaces: Option<Namespaces>,
     /// Namespaces that are gone into before the machine is forked: so many files right behind the request.
     pub(super) joins: usize,
-    pub(super) mounts: Vec<MountOrder>,
-    /// Covered directories, and what stays in view below them.
-    pub(super) hidden: Vec<CString>,
-    pub(super) kept: Vec<CString>,
-    /// Whether the first program may mount.
-    pub(super) may_mount: bool,
     /// Whose the first program is, where it is a stranger's.
     pub(super) stranger: Option<Account>,
     /// The control groups that the machine lives in.
     pub(super) groups: Vec<Leaf>,
-    /// Limits of each process, in the kernel's numbers.
-    pub(super) rlimits: Vec<(Rlimit, u64)>,
     /// Of a machine that may outlive its caller.
     pub(super) detached: Option<Detached>,
 }
@@ -78,18 +67,6 @@ impl fmt::Debug for Detached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Detached({})", self.id)
     }
-}
-
-/// A limit of each process by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Rlimit {
-    /// Bytes of address space.
-    Memory,
-    /// Processes of the user.
-    Processes,
-    /// Open files.
-    OpenFiles,
 }
 
 /// Which namespaces a machine gets beside those for processes, mounts, names and System V objects.
@@ -143,48 +120,28 @@ impl RootOrder {
     }
 }
 
+/// Hides what is at `path`.
+pub(super) fn cover(path: &Path, size_bytes: u64) -> Result<MountOrder, NulError> {
+    mount_order(&Mount::Tmpfs {
+        to: path.to_owned(),
+        size_bytes,
+    })
+}
+
 /// [`Mount`] as the kernel takes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "snake_case")]
-pub(super) enum MountOrder {
-    Bind {
-        from: CString,
-        to: CString,
-        read_only: bool,
-    },
-    Tmpfs {
-        to: CString,
-        size_bytes: u64,
-    },
-}
-
-impl MountOrder {
-    /// Hides what is at `path`.
-    pub(super) fn cover(path: &Path, size_bytes: u64) -> Result<Self, NulError> {
-        Self::try_from(&Mount::Tmpfs {
-            to: path.to_owned(),
-            size_bytes,
-        })
-    }
-}
-
-impl TryFrom<&Mount> for MountOrder {
-    type Error = NulError;
-
-    fn try_from(mount: &Mount) -> Result<Self, NulError> {
-        let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
-        Ok(match mount {
-            Mount::Bind { from, to, read_only } => Self::Bind {
-                from: text(from)?,
-                to: text(to)?,
-                read_only: *read_only,
-            },
-            Mount::Tmpfs { to, size_bytes } => Self::Tmpfs {
-                to: text(to)?,
-                size_bytes: *size_bytes,
-            },
-        })
-    }
+pub(super) fn mount_order(mount: &Mount) -> Result<MountOrder, NulError> {
+    let text = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    Ok(match mount {
+        Mount::Bind { from, to, read_only } => MountOrder::Bind {
+            from: text(from)?,
+            to: text(to)?,
+            read_only: *read_only,
+        },
+        Mount::Tmpfs { to, size_bytes } => MountOrder::Tmpfs {
+            to: text(to)?,
+            size_bytes: *size_bytes,
+        },
+    })
 }
 
 /// Caller to shim.
@@ -193,6 +150,11 @@ impl TryFrom<&Mount> for MountOrder {
 pub(super) enum Order {
     /// Run the [`Request`] in the first file that comes along.
     Run,
+    /// Run the [`Request`] in the first file that comes along, whose program then waits for the machine that it is to be.
+    StandBy,
+    /// The program that stands by becomes the machine of the [`Request`] in the first file that comes along, as [`Order::Run`] has
+    /// it; its namespaces and its program stay.
+    Assign,
     /// The machine may outlive the caller from now on.
     Release,
     /// Kill whatever runs in the machine.
@@ -205,6 +167,8 @@ pub(super) enum Order {
 pub(super) enum Report {
     /// The first program has been executed; a descriptor of its process comes along.
     Started { pid: u32 },
+    /// The first program, of which [`Report::Started`] told, waits for the machine that it is to be.
+    StandingBy,
     /// The caller has proved that the machine is its own; a descriptor of its first process comes along, and the outer
     /// end of the link where there is one.
     Attached,
@@ -262,6 +226,8 @@ pub enum Step {
     Confine,
     /// The first program is executed.
     Exec,
+    /// A program that stood by becomes the machine's first.
+    Assign,
 }
 
 impl Fault {
@@ -352,6 +318,7 @@ impl fmt::Display for Step {
             Self::Files => "cannot pass on open file",
             Self::Confine => "cannot take from the program what a stranger must not have",
             Self::Exec => "cannot execute",
+            Self::Assign => "cannot make the machine of a program that stood by",
         })
     }
 }
@@ -370,6 +337,20 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+impl From<Failed> for Fault {
+    fn from(failed: Failed) -> Self {
+        let step = match failed.part {
+            Part::Mounts => Step::Mounts,
+            Part::Proc => Step::Proc,
+            Part::Cwd => Step::Cwd,
+            Part::Files => Step::Files,
+            Part::Limits => Step::Limits,
+            Part::Environment => Step::Assign,
+        };
+        Self::new(step, failed.subject, &failed.error)
+    }
+}
 
 impl Request {
     /// The request as a file in memory, ready to be read from its start.
@@ -421,6 +402,7 @@ fn fuzz(bytes: &[u8]) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use suijuris_guest::assignment::Rlimit;
 
     fn request() -> Request {
         Request {
@@ -434,29 +416,32 @@ mod tests {
                 is_strange: true,
             }),
             exe: Some(c"/bin/true".to_owned()),
-            argv: vec![c"\xff".to_owned(), c"".to_owned()],
-            env: vec![c"A=b=c".to_owned()],
-            cwd: c"/".to_owned(),
-            numbers: vec![3, 9],
+            assignment: Assignment {
+                argv: vec![c"\xff".to_owned(), c"".to_owned()],
+                env: vec![c"A=b=c".to_owned()],
+                cwd: c"/".to_owned(),
+                numbers: vec![3, 9],
+                mounts: vec![MountOrder::Tmpfs {
+                    to: c"/run".to_owned(),
+                    size_bytes: 1,
+                }],
+                hidden: vec![c"/srv/keys".to_owned()],
+                kept: Vec::new(),
+                is_apart: true,
+                may_mount: true,
+                rlimits: vec![(Rlimit::OpenFiles, 64)],
+            },
             namespaces: Some(Namespaces {
                 user: true,
                 network: false,
             }),
             joins: 0,
-            mounts: vec![MountOrder::Tmpfs {
-                to: c"/run".to_owned(),
-                size_bytes: 1,
-            }],
-            hidden: vec![c"/srv/keys".to_owned()],
-            kept: Vec::new(),
-            may_mount: true,
             stranger: Some(Account {
                 uid: 1,
                 gid: 2,
                 groups: vec![3],
             }),
             groups: Vec::new(),
-            rlimits: vec![(Rlimit::OpenFiles, 64)],
             detached: Some(Detached {
                 id: "web-1".parse().unwrap(),
                 nonce: [1; 32],
@@ -476,7 +461,7 @@ mod tests {
     #[test]
     fn an_oversize_request_is_refused() {
         let mut large = request();
-        large.argv = vec![CString::new(vec![b'x'; 4 << 20]).unwrap()];
+        large.assignment.argv = vec![CString::new(vec![b'x'; 4 << 20]).unwrap()];
         assert!(Request::open(large.seal().unwrap()).is_err());
     }
 

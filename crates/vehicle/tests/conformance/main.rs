@@ -17,4 +17,5 @@ mod firecracker;
 mod images;
 mod process;
 mod qemu;
+mod standby;
 mod suite;

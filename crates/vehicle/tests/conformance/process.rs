@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use suijuris_vehicle::process::{Machine, Process, Shim, StateError, Step, StepFailed, Want};
+use suijuris_vehicle::process::{Ahead, Machine, Process, Shim, StateError, Step, StepFailed, Want};
 use suijuris_vehicle::{
-    AttachError, Driver, Exit, Isolation, Machine as _, MachineId, Means, Mount, Network, Output, Resource,
+    AttachError, Driver, Exit, Isolation, Lifetime, Machine as _, MachineId, Means, Mount, Network, Output, Resource,
     Since, Spec, SpecError, StartError, State, Suspending,
 };
 use tempfile::TempDir;
@@ -32,20 +32,33 @@ pub(crate) struct Stage {
     want: Want,
     dir: TempDir,
     actor: PathBuf,
+    /// Whether machines come of programs that stood by, as far as they can.
+    is_ahead: bool,
 }
 
 impl Stage {
     /// None where this host has no such thing; why is printed.
     pub(crate) async fn new(want: Want) -> Option<Self> {
+        Self::starting(want, Ahead::NONE).await
+    }
+
+    /// The same, whose driver starts programs ahead.
+    pub(crate) async fn starting(want: Want, ahead: Ahead) -> Option<Self> {
         let stage = Self {
             driver: None,
             want,
             dir: TempDir::new().unwrap(),
             actor: actor(),
+            is_ahead: false,
         };
         match Process::detect(stage.shim(), want).await {
             Ok(driver) => Some(Self {
-                driver: Some(driver.keeping_in(&stage.path("state")).unwrap()),
+                driver: Some(
+                    driver
+                        .keeping_in(&stage.path("state"))
+                        .unwrap()
+                        .starting_ahead(ahead),
+                ),
                 ..stage
             }),
             Err(error @ StartError::Unavailable(_)) => {
@@ -68,7 +81,35 @@ impl Stage {
     }
 
     pub(crate) fn driver(&self) -> &Process {
-        self.driver.as_ref().unwrap()
+        let driver = self.driver.as_ref().unwrap();
+        if self.is_ahead {
+            self.stand_by(driver);
+        }
+        driver
+    }
+
+    /// Waits until a program stands by for each machine that the suite may start next.
+    fn stand_by(&self, driver: &Process) {
+        let mut each = vec![self.like(Lifetime::WithCaller), self.like(Lifetime::Detached)];
+        if driver.describe().isolation != Isolation::Plain {
+            for lifetime in [Lifetime::WithCaller, Lifetime::Detached] {
+                each.push(Spec {
+                    network: Network::Private,
+                    ..self.like(lifetime)
+                });
+            }
+        }
+        for spec in &each {
+            driver.prepare(Some(spec)).unwrap();
+        }
+        eventually("programs stand by", || driver.standing_by() >= each.len());
+    }
+
+    fn like(&self, lifetime: Lifetime) -> Spec {
+        Spec {
+            lifetime,
+            ..self.spec(&[])
+        }
     }
 
     /// The next supervisor's driver.
@@ -79,6 +120,7 @@ impl Stage {
         while self.driver.is_none() {
             let driver = Process::detect(self.shim(), self.want).await.unwrap();
             match driver.keeping_in(&self.path("state")) {
+                Ok(driver) if self.is_ahead => self.driver = Some(driver.starting_ahead(AHEAD)),
                 Ok(driver) => self.driver = Some(driver),
                 Err(StateError::InUse(_)) if Instant::now() < limit => {}
                 Err(error) => panic!("{error}"),
@@ -98,8 +140,10 @@ impl Stage {
         self.dir.path().join(name)
     }
 
-    fn spec(&self, part: &[&str]) -> Spec {
-        Spec::new("test", &self.actor).with_args(part.iter().map(OsString::from))
+    pub(crate) fn spec(&self, part: &[&str]) -> Spec {
+        let mut spec = Spec::new("test", &self.actor).with_args(part.iter().map(OsString::from));
+        spec.stands_by = Some(vec!["actor".into(), "__standby".into()]);
+        spec
     }
 
     async fn start(&self, part: &[&str]) -> Machine {
@@ -166,7 +210,7 @@ impl suite::Stage for Stage {
     type Driver = Process;
 
     fn driver(&self) -> &Process {
-        self.driver.as_ref().unwrap()
+        self.driver()
     }
 
     fn spec(&self, part: Part) -> Spec {
@@ -191,6 +235,13 @@ impl suite::Stage for Stage {
         id
     }
 }
+
+/// One program of each kind is started ahead, as soon as there is none.
+pub(crate) const AHEAD: Ahead = Ahead {
+    count: 1,
+    least_available: 0,
+    quiet: Duration::ZERO,
+};
 
 /// Waits until `holds`, or fails saying what did not come true.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -223,10 +274,12 @@ fn family_files(path: &Path) -> [PathBuf; 3] {
     ]
 }
 
-async fn conformance(want: Want) {
-    let Some(mut stage) = Stage::new(want).await else {
+async fn conformance(want: Want, is_ahead: bool) {
+    let ahead = if is_ahead { AHEAD } else { Ahead::NONE };
+    let Some(mut stage) = Stage::starting(want, ahead).await else {
         return;
     };
+    stage.is_ahead = is_ahead;
     eprintln!("{}", stage.driver().describe());
     suite::conforms(&mut stage).await;
     signals_kill(&stage).await;
@@ -241,6 +294,8 @@ async fn conformance(want: Want) {
     for farewell in ["", "suspend"] {
         a_killed_caller_leaves_nothing(&stage, farewell);
     }
+    let stood_by = stage.driver().were_standing_by();
+    assert_eq!(stood_by > 5, is_ahead, "{stood_by} machines came of programs that stood by");
     what_is_kept_is_private(&stage).await;
     who_cannot_prove_to_be_the_machine_is_killed(&mut stage).await;
     if stage.is_namespaced() {
@@ -410,11 +465,11 @@ fn parent_of(pid: u32) -> i32 {
     parent.unwrap().trim().parse().unwrap()
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     send(pid, nix::sys::signal::Signal::SIGKILL);
 }
 
-fn send(pid: i32, signal: nix::sys::signal::Signal) {
+pub(crate) fn send(pid: i32, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
@@ -750,6 +805,11 @@ async fn what_needs_namespaces_is_refused(stage: &Stage) {
 
 /// Runs the suite for one isolation with every way to suspend.
 fn conforms(isolation: Isolation) {
+    conforms_starting(isolation, false);
+}
+
+/// The same, with machines that come of programs that stood by.
+fn conforms_starting(isolation: Isolation, is_ahead: bool) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -759,13 +819,28 @@ fn conforms(isolation: Isolation) {
             isolation: Some(isolation),
             suspending: Some(suspending),
         };
-        runtime.block_on(conformance(want));
+        runtime.block_on(conformance(want, is_ahead));
     }
 }
 
 #[test]
 fn plain_machines_conform() {
     conforms(Isolation::Plain);
+}
+
+#[test]
+fn plain_machines_of_programs_that_stood_by_conform() {
+    conforms_starting(Isolation::Plain, true);
+}
+
+#[test]
+fn namespaced_machines_of_programs_that_stood_by_conform() {
+    conforms_starting(Isolation::Namespaces, true);
+}
+
+#[test]
+fn machines_in_user_namespaces_of_programs_that_stood_by_conform() {
+    conforms_starting(Isolation::UserNamespaces, true);
 }
 
 #[test]
@@ -843,6 +918,7 @@ fn machines_conform_without_root() {
     if Again::is_this() {
         conforms(Isolation::UserNamespaces);
         conforms(Isolation::Plain);
+        conforms_starting(Isolation::UserNamespaces, true);
     } else if nix::unistd::geteuid().is_root() {
         Again::new("process::machines_conform_without_root").run(&[], NOBODY, |_| ());
     }
@@ -968,8 +1044,8 @@ async fn left_to_itself_the_driver_picks_what_works() {
 async fn a_prepared_shim_is_used_once_and_replaced_when_dead() {
     let stage = Stage::new(Want::default()).await.unwrap();
     for code in 1..4 {
-        stage.driver().prepare().unwrap();
-        stage.driver().prepare().unwrap();
+        stage.driver().prepare(None).unwrap();
+        stage.driver().prepare(None).unwrap();
         let waiting = children();
         assert_eq!(waiting.len(), 1, "one shim waits");
         if code == 2 {
@@ -985,7 +1061,7 @@ async fn a_prepared_shim_is_used_once_and_replaced_when_dead() {
 }
 
 /// Children of this thread, and so of this test alone.
-fn children() -> Vec<i32> {
+pub(crate) fn children() -> Vec<i32> {
     let text = fs::read_to_string("/proc/thread-self/children").unwrap();
     text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }

@@ -1,7 +1,7 @@
 //! Puts the file system of a machine together, from inside its fresh mount namespace.
 //!
-//! The host's tree as it is, then the mounts that were asked for, then a `/proc` of the machine's own
-//! processes. Runs in the single-threaded child just before exec.
+//! The host's tree as it is, with a `/proc` of the machine's own processes ([`own`]); then the mounts that were asked for
+//! ([`assemble`]). Runs in a single-threaded process: the child that becomes the first program, or a program that stood by.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, OsStr};
@@ -14,37 +14,31 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
-use super::wire::{Fault, MountOrder, Step};
+use crate::assignment::{Failed, MountOrder, Part};
 
 const TMPFS_FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
-/// Mounts all of `orders`, then `/proc`.
-pub(super) fn assemble(orders: &[MountOrder]) -> Result<(), Fault> {
+/// Parts with the host's mounts, and mounts `/proc`.
+///
+/// # Errors
+/// The step that failed, and the kernel's answer.
+pub fn own() -> Result<(), Failed> {
     // A slave, not private: what the host unmounts also goes here, so that no machine keeps a disk busy.
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_SLAVE,
-        None::<&str>,
-    )
-    .map_err(|errno| Fault::new(Step::Mounts, "/", &errno.into()))?;
+    let flags = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+    let failed = |part, subject: &str| move |errno: nix::Error| Failed::new(part, subject, errno.into());
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).map_err(failed(Part::Mounts, "/"))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(failed(Part::Proc, ""))
+}
+
+/// Mounts all of `orders`.
+pub(crate) fn assemble(orders: &[MountOrder]) -> Result<(), Failed> {
     let mut ours = HashSet::new();
     for order in orders {
         let subject = || path(order.target()).display().to_string();
-        perform(order, &mut ours).map_err(|error| Fault::new(Step::Mounts, subject(), &error))?;
+        perform(order, &mut ours).map_err(|error| Failed::new(Part::Mounts, subject(), error))?;
     }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
-        .map_err(|errno| Fault::new(Step::Proc, "", &errno.into()))
-}
-
-impl MountOrder {
-    fn target(&self) -> &CStr {
-        match self {
-            Self::Bind { to, .. } | Self::Tmpfs { to, .. } => to,
-        }
-    }
+    Ok(())
 }
 
 fn path(text: &CStr) -> &Path {
