@@ -11,7 +11,7 @@ use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
-use suijuris_sys::view::{Cover, Plan};
+use suijuris_sys::view::{Cover, Plan, close_trees};
 
 use crate::mounts;
 
@@ -145,8 +145,10 @@ impl Assignment {
         let view = plan
             .finish()
             .map_err(|error| Failed::new(Part::Mounts, "", error))?;
-        view.assemble(&mut view.room())
-            .map_err(|failed| Failed::new(Part::Mounts, view.describe(failed.step), failed.error))
+        let mut room = view.room();
+        let assembled = view.assemble(&mut room);
+        close_trees(room);
+        assembled.map_err(|failed| Failed::new(Part::Mounts, view.describe(failed.step), failed.error))
     }
 
     /// Enters the working directory.

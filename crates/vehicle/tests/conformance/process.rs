@@ -591,7 +591,7 @@ async fn limits_hold(stage: &Stage) {
 /// What finds machines again is for their owner alone, and no secret stands in it or in an argument.
 async fn what_is_kept_is_private(stage: &Stage) {
     let mut spec = suite::Stage::spec(stage, Part::Echoes);
-    spec.lifetime = suijuris_vehicle::Lifetime::Detached;
+    spec.lifetime = Lifetime::Detached;
     let machine = stage.driver().start(spec).await.unwrap();
     let state = stage.path("state");
     let mut next = vec![state.clone()];
