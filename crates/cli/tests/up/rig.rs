@@ -437,9 +437,42 @@ impl Up {
         self.child.id()
     }
 
+    /// Shims of runtimes that stand by, each with its runtime.
+    fn standbys(&self) -> Vec<(u32, u32)> {
+        let pairs = children(self.child.id()).into_iter();
+        let pairs = pairs.flat_map(|shim| children(shim).into_iter().map(move |program| (shim, program)));
+        pairs
+            .filter(|(_, program)| {
+                let cwd = std::fs::read_link(format!("/proc/{program}/cwd"));
+                stood_by(*program) && cwd.is_ok_and(|cwd| cwd == Path::new("/"))
+            })
+            .collect()
+    }
+
+    /// Waits until a runtime stands by, and what keeps it knows.
+    pub(crate) fn is_ready_to_wake(&self) {
+        let sleeps = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.contains(") S ")
+        };
+        let has_loop = |pid: u32| {
+            let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+            let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+            targets.into_iter().any(|target| target.ends_with("anon_inode:[eventpoll]"))
+        };
+        until("a runtime stands by", || {
+            let standbys = self.standbys();
+            // In this order: what it says wakes its shim at once.
+            let ready = |(shim, program): &(u32, u32)| has_loop(*program) && sleeps(*program) && sleeps(*shim);
+            standbys.iter().any(ready)
+        });
+    }
+
     /// Processes of the machine, the outermost first.
     pub(crate) fn machine_pids(&self) -> Vec<u32> {
+        let standbys = self.standbys();
         let mut all = children(self.child.id());
+        all.retain(|pid| standbys.iter().all(|(shim, _)| shim != pid));
         let mut at = 0;
         while at < all.len() {
             all.extend(children(all[at]));
@@ -452,7 +485,7 @@ impl Up {
     pub(crate) fn runtime_pid(&self) -> u32 {
         let is_runtime = |pid: &u32| {
             let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            arguments.contains("--link-fd")
+            arguments.contains("--link-fd") || stood_by(*pid)
         };
         self.machine_pids()
             .into_iter()
@@ -504,6 +537,12 @@ pub(crate) fn kill(pid: u32, signal: &str) {
         .args(["-c", &format!("kill -{signal} {pid}")])
         .status();
     assert!(status.unwrap().success(), "kill -{signal} {pid}");
+}
+
+/// Whether a runtime was started to stand by.
+pub(crate) fn stood_by(pid: u32) -> bool {
+    let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    arguments.contains("--standby-fd")
 }
 
 /// Direct children of a process.

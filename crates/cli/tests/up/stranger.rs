@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::json;
 use suijuris_testkit::hostile::{self, Loot};
 
-use crate::rig::{OPEN, Object, STAY, Up, run, until};
+use crate::rig::{OPEN, Object, STAY, Up, run, stood_by, until};
 
 /// Tells this program that it is the workload.
 const PART: &str = "SUIJURIS_HOSTILE";
@@ -48,8 +48,21 @@ fn plays_its_part() {
     }
 }
 
-/// Runs the hostile workload as `user`, with these arguments of `up`; what came of each door.
+/// Runs the hostile workload as `user`, with these arguments of `up`; what came of each door, which is the same whether the machine was
+/// started cold or came of a runtime that stood by.
 fn tried(user: Option<u32>, arguments: &[&str], without: &str) -> (BTreeMap<String, String>, String) {
+    let cold = tried_from(user, &[arguments, &["--standby", "0"]].concat(), without, false);
+    let ahead = tried_from(user, arguments, without, true);
+    assert_eq!(ahead, cold);
+    ahead
+}
+
+fn tried_from(
+    user: Option<u32>,
+    arguments: &[&str],
+    without: &str,
+    is_ahead: bool,
+) -> (BTreeMap<String, String>, String) {
     let other = Object::new("", &[OPEN, STAY].concat());
     let object = Object::defined("", &[OPEN, STAY].concat());
     let home = object.home().canonicalize().unwrap();
@@ -93,7 +106,11 @@ fn tried(user: Option<u32>, arguments: &[&str], without: &str) -> (BTreeMap<Stri
     }
     let neighbour = start(&home.join("other"));
     let up = start(&dir);
+    if is_ahead {
+        up.is_ready_to_wake();
+    }
     up.get("/");
+    assert_eq!(stood_by(up.runtime_pid()), is_ahead);
     let report = object.data().join("volume/report");
     until("the report is there", || {
         report.exists()
