@@ -164,7 +164,7 @@ fn from_standby(object: &Object, fresh: &Path) -> io::Result<[f64; STEPS]> {
     let (shim, theirs) = standby::pair()?;
     let theirs = descriptors::copy_above(theirs.as_fd(), standby::SOCKET)?;
     fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    let mut command = Command::new(INIT);
+    let mut command = Command::new(found(INIT).map_err(|error| io::Error::other(error.to_string()))?);
     command.args(["--standby-fd", &theirs.as_raw_fd().to_string()]);
     let running = Running(command.env_clear().stdin(Stdio::null()).spawn()?);
     drop(theirs);
