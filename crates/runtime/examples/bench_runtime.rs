@@ -3,26 +3,32 @@
 //! A start is measured from spawning the program until its line about the matter arrives: for the bare listener that it
 //! listens; for `suijuris-init`, whose gate listens before anything else, that the bundle is verified and `wake` is
 //! decided. Every start finds the same fresh copy of the object. A start from a standby is measured from its assignment, until when it
-//! was told nothing. With `serve PORT` this is the object's workload.
+//! was told nothing, beside a cold one that is told the same. With `serve PORT` this is the object's workload.
 
 use std::cell::Cell;
 use std::error::Error;
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use suijuris_core::codec;
+use suijuris_core::inputs::{Host, Vehicle};
 use suijuris_guest::assignment::Assignment;
 use suijuris_guest::standby;
+use suijuris_link::launch::{Cause, DepotRoute, Launch, Listen, Unattended};
+use suijuris_link::{ActivationId, Nonce, Secret, SupervisorLink, ToSupervisor};
+use suijuris_store::{ObjectDir, Stamps};
 use suijuris_sys::descriptors;
 use suijuris_testkit::bench::{
     Better, Events, Object, Report, Round, Row, Running, Settings, free_port, governed, interleave_many,
     process_cpu, says, server,
 };
+use tokio::task::{JoinSet, LocalSet};
 
 /// Starts of each.
 const ROUNDS: usize = 60;
@@ -78,16 +84,22 @@ fn starts(report: &mut Report, object: &Object, settings: &Settings) -> Result<(
         })
     };
     let ours: Round<'_, STEPS> = Box::new(|| figures(ours(object, &fresh)));
-    let standby: Round<'_, STEPS> = Box::new(|| figures(from_standby(object, &fresh)));
+    let told: Round<'_, STEPS> = Box::new(|| figures(linked(object, &fresh, false)));
+    let standby: Round<'_, STEPS> = Box::new(|| figures(linked(object, &fresh, true)));
     let bare: Round<'_, STEPS> = Box::new(|| figures(bare()));
     let samples = interleave_many(
         settings.scale(ROUNDS),
-        &mut [("cold start", ours), ("standby", standby), ("bare listener", bare)],
+        &mut [
+            ("ours", ours),
+            ("verified before, cold", told),
+            ("standby", standby),
+            ("bare listener", bare),
+        ],
     );
     if let Some(error) = failed.take() {
         return Err(error.into());
     }
-    let [ours, standby, bare] = samples.as_slice() else {
+    let [ours, told, standby, bare] = samples.as_slice() else {
         return Ok(());
     };
     let steps = [
@@ -107,7 +119,8 @@ fn starts(report: &mut Report, object: &Object, settings: &Settings) -> Result<(
             budget: (index <= 1).then_some(0.5),
         });
     }
-    for (index, (what, (standby, cold))) in steps.iter().zip(standby.iter().zip(ours)).enumerate() {
+    // Both as `up` starts them: the files were verified before.
+    for (index, (what, (standby, cold))) in steps.iter().zip(standby.iter().zip(told)).enumerate() {
         let mut row = |peer: &str, theirs, budget| {
             report.row(Row {
                 what: format!("standby assigned to {what}"),
@@ -154,17 +167,79 @@ fn ours(object: &Object, fresh: &Path) -> io::Result<[f64; STEPS]> {
     ])
 }
 
-/// The same of a runtime that stood by.
-fn from_standby(object: &Object, fresh: &Path) -> io::Result<[f64; STEPS]> {
+/// A start as `up` does it: told over a link, of an object whose files were verified while it slept; of a runtime that stood by,
+/// measured from its assignment, or of one that is executed then.
+fn linked(object: &Object, fresh: &Path, is_ahead: bool) -> io::Result<[f64; STEPS]> {
     if object.data().exists() {
         std::fs::remove_dir_all(object.data())?;
     }
     copy(fresh, &object.data())?;
-    let cold = object.init_command(Path::new(INIT), free_port()?);
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let launch = launch(object)?;
+    LocalSet::new().block_on(&tokio, async {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let ours = tokio::net::UnixStream::from_std(ours)?;
+        let nonce = Nonce::fresh().map_err(io::Error::other)?;
+        let (link, moves) = SupervisorLink::launch(ours, launch, nonce).map_err(io::Error::other)?;
+        let mut moving = JoinSet::new();
+        moving.spawn_local(moves);
+        // What it says waits for it.
+        tokio::task::yield_now().await;
+        let cold = object.init_command(Path::new(INIT), 0);
+        let (running, before, begin) = if is_ahead {
+            let (running, shim) = standby()?;
+            let before = process_cpu(running.pid())?;
+            let (assignment, null) = (assignment(&cold)?, descriptors::null()?);
+            let files = [null.as_fd(), null.as_fd(), theirs.as_fd()];
+            let begin = Instant::now();
+            shim.assign(&assignment, &files, ANSWER_MS)
+                .map_err(io::Error::other)?;
+            (running, before, begin)
+        } else {
+            let number = passed_on(theirs.as_fd())?;
+            let mut command = Command::new(INIT);
+            command.args(["--link-fd", &number.as_raw_fd().to_string()]);
+            let begin = Instant::now();
+            let running = Running(command.stdin(Stdio::null()).spawn()?);
+            (running, Duration::ZERO, begin)
+        };
+        drop(theirs);
+        let decided = told(&link, begin, |event| says(event, "/event/event", "verdict")).await?;
+        let spent = process_cpu(running.pid())?.saturating_sub(before);
+        Ok([
+            spent.as_secs_f64() * 1e6,
+            decided,
+            told(&link, begin, |event| says(event, "/event/event", "woke")).await?,
+            told(&link, begin, |event| says(event, "/event/step", "serve")).await?,
+        ])
+    })
+}
+
+/// Time since `begin` until an event is `wanted`, µs.
+async fn told(
+    link: &SupervisorLink,
+    begin: Instant,
+    wanted: impl Fn(&serde_json::Value) -> bool,
+) -> io::Result<f64> {
+    while let Some(message) = link.receive().await.map_err(io::Error::other)? {
+        if let ToSupervisor::Event(event) = message
+            && wanted(&serde_json::json!({ "event": event.0 }))
+        {
+            return Ok(micros(begin));
+        }
+    }
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+/// A runtime that stands by, asleep as it would be for long, and the shim's end.
+fn standby() -> io::Result<(Running, standby::Standby)> {
     let (shim, theirs) = standby::pair()?;
-    let theirs = descriptors::copy_above(theirs.as_fd(), standby::SOCKET)?;
-    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    let mut command = Command::new(found(INIT).map_err(|error| io::Error::other(error.to_string()))?);
+    let theirs = passed_on(theirs.as_fd())?;
+    let program = found(INIT).map_err(|error| io::Error::other(error.to_string()))?;
+    let mut command = Command::new(program);
     command.args(["--standby-fd", &theirs.as_raw_fd().to_string()]);
     let running = Running(command.env_clear().stdin(Stdio::null()).spawn()?);
     drop(theirs);
@@ -173,43 +248,61 @@ fn from_standby(object: &Object, fresh: &Path) -> io::Result<[f64; STEPS]> {
         return Err(io::Error::other("the runtime does not stand by"));
     }
     std::thread::sleep(STANDS_BY);
-    let assignment = assignment(&cold)?;
-    let (said, errors) = io::pipe()?;
-    let null = descriptors::null()?;
-    let before = process_cpu(running.pid())?;
-    let begin = Instant::now();
-    shim.assign(&assignment, &[null.as_fd(), errors.as_fd()], ANSWER_MS)
-        .map_err(io::Error::other)?;
-    drop(errors);
-    let mut events = Events::of(Some(said))?;
-    let mut step = |wanted: fn(&serde_json::Value) -> bool| {
-        events.until(wanted)?;
-        Ok::<_, io::Error>(micros(begin))
-    };
-    let decided = step(|event| says(event, "/event/event", "verdict"))?;
-    let spent = process_cpu(running.pid())?.saturating_sub(before);
-    Ok([
-        spent.as_secs_f64() * 1e6,
-        decided,
-        step(|event| says(event, "/event/event", "woke"))?,
-        step(|event| says(event, "/event/step", "serve"))?,
-    ])
+    Ok((running, shim))
 }
 
-/// What a standby has to be told to become what `command` starts.
-fn assignment(command: &Command) -> io::Result<Assignment> {
-    let word = |word: &OsStr| CString::new(word.as_bytes());
-    let argv = [command.get_program()].into_iter().chain(command.get_args());
-    let env = command.get_envs().filter_map(|(name, value)| {
+/// A copy that the next program inherits, above the numbers that a standby keeps free.
+fn passed_on(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let copy = descriptors::copy_above(file, standby::SOCKET)?;
+    fcntl(&copy, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(copy)
+}
+
+/// What `up` tells a runtime.
+fn launch(object: &Object) -> io::Result<Launch<OwnedFd>> {
+    let object_dir = ObjectDir::at(object.data());
+    let stamps = Stamps::verify(&object_dir).map_err(io::Error::other)?;
+    let vehicle = Vehicle {
+        provider: "process",
+        class: "",
+    };
+    Ok(Launch {
+        secret: Secret::fresh().map_err(io::Error::other)?,
+        activation: ActivationId::fresh().map_err(io::Error::other)?,
+        cause: Cause::boot(Host::of(vehicle, None, "")),
+        data: object.data(),
+        object_dir: object.dir(),
+        agent_socket: object.data().join("run/agent.sock"),
+        listen: Listen::Descriptor(std::net::TcpListener::bind("127.0.0.1:0")?.into()),
+        depot: DepotRoute::None,
+        unattended: Unattended::Stop,
+        presence: None,
+        holder: None,
+        granted: false,
+        server: None,
+        verified: stamps
+            .and_then(|stamps| codec::encode(&stamps).ok())
+            .map(Into::into),
+        served_as: None,
+        image: None,
+        places: Vec::new(),
+        requests: None,
+    })
+}
+
+/// What a standby has to be told to become what `up` starts.
+fn assignment(cold: &Command) -> io::Result<Assignment> {
+    let env = cold.get_envs().filter_map(|(name, value)| {
         let whole = [name.as_bytes(), b"=", value?.as_bytes()].concat();
         Some(CString::new(whole))
     });
     // Of its own environment, the search path alone.
     let path = std::env::var_os("PATH").map(|path| CString::new([b"PATH=", path.as_bytes()].concat()));
     Ok(Assignment {
-        argv: argv.map(word).collect::<Result<_, _>>()?,
+        argv: vec![c"suijuris-init".into(), c"--link-fd".into(), c"3".into()],
         env: env.chain(path).collect::<Result<_, _>>()?,
         cwd: c"/".to_owned(),
+        numbers: vec![3],
         may_mount: true,
         ..Assignment::default()
     })
