@@ -70,6 +70,9 @@ pub enum Event {
         seq: u64,
         /// The rules' reasons, or what ended it.
         reason: String,
+        /// Requests and connections that were under way when the time to drain was over, and ended with it.
+        #[serde(default, skip_serializing_if = "crate::access::is_zero")]
+        cut: u64,
     },
     /// The object ended for good; the record is durable.
     Terminated {

@@ -249,7 +249,11 @@ fn words(event: &Event) -> Option<Line> {
             let text = format!("epoch {epoch}, record {seq}, suspended for {suspended}");
             line(GREEN, "resumed", text)
         }
-        Event::Dormant { reason, .. } => line(BLUE, "sleep", reason.clone()),
+        Event::Dormant { reason, cut: 0, .. } => line(BLUE, "sleep", reason.clone()),
+        Event::Dormant { reason, cut, .. } => {
+            let connections = if *cut == 1 { "connection" } else { "connections" };
+            line(BLUE, "sleep", format!("{reason}; {cut} {connections} cut"))
+        }
         Event::Terminated { seq } => line(YELLOW, "ended", format!("for good, record {seq}")),
         Event::Departed { seq, to } => {
             let to = terminal::clean(to);
@@ -470,6 +474,7 @@ mod tests {
         let dormant = Event::Dormant {
             seq: 4,
             reason: "idle 2.0 s (stay no longer holds)".to_owned(),
+            cut: 0,
         };
         assert_eq!(
             line(&printer, dormant).as_deref(),

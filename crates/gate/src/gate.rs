@@ -348,8 +348,14 @@ pub(crate) async fn connection<A: Authorizer>(
             Stream::Unix(_) | Stream::Bytes(_) => gate.traffic.count_refused(),
         };
     }
-    let mut guard = Guard(Some(stream));
-    let Some(stream) = guard.0.as_mut() else { return };
+    let mut guard = Guard {
+        stream: Some(stream),
+        control: gate.control.clone(),
+        raw,
+    };
+    let Some(stream) = guard.stream.as_mut() else {
+        return;
+    };
     let origin = Rc::new(origin);
     let end = if gate.protocol == Protocol::Tcp {
         if tunnel::serve(&gate, stream, peer, &prefix).await {
@@ -363,19 +369,23 @@ pub(crate) async fn connection<A: Authorizer>(
         Box::pin(http1::serve(&gate, stream, &origin, usage, &prefix)).await
     };
     match end {
-        End::Reset => return,
+        End::Reset => {
+            // It broke: nobody may take it for whole.
+            guard.raw = false;
+            return;
+        }
         End::Close => stream.close().await,
         End::Linger => {
             let timer = gate.control.timer();
             tunnel::linger(stream, &timer, gate.limits.linger_ms, LINGER_BYTES).await;
         }
         End::Http2(read) => {
-            if let Some(stream) = guard.0.take() {
+            if let Some(stream) = guard.stream.take() {
                 http2::serve(&gate, stream, origin, usage, read).await;
             }
         }
     }
-    guard.0 = None;
+    guard.stream = None;
 }
 
 /// A connection's place among the others.
@@ -384,12 +394,20 @@ pub(crate) struct Place {
     seat: Seat,
 }
 
-/// Resets a connection that is dropped in the middle of something, so that its end cannot be taken for a whole.
-struct Guard(Option<Stream>);
+/// Resets a connection that is dropped in the middle of something, so that its end cannot be taken for a whole. A raw connection that
+/// the object's sleep ends is ended in order: what the workload wrote goes out first, and its protocol says what is whole.
+struct Guard {
+    stream: Option<Stream>,
+    control: Control,
+    raw: bool,
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some(stream) = &self.0 {
+        let Some(stream) = &mut self.stream else { return };
+        if self.raw && self.control.phase() >= Phase::Draining {
+            stream.end();
+        } else {
             stream.reset_on_close();
         }
     }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
@@ -91,6 +91,23 @@ impl Stream {
             // A peer that is gone needs no end.
             let _gone = std::future::poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx)).await;
         }
+    }
+
+    /// Ends at once what is cut in order: what was written goes out, and the end behind it. What has come and nobody will read is
+    /// dropped, so that the close is no reset.
+    pub(crate) fn end(&mut self) {
+        const UNREAD: usize = 16;
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut unread = [0; 4096];
+        for _ in 0..UNREAD {
+            let mut buffer = ReadBuf::new(&mut unread);
+            let read = Pin::new(&mut *self).poll_read(cx, &mut buffer);
+            if !matches!(read, Poll::Ready(Ok(()))) || buffer.filled().is_empty() {
+                break;
+            }
+        }
+        // A peer that is gone needs no end.
+        let _gone = Pin::new(self).poll_shutdown(cx);
     }
 
     /// Makes the close a reset, so that the peer cannot take a cut stream for a complete one; bytes that are dropped

@@ -360,7 +360,12 @@ impl LifecycleDriver {
         let resident = self.resident.clone();
         let within = duration(resident.bundle().manifest.gate.drain);
         self.tasks.spawn_local(async move {
-            let _ = tokio::time::timeout(within, resident.traffic().quiet()).await;
+            if tokio::time::timeout(within, resident.traffic().quiet())
+                .await
+                .is_err()
+            {
+                resident.cuts(resident.traffic().in_flight());
+            }
             resident.say(Event::Drained);
         });
     }

@@ -76,6 +76,8 @@ pub struct Resident {
     inbox: Inbox,
     rates: RefCell<KeptRates>,
     traffic: Rc<Traffic>,
+    /// Requests and connections that its sleep ends.
+    cut: Cell<u64>,
     active_since: Cell<Instant>,
     phase: Cell<Phase>,
     /// What tells the workload which object it is in, rendered once for each epoch; nothing where it cannot be.
@@ -185,6 +187,7 @@ impl Resident {
             inbox,
             rates: RefCell::new(rates),
             traffic,
+            cut: Cell::default(),
             active_since: Cell::new(Instant::now()),
             phase: Cell::new(Phase::Dormant),
             identity: RefCell::default(),

@@ -14,6 +14,7 @@ mod archiving;
 mod broken;
 mod carriers;
 mod control;
+mod cutting;
 mod daemon;
 mod doors;
 mod ending;

@@ -39,7 +39,7 @@ with context.wrap_socket(plain, server_hostname=name) as tls:
 "#;
 
 /// A definition whose workload is reached by raw connections.
-fn raw(home: &Home, name: &str, class: &str, rules: &str) -> PathBuf {
+pub(crate) fn raw(home: &Home, name: &str, class: &str, rules: &str) -> PathBuf {
     let workload = "[workload]\ncommand = [\"python3\", \"-I\", \"-S\", \"{object}/echo.py\", \"{port}\"]\n";
     let text = format!("{workload}[gate]\nprotocol = \"tcp\"\n{class}");
     let dir = home.define(name, &text, rules);
@@ -48,12 +48,12 @@ fn raw(home: &Home, name: &str, class: &str, rules: &str) -> PathBuf {
 }
 
 #[track_caller]
-fn add(home: &Home, dir: &Path, more: &[&str]) -> Value {
+pub(crate) fn add(home: &Home, dir: &Path, more: &[&str]) -> Value {
     let args = [&["add", "--json", dir.to_str().unwrap()], more].concat();
     home.suijuris(&args).code(0).json()
 }
 
-fn port_of(added: &Value) -> u16 {
+pub(crate) fn port_of(added: &Value) -> u16 {
     let url = added["url"].as_str().unwrap();
     let port = url.rsplit([':', '-']).next().unwrap();
     port.parse().unwrap_or_else(|_| panic!("{url}"))

@@ -108,6 +108,28 @@ fn an_open_raw_connection_is_cut_when_it_is_admitted_no_more() {
 }
 
 #[test]
+fn a_raw_connection_that_draining_cuts_has_what_was_written_and_ends_in_order() {
+    let workload = Workload::start(echo_bytes);
+    let limits = Limits {
+        drain_ms: 100,
+        linger_ms: 50,
+        ..Limits::default()
+    };
+    let rig = Rig::with(Protocol::Tcp, &workload, limits);
+    let (mut reads, mut idle) = (rig.client(), rig.client());
+    for client in [&mut reads, &mut idle] {
+        client.send(b"hello");
+    }
+    assert_eq!(idle.exactly(5), b"hello");
+    rig.wait(|traffic| traffic.bytes_out() == 10);
+    rig.set(Phase::Draining);
+    rig.wait(|traffic| traffic.connections() == 0);
+    assert!(!idle.is_reset());
+    assert_eq!(reads.exactly(5), b"hello", "it was written before");
+    assert!(!reads.is_reset());
+}
+
+#[test]
 fn an_idle_tunnel_is_cut() {
     let workload = Workload::start(echo_bytes);
     let rig = Rig::with(

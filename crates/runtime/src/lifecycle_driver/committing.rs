@@ -121,7 +121,8 @@ impl LifecycleDriver {
         let done = resident.lineage().commit(body, at, Sign::Now).await?;
         let seq = done.seq;
         resident.claim().await_mark(seq).await;
-        resident.reports().event(Report::Dormant { seq, reason });
+        let cut = resident.take_cut();
+        resident.reports().event(Report::Dormant { seq, reason, cut });
         Ok(())
     }
 

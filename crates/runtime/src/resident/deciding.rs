@@ -241,6 +241,16 @@ impl Resident {
         }
     }
 
+    /// So many requests and connections end with the time to drain.
+    pub fn cuts(&self, count: usize) {
+        self.cut.set(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// How many did, once.
+    pub fn take_cut(&self) -> u64 {
+        self.cut.take()
+    }
+
     /// Admissions counted since this was last asked.
     #[must_use]
     pub fn take_admitted(&self) -> Vec<Count> {
