@@ -79,13 +79,17 @@ impl AccessLog {
     /// # Errors
     /// The file cannot be written, or the system starts no thread.
     pub fn open(place: Place, detail: Detail) -> io::Result<Self> {
+        Self::bounded(place, detail, MAX_BYTES)
+    }
+
+    fn bounded(place: Place, detail: Detail, max_bytes: u64) -> io::Result<Self> {
         let to: To = match place {
             Place::Stdout => To::Stdout,
             Place::File(path) => {
                 let mut options: OpenOptions = rotated_file::appending();
                 // A pipe that nobody reads is an error, and not waited for.
                 options.custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits());
-                To::File(RotatedFile::open(path, options, MAX_BYTES)?)
+                To::File(RotatedFile::open(path, options, max_bytes)?)
             }
         };
         let lost = Arc::new(AtomicU64::new(0));
@@ -170,5 +174,46 @@ fn write(mut to: To, waiting: &Receiver<Line>, missing: &AtomicU64) {
         if written.is_err() {
             missing.fetch_add(lost.saturating_add(1), Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    fn paths(file: &Path) -> Vec<String> {
+        let text = std::fs::read_to_string(file).unwrap();
+        let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        let path = |line: serde_json::Value| line["path"].as_str().unwrap().to_owned();
+        text.lines().map(line).map(path).collect()
+    }
+
+    #[test]
+    fn a_full_log_is_put_aside_and_its_newest_lines_are_whole() {
+        const MAX: u64 = 4_096;
+        let temp = tempfile::tempdir().unwrap();
+        let (newest, before) = (temp.path().join("access"), temp.path().join("access.1"));
+        let log = AccessLog::bounded(Place::File(newest.clone()), Detail::Path, MAX).unwrap();
+        for number in 0..100 {
+            let access = serde_json::json!({
+                "at": "", "peer": "127.0.0.1", "version": "1.1", "method": "GET", "host": "a",
+                "path": format!("/{number}"), "status": 200, "bytes": 0, "took_ms": 0,
+            });
+            log.tell(None, serde_json::from_value(access).unwrap());
+        }
+        log.close();
+        let kept = [paths(&before), paths(&newest)].concat();
+        let first = 100 - kept.len();
+        let expected: Vec<String> = (first..100).map(|number| format!("/{number}")).collect();
+        assert_eq!(kept, expected, "no line is lost but the oldest");
+        assert!(first > 0, "it was put aside more than once");
+        for file in [&before, &newest] {
+            let about = file.metadata().unwrap();
+            assert!(about.len() < MAX + 1_024, "{}", about.len());
+            assert_eq!(about.permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 2);
     }
 }
