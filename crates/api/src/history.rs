@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::agent::Memory;
+use crate::agent::{Field, Memory};
 use crate::daemon::BundleParts;
 use crate::event::Verdict;
 
@@ -135,6 +135,16 @@ pub struct Parent {
     pub record: String,
     /// Position of that record.
     pub seq: u64,
+}
+
+/// Fields that were written, as they stand then.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MemoryChange {
+    /// Position of the record that memory stands at.
+    pub seq: u64,
+    /// The fields by name.
+    pub fields: BTreeMap<String, Field>,
 }
 
 /// A page of the log.

@@ -13,7 +13,7 @@ use crate::daemon::{
     Offered, OwnerApproval, PatchMemory, Received, Remove, Signed, Terminate,
 };
 use crate::history::{
-    Log, MessageOutcome, Rejudge, Rejudged, Sent, State, Supposed, Verification, WhatIf, Why,
+    Log, MemoryChange, MessageOutcome, Rejudge, Rejudged, Sent, State, Supposed, Verification, WhatIf, Why,
 };
 use crate::problem::Problem;
 use crate::routes::{DAEMON, Needs, OBJECT, OBJECT_PREFIXES, Operation, Route};
@@ -177,6 +177,21 @@ fn documents(operation: Operation) -> Documents {
             ],
             ..of(None, "Log")
         },
+        Operation::FollowLog => Documents {
+            query: vec![
+                (
+                    "from",
+                    number(0, u64::MAX),
+                    "The first position; those that are made from now on where absent",
+                ),
+                (
+                    "kind",
+                    json!({"type": "array", "items": {"type": "string", "enum": crate::history::KINDS}}),
+                    "Records of these kinds alone",
+                ),
+            ],
+            ..of(None, "Record")
+        },
         Operation::Why => Documents {
             query: vec![(
                 "action",
@@ -189,6 +204,7 @@ fn documents(operation: Operation) -> Documents {
         Operation::Rejudge => of(Some("Rejudge"), "Rejudged"),
         Operation::Verify => of(None, "Verification"),
         Operation::Memory => of(None, "Memory"),
+        Operation::WatchMemory => of(None, "MemoryChange"),
         Operation::PatchMemory => of(Some("PatchMemory"), "Reply"),
         // Both `{"signed": …}`, which is not the member of that name in a signed request.
         Operation::Wake | Operation::Sleep => of(Some("SignedDocument"), "Reply"),
@@ -252,7 +268,7 @@ fn put(paths: &mut Map<String, Value>, path: &str, route: &Route, of: &str) {
     }));
     let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
     let media = match route.operation {
-        Operation::Events => "text/event-stream",
+        Operation::Events | Operation::FollowLog | Operation::WatchMemory => "text/event-stream",
         _ => "application/json",
     };
     let needs = match route.needs {
@@ -335,6 +351,7 @@ fn schemas() -> Result<Map<String, Value>, String> {
     found.with::<Rejudged>();
     found.with::<Verification>();
     found.with::<Memory>();
+    found.with::<MemoryChange>();
     found.with::<PatchMemory>();
     found.with::<Reply>();
     found.with::<Amend>();

@@ -106,8 +106,7 @@ impl Carrier {
             Self::Daemon(server, object) => asked(server.get(&route(object, "/memory"))),
             Self::Files(paths) => {
                 let reader = crate::history::open(paths)?;
-                let now = clock::now(reader.state())?;
-                Ok(suijuris_words::memory::memory(reader.state(), now))
+                Ok(history::follow::memory(&reader, clock::reading()?))
             }
         }
     }

@@ -3,15 +3,10 @@
 //!
 //! Reading never changes a file, never takes the lock and never wakes anything.
 
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
-
-use suijuris_store::{OpenError, Reader};
+use suijuris_store::{ObjectDir, OpenError, Reader};
+use suijuris_supervisor::history::follow::{self, LOOK_EVERY};
 
 use crate::object_paths::ObjectPaths;
-
-/// Time between two looks of who follows.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// The object as it stands, read from its last checkpoint on.
 pub(crate) fn open(place: &ObjectPaths) -> Result<Reader, OpenError> {
@@ -21,37 +16,27 @@ pub(crate) fn open(place: &ObjectPaths) -> Result<Reader, OpenError> {
 /// Waits for records that are not there yet.
 #[derive(Debug)]
 pub(crate) struct Follow {
-    lineage: PathBuf,
-    seen: Vec<(PathBuf, Option<SystemTime>)>,
+    home: ObjectDir,
+    seen: follow::Follow,
 }
 
 impl Follow {
     /// Everything up to now counts as seen. Take it before opening a reader, so that nothing falls between.
     pub(crate) fn new(place: &ObjectPaths) -> Self {
-        let lineage = place.data.join("lineage");
+        let home = place.home();
         Self {
-            seen: files(&lineage),
-            lineage,
+            seen: follow::Follow::new(&home),
+            home,
         }
     }
 
-    /// Returns when something was written.
+    /// Returns when something may have been written.
     pub(crate) fn wait(&mut self) {
         loop {
             std::thread::sleep(LOOK_EVERY);
-            let now = files(&self.lineage);
-            if now != self.seen {
-                self.seen = now;
+            if self.seen.has_grown(&self.home) {
                 return;
             }
         }
     }
-}
-
-fn files(lineage: &std::path::Path) -> Vec<(PathBuf, Option<SystemTime>)> {
-    let entries = std::fs::read_dir(lineage).into_iter().flatten().flatten();
-    let changed = |entry: &std::fs::DirEntry| entry.metadata().and_then(|data| data.modified()).ok();
-    let mut files: Vec<_> = entries.map(|entry| (entry.path(), changed(&entry))).collect();
-    files.sort();
-    files
 }

@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
+use suijuris_api::daemon::Object;
 use suijuris_api::history::{KINDS, Record};
 use suijuris_core::RecordId;
 use suijuris_supervisor::history::log::{MAX_PAGE, Wanted};
 
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, route};
 use crate::history::Follow;
 use crate::object_paths::ObjectArg;
+use crate::server::{Server, encoded};
 use crate::terminal::{self, Screen, Tone};
 use crate::{Answer, Usage};
 
-/// Time between two looks at a daemon's log.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Until a daemon is asked again whose stream ended.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Records that `-n` shows at most.
 const MAX_LAST: usize = MAX_PAGE;
@@ -46,17 +48,36 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     }
     let carrier = args.at.carrier()?;
     // Taken before the first look, so that nothing falls between.
-    let mut follow = carrier.files().map(Follow::new);
+    let follow = carrier.files().map(Follow::new);
     let mut next = pages(args, &carrier, args.number, 0)?;
     if !args.follow {
         return Ok(Answer::Yes);
     }
+    match (carrier, follow) {
+        (Carrier::Daemon(server, object), _) => followed(args, &server, &object, next),
+        (carrier, Some(mut follow)) => loop {
+            follow.wait();
+            next = pages(args, &carrier, None, next)?;
+        },
+        (Carrier::Files(_), None) => Ok(Answer::Yes),
+    }
+}
+
+/// Shows what a daemon tells from here on, for ever; after a stream that ended, from where it was.
+fn followed(args: &Args, server: &Server, object: &Object, mut next: u64) -> anyhow::Result<Answer> {
+    let kinds: String = args
+        .kind
+        .iter()
+        .map(|kind| format!("&kind={}", encoded(kind)))
+        .collect();
     loop {
-        match &mut follow {
-            Some(follow) => follow.wait(),
-            None => std::thread::sleep(LOOK_EVERY),
-        }
-        next = pages(args, &carrier, None, next)?;
+        let path = route(object, &format!("/log/follow?from={next}{kinds}"));
+        server.follow(&path, None, |seq, text| {
+            show(args, &serde_json::from_str(text)?)?;
+            next = seq.saturating_add(1);
+            Ok(())
+        })?;
+        std::thread::sleep(AGAIN_AFTER);
     }
 }
 

@@ -1,6 +1,8 @@
 //! The daemon that serves objects (`suijuris serve`), as other commands reach it: HTTP on its control socket or, with a token,
 //! on an address.
 
+mod events;
+
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -11,8 +13,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Body, Bytes, Frame};
-use hyper::{Method, Request, header};
+use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -313,6 +315,53 @@ impl Server {
         Ok(self.exchanged(SLOW, request, body)?)
     }
 
+    /// Hears a stream of events until it ends: of each its number and its text.
+    pub(crate) fn follow(
+        &self,
+        path: &str,
+        last: Option<u64>,
+        hear: impl FnMut(u64, &str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let request = Request::builder().method(Method::GET).uri(path);
+        let request = match last {
+            Some(last) => request.header("last-event-id", last),
+            None => request,
+        };
+        let request = self.prepared(request, Full::default().map_err(|never| match never {}).boxed())?;
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let tokio = tokio.map_err(|error| ServerError::Silent(self.place(), error.to_string()))?;
+        tokio.block_on(self.hear(request, hear))
+    }
+
+    async fn hear(
+        &self,
+        request: Request<Sent>,
+        hear: impl FnMut(u64, &str) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let absent = |error| ServerError::Absent(self.place(), error);
+        let silent = |why: String| ServerError::Silent(self.place(), why);
+        // Ends with the stream.
+        let mut carrying = JoinSet::new();
+        let answer = match self {
+            Self::Socket(path) => {
+                let socket = UnixStream::connect(path).await.map_err(absent)?;
+                begun(socket, request, &mut carrying).await
+            }
+            Self::Address(remote) => {
+                let socket = TcpStream::connect(&remote.authority).await.map_err(absent)?;
+                begun(socket, request, &mut carrying).await
+            }
+        };
+        let answer = answer.map_err(silent)?;
+        if answer.status().is_success() {
+            return events::read(answer.into_body(), hear).await;
+        }
+        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|error| silent(error.to_string()))?.to_bytes();
+        let problem = serde_json::from_slice(&body).map_err(ServerError::Answer)?;
+        Err(ServerError::Refused(problem).into())
+    }
+
     /// Replaces a document; its answer.
     pub(crate) fn put<T: DeserializeOwned>(
         &self,
@@ -364,18 +413,7 @@ impl Server {
         body: Sent,
     ) -> Result<T, ServerError> {
         let silent = |why: String| ServerError::Silent(self.place(), why);
-        let request = request.header(header::HOST, self.host());
-        let request = match self {
-            Self::Socket(_) => request,
-            Self::Address(remote) => {
-                let shown = Zeroizing::new(format!("Bearer {}", remote.token.as_str()));
-                let mut shown = header::HeaderValue::from_str(&shown)
-                    .map_err(|_| silent("the token is none: a line of text is".to_owned()))?;
-                shown.set_sensitive(true);
-                request.header(header::AUTHORIZATION, shown)
-            }
-        };
-        let request = request.body(body).map_err(|error| silent(error.to_string()))?;
+        let request = self.prepared(request, body)?;
         // A thread of its own: whoever asks may be in the middle of an event loop, which cannot wait for another.
         let asking = || {
             let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -389,6 +427,27 @@ impl Server {
             return Ok(serde_json::from_slice(&bytes)?);
         }
         Err(ServerError::Refused(serde_json::from_slice(&bytes)?))
+    }
+
+    /// A request as this daemon takes it.
+    fn prepared(
+        &self,
+        request: hyper::http::request::Builder,
+        body: Sent,
+    ) -> Result<Request<Sent>, ServerError> {
+        let silent = |why: String| ServerError::Silent(self.place(), why);
+        let request = request.header(header::HOST, self.host());
+        let request = match self {
+            Self::Socket(_) => request,
+            Self::Address(remote) => {
+                let shown = Zeroizing::new(format!("Bearer {}", remote.token.as_str()));
+                let mut shown = header::HeaderValue::from_str(&shown)
+                    .map_err(|_| silent("the token is none: a line of text is".to_owned()))?;
+                shown.set_sensitive(true);
+                request.header(header::AUTHORIZATION, shown)
+            }
+        };
+        request.body(body).map_err(|error| silent(error.to_string()))
     }
 
     async fn exchange(&self, request: Request<Sent>) -> Result<(bool, Bytes), ServerError> {
@@ -480,17 +539,26 @@ async fn answer(
     socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Sent>,
 ) -> Result<(bool, Bytes), String> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
-        .await
-        .map_err(|error| error.to_string())?;
     // Ends with the question.
     let mut carrying = JoinSet::new();
-    carrying.spawn(connection);
-    let answer = sender.send_request(request).await;
-    let answer = answer.map_err(|error| error.to_string())?;
+    let answer = begun(socket, request, &mut carrying).await?;
     let ok = answer.status().is_success();
     let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
     Ok((ok, body.map_err(|error| error.to_string())?.to_bytes()))
+}
+
+/// Sends a request over a fresh connection, which `carrying` carries; the head of its answer.
+async fn begun(
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Sent>,
+    carrying: &mut JoinSet<Result<(), hyper::Error>>,
+) -> Result<Response<Incoming>, String> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
+        .await
+        .map_err(|error| error.to_string())?;
+    carrying.spawn(connection);
+    let answer = sender.send_request(request).await;
+    answer.map_err(|error| error.to_string())
 }
 
 /// The route of an object that people call so.

@@ -4,6 +4,7 @@
 //!
 //! Reading never changes a file, never takes the lock and never wakes anything. Not here: lines and colours (cli).
 
+pub mod follow;
 pub mod imagined;
 pub mod log;
 mod proposal;

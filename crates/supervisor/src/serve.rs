@@ -19,5 +19,6 @@ pub mod ports;
 pub mod receiving;
 pub mod resolver;
 pub mod roster;
+mod stream;
 
 pub use class_entry::ClassEntry;

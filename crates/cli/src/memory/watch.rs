@@ -1,17 +1,24 @@
 //! `memory watch`: fields as they change.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use suijuris_api::agent;
+use suijuris_api::agent::{Field, Memory};
+use suijuris_api::daemon::Object;
+use suijuris_api::history::MemoryChange;
+use suijuris_supervisor::history::follow::changed;
 
 use crate::Answer;
+use crate::carrier::{Carrier, route};
 use crate::history::Follow;
 use crate::object_paths::ObjectArg;
+use crate::server::Server;
 use crate::terminal::{self, cell};
 
-/// Time between two looks at a daemon's object.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Until a daemon is asked again whose stream ended.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// What is said before the first change.
+const WATCHING: &str = "watching; stop with Ctrl-C";
 
 /// Watch memory change, until stopped
 #[derive(Debug, clap::Args)]
@@ -30,35 +37,45 @@ pub(crate) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Answer> {
     let carrier = args.at.carrier()?;
-    let mut follow = carrier.files().map(Follow::new);
-    let mut before = carrier.memory()?;
-    terminal::note("watching; stop with Ctrl-C");
-    loop {
-        match &mut follow {
-            Some(follow) => follow.wait(),
-            None => std::thread::sleep(LOOK_EVERY),
+    match &carrier {
+        Carrier::Daemon(server, object) => watched(args, server, object),
+        Carrier::Files(paths) => {
+            let mut follow = Follow::new(paths);
+            let mut before = carrier.memory()?;
+            terminal::note(WATCHING);
+            loop {
+                follow.wait();
+                let now = carrier.memory()?;
+                if let Some(change) = changed(&before, &now) {
+                    show(&change, args.json)?;
+                }
+                before = now;
+            }
         }
-        let now = carrier.memory()?;
-        for (name, field) in changed(&before.fields, &now.fields) {
-            show(name, field, now.seq, args.json)?;
-        }
-        before = now;
     }
 }
 
-type Fields = BTreeMap<String, agent::Field>;
-
-/// Fields written since: another value, or the same written again.
-fn changed<'a>(before: &'a Fields, now: &'a Fields) -> impl Iterator<Item = (&'a String, &'a agent::Field)> {
-    let is_new = |(name, field): &(&String, &agent::Field)| {
-        before
-            .get(*name)
-            .is_none_or(|old| old.value != field.value || old.as_of != field.as_of)
-    };
-    now.iter().filter(is_new)
+/// Shows what a daemon tells, for ever; after a stream that ended, from where it was.
+fn watched(args: &Args, server: &Server, object: &Object) -> anyhow::Result<Answer> {
+    let mut last = Some(server.get::<Memory>(&route(object, "/memory"))?.seq);
+    terminal::note(WATCHING);
+    loop {
+        let path = route(object, "/memory/watch");
+        server.follow(&path, last, |seq, text| {
+            show(&serde_json::from_str(text)?, args.json)?;
+            last = Some(seq);
+            Ok(())
+        })?;
+        std::thread::sleep(AGAIN_AFTER);
+    }
 }
 
-fn show(name: &str, field: &agent::Field, seq: u64, json: bool) -> anyhow::Result<()> {
+fn show(change: &MemoryChange, json: bool) -> anyhow::Result<()> {
+    let mut fields = change.fields.iter();
+    fields.try_for_each(|(name, field)| show_field(name, field, change.seq, json))
+}
+
+fn show_field(name: &str, field: &Field, seq: u64, json: bool) -> anyhow::Result<()> {
     if json {
         return terminal::print_json(&serde_json::json!({
             "field": name, "value": field.value, "as_of": field.as_of, "type": field.kind, "seq": seq,

@@ -20,6 +20,7 @@ mod doors;
 mod ending;
 mod ends;
 mod first_use;
+mod following;
 mod fuzz;
 mod home;
 mod http;

@@ -27,17 +27,27 @@ pub struct Wanted {
     pub last: bool,
 }
 
+/// Refuses what is no kind of record.
+///
+/// # Errors
+/// [`HistoryError::Asked`].
+pub fn known(kinds: &[String]) -> Result<(), HistoryError> {
+    match kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
+        None => Ok(()),
+        Some(unknown) => {
+            let known = KINDS.join(", ");
+            let why = format!("`{unknown}` is no kind of record; they are {known}");
+            Err(HistoryError::Asked(why))
+        }
+    }
+}
+
 /// A page of records.
 ///
 /// # Errors
 /// [`HistoryError`].
 pub fn page(reader: &Reader, wanted: &Wanted) -> Result<Log, HistoryError> {
-    if let Some(unknown) = wanted.kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
-        let known = KINDS.join(", ");
-        return Err(HistoryError::Asked(format!(
-            "`{unknown}` is no kind of record; they are {known}"
-        )));
-    }
+    known(&wanted.kinds)?;
     let end = reader.state().head().seq.saturating_add(1);
     let limit = wanted.limit.clamp(1, MAX_PAGE);
     let (kept, next) = if wanted.last {

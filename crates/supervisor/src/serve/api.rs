@@ -5,6 +5,7 @@
 mod adding;
 mod approvals;
 mod door;
+mod following;
 mod inbox;
 mod objects;
 mod past;
@@ -46,6 +47,7 @@ use super::entry::Entry;
 use super::feed::Feed;
 use super::receiving::Part;
 use super::roster::Roster;
+use super::stream::{Cut, Outlet, Readers};
 use query::{Query, decoded};
 use tokens::{Shown, TokenError, Tokens};
 
@@ -95,7 +97,8 @@ pub struct Api<D: Driver> {
     feed: Feed,
     tokens: Rc<Tokens>,
     compiles: Compiles,
-    questions: Semaphore,
+    questions: Rc<Semaphore>,
+    readers: Readers,
     door: Option<Routes<door::RosterNames<D>>>,
 }
 
@@ -129,6 +132,14 @@ struct Asked {
     query: Query,
     body: Incoming,
     access: Access,
+    cut: Cut,
+}
+
+impl Asked {
+    /// The number of the last event that a reader has.
+    fn last_event(&self) -> Option<u64> {
+        self.headers.get("last-event-id")?.to_str().ok()?.parse().ok()
+    }
 }
 
 /// Answers on the socket until dropped.
@@ -174,14 +185,19 @@ async fn client<D: Driver>(
     way: Way,
     peer: Option<SocketAddr>,
 ) {
+    let cut = Cut::default();
+    let cuts = cut.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let api = api.clone();
-        async move { Ok::<_, Infallible>(api.answer(request, way, peer).await) }
+        let (api, cut) = (api.clone(), cut.clone());
+        async move { Ok::<_, Infallible>(api.answer(request, (way, peer), cut).await) }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
-    // A client that breaks its connection has its answer, or wants none.
-    let _ = http.serve_connection(TokioIo::new(socket), service).await;
+    tokio::select! {
+        // A client that breaks its connection has its answer, or wants none.
+        _served = http.serve_connection(TokioIo::new(socket), service) => {}
+        () = cuts.notified() => {}
+    }
 }
 
 impl<D: Driver> Api<D> {
@@ -200,20 +216,21 @@ impl<D: Driver> Api<D> {
             roster,
             feed,
             compiles,
-            questions: Semaphore::new(QUESTIONS),
+            questions: Rc::new(Semaphore::new(QUESTIONS)),
+            readers: Readers::default(),
         }))
     }
 
-    async fn answer(&self, request: Request<Incoming>, way: Way, peer: Option<SocketAddr>) -> Answer {
-        let answered = self.route(request, way, peer).await;
+    async fn answer(&self, request: Request<Incoming>, came: (Way, Option<SocketAddr>), cut: Cut) -> Answer {
+        let answered = self.route(request, came, cut).await;
         answered.unwrap_or_else(|problem| refusal(&problem))
     }
 
     async fn route(
         &self,
         request: Request<Incoming>,
-        way: Way,
-        peer: Option<SocketAddr>,
+        (way, peer): (Way, Option<SocketAddr>),
+        cut: Cut,
     ) -> Result<Answer, Problem> {
         if way == Way::Inside {
             return Err(from_inside());
@@ -238,6 +255,7 @@ impl<D: Driver> Api<D> {
             query: Query::of(parts.uri.query().unwrap_or_default()),
             body,
             access,
+            cut,
         };
         match routes::find(parts.method.as_str(), parts.uri.path()) {
             Found::Daemon(operation, needs, named) => {
@@ -292,7 +310,10 @@ impl<D: Driver> Api<D> {
                 let entry = self.roster.to_the_end(work).await?;
                 Ok(json(&self.document(&entry)))
             }
-            Operation::Events => Ok(self.events(&asked)),
+            Operation::Events => {
+                let (feed, last) = (self.feed.clone(), asked.last_event());
+                self.stream(&asked, move |to| feed.tell(last, to))
+            }
             Operation::ListTokens => Ok(json(&ApiTokenList {
                 tokens: self.tokens.list(),
             })),
@@ -386,17 +407,28 @@ impl<D: Driver> Api<D> {
         shown.map(Access::Token).ok_or_else(invalid)
     }
 
-    fn events(&self, asked: &Asked) -> Answer {
-        let last = asked.headers.get("last-event-id");
-        let last = last.and_then(|last| last.to_str().ok()?.parse().ok());
+    /// Answers with what `tell` tells, until it ends, the reader is gone, or its token is revoked.
+    fn stream<F: Future<Output = Option<()>> + 'static>(
+        &self,
+        asked: &Asked,
+        tell: impl FnOnce(Outlet) -> F,
+    ) -> Result<Answer, Problem> {
+        let (answer, outlet) = self.readers.open(asked.cut.clone())?;
+        let telling = tell(outlet);
         let (tokens, access) = (self.tokens.clone(), asked.access.clone());
-        let over = async move {
-            match access {
-                Access::Socket => std::future::pending().await,
-                Access::Token(shown) => tokens.revoked(shown).await,
+        tokio::task::spawn_local(async move {
+            let over = async {
+                match access {
+                    Access::Socket => std::future::pending().await,
+                    Access::Token(shown) => tokens.revoked(shown).await,
+                }
+            };
+            tokio::select! {
+                _ended = telling => {}
+                () = over => {}
             }
-        };
-        self.feed.stream(last, over)
+        });
+        Ok(answer)
     }
 }
 

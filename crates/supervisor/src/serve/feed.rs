@@ -3,27 +3,17 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http::{HeaderValue, Response, header};
-use http_body_util::BodyExt as _;
-use hyper::body::{Body, Frame};
 use suijuris_api::daemon::ObjectEvent;
 use suijuris_api::event::Stamped;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use super::api::Answer;
+use super::stream::Outlet;
 use crate::events::{EventSink, Origin};
 
 /// Events that are kept for readers.
 const KEPT: usize = 4_096;
-
-/// Events on their way to one reader.
-const AHEAD: usize = 16;
 
 /// The feed of a daemon, in front of another sink. Clones are the same feed.
 #[derive(Clone)]
@@ -77,77 +67,36 @@ impl Feed {
         }
     }
 
-    /// The events after number `after`, or from now on, until `over` resolves.
-    pub(super) fn stream(&self, after: Option<u64>, over: impl Future<Output = ()> + 'static) -> Answer {
-        let (sender, events) = mpsc::channel(AHEAD);
-        let (feed, next) = (self.clone(), self.next.subscribe());
-        let from = after.map_or_else(|| *next.borrow(), |after| after.saturating_add(1));
-        tokio::task::spawn_local(async move {
-            tokio::select! {
-                () = feed.send(from, next, sender) => {}
-                () = over => {}
-            }
-        });
-        let mut answer = Response::new(Events(events).boxed_unsync());
-        let headers = answer.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/event-stream"),
-        );
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        answer
-    }
-
-    async fn send(self, mut from: u64, mut next: watch::Receiver<u64>, to: mpsc::Sender<Bytes>) {
+    /// Tells the events after number `after`, or from now on, until the reader is gone.
+    pub(super) async fn tell(self, after: Option<u64>, to: Outlet) -> Option<()> {
+        let mut next = self.next.subscribe();
+        let mut from = after.map_or_else(|| *next.borrow(), |after| after.saturating_add(1));
         loop {
-            let (number, text) = {
+            let (oldest, text) = {
                 let end = *next.borrow_and_update();
                 let kept = self.kept.borrow();
                 let oldest = end.saturating_sub(u64::try_from(kept.len()).unwrap_or(0));
-                if from < oldest {
-                    // It was too slow, or comes back late.
-                    let missed = oldest - from;
-                    (
-                        oldest - 1,
-                        Some(format!("event: missed\ndata: {{\"events\":{missed}}}\n\n")),
-                    )
-                } else {
-                    let at = usize::try_from(from - oldest).unwrap_or(usize::MAX);
-                    let text = kept.get(at).map(|text| format!("id: {from}\ndata: {text}\n\n"));
-                    (from, text)
-                }
+                let at = usize::try_from(from.saturating_sub(oldest)).unwrap_or(usize::MAX);
+                (oldest, kept.get(at).cloned())
             };
+            if from < oldest {
+                // It was too slow, or comes back late.
+                to.missed(oldest - from).await.ok()?;
+                from = oldest;
+                continue;
+            }
             match text {
                 Some(text) => {
-                    from = number + 1;
-                    if to.send(text.into()).await.is_err() {
-                        return;
-                    }
+                    to.event(from, &text).await.ok()?;
+                    from += 1;
                 }
                 None => {
                     tokio::select! {
-                        changed = next.changed() => if changed.is_err() { return },
-                        () = to.closed() => return,
+                        changed = next.changed() => changed.ok()?,
+                        idle = to.idle() => idle.ok()?,
                     }
                 }
             }
         }
-    }
-}
-
-/// A body of events.
-struct Events(mpsc::Receiver<Bytes>);
-
-impl Body for Events {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0
-            .poll_recv(context)
-            .map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

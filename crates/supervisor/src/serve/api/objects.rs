@@ -78,6 +78,8 @@ impl<D: Driver> Api<D> {
             Operation::Send => self.send(entry, asked).await,
             Operation::ListApprovals => self.approvals(entry).await,
             Operation::Approve => self.approve(entry, read(asked).await?).await,
+            Operation::FollowLog => self.follow_log(entry, &asked).await,
+            Operation::WatchMemory => self.watch_memory(entry, &asked).await,
             Operation::State
             | Operation::Memory
             | Operation::Log

@@ -8,9 +8,10 @@ use suijuris_core::governance::Action;
 use suijuris_custody::chain;
 use suijuris_store::{ObjectDir, Reader};
 use suijuris_vehicle::Driver;
+use tokio::sync::Semaphore;
 
 use super::{Answer, Api, Asked, adding, bad, elsewhere, json, read};
-use crate::history::log::{MAX_PAGE, Wanted};
+use crate::history::log::{MAX_PAGE, Wanted, known};
 use crate::history::state::Running;
 use crate::history::why::DecisionSelector;
 use crate::history::{self, HistoryError, Past};
@@ -37,10 +38,7 @@ impl<D: Driver> Api<D> {
                 Ok(json(&state))
             }
             Operation::Memory => {
-                let memory = move |reader: &Reader| {
-                    let now = suijuris_core::time::Ratchet::new(reader.state().head().at).observe(reading);
-                    Ok(suijuris_words::memory::memory(reader.state(), now))
-                };
+                let memory = move |reader: &Reader| Ok(history::follow::memory(reader, reading));
                 Ok(json(&self.of_reader(entry, memory).await?))
             }
             Operation::Log => {
@@ -73,7 +71,7 @@ impl<D: Driver> Api<D> {
             Operation::Verify => {
                 let compiles = self.compiles;
                 let verify = move |home: &ObjectDir| history::verify::verify(home, &compiles, &|_| {});
-                Ok(json(&self.of_home(entry, verify).await?))
+                Ok(json(&of_home(&self.questions, entry, verify).await?))
             }
             _ => Err(elsewhere()),
         }
@@ -97,32 +95,41 @@ impl<D: Driver> Api<D> {
         entry: &Entry,
         ask: impl FnOnce(&Reader) -> Result<T, HistoryError> + Send + 'static,
     ) -> Result<T, Problem> {
-        let ask = move |home: &ObjectDir| ask(&history::open(home)?);
-        self.of_home(entry, ask).await
+        of_reader(&self.questions, entry, ask).await
     }
+}
 
-    /// Asks beside everything else; a few at once.
-    async fn of_home<T: Send + 'static>(
-        &self,
-        entry: &Entry,
-        ask: impl FnOnce(&ObjectDir) -> Result<T, HistoryError> + Send + 'static,
-    ) -> Result<T, Problem> {
-        if matches!(entry.status(), crate::serve::entry::Status::Archived) {
-            // Whoever looks at it uses it.
-            entry.handle().await?;
-        }
-        let _turn = self.questions.acquire().await;
-        let home = entry.paths.home();
-        let answer = tokio::task::spawn_blocking(move || ask(&home)).await;
-        let answer = answer.map_err(|error| unreadable(&error.to_string()))?;
-        answer.map_err(|error| match error {
-            HistoryError::Asked(why) => bad(&why),
-            HistoryError::Misfit(why) => {
-                Problem::new(422, "memory_refused", "It does not fit memory").with_detail(why)
-            }
-            error => unreadable(&chain(&error)),
-        })
+/// Asks the object as it stands.
+pub(super) async fn of_reader<T: Send + 'static>(
+    questions: &Semaphore,
+    entry: &Entry,
+    ask: impl FnOnce(&Reader) -> Result<T, HistoryError> + Send + 'static,
+) -> Result<T, Problem> {
+    let ask = move |home: &ObjectDir| ask(&history::open(home)?);
+    of_home(questions, entry, ask).await
+}
+
+/// Asks beside everything else; a few at once.
+async fn of_home<T: Send + 'static>(
+    questions: &Semaphore,
+    entry: &Entry,
+    ask: impl FnOnce(&ObjectDir) -> Result<T, HistoryError> + Send + 'static,
+) -> Result<T, Problem> {
+    if matches!(entry.status(), crate::serve::entry::Status::Archived) {
+        // Whoever looks at it uses it.
+        entry.handle().await?;
     }
+    let _turn = questions.acquire().await;
+    let home = entry.paths.home();
+    let answer = tokio::task::spawn_blocking(move || ask(&home)).await;
+    let answer = answer.map_err(|error| unreadable(&error.to_string()))?;
+    answer.map_err(|error| match error {
+        HistoryError::Asked(why) => bad(&why),
+        HistoryError::Misfit(why) => {
+            Problem::new(422, "memory_refused", "It does not fit memory").with_detail(why)
+        }
+        error => unreadable(&chain(&error)),
+    })
 }
 
 fn past(reader: &Reader) -> Past<'_> {
@@ -132,6 +139,13 @@ fn past(reader: &Reader) -> Past<'_> {
     }
 }
 
+/// Kinds of records that a request wants; all where it names none.
+pub(super) fn kinds(asked: &Asked) -> Result<Vec<String>, Problem> {
+    let kinds: Vec<String> = asked.query.all("kind").map(str::to_owned).collect();
+    known(&kinds).map_err(|error| bad(&error.to_string()))?;
+    Ok(kinds)
+}
+
 /// Which records a request wants.
 fn wanted(asked: &Asked) -> Result<Wanted, Problem> {
     let limit = asked.query.read("limit", "number")?.unwrap_or(PAGE);
@@ -139,7 +153,7 @@ fn wanted(asked: &Asked) -> Result<Wanted, Problem> {
         return Err(bad(&format!("`limit` is {MAX_PAGE} at most")));
     }
     Ok(Wanted {
-        kinds: asked.query.all("kind").map(str::to_owned).collect(),
+        kinds: kinds(asked)?,
         from: asked.query.read("from", "position of a record")?.unwrap_or(0),
         limit,
         last: asked.query.read("last", "true or false")?.unwrap_or(false),
