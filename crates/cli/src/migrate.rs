@@ -87,6 +87,8 @@ enum Target {
     Vehicle(Kind),
     Capsule(PathBuf),
     Server(Box<remote::Remote>),
+    /// A server that has it already.
+    There(remote::There),
 }
 
 /// Takes it back to where and to what it departed from.
@@ -114,6 +116,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
     }
     let name = || Ok(history::open(&paths)?.state().head().name.clone());
     let target = Target::named(args, &paths.data, name)?;
+    if let Target::There(there) = &target {
+        there.tell(&remote::outgoing(&paths.data), args.json)?;
+        return Ok(Answer::Yes);
+    }
     if let Target::Capsule(file) = &target {
         let left = history::open(&paths)?.state().head().phase == Phase::Departed;
         if file.exists() && !left {
@@ -177,6 +183,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
             note_capsule(&file, args);
             Ok(Answer::Yes)
         }
+        Target::There(_) => Ok(Answer::Yes),
     }
 }
 
@@ -214,8 +221,10 @@ impl Target {
             }
             (None, Some(to)) if is_url(to) => {
                 let name = args.name.clone().map_or_else(name, Ok)?;
-                let remote = remote::offer(&to.to_string_lossy(), data, &name)?;
-                Ok(Self::Server(Box::new(remote)))
+                Ok(match remote::offer(&to.to_string_lossy(), data, &name)? {
+                    remote::Offering::Taken(remote) => Self::Server(remote),
+                    remote::Offering::There(there) => Self::There(there),
+                })
             }
             (None, Some(file)) => Ok(Self::Capsule(absolute(file)?)),
             (None, None) => match args.to_vehicle {
@@ -240,6 +249,7 @@ impl Target {
             Self::Vehicle(kind) => kind.name().to_owned(),
             Self::Capsule(file) => file.display().to_string(),
             Self::Server(remote) => remote.url.clone(),
+            Self::There(there) => there.url.clone(),
         }
     }
 
@@ -251,7 +261,7 @@ impl Target {
         };
         match self {
             Self::Dir(_, kind) | Self::Vehicle(kind) => here::host_on(kind.facts()),
-            Self::Capsule(_) => Host::of(CAPSULE, None, ""),
+            Self::Capsule(_) | Self::There(_) => Host::of(CAPSULE, None, ""),
             Self::Server(remote) => remote.host(),
         }
     }

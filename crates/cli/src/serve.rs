@@ -22,6 +22,7 @@ use suijuris_edge::tls::Source;
 use suijuris_edge::tls::Tls;
 use suijuris_edge::trust::{MAX_TRUSTED, Trust, network};
 use suijuris_supervisor::Services;
+use suijuris_supervisor::destinations;
 use suijuris_supervisor::events::{EventSink, Origin};
 use suijuris_supervisor::machine_notes::MachineNotes;
 use suijuris_supervisor::output_logs::OutputLogs;
@@ -100,6 +101,9 @@ pub(crate) struct Args {
     /// Program of this host that such objects may run, as their command names it; may be given several times
     #[arg(long, value_name = "PROGRAM")]
     receive_command: Vec<String>,
+    /// Let such objects have this host's network where they want it (`network = "host"`)
+    #[arg(long)]
+    receive_network: bool,
     #[command(flatten)]
     access_log: AccessLogArg,
     /// One JSON event a line on standard output
@@ -118,6 +122,7 @@ impl Args {
         Receive {
             receive: self.receive.clone(),
             commands: self.receive_command.clone(),
+            network: self.receive_network,
         }
     }
 }
@@ -224,7 +229,7 @@ async fn serve_on<D: Driver>(
         machines: Some(machines),
         depot: Some(depot.clone()),
         images: images::store().ok(),
-        destinations: catalog.destinations()?,
+        destinations: destinations::read(&root.join(destinations::FILE))?,
         // Whoever runs the daemon is the owner where their key is, and the host elsewhere.
         verifying: tokio::sync::Semaphore::new(1),
         publishing: tokio::sync::Semaphore::new(suijuris_supervisor::services::PUBLISHING),

@@ -7,6 +7,7 @@ mod amending;
 mod control_server;
 pub(crate) mod creation;
 mod front;
+mod places;
 mod watching;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use suijuris_api::Event;
 use suijuris_core::activation::{Stop, requests};
+use suijuris_core::lineage::Phase as Recorded;
 use suijuris_core::manifest::{Manifest, Protocol};
 use suijuris_core::owner_request::Ask;
 use suijuris_custody::claim::Answer;
@@ -77,6 +79,9 @@ pub(crate) struct Args {
     /// Run the definition in force where the object refuses the one in the files
     #[arg(long)]
     pub in_force: bool,
+    /// Places that the object may move to of its own accord, as JSON [default: destinations.json in its data directory]
+    #[arg(long, value_name = "FILE")]
+    pub destinations: Option<PathBuf>,
     #[command(flatten)]
     pub access_log: AccessLogArg,
     /// One JSON event a line on standard output
@@ -137,6 +142,7 @@ async fn up_on<D: Driver>(args: Args, paths: ObjectPaths, kind: Kind, driver: D)
     if let Some(dir) = &paths.object_dir {
         images::pin(dir, images::Lookup::All).await?;
     }
+    let places = places::known(args.destinations.as_deref(), &paths.data)?;
     let opened = creation::open(&paths, args.anew, &printer)?;
     let has_descriptors = driver.describe().descriptors;
     vehicle::fits(driver.describe(), opened.manifest())?;
@@ -231,7 +237,7 @@ async fn up_on<D: Driver>(args: Args, paths: ObjectPaths, kind: Kind, driver: D)
         machines: None,
         depot: None,
         images: images::store().ok(),
-        destinations: Vec::new(),
+        destinations: places.clone(),
         // Whoever runs `up` is the owner where their key is, and the host elsewhere.
         verifying: tokio::sync::Semaphore::new(1),
         publishing: tokio::sync::Semaphore::new(suijuris_supervisor::services::PUBLISHING),
@@ -258,14 +264,18 @@ async fn up_on<D: Driver>(args: Args, paths: ObjectPaths, kind: Kind, driver: D)
         url: url.clone(),
         instance: None,
         served_as: None,
+        foreign: None,
     };
     let (actor, object) = ObjectActor::new(services, resting)?;
+    let looks = object.clone();
     make_socket_dir(&paths.control_socket())?;
     let control = control_server::bind(&paths.control_socket())?;
     // Whoever reads `listening` may end this program.
     let signals = hear_signals(object.clone())?;
     registry::note(&paths, &id, &name, &url);
     printer.event(listening);
+    // It may have departed before this was started, and have been cut off then.
+    places::hand_out(&paths, &places, &args.depot, &printer).await;
     let mut beside = JoinSet::new();
     beside.spawn_local(control_server::serve(control, object.clone()));
     let mut fronts = JoinSet::new();
@@ -297,7 +307,9 @@ async fn up_on<D: Driver>(args: Args, paths: ObjectPaths, kind: Kind, driver: D)
         lost,
         refused_to_sleep,
     } = ended?;
-    Ok(ExitCode::from(u8::from(lost || refused_to_sleep)))
+    let has_departed = looks.closed() == Some(Recorded::Departed.as_str());
+    let stays = has_departed && !places::hand_out(&paths, &places, &args.depot, &printer).await;
+    Ok(ExitCode::from(u8::from(lost || refused_to_sleep || stays)))
 }
 
 /// Ctrl-C, SIGTERM and the end of the terminal ask the object to sleep; a second one stops its machine.

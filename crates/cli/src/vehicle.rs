@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use suijuris_core::activation::Terms;
 use suijuris_core::inputs::Vehicle;
-use suijuris_core::manifest::{Manifest, Protocol};
-use suijuris_supervisor::volume;
+use suijuris_core::manifest::Manifest;
+use suijuris_supervisor::{capability, volume};
 use suijuris_vehicle::process::{Ahead, Process, Shim, Want};
 use suijuris_vehicle::vm::{self, Accelerator, Firecracker, Kernel, Options, VirtualMachines};
 use suijuris_vehicle::{Description, Driver as _, Isolation, StartError};
@@ -243,19 +243,12 @@ pub(crate) fn can_carry(kind: Kind, manifest: &Manifest) -> anyhow::Result<()> {
     fits(&about, manifest)
 }
 
-/// Whether a vehicle that is described like this can ever carry an object of this definition. What one start of it lacks, such as an image
-/// where processes have no file system of their own, its door refuses as `incapable`, by name.
+/// As [`capability::fits`].
 ///
 /// # Errors
 /// What of the definition it cannot, and what to do.
 pub(crate) fn fits(about: &Description, manifest: &Manifest) -> anyhow::Result<()> {
-    if !about.descriptors && manifest.gate.protocol == Protocol::FdPassing {
-        bail!(
-            "gate.protocol = \"fd-passing\" hands connections to the workload as descriptors, and none reaches a virtual machine: choose \
-             \"http\" or \"tcp\", or --vehicle process"
-        );
-    }
-    Ok(())
+    capability::fits(about, manifest).map_err(anyhow::Error::msg)
 }
 
 #[cfg(test)]

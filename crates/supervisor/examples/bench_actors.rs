@@ -144,6 +144,7 @@ impl Rig {
             url: "http://bench/".to_owned(),
             instance: None,
             served_as: None,
+            foreign: None,
         };
         let (actor, handle) = ObjectActor::new(self.services.clone(), resting).unwrap();
         self.actors.push(actor);

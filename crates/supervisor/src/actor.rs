@@ -51,6 +51,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::at_door::AtDoor;
+use crate::capability::Receive;
 use crate::connection::PendingConnection;
 use crate::control::{Check, PendingRequest};
 use crate::events::{Origin, Reporter};
@@ -94,6 +95,8 @@ pub struct Resting {
     pub instance: Option<(String, String)>,
     /// Its hosts, where other objects are served at the same address.
     pub served_as: Option<ServedAs>,
+    /// What it may run, where it came from another host.
+    pub foreign: Option<Rc<Receive>>,
 }
 
 /// An object whose machine an earlier process started.
@@ -113,6 +116,8 @@ pub struct Left {
     pub instance: Option<(String, String)>,
     /// Its hosts, where other objects are served at the same address.
     pub served_as: Option<ServedAs>,
+    /// What it may run, where it came from another host.
+    pub foreign: Option<Rc<Receive>>,
     /// Its machine.
     pub machine: MachineNote,
 }
@@ -159,6 +164,7 @@ struct Parts {
     prepared: Arc<PreparedBundle>,
     origin: Origin,
     served_as: Option<ServedAs>,
+    foreign: Option<Rc<Receive>>,
 }
 
 fn origin(state: &State, instance: Option<(String, String)>) -> Origin {
@@ -227,6 +233,7 @@ pub struct ObjectActor<D: Driver> {
     claim: Arc<Claim>,
     prepared: Arc<PreparedBundle>,
     served_as: Option<ServedAs>,
+    foreign: Option<Rc<Receive>>,
     reporter: Reporter,
     activation: Activation,
     events: VecDeque<Event>,
@@ -282,6 +289,7 @@ pub struct ObjectActor<D: Driver> {
     recorded: Rc<Cell<Option<lineage::Phase>>>,
     epoch: Rc<Cell<u64>>,
     rests_since: Rc<Cell<Option<Timestamp>>>,
+    looked_after: Rc<Cell<bool>>,
     pause: Pause,
     holds: Holds,
     answers: mpsc::Sender<Done<D::Machine>>,
@@ -314,6 +322,7 @@ impl<D: Driver> ObjectActor<D> {
             url,
             instance,
             served_as,
+            foreign,
         } = resting;
         let origin = origin(&writer.published(), instance);
         let object_dir = writer.object_dir().clone();
@@ -329,6 +338,7 @@ impl<D: Driver> ObjectActor<D> {
             prepared,
             origin,
             served_as,
+            foreign,
         };
         let awake = at_door.look(|state| state.head().awake);
         let (actor, handle) = Self::begin(services, parts, Found::AtRest, Some(at_door), None);
@@ -347,6 +357,7 @@ impl<D: Driver> ObjectActor<D> {
             url,
             instance,
             served_as,
+            foreign,
             machine,
         } = left;
         let now = services.clock.reading().wall;
@@ -360,6 +371,7 @@ impl<D: Driver> ObjectActor<D> {
             prepared,
             origin: origin(reader.state(), instance),
             served_as,
+            foreign,
         };
         let (actor, handle) = Self::begin(services, parts, Found::Machine, None, Some(machine));
         handle.awake.set(Awake::recorded(awake));
@@ -383,6 +395,7 @@ impl<D: Driver> ObjectActor<D> {
             prepared,
             origin,
             served_as,
+            foreign,
         } = parts;
         let (sender, inputs) = mpsc::channel(INPUTS);
         let (answers, answered) = mpsc::channel(ANSWERS);
@@ -405,12 +418,9 @@ impl<D: Driver> ObjectActor<D> {
             pause: Pause::default(),
             holds: Holds::default(),
         };
-        let triggers = &prepared.bundle().manifest.triggers;
-        handle
-            .looked_after
-            .set(!triggers.timers.is_empty() || !triggers.topics.is_empty());
         let (awake, recorded) = (handle.awake.clone(), handle.recorded.clone());
         let (epoch, rests_since) = (handle.epoch.clone(), handle.rests_since.clone());
+        let looked_after = handle.looked_after.clone();
         let (pause, holds) = (handle.pause.clone(), handle.holds.clone());
         let reporter = Reporter::new(services.sink.clone(), origin);
         let own_end = OwnEnd::of(&prepared, Action::Terminate);
@@ -425,6 +435,7 @@ impl<D: Driver> ObjectActor<D> {
             claim: Arc::new(claim),
             prepared,
             served_as,
+            foreign,
             reporter,
             activation,
             events: VecDeque::new(),
@@ -465,6 +476,7 @@ impl<D: Driver> ObjectActor<D> {
             recorded,
             epoch,
             rests_since,
+            looked_after,
             pause,
             holds,
             answers,
@@ -473,6 +485,7 @@ impl<D: Driver> ObjectActor<D> {
             callers: Arc::new(Semaphore::new(calling::MAX_CALLERS)),
             services,
         };
+        actor.looked_after.set(actor.is_to_be_looked_after());
         for effect in effects {
             actor.perform(effect);
         }

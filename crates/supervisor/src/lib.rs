@@ -7,8 +7,10 @@
 pub mod access_log;
 pub mod actor;
 mod at_door;
+pub mod capability;
 pub mod connection;
 pub mod control;
+pub mod destinations;
 pub mod events;
 pub mod history;
 pub mod image;

@@ -8,11 +8,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use suijuris_core::ObjectId;
 use suijuris_core::activation::Terms;
 use suijuris_core::activation::requests;
-use suijuris_core::inputs::{Host, Vehicle};
+use suijuris_core::inputs::Host;
 use suijuris_core::key::{PublicKey, SecretKey};
 use suijuris_core::lineage::Head;
 use suijuris_core::owner_request::{OwnerRequest, OwnerRequestError, SignedRequest, Spent};
@@ -25,6 +24,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::access_log::AccessLog;
+use crate::destinations::KnownPlace;
 use crate::events::EventSink;
 use crate::machine_notes::MachineNotes;
 use crate::output_logs::OutputLogs;
@@ -90,43 +90,6 @@ impl SpentRequests {
             spent.retain(|_, spent| !spent.forget(now));
         }
         spent.entry(request.object).or_default().spend(request, now)
-    }
-}
-
-/// A place that objects may move to of their own accord: what carries them there takes capsules out of a directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KnownPlace {
-    /// Its region, as rules see it.
-    pub region: String,
-    /// What carries machines there, as rules see it.
-    pub provider: String,
-    /// Class of machine, as rules see it.
-    #[serde(default)]
-    pub class: String,
-    /// Its name, as rules see it.
-    pub id: String,
-    /// Where capsules for it are put.
-    pub dir: PathBuf,
-    /// Whom keys are sealed to in them: age recipients.
-    pub seal_to: Vec<String>,
-}
-
-impl KnownPlace {
-    /// The place as rules see it.
-    #[must_use]
-    pub fn host(&self) -> Host {
-        let vehicle = Vehicle {
-            provider: &self.provider,
-            class: &self.class,
-        };
-        Host::of(vehicle, Some(&self.region), &self.id)
-    }
-
-    /// The place in records, for people.
-    #[must_use]
-    pub fn place(&self) -> String {
-        self.dir.display().to_string()
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) fn carry(paths: &ObjectPaths, target: &Target, args: &Args) -> anyhow
                 !args.leave_volume,
             )
         }
+        // Nothing of it is carried any more.
+        Target::There(_) => Ok(()),
         Target::Vehicle(kind) => vehicle::note(&paths.data, *kind),
         Target::Dir(dir, kind) => {
             let there = ObjectPaths {

@@ -8,18 +8,38 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use suijuris_api::Event;
 use suijuris_api::daemon::{BundleParts, Object, Offer, Offered, Received};
+use suijuris_api::history::Log;
 use suijuris_core::inputs::Host;
+use suijuris_core::lineage::{Head, Phase};
 use suijuris_core::owner_request::Ask;
 use suijuris_custody::migrate::content;
 use suijuris_store::BundleStore;
 use suijuris_supervisor::control::host_of;
 use suijuris_supervisor::serve::receiving::ARRIVES;
+use suijuris_supervisor::volume;
 
 use super::say;
 use crate::here::{self, SigningContext};
 use crate::object_paths::ObjectPaths;
-use crate::server::Server;
+use crate::server::{Server, ServerError};
 use crate::{Usage, history, terminal};
+
+/// What a server says of an object that is offered to it.
+pub(super) enum Offering {
+    /// It would take it.
+    Taken(Box<Remote>),
+    /// It has it: the answer to its arrival was lost.
+    There(There),
+}
+
+/// An object that has arrived at a server.
+pub(super) struct There {
+    pub(super) url: String,
+    /// Where callers reach it.
+    object: Object,
+    /// The record by which it arrived.
+    seq: u64,
+}
 
 /// A server that would take the object.
 pub(super) struct Remote {
@@ -30,7 +50,7 @@ pub(super) struct Remote {
 }
 
 /// Offers the object in `data` to the server at `url`, where it would be called `name`.
-pub(super) fn offer(url: &str, data: &Path, name: &str) -> anyhow::Result<Remote> {
+pub(super) fn offer(url: &str, data: &Path, name: &str) -> anyhow::Result<Offering> {
     let server = Server::at(url)?;
     let paths = ObjectPaths {
         object_dir: None,
@@ -65,15 +85,50 @@ pub(super) fn offer(url: &str, data: &Path, name: &str) -> anyhow::Result<Remote
         },
         signed: Box::new(suijuris_words::owner::document(&signed)?),
     };
-    let offered = server
-        .post("/v1/receive", &offer)
-        .context("it was not moved: the server does not take it")?;
-    Ok(Remote {
+    let offered = match server.post("/v1/receive", &offer) {
+        Err(ServerError::Refused(_)) if head.phase == Phase::Departed && arrived_behind(&server, &head)? => {
+            return Ok(Offering::There(There {
+                url: url.to_owned(),
+                object: server.object(&offer.object)?,
+                seq: head.seq + 1,
+            }));
+        }
+        answer => answer.context("it was not moved: the server does not take it")?,
+    };
+    Ok(Offering::Taken(Box::new(Remote {
         url: url.to_owned(),
         offered,
         server,
-        object: head.object.to_string(),
-    })
+        object: offer.object,
+    })))
+}
+
+/// Whether the server has the history of the object up to this departure, and its arrival behind it.
+fn arrived_behind(server: &Server, head: &Head) -> anyhow::Result<bool> {
+    let path = format!("/v1/objects/{}/log?from={}&limit=2", head.object, head.seq);
+    let log: Log = match server.get(&path) {
+        Err(ServerError::Refused(_)) => return Ok(false),
+        answer => answer?,
+    };
+    let record = head.record.to_string();
+    Ok(matches!(log.records.as_slice(), [left, came] if left.id == record && came.kind == "arrived"))
+}
+
+impl There {
+    /// Says so, and removes what was packed for it.
+    pub(super) fn tell(&self, capsule: &Path, json: bool) -> anyhow::Result<()> {
+        say(json, Event::Arrived { seq: self.seq })?;
+        terminal::note(&format!("it is at {} already: {}", self.url, self.object.url));
+        remove_packed(capsule);
+        Ok(())
+    }
+}
+
+/// Removes what was packed for a server that has it now.
+fn remove_packed(capsule: &Path) {
+    for file in [capsule.to_owned(), volume::beside(capsule)] {
+        let _ = std::fs::remove_file(file);
+    }
 }
 
 impl Remote {
@@ -95,10 +150,7 @@ impl Remote {
         })?;
         say(json, Event::Arrived { seq: departed + 1 })?;
         terminal::note(&format!("it is at {} now: {}", self.url, arrived.url));
-        for file in [Some(capsule), volume].into_iter().flatten() {
-            // It holds what is served elsewhere now.
-            let _ = std::fs::remove_file(file);
-        }
+        remove_packed(capsule);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use suijuris_api::daemon::{Left, Migrate, MoveTo, Object};
 use suijuris_core::owner_request::Ask;
 use suijuris_custody::migrate::content;
 use suijuris_supervisor::control::place_of;
+use suijuris_supervisor::serve::catalog::Catalog;
 
 use super::{Args, Target, say};
 use crate::carrier::{Carrier, asked, route};
@@ -44,6 +45,11 @@ pub(super) fn by_daemon(args: &Args, server: &Server, object: &Object) -> anyhow
         Some(Target::Vehicle(_)) => bail!("{ON_ITS_OWN}"),
         Some(Target::Dir(dir, _)) => MoveTo::Dir(dir.clone()),
         Some(Target::Capsule(file)) => MoveTo::File(file.clone()),
+        Some(Target::There(there)) => {
+            let root = server.daemon()?.root;
+            there.tell(&Catalog::outgoing_in(&root, object.object.parse()?), args.json)?;
+            return Ok(Answer::Yes);
+        }
         Some(Target::Server(remote)) => MoveTo::Server {
             place: remote.offered.place.clone(),
             url: remote.url.clone(),
@@ -56,7 +62,7 @@ pub(super) fn by_daemon(args: &Args, server: &Server, object: &Object) -> anyhow
     let seal_to = match &target {
         Some(Target::Capsule(_)) => recipients(&args.seal_to)?,
         Some(Target::Server(remote)) => vec![remote.offered.recipient.clone()],
-        Some(Target::Dir(..) | Target::Vehicle(_)) | None => Vec::new(),
+        Some(Target::Dir(..) | Target::Vehicle(_) | Target::There(_)) | None => Vec::new(),
     };
     let moving = Migrate {
         to,

@@ -115,3 +115,37 @@ fn killed_while_it_archives_an_instance_is_there_once() {
     daemon.terminate();
     home.nobody_is_left();
 }
+
+/// With a timer that comes after the time to archive.
+const TIMED: &str = "[timers.tick]\nevery = \"80s\"\n";
+
+#[test]
+fn a_timer_is_never_lost_to_the_archive_neither_one_that_an_amendment_brought() {
+    let home = Home::new();
+    let daemon = home.serve();
+    let amend = "@id(\"amend\") permit (principal is Controller, action == Action::\"amend\", resource);\n";
+    let rules = [FOUND, OPEN, amend].concat();
+    let timed = format!("{CLASS}\n{TIMED}");
+    home.add(&home.class("tenant", CLASS, &rules));
+    home.add(&home.class("clock", &timed, &rules));
+    home.add(&home.class("late", CLASS, &rules));
+    for name in ["tenant", "clock", "late"] {
+        daemon.get(&format!("a.{name}"), "/").status(200);
+        daemon.wait_phase(&format!("{name}/a"), "dormant");
+    }
+    let dir = home.class("late", &timed, &rules);
+    home.suijuris(&["amend", "late", dir.to_str().unwrap()]).code(0);
+    wait_archived(&daemon, "tenant/a");
+    for name in ["clock", "late"] {
+        assert_ne!(
+            daemon.document(&format!("{name}/a"))["phase"],
+            "archived",
+            "{name}"
+        );
+        let fired = serde_json::json!({"event": "proposal", "class": name, "trigger": "timer"});
+        until("its timer proposes to wake it", || daemon.count(&fired) > 0);
+    }
+    assert!(names(&home.root().join("archived/clock")).is_empty());
+    daemon.terminate();
+    home.nobody_is_left();
+}

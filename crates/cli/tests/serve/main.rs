@@ -26,6 +26,7 @@ mod home;
 mod http;
 mod many;
 mod moving;
+mod moving_faults;
 mod objects;
 mod own_moves;
 mod owners;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::daemon::Daemon;
 use crate::home::{Home, MOVE, OPEN, STAY};
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -119,7 +119,7 @@ fn up_lets_go_of_an_object_that_moves_and_ends() {
 }
 
 /// A workload that needs nothing of its definition's directory.
-const TRAVELLER: &str = r#"
+pub(crate) const TRAVELLER: &str = r#"
 [workload]
 command = ["python3", "-m", "http.server", "{port}"]
 cwd = "{data}"
@@ -129,7 +129,7 @@ note = { type = "string", default = "" }
 "#;
 
 /// Another daemon of this home, with a token for its API in a file.
-fn other(home: &Home, root: &Path, args: &[&str]) -> (Daemon, PathBuf) {
+pub(crate) fn other(home: &Home, root: &Path, args: &[&str]) -> (Daemon, PathBuf) {
     let mut command = home.command(env!("CARGO_BIN_EXE_suijuris"));
     command.arg("serve").arg(root);
     command.args(["--listen", "127.0.0.1:0", "--api", "127.0.0.1:0", "--json"]);
@@ -147,11 +147,11 @@ fn other(home: &Home, root: &Path, args: &[&str]) -> (Daemon, PathBuf) {
     (daemon, token)
 }
 
-fn owner(home: &Home) -> String {
+pub(crate) fn owner(home: &Home) -> String {
     home.suijuris(&["key"]).code(0).out.trim().to_owned()
 }
 
-fn migrate(home: &Home, token: &Path, object: &str, to: &str) -> crate::ran::Ran {
+pub(crate) fn migrate(home: &Home, token: &Path, object: &str, to: &str) -> crate::ran::Ran {
     let mut command = home.command(env!("CARGO_BIN_EXE_suijuris"));
     command.env("SUIJURIS_API_TOKEN_FILE", token);
     crate::ran::run(command.args(["migrate", object, "--to", to, "--json"]))

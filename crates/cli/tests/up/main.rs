@@ -30,6 +30,7 @@ mod memory;
 mod messages;
 mod moving;
 mod outdoors;
+mod own_moves;
 mod paused;
 mod peers;
 #[path = "../common/ran.rs"]

@@ -11,7 +11,7 @@ use suijuris_core::bundle::Bundle;
 use suijuris_core::decide::Verdict;
 use suijuris_core::governance::Action;
 use suijuris_core::lineage::{Decision, Fired};
-use suijuris_core::manifest::Protocol;
+use suijuris_core::manifest::{Manifest, Protocol};
 use suijuris_custody::at_rest::Recording;
 use suijuris_door::{Passed, Proposal, problems};
 use suijuris_gate::RequestHead;
@@ -25,6 +25,7 @@ use suijuris_vehicle::Driver;
 
 use super::done::Done;
 use super::{ObjectActor, Proposed, Proposer};
+use crate::capability::{self, CODE_INCAPABLE, CODE_NOT_RECEIVED};
 use crate::connection::{ClientStream, PendingConnection, relay};
 use crate::control::Check;
 
@@ -86,10 +87,26 @@ impl<D: Driver> ObjectActor<D> {
             .push_back(Event::Proposed(Numbered { id, by: how, tries }));
     }
 
-    /// Whether no machine here can run the workload: it has an image, and there is no place for one.
+    /// Whether no machine here can run the workload, or none may: it has an image, and there is no place for one; the vehicle carries none
+    /// of its kind; it came from another host, and is not let.
     pub(super) fn is_incapable(&self) -> bool {
-        let has_image = self.prepared.bundle().manifest.workload.image.is_some();
-        has_image && !(self.services.images.is_some() && self.services.driver.describe().images)
+        let manifest = &self.prepared.bundle().manifest;
+        let about = self.services.driver.describe();
+        let has_no_image =
+            manifest.workload.image.is_some() && !(self.services.images.is_some() && about.images);
+        has_no_image || self.may_be(manifest).is_err()
+    }
+
+    /// Whether an object of this definition can be carried here, and may be.
+    ///
+    /// # Errors
+    /// A code, and what is in the way in words.
+    pub(super) fn may_be(&self, manifest: &Manifest) -> Result<(), (&'static str, String)> {
+        let about = self.services.driver.describe();
+        capability::fits(about, manifest).map_err(|why| (CODE_INCAPABLE, why))?;
+        let foreign = self.foreign.as_ref();
+        let may_run = foreign.map_or(Ok(()), |receive| receive.may_run(about, manifest));
+        may_run.map_err(|why| (CODE_NOT_RECEIVED, why))
     }
 
     /// Decides a proposal to wake at the door: begins an activation, or refuses.

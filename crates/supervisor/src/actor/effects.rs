@@ -23,9 +23,9 @@ use super::custody::{prepare_spare, rest, take_back};
 use super::done::{Back, CODE_DEPOT, CODE_MACHINE, CODE_NOT_DURABLE, Done, TakenOver};
 use super::words::WorkloadEnd;
 use super::{ObjectActor, Started};
+use crate::destinations::KnownPlace;
 use crate::limits;
 use crate::machine::{self, NoMachine, Running};
-use crate::services::KnownPlace;
 
 /// Time for what a machine said last to arrive after its end.
 const LAST_WORDS_WITHIN: Duration = Duration::from_millis(500);

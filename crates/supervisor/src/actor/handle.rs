@@ -27,7 +27,7 @@ pub struct ObjectHandle {
     pub(super) epoch: Rc<Cell<u64>>,
     /// When it recorded something last, while it rests.
     pub(super) rests_since: Rc<Cell<Option<Timestamp>>>,
-    /// Whether its definition has timers or topics.
+    /// Whether something may come of it while it sleeps, with nobody asking: its timers, messages, rules of its own that look at the time.
     pub(super) looked_after: Rc<Cell<bool>>,
     pub(super) pause: Pause,
     pub(super) holds: Holds,
@@ -142,7 +142,7 @@ impl ObjectHandle {
         self.epoch.get()
     }
 
-    /// Whether something is looked after while it sleeps: timers, messages.
+    /// Whether something is looked after while it sleeps: timers, messages, an end or a move of its own by the time.
     #[must_use]
     pub fn is_looked_after(&self) -> bool {
         self.looked_after.get()

@@ -14,13 +14,21 @@ use suijuris_vehicle::Driver;
 
 use super::connections::Decided;
 use super::done::Done;
-use super::{LONGEST_WAIT, ObjectActor, Proposer};
+use super::{LONGEST_WAIT, ObjectActor, OwnEnd, Proposer};
 
 impl<D: Driver> ObjectActor<D> {
     /// Whether the object is looked after here: awake, its runtime does; after a failure, nobody does for a while.
     fn is_looked_after(&self) -> bool {
         let phase = self.activation.phase();
         matches!(phase, Phase::Resting | Phase::Suspended) && self.activation.host_stop() == HostStop::None
+    }
+
+    /// Whether something may come of it with nobody asking, so that it is not put away however long it sleeps.
+    pub(super) fn is_to_be_looked_after(&self) -> bool {
+        let triggers = &self.prepared.bundle().manifest.triggers;
+        let by_itself = |own: &OwnEnd| own.proposes && own.by_time;
+        let moves = by_itself(&self.own_move) && !self.services.destinations.is_empty();
+        !triggers.timers.is_empty() || !triggers.topics.is_empty() || by_itself(&self.own_end) || moves
     }
 
     pub(super) fn looks_at_inbox(&self) -> bool {

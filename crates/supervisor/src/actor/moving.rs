@@ -18,7 +18,8 @@ use super::ObjectActor;
 use super::done::Done;
 use super::requests::{CODE_NOT_NOW, refused};
 use crate::control::{CODE_BAD_REQUEST, error};
-use crate::services::{KnownPlace, STOP_WITHIN};
+use crate::destinations::KnownPlace;
+use crate::services::STOP_WITHIN;
 
 impl<D: Driver> ObjectActor<D> {
     /// Proposes to the object that it leaves for `to`.

@@ -301,8 +301,13 @@ impl<D: Driver> ObjectActor<D> {
         });
     }
 
-    /// Proposes a new definition to the object, which decides by the rules in force.
+    /// Proposes a new definition to the object, which decides by the rules in force; not one that cannot or may not run here.
     fn amend(&mut self, proposed: Proposed, answer: oneshot::Sender<Reply>) {
+        if let Ok(bundle) = proposed.files.open()
+            && let Err((code, why)) = self.may_be(&bundle.manifest)
+        {
+            return drop(answer.send(error(code, why)));
+        }
         let reading = self.services.clock.reading();
         let host = self.services.host.clone();
         let Some(at_door) = self.at_door.as_mut() else {
@@ -354,6 +359,7 @@ impl<D: Driver> ObjectActor<D> {
         self.own_end = OwnEnd::of(&prepared, Action::Terminate);
         self.own_move = OwnEnd::of(&prepared, Action::Migrate);
         self.prepared = prepared.clone();
+        self.looked_after.set(self.is_to_be_looked_after());
         if let Some(at_door) = &mut self.at_door {
             let (host, witnessed) = (self.services.host.clone(), self.claim.witnessed());
             at_door.amended(prepared, host, witnessed);

@@ -4,7 +4,7 @@
 //! ROOT/lock                          one daemon at a time
 //! ROOT/classes/NAME/class.json       identity and definition of a class; its bundles beside it
 //! ROOT/instances/CLASS/KEY/          the data of an instance
-//! ROOT/objects/NAME/                 the data of a single object; object.json beside it
+//! ROOT/objects/NAME/                 the data of a single object; object.json in it
 //! ROOT/archive/ID.sui                the capsule of an object that was removed; ID.sui.volume, its volume
 //! ROOT/archive/ID/                   the data of one that could not be packed
 //! ROOT/outgoing/ID.sui               what departed to another server and is being carried there
@@ -34,7 +34,6 @@ use suijuris_store::ObjectDir;
 
 use crate::events::Origin;
 use crate::paths::{ObjectPaths, socket};
-use crate::services::KnownPlace;
 
 /// Bytes of a note at most.
 const MAX_NOTE: u64 = 64 << 10;
@@ -90,7 +89,16 @@ pub struct ObjectNote {
     /// Its ports for raw connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<Ports>,
+    /// It came from another host: it may run what is listed for such objects, and nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub received: bool,
 }
+
+/// Where objects are packed that are carried to another server.
+const OUTGOING: &str = "outgoing";
+
+/// The note of a single object, in its data directory.
+pub(super) const OBJECT_NOTE: &str = "object.json";
 
 /// Notes of one kind.
 #[derive(Debug)]
@@ -246,6 +254,13 @@ impl Catalog {
         }
     }
 
+    /// Whether what lies here came from another host; what cannot be told counts as foreign.
+    #[must_use]
+    pub fn is_received(&self, paths: &ObjectPaths) -> bool {
+        let path = paths.data.join(OBJECT_NOTE);
+        path.exists() && note(&path).map_or(true, |note: ObjectNote| note.received)
+    }
+
     /// A place where an instance can be staged; another one at each call.
     ///
     /// # Errors
@@ -289,7 +304,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn objects(&self) -> Result<Notes<ObjectNote>, CatalogError> {
-        notes(&self.root.join("objects"), "object.json", |note: &ObjectNote| {
+        notes(&self.root.join("objects"), OBJECT_NOTE, |note: &ObjectNote| {
             &note.name
         })
     }
@@ -316,7 +331,7 @@ impl Catalog {
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         let class = self.root.join("classes").join(name).join("class.json");
-        let object = self.root.join("objects").join(name).join("object.json");
+        let object = self.root.join("objects").join(name).join(OBJECT_NOTE);
         class.exists() || object.exists()
     }
 
@@ -341,7 +356,7 @@ impl Catalog {
         check_name(&note.name)?;
         let dir = self.root.join("objects").join(&note.name);
         make_dir(&dir).map_err(disk(&dir))?;
-        write(&dir, "object.json", note)
+        write(&dir, OBJECT_NOTE, note)
     }
 
     /// Puts what was staged where instances are, durably; done already where that has happened.
@@ -386,27 +401,20 @@ impl Catalog {
         Ok(archive.join(format!("{object}.sui")))
     }
 
-    /// Places that objects may move to of their own accord (`destinations.json`).
-    ///
-    /// # Errors
-    /// [`CatalogError`].
-    pub fn destinations(&self) -> Result<Vec<KnownPlace>, CatalogError> {
-        let path = self.root.join("destinations.json");
-        if path.exists() {
-            note(&path)
-        } else {
-            Ok(Vec::new())
-        }
-    }
-
     /// Where an object is packed that is carried to another server.
     ///
     /// # Errors
     /// [`CatalogError`].
     pub fn outgoing(&self, object: suijuris_core::ObjectId) -> Result<PathBuf, CatalogError> {
-        let outgoing = self.root.join("outgoing");
+        let outgoing = self.root.join(OUTGOING);
         make_dir(&outgoing).map_err(disk(&outgoing))?;
-        Ok(outgoing.join(format!("{object}.sui")))
+        Ok(Self::outgoing_in(&self.root, object))
+    }
+
+    /// The same for whoever looks at a daemon's directory from outside.
+    #[must_use]
+    pub fn outgoing_in(root: &Path, object: suijuris_core::ObjectId) -> PathBuf {
+        root.join(OUTGOING).join(format!("{object}.sui"))
     }
 
     /// Puts the data of a removed object aside, under a name that says what is still to be done for it; where it is then.
@@ -590,6 +598,7 @@ mod tests {
             name: "hello".to_owned(),
             object_dir: Some("/x".into()),
             ports: None,
+            received: false,
         };
         catalog.keep_object(&note).unwrap();
         assert_eq!(catalog.objects().unwrap().read, [note]);
@@ -607,6 +616,7 @@ mod tests {
                     name,
                     object_dir,
                     ports: None,
+                    received: false,
                 })
                 .unwrap();
         }

@@ -16,6 +16,7 @@ use suijuris_vehicle::Driver;
 use super::entry::{Entry, Status, label};
 use super::roster::Roster;
 use crate::actor::{ActorError, Input, Left, ObjectActor, Resting};
+use crate::destinations;
 use crate::machine::Front;
 use crate::machine_notes::MachineNote;
 use crate::paths::ObjectPaths;
@@ -127,6 +128,7 @@ impl<D: Driver> Roster<D> {
             url: self.url(&entry.origin),
             instance: entry.origin.instance.clone(),
             served_as: Some(self.served_as(&entry.origin)),
+            foreign: self.foreign(&entry.paths),
             machine,
         })
     }
@@ -214,7 +216,8 @@ pub(super) async fn keep<D: Driver>(roster: Rc<Roster<D>>, entry: Rc<Entry>, mut
 /// Packs what departed of its own accord; what fails is tried again as long as the daemon runs.
 async fn hand_out<D: Driver>(roster: &Rc<Roster<D>>, entry: &Entry) {
     let mut pause = AGAIN_AFTER;
-    while let Err(why) = roster.hand_out(&entry.paths).await {
+    let (places, depot) = (&roster.services.destinations, roster.depot.as_deref());
+    while let Err(why) = destinations::hand_out(&entry.paths, places, depot, &roster.wrap).await {
         roster.say_broken(
             &label(&entry.origin),
             &format!("it has departed and is not packed: {why}"),
@@ -277,6 +280,7 @@ async fn run<D: Driver>(
         url: roster.url(&entry.origin),
         instance: entry.origin.instance.clone(),
         served_as: Some(roster.served_as(&entry.origin)),
+        foreign: roster.foreign(&entry.paths),
     };
     let failed = |error: ActorError| chain(&error);
     let (actor, handle) = ObjectActor::new(roster.services.clone(), resting).map_err(failed)?;

@@ -150,7 +150,7 @@ impl<D: Driver> Roster<D> {
     }
 
     /// Refuses where the depot does not know of this departure, or knows of something behind it.
-    async fn check_marked(&self, head: &Head) -> Result<(), Problem> {
+    pub(super) async fn check_marked(&self, head: &Head) -> Result<(), Problem> {
         let Some(depot) = &self.depot else {
             return Err(no_witness());
         };

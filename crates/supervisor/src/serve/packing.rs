@@ -4,10 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use suijuris_api::Problem;
-use suijuris_core::inputs::Principal;
-use suijuris_core::lineage::Body;
 use suijuris_custody::chain;
-use suijuris_custody::migrate::is_marked;
 use suijuris_store::capsule::{self, Decrypted};
 use suijuris_store::{Depth, ObjectDir, Reader, Sizes};
 use suijuris_vehicle::Driver;
@@ -49,10 +46,10 @@ pub trait KeyWrap: Send + Sync {
 
 /// Where something is packed, and whom its key is sealed to.
 #[derive(Debug, Clone)]
-pub(super) struct Parcel {
-    pub(super) file: PathBuf,
-    pub(super) seal_to: Vec<String>,
-    pub(super) volume: bool,
+pub(crate) struct Parcel {
+    pub(crate) file: PathBuf,
+    pub(crate) seal_to: Vec<String>,
+    pub(crate) volume: bool,
 }
 
 impl<D: Driver> Roster<D> {
@@ -78,61 +75,21 @@ impl<D: Driver> Roster<D> {
         })
     }
 
-    /// Packs an object that departed of its own accord, for whoever carries it on; nothing where it left otherwise, or has arrived.
-    ///
-    /// # Errors
-    /// In words: it is to be tried again.
-    pub(super) async fn hand_out(&self, paths: &ObjectPaths) -> Result<(), String> {
-        if self.services.destinations.is_empty() {
-            return Ok(());
-        }
-        let home = paths.home();
-        let read = tokio::task::spawn_blocking(move || {
-            let reader = Reader::open(&home, Depth::Tail).map_err(|error| chain(&error))?;
-            let head = reader.state().head().clone();
-            let last = reader.find(&head.record).map_err(|error| chain(&error))?;
-            Ok::<_, String>((head, last))
-        });
-        let (head, last) = read.await.map_err(|error| error.to_string())??;
-        let Some(Body::Departed(departed)) = last.map(|last| last.record.body) else {
-            return Ok(());
-        };
-        let place = self
-            .services
-            .destinations
-            .iter()
-            .find(|place| place.place() == departed.to);
-        let Some(place) = place.filter(|_| departed.decision.inputs.principal == Principal::Own) else {
-            return Ok(());
-        };
-        let file = place.dir.join(format!("{}.sui", head.object));
-        let marked = match &self.depot {
-            Some(depot) => is_marked(&**depot, &head).await.map_err(|error| chain(&error))?,
-            None => true,
-        };
-        if file.exists() || !marked {
-            // Whoever carries it has it, or it has arrived.
-            return Ok(());
-        }
-        let parcel = Parcel {
-            file,
-            seal_to: place.seal_to.clone(),
-            volume: true,
-        };
-        self.pack(paths, &parcel).await.map(drop)
-    }
-
     /// Writes capsule and volume; where the volume is, where there is one.
     pub(super) async fn pack(&self, paths: &ObjectPaths, parcel: &Parcel) -> Result<Option<PathBuf>, String> {
-        let (home, data, parcel, wrap) = (
-            paths.home(),
-            paths.data.clone(),
-            parcel.clone(),
-            self.wrap.clone(),
-        );
-        let packed = tokio::task::spawn_blocking(move || pack(&home, &data, &parcel, &wrap));
-        packed.await.map_err(|error| error.to_string())?
+        packed(paths, parcel, &self.wrap).await
     }
+}
+
+/// Writes capsule and volume of what lies in `paths`, beside everything else.
+pub(crate) async fn packed(
+    paths: &ObjectPaths,
+    parcel: &Parcel,
+    wrap: &Arc<dyn KeyWrap>,
+) -> Result<Option<PathBuf>, String> {
+    let (home, data, parcel, wrap) = (paths.home(), paths.data.clone(), parcel.clone(), wrap.clone());
+    let packed = tokio::task::spawn_blocking(move || pack(&home, &data, &parcel, &wrap));
+    packed.await.map_err(|error| error.to_string())?
 }
 
 /// Writes the capsule of what lies in `home`, and its volume beside it.

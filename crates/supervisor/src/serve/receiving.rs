@@ -3,10 +3,10 @@
 //! whoever claims the witness's mark first. Done again, it goes on where it was cut off.
 //!
 //! What comes is foreign: it is taken from the owners alone who are listed, runs programs of this host that are listed, in machines of
-//! their own, and sees nothing of the host besides.
+//! their own, and has no more of the host than these see of it ([`crate::capability`]).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
+use std::io::{BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use suijuris_api::Problem;
 use suijuris_api::daemon::{Offer, Offered};
 use suijuris_core::ObjectId;
 use suijuris_core::key::PublicKey;
-use suijuris_core::lineage::Phase as Recorded;
+use suijuris_core::lineage::{Head, Phase as Recorded};
 use suijuris_core::manifest::Manifest;
 use suijuris_core::owner_request::{Ask, Expected, OwnerRequestError};
 use suijuris_custody::chain;
@@ -28,11 +28,13 @@ use suijuris_custody::migrate;
 use suijuris_custody::owner::not_an_owner;
 use suijuris_store::capsule::{self, Decrypted};
 use suijuris_store::{BundleStore, ObjectDir, Sizes};
-use suijuris_vehicle::{Driver, Isolation};
+use suijuris_vehicle::Driver;
 
-use super::catalog::{Catalog, ObjectNote, check_name, note, write};
+use super::catalog::{Catalog, OBJECT_NOTE, ObjectNote, check_name, note, write};
 use super::entry::{Entry, Status};
 use super::roster::Roster;
+use crate::capability::CODE_NOT_RECEIVED;
+pub use crate::capability::Receive;
 use crate::control::place_of;
 use crate::events::Origin;
 use crate::volume;
@@ -47,18 +49,6 @@ const NEXT_WITHIN: Duration = Duration::from_secs(60);
 /// The note of an offer.
 const NOTE: &str = "offer.json";
 
-/// From whom objects are received, and what they may run.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Receive {
-    /// Owners.
-    #[serde(default)]
-    pub receive: Vec<PublicKey>,
-    /// Programs of this host, as `argv` names them.
-    #[serde(default)]
-    pub commands: Vec<String>,
-}
-
 impl Receive {
     /// The file in a daemon's directory that says so, with what the command line adds.
     ///
@@ -72,6 +62,7 @@ impl Receive {
         };
         all.receive.extend(more.receive);
         all.commands.extend(more.commands);
+        all.network |= more.network;
         Ok(all)
     }
 }
@@ -163,14 +154,14 @@ impl<D: Driver> Roster<D> {
     /// Who of those that are listed signed the offer.
     fn signers(&self, object: ObjectId, offer: &Offer) -> Result<Vec<PublicKey>, Problem> {
         if self.receive.receive.is_empty() {
-            return Err(Problem::new(403, "not_received", "This server receives from nobody").with_detail(
+            return Err(Problem::new(403, CODE_NOT_RECEIVED, "This server receives from nobody").with_detail(
                 "its operator lists the owners whose objects it takes: `suijuris serve --receive KEY`, or receive.json in its directory",
             ));
         }
         let wrong = |error: OwnerRequestError| match error {
             OwnerRequestError::NotAnOwner(key) => Problem::new(
                 403,
-                "not_received",
+                CODE_NOT_RECEIVED,
                 "This server does not receive from this owner",
             )
             .with_detail(format!(
@@ -197,39 +188,11 @@ impl<D: Driver> Roster<D> {
 
     /// Refuses what a foreign definition may not have here.
     fn may_run(&self, manifest: &Manifest) -> Result<(), Problem> {
-        let refused = |why: String| {
-            Err(Problem::new(403, "not_received", "This server does not run this object").with_detail(why))
-        };
-        let workload = &manifest.workload;
-        if self.services.driver.describe().isolation == Isolation::Plain {
-            return refused(
-                "its machines are plain processes, which keep a foreign workload from nothing: serve where namespaces can be made".to_owned(),
-            );
-        }
-        let program = workload.argv.first().map(String::as_str).unwrap_or_default();
-        let listed = self.receive.commands.iter().any(|command| command == program);
-        if workload.image.is_none() && !listed {
-            return refused(format!(
-                "its operator lists the programs of this host that foreign objects may run, and `{program}` is none of them: `suijuris serve --receive-command {program}`"
-            ));
-        }
-        if !workload.mounts.is_empty() || !workload.read_only {
-            return refused(
-                "it wants files of its host (`[[workload.mounts]]`, `read_only = false`): no foreign object gets any".to_owned(),
-            );
-        }
-        let uses_object = |text: &str| text.contains("{object}");
-        let texts = workload
-            .argv
-            .iter()
-            .chain(workload.env.values())
-            .chain(&workload.cwd);
-        if texts.map(String::as_str).any(uses_object) {
-            return refused(
-                "it needs the directory of its definition (`{object}`), which does not travel: put what it needs into its volume".to_owned(),
-            );
-        }
-        Ok(())
+        self.can_carry(manifest)?;
+        let about = self.services.driver.describe();
+        self.receive.may_run(about, manifest).map_err(|why| {
+            Problem::new(403, CODE_NOT_RECEIVED, "This server does not run this object").with_detail(why)
+        })
     }
 
     fn receiving(&self, object: ObjectId) -> PathBuf {
@@ -315,9 +278,10 @@ impl<D: Driver> Roster<D> {
             name: noted.name.clone(),
             object_dir: None,
             ports: None,
+            received: true,
         };
         let paths = self.catalog.object(&note);
-        write(&data, "object.json", &note)
+        write(&data, OBJECT_NOTE, &note)
             .and_then(|()| Catalog::place(&data, &paths))
             .map_err(|error| not_durable(&chain(&error)))?;
         self.take_object(&note);
@@ -330,7 +294,8 @@ impl<D: Driver> Roster<D> {
         Ok(entry)
     }
 
-    /// Unpacks what came to `data`, and holds it to what was offered.
+    /// Unpacks what came to `data`, and holds it to what was offered. What cannot arrive any more, since it was taken back or is
+    /// elsewhere, is refused before anything of it is here.
     async fn unpacked(
         &self,
         dir: &Path,
@@ -338,14 +303,18 @@ impl<D: Driver> Roster<D> {
         object: ObjectId,
         noted: &Noted,
     ) -> Result<(), Problem> {
+        let (by, capsule) = (noted.by.clone(), dir.join(Part::Capsule.file()));
+        let inspect = move || inspect(&capsule, object, &by);
+        let head = tokio::task::spawn_blocking(inspect).await;
+        let head = head.map_err(|error| not_durable(&error.to_string()))??;
+        self.check_marked(&head).await?;
         let (dir, data, identity, wrap) = (
             dir.to_owned(),
             data.to_owned(),
             noted.identity.clone(),
             self.wrap.clone(),
         );
-        let by = noted.by.clone();
-        let receive = move || unpack(&dir, &data, (object, &by), |sealed| wrap.open(sealed, &identity));
+        let receive = move || unpack(&dir, &data, &head, |sealed| wrap.open(sealed, &identity));
         let unpacked = tokio::task::spawn_blocking(receive).await;
         let manifest = unpacked.map_err(|error| not_durable(&error.to_string()))??;
         self.may_run(&manifest)
@@ -360,24 +329,13 @@ fn is_here_for(entry: &Entry, name: &str) -> bool {
     is == name && instance.is_none() && matches!(entry.status(), Status::Departed)
 }
 
-/// Unpacks what came, verified whole before anything of it is seen, as the object that one of these owners offered; its definition.
-fn unpack(
-    dir: &Path,
-    data: &Path,
-    (object, by): (ObjectId, &[PublicKey]),
-    open: impl Fn(&[u8]) -> Result<Decrypted, String>,
-) -> Result<Manifest, Problem> {
-    let damaged = |why: String| Problem::new(422, "bad_capsule", "What came cannot be used").with_detail(why);
-    let capsule = dir.join(Part::Capsule.file());
-    let file = || {
-        let opened = File::open(&capsule);
-        opened.map_err(|error| damaged(format!("the capsule did not come: {error}")))
-    };
-    // Before a byte of it is written: whose it is, and that it left.
-    let verified = capsule::verify(std::io::BufReader::with_capacity(256 << 10, file()?), |_| {});
+/// What came, verified whole before anything of it is written: it is the object that one of these owners offered, and it left. Its
+/// last record.
+fn inspect(capsule: &Path, object: ObjectId, by: &[PublicKey]) -> Result<Head, Problem> {
+    let verified = capsule::verify(opened(capsule)?, |_| {});
     let verified = verified.map_err(|error| damaged(chain(&error)))?;
     let head = verified.state.head();
-    let not = |why: &str| Problem::new(403, "not_received", "It is not what was offered").with_detail(why);
+    let not = |why: &str| Problem::new(403, CODE_NOT_RECEIVED, "It is not what was offered").with_detail(why);
     if head.object != object {
         return Err(not("the capsule is another object's"));
     }
@@ -387,13 +345,29 @@ fn unpack(
     if !by.iter().any(|key| head.controllers.contains(key)) {
         return Err(not("whoever offered it is not its owner"));
     }
+    Ok(head.clone())
+}
+
+fn opened(capsule: &Path) -> Result<BufReader<File>, Problem> {
+    let file = File::open(capsule);
+    let file = file.map_err(|error| damaged(format!("the capsule did not come: {error}")))?;
+    Ok(BufReader::with_capacity(256 << 10, file))
+}
+
+/// Unpacks what was inspected; its definition.
+fn unpack(
+    dir: &Path,
+    data: &Path,
+    head: &Head,
+    open: impl Fn(&[u8]) -> Result<Decrypted, String>,
+) -> Result<Manifest, Problem> {
     let home = ObjectDir::at(data);
-    let opened = |sealed: Option<&[u8]>| match sealed {
+    let unsealed = |sealed: Option<&[u8]>| match sealed {
         Some(sealed) => open(sealed).map(Some).map_err(std::io::Error::other),
         None => Err(std::io::Error::other("its key did not come along")),
     };
-    let source = std::io::BufReader::with_capacity(256 << 10, file()?);
-    capsule::import(source, &home, Sizes::default(), opened, |_| {})
+    let source = opened(&dir.join(Part::Capsule.file()))?;
+    capsule::import(source, &home, Sizes::default(), unsealed, |_| {})
         .map_err(|error| damaged(chain(&error)))?;
     let packed = dir.join(Part::Volume.file());
     let files = data.join("volume");
@@ -462,6 +436,10 @@ async fn sync(file: File) -> Result<(), Problem> {
 
 fn bad(detail: &str) -> Problem {
     Problem::new(400, "bad_request", "The request cannot be understood").with_detail(detail)
+}
+
+fn damaged(why: String) -> Problem {
+    Problem::new(422, "bad_capsule", "What came cannot be used").with_detail(why)
 }
 
 fn taken(why: &str) -> Problem {

@@ -10,6 +10,7 @@ use suijuris_api::event::Stamped;
 use suijuris_api::{Event, Problem};
 use suijuris_core::activation::Stop;
 use suijuris_core::bundle::Bundle;
+use suijuris_core::manifest::Manifest;
 use suijuris_core::witness::HolderId;
 use suijuris_core::{BundleId, ObjectId};
 use suijuris_custody::chain;
@@ -30,8 +31,8 @@ use super::entry::{CODE_LOADING, Entry, Status};
 use super::keeper::{Opened, keep};
 use super::packing::KeyWrap;
 use super::ports::OpenPorts;
-use super::receiving::Receive;
 use crate::actor::Input;
+use crate::capability::{self, CODE_INCAPABLE, Receive};
 use crate::connection::{Leaving, PendingConnection};
 use crate::events::Origin;
 use crate::paths::ObjectPaths;
@@ -75,7 +76,7 @@ pub struct Roster<D: Driver> {
     /// Objects that are leaving, or arriving.
     pub(super) leaving: RefCell<BTreeSet<ObjectId>>,
     /// From whom objects are received.
-    pub(super) receive: Receive,
+    pub(super) receive: Rc<Receive>,
     /// Bodies of objects that are received at once.
     pub(super) receiving_at_once: Semaphore,
 }
@@ -149,7 +150,7 @@ impl<D: Driver> Roster<D> {
             ports: OpenPorts::default(),
             wrap,
             leaving: RefCell::default(),
-            receive,
+            receive: Rc::new(receive),
             receiving_at_once: Semaphore::new(RECEIVING),
         }))
     }
@@ -236,6 +237,23 @@ impl<D: Driver> Roster<D> {
             message,
         };
         self.services.sink.event(&origin, Stamped { at, event });
+    }
+
+    /// Refuses what no machine of this daemon can carry.
+    pub(super) fn can_carry(&self, manifest: &Manifest) -> Result<(), Problem> {
+        capability::fits(self.services.driver.describe(), manifest).map_err(|why| {
+            Problem::new(
+                422,
+                CODE_INCAPABLE,
+                "The machines of this daemon cannot carry the object",
+            )
+            .with_detail(why)
+        })
+    }
+
+    /// What the object that lies here may run, where it came from another host.
+    pub(super) fn foreign(&self, paths: &ObjectPaths) -> Option<Rc<Receive>> {
+        self.catalog.is_received(paths).then(|| self.receive.clone())
     }
 
     /// Takes a class in.

@@ -120,6 +120,7 @@ impl Rig {
             url: "http://test/".to_owned(),
             instance: None,
             served_as: None,
+            foreign: None,
         };
         ObjectActor::new(self.services.clone(), resting).unwrap()
     }

@@ -34,6 +34,7 @@ impl<D: Driver> Api<D> {
         if opened.manifest.class.is_none() {
             return Err(bad("the bundle is that of a single object: add it as an object"));
         }
+        self.roster.can_carry(&opened.manifest)?;
         // Before anything is kept: another program may have them.
         let bound = ports
             .map(|ports| self.roster.bind_ports(&ports, &opened))
@@ -84,6 +85,7 @@ impl<D: Driver> Api<D> {
         if opened.manifest.class.is_some() {
             return Err(bad("the bundle is that of a class: add it as a class"));
         }
+        self.roster.can_carry(&opened.manifest)?;
         let bound = ports
             .map(|ports| self.roster.bind_ports(&ports, &opened))
             .transpose()?;
@@ -91,6 +93,7 @@ impl<D: Driver> Api<D> {
             name: name.clone(),
             object_dir,
             ports: bound.as_ref().map(|bound| bound.ports),
+            received: false,
         };
         let paths = self.roster.catalog.object(&note);
         let random = |error: getrandom::Error| not_kept(&chain(&error));
@@ -136,6 +139,7 @@ impl<D: Driver> Api<D> {
         if opened.manifest.class.is_none() {
             return Err(bad("the bundle is that of a single object"));
         }
+        self.roster.can_carry(&opened.manifest)?;
         let mut note = class.note.clone();
         let statement = template_statement(class.id, note.bundle, opened.id());
         let found = statement.approved_by(&approvals(&amend.approvals)?, &note.controllers);
