@@ -45,6 +45,8 @@ struct State {
     round: Cell<u64>,
     cuts: Cell<u64>,
     drained: Cell<bool>,
+    /// It drains, or is closed after that.
+    drains: Cell<bool>,
     workload: Cell<Option<SocketAddr>>,
     started: Instant,
     now_ms: Cell<u64>,
@@ -61,6 +63,7 @@ impl Control {
             round: Cell::new(0),
             cuts: Cell::new(0),
             drained: Cell::new(false),
+            drains: Cell::new(phase == Phase::Draining),
             workload: Cell::new(None),
             started: Instant::now(),
             now_ms: Cell::new(0),
@@ -78,8 +81,13 @@ impl Control {
     /// Moves to `phase`; everything that waits looks again.
     pub fn set(&self, phase: Phase) {
         self.0.phase.set(phase);
-        if phase < Phase::Draining {
-            self.0.drained.set(false);
+        match phase {
+            Phase::Holding | Phase::Open => {
+                self.0.drained.set(false);
+                self.0.drains.set(false);
+            }
+            Phase::Draining => self.0.drains.set(true),
+            Phase::Closed => {}
         }
         self.ask_again();
     }
@@ -97,6 +105,11 @@ impl Control {
     pub(crate) fn end_drain(&self) {
         self.0.drained.set(true);
         self.wake_all();
+    }
+
+    /// Whether what ends now ends since the gate drains, and not since it was closed at once.
+    pub(crate) fn drains(&self) -> bool {
+        self.0.drains.get()
     }
 
     /// Whether it is over.

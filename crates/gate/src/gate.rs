@@ -405,7 +405,7 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         let Some(stream) = &mut self.stream else { return };
-        if self.raw && self.control.phase() >= Phase::Draining {
+        if self.raw && self.control.drains() {
             stream.end();
         } else {
             stream.reset_on_close();

@@ -20,7 +20,7 @@ pub const CODE_NOT_RECEIVED: &str = "not_received";
 pub fn fits(about: &Description, manifest: &Manifest) -> Result<(), String> {
     if !about.descriptors && manifest.gate.protocol == Protocol::FdPassing {
         return Err(
-            "gate.protocol = \"fd-passing\" hands connections to the workload as descriptors, and none reaches a virtual machine: choose \
+            "gate.protocol = \"handover\" hands connections to the workload as descriptors, and none reaches a virtual machine: choose \
              \"http\" or \"tcp\", or --vehicle process"
                 .to_owned(),
         );
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn connections_are_handed_over_where_descriptors_pass() {
-        let text = "[workload]\ncommand = [\"x\"]\n[gate]\nprotocol = \"fd-passing\"\n";
+        let text = "[workload]\ncommand = [\"x\"]\n[gate]\nprotocol = \"handover\"\n";
         let manifest = manifest(text);
         fits(&about(|_| ()), &manifest).unwrap();
         let machine = about(|about| about.descriptors = false);

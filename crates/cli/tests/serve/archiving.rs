@@ -124,13 +124,14 @@ fn a_timer_is_never_lost_to_the_archive_neither_one_that_an_amendment_brought() 
     let home = Home::new();
     let daemon = home.serve();
     let amend = "@id(\"amend\") permit (principal is Controller, action == Action::\"amend\", resource);\n";
-    let rules = [FOUND, OPEN, amend].concat();
+    let rules = [FOUND, OPEN, STAY, amend].concat();
     let timed = format!("{CLASS}\n{TIMED}");
     home.add(&home.class("tenant", CLASS, &rules));
     home.add(&home.class("clock", &timed, &rules));
     home.add(&home.class("late", CLASS, &rules));
     for name in ["tenant", "clock", "late"] {
         daemon.get(&format!("a.{name}"), "/").status(200);
+        home.suijuris(&["sleep", &format!("{name}/a")]).code(0);
         daemon.wait_phase(&format!("{name}/a"), "dormant");
     }
     let dir = home.class("late", &timed, &rules);

