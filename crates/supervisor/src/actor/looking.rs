@@ -14,7 +14,8 @@ use suijuris_vehicle::Driver;
 
 use super::connections::Decided;
 use super::done::Done;
-use super::{LONGEST_WAIT, ObjectActor, OwnEnd, Proposer};
+use super::own::OwnEnd;
+use super::{LONGEST_WAIT, ObjectActor, Proposer};
 
 impl<D: Driver> ObjectActor<D> {
     /// Whether the object is looked after here: awake, its runtime does; after a failure, nobody does for a while.

@@ -24,7 +24,8 @@ use tokio::sync::oneshot;
 
 use super::connections::Decided;
 use super::done::Done;
-use super::{ObjectActor, OwnEnd, Proposer};
+use super::own::OwnEnd;
+use super::{ObjectActor, Proposer};
 use crate::control::{Asked, CODE_BAD_REQUEST, PendingRequest, Proposed, What, error};
 
 /// What was proposed is in force.
