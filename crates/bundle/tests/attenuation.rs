@@ -82,6 +82,35 @@ fn the_same_or_less_is_narrower() {
 
 // proves B7
 #[test]
+fn a_child_reaches_no_more_than_its_parent() {
+    let reaching = |network: &str| bundle(&DEFINITION.replace("network = \"host\"", network), RULES);
+    let named = reaching("egress = [\"a:1\", \"10.0.0.0/8:2\"]");
+    let more = NotAttenuated::Part {
+        part: "workload.egress",
+        allowed: "some of the parent's, unchanged",
+    };
+    for (child, expected) in [
+        ("egress = [\"a:1\"]", Ok(())),
+        ("network = \"private\"", Ok(())),
+        ("egress = [\"a:2\"]", Err(more.clone())),
+        ("egress = [\"a:1\", \"b:1\"]", Err(more.clone())),
+        // Not by what it means: a network within the parent's is another entry.
+        ("egress = [\"10.1.0.0/16:2\"]", Err(more)),
+    ] {
+        assert_eq!(check_attenuation(&named, &reaching(child)), expected, "{child}");
+    }
+    // Of one that reaches everything, anything is less.
+    assert_eq!(
+        against_parent(
+            &DEFINITION.replace("network = \"host\"", "egress = [\"c:3\"]"),
+            RULES
+        ),
+        Ok(())
+    );
+}
+
+// proves B7
+#[test]
 fn whatever_may_be_more_is_wider() {
     let permit = r#"@id("open") permit (principal, action, resource);"#;
     assert_eq!(

@@ -120,6 +120,30 @@ const MISTAKES: &[(&str, &str, &str, &str)] = &[
         "did you mean `host`?",
     ),
     (
+        "egress = [\"a.example:1\", \"b.example\"]",
+        VALUE,
+        "\"b.example\"",
+        "a port from 1 to 65535 is missing",
+    ),
+    (
+        "egress = [\"10.1.0.0/8:1\"]",
+        VALUE,
+        "\"10.1.0.0/8:1\"",
+        "whose other bits are zero",
+    ),
+    (
+        "egress = [\"localhost:1\"]",
+        VALUE,
+        "\"localhost:1\"",
+        "host.internal",
+    ),
+    (
+        "network = \"host\"\negress = [\"a:1\"]",
+        BOUNDS,
+        "[\"a:1\"]",
+        "which reaches everything",
+    ),
+    (
         "stop_signal = \"TERM\"",
         "object.unknown_word",
         "\"TERM\"",

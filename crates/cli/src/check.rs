@@ -1,9 +1,11 @@
 //! `check`: everything that is wrong with a definition, at once and in its place.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use suijuris_bundle::{Built, Report, Severity, Style, build};
+use suijuris_core::manifest::Destination;
 use suijuris_supervisor::limits;
 use suijuris_vehicle::process::{Process, Shim, Want};
 use suijuris_vehicle::{Description, Driver as _, Isolation};
@@ -89,6 +91,10 @@ fn say_of_machines(machine: &Description, built: Option<&Built>) {
     if let Some(warning) = machine.warning() {
         terminal::note(&warning);
     }
+    let egress = built.map(|built| &built.manifest.workload.egress);
+    if let Some(egress) = egress.filter(|egress| !egress.is_empty()) {
+        terminal::note(&egress_words(egress, machine));
+    }
     let has_image = built.is_some_and(|built| built.manifest.workload.image.is_some());
     if has_image && !machine.images {
         terminal::note(&format!(
@@ -104,6 +110,19 @@ fn say_of_machines(machine: &Description, built: Option<&Built>) {
     if let Some(limited) = limited.filter(|limited| !limited.words.is_empty()) {
         terminal::note(&format!("limits on this host: {}", limited.words.join(", ")));
     }
+}
+
+/// What the workload may reach, and who keeps it to that.
+fn egress_words(egress: &BTreeSet<Destination>, machine: &Description) -> String {
+    let named: Vec<String> = egress.iter().map(ToString::to_string).collect();
+    let here = match machine.private_network {
+        true => "kept to that by processes here",
+        false => "not kept to that by processes here, which share this host's network",
+    };
+    format!(
+        "the workload may reach {}: {here}, and by virtual machines; not where a platform carries its machine (`suijuris deploy`)",
+        named.join(", ")
+    )
 }
 
 fn show(report: &Report, built: Option<&Built>) -> anyhow::Result<()> {

@@ -109,6 +109,7 @@ fn capabilities(about: &Description, overlay: Option<Result<(), String>>) -> Val
         "users_in_images": images.map(|_| users),
         "mounts": about.mounts,
         "private_network": about.private_network,
+        "egress": about.private_network.then_some("as the bundle says"),
         "descriptors": about.descriptors,
         "detached": about.detached,
         "missing": missing,
@@ -143,6 +144,11 @@ fn text(all: &[Shown]) -> String {
                 word("suspend"),
                 word("images")
             ),
+        };
+        let what = match (&vehicle.why_not, about["egress"].as_str()) {
+            (Some(_), _) => what,
+            (None, Some(egress)) => format!("{what}, egress {egress}"),
+            (None, None) => format!("{what}, egress not limited"),
         };
         let is = if vehicle.available { "yes" } else { "no" };
         table.row([vehicle.vehicle, is, &terminal::clean(&what)]);

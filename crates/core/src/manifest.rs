@@ -3,14 +3,16 @@
 //! The manifest names everything else in the bundle by digest (governance text, decision program), so that its CID,
 //! the `BundleId`, stands for the whole. Authoring (`object.toml`) is in the bundle crate; this is what machines read.
 
+pub mod egress;
 mod faults;
 mod machine;
 pub mod secrets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use egress::Destination;
 pub use machine::{HostMount, MIN_BYTES, UseLimits};
 
 use crate::class::Class;
@@ -66,6 +68,9 @@ pub struct Workload {
     pub stop_within: Span,
     /// Network of the machine.
     pub network: Network,
+    /// What it may reach all the same where that is private; left out of the bytes where there is nothing.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub egress: BTreeSet<Destination>,
     /// What it may use up; left out of the bytes where nothing is limited.
     #[serde(default, skip_serializing_if = "UseLimits::is_none")]
     pub limits: UseLimits,
@@ -120,7 +125,8 @@ pub struct Live {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
-    /// A network of its own with nothing but loopback: nobody reaches the workload but the gate, and it reaches nobody.
+    /// A network of its own with nothing but loopback: nobody reaches the workload but the gate, and it reaches
+    /// what [`Workload::egress`] names.
     Private,
     /// The host's network: the workload can call out; its port is on loopback, where other local users can reach it.
     Host,

@@ -46,6 +46,9 @@ pub enum StreamKind {
     Connection,
     /// Calls to the depot that the supervisor serves.
     Depot,
+    /// A connection of the workload's to what its bundle lets it reach, which the supervisor makes. The runtime says first where to: the
+    /// length of that in one byte, then a host, a colon and a port.
+    Egress,
 }
 
 /// Why a stream ends before its time.
@@ -87,7 +90,7 @@ macro_rules! codes {
     };
 }
 
-codes!(StreamKind { Connection = 1, Depot = 2 });
+codes!(StreamKind { Connection = 1, Depot = 2, Egress = 3 });
 codes!(Reset { Dropped = 1, Refused = 2, Failed = 3 });
 codes!(Refusal { Version = 1, Purpose = 2, Activation = 3, Proof = 4, Violation = 5 });
 

@@ -163,6 +163,10 @@ pub struct Launch<D> {
     /// What is told of each request; left out where nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Detail>,
+    /// The machine has a network of its own, and what the bundle lets its workload reach is reached by streams of the link; left out
+    /// where not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub egress: bool,
 }
 
 /// What an image says of its program, as far as it applies to this machine.
@@ -236,6 +240,7 @@ impl<D> Launch<D> {
             image: self.image,
             places: self.places,
             requests: self.requests,
+            egress: self.egress,
         })
     }
 }

@@ -19,6 +19,7 @@ pub mod agent;
 pub mod authorizer;
 mod boot;
 pub mod config;
+mod egress;
 pub mod holds;
 pub mod inbox;
 pub mod intake;

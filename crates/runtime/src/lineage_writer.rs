@@ -90,6 +90,9 @@ pub enum BootError {
     /// No socket to hand connections over on.
     #[error("connections cannot be handed over to the workload: raise the limit of open files")]
     FdPassing(#[source] std::io::Error),
+    /// What its workload may reach cannot be reached.
+    #[error("the ways out of the machine cannot be made: {0}")]
+    Egress(String),
     /// What was found could not be recorded.
     #[error("what the last activation left behind cannot be recorded")]
     Record(#[from] Error),

@@ -157,6 +157,11 @@ impl Reports {
         }
     }
 
+    /// The link to the owner of now.
+    pub(crate) fn link(&self) -> Option<RuntimeLink> {
+        self.to.as_ref().and_then(|outbox| outbox.link())
+    }
+
     /// Of a machine that carries its object by itself, on this platform where it can be asked.
     #[must_use]
     pub(crate) fn on(self, platform: Option<Platform>) -> Self {

@@ -73,6 +73,7 @@ fn spawn(script: &str) -> Running {
         stop_signal: 15,
         stop_within: Span(20_000),
         network: Network::Host,
+        egress: std::collections::BTreeSet::new(),
         limits: manifest::UseLimits::default(),
         mounts: Vec::new(),
         read_only: true,

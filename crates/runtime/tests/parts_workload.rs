@@ -30,6 +30,7 @@ fn manifest(argv: &[&str]) -> manifest::Workload {
         stop_signal: TERM,
         stop_within: LONG,
         network: Network::Host,
+        egress: std::collections::BTreeSet::new(),
         limits: manifest::UseLimits::default(),
         mounts: Vec::new(),
         read_only: true,

@@ -11,6 +11,7 @@ pub mod capability;
 pub mod connection;
 pub mod control;
 pub mod destinations;
+mod egress;
 pub mod events;
 pub mod history;
 pub mod image;

@@ -133,6 +133,7 @@ pub(crate) fn launch(
         served_as,
         image: None,
         requests: None,
+        egress: false,
         places: Vec::new(),
     })
 }
@@ -188,6 +189,8 @@ pub(crate) async fn start<D: Driver>(
     }
     let data = launch.data.clone();
     let mut image = image(services, &mut launch, workload).await?;
+    let private = workload.network == manifest::Network::Private && driver.describe().private_network;
+    launch.egress = private && !workload.egress.is_empty();
     let (activation, secret) = (launch.activation, launch.secret.clone());
     let (ours, theirs) = UnixStream::pair().map_err(NoMachine::Link)?;
     let cwd = launch.object_dir.clone();
@@ -344,6 +347,7 @@ async fn start_apart<D: Driver>(
     let driver = &services.driver;
     let presence = launch.presence.take();
     launch.listen = Listen::Link;
+    launch.egress = workload.network == manifest::Network::Private && !workload.egress.is_empty();
     let notes = services.machines.as_ref().filter(|_| driver.describe().detached);
     if notes.is_none() {
         // Nobody is there who could come later.

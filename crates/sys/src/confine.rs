@@ -292,13 +292,13 @@ pub fn hide_memory() {
 /// # Errors
 /// Where this process does not have them.
 pub fn pass_on_mounting() -> io::Result<()> {
-    const SETPCAP: u32 = 8;
-    const SYS_ADMIN: u32 = 21;
-    let passed = (1_u64 << SETPCAP) | (1 << SYS_ADMIN);
+    // SETPCAP, NET_BIND_SERVICE, NET_ADMIN, SYS_ADMIN.
+    const PASSED: [u32; 4] = [8, 10, 12, 21];
+    let passed = PASSED.iter().fold(0_u64, |set, number| set | (1 << number));
     let mut sets = Sets::current()?;
     sets.inheritable |= passed;
     sets.set()?;
-    for number in [SETPCAP, SYS_ADMIN] {
+    for number in PASSED {
         let (raise, number) = (libc::PR_CAP_AMBIENT_RAISE, libc::c_ulong::from(number));
         // SAFETY: takes integers.
         checked(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, number, 0, 0) }.into())?;

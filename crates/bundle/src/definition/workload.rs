@@ -1,10 +1,10 @@
 //! `[workload]`: what runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use suijuris_core::id::Digest;
-use suijuris_core::manifest::{Live, Network, Protocol, Ready, UseLimits, Workload};
+use suijuris_core::manifest::{Destination, Live, Network, Protocol, Ready, UseLimits, Workload};
 use suijuris_core::memory::Name;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -78,6 +78,7 @@ pub(super) fn read(root: &mut Section<'_>, pins: &Pins) -> Workload {
                 &[("private", Network::Private), ("host", Network::Host)],
             )
             .unwrap_or(Network::Private),
+        egress: egress(&mut section),
         limits: machine::limits(&mut section),
         mounts: machine::mounts(&mut section),
         // What is written to an image is the machine's own, and gone with it.
@@ -103,10 +104,29 @@ fn empty() -> Workload {
         stop_signal: defaults::STOP_SIGNAL,
         stop_within: defaults::STOP_WITHIN,
         network: Network::Private,
+        egress: BTreeSet::new(),
         limits: UseLimits::default(),
         mounts: Vec::new(),
         read_only: true,
     }
+}
+
+/// What it may reach; what is no destination is told and left out.
+fn egress(section: &mut Section<'_>) -> BTreeSet<Destination> {
+    let texts = section.texts("egress").unwrap_or_default();
+    let mut read = BTreeSet::new();
+    for text in texts {
+        match text.value.parse() {
+            Ok(destination) => drop(read.insert(destination)),
+            Err(why) => section.faults().error(
+                code::BAD_VALUE,
+                &text.span,
+                format!("`{}` is nothing that a workload could be let reach: {why}", text.value),
+                "write HOST:PORT: a host name, an IPv4 address or a network, as in \"db.example.com:5432\" or \"10.1.0.0/16:443\"",
+            ),
+        }
+    }
+    read
 }
 
 /// The digest itself, or the one that the name is pinned to.

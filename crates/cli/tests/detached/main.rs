@@ -183,6 +183,7 @@ fn launch(dir: &Path, data: &Path) -> Launch<OwnedFd> {
         verified: None,
         served_as: None,
         requests: None,
+        egress: false,
         places: Vec::new(),
         image: None,
     }

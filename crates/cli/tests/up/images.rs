@@ -172,6 +172,54 @@ fn another_image_is_an_amendment() {
     assert_eq!(std::fs::read_dir(layers).unwrap().count(), 0);
 }
 
+/// An image may go while an object sleeps that needs it: one that is suspended has its files and goes on, one that is stopped says what
+/// is missing, and wakes once it is there again.
+#[test]
+fn an_image_that_is_removed_while_its_object_sleeps_is_missed_or_not_needed() {
+    let remove = |object: &Object| {
+        let listed = object.suijuris(&["images", "ls", "--json"]).code(0).json();
+        let digest = listed[0]["digest"].as_str().unwrap().to_owned();
+        object.suijuris(&["images", "rm", &digest]).code(0);
+        object.suijuris(&["images", "gc"]).code(0);
+        let listed = object.suijuris(&["images", "ls", "--json"]).code(0);
+        assert_eq!(listed.out.trim(), "[]");
+    };
+    let host = r#"@id("host") permit (principal is Host, action == Action::"sleep", resource);"#;
+    for mode in ["suspend", "stop"] {
+        let object = object(&format!("port = 8080\n[sleep]\nmode = \"{mode}\"\n"));
+        object.file("governance.cedar", &[OPEN, STAY, host].concat());
+        let mut up = object.up();
+        up.get("/").status(200);
+        object.ask(&["sleep"]).code(0);
+        let state = if mode == "suspend" { "suspended" } else { "stopped" };
+        up.wait(json!({"event": "machine", "state": state}));
+        remove(&object);
+        if mode == "suspend" {
+            up.get("/").status(200);
+            up.wait(json!({"event": "resumed"}));
+        } else {
+            up.get("/").status(503);
+            let error = up.wait_event("error");
+            assert!(
+                error["message"]
+                    .as_str()
+                    .unwrap()
+                    .contains("suijuris images pull"),
+                "{error}"
+            );
+            let dir = object.dir().to_str().unwrap().to_owned();
+            object
+                .suijuris(&["images", "pull", &format!("oci:{dir}/layout")])
+                .code(0);
+            // Left alone for a moment, since it did not wake.
+            until("the object wakes", || up.get("/").status == 200);
+        }
+        assert_eq!(up.interrupt(), Some(0));
+        object.nobody_is_left();
+        object.verify();
+    }
+}
+
 /// What is missing is said, and nothing runs instead of it.
 #[test]
 fn an_image_that_is_not_there_is_not_replaced_by_anything() {

@@ -18,6 +18,7 @@ mod confines;
 mod copies;
 mod crash;
 mod depots;
+mod egress;
 mod ending;
 mod fd_passing;
 mod gate;

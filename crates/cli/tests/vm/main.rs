@@ -6,6 +6,7 @@
     reason = "tests: what is not as expected ends them"
 )]
 
+mod egress;
 mod images;
 mod moving;
 mod rig;

@@ -172,13 +172,16 @@ fn workload(parent: &Workload, child: &Workload) -> Result<(), NotAttenuated> {
         Network::Private => parent.network,
         Network::Host => Network::Host,
     };
+    let reaches = |destination| parent.egress.contains(destination) || parent.network == Network::Host;
+    part(child.egress.iter().all(reaches), "workload.egress", SOME)?;
     let same = Workload {
         network,
+        egress: parent.egress.clone(),
         ..child.clone()
     };
     part(
         same == *parent,
         "workload",
-        "as the parent's, but for `network = \"private\"`",
+        "as the parent's, but for `network = \"private\"` and less `egress`",
     )
 }

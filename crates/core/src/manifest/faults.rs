@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::{Error, Gate, HostMount, Manifest, Place, Protocol, Ready, Witness, Workload, is_label, secrets};
+use super::egress::MAX_DESTINATIONS;
+use super::{
+    Error, Gate, HostMount, Manifest, Network, Place, Protocol, Ready, Witness, Workload, is_label, secrets,
+};
 use crate::class::{
     Class, MAX_ARCHIVE_AFTER, MAX_FOUNDINGS_PER_SECOND, MAX_INSTANCES, MIN_ARCHIVE_AFTER, Source,
 };
@@ -267,10 +270,35 @@ fn workload(workload: &Workload, faults: &mut Faults) {
     for (part, why) in workload.limits.faults() {
         faults.part(false, part, why);
     }
+    egress(workload, faults);
     faults.part(
         workload.mounts.len() <= 64 && workload.mounts.iter().all(HostMount::is_sound),
         "workload.mounts",
         "at most 64, `from` absolute or below {object}, `to` absolute, without `.` and `..`",
+    );
+}
+
+fn egress(workload: &Workload, faults: &mut Faults) {
+    let Workload {
+        egress,
+        network,
+        port,
+        ..
+    } = workload;
+    faults.part(
+        egress.len() <= MAX_DESTINATIONS,
+        "workload.egress",
+        "at most 64 destinations",
+    );
+    faults.part(
+        egress.is_empty() || *network == Network::Private,
+        "workload.egress",
+        "left out with `network = \"host\"`, which reaches everything",
+    );
+    faults.part(
+        egress.iter().all(|destination| destination.port != *port),
+        "workload.egress",
+        "a port other than `workload.port`, on which the workload itself listens",
     );
 }
 

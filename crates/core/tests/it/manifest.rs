@@ -40,6 +40,7 @@ pub(crate) fn manifest() -> Manifest {
             stop_signal: 15,
             stop_within: Span(5_000),
             network: Network::Private,
+            egress: std::collections::BTreeSet::new(),
             limits: suijuris_core::manifest::UseLimits::default(),
             mounts: Vec::new(),
             read_only: true,
@@ -372,6 +373,49 @@ fn a_workload_without_secrets_has_the_bytes_that_it_always_had() {
     let mut text = manifest();
     text.workload.argv.push("{secret_file:nobody}".to_owned());
     assert!(text.secret_files().is_empty() && text.faults().is_empty());
+}
+
+/// A manifest whose workload may reach something.
+pub(crate) fn with_egress() -> Manifest {
+    let mut manifest = manifest();
+    let destinations = ["db.example.com:5432", "10.1.0.0/16:443", "203.0.113.7:25"];
+    manifest.workload.egress = destinations.map(|text| text.parse().unwrap()).into();
+    manifest
+}
+
+#[test]
+fn a_workload_that_reaches_nothing_has_the_bytes_that_it_always_had() {
+    let bytes = manifest().encode().unwrap();
+    assert!(!bytes.windows(6).any(|six| six == b"egress"));
+    let with = with_egress();
+    assert!(with.faults().is_empty());
+    let bytes = with.encode().unwrap();
+    assert_eq!(Manifest::decode(&bytes).unwrap().1, with);
+    // The bytes of a destination are one text, and nothing else is read as one.
+    let at = bytes.windows(4).position(|four| four == b"5432").unwrap();
+    let mut other = bytes.clone();
+    other[at] = b'0';
+    assert!(Manifest::decode(&other).is_err());
+}
+
+#[test]
+fn what_a_workload_may_reach_is_bounded_and_makes_sense() {
+    let faults = |change: &dyn Fn(&mut Workload)| {
+        let mut manifest = with_egress();
+        change(&mut manifest.workload);
+        manifest
+            .faults()
+            .iter()
+            .any(|fault| fault.to_string().starts_with("workload.egress: "))
+    };
+    assert!(!faults(&|_| {}));
+    assert!(faults(&|workload| workload.network = Network::Host));
+    assert!(faults(&|workload| workload.port = 443));
+    assert!(faults(&|workload| {
+        workload.egress = (1..=65)
+            .map(|port| format!("a:{port}").parse().unwrap())
+            .collect();
+    }));
 }
 
 #[test]

@@ -37,7 +37,7 @@ use crate::lives::{
     KINDS, Life, assert_same, bundle, bundles, bytes_of, change, controller, epoch_key, fault_of, fold,
     inception, manifests, name, rich_schema, schema,
 };
-use crate::manifest::{manifest, with_secrets};
+use crate::manifest::{manifest, with_egress, with_secrets};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -533,12 +533,15 @@ fn bundle_manifest() {
         "manifest": hex(&bytes),
         "with_secrets": hex(&secrets),
         "with_api": hex(&answers.encode().unwrap()),
+        "with_egress": hex(&with_egress().encode().unwrap()),
     });
     let stands = golden("manifest.json", &built);
     let (_, read) = Manifest::decode(&unhex(stands["with_secrets"].as_str().unwrap())).unwrap();
     assert_eq!(read, with_secrets());
     let (_, read) = Manifest::decode(&unhex(stands["with_api"].as_str().unwrap())).unwrap();
     assert_eq!(read, answers);
+    let (_, read) = Manifest::decode(&unhex(stands["with_egress"].as_str().unwrap())).unwrap();
+    assert_eq!(read, with_egress());
     let (id, read) = Manifest::decode(&unhex(stands["manifest"].as_str().unwrap())).unwrap();
     assert_eq!(id.to_string(), stands["id"].as_str().unwrap());
     assert_eq!(read, manifest());

@@ -90,6 +90,7 @@ impl Definition {
                 stop_signal: 15,
                 stop_within: Span(5_000),
                 network: Network::Private,
+                egress: std::collections::BTreeSet::new(),
                 limits: suijuris_core::manifest::UseLimits::default(),
                 mounts: Vec::new(),
                 read_only: true,

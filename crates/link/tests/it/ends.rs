@@ -43,6 +43,7 @@ fn launch(listen: Listen<OwnedFd>) -> Launch<OwnedFd> {
         verified: None,
         served_as: None,
         requests: None,
+        egress: false,
         places: Vec::new(),
         image: None,
     }

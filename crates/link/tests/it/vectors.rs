@@ -79,6 +79,7 @@ fn launch() -> Launch<u8> {
             hosts: vec!["acme.tenant.localhost".to_owned()],
         }),
         image: None,
+        egress: false,
     }
 }
 
@@ -356,6 +357,13 @@ pub(crate) fn frames() -> Vec<(&'static str, Frame)> {
             Frame::Open {
                 stream: StreamId::new(2).unwrap(),
                 kind: StreamKind::Depot,
+            },
+        ),
+        (
+            "open to what the workload may reach",
+            Frame::Open {
+                stream: StreamId::new(4).unwrap(),
+                kind: StreamKind::Egress,
             },
         ),
         (

@@ -22,6 +22,7 @@ mod liar;
 
 mod building;
 mod evil;
+mod full;
 mod make;
 mod pulling;
 mod running;

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use crate::agent;
 use crate::auth::Callers;
 use crate::authorizer::ObjectAuthorizer;
+use crate::egress::Egress;
 use crate::inbox::Inbox;
 use crate::lifecycle_driver::{ExitReason, LifecycleDriver};
 use crate::lineage_writer::{BootError, LineageWriter, Sign};
@@ -70,6 +71,7 @@ struct Activation {
     inputs: Inputs,
     timers: Timers,
     say: mpsc::Sender<Event>,
+    egress: Egress,
 }
 
 impl BootContext {
@@ -131,6 +133,22 @@ impl BootContext {
             }
             _ => bundle,
         };
+        let allowed = &bundle.manifest.workload.egress;
+        let egress = match self.config.egress {
+            true => Egress::open(allowed, &self.config.agent_socket).await,
+            false => Ok(Egress::default()),
+        };
+        let egress = match egress {
+            Ok(egress) => egress,
+            Err(error) => return Err((Box::new(self), BootError::Egress(error.to_string()))),
+        };
+        if !allowed.is_empty() && self.config.own.is_some() {
+            self.reports.event(Report::Error {
+                code: CODE_EGRESS.to_owned(),
+                message: "nothing limits what the workload reaches here: the network is the platform's"
+                    .to_owned(),
+            });
+        }
         let port = match bundle.manifest.workload.port {
             0 => free_port().unwrap_or(0),
             port => port,
@@ -186,7 +204,10 @@ impl BootContext {
         }));
         authorizer.install(resident.clone());
         tokio::task::spawn_local(resident.clone().say_where());
-        let placement = placement(&self.config, &id, port, theirs);
+        let placement = Placement {
+            hosts: egress.hosts(),
+            ..placement(&self.config, &id, port, theirs)
+        };
         resident.started_for(self.config.cause.clone());
         let inputs = resident.launch_inputs();
         let gate_control = control.clone();
@@ -214,6 +235,7 @@ impl BootContext {
             inputs,
             timers,
             say,
+            egress,
         };
         Ok(Box::pin(self.serve(life, resident)).await)
     }
@@ -227,6 +249,7 @@ impl BootContext {
             inputs,
             timers,
             say,
+            egress,
         } = life;
         let (hand_over, handed_over) = mpsc::channel(HANDED_OVER);
         let agent = match agent::bind(&self.config.agent_socket) {
@@ -256,6 +279,7 @@ impl BootContext {
             }
             damage = resident.lineage().damage_behind() => quarantine(&resident, &damage).await,
             left = witnessing::follow_lease(resident.clone(), control) => left,
+            () = egress.carry(self.reports.clone()) => ExitReason::Broken,
             () = resident.inbox().watch(|| resident.messages_changed()) => ExitReason::Broken,
             () = obey(self.signals, say, resident.clone(), own.then_some(&told)) => ExitReason::Broken,
             () = hear(self.supervision, hand_over, self.relay.clone(), resident.clone()) => ExitReason::Broken,
@@ -295,6 +319,8 @@ pub(super) async fn quarantine(resident: &Resident, damage: &OpenError) -> ExitR
 
 /// The agent socket cannot be made.
 pub(super) const CODE_AGENT_SOCKET: &str = "agent_socket";
+/// Rules of what may be reached do not hold.
+const CODE_EGRESS: &str = "egress_not_limited";
 /// The key of replays cannot be used.
 const CODE_REPLAY_KEY: &str = "replay_key";
 /// The gate cannot serve.
@@ -379,5 +405,6 @@ pub(super) fn placement(config: &Config, id: &str, port: u16, connections: Optio
         limits: MachineLimits::named(&std::env::var(workload::LIMITED).unwrap_or_default()),
         secrets: Secrets::default(),
         image: config.image.clone(),
+        hosts: None,
     }
 }

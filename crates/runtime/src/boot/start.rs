@@ -92,6 +92,8 @@ pub(crate) struct Config {
     pub(crate) places: Vec<Host>,
     /// What is told of each request.
     pub(crate) requests: Option<Detail>,
+    /// The machine's network is its own, and the bundle says what is reached all the same.
+    pub(crate) egress: bool,
     /// Why it was started.
     pub(crate) cause: Cause,
     /// What it carries, where nobody else sees to its object.
@@ -171,6 +173,7 @@ impl Config {
             image,
             places: Vec::new(),
             requests: None,
+            egress: false,
             cause: Cause::boot(alone.host),
             own,
         })
@@ -196,6 +199,7 @@ impl Config {
             image: launch.image,
             places: launch.places,
             requests: launch.requests,
+            egress: launch.egress,
             cause: launch.cause,
             own: None,
         })

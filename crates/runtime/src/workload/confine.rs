@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::egress::HOSTS;
 use nix::unistd::geteuid;
 use suijuris_sys::confine::{self, Confinement, ProcessLimits};
 use suijuris_sys::spawn::Credentials;
@@ -39,6 +40,8 @@ pub(super) struct Sight<'a> {
     pub(super) notify: Option<&'a Path>,
     /// Files of its secrets, where there are any.
     pub(super) secrets: &'a Path,
+    /// What it sees as `/etc/hosts`, where that is not its machine's.
+    pub(super) hosts: Option<&'a Path>,
     /// What its author wrote.
     pub(super) object_dir: &'a Path,
     /// What of the host it sees besides: where, and whether it may write there.
@@ -83,6 +86,9 @@ fn view(sight: &Sight<'_>) -> io::Result<View> {
     if !sight.private.iter().any(|private| private == sight.object_dir) {
         plan.keep(sight.object_dir, true);
         keep_around(&mut plan, sight.object_dir);
+    }
+    if let Some(hosts) = sight.hosts {
+        plan.show(hosts, Path::new(HOSTS), true);
     }
     for (from, to, write) in sight.mounts {
         plan.show(from, to, !write);

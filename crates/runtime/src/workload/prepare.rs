@@ -61,6 +61,8 @@ pub struct Placement {
     pub secrets: Secrets,
     /// The image that this machine has its files from; what it says holds where the manifest says nothing.
     pub image: Option<Image>,
+    /// What the workload sees as `/etc/hosts`, where that is not its machine's.
+    pub hosts: Option<PathBuf>,
 }
 
 impl Placement {
@@ -355,6 +357,7 @@ fn confined(
         agent_socket: &placement.agent_socket,
         notify: placement.notify,
         secrets: &placement.files,
+        hosts: placement.hosts.as_deref(),
         object_dir: &placement.object_dir,
         mounts: &mounts,
         kept: &kept,

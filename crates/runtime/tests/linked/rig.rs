@@ -208,6 +208,7 @@ impl Object {
             verified: None,
             served_as: None,
             requests: None,
+            egress: false,
             places: Vec::new(),
             image: None,
         }

@@ -39,6 +39,7 @@ pub(crate) fn bundle_of(name: &str, memory: Schema) -> Result<BundleFiles, Box<d
             stop_signal: 15,
             stop_within: Span(1_000),
             network: Network::Private,
+            egress: std::collections::BTreeSet::new(),
             limits: suijuris_core::manifest::UseLimits::default(),
             mounts: Vec::new(),
             read_only: true,

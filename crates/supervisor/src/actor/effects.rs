@@ -210,6 +210,9 @@ impl<D: Driver> ObjectActor<D> {
         if !limited.words.is_empty() {
             detail = format!("{detail}; limits: {}", limited.words.join(", "));
         }
+        if !workload.egress.is_empty() && !self.services.driver.describe().private_network {
+            detail = format!("{detail}; what the workload reaches is not limited");
+        }
         self.reporter.machine("started", detail);
         self.run_on(run, running);
         self.events.push_back(Event::Started(run));
@@ -234,6 +237,10 @@ impl<D: Driver> ObjectActor<D> {
             });
         }
         let mut words = JoinSet::new();
+        let egress = &self.prepared.bundle().manifest.workload.egress;
+        if !egress.is_empty() {
+            words.spawn_local(crate::egress::serve(running.link.clone(), egress.clone()));
+        }
         let (link, answers) = (running.link.clone(), self.answers.clone());
         words.spawn_local(async move {
             let why = loop {

@@ -144,6 +144,11 @@ async fn a_start_is_few_calls_over_one_connection() {
     }
     let machine = stage.driver.start(spec).await.unwrap();
     let calls = stage.calls();
+    eprintln!(
+        "from a permit to InstanceStart: {} calls, with {} disks",
+        calls.len(),
+        4
+    );
     assert!(calls.len() <= 12, "{calls:#?}");
     assert!(calls.iter().all(|call| call.starts_with("1 ")), "{calls:#?}");
     assert_eq!(calls.last().unwrap(), "1 PUT /actions");

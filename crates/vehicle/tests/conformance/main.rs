@@ -14,6 +14,7 @@
 
 mod fake;
 mod firecracker;
+mod full;
 mod images;
 mod process;
 mod qemu;

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::suite::{self, PATIENCE, Part};
 
-struct Stage {
+pub(crate) struct Stage {
     /// None while another supervisor has the directory.
     driver: Option<VirtualMachines>,
     temp: TempDir,
@@ -32,7 +32,7 @@ fn kernel() -> PathBuf {
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let temp = TempDir::new().unwrap();
         let actor = PathBuf::from(env!("CARGO_BIN_EXE_vehicle-actor"));
         let mut stage = Self {
@@ -45,7 +45,7 @@ impl Stage {
     }
 
     /// A new driver on the same directory.
-    async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         let shim = Shim {
             exe: self.actor.clone(),
             args: vec!["__shim".into()],
@@ -62,11 +62,16 @@ impl Stage {
         self.driver = Some(VirtualMachines::new(inner, options).unwrap());
     }
 
-    fn driver(&self) -> &VirtualMachines {
+    /// Where the driver keeps what machines are made of.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.temp.path().join("state")
+    }
+
+    pub(crate) fn driver(&self) -> &VirtualMachines {
         self.driver.as_ref().unwrap()
     }
 
-    fn playing(&self, args: &[&str]) -> Spec {
+    pub(crate) fn playing(&self, args: &[&str]) -> Spec {
         let mut spec = Spec::new("test", &self.actor).with_args(args);
         (spec.stdout, spec.stderr) = (Output::Lines, Output::Lines);
         spec.link = Some(5);
@@ -74,7 +79,7 @@ impl Stage {
     }
 
     /// A directory of the host that machines may write.
-    fn volume(&self) -> PathBuf {
+    pub(crate) fn volume(&self) -> PathBuf {
         let dir = self.temp.path().join("volume");
         fs::create_dir_all(&dir).unwrap();
         dir
@@ -117,7 +122,7 @@ impl suite::Stage for Stage {
     }
 }
 
-async fn says(lines: &mut Lines, wanted: &str) {
+pub(crate) async fn says(lines: &mut Lines, wanted: &str) {
     let reading = async {
         let mut heard = Vec::new();
         while let Some(line) = lines.next().await {
@@ -415,7 +420,7 @@ async fn the_table_in_the_docs_is_what_the_drivers_say() {
     let columns = [process.describe(), stage.driver().describe(), &firecracker].map(suite::abilities);
     let mut table = String::from("| A machine | process | qemu | firecracker |\n|---|---|---|---|\n");
     for (row, (what, _)) in columns[0].iter().enumerate() {
-        let cell = |column: &[(&str, bool); 6]| if column[row].1 { "yes" } else { "no" };
+        let cell = |column: &[(&str, bool); 7]| if column[row].1 { "yes" } else { "no" };
         let cells = columns.each_ref().map(cell).join(" | ");
         table.push_str(&format!("| {what} | {cells} |\n"));
     }

@@ -84,7 +84,7 @@ pub(crate) async fn conforms<S: Stage>(stage: &mut S) {
 }
 
 /// A row for each ability that does not depend on the host, as `docs/vm.md` has it.
-pub(crate) fn abilities(about: &Description) -> [(&'static str, bool); 6] {
+pub(crate) fn abilities(about: &Description) -> [(&'static str, bool); 7] {
     [
         (
             "a kernel of its own",
@@ -104,6 +104,10 @@ pub(crate) fn abilities(about: &Description) -> [(&'static str, bool); 6] {
             about.limits(Resource::Memory) == Means::VirtualMachine,
         ),
         ("begins with the files of an image", about.images),
+        (
+            "reaches what its bundle names (`egress`) and nothing else",
+            about.private_network,
+        ),
     ]
 }
 
