@@ -123,6 +123,24 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+fn as_nobody(object: &Object) -> Up {
+    let program = object.home().join("suijuris");
+    run(object
+        .command("cp")
+        .arg(env!("CARGO_BIN_EXE_suijuris"))
+        .arg(&program))
+    .code(0);
+    run(object
+        .command("chown")
+        .args(["-R", "65534:65534"])
+        .arg(object.home()))
+    .code(0);
+    let mut command = object.command("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]);
+    command.arg(program).arg("up").arg(object.dir());
+    Up::start(command)
+}
+
 // proves E12
 #[test]
 fn a_workload_reaches_what_its_bundle_names_and_nothing_else() {
@@ -138,29 +156,68 @@ fn so_does_that_of_an_ordinary_user() {
     if !is_root() {
         return;
     }
-    let (open, ran) = open(|object| {
-        let program = object.home().join("suijuris");
-        run(object
-            .command("cp")
-            .arg(env!("CARGO_BIN_EXE_suijuris"))
-            .arg(&program))
-        .code(0);
-        run(object
-            .command("chown")
-            .args(["-R", "65534:65534"])
-            .arg(object.home()))
-        .code(0);
-        let mut command = object.command("setpriv");
-        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]);
-        command.arg(program).arg("up").arg(object.dir());
-        Up::start(command)
-    });
+    let (open, ran) = open(as_nobody);
     assert!(
         ran.machine.starts_with("namespaces without privilege"),
         "{}",
         ran.machine
     );
     is_kept_to_it(&open);
+}
+
+/// In an image, as its user, with its own idea of names: what is written to `/etc/hosts` of the image counts after what is named.
+fn in_an_image(start: impl FnOnce(&Object) -> Up) {
+    let (named, forbidden) = (
+        Outside::at(Ipv4Addr::LOCALHOST),
+        Outside::at(Ipv4Addr::UNSPECIFIED),
+    );
+    let script = format!(
+        "way() {{ echo $1: $(busybox nc $2 $3 2>/dev/null </dev/null); }}; \
+         address=$(busybox awk '/host.internal/ {{ print $1 }}' /etc/hosts); \
+         way address $address {0}; way port $address {1}; way loopback 127.0.0.1 {1}; way metadata 169.254.169.254 80; \
+         (echo 127.0.0.1 other >> /etc/hosts) 2>/dev/null || echo kept; echo done; exec busybox sleep 1000",
+        named.port, forbidden.port
+    );
+    let object = Object::example("image");
+    run(&mut object.command(object.dir().join("make-image"))).code(0);
+    let script = serde_json::to_string(&script).unwrap();
+    object.file(
+        "object.toml",
+        &format!(
+            "name = \"image\"\n[workload]\nimage = \"oci:layout\"\ncommand = [\"/bin/sh\", \"-c\", {script}]\n\
+             ready = \"spawned\"\negress = [\"host.internal:{}\"]\n",
+            named.port
+        ),
+    );
+    object.file("governance.cedar", &[OPEN, STAY].concat());
+    let mut up = start(&object);
+    up.get("/");
+    up.wait(json!({"event": "output", "line": "done"}));
+    let events = up.events();
+    let lines: Vec<&str> = events.iter().filter_map(|event| event["line"].as_str()).collect();
+    assert_eq!(
+        lines,
+        [
+            "address: outside",
+            "port:",
+            "loopback:",
+            "metadata:",
+            "kept",
+            "done"
+        ]
+    );
+    assert_eq!((named.came(), forbidden.came()), (1, 0));
+    assert_eq!(up.interrupt(), Some(0));
+    object.verify();
+}
+
+// proves E12
+#[test]
+fn in_an_image_it_reaches_no_more() {
+    in_an_image(Object::up);
+    if is_root() {
+        in_an_image(as_nobody);
+    }
 }
 
 // proves E12

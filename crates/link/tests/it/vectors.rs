@@ -161,6 +161,13 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
             ToRuntime::Launch(Box::new(in_a_machine())),
         ),
         (
+            "launch of a machine with ways out",
+            ToRuntime::Launch(Box::new(Launch {
+                egress: true,
+                ..in_a_machine()
+            })),
+        ),
+        (
             "launch with an address",
             ToRuntime::Launch(Box::new(standalone_ways())),
         ),
