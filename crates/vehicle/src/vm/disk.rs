@@ -127,6 +127,22 @@ impl Taken {
             .mode(0o600)
             .open(disk)
             .map_err(fault("make", disk))?;
+        let made = Self::fill(tools, dir, (disk, &file), size, label);
+        if made.is_err() && !is_away(dir) {
+            // Half of it is nothing.
+            let _ = fs::remove_file(disk);
+        }
+        made
+    }
+
+    /// Puts what is in `dir` onto the new disk, and writes the marker.
+    fn fill(
+        tools: &DiskTools,
+        dir: &Path,
+        (disk, file): (&Path, &File),
+        size: u64,
+        label: &str,
+    ) -> Result<Self, DiskError> {
         file.set_len(size.saturating_mul(2).saturating_add(ROOM).next_multiple_of(4096))
             .map_err(fault("make", disk))?;
         let mut command = Command::new(&tools.mkfs);

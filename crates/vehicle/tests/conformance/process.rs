@@ -7,17 +7,11 @@ mod outliving;
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
-use std::fs::File;
-use std::io::Read;
-use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
-use std::time::Duration;
-use std::time::Instant;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use suijuris_vehicle::process::{Ahead, Machine, Process, Shim, StateError, Want};
 use suijuris_vehicle::{
@@ -206,6 +200,25 @@ impl Stage {
         let mut supervisor = piped.spawn().unwrap();
         let id = line_of(&mut supervisor).parse().unwrap();
         (supervisor, id)
+    }
+}
+
+/// The driver's choices as the actor's arguments name them.
+struct Description {
+    isolation: String,
+    suspending: String,
+}
+
+impl Description {
+    fn of(stage: &Stage) -> Self {
+        let Want {
+            isolation,
+            suspending,
+        } = stage.want;
+        Self {
+            isolation: format!("{:?}", isolation.unwrap()),
+            suspending: format!("{:?}", suspending.unwrap()),
+        }
     }
 }
 

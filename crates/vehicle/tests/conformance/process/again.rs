@@ -5,13 +5,10 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
-use suijuris_vehicle::Machine as _;
 use tempfile::TempDir;
-
-use super::actor;
 
 /// Set for a test that runs itself again under other conditions.
 const INNER: &str = "CONFORMANCE_INNER";

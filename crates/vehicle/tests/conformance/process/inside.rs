@@ -1,20 +1,17 @@
 //! What only machines of processes do: files, steps that fail, limits, networks, mounts.
 
-use std::env;
-use std::fs;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
-use std::net::TcpListener;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use suijuris_vehicle::process::{Process, Step, StepFailed};
+use suijuris_vehicle::process::{Step, StepFailed};
 use suijuris_vehicle::{
-    Exit, Machine as _, Means, Mount, Network, Output, Resource, Spec, SpecError, StartError, State,
+    Driver as _, Exit, Machine as _, Means, Mount, Network, Output, Resource, Spec, SpecError, StartError,
+    State,
 };
 
 use super::{Stage, family_files, grows, is_deserted, size};

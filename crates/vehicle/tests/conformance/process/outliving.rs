@@ -2,18 +2,14 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use suijuris_vehicle::process::{Process, StateError, Want};
-use suijuris_vehicle::{AttachError, Exit, Machine as _, Suspending};
+use suijuris_vehicle::{AttachError, Driver as _, Exit, Machine as _, Suspending};
 
-use super::{Stage, actor, eventually, family_files, grows, is_deserted, line_of};
+use super::{Description, Stage, eventually, family_files, grows, is_deserted, line_of};
 use crate::suite::{self, Part};
 
 pub(super) async fn nobody_is_left_behind(stage: &Stage) {
@@ -134,25 +130,6 @@ pub(super) fn spawn_caller(stage: &Stage, file: &Path, farewell: &str) -> (Child
         assert_eq!(line_of(&mut caller), "suspended");
     }
     (caller, pid)
-}
-
-/// The driver's choices as the actor's arguments name them.
-struct Description {
-    isolation: String,
-    suspending: String,
-}
-
-impl Description {
-    fn of(stage: &Stage) -> Self {
-        let Want {
-            isolation,
-            suspending,
-        } = stage.want;
-        Self {
-            isolation: format!("{:?}", isolation.unwrap()),
-            suspending: format!("{:?}", suspending.unwrap()),
-        }
-    }
 }
 
 /// What finds machines again is for their owner alone, and no secret stands in it or in an argument.
