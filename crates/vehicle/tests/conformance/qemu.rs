@@ -45,7 +45,7 @@ impl Stage {
     }
 
     /// A new driver on the same directory.
-    pub(crate) async fn restart(&mut self) {
+    async fn restart(&mut self) {
         let shim = Shim {
             exe: self.actor.clone(),
             args: vec!["__shim".into()],
