@@ -94,6 +94,8 @@ pub(crate) const ROWS: &[Row] = &[
     claimed("E10", "B", "same disk on bare Firecracker or QEMU, same object"),
     later("E11", "LF", "rules on TLS and client certificates travel in the bundle"),
     claimed("E12", "LB", "egress rules travel; where they cannot be enforced it is said"),
+    claimed("E11", "LF", "rules on TLS and client certificates travel in the bundle"),
+    later("E12", "LB", "egress rules travel; where they cannot be enforced it is said"),
     claimed("E13", "F", "without a door: linger, Retry-After, bounded wakes, cost stated"),
     claimed("E14", "BF", "works on the smallest shape, without a token"),
     claimed("E15", "FB", "off the host and back: same id, old copy refused"),

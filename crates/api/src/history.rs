@@ -319,6 +319,12 @@ pub struct Supposed {
     /// Headers of the request that the rules may read, `NAME=VALUE`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<String>,
+    /// What TLS came to, where it ended at somebody whose word counts, `NAME=VALUE`: `version`, `sni`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls: Vec<String>,
+    /// The client's verified certificate, `NAME=VALUE`: `name`, `subject`, `issuer`, `fingerprint`, `not_after`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub client_cert: Vec<String>,
     /// Subject of the caller's verified token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,

@@ -17,6 +17,7 @@ pub mod openapi;
 pub mod owner;
 pub mod problem;
 pub mod routes;
+pub mod tls;
 
 pub use event::Event;
 pub use problem::Problem;

@@ -4,7 +4,7 @@
 //! and shared secrets do not exist here. Time is the decision's own. What was verified is remembered by the token's
 //! digest, with the object that it was shown to, until it expires, so that a caller's second request costs a hash and not a signature. Not here: what a
 //! caller may do (the rules), fetching keys (they are pinned), tokens for others (the agent socket). [`IdentityToken`] reads what the
-//! agent socket of another object issued; whose key signed it a depot shows.
+//! agent socket of another object issued; whose key signed it a depot shows. [`ProxyKey`] tells a proxy's word from a client's.
 //!
 //! A crate of its own because two processes verify tokens: the runtime for its gate, and doors, which may not link the
 //! runtime. Called for each request with an `Authorization` header, when the bundle pins keys.
@@ -12,6 +12,7 @@
 mod cache;
 mod identity;
 mod key;
+mod proxied;
 mod token;
 #[cfg(test)]
 mod wycheproof;
@@ -30,6 +31,7 @@ use cache::Cache;
 pub use identity::{IdentityToken, MAX_LIFE};
 use key::Key;
 pub use key::KeyError;
+pub use proxied::ProxyKey;
 use token::Payload;
 
 /// Length of a token at most, bytes.

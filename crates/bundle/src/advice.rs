@@ -36,6 +36,7 @@ pub(crate) fn of(definition: &str, manifest: &Manifest, program: &Program) -> Ve
     finder.triggers();
     finder.words();
     finder.protocol();
+    finder.tls();
     finder.secrets();
     finder.preflights();
     finder.never();
@@ -238,6 +239,34 @@ impl Finder<'_> {
                     "see day of month (third) and month (fourth): 30 2 is no date, and 2 is February",
                 );
             }
+        }
+    }
+
+    /// Words of TLS: who ends it must say what it came to, and not every platform does.
+    fn tls(&self) {
+        let of_tls = |slot: &Slot| {
+            matches!(
+                slot,
+                Slot::HasTls
+                    | Slot::TlsVersion
+                    | Slot::TlsSni
+                    | Slot::HasClientCert
+                    | Slot::CertName
+                    | Slot::CertSubject
+                    | Slot::CertIssuer
+                    | Slot::CertFingerprint
+                    | Slot::CertNotAfter
+            )
+        };
+        let nodes = &self.listing.nodes;
+        let reads = |node: &Node| matches!(node, Node::Slot(slot) | Node::Has(slot) if of_tls(slot));
+        if nodes.iter().any(reads) {
+            self.faults.advice(
+                code::TLS_WORDS,
+                &locate(self.document, "gate"),
+                "rules read context.request.tls or client_cert, which are there only where whoever ends TLS says so",
+                "`serve` and a `host` of ours do, with --client-ca and --proxy-client-ca; `up` and Fly do not, and there what needs them is refused",
+            );
         }
     }
 

@@ -39,6 +39,7 @@ pub(crate) mod code {
         UNUSED_CLAIM = "object.unused_claim",
         UNUSED_HEADER = "object.unused_header",
         NO_REQUEST_WORDS = "object.no_request_words",
+        TLS_WORDS = "object.tls_words",
         SECRET_LITERAL = "object.secret_literal",
         NO_SECRET = "object.no_secret",
         PREFLIGHT = "object.preflight",
@@ -71,6 +72,17 @@ impl<'t> Faults<'t> {
         help: impl Display,
     ) {
         self.add(Severity::Error, code, span, &message, &help);
+    }
+
+    /// Something that is fine where it is meant.
+    pub(crate) fn advice(
+        &self,
+        code: &'static str,
+        span: &Range<usize>,
+        message: impl Display,
+        help: impl Display,
+    ) {
+        self.add(Severity::Advice, code, span, &message, &help);
     }
 
     pub(crate) fn warning(

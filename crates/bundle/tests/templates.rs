@@ -244,6 +244,8 @@ fn a_class_founds_for_anybody_on_this_machine_and_for_its_owner() {
             port: None,
             content_length: None,
             headers: &[],
+            tls: None,
+            client_cert: None,
         };
         let founding = governance::Founding {
             max_instances: 100,

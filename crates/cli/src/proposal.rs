@@ -59,6 +59,12 @@ pub(crate) struct Options {
     /// Header of the request that the rules may read; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     header: Vec<String>,
+    /// What TLS came to: version=1.3, sni=NAME; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    tls: Vec<String>,
+    /// Verified certificate of the client: name=, subject=, issuer=, fingerprint=, not_after=; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    client_cert: Vec<String>,
     /// Subject of the caller's verified token
     #[arg(long)]
     subject: Option<String>,
@@ -147,6 +153,8 @@ impl Options {
             peer: Some(self.peer.to_string()),
             protocol: Some(self.protocol.to_string()),
             headers: self.header.clone(),
+            tls: self.tls.clone(),
+            client_cert: self.client_cert.clone(),
             subject: self.subject.clone(),
             scopes: self.scope.clone(),
             claims: self.claim.clone(),

@@ -450,6 +450,11 @@ fn with_facts<R>(subject: &Subject<'_>, id: &str, inputs: &Inputs, run: impl FnO
         port: request.port.map(i64::from),
         content_length: request.content_length.map(number),
         headers: &headers,
+        tls: request.tls.as_ref().map(crate::inputs::Tls::facts),
+        client_cert: request
+            .client_cert
+            .as_deref()
+            .map(crate::inputs::ClientCert::facts),
     });
     facts.activity = inputs.activity.map(|activity| governance::Activity {
         active: activity.active,

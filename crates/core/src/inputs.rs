@@ -221,6 +221,65 @@ pub struct Request {
     /// Declared headers that the request has.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
+    /// What TLS came to, where it ended at somebody whose word counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// The verified certificate that the client showed there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<Box<ClientCert>>,
+}
+
+/// A session of TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// `1.2` or `1.3`.
+    pub version: String,
+    /// The name that the client asked for, in lower case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+}
+
+/// A client's certificate, verified where TLS ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCert {
+    /// Its first DNS name, or the common name of its subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its subject, as RFC 4514 writes distinguished names.
+    pub subject: String,
+    /// Its issuer, likewise.
+    pub issuer: String,
+    /// SHA-256 of its DER encoding, in lower-case hexadecimal.
+    pub fingerprint: String,
+    /// Until when it is valid.
+    pub not_after: Timestamp,
+}
+
+impl Tls {
+    /// As rules see it.
+    #[must_use]
+    pub fn facts(&self) -> crate::governance::Tls<'_> {
+        crate::governance::Tls {
+            version: &self.version,
+            sni: self.sni.as_deref(),
+        }
+    }
+}
+
+impl ClientCert {
+    /// As rules see it.
+    #[must_use]
+    pub fn facts(&self) -> crate::governance::ClientCert<'_> {
+        crate::governance::ClientCert {
+            name: self.name.as_deref(),
+            subject: &self.subject,
+            issuer: &self.issuer,
+            fingerprint: &self.fingerprint,
+            not_after: self.not_after,
+        }
+    }
 }
 
 /// How busy the object is.

@@ -16,6 +16,7 @@ use suijuris_core::inputs::Request;
 use suijuris_core::time::Reading;
 use suijuris_gate::RequestHead;
 use suijuris_gate::head::{Described, Reject};
+use suijuris_words::tls;
 
 use crate::authenticate::Credentials;
 use crate::problems;
@@ -212,7 +213,7 @@ pub fn request(vocabulary: &Vocabulary, head: &RequestHead<'_>) -> Result<Reques
             headers.insert(name.clone(), value.into_owned());
         }
     }
-    Ok(Request {
+    let mut request = Request {
         method: head.method.to_owned(),
         path: head.path.to_string(),
         query: head.query.unwrap_or_default().to_owned(),
@@ -226,7 +227,11 @@ pub fn request(vocabulary: &Vocabulary, head: &RequestHead<'_>) -> Result<Reques
         peer_ip: head.peer.ip().to_canonical(),
         content_length: head.content_length,
         headers,
-    })
+        tls: None,
+        client_cert: None,
+    };
+    tls::note(&mut request, head.tls);
+    Ok(request)
 }
 
 /// The object that a host, in canonical form, stands for.

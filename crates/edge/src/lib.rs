@@ -6,7 +6,7 @@
 //! | [`trust`] | whose word counts |
 //! | [`proxy_header`] | the PROXY protocol, required or forbidden, never sniffed |
 //! | [`forwarded`] | `X-Forwarded-For` of a trusted proxy |
-//! | [`tls`], `authority` | certificates, reloaded when they change; those of development (feature `tls`) |
+//! | [`tls`], `authority`, `certificate` | certificates, reloaded when they change; those of development; those of clients (feature `tls`) |
 //! | [`postgres`] | what clients of PostgreSQL say before TLS |
 //! | [`handshakes`] | how many may be under way |
 //!
@@ -14,6 +14,8 @@
 
 #[cfg(feature = "tls")]
 pub mod authority;
+#[cfg(feature = "tls")]
+mod certificate;
 pub mod forwarded;
 pub mod handshakes;
 pub mod postgres;

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use suijuris_api::tls::Session;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -17,14 +18,6 @@ pub enum Tls {}
 #[derive(Debug)]
 pub enum Stream {}
 
-/// Would be what a handshake found.
-pub struct Found {
-    /// The name that the client asked for.
-    pub server_name: Option<String>,
-    /// What the client's certificate names it.
-    pub certificate: Option<String>,
-}
-
 impl Tls {
     /// Would read changed certificates again.
     ///
@@ -36,7 +29,7 @@ impl Tls {
 
     /// Would end TLS on a connection.
     #[expect(clippy::unused_async, reason = "the other one waits for the client")]
-    pub async fn accept(&self, _: TcpStream, _: Speaks) -> Option<(Stream, Found)> {
+    pub async fn accept(&self, _: TcpStream, _: Speaks) -> Option<(Stream, Session)> {
         match *self {}
     }
 }

@@ -15,14 +15,16 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
+use suijuris_api::tls::Session;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::Speaks;
 use super::authority::Authority;
+use super::certificate;
 
 /// How often files are looked at, at most.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -180,15 +182,6 @@ struct Configs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp(u64, u64, i64, i64);
 
-/// What a handshake found.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    /// The name that the client asked for.
-    pub server_name: Option<String>,
-    /// What the client's certificate names it.
-    pub certificate: Option<String>,
-}
-
 impl Tls {
     /// With certificates from `source`; clients may show certificates of `client_ca`, where one is named.
     ///
@@ -238,7 +231,7 @@ impl Tls {
     }
 
     /// The handshake; none where it fails.
-    pub async fn accept(&self, socket: TcpStream, speaks: Speaks) -> Option<(Stream, Found)> {
+    pub async fn accept(&self, socket: TcpStream, speaks: Speaks) -> Option<(Stream, Session)> {
         let config = match speaks {
             Speaks::Http => self.config.borrow().http.clone(),
             Speaks::Anything => self.config.borrow().raw.clone(),
@@ -247,9 +240,10 @@ impl Tls {
         let stream = acceptor.accept(socket).await.ok()?;
         let (_, session) = stream.get_ref();
         let shown = session.peer_certificates().and_then(<[_]>::first);
-        let found = Found {
+        let found = Session {
+            version: version(session.protocol_version()?)?.to_owned(),
             server_name: session.server_name().map(str::to_ascii_lowercase),
-            certificate: shown.and_then(|shown| name_in(shown)),
+            certificate: shown.and_then(|shown| certificate::read(shown)),
         };
         Some((stream, found))
     }
@@ -258,6 +252,15 @@ impl Tls {
 impl Stamp {
     fn of(found: &Metadata) -> Self {
         Self(found.ino(), found.len(), found.mtime(), found.mtime_nsec())
+    }
+}
+
+/// A version as rules name it.
+const fn version(version: rustls::ProtocolVersion) -> Option<&'static str> {
+    match version {
+        rustls::ProtocolVersion::TLSv1_2 => Some("1.2"),
+        rustls::ProtocolVersion::TLSv1_3 => Some("1.3"),
+        _ => None,
     }
 }
 
@@ -324,21 +327,4 @@ fn file(path: &Path, why: &dyn std::fmt::Display) -> TlsError {
         path: path.to_owned(),
         why: why.to_string(),
     }
-}
-
-/// Whose a verified certificate is: its first DNS name, or the common name of its subject.
-fn name_in(certificate: &CertificateDer<'_>) -> Option<String> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let alternative = parsed.subject_alternative_name().ok().flatten();
-    let dns = alternative.and_then(|found| {
-        found.value.general_names.iter().find_map(|name| match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
-            _ => None,
-        })
-    });
-    let common = || {
-        let name = parsed.subject().iter_common_name().next()?;
-        Some(name.as_str().ok()?.to_owned())
-    };
-    dns.or_else(common)
 }

@@ -2,10 +2,10 @@
 //!
 //! `gate_null LISTEN UPSTREAM [http|h2c|tcp]`, both addresses as `ADDR:PORT`.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 
 use suijuris_gate::{
-    Admission, Authorizer, Control, Forwarding, Gate, Limits, Phase, Protocol, RequestHead, Upstream,
+    Admission, Authorizer, Control, Forwarding, Gate, Limits, Peer, Phase, Protocol, RequestHead, Upstream,
 };
 use tokio::sync::mpsc;
 
@@ -18,7 +18,7 @@ impl Authorizer for Everyone {
         Admission::Forward(())
     }
 
-    fn connect(&self, _: SocketAddr) -> Admission<()> {
+    fn connect(&self, _: Peer<'_>) -> Admission<()> {
         Admission::Forward(())
     }
 }

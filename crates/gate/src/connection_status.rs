@@ -5,9 +5,9 @@
 //! is cut; held (a machine that was suspended decides whether to wake again), nothing of it moves.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 
 use crate::control::{Control, Phase};
+use crate::forward::Origin;
 use crate::gate::Shared;
 use crate::{Admission, Authorizer};
 
@@ -31,7 +31,7 @@ pub(crate) trait StatusSource {
 /// A connection that its authorizer can be asked about.
 pub(crate) struct Reviewed<'x, A: Authorizer> {
     gate: &'x Shared<A>,
-    peer: SocketAddr,
+    origin: &'x Origin,
     /// The newest permit; held for as long as the connection lives.
     permit: RefCell<A::Permit>,
     asked: Cell<u64>,
@@ -39,12 +39,12 @@ pub(crate) struct Reviewed<'x, A: Authorizer> {
 }
 
 impl<'x, A: Authorizer> Reviewed<'x, A> {
-    /// A connection from `peer` that has just got `permit`.
-    pub(crate) fn new(gate: &'x Shared<A>, peer: SocketAddr, permit: A::Permit) -> Self {
+    /// A connection of `origin` that has just got `permit`.
+    pub(crate) fn new(gate: &'x Shared<A>, origin: &'x Origin, permit: A::Permit) -> Self {
         Self {
             asked: Cell::new(gate.control.round()),
             gate,
-            peer,
+            origin,
             permit: RefCell::new(permit),
             last: Cell::new(ConnectionStatus::Good),
         }
@@ -55,7 +55,7 @@ impl<'x, A: Authorizer> Reviewed<'x, A> {
             Phase::Holding => ConnectionStatus::Held,
             // What was admitted may finish; the bound of draining cuts it.
             Phase::Draining | Phase::Closed => ConnectionStatus::Good,
-            Phase::Open => match self.gate.connect(self.peer) {
+            Phase::Open => match self.gate.connect(self.origin.peer()) {
                 Admission::Forward(permit) => {
                     self.permit.replace(permit);
                     ConnectionStatus::Good

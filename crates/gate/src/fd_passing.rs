@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -27,6 +27,7 @@ use tokio::net::TcpStream;
 use crate::Authorizer;
 use crate::connection_status::{ConnectionStatus, Reviewed, StatusSource};
 use crate::control::Timer;
+use crate::forward::Origin;
 use crate::gate::Shared;
 use crate::upstream::Upstream;
 use crate::{sys, tunnel};
@@ -133,23 +134,23 @@ impl Channel {
 pub(crate) async fn serve<A: Authorizer>(
     gate: &Rc<Shared<A>>,
     stream: TcpStream,
-    peer: SocketAddr,
+    origin: &Origin,
     prefix: &[u8],
 ) {
     let timer = gate.control.timer();
     // Out of tokio's epoll: bytes that arrive are not ours to be woken for.
     let Ok(stream) = stream.into_std() else { return };
     let cut = Cut(stream);
-    let Some(permit) = tunnel::admit(gate, peer, &timer).await else {
+    let Some(permit) = tunnel::admit(gate, origin, &timer).await else {
         return;
     };
-    let reviewed = Reviewed::new(gate, peer, permit);
+    let reviewed = Reviewed::new(gate, origin, permit);
     let _admitted = gate.traffic.admitted();
     // Most programs that are given a socket expect one that blocks.
     let Ok(()) = cut.0.set_nonblocking(false) else {
         return;
     };
-    let message = [peer.to_string().as_bytes(), b"\n", prefix].concat();
+    let message = [origin.peer.to_string().as_bytes(), b"\n", prefix].concat();
     if gate.fd_passing.send(&cut.0, &message).await.is_ok()
         && let Ok(watched) = gate.fd_passing.watched(&cut.0)
     {

@@ -3,6 +3,9 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 
+use suijuris_api::tls::Session;
+
+use crate::Peer;
 use crate::chunked::is_token;
 use crate::handoff::Client;
 use crate::head::{Fields, Framing, RequestHead, Version, Wire, list};
@@ -151,11 +154,24 @@ impl Origin {
         self.client.is_none() || !is_forwarding(name)
     }
 
-    /// The head as far as it is believed.
-    pub(crate) fn trusted<'a>(&self, head: RequestHead<'a>) -> RequestHead<'a> {
+    /// The head as far as it is believed, with what is known of the client's TLS.
+    pub(crate) fn trusted<'a>(&'a self, head: RequestHead<'a>) -> RequestHead<'a> {
         match self.client {
-            Some(_) => head.without_forwarding(),
+            Some(_) => head.without_forwarding().with_tls(self.session()),
             None => head,
+        }
+    }
+
+    /// What TLS came to, where somebody said it who ended it.
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.client.as_ref()?.session.as_deref()
+    }
+
+    /// Who is at the other end of a raw connection.
+    pub(crate) fn peer(&self) -> Peer<'_> {
+        Peer {
+            address: self.peer,
+            tls: self.session(),
         }
     }
 
@@ -163,7 +179,8 @@ impl Origin {
     pub(crate) fn known(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let client = self.client.as_deref();
         let prefix = client.and_then(|client| client.prefix.as_deref());
-        let name = client.and_then(|client| client.certificate.as_deref());
+        let shown = self.session().and_then(|session| session.certificate.as_ref());
+        let name = shown.and_then(|shown| shown.name.as_deref());
         let named = |name, value: Option<_>| value.map(|value| (name, value));
         let fields = [named("x-forwarded-prefix", prefix), named(CLIENT_NAME, name)];
         // What cannot stand in a field is not said.

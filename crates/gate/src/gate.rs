@@ -26,7 +26,7 @@ use crate::seats::{Seat, Seats};
 use crate::stream::Stream;
 use crate::traffic::{Open, Traffic};
 use crate::upstream::{Pool, Upstream};
-use crate::{Admission, Authorizer, fd_passing, http2, tunnel};
+use crate::{Admission, Authorizer, Peer, fd_passing, http2, tunnel};
 
 /// What the workload speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -337,13 +337,12 @@ pub(crate) async fn connection<A: Authorizer>(
     prefix: Vec<u8>,
     place: Place,
 ) {
-    let peer = origin.peer;
     let usage = &place.seat.usage;
     let raw = matches!(gate.protocol, Protocol::Tcp | Protocol::FdPassing);
     let _busy = raw.then(|| usage.begin());
     if gate.protocol == Protocol::FdPassing {
         return match stream {
-            Stream::Tcp(stream) => fd_passing::serve(&gate, stream, peer, &prefix).await,
+            Stream::Tcp(stream) => fd_passing::serve(&gate, stream, &origin, &prefix).await,
             // The workload is given sockets, and this is none.
             Stream::Unix(_) | Stream::Bytes(_) => gate.traffic.count_refused(),
         };
@@ -358,7 +357,7 @@ pub(crate) async fn connection<A: Authorizer>(
     };
     let origin = Rc::new(origin);
     let end = if gate.protocol == Protocol::Tcp {
-        if tunnel::serve(&gate, stream, peer, &prefix).await {
+        if tunnel::serve(&gate, stream, &origin, &prefix).await {
             End::Close
         } else {
             End::Reset
@@ -457,7 +456,7 @@ impl<A: Authorizer> Shared<A> {
     }
 
     /// The verdict on a raw connection.
-    pub(crate) fn connect(&self, peer: SocketAddr) -> Admission<A::Permit> {
+    pub(crate) fn connect(&self, peer: Peer<'_>) -> Admission<A::Permit> {
         self.by_phase(|| self.authorizer.connect(peer))
     }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use suijuris_api::tls::Session;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -29,10 +30,9 @@ pub struct Client {
     pub address: SocketAddr,
     /// It came by TLS.
     pub tls: bool,
-    /// The name that TLS asked for.
-    pub server_name: Option<String>,
-    /// The name in the verified certificate that the client showed: the workload reads it as `X-Suijuris-Client-Name`.
-    pub certificate: Option<String>,
+    /// What TLS came to, where it ended at whoever handed the connection over. The workload reads the name in the client's
+    /// certificate as `X-Suijuris-Client-Name`.
+    pub session: Option<Box<Session>>,
     /// What was taken off the path: the workload reads it as `X-Forwarded-Prefix`.
     pub prefix: Option<String>,
     /// All of this is true of one request: the connection, of HTTP/1.x, ends after it.

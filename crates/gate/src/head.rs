@@ -11,6 +11,8 @@ use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 
+use suijuris_api::tls::Session;
+
 use crate::canonical::{self, Authority};
 use crate::limits::{HEADERS, Limits};
 
@@ -51,6 +53,8 @@ pub struct RequestHead<'a> {
     pub authorization: Option<&'a str>,
     /// The object asked for by `X-Suijuris-Object`.
     pub object: Option<&'a str>,
+    /// What TLS came to, where it ended at somebody whose word counts: never by a field of the request.
+    pub tls: Option<&'a Session>,
     /// Declared length of the body; none for a chunked one or none at all.
     pub content_length: Option<u64>,
     pub(crate) fields: Fields<'a>,
@@ -161,6 +165,13 @@ impl<'a> RequestHead<'a> {
             believes_forwarding: false,
             ..self
         }
+    }
+
+    /// The same, with what TLS came to.
+    #[must_use]
+    pub const fn with_tls(mut self, tls: Option<&'a Session>) -> Self {
+        self.tls = tls;
+        self
     }
 
     /// Whether the path is one of [`RESERVED_PATHS`].
@@ -448,6 +459,7 @@ pub(crate) fn understand<'a>(
         upgrade: None,
         authorization: found.authorization,
         object: found.object,
+        tls: None,
         content_length: found.length,
         fields,
         believes_forwarding: true,

@@ -56,6 +56,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use suijuris_api::access::{Access, Detail};
+use suijuris_api::tls::Session;
 
 pub use control::{Control, Phase};
 pub use cors::{Cors, Reader};
@@ -90,7 +91,7 @@ pub trait Authorizer: 'static {
 
     /// One raw TCP connection: before anything of it is read, and again after each change of phase and each
     /// [`Control::ask_again`]. One that is refused then is cut.
-    fn connect(&self, peer: SocketAddr) -> Admission<Self::Permit>;
+    fn connect(&self, peer: Peer<'_>) -> Admission<Self::Permit>;
 
     /// Where what `permit` allows goes; none: to the gate's own workload.
     fn route<'p>(&self, permit: &'p Self::Permit) -> Option<&'p dyn Route> {
@@ -141,7 +142,7 @@ impl<A: Authorizer> Authorizer for Rc<A> {
         A::own(self, head)
     }
 
-    fn connect(&self, peer: SocketAddr) -> Admission<Self::Permit> {
+    fn connect(&self, peer: Peer<'_>) -> Admission<Self::Permit> {
         A::connect(self, peer)
     }
 
@@ -170,6 +171,15 @@ impl<A: Authorizer> Authorizer for Rc<A> {
     fn elsewhere(&self, permit: Self::Permit, why: Why<'_>, repeatable: bool) -> Option<Later<Self::Permit>> {
         A::elsewhere(self, permit, why, repeatable)
     }
+}
+
+/// Who is at the other end of a raw connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer<'a> {
+    /// Its address, as far as it is believed.
+    pub address: SocketAddr,
+    /// What TLS came to, where it ended at whoever handed the connection over.
+    pub tls: Option<&'a Session>,
 }
 
 /// An authorizer's answer.

@@ -5,13 +5,13 @@
 
 use std::cell::Cell;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 
 use crate::buffer::Buffer;
 use crate::connection_status::{ConnectionStatus, Reviewed, StatusSource};
 use crate::control::Timer;
+use crate::forward::Origin;
 use crate::gate::Shared;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
 use crate::{Admission, Authorizer};
@@ -108,18 +108,18 @@ impl Direction<'_> {
 pub(crate) async fn serve<A: Authorizer>(
     gate: &Rc<Shared<A>>,
     stream: &mut Stream,
-    peer: SocketAddr,
+    origin: &Origin,
     prefix: &[u8],
 ) -> bool {
     let (inward, outward) = (gate.control.timer(), gate.control.timer());
-    let Some(permit) = admit(gate, peer, &inward).await else {
+    let Some(permit) = admit(gate, origin, &inward).await else {
         return false;
     };
     let _admitted = gate.traffic.admitted();
     let Ok(mut lease) = gate.lease(&permit, true).await else {
         return false;
     };
-    let reviewed = Reviewed::new(gate, peer, permit);
+    let reviewed = Reviewed::new(gate, origin, permit);
     let (mut read, mut write) = stream.split();
     let (mut inbound, mut outbound) = (gate.inbound(), gate.outbound.loan());
     let ends = Ends {
@@ -140,12 +140,12 @@ pub(crate) async fn serve<A: Authorizer>(
 /// The verdict on a raw connection, waiting while it is held. The connection is not read meanwhile.
 pub(crate) async fn admit<A: Authorizer>(
     gate: &Rc<Shared<A>>,
-    peer: SocketAddr,
+    origin: &Origin,
     timer: &Timer,
 ) -> Option<A::Permit> {
     let mut held = None;
     loop {
-        match gate.connect(peer) {
+        match gate.connect(origin.peer()) {
             Admission::Forward(permit) => return Some(permit),
             Admission::Hold if gate.hold(&mut held, timer).await.is_ok() => {}
             Admission::Hold | Admission::Refuse(_) | Admission::Later(_) | Admission::Answer(_) => break,

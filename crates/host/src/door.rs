@@ -3,9 +3,9 @@
 //!
 //! It lies in a directory that is mounted into the machine, so that the socket of the next daemon takes the place of this one's.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -19,6 +19,8 @@ use crate::host::{Host, Inner};
 pub(crate) const PLACE: &str = "/.fly";
 /// The socket's name in it.
 const SOCKET: &str = "api";
+/// The name of what the machine knows the proxy by: 32 bytes.
+const KEY: &str = "proxy.key";
 /// Connections of one machine at one time.
 const MAX_CONNECTIONS: usize = 32;
 
@@ -49,6 +51,9 @@ impl Doors {
         let mut tasks = JoinSet::new();
         if let Some(host) = self.0.get() {
             let listener = listen(&directory(of_machine))?;
+            if let Some(host) = host.upgrade() {
+                give_key(&host, &directory(of_machine), machine)?;
+            }
             let inside = Inside {
                 machine: machine.to_owned(),
             };
@@ -58,6 +63,21 @@ impl Doors {
         }
         Ok(tasks)
     }
+}
+
+/// Gives the machine what it knows the proxy by. For its root alone: whoever has it can speak to this machine as the proxy does.
+fn give_key(host: &Inner, directory: &Path, machine: &str) -> io::Result<()> {
+    let key = crate::proxied::key(&host.options.data).map_err(io::Error::other)?;
+    let (path, fresh) = (directory.join(KEY), directory.join(format!("{KEY}.new")));
+    let mut options = std::fs::File::options();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&fresh)?;
+    file.write_all(key.of_machine(machine).bytes())?;
+    std::fs::rename(fresh, path)
 }
 
 fn listen(directory: &Path) -> io::Result<UnixListener> {

@@ -129,6 +129,11 @@ pub(crate) struct Inner {
     pub(crate) machines: RwLock<BTreeMap<String, Handle>>,
     /// The proxy's counters, once it serves.
     pub(crate) counters: OnceLock<Counters>,
+    /// Who is told of calls.
+    #[cfg(feature = "traces")]
+    pub(crate) tracer: OnceLock<suijuris_proxy::traces::Tracer>,
+    /// Where it stands for port 80.
+    pub(crate) proxy_port: OnceLock<u16>,
     /// Machines that come from another host.
     pub(crate) arrivals: Arrivals,
     /// What was asked, and by whom.
@@ -271,6 +276,9 @@ impl Host {
             apps: RwLock::new(apps),
             machines: RwLock::default(),
             counters: OnceLock::new(),
+            #[cfg(feature = "traces")]
+            tracer: OnceLock::new(),
+            proxy_port: OnceLock::new(),
             arrivals: Arrivals::default(),
             audit: Audit::open(&private(&data.join("audit"))?).map_err(|source| OpenError::Data {
                 path: data.join("audit"),
@@ -315,6 +323,13 @@ impl Host {
                 }
             }
         });
+    }
+
+    /// From now on calls are told to this collector, as those of the proxy are.
+    #[cfg(feature = "traces")]
+    pub fn trace(&self, tracer: suijuris_proxy::traces::Tracer) {
+        // There is one for the life of this.
+        let _first = self.0.tracer.set(tracer);
     }
 
     /// What machines cannot have here, for whoever starts the host.

@@ -56,6 +56,8 @@ pub use ids::NoRandomness;
 pub use proxied::{ProxyError, proxy};
 pub use sealed::SealError;
 pub use store::StoreError;
+#[cfg(feature = "traces")]
+pub use suijuris_proxy::traces;
 pub use suijuris_proxy::{Acme, BadHook, Entry, Hook, Proxy};
 pub use tokens::{Access, Grant, TokenError};
 pub use vault::{Pending, Vault, VaultError};

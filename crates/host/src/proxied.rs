@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -47,17 +48,28 @@ pub enum ProxyError {
 /// # Errors
 /// [`ProxyError`].
 pub fn proxy(host: &Host, entries: &[Entry], set: impl FnOnce(&mut Options)) -> Result<Proxy, ProxyError> {
-    let key = key_file(&host.0.options.data.join("proxy.key"))?;
-    let mut options = Options::new(Key::new(*key), Duration::from_millis(now_ms()));
+    let mut options = Options::new(key(&host.0.options.data)?, Duration::from_millis(now_ms()));
     set(&mut options);
     let machines = Machines {
         host: Arc::clone(&host.0),
         seen: RwLock::default(),
     };
     let proxy = Proxy::serve(Arc::new(machines), options, entries)?;
+    // Clients of the API learn where apps are reached.
+    let web = entries
+        .iter()
+        .find(|entry| entry.port.is_none() && !entry.proxy_header);
+    if let Some(Ok(address)) = web.map(|entry| entry.listener.local_addr()) {
+        let _of_the_first = host.0.proxy_port.set(address.port());
+    }
     // Of several proxies the first is counted.
     let _counted = host.0.counters.set(Counters(Box::new(proxy.metrics_reader())));
     Ok(proxy)
+}
+
+/// What the proxy signs with.
+pub(crate) fn key(data: &Path) -> Result<Key, SealError> {
+    Ok(Key::new(*key_file(&data.join("proxy.key"))?))
 }
 
 /// Reads the proxy's counters.
@@ -291,6 +303,7 @@ fn machine(record: &Record, healthy: &[bool], before: Option<&Machine>, primary:
             .filter_map(|(found, healthy)| {
                 let mut made = service(found, *healthy, before, startable)?;
                 made.hook = hook(record, made.internal_port);
+                made.tells_tls = tells_tls(record);
                 Some(Arc::new(made))
             })
             .collect(),
@@ -304,6 +317,15 @@ fn hook(record: &Record, internal_port: u16) -> Option<Arc<str>> {
     of_port
         .or_else(|| metadata.get("authz"))
         .map(|url| url.as_str().into())
+}
+
+/// Whether the machine's metadata asks for what is known of clients' TLS.
+fn tells_tls(record: &Record) -> bool {
+    let metadata = record.config.metadata.as_ref();
+    metadata
+        .and_then(|metadata| metadata.get("client_tls"))
+        .map(String::as_str)
+        == Some("true")
 }
 
 const fn state(state: Now) -> State {
@@ -333,6 +355,7 @@ fn service(
     Some(Service {
         internal_port,
         hook: None,
+        tells_tls: false,
         ports: found.ports.iter().flatten().filter_map(port).collect(),
         counts: match limits.kind.as_deref() {
             Some("requests") => Counts::Requests,

@@ -13,6 +13,7 @@ use suijuris_api::access::{Access, Detail};
 use suijuris_api::agent::Patch;
 use suijuris_api::control::Reply;
 use suijuris_api::event::Stamped;
+use suijuris_api::tls::Session;
 use suijuris_core::codec;
 use suijuris_core::key::PublicKey;
 use suijuris_core::lineage::{Approval, Refused};
@@ -66,12 +67,9 @@ pub struct Client {
     pub address: Address,
     /// It came by TLS.
     pub tls: bool,
-    /// The name that TLS asked for.
+    /// What TLS came to, where the supervisor ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server_name: Option<String>,
-    /// The name in the verified certificate that the client showed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<String>,
+    pub session: Option<Box<Session>>,
     /// What was taken off the path, for the workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,

@@ -321,6 +321,28 @@ fn request_parts(vocabulary: &Vocabulary, request: &gov::Request<'_>) -> Result<
         .maybe("port", request.port.map(Expr::new_long))
         .maybe("content_length", request.content_length.map(Expr::new_long))
         .with("headers", headers.record()?)
+        .maybe("tls", request.tls.as_ref().map(tls_parts).transpose()?)
+        .maybe(
+            "client_cert",
+            request.client_cert.as_ref().map(cert_parts).transpose()?,
+        )
+        .record()
+}
+
+fn tls_parts(tls: &gov::Tls<'_>) -> Result<Expr, OracleError> {
+    Parts::default()
+        .with("version", text(tls.version))
+        .maybe("sni", tls.sni.map(text))
+        .record()
+}
+
+fn cert_parts(cert: &gov::ClientCert<'_>) -> Result<Expr, OracleError> {
+    Parts::default()
+        .maybe("name", cert.name.map(text))
+        .with("subject", text(cert.subject))
+        .with("issuer", text(cert.issuer))
+        .with("fingerprint", text(cert.fingerprint))
+        .with("not_after", instant(cert.not_after.0))
         .record()
 }
 

@@ -233,6 +233,8 @@ fn request(vocabulary: &Vocabulary, present: Option<Slot>) -> Word {
             ("host", fact(Slot::RequestHost, "String")),
             ("port", optional(Slot::RequestPort, "Long")),
             ("content_length", optional(Slot::ContentLength, "Long")),
+            ("tls", tls()),
+            ("client_cert", client_cert()),
             (
                 "headers",
                 Word::Branch {
@@ -242,6 +244,31 @@ fn request(vocabulary: &Vocabulary, present: Option<Slot>) -> Word {
             ),
         ]),
         present,
+    }
+}
+
+/// What TLS came to, where it ended at somebody whose word counts.
+fn tls() -> Word {
+    Word::Branch {
+        parts: parts_of([
+            ("version", fact(Slot::TlsVersion, "String")),
+            ("sni", optional(Slot::TlsSni, "String")),
+        ]),
+        present: Some(Slot::HasTls),
+    }
+}
+
+/// The verified certificate that the client showed.
+fn client_cert() -> Word {
+    Word::Branch {
+        parts: parts_of([
+            ("name", optional(Slot::CertName, "String")),
+            ("subject", fact(Slot::CertSubject, "String")),
+            ("issuer", fact(Slot::CertIssuer, "String")),
+            ("fingerprint", fact(Slot::CertFingerprint, "String")),
+            ("not_after", fact(Slot::CertNotAfter, "datetime")),
+        ]),
+        present: Some(Slot::HasClientCert),
     }
 }
 

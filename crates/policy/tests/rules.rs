@@ -98,6 +98,8 @@ fn facts<'a>(memory: &'a Memory, principal: Principal<'a>) -> Facts<'a> {
         port: None,
         content_length: None,
         headers: &[],
+        tls: None,
+        client_cert: None,
     });
     facts.activity = Some(Activity::default());
     facts.target = Some(Host::default());

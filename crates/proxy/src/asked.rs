@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use suijuris_api::tls::Session;
 use suijuris_gate::{RequestHead, Version};
 
 use crate::choice::Wanted;
@@ -28,6 +29,8 @@ pub(crate) struct Asked {
     /// The port at which it came: services are found by it, after a replay too.
     pub(crate) port: u16,
     pub(crate) tls: bool,
+    /// What TLS came to, where it ended here.
+    pub(crate) session: Option<Box<Session>>,
     pub(crate) client: IpAddr,
     /// What it said itself of who forwarded it, with a comma behind.
     pub(crate) forwarded_for: String,
@@ -44,6 +47,8 @@ pub(crate) struct Asked {
     /// What a hook is told.
     pub(crate) question: Option<Question>,
     pub(crate) began: Instant,
+    #[cfg(feature = "traces")]
+    pub(crate) span: Option<crate::traces::Span>,
 }
 
 /// Words of a comma-separated field.
@@ -126,6 +131,7 @@ impl Asked {
             path_len,
             port: entrance.port,
             tls: entrance.tls,
+            session: head.tls.cloned().map(Box::new),
             client: head.peer.ip().to_canonical(),
             forwarded_for: joined(head, "x-forwarded-for"),
             forwarded_port: word(head.header("x-forwarded-port")).map(|port| port.to_string()),
@@ -140,6 +146,8 @@ impl Asked {
             keyed: Vec::new(),
             question: None,
             began: Instant::now(),
+            #[cfg(feature = "traces")]
+            span: None,
         }
     }
 
@@ -153,6 +161,7 @@ impl Asked {
             path_len: 0,
             port: entrance.port,
             tls: entrance.tls,
+            session: None,
             client: client.to_canonical(),
             forwarded_for: String::new(),
             forwarded_port: None,
@@ -167,6 +176,8 @@ impl Asked {
             keyed: Vec::new(),
             question: None,
             began: Instant::now(),
+            #[cfg(feature = "traces")]
+            span: None,
         }
     }
 

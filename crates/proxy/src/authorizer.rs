@@ -134,6 +134,19 @@ impl Authorizer for EdgeAuthorizer {
                 asked.keyed.push((rule.cookie, rule.name.clone(), value));
             }
         }
+        #[cfg(feature = "traces")]
+        if let Some(tracer) = &router.tracer {
+            let span = tracer.begin(
+                format!("{} {}", head.method, asked.app),
+                head.header(crate::traces::FIELD),
+            );
+            let span = span
+                .with("http.request.method", head.method)
+                .with("url.path", &*head.path)
+                .with("server.address", &*head.host)
+                .with("fly.app", &*asked.app);
+            asked.span = Some(span.with("fly.request_id", asked.id.as_str()));
+        }
         if now.hooked || !router.hooks.is_empty() {
             asked.question = Question::of(head);
         }
@@ -142,13 +155,13 @@ impl Authorizer for EdgeAuthorizer {
         if !router.asks(&now, &goal.app, asked.port)
             && let Some(passage) = router.at_once(&now, &asked, &goal, &story)
         {
-            passage.write(None, out);
+            passage.write(&router.proved(&passage), out);
             return Admission::Forward(passage);
         }
         Admission::Later(Later::new(Arc::clone(router).verdict(asked, goal, story)))
     }
 
-    fn connect(&self, _peer: std::net::SocketAddr) -> Admission<Passage> {
+    fn connect(&self, _peer: suijuris_gate::Peer<'_>) -> Admission<Passage> {
         Admission::Refuse(problems::no_service(self.entrance.port))
     }
 
@@ -166,6 +179,10 @@ impl Authorizer for EdgeAuthorizer {
         };
         if permit.story.cache.is_some() && invalidates() {
             self.router.cache.forget(&permit.asked.host, permit.asked.path());
+        }
+        #[cfg(feature = "traces")]
+        if let Some(span) = &permit.asked.span {
+            span.answered(head.status);
         }
         permit
             .in_flight

@@ -124,6 +124,8 @@ pub struct Service {
     /// Who is asked before a request passes to it, beside the operator's hook: `http://APP.internal:PORT/PATH`, an app of the same org
     /// and network. What is no such address lets nothing pass.
     pub hook: Option<Arc<str>>,
+    /// It is told what TLS came to, and which certificate a client showed.
+    pub tells_tls: bool,
     /// What is on its way there now. The same for as long as the machine is.
     pub load: Arc<Load>,
 }

@@ -149,6 +149,8 @@ impl Hook {
             .parse()
             .map_err(|error: http::uri::InvalidUri| told(&error))?;
         request.headers_mut().clone_from(&question.headers);
+        // Of TLS the proxy tells machines alone.
+        request.headers_mut().remove(suijuris_api::tls::FIELD);
         let mut field = |name: &'static str, value: &str| {
             let value = HeaderValue::from_str(value).map_err(|error| told(&error))?;
             request.headers_mut().insert(name, value);

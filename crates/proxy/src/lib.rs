@@ -16,7 +16,7 @@
 //! | `acme` | certificates for apps' own names |
 //! | `hook` | who is asked whether a request may pass |
 //! | `listener`, `raw` | what a connection is; raw ones |
-//! | [`proxy`](Proxy), `metrics` | threads; counters |
+//! | [`proxy`](Proxy), `metrics`, `traces` | threads; counters; spans of requests (feature `traces`) |
 
 #![forbid(unsafe_code)]
 
@@ -38,6 +38,8 @@ mod raw;
 mod replay;
 mod router;
 mod starts;
+#[cfg(feature = "traces")]
+pub mod traces;
 
 pub use acme::Acme;
 pub use hook::{BadHook, Hook};

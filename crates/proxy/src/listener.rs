@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::server::Acceptor;
+use suijuris_api::tls::Session;
 use suijuris_edge::handshakes::{Handshakes, Turn};
 use suijuris_edge::tls::Tls;
 use suijuris_edge::trust::Trust;
@@ -189,7 +190,7 @@ impl Listening {
                 self.asked(app?, address.ip(), true),
             ));
         }
-        let client = known(address, true, found.server_name);
+        let client = known(address, true, Some(Box::new(found)));
         Some(Arrived::Https(handoff(
             Accepted::Bytes(Box::new(stream), peer),
             Some(client),
@@ -206,12 +207,11 @@ fn handoff(stream: Accepted, client: Option<Client>) -> Handoff {
     }
 }
 
-fn known(address: SocketAddr, tls: bool, server_name: Option<String>) -> Client {
+fn known(address: SocketAddr, tls: bool, session: Option<Box<Session>>) -> Client {
     Client {
         address,
         tls,
-        server_name,
-        certificate: None,
+        session,
         prefix: None,
         once: false,
     }

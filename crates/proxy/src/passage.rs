@@ -27,6 +27,7 @@ const FROM_CLIENT: &[&str] = &[
     "fly-replay-cache-status",
     "fly-replay-state-signature",
     "fly-preferred-instance-unavailable",
+    "x-suijuris-tls",
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-port",
@@ -99,6 +100,15 @@ pub(crate) struct Said {
     pub(crate) allow_bypass: bool,
 }
 
+/// What the proxy says to a machine under its key.
+#[derive(Debug, Default)]
+pub(crate) struct Proved {
+    /// That it carried the state of a replay there.
+    pub(crate) state: Option<String>,
+    /// What TLS came to.
+    pub(crate) tls: Option<String>,
+}
+
 /// The permit.
 #[derive(Debug)]
 pub(crate) struct Passage {
@@ -154,13 +164,13 @@ impl Passage {
     }
 
     /// What the machine gets beside the client's own fields.
-    pub(crate) fn forwarding(&self, signature: Option<&str>) -> Forwarding {
+    pub(crate) fn forwarding(&self, proved: &Proved) -> Forwarding {
         let mut out = Forwarding::default();
-        self.write(signature, &mut out);
+        self.write(proved, &mut out);
         out
     }
 
-    pub(crate) fn write(&self, signature: Option<&str>, out: &mut Forwarding) {
+    pub(crate) fn write(&self, proved: &Proved, out: &mut Forwarding) {
         let asked = &self.asked;
         out.hide(FROM_CLIENT);
         let mut add = |name: &str, value: &str| {
@@ -181,6 +191,12 @@ impl Passage {
         );
         add("x-forwarded-ssl", if asked.tls { "on" } else { "off" });
         add("via", &asked.via);
+        #[cfg(feature = "traces")]
+        if let Some(span) = &asked.span {
+            // Whoever serves it goes on from here.
+            let _left_out = out.push(crate::traces::FIELD, &span.traceparent());
+            out.hide_too(crate::traces::FIELD);
+        }
         let story = &self.story;
         if let Some((source, state)) = &story.source {
             let state = state
@@ -189,7 +205,8 @@ impl Passage {
             add("fly-replay-src", &format!("{source}{state}"));
         }
         let optional = [
-            ("fly-replay-state-signature", signature),
+            ("fly-replay-state-signature", proved.state.as_deref()),
+            ("x-suijuris-tls", proved.tls.as_deref()),
             ("fly-replay-failed", story.failed.as_deref()),
             ("fly-replay-cache-status", story.cache),
         ];

@@ -59,6 +59,8 @@ pub struct Options {
     pub hooks: HashMap<Arc<str>, Hook>,
     /// Certificates; without them TLS does not end here.
     pub tls: Option<Source>,
+    /// Authorities whose certificates clients may show.
+    pub client_ca: Option<PathBuf>,
     /// Certificates for names of apps; the others are those of `tls`.
     pub acme: Option<Acme>,
     /// Proxies whose word counts.
@@ -67,6 +69,9 @@ pub struct Options {
     pub key: Key,
     /// The clock now, since 1970.
     pub now: Duration,
+    /// Who is told of requests.
+    #[cfg(feature = "traces")]
+    pub tracer: Option<crate::traces::Tracer>,
 }
 
 impl Options {
@@ -80,10 +85,13 @@ impl Options {
             autostop: Some(AUTOSTOP),
             hooks: HashMap::new(),
             tls: None,
+            client_ca: None,
             acme: None,
             trust: Trust::default(),
             key,
             now,
+            #[cfg(feature = "traces")]
+            tracer: None,
         }
     }
 }
@@ -136,7 +144,7 @@ impl Proxy {
             });
         }
         if let Some(source) = &tls {
-            let _usable = Tls::new(source.clone(), None)?;
+            let _usable = Tls::new(source.clone(), options.client_ca.clone())?;
         }
         let metrics = Arc::<Metrics>::default();
         let starts = Starts::new(Arc::clone(&fleet), Arc::clone(&metrics), Handle::current());
@@ -151,6 +159,8 @@ impl Proxy {
             challenges: Arc::default(),
             metrics: Arc::clone(&metrics),
             starts: Arc::new(starts),
+            #[cfg(feature = "traces")]
+            tracer: options.tracer,
         });
         let (stop, stopped) = watch::channel(false);
         let mut workers = Vec::new();
@@ -167,6 +177,7 @@ impl Proxy {
                 router: Arc::clone(&router),
                 entries: copies.collect::<io::Result<_>>()?,
                 tls: tls.clone(),
+                client_ca: options.client_ca.clone(),
                 trust: options.trust.clone(),
                 stopped: stopped.clone(),
             });
@@ -247,6 +258,7 @@ struct Worker {
     router: Arc<Router>,
     entries: Vec<Entry>,
     tls: Option<Source>,
+    client_ca: Option<PathBuf>,
     trust: Trust,
     stopped: watch::Receiver<bool>,
 }
@@ -261,7 +273,7 @@ impl Worker {
         let tls = self
             .tls
             .clone()
-            .and_then(|source| Tls::new(source, None).ok())
+            .and_then(|source| Tls::new(source, self.client_ca.clone()).ok())
             .map(Rc::new);
         for entry in std::mem::take(&mut self.entries) {
             let Ok(listener) = listening(&entry.listener) else {

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use suijuris_gate::{Refusal, Verdict};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -17,7 +19,7 @@ use crate::fleet::{App, Fleet, Machine, Service, Snapshot, State};
 use crate::hook::{self, Hook};
 use crate::ids::Ids;
 use crate::metrics::Metrics;
-use crate::passage::{Back, Goal, Passage, Story, wanted};
+use crate::passage::{Back, Goal, Passage, Proved, Story, wanted};
 use crate::problems::{self, refusal};
 use crate::replay::cache::{By, LEAST_S, ReplayCache, prefix_of};
 use crate::replay::state::{Key, LASTS_S};
@@ -45,6 +47,8 @@ pub(crate) struct Router {
     pub(crate) hooks: HashMap<Arc<str>, Hook>,
     pub(crate) cache: ReplayCache,
     pub(crate) key: Key,
+    #[cfg(feature = "traces")]
+    pub(crate) tracer: Option<crate::traces::Tracer>,
     pub(crate) ids: Arc<Ids>,
     pub(crate) challenges: Arc<Challenges>,
     pub(crate) metrics: Arc<Metrics>,
@@ -322,8 +326,26 @@ impl Router {
     }
 
     fn with_fields(&self, passage: Passage) -> (Passage, suijuris_gate::Forwarding) {
-        let forwarding = passage.forwarding(self.signature(&passage).as_deref());
+        let forwarding = passage.forwarding(&self.proved(&passage));
         (passage, forwarding)
+    }
+
+    /// What the proxy says to the machine of this passage.
+    pub(crate) fn proved(&self, passage: &Passage) -> Proved {
+        Proved {
+            state: self.signature(passage),
+            tls: self.client_tls(passage),
+        }
+    }
+
+    /// Says what TLS of the client came to, where it ended here and the machine wants to know.
+    fn client_tls(&self, passage: &Passage) -> Option<String> {
+        let session = passage.asked.session.as_ref()?;
+        let machine = passage.service.tells_tls.then_some(&*passage.machine.id)?;
+        let text = URL_SAFE_NO_PAD.encode(serde_json::to_vec(session).ok()?);
+        let expires_s = self.ids.now().as_secs() + LASTS_S;
+        let signed = self.key.of_machine(machine).sign(machine, expires_s, &text);
+        Some(format!("session={text};expires={expires_s};hmac-sha256={signed}"))
     }
 
     /// Says that the proxy carried the state of a replay to this machine.

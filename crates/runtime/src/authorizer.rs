@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use suijuris_api::access::{Access, Detail};
+use suijuris_api::tls::Session;
 use suijuris_api::{Event, Problem};
 use suijuris_auth::IdentityToken;
 use suijuris_core::decide::{self, Permit, Refused};
@@ -20,10 +21,11 @@ use suijuris_core::inputs::{Caller, Principal, Request};
 use suijuris_custody::caller_api::{self, Ask};
 use suijuris_gate::head::Reject;
 use suijuris_gate::{
-    Admission, Answering, Authorizer, Forwarding, Own, OwnAsk, Refusal, Reply, RequestHead, Version,
+    Admission, Answering, Authorizer, Forwarding, Own, OwnAsk, Peer, Refusal, Reply, RequestHead, Version,
 };
 
 use suijuris_link::Cause;
+use suijuris_words::tls;
 use tokio::sync::oneshot;
 
 use crate::report::Reports;
@@ -173,6 +175,15 @@ impl Authorizer for ObjectAuthorizer {
                 if let Some(other) = other_scope(resident, head) {
                     return other;
                 }
+                let session = resident.proxied(head);
+                let known;
+                let head = match &session {
+                    Some(session) => {
+                        known = head.clone().with_tls(Some(session));
+                        &known
+                    }
+                    None => head,
+                };
                 let asleep = self.met_asleep(resident, || asks(resident, head));
                 asleep.unwrap_or_else(|| admit(resident, head, out))
             }
@@ -190,7 +201,7 @@ impl Authorizer for ObjectAuthorizer {
         }
     }
 
-    fn connect(&self, peer: SocketAddr) -> Admission<Permit> {
+    fn connect(&self, peer: Peer<'_>) -> Admission<Permit> {
         if let Some(refusal) = self.preset() {
             return refusal;
         }
@@ -343,9 +354,9 @@ fn own(resident: &Rc<Resident>, head: &RequestHead<'_>) -> Own {
     })
 }
 
-fn connect(resident: &Resident, peer: SocketAddr) -> Admission<Permit> {
+fn connect(resident: &Resident, peer: Peer<'_>) -> Admission<Permit> {
     let (caller, request) = (resident.anonymous(), RequestView::connection(resident, peer));
-    let rates = resident.count_request(&caller.asker(peer.ip()));
+    let rates = resident.count_request(&caller.asker(peer.address.ip()));
     match authorize(resident, &caller, &request, &rates) {
         Ok(permit) => Admission::Forward(permit),
         Err(_refused) => refuse(explain(
@@ -401,6 +412,7 @@ struct RequestView<'a> {
     port: Option<u16>,
     content_length: Option<i64>,
     headers: Vec<Option<Cow<'a, str>>>,
+    tls: Option<&'a Session>,
 }
 
 impl<'a> RequestView<'a> {
@@ -423,13 +435,15 @@ impl<'a> RequestView<'a> {
                 .content_length
                 .map(|length| i64::try_from(length).unwrap_or(i64::MAX)),
             headers: headers.map(|name| head.exposed(name)).collect::<Result<_, _>>()?,
+            tls: head.tls,
         })
     }
 
-    fn connection(resident: &Resident, peer: SocketAddr) -> Self {
+    fn connection(resident: &Resident, peer: Peer<'a>) -> Self {
         Self {
             protocol: Protocol::Tcp,
-            peer,
+            peer: peer.address,
+            tls: peer.tls,
             method: "",
             path: "",
             query: "",
@@ -441,6 +455,7 @@ impl<'a> RequestView<'a> {
     }
 
     fn facts<'f>(&'f self, headers: &'f [Option<&'f str>]) -> RequestFacts<'f> {
+        let (tls, client_cert) = self.tls.map(tls::facts).unzip();
         RequestFacts {
             protocol: self.protocol,
             peer_ip: self.peer.ip().to_canonical(),
@@ -451,6 +466,8 @@ impl<'a> RequestView<'a> {
             port: self.port.map(i64::from),
             content_length: self.content_length,
             headers,
+            tls,
+            client_cert: client_cert.flatten(),
         }
     }
 
@@ -459,7 +476,7 @@ impl<'a> RequestView<'a> {
         let headers = names
             .zip(&self.headers)
             .filter_map(|(name, value)| Some((name.clone(), value.as_deref()?.to_owned())));
-        Request {
+        let mut request = Request {
             method: self.method.to_owned(),
             path: self.path.to_owned(),
             query: self.query.to_owned(),
@@ -469,7 +486,11 @@ impl<'a> RequestView<'a> {
             peer_ip: self.peer.ip().to_canonical(),
             content_length: self.content_length.and_then(|length| u64::try_from(length).ok()),
             headers: headers.collect(),
-        }
+            tls: None,
+            client_cert: None,
+        };
+        tls::note(&mut request, self.tls);
+        request
     }
 }
 

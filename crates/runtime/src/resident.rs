@@ -6,6 +6,7 @@
 pub(crate) mod amending;
 mod asking;
 mod deciding;
+pub(crate) mod edge;
 pub(crate) mod elsewhere;
 mod ending;
 pub mod files;
@@ -20,6 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use suijuris_auth::ProxyKey;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::governance::{Residual, RuleSet};
 use suijuris_core::id::Digest;
@@ -70,6 +72,8 @@ pub struct Resident {
     callers: Callers,
     /// Other objects, where a proxy carries requests to them.
     elsewhere: Option<elsewhere::Elsewhere>,
+    /// The platform's proxy, where it says what it knows of clients.
+    proxy: Option<ProxyKey>,
     anonymous: Arc<Caller>,
     claim: Claim,
     holds: Holds,
@@ -122,6 +126,8 @@ pub struct Parts {
     pub callers: Callers,
     /// Other objects, where a proxy carries requests to them.
     pub(crate) elsewhere: Option<elsewhere::Elsewhere>,
+    /// The platform's proxy, where it says what it knows of clients.
+    pub(crate) proxy: Option<ProxyKey>,
     /// This copy's right to the object.
     pub claim: Claim,
     /// For which everything up to the claim is accounted for: a copy may have been made since.
@@ -153,6 +159,7 @@ impl Resident {
             image,
             callers,
             elsewhere,
+            proxy,
             claim,
             detector,
             inbox,
@@ -181,6 +188,7 @@ impl Resident {
             host,
             callers,
             elsewhere,
+            proxy,
             anonymous: Arc::default(),
             claim,
             holds: Holds::default(),

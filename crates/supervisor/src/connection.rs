@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use suijuris_api::Problem;
+use suijuris_api::tls::Session;
 use suijuris_core::bundle::Bundle;
 use suijuris_core::governance;
 use suijuris_core::inputs::Request;
@@ -21,6 +22,7 @@ use suijuris_gate::{Accepted, Claim, Cors, Handoff, Limits, Reader, Refusal, Req
 use suijuris_link::Stream;
 use suijuris_link::launch::Address;
 use suijuris_link::message::Client;
+use suijuris_words::tls;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -347,12 +349,12 @@ impl PendingConnection {
 
     /// What is asked of an object with this bundle; or the answer to what its gate would not judge either.
     pub(crate) fn ask(&self, bundle: &Bundle) -> Result<Ask, Refusal> {
-        let foreign = self.client.is_some();
+        let session = || self.client.as_ref()?.session.as_deref();
         let read = |head: &RequestHead<'_>| {
             let known;
             let mut head = head;
-            if foreign {
-                known = head.clone().without_forwarding();
+            if self.client.is_some() {
+                known = head.clone().without_forwarding().with_tls(session());
                 head = &known;
             }
             if head.is_reserved() {
@@ -366,7 +368,7 @@ impl PendingConnection {
         };
         match &self.read {
             ReadSoFar::Nothing => Ok(Ask {
-                request: connection(self.peer),
+                request: connection(self.peer, session()),
                 authorization: None,
                 wants: None,
             }),
@@ -444,8 +446,7 @@ impl PendingConnection {
         let client = self.client.map(|client| suijuris_gate::Client {
             address: client.address.0,
             tls: client.tls,
-            server_name: client.server_name,
-            certificate: client.certificate,
+            session: client.session,
             prefix: client.prefix,
             once: client.once,
         });
@@ -484,8 +485,8 @@ fn without_prefix(bytes: &[u8], prefix: &str) -> Option<Vec<u8>> {
     Some(written)
 }
 
-fn connection(peer: SocketAddr) -> Request {
-    Request {
+fn connection(peer: SocketAddr, session: Option<&Session>) -> Request {
+    let mut request = Request {
         method: String::new(),
         path: String::new(),
         query: String::new(),
@@ -495,7 +496,11 @@ fn connection(peer: SocketAddr) -> Request {
         peer_ip: peer.ip().to_canonical(),
         content_length: None,
         headers: Default::default(),
-    }
+        tls: None,
+        client_cert: None,
+    };
+    tls::note(&mut request, session);
+    request
 }
 
 #[cfg(test)]

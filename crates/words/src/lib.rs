@@ -8,6 +8,7 @@
 pub mod cloudevents;
 pub mod memory;
 pub mod owner;
+pub mod tls;
 pub mod verdict;
 
 use suijuris_api::event::{Evidence, Point};

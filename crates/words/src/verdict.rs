@@ -4,7 +4,7 @@ use suijuris_api::Problem;
 use suijuris_api::event::{Event, Verdict};
 use suijuris_api::problem::Rule;
 use suijuris_core::governance::{Action, Explanation};
-use suijuris_core::inputs::Principal;
+use suijuris_core::inputs::{Inputs, Principal};
 use suijuris_core::lineage::{Decision, Invariant, Outcome, Refused};
 use suijuris_core::refusals::RefusalId;
 use suijuris_core::time::Span;
@@ -86,6 +86,7 @@ pub fn reasons(decision: &Decision) -> Vec<String> {
         reasons.extend(explanation.not_fresh.iter().map(stale));
         if explanation.reasons.is_empty() && explanation.erred.is_empty() {
             reasons.push(no_rule_permits(decision.action, explanation));
+            reasons.extend(nobody_vouches(&decision.inputs, explanation));
         }
     }
     reasons
@@ -100,6 +101,20 @@ fn no_rule_permits(action: Action, explanation: &Explanation) -> String {
         ),
         None => format!("no rule permits {action}"),
     }
+}
+
+/// What was missing of a request where the closest rule looks at TLS: it is not there because nobody said it whose word counts.
+fn nobody_vouches(inputs: &Inputs, explanation: &Explanation) -> Option<String> {
+    let (near, request) = (explanation.near_misses.first()?, inputs.request.as_ref()?);
+    let looks = |word: &str| near.condition.contains(word);
+    let missing = if looks("client_cert") && request.client_cert.is_none() {
+        "no client certificate came with this request: none was shown, or TLS ended where nobody says so"
+    } else if looks("request.tls") && request.tls.is_none() {
+        "nothing of TLS came with this request: it came without, or TLS ended where nobody says so"
+    } else {
+        return None;
+    };
+    Some(missing.to_owned())
 }
 
 /// Why an activation ended: `idle 2s (remain-while-visited no longer holds)` where no rule kept the object awake, else the

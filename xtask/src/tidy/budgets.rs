@@ -56,7 +56,7 @@ const BUDGETS: &[Budget] = &[
         allowed: &["serde", "serde_bytes", "serde_ipld_dagcbor", "ipld-core", "sha2", "ed25519-dalek", "zeroize", "getrandom", "thiserror",
             "libc", "nix"] },
     Budget { name: "auth", why: "it meets what strangers send before anything is decided: encodings and signatures",
-        allowed: &["base64", "ed25519-dalek", "p256", "rsa", "serde", "serde_json", "sha2", "thiserror"] },
+        allowed: &["base64", "ed25519-dalek", "hmac", "p256", "rsa", "serde", "serde_json", "sha2", "thiserror", "zeroize"] },
     Budget { name: "link", why: "it is in every machine and reads what a machine says: encodings, one digest, tokio's sockets",
         allowed: &["getrandom", "hmac", "serde", "serde_bytes", "serde_json", "sha2", "thiserror", "tokio", "zeroize"] },
     Budget { name: "depot", why: "the runtime links its default features: files, locks, sockets, and no network; the rest is optional, for cli",

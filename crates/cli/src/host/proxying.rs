@@ -42,6 +42,9 @@ pub(super) struct ProxyArgs {
     /// Its private key, PEM
     #[arg(long, value_name = "FILE", requires = "proxy_certificate")]
     proxy_key: Option<PathBuf>,
+    /// Authorities whose certificates clients may show at the proxy, PEM; machines whose metadata has `client_tls` learn of them
+    #[arg(long, value_name = "FILE")]
+    proxy_client_ca: Option<PathBuf>,
     /// Directory of an ACME server, https://…: names of apps get certificates from it, proved over HTTP at port 80; naming it
     /// agrees to its terms
     #[arg(long, value_name = "URL", value_parser = acme)]
@@ -186,6 +189,7 @@ impl ProxyArgs {
                 .map(|(app, hook)| (Arc::from(app.as_str()), hook.clone()))
                 .collect();
             options.tls = tls;
+            options.client_ca.clone_from(&self.proxy_client_ca);
             options.acme = self.acme.clone().map(|directory| Acme {
                 directory,
                 root: self.acme_root.clone(),

@@ -172,8 +172,10 @@ struct Past {
 }
 
 /// Tables of a case that a proposal has as `NAME=VALUE` texts, and how it calls them.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 8] = [
     ("headers", "headers"),
+    ("tls", "tls"),
+    ("client_cert", "client_cert"),
     ("claims", "claims"),
     ("rates", "rates"),
     ("write", "set"),
@@ -269,10 +271,12 @@ impl Past {
     }
 }
 
-/// `NAME=VALUE` as proposals have it: values as JSON, those of headers as they are.
+/// `NAME=VALUE` as proposals have it: values as JSON, those of headers, TLS and certificates as they are.
 fn assigned(table: &str, name: &str, value: Value) -> Value {
     match value {
-        Value::String(text) if table == "headers" => format!("{name}={text}").into(),
+        Value::String(text) if matches!(table, "headers" | "tls" | "client_cert") => {
+            format!("{name}={text}").into()
+        }
         value => format!("{name}={value}").into(),
     }
 }

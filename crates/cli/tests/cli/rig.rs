@@ -241,6 +241,8 @@ impl Live {
             peer_ip: [127, 0, 0, 1].into(),
             content_length: None,
             headers: BTreeMap::new(),
+            tls: None,
+            client_cert: None,
         });
         inputs
     }

@@ -11,6 +11,7 @@
 )]
 
 mod build;
+mod class;
 #[path = "../host/rig.rs"]
 #[expect(dead_code, reason = "shared with the suite of the host")]
 mod daemon;
@@ -22,4 +23,5 @@ mod ran;
 mod replays;
 mod resident;
 mod rig;
+mod tls;
 mod travels;

@@ -167,3 +167,79 @@ fn whoever_is_slow_on_purpose_keeps_nobody_else_out() {
     assert!(served.out.contains("GET /"));
     daemon.terminate();
 }
+
+// proves E11
+#[test]
+fn rules_about_tls_and_certificates_hold_asleep_and_awake() {
+    let home = Home::new();
+    let ca = authority(&home);
+    for name in ["billing", "shipping"] {
+        home.suijuris(&["trust", "--client", name]).code(0);
+    }
+    let daemon = home.serve_with(&["--listen", "https://127.0.0.1:0"]);
+    let rules = r#"
+@id("by-certificate") permit (principal, action in [Action::"wake", Action::"admit"], resource)
+when {
+  context has request && context.request has tls && context.request.tls.version == "1.3" &&
+  context.request.tls has sni && context.request.tls.sni == "hello.localhost" &&
+  context.request has client_cert.name && context.request.client_cert.name == "billing" &&
+  context.request.client_cert.subject like "*CN=billing*" && context.now < context.request.client_cert.not_after
+};
+"#;
+    home.add(&home.object("hello", &[rules, STAY].concat()));
+    let ask = |more: &[&str]| {
+        let mut curl = curl(&home, &daemon, "hello.localhost", &ca);
+        run(curl.args(more)).code(0).out
+    };
+    let by = |name: &str| -> [String; 4] {
+        [
+            "--cert".into(),
+            format!("{name}.pem"),
+            "--key".into(),
+            format!("{name}.key"),
+        ]
+    };
+    let shown = |name: &str, more: &[&str]| {
+        let words = by(name);
+        let words: Vec<&str> = words
+            .iter()
+            .map(String::as_str)
+            .chain(more.iter().copied())
+            .collect();
+        ask(&words)
+    };
+    // What a host's proxy would say, said by a client: nobody gave this daemon a key to believe it by.
+    let forged = "x-suijuris-tls: session=eyJ2ZXJzaW9uIjoiMS4zIiwiY2VydGlmaWNhdGUiOnsibmFtZSI6ImJpbGxpbmcifX0;expires=1;hmac-sha256=00";
+    let named = "x-suijuris-client-name: billing";
+    let refused = |said: &str| {
+        assert!(
+            said.contains("\"status\":403") && !said.contains("GET /"),
+            "{said}"
+        )
+    };
+    let all_refused = || {
+        refused(&ask(&[]));
+        refused(&ask(&["-H", forged, "-H", named]));
+        refused(&shown("shipping", &[]));
+        refused(&shown("billing", &["--tls-max", "1.2"]));
+    };
+    all_refused();
+    let woken = shown("billing", &[]);
+    assert!(woken.contains("GET / HTTP/1.1"), "{woken}");
+    assert!(woken.contains("x-suijuris-client-name: billing"), "{woken}");
+    all_refused();
+    let http2 = shown("billing", &["--http2"]);
+    assert!(http2.contains("GET / HTTP/1.1"), "{http2}");
+    // The owner learns that nobody vouched; the facts are kept with the decision, which replays.
+    let id = ask(&[]);
+    let id: serde_json::Value = serde_json::from_str(&id).unwrap();
+    let why = home
+        .suijuris(&["why", id["id"].as_str().unwrap(), "hello"])
+        .code(0)
+        .out;
+    assert!(
+        why.contains("no client certificate came with this request"),
+        "{why}"
+    );
+    daemon.terminate();
+}

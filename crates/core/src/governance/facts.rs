@@ -203,6 +203,34 @@ pub struct Request<'a> {
     pub content_length: Option<i64>,
     /// Header values by their position in the vocabulary.
     pub headers: &'a [Option<&'a str>],
+    /// What TLS came to, where it ended at somebody whose word counts.
+    pub tls: Option<Tls<'a>>,
+    /// The verified certificate that the client showed there.
+    pub client_cert: Option<ClientCert<'a>>,
+}
+
+/// A session of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tls<'a> {
+    /// `1.2` or `1.3`.
+    pub version: &'a str,
+    /// The name that the client asked for.
+    pub sni: Option<&'a str>,
+}
+
+/// A verified certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientCert<'a> {
+    /// Its first DNS name, or the common name of its subject.
+    pub name: Option<&'a str>,
+    /// Its subject, as RFC 4514 writes it.
+    pub subject: &'a str,
+    /// Its issuer, likewise.
+    pub issuer: &'a str,
+    /// SHA-256 of it, in lower-case hexadecimal.
+    pub fingerprint: &'a str,
+    /// Until when it is valid.
+    pub not_after: Timestamp,
 }
 
 /// What goes on while the object is active.

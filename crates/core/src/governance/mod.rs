@@ -24,8 +24,8 @@ mod watch;
 
 pub use action::{Action, PrincipalKind, Protocol, TriggerKind, WordError};
 pub use facts::{
-    Activity, Caller, Changed, Facts, Founding, Holds, Host, Instance, Lineage, Object, Principal, Request,
-    Trigger,
+    Activity, Caller, Changed, ClientCert, Facts, Founding, Holds, Host, Instance, Lineage, Object,
+    Principal, Request, Tls, Trigger,
 };
 pub use judgement::{
     Erred, Explanation, Fault, Judgement, MAX_RULES, NearMiss, NotFresh, Outcome, Reason, RuleSet,

@@ -82,6 +82,15 @@ pub enum Slot {
     ChangeOld(u16),
     ChangeNew(u16),
     Rate(u16),
+    HasTls,
+    TlsVersion,
+    TlsSni,
+    HasClientCert,
+    CertName,
+    CertSubject,
+    CertIssuer,
+    CertFingerprint,
+    CertNotAfter,
 }
 
 impl Slot {
@@ -110,6 +119,7 @@ impl Slot {
             Self::TriggerMissed => facts.trigger.as_ref()?.missed,
             Self::RequestPort => facts.request.as_ref()?.port?,
             Self::ContentLength => facts.request.as_ref()?.content_length?,
+            Self::CertNotAfter => facts.request.as_ref()?.client_cert?.not_after.0,
             Self::Active => facts.activity.as_ref()?.active.0,
             Self::Idle => facts.activity.as_ref()?.idle.0,
             Self::Connections => facts.activity.as_ref()?.connections,
@@ -144,6 +154,8 @@ impl Slot {
             Self::Authenticated => caller(facts).map(|caller| caller.authenticated),
             Self::Unsealed => Some(facts.object.lineage.unsealed),
             Self::HasRequest => Some(facts.request.is_some()),
+            Self::HasTls => Some(facts.request.as_ref()?.tls.is_some()),
+            Self::HasClientCert => Some(facts.request.as_ref()?.client_cert.is_some()),
             Self::Claim(position) => match claim(facts, position)? {
                 Value::Bool(v) => Some(*v),
                 _ => None,
@@ -165,6 +177,12 @@ impl Slot {
             Self::Query => Some(request?.query),
             Self::RequestHost => Some(request?.host),
             Self::Protocol => Some(request?.protocol.as_str()),
+            Self::TlsVersion => Some(request?.tls?.version),
+            Self::TlsSni => request?.tls?.sni,
+            Self::CertName => request?.client_cert?.name,
+            Self::CertSubject => Some(request?.client_cert?.subject),
+            Self::CertIssuer => Some(request?.client_cert?.issuer),
+            Self::CertFingerprint => Some(request?.client_cert?.fingerprint),
             Self::Header(position) => request?.headers.get(usize::from(position)).copied()?,
             Self::Subject => caller(facts)?.subject,
             Self::Issuer => caller(facts)?.issuer,
@@ -250,8 +268,16 @@ impl Slot {
             Self::ChangeOld(position) => old_value(facts, position).is_some(),
             Self::ChangeNew(position) => new_value(facts, position).is_some(),
             Self::HasRequest => facts.request.is_some(),
+            Self::HasTls => facts
+                .request
+                .as_ref()
+                .is_some_and(|request| request.tls.is_some()),
+            Self::HasClientCert => facts
+                .request
+                .as_ref()
+                .is_some_and(|request| request.client_cert.is_some()),
             Self::RequestPort | Self::ContentLength => self.number(facts).is_some(),
-            Self::Subject | Self::Header(_) => self.text(facts).is_some(),
+            Self::Subject | Self::Header(_) | Self::TlsSni | Self::CertName => self.text(facts).is_some(),
             _ => self.operand(facts).is_ok(),
         }
     }

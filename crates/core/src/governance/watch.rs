@@ -30,7 +30,7 @@ pub struct Watches {
     pub activity: bool,
     /// The caller's token counts.
     pub caller: bool,
-    /// Method, path, query, host, length or headers count: each request must be decided.
+    /// Method, path, query, host, length, headers, TLS or the client's certificate count: each request must be decided.
     pub request: bool,
     /// Protocol or peer address count: known when a connection opens.
     pub connection: bool,
@@ -93,6 +93,16 @@ impl Watches {
             | Slot::RequestPort
             | Slot::ContentLength
             | Slot::Header(_) => self.request = true,
+            // A proxy may speak for another client with each request.
+            Slot::HasTls
+            | Slot::TlsVersion
+            | Slot::TlsSni
+            | Slot::HasClientCert
+            | Slot::CertName
+            | Slot::CertSubject
+            | Slot::CertIssuer
+            | Slot::CertFingerprint
+            | Slot::CertNotAfter => self.request = true,
             Slot::Protocol | Slot::PeerIp | Slot::HasRequest | Slot::Rate(_) => self.connection = true,
             Slot::HostRegion | Slot::HostProvider | Slot::HostClass | Slot::HostId => self.host = true,
             Slot::TriggerKind

@@ -17,7 +17,8 @@ use suijuris_core::governance::{
 };
 use suijuris_core::id::{BlobId, BundleId, Digest, ObjectId, RecordId};
 use suijuris_core::inputs::{
-    Activity, Caller, Conditions, Host, Inputs, Principal, Request, Trigger, Vehicle, Witnessed, WorkloadEnd,
+    Activity, Caller, ClientCert, Conditions, Host, Inputs, Principal, Request, Tls, Trigger, Vehicle,
+    Witnessed, WorkloadEnd,
 };
 use suijuris_core::key::{Domain, SecretKey};
 use suijuris_core::lineage::{
@@ -664,6 +665,17 @@ fn full_decision() -> Decision {
             peer_ip: IpAddr::from([127, 0, 0, 1]),
             content_length: Some(9),
             headers: [("x-tenant".into(), "acme".into())].into(),
+            tls: Some(Tls {
+                version: "1.3".into(),
+                sni: Some("hello.example".into()),
+            }),
+            client_cert: Some(Box::new(ClientCert {
+                name: Some("billing".into()),
+                subject: "CN=billing,O=Example".into(),
+                issuer: "CN=ca".into(),
+                fingerprint: "00".repeat(32),
+                not_after: Timestamp(1_795_420_800_000),
+            })),
         }),
         activity: Some(Activity {
             active: Span(9_000),

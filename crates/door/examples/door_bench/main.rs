@@ -172,6 +172,8 @@ fn inputs(j: usize) -> Inputs {
         peer_ip: [10, 0, 0, 1].into(),
         content_length: j.is_multiple_of(5).then(|| u64::try_from(j).unwrap() << 17),
         headers: BTreeMap::new(),
+        tls: None,
+        client_cert: None,
     });
     inputs
 }

@@ -54,6 +54,8 @@ fn open(
         peer_ip: IpAddr::from([127, 0, 0, 1]),
         content_length: None,
         headers: Default::default(),
+        tls: None,
+        client_cert: None,
     };
     let reading = reading(rig.now());
     let problem = match sleeper.authenticate(credentials, |_| Ok(request), reading) {

@@ -103,6 +103,8 @@ fn inputs(
             .zip(request.headers)
             .filter_map(|(name, value)| Some((name.clone(), (*value)?.to_owned())))
             .collect(),
+        tls: None,
+        client_cert: None,
     });
     inputs.pending = facts.messages.unsigned_abs();
     inputs.conditions.witness = *random.pick(&[Witnessed::Agrees, Witnessed::Agrees, Witnessed::Newer]);

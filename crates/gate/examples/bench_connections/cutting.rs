@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use suijuris_gate::{
-    Admission, Authorizer, Control, Forwarding, Gate, Limits, Phase, Protocol, RequestHead, Upstream,
+    Admission, Authorizer, Control, Forwarding, Gate, Limits, Peer, Phase, Protocol, RequestHead, Upstream,
 };
 use suijuris_testkit::bench::{Better, Contender, Report, Row, Settings, interleave, server};
 use tokio::sync::{mpsc, oneshot};
@@ -29,7 +29,7 @@ impl Authorizer for Everyone {
         Admission::Forward(())
     }
 
-    fn connect(&self, _: SocketAddr) -> Admission<()> {
+    fn connect(&self, _: Peer<'_>) -> Admission<()> {
         Admission::Forward(())
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use suijuris_api::Problem;
 use suijuris_gate::{
-    Accepted, Admission, Authorizer, Claim, Control, Forwarding, Gate, Handoff, Limits, Phase, Protocol,
-    Refusal, RequestHead, Traffic, Upstream,
+    Accepted, Admission, Authorizer, Claim, Control, Forwarding, Gate, Handoff, Limits, Peer, Phase,
+    Protocol, Refusal, RequestHead, Traffic, Upstream,
 };
 use tokio::sync::mpsc;
 
@@ -66,7 +66,7 @@ impl Authorizer for Scripted {
         Admission::Forward(())
     }
 
-    fn connect(&self, _: SocketAddr) -> Admission<()> {
+    fn connect(&self, _: Peer<'_>) -> Admission<()> {
         self.0.asked.fetch_add(1, Ordering::SeqCst);
         if self.0.refuses_connections.load(Ordering::SeqCst) {
             return Admission::Refuse(Box::new(no()));

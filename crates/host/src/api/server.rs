@@ -33,9 +33,17 @@ pub async fn serve(host: Host, listener: TcpListener) {
         .first()
         .map_or("local", String::as_str)
         .into();
+    let proxy_port = host.0.proxy_port.get().copied();
+    #[cfg(feature = "traces")]
+    let traced = host.clone();
     let router: Router = super::router(host.clone())
         .merge(crate::arrivals::router(host))
-        .layer(from_fn_with_state(region, around));
+        .layer(from_fn_with_state((region, proxy_port), around));
+    #[cfg(feature = "traces")]
+    let router = match traced.0.tracer.get() {
+        Some(tracer) => router.layer(from_fn_with_state(tracer.clone(), spanned)),
+        None => router,
+    };
     // Answers are small: they go at once.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     connections::serve(listener, MAX_CONNECTIONS, || Some(router.clone())).await;
@@ -74,7 +82,7 @@ async fn audited(
 
 /// What every call passes: the host that it means, and the headers of its reply.
 async fn around(
-    axum::extract::State(region): axum::extract::State<Arc<str>>,
+    axum::extract::State((region, proxy_port)): axum::extract::State<(Arc<str>, Option<u16>)>,
     request: Request,
     next: Next,
 ) -> Response<Body> {
@@ -90,6 +98,9 @@ async fn around(
             headers.insert(name, value);
         }
     };
+    if let Some(port) = proxy_port {
+        insert("suijuris-proxy-port", port.to_string());
+    }
     let id = ids::ulid(now_ms()).unwrap_or_default();
     insert("fly-request-id", format!("{id}-{region}"));
     insert(
@@ -106,6 +117,28 @@ async fn around(
     );
     insert("via", "1.1 suijuris".to_owned());
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A span for each call, whose ids the reply has.
+#[cfg(feature = "traces")]
+async fn spanned(
+    axum::extract::State(tracer): axum::extract::State<suijuris_proxy::traces::Tracer>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    let said = request.headers().get(suijuris_proxy::traces::FIELD);
+    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+    let span = tracer.begin(format!("{method} API"), said.map(HeaderValue::as_bytes));
+    let span = span.with("http.request.method", method).with("url.path", path);
+    let mut response = next.run(request).await;
+    span.answered(response.status().as_u16());
+    let (trace, id) = span.ids();
+    for (name, value) in [("fly-trace-id", trace), ("fly-span-id", id)] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
     response
 }
 

@@ -10,6 +10,7 @@ use suijuris_api::access::{Access, Detail};
 use suijuris_api::agent::Patch;
 use suijuris_api::control::Reply;
 use suijuris_api::event::Stamped;
+use suijuris_api::tls::{Certificate, Session};
 use suijuris_core::ObjectId;
 use suijuris_core::governance::{Action, Protocol, TriggerKind};
 use suijuris_core::id::Digest;
@@ -50,6 +51,8 @@ fn cause() -> Cause {
             peer_ip: [127, 0, 0, 1].into(),
             content_length: None,
             headers: [("x-key".to_owned(), "v".to_owned())].into(),
+            tls: None,
+            client_cert: None,
         }),
         by: Principal::Caller(Box::default()),
         ..Cause::boot(here())
@@ -192,8 +195,17 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
                 client: Some(Box::new(Client {
                     address: peer,
                     tls: true,
-                    server_name: Some("acme.tenant.localhost".to_owned()),
-                    certificate: Some("acme".to_owned()),
+                    session: Some(Box::new(Session {
+                        version: "1.3".to_owned(),
+                        server_name: Some("acme.tenant.localhost".to_owned()),
+                        certificate: Some(Certificate {
+                            name: Some("acme".to_owned()),
+                            subject: "CN=acme,O=Example".to_owned(),
+                            issuer: "CN=ca".to_owned(),
+                            fingerprint: "00".repeat(32),
+                            not_after_ms: 1_795_420_800_000,
+                        }),
+                    })),
                     prefix: Some("/o/tenant/acme".to_owned()),
                     once: true,
                 })),

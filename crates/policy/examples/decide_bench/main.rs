@@ -156,6 +156,8 @@ fn facts(action: Action, memory: &Memory, j: usize) -> Facts<'_> {
             port: None,
             content_length: (j % 5 == 0).then(|| i64::try_from(j).unwrap() << 17),
             headers: &[],
+            tls: None,
+            client_cert: None,
         });
     }
     facts

@@ -173,6 +173,26 @@ fn of_request(vocabulary: &Vocabulary, guard: Option<&str>) -> Vec<Path> {
             "context.request has content_length",
         ),
     ];
+    let cert = |word: &str, ty: Ty| {
+        guarded(
+            &format!("context.request.client_cert.{word}"),
+            ty,
+            "context.request has client_cert",
+        )
+    };
+    out.extend([
+        guarded("context.request.tls.version", Ty::Text, "context.request has tls"),
+        guarded("context.request.tls.sni", Ty::Text, "context.request has tls.sni"),
+        guarded(
+            "context.request.client_cert.name",
+            Ty::Text,
+            "context.request has client_cert && context.request.client_cert has name",
+        ),
+        cert("subject", Ty::Text),
+        cert("issuer", Ty::Text),
+        cert("fingerprint", Ty::Text),
+        cert("not_after", Ty::Instant),
+    ]);
     for name in &vocabulary.headers {
         out.push(guarded(
             &format!("context.request.headers[\"{name}\"]"),

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use suijuris_core::governance::{
-    Action, Activity, Caller, Changed, Facts, Founding, Holds, Host, Instance, Lineage, Object, Principal,
-    PrincipalKind, Protocol, Request, Trigger, TriggerKind, Vocabulary,
+    Action, Activity, Caller, Changed, ClientCert, Facts, Founding, Holds, Host, Instance, Lineage, Object,
+    Principal, PrincipalKind, Protocol, Request, Tls, Trigger, TriggerKind, Vocabulary,
 };
 use suijuris_core::memory::{Change, Decimal, Field, Kind, Memory, Name, Schema, Value, Write};
 use suijuris_core::rates::{Per, Rate};
@@ -269,6 +269,17 @@ impl World {
             port: random.one_in(2).then(|| random.long()),
             content_length: random.one_in(2).then(|| random.long()),
             headers: &self.headers,
+            tls: random.one_in(2).then(|| Tls {
+                version: random.text(),
+                sni: random.one_in(2).then(|| random.text()),
+            }),
+            client_cert: random.one_in(2).then(|| ClientCert {
+                name: random.one_in(2).then(|| random.text()),
+                subject: random.text(),
+                issuer: random.text(),
+                fingerprint: random.text(),
+                not_after: Timestamp(random.instant()),
+            }),
         };
         match self.action {
             Action::Wake => {

@@ -87,6 +87,7 @@ fn one(upstream: u16) -> One {
         min_running: 0,
         healthy: true,
         hook: None,
+        tells_tls: false,
         load: Arc::new(Load::default()),
     };
     let machine = Machine {

@@ -13,7 +13,7 @@ pub const LASTS_S: u64 = 60;
 #[derive(Clone)]
 pub struct Key([u8; 32]);
 
-/// The key of one app: what its machines verify with.
+/// The key of one app, or of one machine: what is verified with there.
 #[derive(Clone)]
 pub struct AppKey([u8; 32]);
 
@@ -64,6 +64,15 @@ impl Key {
     }
 }
 
+impl Key {
+    /// The key of one machine, by which it knows what the proxy itself says to it: of clients' TLS.
+    #[must_use]
+    pub fn of_machine(&self, machine: &str) -> AppKey {
+        let derived = mac(&self.0, &[b"suijuris client tls 1", machine.as_bytes()]);
+        AppKey(derived.map_or([0; 32], |mac| mac.finalize().into_bytes().into()))
+    }
+}
+
 impl AppKey {
     /// The key of these bytes.
     #[must_use]
@@ -71,7 +80,7 @@ impl AppKey {
         Self(bytes)
     }
 
-    /// Its bytes, for the app's own machines alone.
+    /// Its bytes, for those machines alone.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
@@ -148,5 +157,20 @@ mod tests {
             );
         }
         assert_eq!(format!("{key:?} {:?}", Key::new([7; 32])), "AppKey Key");
+    }
+
+    #[test]
+    fn what_is_said_to_one_machine_has_the_bytes_that_it_expects() {
+        let key = Key::new([7; 32]).of_machine("m1");
+        let hexadecimal: String = key.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hexadecimal,
+            "d34096771e7f97c9911865d4de4b2cdfd9bb3df3e3d299793df482170aaa1e7b"
+        );
+        let session = "eyJ2ZXJzaW9uIjoiMS4zIiwic2VydmVyX25hbWUiOiJzaG9wLmxvY2FsaG9zdCJ9";
+        assert_eq!(
+            key.sign("m1", 1_060, session),
+            "6451ac42e5a3214232070e785faca5402804d4423e3bb81e1ae147203d1e3e77"
+        );
     }
 }

@@ -106,6 +106,7 @@ impl Fake {
                 min_running: 0,
                 healthy: true,
                 hook: None,
+                tells_tls: false,
                 load: Arc::clone(&played.load),
             };
             apps.entry(played.app.into()).or_default().push(Arc::new(Machine {

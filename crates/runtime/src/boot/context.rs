@@ -31,6 +31,7 @@ use crate::pid1::Signals;
 use crate::remain;
 use crate::report::Reports;
 use crate::resident::amending::amended;
+use crate::resident::edge;
 use crate::resident::elsewhere::Elsewhere;
 use crate::resident::{Parts, Resident};
 use crate::supervision::Supervision;
@@ -183,6 +184,8 @@ impl BootContext {
             };
             Elsewhere::of(|name| std::env::var(name).ok(), control.clone(), unusable)
         });
+        let own = self.config.own.as_ref();
+        let proxy = own.and_then(|own| edge::key_beside(&own.socket, |name| std::env::var(name).ok()));
         let resident = Rc::new(Resident::new(Parts {
             lineage,
             bundle: bundle.clone(),
@@ -194,6 +197,7 @@ impl BootContext {
             image: self.config.image.as_ref().map(|image| image.digest),
             callers,
             elsewhere,
+            proxy,
             claim,
             detector,
             inbox,

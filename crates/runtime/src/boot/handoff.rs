@@ -28,8 +28,7 @@ fn known(client: message::Client) -> Client {
     Client {
         address: client.address.0,
         tls: client.tls,
-        server_name: client.server_name,
-        certificate: client.certificate,
+        session: client.session,
         prefix: client.prefix,
         once: client.once,
     }

@@ -135,7 +135,7 @@ impl<D: Driver> Authorizer for Asleep<D> {
         })
     }
 
-    fn connect(&self, _: std::net::SocketAddr) -> Admission<Self::Permit> {
+    fn connect(&self, _: suijuris_gate::Peer<'_>) -> Admission<Self::Permit> {
         Admission::Refuse(Box::new(caller_api::not_now(&self.object.to_string()).into()))
     }
 }

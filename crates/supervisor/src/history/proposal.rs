@@ -7,13 +7,16 @@ use std::str::FromStr;
 use serde::de::DeserializeSeed as _;
 use suijuris_api::history::Supposed;
 use suijuris_core::governance::{Action, Protocol, TriggerKind, Vocabulary};
-use suijuris_core::inputs::{Activity, Caller, Host, Inputs, Principal, Request, Trigger};
+use suijuris_core::inputs::{Activity, Caller, ClientCert, Host, Inputs, Principal, Request, Tls, Trigger};
 use suijuris_core::lineage::Head;
 use suijuris_core::memory::Name;
 use suijuris_core::time::{Now, ParseError, Span, Timestamp};
 use suijuris_gate::RequestHead;
 
 use super::HistoryError;
+
+/// The end of a certificate that says none: the last second of the year 9999.
+const FOR_EVER: Timestamp = Timestamp(253_402_300_799_000);
 
 /// Who proposes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,7 +273,57 @@ impl<'a> Proposal<'a> {
             peer_ip: self.peer,
             content_length: None,
             headers: headers.collect::<Result<_, HistoryError>>()?,
+            tls: self.tls()?,
+            client_cert: self.client_cert()?.map(Box::new),
         })
+    }
+
+    fn tls(&self) -> Result<Option<Tls>, HistoryError> {
+        let mut tls = (!self.of.tls.is_empty()).then(|| Tls {
+            version: "1.3".to_owned(),
+            sni: None,
+        });
+        for text in &self.of.tls {
+            let (word, value) = split(text, "--tls")?;
+            match (&mut tls, word) {
+                (Some(tls), "version") => value.clone_into(&mut tls.version),
+                (Some(tls), "sni") => tls.sni = Some(value.to_owned()),
+                _ => return Err(asked(format!("--tls {text}: it is version=1.3 or sni=NAME"))),
+            }
+        }
+        Ok(tls)
+    }
+
+    /// What is not said of it is empty, and it is valid for ever.
+    fn client_cert(&self) -> Result<Option<ClientCert>, HistoryError> {
+        let mut shown = (!self.of.client_cert.is_empty()).then(|| ClientCert {
+            name: None,
+            subject: String::new(),
+            issuer: String::new(),
+            fingerprint: String::new(),
+            not_after: FOR_EVER,
+        });
+        for text in &self.of.client_cert {
+            let (word, value) = split(text, "--client-cert")?;
+            let Some(shown) = &mut shown else { break };
+            match word {
+                "name" => shown.name = Some(value.to_owned()),
+                "subject" => value.clone_into(&mut shown.subject),
+                "issuer" => value.clone_into(&mut shown.issuer),
+                "fingerprint" => value.clone_into(&mut shown.fingerprint),
+                "not_after" => {
+                    let read = value.parse::<Timestamp>();
+                    shown.not_after =
+                        read.map_err(|error| asked(format!("--client-cert {text}: {error}")))?;
+                }
+                _ => {
+                    return Err(asked(format!(
+                        "--client-cert {text}: it is name=, subject=, issuer=, fingerprint= or not_after="
+                    )));
+                }
+            }
+        }
+        Ok(shown)
     }
 }
 

@@ -92,8 +92,7 @@ impl Edge {
         let mut client = Client {
             address: Address(peer),
             tls: entrance.tls,
-            server_name: None,
-            certificate: None,
+            session: None,
             prefix: None,
             once: false,
         };
@@ -110,8 +109,7 @@ impl Edge {
                 postgres::until_tls(&mut socket).await.ok()?;
             }
             let (stream, found) = self.tls.as_ref()?.accept(socket, speaks).await?;
-            client.server_name = found.server_name;
-            client.certificate = found.certificate;
+            client.session = Some(Box::new(found));
             ClientStream::Tls(Box::new(stream))
         } else {
             ClientStream::Plain(socket)
@@ -152,6 +150,8 @@ impl Edge {
         };
         connection.vouched(SocketAddr::new(said.client, port), |client| {
             client.tls = said.tls.unwrap_or(client.tls);
+            // It is the proxy's own, and says nothing of the client.
+            client.session = None;
             client.prefix = said.prefix;
             // The next request of the proxy is another client's, or another object's.
             client.once = true;

@@ -243,13 +243,18 @@ impl<D: Driver> Roster<D> {
     /// The key that TLS gives: of the name that it asked for, or of the certificate that was shown.
     fn by_tls(&self, class: &ClassEntry, source: &Source, known: &Client) -> Option<String> {
         match source {
-            Source::Sni => match address(known.server_name.as_deref()?, "/", &self.domain, |_| false) {
+            Source::Sni => match address(
+                known.session.as_ref()?.server_name.as_deref()?,
+                "/",
+                &self.domain,
+                |_| false,
+            ) {
                 Address::Instance {
                     class: named, key, ..
                 } if named == class.note.name => Some(key.to_owned()),
                 _ => None,
             },
-            Source::ClientCert => known.certificate.clone(),
+            Source::ClientCert => known.session.as_ref()?.certificate.as_ref()?.name.clone(),
             _ => None,
         }
     }
