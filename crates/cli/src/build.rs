@@ -95,6 +95,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         if args.by_reference {
             return reference::build(args).await;
         }
+        if definition(&args.dir)?.manifest.class.is_some() {
+            bail!(
+                "`{}` defines a class, and an image carries one object: take [class] out of object.toml, serve the class with `suijuris serve`, or `suijuris deploy` it with its door",
+                args.dir.display()
+            );
+        }
         let image = image(&args.dir, args.base.as_deref(), args.dynamic).await?;
         let written = image.write(args.output.as_deref()).await?;
         let pushed = match &args.push {

@@ -2,6 +2,8 @@
 //!
 //! Each step looks first at what is there, so that it can be done again: the same app, volume and machine, and so the same object.
 
+mod class;
+pub(crate) mod class_door;
 mod client;
 mod machine;
 
@@ -16,7 +18,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use suijuris_core::codec;
 use suijuris_core::id::{BundleId, Digest};
-use suijuris_core::key::Domain;
+use suijuris_core::key::{Domain, PublicKey, SecretKey};
 use suijuris_core::lineage::Head;
 use suijuris_core::ticket::{MAX_LIFETIME, MAX_NAME, SignedTicket, Ticket, VERSION};
 use suijuris_core::time::Span;
@@ -140,6 +142,12 @@ enum Event<'a> {
         bundle: &'a str,
         taken: bool,
     },
+    Class {
+        app: &'a str,
+        instances: &'a str,
+        machine: &'a str,
+        url: &'a str,
+    },
     Deployed {
         app: &'a str,
         machine: &'a str,
@@ -214,9 +222,12 @@ struct Deployment<'a> {
 impl Deployment<'_> {
     async fn run(&self) -> anyhow::Result<Answer> {
         let image = build::image(&self.args.dir, self.args.base.as_deref(), self.args.dynamic).await?;
-        self.app().await?;
-        self.replay_key().await?;
-        let reference = self.image(&image).await?;
+        if image.built.manifest.class.is_some() {
+            return self.class(&image).await;
+        }
+        self.app(&self.app).await?;
+        self.replay_key(&self.app).await?;
+        let reference = self.image(&image, &self.app).await?;
         let volume = self.volume().await?;
         let bundle = image.built.id.to_string();
         let ticket = self.ticket(&image, &volume)?;
@@ -320,23 +331,23 @@ impl Deployment<'_> {
     }
 
     /// The app, made where there is none.
-    async fn app(&self) -> anyhow::Result<()> {
-        let path = format!("/apps/{}", self.app);
+    async fn app(&self, app: &str) -> anyhow::Result<()> {
+        let path = format!("/apps/{app}");
         let found = self.vehicle.call(Method::GET, &path, None).await?;
         let made = found.status == 404;
         if made {
-            let body = json!({ "app_name": self.app, "name": self.app, "org_slug": self.args.org });
+            let body = json!({ "app_name": app, "name": app, "org_slug": self.args.org });
             let answer = self.vehicle.call(Method::POST, "/apps", Some(&body)).await?;
             answer.good("the app cannot be made")?;
         } else {
             found.good("the app cannot be looked at")?;
         }
-        self.tell(&Event::App { app: &self.app, made })
+        self.tell(&Event::App { app, made })
     }
 
     /// Sees to it that the app has the key by which apps of one owner prove to each other which object a request is for.
-    async fn replay_key(&self) -> anyhow::Result<()> {
-        let path = format!("/apps/{}/secrets", self.app);
+    async fn replay_key(&self, app: &str) -> anyhow::Result<()> {
+        let path = format!("/apps/{app}/secrets");
         let given = match &self.args.replay_key_file {
             Some(file) => {
                 let bytes = Zeroizing::new(suijuris_oci::file::bytes(file, 1 << 10)?);
@@ -378,7 +389,7 @@ impl Deployment<'_> {
     }
 
     /// Has the image where the vehicle takes it from; how that is called.
-    async fn image(&self, image: &ObjectImage) -> anyhow::Result<String> {
+    async fn image(&self, image: &ObjectImage, app: &str) -> anyhow::Result<String> {
         let digest = image.build.image()?.digest();
         let reference = match (&self.args.image, &self.args.layout) {
             (Some(named), _) => named.clone(),
@@ -389,7 +400,7 @@ impl Deployment<'_> {
                 let here = out.canonicalize()?;
                 format!("oci:{}", here.display())
             }
-            (None, None) => self.push(image, &digest.hex()).await?,
+            (None, None) => self.push(image, &digest.hex(), app).await?,
         };
         let bundle = image.built.id.to_string();
         let digest = digest.to_string();
@@ -401,9 +412,9 @@ impl Deployment<'_> {
         Ok(reference)
     }
 
-    async fn push(&self, image: &ObjectImage, digest: &str) -> anyhow::Result<String> {
+    async fn push(&self, image: &ObjectImage, digest: &str, app: &str) -> anyhow::Result<String> {
         let tag = digest.get(..16).unwrap_or(digest);
-        let text = format!("{}/{}:{tag}", self.vehicle.registry, self.app);
+        let text = format!("{}/{app}:{tag}", self.vehicle.registry);
         let to = oci::reference(&text)?;
         let options = Options {
             credentials: self.vehicle.credentials(),
@@ -464,6 +475,26 @@ impl Deployment<'_> {
 
     /// The owner's word by which the object may begin on this volume.
     fn ticket(&self, image: &ObjectImage, volume: &str) -> anyhow::Result<String> {
+        let (keys, controllers, threshold) = self.owners(image)?;
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce)?;
+        let ticket = Ticket {
+            v: VERSION,
+            bundle: image.built.id,
+            app: self.app.clone(),
+            volume: volume.to_owned(),
+            nonce,
+            controllers,
+            threshold,
+            expires: clock::reading()?.wall.saturating_add(GOOD_FOR),
+        };
+        let signatures: Result<Vec<_>, _> = keys.iter().map(|key| ticket.sign(key)).collect();
+        let signatures = signatures?;
+        Ok(URL_SAFE_NO_PAD.encode(codec::encode(&SignedTicket { ticket, signatures })?))
+    }
+
+    /// The keys of owners that are here, and who all owners are.
+    fn owners(&self, image: &ObjectImage) -> anyhow::Result<(Vec<SecretKey>, Vec<PublicKey>, u32)> {
         let key = owner::owner_key()?;
         let (controllers, threshold) = match &image.built.controllers {
             Some(declared) => (declared.keys.clone(), declared.threshold),
@@ -483,21 +514,7 @@ impl Deployment<'_> {
                 keys.len()
             );
         }
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce)?;
-        let ticket = Ticket {
-            v: VERSION,
-            bundle: image.built.id,
-            app: self.app.clone(),
-            volume: volume.to_owned(),
-            nonce,
-            controllers,
-            threshold,
-            expires: clock::reading()?.wall.saturating_add(GOOD_FOR),
-        };
-        let signatures: Result<Vec<_>, _> = keys.iter().map(|key| ticket.sign(key)).collect();
-        let signatures = signatures?;
-        Ok(URL_SAFE_NO_PAD.encode(codec::encode(&SignedTicket { ticket, signatures })?))
+        Ok((keys, controllers, threshold))
     }
 
     /// The machine with the object's volume, made or updated, and up; its id.
@@ -546,43 +563,13 @@ impl Deployment<'_> {
             .await?
             .good(what)?;
         let id = id_of(&machine, "machine")?;
-        let state = self.started(&id).await?;
+        let state = self.vehicle.started(&self.app, &id).await?;
         self.tell(&Event::Machine {
             machine: &id,
             made,
             state: &state,
         })?;
         Ok(id)
-    }
-
-    /// Sees to it that the machine is up, whatever the update left it as.
-    async fn started(&self, id: &str) -> anyhow::Result<String> {
-        let path = format!("/apps/{}/machines/{id}", self.app);
-        let wait = format!("{path}/wait?state=settled&timeout=60");
-        self.vehicle.call(Method::GET, &wait, None).await?;
-        let machine = self
-            .vehicle
-            .call(Method::GET, &path, None)
-            .await?
-            .good("the machine is gone")?;
-        let state = machine
-            .get("state")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
-        if ["created", "stopped", "suspended"].contains(&state.as_str()) {
-            let start = format!("{path}/start");
-            self.vehicle
-                .call(Method::POST, &start, Some(&json!({})))
-                .await?
-                .good("the machine cannot be started")?;
-        }
-        let wait = format!("{path}/wait?state=started&timeout=60");
-        self.vehicle
-            .call(Method::GET, &wait, None)
-            .await?
-            .good("the machine did not start")?;
-        Ok("started".to_owned())
     }
 
     /// The object in the machine, once it has begun; none where the vehicle runs no commands in machines.
@@ -605,7 +592,7 @@ impl Deployment<'_> {
             }
             if answer.status == 412 {
                 // It fell asleep, or a timer stopped it, before anybody asked.
-                self.started(machine).await?;
+                self.vehicle.started(&self.app, machine).await?;
             }
             let said = answer
                 .body
@@ -632,7 +619,7 @@ impl Deployment<'_> {
         if self.vehicle.is_fly {
             format!("https://{}.fly.dev/", self.app)
         } else {
-            format!("http://{}.localhost/", self.app)
+            format!("http://{}.localhost{}/", self.app, self.vehicle.port_of_apps())
         }
     }
 
@@ -660,6 +647,9 @@ impl Deployment<'_> {
                 "amended  no: the object's rules refuse this definition, and it goes on by its own\n"
                     .to_owned()
             }
+            Event::Class { instances, url, .. } => format!(
+                "class    its instances come with their first permitted use, as machines of {instances}\ntry      curl {url}\n"
+            ),
             Event::Deployed { object, url, .. } => {
                 format!(
                     "object   {}\ntry      curl {url}\n",

@@ -2,10 +2,12 @@
 //!
 //! A bundle with `[class]` is a template ([`Class`], in its manifest). A class is that template with owners, a name and a
 //! nonce ([`ClassId`]); its instances are told apart by a [`Key`]. Whether an instance is founded, the template's rule
-//! `instantiate` says ([`Template`]); in which order it is founded so that it is founded once, [`founding`] does. Not
+//! `instantiate` says ([`Template`]); in which order it is founded so that it is founded once, [`founding`] does; by whose word a
+//! machine of its own founds one, [`founder`]. Not
 //! here: counting, rates, addresses, reading or writing anything.
 
 mod definition;
+pub mod founder;
 pub mod founding;
 mod key;
 mod template;

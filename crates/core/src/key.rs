@@ -23,6 +23,10 @@ pub enum Domain {
     OwnerRequest,
     /// An owner's word that an object may begin.
     Ticket,
+    /// Owners' word that a door founds instances of their class.
+    Appointment,
+    /// A door's word that one instance may begin.
+    FirstWord,
     /// A replay to another machine: where a request is sent that came to the wrong one.
     Replay,
     /// An identity token that the agent socket hands out: a plain JWS, so without prefix of ours. Its signing input
@@ -38,6 +42,8 @@ impl Domain {
             Self::Approval => b"suijuris/v1/approval\0",
             Self::OwnerRequest => b"suijuris/v1/owner-request\0",
             Self::Ticket => b"suijuris/v1/ticket\0",
+            Self::Appointment => b"suijuris/v1/appointment\0",
+            Self::FirstWord => b"suijuris/v1/first-word\0",
             Self::Replay => b"suijuris/v1/replay\0",
             Self::IdentityToken => b"",
         }

@@ -148,14 +148,10 @@ impl Ticket {
     }
 
     fn check_content(&self) -> Result<(), TicketError> {
-        let owners: std::collections::BTreeSet<_> = self.controllers.iter().collect();
-        let count = u32::try_from(owners.len()).unwrap_or(u32::MAX);
-        let sound = owners.len() == self.controllers.len()
-            && owners.len() <= MAX_OWNERS
-            && (1..=count).contains(&self.threshold)
-            && self.app.len() <= MAX_NAME
-            && self.volume.len() <= MAX_NAME;
-        if sound { Ok(()) } else { Err(TicketError::Content) }
+        if self.app.len() > MAX_NAME || self.volume.len() > MAX_NAME {
+            return Err(TicketError::Content);
+        }
+        check_owners(&self.controllers, self.threshold)
     }
 }
 
@@ -205,18 +201,40 @@ impl SignedTicket {
         )?;
         ticket.check_content()?;
         let bytes = codec::encode(ticket).map_err(|_unreadable| TicketError::Unreadable)?;
-        let signed = self.signatures.iter().filter(|signed| {
-            ticket.controllers.contains(&signed.key)
-                && signed.key.verifies(Domain::Ticket, &bytes, &signed.sig)
-        });
-        let found = signed
-            .map(|signed| signed.key)
-            .collect::<std::collections::BTreeSet<_>>()
-            .len();
-        let needed = ticket.threshold;
-        let all_hold = self.signatures.len() == found;
-        let enough = u32::try_from(found).is_ok_and(|found| found >= needed);
-        holds(all_hold && enough, TicketError::Signatures { found, needed })
+        let owners = (ticket.controllers.as_slice(), ticket.threshold);
+        check_signatures(owners, Domain::Ticket, &bytes, &self.signatures)
+    }
+}
+
+/// Whether these can be the owners of anything.
+pub(crate) fn check_owners(controllers: &[PublicKey], threshold: u32) -> Result<(), TicketError> {
+    let owners: std::collections::BTreeSet<_> = controllers.iter().collect();
+    let count = u32::try_from(owners.len()).unwrap_or(u32::MAX);
+    let sound =
+        owners.len() == controllers.len() && owners.len() <= MAX_OWNERS && (1..=count).contains(&threshold);
+    if sound { Ok(()) } else { Err(TicketError::Content) }
+}
+
+/// Whether enough of the owners signed `bytes`, and nobody else.
+pub(crate) fn check_signatures(
+    (controllers, needed): (&[PublicKey], u32),
+    domain: Domain,
+    bytes: &[u8],
+    signatures: &[Signed],
+) -> Result<(), TicketError> {
+    let signed = signatures.iter().filter(|signed| {
+        controllers.contains(&signed.key) && signed.key.verifies(domain, bytes, &signed.sig)
+    });
+    let found = signed
+        .map(|signed| signed.key)
+        .collect::<std::collections::BTreeSet<_>>()
+        .len();
+    let all_hold = signatures.len() == found;
+    let enough = u32::try_from(found).is_ok_and(|found| found >= needed);
+    if all_hold && enough {
+        Ok(())
+    } else {
+        Err(TicketError::Signatures { found, needed })
     }
 }
 

@@ -34,7 +34,9 @@ pub use descriptor::{
 pub use manifest::{Manifest, ManifestError};
 pub use reference::{Host, Reference, ReferenceError, Repository, Tag};
 #[cfg(feature = "registry")]
-pub use registry::{Options, Package, Progress, Pull, Registry, RegistryError, Transport, tls_config};
+pub use registry::{
+    Options, Package, Progress, Pull, Registry, RegistryError, Transport, tls_config, tls_trusting_nobody,
+};
 
 /// Media type of the config, which is empty (image-spec 1.1, "Guidance for an Empty Descriptor").
 pub const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";

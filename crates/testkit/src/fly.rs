@@ -184,7 +184,10 @@ impl World {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let parts: Vec<&str> = path.trim_start_matches("/v1/").split('/').collect();
         let reached = own.is_none_or(|own| parts.get(3) == Some(&own));
-        let allowed = own.is_some() || request.field("authorization") == Some("Bearer plain");
+        let shown = request.field("authorization").unwrap_or_default();
+        // A deploy token of an app reaches that app.
+        let of_app = || shown.strip_prefix("Bearer plain-") == parts.get(1).copied() && parts[0] == "apps";
+        let allowed = own.is_some() || shown == "Bearer plain" || of_app();
         let (status, body) = match (allowed, reached) {
             (false, _) => (401, json!({"error": "Authenticate: token validation error"})),
             (_, false) => (403, json!({"error": "unauthorized"})),
@@ -210,6 +213,7 @@ impl World {
         let fresh = format!("{:014x}", self.made.fetch_add(1, Ordering::Relaxed));
         match (method, &parts[2..]) {
             ("GET", []) => (200, json!({"name": name})),
+            ("POST", ["deploy_token"]) => (200, json!({"token": format!("plain-{name}")})),
             ("GET", ["secrets"]) => {
                 let secrets: Vec<Value> = app.secrets.keys().map(|name| json!({"name": name})).collect();
                 (200, json!({ "secrets": secrets }))
@@ -333,6 +337,12 @@ impl World {
                 200,
                 self.with(at, |machine| json!(machine.events)).unwrap_or_default(),
             ),
+            ("POST", ["metadata", key]) => {
+                self.with(at, |machine| {
+                    machine.config["metadata"][*key] = body["value"].clone()
+                });
+                (204, Value::Null)
+            }
             ("POST", ["exec"]) => {
                 let pid = self.with(at, |machine| machine.pid()).flatten();
                 pid.map_or((412, json!({"error": "failed_precondition"})), |pid| {
@@ -355,12 +365,45 @@ impl World {
             .with(at, |machine| machine.start(&secrets, self.dir.path()))
             .flatten();
         let Some(mut child) = started else { return };
+        self.api_inside(child.id());
         let (world, app, id) = (self.clone(), app.to_owned(), id.to_owned());
         std::thread::spawn(move || {
             let code = child.wait().ok().and_then(|status| status.code());
             let again = world.with((&app, &id), |machine| machine.ended(code));
             if again == Some(true) {
                 world.start(&app, &id);
+            }
+        });
+    }
+
+    /// The API as `_api.internal:4280` in a machine's network, for as long as that is there.
+    fn api_inside(self: &Arc<Self>, outer: u32) {
+        let world = Arc::downgrade(self);
+        std::thread::spawn(move || {
+            let gone = || !Path::new(&format!("/proc/{outer}")).exists();
+            let inside = || proxy::listen(machine::first_in(outer)?, 4280);
+            let mut listener = None;
+            wait(
+                || {
+                    listener = inside();
+                    listener.is_some() || gone()
+                },
+                PATIENCE,
+            );
+            let Some(listener) = listener else { return };
+            listener.set_nonblocking(true).unwrap();
+            while !gone() {
+                let Some(world) = world.upgrade() else { return };
+                let Ok((mut stream, _)) = listener.accept() else {
+                    std::thread::sleep(Duration::from_millis(5));
+                    continue;
+                };
+                stream.set_nonblocking(false).unwrap();
+                std::thread::spawn(move || {
+                    if let Some(request) = Request::read(&stream) {
+                        let _gone = stream.write_all(&world.answer(&request, None));
+                    }
+                });
             }
         });
     }

@@ -51,12 +51,6 @@ pub(super) async fn of(dir: &Path, built: &Built, named: Option<&str>) -> anyhow
 
 /// What an image cannot carry is said before one is built.
 fn travels(built: &Built) -> anyhow::Result<()> {
-    if built.manifest.class.is_some() {
-        bail!(
-            "`{}` defines a class, and an image carries one object: take [class] out of object.toml, or serve the class with `suijuris serve`",
-            built.manifest.name
-        );
-    }
     if let Some(mount) = built.manifest.workload.mounts.first() {
         bail!(
             "workload.mounts shows {} of this host, which an image does not have: put the files into the image or beside object.toml, as {{object}}/…",

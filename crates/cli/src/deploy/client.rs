@@ -5,13 +5,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use reqwest::{Client, Method};
-use serde_json::Value;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{Usage, terminal};
 
 /// Where Fly answers.
 const FLY: &str = "https://api.machines.dev";
+/// The same from within a machine, where there is a private network.
+const INSIDE: &str = "http://_api.internal:4280";
+/// A machine's own socket.
+const SOCKET: &str = "/.fly/api";
+/// Field in which a host of ours says where its proxy stands for port 80.
+const PROXY_PORT: &str = "suijuris-proxy-port";
+const WEB: u16 = 80;
 /// Fly's registry.
 const FLY_REGISTRY: &str = "registry.fly.io";
 /// Variables with a token, ours first.
@@ -35,6 +42,8 @@ pub(super) struct Vehicle {
     pub(super) is_fly: bool,
     token: Zeroizing<String>,
     client: Client,
+    /// Where its proxy stands for port 80, as it says.
+    proxy_port: std::sync::atomic::AtomicU16,
 }
 
 /// An answer that is no error of the way there.
@@ -78,19 +87,77 @@ impl Vehicle {
             .into());
         };
         let registry = if is_fly { FLY_REGISTRY } else { authority };
-        let tls = suijuris_oci::tls_config(&[]).map_err(anyhow::Error::msg)?;
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(WITHIN)
-            .user_agent(concat!("suijuris/", env!("CARGO_PKG_VERSION")));
         Ok(Self {
             base: base.to_owned(),
             registry: registry.to_owned(),
             is_fly,
             token: token(token_file)?,
-            client: client.build().context("the client cannot be made")?,
+            client: client(base)?.build().context("the client cannot be made")?,
+            proxy_port: WEB.into(),
         })
+    }
+
+    /// Behind the name of an app in its address: where its proxy is not at the web's own port.
+    pub(super) fn port_of_apps(&self) -> String {
+        match self.proxy_port.load(std::sync::atomic::Ordering::Relaxed) {
+            WEB => String::new(),
+            port => format!(":{port}"),
+        }
+    }
+
+    /// What carries the machine that this program runs in, where `token` reaches `path`: by the name that it has in private networks, else by
+    /// the machine's own socket.
+    pub(super) async fn within(token: Zeroizing<String>, path: &str) -> anyhow::Result<Self> {
+        let mut why = anyhow::anyhow!("nothing that carries machines is reached from here");
+        for socket in [None, Some(SOCKET)] {
+            let mut client = client(INSIDE)?;
+            if let Some(socket) = socket {
+                client = client.unix_socket(socket);
+            }
+            let vehicle = Self {
+                base: INSIDE.to_owned(),
+                registry: String::new(),
+                is_fly: false,
+                token: token.clone(),
+                client: client.build().context("the client cannot be made")?,
+                proxy_port: WEB.into(),
+            };
+            match vehicle.call(Method::GET, path, None).await {
+                Ok(answer) if answer.status == 200 => return Ok(vehicle),
+                Ok(answer) => {
+                    why = why.context(format!("{} answers {}", socket.unwrap_or(INSIDE), answer.status))
+                }
+                Err(error) => why = error.context(why),
+            }
+        }
+        Err(why)
+    }
+
+    /// Sees to it that the machine is up, whatever the update left it as.
+    pub(super) async fn started(&self, app: &str, id: &str) -> anyhow::Result<String> {
+        let path = format!("/apps/{app}/machines/{id}");
+        let wait = format!("{path}/wait?state=settled&timeout=60");
+        self.call(Method::GET, &wait, None).await?;
+        let machine = self
+            .call(Method::GET, &path, None)
+            .await?
+            .good("the machine is gone")?;
+        let state = machine
+            .get("state")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        if ["created", "stopped", "suspended"].contains(&state.as_str()) {
+            let start = format!("{path}/start");
+            self.call(Method::POST, &start, Some(&json!({})))
+                .await?
+                .good("the machine cannot be started")?;
+        }
+        let wait = format!("{path}/wait?state=started&timeout=60");
+        self.call(Method::GET, &wait, None)
+            .await?
+            .good("the machine did not start")?;
+        Ok("started".to_owned())
     }
 
     /// What the registry of this vehicle is asked as.
@@ -139,6 +206,13 @@ impl Vehicle {
         let unreachable = || format!("{} does not answer", self.base);
         let mut answer = request.send().await.with_context(unreachable)?;
         let status = answer.status().as_u16();
+        let port = answer
+            .headers()
+            .get(PROXY_PORT)
+            .and_then(|port| port.to_str().ok()?.parse().ok());
+        if let Some(port) = port {
+            self.proxy_port.store(port, std::sync::atomic::Ordering::Relaxed);
+        }
         let mut bytes = Vec::new();
         while let Some(piece) = answer.chunk().await.with_context(unreachable)? {
             if bytes.len().saturating_add(piece.len()) > MAX_ANSWER {
@@ -150,6 +224,20 @@ impl Vehicle {
         let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| text());
         Ok(Answer { status, body })
     }
+}
+
+fn client(base: &str) -> anyhow::Result<reqwest::ClientBuilder> {
+    // What is asked in clear text needs no certificates of the system, which machines may not have.
+    let tls = match base.starts_with("https:") {
+        true => suijuris_oci::tls_config(&[]),
+        false => suijuris_oci::tls_trusting_nobody(),
+    };
+    let tls = tls.map_err(anyhow::Error::msg)?;
+    Ok(Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(WITHIN)
+        .user_agent(concat!("suijuris/", env!("CARGO_PKG_VERSION"))))
 }
 
 /// The token, from a file or the environment: arguments are everybody's to read.

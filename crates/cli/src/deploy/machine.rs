@@ -49,7 +49,8 @@ impl Wanted<'_> {
         json!({
             "image": self.image,
             "env": env,
-            "metadata": { MARK: "object", "suijuris_bundle": self.bundle },
+            // A host of ours says what it knows of clients' TLS to whoever asks for it.
+            "metadata": { MARK: "object", "suijuris_bundle": self.bundle, "client_tls": "true" },
             "guest": { "cpu_kind": "shared", "cpus": 1, "memory_mb": MEMORY },
             "mounts": [{ "volume": self.volume, "path": VOLUME }],
             // An object that sleeps, or refuses to wake, exits with 0: only what is broken is started again.

@@ -110,6 +110,11 @@ impl Deployed {
         self.host.get(&format!("/apps/shop/machines/{id}")).is(200)
     }
 
+    /// Where the gate listens in the machine.
+    pub(crate) const fn internal_port(&self) -> u16 {
+        self.port
+    }
+
     /// What the gate in the machine answers.
     fn get(&self, id: &str) -> String {
         let url = format!("http://127.0.0.1:{}/", self.port);
@@ -215,6 +220,13 @@ fn an_object_is_deployed_serves_sleeps_and_is_the_same_when_deployed_again() {
             there["machine"].as_str().unwrap(),
             there["object"].as_str().unwrap(),
         );
+        // What is printed can be asked.
+        let port = deployed.host.proxy[0].rsplit_once(':').unwrap().1;
+        let url = match deployed.plain {
+            None => format!("http://shop.localhost:{port}/"),
+            Some(_) => "http://shop.localhost/".to_owned(),
+        };
+        assert_eq!(there["url"], url.as_str());
         let page = std::fs::read_to_string(deployed.home.dir().join("site/index.html")).unwrap();
         let fetched = deployed.get(machine);
         assert_eq!(fetched, page);

@@ -87,8 +87,11 @@ impl Call {
     ) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let token = match parts.extensions.get::<Inside>() {
-            Some(inside) => of_machine(&api.host.0, inside, route, &params)?,
-            None => of_header(&api.host.0, &parts.headers)?,
+            // A program that shows a token is whoever that is of, wherever it asks from.
+            Some(inside) if !parts.headers.contains_key(header::AUTHORIZATION) => {
+                of_machine(&api.host.0, inside, route, &params)?
+            }
+            _ => of_header(&api.host.0, &parts.headers)?,
         };
         let may = match (token.access, route.needs) {
             (Access::Full, _) | (Access::Read | Access::Exec, Needs::Read) | (Access::Exec, Needs::Exec) => {

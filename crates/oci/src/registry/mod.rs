@@ -25,7 +25,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use error::RegistryError;
-pub use tls::config as tls_config;
+pub use tls::{config as tls_config, trusting_nobody as tls_trusting_nobody};
 
 use self::http::{Action, Ask, Session};
 use super::blob::Blob;

@@ -33,12 +33,7 @@ impl Clients {
             }
             _ => {}
         }
-        // The plain client needs some TLS configuration to be built, and never uses it.
-        let unused = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| RegistryError::Roots(error.to_string()))?
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
+        let unused = trusting_nobody().map_err(RegistryError::Roots)?;
         let plain = builder(options)
             .tls_backend_preconfigured(unused)
             // A proxy would be one more place that reads along.
@@ -86,6 +81,18 @@ fn builder(options: &Options) -> reqwest::ClientBuilder {
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// TLS that trusts nobody: a client of plain HTTP needs some configuration to be built, and never uses it.
+///
+/// # Errors
+/// In words.
+pub fn trusting_nobody() -> Result<ClientConfig, String> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth())
 }
 
 /// TLS with the system's certificates and those in `pem`: for the registry's client, and for whoever speaks to what is beside one.

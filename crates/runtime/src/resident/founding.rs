@@ -18,13 +18,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use suijuris_core::ObjectId;
 use suijuris_core::bundle::Files;
+use suijuris_core::class::founder::{FirstWord, SignedFirstWord};
 use suijuris_core::class::founding::{Entry, Stage};
+use suijuris_core::class::{ClassId, Key};
 use suijuris_core::lineage::Body;
 use suijuris_core::ticket::{Expected, SignedTicket, TicketError};
 use suijuris_core::time::Timestamp;
 use suijuris_custody::claim::fresh_id;
 use suijuris_depot::{Depot, NameSwap};
-use suijuris_store::{CreateError, Creation, Depth, ObjectDir, OpenError, Reader, create_by_ticket};
+use suijuris_store::{CreateError, Creation, Depth, ObjectDir, OpenError, Reader, create, create_by_ticket};
 use zeroize::Zeroizing;
 
 use super::files::FilesError;
@@ -82,6 +84,9 @@ pub enum FoundingError {
     /// The ticket does not let an object begin here.
     #[error("the volume holds no object, and the ticket does not let one begin here")]
     Ticket(#[from] TicketError),
+    /// The door of its class lets it begin, and the rules of its class do not.
+    #[error("the rules of the class do not permit what its door says that they do")]
+    Instance(#[from] suijuris_core::class::InstanceError),
     /// Another object was founded by it.
     #[error(
         "the ticket was spent: object {0} was founded by it, on another volume; restore that one's volume, or let an owner deploy again"
@@ -129,9 +134,9 @@ impl Founding<'_> {
             return Err(FoundingError::Lost);
         }
         let staged = self.volume.join(STAGED);
-        if let Some((object, ticket)) = staged_before(&staged)? {
+        if let Some((object, place_of)) = staged_before(&staged)? {
             // It was begun in time; whether by the ticket that counts, the depot says.
-            match self.spend(&ticket, object).await {
+            match self.spend(place_of, object).await {
                 Ok(()) => return self.publish(&staged, &place, object),
                 Err(FoundingError::Spent(_)) => discard(&staged)?,
                 Err(error) => return Err(error),
@@ -139,8 +144,8 @@ impl Founding<'_> {
         }
         let ticket = self.ticket()?;
         discard(&staged)?;
-        let object = self.stage(&staged, ticket.clone())?;
-        match self.spend(&ticket, object).await {
+        let object = self.stage(&staged, &ticket)?;
+        match self.spend(ticket.table()?, object).await {
             Ok(()) => self.publish(&staged, &place, object),
             Err(error) => {
                 if matches!(error, FoundingError::Spent(_)) {
@@ -151,28 +156,36 @@ impl Founding<'_> {
         }
     }
 
-    /// The ticket, where it lets the object begin here and now.
-    fn ticket(&self) -> Result<SignedTicket, FoundingError> {
+    /// The ticket, where it lets the object begin here and now: the owners' own, or for an instance the word of their class's door.
+    fn ticket(&self) -> Result<Leave, FoundingError> {
         let text = self.ticket.ok_or(FoundingError::NoTicket)?;
         let bytes = URL_SAFE_NO_PAD
             .decode(text.trim())
             .map_err(|_none| FoundingError::Text)?;
-        let ticket = SignedTicket::decode(&bytes)?;
-        ticket.verify(&Expected {
-            bundle: self.bundle.open()?.id(),
+        let bundle = self.bundle.open()?;
+        let expected = Expected {
+            bundle: bundle.id(),
             app: self.app.as_deref(),
             volume: self.volume_id.as_deref(),
             now: self.now,
-        })?;
-        Ok(ticket)
+        };
+        if bundle.manifest.class.is_some() {
+            let word = SignedFirstWord::decode(&bytes)?;
+            let said = word.verify(&expected)?;
+            said.instance.check(&bundle.manifest.name, &bundle)?;
+            return Ok(Leave::Door(Box::new(word.word)));
+        }
+        let ticket = SignedTicket::decode(&bytes)?;
+        ticket.verify(&expected)?;
+        Ok(Leave::Owners(Box::new(ticket)))
     }
 
-    fn stage(&self, staged: &Path, ticket: SignedTicket) -> Result<ObjectId, FoundingError> {
+    fn stage(&self, staged: &Path, leave: &Leave) -> Result<ObjectId, FoundingError> {
         let failed = |error| FoundingError::Volume(staged.to_owned(), error);
         fs::DirBuilder::new().mode(0o700).create(staged).map_err(failed)?;
         let mut seed = Zeroizing::new([0; 32]);
         getrandom::fill(seed.as_mut_slice())?;
-        let creation = Creation {
+        let mut creation = Creation {
             name: self.bundle.open()?.manifest.name,
             // Those of the ticket take their place.
             controllers: Vec::new(),
@@ -184,16 +197,29 @@ impl Founding<'_> {
             bundle: self.bundle.clone(),
             seed,
         };
-        Ok(create_by_ticket(&ObjectDir::at(staged), creation, ticket)?)
+        let dir = ObjectDir::at(staged);
+        match leave {
+            Leave::Owners(ticket) => Ok(create_by_ticket(&dir, creation, (**ticket).clone())?),
+            Leave::Door(word) => {
+                let by = &word.by.appointment;
+                let mut nonce = vec![0; 16];
+                getrandom::fill(&mut nonce)?;
+                creation.nonce = nonce;
+                creation.controllers.clone_from(&by.controllers);
+                creation.threshold = by.threshold;
+                creation.class = Some(word.instance.clone());
+                Ok(create(&dir, creation)?)
+            }
+        }
     }
 
     /// Spends the ticket for this object: the depot's table names one object for it, for ever.
-    async fn spend(&self, signed: &SignedTicket, object: ObjectId) -> Result<(), FoundingError> {
+    async fn spend(&self, (table, key): (ClassId, Key), object: ObjectId) -> Result<(), FoundingError> {
         let Some(depot) = &self.depot else {
             return Ok(());
         };
-        let (table, key) = signed.ticket.table()?;
-        let who = format!("{} {}", signed.ticket.app, signed.ticket.volume);
+        let who = self.app.as_deref().unwrap_or_default();
+        let who = format!("{who} {}", self.volume_id.as_deref().unwrap_or_default());
         let who = who.chars().take(100).collect();
         let entry = Entry::founding(object, fresh_id()?, who).at(Stage::Founded);
         let mut tries = 0;
@@ -225,8 +251,27 @@ impl Founding<'_> {
     }
 }
 
-/// What an earlier boot had begun: the object, and the ticket in its inception.
-fn staged_before(staged: &Path) -> Result<Option<(ObjectId, SignedTicket)>, FoundingError> {
+/// By whose leave an object begins.
+#[derive(Debug)]
+enum Leave {
+    /// Its owners'.
+    Owners(Box<SignedTicket>),
+    /// That of the door of its class.
+    Door(Box<FirstWord>),
+}
+
+impl Leave {
+    /// Where in a depot's name tables it says which object began by it: the table of the owners' tickets, or that of the class.
+    fn table(&self) -> Result<(ClassId, Key), TicketError> {
+        match self {
+            Self::Owners(signed) => signed.ticket.table(),
+            Self::Door(word) => Ok((word.instance.id, word.instance.key.clone())),
+        }
+    }
+}
+
+/// What an earlier boot had begun: the object, and where a depot says that it is the one.
+fn staged_before(staged: &Path) -> Result<Option<(ObjectId, (ClassId, Key))>, FoundingError> {
     let dir = ObjectDir::at(staged);
     if !dir.holds_object()? {
         return Ok(None);
@@ -234,11 +279,15 @@ fn staged_before(staged: &Path) -> Result<Option<(ObjectId, SignedTicket)>, Foun
     let reader = Reader::open(&dir, Depth::Whole)?;
     let object = reader.state().head().object;
     let first = reader.records(0..1)?.next().transpose()?;
-    let ticket = first.and_then(|first| match first.record.body {
-        Body::Inception(inception) => inception.ticket,
-        _ => None,
-    });
-    Ok(ticket.map(|ticket| (object, ticket)))
+    let Some(Body::Inception(inception)) = first.map(|first| first.record.body) else {
+        return Ok(None);
+    };
+    let place = match (inception.ticket, inception.class) {
+        (Some(signed), _) => Some(signed.ticket.table()?),
+        (None, Some(class)) => Some((class.id, class.key)),
+        (None, None) => None,
+    };
+    Ok(place.map(|place| (object, place)))
 }
 
 fn discard(staged: &Path) -> Result<(), FoundingError> {

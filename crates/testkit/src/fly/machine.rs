@@ -71,6 +71,8 @@ impl Machine {
             tar.arg("-C").arg(&root).arg("-xf").arg(blob(&layer["digest"]));
             assert!(tar.status().unwrap().success());
         }
+        std::fs::create_dir_all(root.join("etc")).unwrap();
+        std::fs::write(root.join("etc/hosts"), "127.0.0.1 localhost _api.internal\n").unwrap();
         std::fs::write(
             self.dir.join("image"),
             json_at(&blob(&manifest["config"]["digest"])).to_string(),
@@ -122,7 +124,11 @@ impl Machine {
             ENTER,
             "sh",
         ]);
-        command.args(list(&image["config"]["Entrypoint"])).env_clear();
+        let exec = list(&self.config["init"]["exec"]);
+        let entrypoint = list(&image["config"]["Entrypoint"]);
+        command
+            .args(if exec.is_empty() { entrypoint } else { exec })
+            .env_clear();
         for pair in list(&image["config"]["Env"]) {
             command.envs(pair.split_once('='));
         }
@@ -192,9 +198,7 @@ impl Machine {
 
     /// The first process in it.
     pub(super) fn pid(&self) -> Option<u32> {
-        let outer = self.outer?;
-        let children = std::fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).ok()?;
-        children.split_whitespace().next()?.parse().ok()
+        first_in(self.outer?)
     }
 
     /// Sends a signal to all that runs in it.
@@ -225,6 +229,12 @@ impl Machine {
             _ => None,
         }
     }
+}
+
+/// The first process in what this one started.
+pub(super) fn first_in(outer: u32) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
 }
 
 /// Runs a command in the machine whose first process this is.

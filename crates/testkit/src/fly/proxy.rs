@@ -96,6 +96,16 @@ fn connect(pid: u32, port: u16) -> Option<TcpStream> {
     Some(stream)
 }
 
+/// Listens inside the network of a process.
+pub(super) fn listen(pid: u32, port: u16) -> Option<std::net::TcpListener> {
+    let inside = File::open(format!("/proc/{pid}/ns/net")).ok()?;
+    let there = std::thread::spawn(move || {
+        setns(inside, CloneFlags::CLONE_NEWNET).ok()?;
+        std::net::TcpListener::bind(("0.0.0.0", port)).ok()
+    });
+    there.join().ok()?
+}
+
 /// The request with what the proxy says; what only it may say is taken off.
 fn forwarded(request: &Request, source: Option<&str>) -> Vec<u8> {
     let mut text = format!("{}\r\n", request.first);
