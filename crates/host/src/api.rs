@@ -11,7 +11,7 @@ mod leases;
 mod lifecycle;
 mod machines;
 mod metadata;
-mod network;
+pub(crate) mod network;
 mod orgs;
 mod platform;
 pub(crate) mod rates;

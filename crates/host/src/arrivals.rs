@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
+use crate::api::network;
 use crate::audit::{Entry, Who};
 use crate::clock::now_ms;
 use crate::drain::Offer;
@@ -32,7 +33,7 @@ use crate::machine::requests::{Request, accept};
 use crate::machine::{By, Machine, State as Phase};
 use crate::store::{Table, Write};
 use crate::tokens::Access;
-use crate::volumes::{Volume, VolumeState};
+use crate::volumes::{Snapshot, Volume, VolumeState};
 
 /// What says that a machine came, by its id and the nonce of its move.
 const ARRIVED: &str = "arrived";
@@ -50,8 +51,10 @@ pub(crate) struct Arrivals(tokio::sync::Mutex<BTreeMap<String, Coming>>);
 #[derive(Debug)]
 struct Coming {
     offer: Offer,
-    /// Volumes that are there whole.
+    /// Volumes and snapshots that are there whole.
     whole: BTreeSet<String>,
+    /// Its image is here.
+    has_image: bool,
 }
 
 type Told = Result<Json<Value>, (StatusCode, String)>;
@@ -76,6 +79,7 @@ fn answer(told: Told) -> Response {
 pub(crate) fn router(host: Host) -> Router {
     Router::new()
         .route("/arrivals/{id}", post(offer))
+        .route("/arrivals/{id}/image", put(image))
         .route("/arrivals/{id}/volumes/{volume}", put(volume))
         .route("/arrivals/{id}/commit", post(commit))
         .route("/arrivals/{id}/cancel", post(cancel))
@@ -169,32 +173,82 @@ async fn take_offer(host: &Arc<Inner>, id: &str, headers: &HeaderMap, body: Body
             region.clone_from(first);
         }
     }
-    match host
+    let had = offer.machine.image.as_ref().map(|image| image.digest.clone());
+    let had = had.filter(|had| !had.is_empty());
+    let wants_image = match host
         .shared
         .world
         .fetch(&offer.machine.config, &offer.machine.org)
         .await
     {
-        Outcome::Fetched(image) => {
-            let had = offer.machine.image.as_ref().map(|image| image.digest.as_str());
-            if had.is_some_and(|had| !had.is_empty() && had != image.digest) {
-                return Err(refused(format!(
-                    "its image has another digest here ({}): name it by its digest, and update the machine",
-                    image.digest
-                )));
-            }
-        }
-        Outcome::Failed(why) => return Err(refused(format!("its image cannot be had here: {why}"))),
+        Outcome::Fetched(image) if had.as_ref().is_none_or(|had| *had == image.digest) => None,
+        Outcome::Fetched(image) => Some(format!(
+            "its image has another digest here ({}): name it by its digest, and update the machine",
+            image.digest
+        )),
+        Outcome::Failed(why) => Some(format!("its image cannot be had here: {why}")),
         _ => return Err(again("its image is not there")),
+    };
+    if let (Some(why), None) = (&wants_image, &had) {
+        return Err(refused(why.clone()));
     }
     let mut coming = host.arrivals.0.lock().await;
     if coming.len() >= MAX_COMING && !coming.contains_key(id) {
         return Err(again("too many machines are coming at one time"));
     }
-    let whole = BTreeSet::new();
-    coming.insert(id.to_owned(), Coming { offer, whole });
+    let (whole, has_image) = (BTreeSet::new(), wants_image.is_none());
+    let new = Coming {
+        offer,
+        whole,
+        has_image,
+    };
+    coming.insert(id.to_owned(), new);
     host.shared.faults.pass();
-    Ok(Json(json!({ "arrived": false })))
+    Ok(Json(json!({ "arrived": false, "wants_image": wants_image })))
+}
+
+async fn image(
+    State(host): State<Host>,
+    Path(id): Path<String>,
+    Query(Nonce { nonce }): Query<Nonce>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    answer(take_image(&host.0, (&id, &nonce), &headers, body).await)
+}
+
+/// Has the image that goes along with a machine: a layout, of which the digest says that it is the one.
+async fn take_image(host: &Arc<Inner>, (id, nonce): (&str, &str), headers: &HeaderMap, body: Body) -> Told {
+    may(host, headers)?;
+    let is_meant = |coming: &Coming| coming.offer.nonce == nonce;
+    let not_offered = || again("the machine was not offered to this daemon: offer it again");
+    let digest = {
+        let coming = host.arrivals.0.lock().await;
+        let coming = coming
+            .get(id)
+            .filter(|coming| is_meant(coming))
+            .ok_or_else(not_offered)?;
+        let image = coming.offer.machine.image.as_ref();
+        image.map(|image| image.digest.clone()).unwrap_or_default()
+    };
+    let aside = host.aside(&format!("image-{id}"));
+    let taken = async {
+        let unpacked = unpack(&aside, body).await;
+        unpacked.map_err(|error| again(format!("the image: {error}; is the disk full?")))?;
+        let taken = host.shared.world.images.take_in(&aside, &digest).await;
+        taken.map_err(|error| again(chain(&error)))
+    };
+    let taken = taken.await;
+    let _ = tokio::fs::remove_dir_all(&aside).await;
+    taken?;
+    host.shared.faults.pass();
+    let mut coming = host.arrivals.0.lock().await;
+    let coming = coming
+        .get_mut(id)
+        .filter(|coming| is_meant(coming))
+        .ok_or_else(not_offered)?;
+    coming.has_image = true;
+    Ok(Json(json!({})))
 }
 
 /// Whether the machine may come.
@@ -218,7 +272,17 @@ fn check(host: &Inner, offer: &Offer) -> Result<(), String> {
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
             && volume.app == app.name
     };
-    if !is_id || !ids::is_name(&app.name) || !ids::is_name(&app.org) || !volumes.iter().all(is_volume) {
+    let is_snapshot = |snapshot: &Snapshot| {
+        let rest = snapshot.id.strip_prefix("vs_").unwrap_or_default();
+        !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()) && snapshot.travels()
+    };
+    let mut snapshots = volumes.iter().flat_map(|volume| &volume.snapshots);
+    if !is_id
+        || !ids::is_name(&app.name)
+        || !ids::is_name(&app.org)
+        || !volumes.iter().all(is_volume)
+        || !snapshots.all(is_snapshot)
+    {
         return Err("an id or a name is none".to_owned());
     }
     if machine.app != app.name
@@ -255,6 +319,19 @@ fn check(host: &Inner, offer: &Offer) -> Result<(), String> {
     if let Some(volume) = volumes.iter().find(is_taken) {
         return Err(format!("there is a volume {} here already", volume.id));
     }
+    let comes = |snapshot: &Snapshot| {
+        let mut coming = volumes.iter().flat_map(|volume| &volume.snapshots);
+        coming.any(|coming| coming.id == snapshot.id)
+    };
+    let of_others = |found: &Volume| {
+        volumes.iter().all(|volume| volume.id != found.id) && found.snapshots.iter().any(comes)
+    };
+    if let Some(other) = host.volumes.list(of_others).first() {
+        return Err(format!(
+            "a snapshot of volume {} here has the id of one that comes",
+            other.id
+        ));
+    }
     match host.app(&app.name) {
         Some(known) if known.org != app.org || known.network != app.network => Err(format!(
             "app {} is another org's here, or in another network",
@@ -282,9 +359,7 @@ async fn take_volume(
     body: Body,
 ) -> Told {
     may(host, headers)?;
-    let is_meant = |coming: &Coming| {
-        coming.offer.nonce == nonce && coming.offer.volumes.iter().any(|found| found.id == volume)
-    };
+    let is_meant = |coming: &Coming| coming.offer.nonce == nonce && coming.offer.contents().contains(&volume);
     if !host.arrivals.0.lock().await.get(id).is_some_and(is_meant) {
         return Err(again(
             "the machine was not offered to this daemon: offer it again",
@@ -399,8 +474,11 @@ impl Inner {
         let told = |error: &dyn std::error::Error| chain(error);
         // Held to the end: nobody is told meanwhile that it has not come.
         let mut all = self.arrivals.0.lock().await;
-        let is_whole =
-            |coming: &Coming| coming.offer.nonce == nonce && coming.whole.len() == coming.offer.volumes.len();
+        let is_whole = |coming: &Coming| {
+            coming.offer.nonce == nonce
+                && coming.has_image
+                && coming.whole.len() == coming.offer.contents().len()
+        };
         let coming = if all.get(id).is_some_and(is_whole) {
             all.remove(id)
         } else {
@@ -421,6 +499,7 @@ impl Inner {
             mut volumes,
             secrets,
             starts,
+            documents,
         } = offer;
         let is_new = self.app(&app.name).is_none();
         if is_new && !secrets.is_empty() {
@@ -440,7 +519,6 @@ impl Inner {
         let machine = arrived(machine, starts, |next| self.shared.capacity.reserve(next).is_ok());
         for volume in &mut volumes {
             volume.state = VolumeState::Created;
-            volume.snapshots.clear();
             let (aside, place) = (self.aside(&volume.id), self.volumes.directory().join(&volume.id));
             // One of this id that is to be destroyed, as after a move there and back.
             if place.exists() {
@@ -452,6 +530,24 @@ impl Inner {
             tokio::fs::rename(&aside, &place)
                 .await
                 .map_err(|error| format!("volume {}: {error}", volume.id))?;
+            for snapshot in &volume.snapshots {
+                let (aside, place) = (
+                    self.aside(&snapshot.id),
+                    self.volumes.directory().join(&snapshot.id),
+                );
+                // Of a commit that failed.
+                let _none = tokio::fs::remove_dir_all(&place).await;
+                tokio::fs::rename(&aside, &place)
+                    .await
+                    .map_err(|error| format!("snapshot {}: {error}", snapshot.id))?;
+            }
+        }
+        for (kind, name, document) in documents {
+            let is_kind = [network::CERTIFICATE, network::POLICY].contains(&kind.as_str());
+            if is_kind && self.documents.get(&kind, &app.name, &name).is_none() {
+                let kept = self.documents.put((&kind, &app.name, &name), document).await;
+                kept.map_err(|error| told(&error))?;
+            }
         }
         let came = json!({ "at": crate::clock::rfc3339(now_ms()) });
         let key = arrival(&machine.id, &nonce);
@@ -533,8 +629,10 @@ async fn call_off(host: &Arc<Inner>, id: &str, headers: &HeaderMap, body: Body) 
     let mut all = host.arrivals.0.lock().await;
     let is_meant = all.get(id).is_some_and(|coming| coming.offer.nonce == nonce);
     let gone = if is_meant { all.remove(id) } else { None };
-    for volume in gone.into_iter().flat_map(|coming| coming.offer.volumes) {
-        let _ = tokio::fs::remove_dir_all(host.aside(&volume.id)).await;
+    if let Some(coming) = gone {
+        for content in coming.offer.contents() {
+            let _ = tokio::fs::remove_dir_all(host.aside(content)).await;
+        }
     }
     Ok(Json(json!({ "arrived": host.has_arrived(id, &nonce) })))
 }

@@ -42,6 +42,16 @@ impl Documents {
         of_app.map(|(_, value)| value.clone()).collect()
     }
 
+    /// The same with their names.
+    pub(crate) fn named(&self, kind: &str, app: &str) -> Vec<(String, Value)> {
+        let begin = key(kind, app, "");
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let of_app = all.range(begin.clone()..);
+        of_app
+            .map_while(|(key, value)| Some((key.strip_prefix(&begin)?.to_owned(), value.clone())))
+            .collect()
+    }
+
     pub(crate) async fn put(
         &self,
         (kind, app, name): (&str, &str, &str),

@@ -4,8 +4,9 @@
 //! this host                                the other
 //! note the move, lease the machine
 //! stop it
-//! offer it ──────────────────────────────▶ has its image and room for it, or says no
-//! send each volume ──────────────────────▶ takes it aside
+//! offer it ──────────────────────────────▶ has its image and room for it, wants the image, or says no
+//! send an image that was pushed here
+//! send each volume and snapshot ──────────────────────▶ takes it aside
 //! commit ────────────────────────────────▶ one write makes the machine, its volumes and its app the other's; then it starts
 //! destroy it, keep its volumes a day
 //! ```
@@ -35,6 +36,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 use zeroize::Zeroizing;
 
+use crate::api::network;
 use crate::apps::App;
 use crate::clock::now_ms;
 use crate::host::Inner;
@@ -44,7 +46,7 @@ use crate::machine::effects::chain;
 use crate::machine::requests::Request;
 use crate::machine::{By, Machine, State};
 use crate::secrets::unhex;
-use crate::volumes::{Volume, VolumeState};
+use crate::volumes::{Snapshot, Volume, VolumeState};
 
 /// Where what is noted of moves stands among the documents.
 const MOVE: &str = "move";
@@ -72,6 +74,20 @@ pub(crate) struct Offer {
     pub(crate) secrets: Vec<(String, SecretValue)>,
     /// Whether it ran.
     pub(crate) starts: bool,
+    /// Names of the app, as its certificates list them, and its network policies: kind, name, document.
+    #[serde(default)]
+    pub(crate) documents: Vec<(String, String, Value)>,
+}
+
+impl Offer {
+    /// What comes in streams of its own: volumes, and their snapshots.
+    pub(crate) fn contents(&self) -> Vec<&str> {
+        let snapshots = self.volumes.iter().flat_map(|volume| &volume.snapshots);
+        let volumes = self.volumes.iter().map(|volume| volume.id.as_str());
+        volumes
+            .chain(snapshots.map(|snapshot| snapshot.id.as_str()))
+            .collect()
+    }
 }
 
 /// A secret of an app, as one host tells it to another.
@@ -218,15 +234,21 @@ impl Destination {
     }
 
     async fn tell(&self, machine: &str, what: &str, document: &impl Serialize) -> Result<bool, Trouble> {
+        Ok(has_arrived(&self.say(machine, what, document).await?))
+    }
+
+    async fn say(&self, machine: &str, what: &str, document: &impl Serialize) -> Result<Value, Trouble> {
         let body = serde_json::to_vec(document).map_err(|error| Trouble::Unknown(error.to_string()))?;
         let body = Full::new(Bytes::from(body))
             .map_err(|never| match never {})
             .boxed();
-        let answer = self
-            .send(Method::POST, &format!("/arrivals/{machine}{what}"), body)
-            .await?;
-        Ok(answer.get("arrived").and_then(Value::as_bool).unwrap_or_default())
+        self.send(Method::POST, &format!("/arrivals/{machine}{what}"), body)
+            .await
     }
+}
+
+fn has_arrived(answer: &Value) -> bool {
+    answer.get("arrived").and_then(Value::as_bool).unwrap_or_default()
 }
 
 type Sent = BoxBody<Bytes, io::Error>;
@@ -557,9 +579,19 @@ impl Inner {
             .iter()
             .flatten()
             .filter_map(|mount| mount.volume.clone());
-        let volumes: Vec<Volume> = mounted
+        let mut volumes: Vec<Volume> = mounted
             .filter_map(|volume| self.volumes.get(&app.name, &volume))
             .collect();
+        for volume in &mut volumes {
+            // Those that are among the backups only are restored from there.
+            volume.snapshots.retain(Snapshot::travels);
+        }
+        let kinds = [network::CERTIFICATE, network::POLICY];
+        let documents = kinds.into_iter().flat_map(|kind| {
+            let named = self.documents.named(kind, &app.name).into_iter();
+            named.map(move |(name, document)| (kind.to_owned(), name, document))
+        });
+        let documents = documents.collect();
         let secrets = self.shared.world.secrets.environment(&app.name, u64::MAX);
         let secrets = secrets
             .into_iter()
@@ -571,16 +603,21 @@ impl Inner {
             app,
             secrets,
             starts: begun.starts,
-            volumes: volumes.clone(),
+            volumes,
+            documents,
         };
-        if destination.tell(id, "", &offer).await? {
+        let answer = destination.say(id, "", &offer).await?;
+        if has_arrived(&answer) {
             return Ok(());
         }
         self.shared.faults.pass();
-        for volume in volumes {
-            let packed = Packed::of(&self.volumes.directory().join(&volume.id));
+        if let Some(why) = answer.get("wants_image").and_then(Value::as_str) {
+            self.carry_image(destination, (id, begun), &machine, why).await?;
+        }
+        for content in offer.contents() {
+            let packed = Packed::of(&self.volumes.directory().join(content));
             let packed = packed.map_err(|error| unknown(format!("tar: {error}")))?;
-            let path = format!("/arrivals/{id}/volumes/{}?nonce={}", volume.id, begun.nonce);
+            let path = format!("/arrivals/{id}/volumes/{content}?nonce={}", begun.nonce);
             destination.send(Method::PUT, &path, packed.boxed()).await?;
             self.shared.faults.pass();
         }
@@ -588,6 +625,31 @@ impl Inner {
             true => Ok(()),
             false => Err(unknown("the other host did not take it".to_owned())),
         }
+    }
+
+    /// Takes the image across, which the other host cannot have otherwise: one that was pushed to this host.
+    async fn carry_image(
+        &self,
+        destination: &Destination,
+        (id, begun): (&str, &Begun),
+        machine: &Machine,
+        why: &str,
+    ) -> Result<(), Trouble> {
+        let image = machine.config.image.as_deref().unwrap_or_default();
+        let digest = machine.image.as_ref().map_or("", |image| image.digest.as_str());
+        let Some(layout) = self.shared.world.images.pushed(image, &machine.org, digest) else {
+            let nonce = json!({ "nonce": begun.nonce });
+            return match destination.tell(id, "/cancel", &nonce).await? {
+                true => Ok(()),
+                false => Err(Trouble::Refused(why.to_owned())),
+            };
+        };
+        let packed = Packed::of(layout.path());
+        let packed = packed.map_err(|error| Trouble::Unknown(format!("tar: {error}")))?;
+        let path = format!("/arrivals/{id}/image?nonce={}", begun.nonce);
+        destination.send(Method::PUT, &path, packed.boxed()).await?;
+        self.shared.faults.pass();
+        Ok(())
     }
 
     /// The other host has it: here it is destroyed, and its volumes are kept a day.

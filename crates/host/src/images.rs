@@ -18,7 +18,7 @@ use suijuris_oci::store::{Hold, ImageStore, NoSuchAccount, StoreError, StoreOpti
 use suijuris_oci::{Reference, Registry, RegistryError};
 
 use crate::machine::ImageRef;
-use crate::registry::{Repo, Shelf, ShelfError};
+use crate::registry::{Layout, Repo, Shelf, ShelfError};
 use crate::signals;
 use place::Place;
 
@@ -140,6 +140,34 @@ impl Images {
         drop(pushed);
         self.lately(hold.image().digest());
         Ok(described(&place, &hold))
+    }
+
+    /// An image that was pushed to this host, as a layout, as long as that is the one of this digest.
+    pub(crate) fn pushed(&self, reference: &str, org: &str, digest: &str) -> Option<Layout> {
+        let Ok(Place::Own(reference)) = Place::read(reference, &self.allowed) else {
+            return None;
+        };
+        let repo = Repo {
+            org: org.to_owned(),
+            name: reference.repository().to_string(),
+        };
+        // Its name may have moved on since; its digest has not.
+        let by_name = || self.shelf.layout(&repo, &reference.target());
+        self.shelf.layout(&repo, digest).or_else(|_| by_name()).ok()
+    }
+
+    /// Has the image in this layout, which another host sent, where it is the one of this digest.
+    pub(crate) async fn take_in(&self, layout: &Path, digest: &str) -> Result<(), ImageError> {
+        let source = Source::layout(layout, None);
+        let source = source.map_err(|error| ImageError::Source(digest.to_owned(), error))?;
+        let hold = self.pull(&source, digest).await?;
+        let found = hold.image().digest();
+        if found.to_string() != digest {
+            let why = format!("the other host sent another image, {found}");
+            return Err(ImageError::Name(digest.to_owned(), why));
+        }
+        self.lately(found);
+        Ok(())
     }
 
     fn registry(&self, reference: &Reference) -> Result<Source, RegistryError> {

@@ -86,6 +86,11 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether it goes to another host with its volume.
+    pub(crate) fn travels(&self) -> bool {
+        self.is_whole() && !self.is_elsewhere
+    }
+
     /// Whether there is something to restore.
     pub(crate) fn is_whole(&self) -> bool {
         self.status == "created"

@@ -242,3 +242,61 @@ fn a_move_survives_the_death_of_either_daemon_at_each_point() {
         assert!(fault >= 5, "{fault} points on_source: {on_source}");
     }
 }
+
+#[test]
+fn images_that_were_pushed_snapshots_and_names_go_along() {
+    let dir = layout();
+    let (from, to) = (started(&dir), Host::start());
+    from.app("a");
+    let pushed = Command::new("skopeo")
+        .args([
+            "--insecure-policy",
+            "copy",
+            "--dest-tls-verify=false",
+            "--dest-creds",
+        ])
+        .arg(format!("x:{}", from.token))
+        .arg(name(&dir))
+        .arg(format!("docker://{}/a:v1", from.api))
+        .output()
+        .expect("skopeo cannot be started: run tools/setup --test");
+    assert!(
+        pushed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&pushed.stderr)
+    );
+    // The other host opens no layouts to machines, and nothing was pushed there.
+    let (id, volume) = machine(&from, &format!("{}/a:v1", from.api));
+    let image = from.get(&format!("/apps/a/machines/{id}")).is(200)["image_ref"]["digest"].clone();
+    let snapshots = format!("/apps/a/volumes/{volume}/snapshots");
+    from.post(&snapshots, &json!({})).is(200);
+    let snapshot = from.get(&snapshots).is(200)[0]["id"].as_str().unwrap().to_owned();
+    std::fs::write(from.data().join("volumes").join(&volume).join("kept"), "later\n").unwrap();
+    from.post("/apps/a/certificates/acme", &json!({"hostname": "shop.example"}))
+        .is(201);
+    let drained = drain(&from, &to.api, &token_to_receive(&to));
+    let row: Value = serde_json::from_slice(&drained.stdout).unwrap();
+    assert_eq!(row["outcome"], "moved", "{row}");
+    to.wait(&id, "started");
+    let there = to.get(&format!("/apps/a/machines/{id}")).is(200);
+    assert_eq!(there["image_ref"]["digest"], image);
+    assert_eq!(says(&to, &id, "/bin/busybox cat /data/kept"), "later\n");
+    // It is restored there as it was when it was made here.
+    let listed = to.get(&snapshots).is(200);
+    assert_eq!(listed[0]["id"], snapshot.as_str());
+    let asked = json!({"name": "old", "region": "fra", "snapshot_id": snapshot});
+    let restored = to.post("/apps/a/volumes", &asked).is(200);
+    let restored = restored["id"].as_str().unwrap();
+    until("it is restored", || {
+        content(&to, restored) == Some(format!("written {id}\n"))
+    });
+    let names = to.get("/apps/a/certificates").is(200);
+    assert_eq!(names["certificates"][0]["hostname"], "shop.example", "{names}");
+    // It goes on from what came: stopped and started, it has the same files.
+    to.call("POST", &format!("/apps/a/machines/{id}/stop"), None)
+        .is(200);
+    to.wait(&id, "stopped");
+    to.call("POST", &format!("/apps/a/machines/{id}/start"), None)
+        .is(200);
+    to.wait(&id, "started");
+}

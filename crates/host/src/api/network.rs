@@ -12,8 +12,8 @@ use crate::clock::{now_ms, rfc3339};
 use crate::ids::{self, random};
 
 const IP: &str = "ip";
-const CERTIFICATE: &str = "certificate";
-const POLICY: &str = "policy";
+pub(crate) const CERTIFICATE: &str = "certificate";
+pub(crate) const POLICY: &str = "policy";
 /// Most of each kind that an app has.
 const MAX: usize = 100;
 
