@@ -158,6 +158,10 @@ pub fn put(tree: &OwnedFd, to: &Path) -> io::Result<()> {
         if let Some(above) = to.parent() {
             fs::create_dir_all(above)?;
         }
+        // A link that leads nowhere, as images have one to a resolver of systemd, gives way.
+        if to.is_symlink() {
+            fs::remove_file(to)?;
+        }
         File::create(to)?;
     }
     mounts::put(tree.as_fd(), &CString::new(to.as_os_str().as_bytes())?)

@@ -11,6 +11,11 @@ use crate::rig::{Host, until};
 
 /// The image of `examples/image` as a layout, in a directory of its own.
 pub(crate) fn layout() -> TempDir {
+    layout_with("")
+}
+
+/// The same, after these commands have changed its files, which are in `root.new`.
+fn layout_with(change: &str) -> TempDir {
     let dir = TempDir::new().unwrap();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/image");
     let copied = Command::new("cp")
@@ -19,10 +24,11 @@ pub(crate) fn layout() -> TempDir {
         .arg(dir.path().join("image"))
         .status();
     assert!(copied.unwrap().success());
-    let made = Command::new("sh")
-        .arg(dir.path().join("image/make-image"))
-        .output()
-        .unwrap();
+    let script = dir.path().join("image/make-image");
+    let text = std::fs::read_to_string(&script).unwrap();
+    let changed = text.replacen("chmod -R", &format!("{change}\nchmod -R"), 1);
+    std::fs::write(&script, changed).unwrap();
+    let made = Command::new("sh").arg(&script).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     dir
 }
@@ -56,6 +62,17 @@ pub(crate) fn says(host: &Host, id: &str, script: &str) -> String {
     let ran = host.post(&format!("/apps/a/machines/{id}/exec"), &asked).is(200);
     assert_eq!(ran["exit_code"], 0, "{ran}");
     ran["stdout"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_image_whose_resolver_is_a_link_that_leads_nowhere_is_told_where_names_are_asked() {
+    let dir = layout_with("ln -s ../run/systemd/resolve/stub-resolv.conf root.new/etc/resolv.conf");
+    let host = host(&dir);
+    host.app("a");
+    let id = machine(&host, &name(&dir), &json!({}));
+    host.wait(&id, "started");
+    let said = says(&host, &id, "/bin/busybox cat /etc/resolv.conf");
+    assert_eq!(said, "nameserver fdaa::3\n");
 }
 
 #[test]
