@@ -25,7 +25,8 @@ const TMPFS_FLAGS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 pub fn own() -> Result<(), Failed> {
     // A slave, not private: what the host unmounts also goes here, so that no machine keeps a disk busy.
     let flags = MsFlags::MS_REC | MsFlags::MS_SLAVE;
-    let failed = |part, subject: &'static str| move |errno: nix::Error| Failed::new(part, subject, errno.into());
+    let failed =
+        |part, subject: &'static str| move |errno: nix::Error| Failed::new(part, subject, errno.into());
     mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).map_err(failed(Part::Mounts, "/"))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(failed(Part::Proc, ""))

@@ -91,10 +91,13 @@ impl Waiting {
 /// Becomes the first program of the machine that `assignment` tells of.
 fn take(assignment: Assignment, files: Vec<OwnedFd>) -> Result<Vec<CString>, Failed> {
     let place = |(file, number): (OwnedFd, i32)| {
-        descriptors::place(file.as_fd(), number).map_err(|error| Failed::new(Part::Files, number.to_string(), error))
+        descriptors::place(file.as_fd(), number)
+            .map_err(|error| Failed::new(Part::Files, number.to_string(), error))
     };
     let numbers = [1, 2].into_iter().chain(assignment.numbers.iter().copied());
-    if assignment.numbers.iter().any(|number| !FREE.contains(number)) || files.len() != numbers.clone().count() {
+    if assignment.numbers.iter().any(|number| !FREE.contains(number))
+        || files.len() != numbers.clone().count()
+    {
         let error = io::ErrorKind::InvalidData.into();
         return Err(Failed::new(Part::Files, "", error));
     }

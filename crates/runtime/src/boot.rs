@@ -34,8 +34,8 @@ use suijuris_custody::clock::Clock;
 use self::broken::refuse_all;
 use self::context::BootContext;
 use self::depot_route::Relay;
-pub(crate) use self::start::Error;
 use self::start::Config;
+pub(crate) use self::start::Error;
 
 /// Lifecycle events that wait at most; tasks say a handful each.
 const EVENTS: usize = 256;

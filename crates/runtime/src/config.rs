@@ -285,10 +285,7 @@ mod tests {
                 inlet: Some(4)
             }))
         ));
-        assert!(matches!(
-            run(&["--standby-fd", "16"]),
-            Ok(Asked::StandBy(16))
-        ));
+        assert!(matches!(run(&["--standby-fd", "16"]), Ok(Asked::StandBy(16))));
         assert!(matches!(run(&["--help"]), Ok(Asked::Help)));
     }
 

@@ -38,7 +38,11 @@ fn stand_by(number: &str) -> ExitCode {
     let Some(argv) = waiting.and_then(|waiting| waiting.wait().ok()?) else {
         return ExitCode::FAILURE;
     };
-    let args: Vec<String> = argv.into_iter().skip(1).filter_map(|word| word.into_string().ok()).collect();
+    let args: Vec<String> = argv
+        .into_iter()
+        .skip(1)
+        .filter_map(|word| word.into_string().ok())
+        .collect();
     play(&args.iter().map(String::as_str).collect::<Vec<_>>())
 }
 

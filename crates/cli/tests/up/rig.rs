@@ -458,12 +458,15 @@ impl Up {
         let has_loop = |pid: u32| {
             let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
             let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
-            targets.into_iter().any(|target| target.ends_with("anon_inode:[eventpoll]"))
+            targets
+                .into_iter()
+                .any(|target| target.ends_with("anon_inode:[eventpoll]"))
         };
         until("a runtime stands by", || {
             let standbys = self.standbys();
             // In this order: what it says wakes its shim at once.
-            let ready = |(shim, program): &(u32, u32)| has_loop(*program) && sleeps(*program) && sleeps(*shim);
+            let ready =
+                |(shim, program): &(u32, u32)| has_loop(*program) && sleeps(*program) && sleeps(*shim);
             standbys.iter().any(ready)
         });
     }

@@ -36,7 +36,15 @@ pub(super) struct Birth {
 /// or closes with the exec.
 pub(super) fn enter(request: &Request, birth: Birth, pipe: BorrowedFd<'_>) -> ! {
     // Above all the numbers that the machine's files get, so that it cannot be hit by one of them.
-    let above = request.assignment.numbers.iter().copied().max().unwrap_or(2).max(2) + 1;
+    let above = request
+        .assignment
+        .numbers
+        .iter()
+        .copied()
+        .max()
+        .unwrap_or(2)
+        .max(2)
+        + 1;
     let fault = match descriptors::copy_above(pipe, above) {
         Ok(pipe) => {
             let Err(fault) = become_first(request, birth, pipe.as_fd(), above);
@@ -85,13 +93,17 @@ fn become_first(
         let in_user_namespace = request.namespaces.is_some_and(|namespaces| namespaces.user);
         stranger::become_child(account, in_user_namespace)?;
     }
-    fork::execute(&files, (exe, &request.assignment.argv, &request.assignment.env), |number, error| {
-        let fault = match number {
-            Some(number) => Fault::new(Step::Files, number.to_string(), &error),
-            None => Fault::new(Step::Exec, text(exe), &error),
-        };
-        report(pipe, &fault);
-    })
+    fork::execute(
+        &files,
+        (exe, &request.assignment.argv, &request.assignment.env),
+        |number, error| {
+            let fault = match number {
+                Some(number) => Fault::new(Step::Files, number.to_string(), &error),
+                None => Fault::new(Step::Exec, text(exe), &error),
+            };
+            report(pipe, &fault);
+        },
+    )
 }
 
 /// Dies with the shim, also when it died before this took effect.

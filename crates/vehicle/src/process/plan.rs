@@ -206,10 +206,7 @@ pub(super) fn id(name: &str, lifetime: Lifetime) -> Result<MachineId, StartError
         }
         Lifetime::Detached => {
             let [a, b, c, d, e, f, g, h, ..] = random()?;
-            format!(
-                "{name}-{:016x}",
-                u64::from_le_bytes([a, b, c, d, e, f, g, h])
-            )
+            format!("{name}-{:016x}", u64::from_le_bytes([a, b, c, d, e, f, g, h]))
         }
     };
     MachineId::try_from(text).map_err(|_| SpecError::Name(name.to_owned()).into())
@@ -240,7 +237,11 @@ fn request(spec: &Spec, isolation: Isolation) -> Result<Request, NulError> {
             env: spec.env.iter().map(variable).collect::<Result<_, _>>()?,
             cwd: text(spec.cwd.as_os_str())?,
             numbers: spec.inherit.iter().map(|(_, number)| *number).collect(),
-            mounts: spec.mounts.iter().map(wire::mount_order).collect::<Result<_, _>>()?,
+            mounts: spec
+                .mounts
+                .iter()
+                .map(wire::mount_order)
+                .collect::<Result<_, _>>()?,
             hidden: paths(&spec.hidden)?,
             kept: paths(&spec.kept)?,
             is_apart: isolation != Isolation::Plain && spec.root == Root::Host,

@@ -520,7 +520,11 @@ impl Supervisor {
                 Unassigned::Slow => libc::ETIMEDOUT,
                 _ => libc::EPIPE,
             };
-            Fault::new(Step::Assign, why.to_string(), &io::Error::from_raw_os_error(errno))
+            Fault::new(
+                Step::Assign,
+                why.to_string(),
+                &io::Error::from_raw_os_error(errno),
+            )
         })
     }
 

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use suijuris_vehicle::process::{Ahead, Machine, Process, Shim, StateError, Want};
 use suijuris_vehicle::{
-    Driver, Exit, Isolation, Lifetime, Machine as _, MachineId, Network, Output, Since, Spec, StartError, Suspending,
+    Driver, Exit, Isolation, Lifetime, Machine as _, MachineId, Network, Output, Since, Spec, StartError,
+    Suspending,
 };
 use tempfile::TempDir;
 
@@ -27,9 +28,10 @@ use inside::{
 };
 use outliving::{
     a_killed_caller_leaves_nothing, a_killed_shim_takes_the_machine_along, callers_do_not_disturb_each_other,
-    control_groups_of, kill, nobody_is_left_behind, parent_of, send, spawn_caller,
-    what_is_kept_is_out_of_sight, what_is_kept_is_private, who_cannot_prove_to_be_the_machine_is_killed,
+    control_groups_of, nobody_is_left_behind, parent_of, spawn_caller, what_is_kept_is_out_of_sight,
+    what_is_kept_is_private, who_cannot_prove_to_be_the_machine_is_killed,
 };
+pub(crate) use outliving::{kill, send};
 
 use crate::suite::{self, PATIENCE, Part};
 
@@ -325,7 +327,11 @@ async fn conformance(want: Want, is_ahead: bool) {
         a_killed_caller_leaves_nothing(&stage, farewell);
     }
     let stood_by = stage.driver().were_standing_by();
-    assert_eq!(stood_by > 5, is_ahead, "{stood_by} machines came of programs that stood by");
+    assert_eq!(
+        stood_by > 5,
+        is_ahead,
+        "{stood_by} machines came of programs that stood by"
+    );
     what_is_kept_is_private(&stage).await;
     who_cannot_prove_to_be_the_machine_is_killed(&mut stage).await;
     if stage.is_namespaced() {

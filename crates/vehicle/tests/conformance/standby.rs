@@ -75,7 +75,11 @@ async fn a_program_that_stands_by_has_nothing_of_any_machine_and_becomes_one() {
     for entry in fs::read_dir(format!("/proc/{program}/fd")).unwrap() {
         let target = fs::read_link(entry.unwrap().path()).unwrap();
         let is_socket = target.to_string_lossy().starts_with("socket:");
-        assert!(is_socket || target == Path::new("/dev/null"), "{}", target.display());
+        assert!(
+            is_socket || target == Path::new("/dev/null"),
+            "{}",
+            target.display()
+        );
     }
     let mounts = fs::read_to_string(format!("/proc/{program}/mountinfo")).unwrap();
     assert!(!mounts.contains(dir.path().to_str().unwrap()), "{mounts}");
@@ -87,13 +91,17 @@ async fn a_program_that_stands_by_has_nothing_of_any_machine_and_becomes_one() {
     assert_eq!(stage.driver().were_standing_by(), 1);
     let facts = |seen: &str| {
         // Pipes have other numbers each time, and so have processes without namespaces.
-        let facts = seen.lines().filter(|line| !line.contains("pipe:") && !line.starts_with("pid "));
+        let facts = seen
+            .lines()
+            .filter(|line| !line.contains("pipe:") && !line.starts_with("pid "));
         facts.map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(facts(&ahead), facts(&cold), "it finds what a cold start finds");
     if stage.isolation() != Isolation::Plain {
         let listed = |spec: Spec| Spec {
-            program: stage.spec(&["lists", dir.path().join("hidden").to_str().unwrap()]).program,
+            program: stage
+                .spec(&["lists", dir.path().join("hidden").to_str().unwrap()])
+                .program,
             ..spec
         };
         until("nothing of the last one is left", || children().is_empty()).await;
