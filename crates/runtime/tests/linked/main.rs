@@ -14,5 +14,6 @@ mod hostile;
 mod rig;
 mod secrets;
 mod spares;
+mod standing_by;
 mod streams;
 mod verified;

@@ -1,7 +1,8 @@
 //! An object on disk, its machine, and a supervisor that plays its part word by word.
 
+use std::ffi::CString;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::Stdio;
@@ -19,6 +20,8 @@ use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{Body, Mutated, Record};
 use suijuris_core::memory::{Name, Value, Write};
 use suijuris_core::time::Timestamp;
+use suijuris_guest::assignment::Assignment;
+use suijuris_guest::standby::{self, Standby};
 use suijuris_link::frame::StreamKind;
 use suijuris_link::launch::{Address, Cause, DepotRoute, Launch, Listen, Unattended};
 use suijuris_link::message::{Carrier, How, Present};
@@ -29,6 +32,7 @@ use suijuris_link::{
 use suijuris_store::{
     BundleFiles, Creation, Depth, Draft, ObjectDir, Reader, Secret, Sign, Sizes, Writer, create,
 };
+use suijuris_sys::descriptors;
 use suijuris_sys::link::Outlet;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -305,6 +309,74 @@ impl Machine {
             .unwrap()
             .unwrap()
             .code()
+    }
+}
+
+/// A runtime that stands by: nobody has said anything to it.
+pub(crate) struct StandingBy {
+    pub(crate) child: Child,
+    pub(crate) shim: Standby,
+}
+
+/// Gives the program behind it its socket, and no other file.
+const INHERIT: &str = "import os, sys
+os.dup2(0, int(sys.argv[1]))
+os.dup2(os.open('/dev/null', os.O_RDWR), 0)
+os.execv(sys.argv[2], ['suijuris-init', '--standby-fd', sys.argv[1]])";
+
+impl StandingBy {
+    pub(crate) async fn start() -> Self {
+        let (shim, theirs) = standby::pair().unwrap();
+        let child = Command::new("python3")
+            .args(["-c", INHERIT, &standby::SOCKET.to_string()])
+            .arg(env!("CARGO_BIN_EXE_suijuris-init"))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .stdin(Stdio::from(theirs))
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let said = tokio::task::spawn_blocking(move || {
+            descriptors::poll(&[shim.as_fd()], -1).unwrap();
+            assert!(shim.is_ready());
+            shim
+        });
+        let shim = timeout(PATIENCE, said).await.unwrap().unwrap();
+        Self { child, shim }
+    }
+
+    /// What makes it run with these arguments, and files under these numbers.
+    pub(crate) fn assignment(argv: &[&str], numbers: &[i32]) -> Assignment {
+        let path = std::env::var("PATH").unwrap();
+        let word = |word: &str| CString::new(word).unwrap();
+        Assignment {
+            argv: argv.iter().copied().map(word).collect(),
+            env: vec![word(&format!("PATH={path}"))],
+            cwd: word("/"),
+            numbers: numbers.to_vec(),
+            may_mount: true,
+            ..Assignment::default()
+        }
+    }
+
+    /// The machine that it is made into.
+    pub(crate) fn assign(self, launch: Launch<OwnedFd>) -> Machine {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let identity = (launch.activation, launch.secret.clone());
+        let supervisor = Supervisor::launch(ours, launch);
+        let (outlet, inlet) = suijuris_sys::link::pair().unwrap();
+        let argv = ["suijuris-init", "--link-fd", "3", "--inlet-fd", "4"];
+        let assignment = Self::assignment(&argv, &[3, 4]);
+        let theirs = OwnedFd::from(theirs.into_std().unwrap());
+        let null = descriptors::null().unwrap();
+        let files = [null.as_fd(), null.as_fd(), theirs.as_fd(), inlet.as_fd()];
+        self.shim.assign(&assignment, &files, -1).unwrap();
+        Machine {
+            child: self.child,
+            supervisor,
+            outlet,
+            identity,
+        }
     }
 }
 
