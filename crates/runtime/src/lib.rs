@@ -100,7 +100,7 @@ impl Prepared {
 /// Waits, prepared, for the machine that this process is to be, and goes on as one that was started for that machine. Of the arguments
 /// that come along, the first `before` are the program's own words.
 fn stand_by(number: i32, before: usize) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let waiting = Waiting::at(number).ok_or_else(|| boot::Error::Descriptor(number))?;
+    let waiting = Waiting::at(number).ok_or(boot::Error::Descriptor(number))?;
     let prepared = prepare()?;
     let Some(argv) = waiting.wait()? else {
         return Ok(ExitCode::SUCCESS);

@@ -185,6 +185,7 @@ impl Parcel {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
 fn unreadable(error: io::Error) -> Fault {
     Fault::new(Step::Request, "", &error)
 }
