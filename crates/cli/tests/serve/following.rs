@@ -59,7 +59,7 @@ fn set(daemon: &Daemon, note: &str) {
     assert!(answer.body.contains("patched"), "{answer:?}");
 }
 
-// proves A14
+// proves G9
 #[test]
 fn the_log_is_followed_and_resumed_behind_the_last_record_that_was_read() {
     let home = Home::new();
@@ -97,7 +97,7 @@ fn the_log_is_followed_and_resumed_behind_the_last_record_that_was_read() {
     daemon.terminate();
 }
 
-// proves A14
+// proves G9
 #[test]
 fn memory_is_watched_and_what_was_written_meanwhile_is_told_on_return() {
     let home = Home::new();
@@ -210,6 +210,7 @@ fn commands_show_the_same_of_a_served_object_and_of_its_files() {
     daemon.terminate();
 }
 
+// proves C13
 #[test]
 fn readers_who_never_read_are_bounded_and_harm_nobody() {
     let home = Home::new();
