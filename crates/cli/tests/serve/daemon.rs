@@ -1,32 +1,21 @@
 //! A running `suijuris serve` and everybody who talks to it: callers, the control API, signals.
 
-use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::heard::Heard;
 use crate::home::PATIENCE;
 use crate::http::{Answer, read_answer, send};
-
-#[derive(Default)]
-struct Heard {
-    events: Vec<Value>,
-    ended: bool,
-}
 
 /// Ended when dropped, with what is awake.
 pub(crate) struct Daemon {
     child: Child,
-    heard: Arc<(Mutex<Heard>, Condvar)>,
-    complaints: Arc<Mutex<String>>,
-    /// Events that were waited for end here.
-    seen: usize,
+    heard: Heard,
     /// `127.0.0.1:PORT`.
     pub(crate) address: String,
     pub(crate) control: PathBuf,
@@ -39,28 +28,16 @@ impl Daemon {
     pub(crate) fn start(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
-        let complaints = Arc::new(Mutex::new(String::new()));
-        listen(child.stdout.take().unwrap(), heard.clone());
-        let (mut stderr, kept) = (child.stderr.take().unwrap(), complaints.clone());
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = stderr.read(&mut bytes) {
-                let text = String::from_utf8_lossy(&bytes[..count]);
-                kept.lock().unwrap().push_str(&text);
-            }
-        });
+        let heard = Heard::of(&mut child, PATIENCE);
         let mut daemon = Self {
             child,
             heard,
-            complaints,
-            seen: 0,
             address: String::new(),
             control: PathBuf::new(),
             api: None,
         };
         let listening = daemon.wait(json!({"event": "listening"}));
-        assert_eq!(daemon.seen, 1, "it is the first line: {:?}", daemon.events());
+        assert_eq!(daemon.events()[0], listening, "it is the first line");
         let url = listening["urls"][0].as_str().unwrap();
         daemon.address = url.trim_start_matches("http://").to_owned();
         daemon.control = listening["control"].as_str().unwrap().into();
@@ -81,25 +58,7 @@ impl Daemon {
         reason = "tests write the value where they wait"
     )]
     pub(crate) fn wait(&mut self, like: Value) -> Value {
-        let (deadline, heard) = (Instant::now() + PATIENCE, self.heard.clone());
-        let (lock, told) = &*heard;
-        let mut heard = lock.lock().unwrap();
-        loop {
-            let found = heard.events[self.seen..]
-                .iter()
-                .position(|event| is_like(event, &like));
-            if let Some(at) = found {
-                self.seen += at + 1;
-                return heard.events[self.seen - 1].clone();
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || heard.ended {
-                let story = story(&heard.events);
-                let complaints = self.complaints.lock().unwrap();
-                panic!("no {like} after event {}\n{story}\n{complaints}", self.seen);
-            }
-            heard = told.wait_timeout(heard, left).unwrap().0;
-        }
+        self.heard.wait(&like)
     }
 
     /// Where it listens for TLS: its second address.
@@ -121,12 +80,12 @@ impl Daemon {
 
     /// Everything heard so far.
     pub(crate) fn events(&self) -> Vec<Value> {
-        self.heard.0.lock().unwrap().events.clone()
+        self.heard.events()
     }
 
     /// How many events so far have these members.
     pub(crate) fn count(&self, like: &Value) -> usize {
-        self.events().iter().filter(|event| is_like(event, like)).count()
+        self.heard.count(like)
     }
 
     /// A caller's connection.
@@ -206,7 +165,7 @@ impl Daemon {
             assert!(
                 Instant::now() < deadline,
                 "not {phase}: {document}\n{}",
-                story(&self.events())
+                self.heard.story()
             );
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -214,7 +173,7 @@ impl Daemon {
 
     /// What it has written to standard error.
     pub(crate) fn complaints(&self) -> String {
-        self.complaints.lock().unwrap().clone()
+        self.heard.complaints()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -233,14 +192,7 @@ impl Daemon {
     /// Waits for the end.
     #[track_caller]
     pub(crate) fn ended(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => return status,
-                None if Instant::now() > deadline => panic!("it does not end\n{}", story(&self.events())),
-                None => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
+        self.heard.end_of(&mut self.child)
     }
 
     /// `SIGKILL`, gone when this returns.
@@ -254,12 +206,7 @@ impl Daemon {
     pub(crate) fn terminate(mut self) {
         self.signal("TERM");
         let ended = self.ended();
-        assert_eq!(
-            ended.code(),
-            Some(0),
-            "{ended}: {}",
-            self.complaints.lock().unwrap()
-        );
+        assert_eq!(ended.code(), Some(0), "{ended}: {}", self.complaints());
     }
 }
 
@@ -274,29 +221,4 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn listen(stdout: impl Read + Send + 'static, heard: Arc<(Mutex<Heard>, Condvar)>) {
-    std::thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            let event = serde_json::from_str(&line).unwrap_or_else(|_| json!({ "not json": line }));
-            heard.0.lock().unwrap().events.push(event);
-            heard.1.notify_all();
-        }
-        heard.0.lock().unwrap().ended = true;
-        heard.1.notify_all();
-    });
-}
-
-/// Whether `event` has every member of `like`.
-pub(crate) fn is_like(event: &Value, like: &Value) -> bool {
-    let members = like.as_object().unwrap();
-    members.iter().all(|(name, value)| event[name] == *value)
-}
-
-fn story(events: &[Value]) -> String {
-    events.iter().fold(String::new(), |mut story, event| {
-        let _ = writeln!(story, "{event}");
-        story
-    })
 }

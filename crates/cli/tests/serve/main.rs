@@ -22,7 +22,10 @@ mod ends;
 mod first_use;
 mod following;
 mod fuzz;
+#[path = "../common/heard.rs"]
+mod heard;
 mod home;
+#[path = "../common/http.rs"]
 mod http;
 mod many;
 mod moving;

@@ -22,6 +22,10 @@ mod egress;
 mod ending;
 mod fd_passing;
 mod gate;
+#[path = "../common/heard.rs"]
+mod heard;
+#[path = "../common/http.rs"]
+mod http;
 mod images;
 mod leaving;
 mod lineages;

@@ -1,17 +1,19 @@
 //! A person's home with one object in it, `up` running it, and everybody who talks to it: callers over HTTP or raw
 //! sockets, the workload over the agent socket, the owner over the control socket.
 
-use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::heard::Heard;
+pub(crate) use crate::heard::is_like;
+use crate::http::send;
+pub(crate) use crate::http::{Answer, read_answer};
 pub(crate) use crate::ran::{Ran, run};
 
 /// Guard against hanging; nothing is measured by it.
@@ -227,19 +229,10 @@ pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-#[derive(Default)]
-struct Heard {
-    events: Vec<Value>,
-    ended: bool,
-}
-
 /// A running `up`. Killed when dropped.
 pub(crate) struct Up {
     child: Child,
-    heard: Arc<(Mutex<Heard>, Condvar)>,
-    complaints: Arc<Mutex<String>>,
-    /// Events that were waited for end here.
-    seen: usize,
+    heard: Heard,
     pub(crate) address: String,
     pub(crate) id: String,
     agent: PathBuf,
@@ -256,23 +249,10 @@ impl Up {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
-        let complaints = Arc::new(Mutex::new(String::new()));
-        listen(child.stdout.take().unwrap(), heard.clone());
-        let (mut stderr, kept) = (child.stderr.take().unwrap(), complaints.clone());
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = stderr.read(&mut bytes) {
-                kept.lock()
-                    .unwrap()
-                    .push_str(&String::from_utf8_lossy(&bytes[..count]));
-            }
-        });
+        let heard = Heard::of(&mut child, PATIENCE);
         let mut up = Self {
             child,
             heard,
-            complaints,
-            seen: 0,
             address: String::new(),
             id: String::new(),
             agent: PathBuf::new(),
@@ -296,28 +276,7 @@ impl Up {
         reason = "tests write the value where they wait"
     )]
     pub(crate) fn wait(&mut self, like: Value) -> Value {
-        let (deadline, heard) = (Instant::now() + PATIENCE, self.heard.clone());
-        let (lock, told) = &*heard;
-        let mut heard = lock.lock().unwrap();
-        loop {
-            if let Some(at) = heard.events[self.seen..]
-                .iter()
-                .position(|event| is_like(event, &like))
-            {
-                self.seen += at + 1;
-                return heard.events[self.seen - 1].clone();
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || heard.ended {
-                let story = story(&heard.events);
-                panic!(
-                    "no {like} after event {}\n{story}\n{}",
-                    self.seen,
-                    self.complaints.lock().unwrap()
-                );
-            }
-            heard = told.wait_timeout(heard, left).unwrap().0;
-        }
+        self.heard.wait(&like)
     }
 
     /// The next event of this name.
@@ -328,17 +287,17 @@ impl Up {
 
     /// Everything heard so far.
     pub(crate) fn events(&self) -> Vec<Value> {
-        self.heard.0.lock().unwrap().events.clone()
+        self.heard.events()
     }
 
     /// How many events so far have these members.
     pub(crate) fn count(&self, like: &Value) -> usize {
-        self.events().iter().filter(|event| is_like(event, like)).count()
+        self.heard.count(like)
     }
 
     /// What it wrote to standard error.
     pub(crate) fn complaints(&self) -> String {
-        self.complaints.lock().unwrap().clone()
+        self.heard.complaints()
     }
 
     /// A caller's connection.
@@ -498,14 +457,7 @@ impl Up {
 
     /// Waits for the end.
     pub(crate) fn ended(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => return status,
-                None if Instant::now() > deadline => panic!("it does not end\n{}", story(&self.events())),
-                None => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
+        self.heard.end_of(&mut self.child)
     }
 
     /// `SIGKILL`, gone when this returns.
@@ -524,11 +476,7 @@ impl Up {
 impl Drop for Up {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!(
-                "what `up` said:\n{}\n{}",
-                story(&self.events()),
-                self.complaints()
-            );
+            eprintln!("what `up` said:\n{}\n{}", self.heard.story(), self.complaints());
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -554,81 +502,6 @@ fn children(pid: u32) -> Vec<u32> {
     text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
-fn listen(stdout: impl Read + Send + 'static, heard: Arc<(Mutex<Heard>, Condvar)>) {
-    std::thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            let event = serde_json::from_str(&line).unwrap_or_else(|_| json!({ "not json": line }));
-            heard.0.lock().unwrap().events.push(event);
-            heard.1.notify_all();
-        }
-        heard.0.lock().unwrap().ended = true;
-        heard.1.notify_all();
-    });
-}
-
-/// Whether `event` has every member of `like`.
-pub(crate) fn is_like(event: &Value, like: &Value) -> bool {
-    like.as_object()
-        .unwrap()
-        .iter()
-        .all(|(name, value)| event[name] == *value)
-}
-
-fn story(events: &[Value]) -> String {
-    events.iter().fold(String::new(), |mut story, event| {
-        let _ = writeln!(story, "{event}");
-        story
-    })
-}
-
-/// An answer over HTTP/1.1.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: String,
-}
-
-impl Answer {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let found = self.headers.iter().find(|(have, _)| have == name);
-        found.map(|(_, value)| value.as_str())
-    }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    /// Fails unless the status is this.
-    #[track_caller]
-    pub(crate) fn status(self, status: u16) -> Self {
-        assert_eq!(self.status, status, "{self:?}");
-        self
-    }
-
-    /// A problem document in full, with this status and code.
-    #[track_caller]
-    pub(crate) fn problem(self, status: u16, code: &str) -> Value {
-        assert_eq!(
-            self.header("content-type"),
-            Some("application/problem+json"),
-            "{self:?}"
-        );
-        let problem = self.json();
-        assert_eq!(
-            (self.status, &problem["code"]),
-            (status, &json!(code)),
-            "{problem}"
-        );
-        assert_eq!(problem["status"], status);
-        assert_eq!(problem["type"], format!("https://suijuris.dev/errors/{code}"));
-        let retry_after = problem.get("retry_after").map(Value::to_string);
-        assert_eq!(self.header("retry-after"), retry_after.as_deref(), "{problem}");
-        problem
-    }
-}
-
 #[track_caller]
 fn exchange(
     socket: impl Read + Write,
@@ -647,51 +520,14 @@ fn try_exchange(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Option<Answer> {
-    let headers: String = headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
-    let length = body.len();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: object\r\ncontent-length: {length}\r\nconnection: close\r\n"
-    );
-    socket
-        .write_all(format!("{head}{headers}\r\n{body}").as_bytes())
-        .ok()?;
+    let length = body.len().to_string();
+    let mut all = vec![("host", "object"), ("connection", "close")];
+    if body.is_empty() {
+        all.push(("content-length", &length));
+    }
+    all.extend(headers);
+    send(&mut socket, method, path, &all, body);
     read_answer(&mut socket)
-}
-
-/// Reads one answer; `None` where the connection ends before it is complete.
-pub(crate) fn read_answer(socket: &mut impl Read) -> Option<Answer> {
-    let mut bytes = Vec::new();
-    while !bytes.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        socket.read_exact(&mut byte).ok()?;
-        bytes.extend(byte);
-    }
-    let head = String::from_utf8(bytes).unwrap();
-    let mut lines = head.trim_end().split("\r\n");
-    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    let pair = |line: &str| {
-        line.split_once(':')
-            .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
-    };
-    let headers: Vec<_> = lines.filter_map(pair).collect();
-    let length = headers.iter().find(|(name, _)| name == "content-length");
-    let mut body = Vec::new();
-    match length.map(|(_, length)| length.parse().unwrap()) {
-        Some(length) => {
-            socket.take(length).read_to_end(&mut body).ok()?;
-        }
-        None if status == 204 || status == 101 => {}
-        None => drop(socket.read_to_end(&mut body).ok()?),
-    }
-    let body = String::from_utf8(body).unwrap();
-    Some(Answer {
-        status,
-        headers,
-        body,
-    })
 }
 
 /// Reads until the other side closes or resets the connection.

@@ -414,7 +414,7 @@ impl<D: Driver> Api<D> {
         tell: impl FnOnce(Outlet) -> F,
     ) -> Result<Answer, Problem> {
         let (answer, outlet) = self.readers.open(asked.cut.clone())?;
-        let telling = tell(outlet);
+        let tells = tell(outlet);
         let (tokens, access) = (self.tokens.clone(), asked.access.clone());
         tokio::task::spawn_local(async move {
             let over = async {
@@ -424,7 +424,7 @@ impl<D: Driver> Api<D> {
                 }
             };
             tokio::select! {
-                _ended = telling => {}
+                _ended = tells => {}
                 () = over => {}
             }
         });

@@ -30,7 +30,7 @@ impl Answer {
         self
     }
 
-    /// A problem document with this status and code.
+    /// A problem document in full, with this status and code.
     #[track_caller]
     pub(crate) fn problem(self, status: u16, code: &str) -> Value {
         let media = self.header("content-type");
@@ -41,6 +41,10 @@ impl Answer {
             (status, &json!(code)),
             "{problem}"
         );
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["type"], format!("https://suijuris.dev/errors/{code}"));
+        let retry_after = problem.get("retry_after").map(Value::to_string);
+        assert_eq!(self.header("retry-after"), retry_after.as_deref(), "{problem}");
         problem
     }
 }
@@ -76,6 +80,7 @@ pub(crate) fn read_answer(socket: &mut impl Read) -> Option<Answer> {
             let read = socket.take(length).read_to_end(&mut body).ok()?;
             (u64::try_from(read).unwrap() == length).then_some(())?;
         }
+        None if status == 204 || status == 101 => {}
         None => drop(socket.read_to_end(&mut body).ok()?),
     }
     let body = String::from_utf8(body).unwrap();
