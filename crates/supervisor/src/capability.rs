@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 use suijuris_core::key::PublicKey;
-use suijuris_core::manifest::{Live, Manifest, Network, Protocol, Ready, Workload};
+use suijuris_core::manifest::egress::{CARRIER, Host};
+use suijuris_core::manifest::{Destination, Live, Manifest, Network, Protocol, Ready, Workload};
 use suijuris_vehicle::{Description, Isolation};
 
 /// The code of what no machine here can run.
@@ -69,6 +70,12 @@ impl Receive {
                 "it wants its host's network (`network = \"host\"`): its operator lets foreign objects have it with `suijuris serve --receive-network`"
                     .to_owned(),
             );
+        }
+        let is_here = |destination: &Destination| destination.host == Host::Name(CARRIER.to_owned());
+        if workload.egress.iter().any(is_here) && !self.network {
+            return Err(format!(
+                "it wants to reach this host's own ports (`{CARRIER}` in `workload.egress`): its operator lets foreign objects with `suijuris serve --receive-network`"
+            ));
         }
         let texts = workload
             .argv

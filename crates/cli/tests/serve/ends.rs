@@ -133,6 +133,53 @@ fn killed_it_leaves_those_that_are_awake_to_the_next_daemon() {
     home.verify(&data);
 }
 
+/// Answers with what it is told by whoever listens at the port that its bundle names.
+const ASKS: &str = r#"
+import http.server, socket, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        try:
+            with socket.create_connection(("host.internal", int(sys.argv[2])), timeout=20) as outside:
+                said = outside.recv(100)
+        except OSError as error:
+            said = repr(error).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"#;
+
+/// The way out of a machine is the daemon's; the next one's once that has taken over.
+// proves E12
+#[test]
+fn what_a_workload_may_reach_it_reaches_by_whichever_daemon_there_is() {
+    let outside = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = outside.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut client in outside.incoming().flatten() {
+            let _ = std::io::Write::write_all(&mut client, b"outside");
+        }
+    });
+    let home = Home::new();
+    let daemon = home.serve();
+    let definition = format!(
+        "[workload]\ncommand = [\"python3\", \"{{object}}/asks.py\", \"{{port}}\", \"{port}\"]\negress = [\"host.internal:{port}\"]\n"
+    );
+    let dir = home.define("curious", &definition, &[OPEN, STAY].concat());
+    std::fs::write(dir.join("asks.py"), ASKS).unwrap();
+    home.add(&dir);
+    assert_eq!(daemon.get("curious", "/").status(200).body, "outside");
+    daemon.kill();
+    let daemon = home.serve();
+    assert_eq!(daemon.get("curious", "/").status(200).body, "outside");
+    assert_eq!(daemon.count(&json!({"event": "woke"})), 0);
+    daemon.terminate();
+    home.nobody_is_left();
+}
+
 // proves C13
 #[test]
 fn a_machine_that_hangs_at_its_start_delays_nobody_else() {

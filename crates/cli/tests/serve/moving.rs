@@ -224,12 +224,17 @@ fn a_daemon_takes_nothing_but_from_listed_owners_and_runs_nothing_but_listed_pro
         &format!("{TRAVELLER}{mounts}"),
         &[OPEN, STAY, MOVE].concat(),
     ));
+    home.add(&home.define(
+        "neighbourly",
+        &TRAVELLER.replace("[workload]", "[workload]\negress = [\"host.internal:1\"]"),
+        &[OPEN, STAY, MOVE].concat(),
+    ));
     for name in ["traveller", "rooted"] {
         here.get(name, "/").status(200);
     }
     let stranger = "00".repeat(32);
     let foreign = format!("file://{}", text(&home.path().join("foreign")));
-    let cases: [(&str, &[&str], &str); 5] = [
+    let cases: [(&str, &[&str], &str); 6] = [
         (
             "traveller",
             &["--receive", &stranger, "--receive-command", "python3"],
@@ -245,6 +250,11 @@ fn a_daemon_takes_nothing_but_from_listed_owners_and_runs_nothing_but_listed_pro
             "curious",
             &["--receive", &owner, "--receive-command", "python3"],
             "files of its host",
+        ),
+        (
+            "neighbourly",
+            &["--receive", &owner, "--receive-command", "python3"],
+            "host.internal",
         ),
         (
             "traveller",
