@@ -91,6 +91,7 @@ fn spawn(script: &str) -> Running {
         limits: workload::MachineLimits::default(),
         secrets: workload::Secrets::default(),
         image: None,
+        hosts: None,
     };
     workload::spawn(&workload, &placement, Output::inherited()).unwrap()
 }

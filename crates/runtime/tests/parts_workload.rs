@@ -57,6 +57,7 @@ fn placement(dir: &Path) -> Placement {
         limits: workload::MachineLimits::default(),
         secrets: Secrets::default(),
         image: None,
+        hosts: None,
     }
 }
 

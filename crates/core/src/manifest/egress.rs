@@ -242,7 +242,7 @@ mod tests {
         ] {
             assert_eq!(read(bad), Err(why), "{bad}");
         }
-        let long = format!("{}:1", ["a".repeat(63); 4].join("."));
+        let long = format!("{}:1", vec!["a".repeat(63); 4].join("."));
         assert_eq!(read(&long), Err(NotADestination::Host));
     }
 

@@ -649,6 +649,7 @@ mod tests {
                 ..Secrets::default()
             },
             image: None,
+            hosts: None,
         };
         let placement = Filled {
             placement: &placement,
