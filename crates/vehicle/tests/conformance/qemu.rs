@@ -11,7 +11,7 @@ use suijuris_vehicle::vm::{
 };
 use suijuris_vehicle::{
     Driver as _, Exit, ImageFiles, ImageRoot, Lifetime, Lines, Machine as _, MachineId, Mount, Output, Root,
-    Signal, Since, Spec, SpecError, StartError, State,
+    Signal, Since, Spec, SpecError, StartError, State, SuspendError,
 };
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -160,6 +160,7 @@ async fn what_only_virtual_machines_do() {
     a_program_that_cannot_be_executed_is_named(&stage).await;
     a_kernel_that_panics_is_told(&stage).await;
     a_clock_is_right_after_a_pause(&stage).await;
+    a_machine_that_hangs_is_told_and_ended(&stage).await;
     a_full_disk_is_the_programs_affair_and_what_was_written_comes_back(&stage).await;
     a_supervisor_that_dies_at_the_start_leaves_nothing_that_runs(&stage).await;
     what_cannot_be_done_is_refused_before_anything_starts(&stage).await;
@@ -330,6 +331,51 @@ async fn a_program_runs_in_an_image() {
         matches!(refused, StartError::Spec(SpecError::Unsupported { .. })),
         "{refused}"
     );
+}
+
+/// The emulator of the only machine there is.
+fn emulator(stage: &Stage) -> nix::unistd::Pid {
+    let own = stage.temp.path().display().to_string();
+    let is_own = |entry: &fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let program = line.split('\0').next().unwrap_or_default();
+        program.contains("qemu-system") && line.contains(&own)
+    };
+    let mut found = fs::read_dir("/proc").unwrap().flatten().filter(is_own);
+    let number = found.next().unwrap().file_name();
+    nix::unistd::Pid::from_raw(number.to_str().unwrap().parse().unwrap())
+}
+
+/// Nothing in it moves and nothing answers: it is not suspended, goes on once it can, and ends when its time to stop is over; what it had
+/// written is there.
+async fn a_machine_that_hangs_is_told_and_ended(stage: &Stage) {
+    let dir = stage.volume();
+    let mut spec = stage.playing(&[]);
+    spec.program.exe = "/bin/busybox".into();
+    let script = "echo kept > /volume/hung; sync; while :; do echo on; sleep 0.2; done";
+    spec.program.argv = ["busybox", "sh", "-c", script].map(Into::into).into();
+    spec.env = [("PATH".into(), "/bin".into())].into();
+    spec.mounts = vec![binds(&dir, "/volume", false)];
+    let machine = stage.driver().start(spec).await.unwrap();
+    let mut lines = machine.output(Since::Kept).unwrap();
+    says(&mut lines, "on").await;
+    let send = |signal| nix::sys::signal::kill(emulator(stage), signal).unwrap();
+    send(nix::sys::signal::Signal::SIGSTOP);
+    let error = machine.suspend().await.unwrap_err();
+    assert!(matches!(error, SuspendError::Slow { .. }), "{error:?}");
+    assert_eq!(machine.state(), State::Running);
+    send(nix::sys::signal::Signal::SIGCONT);
+    for _ in 0..20 {
+        says(&mut lines, "on").await;
+    }
+    send(nix::sys::signal::Signal::SIGSTOP);
+    let exit = machine
+        .stop(Signal::TERM, std::time::Duration::from_millis(300))
+        .await;
+    assert_eq!(exit, Exit::Signal(libc::SIGKILL));
+    assert!(!is_away(&dir));
+    assert_eq!(fs::read_to_string(dir.join("hung")).unwrap(), "kept\n");
 }
 
 async fn a_clock_is_right_after_a_pause(stage: &Stage) {
