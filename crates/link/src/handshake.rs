@@ -14,7 +14,7 @@ use crate::frame::{Frame, Refusal};
 use crate::identity::{ActivationId, Nonce, Secret};
 
 /// The one version of the link that this program speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// What each hello begins with.
 const MAGIC: [u8; 8] = *b"suijlink";

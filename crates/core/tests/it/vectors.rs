@@ -665,17 +665,8 @@ fn full_decision() -> Decision {
             peer_ip: IpAddr::from([127, 0, 0, 1]),
             content_length: Some(9),
             headers: [("x-tenant".into(), "acme".into())].into(),
-            tls: Some(Tls {
-                version: "1.3".into(),
-                sni: Some("hello.example".into()),
-            }),
-            client_cert: Some(Box::new(ClientCert {
-                name: Some("billing".into()),
-                subject: "CN=billing,O=Example".into(),
-                issuer: "CN=ca".into(),
-                fingerprint: "00".repeat(32),
-                not_after: Timestamp(1_795_420_800_000),
-            })),
+            tls: None,
+            client_cert: None,
         }),
         activity: Some(Activity {
             active: Span(9_000),
@@ -731,6 +722,27 @@ fn decision() {
         codec::decode::<Decision>(&bytes, 10_000).unwrap(),
         full_decision()
     );
+}
+
+#[test]
+fn decision_about_a_client_by_tls() {
+    let mut decision = full_decision();
+    let request = decision.inputs.request.as_mut().unwrap();
+    request.tls = Some(Tls {
+        version: "1.3".into(),
+        sni: Some("hello.example".into()),
+    });
+    request.client_cert = Some(Box::new(ClientCert {
+        name: Some("billing".into()),
+        subject: "CN=billing,O=Example".into(),
+        issuer: "CN=ca".into(),
+        fingerprint: "00".repeat(32),
+        not_after: Timestamp(1_795_420_800_000),
+    }));
+    let built = json!({ "decision": encoded(&decision) });
+    let stands = golden("decision_tls.json", &built);
+    let bytes = unhex(stands["decision"].as_str().unwrap());
+    assert_eq!(codec::decode::<Decision>(&bytes, 10_000).unwrap(), decision);
 }
 
 #[test]

@@ -291,13 +291,13 @@ async fn an_end_of_another_version_is_refused_with_a_clear_word() {
     assert!(
         error
             .to_string()
-            .contains("speaks version 9, this program version 1"),
+            .contains("speaks version 9, this program version 2"),
         "{error}"
     );
     let mut said = Vec::new();
     other.read_to_end(&mut said).await.unwrap();
     assert!(
-        said.ends_with(b"\0\0\0\x03\x03\0\x00\x01\x01"),
+        said.ends_with(b"\0\0\0\x03\x03\0\x00\x02\x01"),
         "the last word is why"
     );
 }

@@ -1,4 +1,4 @@
-//! The golden vectors of `spec/vectors/link.json`: the bytes of version 1, which stay as they are. Whoever has to change
+//! The golden vectors of `spec/vectors/link.json`: the bytes of this version, which stay as they are. Whoever has to change
 //! one makes another version.
 
 use std::path::Path;
@@ -434,7 +434,7 @@ pub(crate) fn written(frame: &Frame) -> Vec<u8> {
 }
 
 #[test]
-fn the_bytes_of_version_1_are_those_of_the_vectors() {
+fn the_bytes_of_this_version_are_those_of_the_vectors() {
     let frames: Vec<Json> = frames()
         .into_iter()
         .map(|(name, frame)| json!({ "name": name, "bytes": hex(&written(&frame)) }))
