@@ -46,13 +46,11 @@ const HANDED_OVER: usize = 1_024;
 /// Time to end what is left in the machine when the runtime leaves.
 const TEARDOWN: Duration = Duration::from_secs(5);
 
-/// Runs the object to the end of this activation.
+/// Runs the object to the end of this activation, in a process that has this role and has taken its signals.
 ///
 /// # Errors
 /// [`Error`] before anything is opened; everything later is reported and told by the exit code.
-pub(crate) async fn run(start: Start) -> Result<ExitCode, Error> {
-    let role = pid1::adopt();
-    let signals = Signals::new(role).map_err(|error| Error::System("take signals", error))?;
+pub(crate) async fn run(start: Start, role: Role, signals: Signals) -> Result<ExitCode, Error> {
     let clock = Rc::new(Clock::start(None).map_err(|error| Error::System("start its pulse", error))?);
     let mut sending = tokio::task::JoinSet::new();
     let (config, reports, supervision) = match start {

@@ -71,6 +71,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// A process with all that does not depend on what it is told to run.
 struct Prepared {
     tokio: tokio::runtime::Runtime,
+    role: pid1::Role,
+    signals: pid1::Signals,
 }
 
 fn prepare() -> Result<Prepared, Box<dyn std::error::Error>> {
@@ -79,14 +81,19 @@ fn prepare() -> Result<Prepared, Box<dyn std::error::Error>> {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    Ok(Prepared { tokio })
+    let role = pid1::adopt();
+    let signals = {
+        let _within = tokio.enter();
+        pid1::Signals::new(role).map_err(|error| boot::Error::System("take signals", error))?
+    };
+    Ok(Prepared { tokio, role, signals })
 }
 
 impl Prepared {
     fn run(self, start: config::Start) -> Result<ExitCode, Box<dyn std::error::Error>> {
         let local = tokio::task::LocalSet::new();
         // As a task: the set's main future is polled at each wake-up of any connection, and shall be small.
-        let running = async { tokio::task::spawn_local(boot::run(start)).await };
+        let running = async { tokio::task::spawn_local(boot::run(start, self.role, self.signals)).await };
         match local.block_on(&self.tokio, running) {
             Ok(ended) => Ok(ended?),
             Err(error) => match error.try_into_panic() {

@@ -11,6 +11,7 @@
 //! gave to [`Shim`].
 
 mod attach;
+mod birth;
 mod cgroup;
 mod detect;
 mod enter;
