@@ -164,7 +164,7 @@ impl Egress {
             });
         }
         while all.join_next().await.is_some() {}
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

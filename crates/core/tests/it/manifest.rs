@@ -393,7 +393,7 @@ fn a_workload_that_reaches_nothing_has_the_bytes_that_it_always_had() {
     assert_eq!(Manifest::decode(&bytes).unwrap().1, with);
     // The bytes of a destination are one text, and nothing else is read as one.
     let at = bytes.windows(4).position(|four| four == b"5432").unwrap();
-    let mut other = bytes.clone();
+    let mut other = bytes;
     other[at] = b'0';
     assert!(Manifest::decode(&other).is_err());
 }
