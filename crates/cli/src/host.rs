@@ -182,7 +182,8 @@ async fn daemon(args: &Args, data: PathBuf) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let proxy = args.proxying.serve(&host, &sockets, &data)?;
+    let mut tasks = JoinSet::new();
+    let proxy = args.proxying.serve(&host, &sockets, &data, &mut tasks)?;
     announce(
         args.json,
         &format!("http://{}", listener.local_addr()?),
@@ -190,7 +191,6 @@ async fn daemon(args: &Args, data: PathBuf) -> anyhow::Result<ExitCode> {
         token.as_deref(),
         &first_image(&args.oci_root),
     )?;
-    let mut tasks = JoinSet::new();
     // Its threads have them now.
     drop(sockets);
     tasks.spawn(control);

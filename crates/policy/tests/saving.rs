@@ -199,16 +199,30 @@ fn live(sleeps: impl Fn(&Agent, i64, i64) -> Option<i64>) -> Day {
 }
 
 #[test]
-fn an_objects_own_dormancy_saves_most_of_what_an_idle_timer_costs_and_cuts_no_work_off() {
+fn an_objects_own_dormancy_costs_less_than_an_idle_timer_and_cuts_no_work_off() {
     let own = live(Agent::sleeps);
-    let timer = live(|agent, from, until| {
-        let due = (agent.last_traffic.max(agent.woke) + TIMER_MS).max(from);
-        (agent.in_flight == 0 && due < until).then_some(due)
-    });
+    let timed = |ms: i64| {
+        live(|agent, from, until| {
+            let due = (agent.last_traffic.max(agent.woke) + ms).max(from);
+            (agent.in_flight == 0 && due < until).then_some(due)
+        })
+    };
+    let timer = timed(TIMER_MS);
+    // What a timer has to be set to where no work is to be cut off, by whole minutes.
+    let patient_ms = (1..)
+        .map(|minutes| minutes * 60_000)
+        .find(|ms| timed(*ms).cut == 0)
+        .unwrap();
+    let patient = timed(patient_ms);
     let always = DAY_MS;
     println!("one day of an agent, policy/tests/saving/agent.trace");
     println!("{:<28} {:>9} {:>9} {:>7}", "", "awake s", "cut off s", "starts");
-    for (name, day) in [("its own rules", &own), ("idle timer of 300 s", &timer)] {
+    let named = format!("idle timer of {} s", patient_ms / 1_000);
+    for (name, day) in [
+        ("its own rules", &own),
+        ("idle timer of 300 s", &timer),
+        (&named, &patient),
+    ] {
         println!(
             "{name:<28} {:>9} {:>9} {:>7}",
             day.awake / 1_000,
@@ -218,9 +232,10 @@ fn an_objects_own_dormancy_saves_most_of_what_an_idle_timer_costs_and_cuts_no_wo
     }
     println!("{:<28} {:>9}", "always on", always / 1_000);
     println!(
-        "saved over the idle timer: {} s of {}, and work cut off by it: {} s",
+        "saved over the timer that cuts nothing off: {} s of {}; over that of 300 s: {} s, and {} s of work that it cuts off",
+        (patient.awake - own.awake) / 1_000,
+        patient.awake / 1_000,
         (timer.awake - own.awake) / 1_000,
-        timer.awake / 1_000,
         timer.cut / 1_000
     );
     assert_eq!(own.cut, 0, "{own:?}");
@@ -229,4 +244,5 @@ fn an_objects_own_dormancy_saves_most_of_what_an_idle_timer_costs_and_cuts_no_wo
         "a timer that sees traffic alone ends work: {timer:?}"
     );
     assert!(own.awake < timer.awake, "{own:?} {timer:?}");
+    assert!(own.awake * 2 < patient.awake, "{own:?} {patient:?}");
 }

@@ -173,6 +173,12 @@ impl Passage {
     pub(crate) fn write(&self, proved: &Proved, out: &mut Forwarding) {
         let asked = &self.asked;
         out.hide(FROM_CLIENT);
+        #[cfg(feature = "traces")]
+        if let Some(span) = &asked.span {
+            // Whoever serves it goes on from here.
+            let _left_out = out.push(crate::traces::FIELD, &span.traceparent());
+            out.hide_too(crate::traces::FIELD);
+        }
         let mut add = |name: &str, value: &str| {
             // What cannot stand in a field is left out.
             let _left_out = out.push(name, value);
@@ -191,12 +197,6 @@ impl Passage {
         );
         add("x-forwarded-ssl", if asked.tls { "on" } else { "off" });
         add("via", &asked.via);
-        #[cfg(feature = "traces")]
-        if let Some(span) = &asked.span {
-            // Whoever serves it goes on from here.
-            let _left_out = out.push(crate::traces::FIELD, &span.traceparent());
-            out.hide_too(crate::traces::FIELD);
-        }
         let story = &self.story;
         if let Some((source, state)) = &story.source {
             let state = state

@@ -55,6 +55,10 @@ pub(super) struct ProxyArgs {
     /// Network of proxies whose PROXY headers count; repeats
     #[arg(long, value_name = "CIDR", value_parser = network)]
     proxy_trust: Vec<ipnet::IpNet>,
+    /// Collector that requests and calls are told to by OTLP over HTTP, http://HOST:4318
+    #[cfg(feature = "traces")]
+    #[arg(long, value_name = "URL")]
+    traces: Option<suijuris_host::traces::Collector>,
     /// Threads of the proxy [default: one for each CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     proxy_threads: Option<u16>,
@@ -170,7 +174,22 @@ impl ProxyArgs {
     }
 
     /// Serves; none without sockets.
-    pub(super) fn serve(&self, host: &Host, sockets: &Sockets, data: &Path) -> anyhow::Result<Option<Proxy>> {
+    pub(super) fn serve(
+        &self,
+        host: &Host,
+        sockets: &Sockets,
+        data: &Path,
+        tasks: &mut tokio::task::JoinSet<()>,
+    ) -> anyhow::Result<Option<Proxy>> {
+        #[cfg(feature = "traces")]
+        let tracer = self.traces.clone().map(|collector| {
+            let (tracer, telling) = suijuris_host::traces::Tracer::to(collector, "suijuris-host");
+            host.trace(tracer.clone());
+            tasks.spawn(telling);
+            tracer
+        });
+        #[cfg(not(feature = "traces"))]
+        let _nobody_is_told = tasks;
         if sockets.entries.is_empty() {
             return Ok(None);
         }
@@ -188,6 +207,10 @@ impl ProxyArgs {
                 .iter()
                 .map(|(app, hook)| (Arc::from(app.as_str()), hook.clone()))
                 .collect();
+            #[cfg(feature = "traces")]
+            {
+                options.tracer = tracer;
+            }
             options.tls = tls;
             options.client_ca.clone_from(&self.proxy_client_ca);
             options.acme = self.acme.clone().map(|directory| Acme {

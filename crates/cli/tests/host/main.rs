@@ -29,5 +29,7 @@ mod rig;
 mod schemathesis;
 mod successor;
 mod tolerances;
+#[cfg(feature = "traces")]
+mod traces;
 mod volumes;
 mod who;
