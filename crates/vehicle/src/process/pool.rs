@@ -290,10 +290,14 @@ impl Pool {
     /// can be none.
     pub(super) fn prepare(self: &Arc<Self>, spec: &Spec) -> Result<bool, StartError> {
         let profile = Profile::of(spec, self.isolation).filter(|_| self.ahead.count > 0);
-        let Some(profile) = profile.filter(|_| self.has_memory()) else {
+        let Some(profile) = profile else {
             return Ok(false);
         };
         let mut state = self.state();
+        if !self.has_memory() {
+            state.let_go();
+            return Ok(false);
+        }
         if state.is_busy(self.ahead.quiet) {
             state.keep(&profile);
             self.fill_later(&mut state);
@@ -344,8 +348,7 @@ impl Pool {
     fn fill_all(&self) {
         let mut state = self.state();
         if !self.has_memory() {
-            state.kept.iter_mut().for_each(|kept| kept.standbys.clear());
-            return;
+            return state.let_go();
         }
         self.look(&mut state);
         for kept in &mut state.kept {
@@ -395,6 +398,11 @@ impl Pool {
 }
 
 impl State {
+    /// Ends all of them.
+    fn let_go(&mut self) {
+        self.kept.iter_mut().for_each(|kept| kept.standbys.clear());
+    }
+
     fn is_busy(&self, quiet: Duration) -> bool {
         self.last_start.is_some_and(|start| start.elapsed() < quiet)
     }
