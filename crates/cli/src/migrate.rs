@@ -88,7 +88,7 @@ enum Target {
     Capsule(PathBuf),
     Server(Box<remote::Remote>),
     /// A server that has it already.
-    There(remote::There),
+    There(Box<remote::There>),
 }
 
 /// Takes it back to where and to what it departed from.

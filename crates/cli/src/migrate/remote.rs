@@ -29,7 +29,7 @@ pub(super) enum Offering {
     /// It would take it.
     Taken(Box<Remote>),
     /// It has it: the answer to its arrival was lost.
-    There(There),
+    There(Box<There>),
 }
 
 /// An object that has arrived at a server.
@@ -87,11 +87,11 @@ pub(super) fn offer(url: &str, data: &Path, name: &str) -> anyhow::Result<Offeri
     };
     let offered = match server.post("/v1/receive", &offer) {
         Err(ServerError::Refused(_)) if head.phase == Phase::Departed && arrived_behind(&server, &head)? => {
-            return Ok(Offering::There(There {
+            return Ok(Offering::There(Box::new(There {
                 url: url.to_owned(),
                 object: server.object(&offer.object)?,
                 seq: head.seq + 1,
-            }));
+            })));
         }
         answer => answer.context("it was not moved: the server does not take it")?,
     };
