@@ -62,6 +62,8 @@ impl Heard {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || said.ended {
                 let (story, complaints) = (story(&said.events), self.complaints());
+                // Whoever is dropped now looks at it too.
+                drop(said);
                 panic!("no {like} after event {}\n{story}\n{complaints}", self.seen);
             }
             said = told.wait_timeout(said, left).unwrap().0;
