@@ -286,6 +286,7 @@ fn launch(object: &Object) -> io::Result<Launch<OwnedFd>> {
         served_as: None,
         image: None,
         places: Vec::new(),
+        egress: false,
         requests: None,
     })
 }

@@ -156,7 +156,6 @@ fn a_home_so_deep_that_no_socket_fits_beside_the_data() {
 
 #[test]
 fn a_runtime_of_another_version_beside_the_program_is_named() {
-    use std::os::unix::fs::PermissionsExt as _;
     let object = Object::new("", &format!("{OPEN}{STAY}"));
     let bin = object.home().join("bin");
     std::fs::create_dir(&bin).unwrap();
