@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
-use suijuris_api::tls::Certificate;
+use suijuris_gate::tls::Certificate;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 

@@ -68,6 +68,7 @@ pub use limits::Limits;
 pub use own::{Answering, Own, OwnAsk, Reply, serve_own};
 pub use refusal::Refusal;
 pub use routing::{AnswerHead, Answered, Connecting, Later, Route, Verdict, Why};
+pub use suijuris_api::tls;
 pub use traffic::Traffic;
 pub use upstream::Upstream;
 

@@ -183,9 +183,9 @@ impl ProxyArgs {
     ) -> anyhow::Result<Option<Proxy>> {
         #[cfg(feature = "traces")]
         let tracer = self.traces.clone().map(|collector| {
-            let (tracer, telling) = suijuris_host::traces::Tracer::to(collector, "suijuris-host");
+            let (tracer, sends) = suijuris_host::traces::Tracer::to(collector, "suijuris-host");
             host.trace(tracer.clone());
-            tasks.spawn(telling);
+            tasks.spawn(sends);
             tracer
         });
         #[cfg(not(feature = "traces"))]
