@@ -95,6 +95,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
         if args.by_reference {
             return reference::build(args).await;
         }
+        images::pin(&args.dir, images::Lookup::All).await?;
         if definition(&args.dir)?.manifest.class.is_some() {
             bail!(
                 "`{}` defines a class, and an image carries one object: take [class] out of object.toml, serve the class with `suijuris serve`, or `suijuris deploy` it with its door",
