@@ -110,9 +110,12 @@ fn all(asked: &Asked) -> bool {
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..asked.jobs).map(|_| scope.spawn(work)).collect();
-        threads
+        // All are waited for, whatever one of them found.
+        let whole: Vec<bool> = threads
             .into_iter()
-            .fold(true, |whole, thread| thread.join().unwrap_or(false) && whole)
+            .map(|thread| thread.join().unwrap_or(false))
+            .collect();
+        whole.into_iter().all(|whole| whole)
     })
 }
 

@@ -339,7 +339,7 @@ impl World {
             ),
             ("POST", ["metadata", key]) => {
                 self.with(at, |machine| {
-                    machine.config["metadata"][*key] = body["value"].clone()
+                    machine.config["metadata"][*key] = body["value"].clone();
                 });
                 (204, Value::Null)
             }

@@ -4,6 +4,11 @@
 //! to run the file fails in the meantime with `ETXTBSY` ("Text file busy"). A test suite forks all the time. So a child writes the
 //! file here, and is gone before anybody runs it: this process never has it open. Tidy asks for [`copy`] in place of `fs::copy`.
 
+#![expect(
+    clippy::expect_used,
+    reason = "test equipment: what fails here fails the test"
+)]
+
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -262,7 +262,7 @@ enum Leave {
 
 impl Leave {
     /// Where in a depot's name tables it says which object began by it: the table of the owners' tickets, or that of the class.
-    fn table(&self) -> Result<(ClassId, Key), TicketError> {
+    fn table(&self) -> Result<Table, TicketError> {
         match self {
             Self::Owners(signed) => signed.ticket.table(),
             Self::Door(word) => Ok((word.instance.id, word.instance.key.clone())),
@@ -270,8 +270,11 @@ impl Leave {
     }
 }
 
+/// Where a depot says which object began by some leave: a class's name table, and the key in it.
+type Table = (ClassId, Key);
+
 /// What an earlier boot had begun: the object, and where a depot says that it is the one.
-fn staged_before(staged: &Path) -> Result<Option<(ObjectId, (ClassId, Key))>, FoundingError> {
+fn staged_before(staged: &Path) -> Result<Option<(ObjectId, Table)>, FoundingError> {
     let dir = ObjectDir::at(staged);
     if !dir.holds_object()? {
         return Ok(None);
