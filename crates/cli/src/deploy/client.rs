@@ -125,7 +125,7 @@ impl Vehicle {
             match vehicle.call(Method::GET, path, None).await {
                 Ok(answer) if answer.status == 200 => return Ok(vehicle),
                 Ok(answer) => {
-                    why = why.context(format!("{} answers {}", socket.unwrap_or(INSIDE), answer.status))
+                    why = why.context(format!("{} answers {}", socket.unwrap_or(INSIDE), answer.status));
                 }
                 Err(error) => why = error.context(why),
             }

@@ -215,7 +215,7 @@ when {
         assert!(
             said.contains("\"status\":403") && !said.contains("GET /"),
             "{said}"
-        )
+        );
     };
     let all_refused = || {
         refused(&ask(&[]));
