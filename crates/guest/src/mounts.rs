@@ -1,7 +1,7 @@
 //! Puts the file system of a machine together, from inside its fresh mount namespace.
 //!
 //! The host's tree as it is, with a `/proc` of the machine's own processes ([`own`]); then the mounts that were asked for
-//! ([`assemble`]). Runs in a single-threaded process: the child that becomes the first program, or a program that stood by.
+//! (`assemble`). Runs in a single-threaded process: the child that becomes the first program, or a program that stood by.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, OsStr};
