@@ -137,7 +137,7 @@ mod tests {
     fn what_is_claimed_is_what_was_built() {
         let claimed: Vec<&str> = ROWS.iter().filter(|row| row.claimed).map(|row| row.id).collect();
         let expected = "A1 A2 A3 A4 A5 A6 A7 A8 A9 A10 A11 A12 A13 A14 B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 B11 B12 \
-                        C1 C2 C3 C4 C5 C6 C7 C8 C10 C11 C12 C13 C14 C15 D1 D2 D3 D4 D5 D6 D7 E1 E2 E3 E4 E5 E6 E7 E8 E9 E10 E13 E14 E15 E16 \
+                        C1 C2 C3 C4 C5 C6 C7 C8 C10 C11 C12 C13 C14 C15 D1 D2 D3 D4 D5 D6 D7 E1 E2 E3 E4 E5 E6 E7 E8 E9 E10 E11 E12 E13 E14 E15 E16 \
                         F1 F2 F3 F4 F6 F8 F9 F10 G1 G2 G7 G8 G9 G10";
         assert_eq!(claimed.join(" "), expected);
     }
