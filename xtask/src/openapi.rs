@@ -1,7 +1,10 @@
 //! The OpenAPI documents of the control API and of the host's Machines API: made from their types and tables, and committed, so
 //! that clients are made from them without building anything, and a change of an API shows in review.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 use xshell::{Shell, cmd};
 
 use crate::workspace::{cargo, metadata, root, shell};
@@ -74,5 +77,32 @@ fn made(shell: &Shell, document: &Document) -> Result<String> {
     let target = metadata()?.target_directory.into_std_path_buf();
     let program = target.join("debug/examples").join(document.example);
     let text = cmd!(shell, "{program}").quiet().read()?;
-    Ok(format!("{text}\n"))
+    let document = sorted(serde_json::from_str(&text)?);
+    Ok(format!("{}\n", serde_json::to_string_pretty(&document)?))
+}
+
+/// With the keys of each object in order: what else is built decides whether the library keeps the order in which they came.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let members: BTreeMap<String, Value> = members
+                .into_iter()
+                .map(|(key, value)| (key, sorted(value)))
+                .collect();
+            Value::Object(members.into_iter().collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_in_order_whatever_order_they_came_in() {
+        let value: Value = serde_json::from_str(r#"{"b": [{"d": 1, "c": 2}], "a": null}"#).unwrap();
+        assert_eq!(sorted(value).to_string(), r#"{"a":null,"b":[{"c":2,"d":1}]}"#);
+    }
 }
