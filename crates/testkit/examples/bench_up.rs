@@ -18,8 +18,9 @@ use suijuris_testkit::bench::{
 
 /// Activations measured of each.
 const ROUNDS: usize = 25;
-/// Between an activation's end and the next request: `up` prepares the next machine meanwhile.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Between an activation's end and the next request: `up` prepares the next machine meanwhile, and starts a runtime ahead once nobody
+/// has asked for a machine for 250 ms.
+const PAUSE: Duration = Duration::from_millis(600);
 /// When the object goes back to sleep.
 const REMAIN: &str = r#"context.activity.in_flight > 0 || context.activity.idle < duration("20ms")"#;
 /// What the design asks for, ms.
