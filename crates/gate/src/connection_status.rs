@@ -54,7 +54,7 @@ impl<'x, A: Authorizer> Reviewed<'x, A> {
         match self.gate.control.phase() {
             Phase::Holding => ConnectionStatus::Held,
             // What was admitted may finish; the bound of draining cuts it.
-            Phase::Draining | Phase::Closed => ConnectionStatus::Good,
+            Phase::LastTurn | Phase::Draining | Phase::Closed => ConnectionStatus::Good,
             Phase::Open => match self.gate.connect(self.origin.peer()) {
                 Admission::Forward(permit) => {
                     self.permit.replace(permit);

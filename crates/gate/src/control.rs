@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// Granularity of every bound in time; a deadline fires at most this much late.
 pub const TICK_MS: u64 = 100;
 
+/// How long the last turn takes: long enough for whatever has arrived to be read and judged.
+const LAST_TURN: Duration = Duration::from_millis(2);
+
 /// What the gate does with traffic as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -22,6 +25,8 @@ pub enum Phase {
     Holding,
     /// Requests are judged.
     Open,
+    /// As open for those who have come by now, before it drains: nobody else is taken in.
+    LastTurn,
     /// Requests in flight finish; new ones are refused.
     Draining,
     /// Everything is cut; serving ends.
@@ -87,9 +92,28 @@ impl Control {
                 self.0.drains.set(false);
             }
             Phase::Draining => self.0.drains.set(true),
-            Phase::Closed => {}
+            Phase::LastTurn | Phase::Closed => {}
         }
         self.ask_again();
+    }
+
+    /// Begins to drain an open gate with the last turn of those who have come; any other drains at once.
+    pub fn begin_drain(&self) {
+        self.set(match self.phase() {
+            Phase::Open => Phase::LastTurn,
+            _ => Phase::Draining,
+        });
+    }
+
+    /// Waits until nobody is judged any more who had come before the gate began to drain. What they were granted is in flight
+    /// by then.
+    pub async fn last_turn(&self) {
+        if self.phase() == Phase::LastTurn {
+            tokio::time::sleep(LAST_TURN).await;
+        }
+        if self.phase() == Phase::LastTurn {
+            self.set(Phase::Draining);
+        }
     }
 
     /// The workload listens here, as whoever looked found out: connections to a workload by TCP go there from now on.

@@ -223,7 +223,7 @@ impl<A: Authorizer> Server<A> {
         self.on_change(Phase::Holding, &timer);
         while control.phase() != Phase::Closed {
             let phase = control.phase();
-            let accepts = phase < Phase::Draining || !self.keeps_backlog;
+            let accepts = phase < Phase::LastTurn || !self.keeps_backlog;
             tokio::select! {
                 (stream, peer) = accept(listener.as_ref()), if accepts => self.open(Stream::Tcp(stream), peer, Vec::new(), None),
                 Some(handoff) = handed_over.recv(), if accepts => self.take_over(handoff),
@@ -248,7 +248,7 @@ impl<A: Authorizer> Server<A> {
     fn on_change(&mut self, before: Phase, timer: &Timer) {
         match self.gate.control.phase() {
             Phase::Draining if before < Phase::Draining => timer.arm(self.gate.limits.drain_ms),
-            Phase::Draining | Phase::Closed => {}
+            Phase::LastTurn | Phase::Draining | Phase::Closed => {}
             Phase::Holding | Phase::Open => timer.arm(u64::MAX),
         }
     }
@@ -493,10 +493,10 @@ impl<A: Authorizer> Shared<A> {
     fn by_phase(&self, ask: impl FnOnce() -> Admission<A::Permit>) -> Admission<A::Permit> {
         match self.control.phase() {
             Phase::Holding => Admission::Hold,
-            Phase::Open if self.traffic.in_flight() >= self.limits.max_in_flight => {
+            Phase::Open | Phase::LastTurn if self.traffic.in_flight() >= self.limits.max_in_flight => {
                 Admission::Refuse(Box::new(Refusal::too_many_requests()))
             }
-            Phase::Open => ask(),
+            Phase::Open | Phase::LastTurn => ask(),
             Phase::Draining | Phase::Closed => Admission::Refuse(Box::new(Refusal::draining())),
         }
     }
@@ -511,6 +511,7 @@ impl<A: Authorizer> Shared<A> {
             timer.arm(self.limits.hold_ms);
         }
         let round = self.control.round();
+        let _waiting = (self.control.phase() == Phase::Holding).then(|| self.traffic.wait());
         let asked = timer.until(|_| ready_if(self.control.round() != round)).await;
         asked.map_err(|Elapsed| Box::new(Refusal::hold_timeout()))
     }

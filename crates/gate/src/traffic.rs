@@ -14,6 +14,7 @@ pub struct Traffic {
     connections: Cell<usize>,
     in_flight: Cell<usize>,
     held: Cell<usize>,
+    waiting: Cell<usize>,
     requests: Cell<u64>,
     refused: Cell<u64>,
     bytes_in: Cell<u64>,
@@ -28,6 +29,7 @@ impl Default for Traffic {
             connections: Cell::default(),
             in_flight: Cell::default(),
             held: Cell::default(),
+            waiting: Cell::default(),
             requests: Cell::default(),
             refused: Cell::default(),
             bytes_in: Cell::default(),
@@ -55,6 +57,12 @@ impl Traffic {
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.get()
+    }
+
+    /// Those of them for which the gate has to open first.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.get()
     }
 
     /// Requests and raw connections admitted so far.
@@ -111,6 +119,11 @@ impl Traffic {
     /// Counts one waiting request until the guard drops.
     pub(crate) fn hold(self: &Rc<Self>) -> Open {
         Open::new(self, |traffic| &traffic.held)
+    }
+
+    /// Counts one request for which the gate has to open, until the guard drops.
+    pub(crate) fn wait(self: &Rc<Self>) -> Open {
+        Open::new(self, |traffic| &traffic.waiting)
     }
 
     /// Counts one admitted request, tunnel or connection until the guard drops.

@@ -305,8 +305,9 @@ impl Worker {
         }
         // It ends with the proxy, too.
         let _ended = self.stopped.wait_for(|stopped| *stopped).await;
-        control.set(Phase::Draining);
+        control.begin_drain();
         accepting.shutdown().await;
+        control.last_turn().await;
         let quiet = async {
             for traffic in traffic {
                 traffic.quiet().await;

@@ -203,6 +203,7 @@ impl LifecycleDriver {
                     step: "serve".to_owned(),
                 });
                 self.resident.may_answer().await;
+                self.resident.serves();
                 self.gate.set(GatePhase::Open);
             }
             // Until it is suspended the gate stays shut as it drained: it takes nobody into a suspended machine.
@@ -356,10 +357,11 @@ impl LifecycleDriver {
     }
 
     fn drain(&mut self) {
-        self.gate.set(GatePhase::Draining);
-        let resident = self.resident.clone();
+        self.gate.begin_drain();
+        let (resident, gate) = (self.resident.clone(), self.gate.clone());
         let within = duration(resident.bundle().manifest.gate.drain);
         self.tasks.spawn_local(async move {
+            gate.last_turn().await;
             if tokio::time::timeout(within, resident.traffic().quiet())
                 .await
                 .is_err()

@@ -83,6 +83,8 @@ pub struct Resident {
     /// Requests and connections that its sleep ends.
     cut: Cell<u64>,
     active_since: Cell<Instant>,
+    /// Since when the gate has been open; none before it opens, when nobody can use the object.
+    serves_since: Cell<Option<Instant>>,
     phase: Cell<Phase>,
     /// What tells the workload which object it is in, rendered once for each epoch; nothing where it cannot be.
     identity: RefCell<Option<Forwarding>>,
@@ -197,6 +199,7 @@ impl Resident {
             traffic,
             cut: Cell::default(),
             active_since: Cell::new(Instant::now()),
+            serves_since: Cell::new(None),
             phase: Cell::new(Phase::Dormant),
             identity: RefCell::default(),
             residual: RefCell::default(),
@@ -307,6 +310,7 @@ impl Resident {
     pub fn enter(&self, phase: Phase) {
         if phase == Phase::Active && self.phase.get() != Phase::Active {
             self.active_since.set(Instant::now());
+            self.serves_since.set(None);
             let epoch = self.lineage.published(|state| state.head().epoch);
             self.identity.replace(authorizer::identity(self.id(), epoch));
         }
@@ -322,6 +326,11 @@ impl Resident {
             _ => {}
         }
         self.stirred.notify_one();
+    }
+
+    /// The gate opens: idleness counts from now, since what kept it shut, such as a slow witness, is no idleness.
+    pub fn serves(&self) {
+        self.serves_since.set(Some(Instant::now()));
     }
 
     /// Phase of the lifecycle.

@@ -63,6 +63,34 @@ fn a_comparison_with_the_time_idle_is_made_again_when_it_turns_and_not_at_the_ne
     object.verify();
 }
 
+// proves A3, C13
+#[test]
+fn requests_that_meet_an_object_falling_asleep_are_served_by_it_or_wake_it_again() {
+    let rules = r#"@id("busy") permit (principal, action == Action::"remain", resource)
+        when { context.activity.in_flight > 0 || context.activity.idle < duration("10ms") };"#;
+    let object = Object::new("", &[OPEN, rules].concat());
+    let up = object.up();
+    let enough = || up.count(&json!({"event": "dormant"})) >= 25;
+    // Each comes at another moment of an object that is about to fall asleep, and takes longer than it may be idle.
+    std::thread::scope(|scope| {
+        for pace in [0, 7, 11] {
+            let (up, enough) = (&up, &enough);
+            scope.spawn(move || {
+                for nth in 0..10_000 {
+                    up.get("/slow/0.03").status(200);
+                    if enough() {
+                        return;
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(nth * pace % 40));
+                }
+            });
+        }
+    });
+    assert!(enough(), "it hardly fell asleep");
+    up.interrupt();
+    object.verify();
+}
+
 // proves A4
 #[test]
 fn dormancy_is_durable_before_the_machine_stops() {

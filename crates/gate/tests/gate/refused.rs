@@ -1,5 +1,6 @@
 //! Refusals: useful to the client, free for the workload, whatever the way in.
 
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 
@@ -185,6 +186,45 @@ fn draining_finishes_what_runs_and_refuses_what_comes() {
     assert_eq!(reply.status(), 200);
     assert!(reply.head.contains("connection: close\r\n"));
     rig.wait(|traffic| traffic.in_flight() == 0);
+}
+
+#[test]
+fn who_has_asked_before_the_gate_drains_is_judged_still() {
+    let workload = Workload::echo();
+    let rig = Rig::http(&workload);
+    let (mut first, mut kept) = (rig.client(), rig.client());
+    assert_eq!(kept.ask(&get("/")).status(), 200);
+    rig.wait(|traffic| traffic.connections() == 2);
+    let wires = [&first, &kept].map(|client| client.stream.try_clone().unwrap());
+    rig.order(move |control, _| {
+        // The gate has had no turn to read it.
+        for mut wire in wires {
+            wire.write_all(&get("/")).unwrap();
+        }
+        control.begin_drain();
+        let control = control.clone();
+        tokio::task::spawn_local(async move { control.last_turn().await });
+    });
+    for client in [&mut first, &mut kept] {
+        let reply = client.reply();
+        assert_eq!(reply.status(), 200);
+        assert!(reply.head.contains("connection: close\r\n"), "{}", reply.head);
+    }
+    let refused = rig.client().ask(&get("/"));
+    assert_eq!(refused.problem().code, "draining");
+}
+
+#[test]
+fn a_gate_that_never_opened_drains_at_once() {
+    let workload = Workload::echo();
+    let rig = held(&workload, Limits::default());
+    let mut client = rig.client();
+    client.send(&get("/"));
+    rig.wait(|traffic| (traffic.held(), traffic.waiting()) == (1, 1));
+    rig.order(|control, _| control.begin_drain());
+    assert_eq!(client.reply().problem().code, "draining");
+    rig.wait(|traffic| (traffic.held(), traffic.waiting()) == (0, 0));
+    assert_eq!(workload.touched(), (0, 0));
 }
 
 fn drains_soon(workload: &Workload) -> Rig {

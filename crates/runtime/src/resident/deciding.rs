@@ -95,15 +95,20 @@ impl Resident {
     pub fn busy_inputs(&self, principal: Principal) -> Inputs {
         let mut inputs = self.inputs(principal);
         let (now, since) = (Instant::now(), self.active_since.get());
+        let idle_since = match self.serves_since.get() {
+            Some(open) => open.max(self.traffic.last_activity()),
+            None => now,
+        };
         let span = |from: Instant| {
             Span(i64::try_from(now.saturating_duration_since(from).as_millis()).unwrap_or(i64::MAX))
         };
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         inputs.activity = Some(suijuris_core::inputs::Activity {
             active: span(since),
-            idle: span(since.max(self.traffic.last_activity())),
+            idle: span(since.max(idle_since)),
             connections: count(self.traffic.connections()),
-            in_flight: count(self.traffic.in_flight()),
+            // Who waits for the gate to open is served next.
+            in_flight: count(self.traffic.in_flight().saturating_add(self.traffic.waiting())),
         });
         inputs
     }
