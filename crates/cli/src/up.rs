@@ -11,6 +11,7 @@ mod places;
 mod watching;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -251,8 +252,11 @@ async fn up_on<D: Driver>(args: Args, paths: ObjectPaths, kind: Kind, driver: D)
         let state = writer.published();
         (state.head().object.to_string(), state.head().name.clone())
     };
-    let (front, accepting) = fronts(listeners, has_descriptors)?;
     let protocol = bundle.manifest.gate.protocol;
+    if matches!(protocol, Protocol::Http | Protocol::H2c) {
+        defer(&listeners);
+    }
+    let (front, accepting) = fronts(listeners, has_descriptors)?;
     let started = bundle.clone();
     let server = services.server;
     let resting = Resting {
@@ -359,6 +363,17 @@ fn listen(args: &Args) -> anyhow::Result<Vec<std::net::TcpListener>> {
         Ok(listener)
     };
     addresses.into_iter().map(bind).collect()
+}
+
+/// Time for a client to ask something, before its connection is accepted without.
+const ASKED_WITHIN_S: i32 = 10;
+
+/// Has the kernel keep who has not asked yet, so that nobody waits unheard in a machine whose object falls asleep meanwhile.
+fn defer(listeners: &[std::net::TcpListener]) {
+    for listener in listeners {
+        // Where the kernel does not do it, who asks at that moment is told to ask again.
+        let _told_to_ask_again = suijuris_sys::sockets::defer_accept(listener.as_fd(), ASKED_WITHIN_S);
+    }
 }
 
 /// Where the object's connections come from, and what this process listens on: all the time where there are several

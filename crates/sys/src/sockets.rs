@@ -52,6 +52,20 @@ pub fn listen(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Has the kernel keep connections to a listening TCP socket until their first bytes have come, or for about as many `seconds` without any:
+/// whoever accepts gets those alone that have asked. For protocols in which the client speaks first.
+///
+/// # Errors
+/// When it is no TCP socket, or the kernel does not do it.
+pub fn defer_accept(listener: BorrowedFd<'_>, seconds: i32) -> io::Result<()> {
+    let (value, len) = (&raw const seconds, libc::socklen_t::try_from(size_of::<i32>()));
+    let len = len.map_err(io::Error::other)?;
+    let (level, option) = (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT);
+    // SAFETY: `value` is an `i32` of `len` bytes that lives until the call returns.
+    let set = unsafe { libc::setsockopt(listener.as_raw_fd(), level, option, value.cast(), len) };
+    Errno::result(set).map(drop).map_err(io::Error::from)
+}
+
 /// Takes who connected to a listening socket; the connection is non-blocking and closed on exec.
 ///
 /// # Errors
@@ -190,6 +204,23 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn who_says_nothing_is_not_accepted_and_who_says_something_is() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        defer_accept(listener.as_fd(), 10).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _silent = std::net::TcpStream::connect(address).unwrap();
+        let mut asking = std::net::TcpStream::connect(address).unwrap();
+        asking.write_all(b"hello").unwrap();
+        let (mut accepted, peer) = listener.accept().unwrap();
+        assert_eq!(peer, asking.local_addr().unwrap());
+        let mut read = [0; 5];
+        accepted.read_exact(&mut read).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(defer_accept(UnixStream::pair().unwrap().0.as_fd(), 10).is_err());
+    }
 
     #[test]
     fn a_message_arrives_with_its_descriptors_and_the_end_is_told() {

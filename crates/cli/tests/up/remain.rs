@@ -70,7 +70,7 @@ fn requests_that_meet_an_object_falling_asleep_are_served_by_it_or_wake_it_again
         when { context.activity.in_flight > 0 || context.activity.idle < duration("10ms") };"#;
     let object = Object::new("", &[OPEN, rules].concat());
     let up = object.up();
-    let enough = || up.count(&json!({"event": "dormant"})) >= 25;
+    let enough = || up.count(&json!({"event": "dormant"})) >= 12;
     // Each comes at another moment of an object that is about to fall asleep, and takes longer than it may be idle.
     std::thread::scope(|scope| {
         for pace in [0, 7, 11] {

@@ -210,6 +210,9 @@ fn who_has_asked_before_the_gate_drains_is_judged_still() {
         assert_eq!(reply.status(), 200);
         assert!(reply.head.contains("connection: close\r\n"), "{}", reply.head);
     }
+    while rig.order(|control, _| control.phase()) != Phase::Draining {
+        std::thread::yield_now();
+    }
     let refused = rig.client().ask(&get("/"));
     assert_eq!(refused.problem().code, "draining");
 }
