@@ -23,6 +23,7 @@ pub mod random;
 pub mod signals;
 pub mod sockets;
 pub mod spawn;
+pub mod userfault;
 pub mod view;
 
 use std::io;
