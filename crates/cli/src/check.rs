@@ -8,7 +8,7 @@ use suijuris_bundle::{Built, Report, Severity, Style, build};
 use suijuris_core::manifest::Destination;
 use suijuris_supervisor::limits;
 use suijuris_vehicle::process::{Process, Shim, Want};
-use suijuris_vehicle::{Description, Driver as _, Isolation};
+use suijuris_vehicle::{Description, Driver as _, ImageUsers};
 
 use crate::{Answer, images, terminal};
 
@@ -101,10 +101,16 @@ fn say_of_machines(machine: &Description, built: Option<&Built>) {
             "machines here are {}: no image runs in them",
             machine.isolation
         ));
-    } else if has_image && machine.isolation == Isolation::UserNamespaces {
-        terminal::note(
-            "users on this host: the workload's is the only one in its image; whoever is another there fails (docs/images.md)",
-        );
+    } else if has_image {
+        match machine.users {
+            ImageUsers::All => {}
+            ImageUsers::Mapped => terminal::note(
+                "users on this host: all of the image's, as numbers of this user in /etc/subuid (docs/images.md)",
+            ),
+            ImageUsers::One => terminal::note(
+                "users on this host: the workload's is the only one in its image; whoever is another there fails. An administrator may give this user more: numbers in /etc/subuid and /etc/subgid, and newuidmap (docs/images.md)",
+            ),
+        }
     }
     let limited = built.map(|built| limits::limited(&built.manifest.workload.limits, machine));
     if let Some(limited) = limited.filter(|limited| !limited.words.is_empty()) {

@@ -11,7 +11,7 @@ use suijuris_core::inputs::Vehicle;
 use suijuris_core::manifest::Manifest;
 use suijuris_supervisor::{capability, volume};
 use suijuris_vehicle::process::{Ahead, Process, Shim, Want};
-use suijuris_vehicle::vm::{self, Accelerator, Firecracker, Kernel, Options, VirtualMachines};
+use suijuris_vehicle::vm::{self, Accelerator, Firecracker, Kernel, MemoryBackend, Options, VirtualMachines};
 use suijuris_vehicle::{Description, Driver as _, Isolation, StartError};
 
 use crate::kernel;
@@ -55,11 +55,15 @@ impl Kind {
     }
 
     /// As the driver of virtual machines knows it; none for processes.
-    fn virtual_machine(self, tap: Option<String>) -> Option<vm::Kind> {
+    fn virtual_machine(self, tap: Option<String>, memory: MemoryBackend) -> Option<vm::Kind> {
         match self {
             Self::Process => None,
             Self::Qemu => Some(vm::Kind::Qemu(Accelerator::detect())),
-            Self::Firecracker => Some(vm::Kind::Firecracker(Firecracker { exe: None, tap })),
+            Self::Firecracker => Some(vm::Kind::Firecracker(Firecracker {
+                tap,
+                memory,
+                ..Firecracker::default()
+            })),
         }
     }
 }
@@ -76,9 +80,35 @@ pub(crate) struct VehicleArg {
     /// The host's network device (a tap) for machines of Firecracker whose `network` is the host's
     #[arg(long, value_name = "DEVICE", env = "SUIJURIS_TAP")]
     pub(crate) tap: Option<String>,
+    /// Where Firecracker has the memory of a machine from that goes on
+    #[arg(
+        long,
+        value_name = "HOW",
+        env = "SUIJURIS_FIRECRACKER_MEMORY",
+        default_value = "file"
+    )]
+    pub(crate) firecracker_memory: Memory,
     /// Runtimes of processes that are started ahead and wait for an object to wake; 0: none [default: 2, of `up` 1]
     #[arg(long, value_name = "N", env = "SUIJURIS_STANDBY", value_parser = clap::value_parser!(u8).range(..=MOST_STANDBYS))]
     pub(crate) standby: Option<u8>,
+}
+
+/// Where Firecracker has the memory of a machine from that goes on after it was suspended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Memory {
+    /// The kernel reads its file as pages are touched
+    File,
+    /// This program brings each page as it is touched (userfaultfd)
+    Uffd,
+}
+
+impl From<Memory> for MemoryBackend {
+    fn from(memory: Memory) -> Self {
+        match memory {
+            Memory::File => Self::File,
+            Memory::Uffd => Self::Uffd,
+        }
+    }
 }
 
 /// Runtimes of one kind that wait, at most.
@@ -173,7 +203,7 @@ pub(crate) fn virtual_machines(
     state: PathBuf,
 ) -> anyhow::Result<VirtualMachines> {
     let cannot = || format!("{} cannot carry machines on this host", kind.name());
-    let kind = kind.virtual_machine(arg.tap.clone());
+    let kind = kind.virtual_machine(arg.tap.clone(), arg.firecracker_memory.into());
     let kind = kind.context("processes are no virtual machines")?;
     // What this host lacks at all, before what can be fetched.
     vm::probe(&kind, &inner)
@@ -207,7 +237,7 @@ fn open_kernel(dir: Option<&Path>, kind: &vm::Kind) -> anyhow::Result<Kernel> {
 /// # Errors
 /// In words: why it carries no machines here, and what to do.
 pub(crate) fn look(kind: Kind, inner: &Process) -> Result<Description, String> {
-    let Some(kind) = kind.virtual_machine(None) else {
+    let Some(kind) = kind.virtual_machine(None, MemoryBackend::default()) else {
         return Ok(inner.describe().clone());
     };
     let kernel = std::env::var_os("SUIJURIS_KERNEL").map(PathBuf::from);

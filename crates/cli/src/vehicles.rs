@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use suijuris_vehicle::Description;
 use suijuris_vehicle::process::Process;
-use suijuris_vehicle::{Description, Isolation};
 
 use crate::terminal::{self, Table};
 use crate::vehicle::{self, Kind};
@@ -89,10 +89,6 @@ fn shown(kind: Kind, looked: Result<Description, String>, overlay: Option<Result
 }
 
 fn capabilities(about: &Description, overlay: Option<Result<(), String>>) -> Value {
-    let users = match about.isolation {
-        Isolation::UserNamespaces => "one",
-        _ => "all",
-    };
     let (images, no_overlay) = match overlay {
         None => (about.images.then_some("disk"), None),
         Some(Ok(())) => (Some("overlayfs"), None),
@@ -106,7 +102,7 @@ fn capabilities(about: &Description, overlay: Option<Result<(), String>>) -> Val
         "suspend": about.suspending,
         "limits": about.limits,
         "images": images,
-        "users_in_images": images.map(|_| users),
+        "users_in_images": images.map(|_| about.users),
         "mounts": about.mounts,
         "private_network": about.private_network,
         "egress": about.private_network.then_some("as the bundle says"),

@@ -15,8 +15,9 @@ use suijuris_link::launch;
 use suijuris_oci::ContentDigest;
 use suijuris_oci::image::ImageConfig;
 use suijuris_oci::store::{Hold, How, ImageStore, NoSuchAccount, StoreError, Unpacked};
+use suijuris_oci::unpack::Kind;
 use suijuris_vehicle::process::{Step, StepFailed};
-use suijuris_vehicle::{Description, ImageFiles, ImageRoot, Mount, StartError};
+use suijuris_vehicle::{Description, ImageFiles, ImageRoot, ImageUsers, Mount, Owner, StartError};
 
 use crate::image_disk;
 use crate::runtime_in_image::{self, InImage, NotStatic};
@@ -32,6 +33,9 @@ const AGENT_BYTES: u64 = 1 << 20;
 const SCRATCH: &str = "scratch";
 /// Name of the copy of an image, where overlayfs cannot be used.
 const COPY: &str = "image";
+
+/// Files of an image that are given to their owners at most.
+const MOST_OWNERS: usize = 16_384;
 
 /// Why a workload's image cannot be run here.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +82,8 @@ pub(crate) struct Ready {
     /// Its files stay as long as this, or a copy of its descriptor, is open.
     pub(crate) hold: Hold,
     pub(crate) root: ImageRoot,
+    /// Whose its files are, where not root's.
+    pub(crate) owners: Vec<Owner>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) runtime: InImage,
     /// What the runtime is told.
@@ -132,6 +138,10 @@ pub(crate) fn ready(
         (true, false) => copied(&hold, &places.data)?,
     };
     let (uid, gid, _) = &told.account;
+    let owners = match (vehicle.users, uid, gid) {
+        (ImageUsers::Mapped, 0, 0) => owners(&hold)?,
+        _ => Vec::new(),
+    };
     let root = ImageRoot {
         files,
         scratch: places.data.join(SCRATCH),
@@ -140,6 +150,7 @@ pub(crate) fn ready(
     Ok(Ready {
         hold,
         root,
+        owners,
         mounts,
         runtime,
         told,
@@ -148,6 +159,25 @@ pub(crate) fn ready(
             digest.hex().get(..12).unwrap_or_default()
         ),
     })
+}
+
+/// Whose files of an image are, where not root's. Where most are somebody else's none are given away: each is copied first.
+fn owners(hold: &Hold) -> Result<Vec<Owner>, StoreError> {
+    let mut owners = Vec::new();
+    for (path, (_, entry)) in hold.root()?.entries()? {
+        if (entry.uid, entry.gid) == (0, 0) || matches!(entry.kind, Kind::Whiteout) {
+            continue;
+        }
+        if owners.len() == MOST_OWNERS {
+            return Ok(Vec::new());
+        }
+        owners.push(Owner {
+            path: path.as_path().to_owned(),
+            uid: entry.uid,
+            gid: entry.gid,
+        });
+    }
+    Ok(owners)
 }
 
 impl Ready {

@@ -236,6 +236,7 @@ pub(crate) async fn start<D: Driver>(
             kept,
             mounts: image.map_or_else(Vec::new, |image| image.mounts.clone()),
             root: image.map_or(Root::Host, |image| Root::Image(image.root.clone())),
+            owners: image.map_or_else(Vec::new, |image| image.owners.clone()),
             may_mount: driver.describe().mounts,
             env: env.clone(),
             resources: limited.resources,

@@ -18,6 +18,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::vmm::Paged;
+
 /// Between two things that a program does.
 const STEP: Duration = Duration::from_millis(1);
 
@@ -56,10 +58,13 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// One that stands still. `vsock` is where its ends of vsock are.
-    pub(crate) fn begin(memory: Memory, vsock: Option<PathBuf>) -> Self {
+    pub(crate) fn begin(memory: Memory, vsock: Option<PathBuf>, paged: Option<Rc<Paged>>) -> Self {
         let memory = Rc::new(RefCell::new(memory));
         let (runs, running) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        if let Some(paged) = paged {
+            tasks.spawn_local(touch(paged, running.clone()));
+        }
         if let Some(path) = vsock {
             if let Ok(listener) = UnixListener::bind(&path) {
                 tasks.spawn_local(listen(listener));
@@ -79,6 +84,17 @@ impl Guest {
 
     pub(crate) fn memory(&self) -> Memory {
         self.memory.borrow().clone()
+    }
+}
+
+/// Touches one page after another while the machine runs. Who does not get one waits, and everything of the machine with it.
+async fn touch(paged: Rc<Paged>, mut runs: watch::Receiver<bool>) {
+    for page in 0..paged.pages() {
+        if runs.wait_for(|runs| *runs).await.is_err() {
+            return;
+        }
+        paged.touch(page);
+        sleep(STEP).await;
     }
 }
 

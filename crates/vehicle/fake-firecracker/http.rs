@@ -15,14 +15,19 @@ use crate::vmm::{Answer, Vmm};
 /// Bytes of a request's content at most (`HTTP_MAX_PAYLOAD_SIZE`).
 const MAX_CONTENT: usize = 51_200;
 
-/// Serves one connection; notes each call in the file `calls`, with the number of its connection.
-pub(crate) async fn serve(stream: UnixStream, vmm: Rc<Mutex<Vmm>>, calls: PathBuf, number: u32) {
+/// Serves one connection; notes each call in the file `calls` of `dir`, with the number of its connection, and how many bytes it
+/// had in `bytes`.
+pub(crate) async fn serve(stream: UnixStream, vmm: Rc<Mutex<Vmm>>, dir: PathBuf, number: u32) {
     let mut stream = BufReader::new(stream);
-    while let Ok(Some((method, path, content))) = request(&mut stream).await {
-        let noted = File::options().create(true).append(true).open(&calls);
-        if let Ok(mut file) = noted {
-            let _ = writeln!(file, "{number} {method} {path}");
+    let note = |name: &str, line: String| {
+        let file = File::options().create(true).append(true).open(dir.join(name));
+        if let Ok(mut file) = file {
+            let _ = writeln!(file, "{line}");
         }
+    };
+    while let Ok(Some((method, path, content, bytes))) = request(&mut stream).await {
+        note("calls", format!("{number} {method} {path}"));
+        note("bytes", bytes.to_string());
         let answer = vmm.lock().await.call(&method, &path, &content);
         let exit = match answer {
             Answer::FatalFault(_) => Some(1),
@@ -37,9 +42,11 @@ pub(crate) async fn serve(stream: UnixStream, vmm: Rc<Mutex<Vmm>>, calls: PathBu
     }
 }
 
-async fn request(stream: &mut BufReader<UnixStream>) -> io::Result<Option<(String, String, Vec<u8>)>> {
+/// Method, path and content of the next request, and how many bytes it has in all.
+async fn request(stream: &mut BufReader<UnixStream>) -> io::Result<Option<(String, String, Vec<u8>, usize)>> {
     let mut line = String::new();
-    if stream.read_line(&mut line).await? == 0 {
+    let mut bytes = stream.read_line(&mut line).await?;
+    if bytes == 0 {
         return Ok(None);
     }
     let mut words = line.split_whitespace().map(str::to_owned);
@@ -49,7 +56,7 @@ async fn request(stream: &mut BufReader<UnixStream>) -> io::Result<Option<(Strin
     let mut length = 0;
     loop {
         let mut line = String::new();
-        stream.read_line(&mut line).await?;
+        bytes += stream.read_line(&mut line).await?;
         match line.trim().split_once(':') {
             Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
                 length = value.trim().parse().map_err(io::Error::other)?;
@@ -63,7 +70,7 @@ async fn request(stream: &mut BufReader<UnixStream>) -> io::Result<Option<(Strin
     }
     let mut content = vec![0; length];
     stream.read_exact(&mut content).await?;
-    Ok(Some((method, path, content)))
+    Ok(Some((method, path, content, bytes + length)))
 }
 
 async fn respond(stream: &mut BufReader<UnixStream>, answer: Answer) -> io::Result<()> {

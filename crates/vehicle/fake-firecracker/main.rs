@@ -19,10 +19,17 @@ use tokio::net::UnixListener;
 /// Arguments that it does not know (`FcExitCode::ArgParsing`).
 const BAD_ARGUMENTS: u8 = 153;
 
+/// Arguments that it takes and does nothing with.
+const JAILERS: [&str; 4] = [
+    "--id",
+    "--start-time-us",
+    "--start-time-cpu-us",
+    "--parent-cpu-time-us",
+];
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let ["--api-sock", socket, "--id", _] = args.as_slice() else {
+    let Some(socket) = socket(&args) else {
         println!("Arguments parsing error: {args:?}");
         return ExitCode::from(BAD_ARGUMENTS);
     };
@@ -35,6 +42,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// Where it is to listen; none where an argument is none of its own, those of its jailer included.
+fn socket(args: &[String]) -> Option<&str> {
+    let mut socket = None;
+    for pair in args.chunks(2) {
+        match pair {
+            [name, path] if name == "--api-sock" => socket = Some(path.as_str()),
+            [name, _] if JAILERS.contains(&name.as_str()) => {}
+            _ => return None,
+        }
+    }
+    socket
+}
+
 fn run(socket: &Path) -> std::io::Result<()> {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -42,15 +62,12 @@ fn run(socket: &Path) -> std::io::Result<()> {
     let local = tokio::task::LocalSet::new();
     local.block_on(&tokio, async {
         let listener = UnixListener::bind(socket)?;
-        let calls = socket
-            .parent()
-            .map_or_else(PathBuf::new, Path::to_owned)
-            .join("calls");
+        let dir = socket.parent().map_or_else(PathBuf::new, Path::to_owned);
         let vmm = Rc::new(tokio::sync::Mutex::new(vmm::Vmm::new()));
         let mut serving = tokio::task::JoinSet::new();
         for number in 1.. {
             let (stream, _) = listener.accept().await?;
-            serving.spawn_local(http::serve(stream, vmm.clone(), calls.clone(), number));
+            serving.spawn_local(http::serve(stream, vmm.clone(), dir.clone(), number));
         }
         Ok(())
     })

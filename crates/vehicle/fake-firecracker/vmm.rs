@@ -1,15 +1,18 @@
 //! What it answers: a table of call by state.
 
+mod pages;
 mod shapes;
 
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::guest::{Guest, Memory};
+pub(crate) use pages::Paged;
 use shapes::{Action, Boot, Card, Config, Create, Drive, Entropy, Kind, Load, Wanted};
 
 /// What it says it is.
@@ -63,6 +66,8 @@ pub(crate) struct Vmm {
     /// How often its memory was loaded.
     generation: u64,
     guest: Option<Guest>,
+    /// Its memory, where somebody else brings the pages.
+    paged: Option<Rc<Paged>>,
 }
 
 impl Vmm {
@@ -73,6 +78,7 @@ impl Vmm {
             is_touched: false,
             generation: 0,
             guest: None,
+            paged: None,
         }
     }
 
@@ -191,6 +197,7 @@ impl Vmm {
         Guest::begin(
             memory,
             self.config.vsock.as_ref().map(|vsock| vsock.uds_path.clone()),
+            self.paged.clone(),
         )
     }
 
@@ -290,9 +297,6 @@ impl Vmm {
     }
 
     fn restore(&mut self, load: &Load) -> Result<(), String> {
-        if load.mem_backend.backend_type != "File" {
-            return Err("the played Firecracker has no page fault handler".to_owned());
-        }
         let state = fs::read(&load.snapshot_path)
             .map_err(|error| format!("Failed to open the snapshot state file: {error}"))?;
         if state.len() < 8 {
@@ -330,10 +334,22 @@ impl Vmm {
                 .clone_from(&wanted.uds_path);
         }
         self.config.machine.track_dirty_pages = load.track_dirty_pages;
-        let memory = read_memory(
+        let (path, size) = (
             &load.mem_backend.backend_path,
             self.config.machine.mem_size_mib << 20,
-        )?;
+        );
+        let memory = match load.mem_backend.backend_type.as_str() {
+            "File" => read_memory(path, size)?,
+            "Uffd" => {
+                let paged = Paged::connect(path, size).map_err(|error| {
+                    format!("Failed to load guest memory: Error creating guest memory from uffd: {error}")
+                })?;
+                let memory = parsed_memory(&paged.text())?;
+                self.paged = Some(Rc::new(paged));
+                memory
+            }
+            other => return Err(format!("unknown variant `{other}`, expected `File` or `Uffd`")),
+        };
         self.generation = saved.generation + 1;
         self.guest = memory.map(|mut memory| {
             if load.clock_realtime {
@@ -357,7 +373,10 @@ fn read_memory(path: &Path, size: u64) -> Result<Option<Memory>, String> {
         return Err("Failed to load guest memory: the memory file has another size".to_owned());
     }
     let end = memory.iter().position(|byte| *byte == 0).unwrap_or(memory.len());
-    let memory = memory.get(..end).unwrap_or_default();
+    parsed_memory(memory.get(..end).unwrap_or_default())
+}
+
+fn parsed_memory(memory: &[u8]) -> Result<Option<Memory>, String> {
     serde_json::from_slice(memory).map_err(|error| format!("Failed to load guest memory: {error}"))
 }
 

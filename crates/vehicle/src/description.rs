@@ -25,6 +25,8 @@ pub struct Description {
     pub limits: Vec<Enforced>,
     /// Whether a program may come from an image.
     pub images: bool,
+    /// Which users of an image there are in its machine.
+    pub users: ImageUsers,
     /// Whether directories of the host can be mounted, and memory file systems.
     pub mounts: bool,
     /// Whether a machine can have a network of its own.
@@ -64,6 +66,18 @@ pub enum Isolation {
     UserNamespaces,
     /// Nothing: the machine sees the host's processes and network.
     Plain,
+}
+
+/// Users of an image that there are in its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageUsers {
+    /// All, and files have the owners that the image says.
+    All,
+    /// All: the caller is the workload's, the others are numbers that an administrator gave the caller (`/etc/subuid`).
+    Mapped,
+    /// The workload's alone, which is the caller outside.
+    One,
 }
 
 /// How a machine is suspended.

@@ -147,6 +147,7 @@ impl Fake {
                 })
                 .into(),
             images: false,
+            users: crate::description::ImageUsers::All,
             mounts: true,
             private_network: true,
             descriptors: true,

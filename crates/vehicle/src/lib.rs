@@ -19,7 +19,9 @@ mod secret;
 pub mod spec;
 pub mod vm;
 
-pub use description::{Description, Enforced, Isolation, Location, Means, Resource, Shortfall, Suspending};
+pub use description::{
+    Description, Enforced, ImageUsers, Isolation, Location, Means, Resource, Shortfall, Suspending,
+};
 pub use driver::{Driver, Machine};
 pub use error::{
     AttachError, LinkError, ListError, OutputError, ResumeError, SignalError, SpecError, StartError,
@@ -28,5 +30,6 @@ pub use error::{
 pub use machine::{Exit, Link, MachineId, Signal, State};
 pub use output::{Line, Lines, Since};
 pub use spec::{
-    Account, ImageFiles, ImageRoot, Lifetime, Mount, Network, Output, Place, Program, Resources, Root, Spec,
+    Account, ImageFiles, ImageRoot, Lifetime, Mount, Network, Output, Owner, Place, Program, Resources, Root,
+    Spec,
 };

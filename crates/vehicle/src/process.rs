@@ -31,6 +31,7 @@ mod scratch;
 pub mod shim;
 mod state;
 mod stranger;
+mod users;
 mod wire;
 
 use std::ffi::OsString;
@@ -52,6 +53,7 @@ use crate::error::{AttachError, ListError, StartError};
 use crate::machine::MachineId;
 use crate::spec::Spec;
 use cgroup::Base;
+pub(crate) use detect::SEVERAL_USERS;
 pub use enter::Entering;
 pub use handle::Machine;
 use handle::{Channel, Parts};
@@ -64,6 +66,7 @@ use pool::{Pool, Standby};
 pub use scratch::remove_strange;
 use state::StateDir;
 pub use state::StateError;
+use users::Subordinate;
 pub use wire::{Fault, Step};
 use wire::{Order, Report};
 
@@ -173,6 +176,8 @@ pub struct Process {
     limiter: Limiter,
     state: Option<StateDir>,
     description: Description,
+    /// Users of images beside the caller's own, where an administrator gave that numbers.
+    users: Option<Subordinate>,
     spare: Mutex<Option<Waiting>>,
     pool: Arc<Pool>,
 }
@@ -193,6 +198,7 @@ impl Process {
             limiter: Limiter::default(),
             state: None,
             description,
+            users: None,
             spare: Mutex::default(),
             pool: Arc::new(pool),
         }

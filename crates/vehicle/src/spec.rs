@@ -39,6 +39,9 @@ pub struct Spec {
     /// Whose the first program is, where it is a stranger's: it gets this account and is confined, and a small process of ours
     /// stands before it as process 1, passes signals on and buries orphans. Only with the files of an image.
     pub stranger: Option<Account>,
+    /// Whose files of the image are, where not root's; for machines in which several users are numbers of the caller's
+    /// ([`crate::ImageUsers::Mapped`]), others pass over it. Files that are given away are copied first.
+    pub owners: Vec<Owner>,
     /// Whether what the machine writes to its image stays in its scratch directory, for the next machine that gets it.
     pub keeps_written: bool,
     /// What the machine may use up.
@@ -83,6 +86,7 @@ impl Spec {
             kept: Vec::new(),
             may_mount: false,
             stranger: None,
+            owners: Vec::new(),
             keeps_written: false,
             resources: Resources::default(),
             network: Network::Host,
@@ -114,6 +118,7 @@ impl Spec {
             kept: self.kept.clone(),
             may_mount: self.may_mount,
             stranger: self.stranger.clone(),
+            owners: self.owners.clone(),
             keeps_written: self.keeps_written,
             resources: self.resources,
             network: self.network,
@@ -132,6 +137,17 @@ impl Spec {
         self.program.argv.extend(args.into_iter().map(Into::into));
         self
     }
+}
+
+/// The owner of a file of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Below the image's root, relative.
+    pub path: PathBuf,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// Whom a program runs as, by the numbers of its image.

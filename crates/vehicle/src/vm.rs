@@ -53,7 +53,7 @@ pub use firecracker::ApiError;
 use initrd::Given;
 pub use kernel::{BUILT_IN, IMAGE, Kernel, KernelError, NEEDED, NEEDED_BY_FIRECRACKER, PLAIN_IMAGE, USED};
 use kind::kvm;
-pub use kind::{Accelerator, Firecracker, Kind};
+pub use kind::{Accelerator, Firecracker, Kind, MemoryBackend};
 pub use machine::Machine;
 use machine::Parts;
 use monitor::Hardware;
@@ -124,6 +124,7 @@ fn clear(dir: &Path) -> io::Result<()> {
             let _ = fs::remove_file(path);
         }
     }
+    firecracker::jail::clear(dir)?;
     fs::remove_dir(dir)
 }
 

@@ -362,7 +362,7 @@ fn a_load_that_fails_ends_the_process() {
             "",
             None,
             json!({ "mem_backend": { "backend_type": "Uffd", "backend_path": "u" } }),
-            "page fault handler",
+            "Error creating guest memory from uffd",
         ),
     ];
     for (file, content, more, wanted) in broken {

@@ -124,6 +124,13 @@ pub(super) fn launch(files: Vec<OwnedFd>) -> Result<Launched, Fault> {
         namespaces::join(space.as_fd()).map_err(|error| Fault::new(Step::Namespaces, "", &error))?;
     }
     let machine = give_birth(request, parcel.files, go)?;
+    if let Some(root) = &request.root
+        && let Some(users) = &root.users
+        && let Err(fault) = users.map(machine.pid, root.user)
+    {
+        machine.abort();
+        return Err(fault);
+    }
     let keeping = match &request.detached {
         Some(detached) => match keep(detached, &machine, parcel.outlet, parcel.pipes) {
             Ok(keeping) => Some(keeping),
@@ -179,7 +186,10 @@ fn give_birth(request: &Request, files: Vec<OwnedFd>, go: OwnedFd) -> Result<Mac
             birth: Some(reader),
             namespaced: request.namespaces.is_some(),
             groups: request.groups.clone(),
-            scratch: request.root.as_ref().map(Scratch::of),
+            scratch: request
+                .root
+                .as_ref()
+                .map(|root| Scratch::of(root, &request.assignment.mounts)),
         }),
         // Only version 2 groups take part in the fork, and only they answer with these.
         Err(error)

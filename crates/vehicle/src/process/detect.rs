@@ -11,7 +11,7 @@ use super::limits::Limiter;
 use super::plan::Plan;
 use super::wire::{Fault, Step};
 use super::{Process, Shim, StepFailed, Want, freezer};
-use crate::description::{Description, Isolation, Location, Shortfall, Suspending};
+use crate::description::{Description, ImageUsers, Isolation, Location, Shortfall, Suspending};
 use crate::driver::Machine as _;
 use crate::error::StartError;
 use crate::spec::{ImageFiles, ImageRoot, Network, Root, Spec};
@@ -19,6 +19,9 @@ use crate::spec::{ImageFiles, ImageRoot, Network, Root, Spec};
 /// Looks at a stale control group before it is left to the next sweep, and the pause between them.
 const SWEEPS: usize = 100;
 const SWEEP_PAUSE: Duration = Duration::from_millis(2);
+
+/// What is missing where an image has one user.
+pub(crate) const SEVERAL_USERS: &str = "several users in an image";
 
 /// What came of trying one combination.
 enum Trial {
@@ -43,6 +46,7 @@ impl Process {
                         shortfalls.append(&mut of_suspending);
                         driver.description.shortfalls = shortfalls;
                         driver.find_limits();
+                        driver.find_users().await;
                         driver.sweep().await;
                         return Ok(*driver);
                     }
@@ -98,6 +102,23 @@ impl Process {
         plan.request.exe = None;
         self.launch(plan).await?.wait().await;
         Ok(())
+    }
+
+    /// Whether an image can have several users here: found out by mapping them for a child that ends at once.
+    async fn find_users(&mut self) {
+        if self.description.isolation != Isolation::UserNamespaces || Uid::effective().is_root() {
+            return;
+        }
+        match super::users::try_out(&self.shim).await {
+            Ok(users) => {
+                self.users = Some(users);
+                self.description.users = ImageUsers::Mapped;
+            }
+            Err(why) => self.description.limit_shortfalls.push(Shortfall {
+                wanted: SEVERAL_USERS.to_owned(),
+                why,
+            }),
+        }
     }
 
     fn find_limits(&mut self) {
@@ -178,6 +199,10 @@ fn describe(isolation: Isolation, suspending: Suspending) -> Description {
         suspending: Some(suspending),
         limits: Vec::new(),
         images: is_apart,
+        users: match isolation {
+            Isolation::UserNamespaces | Isolation::Plain => ImageUsers::One,
+            Isolation::Namespaces | Isolation::VirtualMachine => ImageUsers::All,
+        },
         mounts: is_apart,
         private_network: is_apart,
         descriptors: true,

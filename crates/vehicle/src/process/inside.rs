@@ -90,8 +90,7 @@ fn become_first(
     }
     request.assignment.limit()?;
     if let Some(account) = &request.stranger {
-        let in_user_namespace = request.namespaces.is_some_and(|namespaces| namespaces.user);
-        stranger::become_child(account, in_user_namespace)?;
+        stranger::become_child(account, has_one_user(request))?;
     }
     fork::execute(
         &files,
@@ -129,8 +128,12 @@ fn wait_for(go: &OwnedFd) -> Result<(), Fault> {
 }
 
 fn move_in(namespaces: Namespaces, request: &Request, birth: &Birth) -> Result<(), Fault> {
-    if namespaces.user {
-        map_users(birth, request.root.as_ref().map(|root| root.user))?;
+    match has_one_user(request) {
+        true => map_users(birth, request.root.as_ref().map(|root| root.user))?,
+        // Mapped from outside. The caller's own further groups are none of the machine's.
+        false if namespaces.user => nix::unistd::setgroups(&[])
+            .map_err(|errno| Fault::new(Step::Users, "setgroups", &errno.into()))?,
+        false => {}
     }
     match &request.root {
         Some(root) => super::root::enter(root, &request.assignment.mounts, namespaces.user)?,
@@ -143,6 +146,12 @@ fn move_in(namespaces: Namespaces, request: &Request, birth: &Birth) -> Result<(
         loopback::loopback_up().map_err(|error| Fault::new(Step::Loopback, "", &error))?;
     }
     Ok(())
+}
+
+/// Whether there is no other user in the machine than the caller.
+fn has_one_user(request: &Request) -> bool {
+    let users = request.root.as_ref().and_then(|root| root.users.as_ref());
+    request.namespaces.is_some_and(|namespaces| namespaces.user) && users.is_none()
 }
 
 /// The caller keeps its own number inside, not 0: files stay its own, programs that refuse to run as root

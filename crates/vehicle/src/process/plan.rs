@@ -18,6 +18,7 @@ use super::cgroup::{self, Leaf};
 use super::keeper::random;
 use super::scratch;
 use super::state::Slot;
+use super::users;
 use super::wire::{self, Detached, Fault, Namespaces, Request, RootOrder, Step};
 use super::{Process, StepFailed, number};
 use crate::description::{Enforced, Isolation};
@@ -99,8 +100,22 @@ impl Plan {
         let isolation = driver.description.isolation;
         check(&spec, isolation, driver.state.is_some())?;
         let mut request = request(&spec, isolation).map_err(SpecError::from)?;
+        if let Some(root) = &mut request.root {
+            root.users.clone_from(&driver.users);
+            if driver.users.is_none() {
+                root.owners.clear();
+            }
+        }
         if let Root::Image(image) = &spec.root {
-            scratch::prepare(&image.scratch, spec.keeps_written).map_err(|error| {
+            let prepare = || scratch::prepare(&image.scratch, spec.keeps_written);
+            let prepared = match prepare() {
+                // Several users of a machine have left something that this one may not remove.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && driver.users.is_some() => {
+                    users::remove(&driver.shim, &image.scratch).and_then(|()| prepare())
+                }
+                prepared => prepared,
+            };
+            prepared.map_err(|error| {
                 StepFailed::from(Fault::new(
                     Step::Scratch,
                     image.scratch.display().to_string(),

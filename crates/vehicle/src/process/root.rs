@@ -59,11 +59,36 @@ pub(super) fn enter(root: &RootOrder, orders: &[MountOrder], in_user_namespace: 
     // The host's lies on top, and is let go.
     umount2(".", MntFlags::MNT_DETACH).map_err(|error| failed(error.into()))?;
     chdir("/").map_err(|error| failed(error.into()))?;
+    for (file, uid, gid) in &root.owners {
+        give(file, (*uid, *gid)).map_err(|error| {
+            let subject = format!("/{}", path(file).display());
+            Fault::new(Step::Root, subject, &error)
+        })?;
+    }
     for (order, taken) in orders.iter().zip(&taken) {
         let subject = || path(order.target()).display().to_string();
         put(order, taken.as_ref()).map_err(|error| Fault::new(Step::Mounts, subject(), &error))?;
     }
     Ok(())
+}
+
+/// A file of the image, which is the root now, to its owner.
+fn give(file: &CStr, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let file = Path::new("/").join(path(file));
+    match std::os::unix::fs::lchown(file, Some(uid), Some(gid)) {
+        // A number that is nobody's here.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        // What the machine has of its own lies over it.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ReadOnlyFilesystem
+            ) =>
+        {
+            Ok(())
+        }
+        given => given,
+    }
 }
 
 fn path(text: &CStr) -> &Path {

@@ -3,13 +3,16 @@
 //! What is in it was made by a stranger: links are not followed, directories may be closed to us, and may lie within each
 //! other deeper than paths go.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use suijuris_guest::assignment::MountOrder;
+
+use super::users::{Subordinate, give_back};
 use super::wire::RootOrder;
 
 /// Where overlayfs puts what is written.
@@ -22,24 +25,44 @@ pub(super) const ROOT: &str = "root";
 pub(super) const EMPTY: &str = "empty";
 
 /// Removed when dropped.
-pub(super) struct Scratch(Vec<PathBuf>);
+pub(super) struct Scratch {
+    own: Vec<PathBuf>,
+    /// What several users of the machine may have written to, and those users.
+    shared: Option<(Vec<PathBuf>, Subordinate)>,
+}
 
 impl Scratch {
-    pub(super) fn of(root: &RootOrder) -> Self {
+    pub(super) fn of(root: &RootOrder, mounts: &[MountOrder]) -> Self {
+        let path = |path: &CString| PathBuf::from(OsStr::from_bytes(path.as_bytes()));
         let copy = root.layers.first().filter(|_| !root.overlay);
         let own = copy.into_iter().chain([&root.scratch]).filter(|_| !root.keeps);
-        Self(
-            own.map(|path| PathBuf::from(OsStr::from_bytes(path.as_bytes())))
-                .collect(),
-        )
+        let written = mounts.iter().filter_map(|mount| match mount {
+            MountOrder::Bind {
+                from,
+                read_only: false,
+                ..
+            } => Some(path(from)),
+            _ => None,
+        });
+        Self {
+            own: own.map(path).collect(),
+            shared: root.users.clone().map(|users| (written.collect(), users)),
+        }
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
         // What stays is removed by the next start.
-        for path in &self.0 {
-            let _ = remove_strange(path);
+        let remove = || self.own.iter().all(|path| remove_strange(path).is_ok());
+        match &self.shared {
+            None => drop(remove()),
+            Some((written, users)) => {
+                let _ = users.as_root(|| {
+                    written.iter().for_each(|path| give_back(path));
+                    remove()
+                });
+            }
         }
     }
 }

@@ -49,6 +49,7 @@ pub fn main() -> ExitCode {
     if let Some(code) = super::enter::main()
         .or_else(super::network::main)
         .or_else(super::networks::main)
+        .or_else(super::users::main)
     {
         return code;
     }

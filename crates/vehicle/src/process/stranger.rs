@@ -20,12 +20,12 @@ use crate::spec::Account;
 const DIED: i32 = 128;
 
 /// Forks. Returns in the child, confined, and nowhere else.
-pub(super) fn become_child(account: &Account, in_user_namespace: bool) -> Result<(), Fault> {
+pub(super) fn become_child(account: &Account, has_one_user: bool) -> Result<(), Fault> {
     let fault = |error: io::Error| Fault::new(Step::Confine, "", &error);
     match fork::fork(0, None).map_err(fault)? {
         Fork::Child => {
             nix::unistd::setsid().map_err(|errno| fault(errno.into()))?;
-            confine(account, in_user_namespace).map_err(fault)
+            confine(account, has_one_user).map_err(fault)
         }
         Fork::Parent { pid, pidfd } => {
             drop(pidfd);
@@ -35,11 +35,11 @@ pub(super) fn become_child(account: &Account, in_user_namespace: bool) -> Result
 }
 
 /// Becomes `account`, and loses what a stranger's program must not have.
-pub(super) fn confine(account: &Account, in_user_namespace: bool) -> io::Result<()> {
+pub(super) fn confine(account: &Account, has_one_user: bool) -> io::Result<()> {
     let confinement = Confinement::new(None, ProcessLimits::default())?;
     confine::drop_bounding()?;
-    // In a namespace for users there is one user and one group: those.
-    if !in_user_namespace {
+    // Those, where there is one user and one group.
+    if !has_one_user {
         let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
         setgroups(&groups)?;
         setgid(Gid::from_raw(account.gid))?;

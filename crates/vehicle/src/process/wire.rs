@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use suijuris_guest::assignment::{Assignment, Failed, MountOrder, Part};
 
 use super::cgroup::Leaf;
+use super::users::Subordinate;
 use crate::description::Enforced;
 use crate::machine::{Exit, MachineId};
 use crate::secret::Bytes;
@@ -95,6 +96,10 @@ pub(super) struct RootOrder {
     pub(super) keeps: bool,
     /// Whether what reaches the host's kernel is read-only.
     pub(super) is_strange: bool,
+    /// Users beside the caller's own, within a user namespace.
+    pub(super) users: Option<Subordinate>,
+    /// Whose files of it are, where not root's: path below its root, user, group. Only where there are [`Self::users`].
+    pub(super) owners: Vec<(CString, u32, u32)>,
 }
 
 impl RootOrder {
@@ -116,6 +121,12 @@ impl RootOrder {
             resolver: spec.network == Network::Host,
             keeps: spec.keeps_written,
             is_strange: spec.stranger.is_some(),
+            users: None,
+            owners: spec
+                .owners
+                .iter()
+                .map(|owned| Ok((text(&owned.path)?, owned.uid, owned.gid)))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -414,6 +425,8 @@ mod tests {
                 resolver: true,
                 keeps: true,
                 is_strange: true,
+                users: None,
+                owners: vec![(c"srv".to_owned(), 33, 33)],
             }),
             exe: Some(c"/bin/true".to_owned()),
             assignment: Assignment {

@@ -1,18 +1,20 @@
 //! One run of Firecracker: the process, its API, and the machine's channel, a vsock connection that the machine opens.
 //!
 //! From nothing to a running machine it is at most eleven calls over one connection. Every path that Firecracker is told of the machine's own
-//! files is relative to its working directory, so that a snapshot does not depend on where that is. Its exit code says
+//! files is relative to its working directory, so that a snapshot does not depend on where that is, nor on whether it is a jail. Its exit code says
 //! nothing: after the guest's own power-off, its panic and its reboot it is 0. What counts is what the machine reported.
 //!
 //! A snapshot belongs to one version of Firecracker, one model of processor and one kernel ([`key`]): with another it is refused
 //! before Firecracker sees it, and the object boots instead.
 
 mod api;
+pub(super) mod jail;
+mod pages;
 
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,11 +23,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use suijuris_guest::wire::VSOCK_PORT;
 use tokio::net::UnixListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::channel::Channel;
 use super::console::Console;
+use super::kind::MemoryBackend;
 use super::monitor::{Hardware, explained};
 use crate::driver::{Driver as _, Machine as _};
 use crate::error::StartError;
@@ -33,10 +37,13 @@ use crate::output::Since;
 use crate::process::{self, Process};
 use crate::spec::{Network, Output, Resources, Spec};
 use api::Api;
+use jail::Place;
+use pages::Pages;
 
 /// Names in the machine's directory.
 const API: &str = "api.sock";
 const VSOCK: &str = "vsock.sock";
+const PAGES: &str = "pages.sock";
 const KEY: &str = "key";
 
 /// Time for Firecracker to listen.
@@ -60,12 +67,18 @@ pub(super) struct Program {
     pub(super) exe: PathBuf,
     /// The host's network device for machines that have a network.
     pub(super) tap: Option<String>,
+    /// What jails it, where it is to be jailed.
+    pub(super) jailer: Option<PathBuf>,
+    /// Where the pages of a machine come from that was suspended.
+    pub(super) memory: MemoryBackend,
 }
 
 /// A running Firecracker.
 #[derive(Debug)]
 pub(super) struct Microvm {
-    pub(super) process: process::Machine,
+    process: Arc<process::Machine>,
+    place: Place,
+    memory: MemoryBackend,
     api: Api,
     version: String,
     tap: Option<String>,
@@ -73,12 +86,17 @@ pub(super) struct Microvm {
     vsock: UnixListener,
     /// The memory file is whole, and only what changed since is to be written.
     is_based: bool,
+    /// What brings its pages, where somebody has to.
+    pages: Option<Bringing>,
 }
 
-/// A path as Firecracker is told it: by its name where it is the machine's own.
-fn told(hardware: &Hardware, path: &Path) -> String {
-    let path = path.strip_prefix(&hardware.dir).unwrap_or(path);
-    path.display().to_string()
+/// Pages are brought.
+#[derive(Debug)]
+struct Bringing {
+    _pages: Pages,
+    /// Why that ended before the machine, which has ended with it.
+    failed: Option<oneshot::Receiver<String>>,
+    _watch: JoinSet<()>,
 }
 
 /// A path in the machine's directory for a socket, whose address is short.
@@ -96,16 +114,20 @@ impl Microvm {
         inner: &Process,
         resumes: bool,
     ) -> Result<Self, StartError> {
-        let dir = fs::File::open(&hardware.dir)?;
+        let place = Place::make(program.jailer.as_deref(), &program.exe, hardware, resumes)?;
+        let dir = fs::File::open(&place.dir)?;
         let vsock = format!("{VSOCK}_{VSOCK_PORT}");
         // Of an earlier run.
-        for left in [API, VSOCK, &vsock] {
-            let _ = fs::remove_file(hardware.dir.join(left));
+        for left in [API, VSOCK, PAGES, &vsock] {
+            let _ = fs::remove_file(place.dir.join(left));
         }
-        let vsock = UnixListener::bind(short(&dir, &vsock))?;
-        let args = ["--api-sock", API, "--id", "machine"];
-        let mut spec = Spec::new("firecracker", &program.exe).with_args(args);
-        spec.cwd.clone_from(&hardware.dir);
+        let name = short(&dir, &vsock);
+        let vsock = UnixListener::bind(&name)?;
+        place.own(&name)?;
+        let (exe, args) = place.command(&program.exe, &hardware.name);
+        let mut spec = Spec::new("firecracker", exe).with_args(args);
+        spec = spec.with_args(["--api-sock", API]);
+        spec.cwd.clone_from(&place.dir);
         spec.network = match inner.describe().private_network && !hardware.network {
             true => Network::Private,
             false => Network::Host,
@@ -122,7 +144,7 @@ impl Microvm {
             let version = version.get("firecracker_version").and_then(Value::as_str);
             let version = version.unwrap_or_default().to_owned();
             if !resumes {
-                configure(&mut api, program, hardware).await?;
+                configure(&mut api, program, hardware, &place).await?;
                 api.put("/actions", json!({ "action_type": "InstanceStart" }))
                     .await?;
             }
@@ -130,15 +152,22 @@ impl Microvm {
         };
         match opened.await {
             Ok((api, version)) => Ok(Self {
-                process,
+                process: Arc::new(process),
+                place,
+                memory: program.memory,
                 api,
                 version,
                 tap: program.tap.clone(),
                 vsock,
                 is_based: false,
+                pages: None,
             }),
             Err(error) => Err(explained(&process, error).await),
         }
+    }
+
+    pub(super) fn process(&self) -> &process::Machine {
+        &self.process
     }
 
     pub(super) async fn connect(&self, channel: &mut Channel) -> io::Result<()> {
@@ -146,7 +175,15 @@ impl Microvm {
         channel.connect(stream.into_std()?)
     }
 
-    pub(super) fn keep_console(&self, console: &Arc<Console>, readers: &mut JoinSet<()>) {
+    pub(super) fn keep_console(&mut self, console: &Arc<Console>, readers: &mut JoinSet<()>) {
+        if let Some(failed) = self.pages.as_mut().and_then(|pages| pages.failed.take()) {
+            let console = console.clone();
+            readers.spawn(async move {
+                if let Ok(why) = failed.await {
+                    console.push(why);
+                }
+            });
+        }
         if let Ok(mut lines) = self.process.output(Since::Kept) {
             let console = console.clone();
             readers.spawn(async move {
@@ -162,11 +199,13 @@ impl Microvm {
         let how = if self.is_based { "Diff" } else { "Full" };
         let content = json!({
             "snapshot_type": how,
-            "snapshot_path": told(hardware, &hardware.state),
-            "mem_file_path": told(hardware, &hardware.memory),
+            "snapshot_path": self.place.told(&hardware.state),
+            "mem_file_path": self.place.told(&hardware.memory),
         });
         let saved = async {
             self.api.put("/snapshot/create", content).await?;
+            self.place.take_out(&hardware.memory)?;
+            self.place.take_out(&hardware.state)?;
             fs::write(hardware.dir.join(KEY), key(&self.version))
         };
         if let Err(error) = saved.await {
@@ -192,12 +231,19 @@ impl Microvm {
             );
             return Err(io::Error::other(why));
         }
-        let mut content = json!({
-            "snapshot_path": told(hardware, &hardware.state),
-            "mem_backend": {
+        let backend = match self.memory {
+            MemoryBackend::File => json!({
                 "backend_type": "File",
-                "backend_path": told(hardware, &hardware.memory),
-            },
+                "backend_path": self.place.told(&hardware.memory),
+            }),
+            MemoryBackend::Uffd => {
+                self.pages = Some(self.bring_pages(hardware)?);
+                json!({ "backend_type": "Uffd", "backend_path": PAGES })
+            }
+        };
+        let mut content = json!({
+            "snapshot_path": self.place.told(&hardware.state),
+            "mem_backend": backend,
             "track_dirty_pages": true,
             "resume_vm": false,
         });
@@ -210,9 +256,43 @@ impl Microvm {
                 fields.insert("clock_realtime".to_owned(), true.into());
             }
         }
-        self.api.put("/snapshot/load", content).await?;
+        if let Err(error) = self.api.put("/snapshot/load", content).await {
+            let failed = self.pages.as_mut().and_then(|pages| pages.failed.as_mut());
+            return Err(match failed.and_then(|failed| failed.try_recv().ok()) {
+                Some(why) => io::Error::other(why),
+                None => error.into(),
+            });
+        }
         self.is_based = true;
         Ok(())
+    }
+
+    /// Has pages brought from the memory file from now on. When that ends before Firecracker does, so does Firecracker: its machine would
+    /// stand still for ever.
+    fn bring_pages(&self, hardware: &Hardware) -> io::Result<Bringing> {
+        let dir = fs::File::open(&self.place.dir)?;
+        let name = short(&dir, PAGES);
+        let listener = std::os::unix::net::UnixListener::bind(&name)?;
+        self.place.own(&name)?;
+        let (pages, outcome) = Pages::serve(listener, &hardware.memory)?;
+        let (fails, failed) = oneshot::channel();
+        let (process, mut watch) = (self.process.clone(), JoinSet::new());
+        watch.spawn(async move {
+            let why = match outcome.await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_gone) => "what brought them has failed".to_owned(),
+            };
+            let _ = fails.send(format!(
+                "the pages of the machine's memory cannot be brought: {why}"
+            ));
+            process.kill().await;
+        });
+        Ok(Bringing {
+            _pages: pages,
+            failed: Some(failed),
+            _watch: watch,
+        })
     }
 
     pub(super) async fn go_on(&mut self, channel: &mut Channel) -> io::Result<()> {
@@ -242,7 +322,12 @@ async fn open(dir: &fs::File, process: &process::Machine) -> io::Result<Api> {
     }
 }
 
-async fn configure(api: &mut Api, program: &Program, hardware: &Hardware) -> Result<(), ApiError> {
+async fn configure(
+    api: &mut Api,
+    program: &Program,
+    hardware: &Hardware,
+    place: &Place,
+) -> Result<(), ApiError> {
     let machine = json!({
         "vcpu_count": 1,
         "mem_size_mib": hardware.memory_bytes >> 20,
@@ -261,15 +346,15 @@ async fn configure(api: &mut Api, program: &Program, hardware: &Hardware) -> Res
         args.push_str(&arg.to_string_lossy());
     }
     let boot = json!({
-        "kernel_image_path": told(hardware, &hardware.kernel),
-        "initrd_path": told(hardware, &hardware.initrd),
+        "kernel_image_path": place.told(&hardware.kernel),
+        "initrd_path": place.told(&hardware.initrd),
         "boot_args": args,
     });
     api.put("/boot-source", boot).await?;
     for (number, disk) in hardware.disks.iter().enumerate() {
         let drive = json!({
             "drive_id": format!("disk{number}"),
-            "path_on_host": told(hardware, disk),
+            "path_on_host": place.told(disk),
             "is_root_device": false,
             "is_read_only": false,
         });

@@ -22,6 +22,21 @@ pub struct Firecracker {
     /// The host's network device (a tap) for machines that have a network, where there is one. Its own address is 10.0.2.2, a machine's
     /// 10.0.2.15.
     pub tap: Option<String>,
+    /// What jails it, as root alone: named by who knows that it does; else `jailer` on `PATH`, and nothing where there is none.
+    pub jailer: Option<PathBuf>,
+    /// Where the pages of a machine come from that was suspended.
+    pub memory: MemoryBackend,
+}
+
+/// Where Firecracker has the pages of a machine from that was suspended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryBackend {
+    /// The kernel reads them from the file as they are touched.
+    #[default]
+    File,
+    /// The driver brings each as it is touched (`userfaultfd`); without its driver such a machine ends.
+    Uffd,
 }
 
 /// What runs a machine's instructions in QEMU.

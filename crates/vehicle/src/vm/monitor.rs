@@ -89,7 +89,7 @@ impl Monitor {
     pub(super) fn process(&self) -> &process::Machine {
         match self {
             Self::Qemu(emulator) => emulator.process(),
-            Self::Firecracker(microvm) => &microvm.process,
+            Self::Firecracker(microvm) => microvm.process(),
         }
     }
 
@@ -147,7 +147,7 @@ impl Monitor {
                 emulator.quit().await;
                 emulator.process().wait().await
             }
-            Self::Firecracker(microvm) => microvm.process.kill().await,
+            Self::Firecracker(microvm) => microvm.process().kill().await,
         }
     }
 

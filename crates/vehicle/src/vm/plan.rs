@@ -9,11 +9,11 @@ use super::owner::now;
 use super::{Accelerator, Kind};
 use crate::Driver as _;
 use crate::description::{
-    Description, Enforced, Isolation, Location, Means, Resource, Shortfall, Suspending,
+    Description, Enforced, ImageUsers, Isolation, Location, Means, Resource, Shortfall, Suspending,
 };
 use crate::error::SpecError;
 use crate::machine::{MachineId, is_plain};
-use crate::process::Process;
+use crate::process::{Process, SEVERAL_USERS};
 use crate::spec::{ImageFiles, ImageRoot, Lifetime, Mount, Network, Output, Root, Spec};
 
 /// Disks of a machine at most.
@@ -197,6 +197,19 @@ pub(super) fn describe(inner: &Process, kind: &Kind) -> Description {
             },
         });
     }
+    if let Kind::Firecracker(firecracker) = kind
+        && super::tools::jailer(firecracker).is_none()
+    {
+        let is_root = nix::unistd::geteuid().is_root();
+        shortfalls.push(Shortfall {
+            wanted: "jailer".to_owned(),
+            why: match is_root {
+                true => "not found: put the `jailer` of Firecracker's release beside it; without it Firecracker is root, without a root directory of its own",
+                false => "needs root: Firecracker runs as this user, without a root directory of its own",
+            }
+            .to_owned(),
+        });
+    }
     Description {
         vehicle,
         place: Location {
@@ -214,11 +227,18 @@ pub(super) fn describe(inner: &Process, kind: &Kind) -> Description {
             by(Resource::OpenFiles, Means::PerProcess),
         ],
         images: true,
+        users: ImageUsers::All,
         mounts: true,
         private_network: true,
         descriptors: false,
         detached: matches!(kind, Kind::Qemu(_)) && inner.describe().detached,
         shortfalls,
-        limit_shortfalls: inner.describe().limit_shortfalls.clone(),
+        limit_shortfalls: inner
+            .describe()
+            .limit_shortfalls
+            .iter()
+            .filter(|shortfall| shortfall.wanted != SEVERAL_USERS)
+            .cloned()
+            .collect(),
     }
 }

@@ -90,17 +90,25 @@ impl Tools {
                 ),
                 accelerator: *accelerator,
             }),
-            Kind::Firecracker(Firecracker { exe, tap }) => Programs::Firecracker(firecracker::Program {
-                exe: match exe {
+            Kind::Firecracker(kind) => Programs::Firecracker(firecracker::Program {
+                exe: match &kind.exe {
                     Some(exe) => exe.clone(),
                     None => search.firecracker(),
                 },
-                tap: tap.clone(),
+                tap: kind.tap.clone(),
+                jailer: jailer(kind),
+                memory: kind.memory,
             }),
         };
         let disk = search.disk_tools();
         search.all(Self { programs, disk })
     }
+}
+
+/// What jails Firecracker here: nothing where this process is not root.
+pub(super) fn jailer(kind: &Firecracker) -> Option<PathBuf> {
+    let jailer = || kind.jailer.clone().or_else(|| found("jailer"));
+    nix::unistd::geteuid().is_root().then(jailer).flatten()
 }
 
 fn found(name: &str) -> Option<PathBuf> {

@@ -2,10 +2,13 @@
 //! `tests/firecracker_fake.rs`); and the suite on the real one, where that and KVM are here.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use suijuris_vehicle::process::{Process, Shim, Want};
-use suijuris_vehicle::vm::{Firecracker, Kernel, Kind, Options, VirtualMachines, is_away, probe};
+use suijuris_vehicle::vm::{
+    Firecracker, Kernel, Kind, MemoryBackend, Options, VirtualMachines, is_away, probe,
+};
 use suijuris_vehicle::{
     Driver as _, Exit, Machine as _, MachineId, Mount, Network, Output, ResumeError, Signal, Since, Spec,
     SpecError, StartError, State,
@@ -15,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::suite::{self, PATIENCE, Part};
 
-struct Stage {
+pub(crate) struct Stage {
     driver: VirtualMachines,
     temp: TempDir,
     actor: PathBuf,
@@ -31,11 +34,17 @@ async fn processes() -> Process {
 
 impl Stage {
     /// With a played Firecracker.
-    async fn played() -> Self {
-        let program = Firecracker {
+    pub(crate) async fn played() -> Self {
+        Self::playing_as(|_| ()).await
+    }
+
+    /// The same, run as `change` has it.
+    async fn playing_as(change: impl FnOnce(&mut Firecracker)) -> Self {
+        let mut program = Firecracker {
             exe: Some(PathBuf::from(env!("CARGO_BIN_EXE_fake-firecracker"))),
-            tap: None,
+            ..Firecracker::default()
         };
+        change(&mut program);
         let temp = TempDir::new().unwrap();
         let kernel = temp.path().join("kernel");
         fs::create_dir(&kernel).unwrap();
@@ -57,7 +66,7 @@ impl Stage {
         Self { driver, temp, actor }
     }
 
-    fn playing(&self, args: &[&str]) -> Spec {
+    pub(crate) fn playing(&self, args: &[&str]) -> Spec {
         let mut spec = Spec::new("test", &self.actor).with_args(args);
         (spec.stdout, spec.stderr) = (Output::Lines, Output::Lines);
         spec.network = Network::Private;
@@ -65,12 +74,24 @@ impl Stage {
         spec
     }
 
+    /// Where machines have their directories.
+    pub(crate) fn machines(&self) -> PathBuf {
+        self.temp.path().join("state/machines")
+    }
+
     /// The directory of the only machine there is.
     fn machine_dir(&self) -> PathBuf {
-        let mut dirs = fs::read_dir(self.temp.path().join("state/machines")).unwrap();
+        let mut dirs = fs::read_dir(self.machines()).unwrap();
         let dir = dirs.next().unwrap().unwrap().path();
         assert!(dirs.next().is_none());
         dir
+    }
+
+    /// Where its Firecracker works.
+    fn jail(&self) -> PathBuf {
+        let jails = self.machine_dir().join("jail/fake-firecracker");
+        let mut jails = fs::read_dir(jails).unwrap();
+        jails.next().unwrap().unwrap().path().join("root")
     }
 
     /// What Firecracker was told, each call with the number of its connection.
@@ -144,12 +165,14 @@ async fn a_start_is_few_calls_over_one_connection() {
     }
     let machine = stage.driver.start(spec).await.unwrap();
     let calls = stage.calls();
+    let bytes = fs::read_to_string(stage.machine_dir().join("bytes")).unwrap();
+    let bytes: u64 = bytes.lines().map(|line| line.parse::<u64>().unwrap()).sum();
     eprintln!(
-        "from a permit to InstanceStart: {} calls, with {} disks",
-        calls.len(),
-        4
+        "from a permit to InstanceStart: {} calls of {bytes} bytes, with 4 disks",
+        calls.len()
     );
     assert!(calls.len() <= 12, "{calls:#?}");
+    assert!(bytes < 4096, "{bytes}");
     assert!(calls.iter().all(|call| call.starts_with("1 ")), "{calls:#?}");
     assert_eq!(calls.last().unwrap(), "1 PUT /actions");
     assert!(is_away(&stage.temp.path().join("volume-0")));
@@ -258,4 +281,168 @@ async fn what_cannot_be_done_is_refused_with_what_to_do() {
     fs::remove_file(stage.temp.path().join("kernel/vmlinux")).unwrap();
     let error = stage.driver.start(stage.playing(&["polite"])).await.unwrap_err();
     assert!(error.to_string().contains("suijuris kernel install"), "{error}");
+}
+
+/// Whether what only root may is tested here; said where it is not.
+fn is_root() -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        eprintln!("SKIPPED: needs root");
+    }
+    is_root
+}
+
+fn jailed(firecracker: &mut Firecracker) {
+    firecracker.jailer = Some(PathBuf::from(env!("CARGO_BIN_EXE_fake-jailer")));
+}
+
+#[tokio::test]
+async fn the_suite_on_a_played_firecracker_in_a_jail() {
+    if is_root() {
+        suite::conforms(&mut Stage::playing_as(jailed).await).await;
+    }
+}
+
+/// As root Firecracker runs as a user of its own, whose root directory has this machine's files and nothing else, and a snapshot names
+/// nothing beyond.
+#[tokio::test]
+async fn as_root_each_machine_has_a_jail_of_its_own() {
+    if !is_root() {
+        return;
+    }
+    let stage = Stage::playing_as(jailed).await;
+    let volume = stage.temp.path().join("volume");
+    fs::create_dir(&volume).unwrap();
+    let mut spec = stage.playing(&["counts"]);
+    spec.mounts.push(Mount::Bind {
+        from: volume.clone(),
+        to: "/volume".into(),
+        read_only: false,
+    });
+    let machine = stage.driver.start(spec).await.unwrap();
+    let mut users = Vec::new();
+    for _ in 0..2 {
+        let jail = stage.jail();
+        let user = fs::metadata(&jail).unwrap().uid();
+        assert!(user >= 0x7000_0000, "{user}");
+        let process = fs::read_dir("/proc").unwrap().flatten().find(|entry| {
+            let root = fs::read_link(entry.path().join("root"));
+            root.is_ok_and(|root| root == jail)
+        });
+        let status = fs::read_to_string(process.unwrap().path().join("status")).unwrap();
+        let uids = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
+        assert!(
+            uids.split_whitespace().skip(1).all(|uid| uid == user.to_string()),
+            "{uids}"
+        );
+        for own in ["disk-0", "vsock.sock_1024"] {
+            assert_eq!(fs::metadata(jail.join(own)).unwrap().uid(), user, "{own}");
+        }
+        users.push(user);
+        machine.suspend().await.unwrap();
+        let state = fs::read_to_string(stage.machine_dir().join("state")).unwrap();
+        let own = stage.temp.path().to_str().unwrap();
+        assert!(state.contains("\"disk-0\"") && !state.contains(own), "{state}");
+        machine.resume().await.unwrap();
+    }
+    assert_ne!(users[0], users[1], "each run has a user of its own");
+    let calls = fs::read_to_string(stage.jail().join("calls")).unwrap();
+    assert!(calls.contains("PUT /snapshot/load"), "{calls}");
+    let dir = stage.machine_dir();
+    machine.kill().await;
+    drop(machine);
+    assert!(!dir.exists(), "nothing is left of it");
+    assert!(!is_away(&volume));
+}
+
+fn paged(firecracker: &mut Firecracker) {
+    firecracker.memory = MemoryBackend::Uffd;
+}
+
+/// Whether this kernel lets this user have page faults handled elsewhere; said where it does not.
+fn may_page() -> bool {
+    match suijuris_sys::userfault::Region::new(4096) {
+        Ok(_) => true,
+        Err(error) => {
+            eprintln!("SKIPPED: userfaultfd: {error}");
+            assert!(!nix::unistd::geteuid().is_root(), "{error}");
+            false
+        }
+    }
+}
+
+/// Memory whose pages the driver brings is whole, in a jail too, and what changed goes into the same file.
+#[tokio::test]
+async fn the_pages_of_a_suspended_machine_are_brought_as_they_are_touched() {
+    if !may_page() {
+        return;
+    }
+    let mut ways: Vec<fn(&mut Firecracker)> = vec![paged];
+    if is_root() {
+        ways.push(|firecracker| {
+            jailed(firecracker);
+            paged(firecracker);
+        });
+    }
+    for way in ways {
+        let stage = Stage::playing_as(way).await;
+        let machine = stage.driver.start(stage.playing(&["counts"])).await.unwrap();
+        let mut lines = machine.output(Since::Kept).unwrap();
+        let mut next = async || {
+            let line = timeout(PATIENCE, lines.next()).await.unwrap().unwrap().text;
+            line.parse::<u64>().unwrap()
+        };
+        let mut last = next().await;
+        for _ in 0..2 {
+            machine.suspend().await.unwrap();
+            machine.resume().await.unwrap();
+            for _ in 0..20 {
+                let this = next().await;
+                assert_eq!(this, last + 1, "it has forgotten nothing");
+                last = this;
+            }
+        }
+        machine.kill().await;
+    }
+}
+
+/// A machine whose pages nobody brings would stand still for ever: it is ended, and why is said.
+#[tokio::test]
+async fn a_machine_whose_pages_cannot_be_brought_is_ended() {
+    if !may_page() {
+        return;
+    }
+    let stage = Stage::playing_as(paged).await;
+    let machine = stage.driver.start(stage.playing(&["polite"])).await.unwrap();
+    machine.suspend().await.unwrap();
+    machine.resume().await.unwrap();
+    let memory = fs::File::options()
+        .write(true)
+        .open(stage.machine_dir().join("memory"));
+    memory.unwrap().set_len(4096).unwrap();
+    assert_eq!(timeout(PATIENCE, machine.wait()).await.unwrap(), Exit::Lost);
+    let mut lines = machine.output(Since::Kept).unwrap();
+    let mut said = Vec::new();
+    while let Ok(Some(line)) = timeout(PATIENCE, lines.next()).await {
+        said.push(line.text);
+    }
+    assert!(
+        said.iter().any(|line| line.contains("cannot be brought")),
+        "{said:?}"
+    );
+
+    // Known before it runs on, it is told by who resumes it.
+    let stage = Stage::playing_as(paged).await;
+    let machine = stage.driver.start(stage.playing(&["polite"])).await.unwrap();
+    machine.suspend().await.unwrap();
+    let memory = fs::File::options()
+        .write(true)
+        .open(stage.machine_dir().join("memory"));
+    memory.unwrap().set_len(4096).unwrap();
+    let error = timeout(PATIENCE, machine.resume()).await.unwrap().unwrap_err();
+    let ResumeError::Refused(why) = &error else {
+        panic!("{error:?}")
+    };
+    assert!(why.to_string().contains("another size"), "{why}");
+    machine.kill().await;
 }

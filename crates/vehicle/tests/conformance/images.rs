@@ -3,13 +3,13 @@
 //! The images here are directories of layers, with Debian's static busybox as their only program.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use suijuris_vehicle::process::{Entering, Family, Step, StepFailed, Want};
 use suijuris_vehicle::{
-    Account, Driver as _, Exit, ImageFiles, ImageRoot, Isolation, Mount, Network, Output, Root, Spec,
-    StartError,
+    Account, Driver as _, Exit, ImageFiles, ImageRoot, ImageUsers, Isolation, Mount, Network, Output, Owner,
+    Root, Spec, StartError,
 };
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -322,7 +322,7 @@ async fn is_cleared_away_when_killed(stage: &Stage) {
     assert!(!stage.path("scratch").exists());
 }
 
-fn conforms(isolation: Isolation) {
+fn on_stage(isolation: Isolation, play: impl AsyncFnOnce(&Stage)) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -335,19 +335,37 @@ fn conforms(isolation: Isolation) {
         let Some(stage) = Stage::new(want).await else {
             return;
         };
-        sees_its_image(&stage).await;
-        looks_up_its_program(&stage).await;
-        is_cleared_away_when_killed(&stage).await;
-        keeps_what_was_written(&stage).await;
-        for uid in [0, 1000] {
-            strangers_are_confined(&stage, uid).await;
-            commands_are_confined(&stage, uid).await;
-        }
-        has_its_own_ports(&stage).await;
-        has_many_layers(&stage).await;
-        says_whether_it_can(&stage).await;
-        runs_in_a_copy(&stage).await;
+        play(&stage).await;
     });
+}
+
+fn conforms(isolation: Isolation) {
+    on_stage(isolation, async |stage| {
+        sees_its_image(stage).await;
+        looks_up_its_program(stage).await;
+        is_cleared_away_when_killed(stage).await;
+        keeps_what_was_written(stage).await;
+        for uid in [0, 1000] {
+            strangers_are_confined(stage, uid).await;
+            commands_are_confined(stage, uid).await;
+        }
+        has_its_own_ports(stage).await;
+        has_many_layers(stage).await;
+        says_whether_it_can(stage).await;
+        runs_in_a_copy(stage).await;
+    });
+}
+
+/// Who has no numbers is told, and what to do about it.
+async fn has_one_user(stage: &Stage) {
+    let about = stage.driver().describe();
+    assert_eq!(about.users, ImageUsers::One);
+    let mut missing = about.limit_shortfalls.iter().map(ToString::to_string);
+    let why = missing.find(|why| why.starts_with("several users in an image"));
+    assert!(
+        why.as_ref().is_some_and(|why| why.contains("/etc/subuid")),
+        "{why:?}"
+    );
 }
 
 #[test]
@@ -362,7 +380,113 @@ fn machines_run_in_images() {
 fn machines_run_in_images_without_root() {
     if Again::is_this() {
         conforms(Isolation::UserNamespaces);
+        on_stage(Isolation::UserNamespaces, has_one_user);
     } else if nix::unistd::geteuid().is_root() {
         Again::new("images::machines_run_in_images_without_root").run(&[], NOBODY, |_| ());
     }
+}
+
+/// The lowest layer with another user, and what belongs to that user.
+fn with_users(stage: &Stage) -> PathBuf {
+    let users = "root:x:0:0::/:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n";
+    layer(
+        stage,
+        "users",
+        &[("etc/passwd", users), ("srv/data/file", "of www-data\n")],
+    )
+}
+
+/// Whoever starts the machine is the image's user, and the image's other users are subordinate numbers.
+async fn has_all_users_of_its_image(stage: &Stage) {
+    assert_eq!(stage.driver().describe().users, ImageUsers::Mapped);
+    let layers = ImageFiles::Layers(vec![shell(stage), with_users(stage)]);
+    let own = stage.path("own");
+    fs::create_dir(&own).unwrap();
+    let script = "busybox stat -c %u:%g /srv/data /srv/data/file /etc/motd; echo x > /own/file; \
+                  busybox chown 33:33 /own/file; busybox stat -c %u:%g /own/file; busybox su -s /bin/sh www-data -c '\
+                  busybox id -u; busybox id -g; echo mine > /srv/data/file && busybox mkdir -m 700 /srv/data/closed && \
+                  echo x > /srv/data/closed/file; (echo x > /etc/motd) 2>/dev/null || echo denied'";
+    let mut spec = runs(stage, layers, script);
+    spec.owners = ["srv/data", "srv/data/file"]
+        .map(|path| Owner {
+            path: path.into(),
+            uid: 33,
+            gid: 33,
+        })
+        .into();
+    spec.mounts = vec![Mount::Bind {
+        from: own.clone(),
+        to: "/own".into(),
+        read_only: false,
+    }];
+    let said = stage.output(spec).await;
+    assert_eq!(said, "33:33\n33:33\n0:0\n33:33\n33\n33\ndenied\n");
+    let layer = stage.path("users/srv/data/file");
+    assert_eq!(fs::read_to_string(layer).unwrap(), "of www-data\n");
+    let owner = fs::metadata(own.join("file")).unwrap().uid();
+    assert_eq!(owner, NOBODY, "what it left is the caller's again");
+    assert!(
+        !stage.path("scratch").exists(),
+        "also what only others could enter is removed"
+    );
+
+    // The image's own user is the caller, whichever it is, and has the groups that it is given.
+    let (_, groups) = (
+        stage.output(strange(stage, 1000, "busybox id -u")).await,
+        "busybox id -u; busybox id -G; (echo x > /proc/sys/kernel/core_pattern) 2>/dev/null || echo no settings",
+    );
+    let mut spec = strange(stage, 1000, groups);
+    spec.stranger = Some(Account {
+        groups: vec![4],
+        ..stranger(1000)
+    });
+    let said = stage.output(spec).await;
+    assert!(
+        said == "1000\n1000 4\nno settings\n" || said == "1000\n4 1000\nno settings\n",
+        "{said}"
+    );
+
+    // A supervisor that died has left what it may not remove itself.
+    let left =
+        "busybox mkdir -m 700 /srv/left && busybox touch /srv/left/file && busybox chown -R 33:33 /srv/left";
+    let mut spec = runs(
+        stage,
+        ImageFiles::Layers(vec![stage.path("shell"), stage.path("users")]),
+        left,
+    );
+    spec.keeps_written = true;
+    assert_eq!(stage.output(spec).await, "");
+    let upper = stage.path("scratch/upper/srv/left");
+    assert_eq!(
+        fs::read_dir(upper).unwrap_err().kind(),
+        std::io::ErrorKind::PermissionDenied
+    );
+    let layers = ImageFiles::Layers(vec![stage.path("shell")]);
+    assert_eq!(stage.output(runs(stage, layers, "echo again")).await, "again\n");
+    assert!(!stage.path("scratch").exists());
+}
+
+/// As an ordinary user to whom an administrator gave numbers. Skipped aloud without `newuidmap`.
+#[test]
+fn an_ordinary_user_with_subordinate_numbers_has_all_users_of_an_image() {
+    const TEST: &str = "images::an_ordinary_user_with_subordinate_numbers_has_all_users_of_an_image";
+    if Again::is_this() {
+        return on_stage(Isolation::UserNamespaces, has_all_users_of_its_image);
+    }
+    if !nix::unistd::geteuid().is_root() || !Path::new("/usr/bin/newuidmap").exists() {
+        eprintln!("SKIPPED: needs root, and newuidmap: run `sh tools/setup --test`");
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let ranges = temp.path().join("ranges");
+    fs::write(&ranges, format!("{NOBODY}:300000:65536\n")).unwrap();
+    fs::set_permissions(temp.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    // In a view of its own: this host's stay as they are.
+    let script = format!(
+        "for file in /etc/subuid /etc/subgid; do test -e $file || touch $file; mount --bind {} $file || exit 9; done; \
+         exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \"$@\"",
+        ranges.display()
+    );
+    let around = ["unshare", "--mount", "sh", "-c", &script, "sh"];
+    Again::new(TEST).run(&around, 0, |_| ());
 }

@@ -459,7 +459,7 @@ async fn the_table_in_the_docs_is_what_the_drivers_say() {
     let process = Process::detect(shim, Want::default()).await.unwrap();
     let firecracker = vm::Firecracker {
         exe: Some(stage.actor.clone()),
-        tap: None,
+        ..vm::Firecracker::default()
     };
     let firecracker = vm::probe(&Kind::Firecracker(firecracker), &process).unwrap();
     let process = process.keeping_in(&stage.temp.path().join("processes")).unwrap();
