@@ -9,8 +9,8 @@
 //! needs = ["valgrind"]
 //! ```
 //!
-//! `features` names features of the package to build with. `needs` names programs without which it cannot run; `suijuris`, `suijuris-init` and
-//! `bare-listener` among them are built first. The program measures and prints with `suijuris_testkit::bench`, which also writes
+//! `features` names features of the package to build with. `needs` names programs without which it cannot run; `suijuris`, `suijuris-init`,
+//! `bare-listener` and `fake-firecracker` among them are built first. The program measures and prints with `suijuris_testkit::bench`, which also writes
 //! the results to the file that this module names.
 
 use std::collections::BTreeMap;
@@ -152,6 +152,14 @@ fn build_own(shell: &Shell, benches: &[Bench]) -> Result<()> {
         cargo(
             shell,
             &["build", "--profile", init::PROFILE, "--package", "suijuris-cli"],
+        )
+        .run()?;
+    }
+    if needed("fake-firecracker") {
+        let played = ["--package", "suijuris-vehicle", "--bin", "fake-firecracker"];
+        cargo(
+            shell,
+            &[&["build", "--profile", init::PROFILE], played.as_slice()].concat(),
         )
         .run()?;
     }
