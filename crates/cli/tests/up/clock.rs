@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::{Value, json};
 
-use crate::rig::{OPEN, Object, STAY, is_like, kill, read_answer, until};
+use crate::rig::{OPEN, Object, STAY, Up, is_like, kill, read_answer, stood_by, until};
 
 /// The runtime on its own, with a wall clock that the test sets.
 struct Runtime {
@@ -122,5 +122,96 @@ fn a_runtime_whose_clock_was_stepped_while_it_stood_still_decides_again_before_t
     assert_eq!(resumed.len(), 2);
     assert!(resumed.iter().all(|record| record["verdict"]["action"] == "wake"));
     assert_ne!(resumed[0]["body"]["next"], resumed[1]["body"]["next"]);
+    object.verify();
+}
+
+/// A workload that keeps one connection to the world, and answers with what comes back over it.
+const FAR: &str = r#"
+import http.server, socket, sys
+
+far = socket.create_connection(("host.internal", int(sys.argv[2])))
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *_): pass
+    def do_GET(self):
+        to = far if self.path == "/kept" else socket.create_connection(("host.internal", int(sys.argv[2])))
+        to.sendall(b"word")
+        body = to.recv(4)
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"#;
+
+/// What says back what it hears, at this port.
+fn echoes() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let (mut from, mut to) = (stream.try_clone().unwrap(), stream);
+                let _ = std::io::copy(&mut from, &mut to);
+            });
+        }
+    });
+    port
+}
+
+/// The wall clock of whoever keeps machines is stepped, an hour on and two back: what waits and what is connected goes by another clock.
+#[test]
+fn a_step_of_the_clock_disturbs_neither_who_stands_by_nor_what_the_workload_reaches() {
+    let port = echoes();
+    let object = Object::defined(
+        &format!(
+            "name = \"far\"\n[workload]\ncommand = [\"python3\", \"{{object}}/far.py\", \"{{port}}\", \"{port}\"]\n\
+             egress = [\"host.internal:{port}\"]\n"
+        ),
+        &format!("{OPEN}{STAY}"),
+    );
+    object.file("far.py", FAR);
+    let offset = object.home().join("offset");
+    std::fs::write(&offset, "+0").unwrap();
+    let mut command = object.command(env!("CARGO_BIN_EXE_suijuris"));
+    command
+        .arg("up")
+        .arg(object.dir())
+        .env("LD_PRELOAD", faketime())
+        .env("FAKETIME_TIMESTAMP_FILE", &offset)
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("DONT_FAKE_MONOTONIC", "1");
+    let up = Up::start(command);
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", up.pid())).unwrap();
+    assert!(maps.contains("libfaketime"), "its clock is the test's");
+    let asked = |up: &Up, path: &str| {
+        let answer = up.get(path);
+        assert_eq!((answer.status, answer.body.as_str()), (200, "word"), "{path}");
+    };
+    asked(&up, "/kept");
+    for step in ["+3600", "-3600"] {
+        std::fs::write(&offset, step).unwrap();
+        asked(&up, "/kept");
+        asked(&up, "/new");
+    }
+    let runtime = up.runtime_pid();
+    up.control(&json!("sleep"));
+    until("it is gone", || {
+        !std::path::Path::new(&format!("/proc/{runtime}")).exists()
+    });
+    for step in ["+0", "-7200"] {
+        up.is_ready_to_wake();
+        std::fs::write(&offset, step).unwrap();
+        asked(&up, "/new");
+        assert!(stood_by(up.runtime_pid()), "it woke from one that stood by");
+        let runtime = up.runtime_pid();
+        up.control(&json!("sleep"));
+        until("it is gone", || {
+            !std::path::Path::new(&format!("/proc/{runtime}")).exists()
+        });
+    }
+    assert_eq!(up.interrupt(), Some(0));
     object.verify();
 }

@@ -38,6 +38,13 @@ fn says(up: &mut Up, end: &str) -> Vec<String> {
 }
 
 fn as_nobody(object: &Object) -> Up {
+    let mut command = nobody(object, false);
+    command.arg("up").arg(object.dir());
+    Up::start(command)
+}
+
+/// `suijuris` as an ordinary user; with `numbers` one to whom an administrator gave some, as this process alone sees it.
+fn nobody(object: &Object, numbers: bool) -> std::process::Command {
     let program = object.home().join("suijuris");
     suijuris_testkit::program::copy(env!("CARGO_BIN_EXE_suijuris"), &program);
     run(object
@@ -45,12 +52,19 @@ fn as_nobody(object: &Object) -> Up {
         .args(["-R", "65534:65534"])
         .arg(object.home()))
     .code(0);
-    let mut command = object.command("setpriv");
+    let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
+    if !numbers {
+        let mut command = object.command("setpriv");
+        command.args(user).arg(program);
+        return command;
+    }
+    let ranges = object.home().join("ranges");
+    std::fs::write(&ranges, "65534:300000:65536\n").unwrap();
+    let mut command = object.command("unshare");
+    let script = "for file in /etc/subuid /etc/subgid; do test -e $file || touch $file; mount --bind \"$1\" $file || exit 9; done; shift; exec setpriv \"$@\"";
+    command.args(["--mount", "sh", "-c", script, "sh"]).arg(ranges);
+    command.args(user).arg(program);
     command
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"])
-        .arg(program);
-    command.arg("up").arg(object.dir());
-    Up::start(command)
 }
 
 fn is_root() -> bool {
@@ -118,6 +132,59 @@ fn an_ordinary_user_runs_an_image() {
     );
     let up = as_nobody(&object);
     sees_its_image(up, &object);
+}
+
+/// Where an administrator gave the user numbers, an image has all its users; what they leave is the user's. `check` says which there are.
+// proves C12
+#[test]
+fn an_ordinary_user_with_numbers_has_all_users_of_an_image() {
+    if !is_root() || !Path::new("/usr/bin/newuidmap").exists() {
+        eprintln!("SKIPPED: needs root, and newuidmap: run `sh tools/setup --test`");
+        return;
+    }
+    let script = "PATH=/bin; busybox id -u; busybox stat -c %u:%g /www/of-web /etc/passwd; busybox touch $SUIJURIS_DATA/file && \
+                  busybox chown web $SUIJURIS_DATA/file && busybox stat -c %u $SUIJURIS_DATA/file; busybox su web -c 'busybox id -u; \
+                  echo x > /www/of-web && echo written; (echo x > /etc/passwd) 2>/dev/null || echo denied'; \
+                  (busybox ls /run/suijuris/object/lineage) 2>/dev/null || echo no history; echo done; exec busybox sleep 1000";
+    let object = shell(script, "user = \"root\"\n");
+    let made = std::fs::read_to_string(object.dir().join("make-image")).unwrap();
+    let owned = "mkdir -p more/www && echo x >more/www/of-web && \
+                 tar --append --owner=1000 --group=1000 --numeric-owner -C more -f layer.new www/of-web && rm -r more\n\
+                 # Puts file $1";
+    suijuris_testkit::program::script(
+        object.dir().join("make-image"),
+        &made.replacen("# Puts file $1", owned, 1),
+    );
+    run(&mut object.command(object.dir().join("make-image"))).code(0);
+    for (numbers, users) in [
+        (false, "the workload's is the only one in its image"),
+        (true, "all of the image's, as numbers of this user in /etc/subuid"),
+    ] {
+        let checked = run(nobody(&object, numbers).arg("check").arg(object.dir())).code(0);
+        assert!(checked.err.contains(users), "{}", checked.err);
+    }
+    let mut command = nobody(&object, true);
+    command.arg("up").arg(object.dir());
+    let mut up = Up::start(command);
+    up.get("/");
+    let seen = [
+        "0",
+        "1000:1000",
+        "0:0",
+        "1000",
+        "1000",
+        "written",
+        "denied",
+        "no history",
+        "done",
+    ];
+    assert_eq!(says(&mut up, "done"), seen);
+    assert_eq!(up.interrupt(), Some(0));
+    object.nobody_is_left();
+    object.verify();
+    assert!(!object.data().join("scratch").exists());
+    let left = std::fs::metadata(object.data().join("volume/file")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&left), 65534);
 }
 
 #[test]
@@ -277,9 +344,18 @@ fn evil_images_reach_nothing_of_the_host() {
     object.nobody_is_left();
 }
 
+/// Who runs `up`.
+enum Who {
+    Tester,
+    /// An ordinary user, with numbers for other users or without.
+    Nobody {
+        numbers: bool,
+    },
+}
+
 /// The hostile workload in an image: its program and its libraries are the host's, mounted; what it is after is where it is
 /// in the machine and where it is on the host.
-fn tried(nobody: bool, data: &dyn Fn(&Object) -> std::path::PathBuf) -> BTreeMap<String, String> {
+fn tried(who: Who, data: &dyn Fn(&Object) -> std::path::PathBuf) -> BTreeMap<String, String> {
     let object = object("");
     let home = object.home().canonicalize().unwrap();
     let script = std::fs::read_to_string(object.dir().join("make-image")).unwrap();
@@ -314,7 +390,14 @@ fn tried(nobody: bool, data: &dyn Fn(&Object) -> std::path::PathBuf) -> BTreeMap
              [workload.env]\nSUIJURIS_HOSTILE = \"1\"\nWITHOUT = \"\"\n{variables}"
         ),
     );
-    let up = if nobody { as_nobody(&object) } else { object.up() };
+    let up = match who {
+        Who::Tester => object.up(),
+        Who::Nobody { numbers } => {
+            let mut command = nobody(&object, numbers);
+            command.arg("up").arg(object.dir());
+            Up::start(command)
+        }
+    };
     up.get("/");
     let report = object.data().join("volume/report");
     until("the report is there", || {
@@ -340,7 +423,7 @@ fn in_the_machine(_: &Object) -> std::path::PathBuf {
 // proves C10, C12
 #[test]
 fn a_stranger_in_an_image_gets_through_no_door() {
-    let went = tried(false, &in_the_machine);
+    let went = tried(Who::Tester, &in_the_machine);
     assert_eq!(open(&went), [""; 0], "{went:#?}");
 }
 
@@ -350,8 +433,14 @@ fn a_stranger_in_an_image_of_an_ordinary_user_gets_through_no_door() {
     if !is_root() {
         return;
     }
-    let went = tried(true, &in_the_machine);
-    assert_eq!(open(&went), [""; 0], "{went:#?}");
+    for numbers in [false, true] {
+        if numbers && !Path::new("/usr/bin/newuidmap").exists() {
+            eprintln!("SKIPPED in part: no newuidmap: run `sh tools/setup --test`");
+            continue;
+        }
+        let went = tried(Who::Nobody { numbers }, &in_the_machine);
+        assert_eq!(open(&went), [""; 0], "with numbers: {numbers}: {went:#?}");
+    }
 }
 
 /// What this host can do with images is said as it is.
