@@ -197,9 +197,9 @@ impl Authorizer for EdgeAuthorizer {
         match why {
             Why::Taken(body) => Some(Later::new(router.follow(permit, body, repeatable))),
             // Nothing of it was sent.
-            Why::Unreachable(_) if repeatable => Some(Later::new(router.after_unreachable(permit))),
+            Why::Unreachable(_) if repeatable => Some(Later::new(router.after_failure(permit, false))),
             Why::Silent if Router::repeats(&permit, repeatable) => {
-                Some(Later::new(router.after_unreachable(permit)))
+                Some(Later::new(router.after_failure(permit, true)))
             }
             Why::Unreachable(_) | Why::Silent => None,
         }

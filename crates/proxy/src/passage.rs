@@ -87,6 +87,8 @@ pub(crate) struct Story {
     pub(crate) attempts: u32,
     /// and since when.
     pub(crate) failing: Option<tokio::time::Instant>,
+    /// Machines that took it and ended the connection without an answer.
+    pub(crate) silent: u32,
     /// A machine was started for it.
     pub(crate) started: bool,
 }

@@ -42,7 +42,7 @@ pub(crate) async fn serve(
     let machine = loop {
         match timeout(CONNECT_WITHIN, passage.connect()).await {
             Ok(Ok(machine)) => break machine,
-            Ok(Err(_)) | Err(_) => match Arc::clone(&router).after_unreachable(passage).await {
+            Ok(Err(_)) | Err(_) => match Arc::clone(&router).after_failure(passage, false).await {
                 Ok((next, _)) => passage = next,
                 Err(_) => return,
             },

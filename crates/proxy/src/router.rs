@@ -28,10 +28,14 @@ use crate::starts::Starts;
 
 /// Between two looks at machines that are full or on their way.
 const LOOK: Duration = Duration::from_millis(10);
-/// The first pause before a machine is tried again that takes no connections; it doubles,
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// up to this.
+/// The shortest pause before a machine is tried again that takes no connections,
+const FIRST_PAUSE: Duration = Duration::from_micros(500);
+/// the longest,
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// and between them this part of the time that it has taken none so far: whoever waits for it waits that much too long at most.
+const PAUSE_PART: u32 = 8;
+/// The pause after a machine ended the connection without an answer; it doubles.
+const SILENT_PAUSE: Duration = Duration::from_millis(10);
 /// Attempts at machines that end the connection without an answer.
 const SILENT_ATTEMPTS: u32 = 3;
 
@@ -387,8 +391,8 @@ impl Router {
             .map_err(|failed| failed.refusal)
     }
 
-    /// Where a request goes whose machine took no connection.
-    pub(crate) async fn after_unreachable(self: Arc<Self>, passage: Passage) -> Verdict<Passage> {
+    /// Where a request goes whose machine took no connection, or took it and said nothing.
+    pub(crate) async fn after_failure(self: Arc<Self>, passage: Passage, silent: bool) -> Verdict<Passage> {
         let Passage {
             asked,
             machine,
@@ -397,6 +401,7 @@ impl Router {
             ..
         } = passage;
         story.attempts += 1;
+        story.silent += u32::from(silent);
         let since = *story.failing.get_or_insert_with(Instant::now);
         let other = Goal {
             wanted: {
@@ -420,9 +425,11 @@ impl Router {
             let failed = Failed::new("retries_exhausted", problems::unreachable(story.attempts));
             return self.back(asked, goal, story, failed).await;
         }
-        let pause = FIRST_PAUSE
-            .saturating_mul(1 << story.attempts.min(8))
-            .min(LONGEST_PAUSE);
+        let pause = if silent {
+            SILENT_PAUSE.saturating_mul(1 << story.silent.saturating_sub(1).min(4))
+        } else {
+            (since.elapsed() / PAUSE_PART).clamp(FIRST_PAUSE, LONGEST_PAUSE)
+        };
         sleep_until(limit.min(Instant::now() + pause)).await;
         match self.admitted(&asked, &goal, story.clone()).await {
             Ok(passage) => Ok(self.with_fields(passage)),
@@ -432,7 +439,7 @@ impl Router {
 
     /// Whether a request goes to another machine, or again to the same, that ended the connection without an answer.
     pub(crate) fn repeats(passage: &Passage, repeatable: bool) -> bool {
-        repeatable && passage.asked.idempotent && passage.story.attempts < SILENT_ATTEMPTS
+        repeatable && passage.asked.idempotent && passage.story.silent < SILENT_ATTEMPTS
     }
 
     /// Follows a replay.
