@@ -16,6 +16,7 @@ use crate::apps::App;
 use crate::arrivals::Arrivals;
 use crate::audit::Audit;
 use crate::capacity::Capacity;
+use crate::claims::{self, Claims};
 use crate::clock::now_ms;
 use crate::documents::Documents;
 use crate::door::Doors;
@@ -142,6 +143,8 @@ pub(crate) struct Inner {
     pub(crate) draining: tokio::sync::Mutex<()>,
     /// Names are given out one at a time.
     pub(crate) naming: tokio::sync::Mutex<()>,
+    /// Those of machines that are being recorded.
+    pub(crate) claims: Claims,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -286,6 +289,7 @@ impl Host {
             })?,
             draining: tokio::sync::Mutex::default(),
             naming: tokio::sync::Mutex::default(),
+            claims: Claims::default(),
             tasks: Mutex::default(),
         }));
         host.0.shared.doors.belong_to(&host.0);
@@ -487,6 +491,19 @@ impl Inner {
             .collect();
         found.sort_by(|a, b| (a.created_ms, &a.id).cmp(&(b.created_ms, &b.id)));
         found
+    }
+
+    /// Whether a machine of an app has this name, or is about to.
+    pub(crate) fn is_name_taken(&self, app: &str, name: &str) -> bool {
+        let has = |handle: &Handle| {
+            let machine = handle.record.borrow();
+            machine.name == name && machine.app == app && machine.state != State::Destroyed
+        };
+        // First those that are being recorded: they are among the others before they are among these no more.
+        self.claims.holder(&claims::name(app, name)).is_some() || {
+            let machines = self.machines.read().unwrap_or_else(PoisonError::into_inner);
+            machines.values().any(has)
+        }
     }
 
     /// Records a machine. What is returned answers once its image is there.

@@ -21,6 +21,7 @@ mod arrivals;
 mod audit;
 mod capacity;
 mod checks;
+mod claims;
 mod clock;
 mod config;
 mod connections;

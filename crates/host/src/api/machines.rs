@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::call::{Answer, Call};
 use super::error::ApiError;
+use crate::claims;
 use crate::clock::{now_ms, rfc3339};
 use crate::config::{MachineConfig, Mount};
 use crate::ids;
@@ -143,11 +144,7 @@ pub(super) async fn create(call: &Call) -> Result<Answer, ApiError> {
         Some(_) => return Err(ApiError::invalid("name is 1 to 63 of a-z, 0-9 and -")),
         None => ids::name()?,
     };
-    let all = call.host().machines_of(&app.name);
-    if all
-        .iter()
-        .any(|machine| machine.name == name && machine.state != State::Destroyed)
-    {
+    if call.host().is_name_taken(&app.name, &name) {
         let text = format!(
             "already_exists: unique machine name violation, machine with name {name} already exists; choose another"
         );
@@ -156,6 +153,13 @@ pub(super) async fn create(call: &Call) -> Result<Answer, ApiError> {
     for mount in config.mounts.iter_mut().flatten() {
         resolve(call, &app.name, &region, mount)?;
     }
+    let id = ids::machine()?;
+    let volumes = config.mounts.iter().flatten();
+    let volumes = volumes.filter_map(|mount| mount.volume.as_deref().map(claims::volume));
+    let keys = volumes.chain([claims::name(&app.name, &name)]).collect();
+    let claim = call.host().claims.take(&id, keys);
+    // The name and the volume are taken from here on.
+    drop(one);
     let now_ms = now_ms();
     let version = ids::ulid(now_ms)?;
     let lease = lease(call, &asked, now_ms)?;
@@ -164,7 +168,7 @@ pub(super) async fn create(call: &Call) -> Result<Answer, ApiError> {
         config: config.clone(),
     };
     let machine = Machine {
-        id: ids::machine()?,
+        id: id.clone(),
         app: app.name,
         org: app.org,
         network: app.network,
@@ -208,10 +212,8 @@ pub(super) async fn create(call: &Call) -> Result<Answer, ApiError> {
             None => refusal.into(),
         });
     }
-    let id = machine.id.clone();
     let begun = call.host().create(machine).await;
-    // The name and the volume are taken from here on.
-    drop(one);
+    drop(claim);
     let created = match begun {
         Ok(begun) => begun.wait().await,
         Err(refusal) => Err(refusal),
@@ -378,6 +380,10 @@ pub(super) fn versions(call: &Call) -> Result<Answer, ApiError> {
 impl crate::host::Inner {
     /// The machine that has a volume in its config.
     pub(crate) fn attached(&self, volume: &str) -> Option<String> {
+        // First those that are being recorded: they are among the others before they are among these no more.
+        if let Some(machine) = self.claims.holder(&claims::volume(volume)) {
+            return Some(machine);
+        }
         let machines = self
             .machines
             .read()

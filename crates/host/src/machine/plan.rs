@@ -246,18 +246,21 @@ fn create(machine: &Machine, operation: &Operation, launch: bool, stamp: &Stamp)
     if operation.step == Step::Begun {
         return Next::Do(Effect::Fetch);
     }
-    record(machine, |next| {
-        next.operation = None;
-        next.enter(stamp, State::Created, "launch", operation.by);
-        let idle = next.config.idle_keys();
-        if !idle.is_empty() {
-            let warning = format!("kept and without effect on this host: {}", idle.join(", "));
-            next.tell(stamp, "warning", By::Flyd, &warning);
-        }
-        if launch {
-            begin(next, Kind::Start { not_before_ms: 0 }, operation.by);
-        }
-    })
+    record(machine, |next| created(next, operation.by, launch, stamp))
+}
+
+/// It has its image.
+fn created(next: &mut Machine, by: By, launch: bool, stamp: &Stamp) {
+    next.operation = None;
+    next.enter(stamp, State::Created, "launch", by);
+    let idle = next.config.idle_keys();
+    if !idle.is_empty() {
+        let warning = format!("kept and without effect on this host: {}", idle.join(", "));
+        next.tell(stamp, "warning", By::Flyd, &warning);
+    }
+    if launch {
+        begin(next, Kind::Start { not_before_ms: 0 }, by);
+    }
 }
 
 fn start(machine: &Machine, operation: &Operation, not_before_ms: u64, seen: Seen, stamp: &Stamp) -> Next {
@@ -280,22 +283,23 @@ fn start(machine: &Machine, operation: &Operation, not_before_ms: u64, seen: See
         }),
         (Step::Begun, Seen::Nothing | Seen::Ended(_)) => Next::Do(Effect::Prepare),
         (_, Seen::Running | Seen::Suspended) => Next::Do(Effect::Kill),
-        (_, _) => record(machine, |next| {
-            next.lives += 1;
-            next.run = Some(Run {
-                name: format!("{}-{}", next.id, next.lives),
-                since_ms: stamp.now_ms,
-                image: next
-                    .image
-                    .as_ref()
-                    .map(|image| image.digest.clone())
-                    .unwrap_or_default(),
-            });
-            if let Some(operation) = &mut next.operation {
-                operation.step = Step::Launching;
-            }
-        }),
+        (_, _) => record(machine, |next| launching(next, stamp)),
     }
+}
+
+/// Its next life has a name from here on, under which its processes are found whatever happens.
+fn launching(next: &mut Machine, stamp: &Stamp) {
+    next.lives += 1;
+    next.run = Some(Run {
+        name: format!("{}-{}", next.id, next.lives),
+        since_ms: stamp.now_ms,
+        image: next
+            .image
+            .as_ref()
+            .map(|image| image.digest.clone())
+            .unwrap_or_default(),
+    });
+    set_step(next, Step::Launching);
 }
 
 fn started(machine: &Machine, by: By, stamp: &Stamp) -> Next {
@@ -426,8 +430,12 @@ pub(crate) fn after(machine: &Machine, effect: Effect, outcome: &Outcome, stamp:
         (Effect::Fetch, Outcome::Fetched(image)) => {
             next.image = Some(image.clone());
             set_step(&mut next, Step::Fetched);
+            // What follows from that needs no record of its own, each of which the disk is waited for.
+            if let Some(Kind::Create { launch }) = operation.map(|operation| operation.kind) {
+                created(&mut next, by, launch, stamp);
+            }
         }
-        (Effect::Prepare, Outcome::Done) => set_step(&mut next, Step::Prepared),
+        (Effect::Prepare, Outcome::Done) => launching(&mut next, stamp),
         (Effect::Signal(_), _) => {
             if let Some(Operation {
                 step: Step::Halting { signalled, .. },
