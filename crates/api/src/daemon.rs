@@ -445,10 +445,35 @@ pub struct Offer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Offered {
-    /// Whom its key is sealed to: an age recipient, of this offer alone.
+    /// Whom its key is sealed to: an age recipient, the same one as long as the same owners offer the object and it has not arrived.
     pub recipient: String,
     /// Where it would be, as its rules see that.
     pub place: Place,
+}
+
+/// How much of an object that was offered is here. What nobody goes on with is removed after a day.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Receiving {
+    /// The object.
+    pub object: String,
+    /// Its capsule.
+    pub capsule: PartState,
+    /// Its packed volume.
+    pub volume: PartState,
+}
+
+/// How much of a file is here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PartState {
+    /// SHA-256 of the whole file as its sender named it, in hexadecimal digits; none where nothing is here, or none was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Bytes of it that are here: its sender goes on behind them.
+    pub bytes: u64,
+    /// All of it is here, and is what its digest says.
+    pub whole: bool,
 }
 
 /// A part of an object came.

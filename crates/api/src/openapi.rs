@@ -10,7 +10,7 @@ use crate::control::Reply;
 use crate::daemon::{
     AddClass, AddObject, Amend, AmendClass, ApiToken, ApiTokenList, ApprovalList, Class, ClassKey, ClassList,
     Daemon, FreeKey, Left, MakeApiToken, Migrate, NewApiToken, Object, ObjectEvent, ObjectList, Offer,
-    Offered, OwnerApproval, PatchMemory, Received, Remove, Signed, Terminate,
+    Offered, OwnerApproval, PatchMemory, Received, Receiving, Remove, Signed, Terminate,
 };
 use crate::history::{
     Log, MemoryChange, MessageOutcome, Rejudge, Rejudged, Sent, State, Supposed, Verification, WhatIf, Why,
@@ -151,7 +151,22 @@ fn documents(operation: Operation) -> Documents {
         Operation::RemoveObject => of(Some("Remove"), "Left"),
         Operation::Migrate => of(Some("Migrate"), "Left"),
         Operation::Offer => of(Some("Offer"), "Offered"),
-        Operation::ReceiveCapsule | Operation::ReceiveVolume => of(Some("Bytes"), "Received"),
+        Operation::ShowReceived => of(None, "Receiving"),
+        Operation::ReceiveCapsule | Operation::ReceiveVolume => Documents {
+            query: vec![
+                (
+                    "sha256",
+                    json!({"type": "string", "pattern": KEY}),
+                    "SHA-256 of the whole file: cut off, what came is kept, and the whole is held to it",
+                ),
+                (
+                    "offset",
+                    number(0, u64::MAX),
+                    "Where in that file the body begins: behind what is here; 0 where absent, and it begins anew",
+                ),
+            ],
+            ..of(Some("Bytes"), "Received")
+        },
         Operation::Arrive => of(None, "Object"),
         Operation::ShowKey => of(None, "ClassKey"),
         Operation::FreeKey => of(Some("FreeKey"), "ClassKey"),
@@ -362,6 +377,7 @@ fn schemas() -> Result<Map<String, Value>, String> {
     found.with::<Offer>();
     found.with::<Offered>();
     found.with::<Received>();
+    found.with::<Receiving>();
     found.with::<ClassKey>();
     found.with::<FreeKey>();
     found.with::<Messages>();

@@ -26,6 +26,7 @@ use crate::terminal::{self, Screen, Tone};
 use crate::transition::tell;
 use crate::vehicle::{self, Kind};
 use crate::{Answer, Usage, clock, here, history, offline};
+use suijuris_supervisor::serve::packing::PackedFor;
 use suijuris_supervisor::volume;
 
 /// Move an object to another directory, or into a capsule, running or not
@@ -103,7 +104,12 @@ fn back(paths: &ObjectPaths, args: &Args) -> anyhow::Result<Answer> {
     {
         vehicle::note(&paths.data, kind)?;
     }
-    arrived_at(&paths.data, &args.depot, args.json)
+    let answer = arrived_at(&paths.data, &args.depot, args.json)?;
+    if matches!(answer, Answer::Yes) {
+        // Nobody is to get what was packed of it.
+        PackedFor::remove(&remote::outgoing(&paths.data));
+    }
+    Ok(answer)
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {

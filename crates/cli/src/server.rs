@@ -3,7 +3,7 @@
 
 mod events;
 
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::OnceLock;
@@ -301,11 +301,17 @@ impl Server {
         }))
     }
 
-    /// Sends a file; its answer.
-    pub(crate) fn put_file<T: DeserializeOwned>(&self, path: &str, file: &Path) -> anyhow::Result<T> {
+    /// Sends a file from `offset` on; its answer.
+    pub(crate) fn put_file<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        file: &Path,
+        offset: u64,
+    ) -> anyhow::Result<T> {
         let shown = file.display();
-        let sent = std::fs::File::open(file).with_context(|| format!("`{shown}` cannot be read"))?;
-        let length = sent.metadata()?.len();
+        let mut sent = std::fs::File::open(file).with_context(|| format!("`{shown}` cannot be read"))?;
+        let length = sent.metadata()?.len().saturating_sub(offset);
+        sent.seek(io::SeekFrom::Start(offset))?;
         let request = Request::builder()
             .method(&Method::PUT)
             .uri(path)

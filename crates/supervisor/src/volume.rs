@@ -100,6 +100,17 @@ pub fn whole(file: &Path, write: impl FnOnce(&mut File) -> Result<(), String>) -
     written
 }
 
+/// SHA-256 of a file, in hexadecimal digits.
+///
+/// # Errors
+/// The disk.
+pub fn sha256_of(file: &Path) -> io::Result<String> {
+    let mut hashing = Hashing::new(io::sink());
+    io::copy(&mut File::open(file)?, &mut hashing)?;
+    let (_, digest, _) = hashing.finish();
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// A file without a name, on the disk of `beside`.
 pub(crate) fn unnamed(beside: &Path) -> io::Result<File> {
     let mut path = beside.as_os_str().to_owned();

@@ -1,11 +1,11 @@
 //! Carrying a departed object to where it goes: its history by a capsule that is verified on the way in, its volume beside it.
-//! Interrupted, it is done again from the start: nobody has arrived.
+//! Interrupted, it is done again from the start: nobody has arrived. What is packed for a server is carried on as it is.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::anyhow;
-use suijuris_supervisor::serve::packing;
+use suijuris_supervisor::serve::packing::{self, PackedFor};
 use suijuris_supervisor::volume;
 
 use super::{Args, Target};
@@ -23,12 +23,15 @@ pub(super) fn carry(paths: &ObjectPaths, target: &Target, args: &Args) -> anyhow
         }
         Target::Server(remote) => {
             let file = super::remote::outgoing(&paths.data);
-            pack(
-                paths,
-                &file,
-                std::slice::from_ref(&remote.offered.recipient),
-                !args.leave_volume,
-            )
+            let seal_to = std::slice::from_ref(&remote.offered.recipient);
+            let head = history::open(paths)?.state().head().record;
+            let packed_for = PackedFor::new(&head, seal_to, !args.leave_volume);
+            if packed_for.is(&file) {
+                return Ok(());
+            }
+            PackedFor::remove(&file);
+            pack(paths, &file, seal_to, !args.leave_volume)?;
+            packed_for.note(&file).map_err(|why| anyhow!(why))
         }
         // Nothing of it is carried any more.
         Target::There(_) => Ok(()),

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use suijuris_api::Event;
-use suijuris_api::daemon::{BundleParts, Object, Offer, Offered, Received};
+use suijuris_api::daemon::{BundleParts, Object, Offer, Offered, PartState, Received, Receiving};
 use suijuris_api::history::Log;
 use suijuris_core::inputs::Host;
 use suijuris_core::lineage::{Head, Phase};
@@ -15,6 +15,7 @@ use suijuris_core::owner_request::Ask;
 use suijuris_custody::migrate::content;
 use suijuris_store::BundleStore;
 use suijuris_supervisor::control::host_of;
+use suijuris_supervisor::serve::packing::PackedFor;
 use suijuris_supervisor::serve::receiving::ARRIVES;
 use suijuris_supervisor::volume;
 
@@ -23,6 +24,9 @@ use crate::here::{self, SigningContext};
 use crate::object_paths::ObjectPaths;
 use crate::server::{Server, ServerError};
 use crate::{Usage, history, terminal};
+
+/// How often it is asked again where a file goes on.
+const TRIES: u32 = 5;
 
 /// What a server says of an object that is offered to it.
 pub(super) enum Offering {
@@ -119,15 +123,8 @@ impl There {
     pub(super) fn tell(&self, capsule: &Path, json: bool) -> anyhow::Result<()> {
         say(json, Event::Arrived { seq: self.seq })?;
         terminal::note(&format!("it is at {} already: {}", self.url, self.object.url));
-        remove_packed(capsule);
+        PackedFor::remove(capsule);
         Ok(())
-    }
-}
-
-/// Removes what was packed for a server that has it now.
-fn remove_packed(capsule: &Path) {
-    for file in [capsule.to_owned(), volume::beside(capsule)] {
-        let _ = std::fs::remove_file(file);
     }
 }
 
@@ -150,23 +147,52 @@ impl Remote {
         })?;
         say(json, Event::Arrived { seq: departed + 1 })?;
         terminal::note(&format!("it is at {} now: {}", self.url, arrived.url));
-        remove_packed(capsule);
+        PackedFor::remove(capsule);
         Ok(())
     }
 
-    fn carry(&self, capsule: &Path, volume: Option<&Path>) -> anyhow::Result<Object> {
-        let route = |what: &str| format!("/v1/receive/{}/{what}", self.object);
-        let came: Received = self.server.put_file(&route("capsule"), capsule)?;
-        if came.object != self.object {
-            bail!("the server took another object for it");
-        }
-        if let Some(volume) = volume {
-            let _came: Received = self.server.put_file(&route("volume"), volume)?;
-        }
-        Ok(self
-            .server
-            .post_slowly(&route("arrive"), &serde_json::json!({}))?)
+    fn route(&self, what: &str) -> String {
+        format!("/v1/receive/{}{what}", self.object)
     }
+
+    fn carry(&self, capsule: &Path, volume: Option<&Path>) -> anyhow::Result<Object> {
+        self.send("/capsule", capsule, |came| came.capsule)?;
+        if let Some(volume) = volume {
+            self.send("/volume", volume, |came| came.volume)?;
+        }
+        let arrive = self.route("/arrive");
+        Ok(self.server.post_slowly(&arrive, &serde_json::json!({}))?)
+    }
+
+    /// Sends what the server has not yet of a file.
+    fn send(&self, what: &str, file: &Path, part: impl Fn(Receiving) -> PartState) -> anyhow::Result<()> {
+        let shown = file.display();
+        let sha256 = volume::sha256_of(file).with_context(|| format!("`{shown}` cannot be read"))?;
+        let mut tries = 0;
+        loop {
+            let came: Receiving = self.server.get(&self.route(""))?;
+            if came.object != self.object {
+                bail!("the server took another object for it");
+            }
+            let came = part(came);
+            let same = came.sha256.as_deref() == Some(sha256.as_str());
+            if same && came.whole {
+                return Ok(());
+            }
+            let offset = if same { came.bytes } else { 0 };
+            let path = self.route(&format!("{what}?sha256={sha256}&offset={offset}"));
+            match self.server.put_file::<Received>(&path, file, offset) {
+                Ok(_came) => return Ok(()),
+                // More of an earlier try came meanwhile.
+                Err(error) if tries < TRIES && is_elsewhere(&error) => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn is_elsewhere(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ServerError::Refused(problem)) if problem.code == "wrong_offset")
 }
 
 /// Where what nobody runs is packed meanwhile.

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -151,10 +151,16 @@ pub(crate) fn owner(home: &Home) -> String {
     home.suijuris(&["key"]).code(0).out.trim().to_owned()
 }
 
-pub(crate) fn migrate(home: &Home, token: &Path, object: &str, to: &str) -> crate::ran::Ran {
+/// The command that moves an object there.
+pub(crate) fn migrating(home: &Home, token: &Path, object: &str, to: &str) -> Command {
     let mut command = home.command(env!("CARGO_BIN_EXE_suijuris"));
     command.env("SUIJURIS_API_TOKEN_FILE", token);
-    crate::ran::run(command.args(["migrate", object, "--to", to, "--json"]))
+    command.args(["migrate", object, "--to", to, "--json"]);
+    command
+}
+
+pub(crate) fn migrate(home: &Home, token: &Path, object: &str, to: &str) -> crate::ran::Ran {
+    crate::ran::run(&mut migrating(home, token, object, to))
 }
 
 // proves B4
@@ -305,10 +311,7 @@ fn killed_anywhere_between_two_daemons_it_is_one_object_and_goes_on() {
     for round in 0_u32..8 {
         let name = format!("t{round}");
         add(&name);
-        let mut command = home.command(env!("CARGO_BIN_EXE_suijuris"));
-        command.env("SUIJURIS_API_TOKEN_FILE", &token);
-        command.args(["migrate", &name, "--to", &there.api_url()]);
-        let mut child = command
+        let mut child = migrating(&home, &token, &name, &there.api_url())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

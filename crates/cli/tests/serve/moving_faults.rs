@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -10,16 +11,18 @@ use serde_json::{Value, json};
 use crate::daemon::Daemon;
 use crate::home::{Home, MOVE, OPEN, STAY, names, until};
 use crate::http::read_head;
-use crate::moving::{TRAVELLER, migrate, other, owner, text};
+use crate::moving::{TRAVELLER, migrate, migrating, other, owner, text};
 use crate::ran::{Ran, run};
 
-/// What becomes of the next request whose path ends so.
+/// What becomes of the next request that changes something and whose path ends so.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     /// Nothing of it comes through.
     Lost(&'static str),
     /// Its head and so many thousandths of its body do.
     Cut(&'static str, usize),
+    /// The same, and neither side is told.
+    Stuck(&'static str, usize),
     /// It comes through, and its answer does not.
     Unanswered(&'static str),
 }
@@ -27,8 +30,17 @@ enum Fault {
 /// A line to a server that breaks where a test says.
 struct Line {
     url: String,
-    to: Arc<Mutex<String>>,
-    fault: Arc<Mutex<Option<Fault>>>,
+    wire: Arc<Wire>,
+}
+
+#[derive(Default)]
+struct Wire {
+    to: Mutex<String>,
+    fault: Mutex<Option<Fault>>,
+    /// Bodies that came through whole: path with query, bytes.
+    carried: Mutex<Vec<(String, usize)>>,
+    /// Both ends of what is stuck.
+    stuck: Mutex<Vec<[TcpStream; 2]>>,
 }
 
 impl Line {
@@ -36,50 +48,70 @@ impl Line {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let line = Self {
             url: format!("http://{}", listener.local_addr().unwrap()),
-            to: Arc::default(),
-            fault: Arc::default(),
+            wire: Arc::default(),
         };
         line.leads_to(there);
-        let (to, fault) = (line.to.clone(), line.fault.clone());
+        let wire = line.wire.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                let (to, fault) = (to.lock().unwrap().clone(), fault.clone());
-                std::thread::spawn(move || carry(client, &to, &fault));
+                let wire = wire.clone();
+                std::thread::spawn(move || carry(client, &wire));
             }
         });
         line
     }
 
     fn leads_to(&self, there: &Daemon) {
-        *self.to.lock().unwrap() = there.api_url().replace("http://", "");
+        *self.wire.to.lock().unwrap() = there.api_url().replace("http://", "");
     }
 
     fn breaks(&self, fault: Fault) {
-        *self.fault.lock().unwrap() = Some(fault);
+        *self.wire.fault.lock().unwrap() = Some(fault);
+    }
+
+    fn is_stuck(&self) -> bool {
+        !self.wire.stuck.lock().unwrap().is_empty()
+    }
+
+    /// Bodies of this part that came through since this was asked last: where in the file each began, and its bytes.
+    fn carried(&self, part: &str) -> Vec<(u64, u64)> {
+        let carried = std::mem::take(&mut *self.wire.carried.lock().unwrap());
+        let of = |(path, bytes): &(String, usize)| {
+            let (path, query) = path.split_once('?')?;
+            let offset = query.split_once("offset=")?.1.parse().unwrap();
+            path.ends_with(part).then_some((offset, *bytes as u64))
+        };
+        carried.iter().filter_map(of).collect()
     }
 }
 
 /// Carries one request and its answer; whoever asks has a connection for each.
-fn carry(mut client: TcpStream, to: &str, fault: &Mutex<Option<Fault>>) -> Option<()> {
+fn carry(mut client: TcpStream, wire: &Wire) -> Option<()> {
     let head = read_head(&mut client)?;
-    let path = head.split(' ').nth(1)?.to_owned();
-    let fault = fault.lock().unwrap().take_if(|fault| {
-        let (Fault::Lost(end) | Fault::Cut(end, _) | Fault::Unanswered(end)) = fault;
-        path.ends_with(*end)
+    let mut words = head.split(' ');
+    let (method, path) = (words.next()?, words.next()?.to_owned());
+    let changes = method != "GET";
+    let fault = wire.fault.lock().unwrap().take_if(|fault| {
+        let (Fault::Lost(end) | Fault::Cut(end, _) | Fault::Stuck(end, _) | Fault::Unanswered(end)) = fault;
+        changes && path.split('?').next().unwrap_or_default().ends_with(*end)
     });
     if let Some(Fault::Lost(_)) = fault {
         return None;
     }
-    let mut server = TcpStream::connect(to).ok()?;
+    let mut server = TcpStream::connect(wire.to.lock().unwrap().as_str()).ok()?;
     server.write_all(head.as_bytes()).ok()?;
     let length = length_in(&head);
     let mut body = vec![0; length];
     client.read_exact(&mut body).ok()?;
-    if let Some(Fault::Cut(_, part)) = fault {
+    if let Some(Fault::Cut(_, part) | Fault::Stuck(_, part)) = fault {
         server.write_all(&body[..length * part / 1_000]).ok()?;
+        if let Some(Fault::Stuck(..)) = fault {
+            wire.stuck.lock().unwrap().push([client, server]);
+        }
         return None;
     }
     server.write_all(&body).ok()?;
+    wire.carried.lock().unwrap().push((path, length));
     let head = read_head(&mut server)?;
     let mut body = vec![0; length_in(&head)];
     server.read_exact(&mut body).ok()?;
@@ -128,7 +160,7 @@ impl Journey {
         let rules = [OPEN, STAY, MOVE, AMEND].concat();
         let added = home.add(&home.define("traveller", TRAVELLER, &rules));
         here.get("traveller", "/").status(200);
-        let file = "travels too ".repeat(30_000);
+        let file = "travels too ".repeat(250_000);
         let data = PathBuf::from(added["data"].as_str().unwrap());
         std::fs::write(data.join("volume/file"), &file).unwrap();
         Self {
@@ -146,6 +178,30 @@ impl Journey {
 
     fn moves(&self) -> Ran {
         migrate(&self.home, &self.token, "traveller", &self.line.url)
+    }
+
+    /// It gets there.
+    #[track_caller]
+    fn arrives(&self) {
+        let events = self.moves().code(0).lines();
+        assert_eq!(events.last().unwrap()["event"], "arrived", "{events:?}");
+    }
+
+    /// How much of its volume is there.
+    #[track_caller]
+    fn came(&self) -> u64 {
+        let path = format!("/v1/receive/{}", self.id.as_str().unwrap());
+        let came = self.there.api("GET", &path, &Value::Null).status(200).json();
+        came["volume"]["bytes"].as_u64().unwrap()
+    }
+
+    /// The target is killed, and started again.
+    fn target_dies(&mut self) {
+        let listed = self.listed.clone();
+        let listed: Vec<&str> = listed.iter().map(String::as_str).collect();
+        self.there.signal("KILL");
+        let _ = self.there.ended();
+        self.other_again(&listed);
     }
 
     /// It departs, and does not arrive.
@@ -200,7 +256,7 @@ impl Journey {
 
 // proves B4
 #[test]
-fn an_upload_that_is_cut_anywhere_is_begun_again_and_arrives_whole() {
+fn an_upload_that_is_cut_anywhere_is_gone_on_with_and_arrives_whole() {
     let journey = Journey::new();
     let seed = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
     let mut random = seed;
@@ -213,9 +269,107 @@ fn an_upload_that_is_cut_anywhere_is_begun_again_and_arrives_whole() {
             journey.is_not_there();
         }
     }
-    let events = journey.moves().code(0).lines();
-    assert_eq!(events.last().unwrap()["event"], "arrived", "{events:?}");
+    journey.arrives();
     journey.is_there();
+    journey.ends();
+}
+
+// proves B4
+#[test]
+fn after_a_cut_the_rest_alone_is_sent_whichever_side_was_killed_in_the_middle() {
+    let mut journey = Journey::new();
+    journey.fails(Fault::Cut("/volume", 500));
+    let half = journey.came();
+    assert!(half * 2 > journey.file.len() as u64 - (1 << 20), "{half}");
+    journey.line.carried("");
+
+    // The command is killed, and the target does not know that nobody sends any more.
+    journey.line.breaks(Fault::Stuck("/volume", 500));
+    let mut sender = migrating(&journey.home, &journey.token, "traveller", &journey.line.url);
+    let mut sender = sender
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("the line is stuck", || journey.line.is_stuck());
+    until("more of it is there", || journey.came() > half);
+    sender.kill().unwrap();
+    sender.wait().unwrap();
+
+    // The target is killed, too.
+    journey.line.breaks(Fault::Stuck("/volume", 500));
+    let mut sender = migrating(&journey.home, &journey.token, "traveller", &journey.line.url);
+    let mut sender = sender
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("the line is stuck once more", || {
+        journey.line.wire.stuck.lock().unwrap().len() == 2
+    });
+    journey.target_dies();
+    journey.line.wire.stuck.lock().unwrap().clear();
+    sender.wait().unwrap();
+    let came = journey.came();
+    assert!(came > half, "{came} of {half}");
+    let capsules = journey.line.carried("/capsule");
+    assert!(
+        capsules.is_empty(),
+        "it is there since the first try: {capsules:?}"
+    );
+
+    journey.arrives();
+    let packed = journey.line.carried("/volume");
+    let [(offset, bytes)] = packed.as_slice() else {
+        panic!("{packed:?}");
+    };
+    assert_eq!(*offset, came, "it goes on where it broke off");
+    assert!(*bytes < journey.file.len() as u64 / 2, "{bytes} bytes were sent");
+    journey.is_there();
+    journey.ends();
+}
+
+#[test]
+fn what_came_in_vain_is_swept_and_what_is_not_what_it_says_is_not_kept() {
+    let mut journey = Journey::new();
+    journey.fails(Fault::Cut("/volume", 500));
+    let route = |what: &str| format!("/v1/receive/{}{what}", journey.id.as_str().unwrap());
+    let put = |query: &str| {
+        let file = ("content-type", "application/octet-stream");
+        let path = route(&format!("/volume?{query}"));
+        let headers = [("host", "localhost"), file, ("connection", "close")];
+        journey.there.api_with("PUT", &path, &headers, "other bytes")
+    };
+    let digest = "0".repeat(64);
+    put("offset=1").problem(400, "bad_request");
+    put("sha256=00").problem(400, "bad_request");
+    put(&format!("sha256={digest}&offset=1")).problem(409, "wrong_offset");
+    put(&format!("sha256={digest}")).problem(422, "bad_capsule");
+    assert_eq!(journey.came(), 0, "nothing of it is kept");
+
+    // A day later nobody has gone on with it.
+    let receiving = journey.root.join("receiving");
+    journey.target_dies();
+    assert_eq!(names(&receiving).len(), 1, "it is kept for a day");
+    let dir = receiving.join(journey.id.as_str().unwrap());
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(25 * 3_600);
+    for name in names(&dir) {
+        let file = std::fs::File::open(dir.join(name)).unwrap();
+        file.set_modified(old).unwrap();
+    }
+    journey.target_dies();
+    until("it is swept", || names(&receiving).is_empty());
+    journey.fails(Fault::Cut("/volume", 500));
+
+    // Its owner is listed no more.
+    let other = "00".repeat(32);
+    journey.there.signal("KILL");
+    let _ = journey.there.ended();
+    journey.other_again(&["--receive", &other]);
+    until("it is swept, too", || names(&receiving).is_empty());
+    journey.home.suijuris(&["migrate", "traveller", "--back"]).code(0);
+    assert!(names(&journey.home.root().join("outgoing")).is_empty());
+    journey.here.get("traveller", "/file").status(200);
     journey.ends();
 }
 
@@ -227,8 +381,7 @@ fn an_arrival_whose_answer_is_lost_is_found_by_asking_again() {
     let back = journey.home.suijuris(&["migrate", "traveller", "--back"]).code(3);
     assert!(back.err.contains("does not arrive here"), "{back:?}");
     for _ in 0..2 {
-        let events = journey.moves().code(0).lines();
-        assert_eq!(events.last().unwrap()["event"], "arrived", "{events:?}");
+        journey.arrives();
     }
     journey.is_there();
     journey.ends();
@@ -239,14 +392,9 @@ fn an_arrival_whose_answer_is_lost_is_found_by_asking_again() {
 fn a_target_that_dies_before_the_arrival_gets_it_when_it_is_back() {
     let mut journey = Journey::new();
     journey.fails(Fault::Lost("/arrive"));
-    let listed = journey.listed.clone();
-    let listed: Vec<&str> = listed.iter().map(String::as_str).collect();
-    journey.there.signal("KILL");
-    let _ = journey.there.ended();
-    journey.other_again(&listed);
+    journey.target_dies();
     journey.is_not_there();
-    let events = journey.moves().code(0).lines();
-    assert_eq!(events.last().unwrap()["event"], "arrived", "{events:?}");
+    journey.arrives();
     journey.is_there();
     journey.ends();
 }
@@ -260,8 +408,7 @@ fn a_source_that_dies_once_it_departed_goes_on_when_it_is_back() {
     let _ = journey.here.ended();
     journey.here = journey.home.serve();
     journey.here.wait_phase("traveller", "departed");
-    let events = journey.moves().code(0).lines();
-    assert_eq!(events.last().unwrap()["event"], "arrived", "{events:?}");
+    journey.arrives();
     journey.is_there();
     journey.ends();
 }

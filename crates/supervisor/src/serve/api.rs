@@ -45,7 +45,7 @@ use tokio::task::JoinSet;
 
 use super::entry::Entry;
 use super::feed::Feed;
-use super::receiving::Part;
+use super::receiving::{Begins, Part};
 use super::roster::Roster;
 use super::stream::{Cut, Outlet, Readers};
 use query::{Query, decoded};
@@ -302,6 +302,7 @@ impl<D: Driver> Api<D> {
                 Ok(json(&found))
             }
             Operation::Offer => Ok(json(&self.roster.offered(read(asked).await?).await?)),
+            Operation::ShowReceived => Ok(json(&self.roster.received(name)?)),
             Operation::ReceiveCapsule => self.receive_part(name, Part::Capsule, asked).await,
             Operation::ReceiveVolume => self.receive_part(name, Part::Volume, asked).await,
             Operation::Arrive => {
@@ -337,9 +338,20 @@ impl<D: Driver> Api<D> {
             return Err(Problem::new(415, "bad_request", "The request is no file")
                 .with_detail("send `Content-Type: application/octet-stream`"));
         }
-        self.roster.receive_part(object, part, asked.body).await?;
-        let object = object.to_owned();
-        Ok(json(&Received { object }))
+        let offset = asked.query.read("offset", "number of bytes")?.unwrap_or_default();
+        let begins = Begins::read(asked.query.get("sha256"), offset)?;
+        let (roster, object) = (self.roster.clone(), object.to_owned());
+        let received = Received {
+            object: object.clone(),
+        };
+        // On its own, so that what came over a connection that breaks is written.
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        tokio::task::spawn_local(async move {
+            let _ = answer.send(roster.receive_part(&object, part, begins, asked.body).await);
+        });
+        let ended = || Problem::new(503, "not_now", "The daemon is ending").with_detail("ask the next one");
+        answered.await.unwrap_or_else(|_| Err(ended()))?;
+        Ok(json(&received))
     }
 
     /// What is asked of a key of a class.

@@ -12,10 +12,11 @@ use suijuris_custody::migrate::{Destination, arrive, is_marked};
 use suijuris_custody::write::unwitnessed;
 use suijuris_vehicle::Driver;
 
+use super::catalog::Catalog;
 use super::entry::{Entry, Status};
 use super::keeper::{NotOpened, Opened};
 use super::leaving::{Going, Word, absolute, bad, capsule_host, head_of, not_durable, taken};
-use super::packing::carry;
+use super::packing::{PackedFor, carry};
 use super::roster::Roster;
 use crate::control::host_of;
 use crate::paths::ObjectPaths;
@@ -36,6 +37,7 @@ impl<D: Driver> Roster<D> {
             MoveTo::Back => self.take_back(entry).await,
             MoveTo::Dir(dir) => self.to_dir(entry, &dir, word).await,
             to @ (MoveTo::File(_) | MoveTo::Server { .. }) => {
+                let to_server = matches!(to, MoveTo::Server { .. });
                 let (file, to) = match to {
                     MoveTo::Server { place, url } => {
                         let host = host_of(&place);
@@ -58,10 +60,11 @@ impl<D: Driver> Roster<D> {
                     Going::Refused(verdict) => return Ok(Left::refused(verdict)),
                     Going::Departed(head) => head,
                 };
-                let volume = self
-                    .pack(&entry.paths, &parcel)
-                    .await
-                    .map_err(|why| stays(&why))?;
+                let volume = match to_server {
+                    true => self.pack_for_server(&entry.paths, &parcel, &head.record).await,
+                    false => self.pack(&entry.paths, &parcel).await,
+                };
+                let volume = volume.map_err(|why| stays(&why))?;
                 Ok(Left {
                     departed: Some(head.seq),
                     capsule: Some(parcel.file),
@@ -114,6 +117,8 @@ impl<D: Driver> Roster<D> {
         }
         let opened = self.arrived(entry, &entry.paths).await?;
         let arrived = opened.writer.published().head().seq;
+        // Nobody is to get what was packed of it.
+        PackedFor::remove(&Catalog::outgoing_in(self.catalog.root(), entry.origin.object));
         self.keep(entry.origin.clone(), entry.paths.clone(), Some(opened));
         Ok(Left {
             arrived: Some(arrived),

@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use suijuris_api::Problem;
+use suijuris_core::RecordId;
 use suijuris_custody::chain;
 use suijuris_store::capsule::{self, Decrypted};
 use suijuris_store::{Depth, ObjectDir, Reader, Sizes};
 use suijuris_vehicle::Driver;
 use zeroize::Zeroizing;
 
+use super::catalog;
 use super::roster::Roster;
 use crate::paths::ObjectPaths;
 use crate::volume;
@@ -52,6 +55,60 @@ pub(crate) struct Parcel {
     pub(crate) volume: bool,
 }
 
+/// Of which state, and for whom, something is packed that is carried to a server: it is carried on as it is, for two packed files of one
+/// state are sealed with other random bytes.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackedFor {
+    head: String,
+    seal_to: Vec<String>,
+    volume: bool,
+}
+
+impl PackedFor {
+    /// The state after `head`, sealed to these recipients, with its volume or without.
+    #[must_use]
+    pub fn new(head: &RecordId, seal_to: &[String], volume: bool) -> Self {
+        let (head, seal_to) = (head.to_string(), seal_to.to_vec());
+        Self {
+            head,
+            seal_to,
+            volume,
+        }
+    }
+
+    fn note_of(file: &Path) -> PathBuf {
+        let mut name = file.as_os_str().to_owned();
+        name.push(".json");
+        name.into()
+    }
+
+    /// Whether the capsule `file` was packed so, whole.
+    #[must_use]
+    pub fn is(&self, file: &Path) -> bool {
+        file.exists() && catalog::note::<Self>(&Self::note_of(file)).is_ok_and(|noted| noted == *self)
+    }
+
+    /// Notes that the capsule `file`, whole and durable like the volume beside it, was packed so.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn note(&self, file: &Path) -> Result<(), String> {
+        let note = Self::note_of(file);
+        let name = note.file_name().unwrap_or_default().to_string_lossy();
+        let dir = file.parent().unwrap_or_else(|| Path::new("."));
+        catalog::write(dir, &name, self).map_err(|error| chain(&error))
+    }
+
+    /// Removes what was packed, before other things are packed there or once nobody carries it any more.
+    pub fn remove(file: &Path) {
+        // The note goes first: without it the rest counts for nothing.
+        for path in [Self::note_of(file), file.to_owned(), volume::beside(file)] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 impl<D: Driver> Roster<D> {
     /// Where it is packed; its key has to be somebody's.
     pub(super) fn sealed_parcel(
@@ -73,6 +130,23 @@ impl<D: Driver> Roster<D> {
             seal_to,
             volume,
         })
+    }
+
+    /// As [`Roster::pack`], for a server: what was packed for it before is carried on.
+    pub(super) async fn pack_for_server(
+        &self,
+        paths: &ObjectPaths,
+        parcel: &Parcel,
+        head: &RecordId,
+    ) -> Result<Option<PathBuf>, String> {
+        let packed_for = PackedFor::new(head, &parcel.seal_to, parcel.volume);
+        if packed_for.is(&parcel.file) {
+            return Ok(Some(volume::beside(&parcel.file)).filter(|volume| volume.exists()));
+        }
+        PackedFor::remove(&parcel.file);
+        let volume = self.pack(paths, parcel).await?;
+        packed_for.note(&parcel.file)?;
+        Ok(volume)
     }
 
     /// Writes capsule and volume; where the volume is, where there is one.

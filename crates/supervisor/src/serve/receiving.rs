@@ -1,20 +1,18 @@
 //! An object arrives from another server, carried by a command: it is offered and looked at before it departs there; capsule and
 //! volume are written beside everything else, verified whole, put where objects are by one rename; then it arrives by a record, as
-//! whoever claims the witness's mark first. Done again, it goes on where it was cut off.
+//! whoever claims the witness's mark first. Done again, it goes on where it was cut off: an offer that the same owners make again keeps the
+//! key that the object is sealed to, and the files that came (`parts`).
 //!
 //! What comes is foreign: it is taken from the owners alone who are listed, runs programs of this host that are listed, in machines of
 //! their own, and has no more of the host than these see of it ([`crate::capability`]).
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+mod parts;
+
+use std::fs::{self, File};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use suijuris_api::Problem;
 use suijuris_api::daemon::{Offer, Offered};
@@ -39,12 +37,10 @@ use crate::control::place_of;
 use crate::events::Origin;
 use crate::volume;
 
+pub(super) use parts::{Begins, Part, Uploads, sweep_received};
+
 /// What an owner signs to have an object received, as the place that it goes to.
 pub const ARRIVES: &str = "arrives at this server";
-
-/// Bytes that are written at once, and time until the next of them come.
-const CHUNK: usize = 1 << 20;
-const NEXT_WITHIN: Duration = Duration::from_secs(60);
 
 /// The note of an offer.
 const NOTE: &str = "offer.json";
@@ -76,22 +72,8 @@ struct Noted {
     by: Vec<PublicKey>,
     /// Opens what is sealed for this offer.
     identity: String,
-}
-
-/// A part of what is received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
-    Capsule,
-    Volume,
-}
-
-impl Part {
-    const fn file(self) -> &'static str {
-        match self {
-            Self::Capsule => "object.sui",
-            Self::Volume => "object.sui.volume",
-        }
-    }
+    /// Whom that is sealed to.
+    recipient: String,
 }
 
 impl<D: Driver> Roster<D> {
@@ -130,25 +112,50 @@ impl<D: Driver> Roster<D> {
         if mark.is_none() {
             return Err(other_depot());
         }
-        let (identity, recipient) = self.wrap.fresh().map_err(|why| not_durable(&why))?;
-        let noted = Noted {
-            name: offer.name,
-            by,
-            identity: identity.to_string(),
-        };
-        let dir = self.receiving(object);
-        let made = crate::paths::make_private_dir(&self.catalog.root().join("receiving"))
-            .and_then(|()| crate::paths::make_private_dir(&dir));
-        made.map_err(|error| not_durable(&error.to_string()))?;
-        // What was sealed for an earlier offer cannot be opened any more.
-        for part in [Part::Capsule, Part::Volume] {
-            let _ = fs::remove_file(dir.join(part.file()));
-        }
-        write(&dir, NOTE, &noted).map_err(|error| not_durable(&chain(&error)))?;
         Ok(Offered {
-            recipient,
+            recipient: self.expect(object, offer.name, by).await?,
             place: place_of(&self.services.host),
         })
+    }
+
+    /// Makes a place for what was offered, or keeps the one that an earlier offer of the same owners made; whom it is sealed to.
+    async fn expect(&self, object: ObjectId, name: String, by: Vec<PublicKey>) -> Result<String, Problem> {
+        self.is_not_arriving(object)?;
+        // Whoever begins again goes on with what has come by then.
+        self.uploads.end(object).await;
+        let dir = self.receiving(object);
+        let earlier = note::<Noted>(&dir.join(NOTE)).ok();
+        let noted = match earlier.filter(|earlier| earlier.by == by) {
+            Some(earlier) => Noted { name, ..earlier },
+            None => {
+                self.has_room(object)?;
+                let (identity, recipient) = self.wrap.fresh().map_err(|why| not_durable(&why))?;
+                // What was sealed for somebody else's offer cannot be opened any more.
+                discard(&dir).map_err(|error| not_durable(&error.to_string()))?;
+                Noted {
+                    name,
+                    by,
+                    identity: identity.to_string(),
+                    recipient,
+                }
+            }
+        };
+        let made = crate::paths::make_private_dir(&self.receiving_dir())
+            .and_then(|()| crate::paths::make_private_dir(&dir));
+        made.map_err(|error| not_durable(&error.to_string()))?;
+        write(&dir, NOTE, &noted).map_err(|error| not_durable(&chain(&error)))?;
+        Ok(noted.recipient)
+    }
+
+    /// Refuses while the object is being unpacked.
+    fn is_not_arriving(&self, object: ObjectId) -> Result<(), Problem> {
+        if self.leaving.borrow().contains(&object) {
+            return Err(
+                Problem::new(409, "not_now", "The object is leaving or arriving already")
+                    .with_detail("wait until that has come to an end"),
+            );
+        }
+        Ok(())
     }
 
     /// Who of those that are listed signed the offer.
@@ -195,8 +202,12 @@ impl<D: Driver> Roster<D> {
         })
     }
 
+    fn receiving_dir(&self) -> PathBuf {
+        self.catalog.root().join("receiving")
+    }
+
     fn receiving(&self, object: ObjectId) -> PathBuf {
-        self.catalog.root().join("receiving").join(object.to_string())
+        self.receiving_dir().join(object.to_string())
     }
 
     /// The place of what was offered.
@@ -213,30 +224,6 @@ impl<D: Driver> Roster<D> {
         }
         let noted = note(&dir.join(NOTE)).map_err(|error| not_durable(&chain(&error)))?;
         Ok((object, dir, noted))
-    }
-
-    /// Writes a part of an object that was offered.
-    pub(super) async fn receive_part(&self, object: &str, part: Part, body: Incoming) -> Result<(), Problem> {
-        let (_, dir, _) = self.noted(object)?;
-        let busy = || {
-            let mut problem = Problem::new(503, "not_now", "Other objects are being received");
-            problem.detail = "ask again in a moment".to_owned();
-            problem.retry_after = Some(5);
-            problem
-        };
-        let _turn = self.receiving_at_once.try_acquire().map_err(|_| busy())?;
-        let (fresh, path) = (dir.join(format!("{}.part", part.file())), dir.join(part.file()));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let file = options
-            .open(&fresh)
-            .map_err(|error| not_durable(&error.to_string()))?;
-        let written = write_all(file, body).await;
-        if let Err(problem) = written {
-            let _ = fs::remove_file(&fresh);
-            return Err(problem);
-        }
-        fs::rename(&fresh, &path).map_err(|error| not_durable(&error.to_string()))
     }
 
     /// Lets an object arrive whose parts are here.
@@ -386,52 +373,6 @@ fn discard(dir: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Writes a body to a file, durably, while the daemon goes on.
-async fn write_all(mut file: File, mut body: Incoming) -> Result<(), Problem> {
-    let mut all = 0_u64;
-    let mut waiting = BytesMut::new();
-    loop {
-        let frame = tokio::time::timeout(NEXT_WITHIN, body.frame()).await;
-        let frame = frame.map_err(|_late| {
-            Problem::new(408, "request_timeout", "The request did not come in time")
-                .with_detail("send it again")
-        })?;
-        let over = match frame {
-            Some(Ok(frame)) => {
-                if let Ok(bytes) = frame.into_data() {
-                    waiting.extend_from_slice(&bytes);
-                }
-                false
-            }
-            Some(Err(error)) => return Err(bad(&format!("the request broke off: {error}"))),
-            None => true,
-        };
-        if waiting.len() >= CHUNK || (over && !waiting.is_empty()) {
-            all = all.saturating_add(waiting.len() as u64);
-            if all > volume::MAX_BYTES {
-                return Err(Problem::new(413, "body_too_large", "It is too large")
-                    .with_detail("move it with --to-dir"));
-            }
-            file = append(file, waiting.split().freeze()).await?;
-        }
-        if over {
-            return sync(file).await;
-        }
-    }
-}
-
-async fn append(mut file: File, bytes: Bytes) -> Result<File, Problem> {
-    let written = tokio::task::spawn_blocking(move || file.write_all(&bytes).map(|()| file));
-    let written = written.await.map_err(|error| not_durable(&error.to_string()))?;
-    written.map_err(|error| not_durable(&error.to_string()))
-}
-
-async fn sync(file: File) -> Result<(), Problem> {
-    let synced = tokio::task::spawn_blocking(move || file.sync_all()).await;
-    let synced = synced.map_err(|error| not_durable(&error.to_string()))?;
-    synced.map_err(|error| not_durable(&error.to_string()))
 }
 
 fn bad(detail: &str) -> Problem {

@@ -31,6 +31,7 @@ use super::entry::{CODE_LOADING, Entry, Status};
 use super::keeper::{Opened, keep};
 use super::packing::KeyWrap;
 use super::ports::OpenPorts;
+use super::receiving::{Uploads, sweep_received};
 use crate::actor::Input;
 use crate::capability::{self, CODE_INCAPABLE, Receive};
 use crate::connection::{Leaving, PendingConnection};
@@ -79,6 +80,7 @@ pub struct Roster<D: Driver> {
     pub(super) receive: Rc<Receive>,
     /// Bodies of objects that are received at once.
     pub(super) receiving_at_once: Semaphore,
+    pub(super) uploads: Uploads,
 }
 
 impl<D: Driver> std::fmt::Debug for Roster<D> {
@@ -152,6 +154,7 @@ impl<D: Driver> Roster<D> {
             leaving: RefCell::default(),
             receive: Rc::new(receive),
             receiving_at_once: Semaphore::new(RECEIVING),
+            uploads: Uploads::default(),
         }))
     }
 
@@ -196,6 +199,7 @@ impl<D: Driver> Roster<D> {
         self.load_archived()?;
         // Whoever waits for the end does not wait for it.
         tokio::task::spawn_local(archive_long_sleepers(Rc::downgrade(self)));
+        tokio::task::spawn_local(sweep_received(Rc::downgrade(self)));
         for (class, key, path) in self.catalog.staged()? {
             match self.class(&class) {
                 Some(class) => self.clone().recover_staged(class, key, path),
