@@ -16,6 +16,7 @@ use crate::disk::Together;
 use crate::frame::{FRAME_BYTES, Frame, HEADER_BYTES, Header};
 use crate::object_dir::{ObjectDir, OpenError};
 use crate::opening;
+use crate::queue::FIRST_BYTES;
 
 /// What a new object is made from. `seed` and `nonce` are fresh random bytes.
 #[derive(Debug, Clone)]
@@ -72,7 +73,19 @@ pub enum CreateError {
 /// # Errors
 /// [`CreateError`].
 pub fn create(object_dir: &ObjectDir, creation: Creation) -> Result<ObjectId, CreateError> {
-    begin(object_dir, creation, None)
+    begin(object_dir, creation, None, |_| {})
+}
+
+/// As [`create`]; `written` is told which object it is once all of it is written, and before any of it is durable.
+///
+/// # Errors
+/// [`CreateError`].
+pub fn create_telling(
+    object_dir: &ObjectDir,
+    creation: Creation,
+    written: impl FnOnce(ObjectId),
+) -> Result<ObjectId, CreateError> {
+    begin(object_dir, creation, None, written)
 }
 
 /// As [`create`], by the word of its owners: name, definition, time and seed are those of `creation`, owners and nonce those of
@@ -91,13 +104,14 @@ pub fn create_by_ticket(
         nonce: ticket.ticket.nonce.to_vec(),
         ..creation
     };
-    begin(object_dir, creation, Some(ticket))
+    begin(object_dir, creation, Some(ticket), |_| {})
 }
 
 fn begin(
     object_dir: &ObjectDir,
     creation: Creation,
     ticket: Option<SignedTicket>,
+    written: impl FnOnce(ObjectId),
 ) -> Result<ObjectId, CreateError> {
     let failed = |path: PathBuf| move |source| CreateError::Disk { path, source };
     let here = || failed(object_dir.path().to_owned());
@@ -134,7 +148,8 @@ fn begin(
     checkpoint
         .and_then(|bytes| together.file(&fresh, &bytes))
         .map_err(failed(object_dir.checkpoint()))?;
-    write_first(object_dir, &state, &stored, together).map_err(failed(object_dir.lineage()))?;
+    let written = || written(state.head().object);
+    write_first(object_dir, &state, &stored, together, written).map_err(failed(object_dir.lineage()))?;
     // Behind the birth, since what is born brings its own. Only a short cut: whether its name lasts does not matter.
     object_dir
         .disk
@@ -149,6 +164,7 @@ fn write_first(
     state: &State,
     stored: &Stored,
     mut together: Together<'_>,
+    written: impl FnOnce(),
 ) -> io::Result<()> {
     let header = Header {
         object: state.head().object,
@@ -157,8 +173,11 @@ fn write_first(
     };
     let mut bytes = header.encode();
     Frame::push(stored, 0, &mut bytes);
+    // Zeros, as a writer allocates them.
+    bytes.resize(bytes.len().max(FIRST_BYTES), 0);
     together.dir(&object_dir.lineage())?;
     together.file(&object_dir.unnamed_segment(0), &bytes)?;
+    written();
     together.sync()?;
     object_dir
         .disk

@@ -26,7 +26,7 @@ mod ticket;
 mod writer;
 
 pub use bundle_store::{BundleFiles, BundleStore};
-pub use creation::{CreateError, Creation, create, create_by_ticket};
+pub use creation::{CreateError, Creation, create, create_by_ticket, create_telling};
 pub use lineage_reader::frames_of;
 pub use object_dir::{Damage, ObjectDir, OpenError, Position};
 pub use opening::Depth;

@@ -19,6 +19,9 @@ use crate::writer::{CommitError, Draft, Sign, Sizes, StageError};
 /// Allocated space that only the records of falling asleep and waking may use, bytes: on a full disk the object can
 /// still end its activation in good order.
 const RESERVE_BYTES: u64 = 64 << 10;
+/// Space that a new object has from the beginning, the reserve included, bytes: its first records find it allocated. What is
+/// allocated later grows with what there is, up to [`Sizes::extent_bytes`]: most objects of a class record little.
+pub(crate) const FIRST_BYTES: usize = 96 << 10;
 /// What a record holds beside its body, at most, bytes.
 const ENVELOPE_BYTES: usize = 1_024;
 
@@ -205,7 +208,10 @@ impl Staged {
         if wanted <= self.tail.allocated {
             return Ok(true);
         }
-        let target = wanted.max(self.tail.allocated + sizes.extent_bytes);
+        let more = sizes
+            .extent_bytes
+            .min(self.tail.allocated.max(FIRST_BYTES as u64));
+        let target = wanted.max(self.tail.allocated + more);
         if unless_full(disk::reserve(&*self.tail.file, self.tail.allocated, target))? {
             self.tail.allocated = target;
             return Ok(true);

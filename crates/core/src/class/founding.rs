@@ -4,8 +4,11 @@
 //! [`Founding`]: it says what to do next and is told how that went. The order is
 //!
 //! ```text
-//! stage (durable) → create entry `founding` if there is none → publish → entry `founded` → serve
+//! stage → create entry `founding` if there is none → publish → entry `founded` → serve
 //! ```
+//!
+//! What is staged is durable before it is published, and before the entry where nothing tells that a holder is gone; what is published is
+//! durable before the entry says `founded`, and marked before it serves.
 //!
 //! An instance serves nobody and acknowledges nothing before its entry says `founded`, so that of two who found at once
 //! one is left with nothing that anybody knows of. Who starts again and finds something staged asks [`recover`]; who
@@ -126,7 +129,7 @@ impl Entry {
 /// What is to be done next. Whoever does it answers with an [`Answer`], and asks again where the answer is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Write the inception where nobody looks, and sync it.
+    /// Write the inception where nobody looks, and begin to sync it.
     Stage,
     /// Create the entry if there is none.
     Create(Entry),
@@ -137,7 +140,7 @@ pub enum Step {
         /// As it shall be.
         new: Entry,
     },
-    /// Put the staged object where objects are, write its mark, announce it; again where that was done before.
+    /// Put the staged object, durable by then, where objects are, and begin to claim it; again where that was done before.
     Publish,
     /// Remove what was staged or published of this object. Nobody knows of it.
     Discard,

@@ -364,9 +364,22 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`].
     pub fn place(staged: &Path, paths: &ObjectPaths) -> Result<(), CatalogError> {
+        Self::place_telling(staged, paths, || {})
+    }
+
+    /// As [`Catalog::place`]; `placed` is told once it is there, and not durably yet.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn place_telling(
+        staged: &Path,
+        paths: &ObjectPaths,
+        placed: impl FnOnce(),
+    ) -> Result<(), CatalogError> {
         let parent = paths.data.parent().unwrap_or(staged);
         make_dir(parent).map_err(disk(parent))?;
         std::fs::rename(staged, &paths.data).map_err(disk(&paths.data))?;
+        placed();
         sync_dir(parent).map_err(disk(parent))
     }
 

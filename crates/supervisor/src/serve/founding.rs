@@ -1,5 +1,13 @@
 //! Founding an instance on its first use: decided at the door of its class, then founded once, whoever crashes. The order
-//! is that of [`suijuris_core::class::founding`]; here its steps are done.
+//! is that of [`suijuris_core::class::founding`]; here its steps are done, and what no other waits for is done beside them:
+//!
+//! ```text
+//! written ─┬─ made durable ─────────────┬─ placed ─┬─ durable ── entry `founded` ─┬─ serves
+//!          └─ entry `founding`, if none ┘          └─ opened and claimed: its mark ┘
+//! ```
+//!
+//! The entry `founding` goes beside the disk only where a lock tells whether its holder lives: what a crash leaves there without its object
+//! is replaced, or removed by the next daemon.
 
 mod recovery;
 mod steps;
@@ -17,8 +25,10 @@ use suijuris_core::owner_request::{Ask, Expected, OwnerRequestError};
 use suijuris_custody::owner::not_an_owner;
 use suijuris_custody::{chain, migrate};
 use suijuris_depot::{NameRemoval, PresenceGuard, Version};
-use suijuris_store::{BundleStore, Creation, Depth, ObjectDir, Reader, create};
+use suijuris_store::{BundleStore, Creation, Depth, ObjectDir, Reader, create_telling};
 use suijuris_vehicle::Driver;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::class_entry::ClassEntry;
@@ -40,6 +50,10 @@ struct Birth {
     read: Option<(Name, Version)>,
     /// Says that we live, while the entry says `founding`.
     _presence: Option<Arc<dyn PresenceGuard>>,
+    /// It is being made durable where it is staged.
+    staging: Option<JoinHandle<Result<ObjectId, String>>>,
+    /// It is being opened and claimed where it is placed.
+    opening: Option<JoinHandle<Result<Opened, NotOpened>>>,
     opened: Option<Opened>,
 }
 
@@ -195,7 +209,8 @@ impl<D: Driver> Roster<D> {
         let bundles = self.catalog.class_dir(&class.note.name);
         let (note, at) = (class.note.clone(), self.services.clock.reading().wall);
         let dir = ObjectDir::at(&staged);
-        let created = tokio::task::spawn_blocking(move || {
+        let (written, object) = oneshot::channel();
+        let staging = tokio::task::spawn_blocking(move || {
             let bundle = BundleStore::of(&bundles)
                 .files(&note.bundle)
                 .map_err(|error| chain(&error))?;
@@ -210,14 +225,23 @@ impl<D: Driver> Roster<D> {
                 bundle,
                 seed,
             };
-            create(&dir, creation).map_err(|error| chain(&error))
+            // Nobody waits where it could not be written.
+            let tell = |object| {
+                let _ = written.send(object);
+            };
+            create_telling(&dir, creation, tell).map_err(|error| chain(&error))
         });
-        let object = created
-            .await
-            .map_err(|error| Failed::Disk(error.to_string()))?
-            .map_err(Failed::Disk)?;
+        let beside = self
+            .depot
+            .as_ref()
+            .is_some_and(|depot| depot.presence_is_a_lock());
+        let (object, staging) = match object.await {
+            Ok(object) if beside => (object, Some(staging)),
+            _ => (durable(staging).await?, None),
+        };
         let founding = Founding::new(object, self.holder, self.who.clone()).after(Answer::Done);
-        let birth = self.birth(class, key, object, staged).await;
+        let mut birth = self.birth(class, key, object, staged).await;
+        birth.staging = staging;
         Ok((founding, birth))
     }
 
@@ -235,6 +259,8 @@ impl<D: Driver> Roster<D> {
             paths: self.catalog.instance(&class.note, key),
             read: None,
             _presence: presence,
+            staging: None,
+            opening: None,
             opened: None,
         }
     }
@@ -400,6 +426,12 @@ async fn object_at(dir: &Path) -> Result<ObjectId, String> {
 
 fn is_of(dir: &Path, object: ObjectId) -> bool {
     object_of(dir).is_ok_and(|found| found == object)
+}
+
+/// What was being made durable.
+async fn durable(staging: JoinHandle<Result<ObjectId, String>>) -> Result<ObjectId, Failed> {
+    let staged = staging.await.map_err(|error| Failed::Disk(error.to_string()))?;
+    staged.map_err(Failed::Disk)
 }
 
 /// There is something in its place that could not be taken in.

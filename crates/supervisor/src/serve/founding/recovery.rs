@@ -86,7 +86,8 @@ impl<D: Driver> Roster<D> {
                 return self.say_broken(&label, &why);
             }
             Err(_cut_short) => {
-                // Cut short before its inception: nobody knows of it.
+                // Cut short before its inception: nobody knows of it, but for an entry that may have been written beside it.
+                self.forget_founding(class, &key).await;
                 if let Err(error) = self.catalog.discard(&path) {
                     self.say_broken(&label, &chain(&error));
                 }
@@ -106,6 +107,17 @@ impl<D: Driver> Roster<D> {
         }
     }
 
+    /// Removes an entry that says that somebody founds who is gone, and whose object never came to be.
+    async fn forget_founding(&self, class: &ClassEntry, key: &Key) {
+        let Some(depot) = &self.depot else { return };
+        if let Ok(Some((name, version))) = depot.name(class.id, key).await
+            && self.replaceable(depot, &name).await
+        {
+            // What stays is replaced by whoever asks next.
+            let _ = depot.remove_name(class.id, key, &version).await;
+        }
+    }
+
     pub(super) async fn go_on(
         self: &Rc<Self>,
         class: &Rc<ClassEntry>,
@@ -116,6 +128,7 @@ impl<D: Driver> Roster<D> {
         let Some(depot) = &self.depot else {
             let mut birth = self.birth(class, key, object, path).await;
             self.publish(&mut birth).await?;
+            self.claimed(&mut birth).await?;
             self.founded(object, &mut birth);
             return Ok(());
         };

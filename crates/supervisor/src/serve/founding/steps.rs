@@ -7,10 +7,13 @@ use suijuris_core::class::founding::{Answer, End, Entry as Name, Founding, Next,
 use suijuris_custody::chain;
 use suijuris_depot::{Depot, NameSwap, Presence, Version};
 use suijuris_vehicle::Driver;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
-use super::{Birth, Failed, is_of};
+use super::{Birth, Failed, durable, is_of};
 use crate::serve::catalog::Catalog;
 use crate::serve::entry::Entry;
+use crate::serve::keeper::{NotOpened, Opened};
 use crate::serve::roster::Roster;
 
 /// Tries of a step whose answer was lost.
@@ -23,13 +26,33 @@ impl<D: Driver> Roster<D> {
     /// Does the steps of a founding to its end; the instance, or none where the key is another's.
     pub(super) async fn walk(
         self: &Rc<Self>,
+        founding: Founding,
+        birth: &mut Birth,
+    ) -> Result<Option<Rc<Entry>>, Failed> {
+        let walked = self.walk_on(founding, birth).await;
+        if walked.is_err() {
+            // Whoever asks next finds nobody at work.
+            if let Some(staging) = birth.staging.take() {
+                let _ = durable(staging).await;
+            }
+            let _ = self.claimed(birth).await;
+            birth.opened = None;
+        }
+        walked
+    }
+
+    async fn walk_on(
+        self: &Rc<Self>,
         mut founding: Founding,
         birth: &mut Birth,
     ) -> Result<Option<Rc<Entry>>, Failed> {
         loop {
             let step = match founding.next() {
                 Next::Do(step) => step,
-                Next::Over(End::Founded(object)) => return Ok(Some(self.founded(object, birth))),
+                Next::Over(End::Founded(object)) => {
+                    self.claimed(birth).await?;
+                    return Ok(Some(self.founded(object, birth)));
+                }
                 Next::Over(End::Taken(name)) => return Ok(self.taken(&name, birth)),
             };
             let answer = self.step(step, birth).await?;
@@ -37,9 +60,9 @@ impl<D: Driver> Roster<D> {
         }
     }
 
-    async fn step(&self, step: Step, birth: &mut Birth) -> Result<Answer, Failed> {
+    async fn step(self: &Rc<Self>, step: Step, birth: &mut Birth) -> Result<Answer, Failed> {
         match step {
-            // Staged already: see `stage`.
+            // Written already, and made durable before it is published: see `stage`.
             Step::Stage => Ok(Answer::Done),
             Step::Create(name) => self.put(name, None, birth).await,
             Step::Replace { old, new } => {
@@ -58,6 +81,11 @@ impl<D: Driver> Roster<D> {
                 Ok(Answer::Done)
             }
             Step::Discard => {
+                // Neither is written to any more.
+                if let Some(staging) = birth.staging.take() {
+                    let _ = durable(staging).await;
+                }
+                let _ = self.claimed(birth).await;
                 birth.opened = None;
                 for dir in [birth.staged.clone(), birth.paths.data.clone()] {
                     // Only what is ours: the other daemon of this key has another directory.
@@ -159,23 +187,65 @@ impl<D: Driver> Roster<D> {
         }
     }
 
-    /// Puts the object where objects are, and claims it: its mark is written.
-    pub(super) async fn publish(&self, birth: &mut Birth) -> Result<(), Failed> {
-        if birth.opened.is_some() {
+    /// Puts the object where objects are, durably, and begins to claim it there, which writes its mark.
+    pub(super) async fn publish(self: &Rc<Self>, birth: &mut Birth) -> Result<(), Failed> {
+        if let Some(staging) = birth.staging.take()
+            && let Err(failed) = durable(staging).await
+        {
+            self.withdraw(birth).await;
+            return Err(failed);
+        }
+        if birth.opening.is_some() || birth.opened.is_some() {
             return Ok(());
         }
         let (staged, paths) = (birth.staged.clone(), birth.paths.clone());
+        let (tell, there) = oneshot::channel();
         let placed = tokio::task::spawn_blocking(move || {
             if staged.exists() {
-                Catalog::place(&staged, &paths).map_err(|error| chain(&error))?;
+                let placed = || {
+                    // Nobody may wait any more.
+                    let _ = tell.send(());
+                };
+                Catalog::place_telling(&staged, &paths, placed).map_err(|error| chain(&error))?;
             }
             Ok(())
         });
+        let begun = there.await.is_ok();
+        if begun {
+            birth.opening = Some(self.begin_to_open(birth));
+        }
         placed
             .await
             .map_err(|error| Failed::Disk(error.to_string()))?
             .map_err(Failed::Disk)?;
-        birth.opened = Some(self.open_wanted(&birth.paths).await.map_err(Failed::NotOpened)?);
+        if !begun {
+            birth.opening = Some(self.begin_to_open(birth));
+        }
         Ok(())
+    }
+
+    fn begin_to_open(self: &Rc<Self>, birth: &Birth) -> JoinHandle<Result<Opened, NotOpened>> {
+        let (roster, paths) = (self.clone(), birth.paths.clone());
+        tokio::task::spawn_local(async move { roster.open_wanted(&paths).await })
+    }
+
+    /// What was begun to be opened is open, and claimed.
+    pub(super) async fn claimed(&self, birth: &mut Birth) -> Result<(), Failed> {
+        if let Some(opening) = birth.opening.take() {
+            let opened = opening.await.map_err(|error| Failed::Disk(error.to_string()))?;
+            birth.opened = Some(opened.map_err(Failed::NotOpened)?);
+        }
+        Ok(())
+    }
+
+    /// Takes back an entry whose object could not be made durable: nobody has seen that object.
+    async fn withdraw(&self, birth: &mut Birth) {
+        if let (Some(depot), Some((name, version))) = (&self.depot, birth.read.take())
+            && name.object == birth.object
+        {
+            // What stays is replaced by whoever asks next.
+            let _ = depot.remove_name(birth.class.id, &birth.key, &version).await;
+        }
+        let _ = self.catalog.discard(&birth.staged);
     }
 }
