@@ -107,3 +107,44 @@ fn where_the_first_refuses_the_rest_is_left_and_the_refusal_is_recorded() {
     daemon.terminate();
     home.nobody_is_left();
 }
+
+#[test]
+fn a_class_that_is_amended_while_instances_are_born_has_each_of_them_once_and_by_one_of_its_definitions() {
+    let home = Home::new();
+    let daemon = home.serve();
+    five(&home, &daemon, &[FOUND, OPEN, DORMANT, AMEND].concat());
+    home.class("tenant", CLASS, &[FOUND, OPEN, CLOSED, AMEND].concat());
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let born = std::thread::scope(|scope| {
+        let (daemon, over) = (&daemon, &over);
+        let born = scope.spawn(move || {
+            let mut born = Vec::new();
+            while !over.load(std::sync::atomic::Ordering::Relaxed) && born.len() < 80 {
+                let key = format!("n{}", born.len());
+                let problem = daemon
+                    .get(&format!("{key}.tenant"), "/")
+                    .problem(403, "wake_refused");
+                born.push((key, problem["object"].clone()));
+            }
+            born
+        });
+        home.suijuris(&["amend", "tenant", "--json"]).code(0);
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        born.join().unwrap()
+    });
+    println!("{} were born meanwhile", born.len());
+    for (key, object) in &born {
+        let again = daemon
+            .get(&format!("{key}.tenant"), "/")
+            .problem(403, "wake_refused");
+        assert_eq!(again["object"], *object, "{key}");
+    }
+    assert_eq!(home.keys("tenant").len(), 5 + born.len());
+    assert_eq!(home.names_in_depot(), home.keys("tenant"));
+    daemon.get("later.tenant", "/").problem(403, "wake_refused");
+    assert!(refused_by(&home, "tenant/later").contains("shut"));
+    daemon.terminate();
+    for key in home.keys("tenant") {
+        home.verify(&home.instance("tenant", &key));
+    }
+}

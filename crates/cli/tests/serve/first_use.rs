@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::home::{DORMANT, FOUND, Home, OPEN, STAY};
+use crate::daemon::Daemon;
+use crate::home::{DORMANT, FOUND, Home, OPEN, STAY, until};
 
 #[test]
 fn who_is_refused_an_instance_leaves_nothing() {
@@ -100,4 +101,71 @@ fn who_founds_too_fast_is_told_when_to_come_back() {
     }
     assert_eq!(daemon.count(&json!({"event": "machine"})), 0);
     daemon.terminate();
+}
+
+#[test]
+fn where_the_disk_is_full_nothing_is_founded_and_later_it_is_founded_once() {
+    let home = Home::new();
+    let daemon = home.serve();
+    home.add(&home.class("tenant", "max_instances = 9", &[FOUND, OPEN, DORMANT].concat()));
+    daemon.get("early.tenant", "/").problem(403, "wake_refused");
+    daemon.terminate();
+
+    // Files grow to 64 KiB at most, which a new history is larger than: what a full disk says (no room) comes as "file too large".
+    let mut full = home.command("/bin/sh");
+    full.args(["-c", "ulimit -f 128; trap '' XFSZ; exec \"$@\"", "sh"]);
+    full.args([env!("CARGO_BIN_EXE_suijuris"), "serve"])
+        .arg(home.root());
+    full.args(["--listen", "127.0.0.1:0", "--json"]);
+    let daemon = Daemon::start(full);
+    for _ in 0..3 {
+        daemon.get("late.tenant", "/").problem(507, "not_durable");
+    }
+    assert_eq!(home.keys("tenant"), ["early"]);
+    assert_eq!(home.names_in_depot(), ["early"]);
+    daemon.terminate();
+
+    let daemon = home.serve();
+    let object = daemon.get("late.tenant", "/").problem(403, "wake_refused")["object"].clone();
+    let again = daemon.get("late.tenant", "/").problem(403, "wake_refused");
+    assert_eq!(again["object"], object);
+    assert_eq!(home.keys("tenant"), ["early", "late"]);
+    assert_eq!(home.names_in_depot(), ["early", "late"]);
+    until("nothing is staged", || home.staged().is_empty());
+    daemon.terminate();
+    home.verify(&home.instance("tenant", "late"));
+}
+
+#[test]
+fn a_depot_that_loses_the_name_table_founds_nobody_twice() {
+    let home = Home::new();
+    let daemon = home.serve();
+    home.add(&home.class("tenant", "max_instances = 9", &[FOUND, OPEN, DORMANT].concat()));
+    let object = |daemon: &Daemon, key: &str| {
+        let problem = daemon
+            .get(&format!("{key}.tenant"), "/")
+            .problem(403, "wake_refused");
+        problem["object"].clone()
+    };
+    let (first, second) = (object(&daemon, "a"), object(&daemon, "b"));
+    let classes = home.depot().join("classes");
+    std::fs::remove_dir_all(&classes).unwrap();
+    // Whoever is here stays who it is, and others are founded.
+    assert_eq!(object(&daemon, "a"), first);
+    let third = object(&daemon, "c");
+    daemon.terminate();
+
+    std::fs::remove_dir_all(&classes).unwrap();
+    let daemon = home.serve();
+    for (key, is) in [("a", &first), ("b", &second), ("c", &third)] {
+        assert_eq!(object(&daemon, key), *is, "{key}");
+    }
+    until("the table is there again", || {
+        home.names_in_depot() == ["a", "b", "c"]
+    });
+    assert_eq!(home.keys("tenant"), ["a", "b", "c"]);
+    daemon.terminate();
+    for key in home.keys("tenant") {
+        home.verify(&home.instance("tenant", &key));
+    }
 }

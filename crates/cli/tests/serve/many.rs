@@ -16,16 +16,26 @@ const FAST: &str = "max_instances = 10000\nper_peer = 10000\nper_class = 10000";
 
 // proves G7
 #[test]
-fn two_hundred_first_uses_of_one_key_found_one_object() {
+fn ten_thousand_first_uses_of_one_key_found_one_object() {
     let home = Home::new();
     let daemon = home.serve();
     home.add(&home.class("tenant", "max_instances = 9", &[FOUND, OPEN, DORMANT].concat()));
     let objects: BTreeSet<String> = std::thread::scope(|scope| {
         let asked: Vec<_> = (0..200)
-            .map(|_| scope.spawn(|| daemon.get("acme.tenant", "/").problem(403, "wake_refused")))
+            .map(|_| {
+                scope.spawn(|| {
+                    let use_it = |_| daemon.get("acme.tenant", "/").problem(403, "wake_refused");
+                    (0..50)
+                        .map(use_it)
+                        .map(|problem| problem["object"].to_string())
+                        .collect::<Vec<_>>()
+                })
+            })
             .collect();
-        let answers = asked.into_iter().map(|thread| thread.join().unwrap());
-        answers.map(|problem| problem["object"].to_string()).collect()
+        asked
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert_eq!(objects.len(), 1, "{objects:?}");
     assert_eq!(home.keys("tenant"), ["acme"]);
