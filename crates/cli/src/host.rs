@@ -3,6 +3,7 @@
 
 mod admin;
 mod backup;
+mod console;
 mod proxying;
 
 use std::net::SocketAddr;
@@ -81,6 +82,10 @@ pub(crate) struct Args {
     /// File with an age identity, to which backups are sealed [default: they are not sealed]
     #[arg(long, value_name = "FILE", requires = "backup")]
     backup_key: Option<PathBuf>,
+    /// File with the key that volumes are encrypted with, 32 random bytes at least: as root, with the kernel's dm-crypt [default: they are not
+    /// encrypted]
+    #[arg(long, value_name = "FILE")]
+    volume_key: Option<PathBuf>,
     /// Let `host:NAME` images run programs of this machine, for tests
     #[arg(long, hide = true)]
     host_programs: bool,
@@ -115,6 +120,9 @@ fn data(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
 /// Whatever keeps it from starting.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let data = data(args.data.as_ref())?;
+    if let Some(admin::Command::Console(console)) = &args.command {
+        return console::run(console, &data);
+    }
     if let Some(command) = &args.command {
         return admin::run(command, &data).map(ExitCode::from);
     }
@@ -171,6 +179,7 @@ async fn daemon(args: &Args, data: PathBuf) -> anyhow::Result<ExitCode> {
             .as_ref()
             .map(|url| backup::open(url, args.backup_key.as_deref()))
             .transpose()?,
+        volume_key: args.volume_key.clone(),
         fault: args.fault,
     };
     let (host, token) = Host::open(options, driver).await?;

@@ -2,7 +2,8 @@
 //!
 //! Each command lives in a file of its own; this one reads the command line and turns answers into exit codes. Data
 //! goes to standard output, all else to standard error. The same program, started again with a word that nobody types,
-//! is the first process of a machine (`__shim`), the runtime in it (`__init`), and the door of a deployed class (`__class-door`).
+//! is the first process of a machine (`__shim`), the runtime in it (`__init`), the door of a deployed class (`__class-door`), and what
+//! carries raw connections of a host (`__relay`).
 
 mod access_log;
 mod add;
@@ -213,6 +214,8 @@ fn main() -> ExitCode {
     match arguments.next().as_deref().and_then(std::ffi::OsStr::to_str) {
         Some("__shim") => return suijuris_vehicle::process::shim::main(),
         Some("__init") => return suijuris_runtime::main(arguments.collect::<Vec<OsString>>()),
+        #[cfg(feature = "host")]
+        Some("__relay") => return suijuris_host::relay::main(),
         #[cfg(feature = "remote")]
         Some("__class-door") => return deploy::class_door::main(),
         _ => {}

@@ -3,6 +3,7 @@
 
 mod apps;
 mod call;
+pub(crate) mod console;
 mod control;
 mod discovery;
 mod error;
@@ -26,7 +27,7 @@ mod volumes;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{RawPathParams, Request, State};
-use axum::routing::{MethodFilter, any, get, on};
+use axum::routing::{MethodFilter, any, delete, get, on};
 use http::{Response, StatusCode};
 
 use crate::audit;
@@ -34,7 +35,7 @@ use crate::host::Host;
 use call::{Answer, Call};
 use error::ApiError;
 use rates::Rates;
-use routes::{Operation, ROUTES, Route};
+use routes::{Needs, Operation, ROUTES, Route};
 pub use server::{serve, serve_control};
 
 /// What every call is answered with.
@@ -52,16 +53,14 @@ fn router(host: Host) -> Router {
     for route in ROUTES {
         let filter = MethodFilter::try_from(method(route.method)).unwrap_or(MethodFilter::GET);
         let handler = move |State(api): State<Api>, params: RawPathParams, request: Request| {
-            let params = params
-                .iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect();
-            Box::pin(answer(api, route, params, request))
+            let work = |call| operate(route.operation, call);
+            Box::pin(answer(api, route, None, named(&params), request, work))
         };
         let path = format!("/v1{}", route.path);
         router = router.route(&path, on(filter, handler));
     }
     router
+        .merge(ours())
         .route("/v2", any(registry::answer))
         .route("/v2/", any(registry::answer))
         .route("/v2/{*path}", any(registry::answer))
@@ -77,6 +76,30 @@ fn router(host: Host) -> Router {
         .with_state(api)
 }
 
+/// What there is beside Fly's paths; not in the document that is compared with Fly's.
+fn ours() -> Router<Api> {
+    const REVOKE: Route = Route {
+        method: "DELETE",
+        path: "/apps/{app_name}/deploy_token/{token_id}",
+        operation: Operation::DeployToken,
+        needs: Needs::Write,
+        about: "Ends a token of one app",
+    };
+    let revoke = async |State(api): State<Api>, params: RawPathParams, request: Request| {
+        let work = async |call: Call| apps::revoke_token(&call).await;
+        answer(api, &REVOKE, Some("RevokeToken"), named(&params), request, work).await
+    };
+    Router::new()
+        .route(&format!("/v1{}", REVOKE.path), delete(revoke))
+        .merge(console::router())
+}
+
+/// The parts of a path, by name.
+fn named(params: &RawPathParams) -> Vec<(String, String)> {
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    params.iter().map(owned).collect()
+}
+
 /// The same for whoever is in a machine: what [`Call`] lets it have.
 pub(crate) fn inside(host: Host, inside: crate::door::Inside) -> Router {
     router(host).layer(axum::Extension(inside))
@@ -86,17 +109,23 @@ fn method(name: &str) -> http::Method {
     name.parse().unwrap_or_default()
 }
 
-async fn answer(
+/// The one way through which calls go. In the audit log it has its route's name, unless it has one of its own.
+async fn answer<Work: Future<Output = Result<Answer, ApiError>>>(
     api: Api,
-    route: &'static Route,
+    route: &Route,
+    name: Option<&str>,
     params: Vec<(String, String)>,
     request: Request,
+    work: impl FnOnce(Call) -> Work,
 ) -> Response<Body> {
-    let entry = audit::Entry::of(&api.host.0, route, &request);
+    let mut entry = audit::Entry::of(&api.host.0, route, &request);
+    if let Some(name) = name {
+        entry = entry.called(name);
+    }
     let host = std::sync::Arc::clone(&api.host.0);
     let answered = async {
         let call = Call::read(api, route, params, request).await?;
-        operate(route.operation, call).await
+        work(call).await
     };
     let response = match answered.await {
         Ok(answer) => answer.into_response(),

@@ -91,6 +91,13 @@ impl Entry {
         }
     }
 
+    /// The same under another name than that of its route, and kept however it ends.
+    pub(crate) fn called(mut self, operation: &str) -> Self {
+        operation.clone_into(&mut self.operation);
+        self.looks = false;
+        self
+    }
+
     /// A call of somebody, of no operation.
     pub(crate) fn made(who: Who, method: &http::Method, path: &str) -> Self {
         let mut path = path.to_owned();

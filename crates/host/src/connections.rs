@@ -43,7 +43,7 @@ pub(crate) async fn serve<L: Listener>(
                 .keep_alive_interval(Some(ASKED_EVERY));
             // How a connection ended is its client's affair.
             let _ = builder
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
+                .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(routes))
                 .await;
             drop(permit);
         });

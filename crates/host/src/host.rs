@@ -11,6 +11,7 @@ use suijuris_vehicle::{Driver as _, ListError, Machine as _, MachineId};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use crate::api::console::Consoles;
 use crate::api::rates::Rates;
 use crate::apps::App;
 use crate::arrivals::Arrivals;
@@ -35,6 +36,7 @@ use crate::secrets::Secrets;
 use crate::store::{Store, StoreError, Table, Write};
 use crate::tokens::{Access, Grant, TokenError, Tokens};
 use crate::vault::Vault;
+use crate::volumes::container::{Container, ContainerError};
 use crate::volumes::{VolumeError, Volumes};
 
 /// How long a destroyed machine is still known.
@@ -73,6 +75,8 @@ pub struct Options {
     pub registries: Vec<String>,
     /// Where snapshots of volumes are backed up, if anywhere.
     pub backups: Option<Arc<dyn Vault>>,
+    /// The key that volumes are encrypted with, if they are.
+    pub volume_key: Option<PathBuf>,
     /// The point at which the daemon dies, for tests.
     pub fault: Option<u32>,
 }
@@ -95,6 +99,9 @@ pub enum OpenError {
     /// A volume that was begun.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// What volumes are encrypted in.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
     /// The images.
     #[error(transparent)]
     Images(#[from] suijuris_oci::store::StoreError),
@@ -135,6 +142,8 @@ pub(crate) struct Inner {
     pub(crate) tracer: OnceLock<suijuris_proxy::traces::Tracer>,
     /// Where it stands for port 80.
     pub(crate) proxy_port: OnceLock<u16>,
+    /// Consoles that are open.
+    pub(crate) consoles: Consoles,
     /// Machines that come from another host.
     pub(crate) arrivals: Arrivals,
     /// What was asked, and by whom.
@@ -236,7 +245,9 @@ impl Host {
         }
         let faults = Arc::new(Faults::new(options.fault));
         let volumes = private(&data.join("volumes"))?;
+        let container = Container::open(&data, &volumes, options.volume_key.as_deref())?;
         let volumes = Volumes::load(&store, volumes, Arc::clone(&faults), options.backups.clone())?;
+        let volumes = volumes.within(container);
         let machines = private(&data.join("machines"))?;
         let plan = if options.egress {
             network::Plan::find()
@@ -282,6 +293,7 @@ impl Host {
             #[cfg(feature = "traces")]
             tracer: OnceLock::new(),
             proxy_port: OnceLock::new(),
+            consoles: Consoles::default(),
             arrivals: Arrivals::default(),
             audit: Audit::open(&private(&data.join("audit"))?).map_err(|source| OpenError::Data {
                 path: data.join("audit"),
@@ -400,8 +412,11 @@ impl Host {
         tasks.shutdown().await;
         let world = Arc::clone(&self.0.shared.world);
         if world.driver.list().await.is_ok_and(|running| running.is_empty()) {
-            let closed =
-                tokio::task::spawn_blocking(move || world.private.as_ref().map(network::Private::close));
+            let inner = Arc::clone(&self.0);
+            let closed = tokio::task::spawn_blocking(move || {
+                inner.volumes.close();
+                world.private.as_ref().map(network::Private::close)
+            });
             // What stays is found by the next one.
             let _ = closed.await;
         }

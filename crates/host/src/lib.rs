@@ -47,6 +47,7 @@ mod secrets;
 mod signals;
 mod store;
 mod tokens;
+mod usage;
 mod vault;
 mod volumes;
 mod words;
@@ -59,10 +60,11 @@ pub use sealed::SealError;
 pub use store::StoreError;
 #[cfg(feature = "traces")]
 pub use suijuris_proxy::traces;
-pub use suijuris_proxy::{Acme, BadHook, Entry, Hook, Proxy};
+pub use suijuris_proxy::{Acme, BadHook, Entry, Hook, Proxy, relay};
 pub use tokens::{Access, Grant, TokenError};
 pub use vault::{Pending, Vault, VaultError};
 pub use volumes::VolumeError;
+pub use volumes::container::ContainerError;
 
 pub use network::names::fuzz as fuzz_names;
 

@@ -323,6 +323,45 @@ pub(crate) struct Machine {
     /// Secrets of the app that it sees.
     pub(crate) secrets_version: u64,
     pub(crate) failure: Option<Failure>,
+    /// No request starts it before this.
+    #[serde(default)]
+    pub(crate) not_before_ms: Option<u64>,
+    /// How long it has run.
+    #[serde(default)]
+    pub(crate) awake: Awake,
+}
+
+/// How long a machine has run in all its lives: its processes were there, and not suspended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Awake {
+    ms: u64,
+    since_ms: Option<u64>,
+}
+
+impl Awake {
+    /// From now on it is in `state`.
+    fn enter(&mut self, state: State, now_ms: u64) {
+        match state {
+            State::Started => self.since_ms = self.since_ms.or(Some(now_ms)),
+            State::Stopping
+            | State::Restarting
+            | State::Suspending
+            | State::Replacing
+            | State::Destroying => {}
+            _ => {
+                *self = Self {
+                    ms: self.until(now_ms),
+                    since_ms: None,
+                }
+            }
+        }
+    }
+
+    /// Milliseconds until `now_ms`.
+    pub(crate) fn until(self, now_ms: u64) -> u64 {
+        let running = self.since_ms.map_or(0, |since| now_ms.saturating_sub(since));
+        self.ms.saturating_add(running)
+    }
 }
 
 /// The instant of a change, and what its ids are made of.
@@ -382,6 +421,11 @@ impl Machine {
         self.versions.truncate(MAX_VERSIONS);
     }
 
+    /// Counts for how long it has run, before it is recorded.
+    pub(crate) fn count(&mut self, now_ms: u64) {
+        self.awake.enter(self.state, now_ms);
+    }
+
     /// The lease, unless it is over.
     pub(crate) fn lease_at(&self, now_ms: u64) -> Option<&Lease> {
         // Seen from before it was made, the clock went back, and how long it has held nobody knows.
@@ -420,4 +464,31 @@ pub(crate) fn exit_request(exit: Exit, requested: bool, restarting: bool, count:
         "oom_killed": oom, "requested_stop": requested, "restarting": restarting, "exited_at": crate::clock::rfc3339(at_ms),
     });
     json!({"exit_event": exit_event, "MonitorEvent": {"exit_event": exit_event}, "restart_count": count})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_is_awake_until_it_has_ended_or_is_suspended() {
+        let mut awake = Awake::default();
+        for (state, at, expected) in [
+            (State::Starting, 10, 0),
+            (State::Started, 20, 0),
+            (State::Started, 25, 5),
+            (State::Suspending, 30, 10),
+            (State::Suspended, 40, 20),
+            (State::Starting, 100, 20),
+            (State::Started, 110, 20),
+            (State::Replacing, 120, 30),
+            (State::Stopped, 130, 40),
+            (State::Stopped, 500, 40),
+        ] {
+            awake.enter(state, at);
+            assert_eq!(awake.until(at), expected, "{state:?} at {at}");
+        }
+        awake.enter(State::Started, 600);
+        assert_eq!(awake.until(500), 40, "a clock that goes back takes nothing away");
+    }
 }

@@ -1,6 +1,7 @@
 //! Volumes: directories of this host that machines mount, one machine at a time; their snapshots and forks.
 
 mod backup;
+pub(crate) mod container;
 mod content;
 mod duties;
 
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::faults::Faults;
 use crate::store::{Store, StoreError, Table, Write};
 use crate::vault::Vault;
+
+use self::container::Container;
 
 pub(crate) use self::backup::{Backups, fuzz};
 
@@ -109,6 +112,8 @@ pub(crate) struct Volumes {
     /// Bytes on disk, as last measured.
     measured: RwLock<BTreeMap<String, u64>>,
     backups: Option<Backups>,
+    /// What they are encrypted in, if they are.
+    container: Option<Container>,
     /// Changes of records go one after the other: each begins with the record as the last one left it.
     changes: tokio::sync::Mutex<()>,
 }
@@ -129,8 +134,24 @@ impl Volumes {
             backups: vault.map(|vault| Backups::load(store, vault)).transpose()?,
             all: RwLock::new(all),
             measured: RwLock::default(),
+            container: None,
             changes: tokio::sync::Mutex::default(),
         })
+    }
+
+    /// The same in what they are encrypted in.
+    pub(crate) fn within(self, container: Option<Container>) -> Self {
+        Self { container, ..self }
+    }
+
+    /// Whether what is written to a volume is encrypted on disk.
+    pub(crate) const fn are_encrypted(&self) -> bool {
+        self.container.is_some()
+    }
+
+    /// Once no machine runs any more. What is in use stays as it is, for the next daemon.
+    pub(crate) fn close(&self) {
+        let _in_use = self.container.as_ref().map(Container::close);
     }
 
     /// Bytes that a volume takes on disk, as last measured.

@@ -16,6 +16,7 @@
 //! | `acme` | certificates for apps' own names |
 //! | `hook` | who is asked whether a request may pass |
 //! | `listener`, `raw` | what a connection is; raw ones |
+//! | [`relay`] | raw ones that outlive this process |
 //! | [`proxy`](Proxy), `metrics`, `traces` | threads; counters; spans of requests (feature `traces`) |
 
 #![forbid(unsafe_code)]
@@ -35,6 +36,7 @@ mod passage;
 pub mod problems;
 mod proxy;
 mod raw;
+pub mod relay;
 mod replay;
 mod router;
 mod starts;

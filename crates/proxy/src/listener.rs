@@ -61,8 +61,7 @@ pub(crate) struct Listening {
 enum Arrived {
     Http(Handoff),
     Https(Handoff),
-    Raw(TcpStream, Asked),
-    RawTls(Box<suijuris_edge::tls::Stream>, Asked),
+    Raw(raw::Client, Asked),
 }
 
 /// Accepts until it is dropped, which ends raw connections.
@@ -88,8 +87,7 @@ async fn serve(listening: Rc<Listening>, socket: TcpStream, peer: SocketAddr) {
     match arrived {
         Ok(Some(Arrived::Http(handoff))) => drop(listening.plain.send(handoff).await),
         Ok(Some(Arrived::Https(handoff))) => drop(listening.secured.send(handoff).await),
-        Ok(Some(Arrived::Raw(socket, asked))) => raw::serve(router(), socket, asked).await,
-        Ok(Some(Arrived::RawTls(stream, asked))) => raw::serve(router(), stream, asked).await,
+        Ok(Some(Arrived::Raw(client, asked))) => raw::serve(router(), client, asked).await,
         // It said nothing that is understood here, or not in time.
         Ok(None) | Err(_) => {}
     }
@@ -132,7 +130,8 @@ impl Listening {
         let clear = served(alone.as_ref(), false);
         if clear.is_some_and(|port| !port.http && !port.tls && !port.pg_tls) {
             // Its server may speak first.
-            return Some(Arrived::Raw(socket, self.asked(alone?, address.ip(), false)));
+            let asked = self.asked(alone?, address.ip(), false);
+            return Some(Arrived::Raw(raw::Client::Socket(socket), asked));
         }
         let mut first = [0];
         if socket.peek(&mut first).await.ok()? == 0 {
@@ -173,10 +172,8 @@ impl Listening {
             && !port.http
         {
             // TLS of the app's own, which passes through.
-            return Some(Arrived::Raw(
-                socket,
-                self.asked(Arc::clone(app), address.ip(), true),
-            ));
+            let asked = self.asked(Arc::clone(app), address.ip(), true);
+            return Some(Arrived::Raw(raw::Client::Socket(socket), asked));
         }
         let http = port.is_none_or(|port| port.http);
         let speaks = if http { Speaks::Http } else { Speaks::Anything };
@@ -185,10 +182,8 @@ impl Listening {
         let _kept = tls.refresh();
         let (stream, found) = tls.accept(socket, speaks).await?;
         if !http {
-            return Some(Arrived::RawTls(
-                Box::new(stream),
-                self.asked(app?, address.ip(), true),
-            ));
+            let asked = self.asked(app?, address.ip(), true);
+            return Some(Arrived::Raw(raw::Client::Tls(Box::new(stream)), asked));
         }
         let client = known(address, true, Some(Box::new(found)));
         Some(Arrived::Https(handoff(

@@ -11,6 +11,7 @@ use crate::choice::Wanted;
 use crate::fleet::{Counts, Fleet, Machine, Port, Service};
 use crate::load::Taken;
 use crate::metrics::InFlight;
+use crate::relay::Leads;
 use crate::replay::{Fallback, Replay, Transform};
 
 /// How long a connection to a machine is kept whose service counts requests, milliseconds.
@@ -160,6 +161,15 @@ impl Route for Passage {
 }
 
 impl Passage {
+    /// Where it leads.
+    pub(crate) fn leads(&self) -> Leads {
+        Leads {
+            app: self.goal.app.to_string(),
+            machine: self.machine.id.to_string(),
+            port: self.service.internal_port,
+        }
+    }
+
     /// The port at which it is served.
     pub(crate) fn served(&self) -> Option<&Port> {
         self.service.ports.get(self.port)

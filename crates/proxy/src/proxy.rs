@@ -27,6 +27,7 @@ use crate::hook::Hook;
 use crate::ids::Ids;
 use crate::listener::{Listening, accept};
 use crate::metrics::Metrics;
+use crate::relay::{self, Relay};
 use crate::replay::state::Key;
 use crate::router::Router;
 use crate::starts::Starts;
@@ -69,6 +70,8 @@ pub struct Options {
     pub key: Key,
     /// The clock now, since 1970.
     pub now: Duration,
+    /// Who has raw connections, so that they outlive this process; none: they end with it.
+    pub relay: Option<relay::Setup>,
     /// Who is told of requests.
     #[cfg(feature = "traces")]
     pub tracer: Option<crate::traces::Tracer>,
@@ -87,6 +90,7 @@ impl Options {
             tls: None,
             client_ca: None,
             acme: None,
+            relay: None,
             trust: Trust::default(),
             key,
             now,
@@ -147,6 +151,12 @@ impl Proxy {
             let _usable = Tls::new(source.clone(), options.client_ca.clone())?;
         }
         let metrics = Arc::<Metrics>::default();
+        let mut tasks = JoinSet::new();
+        let relay = options.relay.map(|setup| {
+            let (relay, runs) = Relay::new(setup, &*fleet, &metrics);
+            tasks.spawn(runs);
+            relay
+        });
         let starts = Starts::new(Arc::clone(&fleet), Arc::clone(&metrics), Handle::current());
         let router = Arc::new(Router {
             fleet: Arc::clone(&fleet),
@@ -159,6 +169,7 @@ impl Proxy {
             challenges: Arc::default(),
             metrics: Arc::clone(&metrics),
             starts: Arc::new(starts),
+            relay,
             #[cfg(feature = "traces")]
             tracer: options.tracer,
         });
@@ -186,7 +197,7 @@ impl Proxy {
             router,
             stop,
             threads: Vec::new(),
-            tasks: JoinSet::new(),
+            tasks,
         };
         for worker in workers {
             let runtime = tokio::runtime::Builder::new_current_thread()

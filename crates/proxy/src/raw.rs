@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::asked::Asked;
 use crate::passage::{Goal, Passage, Story};
+use crate::relay::Carried;
 use crate::router::Router;
 
 /// Connecting to a machine.
@@ -22,12 +23,16 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// A connection in which no byte moves.
 const IDLE: Duration = Duration::from_secs(3_600);
 
+/// Who connected.
+pub(crate) enum Client {
+    /// As it came: another process can go on with it.
+    Socket(TcpStream),
+    /// What its TLS comes to, which ends in this process.
+    Tls(Box<suijuris_edge::tls::Stream>),
+}
+
 /// Serves one connection to its end. What no machine takes is closed.
-pub(crate) async fn serve(
-    router: Arc<Router>,
-    mut client: impl AsyncRead + AsyncWrite + Unpin,
-    asked: Asked,
-) {
+pub(crate) async fn serve(router: Arc<Router>, client: Client, asked: Asked) {
     let asked = Rc::new(asked);
     router.metrics.connected(&asked.app);
     let goal = Goal {
@@ -48,13 +53,29 @@ pub(crate) async fn serve(
             },
         }
     };
-    join(&mut client, machine, passage).await;
-}
-
-/// Copies until both sides have ended, or nothing has moved for long. The passage holds the machine's load meanwhile.
-async fn join(client: &mut (impl AsyncRead + AsyncWrite + Unpin), machine: TcpStream, _passage: Passage) {
     // Only latency is lost where it cannot be set.
     let _slower = machine.set_nodelay(true);
+    // The passage holds the machine's load meanwhile.
+    match client {
+        Client::Socket(client) => carry(&router, client, machine, &passage).await,
+        Client::Tls(mut client) => join(&mut client, machine).await,
+    }
+}
+
+/// Gives the connection to the relay, where there is one that takes it.
+async fn carry(router: &Router, mut client: TcpStream, mut machine: TcpStream, passage: &Passage) {
+    if let Some(relay) = &router.relay {
+        match relay.carry(client, machine, passage.leads()).await {
+            // Sockets that cannot be handed over are closed by now.
+            Ok(Carried::Ended) | Err(_) => return,
+            Ok(Carried::Refused(a, b)) => (client, machine) = (a, b),
+        }
+    }
+    join(&mut client, machine).await;
+}
+
+/// Copies until both sides have ended, or nothing has moved for long.
+pub(crate) async fn join(client: &mut (impl AsyncRead + AsyncWrite + Unpin), machine: TcpStream) {
     let moved = Rc::new(Cell::new(Instant::now()));
     let mut machine = Watched {
         inner: machine,

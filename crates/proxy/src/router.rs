@@ -21,6 +21,7 @@ use crate::ids::Ids;
 use crate::metrics::Metrics;
 use crate::passage::{Back, Goal, Passage, Proved, Story, wanted};
 use crate::problems::{self, refusal};
+use crate::relay::Relay;
 use crate::replay::cache::{By, LEAST_S, ReplayCache, prefix_of};
 use crate::replay::state::{Key, LASTS_S};
 use crate::replay::{self, Fallback, MAX_REPLAYS, Replay};
@@ -57,6 +58,7 @@ pub(crate) struct Router {
     pub(crate) challenges: Arc<Challenges>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) starts: Arc<Starts>,
+    pub(crate) relay: Option<Relay>,
 }
 
 /// Why a request goes nowhere.

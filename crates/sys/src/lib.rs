@@ -24,6 +24,7 @@ pub mod signals;
 pub mod sockets;
 pub mod spawn;
 pub mod userfault;
+pub mod terminals;
 pub mod view;
 
 use std::io;

@@ -167,6 +167,25 @@ impl Stat {
     }
 }
 
+/// Gives this process a session of its own: no terminal's keys reach it.
+///
+/// # Errors
+/// Where it leads a group of processes already.
+pub fn own_session() -> io::Result<()> {
+    Ok(nix::unistd::setsid().map(drop)?)
+}
+
+/// Lets this process open as many files as it may at all; how many these are.
+#[must_use]
+pub fn raise_open_files() -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return 0;
+    };
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    usize::try_from(if raised.is_ok() { most } else { now }).unwrap_or(usize::MAX)
+}
+
 /// All processes by number. Read line by line, so that it may be torn: a parent may be missing, or be another by now.
 #[must_use]
 pub fn table() -> BTreeMap<u32, Stat> {

@@ -17,12 +17,17 @@ use zeroize::Zeroizing;
 
 use super::class_door::{self, Config};
 use super::machine::MARK;
-use super::{Deployment, Event, id_of};
+use super::{Deployment, Event, id_of, is_name};
 use crate::build::ObjectImage;
-use crate::{Answer, Usage, clock, owner};
+use crate::{Answer, Usage, clock, owner, terminal};
 
 /// A door is appointed for a little less than it may be at most: clocks differ.
 const TERM: Span = Span(MAX_TERM.0 - 86_400_000);
+/// Metadata of a door's machine: what its token is called, and those of doors before it that are still good.
+const TOKEN_OF_DOOR: &str = "suijuris_token";
+const EARLIER_TOKENS: &str = "suijuris_tokens_before";
+/// Tokens that are taken back at once.
+const MOST_TOKENS: usize = 16;
 /// How long the token of a door is good, as the vehicle is asked.
 const TOKEN_FOR: &str = "8760h";
 
@@ -66,7 +71,7 @@ impl Deployment<'_> {
             depot: self.args.depot.clone(),
             appointment: self.appointment(image, &key)?,
         };
-        let token = self.door_token(&instances).await?;
+        let (token, id) = self.door_token(&instances).await?;
         let secrets = json!({ "values": {
             class_door::KEY: URL_SAFE_NO_PAD.encode(seed.as_slice()),
             class_door::TOKEN: token.as_str(),
@@ -78,7 +83,7 @@ impl Deployment<'_> {
         if let Some(machine) = machine.as_object_mut() {
             machine.insert("init".to_owned(), json!({ "exec": entrypoint }));
         }
-        let machine = self.door_machine(&machine).await?;
+        let machine = self.door_machine(machine, id.as_deref()).await?;
         let url = self.url();
         self.tell(&Event::Class {
             app: &self.app,
@@ -118,18 +123,37 @@ impl Deployment<'_> {
     }
 
     /// A token that reaches the instances' app and nothing else.
-    async fn door_token(&self, app: &str) -> anyhow::Result<Zeroizing<String>> {
+    async fn door_token(&self, app: &str) -> anyhow::Result<(Zeroizing<String>, Option<String>)> {
         let path = format!("/apps/{app}/deploy_token");
         let asked = json!({ "expiry": TOKEN_FOR });
         let made = self.vehicle.call(Method::POST, &path, Some(&asked)).await?;
         let made = made.good("a token for the door cannot be made")?;
-        let token = made.get("token").and_then(Value::as_str);
-        Ok(Zeroizing::new(
-            token.context("the vehicle's answer has no token")?.to_owned(),
-        ))
+        let text = |key: &str| made.get(key).and_then(Value::as_str).map(str::to_owned);
+        let token = text("token").context("the vehicle's answer has no token")?;
+        // A vehicle that says what the token is called takes it back by that.
+        Ok((Zeroizing::new(token), text("id").filter(|id| is_name(id))))
     }
 
-    async fn door_machine(&self, config: &Value) -> anyhow::Result<String> {
+    /// Takes back the tokens of doors that are no more, and forgets each that is gone.
+    async fn take_back(&self, door: &str, tokens: &[String]) -> anyhow::Result<()> {
+        let mut gone = true;
+        for token in tokens {
+            let path = format!("/apps/{}/deploy_token/{token}", self.instances());
+            let revoked = self.vehicle.call(Method::DELETE, &path, None).await;
+            gone &= revoked.is_ok_and(|answer| [204, 404].contains(&answer.status));
+        }
+        if gone {
+            let path = format!("/apps/{}/machines/{door}/metadata/{EARLIER_TOKENS}", self.app);
+            let forgotten = self.vehicle.call(Method::DELETE, &path, None).await?;
+            forgotten.good("what the door's machine says of earlier tokens cannot be removed")?;
+        } else {
+            terminal::note("the token of the door before is still good: deploy again to take it back");
+        }
+        Ok(())
+    }
+
+    /// The door's machine, made or given its new config; the tokens of earlier doors are good until it runs, and no longer.
+    async fn door_machine(&self, mut config: Value, token: Option<&str>) -> anyhow::Result<String> {
         let path = format!("/apps/{}/machines", self.app);
         let found = self.vehicle.call(Method::GET, &path, None).await?;
         let found = found.good("machines cannot be listed")?;
@@ -138,6 +162,13 @@ impl Deployment<'_> {
             mark.and_then(Value::as_str) == Some("door")
         };
         let old = found.as_array().into_iter().flatten().find(is_door);
+        let earlier = old.map(tokens_of).unwrap_or_default();
+        if let Some(metadata) = config.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.extend(token.map(|token| (TOKEN_OF_DOOR.to_owned(), json!(token))));
+            if !earlier.is_empty() {
+                metadata.insert(EARLIER_TOKENS.to_owned(), json!(earlier.join(",")));
+            }
+        }
         let mut body = json!({ "config": config });
         let path = match old {
             Some(machine) => format!("{path}/{}", id_of(machine, "machine")?),
@@ -149,6 +180,13 @@ impl Deployment<'_> {
         let made = self.vehicle.call(Method::POST, &path, Some(&body)).await?;
         let id = id_of(&made.good("the door's machine cannot be made")?, "machine")?;
         self.vehicle.started(&self.app, &id).await?;
+        match (earlier.as_slice(), old) {
+            ([], Some(_)) => terminal::note(
+                "the token of the door before is not known by name, and stays good for a year from when it was made: revoke it at the vehicle",
+            ),
+            ([], None) => {}
+            (earlier, _) => self.take_back(&id, earlier).await?,
+        }
         self.tell(&Event::Machine {
             machine: &id,
             made: old.is_none(),
@@ -156,6 +194,18 @@ impl Deployment<'_> {
         })?;
         Ok(id)
     }
+}
+
+/// What a door's machine says of the tokens that it and those before it had.
+fn tokens_of(machine: &Value) -> Vec<String> {
+    let of = |key: &str| {
+        machine
+            .pointer(&format!("/config/metadata/{key}"))
+            .and_then(Value::as_str)
+    };
+    let known = [of(TOKEN_OF_DOOR), of(EARLIER_TOKENS)].into_iter().flatten();
+    let all = known.flat_map(|ids| ids.split(',')).filter(|id| is_name(id));
+    all.take(MOST_TOKENS).map(str::to_owned).collect()
 }
 
 /// What starts the door in the same image.

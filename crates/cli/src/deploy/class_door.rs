@@ -6,8 +6,10 @@
 //! ```
 //!
 //! Volumes and machines are found again by what they are called, so that a door that dies in the middle goes on. It holds a token of
-//! the instances' app, its own key, by which instances begin ([`FirstWord`]), and the key of replays. The instance decides again, by
+//! the instances' app, its own key, by which instances begin ([`FirstWord`](suijuris_core::class::founder::FirstWord)), and the key of replays. The instance decides again, by
 //! the same rules. Not here: waking it (the platform's proxy does), its memory, its history.
+
+mod making;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -27,16 +29,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use suijuris_api::Problem;
 use suijuris_core::ObjectId;
-use suijuris_core::class::founder::{FirstWord, SignedAppointment};
+use suijuris_core::class::founder::SignedAppointment;
 use suijuris_core::class::{Class, Instantiation, Key, Source};
-use suijuris_core::codec;
-use suijuris_core::id::Digest;
 use suijuris_core::inputs::{Founding, Host, Vehicle as Carrier};
 use suijuris_core::key::SecretKey;
 use suijuris_core::memory::Value as Memory;
 use suijuris_core::replay::{MAX_LIFETIME, Replayed};
-use suijuris_core::ticket;
-use suijuris_core::time::Span;
 use suijuris_custody::clock::Clock;
 use suijuris_door::{ClassDoor, Credentials, PreparedBundle};
 use suijuris_gate::{
@@ -49,7 +47,7 @@ use zeroize::Zeroizing;
 
 use super::client::Vehicle;
 use super::id_of;
-use super::machine::{MARK, Wanted};
+use super::machine::MARK;
 
 /// Variables of the machine: what it is to do, and the secrets that it does it with.
 pub(super) const CONFIG: &str = "SUIJURIS_CLASS";
@@ -58,11 +56,6 @@ pub(super) const TOKEN: &str = "SUIJURIS_DOOR_TOKEN";
 /// Metadata of machines that carry instances.
 const OF_KEY: &str = "suijuris_key";
 const OF_OBJECT: &str = "suijuris_object";
-/// A first word is good for a little less than it may be at most: clocks differ.
-const GOOD_FOR: Span = Span(ticket::MAX_LIFETIME.0 - 60_000);
-/// How long an instance may take to begin.
-const BEGUN_WITHIN: Duration = Duration::from_secs(60);
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How long a request waits for it, milliseconds.
 const HOLD_MS: u64 = 90_000;
 /// How long those who waited are told why nothing was founded.
@@ -384,117 +377,6 @@ impl ClassAtDoor {
             }
         }
         self.control.ask_again();
-    }
-
-    /// The volume, the machine, and the object that has begun there; what is there already is gone on with.
-    async fn make(&self, instance: Instantiation) -> anyhow::Result<Instance> {
-        let key = instance.key.as_str().to_owned();
-        let machines = self.machines().await?;
-        let of_key = |machine: &&Value| {
-            let found = machine.pointer(&format!("/config/metadata/{OF_KEY}"));
-            found.and_then(Value::as_str) == Some(&key)
-        };
-        let old = machines.iter().find(of_key);
-        let volume = self.volume(&key).await?;
-        let word = FirstWord {
-            by: self.appointed.clone(),
-            instance,
-            volume: volume.clone(),
-            expires: self.clock.reading().wall.saturating_add(GOOD_FOR),
-        };
-        let word = URL_SAFE_NO_PAD.encode(codec::encode(&word.sign(&self.key)?)?);
-        let wanted = Wanted {
-            image: &self.config.image,
-            volume: &volume,
-            ticket: &word,
-            depot: self.config.depot.as_deref(),
-            bundle: &self.bundle,
-            protocol: self.protocol,
-            port: self.config.port,
-            autostop: &self.config.autostop,
-            amend: None,
-        };
-        let mut config = wanted.config();
-        if let Some(metadata) = config.get_mut("metadata").and_then(Value::as_object_mut) {
-            metadata.insert(OF_KEY.to_owned(), json!(key));
-        }
-        let path = match old {
-            Some(machine) => self.path(&format!("machines/{}", id_of(machine, "machine")?)),
-            None => self.path("machines"),
-        };
-        let mut body = json!({ "config": config });
-        if let (None, Some(region), Some(body)) = (old, &self.config.region, body.as_object_mut()) {
-            body.insert("region".to_owned(), json!(region));
-        }
-        let made = self.api.call(Method::POST, &path, Some(&body)).await?;
-        let machine = id_of(&made.good("the machine cannot be made")?, "machine")?;
-        self.api.started(&self.config.app, &machine).await?;
-        let object = self.begun(&machine).await?;
-        let path = self.path(&format!("machines/{machine}/metadata/{OF_OBJECT}"));
-        let value = json!({ "value": object.to_string() });
-        let noted = self.api.call(Method::POST, &path, Some(&value)).await?;
-        noted.good("the machine's object cannot be noted")?;
-        Ok(Instance { machine, object })
-    }
-
-    /// The volume of a key, made where there is none: its name says whose it is.
-    async fn volume(&self, key: &str) -> anyhow::Result<String> {
-        let digest = Digest::of_parts(&[b"suijuris/v1/volume", key.as_bytes()]);
-        let name: String = digest
-            .0
-            .iter()
-            .take(12)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let name = format!("i_{name}");
-        let path = self.path("volumes");
-        let found = self.api.call(Method::GET, &path, None).await?;
-        let found = found.good("volumes cannot be listed")?;
-        let is_ours = |volume: &&Value| {
-            let text = |key| volume.get(key).and_then(Value::as_str);
-            text("name") == Some(&name) && !text("state").is_some_and(|state| state.contains("destroy"))
-        };
-        if let Some(volume) = found.as_array().into_iter().flatten().find(is_ours) {
-            return id_of(volume, "volume");
-        }
-        let mut body = json!({ "name": name, "size_gb": self.config.volume_gb });
-        if let (Some(region), Some(body)) = (&self.config.region, body.as_object_mut()) {
-            body.insert("region".to_owned(), json!(region));
-        }
-        let made = self.api.call(Method::POST, &path, Some(&body)).await?;
-        id_of(&made.good("the volume cannot be made")?, "volume")
-    }
-
-    /// The object that has begun in the machine.
-    async fn begun(&self, machine: &str) -> anyhow::Result<ObjectId> {
-        let command: Vec<&str> = self.config.entrypoint.iter().map(String::as_str).collect();
-        let command = [&command[..], &["--identify"]].concat();
-        let body = json!({ "command": command, "timeout": 10 });
-        let path = self.path(&format!("machines/{machine}/exec"));
-        let deadline = Instant::now() + BEGUN_WITHIN;
-        loop {
-            let answer = self.api.call(Method::POST, &path, Some(&body)).await?;
-            if answer.status == 412 {
-                self.api.started(&self.config.app, machine).await?;
-            }
-            let said = answer
-                .body
-                .get("stdout")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            let said: Value = serde_json::from_str(said).unwrap_or_default();
-            if let Some(object) = said.get("object").and_then(Value::as_str) {
-                return Ok(object.parse()?);
-            }
-            if Instant::now() > deadline {
-                let why = answer.body.get("stderr").or_else(|| answer.body.get("error"));
-                anyhow::bail!(
-                    "machine {machine} is up and no object has begun in it: {}",
-                    why.and_then(Value::as_str).unwrap_or("its log says more")
-                );
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
     }
 
     /// Sends the request to the instance's machine, for this object and no other.

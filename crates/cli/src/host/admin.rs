@@ -24,6 +24,15 @@ pub(super) enum Command {
         after_help = "On a terminal control characters are shown as escapes.\n\nExample:\n  suijuris host logs shop -f"
     )]
     Logs(Logs),
+    /// Open a terminal in a machine of a host that runs, with a shell or another command
+    #[command(after_help = "\
+Keys go to the command, Ctrl-C too. At the beginning of a line ~. ends the console and the command; ~~ is a ~. Where standard input is
+no terminal, its end is the command's. Exit codes: the command's, 128 and the signal's number after one, 2 usage, 3 no console.
+
+Example:
+  suijuris host console shop 148e21ea7d1098
+  suijuris host console shop worker -- /bin/busybox top")]
+    Console(super::console::Args),
     /// List backups of volumes, and what is still to be sent or brought back
     #[command(
         after_help = "A snapshot that is kept is restored by any host with the same backups and the same app: create a volume with its \
@@ -248,6 +257,7 @@ pub(super) fn run(command: &Command, data: &Path) -> anyhow::Result<Answer> {
             }
             Ok(Answer::Yes)
         }
+        Command::Console(_) => anyhow::bail!("a console has an exit code of its own"),
         Command::Logs(logs) => tokio.block_on(print_logs(data, logs)),
         Command::Backups { json } => rows(
             &ask(Method::GET, "/backups", None)?.1,
@@ -379,7 +389,7 @@ fn print_line(line: &[u8], logs: &Logs) -> anyhow::Result<()> {
 type Connection = hyper::client::conn::http1::Connection<TokioIo<tokio::net::UnixStream>, Full<Bytes>>;
 type Sender = hyper::client::conn::http1::SendRequest<Full<Bytes>>;
 
-async fn connect(data: &Path) -> anyhow::Result<(Sender, Connection)> {
+pub(super) async fn connect(data: &Path) -> anyhow::Result<(Sender, Connection)> {
     let nobody = || {
         format!(
             "no host runs on {}: start it with `suijuris host`, or name its directory with --data",

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use suijuris_edge::tls::Source;
 use suijuris_edge::trust::{Trust, network};
-use suijuris_host::{Acme, BadHook, Entry, Hook, Host, Proxy, proxy};
+use suijuris_host::{Acme, BadHook, Entry, Hook, Host, Proxy, proxy, relay};
 
 use crate::systemd;
 
@@ -211,6 +211,11 @@ impl ProxyArgs {
             {
                 options.tracer = tracer;
             }
+            options.relay = Some(relay::Setup {
+                directory: data.to_owned(),
+                program: PathBuf::from("/proc/self/exe"),
+                arguments: vec!["__relay".to_owned()],
+            });
             options.tls = tls;
             options.client_ca.clone_from(&self.proxy_client_ca);
             options.acme = self.acme.clone().map(|directory| Acme {

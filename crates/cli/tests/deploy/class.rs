@@ -19,15 +19,32 @@ fn machines(deployed: &Deployed, app: &str) -> Vec<Value> {
     found.as_array().unwrap().clone()
 }
 
+/// The token that the present door was given.
+fn token_of(deployed: &Deployed) -> String {
+    if deployed.plain.is_some() {
+        return String::new();
+    }
+    let shown = deployed.host.get("/apps/shop/secrets?show_secrets=true").is(200);
+    let secrets = shown["secrets"].as_array().unwrap();
+    let found = secrets
+        .iter()
+        .find(|secret| secret["name"] == "SUIJURIS_DOOR_TOKEN");
+    found.unwrap()["value"].as_str().unwrap().to_owned()
+}
+
+/// Makes the object of these tests a class whose instances are named by a header.
+pub(crate) fn make_class(deployed: &Deployed) {
+    let definition = std::fs::read_to_string(deployed.home.dir().join("object.toml")).unwrap();
+    let gate = "[gate]\nheaders = [\"x-secret\"]\n[class]\nmax_instances = 2\nfrom = [\"header x-tenant\"]\n";
+    deployed.home.file("object.toml", &format!("{definition}{gate}"));
+    deployed.home.file("governance.cedar", RULES);
+}
+
 // proves E6, E7, E8, E14
 #[test]
 fn a_permitted_first_use_makes_an_instance_and_later_ones_are_sent_there() {
     Deployed::each(|deployed| {
-        let definition = std::fs::read_to_string(deployed.home.dir().join("object.toml")).unwrap();
-        let gate =
-            "[gate]\nheaders = [\"x-secret\"]\n[class]\nmax_instances = 2\nfrom = [\"header x-tenant\"]\n";
-        deployed.home.file("object.toml", &format!("{definition}{gate}"));
-        deployed.home.file("governance.cedar", RULES);
+        make_class(deployed);
         let events = deployed.deploy(&[]).code(0).lines();
         let class = event(&events, "class");
         assert_eq!(class["instances"], "shop-objects");
@@ -81,9 +98,22 @@ fn a_permitted_first_use_makes_an_instance_and_later_ones_are_sent_there() {
         let (status, full) = visit("third", "third");
         assert!([403, 503].contains(&status), "{full}");
         assert_eq!(instances().len(), 2);
-        // Deployed again: a new door, the same instances.
+        // Deployed again: a new door with a token of its own, the same instances; the token before is worth nothing any more.
+        let before = token_of(deployed);
         let again = deployed.deploy(&[]).code(0).lines();
         assert_eq!(event(&again, "machine")["made"], false);
+        if deployed.plain.is_none() {
+            let reaches = |token: &str| {
+                let shown = format!("Authorization: Bearer {token}\r\n");
+                let answer = deployed
+                    .host
+                    .raw("GET", "/apps/shop-objects/machines", &shown, "");
+                answer.unwrap().status
+            };
+            assert_eq!((reaches(&before), reaches(&token_of(deployed))), (401, 200));
+            let metadata = &machines(deployed, "shop")[0]["config"]["metadata"];
+            assert!(metadata["suijuris_tokens_before"].is_null(), "{metadata}");
+        }
         let (status, served) = visit("acme", "acme");
         assert_eq!(status, 200, "{served}");
         let all = instances();

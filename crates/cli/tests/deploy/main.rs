@@ -12,6 +12,7 @@
 
 mod build;
 mod class;
+mod class_killed;
 #[path = "../host/rig.rs"]
 #[expect(dead_code, reason = "shared with the suite of the host")]
 mod daemon;

@@ -8,12 +8,16 @@
     reason = "tests: what is not as expected ends them"
 )]
 
+mod addresses;
+mod awake;
 mod backups;
 mod bad_input;
 mod checks;
 mod clients;
+mod console;
 mod crashes;
 mod drain;
+mod encryption;
 mod examples;
 mod fuzz;
 mod hooks;
@@ -24,6 +28,7 @@ mod network;
 mod proxy;
 mod proxy_door;
 mod registry;
+mod relay;
 mod rig;
 #[path = "../common/schemathesis.rs"]
 mod schemathesis;
@@ -32,4 +37,5 @@ mod tolerances;
 #[cfg(feature = "traces")]
 mod traces;
 mod volumes;
+mod way_out;
 mod who;

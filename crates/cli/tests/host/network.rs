@@ -10,7 +10,12 @@ use crate::images::{host, layout, name};
 use crate::rig::{Host, until};
 
 /// A machine of `app` with the token of its org.
-fn machine(host: &Host, token: &str, image: &str, (app, more): (&str, &Value)) -> (String, Ipv6Addr) {
+pub(crate) fn machine(
+    host: &Host,
+    token: &str,
+    image: &str,
+    (app, more): (&str, &Value),
+) -> (String, Ipv6Addr) {
     let mut asked = json!({"config": {
         "image": image, "restart": {"policy": "no"}, "init": {"exec": ["/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/www"]},
     }});
@@ -46,7 +51,7 @@ fn call(host: &Host, token: &str, method: &str, path: &str, body: &Value) -> Val
 }
 
 /// Exit code and output of a shell's `script` in a machine.
-fn runs(host: &Host, token: &str, (app, id): (&str, &str), script: &str) -> (i64, String) {
+pub(crate) fn runs(host: &Host, token: &str, (app, id): (&str, &str), script: &str) -> (i64, String) {
     let asked = json!({"command": ["/bin/sh", "-c", script]});
     let ran = call(
         host,
@@ -172,110 +177,25 @@ fn machines_of_an_org_reach_each_other_by_name_and_nobody_elses() {
     assert!(code == 0 && page.contains("Hello"), "{page}");
 }
 
-/// A network namespace that stands for the world: this machine's is its neighbour.
-struct World {
-    name: String,
-    server: std::process::Child,
-}
-
-fn ip(args: &str) {
-    let done = Command::new("ip").args(args.split(' ')).output().unwrap();
-    assert!(
-        done.status.success(),
-        "ip {args}: {}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-}
-
-impl World {
-    const ADDRESS: &str = "203.0.113.7";
-
-    fn start(dir: &TempDir) -> Self {
-        let name = format!("sjw{}", std::process::id());
-        ip(&format!("netns add {name}"));
-        ip(&format!("link add {name} type veth peer name eth0 netns {name}"));
-        ip(&format!("addr add 203.0.113.6/31 dev {name}"));
-        ip(&format!("link set {name} up"));
-        for inside in ["addr add 203.0.113.7/31 dev eth0", "link set eth0 up"] {
-            ip(&format!("-n {name} {inside}"));
-        }
-        std::fs::write(dir.path().join("index.html"), "the world").unwrap();
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &name, "busybox", "httpd", "-f", "-p", "80", "-h"]);
-        let server = command.arg(dir.path()).spawn().unwrap();
-        Self { name, server }
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        for args in [
-            format!("link del {}", self.name),
-            format!("netns del {}", self.name),
-        ] {
-            let _ = Command::new("ip").args(args.split(' ')).output();
-        }
-    }
-}
-
-// proves F9
-#[test]
-fn a_machine_reaches_the_world_and_nothing_of_its_host() {
-    let dir = layout();
-    let roots = ["--no-rate-limit", "--oci-root", dir.path().to_str().unwrap()];
-    // The API listens everywhere, and machines do not reach it all the same.
-    let host = Host::start_with(&[&roots[..], &["--proxy", "0.0.0.0:0"]].concat());
-    let (image, token) = (name(&dir), host.token.clone());
-    host.app("a");
-    let pages = TempDir::new().unwrap();
-    let _world = World::start(&pages);
-    let (id, _) = machine(&host, &token, &image, ("a", &json!({})));
-    let from = ("a", id.as_str());
-    until("the world is reached", || {
-        fetches(&host, &token, from, (World::ADDRESS, "80"))
-            .1
-            .ends_with("the world")
-    });
-    let port = host.proxy[0].rsplit(':').next().unwrap().to_owned();
-    let own = Command::new("hostname").arg("-I").output().unwrap();
-    let own = String::from_utf8(own.stdout).unwrap();
-    let own = own.split_whitespace().filter(|address| !address.contains(':'));
-    let mut refused = 0;
-    for address in own.chain(["203.0.113.6", "127.0.0.1", "169.254.169.254", "198.18.0.1"]) {
-        let (code, said) = fetches(&host, &token, from, (address, &port));
-        assert_ne!(code, 0, "{address}: {said}");
-        refused += 1;
-    }
-    assert!(refused >= 5);
-    // What may be reached from here may be reached from nowhere else.
-    let without = Host::start_with(&[&roots[..], &["--no-egress"]].concat());
-    without.app("a");
-    let token = without.token.clone();
-    let (id, _) = machine(&without, &token, &image, ("a", &json!({})));
-    let (code, said) = fetches(&without, &token, ("a", &id), (World::ADDRESS, "80"));
-    assert!(code != 0 && said.contains("nreachable"), "{said}");
+/// Gives a directory with all that is in it to an ordinary user.
+pub(crate) fn give(directory: &std::path::Path) {
+    const USER: &str = "65534:65534";
+    let owned = Command::new("chown").args(["-R", USER]).arg(directory).status();
+    assert!(owned.unwrap().success());
 }
 
 // proves F9
 #[test]
 fn machines_of_an_ordinary_user_reach_each_other_too() {
-    const USER: u32 = 65_534;
     if !nix::unistd::Uid::effective().is_root() {
         // Every other test is one of an ordinary user then.
         return;
     }
     let dir = layout();
-    let owned = Command::new("chown")
-        .arg("-R")
-        .arg(USER.to_string())
-        .arg(dir.path())
-        .status();
-    assert!(owned.unwrap().success());
+    give(dir.path());
     let root = dir.path().to_str().unwrap();
     let own = TempDir::new().unwrap();
-    std::os::unix::fs::chown(own.path(), Some(USER), Some(USER)).unwrap();
+    give(own.path());
     let mut host = Host::start_in(own, &["--no-rate-limit", "--oci-root", root]);
     let (image, token) = (name(&dir), host.token.clone());
     host.app("a");

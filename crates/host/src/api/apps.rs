@@ -13,7 +13,7 @@ use crate::ids;
 use crate::machine::requests::Request;
 use crate::machine::{By, State};
 use crate::store::{Table, Write};
-use crate::tokens::{Access, Grant};
+use crate::tokens::{Access, Grant, Token};
 use crate::volumes::VolumeState;
 use std::sync::PoisonError;
 
@@ -191,6 +191,19 @@ pub(super) async fn deploy_token(call: &Call) -> Result<Answer, ApiError> {
         access: Access::Full,
         lasts_ms: Some(lasts_ms),
     };
-    let (token, _) = call.host().tokens.make(grant, now_ms()).await?;
-    Ok(Answer::ok(json!({ "token": token })))
+    let (token, made) = call.host().tokens.make(grant, now_ms()).await?;
+    Ok(Answer::ok(json!({ "token": token, "id": made.id })))
+}
+
+/// Ends a token of one app before its time; ours, not Fly's. Whoever reaches the app may, since they could make one.
+pub(super) async fn revoke_token(call: &Call) -> Result<Answer, ApiError> {
+    let app = call.app()?;
+    let id = call.param("token_id");
+    let of_app =
+        |token: &Token| token.id == id && token.org == app.org && token.app.as_ref() == Some(&app.name);
+    let tokens = &call.host().tokens;
+    if !tokens.list().iter().any(of_app) || !tokens.revoke(id).await? {
+        return Err(ApiError::not_found("token not found"));
+    }
+    Ok(Answer::Empty(StatusCode::NO_CONTENT))
 }

@@ -51,6 +51,7 @@ pub(super) fn router(host: Host) -> Router {
         .route("/plan", get(next))
         .route("/metrics", get(metrics))
         .route("/logs/{app}", get(logs))
+        .route("/console/{app}/{machine}", post(super::console::of_operator))
         .route("/backups", get(backups))
         .with_state(host)
 }
@@ -58,12 +59,9 @@ pub(super) fn router(host: Host) -> Router {
 /// Counters of all orgs' apps, which no token of one org may read.
 async fn metrics(State(host): State<Host>) -> Response {
     let kind = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
-    let text = host
-        .0
-        .counters
-        .get()
-        .map(crate::proxied::Counters::text)
-        .unwrap_or_default();
+    let counters = host.0.counters.get();
+    let mut text = counters.map(crate::proxied::Counters::text).unwrap_or_default();
+    text.push_str(&crate::usage::text(&host.0, now_ms()));
     (kind, text).into_response()
 }
 

@@ -13,6 +13,8 @@ use tokio::process::Command;
 use super::call::{Answer, Call};
 use super::error::ApiError;
 use crate::machine::State;
+use crate::machine::actor::Handle;
+use crate::machine::requests::Refusal;
 use crate::words;
 
 /// Most of each output that is answered, bytes; what is over is read and thrown away.
@@ -48,9 +50,13 @@ fn argv(value: &Value) -> Result<Vec<String>, ApiError> {
     Ok(argv)
 }
 
-/// The processes of a machine that is up.
+/// The processes of the machine that a call names, which is up.
 fn up(call: &Call, what: &str) -> Result<Arc<process::Machine>, ApiError> {
-    let handle = call.machine()?;
+    processes_of(&call.machine()?, what)
+}
+
+/// The processes of a machine that is up.
+pub(super) fn processes_of(handle: &Handle, what: &str) -> Result<Arc<process::Machine>, ApiError> {
     let machine = handle.now();
     let processes = handle
         .processes
@@ -63,6 +69,20 @@ fn up(call: &Call, what: &str) -> Result<Arc<process::Machine>, ApiError> {
             "unable to {what} machine from current state: '{state}'; start it first"
         ))
     })
+}
+
+/// Whether nobody else holds the machine's lease.
+pub(super) fn lease_permits(call: &Call, handle: &Handle) -> Result<(), ApiError> {
+    let machine = handle.now();
+    match machine.lease_at(crate::clock::now_ms()) {
+        Some(lease) if call.nonce().as_deref() != Some(lease.nonce.as_str()) => Err(Refusal::Leased {
+            machine: machine.id.clone(),
+            owner: lease.owner.clone(),
+            until: crate::clock::rfc3339(lease.expires_ms),
+        }
+        .into()),
+        _ => Ok(()),
+    }
 }
 
 pub(super) async fn exec(call: &Call) -> Result<Answer, ApiError> {
@@ -79,16 +99,7 @@ pub(super) async fn exec(call: &Call) -> Result<Answer, ApiError> {
         return Err(ApiError::invalid(format!("timeout is {MAX_S} seconds at most")));
     }
     let handle = call.machine()?;
-    if let Some(lease) = handle.now().lease_at(crate::clock::now_ms())
-        && call.nonce().as_deref() != Some(lease.nonce.as_str())
-    {
-        return Err(crate::machine::requests::Refusal::Leased {
-            machine: handle.now().id.clone(),
-            owner: lease.owner.clone(),
-            until: crate::clock::rfc3339(lease.expires_ms),
-        }
-        .into());
-    }
+    lease_permits(call, &handle)?;
     let processes = up(call, "exec in")?;
     let world = &call.host().shared.world;
     let entering = world

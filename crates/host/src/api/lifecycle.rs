@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::call::{Answer, Call};
 use super::error::ApiError;
-use crate::clock::Span;
+use crate::clock::{Span, now_ms, parse_rfc3339};
 use crate::machine::requests::Request;
 use crate::machine::{Machine, State};
 use crate::signals;
@@ -19,6 +19,8 @@ use crate::signals;
 struct Stop {
     signal: Option<Value>,
     timeout: Option<Span>,
+    /// Ours: an instant before which no request starts it, RFC 3339.
+    not_before: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -61,12 +63,25 @@ pub(super) async fn start(call: &Call) -> Result<Answer, ApiError> {
 
 pub(super) async fn stop(call: &Call) -> Result<Answer, ApiError> {
     let asked: Stop = call.body()?;
+    let not_before = asked.not_before.as_deref().map(not_before).transpose()?;
     let request = Request::Stop {
         signal: signal_of(asked.signal.as_ref())?,
         budget_ms: budget(asked.timeout)?,
     };
+    // Before it rests: a request may come at once.
+    if let Some(at_ms) = not_before {
+        call.ask(Request::NotBefore(at_ms)).await?;
+    }
     call.ask(request).await?;
     Ok(Answer::done())
+}
+
+/// The latest instant that a stop may name, from now on.
+const MAX_NOT_BEFORE_MS: u64 = 366 * 24 * 3_600_000;
+
+fn not_before(text: &str) -> Result<u64, ApiError> {
+    let at_ms = parse_rfc3339(text).filter(|at_ms| *at_ms <= now_ms().saturating_add(MAX_NOT_BEFORE_MS));
+    at_ms.ok_or_else(|| ApiError::invalid("not_before is an instant within a year, as 2026-12-01T08:00:00Z"))
 }
 
 pub(super) async fn suspend(call: &Call) -> Result<Answer, ApiError> {

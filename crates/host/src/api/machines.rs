@@ -198,6 +198,8 @@ pub(super) async fn create(call: &Call) -> Result<Answer, ApiError> {
         keeps_rootfs: false,
         secrets_version,
         failure: None,
+        not_before_ms: None,
+        awake: Default::default(),
     };
     if asked.skip_launch != Some(true)
         && let Err(refusal) = call.host().shared.capacity.reserve(&machine)
@@ -300,7 +302,7 @@ fn resolve(call: &Call, app: &str, region: &str, mount: &mut Mount) -> Result<()
         (Some(volume), _) => {
             mount.volume = Some(volume.id.clone());
             mount.name = Some(volume.name.clone());
-            mount.encrypted = Some(volume.encrypted);
+            mount.encrypted = Some(host.volumes.are_encrypted());
             mount.size_gb = Some(volume.size_gb);
             Ok(())
         }

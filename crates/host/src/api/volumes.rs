@@ -47,7 +47,7 @@ pub(super) fn shown(call: &Call, volume: &Volume) -> Value {
     let free = bytes.saturating_sub(used) / 4_096;
     json!({
         "id": volume.id, "name": volume.name, "state": volume.state.name(), "size_gb": volume.size_gb, "region": volume.region,
-        "zone": "host", "encrypted": volume.encrypted, "attached_machine_id": attached, "attached_alloc_id": attached,
+        "zone": "host", "encrypted": call.host().volumes.are_encrypted(), "attached_machine_id": attached, "attached_alloc_id": attached,
         "created_at": rfc3339(volume.created_ms), "blocks": bytes / 4_096, "block_size": 4_096, "blocks_free": free,
         "blocks_avail": free, "bytes_total": bytes, "bytes_used": used, "fstype": volume.fstype,
         "snapshot_retention": volume.snapshot_retention, "auto_backup_enabled": volume.auto_backup_enabled, "host_status": "ok",
@@ -128,7 +128,7 @@ pub(super) async fn create(call: &Call) -> Result<Answer, ApiError> {
             Some(source) if source.is_elsewhere => VolumeState::Restoring,
             _ => VolumeState::Creating,
         },
-        encrypted: false,
+        encrypted: call.host().volumes.are_encrypted(),
         fstype,
         snapshot_retention: retention(asked.snapshot_retention)?,
         auto_backup_enabled: asked.auto_backup_enabled.unwrap_or(true),

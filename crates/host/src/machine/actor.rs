@@ -184,7 +184,8 @@ impl Actor {
     }
 
     /// Replaces the record, durably, and tells it.
-    async fn commit(&mut self, next: Machine) -> Result<(), Refusal> {
+    async fn commit(&mut self, mut next: Machine) -> Result<(), Refusal> {
+        next.count(stamp().now_ms);
         self.shared.faults.pass();
         let written = self.shared.store.set(Table::Machines, &next.id, &next).await;
         written.map_err(|error| Refusal::Broken(error.to_string()))?;

@@ -24,6 +24,8 @@ pub(crate) enum Request {
         force: bool,
     },
     Suspend,
+    /// No request of the proxy's starts it before this instant.
+    NotBefore(u64),
     Update(Box<Update>),
     Destroy {
         force: bool,
@@ -137,6 +139,7 @@ pub(crate) fn accept(
                 operation.kind = Kind::Destroy { force: true };
             }
         }
+        Request::NotBefore(at_ms) => next.not_before_ms = Some(*at_ms),
         Request::Cordon(cordoned) => next.cordoned = *cordoned,
         Request::Lease {
             ttl_ms,
@@ -178,6 +181,16 @@ fn cannot<T>(what: &str, state: State) -> Result<T, Refusal> {
 }
 
 fn start(next: &mut Machine, by: By, stamp: &Stamp) -> Result<(), Refusal> {
+    if let Some(at_ms) = next
+        .not_before_ms
+        .filter(|at_ms| by == By::Proxy && *at_ms > stamp.now_ms)
+    {
+        let at = rfc3339(at_ms);
+        return Err(Refusal::Precondition(format!(
+            "who stopped this machine let no request start it before {at}"
+        )));
+    }
+    next.not_before_ms = None;
     match next.state {
         State::Started | State::Starting => Ok(()),
         State::Created if next.operation.is_some() => cannot("start", State::Created),

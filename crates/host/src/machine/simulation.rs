@@ -54,6 +54,8 @@ fn machine(restart: &str, launch: bool) -> Machine {
         keeps_rootfs: false,
         secrets_version: 0,
         failure: None,
+        not_before_ms: None,
+        awake: Default::default(),
     }
 }
 

@@ -184,6 +184,7 @@ impl World {
                     |image| PathBuf::from(&image.config.working_dir),
                 ),
                 stranger: image.as_ref().map(account),
+                terminal: false,
             })
         })
         .await

@@ -20,7 +20,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use suijuris_sys::fork::{self, Fork};
-use suijuris_sys::{Process, descriptors, namespaces, signals};
+use suijuris_sys::{Process, descriptors, namespaces, signals, terminals};
 
 use super::{Machine, Shim, inside, stranger};
 use crate::spec::Account;
@@ -45,6 +45,8 @@ pub struct Entering {
     pub cwd: PathBuf,
     /// Whom it runs as, confined; none: as the caller, with all that the machine gives it.
     pub stranger: Option<Account>,
+    /// Whether its file 0 is a terminal, which becomes that of the command's session.
+    pub terminal: bool,
 }
 
 /// Which machine, and as whom.
@@ -55,6 +57,7 @@ struct Order {
     process: (u32, u64),
     cwd: PathBuf,
     stranger: Option<Account>,
+    terminal: bool,
     /// Member lists of the machine's control groups.
     members: Vec<PathBuf>,
 }
@@ -71,6 +74,7 @@ impl Machine {
             process: (process.pid, process.started),
             cwd: entering.cwd,
             stranger: entering.stranger,
+            terminal: entering.terminal,
             members: self
                 .groups()
                 .iter()
@@ -158,6 +162,9 @@ fn become_command(
         nix::unistd::chdir(&order.cwd)?;
         signals::default_all();
         nix::unistd::setsid()?;
+        if order.terminal {
+            terminals::take(io::stdin().as_fd())?;
+        }
         if let Some(account) = &order.stranger {
             stranger::confine(account, in_user_namespace)?;
         }

@@ -220,6 +220,7 @@ async fn commands_are_confined(stage: &Stage, uid: u32) {
             env: vec![("PATH".into(), "/bin".into()), ("A".into(), "its own".into())],
             cwd: "/".into(),
             stranger: Some(stranger(uid)),
+            terminal: false,
         };
         machine.enter(&stage.shim(), entering).unwrap().output().unwrap()
     };
