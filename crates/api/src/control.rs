@@ -62,6 +62,34 @@ pub struct Place {
     pub id: String,
 }
 
+/// A child of an object that begins with the memory of its suspended machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Forked {
+    /// Its id.
+    pub object: String,
+    /// Its parent's.
+    pub parent: String,
+    /// Its directory.
+    pub data: String,
+    /// Position of the parent's record; absent while approvals are missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// Fields that the parent had written and the child does not get.
+    pub left_out: Vec<String>,
+    /// Owners who approved it.
+    pub approved: usize,
+    /// Owners who have to.
+    pub needed: u32,
+    /// Whether it begins with the memory of the parent's machine; where not, why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cold: Option<String>,
+    /// Where callers reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
 /// Answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -76,6 +104,8 @@ pub enum Reply {
         /// Root after it, hexadecimal.
         root: String,
     },
+    /// A child was prepared, or is born.
+    Forked(Box<Forked>),
     /// How it is.
     Status {
         /// `dormant`, `waking`, `active`, `draining` or `suspended`.

@@ -345,6 +345,25 @@ pub struct Remove {
     pub signed: Option<Box<SignedRequest>>,
 }
 
+/// Makes a child that begins with the memory of the object's suspended machine. Asked without approvals, it is prepared; its owners
+/// sign for its id then, and the same is asked again with what they signed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Fork {
+    /// What the child is called here: a DNS label.
+    pub to: String,
+    /// It gets the parent's secrets too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secrets: bool,
+    /// That it is proposed, signed by owners: `fork`, over the parent's last record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asks: Vec<Approval>,
+    /// That this child is to be, signed by owners: `fork`, over its id.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Approval>,
+}
+
 /// Moves an object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -9,7 +9,7 @@ use crate::agent::{Memory, Messages};
 use crate::control::Reply;
 use crate::daemon::{
     AddClass, AddObject, Amend, AmendClass, ApiToken, ApiTokenList, ApprovalList, Class, ClassKey, ClassList,
-    Daemon, FreeKey, Left, MakeApiToken, Migrate, NewApiToken, Object, ObjectEvent, ObjectList, Offer,
+    Daemon, Fork, FreeKey, Left, MakeApiToken, Migrate, NewApiToken, Object, ObjectEvent, ObjectList, Offer,
     Offered, OwnerApproval, PatchMemory, Received, Receiving, Remove, Signed, Terminate,
 };
 use crate::history::{
@@ -150,6 +150,7 @@ fn documents(operation: Operation) -> Documents {
         Operation::ShowObject => of(None, "Object"),
         Operation::RemoveObject => of(Some("Remove"), "Left"),
         Operation::Migrate => of(Some("Migrate"), "Left"),
+        Operation::Fork => of(Some("Fork"), "Reply"),
         Operation::Offer => of(Some("Offer"), "Offered"),
         Operation::ShowReceived => of(None, "Receiving"),
         Operation::ReceiveCapsule | Operation::ReceiveVolume => Documents {
@@ -374,6 +375,7 @@ fn schemas() -> Result<Map<String, Value>, String> {
     found.with::<Remove>();
     found.with::<Migrate>();
     found.with::<Left>();
+    found.with::<Fork>();
     found.with::<Offer>();
     found.with::<Offered>();
     found.with::<Received>();

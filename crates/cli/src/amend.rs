@@ -171,7 +171,7 @@ fn amend(
             (Tone::Faint, "in force", String::new())
         }
         Reply::Error { message, .. } => (Tone::Bad, "refused", message),
-        Reply::Patched { .. } | Reply::Status { .. } => {
+        Reply::Patched { .. } | Reply::Forked(_) | Reply::Status { .. } => {
             bail!("the daemon answers something else than was asked")
         }
     };

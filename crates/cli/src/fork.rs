@@ -1,5 +1,7 @@
 //! `fork`: a child of an object, by its owners' will and its own rules, provable on both sides.
 
+mod warm;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -39,13 +41,21 @@ broken input or environment.
 
 Example:
   suijuris fork hello --to hello-2 && suijuris up hello --data hello-2
-  suijuris fork hello --to quiet/.suijuris --definition quiet && suijuris up quiet")]
+  suijuris fork hello --to quiet/.suijuris --definition quiet && suijuris up quiet
+  suijuris fork agent --warm --to try --count 8   # try-1 to try-8, of an object that sleeps in `suijuris serve --vehicle qemu`")]
 pub(crate) struct Args {
     #[command(flatten)]
     at: ObjectArg,
-    /// Data directory of the child, to be made
+    /// Data directory of the child, to be made; with --warm what the child is called in the daemon
     #[arg(long, value_name = "DATA")]
     to: PathBuf,
+    /// The child begins with the memory of the parent's suspended machine, in a daemon with --vehicle qemu; only where the parent's
+    /// definition allows it (`warm_forks` in [lineage]), since secrets in that memory cannot be erased
+    #[arg(long, conflicts_with_all = ["definition", "name", "owner", "threshold", "depot"])]
+    warm: bool,
+    /// How many children; with --warm, called TO-1 to TO-N
+    #[arg(long, value_name = "N", requires = "warm", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    count: Option<u16>,
     /// Directory with the child's own definition (object.toml, governance.cedar) [default: the parent's definition]
     #[arg(long, value_name = "DIR")]
     definition: Option<PathBuf>,
@@ -96,6 +106,9 @@ struct Missing {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
+    if args.warm {
+        return warm::run(args);
+    }
     let place = args.at.locate()?;
     let child = ObjectDir::at(std::path::absolute(&args.to)?);
     if child.holds_object()? {

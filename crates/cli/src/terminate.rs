@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Answer> {
             Ok(Answer::No)
         }
         Some(Reply::Error { code, message }) => anyhow::bail!("{message} [{code}]"),
-        Some(Reply::Status { .. } | Reply::Patched { .. }) => {
+        Some(Reply::Status { .. } | Reply::Forked(_) | Reply::Patched { .. }) => {
             anyhow::bail!("another question was answered; use the same version of suijuris for both")
         }
         None => at_rest(args, &place, approvals),

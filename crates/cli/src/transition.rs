@@ -61,7 +61,7 @@ fn propose(at: &ObjectArg, asked: Ask, json: bool) -> anyhow::Result<Answer> {
             }
             Ok(Answer::Yes)
         }
-        Some(Reply::Patched { .. }) => {
+        Some(Reply::Patched { .. } | Reply::Forked(_)) => {
             anyhow::bail!("`up` answered another question; use the same version of suijuris for both")
         }
         None => {

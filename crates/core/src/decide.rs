@@ -470,6 +470,7 @@ fn with_facts<R>(subject: &Subject<'_>, id: &str, inputs: &Inputs, run: impl FnO
     facts.field = fields.first().copied();
     facts.target = inputs.to.as_ref().map(self::host);
     facts.scope = inputs.scope.as_deref();
+    facts.warm = inputs.warm;
     facts.founding = inputs.founding.map(|founding| governance::Founding {
         instances: number(founding.instances),
         max_instances: number(founding.max_instances),

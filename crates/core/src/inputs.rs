@@ -409,6 +409,9 @@ pub struct Inputs {
     /// Scope of the child (fork).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// Whether the child begins with the memory of the parent's suspended machine (fork); left out where not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warm: bool,
     /// How many instances there are (instantiate).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub founding: Option<Founding>,
@@ -450,6 +453,7 @@ impl Inputs {
             written: BTreeMap::new(),
             to: None,
             scope: None,
+            warm: false,
             founding: None,
             rates: BTreeMap::new(),
         }

@@ -310,6 +310,10 @@ pub struct Manifest {
     /// there are none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub elsewhere: BTreeMap<String, Place>,
+    /// Whether children may begin with the memory of its suspended machine, secrets of its workload included; left out of the bytes
+    /// where not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warm_forks: bool,
     /// A signed record follows each mutation after this time at the latest; zero signs each mutation.
     pub seal_within: Span,
 }

@@ -4,7 +4,7 @@
 //! [`main`]. It decides nothing: the driver outside says what runs. If it ends, the kernel panics and the emulator exits,
 //! which the driver sees.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read as _};
@@ -32,7 +32,7 @@ use crate::port::{Port, wait_for};
 use crate::program::Program;
 use crate::session::{Session, StreamEnd};
 use crate::wire::{
-    Decoder, Ended, Finder, Frame, Mark, Mount, Now, Order, Report, STDERR, STDOUT, Start, words,
+    Copied, Decoder, Ended, Finder, Frame, Mark, Mount, Now, Order, Report, STDERR, STDOUT, Start, words,
 };
 
 /// The argument by which a program learns that it is to be the first process.
@@ -148,7 +148,7 @@ async fn serve() -> io::Result<()> {
     let (came, mut frames) = mpsc::channel(FRAMES);
     let mut tasks = JoinSet::new();
     let pauses = Rc::new(Pauses::default());
-    let mark = Rc::new(OnceCell::new());
+    let mark = Rc::new(Cell::new(None));
     {
         let (port, session, mark) = (port.clone(), session.clone(), mark.clone());
         let pauses = pauses.clone();
@@ -184,7 +184,7 @@ async fn serve() -> io::Result<()> {
                 match (frame, &running) {
                     (Came::Order(Order::Start(start)), None) => match begin(&start, &session) {
                         Ok(begun) => {
-                            start.mark.map(|known| mark.set(known));
+                            mark.set(start.mark);
                             say(&session, &Report::Started).await?;
                             running = Some(begun);
                         }
@@ -240,7 +240,7 @@ async fn serve() -> io::Result<()> {
             let _ = umount2(place, MntFlags::empty());
         }
         if let (Some(kept), Some(mark)) = (&running.kept, mark.get()) {
-            let _ = timeout(LAST_WORDS_WITHIN, kept.exit(mark, ended)).await;
+            let _ = timeout(LAST_WORDS_WITHIN, kept.exit(&mark, ended)).await;
         }
     }
     say(&session, &Report::Exited(ended)).await?;
@@ -287,7 +287,7 @@ async fn read(
     session: &Session,
     came: &mpsc::Sender<Came>,
     pauses: &Pauses,
-    mark: &OnceCell<Mark>,
+    mark: &Cell<Option<Mark>>,
 ) -> io::Result<()> {
     let (mut decoder, mut finder) = (Decoder::default(), Finder::default());
     // What a driver left unfinished makes no sense until the next one begins.
@@ -296,7 +296,7 @@ async fn read(
         let bytes = port.read().await?;
         let mut bytes = bytes.as_slice();
         if let Some(mark) = mark.get()
-            && let Some(after) = finder.after(mark, bytes)
+            && let Some(after) = finder.after(&mark, bytes)
         {
             (bytes, decoder, deaf) = (after, Decoder::default(), false);
             session.cut_all();
@@ -307,7 +307,7 @@ async fn read(
             continue;
         }
         decoder.feed(bytes);
-        match take(&mut decoder, session, came, pauses).await {
+        match take(&mut decoder, session, came, pauses, mark).await {
             Ok(true) => {}
             Ok(false) => return Ok(()),
             Err(_nonsense) if mark.get().is_some() => deaf = true,
@@ -322,6 +322,7 @@ async fn take(
     session: &Session,
     came: &mpsc::Sender<Came>,
     pauses: &Pauses,
+    mark: &Cell<Option<Mark>>,
 ) -> io::Result<bool> {
     while let Some(frame) = decoder.next_frame().map_err(io::Error::other)? {
         let news = match session.take(frame).map_err(io::Error::other)? {
@@ -330,6 +331,13 @@ async fn take(
                 Order::Resumed(now) => {
                     set(&now);
                     pauses.end();
+                    continue;
+                }
+                Order::Copied(copied) => {
+                    become_copy(&copied, session);
+                    mark.set(Some(copied.mark));
+                    pauses.end();
+                    say(session, &Report::Started).await?;
                     continue;
                 }
                 order => {
@@ -365,6 +373,15 @@ fn set(now: &Now) {
     }
     if let Err(error) = random::reseed(&now.seed) {
         eprint(&format!("cannot renew the random numbers: {error}"));
+    }
+}
+
+/// This machine is another one from here on: what spoke with the one that it is a copy of is over.
+fn become_copy(copied: &Copied, session: &Session) {
+    set(&copied.now);
+    session.cut_all();
+    if let Err(errno) = rustix::system::sethostname(copied.hostname.as_bytes()) {
+        eprint(&format!("cannot set the host name: {errno}"));
     }
 }
 

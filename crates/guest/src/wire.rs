@@ -186,6 +186,21 @@ pub enum Order {
     Pause,
     /// The machine runs on.
     Resumed(Now),
+    /// The machine begins as a copy of one that was suspended after [`Order::Pause`]; said first, in place of [`Order::Resumed`].
+    /// All streams of that one are over, and [`Report::Started`] answers.
+    Copied(Box<Copied>),
+}
+
+/// What a machine has to itself that begins as a copy of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copied {
+    /// Clock and randomness.
+    pub now: Now,
+    /// Its host name.
+    pub hostname: String,
+    /// What only its driver and it know, in place of what the other one has.
+    pub mark: Mark,
 }
 
 /// What a machine cannot know by itself after a pause, or at its start.

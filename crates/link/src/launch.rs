@@ -167,6 +167,11 @@ pub struct Launch<D> {
     /// where not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub egress: bool,
+    /// The machine is a copy of another one, which was suspended: so many files of the object follow as
+    /// [`crate::ToRuntime::File`], in place of what its disk has, and [`crate::ToSupervisor::Settled`] answers. Paths, the image and
+    /// the network are those of that one. Left out where the machine was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
 }
 
 /// What an image says of its program, as far as it applies to this machine.
@@ -241,6 +246,7 @@ impl<D> Launch<D> {
             places: self.places,
             requests: self.requests,
             egress: self.egress,
+            files: self.files,
         })
     }
 }

@@ -19,6 +19,7 @@ use suijuris_core::key::PublicKey;
 use suijuris_core::lineage::{Approval, Refused};
 use suijuris_core::owner_request::SignedRequest;
 
+use crate::identity::Secret;
 use crate::launch::{Address, Cause, DepotRoute, Launch};
 
 /// A document of `api`, as its JSON text.
@@ -88,6 +89,27 @@ pub enum ToRuntime<D> {
     Granted {
         /// What the machine goes on with, in the words of whoever claims, opaque here; none where it has to ask for itself.
         grant: Option<ByteBuf>,
+    },
+    /// The waiting key of [`ToSupervisor::Key`] is kept.
+    KeyKept,
+    /// The waiting key that was kept, before anything else that a resumed machine hears.
+    Key {
+        /// Its seed.
+        seed: Secret,
+    },
+    /// A piece of a file of the object, in a machine that is a copy ([`Launch::files`]): in order, and at least one of each file. Bytes
+    /// that no piece has are zeros.
+    File {
+        /// Below the object's data directory, without `..`.
+        path: String,
+        /// Size of the whole file.
+        size: u64,
+        /// Where in it the piece begins.
+        at: u64,
+        /// The piece.
+        bytes: ByteBuf,
+        /// No further piece of this file follows.
+        last: bool,
     },
     /// A connection accepted while the object slept. The supervisor keeps it until [`ToSupervisor::Taken`].
     Connection {
@@ -183,6 +205,15 @@ pub enum How {
 pub enum ToSupervisor {
     /// The first message to a supervisor that attaches, and to no other.
     Present(Box<Present>),
+    /// The object's waiting key, to be kept: the machine is about to be suspended, and others may begin as its copies, so that it must not
+    /// have it. [`ToRuntime::KeyKept`] answers, and [`ToRuntime::Key`] brings it back.
+    Key {
+        /// Its seed.
+        seed: Secret,
+    },
+    /// The object's files are there, durably, in a machine that is a copy. Nothing is decided in it before
+    /// [`ToRuntime::Granted`] follows.
+    Settled,
     /// Something happened.
     Event(Box<Json<Stamped>>),
     /// A caller's request ended.
@@ -317,6 +348,21 @@ impl<D> ToRuntime<D> {
         Ok(match self {
             Self::Launch(launch) => ToRuntime::Launch(Box::new(launch.map(change)?)),
             Self::Granted { grant } => ToRuntime::Granted { grant },
+            Self::KeyKept => ToRuntime::KeyKept,
+            Self::Key { seed } => ToRuntime::Key { seed },
+            Self::File {
+                path,
+                size,
+                at,
+                bytes,
+                last,
+            } => ToRuntime::File {
+                path,
+                size,
+                at,
+                bytes,
+                last,
+            },
             Self::Connection {
                 id,
                 carrier,

@@ -447,7 +447,10 @@ pub fn request(vocabulary: &Vocabulary, action: Action, facts: &Facts<'_>) -> Re
                 .with("change", change_parts(vocabulary, facts)?);
         }
         Action::Migrate => parts = parts.maybe("target", facts.target.as_ref().map(host_parts).transpose()?),
-        Action::Fork => parts = parts.maybe("scope", facts.scope.map(text)),
+        Action::Fork => {
+            let warm = Expr::new_bool(facts.warm);
+            parts = parts.maybe("scope", facts.scope.map(text)).with("warm", warm);
+        }
         Action::Read => parts = parts.maybe("field", facts.field.map(text)),
         Action::Instantiate => parts = instantiate_parts(vocabulary, facts, parts)?,
         Action::Amend | Action::Terminate => {}

@@ -346,7 +346,10 @@ pub(crate) fn context(action: Action, vocabulary: &Vocabulary) -> Parts {
                 Slot::TargetId,
             ),
         ),
-        Action::Fork => add("scope", fact(Slot::Scope, "String")),
+        Action::Fork => {
+            add("scope", fact(Slot::Scope, "String"));
+            add("warm", fact(Slot::Warm, "Bool"));
+        }
         Action::Read => add("field", fact(Slot::ReadField, "String")),
         Action::Instantiate => {
             add("key", fact(Slot::Key, "String"));

@@ -168,6 +168,31 @@ fn who_may_count_may_still_not_begin_anew() {
     assert!(elsewhere.is_err() || !elsewhere.unwrap().findings.is_empty());
 }
 
+#[test]
+fn a_rule_of_forks_sees_whether_the_child_begins_with_the_parents_memory() {
+    let memory = memory();
+    let judged = |program: &Program, warm| {
+        let mut facts = facts(&memory, Principal::Controller(&["k"]));
+        facts.warm = warm;
+        program.judge(Action::Fork, &facts).outcome
+    };
+    let cold = program(
+        r#"permit(principal is Controller, action == Action::"fork", resource) when { !context.warm };"#,
+    );
+    assert_eq!(judged(&cold, false), Outcome::Permit);
+    assert_eq!(judged(&cold, true), Outcome::Refuse);
+    let warm = program(
+        r#"permit(principal is Controller, action == Action::"fork", resource) when { context.warm };"#,
+    );
+    assert_eq!(judged(&warm, false), Outcome::Refuse);
+    assert_eq!(judged(&warm, true), Outcome::Permit);
+    let elsewhere = compile(
+        &vocabulary(),
+        r#"permit(principal, action == Action::"wake", resource) when { context.warm };"#,
+    );
+    assert!(elsewhere.is_err(), "no other action has it");
+}
+
 // proves A8
 #[test]
 fn a_counter_reads_as_what_was_added_in_its_window() {

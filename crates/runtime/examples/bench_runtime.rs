@@ -287,6 +287,7 @@ fn launch(object: &Object) -> io::Result<Launch<OwnedFd>> {
         image: None,
         places: Vec::new(),
         egress: false,
+        files: None,
         requests: None,
     })
 }

@@ -5,12 +5,15 @@
 mod alone;
 mod broken;
 mod context;
+mod copied;
 mod depot_route;
 mod handoff;
 mod owner;
+mod renewed;
 mod start;
 mod witnessing;
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,7 +27,7 @@ use suijuris_sys::descriptors;
 
 use crate::authorizer::ObjectAuthorizer;
 use crate::config::Start;
-use crate::lifecycle_driver::ExitReason;
+use crate::lifecycle_driver::{Carried, ExitReason};
 use crate::lineage_writer::LineageWriter;
 use crate::pid1::{self, Role, Signals};
 use crate::report::Reports;
@@ -33,6 +36,7 @@ use suijuris_custody::clock::Clock;
 
 use self::broken::refuse_all;
 use self::context::BootContext;
+use self::copied::{Copy, Places};
 use self::depot_route::Relay;
 use self::start::Config;
 pub(crate) use self::start::Error;
@@ -68,20 +72,52 @@ pub(crate) async fn run(start: Start, role: Role, signals: Signals) -> Result<Ex
         Some(platform) => reports.on(platform),
         None => reports,
     };
-    let authorizer = Rc::new(ObjectAuthorizer::default());
-    reports.tell_requests(config.requests);
-    authorizer.report_to(reports.clone());
-    let context = BootContext {
-        object_dir: ObjectDir::at(&config.data),
-        config,
-        supervision,
-        relay: Relay::default(),
-        clock,
-        reports: reports.clone(),
-        signals,
-        authorizer: authorizer.clone(),
+    let (carried, copy) = (Carried::default(), Rc::<RefCell<Option<Copy>>>::default());
+    let (mut config, mut reports, mut supervision, mut signals) = (config, reports, supervision, signals);
+    let (left, reports, authorizer) = loop {
+        let authorizer = Rc::new(ObjectAuthorizer::default());
+        reports.tell_requests(config.requests);
+        authorizer.report_to(reports.clone());
+        let places = Places::of(&config);
+        let context = BootContext {
+            object_dir: ObjectDir::at(&config.data),
+            config,
+            supervision,
+            relay: Relay::default(),
+            clock: clock.clone(),
+            reports: reports.clone(),
+            signals,
+            authorizer: authorizer.clone(),
+            carried: carried.clone(),
+            copy: copy.clone(),
+        };
+        let left = Box::pin(live(context, role)).await;
+        let begun = match (left, copy.take(), reports.take_owner()) {
+            (ExitReason::Copied, Some(copy), Some(owner)) => copy.begin(places, owner).await,
+            (ExitReason::Copied, ..) => Err(Error::Silent),
+            (_, _, owner) => {
+                if let Some(owner) = owner {
+                    reports.attach(owner);
+                }
+                break (left, reports, authorizer);
+            }
+        };
+        match begun {
+            Ok((next, owner, theirs)) => {
+                sending.shutdown().await;
+                let (own, outbox) = Reports::to_owner(clock.clone(), owner);
+                sending.spawn_local(outbox.send());
+                (config, reports, supervision) = (next, own, Some(theirs));
+                signals = Signals::new(role).map_err(|error| Error::System("take signals", error))?;
+            }
+            Err(error) => {
+                reports.error(CODE_COPY, &error);
+                break (ExitReason::Broken, reports, authorizer);
+            }
+        }
     };
-    let left = Box::pin(live(context, role)).await;
+    // Whatever the workload left is ended below.
+    carried.take();
     pid1::teardown(role, TEARDOWN).await;
     reports.leaving(how(left), authorizer.refusing());
     reports.close();
@@ -98,7 +134,7 @@ const fn how(left: ExitReason) -> How {
         ExitReason::Dormant => How::Stop,
         ExitReason::Refused => How::Refused,
         ExitReason::HostStopped => How::HostStop,
-        ExitReason::Broken | ExitReason::WorkloadFailed => How::Failed,
+        ExitReason::Broken | ExitReason::WorkloadFailed | ExitReason::Copied => How::Failed,
     }
 }
 
@@ -106,7 +142,7 @@ const fn exit_code(left: ExitReason) -> u8 {
     match left {
         ExitReason::Dormant | ExitReason::WorkloadFailed => 0,
         ExitReason::Refused => 1,
-        ExitReason::Broken => 3,
+        ExitReason::Broken | ExitReason::Copied => 3,
         ExitReason::HostStopped => 4,
     }
 }
@@ -154,6 +190,9 @@ async fn live(mut context: BootContext, role: Role) -> ExitReason {
         Err((context, error)) => refuse_all(*context, &error).await,
     }
 }
+
+/// The machine is a copy, and does not become a machine of its own.
+const CODE_COPY: &str = "copy_failed";
 
 /// A host that lacks what the runtime would mount.
 const CODE_MOUNT: &str = "mount_failed";

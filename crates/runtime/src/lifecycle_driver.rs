@@ -5,6 +5,7 @@
 mod committing;
 mod workload_watch;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,12 @@ pub(crate) enum ExitReason {
     HostStopped,
     /// Something broke; nothing was acknowledged after it.
     Broken,
+    /// The machine is a copy of a suspended one: it begins as what it is told, and its workload goes on.
+    Copied,
 }
+
+/// The workload of a machine, from one activation to that of its copy.
+pub(crate) type Carried = Rc<RefCell<Option<Rc<Running>>>>;
 
 /// Time to answer who was taken in at the very end of the linger; a connection that merely stays open is not waited
 /// for any longer.
@@ -68,6 +74,7 @@ pub(crate) struct LifecycleDriver {
     refusing: bool,
     /// Until when it does so at least, where nothing outside keeps the refused from starting the machine.
     stays_until: Option<Instant>,
+    carried: Carried,
 }
 
 impl LifecycleDriver {
@@ -96,7 +103,15 @@ impl LifecycleDriver {
             sleep,
             refusing: false,
             stays_until: None,
+            carried: Carried::default(),
         }
+    }
+
+    /// Goes on with the workload that is there, and leaves it there for a copy of the machine.
+    #[must_use]
+    pub(crate) fn carrying(mut self, carried: Carried) -> Self {
+        self.carried = carried;
+        self
     }
 
     /// Refuses until then at least: what a refused request costs is bounded, however many come.
@@ -285,6 +300,13 @@ impl LifecycleDriver {
         resident.reports().event(Report::Boot {
             step: "spawn".to_owned(),
         });
+        let going_on = self.carried.borrow().clone();
+        if let Some(running) = going_on.filter(|running| running.poll_ended().is_none()) {
+            // It had said so before, or it would not have been suspended.
+            self.resident.workload_was_ready();
+            self.runs(running);
+            return None;
+        }
         let manifest = &resident.bundle().manifest;
         let field = |name: &str| resident.lineage().secret(name);
         self.placement.secrets = match Secrets::gather(manifest, field) {
@@ -299,26 +321,7 @@ impl LifecycleDriver {
         self.placement.secrets = Secrets::default();
         match spawned {
             Ok(running) => {
-                resident.workload_runs(running.pid());
-                // So that the gate's end sees the workload go.
-                self.placement.connections = None;
-                let running = Rc::new(running);
-                self.workload = Some(running.clone());
-                let pid = u32::try_from(running.pid()).ok();
-                let state = "spawned".to_owned();
-                resident.reports().event(Report::Workload {
-                    state,
-                    pid,
-                    how: String::new(),
-                    took_ms: None,
-                });
-                if let Some(limit) = manifest.workload.limits.disk {
-                    let volume = self.placement.data_dir.clone();
-                    self.tasks
-                        .spawn_local(workload_watch::measure(resident.clone(), volume, limit));
-                }
-                self.tasks
-                    .spawn_local(workload_watch::watch(resident, running, self.gate.clone()));
+                self.runs(Rc::new(running));
                 None
             }
             Err(error) => {
@@ -326,6 +329,31 @@ impl LifecycleDriver {
                 Some(self.not_spawned(&error))
             }
         }
+    }
+
+    /// The workload runs: it is watched from here on.
+    fn runs(&mut self, running: Rc<Running>) {
+        let resident = self.resident.clone();
+        resident.workload_runs(running.pid());
+        // So that the gate's end sees the workload go.
+        self.placement.connections = None;
+        self.workload = Some(running.clone());
+        self.carried.replace(Some(running.clone()));
+        let pid = u32::try_from(running.pid()).ok();
+        let state = "spawned".to_owned();
+        resident.reports().event(Report::Workload {
+            state,
+            pid,
+            how: String::new(),
+            took_ms: None,
+        });
+        if let Some(limit) = resident.bundle().manifest.workload.limits.disk {
+            let volume = self.placement.data_dir.clone();
+            self.tasks
+                .spawn_local(workload_watch::measure(resident.clone(), volume, limit));
+        }
+        self.tasks
+            .spawn_local(workload_watch::watch(resident, running, self.gate.clone()));
     }
 
     /// The activation ends for want of a workload, and says so in the history.
@@ -406,6 +434,18 @@ impl LifecycleDriver {
             self.gate.cut_all();
             let _ = tokio::time::timeout(ANSWER_WITHIN, traffic.empty()).await;
         }
+        if self.resident.bundle().manifest.warm_forks && self.resident.reports().platform().is_none() {
+            self.resident.awaits_word();
+            match self.resident.give_key_away().await {
+                Ok(true) => {}
+                Ok(false) => self.resident.reports().event(Report::Error {
+                    code: CODE_KEY.to_owned(),
+                    message: "the object's key was not kept outside its machine: it is suspended with it, and no child can begin as its copy"
+                        .to_owned(),
+                }),
+                Err(error) => self.resident.reports().error(CODE_KEY, &error),
+            }
+        }
         self.resident.reports().leaving(How::Suspend, None);
         if let Some(platform) = self.resident.reports().platform() {
             // Who comes before it is suspended waits, and is let in or not once it goes on.
@@ -426,6 +466,9 @@ impl LifecycleDriver {
         ExitReason::Broken
     }
 }
+
+/// The waiting key stays in the machine.
+const CODE_KEY: &str = "key_not_kept";
 
 /// The witness could not be asked.
 const CODE_NO_WITNESS: &str = "no_witness";

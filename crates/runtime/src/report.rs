@@ -14,7 +14,7 @@ use suijuris_api::event::Stamped;
 use suijuris_api::{Event, Problem};
 use suijuris_core::time::Timestamp;
 use suijuris_link::message::{How, Json};
-use suijuris_link::{RuntimeLink, ToSupervisor};
+use suijuris_link::{RuntimeLink, Secret, ToSupervisor};
 use tokio::sync::Notify;
 
 use crate::resident::platform::Platform;
@@ -157,6 +157,11 @@ impl Reports {
         }
     }
 
+    /// Lets go of the owner, for the one who reports from here on.
+    pub(crate) fn take_owner(&self) -> Option<Attached> {
+        self.to.as_ref().and_then(|outbox| outbox.attached.take())
+    }
+
     /// The link to the owner of now.
     pub(crate) fn link(&self) -> Option<RuntimeLink> {
         self.to.as_ref().and_then(|outbox| outbox.link())
@@ -256,6 +261,12 @@ impl Reports {
     pub fn reply(&self, id: u64, reply: Reply) {
         let reply = Box::new(Json(reply));
         self.send(ToSupervisor::Reply { id, reply });
+    }
+
+    /// Gives the object's waiting key to the owner, to be kept.
+    pub(crate) fn give_key(&self, seed: &[u8; 32]) {
+        let seed = Secret::from_bytes(*seed);
+        self.send(ToSupervisor::Key { seed });
     }
 
     /// Says that the runtime leaves, and what its gate answered where it refused everybody.

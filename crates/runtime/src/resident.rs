@@ -49,6 +49,9 @@ use suijuris_custody::claim::Claim;
 use suijuris_custody::clock::{Clock, Continuity, ResumeDetector};
 use suijuris_custody::rates::KeptRates;
 
+/// How long a supervisor may take to keep a key.
+const KEPT_WITHIN: Duration = Duration::from_secs(10);
+
 /// The resident object.
 #[derive(Debug)]
 pub struct Resident {
@@ -60,6 +63,10 @@ pub struct Resident {
     paused: Cell<Span>,
     /// A pause was found while nothing could be served.
     missed: Cell<bool>,
+    /// It is suspended, and copies may be made of it: whether it is the one that goes on, only its supervisor can say.
+    awaits_word: Cell<bool>,
+    /// Its supervisor keeps its waiting key.
+    key_kept: Notify,
     workload_pid: Cell<Option<i32>>,
     workload: asking::WorkloadAccount,
     host: Host,
@@ -177,6 +184,8 @@ impl Resident {
             detector: RefCell::new(detector),
             paused: Cell::default(),
             missed: Cell::default(),
+            awaits_word: Cell::default(),
+            key_kept: Notify::new(),
             workload_pid: Cell::new(None),
             workload: asking::WorkloadAccount::default(),
             bundle,
@@ -406,6 +415,9 @@ impl Resident {
     /// The machine was suspended and runs again: nothing is forwarded until `wake` is decided again. The host says so,
     /// or the clocks do.
     pub fn machine_resumed(&self) {
+        if self.awaits_word.get() {
+            return;
+        }
         let phase = self.phase.get();
         if phase == Phase::Suspended {
             self.claim.announce_pause();
@@ -418,6 +430,37 @@ impl Resident {
             self.phase.set(Phase::Resuming);
             self.say(lifecycle::Event::Resumed);
         }
+    }
+
+    /// The machine is about to be suspended, and others may begin as its copies: it goes on by the word of its supervisor alone,
+    /// whatever its clocks say.
+    pub fn awaits_word(&self) {
+        self.awaits_word.set(true);
+    }
+
+    /// Its supervisor keeps its waiting key.
+    pub fn key_is_kept(&self) {
+        self.key_kept.notify_one();
+    }
+
+    /// Gives its waiting key to its supervisor and forgets it, here and on the disk: whoever begins as a copy of this machine finds none.
+    /// Whether it did.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn give_key_away(&self) -> Result<bool, suijuris_store::CommitError> {
+        let writer = self.lineage.writer();
+        self.reports().give_key(&writer.waiting_seed());
+        let kept = tokio::time::timeout(KEPT_WITHIN, self.key_kept.notified()).await;
+        if kept.is_ok() {
+            writer.forget_key()?;
+        }
+        Ok(kept.is_ok())
+    }
+
+    /// The supervisor says that it is this machine that goes on.
+    pub fn hears_of_resumption(&self) {
+        self.awaits_word.set(false);
     }
 
     /// How long the machine was last suspended; negative for a clock that went back.

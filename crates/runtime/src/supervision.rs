@@ -100,6 +100,13 @@ impl Supervision {
         }
     }
 
+    /// From here on this is the activation: whoever comes proves its secret.
+    pub(crate) fn become_activation(&self, identity: Identity) {
+        if let Some(successors) = &self.successors {
+            successors.identity.replace(identity);
+        }
+    }
+
     /// Whether another supervisor waits.
     pub(crate) fn has_successor(&self) -> bool {
         let waits = |successors: &Successors| successors.arrivals.newest.borrow().is_some();
@@ -138,6 +145,7 @@ async fn arrived(successors: Option<&Successors>) {
 #[derive(Debug)]
 pub(crate) struct Successors {
     arrivals: Rc<Arrivals>,
+    identity: Rc<RefCell<Identity>>,
     _admitting: JoinSet<()>,
 }
 
@@ -183,8 +191,15 @@ impl Successors {
     pub(crate) fn new(inlet: Inlet, identity: Identity, passes_descriptors: bool) -> Self {
         let arrivals: Rc<Arrivals> = Rc::default();
         let mut admitting = JoinSet::new();
-        admitting.spawn_local(admit(inlet, identity, passes_descriptors, arrivals.clone()));
+        let identity = Rc::new(RefCell::new(identity));
+        admitting.spawn_local(admit(
+            inlet,
+            identity.clone(),
+            passes_descriptors,
+            arrivals.clone(),
+        ));
         Self {
+            identity,
             arrivals,
             _admitting: admitting,
         }
@@ -197,7 +212,12 @@ impl Successors {
     }
 }
 
-async fn admit(inlet: Inlet, identity: Identity, passes_descriptors: bool, arrivals: Rc<Arrivals>) {
+async fn admit(
+    inlet: Inlet,
+    identity: Rc<RefCell<Identity>>,
+    passes_descriptors: bool,
+    arrivals: Rc<Arrivals>,
+) {
     let mut proofs = JoinSet::new();
     let mut proving: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -208,7 +228,7 @@ async fn admit(inlet: Inlet, identity: Identity, passes_descriptors: bool, arriv
                     if proving.len() >= MOST_PROVING && let Some(oldest) = proving.pop_front() {
                         oldest.abort();
                     }
-                    proving.push_back(proofs.spawn_local(prove(socket, identity.clone(), passes_descriptors)));
+                    proving.push_back(proofs.spawn_local(prove(socket, identity.borrow().clone(), passes_descriptors)));
                     // Whoever is quick is heard before the next one can push it out.
                     tokio::task::yield_now().await;
                 }

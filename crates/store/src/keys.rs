@@ -8,6 +8,9 @@
 //! place of `next.key` in the same way. It is made for one start, by whoever had the writer until then, and removed where
 //! nothing committed to it: a copy that is stolen while the object sleeps holds the key of one epoch, not of two. No
 //! export, fork or import carries it.
+//!
+//! While an object is suspended in a machine that others may begin as copies of, its key lies in `kept.key` outside that machine, and
+//! neither in its memory nor on its disk.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -57,6 +60,7 @@ pub(crate) fn waiting(
         object_dir.next_key(),
         object_dir.new_key(),
         object_dir.spare_key(),
+        object_dir.kept_key(),
     ];
     for (number, path) in files.into_iter().enumerate() {
         match load(object_dir, &path)? {
@@ -75,7 +79,44 @@ pub(crate) fn spare(object_dir: &ObjectDir, commitment: &Digest) -> Option<Secre
     spare.filter(|key| key.public().commitment() == *commitment)
 }
 
+/// Overwrites the waiting key where it lies, durably, and removes it.
+pub(crate) fn wipe(object_dir: &ObjectDir) -> io::Result<()> {
+    for path in [
+        object_dir.next_key(),
+        object_dir.new_key(),
+        object_dir.spare_key(),
+    ] {
+        let wiped = || {
+            let file = object_dir.disk.open(&path, How::Write)?;
+            file.write_at(&[0; 32], 0)?;
+            file.sync()?;
+            object_dir.disk.remove(&path)
+        };
+        disk::optional(wiped())?;
+    }
+    object_dir.disk.sync_dir(object_dir.path())
+}
+
 impl ObjectDir {
+    /// Keeps the waiting key of an object whose machine is about to be suspended and must not have it, durably.
+    ///
+    /// # Errors
+    /// The disk's: nobody keeps it.
+    pub fn keep_key(&self, seed: &[u8; 32]) -> io::Result<()> {
+        disk::replace(&*self.disk, &self.kept_key(), seed)
+    }
+
+    /// The seed of a waiting key that is kept for its machine. Whether it is the right one that machine finds out.
+    #[must_use]
+    pub fn key_that_is_kept(&self) -> Option<Zeroizing<[u8; 32]>> {
+        load(self, &self.kept_key()).ok().flatten().map(|key| key.seed())
+    }
+
+    /// Whoever the key was kept for is past it.
+    pub fn forget_kept_key(&self) {
+        let _ = disk::optional(self.disk.remove(&self.kept_key()));
+    }
+
     /// Makes the key of the epoch after the one that is about to begin, durable in `spare.key`, and gives its commitment: for
     /// [`crate::Fresh`]. For whoever had the writer, and starts the machine that has it next: the two do not look at
     /// the same file before the one has heard of it from the other. `seed` is 32 fresh random bytes.

@@ -258,6 +258,10 @@ impl ObjectDir {
         self.path.join("next.key.new")
     }
 
+    pub(crate) fn kept_key(&self) -> PathBuf {
+        self.path.join("kept.key")
+    }
+
     pub(crate) fn spare_key(&self) -> PathBuf {
         self.path.join("spare.key")
     }

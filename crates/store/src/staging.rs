@@ -34,7 +34,7 @@ pub(crate) use known::Known;
 
 /// What a directory without object may hold: what its user's program puts there before, and what a creation or an
 /// import that was cut short left.
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "lock",
     "run",
     "volume",
@@ -46,6 +46,7 @@ const KNOWN: [&str; 18] = [
     "next.key",
     "next.key.new",
     "spare.key",
+    "kept.key",
     "spare.tmp",
     "next.tmp",
     "next.key.tmp",

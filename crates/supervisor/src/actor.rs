@@ -18,6 +18,7 @@ mod custody;
 mod done;
 mod effects;
 mod ending;
+mod forking;
 mod handle;
 mod looking;
 mod moving;

@@ -1,6 +1,8 @@
 //! What owners and hosts ask of one object beside proposals by strangers. Whoever carries it (a socket, an API) makes a
 //! [`PendingRequest`]; the object's actor answers it, once.
 
+use std::path::PathBuf;
+
 use suijuris_api::Problem;
 use suijuris_api::agent::Patch;
 use suijuris_api::control::{ControlRequest, Place, Reply};
@@ -42,6 +44,7 @@ pub(crate) enum What {
     Amend(Box<Proposed>),
     Terminate(Vec<Approval>),
     Depart(Box<Leaving>),
+    Fork(Box<Forking>),
 }
 
 /// Where an object is to go, and whether it leaves this server for good or moves.
@@ -49,6 +52,20 @@ pub(crate) enum What {
 pub(crate) struct Leaving {
     pub(crate) to: Destination,
     pub(crate) ask: Ask,
+}
+
+/// A child that begins with the memory of the object's suspended machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Forking {
+    /// Its directory.
+    pub(crate) data: PathBuf,
+    pub(crate) name: String,
+    /// Whether it gets the parent's secrets.
+    pub(crate) secrets: bool,
+    /// What owners signed of the proposal.
+    pub(crate) asks: Vec<Approval>,
+    /// What they signed of the child; nothing prepares one.
+    pub(crate) approvals: Vec<Approval>,
 }
 
 /// A new definition, and what its owners signed.
@@ -80,6 +97,14 @@ impl PendingRequest {
     pub fn amend(files: BundleFiles, approvals: Vec<Approval>) -> (Self, oneshot::Receiver<Reply>) {
         let (answer, answered) = oneshot::channel();
         let what = What::Amend(Box::new(Proposed { files, approvals }));
+        let asked = Asked { what, signed: None };
+        (Self { asked, answer }, answered)
+    }
+
+    /// Proposes a child.
+    pub(crate) fn fork(forking: Forking) -> (Self, oneshot::Receiver<Reply>) {
+        let (answer, answered) = oneshot::channel();
+        let what = What::Fork(Box::new(forking));
         let asked = Asked { what, signed: None };
         (Self { asked, answer }, answered)
     }
@@ -167,7 +192,9 @@ impl Asked {
             What::Sleep => (Ask::Sleep, no_content()),
             What::Depart(leaving) => (leaving.ask, migrate::content(object, &leaving.to.place)),
             // Their approvals are what owners sign of an amendment, and of an end.
-            What::Wake | What::Status | What::Amend(_) | What::Terminate(_) => (Ask::Wake, no_content()),
+            What::Wake | What::Status | What::Amend(_) | What::Terminate(_) | What::Fork(_) => {
+                (Ask::Wake, no_content())
+            }
         }
     }
 
@@ -177,8 +204,8 @@ impl Asked {
             What::Wake => Kind::Wake,
             What::Sleep => Kind::Sleep,
             What::Write(_) => Kind::Write,
-            // Both need an object that sleeps, and its store.
-            What::Amend(_) | What::Depart(_) => Kind::Amend,
+            // All need an object that sleeps, and its store.
+            What::Amend(_) | What::Depart(_) | What::Fork(_) => Kind::Amend,
             What::Terminate(_) => Kind::Terminate,
         }
     }

@@ -1,5 +1,7 @@
 //! The machine of one activation: the runtime as its first program, and the link to it.
 
+pub(crate) mod copied;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::TcpListener;
@@ -25,6 +27,7 @@ use suijuris_vehicle::{
 };
 use tokio::task::JoinSet;
 
+use self::copied::{Begun, Frozen};
 use crate::image::{self, ImageError, Places, Ready};
 use crate::limits;
 use crate::machine_notes::{MachineNote, MachineNotes};
@@ -76,6 +79,8 @@ pub(crate) enum NoMachine {
     Image(#[from] ImageError),
     #[error("the machine cannot be started")]
     Start(#[from] StartError),
+    #[error("the copied machine did not take the object's files: {0}")]
+    Copy(String),
     #[error("its start was given up")]
     GivenUp,
     #[error("the machine that an earlier process left has ended")]
@@ -134,6 +139,7 @@ pub(crate) fn launch(
         image: None,
         requests: None,
         egress: false,
+        files: None,
         places: Vec::new(),
     })
 }
@@ -182,10 +188,27 @@ pub(crate) async fn start<D: Driver>(
     object: ObjectId,
     mut launch: Launch<OwnedFd>,
     workload: &manifest::Workload,
+    frozen: Option<Frozen>,
 ) -> Result<Running<D::Machine>, NoMachine> {
     let driver = &services.driver;
     if !driver.describe().descriptors {
-        return start_apart(services, object, launch, workload).await;
+        let why = match frozen {
+            None => None,
+            Some(frozen) => match copied::start(services, object, launch, frozen).await? {
+                Begun::Copied(running) => return Ok(*running),
+                Begun::Not(unused, why) => {
+                    launch = *unused;
+                    Some(why)
+                }
+            },
+        };
+        let mut running = start_apart(services, object, launch, workload).await?;
+        running.image = running
+            .image
+            .into_iter()
+            .chain(why)
+            .reduce(|one, other| format!("{one}; {other}"));
+        return Ok(running);
     }
     let data = launch.data.clone();
     let mut image = image(services, &mut launch, workload).await?;
@@ -355,16 +378,7 @@ async fn start_apart<D: Driver>(
         launch.unattended = Unattended::Stop;
     }
     let (activation, secret) = (launch.activation, launch.secret.clone());
-    let depot = match std::mem::replace(&mut launch.depot, DepotRoute::None) {
-        DepotRoute::Descriptor(depot) => {
-            launch.depot = DepotRoute::Link;
-            Some(depot)
-        }
-        other => {
-            launch.depot = other;
-            None
-        }
-    };
+    let depot = depot_over_link(&mut launch);
     let given = given(&launch.data, &launch.object_dir, workload);
     let image = image(services, &mut launch, workload).await?;
     let (mut program, mounts) = match &image {
@@ -408,13 +422,7 @@ async fn start_apart<D: Driver>(
     let (link, moves) = SupervisorLink::launch(stream, launch, Nonce::fresh()?)?;
     let mut moving = JoinSet::new();
     moving.spawn_local(moves);
-    let mut carrying = JoinSet::new();
-    if let Some(depot) = depot {
-        let depot = UnixStream::from(depot);
-        depot.set_nonblocking(true).map_err(NoMachine::Link)?;
-        let depot = tokio::net::UnixStream::from_std(depot).map_err(NoMachine::Link)?;
-        carrying.spawn_local(carry_depot(link.clone(), depot));
-    }
+    let carrying = carried_depot(&link, depot)?;
     Ok(Running {
         machine: Arc::new(machine),
         link,
@@ -428,6 +436,32 @@ async fn start_apart<D: Driver>(
             _depot: carrying,
         }),
     })
+}
+
+/// Leads the machine to its depot by a stream of its link; what that stream is to reach.
+fn depot_over_link(launch: &mut Launch<OwnedFd>) -> Option<OwnedFd> {
+    match std::mem::replace(&mut launch.depot, DepotRoute::None) {
+        DepotRoute::Descriptor(depot) => {
+            launch.depot = DepotRoute::Link;
+            Some(depot)
+        }
+        other => {
+            launch.depot = other;
+            None
+        }
+    }
+}
+
+/// Carries that stream.
+fn carried_depot(link: &SupervisorLink, depot: Option<OwnedFd>) -> Result<JoinSet<()>, NoMachine> {
+    let mut carrying = JoinSet::new();
+    if let Some(depot) = depot {
+        let depot = UnixStream::from(depot);
+        depot.set_nonblocking(true).map_err(NoMachine::Link)?;
+        let depot = tokio::net::UnixStream::from_std(depot).map_err(NoMachine::Link)?;
+        carrying.spawn_local(carry_depot(link.clone(), depot));
+    }
+    Ok(carrying)
 }
 
 /// What a machine with a file system of its own is given of this host's.

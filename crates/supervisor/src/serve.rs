@@ -9,6 +9,7 @@ mod class_entry;
 pub mod edge;
 pub mod entry;
 pub mod feed;
+mod forking;
 mod founding;
 pub mod front;
 mod keeper;

@@ -70,6 +70,7 @@ fn play(args: &[&str]) -> ExitCode {
         ["clock"] => clock(),
         ["fills", file] => fills(Path::new(file)),
         ["echoes", number] => echoes(number),
+        ["tells", number, file, mebibytes] => tells(number, Path::new(file), mebibytes),
         ["holds", mebibytes] => holds(mebibytes),
         ["opens"] => opens(),
         ["spawns", number] => spawns(number),
@@ -280,6 +281,34 @@ async fn echoes(number: &str) -> Play {
                 }
             }
         });
+    }
+    Ok(0)
+}
+
+/// Has so much in memory, and tells on each link: how often it did, randomness of the kernel, its host name, seconds of the wall clock;
+/// and writes that to the file.
+#[tokio::main(flavor = "current_thread")]
+async fn tells(number: &str, file: &Path, mebibytes: &str) -> Play {
+    let end = descriptors::inherited(number.parse()?).ok_or("no link")?;
+    let inlet = link::Inlet::new(end)?;
+    let held = vec![7_u8; mebibytes.parse::<usize>()? << 20];
+    say("ready")?;
+    let mut told = 0_u32;
+    while let Some(link) = inlet.accept().await? {
+        told += 1;
+        link.set_nonblocking(true)?;
+        let mut link = tokio::net::UnixStream::from_std(link)?;
+        let random = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
+        let now = std::time::UNIX_EPOCH.elapsed()?.as_secs();
+        let sum: u64 = held.iter().step_by(4096).map(|byte| u64::from(*byte)).sum();
+        let line = format!("{told} {} {} {now} {sum}", random.trim(), host.trim());
+        let mut written = File::create(file)?;
+        written.write_all(line.as_bytes())?;
+        written.sync_all()?;
+        // Who has gone does not hear it.
+        let _ = link.write_all(format!("{line}\n").as_bytes()).await;
+        let _ = link.shutdown().await;
     }
     Ok(0)
 }

@@ -195,6 +195,8 @@ impl Memory {
                     self.paused = false;
                     self.wall_ms = now.wall_ms;
                 }
+                // Its driver makes no copies.
+                Order::Copied(_) => return Err(io::ErrorKind::Unsupported.into()),
             },
             Frame::Open(id) if self.has_link => {
                 self.credit.insert(id, WINDOW);

@@ -35,6 +35,8 @@ pub struct Description {
     pub descriptors: bool,
     /// Whether machines can outlive their supervisor.
     pub detached: bool,
+    /// Whether machines can begin as copies of a suspended one, with its memory.
+    pub copies: bool,
     /// Better isolation and suspending that was tried and refused.
     pub shortfalls: Vec<Shortfall>,
     /// Better limits that were tried and refused.

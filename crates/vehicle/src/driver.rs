@@ -4,13 +4,15 @@
 //! machine on any thread. No method decides: a failure is told with its kind, and what to do about it is the caller's.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use crate::description::{Description, Enforced};
 use crate::error::{
-    AttachError, LinkError, ListError, OutputError, ResumeError, SignalError, StartError, SuspendError,
+    AttachError, FreezeError, LinkError, ListError, OutputError, ResumeError, SignalError, StartError,
+    SuspendError,
 };
 use crate::machine::{Exit, Link, MachineId, Signal, State};
 use crate::output::{Lines, Since};
@@ -46,6 +48,25 @@ pub trait Driver: fmt::Debug + Send + Sync + 'static {
     fn prepare(&self, _next: Option<&Spec>) -> Result<(), StartError> {
         Ok(())
     }
+
+    /// What whoever froze a machine for the directory `dir` said of it, where a machine can begin as its copy.
+    fn frozen(&self, _dir: &Path) -> Option<String> {
+        None
+    }
+
+    /// Has the machine that is frozen for directory `from` be frozen for `to` as well, with this tag; memory is shared, disks are
+    /// copies. Durable when it returns. Cancelled, it may have happened.
+    fn copy_frozen(
+        &self,
+        _from: &Path,
+        _to: &Path,
+        _tag: &str,
+    ) -> impl Future<Output = Result<(), FreezeError>> + Send {
+        async { Err(FreezeError::Unsupported) }
+    }
+
+    /// No machine is to begin as a copy of what is frozen for `dir`. Idempotent.
+    fn discard_frozen(&self, _dir: &Path) {}
 }
 
 /// A machine. Dropping the handle kills it, or lets go of it, as its [`crate::Lifetime`] says.
@@ -92,6 +113,18 @@ pub trait Machine: fmt::Debug + Send + Sync + 'static {
 
     /// Lets everything in it run on. Idempotent; cancelled, call it again.
     fn resume(&self) -> impl Future<Output = Result<(), ResumeError>> + Send;
+
+    /// Ends a suspended machine, and keeps what it was for its one directory, which has all that it wrote: a machine with
+    /// [`Spec::frozen`] begins as its copy, once. `tag` is for whoever starts that one. An error leaves the machine as it was.
+    fn freeze(&self, _tag: &str) -> impl Future<Output = Result<(), FreezeError>> + Send {
+        async { Err(FreezeError::Unsupported) }
+    }
+
+    /// Of a machine that began as a copy: from here on what is newest in its directory is what it has there. Before that its end leaves
+    /// the directory as it was. Durable when it returns.
+    fn settle(&self) -> impl Future<Output = Result<(), FreezeError>> + Send {
+        async { Ok(()) }
+    }
 
     /// A new byte stream to the first program. Earlier ones stay open until either end closes them; by convention the
     /// newest counts. Returns without waiting for the program to take it. Cancel safe.

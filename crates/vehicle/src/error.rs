@@ -164,6 +164,29 @@ pub enum ResumeError {
     Refused(#[source] io::Error),
 }
 
+/// A machine could not be frozen, or what is frozen not be copied.
+#[derive(Debug, thiserror::Error)]
+pub enum FreezeError {
+    /// There is nothing to freeze.
+    #[error("the machine has ended: {0}")]
+    Ended(Exit),
+    /// It runs.
+    #[error("the machine runs: suspend it first")]
+    Runs,
+    /// This vehicle cannot.
+    #[error("machines cannot be copied with their memory here: QEMU can, of a daemon's machines")]
+    Unsupported,
+    /// There is none.
+    #[error("no machine is frozen for {}", .0.display())]
+    None(PathBuf),
+    /// A disk.
+    #[error(transparent)]
+    Disk(Box<dyn Error + Send + Sync>),
+    /// The system's answer.
+    #[error("cannot keep the machine")]
+    Io(#[from] io::Error),
+}
+
 /// No link to a machine could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {

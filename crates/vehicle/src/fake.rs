@@ -152,6 +152,7 @@ impl Fake {
             private_network: true,
             descriptors: true,
             detached: true,
+            copies: false,
             shortfalls: Vec::new(),
             limit_shortfalls: Vec::new(),
         };

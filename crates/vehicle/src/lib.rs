@@ -24,8 +24,8 @@ pub use description::{
 };
 pub use driver::{Driver, Machine};
 pub use error::{
-    AttachError, LinkError, ListError, OutputError, ResumeError, SignalError, SpecError, StartError,
-    SuspendError,
+    AttachError, FreezeError, LinkError, ListError, OutputError, ResumeError, SignalError, SpecError,
+    StartError, SuspendError,
 };
 pub use machine::{Exit, Link, MachineId, Signal, State};
 pub use output::{Line, Lines, Since};

@@ -53,6 +53,9 @@ pub struct Spec {
     pub joins: Option<Place>,
     /// Whether the machine may outlive its caller.
     pub lifetime: Lifetime,
+    /// Whether it begins as a copy of the machine that was frozen for its one directory ([`crate::Machine::freeze`]), instead of
+    /// booting: with that one's programs and memory, whatever else is said here.
+    pub frozen: bool,
     /// Where file 1 goes.
     pub stdout: Output,
     /// Where file 2 goes.
@@ -92,6 +95,7 @@ impl Spec {
             network: Network::Host,
             joins: None,
             lifetime: Lifetime::WithCaller,
+            frozen: false,
             stdout: Output::Inherit,
             stderr: Output::Inherit,
             inherit: Vec::new(),
@@ -124,6 +128,7 @@ impl Spec {
             network: self.network,
             joins: None,
             lifetime: self.lifetime,
+            frozen: self.frozen,
             stdout: self.stdout.try_clone()?,
             stderr: self.stderr.try_clone()?,
             inherit: inherit.collect::<io::Result<_>>()?,

@@ -16,6 +16,7 @@ mod cpio;
 mod disk;
 mod elf;
 mod firecracker;
+mod frozen;
 mod initrd;
 mod kernel;
 mod kind;
@@ -26,6 +27,7 @@ mod plan;
 mod qemu;
 mod record;
 mod root;
+mod thaw;
 mod tools;
 
 use std::ffi::OsString;
@@ -41,7 +43,7 @@ use suijuris_guest::wire::{MARK, Mark};
 
 use crate::Driver;
 use crate::description::{Description, Enforced, Resource, Shortfall};
-use crate::error::{AttachError, ListError, SpecError, StartError};
+use crate::error::{AttachError, FreezeError, ListError, SpecError, StartError};
 use crate::machine::MachineId;
 use crate::process::Process;
 use crate::spec::{ImageFiles, Lifetime, Network, Output, Root, Spec};
@@ -175,6 +177,7 @@ impl VirtualMachines {
                 let _ = clear(&dir);
             }
         }
+        frozen::clear_stale(&options.state.join(frozen::PLACE));
         Ok(Self {
             inner: Arc::new(inner),
             options,
@@ -252,6 +255,9 @@ impl VirtualMachines {
                 .collect(),
             network: spec.network == Network::Host,
             cpu: spec.resources.cpu,
+            borrowed: false,
+            whole: false,
+            saved_by: String::new(),
         };
         if let Kind::Qemu(_) = self.options.kind {
             private_file(&hardware.memory, hardware.memory_bytes)?;
@@ -424,7 +430,25 @@ impl Driver for VirtualMachines {
     }
 
     async fn start(&self, spec: Spec) -> Result<Machine, StartError> {
-        self.launch(spec).await
+        match spec.frozen {
+            true => self.thaw(spec).await,
+            false => self.launch(spec).await,
+        }
+    }
+
+    fn frozen(&self, dir: &Path) -> Option<String> {
+        frozen::tag(&self.options.state.join(frozen::PLACE), dir)
+    }
+
+    async fn copy_frozen(&self, from: &Path, to: &Path, tag: &str) -> Result<(), FreezeError> {
+        let (from, to, tag) = (from.to_owned(), to.to_owned(), tag.to_owned());
+        let place = self.options.state.join(frozen::PLACE);
+        let copied = tokio::task::spawn_blocking(move || frozen::copy(&place, &from, (&to, &tag)));
+        copied.await.map_err(io::Error::other)?
+    }
+
+    fn discard_frozen(&self, dir: &Path) {
+        frozen::discard(&self.options.state.join(frozen::PLACE), dir);
     }
 
     async fn attach(&self, id: &MachineId) -> Result<Machine, AttachError> {

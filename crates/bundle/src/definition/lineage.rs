@@ -1,11 +1,17 @@
 //! `[lineage]` and `[witness]`: when records are signed, and how much the object relies on what remembers its head.
 
-use suijuris_core::manifest::{LEASE, Witness};
+use suijuris_core::manifest::{LEASE, SleepMode, Witness};
 use suijuris_core::time::Span;
 
 use crate::defaults;
 use crate::fault::code;
 use crate::section::{Found, Section};
+
+/// What is asked of the records.
+pub(super) struct Records {
+    pub(super) seal_within: Span,
+    pub(super) warm_forks: bool,
+}
 
 /// What is asked of a witness.
 pub(super) struct Terms {
@@ -15,14 +21,16 @@ pub(super) struct Terms {
 }
 
 /// Reads both tables. The strength may stand in either, as `lineage.witness` or `witness.strength`.
-pub(super) fn read(root: &mut Section<'_>) -> (Span, Terms) {
-    let (seal_within, short) = match root.section("lineage") {
+pub(super) fn read(root: &mut Section<'_>, sleep: SleepMode) -> (Records, Terms) {
+    let (seal_within, warm_forks, short) = match root.section("lineage") {
         Some(mut lineage) => {
-            let read = (lineage.length("seal_within"), strength(&mut lineage, "witness"));
+            let seal_within = lineage.length("seal_within");
+            let warm_forks = warm_forks(&mut lineage, sleep);
+            let short = strength(&mut lineage, "witness");
             lineage.finish();
-            read
+            (seal_within, warm_forks, short)
         }
-        None => (None, None),
+        None => (None, false, None),
     };
     let (mut lease, mut grace, mut long) = (None, None, None);
     if let Some(mut witness) = root.section("witness") {
@@ -47,7 +55,26 @@ pub(super) fn read(root: &mut Section<'_>) -> (Span, Terms) {
         lease: lease.unwrap_or(LEASE),
         grace: grace.unwrap_or_default(),
     };
-    (seal_within.unwrap_or(defaults::SEAL_WITHIN), terms)
+    let records = Records {
+        seal_within: seal_within.unwrap_or(defaults::SEAL_WITHIN),
+        warm_forks,
+    };
+    (records, terms)
+}
+
+/// Whether children may begin with the memory of its suspended machine: of one that is never suspended there is none.
+fn warm_forks(lineage: &mut Section<'_>, sleep: SleepMode) -> bool {
+    let span = lineage.value("warm_forks").map(|value| value.span());
+    let asked = lineage.flag("warm_forks").unwrap_or(false);
+    if let (true, SleepMode::Stop, Some(span)) = (asked, sleep, span) {
+        lineage.faults().error(
+            code::BAD_VALUE,
+            &span,
+            "`lineage.warm_forks` needs a machine that is suspended",
+            "set `mode = \"suspend\"` in [sleep], or leave it out",
+        );
+    }
+    asked
 }
 
 fn strength(section: &mut Section<'_>, key: &'static str) -> Option<Found<Witness>> {

@@ -82,7 +82,7 @@ pub(crate) fn read(
     let (rates, rates_whole) = rates::read(&mut root);
     let elsewhere = elsewhere::read(&mut root);
     let sleep = sleep(&mut root);
-    let (seal_within, witness) = lineage::read(&mut root);
+    let (records, witness) = lineage::read(&mut root, sleep);
     let controllers = callers::controllers(&mut root);
     let class = class::read(&mut root, gate.protocol);
     root.finish();
@@ -114,7 +114,8 @@ pub(crate) fn read(
         grace: witness.grace,
         class: class.section,
         elsewhere,
-        seal_within,
+        warm_forks: records.warm_forks,
+        seal_within: records.seal_within,
     };
     if fields_whole {
         secrets::check(&manifest, table, faults);

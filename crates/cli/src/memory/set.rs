@@ -138,7 +138,7 @@ fn answered(reply: Reply, json: bool) -> anyhow::Result<Answer> {
             Ok(Answer::No)
         }
         Reply::Error { code, message } => anyhow::bail!("not written: {message} [{code}]"),
-        Reply::Status { .. } => {
+        Reply::Status { .. } | Reply::Forked(_) => {
             anyhow::bail!("`up` answered another question; use the same version of suijuris for both")
         }
     }

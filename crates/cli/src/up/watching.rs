@@ -216,7 +216,7 @@ impl Watched {
                 self.printer.error(&code, &message);
                 None
             }
-            Reply::Patched { .. } | Reply::Status { .. } => None,
+            Reply::Patched { .. } | Reply::Forked(_) | Reply::Status { .. } => None,
         }
     }
 

@@ -184,6 +184,7 @@ fn launch(dir: &Path, data: &Path) -> Launch<OwnedFd> {
         served_as: None,
         requests: None,
         egress: false,
+        files: None,
         places: Vec::new(),
         image: None,
     }

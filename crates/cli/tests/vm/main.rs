@@ -7,6 +7,7 @@
 )]
 
 mod egress;
+mod forks;
 mod images;
 mod moving;
 mod rig;

@@ -156,7 +156,17 @@ impl Up {
     }
 
     pub(crate) fn get(&self) -> String {
-        let address = self.url.trim_start_matches("http://");
+        Self::get_at(&self.url)
+    }
+
+    /// Of another object of the daemon.
+    pub(crate) fn get_of(&self, object: &str, path: &str) -> String {
+        let daemon = self.url.strip_suffix("/o/vm/").unwrap();
+        Self::get_at(&format!("{daemon}/o/{object}/{path}"))
+    }
+
+    fn get_at(url: &str) -> String {
+        let address = url.trim_start_matches("http://");
         let (address, path) = address.split_once('/').unwrap_or((address, ""));
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

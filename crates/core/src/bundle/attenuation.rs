@@ -98,6 +98,7 @@ fn manifest(parent: &Manifest, child: &Manifest) -> Result<(), NotAttenuated> {
         grace,
         class,
         elsewhere,
+        warm_forks,
         seal_within,
     } = child;
     proposals(&parent.triggers, triggers)?;
@@ -125,6 +126,8 @@ fn manifest(parent: &Manifest, child: &Manifest) -> Result<(), NotAttenuated> {
     part(templates, "class", "left out, or as the parent's")?;
     let place = |(host, place)| parent.elsewhere.get(host) == Some(place);
     part(elsewhere.iter().all(place), "elsewhere", SOME)?;
+    let warm = parent.warm_forks || !warm_forks;
+    part(warm, "lineage.warm_forks", "off, or as the parent's")?;
     part(*seal_within <= parent.seal_within, "lineage.seal_within", LESS)
 }
 

@@ -285,6 +285,8 @@ pub struct Facts<'a> {
     pub target: Option<Host<'a>>,
     /// `fork`: the scope of the child.
     pub scope: Option<&'a str>,
+    /// `fork`: whether the child begins with the memory of the parent's suspended machine.
+    pub warm: bool,
     /// `read`: the field read.
     pub field: Option<&'a str>,
     /// `instantiate`: how many instances there are.
@@ -312,6 +314,7 @@ impl<'a> Facts<'a> {
             changes: &[],
             target: None,
             scope: None,
+            warm: false,
             field: None,
             founding: None,
             rates: &[],

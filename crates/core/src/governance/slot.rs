@@ -91,6 +91,7 @@ pub enum Slot {
     CertIssuer,
     CertFingerprint,
     CertNotAfter,
+    Warm,
 }
 
 impl Slot {
@@ -153,6 +154,7 @@ impl Slot {
             }
             Self::Authenticated => caller(facts).map(|caller| caller.authenticated),
             Self::Unsealed => Some(facts.object.lineage.unsealed),
+            Self::Warm => Some(facts.warm),
             Self::HasRequest => Some(facts.request.is_some()),
             Self::HasTls => Some(facts.request.as_ref()?.tls.is_some()),
             Self::HasClientCert => Some(facts.request.as_ref()?.client_cert.is_some()),

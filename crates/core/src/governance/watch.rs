@@ -123,6 +123,7 @@ impl Watches {
             | Slot::Keys
             | Slot::Fields
             | Slot::Scope
+            | Slot::Warm
             | Slot::ReadField
             | Slot::TargetRegion
             | Slot::TargetProvider

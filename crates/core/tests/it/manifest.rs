@@ -102,6 +102,7 @@ pub(crate) fn manifest() -> Manifest {
         grace: Span(0),
         class: None,
         elsewhere: BTreeMap::new(),
+        warm_forks: false,
         seal_within: Span(1_000),
     }
 }

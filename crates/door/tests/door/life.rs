@@ -131,6 +131,7 @@ impl Definition {
                 per_peer: 1,
                 per_class: 1,
             }),
+            warm_forks: false,
             seal_within: Span(1_000),
         }
     }

@@ -44,6 +44,7 @@ fn launch(listen: Listen<OwnedFd>) -> Launch<OwnedFd> {
         served_as: None,
         requests: None,
         egress: false,
+        files: None,
         places: Vec::new(),
         image: None,
     }

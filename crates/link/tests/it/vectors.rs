@@ -83,6 +83,7 @@ fn launch() -> Launch<u8> {
         }),
         image: None,
         egress: false,
+        files: None,
     }
 }
 
@@ -167,6 +168,7 @@ pub(crate) fn to_runtime() -> Vec<(&'static str, ToRuntime<u8>)> {
             "launch of a machine with ways out",
             ToRuntime::Launch(Box::new(Launch {
                 egress: true,
+                files: None,
                 ..in_a_machine()
             })),
         ),

@@ -264,7 +264,7 @@ fn of_action(action: Action, vocabulary: &Vocabulary) -> Vec<Path> {
             out
         }
         Action::Migrate => vec![path("context.target.region", Ty::Text)],
-        Action::Fork => vec![path("context.scope", Ty::Text)],
+        Action::Fork => vec![path("context.scope", Ty::Text), path("context.warm", Ty::Bool)],
         Action::Read => vec![path("context.field", Ty::Text)],
         Action::Instantiate => {
             let mut out = of_request(vocabulary, Some("context has request"));

@@ -312,7 +312,10 @@ impl World {
                     ..Host::default()
                 });
             }
-            Action::Fork => facts.scope = Some(random.text()),
+            Action::Fork => {
+                facts.scope = Some(random.text());
+                facts.warm = random.below(2) == 0;
+            }
             Action::Read => facts.field = Some(random.text()),
             Action::Instantiate => {
                 facts.founding = Some(Founding {

@@ -1,6 +1,6 @@
 //! Everything that outlives the boot: the gate, the agent socket, the loops, and the resident object in their middle.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use crate::auth::Callers;
 use crate::authorizer::ObjectAuthorizer;
 use crate::egress::Egress;
 use crate::inbox::Inbox;
-use crate::lifecycle_driver::{ExitReason, LifecycleDriver};
+use crate::lifecycle_driver::{Carried, ExitReason, LifecycleDriver};
 use crate::lineage_writer::{BootError, LineageWriter, Sign};
 use crate::pid1::Signals;
 use crate::remain;
@@ -43,6 +43,7 @@ use suijuris_custody::deliveries::Deliveries;
 use suijuris_custody::rates::KeptRates;
 
 use super::broken::CODE_BROKEN_OBJECT;
+use super::copied::Copy;
 use super::depot_route::Relay;
 use super::owner::{hear, obey};
 use super::start::Config;
@@ -60,6 +61,10 @@ pub(super) struct BootContext {
     pub(super) reports: Reports,
     pub(super) signals: Signals,
     pub(super) authorizer: Rc<ObjectAuthorizer>,
+    /// The workload, which goes on in a machine that is a copy.
+    pub(super) carried: Carried,
+    /// What a machine becomes that finds that it is a copy.
+    pub(super) copy: Rc<RefCell<Option<Copy>>>,
 }
 
 /// What runs side by side in one life.
@@ -150,8 +155,9 @@ impl BootContext {
                     .to_owned(),
             });
         }
+        let goes_on = self.carried.borrow().as_ref().map(|running| running.port());
         let port = match bundle.manifest.workload.port {
-            0 => free_port().unwrap_or(0),
+            0 => goes_on.or_else(|| free_port().ok()).unwrap_or(0),
             port => port,
         };
         let control = Control::new(GatePhase::Holding);
@@ -223,6 +229,7 @@ impl BootContext {
             events,
             self.config.cause.fired.clone(),
         );
+        let shell = shell.carrying(self.carried.clone());
         let shell = match &self.config.own {
             Some(own) => shell.staying(own.stays_until),
             None => shell,
@@ -286,7 +293,10 @@ impl BootContext {
             () = egress.carry(self.reports.clone()) => ExitReason::Broken,
             () = resident.inbox().watch(|| resident.messages_changed()) => ExitReason::Broken,
             () = obey(self.signals, say, resident.clone(), own.then_some(&told)) => ExitReason::Broken,
-            () = hear(self.supervision, hand_over, self.relay.clone(), resident.clone()) => ExitReason::Broken,
+            copied = hear(self.supervision, hand_over, self.relay.clone(), resident.clone()) => {
+                self.copy.replace(Some(copied));
+                ExitReason::Copied
+            }
         };
         // Whoever told it to go waits for its end, and is asked for nothing more.
         let left = match left {

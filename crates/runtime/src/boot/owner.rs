@@ -24,6 +24,7 @@ use crate::pid1::{self, Signal, Signals};
 use crate::resident::Resident;
 use crate::supervision::Supervision;
 
+use super::copied::Copy;
 use super::depot_route::Relay;
 use super::handoff::{Came, let_through};
 use super::witnessing::CODE_DEPOT;
@@ -63,13 +64,14 @@ pub(super) async fn obey(
     }
 }
 
-/// Does what supervisors ask over the link, one after the other; for ever quiet without one, or once the last is gone.
+/// Does what supervisors ask over the link, one after the other; for ever quiet without one, or once the last is gone. Ends where one
+/// says that this machine is a copy of the one that was suspended.
 pub(super) async fn hear(
     supervision: Option<Supervision>,
     hand_over: mpsc::Sender<Handoff>,
     relay: Relay,
     resident: Rc<Resident>,
-) {
+) -> Copy {
     let Some(mut supervision) = supervision else {
         return std::future::pending().await;
     };
@@ -80,6 +82,12 @@ pub(super) async fn hear(
     };
     loop {
         while let Some(message) = supervision.receive(|| resident.reports().detach()).await {
+            let message = match message {
+                ToRuntime::Launch(launch) if Copy::is_meant(&launch, &resident) => {
+                    return Copy::new(*launch, supervision);
+                }
+                message => message,
+            };
             tokio::select! {
                 biased;
                 () = supervision.pressed() => break,
@@ -164,9 +172,16 @@ impl Ears<'_> {
             }
             ToRuntime::Resumed { generation, cause } => {
                 if resident.reports().resumed(generation) {
+                    resident.hears_of_resumption();
                     resident.intake().open();
                     resident.started_for(*cause);
                     resident.machine_resumed();
+                }
+            }
+            ToRuntime::KeyKept => resident.key_is_kept(),
+            ToRuntime::Key { seed } => {
+                if let Err(error) = resident.lineage().writer().take_key(seed.as_bytes()) {
+                    resident.reports().error(CODE_KEY, &error);
                 }
             }
             ToRuntime::Sleep { id, signed } => {
@@ -187,10 +202,13 @@ impl Ears<'_> {
             }
             ToRuntime::Stop { .. } => resident.say(Event::HostStops),
             // It runs already; and of a claim that was not announced nobody knows anything any more.
-            ToRuntime::Launch(_) | ToRuntime::Granted { .. } => {}
+            ToRuntime::Launch(_) | ToRuntime::Granted { .. } | ToRuntime::File { .. } => {}
         }
     }
 }
+
+/// The waiting key that was kept cannot be taken back.
+const CODE_KEY: &str = "key_failed";
 
 async fn write(resident: &Resident, signed: Option<&SignedRequest>, patch: &Patch) -> Reply {
     let written = match principal(resident, signed, (Ask::Write, content_of(patch))) {

@@ -56,6 +56,9 @@ pub(crate) enum Error {
     /// What the image carries.
     #[error("the image cannot be used")]
     Image(#[from] FilesError),
+    /// The object's files, in a machine that is a copy.
+    #[error("the copied machine does not get the object's files: {0}")]
+    Files(&'static str),
     /// Something of the system.
     #[error("the runtime cannot {0}")]
     System(&'static str, #[source] std::io::Error),
@@ -180,7 +183,7 @@ impl Config {
     }
 
     /// As the supervisor says.
-    fn launched(launch: Launch<OwnedFd>) -> Result<Self, Error> {
+    pub(super) fn launched(launch: Launch<OwnedFd>) -> Result<Self, Error> {
         Ok(Self {
             data: launch.data,
             object_dir: launch.object_dir,

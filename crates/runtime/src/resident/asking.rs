@@ -60,6 +60,11 @@ impl Resident {
         self.workload_ready.subscribe()
     }
 
+    /// The workload goes on that could serve before.
+    pub fn workload_was_ready(&self) {
+        self.workload_ready.send_replace(true);
+    }
+
     /// The workload runs as this process.
     pub fn workload_runs(&self, pid: i32) {
         self.workload_pid.set(Some(pid));

@@ -213,6 +213,7 @@ impl Object {
             served_as: None,
             requests: None,
             egress: false,
+            files: None,
             places: Vec::new(),
             image: None,
         }

@@ -7,9 +7,12 @@ use suijuris_core::id::{Digest, RecordId};
 use suijuris_core::key::SecretKey;
 use suijuris_core::lineage::{Body, State};
 use suijuris_core::time::Timestamp;
+use zeroize::Zeroizing;
 
 use super::{CommitError, Shared, StageError, Writer, lock};
+use crate::disk;
 use crate::keys;
+use crate::queue::Keys;
 
 /// The key that is to wait for the epoch after the one that begins.
 #[derive(Debug, Clone, Copy)]
@@ -87,6 +90,45 @@ impl Writer {
     pub fn adopting(&self) -> impl FnOnce() -> Result<(), CommitError> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         move || shared.adopt()
+    }
+
+    /// The seed of the waiting key, for whoever keeps it before [`Self::forget_key`].
+    #[must_use]
+    pub fn waiting_seed(&self) -> Zeroizing<[u8; 32]> {
+        lock(&self.shared.staged).keys.waiting.seed()
+    }
+
+    /// Forgets the waiting key, here and on the disk: somebody keeps it. Nothing can be recorded before [`Self::take_key`].
+    ///
+    /// # Errors
+    /// [`CommitError`]: it may be there still.
+    pub fn forget_key(&self) -> Result<(), CommitError> {
+        self.shared.adopt()?;
+        let mut staged = lock(&self.shared.staged);
+        staged.keys = Keys::waiting(SecretKey::from_seed(&[0; 32]));
+        keys::wipe(&self.shared.object_dir).map_err(|error| {
+            self.shared
+                .poison(CommitError::new("wipe the waiting key")(error))
+        })
+    }
+
+    /// Takes the waiting key back, durably; whether it is the one that the head commits to.
+    ///
+    /// # Errors
+    /// [`CommitError`]: it is not here.
+    pub fn take_key(&self, seed: &[u8; 32]) -> Result<bool, CommitError> {
+        let key = SecretKey::from_seed(seed);
+        let mut staged = lock(&self.shared.staged);
+        if key.public().commitment() != staged.state.head().next {
+            return Ok(false);
+        }
+        let dir = &self.shared.object_dir;
+        disk::replace(&*dir.disk, &dir.next_key(), &*key.seed()).map_err(|error| {
+            self.shared
+                .poison(CommitError::new("write the waiting key")(error))
+        })?;
+        staged.keys.waiting = key;
+        Ok(true)
     }
 
     /// Removes a spare key that no wake committed to. For whoever has the object at rest, and starts nothing now.

@@ -7,6 +7,7 @@ mod faults;
 mod forks;
 mod imports;
 mod instances;
+mod kept;
 mod live;
 mod lives;
 mod object;

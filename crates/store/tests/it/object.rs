@@ -68,6 +68,7 @@ pub(crate) fn bundle_of(name: &str, memory: Schema) -> Result<BundleFiles, Box<d
         grace: Span(0),
         class: None,
         elsewhere: BTreeMap::new(),
+        warm_forks: false,
         seal_within: Span(1_000),
     };
     Ok(BundleFiles {

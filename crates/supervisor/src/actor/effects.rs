@@ -13,7 +13,7 @@ use suijuris_depot::Session;
 use suijuris_door::{Proposal, prepared};
 use suijuris_link::launch::Unattended;
 use suijuris_link::message::Present;
-use suijuris_link::{Cause, Launch, ToRuntime};
+use suijuris_link::{Cause, Launch, Secret, ToRuntime};
 use suijuris_store::{Depth, Reader, Stamps};
 use suijuris_vehicle::{Driver, Isolation, Machine as _, Signal, Since};
 use tokio::sync::oneshot;
@@ -25,6 +25,7 @@ use super::words::WorkloadEnd;
 use super::{ObjectActor, Started};
 use crate::destinations::KnownPlace;
 use crate::limits;
+use crate::machine::copied::Frozen;
 use crate::machine::{self, NoMachine, Running};
 
 /// Time for what a machine said last to arrive after its end.
@@ -133,6 +134,8 @@ impl<D: Driver> ObjectActor<D> {
         let (paths, front) = (self.paths.clone(), self.front.clone());
         let workload = self.prepared.bundle().manifest.workload.clone();
         let (object, served_as) = (self.claim.object(), self.served_as.clone());
+        let (bundle, epoch) = at_door.look(|state| (state.head().bundle, state.head().epoch));
+        let frozen = Frozen::for_start(&self.services.driver, &paths.data, bundle, epoch);
         self.task(async move {
             let started = async {
                 let recorded = recording?.durable().await?;
@@ -163,7 +166,7 @@ impl<D: Driver> ObjectActor<D> {
                     let _ = lending.send(());
                 }
                 tokio::select! {
-                    started = machine::start(&services, object, launch, &workload) => started,
+                    started = machine::start(&services, object, launch, &workload, frozen) => started,
                     _ = given_up => Err(NoMachine::GivenUp),
                 }
             };
@@ -362,6 +365,11 @@ impl<D: Driver> ObjectActor<D> {
         let numbers: Vec<u64> = unrecorded.refused.iter().map(|_| self.number()).collect();
         let Some(machine) = &mut self.machine else { return };
         let running = &mut machine.running;
+        if let Some(seed) = self.object_dir.key_that_is_kept() {
+            // First: without it nothing can be recorded.
+            let seed = Secret::from_bytes(*seed);
+            let _ = running.link.queue(ToRuntime::Key { seed });
+        }
         for (id, refused) in numbers.into_iter().zip(unrecorded.refused) {
             running.told.insert(id, refused.clone());
             // What does not arrive stays unrecorded, and is recorded here when the machine ends.
@@ -447,7 +455,14 @@ impl<D: Driver> ObjectActor<D> {
     fn kill(&mut self) {
         self.give_up = None;
         let Some(machine) = self.the_machine() else { return };
+        let tag = self.tag_for_forks();
         self.tasks.spawn_local(async move {
+            // Its memory is for children; where it cannot be kept they begin without.
+            if let Some(tag) = tag
+                && machine.freeze(&tag).await.is_ok()
+            {
+                return;
+            }
             // How it ended is told by whoever waits for that.
             let _ = machine.kill().await;
         });

@@ -167,7 +167,7 @@ impl<D: Driver> ObjectActor<D> {
                 ToRuntime::Patch { id, signed, patch }
             }
             What::Terminate(approvals) => ToRuntime::Terminate { id, approvals },
-            What::Sleep | What::Wake | What::Status | What::Amend(_) | What::Depart(_) => {
+            What::Sleep | What::Wake | What::Status | What::Amend(_) | What::Depart(_) | What::Fork(_) => {
                 ToRuntime::Sleep { id, signed }
             }
         };
@@ -247,6 +247,7 @@ impl<D: Driver> ObjectActor<D> {
             What::Write(patch) => patch,
             What::Amend(proposed) => return self.amend(*proposed, answer),
             What::Terminate(approvals) => return self.terminate(approvals, answer),
+            What::Fork(forking) => return self.fork(*forking, answer),
             What::Depart(leaving) => {
                 return match self.verified(&asked) {
                     Ok(by) => self.depart(by, leaving.to, answer),

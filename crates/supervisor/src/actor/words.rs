@@ -8,8 +8,8 @@ use suijuris_api::event::Stamped;
 use suijuris_core::activation::requests::RequestId;
 use suijuris_core::activation::{Event, Leave, ProposalId, Run, Word};
 use suijuris_core::governance::Action;
-use suijuris_link::ToSupervisor;
 use suijuris_link::message::How;
+use suijuris_link::{Secret, ToRuntime, ToSupervisor};
 use suijuris_vehicle::Driver;
 
 use super::ObjectActor;
@@ -88,9 +88,23 @@ impl<D: Driver> ObjectActor<D> {
                 self.problem = problem.map(|problem| problem.0);
                 self.leaves(run, how, generation);
             }
-            // Nobody attaches here.
-            ToSupervisor::Present(_) => {}
+            ToSupervisor::Key { seed } => self.keep_key(seed),
+            // Nobody attaches here, and who begins as a copy has said so before.
+            ToSupervisor::Present(_) | ToSupervisor::Settled => {}
         }
+    }
+
+    /// Keeps the object's waiting key while its machine is suspended; the machine is told once that is durable.
+    fn keep_key(&mut self, seed: Secret) {
+        let Some(machine) = &self.machine else { return };
+        let (link, dir) = (machine.running.link.clone(), self.object_dir.clone());
+        self.tasks.spawn_local(async move {
+            let kept = tokio::task::spawn_blocking(move || dir.keep_key(seed.as_bytes())).await;
+            // A machine that is not told keeps it itself.
+            if let Ok(Ok(())) = kept {
+                let _ = link.queue(ToRuntime::KeyKept);
+            }
+        });
     }
 
     fn hear(&mut self, run: Run, word: Word) {
@@ -101,6 +115,8 @@ impl<D: Driver> ObjectActor<D> {
     fn happened(&mut self, run: Run, stamped: Stamped) {
         if let ApiEvent::Woke { epoch, .. } | ApiEvent::Resumed { epoch, .. } = &stamped.event {
             self.epoch.set(*epoch);
+            // It is past the key that was kept for it.
+            self.object_dir.forget_kept_key();
         }
         let word = match &stamped.event {
             ApiEvent::Woke { .. } | ApiEvent::Resumed { .. } => Some(Word::Woke),

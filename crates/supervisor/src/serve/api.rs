@@ -69,7 +69,7 @@ const QUESTIONS: usize = 2;
 /// This API as an OpenAPI document.
 const OPENAPI: &str = include_str!("../../../../docs/openapi.json");
 
-pub(super) use adding::files;
+pub(super) use adding::{approvals, files};
 
 pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 

@@ -207,6 +207,7 @@ fn describe(isolation: Isolation, suspending: Suspending) -> Description {
         private_network: is_apart,
         descriptors: true,
         detached: false,
+        copies: false,
         shortfalls: Vec::new(),
         limit_shortfalls: Vec::new(),
     }

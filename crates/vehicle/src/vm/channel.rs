@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use suijuris_guest::session::Session;
-use suijuris_guest::wire::{Decoder, Finder, Frame, Mark, Now, Order, Report, words};
+use suijuris_guest::wire::{Copied, Decoder, Finder, Frame, Mark, Now, Order, Report, words};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -29,6 +29,8 @@ enum Mode {
     Paused,
     /// Open again; this is said first.
     Resumed(Box<Now>),
+    /// The same, to a machine that begins as a copy.
+    Copied(Box<Copied>),
 }
 
 /// The port. Dropped, it is closed.
@@ -100,6 +102,11 @@ impl Channel {
     /// What is said from now on is this, and then whatever waits.
     pub(super) fn resume(&self, now: Now) {
         self.mode.send_replace(Mode::Resumed(Box::new(now)));
+    }
+
+    /// What is said first is this, and then whatever waits.
+    pub(super) fn begin_copy(&self, copied: Copied) {
+        self.mode.send_replace(Mode::Copied(Box::new(copied)));
     }
 
     /// The emulator has ended: takes in what it said last, and lets go of it.
@@ -180,6 +187,7 @@ async fn write(
                     Mode::Open => { open = true; continue }
                     Mode::Paused => { open = false; Order::Pause }
                     Mode::Resumed(now) => { open = true; Order::Resumed(*now) }
+                    Mode::Copied(copied) => { open = true; Order::Copied(copied) }
                 };
                 let frame = words(&order).map_err(io::Error::other)?;
                 writer.write_all(&frame.encode()).await?;

@@ -23,6 +23,12 @@ use super::tools::DiskTools;
 /// In a directory whose newest state is on a machine's disk: where that is.
 pub const MARKER: &str = "in-machine";
 
+/// In a directory for which a machine is frozen: which.
+pub(super) const FROZEN: &str = "frozen";
+
+/// What the caller keeps for a machine that must not have it while it is suspended.
+const KEPT: &str = "kept.key";
+
 /// A marker that is being written.
 const FRESH: &str = "in-machine.fresh";
 
@@ -33,8 +39,10 @@ const COMING: &str = "in-machine.coming";
 const GOING: &str = "in-machine.going";
 
 /// What belongs to this host alone and does not come back: locks, sockets, the note of what carries it, the file system's own.
-const HERE: [&str; 8] = [
+const HERE: [&str; 10] = [
     MARKER,
+    FROZEN,
+    KEPT,
     FRESH,
     COMING,
     GOING,
@@ -211,8 +219,35 @@ impl Taken {
         &self.disk
     }
 
+    /// The disk of a machine that begins as a copy; the directory is the newest state until [`Self::settle`].
+    pub(super) fn copy(dir: PathBuf, disk: PathBuf) -> Result<Self, DiskError> {
+        let mut copy = Self::again(dir, disk);
+        copy.hold()?;
+        Ok(copy)
+    }
+
+    /// From here on the newest state is on the disk.
+    pub(super) fn settle(&self) -> Result<(), DiskError> {
+        let marker = Marker {
+            disk: self.disk.clone(),
+            names: None,
+        };
+        marker.write(&self.dir)
+    }
+
+    /// The directory, which has all that is on the disk, is the newest state from here on; the disk goes to `place`.
+    pub(super) fn leave(&self, place: &Path) -> Result<(), DiskError> {
+        remove_marker(&self.dir)?;
+        fs::rename(&self.disk, place).map_err(fault("move", &self.disk))
+    }
+
     /// The directory becomes what the disk holds; the machine that used it has ended.
     pub(super) fn bring_back(mut self, tools: &DiskTools) -> Result<(), DiskError> {
+        if !self.is_away() {
+            // Nobody said that anything is on it, or somebody brought it back.
+            let _ = fs::remove_file(&self.disk);
+            return Ok(());
+        }
         self.hold()?;
         read_back(tools, &self.dir, &self.disk, &self.disk)?;
         finish(&self.dir, true)?;
@@ -221,6 +256,10 @@ impl Taken {
 
     /// The directory becomes what the disk holds, and the disk stays as it is: its machine is suspended.
     pub(super) fn copy_back(&mut self, tools: &DiskTools) -> Result<(), DiskError> {
+        if !self.is_away() {
+            // Nobody said that anything is on it.
+            return Ok(());
+        }
         self.hold()?;
         let copy = self.disk.with_extension("copy");
         let mut command = Command::new("cp");
@@ -426,7 +465,7 @@ fn remove_marker(dir: &Path) -> Result<(), DiskError> {
     sync_dir(dir)
 }
 
-fn sync_dir(dir: &Path) -> Result<(), DiskError> {
+pub(super) fn sync_dir(dir: &Path) -> Result<(), DiskError> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(fault("write", dir))

@@ -30,7 +30,7 @@ use super::record::Record;
 use super::tools::DiskTools;
 use crate::description::Enforced;
 use crate::driver::Machine as _;
-use crate::error::{LinkError, OutputError, ResumeError, SignalError, SuspendError};
+use crate::error::{FreezeError, LinkError, OutputError, ResumeError, SignalError, SuspendError};
 use crate::machine::{Exit, Link, MachineId, Signal, State};
 use crate::output::{Line, Lines, Since, Splitter};
 use crate::process::{self, Process};
@@ -43,6 +43,8 @@ pub(super) enum Ask {
     Signal(Signal, oneshot::Sender<io::Result<()>>),
     Suspend(oneshot::Sender<Result<(), SuspendError>>),
     Resume(oneshot::Sender<Result<(), ResumeError>>),
+    Freeze(String, oneshot::Sender<Result<(), FreezeError>>),
+    Settle(oneshot::Sender<Result<(), FreezeError>>),
 }
 
 /// Everything of a machine that runs.
@@ -231,6 +233,19 @@ impl crate::driver::Machine for Machine {
 
     async fn resume(&self) -> Result<(), ResumeError> {
         self.ask(Ask::Resume).await.map_err(ResumeError::Ended)?
+    }
+
+    async fn freeze(&self, tag: &str) -> Result<(), FreezeError> {
+        let tag = tag.to_owned();
+        let frozen = self.ask(|answer| Ask::Freeze(tag, answer)).await;
+        frozen.map_err(FreezeError::Ended)??;
+        // The directory is whole once it has ended.
+        let _ = crate::driver::Machine::wait(self).await;
+        Ok(())
+    }
+
+    async fn settle(&self) -> Result<(), FreezeError> {
+        self.ask(Ask::Settle).await.map_err(FreezeError::Ended)?
     }
 
     async fn link(&self) -> Result<Link, LinkError> {

@@ -50,6 +50,15 @@ pub(super) struct Hardware {
     pub(super) network: bool,
     /// Thousandths of a processor's time.
     pub(super) cpu: Option<u32>,
+    /// The memory's file is what a machine was frozen with: it is never changed, and what this one writes goes nowhere near it.
+    #[serde(default)]
+    pub(super) borrowed: bool,
+    /// The suspended machine's state has its memory in it, beside the rest; its file has nothing of it.
+    #[serde(default)]
+    pub(super) whole: bool,
+    /// Which monitor wrote the state of the suspended machine; no other reads it.
+    #[serde(default)]
+    pub(super) saved_by: String,
 }
 
 /// The program that runs machines, and how.
@@ -127,8 +136,16 @@ impl Monitor {
     /// Writes the machine's state; its memory is in its file then, and it stands still. On an error the machine runs on.
     pub(super) async fn save(&mut self, hardware: &Hardware) -> io::Result<()> {
         match self {
-            Self::Qemu(emulator) => Ok(emulator.save(&hardware.state).await?),
+            Self::Qemu(emulator) => Ok(emulator.save(&hardware.state, hardware.borrowed).await?),
             Self::Firecracker(microvm) => microvm.save(hardware).await,
+        }
+    }
+
+    /// Its version, in its words.
+    pub(super) fn version(&self) -> &str {
+        match self {
+            Self::Qemu(emulator) => emulator.version(),
+            Self::Firecracker(_) => "",
         }
     }
 
@@ -154,7 +171,7 @@ impl Monitor {
     /// Reads the machine's state; it stands still.
     pub(super) async fn load(&mut self, hardware: &Hardware) -> io::Result<()> {
         match self {
-            Self::Qemu(emulator) => Ok(emulator.load(&hardware.state).await?),
+            Self::Qemu(emulator) => Ok(emulator.load(&hardware.state, hardware.whole).await?),
             Self::Firecracker(microvm) => microvm.load(hardware).await,
         }
     }

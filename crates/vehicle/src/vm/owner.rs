@@ -13,12 +13,13 @@ use tokio::time::timeout;
 use super::channel::Channel;
 use super::console::Console;
 use super::disk::{DiskError, Taken};
+use super::frozen;
 use super::machine::Ask;
 use super::monitor::{Hardware, Monitor};
 use super::record::{Phase, Record};
 use super::tools::DiskTools;
 use crate::driver::Machine as _;
-use crate::error::{ResumeError, SuspendError};
+use crate::error::{FreezeError, ResumeError, SuspendError};
 use crate::machine::{Exit, State};
 use crate::output::Since;
 use crate::process::{self, Process};
@@ -121,6 +122,17 @@ impl Owner {
                 let resumed = self.resume().await;
                 let _ = answer.send(resumed);
             }
+            Ask::Freeze(tag, answer) => {
+                let frozen = self.freeze(tag).await;
+                // It stands still for good: this machine is over.
+                let exit = frozen.is_ok().then_some(Exit::Code(0));
+                let _ = answer.send(frozen);
+                return exit;
+            }
+            Ask::Settle(answer) => {
+                let settled = self.disks(|disk, _tools| disk.settle()).await;
+                let _ = answer.send(settled.map_err(FreezeError::Io));
+            }
         }
         None
     }
@@ -174,6 +186,21 @@ impl Owner {
             self.channel.resume(now().map_err(SuspendError::Refused)?);
             return Err(SuspendError::Refused(error));
         }
+        monitor.version().clone_into(&mut self.hardware.saved_by);
+        self.hardware.whole = self.hardware.borrowed;
+        let own = match self.hardware.borrowed {
+            // All of it is in the state: the next run has a memory of its own.
+            true => own_memory(&mut self.hardware),
+            false => Ok(()),
+        };
+        if let Some(record) = &mut self.record {
+            record.hardware = self.hardware.clone();
+        }
+        if let Err(error) = own {
+            monitor.go_back().await.map_err(SuspendError::Refused)?;
+            self.channel.resume(now().map_err(SuspendError::Refused)?);
+            return Err(SuspendError::Refused(error));
+        }
         // Before its monitor ends: what is in the files now is the machine.
         if let Err(error) = self
             .record
@@ -210,6 +237,19 @@ impl Owner {
         let (disks, done) = done.await.map_err(io::Error::other)?;
         self.disks = disks;
         done.map_err(io::Error::other)
+    }
+
+    /// Keeps the suspended machine for copies, and lets go of its disk, whose directory has all that is on it.
+    async fn freeze(&mut self, tag: String) -> Result<(), FreezeError> {
+        if self.monitor.is_some() {
+            return Err(FreezeError::Runs);
+        }
+        let (Some(record), [disk]) = (&self.record, self.disks.as_slice()) else {
+            return Err(FreezeError::Unsupported);
+        };
+        frozen::keep(record, &self.hardware, disk, &tag)?;
+        self.disks.clear();
+        Ok(())
     }
 
     async fn resume(&mut self) -> Result<(), ResumeError> {
@@ -334,6 +374,16 @@ pub(super) async fn exit_kept(monitor: &process::Machine, mark: &Mark) -> Option
         }
     }
     exit
+}
+
+/// A fresh file for the machine's memory, in place of the one that is shared.
+fn own_memory(hardware: &mut Hardware) -> io::Result<()> {
+    let fresh = hardware.dir.join("memory.new");
+    let _ = std::fs::remove_file(&fresh);
+    super::private_file(&fresh, hardware.memory_bytes)?;
+    std::fs::rename(fresh, &hardware.memory)?;
+    hardware.borrowed = false;
+    Ok(())
 }
 
 fn said(error: &dyn std::error::Error) -> String {

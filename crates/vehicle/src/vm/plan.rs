@@ -232,6 +232,7 @@ pub(super) fn describe(inner: &Process, kind: &Kind) -> Description {
         private_network: true,
         descriptors: false,
         detached: matches!(kind, Kind::Qemu(_)) && inner.describe().detached,
+        copies: matches!(kind, Kind::Qemu(_)) && inner.describe().detached,
         shortfalls,
         limit_shortfalls: inner
             .describe()

@@ -98,7 +98,8 @@ impl Emulator {
         push(&["-machine", &machine, "-cpu", "max"]);
         let mebibytes = format!("{}M", hardware.memory_bytes >> 20);
         let memory = format!(
-            "memory-backend-file,id=memory,share=on,size={mebibytes},mem-path={}",
+            "memory-backend-file,id=memory,share={},size={mebibytes},mem-path={}",
+            if hardware.borrowed { "off" } else { "on" },
             value(&hardware.memory)
         );
         push(&["-m", &mebibytes, "-object", &memory]);
@@ -265,6 +266,10 @@ impl Emulator {
         })
     }
 
+    pub(super) fn version(&self) -> &str {
+        self.qmp.version()
+    }
+
     pub(super) fn process(&self) -> &process::Machine {
         &self.process
     }
@@ -321,10 +326,11 @@ impl Emulator {
         }
     }
 
-    /// Writes the machine's state; its memory is in its file then, and it stands still.
-    pub(super) async fn save(&mut self, state: &Path) -> Result<(), QmpError> {
+    /// Writes the machine's state; its memory is in its file then, or where it has none of its own in the state as a `whole`, and it
+    /// stands still.
+    pub(super) async fn save(&mut self, state: &Path, whole: bool) -> Result<(), QmpError> {
         self.qmp.execute("stop", Value::Null).await?;
-        self.qmp.ignore_shared().await?;
+        self.qmp.ignore_shared(!whole).await?;
         let saved = async {
             let to = json!({ "uri": format!("exec:cat > {}", quoted(state)) });
             self.qmp.execute("migrate", to).await?;
@@ -343,8 +349,8 @@ impl Emulator {
     }
 
     /// Reads the machine's state; it stands still.
-    pub(super) async fn load(&mut self, state: &Path) -> Result<(), QmpError> {
-        self.qmp.ignore_shared().await?;
+    pub(super) async fn load(&mut self, state: &Path, whole: bool) -> Result<(), QmpError> {
+        self.qmp.ignore_shared(!whole).await?;
         let from = json!({ "uri": format!("exec:cat {}", quoted(state)) });
         self.qmp.execute("migrate-incoming", from).await?;
         self.qmp.migrated().await

@@ -14,6 +14,7 @@
 
 mod fake;
 mod firecracker;
+mod forks;
 mod full;
 mod images;
 mod process;

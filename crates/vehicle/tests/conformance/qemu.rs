@@ -466,7 +466,7 @@ async fn the_table_in_the_docs_is_what_the_drivers_say() {
     let columns = [process.describe(), stage.driver().describe(), &firecracker].map(suite::abilities);
     let mut table = String::from("| A machine | process | qemu | firecracker |\n|---|---|---|---|\n");
     for (row, (what, _)) in columns[0].iter().enumerate() {
-        let cell = |column: &[(&str, bool); 7]| if column[row].1 { "yes" } else { "no" };
+        let cell = |column: &[(&str, bool); 8]| if column[row].1 { "yes" } else { "no" };
         let cells = columns.each_ref().map(cell).join(" | ");
         table.push_str(&format!("| {what} | {cells} |\n"));
     }

@@ -1,10 +1,12 @@
 //! What every driver's machines must do, seen from outside: by their output, their links and how they end.
 
+use std::path::Path;
 use std::time::Duration;
 
 use suijuris_vehicle::{
-    AttachError, Description, Driver, Exit, Isolation, Lifetime, Lines, LinkError, Machine, MachineId, Means,
-    Output, OutputError, Resource, Resources, Signal, Since, Spec, State, SuspendError, Suspending,
+    AttachError, Description, Driver, Exit, FreezeError, Isolation, Lifetime, Lines, LinkError, Machine,
+    MachineId, Means, Output, OutputError, Resource, Resources, Signal, Since, Spec, State, SuspendError,
+    Suspending,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -72,6 +74,7 @@ pub(crate) async fn conforms<S: Stage>(stage: &mut S) {
     stopping(stage).await;
     signals(stage).await;
     suspending(stage).await;
+    forks(stage).await;
     output_is_lines(stage).await;
     a_flood_drowns_nobody(stage).await;
     links(stage).await;
@@ -84,7 +87,7 @@ pub(crate) async fn conforms<S: Stage>(stage: &mut S) {
 }
 
 /// A row for each ability that does not depend on the host, as `docs/vm.md` has it.
-pub(crate) fn abilities(about: &Description) -> [(&'static str, bool); 7] {
+pub(crate) fn abilities(about: &Description) -> [(&'static str, bool); 8] {
     [
         (
             "a kernel of its own",
@@ -95,6 +98,10 @@ pub(crate) fn abilities(about: &Description) -> [(&'static str, bool); 7] {
             about.suspending == Some(Suspending::MemoryFile),
         ),
         ("outlives its supervisor", about.detached),
+        (
+            "begins as a copy of a suspended one, with its memory",
+            about.copies,
+        ),
         (
             "gets open files, and descriptors over its link",
             about.descriptors,
@@ -249,6 +256,35 @@ async fn suspending<S: Stage>(stage: &S) {
     asleep.suspend().await.unwrap();
     let exit = asleep.stop(Signal::TERM, PATIENCE).await;
     assert_eq!(exit, Exit::Code(7), "a suspended machine can obey");
+}
+
+/// What makes copies of its machines shows it in a test of its own (`forks`); any other says that it cannot, and the machine goes on.
+async fn forks<S: Stage>(stage: &S) {
+    let machine = start(stage, Part::Polite).await;
+    heard(&mut machine.output(Since::Kept).unwrap(), "ready").await;
+    let awake = machine.freeze("tag").await;
+    assert!(
+        matches!(awake, Err(FreezeError::Runs | FreezeError::Unsupported)),
+        "{awake:?}"
+    );
+    if !stage.driver().describe().copies {
+        if stage.driver().describe().suspending.is_some() {
+            machine.suspend().await.unwrap();
+        }
+        assert!(matches!(
+            machine.freeze("tag").await,
+            Err(FreezeError::Unsupported)
+        ));
+        let nowhere = Path::new("/nowhere");
+        let copied = stage.driver().copy_frozen(nowhere, nowhere, "tag").await;
+        assert!(matches!(copied, Err(FreezeError::Unsupported)));
+        assert_eq!(stage.driver().frozen(nowhere), None);
+    }
+    assert_eq!(
+        machine.stop(Signal::TERM, PATIENCE).await,
+        Exit::Code(7),
+        "nothing became of it"
+    );
 }
 
 async fn output_is_lines<S: Stage>(stage: &S) {

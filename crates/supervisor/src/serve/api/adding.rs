@@ -197,7 +197,7 @@ fn keys(owners: &Owners) -> Result<Vec<PublicKey>, Problem> {
 }
 
 /// What owners signed.
-pub(super) fn approvals(documents: &[Document]) -> Result<Vec<Approval>, Problem> {
+pub(in crate::serve) fn approvals(documents: &[Document]) -> Result<Vec<Approval>, Problem> {
     let read = documents.iter().map(suijuris_words::owner::read_approval);
     read.collect::<Result<_, _>>()
         .map_err(|error| bad(&format!("`approvals`: {error}")))

@@ -43,6 +43,11 @@ impl<D: Driver> Api<D> {
                 let work = async move { roster.migrate(&entry, moving).await };
                 Ok(json(&self.roster.to_the_end(work).await?))
             }
+            Operation::Fork => {
+                let (roster, entry, fork) = (self.roster.clone(), entry.clone(), read(asked).await?);
+                let work = async move { roster.fork(&entry, fork).await };
+                Ok(json(&self.roster.to_the_end(work).await?))
+            }
             Operation::Wake => {
                 let Signed { signed } = read(asked).await?;
                 self.ask(entry, question(signed, None, ControlRequest::Wake))

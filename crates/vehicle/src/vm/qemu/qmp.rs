@@ -43,19 +43,29 @@ pub enum QmpError {
 #[derive(Debug)]
 pub(super) struct Qmp {
     stream: BufReader<UnixStream>,
+    /// As the emulator says it, with its package.
+    version: String,
 }
 
 impl Qmp {
     pub(super) async fn open(stream: UnixStream) -> Result<Self, QmpError> {
         let mut qmp = Self {
             stream: BufReader::new(stream),
+            version: String::new(),
         };
         // It greets first.
-        timeout(ANSWER_WITHIN, qmp.line())
+        let greeting = timeout(ANSWER_WITHIN, qmp.line())
             .await
             .map_err(|_late| QmpError::Silent("greeting"))??;
+        if let Some(version) = greeting.pointer("/QMP/version") {
+            qmp.version = version.to_string();
+        }
         qmp.execute("qmp_capabilities", Value::Null).await?;
         Ok(qmp)
+    }
+
+    pub(super) fn version(&self) -> &str {
+        &self.version
     }
 
     /// Does one command.
@@ -91,9 +101,9 @@ impl Qmp {
         answered.await.map_err(|_late| QmpError::Silent(command))?
     }
 
-    /// Lets the machine's memory be shared with a file instead of written to the stream.
-    pub(super) async fn ignore_shared(&mut self) -> Result<(), QmpError> {
-        let capability = json!([{ "capability": "x-ignore-shared", "state": true }]);
+    /// Whether memory that is shared with a file stays there instead of being written to the stream.
+    pub(super) async fn ignore_shared(&mut self, ignores: bool) -> Result<(), QmpError> {
+        let capability = json!([{ "capability": "x-ignore-shared", "state": ignores }]);
         self.execute("migrate-set-capabilities", json!({ "capabilities": capability }))
             .await
             .map(drop)
