@@ -16,6 +16,7 @@ use suijuris_supervisor::history::{self, HistoryError, Past};
 
 use crate::object_paths::{NoObject, ObjectArg, ObjectPaths, in_files};
 use crate::progress::Progress;
+use crate::refusals::Kept;
 use crate::server::{Server, ServerError, encoded};
 use crate::{Usage, add, clock, control, depots, here};
 
@@ -146,6 +147,17 @@ impl Carrier {
                     history::why::why(past, &which, action)
                 })
             }
+        }
+    }
+
+    /// A refusal that a door has kept, explained; nothing where it is another object's, or a daemon has this one's history.
+    pub(crate) fn why_of_door(&self, kept: &Kept) -> anyhow::Result<Option<Why>> {
+        match self {
+            Self::Files(paths) if crate::history::open(paths)?.state().head().object == kept.object => {
+                let ask = |past: Past<'_>| history::why::of_a_door(past, &kept.refused);
+                past(paths, "gone through", ask).map(Some)
+            }
+            Self::Files(_) | Self::Daemon(..) => Ok(None),
         }
     }
 

@@ -3,19 +3,19 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use suijuris_core::inputs::Host;
 use suijuris_custody::clock::Clock;
 use suijuris_door::config::Location;
-use suijuris_door::{Config, serve};
+use suijuris_door::{Config, Listener, serve};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::depots::DepotArg;
-use crate::terminal;
-use crate::{Answer, Usage, here};
+use crate::line_writer::{LineWriter, Place, lost_words};
+use crate::{Answer, Usage, event_printer, here, refusals, terminal};
 
 /// Size of a configuration file at most, bytes.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -89,18 +89,27 @@ async fn door(args: &Args) -> anyhow::Result<ExitCode> {
             _ = terminate.recv() => {}
         }
     };
-    let json = args.json;
-    let tell: suijuris_door::Listener = Arc::new(move |object, event| {
-        let told = serde_json::json!({"object": object.to_string(), "what": event});
-        if json {
-            // Nobody to tell when standard output is gone.
-            let _ = terminal::print_json(&told);
-        } else {
-            terminal::note(&told.to_string());
-        }
-    });
-    serve(listeners, depot, config, clock, Some(tell), shutdown).await;
+    let told = (teller(args.json), refusals::keeper());
+    serve(listeners, depot, config, clock, told, shutdown).await;
     Ok(Answer::Yes.into())
+}
+
+/// Prints what happens, whoever reads it and however slowly.
+fn teller(json: bool) -> Listener {
+    let lines = match json {
+        true => LineWriter::new(Place::Output, event_printer::lost_event),
+        false => LineWriter::new(Place::Error, lost_words),
+    };
+    let lines = Mutex::new(lines);
+    Arc::new(move |object, event| {
+        let told = serde_json::json!({"object": object.to_string(), "what": event});
+        let line = if json {
+            told.to_string()
+        } else {
+            format!("suijuris: {told}")
+        };
+        lines.lock().unwrap_or_else(PoisonError::into_inner).line(line);
+    })
 }
 
 /// What the configuration leaves open of where the machines are is where this door is.

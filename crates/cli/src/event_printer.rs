@@ -13,7 +13,7 @@ use suijuris_core::lineage::Decision;
 use suijuris_supervisor::events::{EventSink, Origin};
 use suijuris_words::verdict;
 
-use crate::line_writer::LineWriter;
+use crate::line_writer::{LineWriter, Place, lost_words};
 use crate::terminal;
 
 /// Prints events.
@@ -42,7 +42,7 @@ impl EventPrinter {
             columns: None,
             early: RefCell::new(None),
             falling_asleep: RefCell::default(),
-            out: LineWriter::default(),
+            out: LineWriter::new(Place::Output, lost_words),
         }
     }
 
@@ -54,7 +54,7 @@ impl EventPrinter {
             falling_asleep: RefCell::default(),
             colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
             columns: terminal::columns(),
-            out: LineWriter::default(),
+            out: LineWriter::new(Place::Output, if json { lost_event } else { lost_words }),
         }
     }
 
@@ -167,7 +167,8 @@ impl EventPrinter {
     }
 
     fn laid_out(&self, stamped: &Stamped, label: &str, line: &Line) -> String {
-        let clock = stamped.at.get(11..23).unwrap_or(&stamped.at);
+        // With its zone: `00:37:51.241Z`.
+        let clock = stamped.at.get(11..24).unwrap_or(&stamped.at);
         let Line { colour, word, text } = line;
         let before = clock.len() + 2 + label.chars().count() + word.chars().count().max(10) + 1;
         let text = match self.columns {
@@ -194,6 +195,19 @@ impl EventSink for EventPrinter {
     fn event(&self, _origin: &Origin, event: Stamped) {
         self.stamped(&event);
     }
+}
+
+/// The code of what stands in the place of events that nobody read in time.
+const CODE_DROPPED: &str = "events_dropped";
+
+/// For scripts: so many lines were dropped.
+pub(crate) fn lost_event(lines: u64) -> String {
+    let event = Event::Error {
+        code: CODE_DROPPED.to_owned(),
+        message: format!("{lines} lines were dropped: the reader was too slow"),
+    };
+    let at = format!("{:.3}", jiff::Timestamp::now());
+    serde_json::to_string(&Stamped { at, event }).unwrap_or_default()
 }
 
 const PLAIN: &str = "0";
@@ -223,7 +237,7 @@ fn words(event: &Event) -> Option<Line> {
             ..
         } => {
             let text = format!(
-                "{url}\n{:>13}object     {name} {object}\n{:>13}machine    {machine}\n{:>13}agent      {agent_socket}\n{:>13}Ctrl-C     puts it to sleep and ends",
+                "{url}\n{:>14}object     {name} {object}\n{:>14}machine    {machine}\n{:>14}agent      {agent_socket}\n{:>14}Ctrl-C     puts it to sleep and ends",
                 "", "", "", ""
             );
             line(BLUE, "listening", text)
@@ -331,7 +345,7 @@ fn definition(
         };
         let reasons = terminal::clean(&one.reasons.join("; "));
         text += &format!(
-            "\n{:>13}record {:<6} {}: {} → {}{times}  {reasons}",
+            "\n{:>14}record {:<6} {}: {} → {}{times}  {reasons}",
             "", one.seq, one.action, one.was, one.would_be
         );
     }
@@ -438,7 +452,7 @@ mod tests {
     fn line(printer: &EventPrinter, event: Event) -> Option<String> {
         let at = "2026-11-24T00:37:51.241Z".to_owned();
         let line = printer.line(&Stamped { at, event })?;
-        Some(line.split_at("00:37:51.241  ".len()).1.to_owned())
+        Some(line.strip_prefix("00:37:51.241Z  ").unwrap().to_owned())
     }
 
     fn verdict(action: &str, outcome: &str, reason: &str) -> Event {

@@ -59,6 +59,7 @@ mod ps;
 mod pull;
 #[cfg(feature = "remote")]
 mod push;
+mod refusals;
 mod registry;
 mod remove;
 mod render;
@@ -282,13 +283,10 @@ fn misread(error: &clap::Error) -> ExitCode {
     ExitCode::from(if error.use_stderr() { 2 } else { 0 })
 }
 
-/// Whether a script reads the answer of a command. `up`, `serve` and `door` print events, and say what is wrong in words.
+/// Whether a script reads the answer of a command, or its events.
 fn wants_json() -> bool {
-    let words: Vec<_> = std::env::args().skip(1).take_while(|word| word != "--").collect();
-    let streams = words
-        .iter()
-        .any(|word| matches!(word.as_str(), "up" | "serve" | "door"));
-    !streams && words.iter().any(|word| word == "--json")
+    let mut words = std::env::args().skip(1).take_while(|word| word != "--");
+    words.any(|word| word == "--json")
 }
 
 /// An error for scripts: one line on standard error.

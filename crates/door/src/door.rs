@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use crate::config::{Config, Limits, Location};
 use crate::heads::{self, Found, Trust};
 use crate::metrics::Metrics;
-use crate::notes::Notes;
+use crate::notes::{NotedRefusal, Notes};
 use crate::rates::RateTables;
 use crate::single_flight::SingleFlight;
 use crate::sleepers::Sleepers;
@@ -50,6 +50,9 @@ pub type Clock = Arc<dyn Fn() -> Reading + Send + Sync>;
 
 /// Takes events: refusals, failures.
 pub type Listener = Arc<dyn Fn(ObjectId, Event) + Send + Sync>;
+
+/// Takes refusals in full, for owners who ask later. Called where requests are answered: it must not wait.
+pub type RefusalKeeper = Arc<dyn Fn(&NotedRefusal) + Send + Sync>;
 
 /// Who passes, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +102,7 @@ pub struct Door {
     host: Host,
     clock: Clock,
     listener: Option<Listener>,
+    keeper: Option<RefusalKeeper>,
     started: Instant,
     stripes: Box<[tokio::sync::Mutex<()>]>,
     reads: Semaphore,
@@ -138,6 +142,13 @@ impl Door {
         )
     }
 
+    /// The same door, whose refusals `keeper` takes.
+    #[must_use]
+    pub fn keeping(mut self, keeper: RefusalKeeper) -> Self {
+        self.keeper = Some(keeper);
+        self
+    }
+
     /// A door with a waker of the caller's making.
     #[must_use]
     pub fn with_waker(
@@ -162,6 +173,7 @@ impl Door {
             host: place.host(),
             clock,
             listener,
+            keeper: None,
             started: Instant::now(),
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::default()).collect(),
             reads: Semaphore::new(limits.depot_reads),

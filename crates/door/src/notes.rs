@@ -48,8 +48,29 @@ impl Tally {
 /// Refusals of many objects, not yet told.
 #[derive(Debug)]
 pub(crate) struct Notes {
-    objects: Mutex<HashMap<ObjectId, Tally>>,
+    objects: Mutex<HashMap<ObjectId, (BundleId, Tally)>>,
     max: usize,
+}
+
+/// Refusals of one kind that a door gave, as whoever keeps them hears of them.
+#[derive(Debug, Clone)]
+pub struct NotedRefusal {
+    /// What each refused caller quotes.
+    pub id: RefusalId,
+    /// The object that was decided for.
+    pub object: ObjectId,
+    /// The first in full, and how many since the last time.
+    pub refused: Refused,
+}
+
+impl NotedRefusal {
+    fn of(object: ObjectId, bundle: BundleId, refused: Refused) -> Self {
+        Self {
+            id: RefusalId::of(object, bundle, &refused.decision),
+            object,
+            refused,
+        }
+    }
 }
 
 impl Notes {
@@ -66,23 +87,35 @@ impl Notes {
         (object, bundle): (ObjectId, BundleId),
         decision: &Decision,
         at: Timestamp,
-    ) -> (RefusalId, Vec<Refused>) {
+    ) -> (RefusalId, Vec<NotedRefusal>) {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         if objects.len() >= self.max && !objects.contains_key(&object) {
             return (RefusalId::of(object, bundle, decision), Vec::new());
         }
-        let tally = objects.entry(object).or_default();
+        let (under, tally) = objects
+            .entry(object)
+            .or_insert_with(|| (bundle, Tally::default()));
+        // Other rules count anew: what was counted under the former ones is told first.
+        let mut told = Vec::new();
+        if *under != bundle {
+            let former = std::mem::replace(under, bundle);
+            let counted = std::mem::take(tally).take(at, true).into_iter();
+            told.extend(counted.map(|refused| NotedRefusal::of(object, former, refused)));
+        }
         tally.add(decision, at);
         let id = RefusalId::of(object, bundle, tally.first(decision));
-        (id, tally.take(at, false))
+        let new = tally.take(at, false).into_iter();
+        told.extend(new.map(|refused| NotedRefusal::of(object, bundle, refused)));
+        (id, told)
     }
 
     /// Counts of windows that are over, or all; objects with nothing more to tell are forgotten.
-    pub(crate) fn take(&self, at: Timestamp, all: bool) -> Vec<(ObjectId, Refused)> {
+    pub(crate) fn take(&self, at: Timestamp, all: bool) -> Vec<NotedRefusal> {
         let mut told = Vec::new();
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
-        objects.retain(|object, tally| {
-            told.extend(tally.take(at, all).into_iter().map(|refused| (*object, refused)));
+        objects.retain(|object, (bundle, tally)| {
+            let taken = tally.take(at, all).into_iter();
+            told.extend(taken.map(|refused| NotedRefusal::of(*object, *bundle, refused)));
             !tally.is_empty()
         });
         told

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Limits};
-use crate::door::{Clock, Door, Listener};
+use crate::door::{Clock, Door, Listener, RefusalKeeper};
 use crate::routes::Routes;
 
 /// Pause after `accept` failed for want of descriptors or memory.
@@ -32,17 +32,22 @@ const STREAMS: u32 = 128;
 
 /// Serves until `shutdown` resolves, then lets requests in flight end.
 ///
-/// The listeners are bound already; `config.listen` and `config.depot` are not looked at.
+/// The listeners are bound already; `config.listen` and `config.depot` are not looked at. Events go to the listener, refusals in
+/// full to the keeper.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     depot: Arc<dyn Depot>,
     config: Config,
     clock: Clock,
-    listener: Option<Listener>,
+    (listener, keeper): (Listener, Option<RefusalKeeper>),
     shutdown: impl Future<Output = ()>,
 ) {
     let (map, preload) = (config.map.clone(), config.preload);
-    let door = Arc::new(Door::new(depot, config, clock, listener));
+    let door = Door::new(depot, config, clock, Some(listener));
+    let door = Arc::new(match keeper {
+        Some(keeper) => door.keeping(keeper),
+        None => door,
+    });
     let mut beside = JoinSet::new();
     if preload {
         let door = Arc::clone(&door);

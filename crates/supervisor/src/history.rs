@@ -113,20 +113,26 @@ fn place(body: &Body) -> &str {
 /// Makes the decision that `body` keeps again, as whoever made it did: the door, which answers for an object that
 /// sleeps, decides about admission as if it were awake.
 fn again(view: View<'_>, body: &Body, decision: &Decision) -> Decision {
+    at_place(view, place(body), decision)
+}
+
+/// Makes a decision of this place again.
+fn at_place(view: View<'_>, place: &str, decision: &Decision) -> Decision {
     match decision.action {
-        Action::Admit if place(body) == "door" => {
+        Action::Admit if place == "door" => {
             decide::evaluate_as_if_awake(view, Action::Admit, decision.inputs.clone())
         }
         _ => decide::replay(view, decision),
     }
 }
 
-/// Folds the history from inception up to record `last`; `each` sees every later record with the state before it.
+/// Folds the history from inception up to record `last`, to the state after it; `each` sees every later record with the state before
+/// it.
 fn walk(
     past: Past<'_>,
     last: u64,
     mut each: impl FnMut(&State, &Stored) -> Result<(), HistoryError>,
-) -> Result<(), HistoryError> {
+) -> Result<State, HistoryError> {
     let reader = past.reader;
     let bundles = |id: &BundleId| reader.bundle(id).ok().map(|bundle| Arc::clone(bundle.schema()));
     let end = last.min(reader.state().head().seq).saturating_add(1);
@@ -139,5 +145,5 @@ fn walk(
         each(&state, &next)?;
         state.apply(&next, &bundles)?;
     }
-    Ok(())
+    Ok(state)
 }

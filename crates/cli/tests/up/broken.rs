@@ -70,7 +70,7 @@ fn a_store_that_is_foreign_or_cut_short_is_not_opened() {
     ] {
         std::fs::write(&segment, &harm).unwrap();
         let ran = object.up_fails(&[]).code(3);
-        assert!(ran.err.contains("error: "), "{}", ran.err);
+        assert!(ran.err.contains("{\"error\":"), "{}", ran.err);
         assert!(
             !ran.out.contains("listening") && !ran.err.contains("panicked"),
             "{}",

@@ -6,7 +6,7 @@ use suijuris_api::Problem;
 use suijuris_api::event::Event;
 use suijuris_core::ObjectId;
 use suijuris_core::inputs::{Inputs, Witnessed, asker};
-use suijuris_core::lineage::{Decision, Outcome, Refused};
+use suijuris_core::lineage::{Decision, Outcome};
 use suijuris_core::time::{Now, Ratchet};
 use suijuris_words::verdict;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::{Door, ObjectStatus, Passed};
 use crate::authenticate;
 use crate::ext_authz::{CheckRequest, request};
+use crate::notes::NotedRefusal;
 use crate::problems;
 use crate::proposal::Proposal;
 use crate::sleepers::QuickDecision;
@@ -133,13 +134,16 @@ impl Door {
             return problems::moving(object);
         };
         self.metrics.refused(decision.action.as_str(), &problem.code);
-        told.iter().for_each(|refused| self.tell_refused(object, refused));
+        told.iter().for_each(|noted| self.tell_refused(noted));
         problem
     }
 
-    fn tell_refused(&self, object: ObjectId, refused: &Refused) {
+    fn tell_refused(&self, noted: &NotedRefusal) {
+        if let Some(keeper) = &self.keeper {
+            keeper(noted);
+        }
         if let Some(listener) = &self.listener {
-            listener(object, verdict::refused(refused));
+            listener(noted.object, verdict::refused(&noted.refused));
         }
     }
 
@@ -152,8 +156,8 @@ impl Door {
 
     /// Tells counted refusals whose minute is over, or all.
     pub fn tell_refusals(&self, all: bool) {
-        for (object, refused) in self.notes.take(self.now(), all) {
-            self.tell_refused(object, &refused);
+        for noted in self.notes.take(self.now(), all) {
+            self.tell_refused(&noted);
         }
     }
 }

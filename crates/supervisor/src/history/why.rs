@@ -8,8 +8,9 @@ use suijuris_core::codec;
 use suijuris_core::decide::View;
 use suijuris_core::governance::Action;
 use suijuris_core::id::{BundleId, Digest};
-use suijuris_core::lineage::{Body, Decision, State, Stored};
+use suijuris_core::lineage::{Body, Decision, Refused, State, Stored};
 use suijuris_core::refusals::RefusalId;
+use suijuris_core::time::Timestamp;
 use suijuris_store::Reader;
 use suijuris_words::verdict;
 
@@ -62,6 +63,49 @@ pub fn why(
     tell(past.reader, remake(past, stored, decision)?).map(Some)
 }
 
+/// Explains a refusal that no record of the object keeps, since a door gave it while the object rested: by the state that was in
+/// force then. The record named is the one that it was decided after.
+///
+/// # Errors
+/// [`HistoryError`].
+pub fn of_a_door(past: Past<'_>, refused: &Refused) -> Result<Why, HistoryError> {
+    let (reader, decision) = (past.reader, &refused.decision);
+    let (at, recorded) = (decision.inputs.now.at, codec::encode(decision)?);
+    let mut best: Option<(State, Decision, bool)> = None;
+    let mut weigh = |state: &State, until: Option<Timestamp>| {
+        if state.head().at > at || until.is_some_and(|until| until < at) {
+            return Ok::<_, HistoryError>(());
+        }
+        let bundle = reader.bundle(&state.head().bundle)?;
+        let again = super::at_place(View::new(state, &bundle.rules), &refused.at, decision);
+        let same = codec::encode(&again)? == recorded;
+        if same || !best.as_ref().is_some_and(|(_, _, same)| *same) {
+            best = Some((state.clone(), again, same));
+        }
+        Ok(())
+    };
+    let last = walk(past, u64::MAX, |state, next| weigh(state, Some(next.record.at)))?;
+    weigh(&last, None)?;
+    let (state, again, _) = best.ok_or(HistoryError::NeverInForce)?;
+    let seq = state.head().seq;
+    let stored = reader.records(seq..seq.saturating_add(1))?.next();
+    let stored = stored.ok_or(HistoryError::Empty)??;
+    let found = Found {
+        stored,
+        decision: decision.clone(),
+        state,
+        again,
+    };
+    let why = tell(reader, found)?;
+    let verdict = verdict::verdict(decision, &refused.at);
+    Ok(Why {
+        kind: "refused".to_owned(),
+        at: at.to_string(),
+        verdict,
+        ..why
+    })
+}
+
 fn select(
     reader: &Reader,
     which: &DecisionSelector,
@@ -101,7 +145,7 @@ fn select(
     }
     match (last, which) {
         (None, DecisionSelector::Refusal(id)) => Err(HistoryError::Asked(format!(
-            "no record counts the refusal {}: refusals are recorded within a minute, and `suijuris door` records none",
+            "no record counts the refusal {}: refusals are recorded within a minute; of those of `suijuris door`, whoever runs it has the newest",
             id.as_str()
         ))),
         (None, DecisionSelector::Seq(seq)) => {
