@@ -125,8 +125,9 @@ impl Control {
         self.0.workload.get()
     }
 
-    /// The time to finish what is in flight is over: who has no answer yet gets the object's own.
-    pub(crate) fn end_drain(&self) {
+    /// The time to finish what is in flight is over: who has no answer yet gets the object's own. A gate that drains sees to that
+    /// itself when its time is over; whoever goes on at once says so.
+    pub fn end_drain(&self) {
         self.0.drained.set(true);
         self.wake_all();
     }

@@ -192,6 +192,7 @@ impl<A: Authorizer> Gate<A> {
             keeps_backlog: self.keeps_backlog,
             connections: JoinSet::new(),
             cuts: self.shared.control.cuts(),
+            lingers: false,
         };
         server.run(listener, handed_over, watch).await;
         Ok(())
@@ -204,6 +205,8 @@ struct Server<A> {
     keeps_backlog: bool,
     connections: JoinSet<()>,
     cuts: u64,
+    /// The drain is over, and who has been told so has a moment to read it.
+    lingers: bool,
 }
 
 impl<A: Authorizer> Server<A> {
@@ -249,16 +252,20 @@ impl<A: Authorizer> Server<A> {
         match self.gate.control.phase() {
             Phase::Draining if before < Phase::Draining => timer.arm(self.gate.limits.drain_ms),
             Phase::LastTurn | Phase::Draining | Phase::Closed => {}
-            Phase::Holding | Phase::Open => timer.arm(u64::MAX),
+            Phase::Holding | Phase::Open => {
+                self.lingers = false;
+                timer.arm(u64::MAX);
+            }
         }
     }
 
     /// What did not finish in time is told so where no answer has begun, and cut a moment later.
     fn end_drain(&mut self, timer: &Timer) {
-        if self.gate.control.is_drained() {
+        if self.lingers {
             timer.arm(u64::MAX);
             return self.cut();
         }
+        self.lingers = true;
         timer.arm(self.gate.limits.linger_ms);
         self.gate.control.end_drain();
     }

@@ -395,6 +395,8 @@ impl LifecycleDriver {
                 .is_err()
             {
                 resident.cuts(resident.traffic().in_flight());
+                // Also where no workload is stopped, whose end would tell them.
+                gate.end_drain();
             }
             resident.say(Event::Drained);
         });
