@@ -1,6 +1,8 @@
 //! One listener on one thread: each connection is looked at until it is known what it is (HTTP, TLS, PostgreSQL's question, raw
 //! bytes) and for which app, and goes to a gate or through.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -16,7 +18,7 @@ use suijuris_edge::{Speaks, postgres, proxy_header};
 use suijuris_gate::{Accepted, Client, Handoff};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::asked::{Asked, Entrance, app_of};
@@ -24,7 +26,8 @@ use crate::fleet::{Port, Snapshot};
 use crate::raw;
 use crate::router::Router;
 
-/// Connections of a thread that are looked at, or are raw, at most; further ones wait in the socket's backlog.
+/// Connections of a thread that are looked at: for one more, the one that has said nothing for longest is closed. And raw ones:
+/// further ones wait in the socket's backlog.
 const MOST: usize = 8_192;
 /// Until it is known what a connection is: a PROXY header, the first byte, and TLS.
 const ARRIVE_WITHIN: Duration = Duration::from_secs(10);
@@ -64,25 +67,64 @@ enum Arrived {
     Raw(raw::Client, Asked),
 }
 
+/// Connections of which it is not known yet what they are.
+#[derive(Debug, Default)]
+struct Arriving {
+    next: u64,
+    oldest_first: BTreeMap<u64, AbortHandle>,
+}
+
+impl Arriving {
+    fn add(&mut self, task: AbortHandle) {
+        self.oldest_first.insert(self.next, task);
+        self.next += 1;
+    }
+
+    /// Closes the one that is looked at for longest.
+    fn make_room(&mut self) {
+        if let Some((_, oldest)) = self.oldest_first.pop_first() {
+            oldest.abort();
+        }
+    }
+}
+
 /// Accepts until it is dropped, which ends raw connections.
 pub(crate) async fn accept(listening: Rc<Listening>, listener: TcpListener) {
     let mut tasks = JoinSet::new();
+    let arriving = Rc::<RefCell<Arriving>>::default();
+    let count = || arriving.borrow().oldest_first.len();
     loop {
         tokio::select! {
             Some(_ended) = tasks.join_next() => {}
-            accepted = listener.accept(), if tasks.len() < MOST => match accepted {
-                Ok((socket, peer)) => drop(tasks.spawn_local(serve(Rc::clone(&listening), socket, peer))),
+            accepted = listener.accept(), if tasks.len().saturating_sub(count()) < MOST => match accepted {
+                Ok((socket, peer)) => {
+                    let mut all = arriving.borrow_mut();
+                    if all.oldest_first.len() >= MOST {
+                        all.make_room();
+                    }
+                    let arrival = serve(Rc::clone(&listening), (Rc::clone(&arriving), all.next), socket, peer);
+                    all.add(tasks.spawn_local(arrival));
+                }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(_out_of_descriptors) => sleep(ACCEPT_PAUSE).await,
+                Err(_out_of_descriptors) => {
+                    arriving.borrow_mut().make_room();
+                    sleep(ACCEPT_PAUSE).await;
+                }
             },
         }
     }
 }
 
-async fn serve(listening: Rc<Listening>, socket: TcpStream, peer: SocketAddr) {
+async fn serve(
+    listening: Rc<Listening>,
+    (arriving, number): (Rc<RefCell<Arriving>>, u64),
+    socket: TcpStream,
+    peer: SocketAddr,
+) {
     // Only latency is lost where it cannot be set.
     let _slower = socket.set_nodelay(true);
     let arrived = timeout(ARRIVE_WITHIN, listening.arrive(socket, peer)).await;
+    arriving.borrow_mut().oldest_first.remove(&number);
     let router = || Arc::clone(&listening.router);
     match arrived {
         Ok(Some(Arrived::Http(handoff))) => drop(listening.plain.send(handoff).await),
@@ -256,5 +298,24 @@ async fn server_name(socket: &TcpStream) -> Option<Option<String>> {
             }
         }
         sleep(HELLO_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn for_one_more_the_connection_goes_that_has_said_nothing_for_longest() {
+        let mut tasks = JoinSet::new();
+        let mut arriving = Arriving::default();
+        for _ in 0..3 {
+            arriving.add(tasks.spawn(std::future::pending::<()>()));
+        }
+        arriving.make_room();
+        assert!(tasks.join_next().await.is_some_and(|ended| ended.is_err()));
+        assert_eq!(tasks.len(), 2);
+        let left: Vec<u64> = arriving.oldest_first.keys().copied().collect();
+        assert_eq!(left, [1, 2]);
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use suijuris_edge::handshakes::Handshakes;
 use suijuris_edge::tls::{Names, Source, Tls, TlsError};
 use suijuris_edge::trust::Trust;
+use suijuris_gate::limits::MAX_CONNECTIONS;
 use suijuris_gate::{Control, Gate, Handoff, Limits, Phase, Protocol, Traffic, Upstream};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -42,6 +43,8 @@ pub const AUTOSTOP: Duration = Duration::from_secs(120);
 const DRAIN: Duration = Duration::from_secs(2);
 /// Connections between a listener and its gate.
 const HANDED: usize = 64;
+/// Connections that a gate has at least, however few descriptors there are.
+const LEAST: usize = 64;
 /// How much longer a gate waits for a verdict than the router does.
 const SLACK_MS: u64 = 5_000;
 
@@ -50,6 +53,9 @@ const SLACK_MS: u64 = 5_000;
 pub struct Options {
     /// Threads, each with its own gates; 1 at least.
     pub threads: usize,
+    /// Connections of clients at one time that this process has descriptors for. All gates share them alike, and at its share a gate
+    /// closes the one that is idle for longest.
+    pub connections: usize,
     /// See [`HOLD`].
     pub hold: Duration,
     /// See [`UNREACHABLE`].
@@ -83,6 +89,7 @@ impl Options {
     pub fn new(key: Key, now: Duration) -> Self {
         Self {
             threads: 1,
+            connections: usize::MAX,
             hold: HOLD,
             unreachable: UNREACHABLE,
             autostop: Some(AUTOSTOP),
@@ -173,6 +180,8 @@ impl Proxy {
             #[cfg(feature = "traces")]
             tracer: options.tracer,
         });
+        let gates = options.threads.max(1).saturating_mul(entries.len().max(1) * 2);
+        let share = (options.connections / gates).clamp(LEAST, MAX_CONNECTIONS);
         let (stop, stopped) = watch::channel(false);
         let mut workers = Vec::new();
         for _ in 0..options.threads.max(1) {
@@ -186,6 +195,7 @@ impl Proxy {
             });
             workers.push(Worker {
                 router: Arc::clone(&router),
+                share,
                 entries: copies.collect::<io::Result<_>>()?,
                 tls: tls.clone(),
                 client_ca: options.client_ca.clone(),
@@ -267,6 +277,8 @@ impl Drop for Proxy {
 /// One thread.
 struct Worker {
     router: Arc<Router>,
+    /// Connections of each gate at most.
+    share: usize,
     entries: Vec<Entry>,
     tls: Option<Source>,
     client_ca: Option<PathBuf>,
@@ -338,6 +350,7 @@ impl Worker {
         let hold_ms = u64::try_from(self.router.hold.as_millis()).unwrap_or(u64::MAX);
         let limits = Limits {
             hold_ms: hold_ms.saturating_add(SLACK_MS),
+            max_connections: self.share,
             ..Limits::default()
         };
         let authorizer = EdgeAuthorizer {

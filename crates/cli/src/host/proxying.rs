@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use suijuris_edge::tls::Source;
 use suijuris_edge::trust::{Trust, network};
 use suijuris_host::{Acme, BadHook, Entry, Hook, Host, Proxy, proxy, relay};
@@ -200,6 +201,7 @@ impl ProxyArgs {
         };
         let serving = proxy(host, &sockets.entries, |options| {
             options.threads = threads;
+            options.connections = connections();
             options.hold = Duration::from_secs(self.hold);
             options.autostop = (self.autostop_every > 0).then(|| Duration::from_secs(self.autostop_every));
             options.hooks = self
@@ -249,6 +251,18 @@ impl Sockets {
         });
         Ok(())
     }
+}
+
+/// Descriptors that the daemon lets itself have at most: machines inherit the number, and some programs go through all of them.
+const DESCRIPTORS: u64 = 65_536;
+
+/// Has as many descriptors as it may from here on; how many connections of clients these are enough for, each of which may have
+/// one to a machine.
+fn connections() -> usize {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1_024, 1_024));
+    let more = hard.min(DESCRIPTORS).max(soft);
+    let now = setrlimit(Resource::RLIMIT_NOFILE, more, hard).map_or(soft, |()| more);
+    usize::try_from(now / 2).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

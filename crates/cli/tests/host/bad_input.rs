@@ -202,3 +202,42 @@ fn ten_thousand_requests_at_once_are_answered_within_their_rate_and_in_bounded_m
     let grown = resident_kb(host.pid()).saturating_sub(before);
     assert!(grown < 64 << 10, "it has grown by {grown} KiB");
 }
+
+#[test]
+fn a_daemon_that_is_started_with_few_descriptors_has_as_many_as_it_may() {
+    let dir = TempDir::new().unwrap();
+    let mut daemon = Command::new("sh")
+        .args(["-c", "ulimit -Sn 256 && exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_suijuris"))
+        .args([
+            "host",
+            "--json",
+            "--proxy",
+            "127.0.0.1:0",
+            "--api",
+            "127.0.0.1:0",
+            "--data",
+        ])
+        .arg(dir.path().join("data"))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = std::io::BufReader::new(daemon.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.id())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    let mut numbers = files
+        .split_whitespace()
+        .filter_map(|word| word.parse::<u64>().ok());
+    let (soft, hard) = (numbers.next().unwrap(), numbers.next().unwrap_or(u64::MAX));
+    let ended = Command::new("kill")
+        .arg(daemon.id().to_string())
+        .status()
+        .unwrap();
+    assert!(ended.success() && daemon.wait().is_ok());
+    assert_eq!(soft, hard.min(65_536), "{files}");
+}

@@ -417,3 +417,30 @@ fn a_machine_that_takes_too_much_memory_is_ended_and_its_event_says_so() {
         "{exit}"
     );
 }
+
+// proves F2
+#[test]
+fn of_machines_that_are_made_at_once_no_two_have_one_name_or_one_volume() {
+    let host = Host::start();
+    host.app("a");
+    let volume = host
+        .post("/apps/a/volumes", &json!({"name": "data", "region": "fra"}))
+        .is(200);
+    let config = json!({"image": "host:true", "init": {"exec": "/bin/true"}});
+    let mut mounting = config.clone();
+    mounting["mounts"] = json!([{"volume": volume["id"], "path": "/mnt"}]);
+    let named = json!({"name": "one", "skip_launch": true, "config": config});
+    let mounted = json!({"skip_launch": true, "config": mounting});
+    for (asked, refusal) in [(&named, 409), (&mounted, 412)] {
+        let mut statuses: Vec<u16> = std::thread::scope(|scope| {
+            let calls: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| host.post("/apps/a/machines", asked).status))
+                .collect();
+            calls.into_iter().map(|call| call.join().unwrap()).collect()
+        });
+        statuses.sort_unstable();
+        let expected = [&[200][..], &[refusal; 7]].concat();
+        assert_eq!(statuses, expected);
+    }
+    assert_eq!(host.get("/apps/a/machines").is(200).as_array().unwrap().len(), 2);
+}
