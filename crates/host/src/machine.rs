@@ -23,6 +23,7 @@ mod simulation;
 mod spec;
 
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -329,6 +330,8 @@ pub(crate) struct Machine {
     /// How long it has run.
     #[serde(default)]
     pub(crate) awake: Awake,
+    #[serde(skip)]
+    pub(crate) shown: Shown,
 }
 
 /// How long a machine has run in all its lives: its processes were there, and not suspended.
@@ -361,6 +364,30 @@ impl Awake {
     pub(crate) fn until(self, now_ms: u64) -> u64 {
         let running = self.since_ms.map_or(0, |since| now_ms.saturating_sub(since));
         self.ms.saturating_add(running)
+    }
+}
+
+/// A record as clients see it, as text, once somebody has asked: each record is made into text once, and no part of what it is.
+#[derive(Debug, Default)]
+pub(crate) struct Shown(OnceLock<Box<str>>);
+
+impl Shown {
+    /// The text, which `make` makes where there is none.
+    pub(crate) fn text(&self, make: impl FnOnce() -> String) -> &str {
+        self.0.get_or_init(|| make().into())
+    }
+}
+
+impl Clone for Shown {
+    /// What is cloned is about to be changed.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Shown {
+    fn eq(&self, _: &Self) -> bool {
+        true
     }
 }
 

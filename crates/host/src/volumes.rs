@@ -246,9 +246,21 @@ pub enum VolumeError {
 
 impl Volumes {
     /// Makes a volume: recorded, then its content, then recorded as made. What is found half made by the next daemon is made
-    /// again from the beginning. One that is restored from a backup is made later.
-    pub(crate) async fn create(&self, volume: Volume) -> Result<Volume, VolumeError> {
+    /// again from the beginning. One whose content takes no time is recorded once it is whole, so that one whose daemon was killed
+    /// never was. One that is restored from a backup is made later.
+    pub(crate) async fn create(&self, mut volume: Volume) -> Result<Volume, VolumeError> {
         let id = volume.id.clone();
+        let at_once = volume.origin.is_none() || self.shares_blocks;
+        if at_once && volume.state != VolumeState::Restoring {
+            if let Err(error) = self.fill(&volume).await {
+                content::remove(self.directory.join(&id)).await;
+                return Err(error);
+            }
+            volume.state = VolumeState::Created;
+            // Where that fails, content without a record is removed by the next daemon, and one with it is whole.
+            self.put(volume.clone()).await?;
+            return Ok(volume);
+        }
         self.put(volume.clone()).await?;
         if volume.state == VolumeState::Restoring {
             if let Some(backups) = &self.backups {

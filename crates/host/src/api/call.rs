@@ -35,6 +35,8 @@ const NONCE: &str = "fly-machine-lease-nonce";
 #[derive(Debug)]
 pub(crate) enum Answer {
     Json(StatusCode, Value),
+    /// A document that is text already.
+    Written(String),
     Text(String),
     Empty(StatusCode),
     /// A body that goes on.
@@ -53,7 +55,8 @@ impl Answer {
 
     pub(crate) fn into_response(self) -> Response<Body> {
         match self {
-            Self::Json(status, document) => json_response(status, &document),
+            Self::Json(status, document) => json_response(status, document.to_string()),
+            Self::Written(document) => json_response(StatusCode::OK, document),
             Self::Text(text) => Response::new(Body::from(text)),
             Self::Stream(response) => response,
             Self::Empty(status) => {

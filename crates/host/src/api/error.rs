@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use http::{Response, StatusCode, header};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::ids::NoRandomness;
 use crate::machine::requests::Refusal;
@@ -141,7 +141,7 @@ pub(crate) fn refused(error: &ApiError) -> Response<Body> {
             document.insert("code".to_owned(), json!("invalid"));
         }
     }
-    let mut response = json_response(error.status, &document);
+    let mut response = json_response(error.status, document.to_string());
     if error.status == StatusCode::TOO_MANY_REQUESTS {
         response
             .headers_mut()
@@ -151,8 +151,8 @@ pub(crate) fn refused(error: &ApiError) -> Response<Body> {
 }
 
 /// A JSON response.
-pub(crate) fn json_response(status: StatusCode, document: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(document.to_string()));
+pub(crate) fn json_response(status: StatusCode, document: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(document));
     *response.status_mut() = status;
     let json = header::HeaderValue::from_static("application/json; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, json);

@@ -57,7 +57,7 @@ impl From<ShelfError> for Refused {
 impl Refused {
     fn into_response(self) -> Response<Body> {
         let document = json!({"errors": [{"code": self.1, "message": self.2}]});
-        let mut response = super::error::json_response(self.0, &document);
+        let mut response = super::error::json_response(self.0, document.to_string());
         if self.0 == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Basic realm=\"suijuris host\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -163,7 +163,7 @@ async fn serve(api: Api, request: Request) -> Answered {
         )
     })?;
     match about {
-        About::Root => Ok(super::error::json_response(StatusCode::OK, &json!({}))),
+        About::Root => Ok(super::error::json_response(StatusCode::OK, "{}".to_owned())),
         About::Catalog => ask.catalog().await,
         About::Tags(name) => ask.tags(name).await,
         About::Manifest(name, reference) => ask.manifest(name, reference.to_owned(), body).await,

@@ -401,3 +401,17 @@ fn told<E: std::error::Error>(result: Result<(), E>) -> Outcome {
         Err(error) => Outcome::Failed(super::effects::chain(&error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_takes_little_so_that_there_may_be_ten_thousand() {
+        fn size_of<F: Future>(_: impl Fn(Actor) -> F) -> usize {
+            std::mem::size_of::<F>()
+        }
+        let bytes = size_of(Actor::run) + std::mem::size_of::<Actor>();
+        assert!(bytes < 8 << 10, "{bytes}");
+    }
+}

@@ -56,6 +56,7 @@ fn machine(restart: &str, launch: bool) -> Machine {
         failure: None,
         not_before_ms: None,
         awake: Default::default(),
+        shown: crate::machine::Shown::default(),
     }
 }
 
