@@ -9,8 +9,9 @@
 //! needs = ["valgrind"]
 //! ```
 //!
-//! `features` names features of the package to build with. `needs` names programs without which it cannot run; `suijuris`, `suijuris-init`,
-//! `bare-listener` and `fake-firecracker` among them are built first. The program measures and prints with `suijuris_testkit::bench`, which also writes
+//! `features` names features of the package to build with, `arguments` what the program is started with, for one that has several
+//! benches. `needs` names programs without which it cannot run; `suijuris`, `suijuris-init`, `bare-listener` and `fake-firecracker`
+//! among them are built first. The program measures and prints with `suijuris_testkit::bench`, which also writes
 //! the results to the file that this module names.
 
 use std::collections::BTreeMap;
@@ -37,6 +38,9 @@ pub(crate) struct Arguments {
     /// Fewer rounds: shows that it works, its figures are not worth quoting
     #[arg(long)]
     quick: bool,
+    /// Take our own programs, where they are needed, from this directory and do not build them
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
 }
 
 /// One bench.
@@ -61,6 +65,9 @@ struct Entry {
     /// Features of the package that its peers are behind.
     #[serde(default)]
     features: Vec<String>,
+    /// What the program is started with.
+    #[serde(default)]
+    arguments: Vec<String>,
 }
 
 /// Runs the benches asked for. One that lacks a program is skipped with a word, or refused where it was asked for by name.
@@ -75,8 +82,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     let shell = shell()?;
-    build_own(&shell, &benches)?;
-    let path = search_path(&target)?;
+    if arguments.programs.is_none() {
+        build_own(&shell, &benches)?;
+    }
+    let path = search_path(&target, arguments.programs.as_deref())?;
     let (ready, lacking): (Vec<&Bench>, Vec<&Bench>) =
         benches.iter().partition(|bench| missing(bench, &path).is_empty());
     for bench in &lacking {
@@ -169,17 +178,19 @@ fn build_own(shell: &Shell, benches: &[Bench]) -> Result<()> {
         .try_for_each(|program| init::run(program, init::PROFILE))
 }
 
-/// Where peers live: the user's path, Debian's daemons, Envoy's virtual environment, our own programs.
-fn search_path(target: &Path) -> Result<OsString> {
+/// Where peers live: the user's path, Debian's daemons, Envoy's virtual environment; and before all, what is given of our own programs,
+/// else, after all, what was built.
+fn search_path(target: &Path, programs: Option<&Path>) -> Result<OsString> {
     let inherited = std::env::var_os("PATH").unwrap_or_default();
-    let more = [
-        PathBuf::from("/usr/sbin"),
-        target.join("bench/envoy/bin"),
-        target.join(init::PROFILE),
-    ];
-    Ok(std::env::join_paths(
-        std::env::split_paths(&inherited).chain(more),
-    )?)
+    let given = programs.map(std::path::absolute).transpose()?;
+    let peers = [PathBuf::from("/usr/sbin"), target.join("bench/envoy/bin")];
+    let built = given.is_none().then(|| target.join(init::PROFILE));
+    let all = given
+        .into_iter()
+        .chain(std::env::split_paths(&inherited))
+        .chain(peers)
+        .chain(built);
+    Ok(std::env::join_paths(all)?)
 }
 
 fn missing<'a>(bench: &'a Bench, path: &OsString) -> Vec<&'a str> {
@@ -215,6 +226,7 @@ fn measure(shell: &Shell, bench: &Bench, target: &Path, path: &OsString, quick: 
     shell.create_dir(target.join("bench"))?;
     eprintln!("\n=== {name}: {}", entry.about);
     let mut command = cmd!(shell, "{program}")
+        .args(&entry.arguments)
         .quiet()
         .env("PATH", path)
         .env("SUIJURIS_BENCH_JSON", &results);
@@ -240,6 +252,7 @@ mod tests {
                 about: String::new(),
                 needs,
                 features: Vec::new(),
+                arguments: Vec::new(),
             },
         }
     }
@@ -285,10 +298,19 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named() {
-        let path = search_path(Path::new("target")).unwrap();
+        let path = search_path(Path::new("target"), None).unwrap();
         assert_eq!(
             missing(&bench("x", &["sh", "no-such-program"]), &path),
             ["no-such-program"]
         );
+    }
+
+    #[test]
+    fn programs_that_are_given_come_before_all_others() {
+        let path = search_path(Path::new("target"), Some(Path::new("given"))).unwrap();
+        let first = std::env::split_paths(&path).next().unwrap();
+        assert!(first.is_absolute() && first.ends_with("given"), "{first:?}");
+        let built = Path::new("target").join(init::PROFILE);
+        assert!(std::env::split_paths(&path).all(|folder| folder != built));
     }
 }

@@ -5,10 +5,13 @@
 //! `SUIJURIS_BENCH_JSON` names. Every figure stands beside a peer from the same run: machines differ and are noisy, ratios last.
 
 mod cpu;
+pub mod host;
 mod instructions;
 mod load;
 mod machine;
+mod memory;
 mod object;
+mod parallel;
 pub mod peers;
 mod report;
 mod rounds;
@@ -20,7 +23,9 @@ pub use cpu::{allowed_cpus, children, pin, process_cpu, thread_cpu};
 pub use instructions::per_iteration as instructions_per_iteration;
 pub use load::{Load, Traffic, await_port, free_port, load};
 pub use machine::Machine;
+pub use memory::{Memory, memory, raise_descriptors};
 pub use object::{Events, Object, Running, address_of, governed, says};
+pub use parallel::{Figures, drive};
 pub use report::{Better, Report, Row};
 pub use rounds::{Contender, Round, Samples, interleave, interleave_many};
 

@@ -39,7 +39,14 @@ fn measure(settings: &Settings) -> Result<()> {
         "Envoy + ext_authz" => [None, Some(15.0)],
         _ => [None; 2],
     };
-    ways::compare(&mut report, settings, "", Traffic::Kept, &stage.ways, &budgets)?;
+    ways::compare(
+        &mut report,
+        settings,
+        "",
+        Traffic::Kept,
+        (&stage.ways, &["one CPU", "split"]),
+        &budgets,
+    )?;
     ways::note(&mut report, settings);
     report.note("CPU of Envoy is that of Envoy and of its authority, a null HTTP service");
     report.publish(settings)?;
@@ -69,7 +76,7 @@ fn stage(report: &mut Report) -> Result<Stage> {
         running.push(peer.running);
     }
     let (authority, null) = server::spawn()?;
-    match peers::envoy(folder.path(), upstream, authority) {
+    match peers::envoy(folder.path(), upstream, Some(authority), None) {
         Ok(peer) => {
             let mut way = Way::past("Envoy + ext_authz", "http", peer.port, &peer.running)?;
             way.pids.push(null.pid());

@@ -1,10 +1,12 @@
-//! HTTP through the host's proxy, beside the same server directly and behind nginx and HAProxy.
+//! HTTP through the host's proxy, beside the same server directly and behind nginx, HAProxy and Envoy.
 //!
-//! `bench_proxy`: the table. `bench_proxy serve PORT`: the server behind all of them. `bench_proxy proxy UPSTREAM PORT FOLDER`: the
-//! proxy, with the certificate in FOLDER.
+//! `bench_proxy clear`: HTTP/1.1 in clear text. `tls`: HTTP/1.1 with TLS. `http2`: HTTP/2 with TLS. `handshakes`: a handshake for each
+//! request. `idle`: 10,000 connections that say nothing, and whether others are served meanwhile. `bench_proxy serve PORT`: the
+//! server behind all of them. `bench_proxy proxy UPSTREAM PORT FOLDER`: the proxy, with the certificate in FOLDER.
 //!
-//! In clear text, with TLS, with HTTP/2, and a handshake for each request. Each proxy has one worker and keeps its connections to
-//! the server.
+//! Each proxy has one worker and keeps its connections to the server.
+
+mod idle;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -36,10 +38,19 @@ fn main() -> Result<()> {
     {
         return proxy(upstream.parse()?, port.parse()?, Path::new(folder));
     }
-    match server::as_asked() {
-        Some(served) => Ok(served?),
-        None => measure(&Settings::from_env()),
+    if let Some(served) = server::as_asked() {
+        return Ok(served?);
     }
+    let what = arguments.first().map_or("", String::as_str);
+    let (scheme, traffic) = match what {
+        "idle" => return idle::measure(&Settings::from_env()),
+        "clear" => ("http", Traffic::Kept),
+        "tls" => ("https", Traffic::Kept),
+        "http2" => ("https", Traffic::Http2),
+        "handshakes" => ("https", Traffic::Fresh),
+        _ => return Err("one of clear, tls, http2, handshakes, idle".into()),
+    };
+    measure(what, scheme, traffic, &Settings::from_env())
 }
 
 /// One machine, always started.
@@ -159,10 +170,8 @@ fn certify(folder: &Path) -> Result<peers::Certificate> {
     Ok(files)
 }
 
-/// All ways to one server: in clear text, and with TLS.
-fn ways(folder: &Path) -> Result<([Vec<Way>; 2], Vec<Running>)> {
-    let tls = certify(folder)?;
-    let (upstream, server) = server::spawn()?;
+/// The proxy of this program before `upstream`.
+fn ours(folder: &Path, upstream: u16) -> Result<(u16, Running)> {
     let port = free_port()?;
     let itself = Command::new(std::env::current_exe()?)
         .args(["proxy", &upstream.to_string(), &port.to_string()])
@@ -171,42 +180,58 @@ fn ways(folder: &Path) -> Result<([Vec<Way>; 2], Vec<Running>)> {
         .spawn()?;
     let ours = Running(itself);
     await_port(port)?;
-    let mut running = vec![server];
-    let mut ways = [Vec::new(), Vec::new()];
-    for (ways, (scheme, tls)) in ways.iter_mut().zip([("http", None), ("https", Some(&tls))]) {
-        ways.push(Way::past("proxy", scheme, port, &ours)?);
-        if tls.is_none() {
-            ways.push(Way::direct("direct", scheme, upstream));
-        }
-        for (name, peer) in [
-            ("nginx", peers::nginx(folder, upstream, tls)?),
-            ("HAProxy", peers::haproxy(folder, upstream, tls)?),
-        ] {
-            ways.push(Way::past(name, scheme, peer.port, &peer.running)?);
-            running.push(peer.running);
+    Ok((port, ours))
+}
+
+/// All ways to one server, in clear text or with TLS.
+fn ways(folder: &Path, scheme: &str, report: &mut Report) -> Result<(Vec<Way>, Vec<Running>)> {
+    let certificate = certify(folder)?;
+    let tls = (scheme == "https").then_some(&certificate);
+    let (upstream, server) = server::spawn()?;
+    let (port, ours) = ours(folder, upstream)?;
+    let mut ways = vec![Way::past("proxy", scheme, port, &ours)?];
+    if tls.is_none() {
+        ways.push(Way::direct("direct", scheme, upstream));
+    }
+    let mut running = vec![server, ours];
+    let envoy = peers::envoy(folder, upstream, None, tls);
+    for (name, peer) in [
+        ("nginx", peers::nginx(folder, upstream, tls)),
+        ("HAProxy", peers::haproxy(folder, upstream, tls)),
+        ("Envoy", envoy),
+    ] {
+        match peer {
+            Ok(peer) => {
+                ways.push(Way::past(name, scheme, peer.port, &peer.running)?);
+                running.push(peer.running);
+            }
+            Err(error) if name == "Envoy" => report.note(format!(
+                "Envoy was left out ({error}): run `sh tools/setup --bench`"
+            )),
+            Err(error) => return Err(format!("{name}: {error}").into()),
         }
     }
-    running.push(ours);
     Ok((ways, running))
 }
 
-fn measure(settings: &Settings) -> Result<()> {
+fn measure(what: &str, scheme: &str, traffic: Traffic, settings: &Settings) -> Result<()> {
     pin(0, allowed_cpus()?.get(..1).ok_or("no CPU")?)?;
-    let mut report = Report::new("proxy", settings);
+    let mut report = Report::new(&format!("proxy-{what}"), settings);
     let folder = tempfile::tempdir()?;
-    let ([clear, tls], _running) = ways(folder.path())?;
+    let (ways, _running) = ways(folder.path(), scheme, &mut report)?;
     let budgets = |peer: &str| match peer {
         "nginx" => [None, Some(1.0)],
         _ => [None; 2],
     };
-    for (what, traffic, ways) in [
-        ("", Traffic::Kept, &clear),
-        ("TLS, ", Traffic::Kept, &tls),
-        ("TLS, HTTP/2, ", Traffic::Http2, &tls),
-        ("a TLS handshake each, ", Traffic::Fresh, &tls),
-    ] {
-        ways::compare(&mut report, settings, what, traffic, ways, &budgets)?;
-    }
+    // A CPU second is the same wherever the load runs: one place is enough.
+    ways::compare(
+        &mut report,
+        settings,
+        &format!("{what}, "),
+        traffic,
+        (&ways, &["one CPU"]),
+        &budgets,
+    )?;
     ways::note(&mut report, settings);
     report.publish(settings)?;
     Ok(())

@@ -24,9 +24,9 @@ pub struct Load {
     pub requests: f64,
     /// Requests a second.
     pub rate: f64,
-    /// Median of the time from request to answer, µs; no number where the tool tells none.
+    /// Median of the time from request to answer, µs; no number where there is none.
     pub p50_us: f64,
-    /// 99th percentile of the same, µs; no number where the tool tells none.
+    /// 99th percentile of the same, µs; no number where there is none.
     pub p99_us: f64,
     /// CPU time of the servers asked about, µs a request.
     pub cpu_us: f64,
@@ -49,6 +49,8 @@ pub fn load(
         })
     };
     let (connections, duration) = (connections.to_string(), format!("{seconds}s"));
+    // h2load tells how long each request took there, and no percentiles.
+    let log = tempfile::NamedTempFile::new()?;
     let mut command = match traffic {
         Traffic::Http2 => {
             let mut h2load = Command::new("h2load");
@@ -59,6 +61,7 @@ pub fn load(
                 &connections,
             ]);
             h2load.args(["--duration", duration.trim_end_matches('s')]);
+            h2load.arg("--log-file").arg(log.path());
             h2load
         }
         Traffic::Kept | Traffic::Fresh => {
@@ -76,7 +79,7 @@ pub fn load(
     let spent = spent()?.saturating_sub(before);
     let text = String::from_utf8_lossy(&output.stdout);
     let parsed = match traffic {
-        Traffic::Http2 => parse_h2load(&text),
+        Traffic::Http2 => parse_h2load(&text, &std::fs::read_to_string(log.path())?),
         Traffic::Kept | Traffic::Fresh => parse(&text),
     };
     let mut load = parsed.ok_or_else(|| {
@@ -87,8 +90,8 @@ pub fn load(
     Ok(load)
 }
 
-/// Reads h2load's report; `None` where it tells of errors or has no figures.
-fn parse_h2load(text: &str) -> Option<Load> {
+/// Reads h2load's report and its log: start, status and duration in µs on a line. `None` where it tells of errors or has no figures.
+fn parse_h2load(text: &str, log: &str) -> Option<Load> {
     let line = |start: &str| {
         text.lines()
             .map(str::trim)
@@ -103,11 +106,20 @@ fn parse_h2load(text: &str) -> Option<Load> {
         .collect();
     let count = |what: &str| counts.iter().find(|(_, is)| *is == what).map(|(count, _)| *count);
     let requests = count("succeeded")?;
+    let took = log
+        .lines()
+        .filter_map(|line| line.split('\t').nth(2)?.parse().ok());
+    let mut took: Vec<f64> = took.collect();
+    took.sort_by(f64::total_cmp);
+    let percentile = |percent: usize| {
+        let at = took.len().saturating_sub(1) * percent / 100;
+        took.get(at).copied().unwrap_or(f64::NAN)
+    };
     (requests > 0.0 && count("failed")? == 0.0).then_some(Load {
         requests,
         rate: rate.parse().ok()?,
-        p50_us: f64::NAN,
-        p99_us: f64::NAN,
+        p50_us: percentile(50),
+        p99_us: percentile(99),
         cpu_us: 0.0,
     })
 }
@@ -175,10 +187,12 @@ mod tests {
     fn figures_of_h2load_are_read() {
         let report = "finished in 1.00s, 34567.00 req/s, 5.00MB/s\nrequests: 34600 total, 34599 started, 34567 done, 34567 \
             succeeded, 0 failed, 0 errored, 0 timeout\nstatus codes: 34568 2xx, 0 3xx, 0 4xx, 0 5xx\n";
-        let load = parse_h2load(report).unwrap();
+        let log = "1\t200\t30\n2\t200\t10\n3\t200\t20\n";
+        let load = parse_h2load(report, log).unwrap();
         assert_eq!((load.requests, load.rate), (34_567.0, 34_567.0));
-        assert!(parse_h2load(&report.replace("0 failed", "1 failed")).is_none());
-        assert!(parse_h2load("could not connect").is_none());
+        assert_eq!((load.p50_us, load.p99_us), (20.0, 20.0));
+        assert!(parse_h2load(&report.replace("0 failed", "1 failed"), log).is_none());
+        assert!(parse_h2load("could not connect", "").is_none());
     }
 
     #[test]

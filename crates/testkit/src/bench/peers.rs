@@ -39,11 +39,27 @@ fn start(port: u16, command: &mut Command) -> io::Result<Proxy> {
     Ok(Proxy { port, running })
 }
 
+/// Connections that each may have.
+const CONNECTIONS: usize = 4_096;
+
 /// nginx in front of `upstream`; what it writes goes into `folder`.
 ///
 /// # Errors
 /// The system's; it is not there, or does not listen within ten seconds.
 pub fn nginx(folder: &Path, upstream: u16, tls: Option<&Certificate>) -> io::Result<Proxy> {
+    nginx_for(CONNECTIONS, folder, upstream, tls)
+}
+
+/// The same, for more connections.
+///
+/// # Errors
+/// As [`nginx`].
+pub fn nginx_for(
+    connections: usize,
+    folder: &Path,
+    upstream: u16,
+    tls: Option<&Certificate>,
+) -> io::Result<Proxy> {
     let port = free_port()?;
     let (ssl, certificate) = tls.map_or_else(Default::default, |tls| {
         let (chain, key) = (tls.chain.display(), tls.key.display());
@@ -52,7 +68,7 @@ pub fn nginx(folder: &Path, upstream: u16, tls: Option<&Certificate>) -> io::Res
     });
     let config = format!(
         "daemon off; master_process off; worker_processes 1; pid {dir}/nginx.{port}.pid; error_log /dev/null crit;
-events {{ worker_connections 4096; }}
+events {{ worker_connections {connections}; }}
 http {{
   access_log off;
   client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir}; uwsgi_temp_path {dir}; scgi_temp_path {dir};
@@ -79,6 +95,19 @@ http {{
 /// # Errors
 /// As [`nginx`].
 pub fn haproxy(folder: &Path, upstream: u16, tls: Option<&Certificate>) -> io::Result<Proxy> {
+    haproxy_for(CONNECTIONS, folder, upstream, tls)
+}
+
+/// The same, for more connections.
+///
+/// # Errors
+/// As [`nginx`].
+pub fn haproxy_for(
+    connections: usize,
+    folder: &Path,
+    upstream: u16,
+    tls: Option<&Certificate>,
+) -> io::Result<Proxy> {
     let port = free_port()?;
     let certificate = tls.map_or_else(String::new, |tls| {
         format!(" ssl crt {} alpn h2,http/1.1 no-tls-tickets", tls.both.display())
@@ -86,7 +115,7 @@ pub fn haproxy(folder: &Path, upstream: u16, tls: Option<&Certificate>) -> io::R
     let config = format!(
         "global
   nbthread 1
-  maxconn 4096
+  maxconn {connections}
 defaults
   mode http
   timeout connect 5s
@@ -105,11 +134,16 @@ backend workload
     start(port, Command::new("haproxy").arg("-db").arg("-f").arg(path))
 }
 
-/// Envoy in front of `upstream`, asking the HTTP service at `authority` about every request.
+/// Envoy in front of `upstream`. With an `authority`, the HTTP service there is asked about every request.
 ///
 /// # Errors
 /// As [`nginx`].
-pub fn envoy(folder: &Path, upstream: u16, authority: u16) -> io::Result<Proxy> {
+pub fn envoy(
+    folder: &Path,
+    upstream: u16,
+    authority: Option<u16>,
+    tls: Option<&Certificate>,
+) -> io::Result<Proxy> {
     let port = free_port()?;
     let cluster = |name: &str, port: u16| {
         format!(
@@ -123,6 +157,30 @@ pub fn envoy(folder: &Path, upstream: u16, authority: u16) -> io::Result<Proxy> 
         - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }}\n"
         )
     };
+    let asks = authority.map_or_else(String::new, |authority| {
+        format!(
+            "          - name: envoy.filters.http.ext_authz
+            typed_config:
+              '@type': type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
+              http_service:
+                server_uri: {{ uri: 'http://127.0.0.1:{authority}', cluster: authority, timeout: 5s }}\n"
+        )
+    });
+    let socket = tls.map_or_else(String::new, |tls| {
+        format!(
+            "      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            alpn_protocols: [h2, http/1.1]
+            tls_certificates:
+            - certificate_chain: {{ filename: {} }}
+              private_key: {{ filename: {} }}\n",
+            tls.chain.display(),
+            tls.key.display()
+        )
+    });
     let config = format!(
         "static_resources:
   listeners:
@@ -139,19 +197,14 @@ pub fn envoy(folder: &Path, upstream: u16, authority: u16) -> io::Result<Proxy> 
               domains: ['*']
               routes: [{{ match: {{ prefix: / }}, route: {{ cluster: workload }} }}]
           http_filters:
-          - name: envoy.filters.http.ext_authz
-            typed_config:
-              '@type': type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
-              http_service:
-                server_uri: {{ uri: 'http://127.0.0.1:{authority}', cluster: authority, timeout: 5s }}
-          - name: envoy.filters.http.router
+{asks}          - name: envoy.filters.http.router
             typed_config:
               '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
-  clusters:\n{}{}",
+{socket}  clusters:\n{}{}",
         cluster("workload", upstream),
-        cluster("authority", authority)
+        authority.map_or_else(String::new, |authority| cluster("authority", authority))
     );
-    let path = folder.join("envoy.yaml");
+    let path = folder.join(format!("envoy.{port}.yaml"));
     std::fs::write(&path, config)?;
     let mut command = Command::new("envoy");
     command

@@ -56,8 +56,8 @@ impl Way {
 /// What is asked of ours beside a way, as ratios, above 1 is better: requests a second, CPU a request.
 pub type Budgets<'a> = &'a dyn Fn(&str) -> [Option<f64>; 2];
 
-/// Loads all `ways`, the first of which is ours, with each number of connections and each placing of the load, and adds rows that
-/// begin with `what`.
+/// Loads all `ways`, the first of which is ours, with each number of connections and with the load at each of `places` ("one CPU",
+/// "split"), and adds rows that begin with `what`.
 ///
 /// # Errors
 /// The load's: a way that answers wrongly, or a tool that is not there.
@@ -66,14 +66,15 @@ pub fn compare(
     settings: &Settings,
     what: &str,
     traffic: Traffic,
-    ways: &[Way],
+    (ways, places): (&[Way], &[&str]),
     budgets: Budgets<'_>,
 ) -> io::Result<()> {
     let cpus = allowed_cpus()?;
     let (Some(first), Some(last)) = (cpus.first().copied(), cpus.last().copied()) else {
         return Err(io::Error::other("no CPU"));
     };
-    for (place, cpu) in [("one CPU", first), ("split", last)] {
+    for &place in places {
+        let cpu = if place == "split" { last } else { first };
         if place == "split" && first == last {
             report.note("one CPU only: nothing was split");
             continue;
