@@ -120,3 +120,40 @@ fn a_name_gets_a_certificate_which_is_kept() {
     rig.fleet.name("shop.example", "a");
     eventually("served again", || served(&rig).starts_with("HTTP/1.1 200"));
 }
+
+/// What the proxy of the test below has complained of.
+static SAID: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+
+#[test]
+fn a_server_of_certificates_that_fails_is_said_and_nothing_else_suffers() {
+    let dir = tempfile::tempdir().unwrap();
+    of_localhost(dir.path());
+    let nonsense = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let spoken_to = nonsense.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in nonsense.incoming().flatten() {
+            let _told = (&stream).write_all(b"no TLS, no ACME");
+        }
+    });
+    for port in [free_port(), spoken_to] {
+        SAID.lock().unwrap().clear();
+        let keep = dir.path().join(port.to_string());
+        let acme = Acme {
+            directory: format!("https://localhost:{port}/dir"),
+            root: Some(dir.path().join("pebble.pem")),
+            keep: keep.clone(),
+            complain: |why| SAID.lock().unwrap().push(why.to_owned()),
+        };
+        let rig = Rig::with(vec![machine("one", echo("one"))], |options| {
+            options.acme = Some(acme);
+        });
+        rig.fleet.name("shop.example", "a");
+        eventually("it is said", || {
+            let said = SAID.lock().unwrap();
+            said.iter()
+                .any(|why| why.contains("no certificate for shop.example") && why.contains("tried again in"))
+        });
+        assert_eq!(rig.get("shop.example", "/", "").status, 200);
+        assert!(!keep.join("shop.example.pem").exists());
+    }
+}
