@@ -84,7 +84,6 @@ fn one_of_each(host: &Host) -> (String, String, String) {
     )
 }
 
-// proves E6
 #[test]
 fn a_door_that_is_killed_while_it_makes_an_instance_leaves_one_volume_one_machine_and_one_object() {
     let deployed = Deployed::onto(Host::start_with(&COUNTED), None);
