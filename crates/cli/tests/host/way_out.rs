@@ -93,7 +93,9 @@ fn reaches_the_world_alone(host: &Host, dir: &TempDir, world: &World) {
     assert!(reached.is_ok(), "others do");
     let own = Command::new("hostname").arg("-I").output().unwrap();
     let own = String::from_utf8(own.stdout).unwrap();
-    let own = own.split_whitespace().filter(|address| !address.contains(':'));
+    // Not those of other worlds, which come and go: what this machine gets later is refused by pasta from the next daemon on.
+    let is_ours = |address: &&str| !address.contains(':') && !address.starts_with("203.0.113.");
+    let own = own.split_whitespace().filter(is_ours);
     let mut refused = 0;
     for address in own.chain([world.ours.as_str(), "127.0.0.1", "169.254.169.254", "198.18.0.1"]) {
         let (code, said) = fetches(host, &token, from, (address, &port));
