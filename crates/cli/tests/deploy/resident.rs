@@ -368,3 +368,30 @@ fn a_start_that_the_rules_refuse_is_bounded_and_says_when_to_come_again() {
         carried.kinds()
     );
 }
+
+/// Its network is the platform's, which nothing of ours limits: an object whose bundle says what its workload may reach says so when it wakes.
+// proves E12
+#[test]
+fn what_a_platforms_network_does_not_limit_is_said() {
+    let limits = "egress = [\"host.internal:5432\", \"203.0.113.0/24:443\"]\n";
+    for (definition, is_said) in [(limits, true), ("", false)] {
+        let carried = Carried::new(definition, &[OPEN, STAY].concat());
+        let platform = Platform::new("vol_1", &carried.volume(), 200);
+        let mut running = carried.start(&Machine {
+            ticket: Some(carried.ticket(|_| {})),
+            platform: Some(&platform),
+            ..Machine::default()
+        });
+        let answer = running.get("/");
+        assert!(answer.ends_with("served\n"), "it runs all the same: {answer}");
+        running.signal("TERM");
+        assert_eq!(running.ends(), 0);
+        let said = running.said();
+        assert_eq!(said.contains("egress_not_limited"), is_said, "{said}");
+        assert_eq!(
+            said.contains("nothing limits what the workload reaches here: the network is the platform's"),
+            is_said,
+            "{said}"
+        );
+    }
+}

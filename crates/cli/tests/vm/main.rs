@@ -76,6 +76,22 @@ fn what_is_missing_is_said_before_anything_is_made() {
     let said = String::from_utf8(ran.stderr).unwrap();
     assert!(said.contains("suijuris kernel install"), "{said}");
     assert!(!home.object().join(".suijuris").exists());
+    // A kernel without drivers that a machine needs: each is named.
+    let kernel = home.object().join("kernel");
+    std::fs::create_dir(&kernel).unwrap();
+    for (name, text) in [
+        ("vmlinuz", "a kernel"),
+        ("modules.builtin", "kernel/fs/ext4/ext4.ko\n"),
+        ("virtio_pci.ko", ""),
+    ] {
+        std::fs::write(kernel.join(name), text).unwrap();
+    }
+    let mut command = home.command(&["up", "vm", "--vehicle", "qemu", "--kernel", "vm/kernel"]);
+    let ran = command.output().unwrap();
+    assert_eq!(ran.status.code(), Some(3));
+    let said = String::from_utf8(ran.stderr).unwrap();
+    assert!(said.contains("virtio_blk, virtio_console"), "{said}");
+    assert!(!home.object().join(".suijuris").exists());
 }
 
 /// What carries machines is asked of the drivers: the same answer for who looks and for who starts.
