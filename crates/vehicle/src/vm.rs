@@ -236,8 +236,15 @@ impl VirtualMachines {
             .map(|(from, to)| Given { from, to })
             .collect();
         let initrd = initrd::with(&base.path, &given, &except, &place.dir.join("initrd")).await?;
+        let memory_bytes = spec.resources.memory.unwrap_or(MEMORY_BYTES).max(LEAST_MEMORY);
+        let memory_bytes = memory_bytes
+            .checked_next_multiple_of(2 << 20)
+            .unwrap_or(memory_bytes);
+        let memory = place.dir.join("memory");
+        if let Kind::Qemu(_) = self.options.kind {
+            private_file(&memory, memory_bytes).map_err(|error| no_memory(&memory, memory_bytes, &error))?;
+        }
         let disks = self.take(&written, &place).await?;
-        let memory = spec.resources.memory.unwrap_or(MEMORY_BYTES).max(LEAST_MEMORY);
         let hardware = Hardware {
             name: format!("vm-{number}"),
             outlives,
@@ -246,8 +253,8 @@ impl VirtualMachines {
             kernel,
             initrd,
             guest_args: self.options.guest.1.clone(),
-            memory_bytes: memory.next_multiple_of(2 << 20),
-            memory: place.dir.join("memory"),
+            memory_bytes,
+            memory,
             state: place.dir.join("state"),
             disks: root
                 .into_iter()
@@ -259,9 +266,6 @@ impl VirtualMachines {
             whole: false,
             saved_by: String::new(),
         };
-        if let Kind::Qemu(_) = self.options.kind {
-            private_file(&hardware.memory, hardware.memory_bytes)?;
-        }
         let mut record = None;
         if outlives {
             let mut mark = [0; MARK];
@@ -390,6 +394,15 @@ async fn copied_root(root: &Root, place: &Place) -> Result<Option<PathBuf>, Star
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> StartError {
     StartError::Failed(Box::new(error))
+}
+
+/// The machine's memory is a file that its disk cannot have.
+fn no_memory(file: &Path, bytes: u64, error: &io::Error) -> StartError {
+    let (mebibytes, file) = (bytes >> 20, file.display());
+    let why = format!(
+        "this host cannot have a machine of {mebibytes} MiB of memory, which is the file {file} ({error}): lower limits.memory"
+    );
+    StartError::Failed(why.into())
 }
 
 fn random_number() -> io::Result<u64> {

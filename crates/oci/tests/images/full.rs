@@ -1,4 +1,5 @@
-//! Images that are too much: a disk that is full in the middle of unpacking, and ten thousand layers.
+//! Images that are too much: a disk that is full in the middle of unpacking or of a copy, one that cannot be written, one that shares no
+//! blocks; and ten thousand layers.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use serde_json::json;
 use suijuris_oci::image::{LAYER_TYPE, Platform};
 use suijuris_oci::source::Source;
-use suijuris_oci::store::{ImageStore, StoreOptions, Unobserved};
+use suijuris_oci::store::{How, ImageStore, StoreOptions, Unobserved};
 
 use super::make::{Made, MadeLayer, descriptor};
 use super::tarball::Tarball;
@@ -119,6 +120,113 @@ async fn a_disk_that_is_full_in_the_middle_leaves_nothing_half_made() {
         std::fs::read(root.path().join("all/second")).unwrap(),
         noise(3_000_000)
     );
+}
+
+/// A copy that finds no room leaves nothing. A store on a disk that cannot be written is refused by name, and is whole afterwards.
+#[tokio::test]
+async fn a_store_that_cannot_be_written_is_refused_and_stays_whole() {
+    let Some(disk) = std::env::var_os(DISK) else {
+        let dir = tempfile::tempdir().unwrap();
+        let name = "full::a_store_that_cannot_be_written_is_refused_and_stays_whole";
+        if !runs_with_a_small_disk(name, dir.path()) {
+            eprintln!("skipped: no file system can be mounted here");
+        }
+        return;
+    };
+    let disk = Path::new(&disk);
+    let sources = tempfile::tempdir().unwrap();
+    let made = image(&[("first", 600_000), ("second", 600_000)]);
+    let (layout, dir) = (sources.path().join("layout"), disk.join("store"));
+    made.write_layout(&layout, "v1");
+    let store = ImageStore::open(&dir, StoreOptions::default()).unwrap();
+    let pull = async |store: &ImageStore, layout: &Path, name: &str| {
+        let source = Source::layout(layout, None).unwrap();
+        store
+            .pull(&source, name, &Platform::host(), Arc::new(Unobserved))
+            .await
+    };
+    let hold = pull(&store, &layout, "app").await.unwrap();
+    // Its two layers have room, a copy of both beside them has not.
+    let error = hold.root().unwrap().copy_to(&disk.join("all")).unwrap_err();
+    assert!(text(&error).contains("No space left"), "{}", text(&error));
+    assert!(!disk.join("all").exists(), "nothing half made");
+    let beside: Vec<_> = std::fs::read_dir(disk).unwrap().flatten().collect();
+    assert_eq!(beside.len(), 1, "{beside:?}");
+    drop((hold, store));
+    let closed = Command::new("mount")
+        .args(["-o", "remount,ro"])
+        .arg(disk)
+        .status();
+    assert!(closed.unwrap().success());
+    let other = image(&[("other", 10)]);
+    let elsewhere = sources.path().join("other");
+    other.write_layout(&elsewhere, "v1");
+    // Who uses an image says so by a file in the store: without that a collection would take it away.
+    let store = ImageStore::open(&dir, StoreOptions::default()).unwrap();
+    let held = store.image("app").map(drop);
+    for refused in [held, pull(&store, &elsewhere, "other").await.map(drop)] {
+        let said = text(&refused.unwrap_err());
+        let names = said.contains("Read-only file system") && said.contains(dir.to_str().unwrap());
+        assert!(names, "{said}");
+    }
+    let opened = Command::new("mount")
+        .args(["-o", "remount,rw"])
+        .arg(disk)
+        .status();
+    assert!(opened.unwrap().success());
+    assert_eq!(store.list().unwrap().len(), 1);
+    let hold = store.image("app").unwrap();
+    let to = sources.path().join("all");
+    hold.root().unwrap().copy_to(&to).unwrap();
+    assert_eq!(std::fs::read(to.join("second")).unwrap(), noise(600_000));
+}
+
+/// Where blocks can be shared they are, and else all bytes are copied; which it was is told.
+#[tokio::test]
+async fn files_are_copied_where_they_cannot_be_shared() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut mounted = None;
+    let mut places = vec![(std::path::PathBuf::from("/dev/shm"), How::Copy)];
+    let xfs = dir.path().join("xfs");
+    if rustix::process::geteuid().is_root() {
+        let script = "truncate -s 400M \"$1.img\" && mkfs.xfs -q -m reflink=1 \"$1.img\" && mkdir \"$1\" && mount -o loop \"$1.img\" \"$1\"";
+        let made = Command::new("sh")
+            .args(["-ec", script, "sh"])
+            .arg(&xfs)
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .status();
+        assert!(made.unwrap().success(), "run tools/setup --test");
+        mounted = Some(Mounted(xfs.clone()));
+        places.push((xfs, How::Reflink));
+    } else {
+        eprintln!("skipped in part: only root mounts an XFS");
+    }
+    let made = image(&[("file", 300_000)]);
+    let layout = dir.path().join("layout");
+    made.write_layout(&layout, "v1");
+    for (place, how) in places {
+        let place = tempfile::tempdir_in(place).unwrap();
+        let store = ImageStore::open(&place.path().join("store"), StoreOptions::default()).unwrap();
+        let source = Source::layout(&layout, None).unwrap();
+        let hold = store
+            .pull(&source, "app", &Platform::host(), Arc::new(Unobserved))
+            .await
+            .unwrap();
+        let to = place.path().join("all");
+        let copied = hold.root().unwrap().copy_to(&to).unwrap();
+        assert_eq!(copied.how(), Some(how));
+        assert_eq!(std::fs::read(to.join("file")).unwrap(), noise(300_000));
+    }
+    drop(mounted);
+}
+
+/// Unmounted when dropped.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
 }
 
 #[tokio::test]

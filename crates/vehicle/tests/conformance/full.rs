@@ -139,6 +139,7 @@ async fn a_suspension_on_a_full_disk_is_given_up_and_the_machine_goes_on() {
     );
     assert_eq!(machine.state(), State::Running);
     let mut after = next().await;
+    drop(filling);
     fs::remove_file(&filler).unwrap();
     machine.suspend().await.unwrap();
     machine.resume().await.unwrap();
@@ -174,7 +175,10 @@ async fn memory_that_is_too_little_or_too_much_is_told() {
     }
     let total: u64 = said[0].parse().unwrap();
     assert!((64 << 10..160 << 10).contains(&total), "{said:?}");
-    assert_eq!(said[1], "137", "the shell within was killed: {said:?}");
+    assert!(
+        said.iter().any(|line| line == "137"),
+        "the shell within was killed: {said:?}"
+    );
     assert_eq!(machine.wait().await, Exit::Signal(libc::SIGKILL), "{said:?}");
     drop(machine);
     let mut spec = stage.playing(&["exit", "0"]);
