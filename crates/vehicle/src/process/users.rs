@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{Mode, fstatat};
+use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid, User, fchownat};
+use nix::unistd::{Gid, Pid, Uid, User, fchown, fchownat};
 use rustix::fs::Dir;
 use serde::{Deserialize, Serialize};
 use suijuris_sys::fork::{self, Fork};
@@ -176,13 +176,17 @@ fn run(program: &Path, pid: u32, lines: &[[u32; 3]]) -> Result<(), Fault> {
 /// Gives everything in a directory to the root of this namespace, who is the caller outside. What cannot be given stays.
 pub(super) fn give_back(directory: &Path) {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    if let Ok(open) = nix::fcntl::open(directory, flags, Mode::empty()) {
-        give_below(open, 0);
+    let Ok(open) = nix::fcntl::open(directory, flags, Mode::empty()) else {
+        return;
+    };
+    if fstat(&open).is_ok_and(|about| (about.st_uid, about.st_gid) != (0, 0)) {
+        let _ = fchown(&open, Some(Uid::from_raw(0)), Some(Gid::from_raw(0)));
     }
+    give_below(&open, 0);
 }
 
-fn give_below(directory: OwnedFd, depth: usize) {
-    let Ok(entries) = Dir::read_from(&directory) else {
+fn give_below(directory: &OwnedFd, depth: usize) {
+    let Ok(entries) = Dir::read_from(directory) else {
         return;
     };
     for entry in entries.flatten() {
@@ -190,20 +194,20 @@ fn give_below(directory: OwnedFd, depth: usize) {
         if name == c"." || name == c".." {
             continue;
         }
-        let Ok(about) = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) else {
+        let Ok(about) = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) else {
             continue;
         };
         if (about.st_uid, about.st_gid) != (0, 0) {
             let root = (Some(Uid::from_raw(0)), Some(Gid::from_raw(0)));
-            let _ = fchownat(&directory, name, root.0, root.1, AtFlags::AT_SYMLINK_NOFOLLOW);
+            let _ = fchownat(directory, name, root.0, root.1, AtFlags::AT_SYMLINK_NOFOLLOW);
         }
         let is_directory = about.st_mode & libc::S_IFMT == libc::S_IFDIR;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         if is_directory
             && depth < DEEPEST
-            && let Ok(inner) = nix::fcntl::openat(&directory, name, flags, Mode::empty())
+            && let Ok(inner) = nix::fcntl::openat(directory, name, flags, Mode::empty())
         {
-            give_below(inner, depth + 1);
+            give_below(&inner, depth + 1);
         }
     }
 }
