@@ -155,7 +155,7 @@ fn whatever_is_missing_changed_or_swapped_nothing_runs() {
         assert!(!booted.err.contains("spawn"), "{what}: {}", booted.err);
         assert_eq!(object.received(), received, "{what}");
         let refused = object.up_fails(&[]).code(3);
-        assert!(refused.err.contains("error: "), "{what}: {}", refused.err);
+        assert!(refused.err.contains("{\"error\":"), "{what}: {}", refused.err);
         assert!(!refused.out.contains("listening"), "{what}: {}", refused.out);
     }
 }
@@ -173,4 +173,29 @@ fn a_bundle_that_is_spoilt_while_it_sleeps_is_found_before_the_next_wake() {
     assert_eq!(up.count(&json!({"event": "workload"})), 0);
     up.wait(json!({"event": "machine", "state": "stopped"}));
     assert!(!object.received().contains("/spoilt"));
+}
+
+/// Who holds the object is beside its machine: nothing in there waits for a witness, a relay or a depot.
+#[test]
+fn a_runtime_whose_object_is_held_for_it_has_no_threads_for_that() {
+    let object = Object::new("", &[OPEN, STAY].concat());
+    let up = object.up();
+    up.get("/").status(200);
+    let threads = |pid: u32| -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let name = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm"));
+        tasks
+            .filter_map(|task| name(task).ok())
+            .map(|name| name.trim().to_owned())
+            .collect()
+    };
+    let of_custody = |name: &&String| {
+        ["witness", "relay", "depot"]
+            .iter()
+            .any(|part| name.starts_with(part))
+    };
+    let (outside, inside) = (threads(up.pid()), threads(up.runtime_pid()));
+    assert!(outside.iter().any(|name| name == "witness"), "{outside:?}");
+    assert_eq!(inside.iter().filter(of_custody).count(), 0, "{inside:?}");
+    assert_eq!(up.interrupt(), Some(0));
 }

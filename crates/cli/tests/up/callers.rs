@@ -12,6 +12,7 @@ hidden = { type = "int", default = 7 }
 tenant = "string"
 [[callers.keys]]
 algorithm = "EdDSA"
+issuer = "https://issuer.example"
 file = "callers.pem"
 "#;
 
@@ -214,6 +215,13 @@ fn asleep_callers_read_and_write_and_wake_nothing() {
         (&json!("alice"), &json!("acme")),
         "{writes:?}"
     );
+    // Who wrote and who was refused stands in what the owner reads.
+    let log = object.ask(&["log"]).code(0).out;
+    let refused = "caller `mallory` of https://issuer.example";
+    assert!(log.contains("by caller alice") && log.contains(refused), "{log}");
+    let why = object.ask(&["why", "--action", "mutate"]).code(0).out;
+    let last = "caller `bob` of https://issuer.example";
+    assert!(why.contains(last) && why.contains("tenant = acme"), "{why}");
     object.verify();
 }
 

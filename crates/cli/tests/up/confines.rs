@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::rig::{OPEN, Object, STAY, Up, until};
+use crate::rig::{OPEN, Object, STAY, Up, as_somebody, run, until};
 
 /// An object whose workload is `sh -c script`, with these further keys.
 fn shell(script: &str, keys: &str) -> Object {
@@ -42,6 +42,88 @@ fn a_workload_that_takes_too_much_memory_ends_and_that_is_named() {
     }
     up.wait(json!({"event": "machine", "state": "stopped"}));
     assert_eq!(up.interrupt(), Some(0));
+}
+
+// proves C12
+#[test]
+fn without_privilege_memory_is_limited_for_each_process_and_nobody_says_that_it_was_killed_for_it() {
+    let hungry = "python3 -c 'b = bytearray(400 << 20)' 2>/dev/null; echo ended $?; exec sleep 600";
+    let object = shell(hungry, "[workload.limits]\nmemory = \"64MiB\"\ndisk = \"1MiB\"\n");
+    let mut command = as_somebody(&object);
+    command.arg("up").arg(object.dir());
+    let mut up = Up::start(command);
+    up.get("/");
+    let started = up.wait(json!({"event": "machine", "state": "started"}));
+    let detail = started["detail"].as_str().unwrap();
+    if !detail.contains("memory by control group") {
+        assert!(detail.contains("memory by a limit per process"), "{detail}");
+        line(&mut up, "ended 1");
+    }
+    assert!(
+        !up.events()
+            .iter()
+            .any(|event| event.to_string().contains("oom_killed"))
+    );
+    assert_eq!(up.interrupt(), Some(0));
+    // Before anything runs it is said too.
+    let mut check = as_somebody(&object);
+    let check = run(check.arg("check").arg(object.dir())).code(0).err;
+    assert!(
+        check.contains("limits on this host: ") && check.contains("memory by "),
+        "{check}"
+    );
+}
+
+/// What the kernel says of a program, and what comes of calls that lead out of its machine.
+const TAKEN: &str = r#"
+import ctypes, os, platform, socket, time
+status = dict(line.split(":\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\t" in line)
+print("new privileges", status["NoNewPrivs"], flush=True)
+print("filter", status["Seccomp"], flush=True)
+# Of capabilities over namespaces, tracing, modules, devices, mounts, networks, raw input and output: none, now or later.
+far = sum(1 << number for number in (12, 13, 16, 17, 19, 21, 22, 27, 38, 39))
+print("far", int(status["CapBnd"], 16) & int(status["CapPrm"], 16) & far, flush=True)
+call = ctypes.CDLL(None, use_errno=True).syscall
+calls = {"ring": 425, "bpf": 321, "keys": 248} if platform.machine() == "x86_64" else {"ring": 425, "bpf": 280, "keys": 217}
+for name, number in calls.items():
+    went = call(number, 8, 0, 0, 0, 0)
+    print(name, "open" if went >= 0 or os.strerror(ctypes.get_errno()) == "Bad address" else "shut", flush=True)
+try:
+    os.setuid(0) if os.getuid() else socket.sethostname("mine")
+    print("way up open", flush=True)
+except OSError:
+    print("way up shut", flush=True)
+time.sleep(600)
+"#;
+
+// proves C10
+#[test]
+fn in_each_mode_privileges_are_taken_and_calls_filtered() {
+    let definition =
+        "name = \"taken\"\n[workload]\ncommand = [\"python3\", \"{object}/taken.py\"]\nready = \"spawned\"\n";
+    for (user, arguments) in [(false, &[][..]), (true, &[]), (true, &["--plain"])] {
+        let object = Object::defined(definition, &[OPEN, STAY].concat());
+        object.file("taken.py", TAKEN);
+        let mut command = match user {
+            true => as_somebody(&object),
+            false => object.command(env!("CARGO_BIN_EXE_suijuris")),
+        };
+        command.arg("up").arg(object.dir()).args(arguments);
+        let mut up = Up::start(command);
+        up.get("/");
+        for text in [
+            "new privileges 1",
+            "filter 2",
+            "far 0",
+            "ring shut",
+            "bpf shut",
+            "keys shut",
+            "way up shut",
+        ] {
+            line(&mut up, text);
+        }
+        assert_eq!(up.interrupt(), Some(0));
+    }
 }
 
 // proves C12
@@ -133,7 +215,7 @@ fn it_sees_what_it_is_shown_and_writes_where_it_may() {
     let outside = tempfile::tempdir().unwrap();
     let outside_path = outside.path().canonicalize().unwrap();
     std::fs::write(outside_path.join("model"), "weights").unwrap();
-    let script = "cat /mnt/model; echo; touch /mnt/model 2>/dev/null || echo shut; touch /srv/x 2>/dev/null || echo closed; \
+    let script = "cat /mnt/model; echo; touch /mnt/new 2>/dev/null || echo shut; touch /srv/x 2>/dev/null || echo closed; \
                   touch {object}/x 2>/dev/null || echo rules; touch /tmp/x {data}/x && echo own; exec sleep 600";
     let mounts = format!("[[workload.mounts]]\nfrom = {outside_path:?}\nto = \"/mnt\"\n");
     let object = shell(script, &mounts);
@@ -147,6 +229,7 @@ fn it_sees_what_it_is_shown_and_writes_where_it_may() {
     }
     assert_eq!(up.interrupt(), Some(0));
     assert!(object.data().join("volume/x").exists());
+    writes_where_it_is_let(script, outside_path.to_str().unwrap());
     let private = format!(
         "[[workload.mounts]]\nfrom = {:?}\nto = \"/mnt\"\n",
         object.home().canonicalize().unwrap()
@@ -161,6 +244,26 @@ fn it_sees_what_it_is_shown_and_writes_where_it_may() {
     );
     up.wait(json!({"event": "machine", "state": "stopped"}));
     assert_eq!(up.interrupt(), Some(0));
+}
+
+/// The same workload, let write where its user may, and into what it is shown.
+fn writes_where_it_is_let(script: &str, outside: &str) {
+    let keys =
+        format!("read_only = false\n[[workload.mounts]]\nfrom = {outside:?}\nto = \"/mnt\"\nwrite = true\n");
+    // A directory of the host that is not below /tmp, which is the workload's own.
+    let beside = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let written = beside.path().join("y");
+    let script = script.replace("/srv/x", written.to_str().unwrap());
+    let object = shell(&script, &keys);
+    let mut up = wake(&object);
+    for text in ["weights", "rules", "own"] {
+        line(&mut up, text);
+    }
+    for text in ["shut", "closed"] {
+        assert_eq!(up.count(&json!({"event": "output", "line": text})), 0, "{text}");
+    }
+    assert_eq!(up.interrupt(), Some(0));
+    assert!(written.exists() && std::path::Path::new(outside).join("new").exists());
 }
 
 #[test]
@@ -189,6 +292,91 @@ fn another_user_has_its_volume_its_home_and_its_socket() {
     assert_eq!(up.interrupt(), Some(0));
 }
 
+/// On a terminal nothing that a workload writes does anything, also where it is followed.
+fn shown_on_a_terminal(object: &Object) {
+    let follow = format!(
+        "{} logs {} -f",
+        env!("CARGO_BIN_EXE_suijuris"),
+        object.dir().display()
+    );
+    let mut script = object.command("script");
+    let mut child = script
+        .args(["-qfc", &follow, "/dev/null"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let shown: Vec<String> = lines.map(Result::unwrap).take(3).collect();
+    assert!(
+        shown[1].contains("    two ") && shown[2].contains("escape \\u{1b}[2J"),
+        "{shown:?}"
+    );
+    assert!(shown.iter().all(|line| !line.contains('\u{1b}')), "{shown:?}");
+    // It goes on: whoever follows has not ended. With its terminal it does.
+    assert!(child.try_wait().unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// `up` at a terminal shows escapes as words; what is told carries its zone, and lines end between words.
+#[test]
+fn what_it_writes_does_nothing_to_the_terminal_of_up() {
+    let object = shell(
+        "printf 'escape \\033[2J\\007\\n'; exec sleep 600",
+        "[gate]\nwakes = false\n",
+    );
+    let up = format!(
+        "stty cols 80; {} up {} --port 0",
+        env!("CARGO_BIN_EXE_suijuris"),
+        object.dir().display()
+    );
+    let mut script = object.command("script");
+    let mut child = script
+        .args(["-qfc", &up, "/dev/null"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    until("it listens", || object.data().join("run/up.sock").exists());
+    object.ask(&["wake"]).code(0);
+    let mut shown = Vec::new();
+    let mut stdin = child.stdin.take().unwrap();
+    for line in std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap())) {
+        let line = line.unwrap();
+        if line.contains("escape") {
+            // Ctrl-C, as the terminal's driver takes it.
+            std::io::Write::write_all(&mut stdin, b"\x03").unwrap();
+        }
+        shown.push(line);
+    }
+    let last = shown.iter().find(|line| line.contains("escape")).unwrap();
+    assert!(last.contains("escape \\u{1b}[2J\\u{7}"), "{shown:#?}");
+    let text = |line: &String| console_free(line);
+    let proposal = shown
+        .iter()
+        .map(text)
+        .find(|line| line.contains("proposal"))
+        .unwrap();
+    assert!(proposal.as_bytes()[12] == b'Z', "a time has its zone: {proposal}");
+    for line in shown
+        .iter()
+        .map(text)
+        .filter(|line| !line.contains('/') && !line.contains("object"))
+    {
+        assert!(line.trim_end().chars().count() <= 80, "{line}");
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    object.nobody_is_left();
+}
+
+/// A line without the colours of `up` itself.
+fn console_free(line: &str) -> String {
+    let mut parts = line.split("\u{1b}[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let rest = parts.map(|part| part.split_once('m').map_or(part, |(_, rest)| rest));
+    rest.fold(first, |text, part| text + part)
+}
+
 // proves C13
 #[test]
 fn what_it_writes_is_kept_and_read_later() {
@@ -203,6 +391,7 @@ fn what_it_writes_is_kept_and_read_later() {
     until("the lines are kept", || {
         object.ask(&["logs", "--json"]).code(0).lines().len() == 3
     });
+    shown_on_a_terminal(&object);
     let lines = object.ask(&["logs", "--json", "-n", "2"]).code(0).lines();
     assert_eq!(lines[0]["line"], "  two ");
     assert!(lines[0]["at"].as_str().unwrap().ends_with('Z'));
@@ -237,5 +426,33 @@ fn a_value_of_memory_comes_from_a_file_and_stands_in_no_argument() {
             .contains("@someone")
     );
     object.ask(&["memory", "set", "name=@/nowhere"]).code(2);
+    // From standard input; and asked for at a terminal, which does not show it.
+    let set = format!(
+        "{} memory set {} name=@-",
+        env!("CARGO_BIN_EXE_suijuris"),
+        object.dir().display()
+    );
+    let shell = format!("printf 'from a pipe\\n' | {set}");
+    run(object.command("sh").args(["-c", &shell])).code(0);
+    assert!(
+        object
+            .ask(&["memory", "get", "name"])
+            .code(0)
+            .out
+            .contains("from a pipe")
+    );
+    let typed = format!("(sleep 2; echo in-confidence; sleep 1) | script -qec '{set}' /dev/null");
+    let shown = run(object.command("sh").args(["-c", &typed])).code(0).out;
+    assert!(
+        shown.contains("name (not shown)") && !shown.contains("in-confidence"),
+        "{shown}"
+    );
+    assert!(
+        object
+            .ask(&["memory", "get", "name"])
+            .code(0)
+            .out
+            .contains("in-confidence")
+    );
     assert_eq!(up.interrupt(), Some(0));
 }

@@ -230,3 +230,146 @@ fn kill_while_deaf(object: &Object, up: &mut Up) {
     assert_eq!(up.ended().code(), Some(0));
     object.nobody_is_left();
 }
+
+/// However close a signal comes to the object's own sleep, that is a good end.
+#[test]
+fn a_stop_beside_the_objects_own_sleep_is_a_good_end() {
+    let object = Object::new("", &[OPEN, STAY].concat());
+    for ms in [0, 1, 2, 3, 5, 10, 30] {
+        let mut up = object.up();
+        up.get("/").status(200);
+        let sleep = up.control(&json!("sleep"));
+        assert_eq!(sleep["verdict"]["outcome"], "permit", "{sleep}");
+        std::thread::sleep(std::time::Duration::from_millis(ms));
+        up.signal("TERM");
+        assert_eq!(up.ended().code(), Some(0), "{ms} ms later");
+        assert_eq!(
+            up.count(&json!({"event": "error"})),
+            0,
+            "{ms} ms later: {:?}",
+            up.events()
+        );
+        assert_eq!(
+            object.kinds().last().map(String::as_str),
+            Some("dormant"),
+            "{ms} ms later"
+        );
+    }
+    object.verify();
+}
+
+/// While it drains it has decided to sleep already: nothing is refused, and nobody is told so.
+#[test]
+fn a_stop_while_it_drains_waits_for_that() {
+    let object = Object::new("[gate]\ndrain = \"20s\"\n", &[OPEN, STAY].concat());
+    let mut up = object.up();
+    up.get("/").status(200);
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| up.get("/slow/1.5"));
+        crate::rig::until("the request is with the workload", || {
+            object.received().contains("/slow/")
+        });
+        assert_eq!(up.control(&json!("sleep"))["verdict"]["outcome"], "permit");
+        crate::rig::until("it drains", || up.phase() == "draining");
+        up.signal("TERM");
+        assert_eq!(slow.join().unwrap().status(200).body, "served /slow/1.5\n");
+    });
+    assert_eq!(up.ended().code(), Some(0), "{:?}", up.events());
+    for refused in [
+        json!({"event": "verdict", "outcome": "refuse"}),
+        json!({"event": "error"}),
+    ] {
+        assert_eq!(up.count(&refused), 0, "{:?}", up.events());
+    }
+    assert_eq!(object.kinds().last().map(String::as_str), Some("dormant"));
+    object.verify();
+}
+
+// proves C13
+#[test]
+fn a_second_ctrl_c_waits_for_no_workload() {
+    let deaf = "trap '' TERM INT; while :; do sleep 1; done";
+    let object = Object::defined(
+        &format!(
+            "name = \"deaf\"\n[workload]\ncommand = [\"sh\", \"-c\", {deaf:?}]\nready = \"spawned\"\nstop_within = \"5m\"\n"
+        ),
+        &[OPEN, STAY].concat(),
+    );
+    let mut up = object.up();
+    up.get("/");
+    up.wait(json!({"event": "workload", "state": "ready"}));
+    up.signal("INT");
+    up.wait(json!({"event": "verdict", "action": "sleep", "outcome": "permit"}));
+    let asked = std::time::Instant::now();
+    up.signal("INT");
+    up.ended();
+    assert!(
+        asked.elapsed() < std::time::Duration::from_secs(10),
+        "{:?}",
+        asked.elapsed()
+    );
+    object.nobody_is_left();
+    object.verify();
+}
+
+// proves C13
+#[test]
+fn under_nohup_the_end_of_the_terminal_is_nobodys() {
+    let object = Object::new("", &[OPEN, STAY].concat());
+    let mut command = object.command("nohup");
+    command
+        .args([env!("CARGO_BIN_EXE_suijuris"), "up"])
+        .arg(object.dir());
+    let mut up = Up::start(command);
+    up.get("/").status(200);
+    up.signal("HUP");
+    up.get("/again").status(200);
+    assert_eq!(
+        (up.phase().as_str(), up.count(&json!({"event": "dormant"}))),
+        ("active", 0)
+    );
+    up.signal("TERM");
+    assert_eq!(up.ended().code(), Some(0));
+    object.verify();
+}
+
+// proves C4, C7
+#[test]
+fn whatever_ends_the_object_a_request_in_flight_is_told_to_come_again() {
+    let rules = r#"@id("undone") permit (principal, action == Action::"remain", resource) when { !resource.memory.done };"#;
+    let definition = "[gate]\ndrain = \"300ms\"\n[memory]\ndone = { type = \"bool\", default = false }\n";
+    for end in ["sleep", "memory", "signal", "suspend"] {
+        let suspend = if end == "suspend" {
+            "[sleep]\nmode = \"suspend\"\n"
+        } else {
+            ""
+        };
+        let object = Object::new(&format!("{suspend}{definition}"), &[OPEN, rules].concat());
+        let mut up = object.up();
+        up.get("/").status(200);
+        std::thread::scope(|scope| {
+            let slow = scope.spawn(|| up.get("/slow/600"));
+            crate::rig::until("the request is with the workload", || {
+                object.received().contains("/slow/")
+            });
+            match end {
+                "signal" => up.signal("TERM"),
+                "memory" => drop(up.set(&json!({"done": true}))),
+                _ => drop(up.control(&json!("sleep"))),
+            }
+            let problem = slow.join().unwrap().problem(503, "draining");
+            assert!(problem["retry_after"].is_u64(), "{end}: {problem}");
+        });
+        let dormant = up.wait_event("dormant");
+        assert_eq!(dormant["cut"], 1, "{end}: {dormant}");
+        assert_eq!(
+            up.count(&json!({"event": "error"})),
+            0,
+            "{end}: {:?}",
+            up.events()
+        );
+        up.signal("TERM");
+        assert_eq!(up.ended().code(), Some(0), "{end}");
+        object.verify();
+    }
+}

@@ -238,3 +238,30 @@ fn the_command_line_writes_asleep_and_awake_and_only_the_field_that_wakes_does()
     assert_eq!(up.interrupt(), Some(0));
     object.verify();
 }
+
+#[test]
+fn a_document_that_names_a_member_twice_is_refused_and_writes_nothing() {
+    let object = Object::new(
+        "[memory]\ncounter = { type = \"int\", default = 0 }\n",
+        &[OPEN, STAY].concat(),
+    );
+    let up = object.up();
+    up.get("/").status(200);
+    for body in [
+        r#"{"set":{"counter":1,"counter":2}}"#,
+        r#"{"set":{"counter":1},"set":{"counter":2}}"#,
+        r#"{"set":{"counter":1},"expect":{"counter":0,"counter":1}}"#,
+    ] {
+        let socket = std::os::unix::net::UnixStream::connect(up.agent_socket()).unwrap();
+        let answer = crate::rig::exchange(
+            socket,
+            "PATCH",
+            "/v1/memory",
+            &[("content-type", "application/json")],
+            body,
+        );
+        answer.problem(400, "bad_json");
+    }
+    assert_eq!(object.ask(&["memory", "get", "counter"]).code(0).out, "0\n");
+    assert_eq!(up.interrupt(), Some(0));
+}

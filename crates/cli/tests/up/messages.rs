@@ -61,6 +61,8 @@ fn an_undeclared_topic_waits_without_waking_and_nothing_accepted_is_lost() {
     let object = object();
     let mut up = object.up();
     send(&object, "gossip", "1");
+    let shown = object.ask(&["show"]).code(0).out;
+    assert!(shown.contains("1 waiting"), "{shown}");
     assert_eq!(up.interrupt(), Some(0));
     assert_eq!(object.records("woke").len(), 0);
     up = object.up();

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::rig::{Answer, OPEN, Object, STAY, read_answer};
+use crate::rig::{Answer, OPEN, Object, STAY, read_answer, until};
 
 /// The server, ended when dropped.
 pub(crate) struct Door {
@@ -79,6 +79,12 @@ forbid (principal, action == Action::"admit", resource) when { context.request.p
     let (status, problem) = asked("/closed/1");
     assert_eq!(status, 403, "{problem}");
     assert_eq!(problem["detail"], "closed on this path", "{problem}");
+    // Whoever is refused for the same reason quotes the same, and the owner finds it while the door stands and later.
+    let (_, again) = asked("/closed/2");
+    assert_eq!(again["id"], problem["id"]);
+    let quoted = problem["id"].as_str().unwrap().to_owned();
+    let why = || object.ask(&["why", &quoted, "--json"]);
+    until("it is kept", || why().code == 0);
     let (status, _) = door.ask(&format!("GET /objects/{id} HTTP/1.1\r\nhost: door"), "");
     assert_eq!(status, 200);
     let event = json!({"specversion": "1.0", "id": "1", "source": "/s", "type": "job", "data": {"n": 1}});
@@ -89,6 +95,20 @@ forbid (principal, action == Action::"admit", resource) when { context.request.p
     drop(door);
     object.nobody_is_left();
     assert_eq!(object.records("woke").len(), 0);
+    let why = why().code(0).json();
+    assert_eq!(why["verdict"]["rules"], json!(["closed"]), "{why}");
+    assert_eq!(why["inputs"]["request"]["path"], "/closed/1", "{why}");
+    assert_eq!(
+        (&why["replay"]["same"], &why["times"]),
+        (&json!(true), &json!(1)),
+        "{why}"
+    );
+    let told = object.ask(&["why", &quoted]).code(0).out;
+    assert!(
+        told.contains("given by a door once") && told.contains("@id(\"closed\")"),
+        "{told}"
+    );
+    object.ask(&["why", "r-abcdefghijkl"]).code(2);
     // The message waited for whoever runs the object next.
     let mut up = object.up();
     up.wait(json!({"event": "proposal", "trigger": "message"}));

@@ -23,6 +23,34 @@ fn a_workload_that_listens_on_the_other_loopback_is_served_however_it_is_asked()
     }
 }
 
+/// Says to its agent socket that it is ready, once it listens on `::1`.
+const SAYS: &str = "import http.server, os, socket, sys
+class Server(http.server.ThreadingHTTPServer): address_family = socket.AF_INET6
+server = Server(('::1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler)
+s = socket.socket(socket.AF_UNIX)
+s.connect(os.environ['SUIJURIS_AGENT_SOCKET'])
+s.sendall(b'POST /v1/ready HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: 0\\r\\nconnection: close\\r\\n\\r\\n')
+s.recv(4096)
+server.serve_forever()
+";
+
+// proves C5
+#[test]
+fn however_it_says_that_it_is_ready_it_is_reached_where_it_listens() {
+    let command = r#"["python3", "{object}/says.py", "{port}"]"#;
+    for keys in [
+        "ready = \"agent\"\n",
+        "ready = \"agent\"\n[gate]\nprotocol = \"tcp\"\n",
+        "ready = \"tcp\"\n[gate]\nprotocol = \"tcp\"\n",
+    ] {
+        let object = server(command, keys);
+        object.file("says.py", SAYS);
+        let up = object.up();
+        up.get("/").status(200);
+        assert_eq!(up.interrupt(), Some(0));
+    }
+}
+
 // proves C5
 #[test]
 fn redis_says_itself_when_it_is_ready() {

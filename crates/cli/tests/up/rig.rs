@@ -200,6 +200,22 @@ impl Object {
     }
 }
 
+/// `suijuris`, run by somebody who is not root, in a home of their own.
+pub(crate) fn as_somebody(object: &Object) -> Command {
+    let program = object.home().join("suijuris");
+    suijuris_testkit::program::copy(env!("CARGO_BIN_EXE_suijuris"), &program);
+    if !nix::unistd::geteuid().is_root() {
+        return object.command(program);
+    }
+    let mut own = object.command("chown");
+    run(own.args(["-R", "65534:65534"]).arg(object.home())).code(0);
+    let mut command = object.command("setpriv");
+    command
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"])
+        .arg(program);
+    command
+}
+
 pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().flatten() {
@@ -334,6 +350,11 @@ impl Up {
     pub(crate) fn agent(&self, method: &str, path: &str, body: &Value) -> Answer {
         self.try_agent(method, path, body)
             .expect("the agent socket answers")
+    }
+
+    /// Where the workload asks its object.
+    pub(crate) fn agent_socket(&self) -> &Path {
+        &self.agent
     }
 
     /// As [`Up::agent`]; `None` where nobody answers.
@@ -503,7 +524,7 @@ fn children(pid: u32) -> Vec<u32> {
 }
 
 #[track_caller]
-fn exchange(
+pub(crate) fn exchange(
     socket: impl Read + Write,
     method: &str,
     path: &str,

@@ -57,6 +57,9 @@ fn tried(user: Option<u32>, arguments: &[&str], without: &str) -> (BTreeMap<Stri
     ahead
 }
 
+/// What is said before anything runs, where something is missing.
+const GAPS: &str = "nothing keeps a workload from this user's files, with the keys and the history";
+
 fn tried_from(
     user: Option<u32>,
     arguments: &[&str],
@@ -117,6 +120,12 @@ fn tried_from(
             || !up.events().is_empty() && up.count(&json!({"event": "workload", "state": "failed"})) > 0
     });
     let machine = up.machine.clone();
+    assert_eq!(
+        up.complaints().contains(GAPS),
+        machine.starts_with("plain"),
+        "{machine}: {}",
+        up.complaints()
+    );
     let went = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
     // Whatever was tried, the object is awake, and falls asleep when it is asked to; nobody stays behind.
     assert_eq!(up.count(&json!({"event": "dormant"})), 0, "{:?}", up.events());
@@ -186,5 +195,36 @@ fn plain_processes_leave_files_open_and_no_more() {
     assert!(
         open(&went).contains(&"key of the next epoch"),
         "say so where this is not so any more: {went:#?}"
+    );
+}
+
+// proves C10
+#[test]
+fn check_says_what_a_workload_is_not_kept_from_on_this_host() {
+    let object = Object::new("", &[OPEN, STAY].concat());
+    let dir = object.dir().to_str().unwrap();
+    let program = env!("CARGO_BIN_EXE_suijuris");
+    // Nothing is missing for who can make namespaces; who cannot has plain processes.
+    let here = object.suijuris(&["check", dir, "--json"]).code(0).json();
+    let said = object.suijuris(&["check", dir]).code(0).err;
+    assert_eq!(
+        said.contains(GAPS),
+        here["machine"]["isolation"] == "plain",
+        "{said}"
+    );
+    let forbid = r#"echo 0 > /proc/sys/user/max_pid_namespaces && exec "$0" "$@""#;
+    let without = |args: &[&str]| {
+        let mut command = object.command("unshare");
+        command.args(["--user", "--map-root-user", "sh", "-c", forbid]);
+        run(command.args(args))
+    };
+    if without(&["true"]).code != 0 {
+        return eprintln!("not on this host");
+    }
+    let plain = without(&[program, "check", dir]).code(0);
+    assert!(
+        plain.err.contains("plain processes") && plain.err.contains(GAPS),
+        "{}",
+        plain.err
     );
 }

@@ -65,6 +65,60 @@ fn a_reader_that_does_not_read_stops_nobody() {
     object.verify();
 }
 
+// proves C13
+#[test]
+fn a_reader_that_comes_back_learns_how_much_it_has_missed() {
+    const CHATTY: &str = "import os, time\nfor n in range(20000): print('line', n)\nprint(end='', flush=True)\n\
+                          open(os.environ['SUIJURIS_DATA'] + '/said', 'w').close()\ntime.sleep(1000)\n";
+    let definition = "name = \"chatty\"\n[workload]\ncommand = [\"python3\", \"{object}/chatty.py\"]\nready = \"spawned\"\n";
+    let object = Object::defined(definition, &[OPEN, STAY].concat());
+    object.file("chatty.py", CHATTY);
+    let mut command = object.command(env!("CARGO_BIN_EXE_suijuris"));
+    command.args(["up", object.dir().to_str().unwrap(), "--json"]);
+    let mut up = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let stdout = up.stdout.take().unwrap();
+    until("it listens", || object.data().join("run/up.sock").exists());
+    object.ask(&["wake"]).code(0);
+    until("its workload has said all", || {
+        object.data().join("volume/said").exists()
+    });
+    // What nobody reads has arrived, and does not wait for a reader.
+    object.ask(&["sleep"]).code(0);
+    let asleep = || object.ask(&["show", "--json"]).code(0).json()["phase"] == "dormant";
+    until("it sleeps", asleep);
+    let reading = std::thread::spawn(move || {
+        let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+        let event = |line: String| -> Value {
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+        };
+        lines.map(event).collect::<Vec<_>>()
+    });
+    // It reads again, and hears of something new.
+    until("there is something to tell", || {
+        object.ask(&["wake"]);
+        object.ask(&["sleep"]).code == 0
+    });
+    kill(up.id(), "INT");
+    let _ = up.wait();
+    let events = reading.join().unwrap();
+    let lost = events
+        .iter()
+        .find(|event| event["code"] == "events_dropped")
+        .unwrap();
+    let words = lost["message"].as_str().unwrap();
+    let count: usize = words.split(' ').next().unwrap().parse().unwrap();
+    assert!(count > 1_000, "{lost}");
+    let said = |event: &&Value| event["event"] == "output";
+    assert!(
+        events.iter().filter(said).count() + count >= 20_000,
+        "each line was read or counted: {lost}"
+    );
+}
+
 /// Its control socket answers nobody any more.
 fn up_has_ended(object: &Object) -> bool {
     std::os::unix::net::UnixStream::connect(object.data().join("run/up.sock")).is_err()

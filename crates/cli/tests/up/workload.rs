@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::rig::{OPEN, Object, STAY, run};
+use crate::rig::{OPEN, Object, STAY, as_somebody, run};
 
 // proves C5, C8, G1
 #[test]
@@ -54,7 +54,7 @@ fn what_up_makes_is_for_its_user_alone_and_in_no_repository() {
 // proves G1, C8
 #[test]
 fn nobody_in_particular_can_run_it() {
-    if !nix_is_root() {
+    if !nix::unistd::geteuid().is_root() {
         // The other tests have shown it: nothing here runs as root.
         return;
     }
@@ -104,29 +104,6 @@ import time; time.sleep(1000)
     assert!(asking.status >= 500, "nobody listens there: {asking:?}");
     assert_eq!(up.interrupt(), Some(0));
     object.nobody_is_left();
-}
-
-/// `suijuris`, run by somebody who is not root, in a home of their own.
-fn as_somebody(object: &Object) -> std::process::Command {
-    let program = object.home().join("suijuris");
-    suijuris_testkit::program::copy(env!("CARGO_BIN_EXE_suijuris"), &program);
-    if !nix_is_root() {
-        return object.command(program);
-    }
-    let mut own = object.command("chown");
-    run(own.args(["-R", "65534:65534"]).arg(object.home())).code(0);
-    let mut command = object.command("setpriv");
-    command
-        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"])
-        .arg(program);
-    command
-}
-
-/// Whether the tests run as root.
-fn nix_is_root() -> bool {
-    std::fs::read_to_string("/proc/self/status")
-        .unwrap()
-        .contains("\nUid:\t0\t")
 }
 
 /// An object whose workload is `sh -c script`, with these further keys.
