@@ -145,6 +145,22 @@ fn who_leaves_while_waiting_for_the_verdict_is_not_served() {
     assert_eq!(workload.touched().0, 1, "of three one was served");
 }
 
+// proves C3
+#[test]
+fn who_leaves_over_http2_while_waiting_for_the_verdict_is_not_served() {
+    let (rig, workload) = rig(Limits::default());
+    crate::http2::leave_behind(rig.addr, &["/hold", "/hold"], || {
+        rig.wait(|traffic| traffic.held() == 2);
+    });
+    rig.wait(|traffic| traffic.held() == 0 && traffic.connections() == 0);
+    rig.script
+        .released
+        .store(true, std::sync::atomic::Ordering::SeqCst);
+    rig.order(|control, _| control.ask_again());
+    assert_eq!(crate::http2::ask(rig.addr, request("/stays", "")).status, 200);
+    assert_eq!(workload.touched().0, 1, "of three one was served");
+}
+
 // proves C13
 #[test]
 fn a_client_that_reads_nothing_is_cut() {

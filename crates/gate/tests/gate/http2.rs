@@ -72,6 +72,33 @@ pub(crate) fn ask_all(addr: SocketAddr, requests: Vec<Request<Full<Bytes>>>) -> 
     runtime().block_on(async { tokio::time::timeout(PATIENCE, conversation).await.unwrap() })
 }
 
+/// Sends requests over one connection, and leaves without an answer once `is_time` returns.
+pub(crate) fn leave_behind(addr: SocketAddr, paths: &[&str], is_time: impl FnOnce()) {
+    let (leaves, left) = tokio::sync::oneshot::channel::<()>();
+    let requests: Vec<_> = paths.iter().map(|path| request(path, "")).collect();
+    let client = std::thread::spawn(move || {
+        runtime().block_on(async {
+            let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+            let (mut client, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                    .await
+                    .unwrap();
+            let waiting: Vec<_> = requests
+                .into_iter()
+                .map(|request| client.send_request(request))
+                .collect();
+            tokio::select! {
+                _ended = connection => panic!("it was cut"),
+                _told = left => {}
+            }
+            drop(waiting);
+        });
+    });
+    is_time();
+    leaves.send(()).unwrap();
+    client.join().unwrap();
+}
+
 async fn collect(response: Response<Incoming>) -> Result<Got, String> {
     let (head, body) = response.into_parts();
     let body = body.collect().await.map_err(|error| error.to_string())?;
