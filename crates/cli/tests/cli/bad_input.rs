@@ -178,3 +178,92 @@ fn notes_of_nonsense_are_passed_over() {
         "{known}"
     );
 }
+
+#[test]
+fn words_of_other_programs_are_known_or_hinted_at() {
+    let rig = Rig::new();
+    rig.create("http", "hello");
+    for (word, says) in [
+        ("list", "`suijuris ps`"),
+        ("rm", "`suijuris remove NAME`"),
+        ("start", "`suijuris up DIR`"),
+        ("stop", "`suijuris sleep OBJ`"),
+        ("init", "`suijuris new http DIR`"),
+    ] {
+        for args in [&[word][..], &[word, "hello"]] {
+            let ran = rig.run(args).code(2);
+            let there = format!("error: there is no `{word}`; ");
+            assert!(
+                ran.err.contains(&there) && ran.err.contains(says),
+                "{args:?}: {}",
+                ran.err
+            );
+        }
+    }
+    rig.run(&["logs", "hello"]).code(0);
+}
+
+#[test]
+fn where_json_is_asked_for_errors_are_json_too() {
+    let rig = Rig::new();
+    rig.create("http", "hello");
+    for (args, code, says) in [
+        (&["show", "nowhere", "--json"][..], 3, "no object in"),
+        (&["why", "hello", "99", "--json"], 2, "there is no record 99"),
+        (&["log", "hello", "-n", "minus", "--json"], 2, "invalid"),
+        (&["memory", "set", "hello", "open=5", "--json"], 3, "open"),
+        (&["stop", "--json"], 2, "suijuris sleep"),
+        (&["frobnicate", "--json"], 2, "frobnicate"),
+        (&["up", "nowhere", "--json"], 3, "object.toml"),
+        (&["door", "--config", "nowhere", "--json"], 3, "nowhere"),
+    ] {
+        let ran = rig.run(args).code(code);
+        let last = ran.err.lines().last().unwrap_or_default();
+        let told: serde_json::Value =
+            serde_json::from_str(last).unwrap_or_else(|error| panic!("{args:?}: {error}: {}", ran.err));
+        assert_eq!(told["error"]["exit_code"], code, "{told}");
+        assert!(
+            told["error"]["message"].as_str().unwrap().contains(says),
+            "{told}"
+        );
+        assert!(ran.out.is_empty(), "{args:?}: {}", ran.out);
+    }
+}
+
+#[test]
+fn without_a_home_it_says_what_to_set() {
+    let rig = Rig::new();
+    rig.run(&["new", "http", "hello"]).code(0);
+    for args in [
+        &["up", "hello", "--port", "0"][..],
+        &["key"],
+        &["serve", "--listen", "127.0.0.1:0"],
+        &["images", "ls"],
+    ] {
+        let mut command = rig.command(args);
+        for name in ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"] {
+            command.env_remove(name);
+        }
+        let ran = crate::ran::run(&mut command);
+        assert_eq!(ran.code, 3, "{args:?}: {}{}", ran.out, ran.err);
+        assert!(
+            ran.err.contains("set ") && ran.err.contains("HOME"),
+            "{args:?}: {}",
+            ran.err
+        );
+    }
+    assert!(!rig.path().join("hello/.suijuris/lineage").exists());
+}
+
+/// What is said to type can be typed, also where a directory has a space in its name.
+#[test]
+fn paths_in_what_is_said_to_type_are_quoted() {
+    let rig = Rig::new();
+    let ran = rig.run(&["new", "http", "my object", "--name", "hello"]).code(0);
+    let said = format!("{}{}", ran.out, ran.err);
+    assert!(said.contains("'my object'"), "{said}");
+    rig.create("http", "hello");
+    fs::rename(rig.path().join("hello"), rig.path().join("his object")).unwrap();
+    let nobody = rig.run(&["wake", "his object"]).code(3).err;
+    assert!(nobody.contains("suijuris up 'his object'"), "{nobody}");
+}

@@ -8,6 +8,7 @@
 mod asking;
 mod bad_input;
 mod classes;
+mod installing;
 mod integrity;
 mod living;
 mod privacy;

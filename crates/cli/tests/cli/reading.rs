@@ -158,6 +158,41 @@ fn looking_changes_no_file_while_the_object_sleeps_and_while_it_runs() {
 }
 
 #[test]
+fn show_tells_what_comes_next_and_times_carry_their_zone() {
+    let rig = Rig::new();
+    let dir = rig.path().join("timed");
+    suijuris_bundle::scaffold("http", &dir, "timed").unwrap();
+    let path = dir.join("object.toml");
+    let definition = std::fs::read_to_string(&path).unwrap();
+    let timers = "\n[timers.yearly]\ncron = \"0 0 1 1 *\"\n[timers.soon]\nat = \"2031-02-03T04:05:06Z\"\nmissed = \"skip\"\n";
+    std::fs::write(&path, definition + timers).unwrap();
+    let object = Rig::create_in(dir, "timed");
+    object.live();
+    let shown = rig.run(&["show", "timed", "--json"]).code(0).json();
+    let next = &shown["next_timer"];
+    assert_eq!(next["name"], "yearly", "{shown}");
+    let at: jiff::Timestamp = next["at"].as_str().unwrap().parse().unwrap();
+    assert!(
+        at > jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * 366 * 2),
+        "{at}"
+    );
+    let text = rig.run(&["show", "timed"]).code(0).out;
+    let line = text
+        .lines()
+        .find(|line| line.trim_start().starts_with("next"))
+        .unwrap();
+    assert!(line.contains("timer yearly at ") && line.ends_with('Z'), "{line}");
+    // An instant in each line of the history, to the millisecond and with its zone.
+    for line in rig.run(&["log", "timed"]).code(0).out.lines() {
+        let at = line.split_whitespace().nth(1).unwrap();
+        assert!(
+            at.ends_with('Z') && at.parse::<jiff::Timestamp>().is_ok(),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn ps_knows_what_up_has_noted_and_forgets_what_is_gone() {
     let rig = Rig::new();
     let object = rig.create("http", "hello");
