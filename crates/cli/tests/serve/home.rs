@@ -205,6 +205,20 @@ impl Home {
 
     /// Processes that belong to this home: their arguments, environment or working directory name it.
     pub(crate) fn processes(&self) -> Vec<String> {
+        self.found().into_iter().map(|(_, arguments)| arguments).collect()
+    }
+
+    /// Kills all of them, as one.
+    pub(crate) fn kill_everybody(&self) {
+        let mut kill = Command::new("kill");
+        kill.arg("-KILL")
+            .args(self.found().into_iter().map(|(pid, _)| pid));
+        // Some may have ended with others.
+        let _ = kill.stderr(Stdio::null()).status();
+    }
+
+    /// Number and arguments of each.
+    fn found(&self) -> Vec<(String, String)> {
         let home = self.path().to_str().unwrap();
         let text =
             |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
@@ -221,10 +235,11 @@ impl Home {
         pids.map(|pid| {
             let cwd = std::fs::read_link(pid.join("cwd")).unwrap_or_default();
             let here = cwd.starts_with(home) || text(pid.join("environ")).contains(home);
-            (text(pid.join("cmdline")), here)
+            let number = pid.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            (number, text(pid.join("cmdline")), here)
         })
-        .filter(|(arguments, here)| *here || arguments.contains(home))
-        .map(|(arguments, _)| arguments.replace('\0', " "))
+        .filter(|(_, arguments, here)| *here || arguments.contains(home))
+        .map(|(number, arguments, _)| (number, arguments.replace('\0', " ")))
         .collect()
     }
 

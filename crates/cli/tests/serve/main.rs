@@ -27,6 +27,7 @@ mod heard;
 mod home;
 #[path = "../common/http.rs"]
 mod http;
+mod leftovers;
 mod many;
 mod moving;
 mod moving_faults;

@@ -15,7 +15,7 @@ use suijuris_sys::Process;
 
 /// Begins the name of every group made here.
 const PREFIX: &str = "suijuris-";
-/// Begins the name of a group whose machine may outlive its maker; never taken for stale.
+/// Begins the name of a group whose machine may outlive its maker: not stale before that is gone and nobody is in it.
 const DETACHED: &str = "suijuris.detached-";
 
 /// One tree of control groups.
@@ -95,11 +95,8 @@ impl Base {
 
     /// Makes the group for machine `name`: of this process, or one that may outlive it.
     pub(super) fn leaf(&self, name: &str, detached: bool) -> io::Result<Leaf> {
-        let dir = self.dir.join(if detached {
-            format!("{DETACHED}{name}")
-        } else {
-            format!("{PREFIX}{}-{name}", Owner::me()?.text())
-        });
+        let prefix = if detached { DETACHED } else { PREFIX };
+        let dir = self.dir.join(format!("{prefix}{}-{name}", Owner::me()?.text()));
         fs::create_dir(&dir)?;
         Ok(Leaf {
             hierarchy: self.hierarchy,
@@ -127,16 +124,27 @@ impl Base {
         fs::write(self.dir.join("cgroup.subtree_control"), value)
     }
 
-    /// The groups here whose makers are gone.
+    /// The groups here whose makers are gone, and with them their machines.
     pub(super) fn stale(&self) -> Vec<Leaf> {
+        self.left_by(PREFIX)
+    }
+
+    /// Removes groups of machines that outlived their makers, and are over: nobody is in them. Those that nobody wrote down, since maker and
+    /// shim were killed together, have nobody else who would.
+    pub(super) fn remove_empty(&self) {
+        for leaf in self.left_by(DETACHED) {
+            // One with members is a machine's.
+            let _ = leaf.remove();
+        }
+    }
+
+    fn left_by(&self, prefix: &str) -> Vec<Leaf> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         entries
             .filter(|entry| {
-                entry
-                    .file_name()
-                    .to_str()
-                    .and_then(Owner::parse)
-                    .is_some_and(|owner| owner.is_gone())
+                let name = entry.file_name();
+                let owner = name.to_str().and_then(|name| Owner::parse(prefix, name));
+                owner.is_some_and(|owner| owner.is_gone())
             })
             .map(|entry| Leaf {
                 hierarchy: self.hierarchy,
@@ -286,8 +294,8 @@ impl Owner {
         )
     }
 
-    fn parse(name: &str) -> Option<Self> {
-        let mut parts = name.strip_prefix(PREFIX)?.splitn(4, '-');
+    fn parse(prefix: &str, name: &str) -> Option<Self> {
+        let mut parts = name.strip_prefix(prefix)?.splitn(4, '-');
         let namespace = u64::from_str_radix(parts.next()?, 16).ok()?;
         let process = Process {
             pid: parts.next()?.parse().ok()?,
@@ -356,7 +364,7 @@ mod tests {
     fn owners_are_told_apart_by_namespace_and_time() {
         let me = Owner::me().unwrap();
         let name = format!("{PREFIX}{}-web-1", me.text());
-        assert_eq!(Owner::parse(&name), Some(Owner::me().unwrap()));
+        assert_eq!(Owner::parse(PREFIX, &name), Some(Owner::me().unwrap()));
         assert!(!me.is_gone());
         let later = Process {
             started: me.process.started + 1,
@@ -370,6 +378,6 @@ mod tests {
             }
             .is_gone()
         );
-        assert_eq!(Owner::parse("suijuris-x"), None);
+        assert_eq!(Owner::parse(PREFIX, "suijuris-x"), None);
     }
 }

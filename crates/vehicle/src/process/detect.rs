@@ -130,6 +130,9 @@ impl Process {
 
     /// Kills what is left of the machines of callers that are gone.
     async fn sweep(&self) {
+        if let Some(base) = &self.base {
+            base.remove_empty();
+        }
         for leaf in self.base.as_ref().map(Base::stale).unwrap_or_default() {
             for _ in 0..SWEEPS {
                 if freezer::clear(std::slice::from_ref(&leaf)) {
