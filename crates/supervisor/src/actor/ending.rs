@@ -6,7 +6,7 @@ use suijuris_core::activation::{Event as Happens, Phase};
 use suijuris_core::decide::{View, own_proposal};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Inputs, Principal};
-use suijuris_core::lineage::{Approval, Phase as Recorded};
+use suijuris_core::lineage::Approval;
 use suijuris_custody::chain;
 use suijuris_custody::terminate::{self, Termination};
 use suijuris_custody::write::unwitnessed;
@@ -16,7 +16,8 @@ use tokio::sync::oneshot;
 
 use super::ObjectActor;
 use super::done::Done;
-use super::requests::{CODE_APPROVALS, CODE_NOT_NOW, refused};
+use super::own::told;
+use super::requests::{CODE_APPROVALS, CODE_NOT_NOW};
 use crate::control::{CODE_BAD_REQUEST, error};
 
 impl<D: Driver> ObjectActor<D> {
@@ -51,13 +52,7 @@ impl<D: Driver> ObjectActor<D> {
         };
         let words = self.reporter.verdict(&decision);
         let last = ended.then(|| self.terminated(&ticket));
-        self.record_last(ticket, last, move |acknowledged| {
-            let reply = match acknowledged {
-                Ok(()) => Reply::Verdict(words),
-                Err(problem) => refused(&problem),
-            };
-            let _ = answer.send(reply);
-        });
+        self.record_last(ticket, last, told(words, answer));
     }
 
     /// Ends the object where it proposes that itself. It is asked when its record is another than when it was asked last, or
@@ -70,10 +65,9 @@ impl<D: Driver> ObjectActor<D> {
             return;
         };
         let seq = at_door.look(|state| state.head().seq);
-        if !self.own_end.by_time && self.own_end.looked_at == Some(seq) {
+        if !self.own_end.is_asked_at(seq) {
             return;
         }
-        self.own_end.looked_at = Some(seq);
         let now = at_door.door().now(self.services.clock.reading());
         let inputs = Inputs::new(now, Principal::Own, self.services.host.clone());
         let bundle = self.prepared.bundle().clone();
@@ -109,11 +103,7 @@ impl<D: Driver> ObjectActor<D> {
 
     /// Whether rules of its own end look at the time, so that it is to be asked as that passes.
     pub(super) fn ends_by_time(&self) -> bool {
-        let alive = || {
-            let at_door = self.at_door.as_ref();
-            at_door.is_some_and(|at_door| at_door.look(|state| state.head().phase == Recorded::Dormant))
-        };
-        self.own_end.proposes && self.own_end.by_time && alive()
+        self.own_end.goes_by_time(self.at_door.as_ref())
     }
 
     /// Tells once the record is durable, and witnessed as it should be; `last` where the object is over here with it: what is

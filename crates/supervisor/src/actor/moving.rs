@@ -7,7 +7,6 @@ use suijuris_core::activation::{Event as Happens, Phase, Stop};
 use suijuris_core::decide::{View, own_proposal};
 use suijuris_core::governance::Action;
 use suijuris_core::inputs::{Inputs, Principal};
-use suijuris_core::lineage::Phase as Recorded;
 use suijuris_custody::chain;
 use suijuris_custody::migrate::{self, Departure, Destination};
 use suijuris_store::Ticket;
@@ -16,7 +15,8 @@ use tokio::sync::oneshot;
 
 use super::ObjectActor;
 use super::done::Done;
-use super::requests::{CODE_NOT_NOW, refused};
+use super::own::told;
+use super::requests::CODE_NOT_NOW;
 use crate::control::{CODE_BAD_REQUEST, error};
 use crate::destinations::KnownPlace;
 use crate::services::STOP_WITHIN;
@@ -52,13 +52,7 @@ impl<D: Driver> ObjectActor<D> {
         };
         let words = self.reporter.verdict(&decision);
         let last = leaves.then(|| self.left_for(&ticket, place));
-        self.record_last(ticket, last, move |acknowledged| {
-            let reply = match acknowledged {
-                Ok(()) => Reply::Verdict(words),
-                Err(problem) => refused(&problem),
-            };
-            let _ = answer.send(reply);
-        });
+        self.record_last(ticket, last, told(words, answer));
     }
 
     /// Lets the object depart where it proposes that itself, for the first place that its rules permit. It is asked at rest, when its
@@ -73,10 +67,9 @@ impl<D: Driver> ObjectActor<D> {
             return;
         };
         let seq = at_door.look(|state| state.head().seq);
-        if !self.own_move.by_time && self.own_move.looked_at == Some(seq) {
+        if !self.own_move.is_asked_at(seq) {
             return;
         }
-        self.own_move.looked_at = Some(seq);
         let now = at_door.door().now(self.services.clock.reading());
         let bundle = self.prepared.bundle().clone();
         let inputs = |place: &KnownPlace| {
@@ -118,11 +111,7 @@ impl<D: Driver> ObjectActor<D> {
 
     /// Whether rules of its own move look at the time, so that it is to be asked as that passes.
     pub(super) fn moves_by_time(&self) -> bool {
-        let rests = || {
-            let at_door = self.at_door.as_ref();
-            at_door.is_some_and(|at_door| at_door.look(|state| state.head().phase == Recorded::Dormant))
-        };
-        self.own_move.proposes && self.own_move.by_time && !self.services.destinations.is_empty() && rests()
+        self.own_move.goes_by_time(self.at_door.as_ref()) && !self.services.destinations.is_empty()
     }
 
     fn left_for(&self, ticket: &Ticket, to: String) -> (Event, Done<D::Machine>) {
