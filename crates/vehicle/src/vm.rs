@@ -454,6 +454,9 @@ impl Driver for VirtualMachines {
     }
 
     async fn copy_frozen(&self, from: &Path, to: &Path, tag: &str) -> Result<(), FreezeError> {
+        if !self.description.copies {
+            return Err(FreezeError::Unsupported);
+        }
         let (from, to, tag) = (from.to_owned(), to.to_owned(), tag.to_owned());
         let place = self.options.state.join(frozen::PLACE);
         let copied = tokio::task::spawn_blocking(move || frozen::copy(&place, &from, (&to, &tag)));
