@@ -23,8 +23,8 @@ pub mod random;
 pub mod signals;
 pub mod sockets;
 pub mod spawn;
-pub mod userfault;
 pub mod terminals;
+pub mod userfault;
 pub mod view;
 
 use std::io;
