@@ -28,6 +28,9 @@ fn each_template_builds_without_findings_under_its_own_name() {
         assert_eq!(built.manifest.name, "my-object");
         let readme = fs::read_to_string(dir.path().join("README.md")).unwrap();
         assert!(readme.starts_with("# my-object\n") && readme.contains("suijuris up"));
+        // Its history, keys and secrets go into no image that is built beside the definition.
+        let left_out = fs::read_to_string(dir.path().join(".dockerignore")).unwrap();
+        assert!(left_out.lines().any(|line| line == ".suijuris"), "{left_out}");
         for file in written {
             assert!(
                 !fs::read_to_string(&file).unwrap().contains("__NAME__"),

@@ -100,6 +100,35 @@ fn a_child_has_its_own_id_its_parents_memory_and_a_proof_of_its_parent() {
 }
 
 #[test]
+fn no_key_of_its_parent_goes_along() {
+    let disk = lived(1, SHORT);
+    let home = dir_at(&disk, OBJECT);
+    let parent = open(&home, Depth::Tail);
+    home.prepare_spare(&[9; 32]).unwrap();
+    let child = dir_at(&disk, CHILD);
+    let staged = stage(&parent, &child, request(rules(0))).unwrap().staged;
+    committed(&parent, &child, &staged).unwrap();
+    parent.close().unwrap();
+    let (theirs, ours): (Vec<_>, Vec<_>) = disk.paths().into_iter().partition(|path| path.starts_with(CHILD));
+    assert!(theirs.len() > 3, "{theirs:?}");
+    assert!(ours.iter().any(|path| path.ends_with("spare.key")), "{ours:?}");
+    let is_key = |path: &&std::path::PathBuf| path.extension().is_some_and(|extension| extension == "key");
+    for path in ours.iter().filter(is_key) {
+        let key = disk.content(path).unwrap();
+        let has = |theirs: &&std::path::PathBuf| {
+            let bytes = disk.content(theirs).unwrap();
+            bytes.windows(key.len()).any(|window| window == key)
+        };
+        let found = theirs.iter().find(has);
+        assert_eq!(found, None, "what lies in {}: {key:?}", path.display());
+    }
+    assert!(
+        theirs.iter().all(|path| !path.ends_with("spare.key")),
+        "{theirs:?}"
+    );
+}
+
+#[test]
 fn secrets_go_along_where_they_are_asked_for() {
     let disk = lived(1, SHORT);
     let parent = open(&dir_at(&disk, OBJECT), Depth::Tail);
