@@ -1,6 +1,6 @@
 //! Snapshot and fork of a volume on XFS, beside `cp --reflink` of the same directory.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -73,10 +73,9 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mounted = Mounted::new(folder.path())?;
     let host = Host::start(&mounted.0.join("data"), &["--no-proxy"])?;
-    let client = RefCell::new(host.client()?);
     let volumes = format!("/apps/{APP}/volumes");
     let made = json!({"name": "data", "size_gb": 12, "region": "fra"});
-    let made = client.borrow_mut().must("POST", &volumes, Some(&made))?;
+    let made = host.client()?.must("POST", &volumes, Some(&made))?;
     let id = made.get("id").and_then(Value::as_str).ok_or("no volume")?;
     let content = host.data().join("volumes").join(id);
     fill(&content)?;
@@ -95,14 +94,11 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
     };
     let snapshot = || {
         let path = format!("{volumes}/{id}/snapshots");
-        client
-            .borrow_mut()
-            .must("POST", &path, Some(&json!({})))
-            .map(drop)
+        host.client()?.must("POST", &path, Some(&json!({}))).map(drop)
     };
     let fork = || {
         let asked = json!({"name": "fork", "source_volume_id": id, "region": "fra"});
-        client.borrow_mut().must("POST", &volumes, Some(&asked)).map(drop)
+        host.client()?.must("POST", &volumes, Some(&asked)).map(drop)
     };
     let copies = Cell::new(0);
     let to = || {
@@ -147,7 +143,6 @@ pub(crate) fn measure(settings: &Settings, report: &mut Report) -> Result<()> {
         }
     }
     report.note("a file of 10 GiB with 1,024 pieces of 1 MiB, on XFS in a file; ours is on the disk when it is answered");
-    drop(client);
     drop(host);
     Ok(())
 }
