@@ -109,32 +109,47 @@ fn method(name: &str) -> http::Method {
     name.parse().unwrap_or_default()
 }
 
-/// The one way through which calls go. In the audit log it has its route's name, unless it has one of its own.
-async fn answer<Work: Future<Output = Result<Answer, ApiError>>>(
+/// The one way through which calls go. In the audit log it has its route's name, unless it has one of its own. What changes something goes on to
+/// its end though whoever asked is gone: nothing is left half made.
+async fn answer<Work: Future<Output = Result<Answer, ApiError>> + Send + 'static>(
     api: Api,
     route: &Route,
     name: Option<&str>,
     params: Vec<(String, String)>,
     request: Request,
-    work: impl FnOnce(Call) -> Work,
+    work: impl FnOnce(Call) -> Work + Send + 'static,
 ) -> Response<Body> {
     let mut entry = audit::Entry::of(&api.host.0, route, &request);
     if let Some(name) = name {
         entry = entry.called(name);
     }
     let host = std::sync::Arc::clone(&api.host.0);
-    let answered = async {
-        let call = Call::read(api, route, params, request).await?;
-        work(call).await
+    let call = Call::read(api, route, params, request).await;
+    let of_call = std::sync::Arc::clone(&host);
+    let finished = async move {
+        let answered = match call {
+            Ok(call) => work(call).await,
+            Err(error) => Err(error),
+        };
+        let response = match answered {
+            Ok(answer) => answer.into_response(),
+            Err(error) => error::refused(&error),
+        };
+        if let Some(entry) = entry.ended(response.status()) {
+            of_call.audit.note(entry).await;
+        }
+        response
     };
-    let response = match answered.await {
-        Ok(answer) => answer.into_response(),
-        Err(error) => error::refused(&error),
-    };
-    if let Some(entry) = entry.ended(response.status()) {
-        host.audit.note(entry).await;
+    if route.needs != Needs::Write {
+        return finished.await;
     }
-    response
+    let (sender, done) = tokio::sync::oneshot::channel();
+    // Nobody may wait for it any more.
+    host.spawn(async move { drop(sender.send(finished.await)) });
+    done.await.unwrap_or_else(|_| {
+        let text = "internal: the daemon is ending; ask the next one what became of this";
+        error::refused(&ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text))
+    })
 }
 
 async fn operate(operation: Operation, call: Call) -> Result<Answer, ApiError> {

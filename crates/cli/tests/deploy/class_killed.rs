@@ -34,6 +34,20 @@ fn list(host: &Host, what: &str) -> Vec<Value> {
         .clone()
 }
 
+/// How many there are of these in the host's directory.
+fn on_disk(host: &Host, what: &str) -> usize {
+    std::fs::read_dir(host.data().join(what)).unwrap().count()
+}
+
+/// Says that it is over, also where the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Kills the first program of the door's machine.
 fn kill_door(host: &Host, door: &str) {
     until("the door is killed", || {
@@ -94,6 +108,7 @@ fn a_door_that_is_killed_while_it_makes_an_instance_leaves_one_volume_one_machin
     // Between the volume and the machine: the call that makes the machine is not counted in while others use its share up.
     let done = AtomicBool::new(false);
     let volume = std::thread::scope(|scope| {
+        let over = Over(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 host.post("/apps/shop-objects/machines", &json!({}));
@@ -103,19 +118,19 @@ fn a_door_that_is_killed_while_it_makes_an_instance_leaves_one_volume_one_machin
             host.post("/apps/shop-objects/machines", &json!({})).status == 429
         });
         let first = visit(&deployed);
-        until("there is a volume", || !list(host, "volumes").is_empty());
+        // Seen on the disk: what the door asks for is not used up by asking too.
+        until("there is a volume", || on_disk(host, "volumes") == 1);
         kill_door(host, &door);
         let (volumes, machines) = (list(host, "volumes"), list(host, "machines"));
-        done.store(true, Ordering::Relaxed);
+        drop((over, first));
         assert_eq!((volumes.len(), machines.len()), (1, 0), "{machines:?}");
-        drop(first);
         volumes[0]["id"].as_str().unwrap().to_owned()
     });
-    // Between the machine and what is noted of its object.
+    // Between the machine, which is the second one beside the door's, and what is noted of its object.
     let second = visit(&deployed);
-    until("there is a machine", || !list(host, "machines").is_empty());
-    let noted = list(host, "machines")[0]["config"]["metadata"]["suijuris_object"].clone();
+    until("there is a machine", || on_disk(host, "machines") == 2);
     kill_door(host, &door);
+    let noted = list(host, "machines")[0]["config"]["metadata"]["suijuris_object"].clone();
     drop(second);
     served(&deployed);
     let (same, machine, object) = one_of_each(host);

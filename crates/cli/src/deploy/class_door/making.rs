@@ -95,14 +95,33 @@ impl ClassAtDoor {
             text("name") == Some(&name) && !text("state").is_some_and(|state| state.contains("destroy"))
         };
         if let Some(volume) = found.as_array().into_iter().flatten().find(is_ours) {
-            return id_of(volume, "volume");
+            return self.usable(volume).await;
         }
         let mut body = json!({ "name": name, "size_gb": self.config.volume_gb });
         if let (Some(region), Some(body)) = (&self.config.region, body.as_object_mut()) {
             body.insert("region".to_owned(), json!(region));
         }
         let made = self.api.call(Method::POST, &path, Some(&body)).await?;
-        id_of(&made.good("the volume cannot be made")?, "volume")
+        self.usable(&made.good("the volume cannot be made")?).await
+    }
+
+    /// The id of a volume, once a machine may have it: one that an earlier door asked for may still be on its way.
+    async fn usable(&self, volume: &Value) -> anyhow::Result<String> {
+        let id = id_of(volume, "volume")?;
+        let is_ready = |volume: &Value| {
+            let state = volume.get("state").and_then(Value::as_str);
+            state.is_none_or(|state| state == "created")
+        };
+        let path = self.path(&format!("volumes/{id}"));
+        let deadline = Instant::now() + BEGUN_WITHIN;
+        let mut ready = is_ready(volume);
+        while !ready {
+            anyhow::ensure!(Instant::now() < deadline, "volume {id} is not made in time");
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let found = self.api.call(Method::GET, &path, None).await?;
+            ready = is_ready(&found.good("the volume cannot be looked at")?);
+        }
+        Ok(id)
     }
 
     /// The object that has begun in the machine.
