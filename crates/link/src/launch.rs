@@ -168,7 +168,7 @@ pub struct Launch<D> {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub egress: bool,
     /// The machine is a copy of another one, which was suspended: so many files of the object follow as
-    /// [`crate::ToRuntime::File`], in place of what its disk has, and [`crate::ToSupervisor::Settled`] answers. Paths, the image and
+    /// [`crate::ToRuntime::File`], in place of what its disk has, and [`crate::ToSupervisor::FilesWritten`] answers. Paths, the image and
     /// the network are those of that one. Left out where the machine was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<u64>,

@@ -213,7 +213,7 @@ pub enum ToSupervisor {
     },
     /// The object's files are there, durably, in a machine that is a copy. Nothing is decided in it before
     /// [`ToRuntime::Granted`] follows.
-    Settled,
+    FilesWritten,
     /// Something happened.
     Event(Box<Json<Stamped>>),
     /// A caller's request ended.

@@ -92,7 +92,7 @@ impl Copy {
         }
         let dir = File::open(&places.data).map_err(failed)?;
         rustix::fs::syncfs(&dir).map_err(|errno| failed(errno.into()))?;
-        let said = supervision.link().send(ToSupervisor::Settled).await;
+        let said = supervision.link().send(ToSupervisor::FilesWritten).await;
         said.map_err(|_gone| Error::Files("the supervisor is gone"))?;
         let config = Config {
             data: places.data,

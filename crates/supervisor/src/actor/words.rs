@@ -90,7 +90,7 @@ impl<D: Driver> ObjectActor<D> {
             }
             ToSupervisor::Key { seed } => self.keep_key(seed),
             // Nobody attaches here, and who begins as a copy has said so before.
-            ToSupervisor::Present(_) | ToSupervisor::Settled => {}
+            ToSupervisor::Present(_) | ToSupervisor::FilesWritten => {}
         }
     }
 

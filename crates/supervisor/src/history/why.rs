@@ -72,7 +72,7 @@ pub fn of_a_door(past: Past<'_>, refused: &Refused) -> Result<Why, HistoryError>
     let (reader, decision) = (past.reader, &refused.decision);
     let (at, recorded) = (decision.inputs.now.at, codec::encode(decision)?);
     let mut best: Option<(State, Decision, bool)> = None;
-    let mut weigh = |state: &State, until: Option<Timestamp>| {
+    let mut compare = |state: &State, until: Option<Timestamp>| {
         if state.head().at > at || until.is_some_and(|until| until < at) {
             return Ok::<_, HistoryError>(());
         }
@@ -84,8 +84,8 @@ pub fn of_a_door(past: Past<'_>, refused: &Refused) -> Result<Why, HistoryError>
         }
         Ok(())
     };
-    let last = walk(past, u64::MAX, |state, next| weigh(state, Some(next.record.at)))?;
-    weigh(&last, None)?;
+    let last = walk(past, u64::MAX, |state, next| compare(state, Some(next.record.at)))?;
+    compare(&last, None)?;
     let (state, again, _) = best.ok_or(HistoryError::NeverInForce)?;
     let seq = state.head().seq;
     let stored = reader.records(seq..seq.saturating_add(1))?.next();

@@ -151,7 +151,7 @@ pub(super) async fn start<D: Driver>(
         for file in files {
             send_file(&link, &data, &file).await?;
         }
-        wait_for(&link, |said| matches!(said, ToSupervisor::Settled)).await?;
+        wait_for(&link, |said| matches!(said, ToSupervisor::FilesWritten)).await?;
         machine.settle().await.map_err(|error| chain(&error))
     };
     if let Err(why) = settled.await {
