@@ -18,7 +18,7 @@ const IDLE: usize = 10_000;
 const CLIENTS: usize = 8;
 /// Requests of somebody else, each over a connection of its own.
 const REQUESTS: usize = 300;
-/// What a proxy may take of connections.
+/// What a proxy may take of connections at most.
 const ROOM: usize = 16_384;
 
 /// What was seen of a proxy.
@@ -108,6 +108,7 @@ pub(crate) fn measure(settings: &Settings) -> Result<()> {
             "{idle} connections only: the system allows {descriptors} descriptors"
         ));
     }
+    let room = ROOM.min(usize::try_from(descriptors)?.saturating_sub(200) / 2);
     let folder = tempfile::tempdir()?;
     crate::certify(folder.path())?;
     let (upstream, _server) = server::spawn()?;
@@ -116,10 +117,10 @@ pub(crate) fn measure(settings: &Settings) -> Result<()> {
     report.note(format!("proxy: {} of {idle} were still there", own.kept));
     drop(proxy);
     for (name, peer) in [
-        ("nginx", peers::nginx_for(ROOM, folder.path(), upstream, None)?),
+        ("nginx", peers::nginx_for(room, folder.path(), upstream, None)?),
         (
             "HAProxy",
-            peers::haproxy_for(ROOM, folder.path(), upstream, None)?,
+            peers::haproxy_for(room, folder.path(), upstream, None)?,
         ),
     ] {
         let seen = look(peer.port, &peer.running, idle)?;

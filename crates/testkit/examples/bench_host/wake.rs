@@ -40,10 +40,7 @@ pub(crate) fn first_byte(authority: &str) -> io::Result<f64> {
 fn asked(stream: &mut TcpStream, begin: Instant) -> io::Result<f64> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    write!(
-        stream,
-        "GET /public/page HTTP/1.1\r\nHost: {APP}.localhost\r\n\r\n"
-    )?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: {APP}.localhost\r\n\r\n")?;
     let mut byte = [0];
     stream.peek(&mut byte)?;
     let took = begin.elapsed().as_secs_f64() * 1e3;
