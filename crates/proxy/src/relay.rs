@@ -44,6 +44,8 @@ const MESSAGE_BYTES: usize = 4_096;
 const WAITING: usize = 64;
 /// How long the relay may take to say what it carries, milliseconds.
 const LIST_MS: i32 = 2_000;
+/// As that, where it has yet to start.
+const START_MS: i32 = 10_000;
 /// How long it may take to take a connection.
 const TAKE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -126,7 +128,7 @@ impl Relay {
             child: None,
         };
         // One that is not there, or does not answer, is started anew when it is needed.
-        if let Ok((channel, has)) = owner.setup.connect() {
+        if let Ok((channel, has)) = owner.setup.connect(LIST_MS) {
             owner.most = has.most;
             owner.next = has
                 .connections
@@ -203,10 +205,10 @@ struct Has {
 }
 
 /// Hears what a relay carries.
-fn greeted(socket: OwnedFd) -> io::Result<(AsyncFd<OwnedFd>, Has)> {
+fn greeted(socket: OwnedFd, within_ms: i32) -> io::Result<(AsyncFd<OwnedFd>, Has)> {
     let mut connections = Vec::new();
     loop {
-        if !poll(&[socket.as_fd()], LIST_MS)?.contains(&true) {
+        if !poll(&[socket.as_fd()], within_ms)?.contains(&true) {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let message = sockets::receive(socket.as_fd(), MESSAGE_BYTES)?.ok_or(io::ErrorKind::BrokenPipe)?;
@@ -235,8 +237,9 @@ impl Setup {
     }
 
     /// Comes to a relay that is there.
-    fn connect(&self) -> io::Result<(AsyncFd<OwnedFd>, Has)> {
-        self.at(sockets::connect).and_then(greeted)
+    fn connect(&self, within_ms: i32) -> io::Result<(AsyncFd<OwnedFd>, Has)> {
+        let socket = self.at(sockets::connect)?;
+        greeted(socket, within_ms)
     }
 
     /// Starts the relay, and connects to it.
@@ -254,7 +257,7 @@ impl Setup {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let child = command.spawn()?;
-        let (channel, has) = self.connect()?;
+        let (channel, has) = self.connect(START_MS)?;
         Ok((channel, has, child))
     }
 }

@@ -27,7 +27,7 @@ Server(("127.0.0.1", int(os.environ["PORT"])), Lines).serve_forever()
 const ARGS: [&str; 5] = [
     "--no-rate-limit",
     "--hold",
-    "5",
+    "30",
     "--proxy",
     "127.0.0.1:0,port=5432",
 ];
