@@ -70,6 +70,18 @@ fn redis_says_itself_when_it_is_ready() {
 
 // proves C5
 #[test]
+fn caddy_says_itself_when_it_is_ready() {
+    let script = r"cd {data}; printf '\173\nadmin off\n\175\nhttp://127.0.0.1:%s\nrespond hi\n' {port} > Caddyfile
+        exec caddy run --config Caddyfile --adapter caddyfile";
+    let object = server(&json!(["sh", "-c", script]).to_string(), "ready = \"notify\"\n");
+    let mut up = object.up();
+    assert_eq!(up.get("/").status(200).body, "hi");
+    up.wait(json!({"event": "workload", "state": "ready"}));
+    assert_eq!(up.interrupt(), Some(0));
+}
+
+// proves C5
+#[test]
 fn a_command_that_is_asked_sees_what_the_workload_sees() {
     let file = format!("/tmp/ready-{}", std::process::id());
     let script = format!(
