@@ -10,7 +10,6 @@ use crate::rig::{Home, Up};
 
 /// What the workload tells of the machine that it is in, and of the object that its gate says it is.
 const TELLS: &str = "\
-cat=\"$0\"
 printf 'Content-Type: text/plain\\r\\n\\r\\n'
 BUSYBOX cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid /proc/sys/kernel/hostname
 echo \"$HTTP_X_SUIJURIS_OBJECT\"
@@ -53,10 +52,7 @@ fn home(allowed: bool) -> Home {
     let busybox = busybox.iter().find(|path| fs::metadata(path).is_ok()).unwrap();
     let tells = object.join("site/cgi-bin/tells");
     fs::create_dir_all(tells.parent().unwrap()).unwrap();
-    let text = format!(
-        "#!{busybox} sh\n{}",
-        TELLS.replace("cat=\"$0\"\n", "").replace("BUSYBOX", busybox)
-    );
+    let text = format!("#!{busybox} sh\n{}", TELLS.replace("BUSYBOX", busybox));
     fs::write(&tells, text).unwrap();
     fs::set_permissions(&tells, fs::Permissions::from_mode(0o755)).unwrap();
     let toml = fs::read_to_string(object.join("object.toml")).unwrap();
