@@ -121,6 +121,8 @@ fn a_door_that_is_killed_while_it_makes_an_instance_leaves_one_volume_one_machin
         // Seen on the disk: what the door asks for is not used up by asking too.
         until("there is a volume", || on_disk(host, "volumes") == 1);
         kill_door(host, &door);
+        // What the host had begun for it is finished without it.
+        until("the volume is made", || !list(host, "volumes").is_empty());
         let (volumes, machines) = (list(host, "volumes"), list(host, "machines"));
         drop((over, first));
         assert_eq!((volumes.len(), machines.len()), (1, 0), "{machines:?}");
