@@ -64,7 +64,7 @@ pub(crate) struct Listening {
 enum Arrived {
     Http(Handoff),
     Https(Handoff),
-    Raw(raw::Client, Asked),
+    Raw(Box<(raw::Client, Asked)>),
 }
 
 /// Connections of which it is not known yet what they are.
@@ -129,7 +129,10 @@ async fn serve(
     match arrived {
         Ok(Some(Arrived::Http(handoff))) => drop(listening.plain.send(handoff).await),
         Ok(Some(Arrived::Https(handoff))) => drop(listening.secured.send(handoff).await),
-        Ok(Some(Arrived::Raw(client, asked))) => raw::serve(router(), client, asked).await,
+        Ok(Some(Arrived::Raw(raw))) => {
+            let (client, asked) = *raw;
+            raw::serve(router(), client, asked).await;
+        }
         // It said nothing that is understood here, or not in time.
         Ok(None) | Err(_) => {}
     }
@@ -173,7 +176,7 @@ impl Listening {
         if clear.is_some_and(|port| !port.http && !port.tls && !port.pg_tls) {
             // Its server may speak first.
             let asked = self.asked(alone?, address.ip(), false);
-            return Some(Arrived::Raw(raw::Client::Socket(socket), asked));
+            return Some(Arrived::Raw(Box::new((raw::Client::Socket(socket), asked))));
         }
         let mut first = [0];
         if socket.peek(&mut first).await.ok()? == 0 {
@@ -215,7 +218,7 @@ impl Listening {
         {
             // TLS of the app's own, which passes through.
             let asked = self.asked(Arc::clone(app), address.ip(), true);
-            return Some(Arrived::Raw(raw::Client::Socket(socket), asked));
+            return Some(Arrived::Raw(Box::new((raw::Client::Socket(socket), asked))));
         }
         let http = port.is_none_or(|port| port.http);
         let speaks = if http { Speaks::Http } else { Speaks::Anything };
@@ -225,7 +228,10 @@ impl Listening {
         let (stream, found) = tls.accept(socket, speaks).await?;
         if !http {
             let asked = self.asked(app?, address.ip(), true);
-            return Some(Arrived::Raw(raw::Client::Tls(Box::new(stream)), asked));
+            return Some(Arrived::Raw(Box::new((
+                raw::Client::Tls(Box::new(stream)),
+                asked,
+            ))));
         }
         let client = known(address, true, Some(Box::new(found)));
         Some(Arrived::Https(handoff(

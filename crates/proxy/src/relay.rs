@@ -4,7 +4,7 @@
 //! ```text
 //! client ── socket ─┐                      ┌─ socket ── machine
 //!                   └─ relay (own session) ┘
-//! proxy ── messages: carry (two descriptors) → · ← has, ended
+//! proxy ── messages: carry (two descriptors) → · ← has, took, ended
 //! ```
 //!
 //! It is started with the first raw connection, and ends with the last one once no proxy is there. Connections whose TLS ends at the
@@ -84,6 +84,8 @@ enum Said {
     Has { id: u64, leads: Leads },
     /// That was all; it carries so many at most.
     Ready { most: usize },
+    /// It begins with this one now. What it was given and has not said this of, it has moved no byte of.
+    Took { id: u64 },
     /// This one has ended.
     Ended { id: u64 },
 }
@@ -103,7 +105,7 @@ struct Order {
     client: OwnedFd,
     machine: OwnedFd,
     leads: Leads,
-    /// None: it has ended. The descriptors: they come back.
+    /// None: it has ended. The descriptors: they come back, and no byte was moved.
     outcome: oneshot::Sender<Option<(OwnedFd, OwnedFd)>>,
 }
 
@@ -189,8 +191,11 @@ fn taken(fleet: &dyn Fleet, leads: &Leads) -> Option<Taken> {
 /// What an open connection has here until it ends.
 #[derive(Debug)]
 enum Held {
-    /// Its own task waits.
-    Ours(oneshot::Sender<Option<(OwnedFd, OwnedFd)>>),
+    /// Its own task waits; the two sockets are here until the relay says that it took them.
+    Ours(
+        oneshot::Sender<Option<(OwnedFd, OwnedFd)>>,
+        Option<(OwnedFd, OwnedFd)>,
+    ),
     /// An earlier proxy's: its place in the load.
     Found(
         #[expect(dead_code, reason = "held")] Option<Taken>,
@@ -216,6 +221,7 @@ fn greeted(socket: OwnedFd, within_ms: i32) -> io::Result<(AsyncFd<OwnedFd>, Has
             Said::Has { id, leads } => connections.push((id, leads)),
             // It was told of by this one's predecessor only.
             Said::Ended { id } => connections.retain(|(known, _)| *known != id),
+            Said::Took { .. } => {}
             Said::Ready { most } => {
                 return Ok((
                     watch(socket, Interest::READABLE | Interest::WRITABLE)?,
@@ -281,27 +287,39 @@ impl Owner {
                     Some(order) => self.take(order).await,
                     None => return,
                 },
-                said = hear(self.channel.as_ref()) => self.heard(said),
+                said = hear(self.channel.as_ref()) => match said {
+                    Ok(said) => self.heard(&said),
+                    Err(_) => self.lost(),
+                },
             }
         }
     }
 
-    fn heard(&mut self, said: io::Result<Said>) {
+    fn heard(&mut self, said: &Said) {
         match said {
-            Ok(Said::Ended { id }) => match self.carried.remove(&id) {
+            Said::Took { id } => {
+                if let Some(Held::Ours(_, kept)) = self.carried.get_mut(id) {
+                    *kept = None;
+                }
+            }
+            Said::Ended { id } => match self.carried.remove(id) {
                 // Nobody may wait for it any more.
-                Some(Held::Ours(outcome)) => drop(outcome.send(None)),
+                Some(Held::Ours(outcome, _)) => drop(outcome.send(None)),
                 Some(Held::Found(..)) | None => {}
             },
-            Ok(Said::Has { .. } | Said::Ready { .. }) => {}
-            Err(_) => self.lost(),
+            Said::Has { .. } | Said::Ready { .. } => {}
         }
     }
 
-    /// The relay is gone, and with it what it carried.
+    /// The relay is gone, and with it what it carried. What it had not taken comes back.
     fn lost(&mut self) {
         self.channel = None;
-        self.carried.clear();
+        for (_, held) in self.carried.drain() {
+            if let Held::Ours(outcome, kept) = held {
+                // Nobody may wait for it any more.
+                let _gone = outcome.send(kept);
+            }
+        }
         if let Some(mut child) = self.child.take() {
             // It has hung up, so it ends, if it has not; what does not is no use to anybody.
             let _ended = child.kill();
@@ -324,7 +342,8 @@ impl Owner {
             _ => Err(io::ErrorKind::NotConnected.into()),
         };
         if sent.is_ok() {
-            self.carried.insert(self.next, Held::Ours(order.outcome));
+            let kept = Some((order.client, order.machine));
+            self.carried.insert(self.next, Held::Ours(order.outcome, kept));
             self.next += 1;
         } else {
             // Nobody may wait for it any more.

@@ -1,6 +1,6 @@
 //! What authors get wrong in a definition, and what each is told.
 
-use super::{BOUNDS, ED25519, P384, RSA_1024, TIMER, UNKNOWN, VALUE, WRONG};
+use super::{BOUNDS, TIMER, UNKNOWN, VALUE, WRONG};
 
 /// What stands behind a good definition; then code, place and advice of the one error.
 pub(crate) const MISTAKES: &[(&str, &str, &str, &str)] = &[

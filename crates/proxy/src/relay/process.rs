@@ -51,11 +51,13 @@ fn run() -> io::Result<()> {
     }))
 }
 
-/// The proxy that is there, and what it is still to be told.
+/// The proxy that is there, what it is still to be told, and what it gave before it is told that it was taken: one that goes meanwhile
+/// may have taken that back.
 #[derive(Default)]
 struct Caller {
     channel: Option<AsyncFd<OwnedFd>>,
     news: VecDeque<Said>,
+    given: BTreeMap<u64, (Leads, OwnedFd, OwnedFd)>,
 }
 
 async fn serve(listener: &AsyncFd<OwnedFd>, most: usize) -> io::Result<()> {
@@ -71,12 +73,9 @@ async fn serve(listener: &AsyncFd<OwnedFd>, most: usize) -> io::Result<()> {
         tokio::select! {
             next = accept(listener) => caller.greet(next?, &carried.borrow(), most)?,
             said = hear(caller.channel.as_ref()) => match said {
-                Ok((carry, client, machine)) => {
-                    carried.borrow_mut().insert(carry.id, carry.leads);
-                    tasks.spawn_local(async move {
-                        between(client, machine).await;
-                        carry.id
-                    });
+                Ok((Carry { id, leads }, client, machine)) => {
+                    caller.given.insert(id, (leads, client, machine));
+                    caller.news.push_back(Said::Took { id });
                 }
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
                 Err(_) => caller = Caller::default(),
@@ -88,7 +87,17 @@ async fn serve(listener: &AsyncFd<OwnedFd>, most: usize) -> io::Result<()> {
                 }
             },
             told = tell(caller.channel.as_ref(), caller.news.front()) => match told {
-                Ok(()) => drop(caller.news.pop_front()),
+                Ok(()) => {
+                    if let Some(Said::Took { id }) = caller.news.pop_front()
+                        && let Some((leads, client, machine)) = caller.given.remove(&id)
+                    {
+                        carried.borrow_mut().insert(id, leads);
+                        tasks.spawn_local(async move {
+                            between(client, machine).await;
+                            id
+                        });
+                    }
+                }
                 Err(_) => caller = Caller::default(),
             },
         }
@@ -104,6 +113,7 @@ impl Caller {
         };
         self.news = carried.iter().map(has).collect();
         self.news.push_back(Said::Ready { most });
+        self.given.clear();
         self.channel = Some(watch(channel, Interest::READABLE | Interest::WRITABLE)?);
         Ok(())
     }

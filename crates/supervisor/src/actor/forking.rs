@@ -59,7 +59,7 @@ impl<D: Driver> ObjectActor<D> {
     }
 
     /// Proposes a child to the object.
-    pub(super) fn fork(&mut self, forking: Forking, answer: oneshot::Sender<Reply>) {
+    pub(super) fn fork(&mut self, forking: Box<Forking>, answer: oneshot::Sender<Reply>) {
         let deny = |code: &str, why: &str| error(code, why.to_owned());
         if !self.prepared.bundle().manifest.warm_forks {
             let why = "the bundle does not allow children with the memory of its machine, in which its workload may have secrets: set \
@@ -115,10 +115,10 @@ impl<D: Driver> ObjectActor<D> {
             Ok(random) => random,
             Err(wrong) => return drop(answer.send(error(CODE_BAD_REQUEST, chain(&wrong)))),
         };
-        let made = made(writer, forking.clone(), random, decision, now);
+        let data = forking.data.clone();
+        let made = made(writer, *forking, random, decision, now);
         let needed = writer.published().head().threshold;
         let parent = self.claim.object().to_string();
-        let data = forking.data.clone();
         let forked = |object: String, seq, left_out, approved| Forked {
             object,
             parent,

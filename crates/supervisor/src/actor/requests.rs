@@ -247,7 +247,7 @@ impl<D: Driver> ObjectActor<D> {
             What::Write(patch) => patch,
             What::Amend(proposed) => return self.amend(*proposed, answer),
             What::Terminate(approvals) => return self.terminate(approvals, answer),
-            What::Fork(forking) => return self.fork(*forking, answer),
+            What::Fork(forking) => return self.fork(forking, answer),
             What::Depart(leaving) => {
                 return match self.verified(&asked) {
                     Ok(by) => self.depart(by, leaving.to, answer),
