@@ -92,15 +92,12 @@ pub(crate) async fn run(start: Start, role: Role, signals: Signals) -> Result<Ex
             copy: copy.clone(),
         };
         let left = Box::pin(live(context, role)).await;
-        let begun = match (left, copy.take(), reports.take_owner()) {
-            (ExitReason::Copied, Some(copy), Some(owner)) => copy.begin(places, owner).await,
-            (ExitReason::Copied, ..) => Err(Error::Silent),
-            (_, _, owner) => {
-                if let Some(owner) = owner {
-                    reports.attach(owner);
-                }
-                break (left, reports, authorizer);
-            }
+        if left != ExitReason::Copied {
+            break (left, reports, authorizer);
+        }
+        let begun = match (copy.take(), reports.take_owner()) {
+            (Some(copy), Some(owner)) => copy.begin(places, owner).await,
+            _ => Err(Error::Silent),
         };
         match begun {
             Ok((next, owner, theirs)) => {
