@@ -4,7 +4,12 @@
 //! By hand: the same emulator with the same machine, kernel and modules, a busybox script as first process, and the monitor's commands one after
 //! the other. With `__shim` and `__guest` this is the driver's shim, and the machine's first process.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a benchmark"
+)]
 
 use std::cell::RefCell;
 use std::fs;

@@ -60,10 +60,10 @@ pub(super) fn shown(host: &crate::host::Inner, machine: &Machine) -> Value {
         .handle(&machine.id)
         .map(|handle| handle.checks())
         .unwrap_or_default();
-    document(machine, checks)
+    document(machine, &checks)
 }
 
-fn document(machine: &Machine, checks: Vec<Value>) -> Value {
+fn document(machine: &Machine, checks: &[Value]) -> Value {
     let image = machine.image.clone().unwrap_or_default();
     json!({
         "id": machine.id, "name": machine.name, "state": machine.state.name(), "region": machine.region, "image_ref": image,
@@ -80,10 +80,7 @@ fn written<'a>(host: &crate::host::Inner, machine: &'a Machine) -> Cow<'a, str> 
         // What checks say is no part of the record.
         return shown(host, machine).to_string().into();
     }
-    machine
-        .shown
-        .text(|| document(machine, Vec::new()).to_string())
-        .into()
+    machine.shown.text(|| document(machine, &[]).to_string()).into()
 }
 
 /// The same, short.

@@ -170,7 +170,7 @@ impl Container {
             .map(|word| arg(word))
             .chain([fresh.as_path()])
             .collect();
-        good("cryptsetup luksFormat", self.cryptsetup(&format, Some(key))?)?;
+        good("cryptsetup luksFormat", &self.cryptsetup(&format, Some(key))?)?;
         self.map(&fresh, key)?;
         let made = self.make_file_system();
         self.unmap()?;
@@ -192,11 +192,10 @@ impl Container {
                 .stdin(Stdio::null())
                 .output()
             {
-                Ok(output) => return good(&program, output),
+                Ok(output) => return good(&program, &output),
                 Err(error) => {
-                    last = Some(failed(format!("{program} cannot be run: install xfsprogs"))(
-                        error,
-                    ))
+                    let lacking = failed(format!("{program} cannot be run: install xfsprogs"));
+                    last = Some(lacking(error));
                 }
             }
         }
@@ -210,13 +209,13 @@ impl Container {
             .map(|word| arg(word))
             .chain([file, arg(&self.name)])
             .collect();
-        good("cryptsetup open", self.cryptsetup(&words, Some(key))?)
+        good("cryptsetup open", &self.cryptsetup(&words, Some(key))?)
     }
 
     fn unmap(&self) -> Result<(), ContainerError> {
         good(
             "cryptsetup close",
-            self.cryptsetup(&[arg("close"), arg(&self.name)], None)?,
+            &self.cryptsetup(&[arg("close"), arg(&self.name)], None)?,
         )
     }
 
@@ -289,12 +288,12 @@ fn said(program: &str, output: &Output) -> ContainerError {
     }
 }
 
-fn good(program: &str, output: Output) -> Result<(), ContainerError> {
+fn good(program: &str, output: &Output) -> Result<(), ContainerError> {
     output
         .status
         .success()
         .then_some(())
-        .ok_or_else(|| said(program, &output))
+        .ok_or_else(|| said(program, output))
 }
 
 /// What the kernel calls the device of this directory's volumes.

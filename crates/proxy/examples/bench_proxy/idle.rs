@@ -2,7 +2,6 @@
 
 use std::io::{self, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
-use std::os::fd::OwnedFd;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 use suijuris_testkit::bench::host::answer;
@@ -43,7 +42,7 @@ fn from(number: usize, port: u16) -> io::Result<TcpStream> {
     let fd = std::os::fd::AsRawFd::as_raw_fd(&made);
     bind(fd, &SockaddrIn::new(127, 1, 0, last, 0))?;
     connect(fd, &SockaddrIn::new(127, 0, 0, 1, port))?;
-    Ok(TcpStream::from(OwnedFd::from(made)))
+    Ok(TcpStream::from(made))
 }
 
 /// One request, whole.

@@ -128,7 +128,7 @@ static SAID: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
 fn a_server_of_certificates_that_fails_is_said_and_nothing_else_suffers() {
     let dir = tempfile::tempdir().unwrap();
     of_localhost(dir.path());
-    let nonsense = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nonsense = TcpListener::bind("127.0.0.1:0").unwrap();
     let spoken_to = nonsense.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in nonsense.incoming().flatten() {
