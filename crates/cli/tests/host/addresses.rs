@@ -65,7 +65,7 @@ fn a_dedicated_address_selects_its_app_and_a_shared_one_does_not() {
             .as_array()
             .unwrap()
             .iter()
-            .any(|found| found["ip"] == Value::from(of_b.as_str())),
+            .any(|found| found["ip"] == of_b.as_str()),
         "{listed}"
     );
     host.call("DELETE", &format!("/apps/b/ip_assignments/{of_b}"), None)

@@ -150,7 +150,7 @@ fn initrd(dir: &Path, kernel: &Path, secret: &str) -> PathBuf {
             String::from_utf8_lossy(&ran.stderr)
         );
     };
-    program::copy(&which("busybox"), root.join("bin/busybox"));
+    program::copy(which("busybox"), root.join("bin/busybox"));
     for name in ["sh", "test", "mount", "umount"] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }

@@ -352,7 +352,7 @@ fn what_came_in_vain_is_swept_and_what_is_not_what_it_says_is_not_kept() {
     journey.target_dies();
     assert_eq!(names(&receiving).len(), 1, "it is kept for a day");
     let dir = receiving.join(journey.id.as_str().unwrap());
-    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(25 * 3_600);
+    let old = dir.metadata().unwrap().modified().unwrap() - std::time::Duration::from_secs(25 * 3_600);
     for name in names(&dir) {
         let file = std::fs::File::open(dir.join(name)).unwrap();
         file.set_modified(old).unwrap();

@@ -345,6 +345,7 @@ fn evil_images_reach_nothing_of_the_host() {
 }
 
 /// Who runs `up`.
+#[derive(Clone, Copy)]
 enum Who {
     Tester,
     /// An ordinary user, with numbers for other users or without.
