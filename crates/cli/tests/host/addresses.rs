@@ -1,6 +1,6 @@
 //! Addresses of apps: on the loopback, where a dedicated one says which app is meant.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::proxy::{ask, serve};
 use crate::rig::{Host, until};
