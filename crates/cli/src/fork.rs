@@ -50,7 +50,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DATA")]
     to: PathBuf,
     /// The child begins with the memory of the parent's suspended machine, in a daemon with --vehicle qemu; only where the parent's
-    /// definition allows it (`warm_forks` in [lineage]), since secrets in that memory cannot be erased
+    /// definition allows it (`warm_forks` in the section lineage), since secrets in that memory cannot be erased
     #[arg(long, conflicts_with_all = ["definition", "name", "owner", "threshold", "depot"])]
     warm: bool,
     /// How many children; with --warm, called TO-1 to TO-N

@@ -71,7 +71,7 @@ fn redis_says_itself_when_it_is_ready() {
 // proves C5
 #[test]
 fn caddy_says_itself_when_it_is_ready() {
-    let script = r"cd {data}; printf '\173\nadmin off\n\175\nhttp://127.0.0.1:%s\nrespond hi\n' {port} > Caddyfile
+    let script = r"cd {data}; printf '\173\nadmin off\n\175\n:%s\nbind 127.0.0.1\nrespond hi\n' {port} > Caddyfile
         exec caddy run --config Caddyfile --adapter caddyfile";
     let object = server(&json!(["sh", "-c", script]).to_string(), "ready = \"notify\"\n");
     let mut up = object.up();
