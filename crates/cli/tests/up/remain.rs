@@ -73,15 +73,15 @@ fn requests_that_meet_an_object_falling_asleep_are_served_by_it_or_wake_it_again
     let enough = || up.count(&json!({"event": "dormant"})) >= 12;
     // Each comes at another moment of an object that is about to fall asleep, and takes longer than it may be idle.
     std::thread::scope(|scope| {
-        for pace in [0, 7, 11] {
+        for pace in [31, 47] {
             let (up, enough) = (&up, &enough);
             scope.spawn(move || {
-                for nth in 0..10_000 {
+                for nth in 0..1_000 {
                     up.get("/slow/0.03").status(200);
                     if enough() {
                         return;
                     }
-                    std::thread::sleep(std::time::Duration::from_millis(nth * pace % 40));
+                    std::thread::sleep(std::time::Duration::from_millis(nth * pace % 97));
                 }
             });
         }
