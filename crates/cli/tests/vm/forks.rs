@@ -116,10 +116,12 @@ fn children_begin_with_the_memory_of_a_suspended_parent_and_are_objects_of_their
     };
     assert_eq!(distinct(|told| &told.uuid), 4, "{all:?}");
     assert!(distinct(|told| &told.host) >= 3, "{all:?}");
-    for name in ["try-1", "try-2", "vm"] {
+    // By its id: by its name it is the directory here that it was added from.
+    let parent = first.object.as_str();
+    for name in ["try-1", "try-2", parent] {
         home.run(&["verify", name]);
     }
-    let log = home.run(&["log", "vm", "--json"]);
+    let log = home.run(&["log", parent, "--json"]);
     assert_eq!(log.matches("\"forked\"").count(), 2, "{log}");
     assert!(home.run(&["log", "try-1", "--json"]).contains("\"woke\""));
 
