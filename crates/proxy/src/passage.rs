@@ -160,7 +160,25 @@ impl Route for Passage {
     }
 }
 
+/// What remains of a passage that was left: who asked for what, and by which machine. Its place in the machine's load is free.
+pub(crate) struct Left {
+    pub(crate) asked: Rc<Asked>,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) goal: Goal,
+    pub(crate) story: Story,
+}
+
 impl Passage {
+    /// Gives its place up: whoever takes another waits behind nobody but others.
+    pub(crate) fn leave(self) -> Left {
+        Left {
+            asked: self.asked,
+            machine: self.machine,
+            goal: self.goal,
+            story: self.story,
+        }
+    }
+
     /// Where it leads.
     pub(crate) fn leads(&self) -> Leads {
         Leads {

@@ -19,7 +19,7 @@ use crate::fleet::{App, Fleet, Machine, Service, Snapshot, State};
 use crate::hook::{self, Hook};
 use crate::ids::Ids;
 use crate::metrics::Metrics;
-use crate::passage::{Back, Goal, Passage, Proved, Story, wanted};
+use crate::passage::{Back, Goal, Left, Passage, Proved, Story, wanted};
 use crate::problems::{self, refusal};
 use crate::relay::Relay;
 use crate::replay::cache::{By, LEAST_S, ReplayCache, prefix_of};
@@ -395,13 +395,12 @@ impl Router {
 
     /// Where a request goes whose machine took no connection, or took it and said nothing.
     pub(crate) async fn after_failure(self: Arc<Self>, passage: Passage, silent: bool) -> Verdict<Passage> {
-        let Passage {
+        let Left {
             asked,
             machine,
             goal,
             mut story,
-            ..
-        } = passage;
+        } = passage.leave();
         story.attempts += 1;
         story.silent += u32::from(silent);
         let since = *story.failing.get_or_insert_with(Instant::now);
@@ -469,12 +468,12 @@ impl Router {
         let goal = self.replayed(&passage, &replay)?;
         let remembered = self.remember(&passage, &said, &replay);
         self.metrics.replayed(&passage.goal.app);
-        let Passage {
+        let Left {
             asked,
             machine,
             story,
             ..
-        } = passage;
+        } = passage.leave();
         let now_us = self.ids.now().as_micros();
         let source = format!("instance={};region={};t={now_us}", machine.id, machine.region);
         let story = Story {

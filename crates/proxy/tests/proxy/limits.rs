@@ -1,5 +1,7 @@
 //! Load limits: soft ones spread, hard ones hold.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -31,6 +33,29 @@ fn no_machine_gets_more_than_its_hard_limit_and_the_rest_waits() {
     });
     assert_eq!(statuses, [200; 12]);
     assert!(most.load(Ordering::SeqCst) <= 2);
+}
+
+// proves F3
+#[test]
+fn who_tries_a_machine_again_does_not_wait_behind_itself() {
+    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut one = machine("one", at);
+    one.hard = Some(1);
+    let rig = Rig::with(vec![one], |options| options.hold = Duration::from_secs(10));
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| rig.get("a.localhost", "/", ""));
+        // It listens once it was tried.
+        std::thread::sleep(Duration::from_millis(50));
+        let listener = TcpListener::bind(at).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = [0; 1_024];
+        let _read = stream.read(&mut head).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate")
+            .unwrap();
+        let reply = asked.join().unwrap();
+        assert_eq!((reply.status, reply.body.as_str()), (200, "late"));
+    });
 }
 
 #[test]
