@@ -45,19 +45,31 @@ const CHUNK: usize = 16 << 10;
 
 /// The socket to a shim.
 #[derive(Debug)]
-pub(super) struct Channel(AsyncFd<OwnedFd>);
+pub(super) struct Channel {
+    socket: AsyncFd<OwnedFd>,
+    /// This side closed it: its end says nothing of the shim.
+    is_closed: AtomicBool,
+}
 
 impl Channel {
     pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        watch_fd(socket, Interest::READABLE).map(Self)
+        Ok(Self {
+            socket: watch_fd(socket, Interest::READABLE)?,
+            is_closed: AtomicBool::new(false),
+        })
     }
 
-    /// The next message and the descriptors that came along; `None` when the shim is gone. Cancel safe.
+    /// The next message and the descriptors that came along; `None` when the shim is gone, and never where this side closed it. Cancel safe.
     pub(super) async fn next<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let read = |socket: &OwnedFd| sockets::receive(socket.as_fd(), MESSAGE_BYTES);
-        let Some(message) = self.0.async_io(Interest::READABLE, read).await? else {
+        let message = self.socket.async_io(Interest::READABLE, read).await;
+        if self.is_closed.load(Ordering::Acquire) {
+            // Whoever waits is about to be dropped, on another thread perhaps.
+            return std::future::pending().await;
+        }
+        let Some(message) = message? else {
             return Ok(None);
         };
         Ok(Some((wire::decode(&message.bytes)?, message.descriptors)))
@@ -65,7 +77,7 @@ impl Channel {
 
     /// Sends one message, which fits into the socket's buffer as nothing else is in it.
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        sockets::send(self.0.get_ref().as_fd(), bytes, &[]).map(drop)
+        sockets::send(self.socket.get_ref().as_fd(), bytes, &[]).map(drop)
     }
 
     fn order(&self, order: Order) -> io::Result<()> {
@@ -73,8 +85,12 @@ impl Channel {
     }
 
     fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
         // Fails only when the shim closed it first.
-        let _ = nix::sys::socket::shutdown(self.0.get_ref().as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        let _ = nix::sys::socket::shutdown(
+            self.socket.get_ref().as_raw_fd(),
+            nix::sys::socket::Shutdown::Both,
+        );
     }
 }
 
