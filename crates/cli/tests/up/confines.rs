@@ -147,7 +147,12 @@ fn open_files_and_processes_are_limited_and_the_runtime_is_not() {
     }
     line(&mut up, "files 33");
     if detail.contains("processes by control group") {
-        let ended = up.wait(json!({"event": "workload", "state": "exited"}));
+        // Its end may be told before what it wrote.
+        let exited = json!({"event": "workload", "state": "exited"});
+        crate::rig::until("it has ended", || up.count(&exited) > 0);
+        let events = up.events();
+        let ended = events.iter().find(|event| crate::heard::is_like(event, &exited));
+        let ended = ended.unwrap();
         assert!(
             ended["how"].as_str().unwrap().contains("out of processes"),
             "{ended}"
