@@ -149,7 +149,7 @@ fn open_files_and_processes_are_limited_and_the_runtime_is_not() {
     if detail.contains("processes by control group") {
         // Its end may be told before what it wrote.
         let exited = json!({"event": "workload", "state": "exited"});
-        crate::rig::until("it has ended", || up.count(&exited) > 0);
+        until("it has ended", || up.count(&exited) > 0);
         let events = up.events();
         let ended = events.iter().find(|event| crate::heard::is_like(event, &exited));
         let ended = ended.unwrap();
