@@ -108,7 +108,7 @@ fn say_of_machines(machine: &Description, built: Option<&Built>) {
                 "users on this host: all of the image's, as numbers of this user in /etc/subuid (docs/images.md)",
             ),
             ImageUsers::One => terminal::note(
-                "users on this host: the workload's is the only one in its image; whoever is another there fails. An administrator may give this user more: numbers in /etc/subuid and /etc/subgid, and newuidmap (docs/images.md)",
+                "users on this host: the workload's is the only one in its image; programs that change to another user fail. An administrator may give this user more: numbers in /etc/subuid and /etc/subgid, and newuidmap (docs/images.md)",
             ),
         }
     }

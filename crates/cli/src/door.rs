@@ -94,7 +94,7 @@ async fn door(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(Answer::Yes.into())
 }
 
-/// Prints what happens, whoever reads it and however slowly.
+/// Prints what happens, however slowly it is read.
 fn teller(json: bool) -> Listener {
     let lines = match json {
         true => LineWriter::new(Place::Output, event_printer::lost_event),

@@ -1,6 +1,6 @@
 //! The newest refusals of `suijuris door`, kept for their owners: `door` writes them, `why` finds one by the id that its caller quotes.
 //!
-//! A file of this user alone, and the one before it: each has as many as are promised. No history: whoever loses it loses words.
+//! A file of this user alone, and the one before it: each has as many as are promised. No history: where it is lost, words are lost.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};

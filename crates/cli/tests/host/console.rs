@@ -1,4 +1,4 @@
-//! A terminal in a machine: over a real pseudo terminal by the command, and over the API by whoever may run commands there.
+//! A terminal in a machine: over a real pseudo terminal by the command, and over the API by callers who may run commands there.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

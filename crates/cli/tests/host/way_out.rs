@@ -1,4 +1,4 @@
-//! The way out of private networks: a machine reaches the world and nothing of its host, whoever runs that.
+//! The way out of private networks: a machine reaches the world and nothing of its host, for root and for an ordinary user.
 
 use std::process::Command;
 

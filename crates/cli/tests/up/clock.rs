@@ -161,7 +161,7 @@ fn echoes() -> u16 {
     port
 }
 
-/// The wall clock of whoever keeps machines is stepped, an hour on and two back: what waits and what is connected goes by another clock.
+/// The wall clock of the process that keeps machines is stepped, an hour on and two back: what waits and what is connected goes by another clock.
 #[test]
 fn a_step_of_the_clock_disturbs_neither_who_stands_by_nor_what_the_workload_reaches() {
     let port = echoes();

@@ -317,7 +317,7 @@ fn shown_on_a_terminal(object: &Object) {
         "{shown:?}"
     );
     assert!(shown.iter().all(|line| !line.contains('\u{1b}')), "{shown:?}");
-    // It goes on: whoever follows has not ended. With its terminal it does.
+    // It goes on: the command that follows has not ended. With its terminal it does.
     assert!(child.try_wait().unwrap().is_none());
     child.kill().unwrap();
     child.wait().unwrap();

@@ -43,7 +43,7 @@ fn as_nobody(object: &Object) -> Up {
     Up::start(command)
 }
 
-/// `suijuris` as an ordinary user; with `numbers` one to whom an administrator gave some, as this process alone sees it.
+/// `suijuris` as an ordinary user; with `numbers` one who has some from an administrator, as this process alone sees it.
 fn nobody(object: &Object, numbers: bool) -> std::process::Command {
     let program = object.home().join("suijuris");
     suijuris_testkit::program::copy(env!("CARGO_BIN_EXE_suijuris"), &program);
